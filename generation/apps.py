@@ -1,0 +1,10 @@
+"""The Django app of generation."""
+
+from django.apps import AppConfig
+
+
+class GenerationConfig(AppConfig):
+    name = "generation"
+
+    def ready(self) -> None:
+        from generation import checks  # noqa: F401

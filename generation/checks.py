@@ -1,0 +1,1 @@
+"""System checks of the app. Filled beside the settings that they guard."""

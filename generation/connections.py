@@ -1,0 +1,45 @@
+"""Redis as we use it beside Celery: short timeouts, and after a failure a pause, so that a dead Redis costs milliseconds.
+
+Knows nothing of what is stored there.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import redis
+from django.conf import settings
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+PAUSE_SECONDS = 2.0
+_client: redis.Redis | None = None
+_resume_at = 0.0
+
+
+def client() -> redis.Redis:
+    """One client per process; it keeps a connection per thread that uses it at once."""
+    global _client
+    if _client is None:
+        _client = redis.Redis.from_url(
+            settings.REDIS_URL,
+            socket_timeout=0.5,
+            socket_connect_timeout=0.5,
+            decode_responses=True,
+        )
+    return _client
+
+
+def attempt(command: Callable[[redis.Redis], T], default: T) -> T:
+    """What `command` answers, or `default` while Redis cannot be reached. For what may be lost: hints, cache, counters."""
+    global _resume_at
+    if time.monotonic() < _resume_at:
+        return default
+    try:
+        return command(client())
+    except redis.RedisError as error:
+        _resume_at = time.monotonic() + PAUSE_SECONDS
+        log.warning("redis_unreachable: %s", error)
+        return default

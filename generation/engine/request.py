@@ -1,0 +1,48 @@
+"""What crosses the engine's boundary: frozen requests and results. No torch."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class StoredEmbedding:
+    """Text-encoder output as it is stored.
+
+    data: raw little-endian values, row-major; shape: (tokens, width); dtype: a NumPy name, normally "float16".
+    """
+
+    data: bytes
+    shape: tuple[int, int]
+    dtype: str
+    sha256: str
+    encoder_fingerprint: str
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """One image. The same request gives the same picture at any batch size, within the tolerance of `pipeline`."""
+
+    embedding: StoredEmbedding
+    seed: int
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class GenerationResult:
+    """pixels: uint8, (height, width, 3). Or the error of this row, if it alone failed; or neither, if it was dropped."""
+
+    request: GenerationRequest
+    pixels: npt.NDArray[np.uint8] | None
+    error: Exception | None = None
+
+
+@dataclass
+class Timings:
+    """Seconds of one call of `Pipeline.generate`, by part."""
+
+    unet_seconds: float = 0.0
+    decoder_seconds: float = 0.0
+    batches: list[int] = field(default_factory=list)  # images in each UNet batch, more than one after out of memory

@@ -1,0 +1,85 @@
+"""What can go wrong in the app. The class docstring is the title; HTTP status, `code` and `retryable` live on the class."""
+
+
+class GenerationError(Exception):
+    """The request could not be carried out."""
+
+    code = "generation_error"
+    status = 500
+    retryable = False
+
+    def __init__(self, detail: str = "", *, parameter: str | None = None) -> None:
+        self.title = (type(self).__doc__ or "").strip().rstrip(".")
+        self.detail = detail or f"{self.title}."
+        self.parameter = parameter
+        super().__init__(self.detail)
+
+
+class InvalidRequest(GenerationError):
+    """The request is not valid."""
+
+    code = "invalid_request"
+    status = 400
+
+
+class PromptInvalid(GenerationError):
+    """The text of the prompt variant is not valid."""
+
+    code = "prompt_invalid"
+    status = 422
+
+
+class VariantNotFound(GenerationError):
+    """There is no such active prompt variant in the catalogue."""
+
+    code = "variant_not_found"
+    status = 422
+
+
+class VariantNotEncoded(GenerationError):
+    """The prompt variant has no usable embedding yet."""
+
+    code = "variant_not_encoded"
+    status = 409
+    retryable = True
+
+
+class ReleaseNotAvailable(GenerationError):
+    """No such release is being served."""
+
+    code = "release_not_available"
+    status = 422
+
+
+class ReleaseRefused(GenerationError):
+    """The release was refused."""
+
+    code = "release_refused"
+    status = 409
+
+
+class JobFinished(GenerationError):
+    """The job has already ended."""
+
+    code = "job_finished"
+    status = 409
+
+
+class AttemptRefused(GenerationError):
+    """The attempt no longer holds the job; its result is dropped."""
+
+    code = "attempt_refused"
+    status = 409
+
+
+class StorageFailed(GenerationError):
+    """The image could not be stored."""
+
+    code = "storage_failed"
+    status = 503
+    retryable = True
+
+
+# Codes of a failed job that no exception class of ours carries.
+WORKER_LOST = "worker_lost"
+INTERNAL_ERROR = "internal_error"

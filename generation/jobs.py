@@ -1,0 +1,335 @@
+"""The life of a job: every change of status, each a guarded update. Decides nothing about pictures and knows no Celery.
+
+queued ─claim→ running ─commit→ succeeded          cancel: queued or running → canceled
+   ↑─────────── settle (retryable, lost, released)  settle: running → failed when attempts are exhausted
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+import structlog
+from django.conf import settings
+from django.db import IntegrityError, OperationalError, transaction
+from django.db.models import F, Q, QuerySet
+from django.utils import timezone
+
+from generation import fairness, hints, images, metrics
+from generation.errors import WORKER_LOST, JobFinished
+from generation.images import StoredImage
+from generation.models import Attempt, Image, Job
+
+log = structlog.get_logger(__name__)
+
+Status, Outcome = Job.Status, Attempt.Outcome
+CLAIM_TRIES = 10
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a worker holds: the attempt number is the fencing token that a result must present."""
+
+    job_id: UUID
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished attempt's images, by index, and the job's share of the device's time in seconds."""
+
+    claim: Claim
+    images: Sequence[StoredImage]
+    device_seconds: float
+    cache: Job.Cache = Job.Cache.MISS
+
+
+def _move(jobs: QuerySet[Job], *, to: Status, **fields: Any) -> int:
+    """The one place where a status changes. `jobs` is filtered on the old status (and token); the caller checks the count."""
+    if to != Status.RUNNING:
+        fields["lease_expires_at"] = None
+    if to in Job.TERMINAL:
+        fields["finished_at"] = timezone.now()
+    return jobs.update(status=to, **fields)
+
+
+def _held(claim: Claim) -> QuerySet[Job]:
+    return Job.objects.filter(id=claim.job_id, status=Status.RUNNING, attempt=claim.attempt)
+
+
+def _end_attempt(claim: Claim, outcome: Attempt.Outcome, **fields: Any) -> None:
+    Attempt.objects.filter(
+        job_id=claim.job_id, number=claim.attempt, outcome=Outcome.RUNNING
+    ).update(outcome=outcome, ended_at=timezone.now(), **fields)
+
+
+def _announce(job_id: UUID, status: str, event: str, **facts: Any) -> None:
+    """After commit: one log line, and a hint to whoever waits."""
+
+    def say() -> None:
+        log.info(event, job_id=str(job_id), status=status, **facts)
+        hints.moved([(job_id, status)])
+
+    transaction.on_commit(say, robust=True)
+
+
+def _count(record: Callable[..., None], name: str, *value: float, **labels: str) -> None:
+    """After commit: a figure, so that what is rolled back is not counted."""
+    transaction.on_commit(partial(record, name, *value, **labels), robust=True)
+
+
+# --- claim and hold -------------------------------------------------------------------------------
+def claim(worker_name: str) -> list[Job]:
+    """Take the next batch for this worker: compatible jobs, now running, with a lease. Empty when there is nothing."""
+    for _ in range(CLAIM_TRIES):
+        chosen = fairness.next_batch(settings.BATCH_SIZE)
+        if not chosen:
+            return []
+        try:
+            taken = _take(chosen, worker_name)
+        except (IntegrityError, OperationalError) as error:
+            # Two workers met over identical jobs (unique key, or a deadlock of two such pairs): choose again.
+            if (
+                isinstance(error, OperationalError)
+                and getattr(error.__cause__, "pgcode", "") != "40P01"
+            ):
+                raise
+            continue
+        if taken:
+            return taken
+    return []
+
+
+@transaction.atomic
+def _take(chosen: list[UUID], worker_name: str) -> list[Job]:
+    rows = (
+        Job.objects.select_for_update(skip_locked=True, of=("self",))
+        .filter(id__in=chosen, status=Status.QUEUED)
+        .select_related("release", "embedding")
+    )
+    taken = sorted(rows, key=lambda job: chosen.index(job.id))
+    if not taken:
+        return []
+    now = timezone.now()
+    lease = now + timedelta(seconds=settings.LEASE_SECONDS)
+    _move(
+        Job.objects.filter(id__in=[job.id for job in taken], status=Status.QUEUED),
+        to=Status.RUNNING,
+        attempt=F("attempt") + 1,
+        lease_expires_at=lease,
+        worker_name=worker_name,
+        started_at=now,
+    )
+    batch_size = sum(job.n for job in taken)
+    for job in taken:
+        job.status, job.attempt, job.started_at = Status.RUNNING, job.attempt + 1, now
+        _announce(
+            job.id,
+            job.status,
+            "job_claimed",
+            attempt=job.attempt,
+            worker=worker_name,
+            batch_size=batch_size,
+        )
+    Attempt.objects.bulk_create(
+        Attempt(
+            job=job,
+            number=job.attempt,
+            worker_name=worker_name,
+            batch_size=batch_size,
+            started_at=now,
+        )
+        for job in taken
+    )
+    for job in taken:
+        _count(metrics.observe, "retort_queue_seconds", (now - job.created_at).total_seconds())
+    return taken
+
+
+def held(claims: Iterable[Claim], *, extend: bool) -> set[Claim]:
+    """Which claims this worker still holds (the others were canceled or rescued); `extend` renews their leases."""
+    wanted = {claim.job_id: claim for claim in claims}
+    rows = Job.objects.filter(
+        Q(*(Q(id=c.job_id, attempt=c.attempt) for c in wanted.values()), _connector=Q.OR),
+        status=Status.RUNNING,
+    )
+    if not wanted:
+        return set()
+    if extend:
+        rows.update(lease_expires_at=timezone.now() + timedelta(seconds=settings.LEASE_SECONDS))
+    return {wanted[job_id] for job_id in rows.values_list("id", flat=True)}
+
+
+# --- end ------------------------------------------------------------------------------------------
+def commit(results: Sequence[Result]) -> list[Claim]:
+    """Finish a batch in one transaction. Returns the claims that were refused: no longer held, their result is dropped."""
+    refused: list[Claim] = []
+    with transaction.atomic():
+        for result in results:
+            if not _commit_one(result):
+                refused.append(result.claim)
+    for claim in refused:
+        log.warning("result_refused", job_id=str(claim.job_id), attempt=claim.attempt)
+    return refused
+
+
+def _commit_one(result: Result) -> bool:
+    claim = result.claim
+    seconds = F("device_seconds") + result.device_seconds
+    if not _move(_held(claim), to=Status.SUCCEEDED, device_seconds=seconds, cache=result.cache):
+        return False
+    job = Job.objects.get(id=claim.job_id)
+    attach(job, result.images)
+    _end_attempt(claim, Outcome.SUCCEEDED, device_seconds=result.device_seconds)
+    _finished(job, device_seconds=round(result.device_seconds, 4), attempt=claim.attempt)
+    _count(metrics.increment, "retort_device_seconds_total", result.device_seconds)
+    _count(metrics.increment, "retort_attempts_total", outcome=Outcome.SUCCEEDED)
+    transaction.on_commit(lambda: images.remember(result.images), robust=True)
+    for follower in Job.objects.select_for_update(skip_locked=True).filter(
+        key=job.key, status=Status.QUEUED
+    ):
+        answer(
+            follower,
+            [images.render(image, follower.output_format) for image in result.images],
+            Job.Cache.SHARED,
+        )
+    return True
+
+
+def answer(job: Job, stored: Sequence[StoredImage], how: Job.Cache) -> bool:
+    """A queued job succeeds with images that exist already. False if it was not queued any more."""
+    if not _move(
+        Job.objects.filter(id=job.id, status=Status.QUEUED), to=Status.SUCCEEDED, cache=how
+    ):
+        return False
+    job.refresh_from_db()
+    attach(job, stored)
+    _finished(job)
+    return True
+
+
+def attach(job: Job, stored: Sequence[StoredImage]) -> None:
+    """The job's image rows, in order of index."""
+    Image.objects.bulk_create(
+        Image(job=job, index=index, seed=job.seed + index, **asdict(image))
+        for index, image in enumerate(stored)
+    )
+
+
+def _finished(job: Job, **facts: Any) -> None:
+    _announce(job.id, job.status, f"job_{job.status}", cache=job.cache, **facts)
+    _count(metrics.increment, "retort_jobs_total", outcome=job.status)
+    if job.status == Status.SUCCEEDED:
+        _count(metrics.increment, "retort_cache_total", result=job.cache)
+        _count(metrics.increment, "retort_images_total", job.n)
+        if job.finished_at:
+            _count(
+                metrics.observe,
+                "retort_job_seconds",
+                (job.finished_at - job.created_at).total_seconds(),
+            )
+
+
+def settle(
+    claim: Claim,
+    outcome: Attempt.Outcome,
+    *,
+    code: str = "",
+    detail: str = "",
+    retryable: bool = True,
+    expired_at: datetime | None = None,
+) -> Status | None:
+    """End an attempt that made no images: back to queued, or failed. None: the claim was not held any more.
+
+    A released attempt (the worker stops in good order) is no failure of the job. `expired_at`: only if the lease ran
+    out before that time.
+    """
+    with transaction.atomic():
+        rows = _held(claim)
+        if expired_at is not None:
+            rows = rows.filter(lease_expires_at__lt=expired_at)
+        job = rows.select_for_update(skip_locked=True).first()
+        if job is None:
+            return None
+        failures = job.failures + (outcome != Outcome.RELEASED)
+        exhausted = failures >= settings.MAX_ATTEMPTS
+        to = (
+            Status.QUEUED
+            if outcome == Outcome.RELEASED or (retryable and not exhausted)
+            else Status.FAILED
+        )
+        error = {"error_code": code, "error_detail": detail} if to == Status.FAILED else {}
+        _move(_held(claim), to=to, failures=failures, **error)
+        _end_attempt(claim, outcome, error_code=code, error_detail=detail)
+        _announce(
+            job.id,
+            to,
+            f"job_{to}",
+            attempt=claim.attempt,
+            outcome=str(outcome),
+            code=code,
+            detail=detail,
+        )
+        _count(metrics.increment, "retort_attempts_total", outcome=outcome)
+        if to == Status.FAILED:
+            _count(metrics.increment, "retort_jobs_total", outcome=to)
+        # Also after a failure: an identical job may have waited for this one.
+        transaction.on_commit(hints.wake, robust=True)
+    return to
+
+
+# --- from outside ---------------------------------------------------------------------------------
+def rescue() -> int:
+    """Move on the jobs whose lease ran out. Idempotent; any process may call it."""
+    now = timezone.now()
+    lost = Job.objects.filter(status=Status.RUNNING, lease_expires_at__lt=now).order_by(
+        "lease_expires_at"
+    )
+    moved = 0
+    for job_id, number, worker in lost.values_list("id", "attempt", "worker_name")[:1000]:
+        detail = f"Worker {worker} did not renew its lease of {settings.LEASE_SECONDS:g} s."
+        settled = settle(
+            Claim(job_id, number), Outcome.LOST, code=WORKER_LOST, detail=detail, expired_at=now
+        )
+        moved += settled is not None
+    return moved
+
+
+def cancel(job_id: UUID) -> Job:
+    """End a job that has not ended. The device drops it between two steps. Ended already: nothing changes."""
+    with transaction.atomic():
+        job = Job.objects.select_for_update().get(id=job_id)
+        open_states = (Status.QUEUED, Status.RUNNING)
+        if _move(Job.objects.filter(id=job_id, status__in=open_states), to=Status.CANCELED):
+            _end_attempt(Claim(job.id, job.attempt), Outcome.CANCELED)
+            job.refresh_from_db()
+            _finished(job)
+            transaction.on_commit(
+                hints.wake, robust=True
+            )  # an identical job may have waited for this one
+    return job
+
+
+def retry(job_id: UUID) -> Job:
+    """Queue a failed or canceled job again, with all its attempts before it. Raises JobFinished for a succeeded one."""
+    with transaction.atomic():
+        again = Job.objects.filter(id=job_id, status__in=(Status.FAILED, Status.CANCELED))
+        moved = _move(
+            again, to=Status.QUEUED, failures=0, finished_at=None, error_code="", error_detail=""
+        )
+        job = Job.objects.get(id=job_id)
+        if moved:
+            _announce(job.id, job.status, "job_retried")
+            transaction.on_commit(hints.wake, robust=True)
+        elif job.is_terminal:
+            raise JobFinished("The job succeeded; ask for another seed to get another picture.")
+    return job
+
+
+def progress(job: Job) -> int:
+    """Per cent done, as last said by the worker."""
+    if job.status == Status.SUCCEEDED:
+        return 100
+    return hints.progress(job.id) if job.status == Status.RUNNING else 0

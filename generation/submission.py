@@ -1,0 +1,104 @@
+"""Accepting a request: validate it, write the job, answer from stored images or wake a worker after commit."""
+
+import re
+import secrets
+from collections.abc import Sequence
+
+import structlog
+from django.conf import settings
+from django.db import transaction
+
+from generation import catalogue, hints, images, jobs, releases
+from generation.errors import InvalidRequest
+from generation.images import StoredImage
+from generation.models import Job, Release
+
+log = structlog.get_logger(__name__)
+
+SEED_LIMIT = 2**32  # what clients of other services send; one integer in every language
+
+
+def submit(
+    owner,
+    *,
+    variant: str | None = None,
+    text: str | None = None,
+    n: int = 1,
+    seed: int | None = None,
+    size: str | None = None,
+    output_format: str = "webp",
+    model: str | None = None,
+    priority: int = 0,
+) -> Job:
+    """Write a job for `owner`. Raises a GenerationError that says what to change.
+
+    variant: a slug; text: a wording of the catalogue; exactly one of the two. size: "WIDTHxHEIGHT". model: "student",
+    "teacher" or the name of a release. Without a seed a fresh one is drawn and kept, so that the picture can be asked
+    for again.
+    """
+    if (variant is None) == (text is None):
+        raise InvalidRequest("Give exactly one of variant and text.", parameter="variant")
+    if not 1 <= n <= settings.MAX_IMAGES_PER_JOB:
+        raise InvalidRequest(
+            f"n must be from 1 to {settings.MAX_IMAGES_PER_JOB}, not {n}.", parameter="n"
+        )
+    if seed is None:
+        seed = secrets.randbelow(SEED_LIMIT - n + 1)
+    if not 0 <= seed <= SEED_LIMIT - n:
+        raise InvalidRequest(f"seed must be from 0 to {SEED_LIMIT - n}.", parameter="seed")
+    if output_format not in Job.Format.values:
+        raise InvalidRequest(
+            f"output_format must be one of {', '.join(Job.Format.values)}.",
+            parameter="output_format",
+        )
+    prompt_variant = catalogue.find(slug=variant, text=text)
+    release = releases.resolve(model)
+    width, height = _size(size, release)
+    embedding = catalogue.embedding_for(prompt_variant, release)
+    job = Job(
+        owner=owner,
+        variant=prompt_variant,
+        embedding=embedding,
+        release=release,
+        n=n,
+        seed=seed,
+        width=width,
+        height=height,
+        num_inference_steps=release.num_inference_steps,
+        output_format=output_format,
+        priority=priority,
+    )
+    keys = images.keys(job)
+    job.key = images.job_key(keys)
+    stored = images.find(keys, output_format)
+    with transaction.atomic():
+        _write(job, [stored[key] for key in keys] if stored else None)
+    return job
+
+
+def _write(job: Job, stored: Sequence[StoredImage] | None) -> None:
+    job.save(force_insert=True)
+    log.info(
+        "job_accepted",
+        job_id=str(job.id),
+        variant=job.variant.slug,
+        release=job.release.name,
+        n=job.n,
+    )
+    if stored is None:
+        transaction.on_commit(hints.wake, robust=True)
+    else:
+        jobs.answer(job, stored, Job.Cache.HIT)
+
+
+def _size(size: str | None, release: Release) -> tuple[int, int]:
+    allowed = release.image_sizes
+    if size is None:
+        return allowed[0]
+    match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", size)
+    if not match or (int(match[1]), int(match[2])) not in allowed:
+        names = ", ".join(f"{width}x{height}" for width, height in allowed)
+        raise InvalidRequest(
+            f"size must be one of {names} for the release {release.name}.", parameter="size"
+        )
+    return int(match[1]), int(match[2])

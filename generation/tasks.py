@@ -1,0 +1,77 @@
+"""Celery's entry points: hints that name no row. What they run is imported inside, so publishing loads no tensors."""
+
+import structlog
+from celery import shared_task
+from celery.exceptions import WorkerTerminate
+from celery.signals import setup_logging, worker_ready, worker_shutdown, worker_shutting_down
+
+from generation import hints, jobs, presence
+from generation.models import Job, Worker
+
+log = structlog.get_logger(__name__)
+
+
+@shared_task(name="generation.wake", ignore_result=True)
+def wake(**_: object) -> None:
+    """Run batches until the queue is empty."""
+    from generation import worker
+
+    worker.run()
+
+
+@shared_task(name="generation.encode", ignore_result=True)
+def encode(**_: object) -> None:
+    """Compute missing embeddings, for a bounded time."""
+    from generation import encoding
+
+    if encoding.encode_missing(seconds=20):
+        hints.encode()
+
+
+@shared_task(name="generation.sweep", ignore_result=True)
+def sweep(**_: object) -> None:
+    """Rescue jobs of lost workers; wake a worker for every queue that nobody seems to read."""
+    jobs.rescue()
+    presence.forget_gone()
+    if Job.objects.filter(status=Job.Status.QUEUED).exists():
+        for _worker in range(max(1, Worker.objects.filter(queue="generation").count())):
+            hints.wake()
+
+
+@setup_logging.connect
+def keep_our_logging(**_: object) -> None:
+    """Connected, so that Celery leaves the logging of settings alone."""
+
+
+@worker_ready.connect
+def begin(sender, **_: object) -> None:
+    """A worker consumes its queue: load what the queue needs, then show the heartbeat."""
+    try:
+        _begin({queue.name for queue in sender.task_consumer.queues})
+    except Exception as error:
+        log.exception("worker_failed_to_begin")
+        # Celery would swallow it and go on with a worker that holds nothing; the supervisor starts it again.
+        raise WorkerTerminate(1) from error
+
+
+def _begin(queues: set[str]) -> None:
+    if "generation" in queues:
+        from generation import worker
+
+        worker.begin()
+        hints.wake()  # through the broker, so that a worker which hears nothing shows it
+    if "encode" in queues:
+        from generation import encoding
+
+        encoding.begin()
+        hints.encode()
+
+
+@worker_shutting_down.connect
+def stop(**_: object) -> None:
+    presence.stopping.set()
+
+
+@worker_shutdown.connect
+def end(**_: object) -> None:
+    presence.end()

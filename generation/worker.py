@@ -1,0 +1,314 @@
+"""One generation worker: a process that holds a device, takes batches of jobs and commits their images.
+
+Knows the engine and the life of a job; knows nothing of HTTP, of Celery's messages or of text encoders.
+"""
+
+import os
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import timedelta
+from typing import TypeVar
+
+import structlog
+from django.conf import settings
+from django.db import InterfaceError, OperationalError, close_old_connections
+from django.utils import timezone
+
+from generation import fairness, hints, images, jobs, metrics, presence, releases
+from generation.connections import attempt
+from generation.engine import pipeline
+from generation.engine.errors import EngineError
+from generation.engine.pipeline import Pipeline
+from generation.engine.request import GenerationRequest, GenerationResult, StoredEmbedding, Timings
+from generation.errors import INTERNAL_ERROR, GenerationError, StorageFailed
+from generation.jobs import Claim, Outcome, Result
+from generation.models import Job, Release, Worker
+
+log = structlog.get_logger(__name__)
+T = TypeVar("T")
+
+RUN_SECONDS = 10.0  # then Celery gets the thread back for a moment, so that it sees signals
+PIPELINES = 2  # releases kept loaded: normally the student and the teacher
+UNCOMMITTED_BATCHES = 2  # batches whose files may be written while the device runs the next
+PROGRESS_SECONDS = 0.1
+DATABASE_PATIENCE_SECONDS = 30.0
+EXIT_DEAF = 70
+
+
+class WorkerStopping(Exception):
+    """Raised between two steps when the process has been asked to stop."""
+
+
+# The state of this process. Written by the main thread; the heartbeat thread reads `_claims` and fills `_dropped`.
+_pipelines: OrderedDict[int, Pipeline] = OrderedDict()
+_claims: set[Claim] = set()
+_dropped: set[Claim] = set()
+_guard = threading.Lock()
+_last_run = time.monotonic()
+_lease_extended = 0.0
+_writers = ThreadPoolExecutor(UNCOMMITTED_BATCHES, thread_name_prefix="writer")
+
+
+# --- the process ----------------------------------------------------------------------------------
+def begin() -> None:
+    """Load what is being served, then show the heartbeat."""
+    global _last_run
+    release = (
+        Release.objects.filter(status=Release.Status.ACTIVE).order_by("kind").first()
+    )  # "student" before "teacher"
+    loaded = _pipeline(release) if release else None
+    presence.begin(
+        "generation", device=loaded.describe() if loaded else "", release=release, tick=_tick
+    )
+    _last_run = time.monotonic()
+
+
+def run() -> None:
+    """Batches until the queue is empty, the time is up or the process should stop."""
+    global _last_run
+    deadline = time.monotonic() + RUN_SECONDS
+    writing: list[Future[None]] = []
+    while not presence.stopping.is_set():
+        _last_run = time.monotonic()
+        if _last_run > deadline:
+            hints.wake()
+            break
+        batch = _patiently(lambda: jobs.claim(settings.WORKER_NAME))
+        if not batch:
+            break
+        writing.append(_run_batch(batch))
+        if len(writing) >= UNCOMMITTED_BATCHES:
+            writing.pop(0).result()
+    for future in writing:
+        future.result()
+    _last_run = time.monotonic()
+
+
+def _run_batch(batch: list[Job]) -> "Future[None]":
+    """Generate, then hand the pixels to a writer thread."""
+    claims = {job.id: Claim(job.id, job.attempt) for job in batch}
+    with _guard:
+        _claims.update(claims.values())
+    batch = _answer_repeats(batch, claims)
+    if not batch:
+        return _writers.submit(_let_go, claims.values())
+    metrics.observe("retort_batch_size", sum(job.n for job in batch))
+    try:
+        results, seconds = _generate(batch, claims)
+    except WorkerStopping:
+        return _writers.submit(_give_back, list(claims.values()))
+    return _writers.submit(_write, batch, claims, results, seconds)
+
+
+def _answer_repeats(batch: list[Job], claims: dict) -> list[Job]:
+    """What must be computed. A job submitted while an identical one was being committed finds its images here."""
+    found = {job.id: images.find_rows(job) for job in batch}
+    repeats = [
+        Result(claims[job_id], stored, 0.0, Job.Cache.HIT)
+        for job_id, stored in found.items()
+        if stored
+    ]
+    if repeats:
+        _patiently(lambda: jobs.commit(repeats))
+    return [job for job in batch if not found[job.id]]
+
+
+# --- on the device --------------------------------------------------------------------------------
+Results = dict[Claim, list[GenerationResult] | Exception]
+
+
+def _generate(batch: Sequence[Job], claims: dict) -> tuple[Results, float]:
+    """Each job's results, or the error of all of it; and the device's seconds for the whole batch."""
+    started = time.monotonic()
+    try:
+        results = _call(batch, claims)
+    except WorkerStopping:
+        raise
+    except EngineError as error:
+        results = dict.fromkeys(claims.values(), error)
+    except Exception as error:
+        if len(batch) == 1:
+            log.exception("generation_crashed", job_id=str(batch[0].id))
+            results = {claims[batch[0].id]: error}
+        else:
+            # One of them is poison. Alone, each gets its own verdict.
+            log.warning("batch_crashed", error=repr(error), jobs=len(batch))
+            results = {}
+            for job in batch:
+                results |= _generate([job], claims)[0]
+    return results, time.monotonic() - started
+
+
+def _call(batch: Sequence[Job], claims: dict) -> Results:
+    loaded = _pipeline(batch[0].release)
+    rows = [(job, index) for job in batch for index in range(job.n)]
+    embeddings = {job.id: _stored_embedding(job) for job in batch}
+    results: Results = {claims[job.id]: [] for job in batch}
+    timings = Timings()
+    for start in range(
+        0, len(rows), settings.BATCH_SIZE
+    ):  # more than one only for a job larger than a batch
+        part = rows[start : start + settings.BATCH_SIZE]
+        requests = [
+            GenerationRequest(embeddings[job.id], job.seed + index, job.width, job.height)
+            for job, index in part
+        ]
+        on_step = _watch([claims[job.id] for job, _ in part], done=start, total=len(rows))
+        for (job, _), result in zip(
+            part, loaded.generate(requests, on_step=on_step, timings=timings), strict=True
+        ):
+            results[claims[job.id]].append(result)  # type: ignore[union-attr]
+    return results
+
+
+def _watch(rows: list[Claim], *, done: int, total: int) -> Callable[[int, int], Collection[int]]:
+    """The callback between two steps: says progress, drops rows that were taken from us, stops with the process."""
+    said = 0.0
+
+    def on_step(step: int, steps: int) -> Collection[int]:
+        nonlocal said
+        if presence.stopping.is_set():
+            raise WorkerStopping
+        now = time.monotonic()
+        if now - said >= PROGRESS_SECONDS:
+            said = now
+            part = len(rows) * step / steps
+            hints.set_progress({claim.job_id for claim in rows}, int(99 * (done + part) / total))
+        return [index for index, claim in enumerate(rows) if claim in _dropped] if _dropped else ()
+
+    return on_step
+
+
+def _pipeline(release: Release) -> Pipeline:
+    """The loaded release; loading one more unloads the one that was used longest ago."""
+    if release.pk not in _pipelines:
+        while len(_pipelines) >= PIPELINES:
+            _pipelines.popitem(last=False)
+        started = time.monotonic()
+        _pipelines[release.pk] = pipeline.load(
+            releases.folder(release),
+            device=settings.DEVICE,
+            dtype=settings.DTYPE,
+            threads=settings.TORCH_THREADS,
+        )
+        log.info(
+            "release_loaded",
+            release=release.name,
+            seconds=round(time.monotonic() - started, 2),
+            device=_pipelines[release.pk].describe(),
+        )
+        Worker.objects.filter(name=settings.WORKER_NAME).update(release=release)
+    _pipelines.move_to_end(release.pk)
+    return _pipelines[release.pk]
+
+
+def _stored_embedding(job: Job) -> StoredEmbedding:
+    stored = job.embedding
+    tokens, width = stored.shape
+    return StoredEmbedding(
+        bytes(stored.data), (tokens, width), stored.dtype, stored.sha256, stored.encoder_fingerprint
+    )
+
+
+# --- in a writer thread ---------------------------------------------------------------------------
+def _write(batch: Sequence[Job], claims: dict, results: Results, seconds: float) -> None:
+    """Make the files, commit what succeeded in one transaction, settle what did not."""
+    finished: list[Result] = []
+    images_in_batch = sum(job.n for job in batch)
+    for job in batch:
+        claim = claims[job.id]
+        outcome = results[claim]
+        if claim in _dropped:
+            continue  # canceled, or another worker has it: nothing of ours is wanted
+        try:
+            finished.append(Result(claim, _store(job, outcome), seconds * job.n / images_in_batch))
+        except Exception as error:
+            _settle_error(claim, error)
+    if finished:
+        _patiently(lambda: jobs.commit(finished))
+    _let_go(claims.values())
+
+
+def _store(job: Job, outcome: "list[GenerationResult] | Exception") -> list[images.StoredImage]:
+    if isinstance(outcome, Exception):
+        raise outcome
+    stored = []
+    keys = images.keys(job)
+    for index, result in enumerate(outcome):
+        if result.error is not None:
+            raise result.error
+        if result.pixels is None:
+            raise StorageFailed("The image was dropped between two steps.")
+        stored.append(images.store(keys[index], result.pixels, job.output_format))
+    return stored
+
+
+def _settle_error(claim: Claim, error: Exception) -> None:
+    if isinstance(error, EngineError | GenerationError):
+        code, retryable = error.code, error.retryable
+    else:
+        code, retryable = INTERNAL_ERROR, True
+    detail = str(error)[:2000] or repr(error)
+    _patiently(
+        lambda: jobs.settle(claim, Outcome.FAILED, code=code, detail=detail, retryable=retryable)
+    )
+
+
+def _give_back(claims: Sequence[Claim]) -> None:
+    for claim in claims:
+        _patiently(
+            lambda claim=claim: jobs.settle(claim, Outcome.RELEASED, detail="The worker stopped.")
+        )
+    _let_go(claims)
+
+
+def _let_go(claims: Collection[Claim]) -> None:
+    with _guard:
+        _claims.difference_update(claims)
+        _dropped.difference_update(claims)
+
+
+def _patiently(action: Callable[[], T]) -> T:
+    """`action`, again while PostgreSQL is away: a restart must not cost finished images. Guards make repeating safe."""
+    deadline = time.monotonic() + DATABASE_PATIENCE_SECONDS
+    while True:
+        try:
+            close_old_connections()
+            return action()
+        except (OperationalError, InterfaceError) as error:
+            if time.monotonic() > deadline:
+                raise
+            log.warning("database_away", error=str(error).strip())
+            time.sleep(0.25)
+
+
+# --- in the heartbeat thread ----------------------------------------------------------------------
+def _tick() -> None:
+    """Renew the leases, notice jobs that are ours no more, notice that no message reaches us."""
+    global _lease_extended
+    with _guard:
+        claims = set(_claims)
+    now = time.monotonic()
+    if claims:
+        extend = now - _lease_extended > settings.LEASE_SECONDS / 4
+        lost = claims - jobs.held(claims, extend=extend)
+        if extend:
+            _lease_extended = now
+        with _guard:
+            _dropped.update(lost & _claims)
+    elif is_deaf(idle_seconds=now - _last_run):
+        log.error("worker_deaf", worker=settings.WORKER_NAME, idle_seconds=round(now - _last_run))
+        os._exit(EXIT_DEAF)  # not an exception: the main thread may hang in the broker's socket
+
+
+def is_deaf(*, idle_seconds: float) -> bool:
+    """Whether jobs have waited for DEAF_SECONDS beside this idle worker although Redis answers: no message gets through."""
+    if idle_seconds < settings.DEAF_SECONDS:
+        return False
+    waiting_since = timezone.now() - timedelta(seconds=settings.DEAF_SECONDS)
+    if not Job.objects.filter(id__in=fairness.next_batch(1), created_at__lt=waiting_since).exists():
+        return False
+    return bool(attempt(lambda redis: redis.ping(), False))

@@ -1,0 +1,351 @@
+"""Every setting, and every read of the environment. Malformed values stop the process with the variable's name.
+
+`deploy/README.md` has the same variables as a table; a test compares the two.
+"""
+
+import os
+import socket
+from pathlib import Path
+
+import environ
+import structlog
+from django.core.exceptions import ImproperlyConfigured
+from django.urls import reverse_lazy
+from kombu import Queue
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+env = environ.Env()
+
+
+def _positive(name: str, default: float, *, whole: bool = False) -> float:
+    """A number above zero from the environment."""
+    raw = env.str(name, default=str(default))
+    try:
+        value = int(raw) if whole else float(raw)
+    except ValueError:
+        value = 0
+    if value <= 0:
+        kind = "whole number" if whole else "number"
+        raise ImproperlyConfigured(f"{name}={raw!r}: give a {kind} above zero.")
+    return value
+
+
+def _count(name: str, default: int) -> int:
+    return int(_positive(name, default, whole=True))
+
+
+def _choice(name: str, default: str, choices: tuple[str, ...]) -> str:
+    value = env.str(name, default=default)
+    if value not in choices:
+        raise ImproperlyConfigured(f"{name}={value!r}: give one of {', '.join(choices)}.")
+    return value
+
+
+# --- Django ---------------------------------------------------------------------------------------
+DEBUG = env.bool("DEBUG", default=False)
+SECRET_KEY = env.str("SECRET_KEY", default="")
+if not SECRET_KEY:
+    raise ImproperlyConfigured(
+        "SECRET_KEY is not set. Make one with: python -c 'import secrets; print(secrets.token_urlsafe(50))' "
+        "(`make run` and `make test` make their own)."
+    )
+ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
+CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
+
+INSTALLED_APPS = [
+    "unfold",
+    "unfold.contrib.filters",
+    "unfold.contrib.forms",
+    "unfold.contrib.import_export",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.postgres",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "django_structlog",
+    "import_export",
+    "rest_framework",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
+    "generation",
+    "distillation",
+]
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "django_structlog.middlewares.RequestMiddleware",
+]
+ROOT_URLCONF = "project.urls"
+WSGI_APPLICATION = "project.asgi.django_app"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+LANGUAGE_CODE = "en-us"
+TIME_ZONE = "UTC"
+USE_TZ = True
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in ("MinimumLengthValidator", "CommonPasswordValidator", "NumericPasswordValidator")
+]
+PASSWORD_HASHERS = [
+    "django.contrib.auth.hashers.Argon2PasswordHasher",
+    "django.contrib.auth.hashers.PBKDF2PasswordHasher",
+]
+
+# Behind a proxy that ends TLS and sets X-Forwarded-Proto.
+if env.bool("BEHIND_TLS_PROXY", default=False):
+    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+    SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = True
+    SECURE_SSL_REDIRECT = True
+    SECURE_REDIRECT_EXEMPT = [
+        r"^health/",
+        r"^metrics$",
+    ]  # probed inside the cluster, over plain HTTP
+
+# --- PostgreSQL: the truth ------------------------------------------------------------------------
+DATABASES = {
+    "default": env.db_url("DATABASE_URL", default="postgres://postgres@127.0.0.1:5432/retort")
+}
+if DATABASES["default"]["ENGINE"] != "django.db.backends.postgresql":
+    raise ImproperlyConfigured(
+        "DATABASE_URL must name a PostgreSQL database (postgres://user:password@host:port/name)."
+    )
+DATABASES["default"]["CONN_MAX_AGE"] = 60  # the web's threads and the workers last
+DATABASES["default"]["CONN_HEALTH_CHECKS"] = (
+    True  # else a PostgreSQL restart costs an error per thread
+)
+DATABASES["default"].setdefault("OPTIONS", {}).setdefault("connect_timeout", 5)
+
+# --- Redis: the queue, hints and the cache --------------------------------------------------------
+REDIS_URL = env.str("REDIS_URL", default="redis://127.0.0.1:6379/0")
+
+# --- Places ---------------------------------------------------------------------------------------
+DATA_DIR = Path(env.str("DATA_DIR", default=str(BASE_DIR / ".retort" / "data"))).absolute()
+MEDIA_ROOT = DATA_DIR / "media"
+RELEASES_ROOT = DATA_DIR / "releases"
+STATIC_ROOT = Path(env.str("STATIC_ROOT", default=str(BASE_DIR / "staticfiles"))).absolute()
+STATIC_URL = "/static/"
+WHITENOISE_USE_FINDERS = (
+    not STATIC_ROOT.is_dir()
+)  # from the packages themselves until collectstatic was run
+WHITENOISE_AUTOREFRESH = False
+
+# --- Jobs -----------------------------------------------------------------------------------------
+BATCH_SIZE = _count("BATCH_SIZE", 8)  # most images in one UNet call
+LEASE_SECONDS = _positive("LEASE_SECONDS", 20)  # a silent worker loses its jobs after this long
+MAX_ATTEMPTS = _count("MAX_ATTEMPTS", 3)  # failed attempts before a job fails for good
+MAX_IMAGES_PER_JOB = _count("MAX_IMAGES_PER_JOB", 10)
+SWEEP_SECONDS = _positive(
+    "SWEEP_SECONDS", 5
+)  # rescue expired leases and wake queued rows this often
+ENCODE_BATCH_SIZE = _count("ENCODE_BATCH_SIZE", 128)
+IMAGE_CACHE_SECONDS = _count("IMAGE_CACHE_SECONDS", 7 * 24 * 3600)
+IMAGE_CACHE_ENTRIES = _count("IMAGE_CACHE_ENTRIES", 100_000)
+LINK_SECONDS = _count("LINK_SECONDS", 24 * 3600)  # how long a signed link to an image works
+WORKER_STALE_SECONDS = _positive(
+    "WORKER_STALE_SECONDS", 15
+)  # a worker without a heartbeat for this long is gone
+DEAF_SECONDS = _positive(
+    "DEAF_SECONDS", 60
+)  # an idle worker that no message reached while jobs waited exits
+
+# --- Device (read by the workers; the engine decides what "auto" means, in engine/device.py) ------
+DEVICE = env.str("DEVICE", default="auto")
+DTYPE = _choice("DTYPE", "auto", ("auto", "float32", "float16", "bfloat16"))
+TORCH_THREADS = int(env.int("TORCH_THREADS", default=0))  # 0: torch decides
+WORKER_NAME = env.str("WORKER_NAME", default=f"{socket.gethostname()}-{os.getpid()}")
+
+# --- API ------------------------------------------------------------------------------------------
+LOCAL_API_KEY = env.str(
+    "LOCAL_API_KEY", default=""
+)  # `manage.py bootstrap` makes sure that this key exists
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": ["generation.authentication.APIKeyAuthentication"],
+    "DEFAULT_PERMISSION_CLASSES": ["generation.authentication.HasScope"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "EXCEPTION_HANDLER": "generation.views.problems.handle",
+    "UNAUTHENTICATED_USER": None,
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "Retort",
+    "DESCRIPTION": "Pictures for a catalogue of prompts.",
+    "VERSION": "v1",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SERVE_PUBLIC": True,
+    "SERVE_PERMISSIONS": ["rest_framework.permissions.AllowAny"],
+    "SERVE_AUTHENTICATION": [],
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "REDOC_DIST": "SIDECAR",
+}
+
+# --- Admin ----------------------------------------------------------------------------------------
+IMPORT_EXPORT_USE_TRANSACTIONS = True  # all or nothing
+UNFOLD = {
+    "SITE_TITLE": "Retort",
+    "SITE_HEADER": "Retort",
+    "SITE_SYMBOL": "experiment",
+    "SHOW_VIEW_ON_SITE": False,
+    "SIDEBAR": {
+        "show_search": True,
+        "navigation": [
+            {
+                "title": "Pictures",
+                "items": [
+                    {
+                        "title": "Prompt catalogue",
+                        "icon": "menu_book",
+                        "link": reverse_lazy("admin:generation_promptvariant_changelist"),
+                    },
+                    {
+                        "title": "Jobs",
+                        "icon": "pending_actions",
+                        "link": reverse_lazy("admin:generation_job_changelist"),
+                    },
+                    {
+                        "title": "Releases",
+                        "icon": "deployed_code",
+                        "link": reverse_lazy("admin:generation_release_changelist"),
+                    },
+                    {
+                        "title": "Workers",
+                        "icon": "memory",
+                        "link": reverse_lazy("admin:generation_worker_changelist"),
+                    },
+                ],
+            },
+            {
+                "title": "Access",
+                "separator": True,
+                "items": [
+                    {
+                        "title": "API keys",
+                        "icon": "key",
+                        "link": reverse_lazy("admin:generation_apikey_changelist"),
+                    },
+                    {
+                        "title": "Users",
+                        "icon": "person",
+                        "link": reverse_lazy("admin:auth_user_changelist"),
+                    },
+                ],
+            },
+        ],
+    },
+}
+
+# --- Celery. Each line is there against a known hazard. -------------------------------------------
+CELERY_BROKER_URL = REDIS_URL.replace("unix://", "redis+socket://", 1)
+CELERY_TASK_DEFAULT_QUEUE = "light"
+CELERY_TASK_QUEUES = [Queue(name) for name in ("generation", "encode", "distillation", "light")]
+CELERY_TASK_CREATE_MISSING_QUEUES = (
+    False  # a typing error in a route is an error, not a queue that nobody reads
+)
+CELERY_TASK_ROUTES = {
+    "generation.wake": {"queue": "generation"},
+    "generation.encode": {"queue": "encode"},
+    "distillation.*": {"queue": "distillation"},
+}
+# Rows are the truth: nobody reads results, so no result keys pile up in Redis, and no image passes through it.
+CELERY_TASK_IGNORE_RESULT = True
+# A wake-up is a hint: taken early, so the visibility timeout never runs one twice (tasks that must be redelivered say acks_late).
+CELERY_TASK_ACKS_LATE = False
+CELERY_TASK_REJECT_ON_WORKER_LOST = True
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1  # a busy worker hides at most one message from an idle one
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True  # a worker may be up before Redis
+CELERY_BROKER_CONNECTION_MAX_RETRIES = None  # the default gives up after 100
+CELERY_WORKER_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS = False  # finished work is kept
+CELERY_WORKER_ENABLE_REMOTE_CONTROL = (
+    False  # a busy solo worker cannot answer; liveness is the heartbeat row
+)
+CELERY_WORKER_SEND_TASK_EVENTS = False
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+CELERY_BROKER_TRANSPORT_OPTIONS = {
+    "visibility_timeout": 60,  # longer than any task that acknowledges late
+    "unacked_restore_interval": 5,  # with the defaults (10 × 10 s) redelivery waits for 100 s
+    "unacked_restore_throttle": 1,
+    "health_check_interval": 10,  # drops a half-open connection: the worker that has gone deaf
+    "socket_keepalive": True,
+    "socket_connect_timeout": 5,
+    "retry_on_timeout": True,
+}
+CELERY_TASK_SERIALIZER = "json"
+CELERY_ACCEPT_CONTENT = ["json"]  # no pickle
+CELERY_TIMEZONE = TIME_ZONE
+# Unread hints do not pile up while nobody consumes: the next one says the same.
+CELERY_BEAT_SCHEDULE = {
+    "sweep": {
+        "task": "generation.sweep",
+        "schedule": SWEEP_SECONDS,
+        "options": {"expires": SWEEP_SECONDS},
+    },
+    "encode-missing": {"task": "generation.encode", "schedule": 60.0, "options": {"expires": 60}},
+}
+
+# --- Logs: JSON lines for machines, colours for a terminal ----------------------------------------
+LOG_LEVEL = _choice("LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR"))
+LOG_FORMAT = _choice("LOG_FORMAT", "json", ("json", "console"))
+_SHARED_PROCESSORS: list = [
+    structlog.contextvars.merge_contextvars,
+    structlog.stdlib.add_log_level,
+    structlog.stdlib.add_logger_name,
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+    structlog.processors.StackInfoRenderer(),
+    structlog.processors.format_exc_info,
+]
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {
+        "retort": {
+            "()": structlog.stdlib.ProcessorFormatter,
+            "foreign_pre_chain": _SHARED_PROCESSORS,
+            "processors": [
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.dev.ConsoleRenderer()
+                if LOG_FORMAT == "console"
+                else structlog.processors.JSONRenderer(),
+            ],
+        }
+    },
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "retort"}},
+    "root": {"handlers": ["stderr"], "level": LOG_LEVEL},
+    "loggers": {
+        # One line a request is enough: django_structlog's.
+        "django.server": {"level": "ERROR"},
+        "uvicorn.access": {"level": "ERROR", "propagate": True},
+        # One line a transition is ours; Celery's own two a message are noise.
+        "celery.app.trace": {"level": "WARNING"},
+        "celery.worker.strategy": {"level": "WARNING"},
+    },
+}
+structlog.configure(
+    processors=[
+        structlog.stdlib.filter_by_level,
+        *_SHARED_PROCESSORS,
+        structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+    ],
+    logger_factory=structlog.stdlib.LoggerFactory(),
+    cache_logger_on_first_use=True,
+)
