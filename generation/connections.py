@@ -1,4 +1,4 @@
-"""Redis as we use it beside Celery: short timeouts, and after a failure a pause, so that a dead Redis costs milliseconds.
+"""Redis as we use it beside Celery: short timeouts, and a pause after a failure, so a dead Redis costs milliseconds.
 
 Knows nothing of what is stored there.
 """
@@ -33,7 +33,7 @@ def client() -> redis.Redis:
 
 
 def attempt(command: Callable[[redis.Redis], T], default: T) -> T:
-    """What `command` answers, or `default` while Redis cannot be reached. For what may be lost: hints, cache, counters."""
+    """What `command` answers, or `default` while Redis is away. For what may be lost: hints, cache, counters."""
     global _resume_at
     if time.monotonic() < _resume_at:
         return default

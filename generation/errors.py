@@ -1,4 +1,4 @@
-"""What can go wrong in the app. The class docstring is the title; HTTP status, `code` and `retryable` live on the class."""
+"""What can go wrong in the app. The class docstring is the title; `status`, `code`, `retryable` are facts of it."""
 
 
 class GenerationError(Exception):

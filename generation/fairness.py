@@ -14,12 +14,14 @@ from django.db import connection
 NEXT = """
 WITH owners AS (
     SELECT owner_id,
-           (SELECT coalesce(sum(n), 0) FROM generation_job r WHERE r.owner_id = o.owner_id AND r.status = 'running') AS running,
-           (SELECT max(started_at) FROM generation_job s WHERE s.owner_id = o.owner_id AND s.started_at IS NOT NULL) AS served_at
+           (SELECT coalesce(sum(n), 0) FROM generation_job r
+             WHERE r.owner_id = o.owner_id AND r.status = 'running') AS running,
+           (SELECT max(started_at) FROM generation_job s
+             WHERE s.owner_id = o.owner_id AND s.started_at IS NOT NULL) AS served_at
       FROM (SELECT DISTINCT owner_id FROM generation_job WHERE status = 'queued') o
 ), candidates AS (
-    SELECT j.*, o.running + row_number() OVER (PARTITION BY o.owner_id ORDER BY j.priority DESC, j.created_at, j.id) AS turn,
-           o.served_at
+    SELECT j.*, o.served_at, o.running + row_number() OVER (
+               PARTITION BY o.owner_id ORDER BY j.priority DESC, j.created_at, j.id) AS turn
       FROM owners o
      CROSS JOIN LATERAL (
            SELECT q.* FROM generation_job q

@@ -93,7 +93,7 @@ def remember(images: Iterable[StoredImage]) -> None:
 
 
 def find(wanted: Collection[str], output_format: str) -> dict[str, StoredImage] | None:
-    """All of these images as `output_format`, or None if any is missing. Files are checked; flushing the cache is harmless."""
+    """All of these images as `output_format`, or None if any is missing. Checks the files; an empty cache is fine."""
     cached = cache.get(f"{key}.{output_format}" for key in wanted)
     found = {value["key"]: StoredImage(**value) for value in cached.values()}
     gone = [image for image in found.values() if not storage.exists(image.file)]

@@ -6,7 +6,7 @@ queued ─claim→ running ─commit→ succeeded          cancel: queued or run
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -15,6 +15,8 @@ import structlog
 from django.conf import settings
 from django.db import IntegrityError, OperationalError, transaction
 from django.db.models import F, Q, QuerySet
+from django.db.models.expressions import CombinedExpression
+from django.db.models.functions import Now
 from django.utils import timezone
 
 from generation import fairness, hints, images, metrics
@@ -47,7 +49,7 @@ class Result:
 
 
 def _move(jobs: QuerySet[Job], *, to: Status, **fields: Any) -> int:
-    """The one place where a status changes. `jobs` is filtered on the old status (and token); the caller checks the count."""
+    """The one place where a status changes. `jobs` is filtered on the old status and token; callers check the count."""
     if to != Status.RUNNING:
         fields["lease_expires_at"] = None
     if to in Job.TERMINAL:
@@ -57,6 +59,11 @@ def _move(jobs: QuerySet[Job], *, to: Status, **fields: Any) -> int:
 
 def _held(claim: Claim) -> QuerySet[Job]:
     return Job.objects.filter(id=claim.job_id, status=Status.RUNNING, attempt=claim.attempt)
+
+
+def _lease_end() -> CombinedExpression:
+    """By PostgreSQL's clock: the workers' clocks may differ."""
+    return Now() + timedelta(seconds=settings.LEASE_SECONDS)
 
 
 def _end_attempt(claim: Claim, outcome: Attempt.Outcome, **fields: Any) -> None:
@@ -113,12 +120,11 @@ def _take(chosen: list[UUID], worker_name: str) -> list[Job]:
     if not taken:
         return []
     now = timezone.now()
-    lease = now + timedelta(seconds=settings.LEASE_SECONDS)
     _move(
         Job.objects.filter(id__in=[job.id for job in taken], status=Status.QUEUED),
         to=Status.RUNNING,
         attempt=F("attempt") + 1,
-        lease_expires_at=lease,
+        lease_expires_at=_lease_end(),
         worker_name=worker_name,
         started_at=now,
     )
@@ -158,13 +164,13 @@ def held(claims: Iterable[Claim], *, extend: bool) -> set[Claim]:
     if not wanted:
         return set()
     if extend:
-        rows.update(lease_expires_at=timezone.now() + timedelta(seconds=settings.LEASE_SECONDS))
+        rows.update(lease_expires_at=_lease_end())
     return {wanted[job_id] for job_id in rows.values_list("id", flat=True)}
 
 
 # --- end ------------------------------------------------------------------------------------------
 def commit(results: Sequence[Result]) -> list[Claim]:
-    """Finish a batch in one transaction. Returns the claims that were refused: no longer held, their result is dropped."""
+    """Finish a batch in one transaction. Returns the claims that were refused: held no longer, so nothing is kept."""
     refused: list[Claim] = []
     with transaction.atomic():
         for result in results:
@@ -239,17 +245,17 @@ def settle(
     code: str = "",
     detail: str = "",
     retryable: bool = True,
-    expired_at: datetime | None = None,
+    only_expired: bool = False,
 ) -> Status | None:
     """End an attempt that made no images: back to queued, or failed. None: the claim was not held any more.
 
-    A released attempt (the worker stops in good order) is no failure of the job. `expired_at`: only if the lease ran
-    out before that time.
+    A released attempt (the worker stops in good order) is no failure of the job. `only_expired`: only if the lease
+    has run out.
     """
     with transaction.atomic():
         rows = _held(claim)
-        if expired_at is not None:
-            rows = rows.filter(lease_expires_at__lt=expired_at)
+        if only_expired:
+            rows = rows.filter(lease_expires_at__lt=Now())
         job = rows.select_for_update(skip_locked=True).first()
         if job is None:
             return None
@@ -283,15 +289,14 @@ def settle(
 # --- from outside ---------------------------------------------------------------------------------
 def rescue() -> int:
     """Move on the jobs whose lease ran out. Idempotent; any process may call it."""
-    now = timezone.now()
-    lost = Job.objects.filter(status=Status.RUNNING, lease_expires_at__lt=now).order_by(
+    lost = Job.objects.filter(status=Status.RUNNING, lease_expires_at__lt=Now()).order_by(
         "lease_expires_at"
     )
     moved = 0
     for job_id, number, worker in lost.values_list("id", "attempt", "worker_name")[:1000]:
         detail = f"Worker {worker} did not renew its lease of {settings.LEASE_SECONDS:g} s."
         settled = settle(
-            Claim(job_id, number), Outcome.LOST, code=WORKER_LOST, detail=detail, expired_at=now
+            Claim(job_id, number), Outcome.LOST, code=WORKER_LOST, detail=detail, only_expired=True
         )
         moved += settled is not None
     return moved

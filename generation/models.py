@@ -1,4 +1,4 @@
-"""The rows: catalogue, embeddings, releases, jobs with their attempts and images, workers, API keys. One-row methods only."""
+"""The rows: catalogue, embeddings, releases, jobs, attempts, images, workers, API keys. One-row methods only."""
 
 import hashlib
 import hmac
@@ -102,7 +102,7 @@ class Release(models.Model):
 
 
 class Embedding(models.Model):
-    """Text-encoder output for one revision of a prompt variant under one encoder. Failed encodings keep their reason."""
+    """Text-encoder output for one revision of a variant under one encoder. A failed encoding keeps its reason."""
 
     variant = models.ForeignKey(PromptVariant, on_delete=models.CASCADE, related_name="embeddings")
     revision = models.PositiveIntegerField()

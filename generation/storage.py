@@ -1,4 +1,4 @@
-"""Names and places of image files. Content decides the name, so the same file is stored once; writes are whole or absent."""
+"""Names and places of image files. Content decides the name, so a file is stored once; writes are whole or absent."""
 
 import hashlib
 import os

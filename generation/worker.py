@@ -305,7 +305,7 @@ def _tick() -> None:
 
 
 def is_deaf(*, idle_seconds: float) -> bool:
-    """Whether jobs have waited for DEAF_SECONDS beside this idle worker although Redis answers: no message gets through."""
+    """Whether jobs have waited for DEAF_SECONDS beside this idle worker although Redis answers."""
     if idle_seconds < settings.DEAF_SECONDS:
         return False
     waiting_since = timezone.now() - timedelta(seconds=settings.DEAF_SECONDS)

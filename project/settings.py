@@ -269,7 +269,7 @@ CELERY_TASK_ROUTES = {
 }
 # Rows are the truth: nobody reads results, so no result keys pile up in Redis, and no image passes through it.
 CELERY_TASK_IGNORE_RESULT = True
-# A wake-up is a hint: taken early, so the visibility timeout never runs one twice (tasks that must be redelivered say acks_late).
+# A wake-up is a hint: acknowledged early, so that the visibility timeout never runs one twice.
 CELERY_TASK_ACKS_LATE = False
 CELERY_TASK_REJECT_ON_WORKER_LOST = True
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1  # a busy worker hides at most one message from an idle one

@@ -1,0 +1,1 @@
+"""How the project is put on machines. `local` is one machine: `make run`."""

@@ -1,0 +1,79 @@
+"""Under which account PostgreSQL runs, because it refuses root. No account is made and no folder is opened to others."""
+
+import hashlib
+import os
+import pwd
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deploy.local.errors import LocalError
+
+
+@dataclass(frozen=True)
+class Account:
+    """prefix: what to put before a command. user: whom to become instead; then `data` and `bin` are that user's."""
+
+    prefix: tuple[str, ...] = ()
+    user: str | None = None
+
+    def run(self, command: list[str | Path], **options: Any) -> subprocess.CompletedProcess[str]:
+        identity: dict[str, Any] = {}
+        if self.user:
+            entry = pwd.getpwnam(self.user)
+            identity = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": [], "cwd": "/"}
+        return subprocess.run(
+            [*self.prefix, *command], capture_output=True, text=True, check=False, **identity, **options
+        )
+
+
+def ordinary() -> pwd.struct_passwd:
+    """An account that is not root. It must exist: initdb looks its name up."""
+    try:
+        return pwd.getpwnam("nobody")
+    except KeyError:
+        for entry in pwd.getpwall():
+            if entry.pw_uid:
+                return entry
+    raise LocalError("This machine has no account but root, and PostgreSQL refuses root. Set DATABASE_URL.")
+
+
+def for_postgres(folder: Path, binaries: Path, *, namespaces: bool = True) -> Account:
+    """Ourselves, unless we are root: then a one-user namespace, in which the files stay root's, else another account."""
+    if os.geteuid() != 0:
+        return Account()
+    entry = ordinary()
+    if namespaces and (unshare := shutil.which("unshare")):
+        account = Account(
+            (unshare, "--user", f"--map-user={entry.pw_uid}", f"--map-group={entry.pw_gid}")
+        )
+        # Inside, root has no special rights: both the programs and the folder must be reachable without them.
+        writable = account.run(["test", "-w", folder]).returncode == 0
+        if writable and account.run([binaries / "postgres", "--version"]).returncode == 0:
+            return account
+    return Account(user=entry.pw_name)
+
+
+def place_for(account: Account, folder: Path, binaries: Path) -> tuple[Path, Path]:
+    """(data folder, folder of the programs) that the account can use. `folder`: where the data is ours to place."""
+    if not account.user:
+        return folder, binaries
+    entry = pwd.getpwnam(account.user)
+    name = hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
+    theirs = Path("/var/tmp") / f"retort-{name}"
+    theirs.mkdir(mode=0o700, exist_ok=True)
+    if theirs.is_symlink() or theirs.stat().st_uid not in (0, entry.pw_uid):
+        raise LocalError(f"{theirs} belongs to somebody else: remove it, or set DATABASE_URL.")
+    os.chown(theirs, entry.pw_uid, entry.pw_gid)
+    if account.run([binaries / "postgres", "--version"]).returncode != 0:
+        copy = theirs / "programs"
+        if not (copy / "bin" / "postgres").is_file():
+            shutil.rmtree(copy, ignore_errors=True)
+            shutil.copytree(binaries.parent, theirs / "programs.new", dirs_exist_ok=True)
+            for path in (theirs / "programs.new", *(theirs / "programs.new").rglob("*")):
+                os.chown(path, entry.pw_uid, entry.pw_gid, follow_symlinks=False)
+            (theirs / "programs.new").rename(copy)
+        binaries = copy / "bin"
+    return theirs / "postgres", binaries

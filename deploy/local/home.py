@@ -1,0 +1,115 @@
+"""The folder of one local stack (`.retort/`): what lies where, its lock, its secrets, its ports. Starts nothing."""
+
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+import stat
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from deploy.local.errors import AlreadyRunning, LocalError
+
+PROJECT = Path(__file__).resolve().parents[2]
+LONGEST_SOCKET_PATH = 90  # the kernel takes 107 bytes (103 on macOS); supervisor appends its pid while it binds
+
+
+class Home:
+    """Paths below one folder. Two launchers cannot hold the same one."""
+
+    def __init__(self, folder: Path | str | None = None):
+        chosen = folder or os.environ.get("RETORT_HOME") or PROJECT / ".retort"
+        self.folder = Path(chosen).expanduser().absolute()
+        self.postgres = self.folder / "postgres"
+        self.redis = self.folder / "redis"
+        self.logs = self.folder / "logs"
+        self.data = self.folder / "data"
+        self.pictures = self.folder / "pictures"
+        self.run_file = self.folder / "run.json"
+        self.supervisor_config = self.folder / "supervisor.conf"
+        self._lock: IO[str] | None = None
+
+    def create(self) -> None:
+        try:
+            for folder in (self.folder, self.logs, self.data):
+                folder.mkdir(parents=True, exist_ok=True)
+            self.folder.chmod(0o700)  # everything below is private, whatever its own mode says
+        except OSError as error:
+            raise LocalError(
+                f"Cannot write to {self.folder}: {error.strerror}. Set RETORT_HOME to a folder of yours."
+            ) from error
+
+    def lock(self) -> None:
+        """Hold the folder until this process ends, however it ends. Raises AlreadyRunning."""
+        self.create()
+        # Not inherited by children: a killed launcher's processes must not keep the next one out.
+        file = open(self.folder / "launcher.lock", "a+")  # noqa: SIM115 - lives as long as the lock
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise AlreadyRunning(
+                f"Another `make run` already uses {self.folder}. Use it, or stop it with Ctrl-C in its terminal, "
+                "or set RETORT_HOME to another folder."
+            ) from None
+        self._lock = file
+
+    def unlock(self) -> None:
+        if self._lock:
+            self._lock.close()
+            self._lock = None
+
+    def sockets(self) -> Path:
+        """A private folder whose path is short enough for Unix sockets."""
+        if len(os.fsencode(self.folder)) + len("/supervisor.sock") < LONGEST_SOCKET_PATH:
+            return self.folder
+        name = hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:16]
+        folder = Path(tempfile.gettempdir()) / f"retort-{os.getuid()}-{name}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+            raise LocalError(f"{folder} is not a private folder of yours: remove it, or set TMPDIR.")
+        return folder
+
+    def secrets(self) -> dict[str, str]:
+        """Made once, kept in secrets.json."""
+        path = self.folder / "secrets.json"
+        known = read_json(path)
+        made = {
+            "secret_key": secrets.token_urlsafe(50),
+            "api_key": f"rt_{secrets.token_hex(4)}_{secrets.token_urlsafe(32)}",
+            "postgres_password": secrets.token_hex(24),
+            "redis_password": secrets.token_hex(24),
+        } | known
+        if made != known:
+            write_json(path, made)
+        return made
+
+    def read_run(self) -> dict[str, Any]:
+        """What a serving launcher states about itself; empty when none serves."""
+        return read_json(self.run_file)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Empty for a file that is missing or was torn by a crash."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Whole or not at all, readable by the owner only."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    try:
+        with os.fdopen(handle, "w") as file:
+            json.dump(content, file, indent=2)
+            file.write("\n")
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

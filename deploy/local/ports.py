@@ -1,0 +1,66 @@
+"""TCP ports on this machine: which are free, who holds one."""
+
+import socket
+from pathlib import Path
+
+import psutil
+
+from deploy.local.errors import PortTaken
+from deploy.local.home import read_json, write_json
+
+HOST = "127.0.0.1"
+
+
+def is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: TIME_WAIT is free
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True
+
+
+def pick() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def remembered(file: Path, name: str) -> int:
+    """The port that `name` had last time if it is still free, else a new one, noted in `file`."""
+    known = read_json(file)
+    port = known.get(name)
+    if isinstance(port, int) and is_free(port):
+        return port
+    port = pick()
+    write_json(file, known | {name: port})
+    return port
+
+
+def holder(port: int) -> str:
+    """Who listens on `port`, as far as this account may know."""
+    try:
+        for connection in psutil.net_connections("tcp"):
+            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port:
+                if connection.pid is None:
+                    break
+                process = psutil.Process(connection.pid)
+                return f"{process.name()} (pid {process.pid})"
+    except psutil.Error:
+        pass  # macOS shows only root the connections of others
+    return "another process"
+
+
+def for_web(wanted: int | None, *, default: int = 8000, tries: int = 100) -> int:
+    """The port for the web process. One that was asked for is taken or refused; the default may move up."""
+    if wanted is not None:
+        if not is_free(wanted):
+            raise PortTaken(
+                f"Port {wanted} is taken by {holder(wanted)}. Stop it, or choose another: make run PORT={wanted + 1}"
+            )
+        return wanted
+    for port in range(default, default + tries):
+        if is_free(port):
+            return port
+    return pick()

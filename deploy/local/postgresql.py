@@ -1,0 +1,155 @@
+"""A private PostgreSQL: makes its data folder, says how to start it and whether it answers. Does not supervise it."""
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+from deploy.local import accounts, binaries
+from deploy.local.errors import LocalError, ProcessFailed
+from deploy.local.ports import HOST
+
+DATABASE = "retort"
+
+
+class PostgreSQL:
+    """folder: where the data goes, unless root must give it to another account (see accounts)."""
+
+    def __init__(self, folder: Path, *, port: int, password: str, throw_away: bool = False, namespaces: bool = True):
+        programs = binaries.postgres(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        self.account = accounts.for_postgres(folder.parent, programs, namespaces=namespaces)
+        self.data, self.programs = accounts.place_for(self.account, folder, programs)
+        self.port = port
+        self.password = password
+        self.throw_away = throw_away  # nothing is synced to the disk: for tests
+
+    @property
+    def url(self) -> str:
+        return f"postgres://postgres:{self.password}@{HOST}:{self.port}/{DATABASE}"
+
+    def prepare(self) -> None:
+        """Make the data folder if there is none, and clear away what a killed server left."""
+        for unfinished in self.data.parent.glob(f".{self.data.name}-unfinished-*"):
+            shutil.rmtree(unfinished, ignore_errors=True)
+        if self.data.exists() and not (self.data / "PG_VERSION").is_file():
+            if any(self.data.iterdir()):
+                raise LocalError(f"{self.data} is not a PostgreSQL folder: move it away.")
+            self.data.rmdir()
+        if not self.data.exists():
+            self._initialise()
+            return
+        self.stop_leftover()
+        self._set_password()
+
+    def _initialise(self) -> None:
+        """In a folder of another name first: the final name means that it is complete."""
+        fresh = Path(tempfile.mkdtemp(prefix=f".{self.data.name}-unfinished-", dir=self.data.parent))
+        self._own(fresh)
+        handle, password_file = tempfile.mkstemp(dir=self.data.parent)
+        try:
+            with os.fdopen(handle, "w") as file:
+                file.write(self.password + "\n")
+            self._own(Path(password_file))
+            command: list[str | Path] = [
+                self.programs / "initdb", "-D", fresh, "-U", "postgres", "--encoding=UTF8", "--locale=C.UTF-8",
+                # Over TCP on purpose: every local account may connect, so everyone must know the password.
+                "--auth=scram-sha-256", f"--pwfile={password_file}",
+            ]  # fmt: skip
+            if self.throw_away:
+                command.append("--no-sync")
+            done = self.account.run(command)
+            if done.returncode != 0 and "locale" in done.stderr:  # macOS before 14 has no C.UTF-8
+                shutil.rmtree(fresh)
+                fresh.mkdir(mode=0o700)
+                self._own(fresh)
+                done = self.account.run([*(c for c in command if c != "--locale=C.UTF-8"), "--locale=C"])
+            if done.returncode != 0:
+                raise ProcessFailed(f"initdb failed:\n{done.stdout[-1000:]}{done.stderr[-2000:]}")
+            self._single_user(f"CREATE DATABASE {DATABASE}", fresh)
+            fresh.rename(self.data)
+        finally:
+            Path(password_file).unlink(missing_ok=True)
+            if fresh.exists():
+                shutil.rmtree(fresh, ignore_errors=True)
+
+    def _own(self, path: Path) -> None:
+        if self.account.user:
+            entry = accounts.pwd.getpwnam(self.account.user)
+            os.chown(path, entry.pw_uid, entry.pw_gid)
+
+    def _single_user(self, statement: str, data: Path) -> None:
+        command: list[str | Path] = [self.programs / "postgres", "--single", "-D", data]
+        if self.throw_away:
+            command += ["-c", "fsync=off"]
+        done = self.account.run([*command, "postgres"], input=statement + "\n")
+        # Single-user mode exits with 0 even when the statement failed.
+        if done.returncode != 0 or "ERROR:" in done.stderr or "FATAL:" in done.stderr:
+            raise ProcessFailed(f"PostgreSQL could not prepare {data}:\n{done.stderr[-2000:]}")
+
+    def _set_password(self) -> None:
+        """The secrets may have been lost or replaced while the data stayed."""
+        mark = self.data / "retort-password"
+        if mark.is_file() and mark.read_text() == self.password:
+            return
+        if mark.is_file() or (self.data / "PG_VERSION").is_file():
+            self._single_user(f"ALTER ROLE postgres PASSWORD '{self.password}'", self.data)
+            mark.touch(mode=0o600)
+            mark.write_text(self.password)
+            self._own(mark)
+
+    def command(self) -> list[str]:
+        """Stays in the foreground. SIGINT is its quick and orderly stop."""
+        settings = {
+            "listen_addresses": HOST,
+            "unix_socket_directories": "",
+            "max_connections": "200",
+            "log_timezone": "UTC",
+        }
+        if self.throw_away:
+            settings |= dict.fromkeys(("fsync", "synchronous_commit", "full_page_writes"), "off")
+        options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+        return [*self.account.prefix, str(self.programs / "postgres"), "-D", str(self.data), "-p", str(self.port), *options]
+
+    def is_ready(self) -> bool:
+        command = [self.programs / "pg_isready", "-q", "-h", HOST, "-p", str(self.port), "-U", "postgres", "-d", DATABASE]
+        return subprocess.run(command, check=False).returncode == 0
+
+    def postmaster(self) -> psutil.Process | None:
+        """The server on this data folder, if it lives. Its pid file alone proves nothing: pids are given again."""
+        try:
+            pid = int((self.data / "postmaster.pid").read_text().split("\n", 1)[0])
+            process = psutil.Process(pid)
+            ours = process.name() == "postgres" and Path(process.cwd()).samefile(self.data)
+        except (OSError, ValueError, psutil.Error):
+            return None
+        return process if ours and process.status() != psutil.STATUS_ZOMBIE else None
+
+    def stop_leftover(self) -> None:
+        """Stop a server that outlived its launcher, and remove a pid file that names somebody else's process."""
+        process = self.postmaster()
+        if process is None:
+            # PostgreSQL itself takes over the file of a dead process, but not one whose pid was given again.
+            (self.data / "postmaster.pid").unlink(missing_ok=True)
+            return
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(timeout=8)
+        except psutil.TimeoutExpired:
+            raise LocalError(
+                f"PostgreSQL (pid {process.pid}) from an earlier start does not stop. End it, then try again."
+            ) from None
+
+
+def wait_until(is_ready, seconds: float, *, step: float = 0.02) -> bool:
+    deadline = time.monotonic() + seconds
+    while not is_ready():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(step)
+    return True

@@ -1,0 +1,151 @@
+"""The whole of Retort in processes of its own, started as a user starts it, with a client and a look at the rows."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import psycopg2
+import psycopg2.extras
+
+ROOT = Path(__file__).resolve().parents[2]
+TERMINAL = ("succeeded", "failed", "canceled")
+T = TypeVar("T")
+
+
+def wait_for(look: Callable[[], T], seconds: float, what: str) -> T:
+    """The first true answer of `look`; fails with what it last saw."""
+    deadline = time.monotonic() + seconds
+    while True:
+        seen = look()
+        if seen:
+            return seen
+        if time.monotonic() > deadline:
+            raise AssertionError(f"after {seconds:g} s still not: {what} (saw {seen!r})")
+        time.sleep(0.05)
+
+
+class Stack:
+    """`python -m deploy.local run` with a home of its own."""
+
+    def __init__(self, home: Path, *, workers: int, env: dict[str, str]) -> None:
+        self.home = home
+        self.env = {
+            **{k: v for k, v in os.environ.items() if k not in ("DATABASE_URL", "REDIS_URL", "DATA_DIR")},
+            "RETORT_HOME": str(home),
+            "WORKERS": str(workers),
+            **env,
+        }
+        self.log = (home / "launcher.log").open("w")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "deploy.local", "run"], cwd=ROOT, env=self.env, stdout=self.log, stderr=self.log
+        )
+        self.run = wait_for(self._ready, 120, "the stack is ready")
+        self.http = httpx.Client(
+            base_url=self.run["base_url"],
+            headers={"Authorization": f"Bearer {self.run['api_key']}"},
+            timeout=90,
+        )
+        self.rows = psycopg2.connect(self.run["database_url"])
+        self.rows.autocommit = True
+
+    def _ready(self) -> dict[str, Any] | None:
+        if self.process.poll() is not None:
+            raise AssertionError(f"the launcher ended: {(self.home / 'launcher.log').read_text()[-3000:]}")
+        path = self.home / "run.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def stop(self) -> int:
+        self.rows.close()
+        self.http.close()
+        self.process.send_signal(signal.SIGINT)
+        code = self.process.wait(timeout=30)
+        self.log.close()
+        return code
+
+    def pid(self, name: str) -> int:
+        return json.loads((self.home / "run.json").read_text())["processes"][name]
+
+    def manage(self, *arguments: str) -> str:
+        """manage.py with the environment of the running stack."""
+        done = subprocess.run(
+            [sys.executable, "manage.py", *arguments], cwd=ROOT, env=self.manage_env(), capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
+
+    def manage_env(self) -> dict[str, str]:
+        secrets = json.loads((self.home / "secrets.json").read_text())
+        return {
+            **self.env,
+            "DATABASE_URL": self.run["database_url"],
+            "REDIS_URL": self.run["redis_url"],
+            "DATA_DIR": self.run["data_dir"],
+            "SECRET_KEY": secrets["SECRET_KEY"],
+        }
+
+    # --- jobs ---
+    def submit(self, **fields: Any) -> dict[str, Any]:
+        answer = self.http.post("/v1/jobs", json=fields)
+        assert answer.status_code in (200, 202), answer.text
+        return answer.json()
+
+    def job(self, job_id: str, wait: float = 0) -> dict[str, Any]:
+        answer = self.http.get(f"/v1/jobs/{job_id}", params={"wait": wait} if wait else {})
+        answer.raise_for_status()
+        return answer.json()
+
+    def ended(self, job_ids: Iterable[str], seconds: float) -> list[dict[str, Any]]:
+        """All of these jobs, once every one has ended."""
+        wanted = list(job_ids)
+
+        def look() -> bool:
+            rows = self.query("SELECT count(*) AS n FROM generation_job WHERE id = ANY(%s::uuid[]) AND status = ANY(%s)",
+                              wanted, list(TERMINAL))  # fmt: skip
+            return rows[0]["n"] == len(wanted)
+
+        wait_for(look, seconds, f"{len(wanted)} jobs have ended")
+        return [self.job(job_id) for job_id in wanted]
+
+    def query(self, sql: str, *parameters: Any) -> list[dict[str, Any]]:
+        """Rows straight from PostgreSQL; connects again when it was restarted."""
+        for tries in range(100):
+            try:
+                if self.rows.closed:
+                    self.rows = psycopg2.connect(self.run["database_url"])
+                    self.rows.autocommit = True
+                with self.rows.cursor(cursor_factory=psycopg2.extras.RealDictCursor) as cursor:
+                    cursor.execute(sql, parameters)
+                    return [dict(row) for row in cursor.fetchall()] if cursor.description else []
+            except (psycopg2.OperationalError, psycopg2.InterfaceError):
+                if tries == 99:
+                    raise
+                self.rows.close()
+                time.sleep(0.1)
+        raise AssertionError("unreachable")
+
+    def running_on(self, job_id: str, seconds: float = 20) -> str:
+        """The worker that runs this job, once one does and has begun to step."""
+
+        def look() -> str | None:
+            job = self.job(job_id)
+            assert job["status"] in ("queued", "running"), job
+            rows = self.query("SELECT worker_name FROM generation_job WHERE id = %s AND status = 'running'", job_id)
+            return rows[0]["worker_name"] if rows and job["progress"] > 0 else None
+
+        return wait_for(look, seconds, "a worker runs the job")
+
+    def attempts(self, job_id: str) -> list[tuple[int, str]]:
+        rows = self.query("SELECT number, outcome FROM generation_attempt WHERE job_id = %s ORDER BY number", job_id)
+        return [(row["number"], row["outcome"]) for row in rows]
+
+    def workers_alive(self) -> list[str]:
+        rows = self.query("SELECT name FROM generation_worker WHERE queue = 'generation'"
+                          " AND heartbeat_at > now() - interval '5 s' ORDER BY name")  # fmt: skip
+        return [row["name"] for row in rows]

@@ -1,0 +1,52 @@
+"""What every test gets: real PostgreSQL and Redis (DATABASE_URL, REDIS_URL), a Redis database of its own, --device."""
+
+import os
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import pytest
+from django.conf import settings
+
+
+def _own_redis_database(url: str) -> str:
+    """The URL with the database number of this xdist worker, so that parallel tests do not meet."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0")
+    number = 1 + int(worker.removeprefix("gw"))
+    parts = urlsplit(url)
+    if parts.scheme == "unix":
+        return urlunsplit(parts._replace(query=f"db={number}"))
+    return urlunsplit(parts._replace(path=f"/{number}"))
+
+
+settings.REDIS_URL = _own_redis_database(settings.REDIS_URL)
+settings.CELERY_BROKER_URL = settings.REDIS_URL.replace("unix://", "redis+socket://", 1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--device", default="cpu", help="where tensors live in engine tests: cpu, cuda"
+    )
+
+
+@pytest.fixture(scope="session")
+def device(request: pytest.FixtureRequest) -> str:
+    return request.config.getoption("--device")
+
+
+@pytest.fixture(autouse=True)
+def own_places(settings, tmp_path: Path) -> None:
+    """Files of a test go into its own folder."""
+    settings.DATA_DIR = tmp_path / "data"
+    settings.MEDIA_ROOT = tmp_path / "data" / "media"
+    settings.RELEASES_ROOT = tmp_path / "data" / "releases"
+
+
+@pytest.fixture
+def redis_server():
+    """A client of this test's empty Redis database."""
+    from generation import connections
+
+    client = connections.client()
+    client.flushdb()
+    yield client
+    client.flushdb()
