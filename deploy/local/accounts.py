@@ -1,4 +1,4 @@
-"""Under which account PostgreSQL runs, because it refuses root. No account is made and no folder is opened to others."""
+"""Under which account PostgreSQL runs, because it refuses root. No account is made, no folder opened to others."""
 
 import hashlib
 import os
@@ -25,7 +25,12 @@ class Account:
             entry = pwd.getpwnam(self.user)
             identity = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": [], "cwd": "/"}
         return subprocess.run(
-            [*self.prefix, *command], capture_output=True, text=True, check=False, **identity, **options
+            [*self.prefix, *command],
+            capture_output=True,
+            text=True,
+            check=False,
+            **identity,
+            **options,
         )
 
 
@@ -37,11 +42,13 @@ def ordinary() -> pwd.struct_passwd:
         for entry in pwd.getpwall():
             if entry.pw_uid:
                 return entry
-    raise LocalError("This machine has no account but root, and PostgreSQL refuses root. Set DATABASE_URL.")
+    raise LocalError(
+        "This machine has no account but root, and PostgreSQL refuses root. Set DATABASE_URL."
+    )
 
 
 def for_postgres(folder: Path, binaries: Path, *, namespaces: bool = True) -> Account:
-    """Ourselves, unless we are root: then a one-user namespace, in which the files stay root's, else another account."""
+    """Ourselves, unless we are root: then a one-user namespace, whose files stay root's, else another account."""
     if os.geteuid() != 0:
         return Account()
     entry = ordinary()

@@ -16,7 +16,9 @@ def _in_packages(relative: str) -> list[Path]:
 
 
 def major_version(postgres_bin: Path) -> str:
-    answer = subprocess.run([postgres_bin / "postgres", "--version"], capture_output=True, text=True, check=True)
+    answer = subprocess.run(
+        [postgres_bin / "postgres", "--version"], capture_output=True, text=True, check=True
+    )
     return answer.stdout.split()[-1].split(".")[0]  # "postgres (PostgreSQL) 18.6"
 
 

@@ -14,7 +14,9 @@ from typing import IO, Any
 from deploy.local.errors import AlreadyRunning, LocalError
 
 PROJECT = Path(__file__).resolve().parents[2]
-LONGEST_SOCKET_PATH = 90  # the kernel takes 107 bytes (103 on macOS); supervisor appends its pid while it binds
+LONGEST_SOCKET_PATH = (
+    90  # the kernel takes 107 bytes (103 on macOS); supervisor appends its pid while it binds
+)
 
 
 class Home:
@@ -71,7 +73,9 @@ class Home:
         folder.mkdir(mode=0o700, exist_ok=True)
         found = folder.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-            raise LocalError(f"{folder} is not a private folder of yours: remove it, or set TMPDIR.")
+            raise LocalError(
+                f"{folder} is not a private folder of yours: remove it, or set TMPDIR."
+            )
         return folder
 
     def secrets(self) -> dict[str, str]:

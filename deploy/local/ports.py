@@ -13,7 +13,9 @@ HOST = "127.0.0.1"
 
 def is_free(port: int) -> bool:
     with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: TIME_WAIT is free
+        probe.setsockopt(
+            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+        )  # as servers do: TIME_WAIT is free
         try:
             probe.bind((HOST, port))
         except OSError:
@@ -42,7 +44,7 @@ def holder(port: int) -> str:
     """Who listens on `port`, as far as this account may know."""
     try:
         for connection in psutil.net_connections("tcp"):
-            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port:
+            if connection.status == psutil.CONN_LISTEN and connection.laddr[1:2] == (port,):
                 if connection.pid is None:
                     break
                 process = psutil.Process(connection.pid)

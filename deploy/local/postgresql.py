@@ -1,11 +1,13 @@
 """A private PostgreSQL: makes its data folder, says how to start it and whether it answers. Does not supervise it."""
 
 import os
+import pwd
 import shutil
 import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -15,12 +17,21 @@ from deploy.local.errors import LocalError, ProcessFailed
 from deploy.local.ports import HOST
 
 DATABASE = "retort"
+PASSWORD_MARK = "retort-password"  # beside the data that it opens, and as private
 
 
 class PostgreSQL:
     """folder: where the data goes, unless root must give it to another account (see accounts)."""
 
-    def __init__(self, folder: Path, *, port: int, password: str, throw_away: bool = False, namespaces: bool = True):
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        port: int,
+        password: str,
+        throw_away: bool = False,
+        namespaces: bool = True,
+    ):
         programs = binaries.postgres(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         self.account = accounts.for_postgres(folder.parent, programs, namespaces=namespaces)
@@ -49,7 +60,9 @@ class PostgreSQL:
 
     def _initialise(self) -> None:
         """In a folder of another name first: the final name means that it is complete."""
-        fresh = Path(tempfile.mkdtemp(prefix=f".{self.data.name}-unfinished-", dir=self.data.parent))
+        fresh = Path(
+            tempfile.mkdtemp(prefix=f".{self.data.name}-unfinished-", dir=self.data.parent)
+        )
         self._own(fresh)
         handle, password_file = tempfile.mkstemp(dir=self.data.parent)
         try:
@@ -68,10 +81,13 @@ class PostgreSQL:
                 shutil.rmtree(fresh)
                 fresh.mkdir(mode=0o700)
                 self._own(fresh)
-                done = self.account.run([*(c for c in command if c != "--locale=C.UTF-8"), "--locale=C"])
+                done = self.account.run(
+                    [*(c for c in command if c != "--locale=C.UTF-8"), "--locale=C"]
+                )
             if done.returncode != 0:
                 raise ProcessFailed(f"initdb failed:\n{done.stdout[-1000:]}{done.stderr[-2000:]}")
             self._single_user(f"CREATE DATABASE {DATABASE}", fresh)
+            self._note_password(fresh)
             fresh.rename(self.data)
         finally:
             Path(password_file).unlink(missing_ok=True)
@@ -80,7 +96,7 @@ class PostgreSQL:
 
     def _own(self, path: Path) -> None:
         if self.account.user:
-            entry = accounts.pwd.getpwnam(self.account.user)
+            entry = pwd.getpwnam(self.account.user)
             os.chown(path, entry.pw_uid, entry.pw_gid)
 
     def _single_user(self, statement: str, data: Path) -> None:
@@ -94,14 +110,16 @@ class PostgreSQL:
 
     def _set_password(self) -> None:
         """The secrets may have been lost or replaced while the data stayed."""
-        mark = self.data / "retort-password"
-        if mark.is_file() and mark.read_text() == self.password:
-            return
-        if mark.is_file() or (self.data / "PG_VERSION").is_file():
+        mark = self.data / PASSWORD_MARK
+        if not mark.is_file() or mark.read_text() != self.password:
             self._single_user(f"ALTER ROLE postgres PASSWORD '{self.password}'", self.data)
-            mark.touch(mode=0o600)
-            mark.write_text(self.password)
-            self._own(mark)
+            self._note_password(self.data)
+
+    def _note_password(self, data: Path) -> None:
+        mark = data / PASSWORD_MARK
+        mark.touch(mode=0o600)
+        mark.write_text(self.password)
+        self._own(mark)
 
     def command(self) -> list[str]:
         """Stays in the foreground. SIGINT is its quick and orderly stop."""
@@ -114,28 +132,57 @@ class PostgreSQL:
         if self.throw_away:
             settings |= dict.fromkeys(("fsync", "synchronous_commit", "full_page_writes"), "off")
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
-        return [*self.account.prefix, str(self.programs / "postgres"), "-D", str(self.data), "-p", str(self.port), *options]
+        return [
+            *self.account.prefix,
+            str(self.programs / "postgres"),
+            "-D",
+            str(self.data),
+            "-p",
+            str(self.port),
+            *options,
+        ]
 
     def is_ready(self) -> bool:
-        command = [self.programs / "pg_isready", "-q", "-h", HOST, "-p", str(self.port), "-U", "postgres", "-d", DATABASE]
+        command = [
+            self.programs / "pg_isready",
+            "-q",
+            "-h",
+            HOST,
+            "-p",
+            str(self.port),
+            "-U",
+            "postgres",
+            "-d",
+            DATABASE,
+        ]
         return subprocess.run(command, check=False).returncode == 0
 
     def postmaster(self) -> psutil.Process | None:
         """The server on this data folder, if it lives. Its pid file alone proves nothing: pids are given again."""
+        process = self._process_in_pid_file()
+        return process if process and self._is_ours(process) else None
+
+    def _process_in_pid_file(self) -> psutil.Process | None:
         try:
-            pid = int((self.data / "postmaster.pid").read_text().split("\n", 1)[0])
-            process = psutil.Process(pid)
-            ours = process.name() == "postgres" and Path(process.cwd()).samefile(self.data)
+            return psutil.Process(int((self.data / "postmaster.pid").read_text().split("\n", 1)[0]))
         except (OSError, ValueError, psutil.Error):
             return None
-        return process if ours and process.status() != psutil.STATUS_ZOMBIE else None
+
+    def _is_ours(self, process: psutil.Process) -> bool:
+        try:
+            return process.name() == "postgres" and Path(process.cwd()).samefile(self.data)
+        except (OSError, psutil.Error):
+            return False
 
     def stop_leftover(self) -> None:
         """Stop a server that outlived its launcher, and remove a pid file that names somebody else's process."""
-        process = self.postmaster()
+        process = self._process_in_pid_file()
         if process is None:
-            # PostgreSQL itself takes over the file of a dead process, but not one whose pid was given again.
-            (self.data / "postmaster.pid").unlink(missing_ok=True)
+            return  # PostgreSQL sees for itself that the process is gone, and looks for survivors of it
+        if not self._is_ours(process):
+            # It would wait for a process that was given the same pid.
+            if process.name() != "postgres":
+                (self.data / "postmaster.pid").unlink(missing_ok=True)
             return
         process.send_signal(signal.SIGINT)
         try:
@@ -146,7 +193,7 @@ class PostgreSQL:
             ) from None
 
 
-def wait_until(is_ready, seconds: float, *, step: float = 0.02) -> bool:
+def wait_until(is_ready: Callable[[], bool], seconds: float, *, step: float = 0.02) -> bool:
     deadline = time.monotonic() + seconds
     while not is_ready():
         if time.monotonic() > deadline:

@@ -13,7 +13,15 @@ from deploy.local.ports import HOST
 
 
 class Redis:
-    def __init__(self, folder: Path, *, port: int, password: str, databases: int = 16, throw_away: bool = False):
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        port: int,
+        password: str,
+        databases: int = 16,
+        throw_away: bool = False,
+    ):
         self.folder = folder
         self.port = port
         self.password = password
@@ -68,7 +76,9 @@ class Redis:
         """Stop a server on this folder that outlived its launcher."""
         try:
             process = psutil.Process(int((self.folder / "redis.pid").read_text()))
-            ours = process.exe() == os.path.realpath(self.program) and Path(process.cwd()).samefile(self.folder)
+            ours = process.exe() == os.path.realpath(self.program) and Path(process.cwd()).samefile(
+                self.folder
+            )
         except (OSError, ValueError, psutil.Error):
             return
         if not ours:

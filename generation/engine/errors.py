@@ -37,11 +37,23 @@ class TextTooLong(EngineError):
     code = "text_too_long"
 
 
+class SizeNotSupported(EngineError):
+    """The release does not make images of this size."""
+
+    code = "size_not_supported"
+
+
 class OutOfMemory(EngineError):
     """The device ran out of memory even for a single image."""
 
     code = "out_of_memory"
     retryable = True
+
+
+class NotFinite(EngineError):
+    """The network gave values that are not numbers. Load the release with dtype float32."""
+
+    code = "not_finite"
 
 
 class DeviceUnavailable(EngineError):

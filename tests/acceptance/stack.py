@@ -36,6 +36,7 @@ class Stack:
 
     def __init__(self, home: Path, *, workers: int, env: dict[str, str]) -> None:
         self.home = home
+        home.mkdir(parents=True, exist_ok=True)
         self.env = {
             **{k: v for k, v in os.environ.items() if k not in ("DATABASE_URL", "REDIS_URL", "DATA_DIR")},
             "RETORT_HOME": str(home),

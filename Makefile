@@ -1,0 +1,77 @@
+# One machine, from a clone to a picture. `make` alone lists what there is.
+# Variables: WORKERS=2 PORT=8000 PROMPT="…" SEED=7 OUT=file.webp TORCH=cpu ARGS="-k name" RETORT_HOME=folder DATABASE_URL=… REDIS_URL=…
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-tests python run demo test check format format-check lint types imports migrations acceptance bench clean
+
+BASE_PYTHON ?= python3
+PYTHON := .venv/bin/python
+LOCAL := $(PYTHON) -m deploy.local
+export WORKERS PORT PROMPT SEED OUT TORCH
+
+help: ## list these targets
+	@echo "Retort: pictures for a catalogue of prompts."
+	@echo
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@sed -n 's/^# Variables: /Variables: /p' Makefile
+
+python:
+	@$(BASE_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "Python 3.11 or newer is needed; $(BASE_PYTHON) is $$($(BASE_PYTHON) --version 2>&1 || echo missing). Choose one: make BASE_PYTHON=python3.12 …" >&2; exit 1; }
+
+setup: python ## make .venv and install what the project needs
+	@$(BASE_PYTHON) -m deploy.local.setup
+
+setup-tests: python
+	@$(BASE_PYTHON) -m deploy.local.setup --tests
+
+run: setup ## start everything, make a first picture, serve until Ctrl-C
+	@exec $(LOCAL) run
+
+demo: setup ## make one picture (PROMPT="…" SEED=7 OUT=…) and print its path
+	@exec $(LOCAL) demo
+
+test: setup-tests ## run the tests on PostgreSQL and Redis of their own (ARGS="-k name")
+	@echo "Running the tests …"
+	@exec $(LOCAL) servers -- $(PYTHON) -m pytest -n auto -m "not acceptance" $(ARGS)
+
+check: format-check lint types imports migrations test ## everything that a change must pass
+
+format: setup-tests ## format the code
+	@$(PYTHON) -m ruff format .
+	@$(PYTHON) -m ruff check --fix --quiet . || true
+
+format-check: setup-tests
+	@echo "Format …"
+	@$(PYTHON) -m ruff format --check .
+
+lint: setup-tests ## ruff
+	@echo "Lint …"
+	@$(PYTHON) -m ruff check .
+
+types: setup-tests ## mypy with django-stubs
+	@echo "Types …"
+	@SECRET_KEY=types-only $(PYTHON) -m mypy
+
+imports: setup-tests ## import contracts: what may know what
+	@echo "Imports …"
+	@.venv/bin/lint-imports
+
+migrations: setup-tests ## whether the models have changes without a migration
+	@echo "Migrations …"
+	@exec $(LOCAL) servers -- $(PYTHON) manage.py makemigrations --check --dry-run
+
+acceptance: setup-tests ## whole stacks under load, killed workers and restarted servers (ARGS="-k name")
+	@echo "Running the acceptance tests …"
+	@exec $(LOCAL) servers -- $(PYTHON) -m pytest -m acceptance -p no:xdist -v $(ARGS)
+
+bench: setup-tests ## measure the engine alone and the whole stack
+	@exec $(PYTHON) -m tests.bench $(ARGS)
+
+clean: ## remove .venv and caches; the data in .retort stays
+	@echo "Removing .venv and caches …"
+	@rm -rf .venv staticfiles out .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	@find . -name __pycache__ -type d -not -path './.retort/*' -prune -exec rm -rf {} +
+	@echo "The data stays in .retort; delete that folder to start from nothing."

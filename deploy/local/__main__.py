@@ -1,0 +1,233 @@
+"""The command line behind the Makefile: run, demo, servers, and control of the processes of a serving stack."""
+
+import argparse
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from deploy.local import picture, throwaway
+from deploy.local.api import API
+from deploy.local.errors import AlreadyRunning, APIError, LocalError
+from deploy.local.home import Home
+from deploy.local.stack import Stack, is_serving, say
+from deploy.local.supervision import Supervisor
+
+
+class Stop(BaseException):
+    """A signal asked us to end."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.action(options))
+    except LocalError as error:
+        say(f"\n{error}")
+        return 1
+    except (Stop, KeyboardInterrupt):
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m deploy.local", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, action, help: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=help, description=help)
+        command.set_defaults(action=action)
+        return command
+
+    for name, action, help in (
+        ("run", run, "start everything, make a picture, serve until Ctrl-C"),
+        ("demo", demo, "make one picture; its path is the last line of stdout"),
+    ):
+        command = add(name, action, help)
+        command.add_argument(
+            "--workers",
+            type=_positive,
+            default=_variable("WORKERS", "1"),
+            help="generation workers",
+        )
+        command.add_argument(
+            "--port", type=_positive, default=_variable("PORT"), help="of the web process"
+        )
+        command.add_argument(
+            "--prompt", default=_variable("PROMPT"), help="text or slug of a prompt variant"
+        )
+        command.add_argument("--seed", type=int, default=_variable("SEED"))
+        command.add_argument(
+            "--out", type=Path, default=_variable("OUT"), help="file or folder of the picture"
+        )
+    commands.choices["run"].add_argument("--no-picture", action="store_true", help="serve only")
+    command = add(
+        "servers",
+        servers,
+        "run a command with PostgreSQL and Redis of its own (or DATABASE_URL, REDIS_URL)",
+    )
+    command.add_argument("command", nargs=argparse.REMAINDER, help="-- COMMAND …")
+    for name in ("start", "stop", "restart"):
+        command = add(name, control, f"{name} processes of the stack that is serving")
+        command.add_argument("names", nargs="+", metavar="NAME")
+        command.set_defaults(verb=name)
+    add("status", status, "list the processes of the stack that is serving")
+    return parser
+
+
+def _variable(name: str, default: str | None = None) -> str | None:
+    """make hands its variables over in the environment; argparse converts and checks them like options."""
+    return os.environ.get(name) or default
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above zero")
+    return int(text)
+
+
+# --- commands -------------------------------------------------------------------------------------------------
+
+
+def run(options: argparse.Namespace) -> int:
+    home = Home()
+    stack = Stack(home, workers=options.workers, port=options.port)
+    _stop_on_signals(stack)
+    stack.start()
+    try:
+        if not options.no_picture:
+            made = _picture(API(stack.base_url, stack.api_key), options, home)
+            print(f"\n  picture   {made.path}\n            {made.link}")
+            print(f"            “{made.text}”, seed {made.seed}, {made.seconds:.1f} s")
+        _explain(stack)
+        while True:
+            time.sleep(0.5)
+            stack.watch()
+    except Stop:
+        return 0
+    finally:
+        _stop(stack)
+
+
+def demo(options: argparse.Namespace) -> int:
+    home = Home()
+    stack = Stack(home, workers=options.workers, port=options.port)
+    _stop_on_signals(stack)
+    try:
+        stack.start()
+    except AlreadyRunning:
+        facts = _wait_for_facts(home)
+        say(f"Using the stack that is serving at {facts['base_url']}.")
+        print(_picture(API(facts["base_url"], facts["api_key"]), options, home).path)
+        return 0
+    try:
+        if stack.new_admin_password:
+            say(
+                f"Admin account made: admin, password {stack.new_admin_password} (shown this once; keep it)."
+            )
+        made = _picture(API(stack.base_url, stack.api_key), options, home)
+        say(f"“{made.text}”, seed {made.seed}, {made.seconds:.1f} s. `make run` serves it.")
+    finally:
+        _stop(stack)
+    print(made.path)
+    return 0
+
+
+def servers(options: argparse.Namespace) -> int:
+    command = options.command[1:] if options.command[:1] == ["--"] else options.command
+    if not command:
+        raise LocalError("Say what to run: python -m deploy.local servers -- COMMAND …")
+    return throwaway.run(command)
+
+
+def control(options: argparse.Namespace) -> int:
+    supervisor = _serving(Home())
+    unknown = set(options.names) - set(supervisor.states())
+    if unknown:
+        raise LocalError(
+            f"No such process: {', '.join(sorted(unknown))}. There are {', '.join(supervisor.states())}."
+        )
+    if options.verb in ("stop", "restart"):
+        supervisor.stop(*options.names, seconds=10)
+    if options.verb in ("start", "restart"):
+        supervisor.run(*options.names)
+    return 0
+
+
+def status(options: argparse.Namespace) -> int:
+    for state in _serving(Home()).states().values():
+        print(f"{state.name:14} {state.state:10} {state.pid or '':<8} {state.log}")
+    return 0
+
+
+# --- steps ----------------------------------------------------------------------------------------------------
+
+
+def _picture(api: API, options: argparse.Namespace, home: Home) -> picture.Picture:
+    try:
+        return picture.make(
+            api, text=options.prompt, seed=options.seed, out=options.out or home.pictures
+        )
+    except APIError as error:
+        if error.status == 404 and options.prompt:
+            known = "\n".join(f"  {text}" for text in picture.suggestions(api, options.prompt))
+            raise LocalError(f"{error}\nThe catalogue has, for example:\n{known}") from None
+        raise
+
+
+def _explain(stack: Stack) -> None:
+    print(f"\n  API       {stack.base_url}/docs")
+    print(f"  admin     {stack.base_url}/admin/")
+    if stack.new_admin_password:
+        print(
+            f"            user admin, password {stack.new_admin_password}  (shown this once; keep it)"
+        )
+    print(f"  API key   in {stack.home.run_file}")
+    print(f"  logs      {stack.home.logs}")
+    print("\nServing. Ctrl-C stops everything and keeps the data.", flush=True)
+
+
+def _serving(home: Home) -> Supervisor:
+    supervisor = Supervisor(home)
+    if not supervisor.answers():
+        raise LocalError(f"Nothing is serving from {home.folder}. Start it with: make run")
+    return supervisor
+
+
+def _wait_for_facts(home: Home, seconds: float = 120) -> dict:
+    deadline = time.monotonic() + seconds
+    while not is_serving(home):
+        if time.monotonic() > deadline:
+            raise LocalError(f"Another launcher holds {home.folder} but does not get ready.")
+        time.sleep(0.2)
+    return home.read_run()
+
+
+def _stop(stack: Stack) -> None:
+    say("\nStopping …")
+    began = time.monotonic()
+    stack.stop()
+    say(f"Stopped in {time.monotonic() - began:.1f} s. The data stays in {stack.home.folder}.")
+
+
+def _stop_on_signals(stack: Stack) -> None:
+    """The first signal stops in good order, a second Ctrl-C kills."""
+
+    def kill(*_: object) -> None:
+        stack.kill()
+        os._exit(130)
+
+    def stop(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, kill)
+        raise Stop
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
+        signal.signal(signal.SIGHUP, stop)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,257 @@
+"""Keeps processes up: `supervisor` in the foreground of a session of its own, spoken to over a private Unix socket.
+
+It outlives a killed launcher, and the next launcher finds it by that socket. Knows programs only as names and commands.
+"""
+
+import contextlib
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+import xmlrpc.client
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+
+import psutil
+from supervisor.xmlrpc import SupervisorTransport
+
+from deploy.local.errors import ProcessFailed
+from deploy.local.home import PROJECT, Home
+
+MARK = "RETORT_SUPERVISED_BY"  # in the environment of every process of a stack: its folder
+GONE = ("STOPPED", "EXITED", "FATAL", "UNKNOWN")
+
+
+@dataclass(frozen=True)
+class Program:
+    name: str
+    command: list[str]
+    environment: dict[str, str] = field(default_factory=dict)
+    user: str | None = None
+    stop_signal: str = "TERM"
+    stop_seconds: int = 4  # then it is killed
+    up_after_seconds: int = 1  # one that ends earlier is started again with growing pauses
+
+
+@dataclass(frozen=True)
+class State:
+    name: str
+    state: str
+    pid: int
+    log: Path
+
+
+def configuration(home: Home, programs: Iterable[Program]) -> str:
+    """Nothing secret and no path is written here: both come through the environment, where nothing needs escaping."""
+    lines = [
+        "[supervisord]",
+        "nodaemon=true",
+        "silent=true",
+        "identifier=retort",
+        "logfile=%(ENV_RETORT_LOGS)s/supervisor.log",
+        "logfile_maxbytes=1MB",
+        "logfile_backups=1",
+        "pidfile=%(ENV_RETORT_LOGS)s/supervisor.pid",
+        "minfds=256",
+        "minprocs=1",
+        *(["user=root"] if os.geteuid() == 0 else []),
+        "[unix_http_server]",
+        "file=%(ENV_RETORT_SOCKET)s",
+        "chmod=0600",
+        "[rpcinterface:supervisor]",
+        "supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface",
+    ]
+    for program in programs:
+        environment = ",".join(f'{name}="{value}"' for name, value in program.environment.items())
+        lines += [
+            f"[program:{program.name}]",
+            f"command=%(ENV_{_variable(program)})s",
+            *([f"environment={environment}"] if environment else []),
+            *([f"user={program.user}", "directory=/"] if program.user else []),
+            "autostart=false",  # the launcher starts them in order
+            "autorestart=true",
+            f"startsecs={program.up_after_seconds}",
+            "startretries=20",
+            f"stopsignal={program.stop_signal}",
+            f"stopwaitsecs={program.stop_seconds}",
+            "killasgroup=true",
+            "redirect_stderr=true",
+            f"stdout_logfile=%(ENV_RETORT_LOGS)s/{program.name}.log",
+            "stdout_logfile_maxbytes=5MB",
+            "stdout_logfile_backups=2",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _variable(program: Program) -> str:
+    return "RETORT_COMMAND_" + program.name.upper().replace("-", "_")
+
+
+class Supervisor:
+    """The supervisor of one home, whether or not this process started it."""
+
+    def __init__(self, home: Home):
+        self.home = home
+        self.socket = home.sockets() / "supervisor.sock"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, programs: Iterable[Program], environment: Mapping[str, str]) -> None:
+        programs = list(programs)
+        self.home.supervisor_config.write_text(configuration(self.home, programs))
+        variables = {
+            **environment,
+            **{_variable(program): shlex.join(program.command) for program in programs},
+            MARK: str(self.home.folder),
+            "RETORT_LOGS": str(self.home.logs),
+            "RETORT_SOCKET": str(self.socket),
+        }
+        output = self.home.logs / "supervisor.out"
+        with output.open("wb") as file:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", self.home.supervisor_config],
+                # Its own session: a Ctrl-C in the terminal reaches the launcher, which stops things in order.
+                cwd=PROJECT, env=variables, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True,
+            )  # fmt: skip
+        deadline = time.monotonic() + 20
+        while not self.answers():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise ProcessFailed(f"supervisor did not start:\n{tail(output)}")
+            time.sleep(0.02)
+
+    def _call(self, method: str, *arguments: Any) -> Any:
+        transport = SupervisorTransport(None, None, f"unix://{self.socket}")
+        try:
+            server = xmlrpc.client.ServerProxy("http://localhost", transport=transport)
+            return getattr(server.supervisor, method)(*arguments)
+        finally:
+            transport.close()
+
+    def answers(self) -> bool:
+        try:
+            self._call("getState")
+        except (OSError, HTTPException):
+            return False
+        return True
+
+    def is_alive(self) -> bool:
+        return self._process.poll() is None if self._process else self.answers()
+
+    def states(self) -> dict[str, State]:
+        return {
+            info["name"]: State(
+                info["name"], info["statename"], info["pid"], Path(info["stdout_logfile"])
+            )
+            for info in self._call("getAllProcessInfo")
+        }
+
+    def run(self, *names: str) -> None:
+        """Start without waiting; a program that runs already is left alone."""
+        for name in names:
+            try:
+                self._call("startProcess", name, False)
+            except xmlrpc.client.Fault as fault:
+                if "ALREADY_STARTED" not in fault.faultString:
+                    raise ProcessFailed(
+                        f"{name} could not be started: {fault.faultString}"
+                    ) from fault
+
+    def stop(self, *names: str, seconds: float) -> None:
+        """Stop these together and wait until they are gone, at most `seconds`."""
+        for name in names:
+            try:
+                self._call("stopProcess", name, False)
+            except xmlrpc.client.Fault as fault:
+                if "NOT_RUNNING" not in fault.faultString:
+                    raise ProcessFailed(f"{name}: {fault.faultString}") from fault
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            states = self.states()
+            if all(states[name].state in GONE for name in names):
+                return
+            time.sleep(0.05)
+
+    def shut_down(self, seconds: float = 8) -> None:
+        """End the supervisor, and with it whatever still runs under it."""
+        # It may be gone, or going already.
+        with contextlib.suppress(OSError, HTTPException, xmlrpc.client.Fault):
+            self._call("shutdown")
+        deadline = time.monotonic() + seconds
+        while self.is_alive() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        self.kill()
+
+    def kill(self) -> None:
+        """At once: the supervisor first, so that it restarts nothing."""
+        if self._process and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+        for process in survivors(self.home):
+            kill(process)
+
+
+def survivors(home: Home) -> list[psutil.Process]:
+    """Processes of this home's stack, known by the mark in their environment: pids alone may be somebody else's."""
+    kin = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.pid not in kin and process.environ().get(MARK) == str(home.folder):
+                found.append(process)
+        except (psutil.Error, OSError):
+            continue  # another account's, or gone meanwhile
+    # A supervisor first: it would start the others again.
+    return sorted(
+        found, key=lambda process: "supervisor.supervisord" not in " ".join(_command(process))
+    )
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+def kill(process: psutil.Process) -> None:
+    try:
+        process.send_signal(signal.SIGKILL)
+        process.wait(timeout=2)
+    except psutil.Error:
+        pass
+
+
+def clear_leftovers(home: Home, *, seconds: float = 8) -> int:
+    """End what a killed launcher left running. Returns how many processes that were."""
+    supervisor = Supervisor(home)
+    found = survivors(home)
+    if supervisor.answers():
+        supervisor.shut_down(seconds)
+    remaining = survivors(home)
+    for process in remaining:
+        if "supervisor.supervisord" in " ".join(_command(process)):
+            kill(process)
+        else:
+            try:
+                # SIGINT is PostgreSQL's quick stop; SIGTERM would wait for its clients.
+                process.send_signal(
+                    signal.SIGINT if process.name() == "postgres" else signal.SIGTERM
+                )
+            except psutil.Error:
+                continue
+    _, stubborn = psutil.wait_procs(remaining, timeout=4)
+    for process in stubborn:
+        kill(process)
+    supervisor.socket.unlink(missing_ok=True)
+    return len(found)
+
+
+def tail(log: Path, lines: int = 30) -> str:
+    try:
+        return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
+    except OSError:
+        return f"(no {log})"

@@ -1,0 +1,69 @@
+"""Who asks and what their key allows. Knows API keys and scopes; knows nothing of what is asked for."""
+
+from typing import Any
+
+from drf_spectacular.extensions import OpenApiAuthenticationExtension
+from rest_framework.authentication import BaseAuthentication, get_authorization_header
+from rest_framework.exceptions import AuthenticationFailed, PermissionDenied
+from rest_framework.permissions import BasePermission
+from rest_framework.request import Request
+from rest_framework.views import APIView
+
+from generation.models import APIKey
+
+SCHEME = "Bearer"
+
+
+class APIKeyAuthentication(BaseAuthentication):
+    """`Authorization: Bearer rt_…`. request.user is the key's owner, request.auth the key."""
+
+    def authenticate(self, request: Request) -> tuple[Any, APIKey] | None:
+        scheme, _, plain = get_authorization_header(request).decode("latin-1").partition(" ")
+        if not scheme:
+            return None
+        if scheme.lower() != SCHEME.lower() or not plain.strip():
+            raise AuthenticationFailed("Send the key as: Authorization: Bearer rt_…")
+        key = find(plain.strip())
+        if key is None:
+            # One answer for unknown, wrong, revoked and expired: it helps nobody to guess.
+            raise AuthenticationFailed("The API key is not valid, was revoked or has expired.")
+        key.touch()
+        return key.owner, key
+
+    def authenticate_header(self, request: Request) -> str:
+        return f'{SCHEME} realm="retort"'
+
+
+def find(plain: str) -> APIKey | None:
+    """The good key with this plain text whose owner may still log in."""
+    key = APIKey.objects.select_related("owner").filter(prefix=APIKey.prefix_of(plain)).first()
+    return key if key and key.matches(plain) and key.owner.is_active else None
+
+
+class HasScope(BasePermission):
+    """A view states `required_scopes = {"GET": …}`. What it does not state is refused, except OPTIONS."""
+
+    def has_permission(self, request: Request, view: APIView) -> bool:
+        if not isinstance(request.auth, APIKey):
+            return False
+        scopes: dict[str, str] = getattr(view, "required_scopes", {})
+        method = request.method or ""
+        if method == "OPTIONS":
+            return True
+        needed = scopes.get("GET" if method == "HEAD" else method)
+        if needed is None:
+            # The view has no such method, and DRF says so after this; or it forgot its scope, and stays shut.
+            return not hasattr(view, method.lower())
+        if needed not in request.auth.scopes:
+            raise PermissionDenied(f"The API key lacks the scope {needed}.")
+        return True
+
+
+class APIKeyScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
+    """How the schema describes the keys."""
+
+    target_class = "generation.authentication.APIKeyAuthentication"
+    name = "apiKey"
+
+    def get_security_definition(self, auto_schema: Any) -> dict[str, str]:
+        return {"type": "http", "scheme": "bearer", "description": "A key made in the admin: `rt_…`"}

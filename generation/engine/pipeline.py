@@ -1,0 +1,292 @@
+"""A loaded release that turns requests into pixels, in batches. Knows no text encoder, no queue and no database.
+
+The same request gives the same picture at any batch size: noise comes from one CPU generator per image. What is left is
+rounding, which follows the shape of the batch: at most TOLERANCE of 255 in any pixel, by the dtype of the U-Net.
+"""
+
+import json
+import time
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from generation.engine import device as devices
+from generation.engine import latents as conversions
+from generation.engine import release as releases
+from generation.engine import sampling
+from generation.engine.device import Device
+from generation.engine.embeddings import EmbeddingTable, check
+from generation.engine.errors import (
+    EmbeddingMismatch,
+    EngineError,
+    NotFinite,
+    OutOfMemory,
+    ReleaseInvalid,
+    SizeNotSupported,
+)
+from generation.engine.release import ENCODER_FOLDERS, NEGATIVE_EMBEDS, Manifest
+from generation.engine.request import GenerationRequest, GenerationResult, Timings
+
+TOLERANCE = {"float32": 2, "bfloat16": 8, "float16": 8}
+DECODED_PIXELS = 8 * 512 * 512  # of one VAE call: its activations are the peak of memory
+OnStep = Callable[[int, int], Collection[int]]
+Rows = list[int]
+
+
+def load(
+    release_dir: Path | str, *, device: str = "auto", dtype: str = "auto", threads: int = 0
+) -> "Pipeline":
+    """Load a release onto a device. Raises ReleaseInvalid and DeviceUnavailable."""
+    folder = Path(release_dir)
+    chosen = devices.choose(device, dtype, threads=threads)
+    # The text encoder is never read here, so its gigabytes are not hashed.
+    manifest = releases.verify(folder, without=ENCODER_FOLDERS)
+    config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text("utf-8"))
+    config["prediction_type"] = manifest.prediction_type
+    sampling.check(manifest.noise_scheduler, config, manifest.timesteps)
+    try:
+        unet = _load_component(UNet2DConditionModel, folder / "unet", chosen, chosen.dtype)
+        vae_config = json.loads((folder / "vae" / "config.json").read_text("utf-8"))
+        vae = _load_component(AutoencoderKL, folder / "vae", chosen, _vae_dtype(chosen, vae_config))
+        negative = None
+        if manifest.guidance_scale != 1:
+            stored = load_file(folder / NEGATIVE_EMBEDS)["negative_prompt_embeds"]
+            negative = stored.to(chosen.place, chosen.dtype)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ReleaseInvalid(f"{folder}: {error}") from error
+    if negative is not None and tuple(negative.shape) != manifest.embedding_shape:
+        raise ReleaseInvalid(
+            f"{NEGATIVE_EMBEDS} has the shape {tuple(negative.shape)}, not {manifest.embedding_shape}."
+        )
+    return Pipeline(manifest, chosen, unet, vae, config, negative)
+
+
+def _load_component(kind: Any, folder: Path, device: Device, dtype: torch.dtype) -> Any:
+    network = kind.from_pretrained(
+        folder, torch_dtype=dtype, use_safetensors=True, local_files_only=True
+    )
+    network.requires_grad_(False).eval()
+    # Convolutions of a CPU and of tensor cores read this layout directly.
+    layout = torch.preserve_format if device.place.type == "mps" else torch.channels_last
+    return network.to(device.place).to(memory_format=layout)
+
+
+def _vae_dtype(device: Device, config: dict[str, Any]) -> torch.dtype:
+    """A VAE with force_upcast overflows in fp16 (activations beyond 65,504); bf16 has the range of fp32."""
+    if device.dtype == torch.float16 and config.get("force_upcast", True):
+        return torch.float32
+    return device.dtype
+
+
+class Pipeline:
+    """One release on one device. One thread uses it at a time."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        device: Device,
+        unet: UNet2DConditionModel,
+        vae: AutoencoderKL,
+        scheduler_config: dict[str, Any],
+        negative_prompt_embeds: torch.Tensor | None,
+    ) -> None:
+        self.manifest = manifest
+        self.device = device
+        self.unet = unet
+        self.vae = vae
+        self.embeddings = EmbeddingTable(device.place, device.dtype)
+        self._scheduler_config = scheduler_config
+        self._negative = negative_prompt_embeds
+        self._factor = 2 ** (len(vae.config.block_out_channels) - 1)  # pixels per latent
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.device.dtype
+
+    def describe(self) -> str:
+        """The device in words, for people."""
+        return self.device.describe()
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        requests: Sequence[GenerationRequest],
+        *,
+        on_step: OnStep | None = None,
+        timings: Timings | None = None,
+    ) -> list[GenerationResult]:
+        """The results in the order of the requests, which must all have the same size.
+
+        on_step(step, steps) is called after each step and returns the indexes of requests that nobody wants any more;
+        their results hold neither pixels nor an error. What it raises stops the batch. A request that alone is wrong,
+        or too large for the device even alone, has its own error in its result; the others go on.
+        Raises SizeNotSupported.
+        """
+        return _Batch(self, requests, on_step, timings or Timings()).run()
+
+
+class _Batch:
+    """One call of `Pipeline.generate`: rows are indexes into its requests."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        requests: Sequence[GenerationRequest],
+        on_step: OnStep | None,
+        timings: Timings,
+    ) -> None:
+        self.pipeline = pipeline
+        self.manifest = pipeline.manifest
+        self.device = pipeline.device
+        self.requests = requests
+        self.on_step = on_step
+        self.timings = timings
+        self.dropped: set[int] = set()
+        self.errors: dict[int, EngineError] = {}
+        self.latents: dict[int, torch.Tensor] = {}
+        self.pixels: dict[int, npt.NDArray[np.uint8]] = {}
+
+    def run(self) -> list[GenerationResult]:
+        self._check_sizes()
+        rows = [row for row in range(len(self.requests)) if self._accepts(row)]
+        self._halving(rows, self._denoise)
+        rows = [row for row in self.latents if row not in self.dropped]
+        if rows:
+            width, height = self.requests[0].width, self.requests[0].height
+            chunk = max(1, DECODED_PIXELS // (width * height))
+            for start in range(0, len(rows), chunk):
+                self._halving(rows[start : start + chunk], self._decode)
+        return [
+            GenerationResult(request, self.pixels.get(row), self.errors.get(row))
+            for row, request in enumerate(self.requests)
+        ]
+
+    def _check_sizes(self) -> None:
+        sizes = {(request.width, request.height) for request in self.requests}
+        if len(sizes) > 1:
+            raise SizeNotSupported(f"One batch has one size, not {sorted(sizes)}.")
+        if unknown := sizes - set(self.manifest.image_sizes):
+            raise SizeNotSupported(f"{unknown.pop()} is not one of {self.manifest.image_sizes}.")
+
+    def _accepts(self, row: int) -> bool:
+        stored = self.requests[row].embedding
+        try:
+            if stored.encoder_fingerprint != self.manifest.encoder_fingerprint:
+                raise EmbeddingMismatch
+            if stored.shape != self.manifest.embedding_shape:
+                raise EmbeddingMismatch(f"It is {stored.shape}, not {self.manifest.embedding_shape}.")
+            check(stored)
+        except EngineError as error:
+            self.errors[row] = error
+            return False
+        return True
+
+    def _halving(self, rows: Rows, work: Callable[[Rows], None]) -> None:
+        """Do the work for the rows at once, or in halves where the device runs out of memory."""
+        waiting = [rows] if rows else []
+        while waiting:
+            part = waiting.pop(0)
+            try:
+                work(part)
+                continue
+            except RuntimeError as error:
+                if not _is_out_of_memory(error):
+                    raise
+                message = str(error).splitlines()[0]
+            # Outside `except`: the traceback would keep the tensors that just did not fit.
+            self.device.empty_cache()
+            if len(part) == 1:
+                self.errors[part[0]] = OutOfMemory(message)
+            else:
+                half = (len(part) + 1) // 2
+                waiting[:0] = [part[:half], part[half:]]
+
+    def _denoise(self, rows: Rows) -> None:
+        """Noise → latents, (4, height ÷ 8, width ÷ 8) per row, in fp32 throughout: small steps vanish in 8 bits."""
+        pipeline, manifest = self.pipeline, self.manifest
+        self.timings.batches.append(len(rows))
+        started = time.perf_counter()
+        noise_scheduler = sampling.make(
+            manifest.noise_scheduler, pipeline._scheduler_config, manifest.timesteps
+        )
+        generators = [torch.Generator().manual_seed(self.requests[row].seed) for row in rows]
+        latents = self._noise(rows, generators) * noise_scheduler.init_noise_sigma
+        prompt_embeds = self._prompt_embeds(rows)
+        options = {"generator": generators} if manifest.noise_scheduler in sampling.DRAWS_NOISE else {}
+        steps = len(manifest.timesteps)
+        for step, timestep in enumerate(noise_scheduler.timesteps, start=1):
+            model_input = noise_scheduler.scale_model_input(latents, timestep)
+            output = self._predict(model_input, float(timestep), prompt_embeds)
+            latents = noise_scheduler.step(output, timestep, latents, return_dict=False, **options)[0]
+            if self.on_step:
+                self.dropped.update(self.on_step(step, steps))
+                if self.dropped.issuperset(rows):
+                    return
+        self.device.synchronize()
+        self.timings.unet_seconds += time.perf_counter() - started
+        self.latents.update(zip(rows, latents, strict=True))
+
+    def _noise(self, rows: Rows, generators: list[torch.Generator]) -> torch.Tensor:
+        request = self.requests[rows[0]]
+        factor = self.pipeline._factor
+        shape = (
+            self.pipeline.unet.config.in_channels,
+            request.height // factor,
+            request.width // factor,
+        )
+        noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
+        return noise.to(self.device.place)
+
+    def _prompt_embeds(self, rows: Rows) -> torch.Tensor:
+        """(batch, tokens, width), or twice as many rows with guidance: first those of the empty text."""
+        embeds = self.pipeline.embeddings.gather([self.requests[row].embedding for row in rows])
+        negative = self.pipeline._negative
+        if negative is None:
+            return embeds
+        return torch.cat([negative.expand(len(rows), -1, -1), embeds])
+
+    def _predict(
+        self, model_input: torch.Tensor, timestep: float, prompt_embeds: torch.Tensor
+    ) -> torch.Tensor:
+        """The U-Net's output in fp32, guided if the release needs it (Ho & Salimans 2022)."""
+        has_guidance = self.pipeline._negative is not None
+        if has_guidance:
+            model_input = torch.cat([model_input, model_input])
+        if self.device.place.type != "mps":
+            model_input = model_input.contiguous(memory_format=torch.channels_last)
+        output = self.pipeline.unet(
+            model_input.to(self.device.dtype),
+            timestep,
+            encoder_hidden_states=prompt_embeds,
+            return_dict=False,
+        )[0].float()
+        if not has_guidance:
+            return output
+        unguided, guided = output.chunk(2)
+        return unguided + self.manifest.guidance_scale * (guided - unguided)
+
+    def _decode(self, rows: Rows) -> None:
+        started = time.perf_counter()
+        latents = torch.stack([self.latents[row] for row in rows])
+        images = conversions.latents_to_image(self.pipeline.vae, latents)
+        is_finite = images.isfinite().all(dim=(1, 2, 3)).tolist()
+        pixels = conversions.to_pixels(images)
+        self.timings.decoder_seconds += time.perf_counter() - started
+        for row, image, is_right in zip(rows, pixels, is_finite, strict=True):
+            if is_right:
+                self.pixels[row] = image
+            else:
+                self.errors[row] = NotFinite()
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    # The CPU's allocator has no class of its own.
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -1,0 +1,126 @@
+"""Noise schedulers by name, made to walk exactly the timesteps of a manifest. Knows no networks.
+
+Timesteps are indexes into the training schedule. Each object serves one batch: noise schedulers carry state.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
+from diffusers.schedulers.scheduling_lcm import LCMScheduler
+from diffusers.schedulers.scheduling_tcd import TCDScheduler
+from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
+
+from generation.engine.errors import ReleaseInvalid
+
+
+class ExactDDIMScheduler(DDIMScheduler):
+    """DDIM (Song et al. 2020, eq. 12, η = 0) between the timesteps that it was given.
+
+    diffusers' own steps to t − ⌊N ÷ steps⌋, which is the next timestep only if the spacing is even and whole.
+    """
+
+    def set_exact(self, timesteps: Sequence[int]) -> None:
+        self.timesteps = torch.tensor(timesteps)
+        self.num_inference_steps = len(timesteps)
+        following = [self.alphas_cumprod[t] for t in timesteps[1:]] + [self.final_alpha_cumprod]
+        self._alpha_following = dict(zip(timesteps, following, strict=True))
+
+    def step(self, model_output, timestep, sample, **_: Any) -> tuple[torch.Tensor]:  # type: ignore[no-untyped-def]
+        alpha = self.alphas_cumprod[int(timestep)]
+        alpha_following = self._alpha_following[int(timestep)]
+        signal, noise = alpha.sqrt(), (1 - alpha).sqrt()
+        if self.config.prediction_type == "epsilon":
+            pred_epsilon = model_output
+            pred_x0 = (sample - noise * model_output) / signal
+        elif self.config.prediction_type == "v_prediction":
+            pred_epsilon = signal * model_output + noise * sample
+            pred_x0 = signal * sample - noise * model_output
+        else:
+            pred_epsilon = (sample - signal * model_output) / noise
+            pred_x0 = model_output
+        return (alpha_following.sqrt() * pred_x0 + (1 - alpha_following).sqrt() * pred_epsilon,)
+
+
+class ExactUniPCScheduler(UniPCMultistepScheduler):
+    """UniPC on given timesteps; diffusers' own takes only their number."""
+
+    def set_exact(self, timesteps: Sequence[int]) -> None:
+        self.set_timesteps(len(timesteps))
+        sigmas = ((1 - self.alphas_cumprod) / self.alphas_cumprod).sqrt()[list(timesteps)]
+        self.sigmas = torch.cat([sigmas, torch.zeros(1)]).float()
+        self.timesteps = torch.tensor(timesteps)
+
+
+# The manifest's timesteps are the truth: every option that would bend them is switched off.
+_EXACT = {
+    "use_karras_sigmas": False,
+    "use_exponential_sigmas": False,
+    "use_beta_sigmas": False,
+    "final_sigmas_type": "zero",
+}
+_PLAIN = {"clip_sample": False, "thresholding": False}  # limits of pixels, wrong for latents
+_CLASSES: dict[str, tuple[type, dict[str, Any]]] = {
+    "ddim": (ExactDDIMScheduler, _PLAIN),
+    "dpmsolver++": (
+        DPMSolverMultistepScheduler,
+        {**_EXACT, "thresholding": False, "algorithm_type": "dpmsolver++", "use_lu_lambdas": False},
+    ),
+    "unipc": (ExactUniPCScheduler, {**_EXACT, "thresholding": False}),
+    "euler": (
+        EulerDiscreteScheduler,
+        {**_EXACT, "timestep_type": "discrete", "interpolation_type": "linear"},
+    ),
+    "lcm": (LCMScheduler, _PLAIN),
+    "tcd": (TCDScheduler, _PLAIN),
+}
+NAMES = tuple(_CLASSES)
+DRAWS_NOISE = ("lcm", "tcd")  # between steps: they need the generators of the images
+
+
+def make(name: str, config: dict[str, Any], timesteps: Sequence[int]) -> Any:
+    """A fresh noise scheduler for one batch. config: `scheduler_config.json` of the release. Raises ReleaseInvalid."""
+    check(name, config, timesteps)
+    kind, overrides = _CLASSES[name]
+    if name in DRAWS_NOISE:
+        # Else diffusers warns of every timestep that is not on a coarser grid.
+        overrides = {**overrides, "original_inference_steps": config.get("num_train_timesteps", 1000)}
+    accepted = kind._get_init_keys(kind)  # type: ignore[attr-defined]
+    known = {key: value for key, value in config.items() if key in accepted}
+    noise_scheduler = kind(**{**known, **overrides})
+    if hasattr(noise_scheduler, "set_exact"):
+        noise_scheduler.set_exact(list(timesteps))
+    else:
+        noise_scheduler.set_timesteps(timesteps=list(timesteps))
+    return noise_scheduler
+
+
+def check(name: str, config: dict[str, Any], timesteps: Sequence[int]) -> None:
+    """Raises ReleaseInvalid for what no noise scheduler of ours can do rightly."""
+    if name not in _CLASSES:
+        raise ReleaseInvalid(f"The noise scheduler {name!r} is not one of {', '.join(NAMES)}.")
+    trained = config.get("num_train_timesteps", 1000)
+    if not timesteps or timesteps[0] >= trained or min(timesteps) < 0:
+        raise ReleaseInvalid(f"The timesteps must lie from 0 to {trained - 1}.")
+    if any(later >= earlier for earlier, later in zip(timesteps, timesteps[1:], strict=False)):
+        raise ReleaseInvalid("The timesteps must be descending.")
+    if config.get("rescale_betas_zero_snr") and config.get("prediction_type", "epsilon") == "epsilon":
+        raise ReleaseInvalid(
+            "At zero terminal signal-to-noise a network that predicts noise says nothing about the image: "
+            "prediction_type must be v_prediction or sample."
+        )
+
+
+def default_timesteps(config: dict[str, Any], steps: int) -> list[int]:
+    """What stock diffusers' DDIM would walk with this configuration in `steps` steps."""
+    trained = config.get("num_train_timesteps", 1000)
+    if not 1 <= steps <= trained:
+        raise ReleaseInvalid(f"The number of steps must be from 1 to {trained}, not {steps}.")
+    accepted = DDIMScheduler._get_init_keys(DDIMScheduler)
+    noise_scheduler = DDIMScheduler(**{key: value for key, value in config.items() if key in accepted})
+    noise_scheduler.set_timesteps(steps)
+    return [int(t) for t in np.minimum(noise_scheduler.timesteps.numpy(), trained - 1)]

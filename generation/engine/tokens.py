@@ -1,0 +1,57 @@
+"""How many tokens a text has for a release's text encoder. Usable in the web process: `tokenizers` alone, no tensors."""
+
+import functools
+import json
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from generation.engine.errors import ReleaseInvalid
+
+
+def count_tokens(release_dir: Path, text: str) -> int:
+    """Tokens of `text`, with the start and the end marker. Raises ReleaseInvalid."""
+    return len(load_tokenizer(release_dir).encode(text).ids)
+
+
+def limit(release_dir: Path) -> int:
+    """The most tokens that the text encoder takes without cutting, with the two markers. Raises ReleaseInvalid."""
+    config = _json(Path(release_dir) / "text_encoder" / "config.json")
+    return int(config.get("max_position_embeddings", 77))
+
+
+def load_tokenizer(release_dir: Path) -> Tokenizer:
+    """Cuts nothing and pads nothing. Shared between callers: do not change it."""
+    path = Path(release_dir) / "tokenizer" / "tokenizer.json"
+    try:
+        return _load(path, path.stat().st_mtime_ns)
+    except OSError as error:
+        raise ReleaseInvalid(
+            f"{path} is missing: the release holds no tokenizer. Use a release with its encoder."
+        ) from error
+
+
+def pad_token_id(release_dir: Path) -> int:
+    """What fills a text up to `limit`. Raises ReleaseInvalid."""
+    config = _json(Path(release_dir) / "tokenizer" / "tokenizer_config.json")
+    token = config.get("pad_token") or config.get("eos_token") or "<|endoftext|>"
+    content = token["content"] if isinstance(token, dict) else token
+    token_id = load_tokenizer(release_dir).token_to_id(content)
+    if token_id is None:
+        raise ReleaseInvalid(f"{release_dir}: the padding token {content!r} is not in the vocabulary.")
+    return token_id
+
+
+@functools.lru_cache(maxsize=4)
+def _load(path: Path, changed_at: int) -> Tokenizer:
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _json(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ReleaseInvalid(f"{path} cannot be read: {error}.") from error

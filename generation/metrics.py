@@ -1,0 +1,198 @@
+"""Figures of all processes and hosts: cumulative values in one Redis hash, and what PostgreSQL knows at the time of asking.
+
+Recording never raises and costs milliseconds at most when Redis is away; a figure may be lost then, a job never.
+"""
+
+import json
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from django.conf import settings
+from django.db.models import Count, F, Min, Q
+from django.db.models.functions import Now
+from django.utils import timezone
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+
+from generation.connections import attempt
+from generation.models import Embedding, Job, PromptVariant, Release, Worker
+
+HASH = "retort:metrics"  # field: [name, part, [[label, value], …]] as JSON → number
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+
+
+@dataclass(frozen=True)
+class Counter:
+    help: str
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Histogram:
+    help: str
+    buckets: tuple[float, ...]
+    labels: tuple[str, ...] = ()
+
+
+# The whole list: a name that is not here is a typing error in our code, and a test finds it.
+COUNTERS = {
+    "retort_jobs_total": Counter("Jobs that ended.", ("outcome",)),
+    "retort_attempts_total": Counter("Attempts that ended.", ("outcome",)),
+    "retort_images_total": Counter("Images delivered, new and cached."),
+    "retort_device_seconds_total": Counter("Seconds of devices spent on jobs that succeeded."),
+    "retort_cache_total": Counter("Succeeded jobs by how they were answered.", ("result",)),
+    "retort_encoded_total": Counter("Prompt variants encoded.", ("outcome",)),
+}
+HISTOGRAMS = {
+    "retort_job_seconds": Histogram("From a job's creation to its success.", SECONDS),
+    "retort_queue_seconds": Histogram("From a job's creation to its claim by a worker.", SECONDS),
+    "retort_batch_size": Histogram("Images in a batch.", (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)),
+}
+
+
+def _field(name: str, part: str, labels: dict[str, str]) -> str:
+    return json.dumps([name, part, sorted((key, str(value)) for key, value in labels.items())])
+
+
+def _add(amounts: dict[str, float]) -> None:
+    def write(redis) -> None:
+        with redis.pipeline(transaction=False) as pipe:
+            for field, amount in amounts.items():
+                pipe.hincrbyfloat(HASH, field, amount)
+            pipe.execute()
+
+    attempt(write, None)
+
+
+def increment(name: str, by: float = 1, **labels: str) -> None:
+    """Add to a counter of COUNTERS."""
+    _add({_field(name, "value", labels): by})
+
+
+def observe(name: str, value: float, **labels: str) -> None:
+    """Put a value, in seconds or images, into a histogram of HISTOGRAMS."""
+    buckets = HISTOGRAMS[name].buckets
+    place = bisect_left(buckets, value)
+    upper = str(buckets[place]) if place < len(buckets) else "+Inf"
+    _add({_field(name, upper, labels): 1, _field(name, "sum", labels): value})
+
+
+# --- for /metrics ---------------------------------------------------------------------------------
+Labels = tuple[tuple[str, str], ...]
+
+
+def collect() -> Iterator[Metric]:
+    """Everything, as Prometheus families. What Redis cannot say is left out; PostgreSQL must answer."""
+    yield from _recorded()
+    yield from _jobs()
+    yield from _workers()
+    yield from _catalogue()
+
+
+def _recorded() -> Iterator[Metric]:
+    stored: dict[str, str] | None = attempt(lambda redis: redis.hgetall(HASH), None)
+    reachable = stored is not None
+    yield GaugeMetricFamily("retort_redis_up", "Whether Redis answers.", value=float(reachable))
+    if stored is None:
+        return
+    parts: dict[str, dict[Labels, dict[str, float]]] = {}
+    for field, number in stored.items():
+        name, part, labels = json.loads(field)
+        by_labels = parts.setdefault(name, {})
+        by_labels.setdefault(tuple((k, v) for k, v in labels), {})[part] = float(number)
+    for name, counter in COUNTERS.items():
+        family = CounterMetricFamily(name, counter.help, labels=counter.labels)
+        values = parts.get(name, {} if counter.labels else {(): {}})
+        for labels, seen in values.items():
+            family.add_metric(_values(labels, counter.labels), seen.get("value", 0.0))
+        yield family
+    for name, histogram in HISTOGRAMS.items():
+        shape = HistogramMetricFamily(name, histogram.help, labels=histogram.labels)
+        for labels, seen in parts.get(name, {} if histogram.labels else {(): {}}).items():
+            shape.add_metric(
+                _values(labels, histogram.labels),
+                list(_cumulative(histogram.buckets, seen)),
+                seen.get("sum", 0.0),
+            )
+        yield shape
+
+
+def _values(labels: Labels, names: Iterable[str]) -> list[str]:
+    known = dict(labels)
+    return [known.get(name, "") for name in names]
+
+
+def _cumulative(buckets: Iterable[float], seen: dict[str, float]) -> Iterator[tuple[str, float]]:
+    total = 0.0
+    for upper in [*map(str, buckets), "+Inf"]:
+        total += seen.get(upper, 0.0)
+        yield upper, total
+
+
+def _jobs() -> Iterator[Metric]:
+    depth = GaugeMetricFamily("retort_queue_jobs", "Jobs queued.", labels=("release",))
+    running = GaugeMetricFamily("retort_running_jobs", "Jobs running.", labels=("release",))
+    age = GaugeMetricFamily(
+        "retort_queue_oldest_seconds", "Age of the oldest queued job.", labels=("release",)
+    )
+    # The partial indexes of queued and running rows answer this, however many jobs have ended.
+    rows = (
+        Job.objects.filter(status__in=(Job.Status.QUEUED, Job.Status.RUNNING))
+        .values("release_id", "status")
+        .annotate(jobs=Count("id"), oldest=Min("created_at"))
+        .order_by()
+    )
+    found = {(row["release_id"], row["status"]): row for row in rows}
+    served = Q(status=Release.Status.ACTIVE) | Q(pk__in={pk for pk, _ in found})
+    now = timezone.now()
+    for pk, name in Release.objects.filter(served).values_list("pk", "name"):
+        queued = found.get((pk, Job.Status.QUEUED))
+        depth.add_metric([name], queued["jobs"] if queued else 0)
+        waited = (now - queued["oldest"]).total_seconds() if queued else 0.0
+        age.add_metric([name], max(0.0, waited))
+        busy = found.get((pk, Job.Status.RUNNING))
+        running.add_metric([name], busy["jobs"] if busy else 0)
+    yield from (depth, age, running)
+
+
+def _workers() -> Iterator[Metric]:
+    alive = GaugeMetricFamily(
+        "retort_workers", "Workers with a fresh heartbeat.", labels=("queue",)
+    )
+    counts = dict.fromkeys(("generation", "encode"), 0)
+    silence = F("heartbeat_at") - Now()  # by PostgreSQL's clock, like the heartbeat's age in health
+    for row in Worker.objects.annotate(silence=silence).values("queue", "silence"):
+        fresh = -row["silence"].total_seconds() <= settings.WORKER_STALE_SECONDS
+        counts[row["queue"]] = counts.get(row["queue"], 0) + fresh
+    for queue, count in counts.items():
+        alive.add_metric([queue], count)
+    yield alive
+
+
+def _catalogue() -> Iterator[Metric]:
+    variants = GaugeMetricFamily("retort_variants", "Prompt variants.", labels=("status",))
+    rows = PromptVariant.objects.values_list("status").annotate(Count("id")).order_by()
+    counts = dict.fromkeys(PromptVariant.Status.values, 0) | dict(rows)
+    for status, count in counts.items():
+        variants.add_metric([status], count)
+    yield variants
+    encoded = GaugeMetricFamily(
+        "retort_variant_embeddings",
+        "Active prompt variants by the state of their embedding for an active release.",
+        labels=("release", "state"),
+    )
+    for release in Release.objects.filter(status=Release.Status.ACTIVE):
+        states = Embedding.objects.filter(
+            variant__status=PromptVariant.Status.ACTIVE,
+            revision=F("variant__revision"),
+            encoder_fingerprint=release.encoder_fingerprint,
+        ).aggregate(encoded=Count("id", filter=Q(error="")), failed=Count("id", filter=~Q(error="")))
+        missing = counts[PromptVariant.Status.ACTIVE] - states["encoded"] - states["failed"]
+        for state, count in {**states, "missing": max(0, missing)}.items():
+            encoded.add_metric([release.name, state], count)
+    yield encoded

@@ -1,0 +1,228 @@
+"""The web process: a thin ASGI shell around Django's WSGI application. `uvicorn project.asgi:application`
+
+Django decides, the shell waits. Requests run on lasting threads, so that database connections last and a list costs two
+milliseconds. A view that wants its client to wait answers at once with the header of `generation.waiting`; the shell
+keeps the connection without a thread and asks Django again when something moved, or when the time is up.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from a2wsgi import WSGIMiddleware
+from django.conf import settings
+from django.core.wsgi import get_wsgi_application
+
+from generation.waiting import HEADER, Hub, Wait
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+THREADS = 8
+ASKING_AT_ONCE = 4  # repeated questions leave threads to new requests
+RECHECK_SECONDS = 10.0  # a hint may be lost: its sender gave up on Redis for a moment
+RECHECK_DEAF_SECONDS = 1.0
+RECHECKS_PER_SECOND = 100  # of all waiters together
+STOP_SECONDS = 2.0
+BODY_BYTES = 1_048_576  # up to here a slow sender costs no thread; a longer body streams into Django
+HEADER_NAME = HEADER.lower().encode()
+
+django_app = get_wsgi_application()
+
+
+@dataclass
+class Answer:
+    """A whole response, kept."""
+
+    status: int = 500
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    body: bytearray = field(default_factory=bytearray)
+    wait: Wait | None = None
+
+    async def send(self, send: Send) -> None:
+        await send(
+            {"type": "http.response.start", "status": self.status, "headers": self.headers}
+        )
+        await send({"type": "http.response.body", "body": bytes(self.body)})
+
+
+class Shell:
+    """Passes everything to Django; holds the clients that Django wants to wait."""
+
+    def __init__(self, wsgi_application: Any, hub: Hub) -> None:
+        self._django = WSGIMiddleware(wsgi_application, workers=THREADS)
+        self._hub = hub
+        self._asking = asyncio.Semaphore(ASKING_AT_ONCE)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            self._hub.start()
+            await self._http(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1000})
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()
+        self._hub.start()
+        _before_stop(self._hub.close)
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        self._hub.close()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        asked_at = time.monotonic()
+        scope = {**scope, "headers": _without_ours(scope["headers"])}
+        answer = Answer()
+
+        async def pass_or_keep(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                _read_start(answer, message)
+                if answer.wait is None:
+                    await send({**message, "headers": answer.headers})
+            elif answer.wait is None:
+                await send(message)
+            else:
+                answer.body += message.get("body", b"")
+
+        await self._django(scope, await _buffered(receive), pass_or_keep)
+        if answer.wait is not None:
+            await self._hold(scope, receive, send, answer, asked_at)
+
+    # --- waiting ----------------------------------------------------------------------------------
+    async def _hold(
+        self, scope: Scope, receive: Receive, send: Send, answer: Answer, asked_at: float
+    ) -> None:
+        """Answer when it moved or the time is up; stop when the client has gone."""
+        gone = asyncio.ensure_future(_disconnected(receive))
+        final = asyncio.ensure_future(self._final_answer(scope, answer, asked_at))
+        try:
+            await asyncio.wait((gone, final), return_when=asyncio.FIRST_COMPLETED)
+            if final.done():
+                await final.result().send(send)
+        finally:
+            gone.cancel()
+            final.cancel()
+
+    async def _final_answer(self, scope: Scope, answer: Answer, asked_at: float) -> Answer:
+        wait = answer.wait
+        if wait is None:
+            return answer
+        question = _question(scope, wait.then)
+        deadline = asked_at + wait.seconds
+        while not self._hub.closing:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                break
+            await self._hub.moved(wait, since=asked_at, timeout=min(left, self._recheck_seconds()))
+            asked_at = time.monotonic()
+            with contextlib.suppress(TimeoutError):
+                # While the process stops nobody waits long for the latest state: the last known one will do.
+                async with asyncio.timeout(STOP_SECONDS if self._hub.closing else None):
+                    newer = await self._ask(question)
+                # A failure of a moment (PostgreSQL restarts) is no answer to somebody who waits.
+                answer = answer if newer.status >= 500 else newer
+            if answer.wait is None:
+                break
+        return answer
+
+    def _recheck_seconds(self) -> float:
+        fewest = RECHECK_SECONDS if self._hub.hears else RECHECK_DEAF_SECONDS
+        return max(fewest, self._hub.waiters / RECHECKS_PER_SECOND)
+
+    async def _ask(self, question: Scope) -> Answer:
+        answer = Answer()
+
+        async def keep(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                _read_start(answer, message)
+            else:
+                answer.body += message.get("body", b"")
+
+        async with self._asking:
+            await self._django(question, _empty, keep)
+        return answer
+
+
+def _without_ours(headers: Any) -> list[tuple[bytes, bytes]]:
+    return [(name, value) for name, value in headers if name.lower() != HEADER_NAME]
+
+
+def _read_start(answer: Answer, message: Message) -> None:
+    """Status, headers for the client, and the wish to wait. The one place where our header is taken off."""
+    answer.status = message["status"]
+    answer.headers = _without_ours(message["headers"])
+    for name, value in message["headers"]:
+        if name.lower() == HEADER_NAME:
+            answer.wait = Wait.decode(value.decode())
+
+
+def _question(scope: Scope, target: str) -> Scope:
+    """A GET of `target` by the same client."""
+    parts = urlsplit(target)
+    dropped = (b"content-length", b"content-type", b"transfer-encoding", b"expect")
+    return {
+        **scope,
+        "method": "GET",
+        "path": unquote(parts.path),
+        "raw_path": parts.path.encode(),
+        "query_string": parts.query.encode(),
+        "headers": [(name, value) for name, value in scope["headers"] if name not in dropped],
+    }
+
+
+async def _empty() -> Message:
+    return {"type": "http.request", "body": b"", "more_body": False}
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _buffered(receive: Receive) -> Receive:
+    """`receive` with the body read ahead, up to BODY_BYTES."""
+    messages = [await receive()]
+    size = len(messages[0].get("body", b""))
+    while messages[-1].get("more_body", False) and size < BODY_BYTES:
+        messages.append(await receive())
+        size += len(messages[-1].get("body", b""))
+    messages.reverse()
+
+    async def replay() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return replay
+
+
+def _before_stop(action: Callable[[], None]) -> None:
+    """Run `action` in the loop as soon as the process is told to stop: uvicorn waits for open requests first."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        before = signal.getsignal(number)
+
+        def handle(number: int, frame: FrameType | None, before: Any = before) -> None:
+            loop.call_soon_threadsafe(action)
+            if callable(before):
+                before(number, frame)
+
+        signal.signal(number, handle)
+
+
+application = Shell(django_app, Hub(settings.REDIS_URL))

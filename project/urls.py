@@ -1,0 +1,17 @@
+"""What is reachable over HTTP: the API, the admin, health, and a page of links."""
+
+from django.contrib import admin
+from django.urls import include, path
+
+from generation.views import home
+
+urlpatterns = [
+    path("", home.page, name="home"),
+    path("admin/", admin.site.urls),
+    path("", include("generation.urls")),
+]
+
+handler400 = "generation.views.problems.bad_request"
+handler403 = "generation.views.problems.forbidden"
+handler404 = "generation.views.problems.not_found"
+handler500 = "generation.views.problems.server_error"

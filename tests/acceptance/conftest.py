@@ -1,0 +1,71 @@
+"""One stack for all acceptance tests: two workers, short leases, and a Redis server of the tests' own that they may kill."""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from deploy.local import ports
+from deploy.local.redis import Redis
+from tests.acceptance.stack import Stack, wait_for
+from tests.tiny import make_quick_release
+
+
+class RedisServer:
+    """A real server process on a port of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.server = Redis(folder, port=ports.pick(), password="acceptance")
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self.server.prepare()
+        self.process = subprocess.Popen(self.server.command(), stdout=subprocess.DEVNULL)
+        wait_for(self.server.is_ready, 10, "Redis answers")
+
+    def kill(self) -> None:
+        assert self.process
+        self.process.kill()
+        self.process.wait()
+
+    def client(self) -> redis.Redis:
+        return redis.Redis.from_url(self.server.url)
+
+
+@pytest.fixture(scope="session")
+def stack_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("stack")
+
+
+@pytest.fixture(scope="session")
+def redis_server(stack_home: Path) -> Iterator[RedisServer]:
+    server = RedisServer(stack_home / "redis-of-the-tests")
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="session")
+def stack(stack_home: Path, redis_server: RedisServer) -> Iterator[Stack]:
+    """Serving with the starter and three toy students of its encoder: quick, other, and slow (some seconds a job)."""
+    env = {
+        "REDIS_URL": redis_server.server.url,
+        "LEASE_SECONDS": "4",
+        "SWEEP_SECONDS": "1",
+        "WORKER_STALE_SECONDS": "8",
+    }
+    stack = Stack(stack_home / "home", workers=2, env=env)
+    for name, steps in (("quick", 4), ("other", 4), ("slow", 250)):
+        folder = make_quick_release(stack_home / name, name=name, steps=steps)
+        stack.manage("release", "register", str(folder))
+    yield stack
+    assert stack.stop() == 0
+
+
+@pytest.fixture(scope="session")
+def variants(stack: Stack) -> list[str]:
+    """Slugs of encoded prompt variants."""
+    wait_for(lambda: stack.query("SELECT count(*) AS n FROM generation_embedding")[0]["n"] >= 50, 60, "encoded")
+    return [row["slug"] for row in stack.http.get("/v1/variants", params={"limit": 50}).json()["results"]]

@@ -1,0 +1,238 @@
+"""Rows for tests, each function with defaults for everything. Without arguments they fit together: one catalogue row,
+
+one release, one embedding of the former for the latter, one owner. Nothing here loads tensors.
+"""
+
+import hashlib
+import io
+import itertools
+import uuid
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.contrib.auth import get_user_model
+from django.utils import timezone
+from PIL import Image as Picture
+
+from generation import storage
+from generation.models import APIKey, Embedding, Image, Job, PromptVariant, Release, Worker
+
+ENCODER = "e" * 64  # the fingerprint of the text encoder that every default here belongs to
+DEFAULT_TEXT = "a red glass vase on a wooden table"
+DEFAULT_SLUG = "red-glass-vase"
+EVERY_SCOPE = tuple(APIKey.Scope.values)
+
+_numbers = itertools.count(1)
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def make_user(*, username: str = "owner", is_staff: bool = False, is_superuser: bool = False, password: str = ""):
+    """The user of that name, made if there is none."""
+    users = get_user_model().objects
+    user = users.filter(username=username).first()
+    if user is None:
+        user = users.create_user(
+            username, password=password or None, is_staff=is_staff or is_superuser, is_superuser=is_superuser
+        )
+    return user
+
+
+def make_key(*, owner=None, scopes=EVERY_SCOPE, name: str = "test", expires_at: datetime | None = None):
+    """(key, plain text)"""
+    return APIKey.objects.issue(owner or make_user(), name, list(scopes), expires_at=expires_at)
+
+
+def make_variant(
+    *,
+    slug: str | None = None,
+    text: str | None = None,
+    tags: tuple[str, ...] | list[str] = (),
+    status: str = PromptVariant.Status.ACTIVE,
+    notes: str = "",
+    revision: int = 1,
+) -> PromptVariant:
+    """A new catalogue row; past `generation.catalogue`, so nothing is validated and nothing is encoded."""
+    if slug is None:
+        slug = f"variant-{next(_numbers)}" if text is None else "-".join(text.lower().split())[:120]
+    if text is None:
+        text = slug.replace("-", " ")
+    return PromptVariant.objects.create(
+        slug=slug,
+        text=text,
+        normalized_text=" ".join(text.casefold().split()),
+        tags=list(tags),
+        status=status,
+        notes=notes,
+        revision=revision,
+    )
+
+
+def make_release(
+    *,
+    name: str = "student-1",
+    kind: str = Release.Kind.STUDENT,
+    status: str | None = None,
+    encoder_fingerprint: str = ENCODER,
+    has_encoder: bool = False,
+    image_sizes: tuple[tuple[int, int], ...] = ((64, 64),),
+    steps: int = 4,
+    path: str = "",
+) -> Release:
+    """The release of that name, made if there is none; active if no other of its kind is. It has no folder."""
+    known = Release.objects.filter(name=name).first()
+    if known:
+        return known
+    manifest = {
+        "format_version": 1,
+        "name": name,
+        "kind": kind,
+        "parent": None,
+        "recipe": None,
+        "code_revision": "test",
+        "prediction_type": "epsilon",
+        "noise_scheduler": "ddim",
+        "timesteps": [999 - index * (1000 // steps) for index in range(steps)],
+        "num_inference_steps": steps,
+        "guidance_scale": 1.0,
+        "encoder_fingerprint": encoder_fingerprint,
+        "has_encoder": has_encoder,
+        "max_tokens": 77,
+        "embedding_shape": [4, 8],
+        "weight_dtype": "float32",
+        "quantization": None,
+        "image_sizes": [list(size) for size in image_sizes],
+        "covered_variants": [],
+        "files": [],
+        "evaluation": None,
+    }
+    if status is None:
+        taken = Release.objects.filter(kind=kind, status=Release.Status.ACTIVE).exists()
+        status = Release.Status.CANDIDATE if taken else Release.Status.ACTIVE
+    return Release.objects.create(
+        name=name,
+        kind=kind,
+        status=status,
+        path=path or f"releases/{name}",
+        manifest=manifest,
+        manifest_sha256=_sha256(name),
+        encoder_fingerprint=encoder_fingerprint,
+        has_encoder=has_encoder,
+        size_bytes=1000,
+        activated_at=timezone.now() if status == Release.Status.ACTIVE else None,
+    )
+
+
+def make_embedding(
+    *,
+    variant: PromptVariant | None = None,
+    encoder_fingerprint: str = ENCODER,
+    shape: tuple[int, int] = (4, 8),
+    error: str = "",
+) -> Embedding:
+    """The embedding of the variant's present revision, made if there is none: zeros, float16. `error`: a failed one."""
+    variant = variant or _default_variant()
+    row = {"variant": variant, "revision": variant.revision, "encoder_fingerprint": encoder_fingerprint}
+    known = Embedding.objects.filter(**row).first()
+    if known:
+        return known
+    return Embedding.objects.create(
+        **row,
+        text=variant.text,
+        data=None if error else bytes(2 * shape[0] * shape[1]),
+        shape=[] if error else list(shape),
+        sha256="" if error else _sha256(f"{variant.text}/{encoder_fingerprint}"),
+        error=error,
+    )
+
+
+def _default_variant() -> PromptVariant:
+    known = PromptVariant.objects.filter(slug=DEFAULT_SLUG).first()
+    return known or make_variant(slug=DEFAULT_SLUG, text=DEFAULT_TEXT)
+
+
+def make_job(
+    *,
+    owner=None,
+    variant: PromptVariant | None = None,
+    embedding: Embedding | None = None,
+    release: Release | None = None,
+    status: str = Job.Status.QUEUED,
+    key: str | None = None,
+    **fields: Any,
+) -> Job:
+    """A job written past `generation.jobs`, with what its status needs. Its key is its own, so it has no twin."""
+    now = timezone.now()
+    release = release or make_release()
+    variant = variant or (embedding.variant if embedding else _default_variant())
+    embedding = embedding or make_embedding(variant=variant, encoder_fingerprint=release.encoder_fingerprint)
+    width, height = release.image_sizes[0]
+    facts: dict[str, Any] = {"seed": 1, "width": width, "height": height}
+    facts["num_inference_steps"] = release.num_inference_steps
+    if status != Job.Status.QUEUED:
+        facts |= {"started_at": now, "attempt": 1}
+    if status == Job.Status.RUNNING:
+        facts |= {"lease_expires_at": now + timedelta(minutes=1), "worker_name": "worker-1"}
+    if status in Job.TERMINAL:
+        facts["finished_at"] = now
+    if status == Job.Status.FAILED:
+        facts |= {"error_code": "internal_error", "error_detail": "It broke."}
+    return Job.objects.create(
+        owner=owner or make_user(),
+        variant=variant,
+        embedding=embedding,
+        release=release,
+        status=status,
+        key=key or _sha256(uuid.uuid4().hex),
+        **(facts | fields),
+    )
+
+
+def make_image(*, job: Job | None = None, index: int = 0, color: tuple[int, int, int] = (200, 40, 40)) -> Image:
+    """An image of the job with a real file of one colour in the storage."""
+    job = job or make_job(status=Job.Status.SUCCEEDED)
+    picture = Picture.new("RGB", (job.width, job.height), color)
+    master = storage.save(_encode(picture, "png"), "png")
+    file = master if job.output_format == "png" else storage.save(
+        _encode(picture, job.output_format), job.output_format
+    )
+    return Image.objects.create(
+        job=job,
+        index=index,
+        seed=job.seed + index,
+        key=_sha256(f"{job.key}/{index}"),
+        master=master.name,
+        file=file.name,
+        format=job.output_format,
+        sha256=file.sha256,
+        size_bytes=file.size_bytes,
+        width=job.width,
+        height=job.height,
+    )
+
+
+def _encode(picture: Picture.Image, output_format: str) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, output_format.upper())
+    return buffer.getvalue()
+
+
+def make_worker(
+    *,
+    name: str = "worker-1",
+    queue: str = "generation",
+    silent_seconds: float = 0,
+    release: Release | None = None,
+) -> Worker:
+    """A worker's row whose last heartbeat was `silent_seconds` ago."""
+    return Worker.objects.create(
+        name=name,
+        queue=queue,
+        hostname="host",
+        pid=1,
+        device="cpu",
+        release=release,
+        heartbeat_at=timezone.now() - timedelta(seconds=silent_seconds),
+    )
