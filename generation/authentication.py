@@ -1,15 +1,16 @@
 """Who asks and what their key allows. Knows API keys and scopes; knows nothing of what is asked for."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from rest_framework.authentication import BaseAuthentication, get_authorization_header
 from rest_framework.exceptions import AuthenticationFailed, PermissionDenied
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
-from rest_framework.views import APIView
 
 from generation.models import APIKey
+
+if TYPE_CHECKING:  # REST framework imports this module while it imports its views
+    from rest_framework.views import APIView
 
 SCHEME = "Bearer"
 
@@ -43,7 +44,7 @@ def find(plain: str) -> APIKey | None:
 class HasScope(BasePermission):
     """A view states `required_scopes = {"GET": …}`. What it does not state is refused, except OPTIONS."""
 
-    def has_permission(self, request: Request, view: APIView) -> bool:
+    def has_permission(self, request: Request, view: "APIView") -> bool:
         if not isinstance(request.auth, APIKey):
             return False
         scopes: dict[str, str] = getattr(view, "required_scopes", {})
@@ -57,13 +58,3 @@ class HasScope(BasePermission):
         if needed not in request.auth.scopes:
             raise PermissionDenied(f"The API key lacks the scope {needed}.")
         return True
-
-
-class APIKeyScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
-    """How the schema describes the keys."""
-
-    target_class = "generation.authentication.APIKeyAuthentication"
-    name = "apiKey"
-
-    def get_security_definition(self, auto_schema: Any) -> dict[str, str]:
-        return {"type": "http", "scheme": "bearer", "description": "A key made in the admin: `rt_…`"}

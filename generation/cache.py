@@ -19,10 +19,8 @@ INDEX = "retort:images"  # sorted set: key → last write; what falls off its lo
 def get(keys: Iterable[str]) -> dict[str, dict[str, Any]]:
     """What is cached under these keys; missing ones are left out."""
     wanted = list(keys)
-    found = attempt(
-        lambda redis: redis.mget([PREFIX + key for key in wanted]), [None] * len(wanted)
-    )
-    return {key: json.loads(value) for key, value in zip(wanted, found, strict=True) if value}
+    found = attempt(lambda redis: redis.mget([PREFIX + key for key in wanted]), []) or []
+    return {key: json.loads(value) for key, value in zip(wanted, found, strict=False) if value}
 
 
 def put(entries: Mapping[str, Mapping[str, Any]]) -> None:

@@ -182,8 +182,9 @@ def save(variant: PromptVariant, *, new_revision: bool = False) -> PromptVariant
     variant.text = tidy(variant.text)
     variant.tags = tidy_tags(variant.tags)
     variant.slug = variant.slug or slug_for(variant.text)
-    variant.normalized_text = validate_text(variant.text, pk=variant.pk)
     changed = stored is not None and stored.text != variant.text
+    if stored is None or changed:
+        variant.normalized_text = validate_text(variant.text, pk=variant.pk)
     if stored:
         if changed and not new_revision and has_images(stored):
             raise text_is_locked(stored.slug)

@@ -1,1 +1,119 @@
-"""System checks of the app. Filled beside the settings that they guard."""
+"""System checks: settings that are each fine alone and wrong together. `manage.py` and the workers refuse to start."""
+
+from typing import Any
+
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Tags, Warning, register
+
+from generation import presence
+
+
+@register(Tags.compatibility)
+def check_leases(**_: Any) -> list[CheckMessage]:
+    """A living worker must never lose its jobs. It renews at LEASE_SECONDS / 4, looking every TICK_SECONDS."""
+    least = 4 * presence.TICK_SECONDS
+    if least <= settings.LEASE_SECONDS:
+        return []
+    return [
+        Error(
+            f"LEASE_SECONDS={settings.LEASE_SECONDS:g} is shorter than the rhythm in which workers renew leases.",
+            hint=f"Give at least {least:g}; 20 is a good value.",
+            id="generation.E001",
+        )
+    ]
+
+
+@register(Tags.compatibility)
+def check_heartbeats(**_: Any) -> list[CheckMessage]:
+    """A worker that beats in time must not count as gone."""
+    least = 2 * presence.HEARTBEAT_SECONDS
+    if least <= settings.WORKER_STALE_SECONDS:
+        return []
+    return [
+        Error(
+            f"WORKER_STALE_SECONDS={settings.WORKER_STALE_SECONDS:g}: workers beat every "
+            f"{presence.HEARTBEAT_SECONDS:g} s, so one late beat would make them count as gone.",
+            hint=f"Give at least {least:g}; 15 is a good value.",
+            id="generation.E002",
+        )
+    ]
+
+
+@register(Tags.compatibility)
+def check_deafness(**_: Any) -> list[CheckMessage]:
+    """An idle worker is only deaf if the sweep has knocked several times meanwhile."""
+    least = 3 * settings.SWEEP_SECONDS
+    if least <= settings.DEAF_SECONDS:
+        return []
+    return [
+        Error(
+            f"DEAF_SECONDS={settings.DEAF_SECONDS:g} is too short beside SWEEP_SECONDS={settings.SWEEP_SECONDS:g}: "
+            "workers would exit before the sweep has woken them.",
+            hint=f"Raise DEAF_SECONDS to at least {least:g} or sweep more often.",
+            id="generation.E003",
+        )
+    ]
+
+
+@register(Tags.compatibility)
+def check_queues(**_: Any) -> list[CheckMessage]:
+    """A task must not be sent to a queue that nobody declares."""
+    declared = {queue.name for queue in settings.CELERY_TASK_QUEUES}
+    named = {route["queue"] for route in settings.CELERY_TASK_ROUTES.values()}
+    named.add(settings.CELERY_TASK_DEFAULT_QUEUE)
+    return [
+        Error(
+            f"Tasks are routed to the queue {name}, which CELERY_TASK_QUEUES does not have.",
+            hint=f"Declared: {', '.join(sorted(declared))}.",
+            id="generation.E004",
+        )
+        for name in sorted(named - declared)
+    ]
+
+
+@register(Tags.compatibility)
+def check_redelivery(**_: Any) -> list[CheckMessage]:
+    """Redis hands an unacknowledged message out again after this long (Celery issues 5935, 3270)."""
+    transport = settings.CELERY_BROKER_TRANSPORT_OPTIONS
+    if not settings.CELERY_TASK_ACKS_LATE or transport["visibility_timeout"] >= 3600:
+        return []
+    return [
+        Error(
+            "CELERY_TASK_ACKS_LATE with a short visibility_timeout runs long tasks twice.",
+            hint="Acknowledge early: a wake-up is only a hint. Or give a visibility_timeout of an hour or more.",
+            id="generation.E005",
+        )
+    ]
+
+
+@register(Tags.security)
+def check_local_key(**_: Any) -> list[CheckMessage]:
+    """The key that `bootstrap` installs is a key like any other: found by its prefix, hard to guess."""
+    plain = settings.LOCAL_API_KEY
+    parts = plain.split("_", 2)
+    if not plain or (
+        len(parts) == 3 and parts[0] == "rt" and 1 <= len(parts[1]) <= 17 and len(parts[2]) >= 32
+    ):
+        return []
+    return [
+        Error(
+            "LOCAL_API_KEY is not a key of ours.",
+            hint="Its form is rt_<prefix>_<at least 32 random characters>.",
+            id="generation.E006",
+        )
+    ]
+
+
+@register(Tags.compatibility)
+def check_sweeping(**_: Any) -> list[CheckMessage]:
+    """Jobs of a lost worker wait for the end of the lease and then for the sweep."""
+    if settings.SWEEP_SECONDS <= settings.LEASE_SECONDS:
+        return []
+    return [
+        Warning(
+            f"SWEEP_SECONDS={settings.SWEEP_SECONDS:g} is longer than LEASE_SECONDS={settings.LEASE_SECONDS:g}: "
+            "jobs of a lost worker wait mostly for the sweep.",
+            hint="Sweep at least as often as leases end.",
+            id="generation.W001",
+        )
+    ]

@@ -13,6 +13,7 @@ from django.conf import settings
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+D = TypeVar("D")
 
 PAUSE_SECONDS = 2.0
 _client: redis.Redis | None = None
@@ -32,7 +33,7 @@ def client() -> redis.Redis:
     return _client
 
 
-def attempt(command: Callable[[redis.Redis], T], default: T) -> T:
+def attempt(command: Callable[[redis.Redis], T], default: D) -> T | D:
     """What `command` answers, or `default` while Redis is away. For what may be lost: hints, cache, counters."""
     global _resume_at
     if time.monotonic() < _resume_at:

@@ -80,6 +80,27 @@ class StorageFailed(GenerationError):
     retryable = True
 
 
+class LinkInvalid(GenerationError):
+    """The link to the image is not valid."""
+
+    code = "link_invalid"
+    status = 403
+
+
+class LinkExpired(GenerationError):
+    """The link to the image has expired."""
+
+    code = "link_expired"
+    status = 403
+
+
+class ImageGone(GenerationError):
+    """The file of the image is no longer stored."""
+
+    code = "image_gone"
+    status = 410
+
+
 # Codes of a failed job that no exception class of ours carries.
 WORKER_LOST = "worker_lost"
 INTERNAL_ERROR = "internal_error"

@@ -4,8 +4,9 @@ A key hashes everything that decides the pixels. A file format is a rendering of
 """
 
 import hashlib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from uuid import UUID
 
 from generation import cache, storage
 from generation.engine import files
@@ -72,7 +73,7 @@ def store(key: str, pixels, output_format: str) -> StoredImage:
 
 def render(image: StoredImage, output_format: str) -> StoredImage:
     """The same image as another file. Raises StorageFailed."""
-    if image.format == output_format:
+    if image.format == output_format and storage.exists(image.file):
         return image
     file = storage.save(files.render(storage.read(image.master), output_format), output_format)
     return StoredImage(
@@ -102,29 +103,42 @@ def find(wanted: Collection[str], output_format: str) -> dict[str, StoredImage] 
         del found[image.key]
     missing = [key for key in wanted if key not in found]
     if missing:
-        found |= _from_rows(missing, output_format)
+        answered = _in(output_format, _rows(missing))
+        remember(answered.values())
+        found |= answered
     return found if len(found) == len(set(wanted)) else None
 
 
-def find_rows(job: Job) -> list[StoredImage]:
-    """The images of an identical job that has ended, in order of index; empty if any is missing. Asks PostgreSQL."""
-    wanted = keys(job)
-    found = _from_rows(wanted, job.output_format)
-    return [found[key] for key in wanted] if len(found) == len(wanted) else []
+def find_rows(jobs: Iterable[Job]) -> dict[UUID, list[StoredImage]]:
+    """Of these jobs those whose images exist already, in order of index. One query, to PostgreSQL alone."""
+    wanted = {job: keys(job) for job in jobs}
+    rows = _rows([key for own in wanted.values() for key in own])
+    found = {}
+    for job, own in wanted.items():
+        if all(key in rows for key in own):
+            answered = _in(job.output_format, {key: rows[key] for key in own})
+            if len(answered) == len(own):
+                found[job.id] = [answered[key] for key in own]
+    return found
 
 
-def _from_rows(wanted: list[str], output_format: str) -> dict[str, StoredImage]:
-    best: dict[str, StoredImage] = {}
+def _rows(wanted: Collection[str]) -> dict[str, list[StoredImage]]:
+    """What PostgreSQL knows under these keys."""
     fields = ("key", "master", "file", "format", "sha256", "size_bytes", "width", "height")
+    known: dict[str, list[StoredImage]] = {}
     for row in Image.objects.filter(key__in=wanted).values(*fields).distinct():
-        image = StoredImage(**row)
-        known = best.get(image.key)
-        if storage.exists(image.file) and (known is None or image.format == output_format):
-            best[image.key] = image
-    rendered = {
-        key: render(image, output_format)
-        for key, image in best.items()
-        if image.format == output_format or storage.exists(image.master)
-    }
-    remember(rendered.values())
-    return rendered
+        known.setdefault(row["key"], []).append(StoredImage(**row))
+    return known
+
+
+def _in(output_format: str, known: Mapping[str, Sequence[StoredImage]]) -> dict[str, StoredImage]:
+    """One file of each image in this format: an existing one, else rendered from the lossless master if that exists."""
+    chosen = {}
+    for key, candidates in known.items():
+        ready = [i for i in candidates if i.format == output_format and storage.exists(i.file)]
+        masters = [i for i in candidates if storage.exists(i.master)]
+        if ready:
+            chosen[key] = ready[0]
+        elif masters:
+            chosen[key] = render(masters[0], output_format)
+    return chosen

@@ -26,7 +26,8 @@ from generation.models import Attempt, Image, Job
 
 log = structlog.get_logger(__name__)
 
-Status, Outcome = Job.Status, Attempt.Outcome
+Status = Job.Status
+Outcome = Attempt.Outcome
 CLAIM_TRIES = 10
 
 

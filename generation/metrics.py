@@ -1,4 +1,4 @@
-"""Figures of all processes and hosts: cumulative values in one Redis hash, and what PostgreSQL knows at the time of asking.
+"""Figures of all processes and hosts: cumulative values in one Redis hash, and what PostgreSQL knows when asked.
 
 Recording never raises and costs milliseconds at most when Redis is away; a figure may be lost then, a job never.
 """
@@ -7,6 +7,7 @@ import json
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from django.conf import settings
 from django.db.models import Count, F, Min, Q
@@ -95,7 +96,7 @@ def collect() -> Iterator[Metric]:
 
 
 def _recorded() -> Iterator[Metric]:
-    stored: dict[str, str] | None = attempt(lambda redis: redis.hgetall(HASH), None)
+    stored: dict[Any, Any] | None = attempt(lambda redis: redis.hgetall(HASH), None)
     reachable = stored is not None
     yield GaugeMetricFamily("retort_redis_up", "Whether Redis answers.", value=float(reachable))
     if stored is None:
@@ -191,7 +192,9 @@ def _catalogue() -> Iterator[Metric]:
             variant__status=PromptVariant.Status.ACTIVE,
             revision=F("variant__revision"),
             encoder_fingerprint=release.encoder_fingerprint,
-        ).aggregate(encoded=Count("id", filter=Q(error="")), failed=Count("id", filter=~Q(error="")))
+        ).aggregate(
+            encoded=Count("id", filter=Q(error="")), failed=Count("id", filter=~Q(error=""))
+        )
         missing = counts[PromptVariant.Status.ACTIVE] - states["encoded"] - states["failed"]
         for state, count in {**states, "missing": max(0, missing)}.items():
             encoded.add_metric([release.name, state], count)

@@ -380,5 +380,7 @@ class APIKey(models.Model):
     def touch(self) -> None:
         """Note the use, at most once a minute: it is not worth a write per request."""
         now = timezone.now()
+        if self.last_used_at and self.last_used_at > now - timedelta(minutes=1):
+            return
         stale = Q(last_used_at__isnull=True) | Q(last_used_at__lt=now - timedelta(minutes=1))
         APIKey.objects.filter(stale, pk=self.pk).update(last_used_at=now)

@@ -13,12 +13,14 @@ from collections import OrderedDict, defaultdict
 from dataclasses import asdict, dataclass
 
 import redis.asyncio
-import redis.exceptions
 import structlog
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 log = structlog.get_logger(__name__)
 
 HEADER = "X-Retort-Wait"  # from a view to the shell; no client ever sends or sees it
+SHELL = "retort.shell"  # key in the ASGI scope: a shell is there that reads the header
 PATTERN = "retort:job:*"  # hints.CHANNEL_PREFIX
 REMEMBER_SECONDS = 10.0
 PING_SECONDS = 5.0  # a silent connection is asked; no answer for as long again, and it is given up
@@ -113,18 +115,21 @@ class Hub:
         while True:
             try:
                 await self._listen()
-            except (redis.exceptions.RedisError, OSError, TimeoutError) as error:
-                failures = 0 if self.hears else failures + 1
-                if failures <= 1:
-                    log.warning("waiting_hub_lost_redis", error=str(error))
+            except (
+                Exception
+            ) as error:  # without the hub everybody who waits would wait longer than needed
+                failures = 1 if self.hears else failures + 1
+                if failures == 1:
+                    log.warning("waiting_hub_lost_redis", error=str(error) or repr(error))
             finally:
                 self._connected_at = None
             await asyncio.sleep(RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)])
 
     async def _listen(self) -> None:
         """Hear until the connection breaks."""
+        # No retries inside: a connection that broke in silence is one whose messages are missing.
         client = redis.asyncio.Redis.from_url(
-            self._url, socket_connect_timeout=1, decode_responses=True
+            self._url, socket_connect_timeout=1, decode_responses=True, retry=Retry(NoBackoff(), 0)
         )
         async with contextlib.aclosing(client), client.pubsub() as pubsub:
             await pubsub.psubscribe(PATTERN)

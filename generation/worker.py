@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
+from functools import partial
 from typing import TypeVar
 
 import structlog
@@ -105,15 +106,13 @@ def _run_batch(batch: list[Job]) -> "Future[None]":
 
 def _answer_repeats(batch: list[Job], claims: dict) -> list[Job]:
     """What must be computed. A job submitted while an identical one was being committed finds its images here."""
-    found = {job.id: images.find_rows(job) for job in batch}
+    found = images.find_rows(batch)
     repeats = [
-        Result(claims[job_id], stored, 0.0, Job.Cache.HIT)
-        for job_id, stored in found.items()
-        if stored
+        Result(claims[job_id], stored, 0.0, Job.Cache.HIT) for job_id, stored in found.items()
     ]
     if repeats:
         _patiently(lambda: jobs.commit(repeats))
-    return [job for job in batch if not found[job.id]]
+    return [job for job in batch if job.id not in found]
 
 
 # --- on the device --------------------------------------------------------------------------------
@@ -209,7 +208,11 @@ def _stored_embedding(job: Job) -> StoredEmbedding:
     stored = job.embedding
     tokens, width = stored.shape
     return StoredEmbedding(
-        bytes(stored.data), (tokens, width), stored.dtype, stored.sha256, stored.encoder_fingerprint
+        bytes(stored.data or b""),
+        (tokens, width),
+        stored.dtype,
+        stored.sha256,
+        stored.encoder_fingerprint,
     )
 
 
@@ -259,9 +262,7 @@ def _settle_error(claim: Claim, error: Exception) -> None:
 
 def _give_back(claims: Sequence[Claim]) -> None:
     for claim in claims:
-        _patiently(
-            lambda claim=claim: jobs.settle(claim, Outcome.RELEASED, detail="The worker stopped.")
-        )
+        _patiently(partial(jobs.settle, claim, Outcome.RELEASED, detail="The worker stopped."))
     _let_go(claims)
 
 

@@ -21,7 +21,7 @@ from a2wsgi import WSGIMiddleware
 from django.conf import settings
 from django.core.wsgi import get_wsgi_application
 
-from generation.waiting import HEADER, Hub, Wait
+from generation.waiting import HEADER, SHELL, Hub, Wait
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
 
@@ -36,7 +36,9 @@ RECHECK_SECONDS = 10.0  # a hint may be lost: its sender gave up on Redis for a 
 RECHECK_DEAF_SECONDS = 1.0
 RECHECKS_PER_SECOND = 100  # of all waiters together
 STOP_SECONDS = 2.0
-BODY_BYTES = 1_048_576  # up to here a slow sender costs no thread; a longer body streams into Django
+BODY_BYTES = (
+    1_048_576  # up to here a slow sender costs no thread; a longer body streams into Django
+)
 HEADER_NAME = HEADER.lower().encode()
 
 django_app = get_wsgi_application()
@@ -52,9 +54,7 @@ class Answer:
     wait: Wait | None = None
 
     async def send(self, send: Send) -> None:
-        await send(
-            {"type": "http.response.start", "status": self.status, "headers": self.headers}
-        )
+        await send({"type": "http.response.start", "status": self.status, "headers": self.headers})
         await send({"type": "http.response.body", "body": bytes(self.body)})
 
 
@@ -62,7 +62,8 @@ class Shell:
     """Passes everything to Django; holds the clients that Django wants to wait."""
 
     def __init__(self, wsgi_application: Any, hub: Hub) -> None:
-        self._django = WSGIMiddleware(wsgi_application, workers=THREADS)
+        # Any: its types name every message of ASGI, those of websockets too.
+        self._django: Any = WSGIMiddleware(wsgi_application, workers=THREADS)
         self._hub = hub
         self._asking = asyncio.Semaphore(ASKING_AT_ONCE)
 
@@ -86,7 +87,7 @@ class Shell:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         asked_at = time.monotonic()
-        scope = {**scope, "headers": _without_ours(scope["headers"])}
+        scope = {**scope, "headers": _without_ours(scope["headers"]), SHELL: True}
         answer = Answer()
 
         async def pass_or_keep(message: Message) -> None:

@@ -198,6 +198,13 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "REDOC_DIST": "SIDECAR",
+    "ENUM_NAME_OVERRIDES": {
+        "FileFormat": "generation.models.Job.Format",
+        "JobStatus": "generation.models.Job.Status",
+        "JobCache": "generation.models.Job.Cache",
+        "ReleaseKind": "generation.models.Release.Kind",
+        "ReleaseStatus": "generation.models.Release.Status",
+    },
 }
 
 # --- Admin ----------------------------------------------------------------------------------------

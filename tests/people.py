@@ -29,18 +29,29 @@ def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def make_user(*, username: str = "owner", is_staff: bool = False, is_superuser: bool = False, password: str = ""):
+def make_user(
+    *,
+    username: str = "owner",
+    is_staff: bool = False,
+    is_superuser: bool = False,
+    password: str = "",
+):
     """The user of that name, made if there is none."""
     users = get_user_model().objects
     user = users.filter(username=username).first()
     if user is None:
         user = users.create_user(
-            username, password=password or None, is_staff=is_staff or is_superuser, is_superuser=is_superuser
+            username,
+            password=password or None,
+            is_staff=is_staff or is_superuser,
+            is_superuser=is_superuser,
         )
     return user
 
 
-def make_key(*, owner=None, scopes=EVERY_SCOPE, name: str = "test", expires_at: datetime | None = None):
+def make_key(
+    *, owner=None, scopes=EVERY_SCOPE, name: str = "test", expires_at: datetime | None = None
+):
     """(key, plain text)"""
     return APIKey.objects.issue(owner or make_user(), name, list(scopes), expires_at=expires_at)
 
@@ -134,7 +145,11 @@ def make_embedding(
 ) -> Embedding:
     """The embedding of the variant's present revision, made if there is none: zeros, float16. `error`: a failed one."""
     variant = variant or _default_variant()
-    row = {"variant": variant, "revision": variant.revision, "encoder_fingerprint": encoder_fingerprint}
+    row = {
+        "variant": variant,
+        "revision": variant.revision,
+        "encoder_fingerprint": encoder_fingerprint,
+    }
     known = Embedding.objects.filter(**row).first()
     if known:
         return known
@@ -167,7 +182,9 @@ def make_job(
     now = timezone.now()
     release = release or make_release()
     variant = variant or (embedding.variant if embedding else _default_variant())
-    embedding = embedding or make_embedding(variant=variant, encoder_fingerprint=release.encoder_fingerprint)
+    embedding = embedding or make_embedding(
+        variant=variant, encoder_fingerprint=release.encoder_fingerprint
+    )
     width, height = release.image_sizes[0]
     facts: dict[str, Any] = {"seed": 1, "width": width, "height": height}
     facts["num_inference_steps"] = release.num_inference_steps
@@ -190,13 +207,17 @@ def make_job(
     )
 
 
-def make_image(*, job: Job | None = None, index: int = 0, color: tuple[int, int, int] = (200, 40, 40)) -> Image:
+def make_image(
+    *, job: Job | None = None, index: int = 0, color: tuple[int, int, int] = (200, 40, 40)
+) -> Image:
     """An image of the job with a real file of one colour in the storage."""
     job = job or make_job(status=Job.Status.SUCCEEDED)
     picture = Picture.new("RGB", (job.width, job.height), color)
     master = storage.save(_encode(picture, "png"), "png")
-    file = master if job.output_format == "png" else storage.save(
-        _encode(picture, job.output_format), job.output_format
+    file = (
+        master
+        if job.output_format == "png"
+        else storage.save(_encode(picture, job.output_format), job.output_format)
     )
     return Image.objects.create(
         job=job,

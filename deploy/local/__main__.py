@@ -169,7 +169,7 @@ def _picture(api: API, options: argparse.Namespace, home: Home) -> picture.Pictu
             api, text=options.prompt, seed=options.seed, out=options.out or home.pictures
         )
     except APIError as error:
-        if error.status == 404 and options.prompt:
+        if error.code == "variant_not_found" and options.prompt:
             known = "\n".join(f"  {text}" for text in picture.suggestions(api, options.prompt))
             raise LocalError(f"{error}\nThe catalogue has, for example:\n{known}") from None
         raise

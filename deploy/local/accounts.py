@@ -19,17 +19,32 @@ class Account:
     prefix: tuple[str, ...] = ()
     user: str | None = None
 
-    def run(self, command: list[str | Path], **options: Any) -> subprocess.CompletedProcess[str]:
-        identity: dict[str, Any] = {}
+    def entry(self) -> pwd.struct_passwd:
+        return pwd.getpwnam(self.user) if self.user else pwd.getpwuid(os.getuid())
+
+    def own(self, path: Path) -> None:
+        """Give a file of ours to the account, where it is another one."""
         if self.user:
-            entry = pwd.getpwnam(self.user)
-            identity = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": [], "cwd": "/"}
+            os.chown(path, self.entry().pw_uid, self.entry().pw_gid)
+
+    def identity(self) -> dict[str, Any]:
+        """What subprocess needs to become the account."""
+        if not self.user:
+            return {}
+        return {
+            "user": self.entry().pw_uid,
+            "group": self.entry().pw_gid,
+            "extra_groups": [],
+            "cwd": "/",
+        }
+
+    def run(self, command: list[str | Path], **options: Any) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [*self.prefix, *command],
             capture_output=True,
             text=True,
             check=False,
-            **identity,
+            **self.identity(),
             **options,
         )
 
@@ -67,7 +82,7 @@ def place_for(account: Account, folder: Path, binaries: Path) -> tuple[Path, Pat
     """(data folder, folder of the programs) that the account can use. `folder`: where the data is ours to place."""
     if not account.user:
         return folder, binaries
-    entry = pwd.getpwnam(account.user)
+    entry = account.entry()
     name = hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
     theirs = Path("/var/tmp") / f"retort-{name}"
     theirs.mkdir(mode=0o700, exist_ok=True)

@@ -83,8 +83,8 @@ class Home:
         path = self.folder / "secrets.json"
         known = read_json(path)
         made = {
-            "secret_key": secrets.token_urlsafe(50),
-            "api_key": f"rt_{secrets.token_hex(4)}_{secrets.token_urlsafe(32)}",
+            "SECRET_KEY": secrets.token_urlsafe(50),
+            "LOCAL_API_KEY": f"rt_{secrets.token_hex(4)}_{secrets.token_urlsafe(32)}",
             "postgres_password": secrets.token_hex(24),
             "redis_password": secrets.token_hex(24),
         } | known

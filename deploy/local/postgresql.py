@@ -1,7 +1,6 @@
 """A private PostgreSQL: makes its data folder, says how to start it and whether it answers. Does not supervise it."""
 
 import os
-import pwd
 import shutil
 import signal
 import subprocess
@@ -63,12 +62,12 @@ class PostgreSQL:
         fresh = Path(
             tempfile.mkdtemp(prefix=f".{self.data.name}-unfinished-", dir=self.data.parent)
         )
-        self._own(fresh)
+        self.account.own(fresh)
         handle, password_file = tempfile.mkstemp(dir=self.data.parent)
         try:
             with os.fdopen(handle, "w") as file:
                 file.write(self.password + "\n")
-            self._own(Path(password_file))
+            self.account.own(Path(password_file))
             command: list[str | Path] = [
                 self.programs / "initdb", "-D", fresh, "-U", "postgres", "--encoding=UTF8", "--locale=C.UTF-8",
                 # Over TCP on purpose: every local account may connect, so everyone must know the password.
@@ -80,7 +79,7 @@ class PostgreSQL:
             if done.returncode != 0 and "locale" in done.stderr:  # macOS before 14 has no C.UTF-8
                 shutil.rmtree(fresh)
                 fresh.mkdir(mode=0o700)
-                self._own(fresh)
+                self.account.own(fresh)
                 done = self.account.run(
                     [*(c for c in command if c != "--locale=C.UTF-8"), "--locale=C"]
                 )
@@ -93,11 +92,6 @@ class PostgreSQL:
             Path(password_file).unlink(missing_ok=True)
             if fresh.exists():
                 shutil.rmtree(fresh, ignore_errors=True)
-
-    def _own(self, path: Path) -> None:
-        if self.account.user:
-            entry = pwd.getpwnam(self.account.user)
-            os.chown(path, entry.pw_uid, entry.pw_gid)
 
     def _single_user(self, statement: str, data: Path) -> None:
         command: list[str | Path] = [self.programs / "postgres", "--single", "-D", data]
@@ -119,7 +113,7 @@ class PostgreSQL:
         mark = data / PASSWORD_MARK
         mark.touch(mode=0o600)
         mark.write_text(self.password)
-        self._own(mark)
+        self.account.own(mark)
 
     def command(self) -> list[str]:
         """Stays in the foreground. SIGINT is its quick and orderly stop."""
@@ -143,18 +137,20 @@ class PostgreSQL:
         ]
 
     def is_ready(self) -> bool:
-        command = [
+        command: list[str | Path] = [
             self.programs / "pg_isready",
             "-q",
             "-h",
             HOST,
             "-p",
             str(self.port),
+        ]
+        command += [
             "-U",
             "postgres",
             "-d",
             DATABASE,
-        ]
+        ]  # else the server logs an unknown role at each look
         return subprocess.run(command, check=False).returncode == 0
 
     def postmaster(self) -> psutil.Process | None:
@@ -173,6 +169,11 @@ class PostgreSQL:
             return process.name() == "postgres" and Path(process.cwd()).samefile(self.data)
         except (OSError, psutil.Error):
             return False
+
+    def remove_foreign_data(self) -> None:
+        """Delete data that is in another account's place, where our folder's end does not end it."""
+        if self.account.user:
+            shutil.rmtree(self.data.parent, ignore_errors=True)
 
     def stop_leftover(self) -> None:
         """Stop a server that outlived its launcher, and remove a pid file that names somebody else's process."""

@@ -85,6 +85,8 @@ class Stack:
             self._wait_until_ready()
             self._state_facts(self.supervisor.states())
         except BaseException:
+            if self.new_admin_password:  # it is stored nowhere, so the next start cannot say it
+                self.say(f"Admin account made: admin, password {self.new_admin_password}")
             self.stop()
             raise
 
@@ -110,8 +112,8 @@ class Stack:
             self.say(f"Port 8000 is taken by {ports.holder(8000)}: using {port}.")
         self.port = port
         self.base_url = f"http://{ports.HOST}:{port}"
-        self.api_key = self.environment.setdefault("LOCAL_API_KEY", secrets["api_key"])
-        self.environment.setdefault("SECRET_KEY", secrets["secret_key"])
+        self.api_key = self.environment.setdefault("LOCAL_API_KEY", secrets["LOCAL_API_KEY"])
+        self.environment.setdefault("SECRET_KEY", secrets["SECRET_KEY"])
         self.environment.setdefault("DATA_DIR", str(self.home.data))
         self.environment["PYTHONUNBUFFERED"] = "1"
 
@@ -134,15 +136,16 @@ class Stack:
             + " …"
         )
         self.supervisor.run(*self._servers)
-        watch = _Watch(self._servers)
+        watch = Watch(self._servers)
         for name, server in zip(self._servers, servers, strict=True):
-            if not wait_until(
-                lambda s=server: watch.check(self.supervisor.states()) or s.is_ready(),
-                60,
-                step=0.03,
-            ):
+
+            def settled(server: PostgreSQL | Redis = server) -> bool:
+                watch.check(self.supervisor.states())
+                return server.is_ready()
+
+            if not wait_until(settled, 60, step=0.03):
                 raise ProcessFailed(
-                    f"{name} does not answer. Its log ends:\n{tail(self.home.logs / f'{name}.log')}"
+                    f"{name} does not answer:\n{tail(self.home.logs / f'{name}.log')}"
                 )
 
     def _start_application(self) -> None:
@@ -193,7 +196,7 @@ class Stack:
 
     def _wait_until_ready(self) -> None:
         api = API(self.base_url, self.api_key)
-        watch = _Watch(self._application)
+        watch = Watch(self._application)
         reason = "it does not answer"
         began = said = time.monotonic()
         while True:
@@ -277,22 +280,21 @@ class Stack:
         self.home.unlock()
 
 
-class _Watch:
+class Watch:
     """Finds processes that do not stay up while others are waited for."""
 
-    def __init__(self, names: list[str]):
+    def __init__(self, names: list[str], *, tries: int = 3):
+        self._tries = tries  # PostgreSQL may need two after a crash; a worker may meet a server that is not up yet
         self._seen: dict[str, set[int]] = {name: set() for name in names}
 
-    def check(self, states: dict[str, State]) -> bool:
-        """Always False, so that it can stand in front of an `or`. Raises ProcessFailed."""
+    def check(self, states: dict[str, State]) -> None:
+        """Raises ProcessFailed."""
         for name, pids in self._seen.items():
             state = states[name]
             if state.pid:
                 pids.add(state.pid)
-            # PostgreSQL may need a second go after a crash; the others may meet a server that is not up yet.
-            if state.state == "FATAL" or len(pids) > 3:
+            if state.state == "FATAL" or len(pids) > self._tries:
                 raise ProcessFailed(f"{name} does not stay up. Its log ends:\n{tail(state.log)}")
-        return False
 
 
 def is_serving(home: Home) -> bool:

@@ -47,16 +47,16 @@ class State:
 
 
 def configuration(home: Home, programs: Iterable[Program]) -> str:
-    """Nothing secret and no path is written here: both come through the environment, where nothing needs escaping."""
+    """No secret and no path is written here: they come through the environment, where nothing needs escaping."""
     lines = [
         "[supervisord]",
         "nodaemon=true",
         "silent=true",
         "identifier=retort",
-        "logfile=%(ENV_RETORT_LOGS)s/supervisor.log",
+        "logfile=logs/supervisor.log",
         "logfile_maxbytes=1MB",
         "logfile_backups=1",
-        "pidfile=%(ENV_RETORT_LOGS)s/supervisor.pid",
+        "pidfile=logs/supervisor.pid",
         "minfds=256",
         "minprocs=1",
         *(["user=root"] if os.geteuid() == 0 else []),
@@ -72,7 +72,8 @@ def configuration(home: Home, programs: Iterable[Program]) -> str:
             f"[program:{program.name}]",
             f"command=%(ENV_{_variable(program)})s",
             *([f"environment={environment}"] if environment else []),
-            *([f"user={program.user}", "directory=/"] if program.user else []),
+            *([f"user={program.user}"] if program.user else []),
+            f"directory={'/' if program.user else '%(ENV_RETORT_PROJECT)s'}",
             "autostart=false",  # the launcher starts them in order
             "autorestart=true",
             f"startsecs={program.up_after_seconds}",
@@ -81,7 +82,7 @@ def configuration(home: Home, programs: Iterable[Program]) -> str:
             f"stopwaitsecs={program.stop_seconds}",
             "killasgroup=true",
             "redirect_stderr=true",
-            f"stdout_logfile=%(ENV_RETORT_LOGS)s/{program.name}.log",
+            f"stdout_logfile=logs/{program.name}.log",
             "stdout_logfile_maxbytes=5MB",
             "stdout_logfile_backups=2",
         ]
@@ -107,15 +108,16 @@ class Supervisor:
             **environment,
             **{_variable(program): shlex.join(program.command) for program in programs},
             MARK: str(self.home.folder),
-            "RETORT_LOGS": str(self.home.logs),
+            "RETORT_PROJECT": str(PROJECT),
             "RETORT_SOCKET": str(self.socket),
         }
         output = self.home.logs / "supervisor.out"
         with output.open("wb") as file:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", self.home.supervisor_config],
+                [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", "supervisor.conf"],
                 # Its own session: a Ctrl-C in the terminal reaches the launcher, which stops things in order.
-                cwd=PROJECT, env=variables, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True,
+                cwd=self.home.folder, env=variables, start_new_session=True,
+                stdin=subprocess.DEVNULL, stdout=file, stderr=file,
             )  # fmt: skip
         deadline = time.monotonic() + 20
         while not self.answers():

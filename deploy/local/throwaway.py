@@ -2,7 +2,6 @@
 
 import fcntl
 import os
-import pwd
 import secrets
 import shutil
 import signal
@@ -11,7 +10,6 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from deploy.local import ports
 from deploy.local.errors import ProcessFailed
@@ -68,15 +66,7 @@ class ThrowAway:
         for server in servers:
             name = type(server).__name__.lower()
             log = self.folder / f"{name}.log"
-            identity: dict[str, Any] = {}
-            if isinstance(server, PostgreSQL) and server.account.user:
-                entry = pwd.getpwnam(server.account.user)
-                identity = {
-                    "user": entry.pw_uid,
-                    "group": entry.pw_gid,
-                    "extra_groups": [],
-                    "cwd": "/",
-                }
+            identity = server.account.identity() if isinstance(server, PostgreSQL) else {}
             with log.open("wb") as output:
                 process = subprocess.Popen(
                     server.command(), stdin=subprocess.DEVNULL, stdout=output, stderr=output,
@@ -100,16 +90,10 @@ class ThrowAway:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-            _remove_data(server)
+            if isinstance(server, PostgreSQL):
+                server.remove_foreign_data()
         shutil.rmtree(self.folder, ignore_errors=True)
         self._lock.close()
-
-
-def _remove_data(server: PostgreSQL | Redis) -> None:
-    if isinstance(server, PostgreSQL) and server.account.user:
-        shutil.rmtree(
-            server.data.parent, ignore_errors=True
-        )  # in that account's place, not in our folder
 
 
 def remove_abandoned() -> None:
@@ -120,12 +104,10 @@ def remove_abandoned() -> None:
                 continue  # just being made
             with (folder / "lock").open("w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                for server in (
-                    PostgreSQL(folder / "postgres", port=0, password="", throw_away=True),
-                    Redis(folder / "redis", port=0, password="", throw_away=True),
-                ):
-                    server.stop_leftover()
-                    _remove_data(server)
+                postgres = PostgreSQL(folder / "postgres", port=0, password="", throw_away=True)
+                postgres.stop_leftover()
+                postgres.remove_foreign_data()
+                Redis(folder / "redis", port=0, password="").stop_leftover()
                 shutil.rmtree(folder, ignore_errors=True)
         except OSError:
             continue  # in use, or half removed by somebody who does the same

@@ -1,4 +1,4 @@
-"""One stack for all acceptance tests: two workers, short leases, and a Redis server of the tests' own that they may kill."""
+"""One stack for all acceptance tests: two workers, short leases, and a Redis server that the tests may kill."""
 
 import subprocess
 from collections.abc import Iterator
@@ -67,5 +67,12 @@ def stack(stack_home: Path, redis_server: RedisServer) -> Iterator[Stack]:
 @pytest.fixture(scope="session")
 def variants(stack: Stack) -> list[str]:
     """Slugs of encoded prompt variants."""
-    wait_for(lambda: stack.query("SELECT count(*) AS n FROM generation_embedding")[0]["n"] >= 50, 60, "encoded")
-    return [row["slug"] for row in stack.http.get("/v1/variants", params={"limit": 50}).json()["results"]]
+    wait_for(
+        lambda: stack.query("SELECT count(*) AS n FROM generation_embedding")[0]["n"] >= 50,
+        60,
+        "encoded",
+    )
+    return [
+        row["slug"]
+        for row in stack.http.get("/v1/variants", params={"limit": 50}).json()["results"]
+    ]

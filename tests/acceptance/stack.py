@@ -38,14 +38,22 @@ class Stack:
         self.home = home
         home.mkdir(parents=True, exist_ok=True)
         self.env = {
-            **{k: v for k, v in os.environ.items() if k not in ("DATABASE_URL", "REDIS_URL", "DATA_DIR")},
+            **{
+                k: v
+                for k, v in os.environ.items()
+                if k not in ("DATABASE_URL", "REDIS_URL", "DATA_DIR")
+            },
             "RETORT_HOME": str(home),
             "WORKERS": str(workers),
             **env,
         }
         self.log = (home / "launcher.log").open("w")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "deploy.local", "run"], cwd=ROOT, env=self.env, stdout=self.log, stderr=self.log
+            [sys.executable, "-m", "deploy.local", "run"],
+            cwd=ROOT,
+            env=self.env,
+            stdout=self.log,
+            stderr=self.log,
         )
         self.run = wait_for(self._ready, 120, "the stack is ready")
         self.http = httpx.Client(
@@ -58,7 +66,9 @@ class Stack:
 
     def _ready(self) -> dict[str, Any] | None:
         if self.process.poll() is not None:
-            raise AssertionError(f"the launcher ended: {(self.home / 'launcher.log').read_text()[-3000:]}")
+            raise AssertionError(
+                f"the launcher ended: {(self.home / 'launcher.log').read_text()[-3000:]}"
+            )
         path = self.home / "run.json"
         return json.loads(path.read_text()) if path.exists() else None
 
@@ -76,7 +86,11 @@ class Stack:
     def manage(self, *arguments: str) -> str:
         """manage.py with the environment of the running stack."""
         done = subprocess.run(
-            [sys.executable, "manage.py", *arguments], cwd=ROOT, env=self.manage_env(), capture_output=True, text=True
+            [sys.executable, "manage.py", *arguments],
+            cwd=ROOT,
+            env=self.manage_env(),
+            capture_output=True,
+            text=True,
         )
         assert done.returncode == 0, done.stderr[-3000:]
         return done.stdout
@@ -107,8 +121,8 @@ class Stack:
         wanted = list(job_ids)
 
         def look() -> bool:
-            rows = self.query("SELECT count(*) AS n FROM generation_job WHERE id = ANY(%s::uuid[]) AND status = ANY(%s)",
-                              wanted, list(TERMINAL))  # fmt: skip
+            rows = self.query("SELECT count(*) AS n FROM generation_job WHERE id = ANY(%s::uuid[])"
+                              " AND status = ANY(%s)", wanted, list(TERMINAL))  # fmt: skip
             return rows[0]["n"] == len(wanted)
 
         wait_for(look, seconds, f"{len(wanted)} jobs have ended")
@@ -137,13 +151,19 @@ class Stack:
         def look() -> str | None:
             job = self.job(job_id)
             assert job["status"] in ("queued", "running"), job
-            rows = self.query("SELECT worker_name FROM generation_job WHERE id = %s AND status = 'running'", job_id)
+            rows = self.query(
+                "SELECT worker_name FROM generation_job WHERE id = %s AND status = 'running'",
+                job_id,
+            )
             return rows[0]["worker_name"] if rows and job["progress"] > 0 else None
 
         return wait_for(look, seconds, "a worker runs the job")
 
     def attempts(self, job_id: str) -> list[tuple[int, str]]:
-        rows = self.query("SELECT number, outcome FROM generation_attempt WHERE job_id = %s ORDER BY number", job_id)
+        rows = self.query(
+            "SELECT number, outcome FROM generation_attempt WHERE job_id = %s ORDER BY number",
+            job_id,
+        )
         return [(row["number"], row["outcome"]) for row in rows]
 
     def workers_alive(self) -> list[str]:

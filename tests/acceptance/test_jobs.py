@@ -19,7 +19,9 @@ WORDS = "a red glass vase on a wooden table"
 
 
 def picture(stack: Stack, image: dict) -> np.ndarray:
-    answer = httpx.get(image["url"] if image["url"].startswith("http") else stack.run["base_url"] + image["url"])
+    answer = httpx.get(
+        image["url"] if image["url"].startswith("http") else stack.run["base_url"] + image["url"]
+    )
     answer.raise_for_status()
     return np.asarray(Image.open(io.BytesIO(answer.content)).convert("RGB"), dtype=int)
 
@@ -29,13 +31,21 @@ def assert_each_ended_once(stack: Stack, ids: list[str], jobs: list[dict]) -> No
     assert {job["status"] for job in jobs} == {"succeeded"}
     for job in jobs:
         assert len(job["images"]) == job["n"], job
-        succeeded = [number for number, outcome in stack.attempts(job["id"]) if outcome == "succeeded"]
-        assert len(succeeded) == (0 if job["cache"] == "shared" or not stack.attempts(job["id"]) else 1), job
-    rows = stack.query("SELECT count(*) AS n FROM generation_image WHERE job_id = ANY(%s::uuid[])", ids)
+        succeeded = [
+            number for number, outcome in stack.attempts(job["id"]) if outcome == "succeeded"
+        ]
+        assert len(succeeded) == (
+            0 if job["cache"] == "shared" or not stack.attempts(job["id"]) else 1
+        ), job
+    rows = stack.query(
+        "SELECT count(*) AS n FROM generation_image WHERE job_id = ANY(%s::uuid[])", ids
+    )
     assert rows[0]["n"] == sum(job["n"] for job in jobs)
 
 
-def test_two_hundred_mixed_jobs_over_two_workers_end_exactly_once(stack: Stack, variants: list[str]):
+def test_two_hundred_mixed_jobs_over_two_workers_end_exactly_once(
+    stack: Stack, variants: list[str]
+):
     chance = random.Random(1)
     ids = [
         stack.submit(
@@ -48,16 +58,24 @@ def test_two_hundred_mixed_jobs_over_two_workers_end_exactly_once(stack: Stack, 
     jobs = stack.ended(ids, 120)
 
     assert_each_ended_once(stack, ids, jobs)
-    used = stack.query("SELECT DISTINCT worker_name FROM generation_attempt WHERE job_id = ANY(%s::uuid[])", ids)
+    used = stack.query(
+        "SELECT DISTINCT worker_name FROM generation_attempt WHERE job_id = ANY(%s::uuid[])", ids
+    )
     assert len(used) == 2
 
 
-def test_a_seed_gives_the_same_picture_alone_and_in_a_batch_of_eight(stack: Stack, variants: list[str]):
+def test_a_seed_gives_the_same_picture_alone_and_in_a_batch_of_eight(
+    stack: Stack, variants: list[str]
+):
     seed = 4242
-    alone = stack.ended([stack.submit(text=WORDS, model="quick", seed=seed, output_format="png")["id"]], 30)[0]
+    alone = stack.ended(
+        [stack.submit(text=WORDS, model="quick", seed=seed, output_format="png")["id"]], 30
+    )[0]
     first = picture(stack, alone["images"][0])
     # n = 8 from seed - 3: the same seed as the fourth of eight in one UNet call.
-    batch = stack.ended([stack.submit(text=WORDS, model="quick", seed=seed - 3, n=8, output_format="png")["id"]], 30)[0]
+    batch = stack.ended(
+        [stack.submit(text=WORDS, model="quick", seed=seed - 3, n=8, output_format="png")["id"]], 30
+    )[0]
     fourth = picture(stack, batch["images"][3])
 
     rows = stack.query("SELECT batch_size FROM generation_attempt WHERE job_id = ANY(%s::uuid[]) ORDER BY batch_size",
@@ -98,10 +116,14 @@ def test_a_frozen_worker_finds_its_late_result_refused(stack: Stack, variants: l
     assert stack.pid(frozen) == pid
     assert job["status"] == "succeeded"
     assert stack.attempts(job_id) == [(1, "lost"), (2, "succeeded")]
-    assert stack.query("SELECT id, sha256 FROM generation_image WHERE job_id = %s", job_id) == before
+    assert (
+        stack.query("SELECT id, sha256 FROM generation_image WHERE job_id = %s", job_id) == before
+    )
 
 
-def test_redis_killed_for_twenty_seconds_under_load_costs_no_job(stack: Stack, variants: list[str], redis_server):
+def test_redis_killed_for_twenty_seconds_under_load_costs_no_job(
+    stack: Stack, variants: list[str], redis_server
+):
     ids = [stack.submit(variant=slug, model="slow", seed=11)["id"] for slug in variants[:6]]
     redis_server.kill()
     started = time.monotonic()
@@ -127,7 +149,9 @@ def test_postgresql_restarted_under_load_costs_no_accepted_job(stack: Stack, var
     assert_each_ended_once(stack, ids, jobs)
 
 
-def test_a_job_that_kills_its_worker_fails_in_the_end_and_the_workers_live(stack: Stack, variants: list[str]):
+def test_a_job_that_kills_its_worker_fails_in_the_end_and_the_workers_live(
+    stack: Stack, variants: list[str]
+):
     poison = stack.submit(variant=variants[0], model="slow", seed=666)["id"]
     for _ in range(3):
         os.kill(stack.pid(stack.running_on(poison, 40)), signal.SIGKILL)
@@ -141,7 +165,9 @@ def test_a_job_that_kills_its_worker_fails_in_the_end_and_the_workers_live(stack
     assert after["status"] == "succeeded"
 
 
-def test_a_job_whose_work_raises_fails_after_its_attempts_and_its_neighbours_succeed(stack: Stack, variants: list[str]):
+def test_a_job_whose_work_raises_fails_after_its_attempts_and_its_neighbours_succeed(
+    stack: Stack, variants: list[str]
+):
     good = [stack.submit(variant=slug, model="slow", seed=31)["id"] for slug in variants[:2]]
     bad = stack.submit(variant=variants[3], model="quick", seed=31)["id"]
     stack.query("UPDATE generation_embedding SET data = '\\x00' WHERE id ="
@@ -157,7 +183,9 @@ def test_a_job_whose_work_raises_fails_after_its_attempts_and_its_neighbours_suc
 
 
 def test_cancel_while_queued_and_while_running(stack: Stack, variants: list[str]):
-    running = [stack.submit(variant=variants[n], model="slow", seed=51, n=8)["id"] for n in range(2)]
+    running = [
+        stack.submit(variant=variants[n], model="slow", seed=51, n=8)["id"] for n in range(2)
+    ]
     waiting = stack.submit(variant=variants[5], model="slow", seed=51)["id"]
     for job_id in running:
         stack.running_on(job_id)
@@ -176,7 +204,9 @@ def test_cancel_while_queued_and_while_running(stack: Stack, variants: list[str]
     assert stack.job(running[0])["images"] == []
 
 
-def test_identical_jobs_at_once_are_computed_once_and_a_repeat_is_a_hit(stack: Stack, variants: list[str]):
+def test_identical_jobs_at_once_are_computed_once_and_a_repeat_is_a_hit(
+    stack: Stack, variants: list[str]
+):
     fields = {"variant": variants[7], "model": "slow", "seed": 61}
     ids = [stack.submit(**fields)["id"] for _ in range(8)]
 
@@ -184,7 +214,9 @@ def test_identical_jobs_at_once_are_computed_once_and_a_repeat_is_a_hit(stack: S
     repeat = stack.submit(**fields)
 
     assert {job["status"] for job in jobs} == {"succeeded"}
-    rows = stack.query("SELECT count(*) AS n FROM generation_attempt WHERE job_id = ANY(%s::uuid[])", ids)
+    rows = stack.query(
+        "SELECT count(*) AS n FROM generation_attempt WHERE job_id = ANY(%s::uuid[])", ids
+    )
     assert rows[0]["n"] == 1
     assert sorted(job["cache"] for job in jobs) == ["miss"] + ["shared"] * 7
     assert len({job["images"][0]["sha256"] for job in jobs}) == 1
@@ -193,7 +225,9 @@ def test_identical_jobs_at_once_are_computed_once_and_a_repeat_is_a_hit(stack: S
     assert picture(stack, repeat["images"][0]).shape[2] == 3
 
 
-def test_a_flushed_cache_still_answers_a_repeat_without_computing(stack: Stack, variants: list[str], redis_server):
+def test_a_flushed_cache_still_answers_a_repeat_without_computing(
+    stack: Stack, variants: list[str], redis_server
+):
     fields = {"variant": variants[8], "model": "quick", "seed": 62}
     stack.ended([stack.submit(**fields)["id"]], 30)
     redis_server.client().flushall()

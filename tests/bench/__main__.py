@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import psutil
 from tqdm import tqdm
 
-from tests.acceptance.stack import ROOT, Stack
+from tests.acceptance.stack import Stack
 from tests.tiny import make_quick_release
 
 ROUNDS = 3
@@ -49,10 +49,14 @@ def variant(stack: Stack) -> str:
 def saturated(stack: Stack, seed: int) -> float:
     """Images a second through the whole stack while the queue is never empty: first claim to last commit."""
     slug = variant(stack)
-    ids = [stack.submit(variant=slug, model=TEACHER, seed=seed + index)["id"] for index in range(IMAGES)]
+    ids = [
+        stack.submit(variant=slug, model=TEACHER, seed=seed + index)["id"]
+        for index in range(IMAGES)
+    ]
     stack.ended(ids, 300)
     row = stack.query(
-        "SELECT extract(epoch FROM max(finished_at) - min(started_at)) AS s FROM generation_job WHERE id = ANY(%s::uuid[])",
+        "SELECT extract(epoch FROM max(finished_at) - min(started_at)) AS s"
+        " FROM generation_job WHERE id = ANY(%s::uuid[])",
         ids,
     )[0]
     return IMAGES / float(row["s"])
@@ -71,7 +75,9 @@ def around_the_engine(stack: Stack) -> list[float]:
     return spans[10:]
 
 
-def requests_per_second(stack: Stack, call: Callable[[http.client.HTTPConnection, int], None], threads: int = 4) -> float:
+def requests_per_second(
+    stack: Stack, call: Callable[[http.client.HTTPConnection, int], None], threads: int = 4
+) -> float:
     """Answered requests a second over kept connections."""
     address = urlsplit(stack.run["base_url"])
     assert address.hostname
@@ -95,7 +101,10 @@ def requests_per_second(stack: Stack, call: Callable[[http.client.HTTPConnection
 def submissions(stack: Stack) -> tuple[float, float]:
     """Submissions a second, and a bare Django view's (/health/live) beside it, with the workers frozen."""
     slug = variant(stack)
-    headers = {"Authorization": f"Bearer {stack.run['api_key']}", "Content-Type": "application/json"}
+    headers = {
+        "Authorization": f"Bearer {stack.run['api_key']}",
+        "Content-Type": "application/json",
+    }
 
     def submit(connection: http.client.HTTPConnection, seed: int) -> None:
         body = json.dumps({"variant": slug, "model": "quick", "seed": 2_000_000 + seed})
@@ -114,7 +123,9 @@ def submissions(stack: Stack) -> tuple[float, float]:
     try:
         return requests_per_second(stack, submit), requests_per_second(stack, bare)
     finally:
-        stack.query("UPDATE generation_job SET status = 'canceled', finished_at = now() WHERE status = 'queued' RETURNING id")
+        stack.query(
+            "UPDATE generation_job SET status = 'canceled', finished_at = now() WHERE status = 'queued' RETURNING id"
+        )
         os.kill(pid, signal.SIGCONT)
 
 
@@ -124,10 +135,14 @@ def say(text: str) -> None:
 
 def main() -> int:
     home = Path(tempfile.mkdtemp(prefix="retort-bench-"))
-    say(f"{psutil.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB. Starting a stack of its own …")
+    say(
+        f"{psutil.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB. Starting a stack of its own …"
+    )
     stack = Stack(home, workers=1, env={"LOG_LEVEL": "WARNING"})
     try:
-        stack.manage("release", "register", str(make_quick_release(home / "quick", name="quick", steps=4)))
+        stack.manage(
+            "release", "register", str(make_quick_release(home / "quick", name="quick", steps=4))
+        )
         stack.manage("catalogue", "encode")
         measure(stack)
     finally:
@@ -147,13 +162,15 @@ def measure(stack: Stack) -> None:
         whole.append(saturated(stack, 20_000 + 1000 * turn))
     ratio = statistics.median(w / a for w, a in zip(whole, alone, strict=True))
     say(f"\nWhole stack at saturation, batches of 8, median of {ROUNDS} rounds in turns")
-    say(f"  stack {statistics.median(whole):.2f} images/s, engine alone {statistics.median(alone):.2f}: ratio {ratio:.3f}")
+    say(f"  stack {statistics.median(whole):.2f} images/s, engine {statistics.median(alone):.2f}: ratio {ratio:.3f}")
     spans = sorted(around_the_engine(stack))
     say(f"\nPOST to finished less the device's time, idle, {len(spans)} jobs one after another")
     say(f"  p50 {statistics.median(spans):.1f} ms, p99 {spans[int(0.99 * len(spans))]:.1f} ms")
     submitted, bare = submissions(stack)
     say("\nSubmissions, 4 connections, one web process, load generator on the same cores")
-    say(f"  {submitted:.0f} jobs/s; a bare Django view beside it {bare:.0f}/s: ratio {submitted / bare:.2f}")
+    say(
+        f"  {submitted:.0f} jobs/s; a bare Django view beside it {bare:.0f}/s: ratio {submitted / bare:.2f}"
+    )
 
 
 if __name__ == "__main__":

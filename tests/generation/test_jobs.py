@@ -102,7 +102,9 @@ def test_an_error_that_a_retry_cannot_help_fails_at_once():
     job = queued()
     (claim,) = claimed()
 
-    status = jobs.settle(claim, Outcome.FAILED, code="embedding_invalid", detail="x", retryable=False)
+    status = jobs.settle(
+        claim, Outcome.FAILED, code="embedding_invalid", detail="x", retryable=False
+    )
 
     job.refresh_from_db()
     assert (status, job.error_code, job.error_detail) == ("failed", "embedding_invalid", "x")

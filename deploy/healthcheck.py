@@ -1,0 +1,69 @@
+"""What a container's HEALTHCHECK runs: `python -m deploy.healthcheck web|worker`. Exit code 0 is healthy.
+
+The web process must answer; a worker must have a fresh heartbeat row, since a busy one answers nobody.
+"""
+
+import os
+import socket
+import sys
+from http.client import HTTPConnection, HTTPException
+
+PORT = 8000
+
+
+def host_header(allowed_hosts: list[str]) -> str:
+    """A name that Django accepts: it refuses the container's own address once ALLOWED_HOSTS is set."""
+    first = allowed_hosts[0] if allowed_hosts else "localhost"
+    return "localhost" if first == "*" else first.removeprefix(".")
+
+
+def web() -> bool:
+    from django.conf import settings
+
+    connection = HTTPConnection("127.0.0.1", PORT, timeout=4)
+    try:
+        connection.request(
+            "GET", "/health/live", headers={"Host": host_header(settings.ALLOWED_HOSTS)}
+        )
+        return connection.getresponse().status == 200
+    except (OSError, HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def worker() -> bool:
+    import django
+
+    django.setup()
+
+    from datetime import timedelta
+
+    from django.conf import settings
+    from django.db import DatabaseError
+    from django.utils import timezone
+
+    from generation.models import Worker
+
+    oldest = timezone.now() - timedelta(seconds=settings.WORKER_STALE_SECONDS)
+    try:
+        return Worker.objects.filter(
+            hostname=socket.gethostname(), heartbeat_at__gte=oldest
+        ).exists()
+    except DatabaseError:
+        return False
+
+
+CHECKS = {"web": web, "worker": worker}
+
+
+def main(arguments: list[str]) -> int:
+    if len(arguments) != 1 or arguments[0] not in CHECKS:
+        print(f"Give one of {', '.join(CHECKS)}.", file=sys.stderr)
+        return 2
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
+    return 0 if CHECKS[arguments[0]]() else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

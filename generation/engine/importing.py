@@ -1,0 +1,247 @@
+"""Makes a release from a Stable Diffusion 1.x / 2.x diffusers folder or hub id. Knows no Django and no database."""
+
+import json
+import shutil
+import struct
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from generation.engine import embeddings, encoder, release, sampling
+from generation.engine.errors import ReleaseInvalid
+from generation.engine.release import NEGATIVE_EMBEDS, PICKLES, Manifest, Progress
+
+PIPELINE_CLASSES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
+WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+)
+DTYPE_NAMES = {"F16": "float16", "F32": "float32", "BF16": "bfloat16"}
+# Of a hub repository only what a release needs; never a pickle.
+HUB_PATTERNS = [
+    "model_index.json",
+    "scheduler/*.json",
+    "tokenizer/*.json",
+    "tokenizer/merges.txt",
+    *(f"{folder}/*.{ending}" for folder in WEIGHTS for ending in ("json", "safetensors")),
+]
+CONVERT = (
+    "Convert it once: StableDiffusionPipeline.from_pretrained(DIR).save_pretrained(NEW_DIR, "
+    "safe_serialization=True), on a machine where you trust the file."
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How the release generates. Defaults are those usual for Stable Diffusion."""
+
+    kind: str = "teacher"
+    noise_scheduler: str = "ddim"
+    steps: int = 30
+    guidance_scale: float = 7.5
+    image_sizes: tuple[tuple[int, int], ...] = ()  # () = the size that the U-Net was trained for
+    code_revision: str = ""
+
+
+def import_folder(
+    source: Path,
+    target: Path,
+    *,
+    name: str,
+    options: Options | None = None,
+    on_progress: Progress | None = None,
+) -> Manifest:
+    """Copy what a release needs from `source` into the new folder `target` and complete it. Raises ReleaseInvalid."""
+    options = options or Options()
+    source = Path(source)
+    _check_kind(source)
+    copies = _plan(source)
+    target = Path(target)
+    if target.exists():
+        raise ReleaseInvalid(f"{target} exists already. Give another name with --name, or remove it.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".importing-", dir=target.parent) as temporary:
+        folder = Path(temporary) / name
+        _copy(copies, folder, on_progress)
+        _write_tokenizer(folder)
+        manifest = _complete(folder, name, options)
+        release.write(folder, manifest)
+        release.verify(folder)
+        folder.rename(target)
+    return manifest
+
+
+def download(hub_id: str, *, progress_bars: bool = True) -> Path:
+    """The folder of a Hugging Face hub repository, without its pickles. Needs a network. Raises ReleaseInvalid."""
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    if not progress_bars:
+        huggingface_hub.utils.disable_progress_bars()
+    try:
+        return Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=HUB_PATTERNS))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        raise ReleaseInvalid(
+            f"{hub_id} could not be downloaded: {str(error).splitlines()[0]} "
+            "Check the id and the network, or download it elsewhere and give the folder."
+        ) from error
+
+
+# --- what to copy ---------------------------------------------------------------------------------
+def _check_kind(source: Path) -> None:
+    index = source / "model_index.json"
+    if not index.is_file():
+        raise ReleaseInvalid(
+            f"{source} has neither {release.MANIFEST} nor model_index.json. A single-file checkpoint becomes a folder "
+            "with StableDiffusionPipeline.from_single_file(FILE).save_pretrained(DIR, safe_serialization=True)."
+        )
+    class_name = _json(index).get("_class_name")
+    if class_name not in PIPELINE_CLASSES:
+        raise ReleaseInvalid(
+            f"{source} is a {class_name}. Only Stable Diffusion 1.x and 2.x text-to-image folders can be registered."
+        )
+    unet, vae = _json(source / "unet/config.json"), _json(source / "vae/config.json")
+    latent_channels = vae.get("latent_channels", 4)
+    if unet.get("in_channels", 4) != latent_channels:
+        raise ReleaseInvalid(
+            f"The U-Net of {source} takes {unet['in_channels']} channels and the VAE gives {latent_channels}: "
+            "it is an inpainting or a depth model. Use a text-to-image one."
+        )
+
+
+def _plan(source: Path) -> dict[str, Path]:
+    """Path in the release → file to copy."""
+    plan = {"model_index.json": source / "model_index.json"}
+    plan["scheduler/scheduler_config.json"] = source / "scheduler" / "scheduler_config.json"
+    for folder, base in WEIGHTS.items():
+        plan[f"{folder}/config.json"] = source / folder / "config.json"
+        for path in _weights(source / folder, base):
+            # Without the variant in its name, diffusers and transformers load it without being told of it.
+            plan[f"{folder}/{path.name.replace('.fp16', '')}"] = path
+    for name in TOKENIZER_FILES:
+        if (source / "tokenizer" / name).is_file():
+            plan[f"tokenizer/{name}"] = source / "tokenizer" / name
+    for path in plan.values():
+        if not path.is_file():
+            raise ReleaseInvalid(f"{path} is missing. Download the folder again.")
+    return plan
+
+
+def _weights(folder: Path, base: str) -> list[Path]:
+    """The safetensors of a component, of the fp16 variant if there is one; with their index if they are in shards."""
+    for variant in (".fp16", ""):
+        single = folder / f"{base}{variant}.safetensors"
+        if single.is_file():
+            return [single]
+        index = folder / f"{base}.safetensors.index{variant}.json"
+        if index.is_file():
+            names = sorted(set(_json(index).get("weight_map", {}).values()))
+            if any("/" in name or not name.endswith(".safetensors") for name in names):
+                raise ReleaseInvalid(f"{index} names files outside its folder or not in safetensors.")
+            return [index, *(folder / name for name in names)]
+    if pickles := sorted(path.name for path in folder.glob("*") if path.name.endswith(PICKLES)):
+        raise ReleaseInvalid(
+            f"{folder} has its weights only as a pickle ({pickles[0]}), which runs code when it is loaded. {CONVERT}"
+        )
+    raise ReleaseInvalid(f"{folder} has no {base}.safetensors. Download the folder again.")
+
+
+def _copy(copies: dict[str, Path], folder: Path, on_progress: Progress | None) -> None:
+    total = sum(path.stat().st_size for path in copies.values())
+    done = 0
+    for relative, path in copies.items():
+        target = folder / relative
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if ".safetensors.index" in path.name:
+            target = target.with_name(path.name.replace(".fp16", ""))
+            target.write_text(path.read_text("utf-8").replace(".fp16", ""), "utf-8")
+        else:
+            shutil.copyfile(path, target)  # copies what a link leads to, and no rights
+        done += path.stat().st_size
+        if on_progress:
+            on_progress(done, total)
+
+
+# --- what to add ----------------------------------------------------------------------------------
+def _write_tokenizer(folder: Path) -> None:
+    """tokenizer.json, from vocab.json and merges.txt: the form that the `tokenizers` library reads alone."""
+    place = folder / "tokenizer"
+    if not (place / "tokenizer.json").is_file():
+        from transformers import CLIPTokenizerFast
+
+        try:
+            tokenizer = CLIPTokenizerFast.from_pretrained(place, local_files_only=True)
+        except (OSError, ValueError, TypeError) as error:
+            raise ReleaseInvalid(f"{place} holds no CLIP tokenizer: {error}") from error
+        tokenizer.backend_tokenizer.save(str(place / "tokenizer.json"))
+    if not (place / "tokenizer_config.json").is_file():
+        raise ReleaseInvalid(f"{place / 'tokenizer_config.json'} is missing. Download the folder again.")
+
+
+def _complete(folder: Path, name: str, options: Options) -> Manifest:
+    config = _json(folder / "scheduler" / "scheduler_config.json")
+    timesteps = sampling.default_timesteps(config, options.steps)
+    sampling.check(options.noise_scheduler, config, timesteps)
+    loaded = encoder.load_parts(folder, release.encoder_fingerprint(folder))
+    empty = embeddings.unpack(loaded.encode([""])[0])
+    save_file({"negative_prompt_embeds": np.array(empty)}, folder / NEGATIVE_EMBEDS)
+    (folder / NEGATIVE_EMBEDS).chmod(0o644)  # safetensors writes for the owner alone
+    return Manifest(
+        format_version=release.FORMAT_VERSION,
+        name=name,
+        kind=options.kind,
+        parent=None,
+        recipe=None,
+        code_revision=options.code_revision,
+        prediction_type=config.get("prediction_type", "epsilon"),
+        noise_scheduler=options.noise_scheduler,
+        timesteps=timesteps,
+        num_inference_steps=len(timesteps),
+        guidance_scale=float(options.guidance_scale),
+        encoder_fingerprint=loaded.fingerprint,
+        has_encoder=True,
+        max_tokens=loaded.shape[0],
+        embedding_shape=loaded.shape,
+        weight_dtype=_weight_dtype(folder / "unet"),
+        quantization=None,
+        image_sizes=list(options.image_sizes) or [_trained_size(folder)],
+        covered_variants=[],
+        files=release.list_files(folder),
+        evaluation=None,
+    )
+
+
+def _trained_size(folder: Path) -> tuple[int, int]:
+    latent = _json(folder / "unet" / "config.json").get("sample_size", 64)
+    blocks = _json(folder / "vae" / "config.json")["block_out_channels"]
+    size = latent * 2 ** (len(blocks) - 1)
+    return size, size
+
+
+def _weight_dtype(folder: Path) -> str:
+    """The dtype of most weights, from the header of the first file."""
+    path = sorted(folder.glob("*.safetensors"))[0]
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header: dict[str, Any] = json.loads(file.read(length))
+    found = [entry["dtype"] for key, entry in header.items() if key != "__metadata__"]
+    most = max(set(found), key=found.count)
+    return DTYPE_NAMES.get(most, most)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ReleaseInvalid(f"{path} is missing. Download the folder again.") from None
+    except (OSError, ValueError) as error:
+        raise ReleaseInvalid(f"{path} cannot be read: {error}.") from error

@@ -1,0 +1,158 @@
+"""`manage.py bootstrap`: makes an empty database ready to serve. Safe to repeat, and on several machines at once."""
+
+import json
+import secrets
+import time
+from argparse import ArgumentParser
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from django.conf import settings
+from django.contrib.auth import get_user_model
+from django.core.management import call_command
+from django.core.management.base import BaseCommand, CommandError
+from django.db import OperationalError, connection
+from django.db.migrations.executor import MigrationExecutor
+
+from generation import hints, releases, resources
+from generation.engine import release as release_format
+from generation.engine.errors import ReleaseInvalid
+from generation.errors import GenerationError
+from generation.models import APIKey, PromptVariant, Release
+
+STARTER = settings.BASE_DIR / "generation" / "starter"
+LOCK = 0x5265746F7274  # "Retort": the advisory lock of whoever prepares the database
+
+
+class Command(BaseCommand):
+    help = "Migrate, make the first admin account, register the starter release, import the starter catalogue."
+    requires_system_checks: list[str] = []  # they import every view; `manage.py check` is for that
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument(
+            "--json", action="store_true", help="print what was done as one JSON object"
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        began = time.monotonic()
+        try:
+            with alone():
+                done: dict[str, Any] = {
+                    "migrations": self.migrate(),
+                    "release": self.register_starter(),
+                    "imported_variants": self.import_catalogue(),
+                    # After what may fail: a password that nobody was shown would be lost.
+                    **self.make_admin(),
+                    "made_api_key": self.make_api_key(),
+                }
+            hints.encode()
+        except OperationalError as error:
+            database = connection.settings_dict
+            raise CommandError(
+                f"PostgreSQL at {database['HOST']}:{database['PORT'] or 5432}, database {database['NAME']}: "
+                f"{str(error).strip()}\nDATABASE_URL must name a database that exists."
+            ) from error
+        except GenerationError as error:
+            raise CommandError(error.detail) from error
+        if options["json"]:
+            self.stdout.write(json.dumps(done))
+        else:
+            if done["admin_password"]:
+                self.stdout.write(
+                    f"Admin account: {done['admin_user']}, password {done['admin_password']} (shown this once)"
+                )
+            self.say(f"Ready in {time.monotonic() - began:.1f} s.")
+
+    def say(self, text: str) -> None:
+        self.stderr.write(text, lambda plain: plain)  # progress, not an error: no red
+
+    # --- steps ------------------------------------------------------------------------------------
+
+    def migrate(self) -> int:
+        executor = MigrationExecutor(connection)
+        plan = executor.migration_plan(executor.loader.graph.leaf_nodes())
+        if plan:
+            self.say(f"Migrating the database ({len(plan)} steps) …")
+            call_command("migrate", interactive=False, verbosity=0)
+        return len(plan)
+
+    def make_admin(self) -> dict[str, str | None]:
+        """A superuser if there is none. The password exists in this answer only."""
+        users = get_user_model().objects
+        found = users.filter(is_superuser=True, is_active=True).order_by("pk").first()
+        if found:
+            return {"admin_user": found.get_username(), "admin_password": None}
+        name = "admin"
+        while users.filter(username=name).exists():
+            name = f"admin-{secrets.token_hex(2)}"
+        password = secrets.token_urlsafe(12)
+        users.create_superuser(name, password=password)
+        self.say(f"Made the admin account {name}.")
+        return {"admin_user": name, "admin_password": password}
+
+    def register_starter(self) -> str:
+        """Registered once. Activated only where nothing of its kind is: an operator's choice stays."""
+        try:
+            manifest = release_format.read(STARTER / "teacher")
+        except ReleaseInvalid as error:
+            raise CommandError(f"The starter release is damaged: {error.detail}") from error
+        release = Release.objects.filter(name=manifest.name).first()
+        if release is None:
+            self.say(f"Registering the starter release {manifest.name} …")
+            try:
+                release = releases.register(STARTER / "teacher")
+            except GenerationError as error:
+                raise CommandError(f"The starter release is damaged: {error.detail}") from error
+        if (
+            release.status == Release.Status.CANDIDATE
+            and not Release.objects.filter(kind=release.kind, status=Release.Status.ACTIVE).exists()
+        ):
+            releases.activate(release)
+        return release.name
+
+    def import_catalogue(self) -> int:
+        """Only into an empty catalogue: what an editor removed stays removed."""
+        if PromptVariant.objects.exists():
+            return 0
+        self.say("Importing the starter catalogue …")
+        report = resources.import_file(STARTER / "catalogue.csv")
+        if report.errors:
+            row, reason = report.errors[0]
+            raise CommandError(f"The starter catalogue is damaged, row {row}: {reason}")
+        return report.new
+
+    def make_api_key(self) -> bool:
+        """The key of this machine's scripts, LOCAL_API_KEY, with every scope."""
+        plain = settings.LOCAL_API_KEY
+        if not plain:
+            return False
+        key = APIKey.objects.filter(prefix=APIKey.prefix_of(plain)).first()
+        if key is None:
+            owner = (
+                get_user_model()
+                .objects.filter(is_superuser=True, is_active=True)
+                .order_by("pk")
+                .first()
+            )
+            APIKey.objects.issue(owner, "local", list(APIKey.Scope.values), secret=plain)
+            return True
+        if not key.matches(plain):
+            raise CommandError(
+                "LOCAL_API_KEY was revoked or has expired. Set another one; for `make run`, remove it from "
+                ".retort/secrets.json and a new one is made."
+            )
+        return False
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Two bootstraps of one database take turns. The lock goes with the connection, however this process ends."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_lock(%s)", [LOCK])
+    try:
+        yield
+    finally:
+        if connection.connection and not connection.connection.closed:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT pg_advisory_unlock(%s)", [LOCK])

@@ -1,0 +1,125 @@
+"""`manage.py catalogue import | export | encode | status`: the catalogue from the shell."""
+
+import sys
+from argparse import ArgumentParser
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+from django.db import connection
+from tqdm import tqdm
+
+from generation import catalogue, hints, releases, resources
+from generation.errors import GenerationError
+from generation.models import PromptVariant
+
+SHOWN_ERRORS = 50
+
+
+class Command(BaseCommand):
+    help = "Import, export and encode the prompt catalogue, or show how far its encoding is."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        actions = parser.add_subparsers(dest="action", required=True)
+        importing = actions.add_parser(
+            "import",
+            help="take variants from a CSV or JSON file, all or nothing",
+            description=f"Columns: {', '.join(resources.COLUMNS)}. Without a slug it is made of the text.",
+        )
+        importing.add_argument("file", type=Path)
+        importing.add_argument("--dry-run", action="store_true", help="check only, write nothing")
+        importing.add_argument(
+            "--new-revisions",
+            action="store_true",
+            help="allow new texts for variants that have images",
+        )
+        exporting = actions.add_parser("export", help="write the catalogue to a CSV or JSON file")
+        exporting.add_argument("file", type=Path)
+        encoding = actions.add_parser(
+            "encode", help="compute the missing embeddings in this process"
+        )
+        encoding.add_argument(
+            "--publish", action="store_true", help="leave it to the encode worker instead"
+        )
+        encoding.add_argument(
+            "--again",
+            action="store_true",
+            help="first mark failed and damaged embeddings, so that they are computed again",
+        )
+        actions.add_parser("status", help="count the variants by state of their embeddings")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        actions: dict[str, Callable[..., None]] = {
+            "import": self.import_file,
+            "export": self.export_file,
+            "encode": self.encode,
+            "status": self.status,
+        }
+        try:
+            actions[options["action"]](options)
+        except GenerationError as error:
+            raise CommandError(error.detail) from error
+
+    def import_file(self, options: dict) -> None:
+        dataset = resources.read(options["file"])
+        with self._bar(len(dataset), "Rows") as bar:
+            report = resources.import_dataset(
+                dataset,
+                dry_run=options["dry_run"],
+                new_revisions=options["new_revisions"],
+                on_progress=bar.update,
+            )
+        if report.errors:
+            for row, message in report.errors[:SHOWN_ERRORS]:
+                self.stderr.write(f"row {row}: {message}" if row else message)
+            if len(report.errors) > SHOWN_ERRORS:
+                self.stderr.write(f"… and {len(report.errors) - SHOWN_ERRORS} more.")
+            raise CommandError(f"Nothing was imported: {len(report.errors)} errors.")
+        done = "Would be" if options["dry_run"] else "Done:"
+        self.stdout.write(
+            f"{done} {report.new} new, {report.updated} updated, {report.unchanged} unchanged "
+            f"({report.seconds:.1f} s)."
+        )
+
+    def export_file(self, options: dict) -> None:
+        count = resources.export_file(options["file"])
+        self.stdout.write(f"{count} prompt variants written to {options['file']}.")
+
+    def encode(self, options: dict) -> None:
+        if options["again"]:
+            marked = catalogue.encode_again(PromptVariant.objects.all())
+            self.stdout.write(f"{marked} embeddings are to be encoded again.")
+        if options["publish"]:
+            hints.encode()
+            self.stdout.write("The encode worker was asked.")
+            return
+        from generation import encoding  # loads torch
+
+        waiting = sum(
+            catalogue.missing(release.encoder_fingerprint).count()
+            for release in releases.encoders_in_use()
+        )
+        with self._bar(waiting, "Variants") as bar:
+            remaining = encoding.encode_missing(on_progress=bar.update)
+        self.status(options)
+        if remaining:
+            raise CommandError(f"{remaining} embeddings are still missing.")
+
+    def status(self, options: dict) -> None:
+        encoders = releases.encoders_in_use()
+        if not encoders:
+            self.stdout.write("No text encoder is in use: register a release first.")
+        for release in encoders:
+            self.stdout.write(
+                f"encoder {release.encoder_fingerprint[:12]} (of {release.name}): "
+                f"{catalogue.missing(release.encoder_fingerprint).count()} missing"
+            )
+        for state, count in catalogue.count_states().items():
+            self.stdout.write(f"{state}: {count}")
+
+    def _bar(self, total: int, unit: str) -> tqdm:
+        connection.ensure_connection()  # its failure should not tear the bar
+        return tqdm(
+            total=total, unit=f" {unit.lower()}", desc=unit, file=sys.stderr, disable=total == 0
+        )

@@ -1,0 +1,250 @@
+"""The life of a release: registered → active → retired or rejected, and back. Knows no tensors (`registration` does)."""
+
+import hashlib
+import shutil
+import tempfile
+from pathlib import Path
+
+import structlog
+from django.conf import settings
+from django.db import transaction
+from django.utils import timezone
+
+from generation import hints
+from generation.engine import release as engine_release
+from generation.engine.errors import ReleaseInvalid
+from generation.engine.release import MANIFEST, Manifest, Progress
+from generation.errors import ReleaseNotAvailable, ReleaseRefused
+from generation.models import Release
+
+log = structlog.get_logger(__name__)
+
+Status = Release.Status
+STARTER = Path(__file__).resolve().parent / "starter"
+
+
+# --- registering ----------------------------------------------------------------------------------
+def register(
+    source: Path | str, *, name: str | None = None, on_progress: Progress | None = None
+) -> Release:
+    """Make a release folder (one with `release.json`) known, as a candidate. Raises ReleaseRefused.
+
+    A folder inside RELEASES_ROOT or the package is used where it lies; any other is copied into RELEASES_ROOT.
+    """
+    place = Path(source).resolve()
+    manifest = _verified(place, on_progress)
+    if name is not None and name != manifest.name:
+        raise ReleaseRefused(
+            f"The release calls itself {manifest.name}, and a release is immutable: register it without a name."
+        )
+    _refuse_known(manifest.name)
+    root = Path(settings.RELEASES_ROOT).resolve()
+    if not (place.is_relative_to(STARTER) or place.is_relative_to(root)):
+        place = _copy(place, root / manifest.name, on_progress)
+    fields = {
+        "name": manifest.name,
+        "kind": manifest.kind,
+        "path": _stored_path(place),
+        "manifest": engine_release.manifest_to_dict(manifest),
+        "manifest_sha256": _manifest_sha256(place),
+        "encoder_fingerprint": manifest.encoder_fingerprint,
+        "has_encoder": manifest.has_encoder,
+        "size_bytes": sum(file.size_bytes for file in manifest.files),
+    }
+    release, created = Release.objects.get_or_create(name=manifest.name, defaults=fields)
+    if not created:  # registered by somebody else while we were hashing
+        _refuse_known(manifest.name)
+    log.info("release_registered", release=release.name, kind=release.kind, path=release.path)
+    transaction.on_commit(hints.encode, robust=True)
+    return release
+
+
+def _refuse_known(name: str) -> None:
+    if Release.objects.filter(name=name).exists():
+        raise ReleaseRefused(
+            f"A release named {name} is registered already. Give another name, or use that one."
+        )
+
+
+def _copy(place: Path, target: Path, on_progress: Progress | None) -> Path:
+    if target.exists():
+        raise ReleaseRefused(
+            f"{target} exists already but is not registered. Register that folder, or remove it."
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".registering-", dir=target.parent) as temporary:
+        copied = Path(temporary) / target.name
+        try:
+            shutil.copytree(place, copied, copy_function=shutil.copyfile)
+        except OSError as error:
+            raise ReleaseRefused(
+                f"{place} could not be copied to {target}: {error}. Check the space and the rights of DATA_DIR."
+            ) from error
+        _verified(copied, on_progress)
+        copied.rename(target)
+    return target
+
+
+def _stored_path(place: Path) -> str:
+    """Relative for what the project ships, so that the project may move."""
+    base = Path(settings.BASE_DIR).resolve()
+    if place.is_relative_to(STARTER) and place.is_relative_to(base):
+        return place.relative_to(base).as_posix()
+    return str(place)
+
+
+def _verified(
+    place: Path, on_progress: Progress | None = None, *, hashes: bool = True
+) -> Manifest:
+    try:
+        return engine_release.verify(place, on_progress, hashes=hashes)
+    except ReleaseInvalid as error:
+        raise ReleaseRefused(error.detail) from error
+
+
+def _manifest_sha256(place: Path) -> str:
+    return hashlib.sha256((place / MANIFEST).read_bytes()).hexdigest()
+
+
+# --- looking up -----------------------------------------------------------------------------------
+def folder(release: Release) -> Path:
+    """Where the files lie on this machine."""
+    return Path(settings.BASE_DIR) / release.path  # an absolute path stays as it is
+
+
+def resolve(model: str | None = None) -> Release:
+    """The release that a request means: a kind, a name, or None for the best active one. Raises ReleaseNotAvailable."""
+    if model is None:
+        # "student" sorts before "teacher".
+        release = Release.objects.filter(status=Status.ACTIVE).order_by("kind").first()
+        if release is None:
+            raise ReleaseNotAvailable(
+                "No release is active. Activate one: manage.py release activate NAME.", parameter="model"
+            )
+        return release
+    if model in Release.Kind.values:
+        release = Release.objects.filter(kind=model, status=Status.ACTIVE).first()
+        if release is None:
+            raise ReleaseNotAvailable(f"No {model} is active.", parameter="model")
+        return release
+    release = Release.objects.filter(name=model).exclude(status=Status.REJECTED).first()
+    if release is None:
+        raise ReleaseNotAvailable(
+            f"There is no release {model!r}. Give student, teacher or the name of a registered release.",
+            parameter="model",
+        )
+    return release
+
+
+def encoders_in_use() -> list[Release]:
+    """For every encoder that a candidate or active release needs, one release that holds its files.
+
+    A student whose teacher is retired still needs the teacher's encoder.
+    """
+    needed = set(
+        Release.objects.filter(status__in=(Status.CANDIDATE, Status.ACTIVE)).values_list(
+            "encoder_fingerprint", flat=True
+        )
+    )
+    holders: dict[str, Release] = {}
+    for release in Release.objects.filter(has_encoder=True, encoder_fingerprint__in=needed).order_by(
+        "-registered_at", "-pk"
+    ):
+        holders[release.encoder_fingerprint] = release  # the oldest stays
+    return list(holders.values())
+
+
+def verify(release: Release, on_progress: Progress | None = None) -> Manifest:
+    """Compare the files with the manifest, and the manifest with what was registered. Raises ReleaseRefused."""
+    place = folder(release)
+    manifest = _verified(place, on_progress)
+    _compare_manifest(release, place)
+    return manifest
+
+
+def _compare_manifest(release: Release, place: Path) -> None:
+    if _manifest_sha256(place) != release.manifest_sha256:
+        raise ReleaseRefused(
+            f"{place / MANIFEST} was changed after {release.name} was registered. Restore it from where it came."
+        )
+
+
+# --- moving ---------------------------------------------------------------------------------------
+def activate(release: Release) -> Release:
+    """Serve this release instead of the active one of its kind, which retires. Raises ReleaseRefused."""
+    place = folder(release)
+    _verified(place, hashes=False)
+    _compare_manifest(release, place)
+    with transaction.atomic():
+        # Every release of the kind is locked, in one order, so two activations wait for each other.
+        rows = {row.pk: row for row in _locked(release.kind)}
+        if release.pk not in rows:
+            raise ReleaseRefused(f"{release.name} is not registered any more.")
+        release = rows[release.pk]
+        if release.status == Status.ACTIVE:
+            return release
+        if release.status == Status.REJECTED:
+            raise ReleaseRefused(f"{release.name} was rejected. Register a better one.")
+        current = next((row for row in rows.values() if row.status == Status.ACTIVE), None)
+        release.replaced = current
+        _exchange(current, release)
+        transaction.on_commit(hints.encode, robust=True)
+    return release
+
+
+def rollback(kind: str) -> Release:
+    """Serve again what the active release of this kind replaced. Raises ReleaseRefused."""
+    with transaction.atomic():
+        rows = {row.pk: row for row in _locked(kind)}
+        current = next((row for row in rows.values() if row.status == Status.ACTIVE), None)
+        if current is None:
+            raise ReleaseRefused(f"No {kind} is active, so there is nothing to roll back.")
+        previous = rows.get(current.replaced_id) if current.replaced_id else None
+        if previous is None:
+            raise ReleaseRefused(
+                f"{current.name} replaced nothing that is still registered. Activate a release by name."
+            )
+        if previous.status == Status.REJECTED:
+            raise ReleaseRefused(
+                f"{previous.name}, which {current.name} replaced, was rejected. Activate a release by name."
+            )
+        place = folder(previous)
+        _verified(place, hashes=False)
+        _compare_manifest(previous, place)
+        # `previous.replaced` stays: a second rollback goes one further back, not to and fro.
+        _exchange(current, previous)
+        transaction.on_commit(hints.encode, robust=True)
+    return previous
+
+
+def reject(release: Release) -> Release:
+    """Never serve this release. Raises ReleaseRefused while it is active."""
+    with transaction.atomic():
+        locked = Release.objects.select_for_update().get(pk=release.pk)
+        if locked.status == Status.ACTIVE:
+            raise ReleaseRefused(f"{locked.name} is active. Activate another first, or roll back.")
+        if locked.status != Status.REJECTED:
+            _move(locked, Status.REJECTED)
+    return locked
+
+
+def _locked(kind: str) -> list[Release]:
+    return list(Release.objects.select_for_update().filter(kind=kind).order_by("pk"))
+
+
+def _exchange(current: Release | None, following: Release) -> None:
+    now = timezone.now()
+    if current is not None:
+        current.retired_at = now
+        _move(current, Status.RETIRED)
+    following.activated_at = now
+    following.retired_at = None
+    _move(following, Status.ACTIVE)
+
+
+def _move(release: Release, status: Release.Status) -> None:
+    """The one place where a status changes; the caller holds the row's lock."""
+    before = release.status
+    release.status = status
+    release.save(update_fields=["status", "activated_at", "retired_at", "replaced"])
+    log.info("release_moved", release=release.name, kind=release.kind, before=before, after=status)

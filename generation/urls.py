@@ -1,0 +1,22 @@
+"""Addresses of the API, of health and of the figures. Version 1 stays as it is; a second one would stand beside it."""
+
+from django.urls import path
+
+from generation.views import health, images, jobs, metrics, releases, schema, variants
+
+urlpatterns = [
+    path("v1/variants", variants.VariantList.as_view(), name="variants"),
+    path("v1/variants/<slug:slug>", variants.VariantDetail.as_view(), name="variant"),
+    path("v1/jobs", jobs.JobList.as_view(), name="jobs"),
+    path("v1/jobs/<uuid:job_id>", jobs.JobDetail.as_view(), name="job"),
+    path("v1/jobs/<uuid:job_id>/cancel", jobs.JobCancel.as_view(), name="job-cancel"),
+    path("v1/images/<uuid:image_id>", images.ImageDetail.as_view(), name="image"),
+    path("v1/images/<uuid:image_id>/file", images.ImageFile.as_view(), name="image-file"),
+    path("v1/releases", releases.ReleaseList.as_view(), name="releases"),
+    path("v1/releases/<slug:name>", releases.ReleaseDetail.as_view(), name="release"),
+    path("v1/openapi.json", schema.description, name="schema"),
+    path("v1/docs", schema.page, name="docs"),
+    path("health/live", health.live, name="health-live"),
+    path("health/ready", health.ready, name="health-ready"),
+    path("metrics", metrics.page, name="metrics"),
+]

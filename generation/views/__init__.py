@@ -1,0 +1,1 @@
+"""The HTTP views by resource. They parse, ask the modules below and render; they decide nothing about jobs."""

@@ -1,0 +1,53 @@
+"""The folder of a local stack: one launcher at a time, secrets that stay, sockets that fit."""
+
+import json
+import stat
+from pathlib import Path
+
+import pytest
+
+from deploy.local.errors import AlreadyRunning
+from deploy.local.home import LONGEST_SOCKET_PATH, Home, read_json, write_json
+
+
+def test_two_launchers_cannot_hold_one_folder(tmp_path: Path) -> None:
+    first, second = Home(tmp_path / "home"), Home(tmp_path / "home")
+    first.lock()
+    with pytest.raises(AlreadyRunning, match="RETORT_HOME"):
+        second.lock()
+    first.unlock()
+    second.lock()
+    second.unlock()
+
+
+def test_secrets_are_made_once_and_private(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    home.create()
+    made = home.secrets()
+    assert Home(tmp_path / "home").secrets() == made
+    assert stat.S_IMODE((home.folder / "secrets.json").stat().st_mode) == 0o600
+    assert stat.S_IMODE(home.folder.stat().st_mode) == 0o700
+
+
+def test_a_removed_secret_is_made_again_and_the_others_stay(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    made = home.secrets()
+    kept = {name: value for name, value in made.items() if name != "LOCAL_API_KEY"}
+    write_json(tmp_path / "secrets.json", kept)
+    again = home.secrets()
+    assert again["LOCAL_API_KEY"] != made["LOCAL_API_KEY"]
+    assert again["SECRET_KEY"] == made["SECRET_KEY"]
+
+
+def test_a_torn_file_reads_as_empty(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(json.dumps({"base_url": "http://127.0.0.1:1"})[:-5])
+    assert read_json(tmp_path / "run.json") == {}
+
+
+def test_sockets_of_a_deep_folder_go_to_a_short_private_one(tmp_path: Path) -> None:
+    deep = Home(tmp_path / ("d" * 120))
+    short = deep.sockets()
+    assert len(str(short)) < LONGEST_SOCKET_PATH
+    assert stat.S_IMODE(short.stat().st_mode) == 0o700
+    assert deep.sockets() == short
+    short.rmdir()

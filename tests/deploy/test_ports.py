@@ -1,0 +1,41 @@
+"""Ports: kept from start to start, never shared, and a taken one is said."""
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from deploy.local import ports
+from deploy.local.errors import PortTaken
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    with socket.socket() as listener:
+        listener.bind((ports.HOST, 0))
+        listener.listen()
+        yield listener.getsockname()[1]
+
+
+def test_a_port_is_remembered(tmp_path: Path) -> None:
+    first = ports.remembered(tmp_path / "ports.json", "redis")
+    assert ports.remembered(tmp_path / "ports.json", "redis") == first
+    assert ports.remembered(tmp_path / "ports.json", "postgres") != first
+
+
+def test_a_remembered_port_that_was_taken_meanwhile_is_replaced(tmp_path: Path, taken: int) -> None:
+    (tmp_path / "ports.json").write_text(f'{{"redis": {taken}}}')
+    assert ports.remembered(tmp_path / "ports.json", "redis") != taken
+
+
+def test_a_web_port_that_was_asked_for_is_refused_when_taken(taken: int) -> None:
+    with pytest.raises(
+        PortTaken, match=rf"{taken} is taken by .*pid {os.getpid()}.*PORT={taken + 1}"
+    ):
+        ports.for_web(taken)
+
+
+def test_the_default_web_port_moves_up(taken: int) -> None:
+    assert ports.for_web(None, default=taken) > taken

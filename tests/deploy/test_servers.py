@@ -1,0 +1,185 @@
+"""The private servers: made, started, stopped, and found again in whatever state a killed launcher left them."""
+
+import os
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg2
+import pytest
+import redis
+
+from deploy.local import binaries, ports
+from deploy.local.errors import LocalError, ServerMissing
+from deploy.local.postgresql import PostgreSQL, wait_until
+from deploy.local.redis import Redis
+
+
+def make_postgres(folder: Path, *, password: str = "one", port: int | None = None) -> PostgreSQL:
+    return PostgreSQL(folder, port=port or ports.pick(), password=password, throw_away=True)
+
+
+@contextmanager
+def running(server: PostgreSQL | Redis) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(
+        server.command(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        assert wait_until(server.is_ready, 20)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def count_databases(server: PostgreSQL) -> int:
+    connection = psycopg2.connect(server.url)
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT count(*) FROM pg_database WHERE datname = 'retort'")
+            return cursor.fetchone()[0]
+    finally:
+        connection.close()
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A PostgreSQL data folder below a path with a space."""
+    folder = tmp_path_factory.mktemp("with space") / "postgres"
+    make_postgres(folder).prepare()
+    return folder
+
+
+def test_postgres_serves_its_database_to_whoever_knows_the_password(prepared: Path) -> None:
+    server = make_postgres(prepared)
+    server.prepare()
+    with running(server):
+        assert count_databases(server) == 1
+        with pytest.raises(psycopg2.OperationalError, match="password"):
+            psycopg2.connect(server.url.replace(":one@", ":two@"))
+
+
+def test_postgres_takes_a_new_password_when_the_secrets_were_lost(prepared: Path) -> None:
+    server = make_postgres(prepared, password="another")
+    server.prepare()
+    with running(server):
+        assert count_databases(server) == 1
+    make_postgres(prepared).prepare()
+
+
+def test_a_half_made_data_folder_is_made_again(tmp_path: Path) -> None:
+    unfinished = tmp_path / ".postgres-unfinished-x"
+    unfinished.mkdir()
+    (unfinished / "PG_VERSION").write_text("18\n")
+    server = make_postgres(tmp_path / "postgres")
+    server.prepare()
+    assert not unfinished.exists()
+    with running(server):
+        assert count_databases(server) == 1
+
+
+def test_a_server_that_outlived_its_launcher_is_stopped(prepared: Path) -> None:
+    server = make_postgres(prepared)
+    with running(server) as process:
+        assert server.postmaster() is not None
+        threading.Thread(target=process.wait, daemon=True).start()  # init would reap an orphan
+        make_postgres(prepared).prepare()
+        assert process.wait(timeout=5) == 0
+    assert server.postmaster() is None
+
+
+def test_a_pid_file_that_names_a_stranger_is_removed_and_the_stranger_lives(prepared: Path) -> None:
+    stranger = subprocess.Popen(["sleep", "60"])
+    try:
+        server = make_postgres(prepared)
+        (server.data / "postmaster.pid").write_text(
+            f"{stranger.pid}\n{server.data}\n0\n{server.port}\n"
+        )
+        server.prepare()
+        with running(server):
+            assert count_databases(server) == 1
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+def test_postgres_starts_after_it_was_killed(prepared: Path) -> None:
+    server = make_postgres(prepared)
+    with running(server):
+        pass  # leaving kills it with SIGKILL
+    server.prepare()
+
+    def started() -> bool:
+        try:
+            with running(server):
+                return count_databases(server) == 1
+        except AssertionError:
+            return False  # its children have not all noticed yet
+
+    assert wait_until(started, 20, step=0.5)
+
+
+def test_a_folder_that_is_not_a_data_folder_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "postgres").mkdir()
+    (tmp_path / "postgres" / "thesis.txt").write_text("x")
+    with pytest.raises(LocalError, match="move it away"):
+        make_postgres(tmp_path / "postgres").prepare()
+    assert (tmp_path / "postgres" / "thesis.txt").exists()
+
+
+def test_data_of_a_version_that_is_not_installed_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "PG_VERSION").write_text("9\n")
+    with pytest.raises(ServerMissing, match="PostgreSQL 9"):
+        binaries.postgres(tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another account")
+def test_root_without_namespaces_gives_postgres_to_another_account(tmp_path: Path) -> None:
+    server = PostgreSQL(
+        tmp_path / "postgres", port=ports.pick(), password="x", throw_away=True, namespaces=False
+    )
+    try:
+        assert server.account.user
+        server.prepare()
+        assert server.data.stat().st_uid != 0
+        process = subprocess.Popen(
+            server.command(), **server.account.identity(),
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            assert wait_until(server.is_ready, 20)
+            assert count_databases(server) == 1
+        finally:
+            process.kill()
+            process.wait()
+    finally:
+        server.remove_foreign_data()
+
+
+def test_redis_keeps_its_data_over_a_kill_and_wants_the_password(tmp_path: Path) -> None:
+    server = Redis(tmp_path / "with space" / "redis", port=ports.pick(), password="one")
+    server.prepare()
+    with running(server), redis.Redis.from_url(server.url) as client:
+        client.set("kept", "yes")
+        client.execute_command("WAITAOF", 1, 0, 2000)
+    assert not server.is_ready()
+    server.prepare()
+    with running(server), redis.Redis.from_url(server.url) as client:
+        assert client.get("kept") == b"yes"
+        with (
+            redis.Redis.from_url(server.url.replace(":one@", ":two@")) as stranger,
+            pytest.raises(redis.AuthenticationError),
+        ):
+            stranger.ping()
+
+
+def test_redis_that_outlived_its_launcher_is_stopped(tmp_path: Path) -> None:
+    server = Redis(tmp_path / "redis", port=ports.pick(), password="one")
+    server.prepare()
+    with running(server) as process:
+        threading.Thread(target=process.wait, daemon=True).start()
+        server.prepare()
+        assert process.wait(timeout=5) == 0

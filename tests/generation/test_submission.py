@@ -1,0 +1,140 @@
+"""Accepting a request: what is refused and how, what a job records, and when no work is needed."""
+
+import pytest
+
+from generation import images, jobs, submission
+from generation.errors import (
+    InvalidRequest,
+    ReleaseNotAvailable,
+    VariantNotEncoded,
+    VariantNotFound,
+)
+from generation.jobs import Claim, Result
+from generation.models import Job
+from tests.people import make_embedding, make_release, make_user, make_variant
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def owner():
+    make_release()
+    make_embedding(variant=make_variant(slug="vase", text="a red glass vase on a wooden table"))
+    return make_user()
+
+
+def finish(job: Job) -> None:
+    import numpy as np
+
+    (claimed,) = jobs.claim("w")
+    pixels = np.zeros((job.height, job.width, 3), dtype=np.uint8)
+    stored = [images.store(key, pixels, job.output_format) for key in images.keys(claimed)]
+    assert jobs.commit([Result(Claim(claimed.id, claimed.attempt), stored, 0.1)]) == []
+
+
+def test_a_variant_or_its_text_in_any_spelling_makes_the_same_job(owner):
+    by_slug = submission.submit(owner, variant="vase", seed=7)
+    by_text = submission.submit(owner, text="  A red GLASS vase on a wooden   table ", seed=7)
+
+    assert (by_slug.status, by_slug.variant_id) == ("queued", by_text.variant_id)
+    assert by_slug.key == by_text.key
+
+
+def test_without_a_seed_a_fresh_one_is_kept(owner):
+    seeds = {submission.submit(owner, variant="vase").seed for _ in range(5)}
+
+    assert len(seeds) == 5
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "words"),
+    [
+        ({}, InvalidRequest, "exactly one of variant and text"),
+        ({"variant": "vase", "text": "x"}, InvalidRequest, "exactly one of variant and text"),
+        ({"variant": "nothing"}, VariantNotFound, "nothing"),
+        ({"text": "a picture nobody wrote"}, VariantNotFound, "a picture nobody wrote"),
+        ({"variant": "vase", "n": 0}, InvalidRequest, "n must be from 1 to 10"),
+        ({"variant": "vase", "n": 11}, InvalidRequest, "n must be from 1 to 10"),
+        ({"variant": "vase", "seed": -1}, InvalidRequest, "seed must be from 0"),
+        ({"variant": "vase", "seed": 2**32}, InvalidRequest, "seed must be from 0"),
+        ({"variant": "vase", "size": "100x100"}, InvalidRequest, "size must be one of 64x64"),
+        ({"variant": "vase", "size": "large"}, InvalidRequest, "size must be one of 64x64"),
+        ({"variant": "vase", "output_format": "gif"}, InvalidRequest, "webp, png, jpeg"),
+        ({"variant": "vase", "model": "nothing"}, ReleaseNotAvailable, "nothing"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_with_words_that_help(owner, fields, error, words):
+    with pytest.raises(error, match=words):
+        submission.submit(owner, **fields)
+    assert not Job.objects.exists()
+
+
+def test_a_variant_without_an_embedding_of_the_releases_encoder_is_refused(owner):
+    make_variant(slug="new", text="something new")
+    make_release(name="foreign", encoder_fingerprint="f" * 64)
+
+    with pytest.raises(VariantNotEncoded):
+        submission.submit(owner, variant="new")
+    with pytest.raises(VariantNotEncoded):
+        submission.submit(owner, variant="vase", model="foreign")
+
+
+def test_a_repeat_succeeds_at_once_with_the_same_file(owner, redis_server):
+    first = submission.submit(owner, variant="vase", seed=7, n=2)
+    finish(first)
+
+    repeat = submission.submit(owner, variant="vase", seed=7, n=2)
+
+    assert (repeat.status, repeat.cache, repeat.attempt) == ("succeeded", "hit", 0)
+    assert [i.sha256 for i in repeat.images.all()] == [i.sha256 for i in first.images.all()]
+
+
+def test_a_repeat_in_another_format_is_a_rendering_of_the_same_image(owner, redis_server):
+    finish(submission.submit(owner, variant="vase", seed=7))
+
+    repeat = submission.submit(owner, variant="vase", seed=7, output_format="jpeg")
+
+    assert (repeat.status, repeat.images.get().format) == ("succeeded", "jpeg")
+
+
+def test_postgresql_answers_what_redis_forgot(owner, redis_server):
+    finish(submission.submit(owner, variant="vase", seed=7))
+    redis_server.flushdb()
+
+    assert submission.submit(owner, variant="vase", seed=7).cache == "hit"
+
+
+def test_an_image_whose_file_is_gone_is_computed_again(owner, redis_server, settings):
+    first = submission.submit(owner, variant="vase", seed=7)
+    finish(first)
+    image = first.images.get()
+    for name in (image.file, image.master):
+        (settings.MEDIA_ROOT / name).unlink()
+
+    repeat = submission.submit(owner, variant="vase", seed=7)
+
+    assert repeat.status == "queued"
+    finish(repeat)
+    assert (settings.MEDIA_ROOT / image.file).is_file()
+
+
+def test_another_seed_size_or_release_is_another_image(owner):
+    make_release(name="other")
+    jobs_made = [
+        submission.submit(owner, variant="vase", seed=1),
+        submission.submit(owner, variant="vase", seed=2),
+        submission.submit(owner, variant="vase", seed=1, n=2),
+        submission.submit(owner, variant="vase", seed=1, model="other"),
+    ]
+
+    assert len({job.key for job in jobs_made}) == 4
+
+
+def test_with_redis_away_a_job_is_still_accepted(owner, settings, monkeypatch):
+    from generation import connections
+
+    settings.REDIS_URL = "redis://127.0.0.1:1/0"
+    monkeypatch.setattr(connections, "_client", None)
+    monkeypatch.setattr(connections, "_resume_at", 0.0)
+
+    assert submission.submit(owner, variant="vase").status == "queued"
