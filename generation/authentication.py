@@ -1,5 +1,6 @@
 """Who asks and what their key allows. Knows API keys and scopes; knows nothing of what is asked for."""
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from rest_framework.authentication import BaseAuthentication, get_authorization_header
@@ -13,6 +14,8 @@ if TYPE_CHECKING:  # REST framework imports this module while it imports its vie
     from rest_framework.views import APIView
 
 SCHEME = "Bearer"
+# Asked for at every request, so no more than is needed.
+COLUMNS = ("sha256", "scopes", "expires_at", "revoked_at", "last_used_at", "owner__is_active")
 
 
 class APIKeyAuthentication(BaseAuthentication):
@@ -37,7 +40,10 @@ class APIKeyAuthentication(BaseAuthentication):
 
 def find(plain: str) -> APIKey | None:
     """The good key with this plain text whose owner may still log in."""
-    key = APIKey.objects.select_related("owner").filter(prefix=APIKey.prefix_of(plain)).first()
+    if not re.fullmatch(r"[!-~]{1,200}", plain):
+        return None
+    keys = APIKey.objects.select_related("owner").only(*COLUMNS)
+    key = keys.filter(prefix=APIKey.prefix_of(plain)).order_by().first()
     return key if key and key.matches(plain) and key.owner.is_active else None
 
 

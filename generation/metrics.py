@@ -9,7 +9,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import structlog
 from django.conf import settings
+from django.db import DatabaseError
 from django.db.models import Count, F, Min, Q
 from django.db.models.functions import Now
 from django.utils import timezone
@@ -19,9 +21,12 @@ from prometheus_client.core import (
     HistogramMetricFamily,
     Metric,
 )
+from prometheus_client.utils import floatToGoString
 
 from generation.connections import attempt
 from generation.models import Embedding, Job, PromptVariant, Release, Worker
+
+log = structlog.get_logger(__name__)
 
 HASH = "retort:metrics"  # field: [name, part, [[label, value], …]] as JSON → number
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
@@ -79,7 +84,7 @@ def observe(name: str, value: float, **labels: str) -> None:
     """Put a value, in seconds or images, into a histogram of HISTOGRAMS."""
     buckets = HISTOGRAMS[name].buckets
     place = bisect_left(buckets, value)
-    upper = str(buckets[place]) if place < len(buckets) else "+Inf"
+    upper = floatToGoString(buckets[place]) if place < len(buckets) else "+Inf"
     _add({_field(name, upper, labels): 1, _field(name, "sum", labels): value})
 
 
@@ -88,17 +93,21 @@ Labels = tuple[tuple[str, str], ...]
 
 
 def collect() -> Iterator[Metric]:
-    """Everything, as Prometheus families. What Redis cannot say is left out; PostgreSQL must answer."""
+    """Everything, as Prometheus families. What Redis or PostgreSQL cannot say now is left out."""
     yield from _recorded()
-    yield from _jobs()
-    yield from _workers()
-    yield from _catalogue()
+    try:
+        known = [*_jobs(), *_workers(), *_catalogue()]
+    except DatabaseError as error:
+        log.warning("metrics_without_database", error=str(error).strip())
+        known = []
+    yield GaugeMetricFamily("retort_database_up", "Whether PostgreSQL answers.", value=bool(known))
+    yield from known
 
 
 def _recorded() -> Iterator[Metric]:
     stored: dict[Any, Any] | None = attempt(lambda redis: redis.hgetall(HASH), None)
     reachable = stored is not None
-    yield GaugeMetricFamily("retort_redis_up", "Whether Redis answers.", value=float(reachable))
+    yield GaugeMetricFamily("retort_redis_up", "Whether Redis answers.", value=reachable)
     if stored is None:
         return
     parts: dict[str, dict[Labels, dict[str, float]]] = {}
@@ -130,7 +139,7 @@ def _values(labels: Labels, names: Iterable[str]) -> list[str]:
 
 def _cumulative(buckets: Iterable[float], seen: dict[str, float]) -> Iterator[tuple[str, float]]:
     total = 0.0
-    for upper in [*map(str, buckets), "+Inf"]:
+    for upper in [*map(floatToGoString, buckets), "+Inf"]:
         total += seen.get(upper, 0.0)
         yield upper, total
 

@@ -1,4 +1,4 @@
-"""Registering what is not a release yet: Stable Diffusion folders and hub ids. Loads torch, so the web never imports it."""
+"""Registering what is not a release yet: Stable Diffusion folders, hub ids. Loads torch: the web never imports it."""
 
 import re
 from pathlib import Path
@@ -41,9 +41,7 @@ def register(
         target = Path(settings.RELEASES_ROOT) / name
         if Release.objects.filter(name=name).exists():
             raise ReleaseRefused(f"A release named {name} is registered already. Give --name.")
-        importing.import_folder(
-            place, target, name=name, options=options, on_progress=on_progress
-        )
+        importing.import_folder(place, target, name=name, options=options, on_progress=on_progress)
     except ReleaseInvalid as error:
         raise ReleaseRefused(error.detail) from error
     return releases.register(target, on_progress=on_progress)

@@ -1,4 +1,4 @@
-"""The life of a release: registered → active → retired or rejected, and back. Knows no tensors (`registration` does)."""
+"""The life of a release: registered → active → retired or rejected, and back. Knows no tensors: `registration` does."""
 
 import hashlib
 import shutil
@@ -93,9 +93,7 @@ def _stored_path(place: Path) -> str:
     return str(place)
 
 
-def _verified(
-    place: Path, on_progress: Progress | None = None, *, hashes: bool = True
-) -> Manifest:
+def _verified(place: Path, on_progress: Progress | None = None, *, hashes: bool = True) -> Manifest:
     try:
         return engine_release.verify(place, on_progress, hashes=hashes)
     except ReleaseInvalid as error:
@@ -119,7 +117,8 @@ def resolve(model: str | None = None) -> Release:
         release = Release.objects.filter(status=Status.ACTIVE).order_by("kind").first()
         if release is None:
             raise ReleaseNotAvailable(
-                "No release is active. Activate one: manage.py release activate NAME.", parameter="model"
+                "No release is active. Activate one: manage.py release activate NAME.",
+                parameter="model",
             )
         return release
     if model in Release.Kind.values:
@@ -147,9 +146,9 @@ def encoders_in_use() -> list[Release]:
         )
     )
     holders: dict[str, Release] = {}
-    for release in Release.objects.filter(has_encoder=True, encoder_fingerprint__in=needed).order_by(
-        "-registered_at", "-pk"
-    ):
+    for release in Release.objects.filter(
+        has_encoder=True, encoder_fingerprint__in=needed
+    ).order_by("-registered_at", "-pk"):
         holders[release.encoder_fingerprint] = release  # the oldest stays
     return list(holders.values())
 

@@ -3,10 +3,10 @@
 from typing import Any
 
 from django.conf import settings
+from django.urls import reverse
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 from rest_framework.request import Request
-from rest_framework.reverse import reverse
 
 from generation import jobs, links
 from generation.models import Image, Job, PromptVariant, Release
@@ -37,8 +37,13 @@ def query(serializer: type[Strict], request: Request) -> dict[str, Any]:
     return checked.validated_data
 
 
-def _url(serializer: serializers.Serializer[Any], name: str, *arguments: Any) -> str:
-    return reverse(name, args=arguments, request=serializer.context.get("request"))
+def _absolute(serializer: serializers.BaseSerializer[Any], path: str) -> str:
+    request = serializer.context.get("request")
+    return request.build_absolute_uri(path) if request else path
+
+
+def _url(serializer: serializers.BaseSerializer[Any], name: str, *arguments: Any) -> str:
+    return _absolute(serializer, reverse(name, args=arguments))
 
 
 # --- in -------------------------------------------------------------------------------------------
@@ -172,27 +177,28 @@ class ReleaseSerializer(serializers.ModelSerializer[Release]):
         return {"self": _url(self, "release", release.name)}
 
 
-class ImageSerializer(serializers.ModelSerializer[Image]):
+# Explicit fields, not ModelSerializer: clients read jobs all day, and introspection costs a third of the answer.
+class ImageSerializer(serializers.Serializer[Image]):
+    id = serializers.UUIDField()
+    index = serializers.IntegerField()
+    seed = serializers.IntegerField()
     url = serializers.SerializerMethodField(
         help_text="A signed link to the file; needs no key, ends some time."
     )
-
-    class Meta:
-        model = Image
-        fields = ["id", "index", "seed", "url", "sha256", "width", "height", "format", "size_bytes"]
+    sha256 = serializers.CharField(help_text="Of the file; also its ETag.")
+    width = serializers.IntegerField()
+    height = serializers.IntegerField()
+    format = serializers.ChoiceField(Job.Format.choices)
+    size_bytes = serializers.IntegerField()
 
     @extend_schema_field(serializers.URLField)
     def get_url(self, image: Image) -> str:
-        path = links.image_path(image.id)
-        request = self.context.get("request")
-        return request.build_absolute_uri(path) if request else path
+        return _absolute(self, links.image_path(image.id))
 
 
 class ImageDetailSerializer(ImageSerializer):
     job = serializers.UUIDField(source="job_id")
-
-    class Meta(ImageSerializer.Meta):
-        fields = [*ImageSerializer.Meta.fields, "job", "created_at"]
+    created_at = serializers.DateTimeField()
 
 
 class JobErrorSerializer(serializers.Serializer[Any]):
@@ -213,50 +219,42 @@ class JobURLsSerializer(serializers.Serializer[Any]):
     cancel = serializers.URLField()
 
 
-class JobSerializer(serializers.ModelSerializer[Job]):
+class JobSerializer(serializers.Serializer[Job]):
+    id = serializers.UUIDField()
+    status = serializers.ChoiceField(Job.Status.choices)
     variant = serializers.CharField(source="variant.slug")
     text = serializers.CharField(
         source="embedding.text", help_text="The wording that the images are made from."
     )
     model = serializers.CharField(source="release.name", help_text="Name of the release.")
+    n = serializers.IntegerField()
+    seed = serializers.IntegerField(help_text="Of the first image; the next has seed + 1.")
     size = serializers.SerializerMethodField()
+    num_inference_steps = serializers.IntegerField()
+    output_format = serializers.ChoiceField(Job.Format.choices)
+    priority = serializers.IntegerField()
+    cache = serializers.ChoiceField(Job.Cache.choices)
+    attempt = serializers.IntegerField(help_text="Executions so far.")
     progress = serializers.SerializerMethodField(help_text="Per cent.")
     error = serializers.SerializerMethodField()
-    images = ImageSerializer(many=True)
+    images = serializers.SerializerMethodField()
+    created_at = serializers.DateTimeField()
+    started_at = serializers.DateTimeField(allow_null=True, help_text="Of the last attempt.")
+    finished_at = serializers.DateTimeField(allow_null=True)
     metrics = serializers.SerializerMethodField()
     urls = serializers.SerializerMethodField()
-
-    class Meta:
-        model = Job
-        fields = [
-            "id",
-            "status",
-            "variant",
-            "text",
-            "model",
-            "n",
-            "seed",
-            "size",
-            "num_inference_steps",
-            "output_format",
-            "priority",
-            "cache",
-            "attempt",
-            "progress",
-            "error",
-            "images",
-            "created_at",
-            "started_at",
-            "finished_at",
-            "metrics",
-            "urls",
-        ]
 
     def get_size(self, job: Job) -> str:
         return f"{job.width}x{job.height}"
 
     def get_progress(self, job: Job) -> int:
         return jobs.progress(job)
+
+    @extend_schema_field(ImageSerializer(many=True))
+    def get_images(self, job: Job) -> list[dict[str, Any]]:
+        if job.status != Job.Status.SUCCEEDED:
+            return []
+        return [ImageSerializer(image, context=self.context).data for image in job.images.all()]
 
     @extend_schema_field(JobErrorSerializer(allow_null=True))
     def get_error(self, job: Job) -> dict[str, str] | None:

@@ -3,6 +3,7 @@
 `deploy/README.md` has the same variables as a table; a test compares the two.
 """
 
+import logging
 import os
 import socket
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import environ
 import structlog
 from django.core.exceptions import ImproperlyConfigured
+from django.templatetags.static import static
 from django.urls import reverse_lazy
 from kombu import Queue
 
@@ -142,11 +144,11 @@ REDIS_URL = env.str("REDIS_URL", default="redis://127.0.0.1:6379/0")
 DATA_DIR = Path(env.str("DATA_DIR", default=str(BASE_DIR / ".retort" / "data"))).absolute()
 MEDIA_ROOT = DATA_DIR / "media"
 RELEASES_ROOT = DATA_DIR / "releases"
-STATIC_ROOT = Path(env.str("STATIC_ROOT", default=str(BASE_DIR / "staticfiles"))).absolute()
+_collected = env.str("STATIC_ROOT", default="")  # where `manage.py collectstatic` puts files
+STATIC_ROOT = Path(_collected).absolute() if _collected else None
 STATIC_URL = "/static/"
-WHITENOISE_USE_FINDERS = (
-    not STATIC_ROOT.is_dir()
-)  # from the packages themselves until collectstatic was run
+# Without it files come from the packages themselves: nobody has to collect anything on a laptop.
+WHITENOISE_USE_FINDERS = STATIC_ROOT is None or not STATIC_ROOT.is_dir()
 WHITENOISE_AUTOREFRESH = False
 
 # --- Jobs -----------------------------------------------------------------------------------------
@@ -214,6 +216,8 @@ UNFOLD = {
     "SITE_HEADER": "Retort",
     "SITE_SYMBOL": "experiment",
     "SHOW_VIEW_ON_SITE": False,
+    "DASHBOARD_CALLBACK": "generation.admin.dashboard.summary",
+    "STYLES": [lambda request: static("generation/admin.css")],
     "SIDEBAR": {
         "show_search": True,
         "navigation": [
@@ -255,6 +259,11 @@ UNFOLD = {
                         "title": "Users",
                         "icon": "person",
                         "link": reverse_lazy("admin:auth_user_changelist"),
+                    },
+                    {
+                        "title": "Groups",
+                        "icon": "group",
+                        "link": reverse_lazy("admin:auth_group_changelist"),
                     },
                 ],
             },
@@ -313,6 +322,7 @@ CELERY_BEAT_SCHEDULE = {
 # --- Logs: JSON lines for machines, colours for a terminal ----------------------------------------
 LOG_LEVEL = _choice("LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR"))
 LOG_FORMAT = _choice("LOG_FORMAT", "json", ("json", "console"))
+DJANGO_STRUCTLOG_STATUS_START_LOG_LEVEL = logging.DEBUG  # the line at a request's end says it all
 _SHARED_PROCESSORS: list = [
     structlog.contextvars.merge_contextvars,
     structlog.stdlib.add_log_level,

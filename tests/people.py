@@ -186,7 +186,7 @@ def make_job(
         variant=variant, encoder_fingerprint=release.encoder_fingerprint
     )
     width, height = release.image_sizes[0]
-    facts: dict[str, Any] = {"seed": 1, "width": width, "height": height}
+    facts: dict[str, Any] = {"created_at": now, "seed": 1, "width": width, "height": height}
     facts["num_inference_steps"] = release.num_inference_steps
     if status != Job.Status.QUEUED:
         facts |= {"started_at": now, "attempt": 1}

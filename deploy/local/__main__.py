@@ -176,7 +176,7 @@ def _picture(api: API, options: argparse.Namespace, home: Home) -> picture.Pictu
 
 
 def _explain(stack: Stack) -> None:
-    print(f"\n  API       {stack.base_url}/docs")
+    print(f"\n  API       {stack.base_url}/v1/docs")
     print(f"  admin     {stack.base_url}/admin/")
     if stack.new_admin_password:
         print(

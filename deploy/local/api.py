@@ -57,7 +57,10 @@ def _problem(error: HTTPError) -> APIError:
         content = {}
     if not isinstance(content, dict):
         content = {}
-    detail = content.get("detail") or content.get("title") or content.get("status") or text[:300]
+    # Health states its parts instead of a detail.
+    parts = [f"{name}: {part.get('detail', 'not well')}" for name, part in content.items()
+             if isinstance(part, dict) and part.get("ok") is False]  # fmt: skip
+    detail = content.get("detail") or ", ".join(parts) or content.get("title") or text[:300]
     try:
         retry_after = float(error.headers.get("Retry-After", 0))
     except ValueError:

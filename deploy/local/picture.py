@@ -71,15 +71,15 @@ def suggestions(api: API, text: str, count: int = 5) -> list[str]:
     """Texts of the catalogue that share words with `text`, else any."""
     found: dict[str, int] = {}
     for word in {word for word in text.lower().split() if len(word) > 2}:
-        for variant in api.get("/v1/variants", q=word, limit=50)["data"]:
+        for variant in api.get("/v1/variants", q=word, limit=50)["results"]:
             found[variant["text"]] = found.get(variant["text"], 0) + 1
     if not found:
-        found = {variant["text"]: 0 for variant in api.get("/v1/variants", limit=count)["data"]}
+        found = {variant["text"]: 0 for variant in api.get("/v1/variants", limit=count)["results"]}
     return sorted(found, key=lambda known: (-found[known], known))[:count]
 
 
 def _first_variant(api: API) -> str:
-    variants = api.get("/v1/variants", limit=1)["data"]
+    variants = api.get("/v1/variants", limit=1)["results"]
     if not variants:
         raise LocalError(
             "The catalogue is empty. Import one: python manage.py catalogue import FILE"
@@ -103,11 +103,12 @@ def _submit(api: API, wanted: dict[str, Any], bar: "_Bar") -> dict[str, Any]:
         try:
             return dict(api.post("/v1/jobs", wanted))
         except APIError as error:
-            waiting = error.code == "variant_not_encoded" and error.retry_after
+            # The same code stands for "not yet" and for "tried, and failed".
+            waiting = error.code == "variant_not_encoded" and "encoding failed" not in str(error)
             if not waiting or time.monotonic() > deadline:
                 raise
             bar.waiting("encoding the catalogue")
-            time.sleep(min(error.retry_after, 1))
+            time.sleep(min(error.retry_after or 1, 1))
 
 
 def _follow(api: API, job: dict[str, Any], bar: "_Bar") -> dict[str, Any]:

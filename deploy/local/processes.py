@@ -10,6 +10,7 @@ from deploy.local.redis import Redis
 from deploy.local.supervision import Program
 
 PYTHON = sys.executable
+SERVERS = ("postgres", "redis")
 
 
 def generation(workers: int) -> list[str]:

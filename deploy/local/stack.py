@@ -8,9 +8,11 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPException
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from xmlrpc.client import Fault
 
 import psutil
 
@@ -77,7 +79,7 @@ class Stack:
         self.home.lock()
         try:
             self.home.run_file.unlink(missing_ok=True)
-            if ended := clear_leftovers(self.home):
+            if ended := clear_leftovers(self.home, last=processes.SERVERS):
                 self.say(f"Ended {ended} processes that an earlier start had left behind.")
             self._choose_places()
             self._start_servers()
@@ -224,7 +226,7 @@ class Stack:
         return {
             "base_url": self.base_url,
             "admin_url": f"{self.base_url}/admin/",
-            "docs_url": f"{self.base_url}/docs",
+            "docs_url": f"{self.base_url}/v1/docs",
             "api_key": self.api_key,
             "database_url": self.environment["DATABASE_URL"],
             "redis_url": self.environment["REDIS_URL"],
@@ -247,8 +249,8 @@ class Stack:
             raise ProcessFailed(f"supervisor ended. Its log: {self.home.logs / 'supervisor.log'}")
         try:
             states = self.supervisor.states()
-        except OSError:
-            return  # busy; the next look will tell
+        except (OSError, HTTPException, Fault):
+            return  # ending; the next look will tell
         for state in states.values():
             known = self._pids.get(state.name)
             if known and state.pid and state.pid != known:
@@ -267,7 +269,7 @@ class Stack:
             if self.supervisor.is_alive():
                 self.supervisor.stop(*reversed(self._application), seconds=STOP_SECONDS)
                 self.supervisor.stop(*reversed(self._servers), seconds=3)
-        except (OSError, LocalError) as error:
+        except (OSError, HTTPException, Fault, LocalError) as error:
             self.say(f"Stopping was not orderly: {error}")
         finally:
             self.supervisor.shut_down(seconds=1)

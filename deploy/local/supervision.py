@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import xmlrpc.client
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
@@ -136,6 +136,8 @@ class Supervisor:
     def answers(self) -> bool:
         try:
             self._call("getState")
+        except xmlrpc.client.Fault:
+            return True  # it is shutting down
         except (OSError, HTTPException):
             return False
         return True
@@ -146,7 +148,7 @@ class Supervisor:
     def states(self) -> dict[str, State]:
         return {
             info["name"]: State(
-                info["name"], info["statename"], info["pid"], Path(info["stdout_logfile"])
+                info["name"], info["statename"], info["pid"], self.home.logs / f"{info['name']}.log"
             )
             for info in self._call("getAllProcessInfo")
         }
@@ -164,6 +166,8 @@ class Supervisor:
 
     def stop(self, *names: str, seconds: float) -> None:
         """Stop these together and wait until they are gone, at most `seconds`."""
+        if not names:
+            return
         for name in names:
             try:
                 self._call("stopProcess", name, False)
@@ -227,11 +231,15 @@ def kill(process: psutil.Process) -> None:
         pass
 
 
-def clear_leftovers(home: Home, *, seconds: float = 8) -> int:
-    """End what a killed launcher left running. Returns how many processes that were."""
+def clear_leftovers(home: Home, *, last: Collection[str] = (), seconds: float = 6) -> int:
+    """End what a killed launcher left running, those in `last` after the others. Returns how many there were."""
     supervisor = Supervisor(home)
     found = survivors(home)
     if supervisor.answers():
+        # Shutting down alone would stop one after the other.
+        with contextlib.suppress(OSError, HTTPException, xmlrpc.client.Fault, ProcessFailed):
+            names = [name for name in supervisor.states() if name not in last]
+            supervisor.stop(*names, seconds=seconds)
         supervisor.shut_down(seconds)
     remaining = survivors(home)
     for process in remaining:

@@ -1,4 +1,4 @@
-"""Texts to embeddings, on a CPU, by a release's own tokenizer and text encoder. The generating device never loads this."""
+"""Texts to embeddings, on a CPU, by a release's own tokenizer and text encoder. No generation worker loads it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,7 +31,10 @@ def load_parts(folder: Path, fingerprint: str) -> "Encoder":
     try:
         # fp32: the CPU's native arithmetic; the rounding to fp16 happens once, when the result is stored.
         text_encoder = CLIPTextModel.from_pretrained(
-            folder / "text_encoder", dtype=torch.float32, use_safetensors=True, local_files_only=True
+            folder / "text_encoder",
+            dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=True,
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise ReleaseInvalid(f"{folder / 'text_encoder'} cannot be loaded: {error}") from error

@@ -1,4 +1,4 @@
-"""What can go wrong in the engine. The class docstring is the message; `code` and `retryable` are facts of the class."""
+"""What can go wrong in the engine. The class docstring is the message; `code`, `retryable` are facts of the class."""
 
 
 class EngineError(Exception):
@@ -26,7 +26,7 @@ class EmbeddingInvalid(EngineError):
 
 
 class EmbeddingMismatch(EngineError):
-    """The embedding was made by another text encoder than the release was trained with. Encode the prompt variant again."""
+    """The embedding was made by another text encoder than the release's. Encode the prompt variant again."""
 
     code = "embedding_mismatch"
 

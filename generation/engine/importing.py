@@ -16,7 +16,11 @@ from generation.engine.errors import ReleaseInvalid
 from generation.engine.release import NEGATIVE_EMBEDS, PICKLES, Manifest, Progress
 
 PIPELINE_CLASSES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
-WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
+WEIGHTS = {
+    "unet": "diffusion_pytorch_model",
+    "vae": "diffusion_pytorch_model",
+    "text_encoder": "model",
+}
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -67,7 +71,9 @@ def import_folder(
     copies = _plan(source)
     target = Path(target)
     if target.exists():
-        raise ReleaseInvalid(f"{target} exists already. Give another name with --name, or remove it.")
+        raise ReleaseInvalid(
+            f"{target} exists already. Give another name with --name, or remove it."
+        )
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".importing-", dir=target.parent) as temporary:
         folder = Path(temporary) / name
@@ -146,7 +152,9 @@ def _weights(folder: Path, base: str) -> list[Path]:
         if index.is_file():
             names = sorted(set(_json(index).get("weight_map", {}).values()))
             if any("/" in name or not name.endswith(".safetensors") for name in names):
-                raise ReleaseInvalid(f"{index} names files outside its folder or not in safetensors.")
+                raise ReleaseInvalid(
+                    f"{index} names files outside its folder or not in safetensors."
+                )
             return [index, *(folder / name for name in names)]
     if pickles := sorted(path.name for path in folder.glob("*") if path.name.endswith(PICKLES)):
         raise ReleaseInvalid(
@@ -184,7 +192,9 @@ def _write_tokenizer(folder: Path) -> None:
             raise ReleaseInvalid(f"{place} holds no CLIP tokenizer: {error}") from error
         tokenizer.backend_tokenizer.save(str(place / "tokenizer.json"))
     if not (place / "tokenizer_config.json").is_file():
-        raise ReleaseInvalid(f"{place / 'tokenizer_config.json'} is missing. Download the folder again.")
+        raise ReleaseInvalid(
+            f"{place / 'tokenizer_config.json'} is missing. Download the folder again."
+        )
 
 
 def _complete(folder: Path, name: str, options: Options) -> Manifest:

@@ -182,7 +182,9 @@ class _Batch:
             if stored.encoder_fingerprint != self.manifest.encoder_fingerprint:
                 raise EmbeddingMismatch
             if stored.shape != self.manifest.embedding_shape:
-                raise EmbeddingMismatch(f"It is {stored.shape}, not {self.manifest.embedding_shape}.")
+                raise EmbeddingMismatch(
+                    f"It is {stored.shape}, not {self.manifest.embedding_shape}."
+                )
             check(stored)
         except EngineError as error:
             self.errors[row] = error
@@ -220,12 +222,16 @@ class _Batch:
         generators = [torch.Generator().manual_seed(self.requests[row].seed) for row in rows]
         latents = self._noise(rows, generators) * noise_scheduler.init_noise_sigma
         prompt_embeds = self._prompt_embeds(rows)
-        options = {"generator": generators} if manifest.noise_scheduler in sampling.DRAWS_NOISE else {}
+        options = (
+            {"generator": generators} if manifest.noise_scheduler in sampling.DRAWS_NOISE else {}
+        )
         steps = len(manifest.timesteps)
         for step, timestep in enumerate(noise_scheduler.timesteps, start=1):
             model_input = noise_scheduler.scale_model_input(latents, timestep)
             output = self._predict(model_input, float(timestep), prompt_embeds)
-            latents = noise_scheduler.step(output, timestep, latents, return_dict=False, **options)[0]
+            latents = noise_scheduler.step(output, timestep, latents, return_dict=False, **options)[
+                0
+            ]
             if self.on_step:
                 self.dropped.update(self.on_step(step, steps))
                 if self.dropped.issuperset(rows):

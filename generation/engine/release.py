@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -109,7 +110,9 @@ def manifest_from_dict(value: Any) -> Manifest:
         )
     for name, (is_right, expected) in _RULES.items():
         if not is_right(value[name]):
-            raise ReleaseInvalid(f"{MANIFEST}: {name} must be {expected}, not {value[name]!r:.200}.")
+            raise ReleaseInvalid(
+                f"{MANIFEST}: {name} must be {expected}, not {value[name]!r:.200}."
+            )
     if len(value["timesteps"]) != value["num_inference_steps"]:
         raise ReleaseInvalid(
             f"{MANIFEST}: num_inference_steps is {value['num_inference_steps']}, but timesteps has "
@@ -145,7 +148,9 @@ def _file(entry: Any) -> ReleaseFile:
         )
     _refuse_pickle(path)
     if not _is_whole(size_bytes) or not _is_text(sha256) or not _SHA256.fullmatch(sha256):
-        raise ReleaseInvalid(f"{MANIFEST}: {path} needs a size in bytes and a SHA-256 in hexadecimal.")
+        raise ReleaseInvalid(
+            f"{MANIFEST}: {path} needs a size in bytes and a SHA-256 in hexadecimal."
+        )
     return ReleaseFile(path, size_bytes, sha256)
 
 
@@ -178,7 +183,11 @@ def _is_whole(value: Any, minimum: int = 0) -> bool:
 
 
 def _is_pair(value: Any) -> bool:
-    return isinstance(value, list | tuple) and len(value) == 2 and all(_is_whole(part, 1) for part in value)
+    return (
+        isinstance(value, list | tuple)
+        and len(value) == 2
+        and all(_is_whole(part, 1) for part in value)
+    )
 
 
 def _is_number(value: Any) -> bool:
@@ -190,13 +199,15 @@ def _is_descending(value: Any) -> bool:
         isinstance(value, list)
         and bool(value)
         and all(_is_whole(step) for step in value)
-        and all(later < earlier for earlier, later in zip(value, value[1:], strict=False))
+        and all(later < earlier for earlier, later in pairwise(value))
     )
 
 
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "name": (
-        lambda value: isinstance(value, str) and bool(_NAME.fullmatch(value)) and value not in KINDS,
+        lambda value: (
+            isinstance(value, str) and bool(_NAME.fullmatch(value)) and value not in KINDS
+        ),
         "1 to 100 letters, digits, - or _, and not the name of a kind",
     ),
     "kind": (lambda value: value in KINDS, f"one of {', '.join(KINDS)}"),
@@ -262,7 +273,9 @@ def verify(
     if manifest.guidance_scale != 1:
         needed.append(NEGATIVE_EMBEDS)
     if absent := [path for path in needed if path not in listed]:
-        raise ReleaseInvalid(f"{MANIFEST} does not list {', '.join(absent)}. Make the release again.")
+        raise ReleaseInvalid(
+            f"{MANIFEST} does not list {', '.join(absent)}. Make the release again."
+        )
     for path, file in listed.items():
         if present[path] != file.size_bytes:
             raise _altered(folder, path, f"it has {present[path]} bytes, not {file.size_bytes}")
@@ -321,7 +334,9 @@ def write(folder: Path, manifest: Manifest) -> None:
     folder = Path(folder)
     manifest_from_dict(manifest_to_dict(manifest))
     path = folder / MANIFEST
-    temporary = folder.parent / f".{folder.name}.{MANIFEST}"  # outside: inside it would be an extra file
+    temporary = (
+        folder.parent / f".{folder.name}.{MANIFEST}"
+    )  # outside: inside it would be an extra file
     with temporary.open("w", encoding="utf-8") as file:
         json.dump(manifest_to_dict(manifest), file, indent=2, ensure_ascii=False)
         file.write("\n")

@@ -32,7 +32,7 @@ class GenerationRequest:
 
 @dataclass(frozen=True)
 class GenerationResult:
-    """pixels: uint8, (height, width, 3). Or the error of this row, if it alone failed; or neither, if it was dropped."""
+    """pixels: uint8, (height, width, 3). Or the error of this row, if it failed; or neither, if it was dropped."""
 
     request: GenerationRequest
     pixels: npt.NDArray[np.uint8] | None
@@ -45,4 +45,6 @@ class Timings:
 
     unet_seconds: float = 0.0
     decoder_seconds: float = 0.0
-    batches: list[int] = field(default_factory=list)  # images in each UNet batch, more than one after out of memory
+    batches: list[int] = field(
+        default_factory=list
+    )  # images in each UNet batch, more than one after out of memory

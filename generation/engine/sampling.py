@@ -4,6 +4,7 @@ Timesteps are indexes into the training schedule. Each object serves one batch: 
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -88,7 +89,10 @@ def make(name: str, config: dict[str, Any], timesteps: Sequence[int]) -> Any:
     kind, overrides = _CLASSES[name]
     if name in DRAWS_NOISE:
         # Else diffusers warns of every timestep that is not on a coarser grid.
-        overrides = {**overrides, "original_inference_steps": config.get("num_train_timesteps", 1000)}
+        overrides = {
+            **overrides,
+            "original_inference_steps": config.get("num_train_timesteps", 1000),
+        }
     accepted = kind._get_init_keys(kind)  # type: ignore[attr-defined]
     known = {key: value for key, value in config.items() if key in accepted}
     noise_scheduler = kind(**{**known, **overrides})
@@ -106,9 +110,12 @@ def check(name: str, config: dict[str, Any], timesteps: Sequence[int]) -> None:
     trained = config.get("num_train_timesteps", 1000)
     if not timesteps or timesteps[0] >= trained or min(timesteps) < 0:
         raise ReleaseInvalid(f"The timesteps must lie from 0 to {trained - 1}.")
-    if any(later >= earlier for earlier, later in zip(timesteps, timesteps[1:], strict=False)):
+    if any(later >= earlier for earlier, later in pairwise(timesteps)):
         raise ReleaseInvalid("The timesteps must be descending.")
-    if config.get("rescale_betas_zero_snr") and config.get("prediction_type", "epsilon") == "epsilon":
+    if (
+        config.get("rescale_betas_zero_snr")
+        and config.get("prediction_type", "epsilon") == "epsilon"
+    ):
         raise ReleaseInvalid(
             "At zero terminal signal-to-noise a network that predicts noise says nothing about the image: "
             "prediction_type must be v_prediction or sample."
@@ -121,6 +128,8 @@ def default_timesteps(config: dict[str, Any], steps: int) -> list[int]:
     if not 1 <= steps <= trained:
         raise ReleaseInvalid(f"The number of steps must be from 1 to {trained}, not {steps}.")
     accepted = DDIMScheduler._get_init_keys(DDIMScheduler)
-    noise_scheduler = DDIMScheduler(**{key: value for key, value in config.items() if key in accepted})
+    noise_scheduler = DDIMScheduler(
+        **{key: value for key, value in config.items() if key in accepted}
+    )
     noise_scheduler.set_timesteps(steps)
     return [int(t) for t in np.minimum(noise_scheduler.timesteps.numpy(), trained - 1)]

@@ -1,4 +1,4 @@
-"""How many tokens a text has for a release's text encoder. Usable in the web process: `tokenizers` alone, no tensors."""
+"""How many tokens a text has for a release's text encoder. By `tokenizers` alone, for the web process: no tensors."""
 
 import functools
 import json
@@ -38,7 +38,9 @@ def pad_token_id(release_dir: Path) -> int:
     content = token["content"] if isinstance(token, dict) else token
     token_id = load_tokenizer(release_dir).token_to_id(content)
     if token_id is None:
-        raise ReleaseInvalid(f"{release_dir}: the padding token {content!r} is not in the vocabulary.")
+        raise ReleaseInvalid(
+            f"{release_dir}: the padding token {content!r} is not in the vocabulary."
+        )
     return token_id
 
 

@@ -30,12 +30,16 @@ POLL_SECONDS = 1  # for a client that cannot wait
 
 
 def owned(request: Request) -> QuerySet[Job]:
-    """The jobs of the key's owner, with what a rendering needs and nothing big."""
+    """The jobs of the key's owner, with what a rendering reads and nothing big (an embedding is 100 KB)."""
     return (
         Job.objects.filter(owner_id=request.user.pk)
         .select_related("variant", "release", "embedding")
-        .defer("variant__notes", "release__manifest", "embedding__data")
-        .prefetch_related("images")
+        .only(
+            *(field.attname for field in Job._meta.concrete_fields),
+            "variant__slug",
+            "release__name",
+            "embedding__text",
+        )
     )
 
 
@@ -70,7 +74,7 @@ class JobList(ListView):
         return self.page(request)
 
     def rows(self, request: Request, asked: dict[str, Any]) -> QuerySet[Job]:
-        rows = owned(request).order_by("-created_at", "-id")
+        rows = owned(request).prefetch_related("images").order_by("-created_at", "-id")
         return rows.filter(status=asked["status"]) if "status" in asked else rows
 
     @extend_schema(

@@ -2,7 +2,10 @@
 
 from typing import Any
 
+from django.core.exceptions import ValidationError
 from django.db.models import Model, QuerySet
+from rest_framework import exceptions
+from rest_framework.exceptions import NotFound
 from rest_framework.pagination import CursorPagination
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -10,6 +13,11 @@ from rest_framework.serializers import BaseSerializer
 from rest_framework.views import APIView
 
 from generation.serializers import MAX_PAGE, PageQuery, Strict, query
+
+
+class InvalidCursor(exceptions.ValidationError):
+    def __init__(self) -> None:
+        super().__init__({"cursor": "Take it from the links next and previous."}, code="invalid")
 
 
 class Cursor(CursorPagination):
@@ -21,6 +29,23 @@ class Cursor(CursorPagination):
         self, request: Request, queryset: QuerySet[Any], view: APIView
     ) -> tuple[str, ...]:
         return tuple(str(name) for name in queryset.query.order_by)
+
+    def decode_cursor(self, request: Request) -> Any:
+        """The place that the query names. What no page of ours ever named is refused, not read as "from the start"."""
+        cursor = super().decode_cursor(request)
+        if cursor and cursor.position is None and not cursor.offset:
+            raise InvalidCursor
+        return cursor
+
+    def paginate_queryset(self, queryset: Any, request: Request, view: Any = None) -> Any:
+        try:
+            return super().paginate_queryset(queryset, request, view=view)
+        except (
+            NotFound,
+            ValidationError,
+            ValueError,
+        ) as error:  # by hand: no base64, or no date in it
+            raise InvalidCursor from error
 
 
 class ListView(APIView):

@@ -64,6 +64,9 @@ def handle(error: Exception, context: dict[str, Any]) -> Response | None:
         body = _of_ours(error)
     elif isinstance(error, exceptions.ValidationError):
         body = _of_validation(error, in_body=context["request"].method != "GET")
+    elif isinstance(error, exceptions.NotAuthenticated):
+        body = _problem(401, "not_authenticated", "Send an API key as: Authorization: Bearer rt_…")
+        headers["WWW-Authenticate"] = error.auth_header  # type: ignore[attr-defined]
     elif isinstance(error, exceptions.APIException):
         body = _problem(error.status_code, str(error.get_codes()), str(error.detail))
         if getattr(error, "auth_header", None):

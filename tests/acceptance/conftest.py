@@ -10,7 +10,7 @@ import redis
 from deploy.local import ports
 from deploy.local.redis import Redis
 from tests.acceptance.stack import Stack, wait_for
-from tests.tiny import make_quick_release
+from tests.tiny import make_tiny_release
 
 
 class RedisServer:
@@ -49,7 +49,7 @@ def redis_server(stack_home: Path) -> Iterator[RedisServer]:
 
 @pytest.fixture(scope="session")
 def stack(stack_home: Path, redis_server: RedisServer) -> Iterator[Stack]:
-    """Serving with the starter and three toy students of its encoder: quick, other, and slow (some seconds a job)."""
+    """Serving with the starter and three toy students: quick, other, and slow (some seconds a job)."""
     env = {
         "REDIS_URL": redis_server.server.url,
         "LEASE_SECONDS": "4",
@@ -58,8 +58,8 @@ def stack(stack_home: Path, redis_server: RedisServer) -> Iterator[Stack]:
     }
     stack = Stack(stack_home / "home", workers=2, env=env)
     for name, steps in (("quick", 4), ("other", 4), ("slow", 250)):
-        folder = make_quick_release(stack_home / name, name=name, steps=steps)
-        stack.manage("release", "register", str(folder))
+        make_tiny_release(stack_home / name, name=name, kind="student", steps=steps)
+        stack.manage("release", "register", str(stack_home / name))
     yield stack
     assert stack.stop() == 0
 

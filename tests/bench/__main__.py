@@ -21,7 +21,7 @@ import psutil
 from tqdm import tqdm
 
 from tests.acceptance.stack import Stack
-from tests.tiny import make_quick_release
+from tests.tiny import make_tiny_release
 
 ROUNDS = 3
 TEACHER = "starter-teacher"
@@ -140,9 +140,8 @@ def main() -> int:
     )
     stack = Stack(home, workers=1, env={"LOG_LEVEL": "WARNING"})
     try:
-        stack.manage(
-            "release", "register", str(make_quick_release(home / "quick", name="quick", steps=4))
-        )
+        make_tiny_release(home / "quick", name="quick", kind="student", steps=4)
+        stack.manage("release", "register", str(home / "quick"))
         stack.manage("catalogue", "encode")
         measure(stack)
     finally:

@@ -1,0 +1,10 @@
+"""The admin, one module per noun. Shows rows and calls the app's functions; changes no state by itself, loads no tensors."""
+
+from django.contrib import admin
+
+from generation.admin import access, jobs, releases, variants, workers
+
+__all__ = ["access", "jobs", "releases", "variants", "workers"]
+
+admin.site.index_template = "generation/admin/index.html"
+admin.site.index_title = "Overview"

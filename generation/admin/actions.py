@@ -1,0 +1,120 @@
+"""Buttons on the page of one object: the list's own actions, sent by POST. Knows no model."""
+
+from typing import Any
+
+from django.contrib import messages
+from django.contrib.admin.utils import unquote
+from django.core.exceptions import PermissionDenied
+from django.db.models import Model
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed
+from django.shortcuts import redirect
+from django.urls import path, reverse
+
+from generation.errors import GenerationError
+
+
+class ObjectActionsMixin:
+    """For a ModelAdmin. object_actions: names of its actions (unfold's links would change state by GET)."""
+
+    object_actions: tuple[str, ...] = ()
+    change_form_outer_before_template = "generation/admin/object.html"
+    admin_site: Any
+    opts: Any
+
+    def action_applies(self, name: str, obj: Any) -> bool:
+        """Whether the action makes sense for this object now."""
+        return True
+
+    def panel(self, request: HttpRequest, obj: Any) -> dict[str, Any]:
+        """What the page of the object shows above its fields: context of `panel_template`."""
+        return {}
+
+    def get_urls(self) -> list:
+        view = self.admin_site.admin_view(self.object_action_view)
+        own = path("<path:object_id>/do/<str:name>/", view, name=self._url_name())
+        return [own, *super().get_urls()]  # type: ignore[misc]
+
+    def _url_name(self) -> str:
+        return f"{self.opts.app_label}_{self.opts.model_name}_do"
+
+    def _allowed(self, request: HttpRequest, name: str) -> bool:
+        permissions = getattr(getattr(self, name), "allowed_permissions", ())
+        return all(
+            getattr(self, f"has_{permission}_permission")(request) for permission in permissions
+        )
+
+    def object_action_view(self, request: HttpRequest, object_id: str, name: str) -> HttpResponse:
+        if request.method != "POST":
+            return HttpResponseNotAllowed(["POST"])
+        if name not in self.object_actions:
+            raise Http404
+        if not self._allowed(request, name):
+            raise PermissionDenied
+        rows = self.get_queryset(request).filter(pk=unquote(object_id))  # type: ignore[attr-defined]
+        if not rows:
+            raise Http404
+        answer = getattr(self, name)(request, rows)
+        change = reverse(
+            f"admin:{self.opts.app_label}_{self.opts.model_name}_change", args=[object_id]
+        )
+        return answer or redirect(change)
+
+    def changeform_view(
+        self,
+        request: HttpRequest,
+        object_id: str | None = None,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> Any:
+        context = dict(extra_context or {})
+        obj = self.get_object(request, unquote(object_id)) if object_id else None  # type: ignore[attr-defined]
+        if obj is not None:
+            context["object_actions"] = self._buttons(request, obj)
+            context |= self.panel(request, obj)
+        try:
+            return super().changeform_view(request, object_id, form_url, context)  # type: ignore[misc]
+        except GenerationError as error:
+            # Somebody else was faster between the form's check and the write.
+            messages.error(request, error.detail)
+            return redirect(request.get_full_path())
+
+    def _buttons(self, request: HttpRequest, obj: Model) -> list[dict[str, Any]]:
+        return [
+            {
+                "title": getattr(self, name).short_description,
+                "icon": getattr(self, name).icon,
+                "url": reverse(f"admin:{self._url_name()}", args=[obj.pk, name]),
+            }
+            for name in self.object_actions
+            if self._allowed(request, name) and self.action_applies(name, obj)
+        ]
+
+
+class ReadOnlyMixin:
+    """For a ModelAdmin whose rows are written by the system: shown, never edited. Actions may need `change`."""
+
+    opts: Any
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
+        own = super().get_readonly_fields(request, obj)  # type: ignore[misc]
+        return [*own, *(field.name for field in self.opts.fields)]
+
+    def changeform_view(
+        self,
+        request: HttpRequest,
+        object_id: str | None = None,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> Any:
+        if request.method == "POST":
+            raise PermissionDenied
+        hidden = {"show_save": False, "show_save_and_continue": False, "show_close": True}
+        return super().changeform_view(  # type: ignore[misc]
+            request, object_id, form_url, hidden | (extra_context or {})
+        )

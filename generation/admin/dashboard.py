@@ -1,0 +1,95 @@
+"""The admin's first page: queue, failures, workers, catalogue, latest pictures. Each only for whom may see its rows."""
+
+from datetime import timedelta
+from typing import Any
+
+from django.conf import settings
+from django.db.models import Count, Q
+from django.http import HttpRequest
+from django.urls import reverse
+from django.utils import timezone
+
+from generation import catalogue
+from generation.admin import pictures
+from generation.models import Image, Job, Release, Worker
+
+LATEST_PICTURES = 18
+
+
+def summary(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
+    """unfold's DASHBOARD_CALLBACK."""
+    cards: list[dict[str, Any]] = []
+    may = request.user.has_perm
+    if may("generation.view_job"):
+        cards += _jobs()
+        latest = Image.objects.order_by("-created_at").select_related("job__embedding")
+        latest = latest.defer("job__embedding__data")[:LATEST_PICTURES]
+        context["latest"] = [
+            {
+                "thumbnail": pictures.link(image.pk, "thumbnail"),
+                "job": reverse("admin:generation_job_change", args=[image.job_id]),
+                "text": image.job.embedding.text,
+            }
+            for image in latest
+        ]
+    if may("generation.view_worker"):
+        cards += _workers()
+    if may("generation.view_release"):
+        cards += _releases()
+    if may("generation.view_promptvariant"):
+        cards += _catalogue()
+    context["cards"] = cards
+    return context
+
+
+def _card(title: str, value: object, note: str, url: str, query: str = "", *, is_bad: bool = False) -> dict:
+    link = reverse(f"admin:generation_{url}_changelist") + query
+    return {"title": title, "value": value, "note": note, "url": link, "is_bad": is_bad}
+
+
+def _jobs() -> list[dict]:
+    day = timezone.now() - timedelta(days=1)
+    Status = Job.Status
+    # Two counts over partial indexes and one over a day, not over the whole table.
+    queued = Job.objects.filter(status=Status.QUEUED).count()
+    running = Job.objects.filter(status=Status.RUNNING).count()
+    ended = Job.objects.filter(created_at__gte=day).aggregate(
+        failed=Count("pk", filter=Q(status=Status.FAILED)),
+        succeeded=Count("pk", filter=Q(status=Status.SUCCEEDED)),
+    )
+    return [
+        _card("Queued", queued, "waiting for a worker", "job", "?status__exact=queued"),
+        _card("Running", running, "on a device", "job", "?status__exact=running"),
+        _card(
+            "Failed",
+            ended["failed"],
+            f"in 24 h, {ended['succeeded']} succeeded",
+            "job",
+            "?status__exact=failed",
+            is_bad=ended["failed"] > 0,
+        ),
+    ]
+
+
+def _workers() -> list[dict]:
+    limit = timezone.now() - timedelta(seconds=settings.WORKER_STALE_SECONDS)
+    rows = Worker.objects.filter(heartbeat_at__gte=limit).values("queue").annotate(count=Count("pk"))
+    alive = {row["queue"]: row["count"] for row in rows.order_by("queue")}
+    note = ", ".join(f"{count} {queue}" for queue, count in alive.items()) or "nothing is generated"
+    is_bad = not alive.get("generation")
+    return [_card("Workers", sum(alive.values()), note, "worker", is_bad=is_bad)]
+
+
+def _releases() -> list[dict]:
+    active = Release.objects.filter(status=Release.Status.ACTIVE).order_by("kind").first()
+    value = active.name if active else "none"
+    note = f"{active.kind}, serves by default" if active else "activate a release"
+    return [_card("Release", value, note, "release", is_bad=active is None)]
+
+
+def _catalogue() -> list[dict]:
+    states = catalogue.count_states()
+    total = sum(states.values())
+    others = [f"{count} {state}" for state, count in states.items() if count and state != "encoded"]
+    note = ", ".join(others) or "all encoded"
+    return [_card("Catalogue", f"{total:,}", note, "promptvariant", is_bad=states["failed"] > 0)]

@@ -1,0 +1,211 @@
+"""Jobs in the admin: what each is doing now, its attempts and images, retry and cancel. Read-only otherwise."""
+
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+from django.contrib import admin, messages
+from django.contrib.postgres.expressions import ArraySubquery
+from django.core.exceptions import PermissionDenied
+from django.db.models import OuterRef, QuerySet
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import get_object_or_404
+from django.urls import path, reverse
+from django.utils import timezone
+from django.utils.html import format_html
+from unfold.admin import ModelAdmin
+from unfold.contrib.filters.admin import (
+    ChoicesDropdownFilter,
+    RangeDateTimeFilter,
+    RelatedDropdownFilter,
+)
+from unfold.decorators import action, display
+
+from generation import jobs
+from generation.admin import pictures
+from generation.admin.actions import ObjectActionsMixin, ReadOnlyMixin
+from generation.errors import GenerationError
+from generation.models import Image, Job
+
+LIST_PICTURES = 3
+
+
+def seconds_between(start: Any, end: Any) -> str:
+    if start is None:
+        return "–"
+    seconds = ((end or timezone.now()) - start).total_seconds()
+    return f"{seconds:.2f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
+
+
+@admin.register(Job)
+class JobAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
+    list_display = ("what", "images", "status_badge", "release", "owner", "took", "created")
+    list_filter = (
+        ("status", ChoicesDropdownFilter),
+        ("cache", ChoicesDropdownFilter),
+        ("release", RelatedDropdownFilter),
+        ("created_at", RangeDateTimeFilter),
+    )
+    list_filter_submit = True
+    list_per_page = 50
+    list_select_related = ("variant", "release", "owner", "embedding")
+    show_full_result_count = False
+    search_fields = ("id__startswith", "variant__slug", "embedding__text", "owner__username")
+    search_help_text = "Beginning of the id, variant, text or owner"
+    actions = ("retry", "cancel")
+    object_actions = ("retry", "cancel")
+    change_form_outer_before_template = "generation/admin/job.html"
+    fieldsets = (
+        (
+            "Request",
+            {
+                "fields": (
+                    ("variant", "owner"),
+                    ("release", "output_format"),
+                    ("count", "seed"),
+                    ("size", "num_inference_steps"),
+                    ("priority", "key"),
+                )
+            },
+        ),
+        (
+            "What came of it",
+            {
+                "fields": (
+                    ("cache", "device_seconds"),
+                    ("worker_name", "lease_expires_at"),
+                    ("created_at", "started_at"),
+                    "finished_at",
+                )
+            },
+        ),
+    )
+    readonly_fields = ("count", "size")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Job]:
+        ids = Image.objects.filter(job=OuterRef("pk")).order_by("index").values("pk")
+        rows = super().get_queryset(request).defer("embedding__data", "release__manifest")
+        return rows.annotate(image_ids=ArraySubquery(ids))
+
+    def get_urls(self) -> list:
+        view = self.admin_site.admin_view
+        own = [
+            path("image/<uuid:image_id>/<str:size>/", view(self.image_view), name="generation_job_image"),
+            path("<uuid:job_id>/now/", view(self.now_view), name="generation_job_now"),
+        ]
+        return [*own, *super().get_urls()]
+
+    def image_view(self, request: HttpRequest, image_id: UUID, size: str) -> HttpResponse:
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        return pictures.respond(request, image_id, size)
+
+    def now_view(self, request: HttpRequest, job_id: UUID) -> HttpResponse:
+        """What the job's page polls."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        answer = JsonResponse(self._now(get_object_or_404(Job, pk=job_id)))
+        answer["Cache-Control"] = "no-store"
+        return answer
+
+    def _now(self, job: Job) -> dict[str, Any]:
+        return {
+            "status": job.status,
+            "percent": jobs.progress(job),
+            "attempt": job.attempt,
+            "is_terminal": job.is_terminal,
+        }
+
+    def panel(self, request: HttpRequest, obj: Any) -> dict[str, Any]:
+        attempts = [
+            {
+                "row": attempt,
+                "badge": pictures.badge(attempt.outcome),
+                "took": seconds_between(attempt.started_at, attempt.ended_at),
+            }
+            for attempt in obj.attempts.all()
+        ]
+        images = [
+            {
+                "row": image,
+                "thumbnail": pictures.link(image.pk, "thumbnail"),
+                "full": pictures.link(image.pk, "full"),
+            }
+            for image in obj.images.all()
+        ]
+        return {
+            "job": obj,
+            "now": self._now(obj) | {"url": reverse("admin:generation_job_now", args=[obj.pk])},
+            "badge": pictures.badge(obj.status),
+            "waited": seconds_between(obj.created_at, obj.started_at or obj.finished_at),
+            "took": seconds_between(obj.created_at, obj.finished_at),
+            "attempts": attempts,
+            "images": images,
+        }
+
+    # --- columns
+    @display(description="job", ordering="variant__slug")
+    def what(self, job: Job) -> str:
+        return pictures.wording(job.embedding.text, str(job.pk)[:8])
+
+    @display(description="images")
+    def images(self, job: Any) -> str:
+        change = reverse("admin:generation_job_change", args=[job.pk])
+        return pictures.row(job.image_ids[:LIST_PICTURES], to=change)
+
+    @display(description="status", ordering="status")
+    def status_badge(self, job: Job) -> str:
+        return pictures.badge(job.status, job.error_detail)
+
+    @display(description="took")
+    def took(self, job: Job) -> str:
+        return pictures.nowrap(seconds_between(job.created_at, job.finished_at))
+
+    @display(description="created", ordering="created_at")
+    def created(self, job: Job) -> str:
+        return pictures.nowrap(job.created_at.strftime("%m-%d %H:%M:%S"))
+
+    @display(description="images")
+    def count(self, job: Job) -> int:
+        return job.n
+
+    @display(description="size")
+    def size(self, job: Job) -> str:
+        return f"{job.width} × {job.height}"
+
+    # --- actions
+    def action_applies(self, name: str, obj: Any) -> bool:
+        if name == "cancel":
+            return not obj.is_terminal
+        return obj.status in (Job.Status.FAILED, Job.Status.CANCELED)
+
+    @action(description="Retry", icon="replay", permissions=["change"])
+    def retry(self, request: HttpRequest, queryset: QuerySet) -> None:
+        self._each(request, queryset, jobs.retry, Job.Status.QUEUED)
+
+    @action(description="Cancel", icon="cancel", permissions=["change"])
+    def cancel(self, request: HttpRequest, queryset: QuerySet) -> None:
+        self._each(request, queryset, jobs.cancel, Job.Status.CANCELED)
+
+    def _each(
+        self,
+        request: HttpRequest,
+        queryset: QuerySet,
+        change: Callable[[UUID], Job],
+        wanted: Job.Status,
+    ) -> None:
+        done = 0
+        for job_id in list(queryset.order_by().values_list("pk", flat=True)):
+            try:
+                job = change(job_id)
+            except GenerationError as error:
+                messages.error(request, f"{str(job_id)[:8]}: {error.detail}")
+                continue
+            if job.status == wanted:
+                done += 1
+                self.log_change(request, job, f"{wanted.label} in the admin.")
+            else:
+                messages.warning(request, f"{str(job_id)[:8]} is {job.status}: nothing was changed.")
+        if done:
+            noun = "job is" if done == 1 else "jobs are"
+            messages.success(request, f"{done} {noun} {wanted.label.lower()}.")

@@ -1,0 +1,141 @@
+"""Releases in the admin: what each is, and which one serves. Their files and facts are immutable."""
+
+from collections.abc import Callable
+from typing import Any
+
+from django.contrib import admin, messages
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.template.defaultfilters import filesizeformat
+from unfold.admin import ModelAdmin
+from unfold.contrib.filters.admin import ChoicesDropdownFilter
+from unfold.decorators import action, display
+
+from generation import releases
+from generation.admin import pictures
+from generation.admin.actions import ObjectActionsMixin, ReadOnlyMixin
+from generation.errors import GenerationError
+from generation.models import Release
+
+
+@admin.register(Release)
+class ReleaseAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
+    list_display = ("named", "status_badge", "steps", "sizes", "size_on_disk", "activated")
+    list_filter = (("kind", ChoicesDropdownFilter), ("status", ChoicesDropdownFilter))
+    list_filter_submit = True
+    search_fields = ("name", "encoder_fingerprint")
+    actions = ("activate", "rollback", "reject")
+    object_actions = ("activate", "rollback", "reject")
+    readonly_fields = ("status_badge", "steps", "sizes", "size_on_disk", "sampling", "weights", "covers")
+    fieldsets = (
+        (
+            None,
+            {
+                "fields": (
+                    ("name", "kind"),
+                    ("status_badge", "replaced"),
+                    ("registered_at", "activated_at"),
+                    "retired_at",
+                )
+            },
+        ),
+        (
+            "Figures",
+            {
+                "fields": (
+                    ("steps", "sampling"),
+                    ("sizes", "covers"),
+                    ("weights", "size_on_disk"),
+                    "encoder_fingerprint",
+                    "has_encoder",
+                    "path",
+                )
+            },
+        ),
+        ("release.json", {"fields": ("manifest_sha256", "manifest"), "classes": ["collapse"]}),
+    )
+
+    @display(description="release", ordering="name")
+    def named(self, release: Release) -> Any:
+        return pictures.wording(release.name, release.kind)
+
+    @display(description="status", ordering="status")
+    def status_badge(self, release: Release) -> str:
+        return pictures.badge(release.status)
+
+    @display(description="steps")
+    def steps(self, release: Release) -> int:
+        return release.num_inference_steps
+
+    @display(description="image sizes")
+    def sizes(self, release: Release) -> str:
+        return ", ".join(f"{width} × {height}" for width, height in release.image_sizes)
+
+    @display(description="size on disk", ordering="size_bytes")
+    def size_on_disk(self, release: Release) -> str:
+        return filesizeformat(release.size_bytes)
+
+    @display(description="activated", ordering="activated_at")
+    def activated(self, release: Release) -> str:
+        return pictures.when(release.activated_at)
+
+    @display(description="sampling")
+    def sampling(self, release: Release) -> str:
+        facts = release.manifest
+        guidance = facts["guidance_scale"]
+        return (
+            f"{facts['noise_scheduler']}, {facts['prediction_type']}, "
+            + ("no guidance" if guidance == 1 else f"guidance {guidance:g}")
+        )
+
+    @display(description="weights")
+    def weights(self, release: Release) -> str:
+        facts = release.manifest
+        return facts["weight_dtype"] + (f", {facts['quantization']}" if facts["quantization"] else "")
+
+    @display(description="covers")
+    def covers(self, release: Release) -> str:
+        covered = release.manifest["covered_variants"]
+        return f"{len(covered)} prompt variants" if covered else "the whole catalogue"
+
+    # --- actions
+    def action_applies(self, name: str, obj: Any) -> bool:
+        status = obj.status
+        return {
+            "activate": status in (Release.Status.CANDIDATE, Release.Status.RETIRED),
+            "rollback": status == Release.Status.ACTIVE and obj.replaced_id is not None,
+            "reject": status in (Release.Status.CANDIDATE, Release.Status.RETIRED),
+        }[name]
+
+    @action(description="Activate", icon="play_circle", permissions=["change"])
+    def activate(self, request: HttpRequest, queryset: QuerySet) -> None:
+        self._one(request, queryset, releases.activate, "{} is active.")
+
+    @action(description="Roll back", icon="undo", permissions=["change"])
+    def rollback(self, request: HttpRequest, queryset: QuerySet) -> None:
+        self._one(
+            request, queryset, lambda release: releases.rollback(release.kind), "{} is active again."
+        )
+
+    @action(description="Reject", icon="block", permissions=["change"])
+    def reject(self, request: HttpRequest, queryset: QuerySet) -> None:
+        self._one(request, queryset, releases.reject, "{} is rejected.")
+
+    def _one(
+        self,
+        request: HttpRequest,
+        queryset: QuerySet,
+        change: Callable[[Release], Release],
+        done: str,
+    ) -> None:
+        chosen = list(queryset[:2])
+        if len(chosen) != 1:
+            messages.error(request, "Choose one release.")
+            return
+        try:
+            release = change(chosen[0])
+        except GenerationError as error:
+            messages.error(request, error.detail)
+            return
+        self.log_change(request, release, done.format(release.name))
+        messages.success(request, done.format(release.name))

@@ -1,0 +1,344 @@
+"""The prompt catalogue in the admin: edit, import, export, encode again, preview."""
+
+from typing import Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.contrib.postgres.expressions import ArraySubquery
+from django.core.exceptions import ValidationError
+from django.db import connection
+from django.db.models import OuterRef, QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
+from django.urls import reverse
+from django.utils.html import format_html, format_html_join
+from import_export.admin import ImportExportModelAdmin
+from import_export.forms import ConfirmImportForm
+from unfold.admin import ModelAdmin
+from unfold.contrib.filters.admin import ChoicesDropdownFilter, DropdownFilter
+from unfold.contrib.import_export.forms import ExportForm, ImportForm
+from unfold.decorators import action, display
+from unfold.widgets import (
+    UnfoldAdminExpandableTextareaWidget,
+    UnfoldAdminTextInputWidget,
+    UnfoldBooleanWidget,
+)
+
+from generation import catalogue, releases, submission
+from generation.admin import pictures
+from generation.admin.actions import ObjectActionsMixin
+from generation.catalogue import EmbeddingState
+from generation.errors import GenerationError, PromptInvalid
+from generation.models import Embedding, Image, PromptVariant
+from generation.resources import CatalogueCSV, CatalogueJSON, VariantResource
+
+MAX_PREVIEWS = 20  # jobs that one click may start
+LIST_PICTURES, PAGE_PICTURES = 3, 12
+
+Status = PromptVariant.Status
+
+
+# --- forms ----------------------------------------------------------------------------------------
+class VariantForm(forms.ModelForm):
+    slug = forms.SlugField(
+        max_length=120,
+        required=False,
+        widget=UnfoldAdminTextInputWidget,
+        help_text="Names the variant in requests. Left empty, it is made of the text.",
+    )
+    text = forms.CharField(
+        widget=UnfoldAdminExpandableTextareaWidget(attrs={"rows": 2}),
+        help_text=f"1 to {catalogue.MAX_WORDS} words.",
+    )
+    tags = forms.CharField(
+        required=False, widget=UnfoldAdminTextInputWidget, help_text="With commas between."
+    )
+    new_revision = forms.BooleanField(
+        required=False,
+        label="Make a new revision",
+        widget=UnfoldBooleanWidget,
+        help_text="Needed to change a text that images were made of: they keep the old text, "
+        "and the new one is encoded.",
+    )
+
+    class Meta:
+        model = PromptVariant
+        fields = ("text", "slug", "tags", "status", "notes")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if "tags" in self.fields:
+            self.initial["tags"] = ", ".join(self.instance.tags)
+
+    def clean_text(self) -> str:
+        text = catalogue.tidy(self.cleaned_data["text"])
+        if text == self.instance.text:
+            return text
+        try:
+            catalogue.validate_text(text, pk=self.instance.pk)
+        except PromptInvalid as error:
+            raise ValidationError(error.detail) from error
+        return text
+
+    def clean_tags(self) -> list[str]:
+        try:
+            return catalogue.tidy_tags(self.cleaned_data["tags"].split(","))
+        except PromptInvalid as error:
+            raise ValidationError(error.detail) from error
+
+    def clean(self) -> dict[str, Any]:
+        data = super().clean() or self.cleaned_data
+        variant, text = self.instance, data.get("text")
+        changed = variant.pk and text and "text" in self.changed_data
+        if changed and not data.get("new_revision") and catalogue.has_images(variant):
+            error = catalogue.text_is_locked(variant.slug)
+            self.add_error("new_revision", ValidationError(error.detail))
+        if not data.get("slug") and text:
+            data["slug"] = variant.slug or catalogue.slug_for(text)
+        return data
+
+
+class VariantImportForm(ImportForm):
+    new_revisions = forms.BooleanField(
+        required=False,
+        label="Make new revisions",
+        widget=UnfoldBooleanWidget,
+        help_text="Allow the file to change texts that images were made of.",
+    )
+
+
+class VariantConfirmImportForm(ConfirmImportForm):
+    new_revisions = forms.BooleanField(required=False, widget=forms.HiddenInput)
+
+
+# --- filters --------------------------------------------------------------------------------------
+class TagFilter(DropdownFilter):
+    title = "tag"
+    parameter_name = "tag"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        table = connection.ops.quote_name(PromptVariant._meta.db_table)
+        with connection.cursor() as cursor:
+            cursor.execute(f"SELECT DISTINCT unnest(tags) FROM {table} ORDER BY 1 LIMIT 500")
+            return [(tag, tag) for (tag,) in cursor.fetchall()]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet) -> QuerySet:
+        return queryset.filter(tags__contains=[self.value()]) if self.value() else queryset
+
+
+class EmbeddingFilter(DropdownFilter):
+    title = "embedding"
+    parameter_name = "embedding"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [(state.value, state.value) for state in EmbeddingState]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet) -> QuerySet:
+        return queryset.filter(embedding_state=self.value()) if self.value() else queryset
+
+
+# --- the pages ------------------------------------------------------------------------------------
+@admin.register(PromptVariant)
+class PromptVariantAdmin(ObjectActionsMixin, ModelAdmin, ImportExportModelAdmin):
+    form = VariantForm
+    resource_classes = [VariantResource]
+    import_form_class = VariantImportForm
+    confirm_form_class = VariantConfirmImportForm
+    export_form_class = ExportForm
+    formats = [CatalogueCSV, CatalogueJSON]
+
+    list_display = ("wording", "latest", "tag_list", "status_badge", "embedding_badge", "updated")
+    list_filter = (("status", ChoicesDropdownFilter), EmbeddingFilter, TagFilter)
+    list_filter_submit = True
+    list_per_page = 50
+    show_full_result_count = False
+    search_fields = ("slug", "text", "normalized_text", "notes", "tags")
+    search_help_text = "Slug, text, tag or notes"
+    actions = ("encode_again", "preview", "activate", "archive")
+    object_actions = ("preview", "encode_again", "activate", "archive")
+    readonly_fields = ("made_of_it", "embeddings", "revision", "created_at", "updated_at")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[PromptVariant]:
+        latest = (
+            Image.objects.filter(job__variant=OuterRef("pk"))
+            .order_by("-job__created_at", "index")
+            .values("pk")[:PAGE_PICTURES]
+        )
+        rows = catalogue.with_states(super().get_queryset(request))
+        return rows.annotate(latest_images=ArraySubquery(latest))
+
+    def get_fieldsets(self, request: HttpRequest, obj: PromptVariant | None = None) -> Any:
+        wording = ["text", "slug", "tags", "status", "notes"]
+        if obj is None:
+            return [(None, {"fields": wording})]
+        if self.has_change_permission(request, obj):
+            wording.insert(1, "new_revision")
+        facts = ["made_of_it", "embeddings", "revision", "created_at", "updated_at"]
+        return [(None, {"fields": wording}), ("What was made of it", {"fields": facts})]
+
+    def get_form(self, request: HttpRequest, obj: Any = None, **kwargs: Any) -> Any:
+        # `new_revision` is the form's own; the admin would look for it on the model.
+        kwargs["fields"] = [*VariantForm.Meta.fields]
+        if not self.has_change_permission(request, obj) and obj is not None:
+            kwargs["fields"] = []
+        return super().get_form(request, obj, **kwargs)
+
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
+        catalogue.save(obj, new_revision=form.cleaned_data.get("new_revision", False))
+
+    # --- columns and fields
+    @display(description="prompt variant", ordering="slug")
+    def wording(self, variant: PromptVariant) -> str:
+        return pictures.wording(variant.text, variant.slug)
+
+    @display(description="latest images")
+    def latest(self, variant: Any) -> str:
+        change = reverse("admin:generation_promptvariant_change", args=[variant.pk])
+        return pictures.row(variant.latest_images[:LIST_PICTURES], to=change)
+
+    @display(description="tags")
+    def tag_list(self, variant: PromptVariant) -> str:
+        return ", ".join(variant.tags) or "–"
+
+    @display(description="status", ordering="status")
+    def status_badge(self, variant: PromptVariant) -> str:
+        return pictures.badge(variant.status)
+
+    @display(description="embedding", ordering="embedding_state")
+    def embedding_badge(self, variant: Any) -> str:
+        if variant.embedding_state is None:
+            return "–"
+        label = pictures.badge(variant.embedding_state, variant.embedding_reason or "")
+        if not variant.embedding_reason:
+            return label
+        return format_html(
+            '<span class="rt-reason">{}<span>{}</span></span>', label, variant.embedding_reason
+        )
+
+    @display(description="updated", ordering="updated_at")
+    def updated(self, variant: PromptVariant) -> Any:
+        return pictures.when(variant.updated_at)
+
+    @display(description="latest images")
+    def made_of_it(self, variant: Any) -> str:
+        return pictures.row(variant.latest_images)
+
+    @display(description="embeddings")
+    def embeddings(self, variant: PromptVariant) -> str:
+        rows = Embedding.objects.filter(variant=variant).defer("data").order_by("-encoded_at")
+        in_use = {
+            release.encoder_fingerprint: release.name for release in releases.encoders_in_use()
+        }
+        lines = [
+            (
+                self._state_of(row, variant, row.encoder_fingerprint in in_use),
+                f"revision {row.revision}, encoder {row.encoder_fingerprint[:12]}"
+                + (
+                    f" (of {in_use[row.encoder_fingerprint]})"
+                    if row.encoder_fingerprint in in_use
+                    else " (not in use)"
+                ),
+                row.error or f"{' × '.join(map(str, row.shape))} {row.dtype}",
+                row.encoded_at.strftime("%Y-%m-%d %H:%M"),
+            )
+            for row in rows[:20]
+        ]
+        return (
+            format_html_join(
+                "", '<div class="rt-line">{} <span>{}</span><span>{}</span><span>{}</span></div>', lines
+            )
+            or "–"
+        )
+
+    def _state_of(self, row: Embedding, variant: PromptVariant, is_in_use: bool) -> str:
+        if row.revision != variant.revision or not is_in_use:
+            return pictures.badge(EmbeddingState.STALE.value)
+        if not row.error:
+            return pictures.badge(EmbeddingState.ENCODED.value)
+        state = EmbeddingState.PENDING if row.error == catalogue.ENCODE_AGAIN else EmbeddingState.FAILED
+        return pictures.badge(state.value)
+
+    # --- actions
+    def action_applies(self, name: str, obj: Any) -> bool:
+        is_active = obj.status == Status.ACTIVE
+        return {"activate": not is_active, "archive": obj.status != Status.ARCHIVED}.get(
+            name, is_active
+        )
+
+    def has_preview_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("generation.add_job")
+
+    @action(description="Generate a preview", icon="image", permissions=["preview"])
+    def preview(self, request: HttpRequest, queryset: QuerySet) -> HttpResponse | None:
+        variants = list(queryset[: MAX_PREVIEWS + 1])
+        if len(variants) > MAX_PREVIEWS:
+            messages.error(request, f"At most {MAX_PREVIEWS} previews at once.")
+            return None
+        started = []
+        for variant in variants:
+            try:
+                started.append(submission.submit(request.user, variant=variant.slug))
+            except GenerationError as error:
+                messages.error(request, error.detail)
+        links = format_html_join(
+            ", ",
+            '<a href="{}" class="underline">{}</a>',
+            (
+                (reverse("admin:generation_job_change", args=[job.pk]), job.variant.slug)
+                for job in started
+            ),
+        )
+        if started:
+            messages.success(request, format_html("Previews on their way: {}.", links))
+        if len(started) == 1 and request.user.has_perm("generation.view_job"):
+            return redirect("admin:generation_job_change", started[0].pk)
+        return None
+
+    @action(description="Encode again", icon="refresh", permissions=["change"])
+    def encode_again(self, request: HttpRequest, queryset: QuerySet) -> None:
+        marked = catalogue.encode_again(PromptVariant.objects.filter(pk__in=list(_ids(queryset))))
+        messages.success(
+            request,
+            f"The encode worker was asked; {marked} failed or damaged embeddings are computed again. "
+            "Sound ones stay as they are.",
+        )
+
+    @action(description="Activate", icon="check_circle", permissions=["change"])
+    def activate(self, request: HttpRequest, queryset: QuerySet) -> None:
+        self._set_status(request, queryset, Status.ACTIVE)
+
+    @action(description="Archive", icon="archive", permissions=["change"])
+    def archive(self, request: HttpRequest, queryset: QuerySet) -> None:
+        self._set_status(request, queryset, Status.ARCHIVED)
+
+    def _set_status(self, request: HttpRequest, queryset: QuerySet, status: Status) -> None:
+        rows = PromptVariant.objects.filter(pk__in=list(_ids(queryset)))
+        changed = catalogue.set_status(rows, status)
+        messages.success(request, f"{changed} prompt variants are now {status.label.lower()}.")
+
+    # --- import and export
+    def has_import_permission(self, request: HttpRequest) -> bool:
+        return self.has_add_permission(request) and self.has_change_permission(request)
+
+    def has_export_permission(self, request: HttpRequest) -> bool:
+        return self.has_view_permission(request)
+
+    def get_import_resource_kwargs(self, request: HttpRequest, **kwargs: Any) -> dict[str, Any]:
+        data = getattr(kwargs.get("form"), "cleaned_data", {})
+        return {"new_revisions": bool(data.get("new_revisions"))}
+
+    def get_import_data_kwargs(self, **kwargs: Any) -> dict[str, Any]:
+        return {"rollback_on_validation_errors": True}
+
+    def get_confirm_form_initial(self, request: HttpRequest, import_form: Any) -> dict[str, Any]:
+        initial = super().get_confirm_form_initial(request, import_form)
+        if import_form:
+            initial["new_revisions"] = import_form.cleaned_data["new_revisions"]
+        return initial
+
+    def get_export_resource_kwargs(self, request: HttpRequest, **kwargs: Any) -> dict[str, Any]:
+        return {}
+
+
+def _ids(queryset: QuerySet) -> Any:
+    return queryset.order_by().values_list("pk", flat=True)

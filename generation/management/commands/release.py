@@ -1,0 +1,163 @@
+"""`manage.py release register | list | verify | activate | rollback | reject`: releases from the shell."""
+
+import re
+from argparse import ArgumentParser, ArgumentTypeError
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+from tqdm import tqdm
+
+from generation import releases
+from generation.engine.release import KINDS, Progress
+from generation.errors import GenerationError
+from generation.models import Release
+
+OPTIONS = ("kind", "steps", "guidance_scale", "noise_scheduler", "image_sizes")
+
+
+def image_size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"([1-9]\d{1,3})x([1-9]\d{1,3})", text)
+    if not match:
+        raise ArgumentTypeError(f"{text!r}: give WIDTHxHEIGHT in pixels, such as 512x512")
+    width, height = int(match[1]), int(match[2])
+    if width % 8 or height % 8:
+        raise ArgumentTypeError(f"{text!r}: width and height must be multiples of 8")
+    return width, height
+
+
+class Command(BaseCommand):
+    help = "Register, list, verify, activate, roll back and reject releases."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        actions = parser.add_subparsers(dest="action", required=True)
+        register = actions.add_parser(
+            "register",
+            help="make a release known, as a candidate",
+            description="A release is registered as it is. A Stable Diffusion 1.x or 2.x diffusers folder, or a "
+            "Hugging Face hub id, is copied and completed first; the options are for those.",
+        )
+        register.add_argument("source", help="a folder, or a hub id (owner/name)")
+        register.add_argument("--name", help="default: the name of the folder")
+        register.add_argument("--kind", choices=KINDS, help="default: teacher")
+        register.add_argument("--steps", type=int, help="default: 30")
+        register.add_argument(
+            "--guidance", type=float, dest="guidance_scale", help="1 = none; default: 7.5"
+        )
+        register.add_argument(
+            "--noise-scheduler",
+            help="ddim (default), dpmsolver++, unipc, euler, lcm or tcd",
+        )
+        register.add_argument(
+            "--image-size",
+            type=image_size,
+            action="append",
+            dest="image_sizes",
+            metavar="WIDTHxHEIGHT",
+            help="may be given several times; the first is the default one",
+        )
+        actions.add_parser("list", help="show every release")
+        for action, text in (
+            ("verify", "compare the files of a release with its manifest"),
+            ("activate", "serve a release instead of the active one of its kind"),
+            ("reject", "never serve a release"),
+        ):
+            actions.add_parser(action, help=text).add_argument("name")
+        rollback = actions.add_parser("rollback", help="serve what the active release replaced")
+        rollback.add_argument("kind", choices=KINDS)
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        actions: dict[str, Callable[[dict[str, Any]], None]] = {
+            "register": self.register,
+            "list": self.list,
+            "verify": self.verify,
+            "activate": self.activate,
+            "rollback": self.rollback,
+            "reject": self.reject,
+        }
+        try:
+            actions[options["action"]](options)
+        except GenerationError as error:
+            raise CommandError(error.detail) from error
+
+    def register(self, options: dict[str, Any]) -> None:
+        # Here, because it loads torch: the other actions answer at once.
+        from generation import registration
+        from generation.engine.importing import Options
+
+        given = {name: options[name] for name in OPTIONS if options[name] is not None}
+        if "image_sizes" in given:
+            given["image_sizes"] = tuple(given["image_sizes"])
+        with self.progress("Reading") as on_progress:
+            release = registration.register(
+                options["source"],
+                name=options["name"],
+                options=Options(**given) if given else None,
+                on_progress=on_progress,
+            )
+        self.stdout.write(
+            f"Registered {release.name} ({release.kind}, {_megabytes(release.size_bytes)}) in "
+            f"{releases.folder(release)}.\nServe it with: manage.py release activate {release.name}"
+        )
+
+    def list(self, options: dict[str, Any]) -> None:
+        rows = list(Release.objects.order_by("kind", "-registered_at"))
+        if not rows:
+            self.stdout.write("No releases. Register one: manage.py release register DIR")
+            return
+        width = max(len(release.name) for release in rows)
+        for release in rows:
+            size = "×".join(str(side) for side in release.image_sizes[0])
+            self.stdout.write(
+                f"{release.name:<{width}}  {release.kind:<7}  {release.status:<9}  "
+                f"{release.num_inference_steps:>3} steps  {size:>9}  {_megabytes(release.size_bytes):>8}  "
+                f"{release.registered_at:%Y-%m-%d %H:%M}"
+            )
+
+    def verify(self, options: dict[str, Any]) -> None:
+        release = _find(options["name"])
+        with self.progress("Verifying") as on_progress:
+            manifest = releases.verify(release, on_progress)
+        self.stdout.write(f"{release.name}: all {len(manifest.files)} files are as registered.")
+
+    def activate(self, options: dict[str, Any]) -> None:
+        release = _find(options["name"])
+        with self.progress("Verifying") as on_progress:
+            releases.verify(release, on_progress)
+        release = releases.activate(release)
+        replaced = f", which replaces {release.replaced.name}" if release.replaced else ""
+        self.stdout.write(f"The active {release.kind} is {release.name}{replaced}.")
+
+    def rollback(self, options: dict[str, Any]) -> None:
+        release = releases.rollback(options["kind"])
+        self.stdout.write(f"The active {release.kind} is {release.name} again.")
+
+    def reject(self, options: dict[str, Any]) -> None:
+        release = releases.reject(_find(options["name"]))
+        self.stdout.write(f"{release.name} is rejected and will not be served.")
+
+    @contextmanager
+    def progress(self, what: str) -> Iterator[Progress]:
+        """A bar in bytes on stderr; silent where nobody looks."""
+        with tqdm(
+            desc=what, unit="B", unit_scale=True, file=self.stderr, disable=None, leave=False
+        ) as bar:
+
+            def on_progress(done: int, total: int) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
+
+            yield on_progress
+
+
+def _find(name: str) -> Release:
+    release = Release.objects.filter(name=name).first()
+    if release is None:
+        names = ", ".join(Release.objects.values_list("name", flat=True)[:20]) or "none"
+        raise CommandError(f"There is no release {name!r}. Registered: {names}.")
+    return release
+
+
+def _megabytes(size_bytes: int) -> str:
+    return f"{size_bytes / 1e6:.1f} MB"

@@ -1,0 +1,22 @@
+// The page of a job that has not ended: poll what it is doing, reload when its status or attempt changed.
+(() => {
+  const before = JSON.parse(document.getElementById("job-now").textContent);
+  if (before.is_terminal) return;
+  const PAUSE_MS = 1000, PAUSE_AFTER_ERROR_MS = 5000;
+
+  async function look() {
+    let pause = PAUSE_MS;
+    try {
+      const answer = await fetch(before.url, { headers: { Accept: "application/json" } });
+      if (answer.redirected || answer.status === 403) return; // logged out
+      const now = await answer.json();
+      if (now.status !== before.status || now.attempt !== before.attempt) return location.reload();
+      document.getElementById("job-progress").value = now.percent;
+      document.getElementById("job-percent").textContent = `${now.percent} %`;
+    } catch {
+      pause = PAUSE_AFTER_ERROR_MS;
+    }
+    setTimeout(look, pause);
+  }
+  setTimeout(look, PAUSE_MS);
+})();

@@ -1,0 +1,156 @@
+"""Every variable that the settings read is in the table of deploy/README.md and in env.example, with its true default."""
+
+import ast
+import re
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+SETTINGS = ROOT / "project" / "settings.py"
+README = ROOT / "deploy" / "README.md"
+EXAMPLE = ROOT / "deploy" / "env.example"
+COMPOSE = ROOT / "deploy" / "compose.yaml"
+READERS = ("_count", "_positive", "_choice")  # of settings.py, beside env.…
+
+
+def _calls() -> list[ast.Call]:
+    """Calls in settings.py that read a variable whose name is written there."""
+    found = []
+    for node in ast.walk(ast.parse(SETTINGS.read_text())):
+        if not isinstance(node, ast.Call) or not node.args:
+            continue
+        reads = (
+            isinstance(node.func, ast.Attribute)
+            and isinstance(node.func.value, ast.Name)
+            and node.func.value.id == "env"
+        ) or (isinstance(node.func, ast.Name) and node.func.id in READERS)
+        if reads and isinstance(node.args[0], ast.Constant):
+            found.append(node)
+    return found
+
+
+def settings_variables() -> set[str]:
+    return {call.args[0].value for call in _calls()}  # type: ignore[attr-defined]
+
+
+def settings_defaults() -> dict[str, str]:
+    """As one would write them in a file, of those variables whose default does not depend on the machine."""
+    defaults = {}
+    for call in _calls():
+        node = next((word.value for word in call.keywords if word.arg == "default"), None)
+        node = node or call.args[1]
+        try:
+            value = eval(compile(ast.Expression(node), "settings", "eval"), {"__builtins__": {}})
+        except (NameError, AttributeError, TypeError):
+            continue
+        assert isinstance(call.args[0], ast.Constant)
+        defaults[call.args[0].value] = _written(value)
+    return defaults
+
+
+def _written(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    return str(value)
+
+
+def table(heading: str) -> dict[str, list[str]]:
+    """name → the other cells, of the table under this heading of deploy/README.md."""
+    text = README.read_text().split(f"\n{heading}\n", 1)[1]
+    text = re.split(r"\n#+ ", text, maxsplit=1)[0]
+    rows = re.findall(r"^\| `([A-Z_]+)` \|(.*)\|$", text, re.MULTILINE)
+    return {name: [cell.strip() for cell in cells.split(" | ")] for name, cells in rows}
+
+
+def example() -> dict[str, str]:
+    """Of env.example, commented out or not."""
+    return dict(re.findall(r"^(?:# )?([A-Z_]+)=(.*)$", EXAMPLE.read_text(), re.MULTILINE))
+
+
+def test_the_settings_are_read_by_this_test():
+    assert {
+        "SECRET_KEY",
+        "DATABASE_URL",
+        "BATCH_SIZE",
+        "LEASE_SECONDS",
+        "DTYPE",
+    } <= settings_variables()
+    assert settings_defaults()["IMAGE_CACHE_SECONDS"] == "604800"
+
+
+def test_the_table_has_the_variables_of_the_settings():
+    assert set(table("## Variables")) == settings_variables()
+
+
+def test_every_row_of_the_table_says_who_reads_it_and_what_it_means():
+    rows = table("## Variables") | table("### Variables of compose.yaml")
+    assert [name for name, cells in rows.items() if not all(cells)] == []
+
+
+def test_the_table_states_the_defaults_of_the_settings():
+    rows = table("## Variables")
+    for name, default in settings_defaults().items():
+        assert rows[name][0] in ([f"`{default}`"] if default else ["empty", "none, must be set"]), (
+            name
+        )
+
+
+def test_the_example_has_the_variables_of_the_settings_and_of_compose():
+    assert set(example()) == settings_variables() | set(table("### Variables of compose.yaml"))
+
+
+def test_the_example_states_the_defaults_of_the_settings():
+    shown = example()
+    assert shown["CSRF_TRUSTED_ORIGINS"]  # an example, since its default is empty
+    for name, default in settings_defaults().items():
+        if name != "CSRF_TRUSTED_ORIGINS":
+            assert shown[name] == default, name
+
+
+def test_the_secrets_of_the_example_are_empty():
+    assert [example()[name] for name in ("SECRET_KEY", "POSTGRES_PASSWORD", "REDIS_PASSWORD")] == [
+        "",
+        "",
+        "",
+    ]
+
+
+def test_compose_takes_only_variables_that_are_documented():
+    taken = set(re.findall(r"(?<!\$)\$\{([A-Z_]+)", COMPOSE.read_text()))
+    assert taken <= settings_variables() | set(table("### Variables of compose.yaml"))
+    assert set(table("### Variables of compose.yaml")) <= taken
+
+
+def test_compose_hands_over_only_variables_that_the_settings_read():
+    services = yaml.safe_load(COMPOSE.read_text())["services"]
+    ours = {name: service for name, service in services.items() if "build" in service}
+    assert set(ours) == {"setup", "web", "generation", "encode", "light", "beat"}
+    # Each process is its own: its name is made of the container's, and its static files are in the image.
+    left_out = {"WORKER_NAME", "STATIC_ROOT"}
+    for service in ours.values():
+        assert set(service["environment"]) == settings_variables() - left_out
+
+
+def test_compose_refuses_to_start_without_its_secrets():
+    text = COMPOSE.read_text()
+    for name in ("SECRET_KEY", "POSTGRES_PASSWORD", "REDIS_PASSWORD"):
+        uses = re.findall(rf"\$\{{{name}(.*?)[}}]", text)
+        assert uses and all(use.startswith(":?") for use in uses), name
+
+
+def test_nothing_but_the_settings_reads_the_environment():
+    reads = re.compile(
+        r"os\.environ(?!\.setdefault\(\"DJANGO_SETTINGS_MODULE\")|os\.getenv|environ\.Env"
+    )
+    modules = [
+        path
+        for app in ("project", "generation", "distillation")
+        for path in (ROOT / app).rglob("*.py")
+    ]
+    assert len(modules) > 20
+    assert [
+        str(path) for path in modules if path != SETTINGS and reads.search(path.read_text())
+    ] == []

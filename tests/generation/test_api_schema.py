@@ -1,0 +1,77 @@
+"""The description of the API: complete, without warnings, true, and shown without leaving the host."""
+
+import re
+
+import pytest
+from django.core.management import call_command
+from django.test import Client
+
+from tests.client import API
+from tests.people import make_image, make_job
+
+
+def schema() -> dict:
+    return Client().get("/v1/openapi.json").json()
+
+
+def test_the_schema_is_valid_and_made_without_warnings(tmp_path):
+    file = tmp_path / "schema.yml"
+
+    call_command("spectacular", "--fail-on-warn", "--validate", "--file", str(file))
+
+    assert file.stat().st_size > 1000
+
+
+def test_every_operation_is_described_with_its_security():
+    operations = {
+        (method, path): operation
+        for path, methods in schema()["paths"].items()
+        for method, operation in methods.items()
+    }
+
+    assert {path for _, path in operations} == {
+        "/v1/variants", "/v1/variants/{slug}", "/v1/jobs", "/v1/jobs/{job_id}", "/v1/jobs/{job_id}/cancel",
+        "/v1/images/{image_id}", "/v1/images/{image_id}/file", "/v1/releases", "/v1/releases/{name}",
+    }  # fmt: skip
+    for (_, path), operation in operations.items():
+        assert operation["description"], path
+        needs_key = operation.get("security") not in ([], [{}], None)
+        assert needs_key == (not path.endswith("/file")), path
+    assert schema()["components"]["securitySchemes"]["apiKey"]["scheme"] == "bearer"
+
+
+@pytest.mark.django_db
+def test_answers_have_the_fields_that_the_schema_promises():
+    api = API()
+    job = make_job(owner=api.owner, status="succeeded")
+    image = make_image(job=job)
+    components = schema()["components"]["schemas"]
+    shown = {
+        "Job": api.get(f"/v1/jobs/{job.id}").json(),
+        "Image": api.get(f"/v1/jobs/{job.id}").json()["images"][0],
+        "ImageDetail": api.get(f"/v1/images/{image.id}").json(),
+        "Variant": api.get("/v1/variants").json()["results"][0],
+        "Release": api.get("/v1/releases").json()["results"][0],
+    }
+
+    for name, answer in shown.items():
+        assert set(answer) == set(components[name]["properties"]), name
+    problem = api.get("/v1/jobs", {"x": 1}).json()
+    assert (
+        set(components["Problem"]["required"])
+        <= set(problem)
+        <= set(components["Problem"]["properties"])
+    )
+
+
+def test_the_page_loads_only_from_this_host():
+    page = Client().get("/v1/docs").content.decode()
+
+    assert re.findall(r"""(?:src|href)=["'](?:https?:)?//[^"']*""", page) == []
+    assets = re.findall(r"""(?:src|href)=["'](/[^"']*)""", page)
+    assert len(assets) >= 3
+    for asset in assets:
+        answer = Client().get(asset)
+        assert answer.status_code == 200, asset
+        if asset.startswith("/static/"):
+            answer.file_to_stream.close()  # WSGI servers do

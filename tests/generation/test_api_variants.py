@@ -1,0 +1,90 @@
+"""GET /v1/variants: which prompt variants clients see, and how they page and search."""
+
+import base64
+
+import pytest
+
+from tests.client import API, problem
+from tests.people import make_variant
+
+pytestmark = pytest.mark.django_db
+
+
+def slugs(answer) -> list[str]:
+    assert answer.status_code == 200, answer.content
+    return [row["slug"] for row in answer.json()["results"]]
+
+
+def test_only_active_variants_are_shown():
+    make_variant(slug="red-vase", tags=["vase"])
+    make_variant(slug="draft-vase", status="draft")
+    make_variant(slug="old-vase", status="archived")
+    api = API()
+
+    (row,) = api.get("/v1/variants").json()["results"]
+
+    assert (row["slug"], row["text"], row["tags"]) == ("red-vase", "red vase", ["vase"])
+    assert api.get(row["urls"]["self"]).json() == row
+    problem(api.get("/v1/variants/draft-vase"), 404, "not_found")
+    problem(api.get("/v1/variants/never-was"), 404, "not_found")
+
+
+def test_pages_lead_through_everything_once_and_back():
+    names = [f"variant-{number:02}" for number in range(7)]
+    for name in names:
+        make_variant(slug=name)
+    api = API()
+
+    seen: list[str] = []
+    url, pages = "/v1/variants?limit=3", []
+    while url:
+        page = api.get(url)
+        pages.append(page.json())
+        seen += slugs(page)
+        url = page.json()["next"]
+
+    assert seen == names
+    assert [len(page["results"]) for page in pages] == [3, 3, 1]
+    assert pages[0]["previous"] is None
+    assert slugs(api.get(pages[2]["previous"])) == names[3:6]
+
+
+def test_search_looks_at_text_and_slug_and_tag_is_exact():
+    make_variant(slug="one", text="a red glass vase", tags=["glass"])
+    make_variant(slug="glass-two", text="a blue cup", tags=["glassware"])
+    make_variant(slug="three", text="a green bowl")
+    api = API()
+
+    assert slugs(api.get("/v1/variants", {"q": "GLASS"})) == ["glass-two", "one"]
+    assert slugs(api.get("/v1/variants", {"tag": "glass"})) == ["one"]
+    assert slugs(api.get("/v1/variants", {"q": "glass", "tag": "glassware"})) == ["glass-two"]
+
+
+@pytest.mark.parametrize(
+    ("query", "parameter"),
+    [
+        ({"colour": "red"}, "colour"),
+        ({"limit": "0"}, "limit"),
+        ({"limit": "many"}, "limit"),
+        ({"limit": 101}, "limit"),
+    ],
+)
+def test_a_query_that_is_not_understood_is_refused_by_name(query: dict, parameter: str):
+    body = problem(API().get("/v1/variants", query), 400, "invalid_request")
+
+    assert [error["parameter"] for error in body["errors"]] == [parameter]
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"p=", b"p=no-date", b"o=many", b"p=%00", b"p=2026-01-01\xff"]
+)
+@pytest.mark.parametrize("path", ["/v1/variants", "/v1/jobs"])
+def test_a_made_up_cursor_is_refused(path: str, text: bytes):
+    for cursor in ("!!!", base64.b64encode(text).decode() or "="):
+        answer = API().get(path, {"cursor": cursor})
+
+        # A slug may be any text; a time may not.
+        if (path, text) == ("/v1/variants", b"p=no-date") and cursor != "!!!":
+            assert answer.status_code == 200
+        else:
+            problem(answer, 400, "invalid_request")

@@ -1,0 +1,218 @@
+"""A generation worker on a real toy release: batches, errors of one row, repeats, stopping, deafness."""
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from django.conf import settings as django_settings
+from django.db import connection
+from django.utils import timezone
+
+from generation import encoding, images, jobs, presence, releases, submission, worker
+from generation.models import Attempt, Embedding, Image, Job, PromptVariant, Release, Worker
+from tests.people import make_job, make_release, make_user, make_variant
+from tests.tiny import make_tiny_release
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+TEXTS = ("a red glass vase", "a blue clay bowl", "a green metal mug")
+
+
+@pytest.fixture
+def served(tmp_path: Path, settings, monkeypatch):
+    """A toy release in service, its catalogue encoded."""
+    settings.TORCH_THREADS = 1
+    settings.BATCH_SIZE = 4
+    worker._pipelines.clear()
+    make_tiny_release(tmp_path / "tiny", name="tiny", kind="student")
+    release = releases.register(tmp_path / "tiny")
+    releases.activate(release)
+    for text in TEXTS:
+        make_variant(text=text)
+    assert encoding.encode_missing() == 0
+    presence.stopping.clear()
+    with ThreadPoolExecutor(2) as writers:  # its threads end with the test, and their connections with them
+        monkeypatch.setattr(worker, "_writers", writers)
+        yield Release.objects.get(name="tiny")
+    presence.stopping.clear()
+
+
+def submit(text: str = TEXTS[0], **fields) -> Job:
+    return submission.submit(make_user(), text=text, **fields)
+
+
+def test_what_is_queued_is_done_in_batches_with_files(served, settings):
+    submitted = [submit(text, seed=seed) for seed in (1, 2) for text in TEXTS]
+
+    worker.run()
+
+    assert set(Job.objects.values_list("status", flat=True)) == {"succeeded"}
+    assert sorted(Attempt.objects.values_list("batch_size", flat=True)) == [2, 2, 4, 4, 4, 4]
+    files = [settings.MEDIA_ROOT / image.file for image in Image.objects.all()]
+    assert len(files) == len(submitted)
+    assert all(file.stat().st_size > 0 for file in files)
+
+
+def test_a_job_larger_than_a_batch_is_done_in_parts_with_consecutive_seeds(served):
+    job = submit(n=10, seed=100)
+
+    worker.run()
+
+    assert [image.seed for image in job.images.all()] == list(range(100, 110))
+    assert len({image.sha256 for image in job.images.all()}) == 10
+
+
+def test_a_damaged_embedding_fails_its_own_job_at_once_and_no_other(served):
+    damaged, good = submit(TEXTS[0], seed=1), submit(TEXTS[1], seed=1)
+    Embedding.objects.filter(id=damaged.embedding_id).update(data=b"\0")
+
+    worker.run()
+
+    damaged.refresh_from_db()
+    good.refresh_from_db()
+    assert (damaged.status, damaged.error_code) == ("failed", "embedding_invalid")
+    assert good.status == "succeeded"
+
+
+def test_an_embedding_of_another_encoder_is_refused_never_used(served):
+    job = submit(seed=1)
+    Embedding.objects.filter(id=job.embedding_id).update(encoder_fingerprint="0" * 64)
+
+    worker.run()
+
+    job.refresh_from_db()
+    assert (job.status, job.error_code) == ("failed", "embedding_mismatch")
+
+
+def test_a_crash_in_a_batch_is_laid_at_the_job_that_causes_it(served, settings):
+    """A real crash: the hook raises inside the U-Net whenever the poisoned embedding is in the batch."""
+    settings.MAX_ATTEMPTS = 2
+    poison, good = submit(TEXTS[0], seed=1), submit(TEXTS[1], seed=1)
+    loaded = worker._pipeline(served)
+    rows = loaded.embeddings.gather([worker._stored_embedding(poison)])
+
+    def crash(_module, _arguments, options):
+        embeds = options["encoder_hidden_states"]
+        if any((row == rows[0]).all() for row in embeds):
+            raise ArithmeticError("poison")
+
+    hook = loaded.unet.register_forward_pre_hook(crash, with_kwargs=True)
+    try:
+        for _ in range(2):
+            worker.run()
+    finally:
+        hook.remove()
+
+    poison.refresh_from_db()
+    good.refresh_from_db()
+    assert (poison.status, poison.error_code, poison.failures) == ("failed", "internal_error", 2)
+    assert "poison" in poison.error_detail
+    assert (good.status, good.failures) == ("succeeded", 0)
+
+
+def test_a_release_whose_files_are_gone_fails_the_job_with_the_reason(served, tmp_path):
+    make_release(
+        name="gone", encoder_fingerprint=served.encoder_fingerprint, path=str(tmp_path / "gone")
+    )
+    job = submit(model="gone")
+
+    worker.run()
+
+    job.refresh_from_db()
+    assert (job.status, job.error_code) == ("failed", "release_invalid")
+
+
+def test_a_full_disk_is_retried_and_then_fails_with_what_to_do(served, settings):
+    settings.MAX_ATTEMPTS = 1
+    settings.MEDIA_ROOT.parent.mkdir(parents=True, exist_ok=True)
+    settings.MEDIA_ROOT.write_text("in the way")
+    job = submit(seed=3)
+
+    worker.run()
+
+    job.refresh_from_db()
+    assert (job.status, job.error_code) == ("failed", "storage_failed")
+    assert "DATA_DIR" in job.error_detail
+
+
+def test_a_job_whose_twin_ended_meanwhile_is_answered_without_the_device(served):
+    first = submit(seed=9)
+    worker.run()
+    # As if it had been written just before the first one's commit, so that nobody saw it.
+    twin = make_job(
+        variant=first.variant, embedding=first.embedding, release=served, seed=9, key=first.key
+    )
+
+    worker.run()
+
+    twin.refresh_from_db()
+    assert (twin.status, twin.cache, twin.device_seconds) == ("succeeded", "hit", 0)
+    assert twin.images.get().sha256 == first.images.get().sha256
+
+
+def test_a_stopping_worker_gives_its_jobs_back_between_two_steps(served):
+    job = submit(seed=1)
+    (claimed,) = jobs.claim("w")
+    presence.stopping.set()
+
+    worker._run_batch([claimed]).result()
+
+    job.refresh_from_db()
+    assert (job.status, job.failures) == ("queued", 0)
+    assert Attempt.objects.get(job=job).outcome == "released"
+
+
+def test_a_job_canceled_while_it_runs_keeps_no_image(served):
+    job = submit(seed=1)
+    (claimed,) = jobs.claim("w")
+    jobs.cancel(job.id)
+
+    worker._run_batch([claimed]).result()
+
+    job.refresh_from_db()
+    assert (job.status, job.images.count()) == ("canceled", 0)
+
+
+def test_the_same_seed_gives_the_same_file_key_alone_and_in_a_batch(served):
+    alone = submit(seed=5)
+    worker.run()
+    together = [submit(text, seed=5) for text in TEXTS[1:]] + [submit(seed=4, n=2)]
+    worker.run()
+
+    assert images.keys(alone)[0] == images.keys(together[-1])[1]
+
+
+def test_a_worker_that_hears_nothing_while_jobs_wait_ends_itself(served):
+    """A process with a heartbeat but no consumer: exactly what a deaf worker is."""
+    job = submit(seed=1)
+    Job.objects.filter(id=job.id).update(created_at=timezone.now() - timedelta(minutes=5))
+    program = (
+        "import django, time; django.setup()\n"
+        "from generation import worker\n"
+        "worker.begin(); time.sleep(60)"
+    )
+    name = connection.settings_dict["NAME"]
+    url = os.environ["DATABASE_URL"].rsplit("/", 1)[0] + f"/{name}"
+    env = {
+        **os.environ, "DATABASE_URL": url, "REDIS_URL": django_settings.REDIS_URL, "DEAF_SECONDS": "1",
+        "WORKER_NAME": "deaf", "TORCH_THREADS": "1", "DJANGO_SETTINGS_MODULE": "project.settings",
+        "LOG_FORMAT": "json",
+    }  # fmt: skip
+
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=env, cwd=django_settings.BASE_DIR, capture_output=True,
+        text=True, timeout=50,
+    )  # fmt: skip
+
+    assert done.returncode == worker.EXIT_DEAF, done.stderr[-2000:]
+    assert "worker_deaf" in done.stderr
+    assert Worker.objects.get(name="deaf").release == served
+
+
+def test_an_idle_worker_with_nothing_to_do_is_not_deaf(served):
+    assert not worker.is_deaf(idle_seconds=10_000)
+    assert PromptVariant.objects.count() == len(TEXTS)
