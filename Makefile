@@ -35,7 +35,7 @@ demo: setup ## make one picture (PROMPT="…" SEED=7 OUT=…) and print its path
 
 test: setup-tests ## run the tests on PostgreSQL and Redis of their own (ARGS="-k name")
 	@echo "Running the tests …"
-	@exec $(LOCAL) servers -- $(PYTHON) -m pytest -n auto -m "not acceptance" $(ARGS)
+	@exec $(LOCAL) servers -- $(PYTHON) -m pytest -n auto --dist loadfile -m "not acceptance" $(ARGS)
 
 check: format-check lint types imports migrations test ## everything that a change must pass
 

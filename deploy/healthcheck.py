@@ -59,7 +59,7 @@ CHECKS = {"web": web, "worker": worker}
 
 def main(arguments: list[str]) -> int:
     if len(arguments) != 1 or arguments[0] not in CHECKS:
-        print(f"Give one of {', '.join(CHECKS)}.", file=sys.stderr)
+        sys.stderr.write(f"Give one of {', '.join(CHECKS)}.\n")
         return 2
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
     return 0 if CHECKS[arguments[0]]() else 1

@@ -1,7 +1,6 @@
-"""The catalogue: what text is allowed, how it changes, which variant is meant, whether it is encoded. No HTTP, no tensors.
+"""The catalogue: which texts are allowed, how they change, which variant is meant, what is encoded. Knows no tensors.
 
-The rules of a text live in `check_text` and `find_duplicate` only; forms, imports and the API all call `validate_text` or
-`save`.
+The rules of a text are in `check_text` and `validate_text`, for forms, imports and the API alike.
 """
 
 import hashlib
@@ -84,9 +83,7 @@ def check_text(text: str, encoders: Iterable[Limit]) -> str:
     normalized = normalize(text)
     words = len(normalized.split())
     if words == 0:
-        raise PromptInvalid(
-            f"The text has 0 words; give 1 to {MAX_WORDS} words.", parameter="text"
-        )
+        raise PromptInvalid(f"The text has 0 words; give 1 to {MAX_WORDS} words.", parameter="text")
     if words > MAX_WORDS:
         raise PromptInvalid(
             f"The text has {words} words; at most {MAX_WORDS} are allowed.", parameter="text"
@@ -121,8 +118,8 @@ def duplicate(slug: str) -> PromptInvalid:
 def validate_text(text: str, *, pk: int | None = None) -> str:
     """The normalised text. pk: the variant whose text it is to be, if that exists. Raises PromptInvalid."""
     normalized = check_text(text, limits())
-    same = PromptVariant.objects.filter(normalized_text=normalized).exclude(pk=pk).first()
-    if same:
+    same = PromptVariant.objects.filter(normalized_text=normalized).first()
+    if same and same.pk != pk:
         raise duplicate(same.slug)
     return normalized
 
@@ -241,7 +238,9 @@ def find(*, slug: str | None = None, text: str | None = None) -> PromptVariant:
     if (slug is None) == (text is None):
         raise ValueError("Give exactly one of slug and text.")
     parameter, value = ("variant", slug) if slug is not None else ("text", text)
-    field, wanted = ("slug", slug) if slug is not None else ("normalized_text", normalize(text or ""))
+    field, wanted = (
+        ("slug", slug) if slug is not None else ("normalized_text", normalize(text or ""))
+    )
     if not wanted or "\0" in wanted:
         raise VariantNotFound(parameter=parameter)
     variant = PromptVariant.objects.filter(**{field: wanted}).first()
@@ -327,7 +326,8 @@ def with_states(
 def count_states(encoders: Sequence[str] | None = None) -> dict[str, int]:
     """How many active variants are in each state."""
     active = PromptVariant.objects.filter(status=PromptVariant.Status.ACTIVE).order_by()
-    rows = with_states(active, encoders).values("embedding_state").annotate(count=models.Count("pk"))
+    rows: QuerySet = with_states(active, encoders)
+    rows = rows.values("embedding_state").annotate(count=models.Count("pk"))
     return {state.value: 0 for state in EmbeddingState} | {
         row["embedding_state"]: row["count"] for row in rows
     }

@@ -1,9 +1,9 @@
-"""The catalogue as a file: CSV and JSON, in and out, one pass, all or nothing. The rules of a text are the catalogue's."""
+"""The catalogue as a file: CSV and JSON, in and out, in one pass, all or nothing. The rules are `catalogue`'s."""
 
+import csv
 import json
 import time
 from collections.abc import Callable
-from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from generation.errors import InvalidRequest, PromptInvalid
 from generation.models import Image, PromptVariant
 
 COLUMNS = ("slug", "text", "tags", "status", "notes")
+UPDATED = ("text", "normalized_text", "revision", "tags", "status", "notes", "updated_at")
 BATCH_SIZE = 1000  # rows per INSERT or UPDATE
 
 
@@ -44,9 +45,28 @@ class TagsWidget(widgets.Widget):
         return TagList(value or [])
 
 
+def check_columns(dataset: tablib.Dataset) -> tablib.Dataset:
+    """The dataset with a column for slugs. Raises ValueError."""
+    headers = [str(header or "").strip() for header in dataset.headers or []]
+    unknown = [header or "(without a name)" for header in headers if header not in COLUMNS]
+    if unknown:
+        raise ValueError(f"Unknown columns: {', '.join(unknown)}. Known are {', '.join(COLUMNS)}.")
+    if len(set(headers)) != len(headers):
+        raise ValueError("A column occurs twice.")
+    if len(dataset) and "text" not in headers:
+        raise ValueError("The column text is missing.")
+    dataset.headers = headers
+    if "slug" not in headers:
+        dataset.append_col([""] * len(dataset), header="slug")
+    return dataset
+
+
 class CatalogueCSV(base_formats.CSV):
-    def get_title(self) -> str:
-        return "csv"
+    def create_dataset(self, in_stream: str | bytes, **kwargs: Any) -> tablib.Dataset:
+        try:
+            return check_columns(super().create_dataset(in_stream, **kwargs))
+        except tablib.exceptions.InvalidDimensions as error:
+            raise ValueError("A row has more cells than there are columns.") from error
 
 
 class CatalogueJSON(base_formats.JSON):
@@ -59,7 +79,7 @@ class CatalogueJSON(base_formats.JSON):
             raise ValueError("Give a list of objects, one for each prompt variant.")
         headers = list(dict.fromkeys(key for item in objects for key in item))
         rows = [[item.get(header) for header in headers] for item in objects]
-        return tablib.Dataset(*rows, headers=headers)
+        return check_columns(tablib.Dataset(*rows, headers=headers))
 
 
 FORMATS: dict[str, type[base_formats.TextFormat]] = {"csv": CatalogueCSV, "json": CatalogueJSON}
@@ -77,7 +97,7 @@ def format_of(path: Path) -> base_formats.TextFormat:
 class VariantResource(resources.ModelResource):
     """Rows become variants, by slug, or by text where the slug is empty.
 
-    new_revisions: texts of variants with images may change. preview: make the differences that the admin shows.
+    new_revisions: texts of variants with images may change.
     """
 
     tags = fields.Field(attribute="tags", column_name="tags", widget=TagsWidget())
@@ -91,17 +111,12 @@ class VariantResource(resources.ModelResource):
         batch_size = BATCH_SIZE
         skip_unchanged = True
         report_skipped = False
+        skip_diff = True
 
     def __init__(
-        self,
-        *,
-        new_revisions: bool = False,
-        preview: bool = True,
-        on_progress: Callable[[int], None] | None = None,
+        self, *, new_revisions: bool = False, on_progress: Callable[[int], None] | None = None
     ) -> None:
         super().__init__()
-        self._meta = copy(self._meta)  # it is the class's
-        self._meta.skip_diff = not preview
         self._new_revisions = new_revisions
         self._on_progress = on_progress
         self._variants: dict[str, PromptVariant] = {}  # by slug
@@ -112,19 +127,6 @@ class VariantResource(resources.ModelResource):
         self._before: tuple | None = None
 
     def before_import(self, dataset: tablib.Dataset, **kwargs: Any) -> None:
-        headers = [str(header or "").strip() for header in dataset.headers or []]
-        unknown = [header for header in headers if header not in COLUMNS]
-        if unknown:
-            raise ValidationError(
-                f"Unknown columns: {', '.join(unknown)}. Known are {', '.join(COLUMNS)}."
-            )
-        if len(set(headers)) != len(headers):
-            raise ValidationError("A column occurs twice.")
-        if len(dataset) and "text" not in headers:
-            raise ValidationError("The column text is missing.")
-        dataset.headers = headers
-        if "slug" not in headers:
-            dataset.append_col([""] * len(dataset), header="slug")
         # Locked, so that nobody's change is lost between reading and writing.
         for variant in PromptVariant.objects.select_for_update():
             self._variants[variant.slug] = variant
@@ -212,8 +214,27 @@ class VariantResource(resources.ModelResource):
     def before_save_instance(self, instance: PromptVariant, row: Any, **kwargs: Any) -> None:
         instance.updated_at = timezone.now()  # bulk_update does not
 
-    def get_bulk_update_fields(self) -> list[str]:
-        return ["text", "normalized_text", "revision", "tags", "status", "notes", "updated_at"]
+    def bulk_update(
+        self,
+        using_transactions: bool,
+        dry_run: bool,
+        raise_errors: bool,
+        batch_size: int | None = None,
+        result: Any = None,
+    ) -> None:
+        # Not by `bulk_update`, whose CASE over the rows took 30 s for 10,000 of them; this takes one.
+        try:
+            PromptVariant.objects.bulk_create(
+                self.update_instances,
+                batch_size=batch_size,
+                update_conflicts=True,
+                unique_fields=["id"],
+                update_fields=UPDATED,
+            )
+        except Exception as error:
+            self.handle_import_error(result, error, raise_errors)
+        finally:
+            self.update_instances.clear()
 
     def after_import_row(self, row: Any, row_result: Any, **kwargs: Any) -> None:
         if self._on_progress:
@@ -221,6 +242,13 @@ class VariantResource(resources.ModelResource):
 
     def after_import(self, dataset: tablib.Dataset, result: Any, **kwargs: Any) -> None:
         catalogue.publish_encode()  # dropped with the transaction after a dry run or an error
+
+
+class PreviewResource(VariantResource):
+    """Makes the differences that the admin shows: half as slow again."""
+
+    class Meta:
+        skip_diff = False
 
 
 # --- without the admin ----------------------------------------------------------------------------
@@ -240,9 +268,10 @@ def read(path: Path) -> tablib.Dataset:
     file_format = format_of(path)
     try:
         return file_format.create_dataset(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, tablib.exceptions.TablibException) as error:
-        reason = getattr(error, "strerror", None) or str(error) or "a row has too many cells"
-        raise InvalidRequest(f"{path}: {reason}.") from error
+    except OSError as error:
+        raise InvalidRequest(f"{path}: {error.strerror}.") from error
+    except (ValueError, csv.Error, tablib.exceptions.TablibException) as error:
+        raise InvalidRequest(f"{path}: {error}") from error
 
 
 def import_dataset(
@@ -254,9 +283,7 @@ def import_dataset(
 ) -> Report:
     """One pass in one transaction; any error, and nothing is written. on_progress: called with 1 for every row."""
     started = time.monotonic()
-    resource = VariantResource(
-        new_revisions=new_revisions, preview=False, on_progress=on_progress
-    )
+    resource = VariantResource(new_revisions=new_revisions, on_progress=on_progress)
     result = resource.import_data(
         dataset, dry_run=dry_run, use_transactions=True, rollback_on_validation_errors=True
     )

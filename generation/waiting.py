@@ -145,6 +145,7 @@ class Hub:
                 asked = False
                 if message["type"] == "psubscribe":
                     self._connected_at = time.monotonic()
+                    log.info("waiting_hub_hears")
                     self._wake_all()  # whatever moved while nobody listened
                 elif message["type"] == "pmessage":
                     self._heard(message["channel"], message["data"])

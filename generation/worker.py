@@ -289,7 +289,7 @@ def _patiently(action: Callable[[], T]) -> T:
 # --- in the heartbeat thread ----------------------------------------------------------------------
 def _tick() -> None:
     """Renew the leases, notice jobs that are ours no more, notice that no message reaches us."""
-    global _lease_extended
+    global _lease_extended, _last_run
     with _guard:
         claims = set(_claims)
     now = time.monotonic()
@@ -300,16 +300,20 @@ def _tick() -> None:
             _lease_extended = now
         with _guard:
             _dropped.update(lost & _claims)
+    elif not attempt(lambda redis: redis.ping(), False):
+        _last_run = now  # nobody can hear now; the patience begins when Redis is back
     elif is_deaf(idle_seconds=now - _last_run):
         log.error("worker_deaf", worker=settings.WORKER_NAME, idle_seconds=round(now - _last_run))
         os._exit(EXIT_DEAF)  # not an exception: the main thread may hang in the broker's socket
 
 
 def is_deaf(*, idle_seconds: float) -> bool:
-    """Whether jobs have waited for DEAF_SECONDS beside this idle worker although Redis answers."""
+    """Whether jobs have waited for DEAF_SECONDS beside this idle worker, though Redis answers.
+
+    Seen with Celery 5.7.0: when Redis goes away during a task of a solo worker, the late "Couldn't ack" leaves it
+    connected to nothing, for ever.
+    """
     if idle_seconds < settings.DEAF_SECONDS:
         return False
     waiting_since = timezone.now() - timedelta(seconds=settings.DEAF_SECONDS)
-    if not Job.objects.filter(id__in=fairness.next_batch(1), created_at__lt=waiting_since).exists():
-        return False
-    return bool(attempt(lambda redis: redis.ping(), False))
+    return Job.objects.filter(id__in=fairness.next_batch(1), created_at__lt=waiting_since).exists()

@@ -32,7 +32,7 @@ Send = Callable[[Message], Awaitable[None]]
 
 THREADS = 8
 ASKING_AT_ONCE = 4  # repeated questions leave threads to new requests
-RECHECK_SECONDS = 10.0  # a hint may be lost: its sender gave up on Redis for a moment
+RECHECK_SECONDS = 5.0  # a hint may be lost: its sender gave up on Redis for a moment
 RECHECK_DEAF_SECONDS = 1.0
 RECHECKS_PER_SECOND = 100  # of all waiters together
 STOP_SECONDS = 2.0

@@ -167,7 +167,7 @@ WORKER_STALE_SECONDS = _positive(
     "WORKER_STALE_SECONDS", 15
 )  # a worker without a heartbeat for this long is gone
 DEAF_SECONDS = _positive(
-    "DEAF_SECONDS", 60
+    "DEAF_SECONDS", 15
 )  # an idle worker that no message reached while jobs waited exits
 
 # --- Device (read by the workers; the engine decides what "auto" means, in engine/device.py) ------
@@ -210,6 +210,7 @@ SPECTACULAR_SETTINGS = {
 }
 
 # --- Admin ----------------------------------------------------------------------------------------
+LOGIN_REDIRECT_URL = "admin:index"
 IMPORT_EXPORT_USE_TRANSACTIONS = True  # all or nothing
 UNFOLD = {
     "SITE_TITLE": "Retort",
@@ -355,6 +356,8 @@ LOGGING = {
         # One line a transition is ours; Celery's own two a message are noise.
         "celery.app.trace": {"level": "WARNING"},
         "celery.worker.strategy": {"level": "WARNING"},
+        "celery.worker.request": {"level": "WARNING"},
+        "celery.beat": {"level": "WARNING"},
     },
 }
 structlog.configure(

@@ -25,6 +25,9 @@ from generation.engine.importing import Options
 from generation.engine.release import ENCODER_FOLDERS, Manifest
 
 transformers_logging.disable_progress_bar()
+torch.set_num_threads(
+    1
+)  # tests run in parallel; threads that wait for each other's cores take minutes
 
 WIDTH = 32  # of the embeddings
 TOKENS = 77
@@ -69,7 +72,7 @@ def sd15_unet_config() -> dict[str, Any]:
     """As Stable Diffusion 1.5's, with fewer channels."""
     return {
         "sample_size": 8,
-        "block_out_channels": (8, 16, 16, 16),
+        "block_out_channels": (8, 16, 32, 32),
         "cross_attention_dim": WIDTH,
         "attention_head_dim": 4,
         "norm_num_groups": 4,
@@ -78,7 +81,7 @@ def sd15_unet_config() -> dict[str, Any]:
 
 def sd15_vae_config() -> dict[str, Any]:
     return {
-        "block_out_channels": (8, 8, 16, 16),
+        "block_out_channels": (8, 16, 32, 32),
         "down_block_types": ("DownEncoderBlock2D",) * 4,
         "up_block_types": ("UpDecoderBlock2D",) * 4,
         "layers_per_block": 2,
@@ -113,7 +116,12 @@ def _sd15() -> Path:
     save_file({_old_name(key): value for key, value in load_file(vae).items()}, vae)
     text_encoder = folder / "text_encoder/model.safetensors"
     positions = {"text_model.embeddings.position_ids": torch.arange(TOKENS)[None]}
-    save_file({**load_file(text_encoder), **positions}, text_encoder, {"format": "pt"})
+    # transformers 5 writes the names without the prefix that they have there.
+    prefixed = {
+        f"text_model.{key.removeprefix('text_model.')}": value
+        for key, value in load_file(text_encoder).items()
+    }
+    save_file({**prefixed, **positions}, text_encoder, {"format": "pt"})
     for file in list(folder.rglob("*.safetensors")):
         half = {
             key: value.half() if value.is_floating_point() else value

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from deploy.local import picture, throwaway
@@ -34,7 +35,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m deploy.local", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(name: str, action, help: str) -> argparse.ArgumentParser:
+    def add(
+        name: str, action: Callable[[argparse.Namespace], int], help: str
+    ) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=help, description=help)
         command.set_defaults(action=action)
         return command
@@ -96,7 +99,7 @@ def run(options: argparse.Namespace) -> int:
     stack.start()
     try:
         if not options.no_picture:
-            made = _picture(API(stack.base_url, stack.api_key), options, home)
+            made = _picture(API(stack.base_url, stack.api_key), options, home, stack.watch)
             print(f"\n  picture   {made.path}\n            {made.link}")
             print(f"            “{made.text}”, seed {made.seed}, {made.seconds:.1f} s")
         _explain(stack)
@@ -125,7 +128,7 @@ def demo(options: argparse.Namespace) -> int:
             say(
                 f"Admin account made: admin, password {stack.new_admin_password} (shown this once; keep it)."
             )
-        made = _picture(API(stack.base_url, stack.api_key), options, home)
+        made = _picture(API(stack.base_url, stack.api_key), options, home, stack.watch)
         say(f"“{made.text}”, seed {made.seed}, {made.seconds:.1f} s. `make run` serves it.")
     finally:
         _stop(stack)
@@ -163,10 +166,16 @@ def status(options: argparse.Namespace) -> int:
 # --- steps ----------------------------------------------------------------------------------------------------
 
 
-def _picture(api: API, options: argparse.Namespace, home: Home) -> picture.Picture:
+def _picture(
+    api: API, options: argparse.Namespace, home: Home, on_look: Callable[[], None] = lambda: None
+) -> picture.Picture:
     try:
         return picture.make(
-            api, text=options.prompt, seed=options.seed, out=options.out or home.pictures
+            api,
+            text=options.prompt,
+            seed=options.seed,
+            out=options.out or home.pictures,
+            on_look=on_look,
         )
     except APIError as error:
         if error.code == "variant_not_found" and options.prompt:

@@ -26,10 +26,18 @@ class Picture:
     seconds: float
 
 
-def make(api: API, *, text: str | None, seed: int | None, out: Path) -> Picture:
+def make(
+    api: API,
+    *,
+    text: str | None,
+    seed: int | None,
+    out: Path,
+    on_look: Callable[[], None] = lambda: None,
+) -> Picture:
     """Submit a job, wait for it, store its picture. out: a folder, or a file whose ending chooses the format.
 
-    text: of a prompt variant, or its slug; None takes the first of the catalogue. Raises LocalError.
+    text: of a prompt variant, or its slug; None takes the first of the catalogue. on_look: called about once a second
+    while waiting. Raises LocalError.
     """
     output_format = FORMATS.get(out.suffix.lower())
     if out.suffix and not output_format and not out.is_dir():
@@ -45,8 +53,8 @@ def make(api: API, *, text: str | None, seed: int | None, out: Path) -> Picture:
     if seed is not None:
         wanted["seed"] = seed
     with _Bar() as bar:
-        job = _submit(api, wanted, bar)
-        job = _follow(api, job, bar)
+        job = _submit(api, wanted, bar, on_look)
+        job = _follow(api, job, bar, on_look)
     if job["status"] != "succeeded":
         error = job.get("error") or {}
         raise LocalError(
@@ -97,7 +105,9 @@ def _is_slug(api: API, text: str) -> bool:
     return True
 
 
-def _submit(api: API, wanted: dict[str, Any], bar: "_Bar") -> dict[str, Any]:
+def _submit(
+    api: API, wanted: dict[str, Any], bar: "_Bar", on_look: Callable[[], None]
+) -> dict[str, Any]:
     deadline = time.monotonic() + ENCODING_SECONDS
     while True:
         try:
@@ -108,10 +118,13 @@ def _submit(api: API, wanted: dict[str, Any], bar: "_Bar") -> dict[str, Any]:
             if not waiting or time.monotonic() > deadline:
                 raise
             bar.waiting("encoding the catalogue")
+            on_look()
             time.sleep(min(error.retry_after or 1, 1))
 
 
-def _follow(api: API, job: dict[str, Any], bar: "_Bar") -> dict[str, Any]:
+def _follow(
+    api: API, job: dict[str, Any], bar: "_Bar", on_look: Callable[[], None]
+) -> dict[str, Any]:
     deadline = time.monotonic() + JOB_SECONDS
     while True:
         bar.show(job["status"], job.get("progress") or 0)
@@ -119,6 +132,7 @@ def _follow(api: API, job: dict[str, Any], bar: "_Bar") -> dict[str, Any]:
             return job
         if time.monotonic() > deadline:
             raise LocalError(f"The job is still {job['status']} after {JOB_SECONDS} s.")
+        on_look()
         # Short waits while it runs, for the bar's sake; the end is answered at once in any case.
         job = dict(api.get(f"/v1/jobs/{job['id']}", wait=1))
 

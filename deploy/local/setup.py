@@ -152,17 +152,19 @@ def pip(*arguments: str) -> None:
         for name, value in os.environ.items()
         if name not in ("PYTHONPATH", "PYTHONHOME")
     }
-    process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    assert process.stdout
     output: list[str] = []
-    with _Hint() as hint:
+    with (
+        subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as process,
+        _Hint() as hint,
+    ):
+        assert process.stdout
         for line in process.stdout:
             output.append(line)
             if step := describe(line):
                 hint.show(step)
-    if process.wait() != 0:
+    if process.returncode != 0:
         raise SetupFailed(f"pip failed. It says:\n\n{''.join(output[-40:])}")
 
 

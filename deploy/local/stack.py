@@ -118,6 +118,9 @@ class Stack:
         self.environment.setdefault("SECRET_KEY", secrets["SECRET_KEY"])
         self.environment.setdefault("DATA_DIR", str(self.home.data))
         self.environment["PYTHONUNBUFFERED"] = "1"
+        # Workers share the cores with everything else here; torch's threads that spin while they wait for a core
+        # that others hold made a busy machine 7 times slower.
+        self.environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
     def _start_servers(self) -> None:
         servers = [server for server in (self.postgres, self.redis) if server]
@@ -269,15 +272,25 @@ class Stack:
             if self.supervisor.is_alive():
                 self.supervisor.stop(*reversed(self._application), seconds=STOP_SECONDS)
                 self.supervisor.stop(*reversed(self._servers), seconds=3)
+            else:
+                clear_leftovers(self.home, last=processes.SERVERS)
+                self._stop_orphaned_servers()
         except (OSError, HTTPException, Fault, LocalError) as error:
             self.say(f"Stopping was not orderly: {error}")
         finally:
             self.supervisor.shut_down(seconds=1)
             self.home.unlock()
 
+    def _stop_orphaned_servers(self) -> None:
+        """Those whose environment cannot be read: Redis writes its title over it. Their folders know their pids."""
+        for server in (self.redis, self.postgres):
+            if server:
+                server.stop_leftover()
+
     def kill(self) -> None:
         """At once, in no order."""
         self.supervisor.kill()
+        self._stop_orphaned_servers()
         self.home.run_file.unlink(missing_ok=True)
         self.home.unlock()
 

@@ -196,8 +196,7 @@ class Supervisor:
         if self._process and self._process.poll() is None:
             self._process.kill()
             self._process.wait()
-        for process in survivors(self.home):
-            kill(process)
+        _kill(survivors(self.home))
 
 
 def survivors(home: Home) -> list[psutil.Process]:
@@ -210,25 +209,29 @@ def survivors(home: Home) -> list[psutil.Process]:
                 found.append(process)
         except (psutil.Error, OSError):
             continue  # another account's, or gone meanwhile
-    # A supervisor first: it would start the others again.
-    return sorted(
-        found, key=lambda process: "supervisor.supervisord" not in " ".join(_command(process))
-    )
+    return found
 
 
-def _command(process: psutil.Process) -> list[str]:
+def _name(process: psutil.Process) -> str:
+    """What supervisor calls it."""
     try:
-        return process.cmdline()
-    except psutil.Error:
-        return []
+        return process.environ().get("SUPERVISOR_PROCESS_NAME", "")
+    except (psutil.Error, OSError):
+        return ""
 
 
-def kill(process: psutil.Process) -> None:
+def _is_supervisor(process: psutil.Process) -> bool:
     try:
-        process.send_signal(signal.SIGKILL)
-        process.wait(timeout=2)
+        return "supervisor.supervisord" in process.cmdline()
     except psutil.Error:
-        pass
+        return False
+
+
+def _kill(targets: list[psutil.Process]) -> None:
+    for process in targets:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(targets, timeout=2)
 
 
 def clear_leftovers(home: Home, *, last: Collection[str] = (), seconds: float = 6) -> int:
@@ -242,20 +245,17 @@ def clear_leftovers(home: Home, *, last: Collection[str] = (), seconds: float = 
             supervisor.stop(*names, seconds=seconds)
         supervisor.shut_down(seconds)
     remaining = survivors(home)
-    for process in remaining:
-        if "supervisor.supervisord" in " ".join(_command(process)):
-            kill(process)
-        else:
-            try:
+    _kill([process for process in remaining if _is_supervisor(process)])
+    for final in (False, True):
+        group = [process for process in remaining if (_name(process) in last) == final]
+        for process in group:
+            with contextlib.suppress(psutil.Error):
                 # SIGINT is PostgreSQL's quick stop; SIGTERM would wait for its clients.
                 process.send_signal(
                     signal.SIGINT if process.name() == "postgres" else signal.SIGTERM
                 )
-            except psutil.Error:
-                continue
-    _, stubborn = psutil.wait_procs(remaining, timeout=4)
-    for process in stubborn:
-        kill(process)
+        _, stubborn = psutil.wait_procs(group, timeout=4)
+        _kill(stubborn)
     supervisor.socket.unlink(missing_ok=True)
     return len(found)
 

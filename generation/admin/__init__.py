@@ -1,4 +1,4 @@
-"""The admin, one module per noun. Shows rows and calls the app's functions; changes no state by itself, loads no tensors."""
+"""The admin, one module per noun. Shows rows and calls the app's functions; changes no state by itself."""
 
 from django.contrib import admin
 

@@ -7,6 +7,7 @@ from django.contrib import admin, messages
 from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.models import Group, User
+from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
@@ -76,11 +77,15 @@ class APIKeyAdmin(ObjectActionsMixin, ModelAdmin):
 
     def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
         scopes = APIKey.Scope.values
-        return {"owner": request.user.pk, "scopes": scopes, **super().get_changeform_initial_data(request)}
+        return {
+            "owner": request.user.pk,
+            "scopes": scopes,
+            **super().get_changeform_initial_data(request),
+        }
 
     def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
         if db_field.name == "owner" and not request.user.is_superuser:
-            kwargs["queryset"] = User.objects.filter(pk=request.user.pk)
+            kwargs["queryset"] = User.objects.filter(username=request.user.get_username())
         return super().formfield_for_foreignkey(db_field, request, **kwargs)
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
@@ -91,7 +96,9 @@ class APIKeyAdmin(ObjectActionsMixin, ModelAdmin):
         obj.__dict__.update(key.__dict__)
         request.issued_key = plain  # type: ignore[attr-defined]
 
-    def response_add(self, request: HttpRequest, obj: Any, post_url_continue: Any = None) -> HttpResponse:
+    def response_add(
+        self, request: HttpRequest, obj: Any, post_url_continue: Any = None
+    ) -> HttpResponse:
         """The one page that shows the key. No redirect, so that it is stored neither in a session nor in a cookie."""
         context = {
             **self.admin_site.each_context(request),
@@ -100,9 +107,7 @@ class APIKeyAdmin(ObjectActionsMixin, ModelAdmin):
             "key": obj,
             "plain": request.issued_key,  # type: ignore[attr-defined]
         }
-        answer = TemplateResponse(request, "generation/admin/key.html", context)
-        answer["Cache-Control"] = "no-store"
-        return answer
+        return TemplateResponse(request, "generation/admin/key.html", context)
 
     def changeform_view(
         self,
@@ -113,6 +118,8 @@ class APIKeyAdmin(ObjectActionsMixin, ModelAdmin):
     ) -> Any:
         only = {"show_save_and_continue": False, "show_save_and_add_another": False}
         if object_id:
+            if request.method == "POST":
+                raise PermissionDenied  # a key is made and revoked, never edited
             only |= {"show_save": False, "show_close": True}
         return super().changeform_view(request, object_id, form_url, only | (extra_context or {}))
 
@@ -148,7 +155,9 @@ class APIKeyAdmin(ObjectActionsMixin, ModelAdmin):
             key.revoked_at = timezone.now()
             key.save(update_fields=["revoked_at"])
             self.log_change(request, key, "Revoked.")
-        messages.success(request, f"{len(keys)} keys were revoked." if len(keys) != 1 else "The key was revoked.")
+        messages.success(
+            request, f"{len(keys)} keys were revoked." if len(keys) != 1 else "The key was revoked."
+        )
 
 
 # --- users and groups in unfold's dress -----------------------------------------------------------

@@ -42,7 +42,9 @@ def summary(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
     return context
 
 
-def _card(title: str, value: object, note: str, url: str, query: str = "", *, is_bad: bool = False) -> dict:
+def _card(
+    title: str, value: object, note: str, url: str, query: str = "", *, is_bad: bool = False
+) -> dict:
     link = reverse(f"admin:generation_{url}_changelist") + query
     return {"title": title, "value": value, "note": note, "url": link, "is_bad": is_bad}
 
@@ -73,7 +75,9 @@ def _jobs() -> list[dict]:
 
 def _workers() -> list[dict]:
     limit = timezone.now() - timedelta(seconds=settings.WORKER_STALE_SECONDS)
-    rows = Worker.objects.filter(heartbeat_at__gte=limit).values("queue").annotate(count=Count("pk"))
+    rows = (
+        Worker.objects.filter(heartbeat_at__gte=limit).values("queue").annotate(count=Count("pk"))
+    )
     alive = {row["queue"]: row["count"] for row in rows.order_by("queue")}
     note = ", ".join(f"{count} {queue}" for queue, count in alive.items()) or "nothing is generated"
     is_bad = not alive.get("generation")

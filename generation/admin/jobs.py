@@ -12,7 +12,6 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404
 from django.urls import path, reverse
 from django.utils import timezone
-from django.utils.html import format_html
 from unfold.admin import ModelAdmin
 from unfold.contrib.filters.admin import (
     ChoicesDropdownFilter,
@@ -88,10 +87,12 @@ class JobAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
         return rows.annotate(image_ids=ArraySubquery(ids))
 
     def get_urls(self) -> list:
-        view = self.admin_site.admin_view
+        # cacheable: or the admin forbids every cache, and a list loads its thumbnails again each time.
+        image = self.admin_site.admin_view(self.image_view, cacheable=True)
+        now = self.admin_site.admin_view(self.now_view)
         own = [
-            path("image/<uuid:image_id>/<str:size>/", view(self.image_view), name="generation_job_image"),
-            path("<uuid:job_id>/now/", view(self.now_view), name="generation_job_now"),
+            path("image/<uuid:image_id>/<str:size>/", image, name="generation_job_image"),
+            path("<uuid:job_id>/now/", now, name="generation_job_now"),
         ]
         return [*own, *super().get_urls()]
 
@@ -104,9 +105,7 @@ class JobAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
         """What the job's page polls."""
         if not self.has_view_permission(request):
             raise PermissionDenied
-        answer = JsonResponse(self._now(get_object_or_404(Job, pk=job_id)))
-        answer["Cache-Control"] = "no-store"
-        return answer
+        return JsonResponse(self._now(get_object_or_404(Job, pk=job_id)))
 
     def _now(self, job: Job) -> dict[str, Any]:
         return {
@@ -205,7 +204,9 @@ class JobAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
                 done += 1
                 self.log_change(request, job, f"{wanted.label} in the admin.")
             else:
-                messages.warning(request, f"{str(job_id)[:8]} is {job.status}: nothing was changed.")
+                messages.warning(
+                    request, f"{str(job_id)[:8]} is {job.status}: nothing was changed."
+                )
         if done:
             noun = "job is" if done == 1 else "jobs are"
             messages.success(request, f"{done} {noun} {wanted.label.lower()}.")

@@ -26,7 +26,15 @@ class ReleaseAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
     search_fields = ("name", "encoder_fingerprint")
     actions = ("activate", "rollback", "reject")
     object_actions = ("activate", "rollback", "reject")
-    readonly_fields = ("status_badge", "steps", "sizes", "size_on_disk", "sampling", "weights", "covers")
+    readonly_fields = (
+        "status_badge",
+        "steps",
+        "sizes",
+        "size_on_disk",
+        "sampling",
+        "weights",
+        "covers",
+    )
     fieldsets = (
         (
             None,
@@ -83,15 +91,16 @@ class ReleaseAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
     def sampling(self, release: Release) -> str:
         facts = release.manifest
         guidance = facts["guidance_scale"]
-        return (
-            f"{facts['noise_scheduler']}, {facts['prediction_type']}, "
-            + ("no guidance" if guidance == 1 else f"guidance {guidance:g}")
+        return f"{facts['noise_scheduler']}, {facts['prediction_type']}, " + (
+            "no guidance" if guidance == 1 else f"guidance {guidance:g}"
         )
 
     @display(description="weights")
     def weights(self, release: Release) -> str:
         facts = release.manifest
-        return facts["weight_dtype"] + (f", {facts['quantization']}" if facts["quantization"] else "")
+        return facts["weight_dtype"] + (
+            f", {facts['quantization']}" if facts["quantization"] else ""
+        )
 
     @display(description="covers")
     def covers(self, release: Release) -> str:
@@ -114,7 +123,10 @@ class ReleaseAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
     @action(description="Roll back", icon="undo", permissions=["change"])
     def rollback(self, request: HttpRequest, queryset: QuerySet) -> None:
         self._one(
-            request, queryset, lambda release: releases.rollback(release.kind), "{} is active again."
+            request,
+            queryset,
+            lambda release: releases.rollback(release.kind),
+            "{} is active again.",
         )
 
     @action(description="Reject", icon="block", permissions=["change"])

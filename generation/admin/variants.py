@@ -2,35 +2,33 @@
 
 from typing import Any
 
-from django import forms
 from django.contrib import admin, messages
 from django.contrib.postgres.expressions import ArraySubquery
-from django.core.exceptions import ValidationError
-from django.db import connection
 from django.db.models import OuterRef, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 from import_export.admin import ImportExportModelAdmin
-from import_export.forms import ConfirmImportForm
 from unfold.admin import ModelAdmin
-from unfold.contrib.filters.admin import ChoicesDropdownFilter, DropdownFilter
-from unfold.contrib.import_export.forms import ExportForm, ImportForm
+from unfold.contrib.filters.admin import ChoicesDropdownFilter
+from unfold.contrib.import_export.forms import ExportForm
 from unfold.decorators import action, display
-from unfold.widgets import (
-    UnfoldAdminExpandableTextareaWidget,
-    UnfoldAdminTextInputWidget,
-    UnfoldBooleanWidget,
-)
 
 from generation import catalogue, releases, submission
 from generation.admin import pictures
 from generation.admin.actions import ObjectActionsMixin
+from generation.admin.variant_forms import (
+    EmbeddingFilter,
+    TagFilter,
+    VariantConfirmImportForm,
+    VariantForm,
+    VariantImportForm,
+)
 from generation.catalogue import EmbeddingState
-from generation.errors import GenerationError, PromptInvalid
+from generation.errors import GenerationError
 from generation.models import Embedding, Image, PromptVariant
-from generation.resources import CatalogueCSV, CatalogueJSON, VariantResource
+from generation.resources import CatalogueCSV, CatalogueJSON, PreviewResource
 
 MAX_PREVIEWS = 20  # jobs that one click may start
 LIST_PICTURES, PAGE_PICTURES = 3, 12
@@ -38,110 +36,11 @@ LIST_PICTURES, PAGE_PICTURES = 3, 12
 Status = PromptVariant.Status
 
 
-# --- forms ----------------------------------------------------------------------------------------
-class VariantForm(forms.ModelForm):
-    slug = forms.SlugField(
-        max_length=120,
-        required=False,
-        widget=UnfoldAdminTextInputWidget,
-        help_text="Names the variant in requests. Left empty, it is made of the text.",
-    )
-    text = forms.CharField(
-        widget=UnfoldAdminExpandableTextareaWidget(attrs={"rows": 2}),
-        help_text=f"1 to {catalogue.MAX_WORDS} words.",
-    )
-    tags = forms.CharField(
-        required=False, widget=UnfoldAdminTextInputWidget, help_text="With commas between."
-    )
-    new_revision = forms.BooleanField(
-        required=False,
-        label="Make a new revision",
-        widget=UnfoldBooleanWidget,
-        help_text="Needed to change a text that images were made of: they keep the old text, "
-        "and the new one is encoded.",
-    )
-
-    class Meta:
-        model = PromptVariant
-        fields = ("text", "slug", "tags", "status", "notes")
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        if "tags" in self.fields:
-            self.initial["tags"] = ", ".join(self.instance.tags)
-
-    def clean_text(self) -> str:
-        text = catalogue.tidy(self.cleaned_data["text"])
-        if text == self.instance.text:
-            return text
-        try:
-            catalogue.validate_text(text, pk=self.instance.pk)
-        except PromptInvalid as error:
-            raise ValidationError(error.detail) from error
-        return text
-
-    def clean_tags(self) -> list[str]:
-        try:
-            return catalogue.tidy_tags(self.cleaned_data["tags"].split(","))
-        except PromptInvalid as error:
-            raise ValidationError(error.detail) from error
-
-    def clean(self) -> dict[str, Any]:
-        data = super().clean() or self.cleaned_data
-        variant, text = self.instance, data.get("text")
-        changed = variant.pk and text and "text" in self.changed_data
-        if changed and not data.get("new_revision") and catalogue.has_images(variant):
-            error = catalogue.text_is_locked(variant.slug)
-            self.add_error("new_revision", ValidationError(error.detail))
-        if not data.get("slug") and text:
-            data["slug"] = variant.slug or catalogue.slug_for(text)
-        return data
-
-
-class VariantImportForm(ImportForm):
-    new_revisions = forms.BooleanField(
-        required=False,
-        label="Make new revisions",
-        widget=UnfoldBooleanWidget,
-        help_text="Allow the file to change texts that images were made of.",
-    )
-
-
-class VariantConfirmImportForm(ConfirmImportForm):
-    new_revisions = forms.BooleanField(required=False, widget=forms.HiddenInput)
-
-
-# --- filters --------------------------------------------------------------------------------------
-class TagFilter(DropdownFilter):
-    title = "tag"
-    parameter_name = "tag"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        table = connection.ops.quote_name(PromptVariant._meta.db_table)
-        with connection.cursor() as cursor:
-            cursor.execute(f"SELECT DISTINCT unnest(tags) FROM {table} ORDER BY 1 LIMIT 500")
-            return [(tag, tag) for (tag,) in cursor.fetchall()]
-
-    def queryset(self, request: HttpRequest, queryset: QuerySet) -> QuerySet:
-        return queryset.filter(tags__contains=[self.value()]) if self.value() else queryset
-
-
-class EmbeddingFilter(DropdownFilter):
-    title = "embedding"
-    parameter_name = "embedding"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [(state.value, state.value) for state in EmbeddingState]
-
-    def queryset(self, request: HttpRequest, queryset: QuerySet) -> QuerySet:
-        return queryset.filter(embedding_state=self.value()) if self.value() else queryset
-
-
 # --- the pages ------------------------------------------------------------------------------------
 @admin.register(PromptVariant)
 class PromptVariantAdmin(ObjectActionsMixin, ModelAdmin, ImportExportModelAdmin):
     form = VariantForm
-    resource_classes = [VariantResource]
+    resource_classes = [PreviewResource]
     import_form_class = VariantImportForm
     confirm_form_class = VariantConfirmImportForm
     export_form_class = ExportForm
@@ -245,7 +144,9 @@ class PromptVariantAdmin(ObjectActionsMixin, ModelAdmin, ImportExportModelAdmin)
         ]
         return (
             format_html_join(
-                "", '<div class="rt-line">{} <span>{}</span><span>{}</span><span>{}</span></div>', lines
+                "",
+                '<div class="rt-line">{} <span>{}</span><span>{}</span><span>{}</span></div>',
+                lines,
             )
             or "–"
         )
@@ -255,7 +156,9 @@ class PromptVariantAdmin(ObjectActionsMixin, ModelAdmin, ImportExportModelAdmin)
             return pictures.badge(EmbeddingState.STALE.value)
         if not row.error:
             return pictures.badge(EmbeddingState.ENCODED.value)
-        state = EmbeddingState.PENDING if row.error == catalogue.ENCODE_AGAIN else EmbeddingState.FAILED
+        state = (
+            EmbeddingState.PENDING if row.error == catalogue.ENCODE_AGAIN else EmbeddingState.FAILED
+        )
         return pictures.badge(state.value)
 
     # --- actions
@@ -329,6 +232,9 @@ class PromptVariantAdmin(ObjectActionsMixin, ModelAdmin, ImportExportModelAdmin)
 
     def get_import_data_kwargs(self, **kwargs: Any) -> dict[str, Any]:
         return {"rollback_on_validation_errors": True}
+
+    def add_data_read_fail_error_to_form(self, form: Any, e: Exception) -> None:
+        form.add_error("import_file", f"The file cannot be read: {e}")
 
     def get_confirm_form_initial(self, request: HttpRequest, import_form: Any) -> dict[str, Any]:
         initial = super().get_confirm_form_initial(request, import_form)

@@ -30,12 +30,15 @@ def load_parts(folder: Path, fingerprint: str) -> "Encoder":
     transformers_logging.disable_progress_bar()  # ours says more
     try:
         # fp32: the CPU's native arithmetic; the rounding to fp16 happens once, when the result is stored.
-        text_encoder = CLIPTextModel.from_pretrained(
+        text_encoder, info = CLIPTextModel.from_pretrained(
             folder / "text_encoder",
             dtype=torch.float32,
             use_safetensors=True,
             local_files_only=True,
+            output_loading_info=True,
         )
+        if missing := sorted(info["missing_keys"]):  # else they would stay random
+            raise ValueError(f"the weights lack {', '.join(missing[:3])}")
     except (OSError, ValueError, RuntimeError) as error:
         raise ReleaseInvalid(f"{folder / 'text_encoder'} cannot be loaded: {error}") from error
     return Encoder(folder, fingerprint, text_encoder)

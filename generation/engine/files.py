@@ -1,11 +1,13 @@
 """Pixels to image files and from one file format to another. Knows no tensors; safe to call from several threads."""
 
 import io
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
 from PIL import Image
+
+if TYPE_CHECKING:  # the web process renders files too, and has no NumPy
+    import numpy as np
+    import numpy.typing as npt
 
 # Chosen for speed at a quality that shows no blocks: nothing else of a job takes as long on the CPU as its file.
 SAVE_OPTIONS: dict[str, dict[str, Any]] = {
@@ -16,7 +18,7 @@ SAVE_OPTIONS: dict[str, dict[str, Any]] = {
 FORMATS = tuple(SAVE_OPTIONS)
 
 
-def encode(pixels: npt.NDArray[np.uint8] | Image.Image, output_format: str) -> bytes:
+def encode(pixels: "npt.NDArray[np.uint8] | Image.Image", output_format: str) -> bytes:
     """An image file. pixels: uint8, (height, width, 3), or a Pillow image; output_format: of FORMATS."""
     if output_format not in SAVE_OPTIONS:
         raise ValueError(f"{output_format!r} is not one of {', '.join(FORMATS)}")

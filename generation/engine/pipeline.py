@@ -70,9 +70,15 @@ def load(
 
 
 def _load_component(kind: Any, folder: Path, device: Device, dtype: torch.dtype) -> Any:
-    network = kind.from_pretrained(
-        folder, torch_dtype=dtype, use_safetensors=True, local_files_only=True
+    network, info = kind.from_pretrained(
+        folder,
+        torch_dtype=dtype,
+        use_safetensors=True,
+        local_files_only=True,
+        output_loading_info=True,
     )
+    if missing := sorted(info["missing_keys"]):  # else they would stay random
+        raise ValueError(f"the weights of {folder.name} lack {', '.join(missing[:3])}")
     network.requires_grad_(False).eval()
     # Convolutions of a CPU and of tensor cores read this layout directly.
     layout = torch.preserve_format if device.place.type == "mps" else torch.channels_last

@@ -1,7 +1,10 @@
 """Whether the process lives, and whether the whole can serve. Quick: a part that hangs is a part that is down."""
 
+import threading
+import time
+from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any
 
 import structlog
@@ -19,8 +22,10 @@ from generation.models import Worker
 log = structlog.get_logger(__name__)
 
 PART_SECONDS = 2.0
-# Questions may hang with what they ask. In these threads they hold up no request, and never more than four hang.
-_asking = ThreadPoolExecutor(4, thread_name_prefix="health")
+QUESTIONS_AT_ONCE = 4  # per part: what hangs is not asked again and again
+
+_asked: Counter[str] = Counter()
+_guard = threading.Lock()
 
 
 @require_safe
@@ -34,19 +39,42 @@ def live(request: HttpRequest) -> JsonResponse:
 @never_cache
 def ready(request: HttpRequest) -> JsonResponse:
     """PostgreSQL and Redis answer, and a generation worker showed its heartbeat."""
-    asked = {name: _asking.submit(part) for name, part in PARTS.items()}
-    parts = {name: _outcome(name, future) for name, future in asked.items()}
+    deadline = time.monotonic() + PART_SECONDS
+    asked = {name: _ask(name) for name in PARTS}
+    parts = {name: _outcome(name, future, deadline) for name, future in asked.items()}
     good = all(part["ok"] for part in parts.values())
     return JsonResponse(
         {"status": "ok" if good else "unavailable", **parts}, status=200 if good else 503
     )
 
 
-def _outcome(name: str, future: "Future[dict[str, Any]]") -> dict[str, Any]:
+def _ask(name: str) -> "Future[dict[str, Any]]":
+    """Ask a part in a thread of its own, which may hang with it: it keeps neither requests nor the process's end."""
+    future: Future[dict[str, Any]] = Future()
+
+    def ask() -> None:
+        try:
+            future.set_result(PARTS[name]())
+        except Exception as error:
+            future.set_exception(error)
+        finally:
+            with _guard:
+                _asked[name] -= 1
+
+    with _guard:
+        hanging = _asked[name] >= QUESTIONS_AT_ONCE
+        _asked[name] += not hanging
+    if hanging:
+        future.set_exception(TimeoutError(f"{QUESTIONS_AT_ONCE} questions hang"))
+    else:
+        threading.Thread(target=ask, name=f"health-{name}", daemon=True).start()
+    return future
+
+
+def _outcome(name: str, future: "Future[dict[str, Any]]", deadline: float) -> dict[str, Any]:
     try:
-        return future.result(timeout=PART_SECONDS)
+        return future.result(timeout=max(0.0, deadline - time.monotonic()))
     except Exception as error:
-        future.cancel()
         # What exactly is wrong is for the log; the address is open to anybody.
         log.warning("health_part_failed", part=name, error=str(error).strip() or repr(error))
         return {"ok": False, "detail": "no answer"}

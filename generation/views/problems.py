@@ -9,7 +9,8 @@ from http import HTTPStatus
 from typing import Any
 
 import structlog
-from django.core.exceptions import PermissionDenied
+from django.conf import settings
+from django.core.exceptions import PermissionDenied, RequestDataTooBig
 from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse
 from django.views import defaults
@@ -71,6 +72,10 @@ def handle(error: Exception, context: dict[str, Any]) -> Response | None:
         body = _problem(error.status_code, str(error.get_codes()), str(error.detail))
         if getattr(error, "auth_header", None):
             headers["WWW-Authenticate"] = error.auth_header  # type: ignore[attr-defined]
+    elif isinstance(error, RequestDataTooBig):
+        body = _problem(
+            413, "body_too_large", f"Send at most {settings.DATA_UPLOAD_MAX_MEMORY_SIZE} bytes."
+        )
     elif isinstance(error, OperationalError | InterfaceError):
         log.warning("database_away", error=str(error).strip())
         body = _problem(

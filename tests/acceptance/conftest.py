@@ -57,7 +57,7 @@ def stack(stack_home: Path, redis_server: RedisServer) -> Iterator[Stack]:
         "WORKER_STALE_SECONDS": "8",
     }
     stack = Stack(stack_home / "home", workers=2, env=env)
-    for name, steps in (("quick", 4), ("other", 4), ("slow", 250)):
+    for name, steps in (("quick", 4), ("other", 4), ("slow", 150)):
         make_tiny_release(stack_home / name, name=name, kind="student", steps=steps)
         stack.manage("release", "register", str(stack_home / name))
     yield stack

@@ -96,13 +96,12 @@ class Stack:
         return done.stdout
 
     def manage_env(self) -> dict[str, str]:
-        secrets = json.loads((self.home / "secrets.json").read_text())
         return {
             **self.env,
             "DATABASE_URL": self.run["database_url"],
             "REDIS_URL": self.run["redis_url"],
             "DATA_DIR": self.run["data_dir"],
-            "SECRET_KEY": secrets["SECRET_KEY"],
+            "SECRET_KEY": self.run["secret_key"],
         }
 
     # --- jobs ---
@@ -145,19 +144,19 @@ class Stack:
                 time.sleep(0.1)
         raise AssertionError("unreachable")
 
-    def running_on(self, job_id: str, seconds: float = 20) -> str:
-        """The worker that runs this job, once one does and has begun to step."""
+    def running_on(self, job_id: str, seconds: float = 20, *, attempt: int = 1) -> str:
+        """The worker that runs this attempt of the job, once one does and has begun to step."""
 
         def look() -> str | None:
             job = self.job(job_id)
             assert job["status"] in ("queued", "running"), job
-            rows = self.query(
-                "SELECT worker_name FROM generation_job WHERE id = %s AND status = 'running'",
-                job_id,
-            )
-            return rows[0]["worker_name"] if rows and job["progress"] > 0 else None
+            is_running = job["status"] == "running" and job["attempt"] == attempt
+            if not is_running or job["progress"] == 0:
+                return None
+            rows = self.query("SELECT worker_name FROM generation_job WHERE id = %s", job_id)
+            return rows[0]["worker_name"]
 
-        return wait_for(look, seconds, "a worker runs the job")
+        return wait_for(look, seconds, f"a worker runs attempt {attempt} of the job")
 
     def attempts(self, job_id: str) -> list[tuple[int, str]]:
         rows = self.query(

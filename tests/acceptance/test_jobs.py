@@ -153,8 +153,8 @@ def test_a_job_that_kills_its_worker_fails_in_the_end_and_the_workers_live(
     stack: Stack, variants: list[str]
 ):
     poison = stack.submit(variant=variants[0], model="slow", seed=666)["id"]
-    for _ in range(3):
-        os.kill(stack.pid(stack.running_on(poison, 40)), signal.SIGKILL)
+    for attempt in (1, 2, 3):
+        os.kill(stack.pid(stack.running_on(poison, 40, attempt=attempt)), signal.SIGKILL)
 
     (job,) = stack.ended([poison], 60)
 

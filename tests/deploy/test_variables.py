@@ -1,4 +1,4 @@
-"""Every variable that the settings read is in the table of deploy/README.md and in env.example, with its true default."""
+"""Every variable of the settings is in the table of deploy/README.md and in env.example, with its true default."""
 
 import ast
 import re

@@ -84,7 +84,7 @@ def test_a_made_up_cursor_is_refused(path: str, text: bytes):
         answer = API().get(path, {"cursor": cursor})
 
         # A slug may be any text; a time may not.
-        if (path, text) == ("/v1/variants", b"p=no-date") and cursor != "!!!":
+        if path == "/v1/variants" and text in (b"p=", b"p=no-date") and cursor != "!!!":
             assert answer.status_code == 200
         else:
             problem(answer, 400, "invalid_request")

@@ -1,0 +1,60 @@
+"""What the containers' health checks find out, against a real web server and real rows."""
+
+import socket
+from datetime import timedelta
+
+import pytest
+from django.utils import timezone
+
+from deploy import healthcheck
+from deploy.local import ports
+from generation.models import Worker
+from tests.people import make_worker
+
+
+def test_a_web_process_that_answers_is_healthy_under_the_name_it_serves(
+    live_server, settings, monkeypatch
+):
+    monkeypatch.setattr(healthcheck, "PORT", live_server.thread.port)
+    settings.ALLOWED_HOSTS = [".retort.example.org"]  # not the container's own address
+    assert healthcheck.main(["web"]) == 0
+
+
+def test_a_web_process_that_does_not_listen_is_not_healthy(monkeypatch):
+    monkeypatch.setattr(healthcheck, "PORT", ports.pick())
+    assert healthcheck.main(["web"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("allowed", "host"),
+    [
+        (["retort.example.org", "localhost"], "retort.example.org"),
+        ([".example.org"], "example.org"),
+        (["*"], "localhost"),
+        ([], "localhost"),
+    ],
+)
+def test_the_web_process_is_asked_under_a_name_that_it_accepts(allowed: list[str], host: str):
+    assert healthcheck.host_header(allowed) == host
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(("silent_seconds", "code"), [(1, 0), (60, 1)])
+def test_a_worker_is_healthy_while_its_heartbeat_is_fresh(silent_seconds: float, code: int):
+    worker = make_worker()
+    heartbeat_at = timezone.now() - timedelta(seconds=silent_seconds)
+    Worker.objects.filter(pk=worker.pk).update(
+        hostname=socket.gethostname(), heartbeat_at=heartbeat_at
+    )
+    assert healthcheck.main(["worker"]) == code
+
+
+@pytest.mark.django_db
+def test_the_heartbeat_of_another_host_says_nothing_about_this_one():
+    make_worker()
+    assert healthcheck.main(["worker"]) == 1
+
+
+def test_an_unknown_process_is_refused(capsys):
+    assert healthcheck.main(["beat"]) == 2
+    assert "web, worker" in capsys.readouterr().err

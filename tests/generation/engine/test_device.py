@@ -1,0 +1,53 @@
+import pytest
+import torch
+
+from generation.engine import device as devices
+from generation.engine.errors import DeviceUnavailable
+
+
+def test_a_cpu_computes_in_bf16_only_where_it_has_the_instructions() -> None:
+    expected = torch.bfloat16 if devices.cpu_has_bf16() else torch.float32
+    chosen = devices.choose("cpu")
+    assert chosen.dtype == expected
+    assert chosen.reason
+
+
+@pytest.mark.parametrize("name", ["float32", "float16", "bfloat16"])
+def test_a_dtype_that_was_asked_for_is_used(name: str) -> None:
+    chosen = devices.choose("cpu", name)
+    assert chosen.dtype == getattr(torch, name)
+    assert name in chosen.describe()
+
+
+def test_threads_are_set() -> None:
+    before = torch.get_num_threads()
+    try:
+        assert "cpu, 2 threads" in devices.choose("cpu", threads=2).describe()
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("name", ["cuda:7", "tpu", "cpu:x", "meta", "cuda:-1"])
+def test_a_device_that_is_not_there_is_refused(name: str) -> None:
+    with pytest.raises(DeviceUnavailable):
+        devices.choose(name)
+
+
+def test_an_unknown_dtype_is_refused() -> None:
+    with pytest.raises(DeviceUnavailable, match="dtype 'int8'"):
+        devices.choose("cpu", "int8")
+
+
+def test_peak_memory_is_that_of_a_process_with_torch() -> None:
+    assert 100 * 2**20 < devices.choose("cpu").peak_memory_bytes() < 64 * 2**30
+
+
+@pytest.mark.gpu
+def test_a_gpu_is_found_and_its_dtype_follows_its_capability(device: str) -> None:
+    if device == "cpu" or not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    chosen = devices.choose("auto")
+    assert chosen.place.type == "cuda"
+    has_bf16 = torch.cuda.get_device_capability(chosen.place) >= (8, 0)
+    assert chosen.dtype == (torch.bfloat16 if has_bf16 else torch.float16)

@@ -1,0 +1,111 @@
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from django.core.management import CommandError, call_command
+
+from generation.models import Release
+from tests import tiny
+
+pytestmark = pytest.mark.django_db
+
+
+def run(*arguments: str) -> str:
+    output = StringIO()
+    call_command("release", *arguments, stdout=output, stderr=StringIO())
+    return output.getvalue()
+
+
+def statuses() -> dict[str, str]:
+    return dict(Release.objects.values_list("name", "status"))
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        tiny.make_tiny_release(tmp_path / name, name=name)
+        run("register", str(tmp_path / name))
+
+
+def test_a_release_goes_through_its_whole_life(two: None) -> None:
+    assert "is first." in run("activate", "first")
+    assert "is second, which replaces first." in run("activate", "second")
+    assert "is first again" in run("rollback", "teacher")
+    assert "will not be served" in run("reject", "second")
+    assert statuses() == {"first": "active", "second": "rejected"}
+
+
+def test_registering_says_how_to_go_on(tmp_path: Path) -> None:
+    tiny.make_tiny_release(tmp_path / "made", name="tiny")
+    output = run("register", str(tmp_path / "made"))
+    assert "Registered tiny (teacher, " in output
+    assert "manage.py release activate tiny" in output
+
+
+def test_a_stable_diffusion_folder_is_registered_with_options(tmp_path: Path) -> None:
+    source = tiny.make_sd15_folder(tmp_path / "sd15")
+    run(
+        *("register", str(source), "--name", "toy", "--steps", "6", "--guidance", "3"),
+        *("--noise-scheduler", "dpmsolver++", "--image-size", "96x64", "--image-size", "64x64"),
+    )
+    release = Release.objects.get()
+    assert (release.name, release.num_inference_steps) == ("toy", 6)
+    assert release.manifest["noise_scheduler"] == "dpmsolver++"
+    assert release.image_sizes == [(96, 64), (64, 64)]
+
+
+def test_the_list_names_every_release_with_its_facts(two: None) -> None:
+    run("activate", "first")
+    lines = run("list").splitlines()
+    assert len(lines) == 2
+    line = next(line for line in lines if line.startswith("first"))
+    for fact in ("teacher", "active", "4 steps", "64×64", "MB"):
+        assert fact in line
+
+
+def test_an_empty_list_says_what_to_do() -> None:
+    assert "release register DIR" in run("list")
+
+
+def test_verifying_counts_the_files_or_names_the_altered_one(two: None) -> None:
+    assert "files are as registered" in run("verify", "first")
+    path = Path(Release.objects.get(name="first").path) / "unet/config.json"
+    path.write_text(path.read_text().replace("silu", "gelu"))
+    with pytest.raises(CommandError, match=r"unet/config\.json was altered"):
+        run("verify", "first")
+    with pytest.raises(CommandError, match="altered"):
+        run("activate", "first")
+
+
+@pytest.mark.parametrize("action", ["verify", "activate", "reject"])
+def test_an_unknown_name_lists_the_known_ones(two: None, action: str) -> None:
+    with pytest.raises(CommandError, match=r"no release 'third'. Registered: .*first"):
+        run(action, "third")
+
+
+@pytest.mark.parametrize("size", ["64", "64x", "63x64", "0x64", "64x64x3"])
+def test_a_size_that_no_latent_has_is_refused(tmp_path: Path, size: str) -> None:
+    with pytest.raises(CommandError, match="image-size"):
+        run("register", str(tmp_path), "--image-size", size)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--steps", "0", "from 1 to 1000"),
+        ("--noise-scheduler", "pndm", "not one of ddim"),
+        ("--guidance", "0.5", "guidance_scale"),
+    ],
+)
+def test_wrong_options_are_refused_and_leave_nothing(
+    tmp_path: Path, option: str, value: str, message: str
+) -> None:
+    source = tiny.make_sd15_folder(tmp_path / "sd15")
+    with pytest.raises(CommandError, match=message):
+        run("register", str(source), option, value)
+    assert not Release.objects.exists()
+
+
+def test_a_rollback_without_an_active_release_is_refused() -> None:
+    with pytest.raises(CommandError, match="No student is active"):
+        run("rollback", "student")

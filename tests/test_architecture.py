@@ -1,0 +1,74 @@
+"""The rules of architecture that a machine can keep: import contracts, and what each process must never load."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run(code: str) -> str:
+    """The output of Python code in a fresh process."""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout.strip()
+
+
+def test_the_import_contracts_are_kept():
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "lint-imports"), "--no-logo"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+
+
+def test_the_web_process_never_loads_tensor_code():
+    code = """
+import sys
+import project.asgi  # boots Django and its WSGI application
+from django.urls import get_resolver, resolve
+from django.contrib import admin
+from django.test import Client
+
+def walk(patterns, seen):
+    for pattern in patterns:
+        if hasattr(pattern, "url_patterns"):
+            walk(pattern.url_patterns, seen)
+        else:
+            seen.append(pattern.callback)
+    return seen
+
+views = walk(get_resolver().url_patterns, [])
+assert len(views) > 20 and admin.site._registry
+import generation.submission, generation.checks
+assert Client().get("/v1/openapi.json", headers={"host": "localhost"}).status_code == 200
+heavy = {"torch", "diffusers", "transformers", "accelerate", "safetensors.torch"} & set(sys.modules)
+print(sorted(heavy))
+"""
+    assert run(code) == "[]"
+
+
+def test_publishing_and_sweeping_load_no_tensor_code():
+    code = """
+import sys, django, os
+os.environ["DJANGO_SETTINGS_MODULE"] = "project.settings"
+django.setup()
+import generation.tasks
+print(sorted({"torch", "diffusers", "transformers"} & set(sys.modules)))
+"""
+    assert run(code) == "[]"
+
+
+def test_the_generation_worker_never_imports_a_text_encoder():
+    code = """
+import sys, django, os
+os.environ["DJANGO_SETTINGS_MODULE"] = "project.settings"
+django.setup()
+import generation.tasks, generation.worker
+import generation.engine.pipeline
+names = [name for name in sys.modules if "CLIPText" in name or name.startswith("transformers.models.clip")]
+print(sorted({"generation.engine.encoder", "generation.encoding"} & set(sys.modules)), names)
+"""
+    assert run(code) == "[] []"

@@ -1,0 +1,82 @@
+"""The web process as it is deployed: uvicorn in a process of its own, on the database and the Redis of the tests."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import IO
+
+import httpx
+from django.conf import settings
+from django.db import connection
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+def database_url() -> str:
+    """Of the test database that this process uses."""
+    facts = connection.settings_dict
+    password = f":{facts['PASSWORD']}" if facts["PASSWORD"] else ""
+    return f"postgres://{facts['USER']}{password}@{facts['HOST']}:{facts['PORT']}/{facts['NAME']}"
+
+
+class Web:
+    """Start it, talk to it through `http`, end it with `stop`."""
+
+    def __init__(self, folder: Path, *, redis_url: str = "", **environment: str) -> None:
+        """environment: beside, or instead of, what the tests have."""
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = folder / f"web-{self.port}.log"
+        with self.log.open("wb") as log:
+            self.process = self._start(folder, redis_url, environment, log)
+        self.http = httpx.Client(base_url=self.url, timeout=30)
+        self._wait()
+
+    def _start(
+        self, folder: Path, redis_url: str, environment: dict[str, str], log: IO[bytes]
+    ) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "uvicorn", "project.asgi:application", "--port", str(self.port)],
+            cwd=ROOT,
+            env={
+                **os.environ,
+                "DATABASE_URL": database_url(),
+                "REDIS_URL": redis_url or settings.REDIS_URL,
+                "DATA_DIR": str(folder),
+                "LOG_FORMAT": "json",
+                **environment,
+            },
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+        )
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                self.http.get("/health/live").raise_for_status()
+                return
+            except httpx.TransportError:
+                if self.process.poll() is not None or time.monotonic() > deadline:
+                    self.stop()
+                    raise AssertionError(
+                        f"the web process did not start: {self.log.read_text()[-3000:]}"
+                    ) from None
+                time.sleep(0.05)
+
+    def stop(self, number: int = signal.SIGTERM) -> float:
+        """Seconds that it took."""
+        started = time.monotonic()
+        self.http.close()
+        self.process.send_signal(number)
+        self.process.wait(timeout=30)
+        return time.monotonic() - started
