@@ -216,7 +216,10 @@ def _conflict(variant: PromptVariant) -> PromptInvalid:
 def set_status(variants: QuerySet[PromptVariant], status: PromptVariant.Status) -> int:
     """Activate, archive or put back to draft. Returns how many changed."""
     with transaction.atomic():
-        changed = variants.exclude(status=status).update(status=status, updated_at=timezone.now())
+        other = variants.exclude(status=status).order_by("pk").select_for_update()
+        ids = list(other.values_list("pk", flat=True))
+        rows = PromptVariant.objects.filter(pk__in=ids)
+        changed = rows.update(status=status, updated_at=timezone.now())
         log.info("variants_changed", status=str(status), count=changed)
         if changed and status == PromptVariant.Status.ACTIVE:
             publish_encode()

@@ -127,8 +127,8 @@ class VariantResource(resources.ModelResource):
         self._before: tuple | None = None
 
     def before_import(self, dataset: tablib.Dataset, **kwargs: Any) -> None:
-        # Locked, so that nobody's change is lost between reading and writing.
-        for variant in PromptVariant.objects.select_for_update():
+        # Locked, so that nobody's change is lost between reading and writing; by id, as the encode worker locks.
+        for variant in PromptVariant.objects.select_for_update().order_by("pk"):
             self._variants[variant.slug] = variant
             self._texts[variant.normalized_text] = variant.slug
         self._limits = catalogue.limits()
@@ -244,13 +244,6 @@ class VariantResource(resources.ModelResource):
         catalogue.publish_encode()  # dropped with the transaction after a dry run or an error
 
 
-class PreviewResource(VariantResource):
-    """Makes the differences that the admin shows: half as slow again."""
-
-    class Meta:
-        skip_diff = False
-
-
 # --- without the admin ----------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Report:
@@ -292,7 +285,7 @@ def import_dataset(
     ]
     errors += [(row.number, _message(row.error)) for row in result.invalid_rows]
     errors += [
-        (number, _message(error.error)) for number, row in result.row_errors() for error in row
+        (row.number, _message(error.error)) for row in result.error_rows for error in row.errors
     ]
     totals = result.totals
     return Report(

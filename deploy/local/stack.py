@@ -109,6 +109,10 @@ class Stack:
                 password=secrets["redis_password"],
             )
             self.environment["REDIS_URL"] = self.redis.url
+        elif not ports.answers(self.environment["REDIS_URL"]):
+            raise LocalError(
+                "Nothing answers at REDIS_URL. Start that Redis, or leave the variable out."
+            )
         port = ports.for_web(self.wanted_port)
         if self.wanted_port is None and port != 8000:
             self.say(f"Port 8000 is taken by {ports.holder(8000)}: using {port}.")
@@ -157,16 +161,18 @@ class Stack:
         """Workers that meet an old schema fail, so they wait for the bootstrap, unless it has nothing to migrate."""
         mark = self.home.folder / "bootstrapped.json"
         state = {"fingerprint": self._fingerprint()}
+        serving = f"Starting the web process and {self.workers + 3} workers …"
         # A database of somebody else's may have been emptied since.
         if self.postgres and read_json(mark) == state:
-            self.say(f"Starting the web process and {self.workers + 3} workers …")
-            self.supervisor.run(*self._application)
+            self.say(serving)
+            # What the first picture needs gets the cores first.
+            self.supervisor.run("web", *processes.generation(self.workers))
             self._bootstrap()
         else:
             self._bootstrap()
-            self.say(f"Starting the web process and {self.workers + 3} workers …")
-            self.supervisor.run(*self._application)
+            self.say(serving)
             write_json(mark, state)
+        self.supervisor.run(*self._application)
 
     def _fingerprint(self) -> str:
         """Of everything that decides the schema: our migrations, Django's, and the folder of the data."""
@@ -180,23 +186,27 @@ class Stack:
 
     def _bootstrap(self) -> None:
         command = [sys.executable, "manage.py", "bootstrap", "--json"]
+        # Its steps are said; a log line each would say them twice.
+        environment = {**self.environment, "LOG_LEVEL": "WARNING"}
         with subprocess.Popen(
             command,
             cwd=PROJECT,
-            env=self.environment,
+            env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         ) as process:
             assert process.stdout and process.stderr
-            lines = []
+            failure: list[str] = []
             for line in process.stderr:
-                lines.append(line.rstrip())
-                if not line.startswith((" ", "{", "Traceback")):
+                if failure or line.startswith(("CommandError", "Traceback")):
+                    failure.append(line)
+                else:
                     self.say(line.rstrip())
             answer = process.stdout.read()
         if process.returncode != 0:
-            raise ProcessFailed("The database could not be prepared:\n" + "\n".join(lines[-30:]))
+            reason = "".join(failure[-30:]).removeprefix("CommandError: ")
+            raise ProcessFailed(f"The database could not be prepared:\n{reason}")
         self.new_admin_password = json.loads(answer.splitlines()[-1])["admin_password"]
 
     def _wait_until_ready(self) -> None:

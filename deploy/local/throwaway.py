@@ -128,4 +128,5 @@ def run(command: list[str]) -> int:
         signal.signal(number, stop)
     with ThrowAway() as servers:
         process = subprocess.Popen(command, env=servers.environment)
-        return process.wait()
+        code = process.wait()
+    return code if code >= 0 else 128 - code  # as a shell says that a signal ended it

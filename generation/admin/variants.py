@@ -25,10 +25,11 @@ from generation.admin.variant_forms import (
     VariantForm,
     VariantImportForm,
 )
+from generation.admin.variant_import import PreviewResource
 from generation.catalogue import EmbeddingState
 from generation.errors import GenerationError
 from generation.models import Embedding, Image, PromptVariant
-from generation.resources import CatalogueCSV, CatalogueJSON, PreviewResource
+from generation.resources import CatalogueCSV, CatalogueJSON
 
 MAX_PREVIEWS = 20  # jobs that one click may start
 LIST_PICTURES, PAGE_PICTURES = 3, 12
@@ -41,6 +42,7 @@ Status = PromptVariant.Status
 class PromptVariantAdmin(ObjectActionsMixin, ModelAdmin, ImportExportModelAdmin):
     form = VariantForm
     resource_classes = [PreviewResource]
+    import_template_name = "generation/admin/import.html"
     import_form_class = VariantImportForm
     confirm_form_class = VariantConfirmImportForm
     export_form_class = ExportForm

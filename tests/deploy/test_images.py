@@ -169,6 +169,23 @@ print(sorted({"torch", "numpy", "transformers"} & set(sys.modules)))
     assert run_in("web", code, tmp_path).splitlines()[-1] == "[]"
 
 
+def test_the_web_image_collects_the_static_files_without_a_database(tmp_path: Path):
+    code = """
+import os
+os.environ["DJANGO_SETTINGS_MODULE"] = "project.settings"
+os.environ["DATABASE_URL"] = "postgres://nobody@127.0.0.1:1/nothing"
+os.environ["STATIC_ROOT"] = sys.argv[1] + "-static"
+import django
+django.setup()
+from django.core.management import call_command
+call_command("collectstatic", interactive=False, verbosity=0)
+"""
+    run_in("web", code, tmp_path)
+    collected = tmp_path / "requirements.txt-static"
+    assert (collected / "admin" / "css" / "base.css").is_file()
+    assert (collected / "generation" / "admin.css").is_file()
+
+
 def test_the_web_image_runs_the_commands_and_tasks_that_are_given_to_it(tmp_path: Path):
     code = """
 import os

@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
+from deploy.local import ports
 from deploy.local.home import Home
 from deploy.local.postgresql import wait_until
 from deploy.local.processes import SERVERS
@@ -40,6 +41,7 @@ class Run:
         self.environment = {
             **{name: value for name, value in os.environ.items() if name not in OURS},
             "RETORT_HOME": str(folder),
+            "PORT": str(ports.pick()),  # a stack of another test may start at the same moment
         }
         self.start()
 

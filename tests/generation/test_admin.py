@@ -220,6 +220,16 @@ def test_variants_are_encoded_again_archived_and_activated_from_the_list(admin):
     }
 
 
+def test_a_variant_is_deleted_with_its_embeddings_unless_jobs_refer_to_it(admin):
+    make_release(has_encoder=True)
+    free = make_embedding(variant=make_variant(slug="free")).variant
+    used = make_job().variant
+    for variant in (free, used):
+        data = {"action": "delete_selected", "_selected_action": [variant.pk], "post": "yes"}
+        admin.post(url("promptvariant", "changelist"), data)
+    assert list(PromptVariant.objects.all()) == [used]
+
+
 def test_who_may_only_look_can_change_nothing(rows):
     viewer = staff("view_promptvariant", "view_job", "view_release")
     variant, job = rows["promptvariant"], rows["job"]
@@ -267,6 +277,19 @@ def test_a_file_is_previewed_then_imported(admin):
     assert not PromptVariant.objects.exists()
     assert "1 new" in notices(confirm(admin, answer))
     assert PromptVariant.objects.get().tags == ["glass"]
+
+
+def test_the_preview_of_a_large_file_shows_its_first_changes_and_counts_the_rest(admin):
+    for number in range(210):
+        make_variant(slug=f"old-{number}", text=f"old {number}")
+    old = "".join(f"old {number}\n" for number in range(210))
+    new = "".join(f"new {number}\n" for number in range(210))
+    answer = upload(admin, f"text\n{old}{new}")
+    html = answer.content.decode()
+    assert "210 new, 0 changed, 210 unchanged" in " ".join(html.split())
+    assert "new-199" in html and "new-200" not in html and "old-0" not in html
+    confirm(admin, answer)
+    assert PromptVariant.objects.count() == 420
 
 
 def test_a_wrong_row_is_shown_with_its_reason_and_cannot_be_confirmed(admin):

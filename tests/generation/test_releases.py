@@ -145,10 +145,6 @@ def test_a_release_whose_files_are_gone_or_torn_is_not_activated(root: Path) -> 
     (root / "torn/unet/config.json").write_text("{")
     manifest = json.loads((root / "swapped/release.json").read_text())
     (root / "swapped/release.json").write_text(json.dumps({**manifest, "guidance_scale": 1.5}))
-    shutil.copy(
-        root / "active/negative_prompt_embeds.safetensors",
-        root / "swapped/negative_prompt_embeds.safetensors",
-    )
     for release, message in (
         (gone, "is missing"),
         (torn, "altered or torn"),

@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -51,3 +55,24 @@ def test_a_gpu_is_found_and_its_dtype_follows_its_capability(device: str) -> Non
     assert chosen.place.type == "cuda"
     has_bf16 = torch.cuda.get_device_capability(chosen.place) >= (8, 0)
     assert chosen.dtype == (torch.bfloat16 if has_bf16 else torch.float16)
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_waiting_threads_sleep_unless_the_operator_says_otherwise(
+    given: str | None, expected: str
+) -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
+    environment |= {"OMP_WAIT_POLICY": given} if given else {}
+    # OpenMP shows what it has taken; Python's own os.environ would prove nothing.
+    environment["OMP_DISPLAY_ENV"] = "TRUE"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", "import generation.engine.device"],
+        env=environment,
+        check=True,
+        timeout=120,
+        capture_output=True,
+        text=True,
+    )
+    if "OMP_WAIT_POLICY" not in done.stderr:
+        pytest.skip("this torch is built without GNU OpenMP")
+    assert f"OMP_WAIT_POLICY = '{expected}'" in done.stderr

@@ -1,0 +1,93 @@
+"""What the documents list is what the code has: fields, codes, addresses, figures, events."""
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+from django.urls import URLPattern
+
+import generation.engine.errors
+import generation.errors
+from generation import metrics, urls
+from generation.engine.release import Manifest
+from generation.models import APIKey, Attempt, Job
+
+ROOT = Path(__file__).resolve().parents[1]
+NOT_OVER_THE_API = {
+    "generation_error",
+    "engine_error",  # the two bases
+    "prompt_invalid",
+    "release_refused",
+    "job_finished",  # of the admin and the commands
+    "attempt_refused",
+    "text_too_long",  # a log line and a state of the catalogue
+}
+
+
+def document(name: str) -> str:
+    return (ROOT / "docs" / name).read_text()
+
+
+def first_cells(text: str) -> set[str]:
+    """Every word in code type in the first column of a table."""
+    rows = re.findall(r"^\| ([^|]+) \|", text, re.MULTILINE)
+    return {word for row in rows for word in re.findall(r"`([^`]+)`", row)}
+
+
+def codes() -> set[str]:
+    classes = [*vars(generation.errors).values(), *vars(generation.engine.errors).values()]
+    found = {kind.code for kind in classes if isinstance(kind, type) and hasattr(kind, "code")}
+    return found | {generation.errors.WORKER_LOST, generation.errors.INTERNAL_ERROR}
+
+
+def test_every_field_of_the_manifest_is_explained():
+    text = document("release-format.md").split("## Fields of", 1)[1].split("\n## ", 1)[0]
+    assert first_cells(text) == {field.name for field in fields(Manifest)}
+
+
+def test_every_code_of_an_error_that_a_client_can_meet_is_explained():
+    assert codes() > NOT_OVER_THE_API
+    text = document("api.md").split("## Errors", 1)[1]
+    assert codes() - NOT_OVER_THE_API - first_cells(text) == set()
+
+
+def test_every_address_of_the_api_is_listed():
+    listed = {
+        re.sub(r"\{\w+\}", "{}", match)
+        for match in re.findall(r"`(?:GET|POST) /([^?`]+)", document("api.md"))
+    }
+    routes = [
+        str(pattern.pattern) for pattern in urls.urlpatterns if isinstance(pattern, URLPattern)
+    ]
+    known = {re.sub(r"<[^>]+>", "{}", route) for route in routes if route.startswith("v1/")}
+    assert listed == known - {"v1/openapi.json", "v1/docs"}
+    assert "/v1/docs" in document("api.md") and "/v1/openapi.json" in document("api.md")
+
+
+def test_every_scope_of_a_key_is_explained():
+    assert set(APIKey.Scope.values) <= first_cells(document("api.md"))
+
+
+def test_every_figure_is_explained():
+    named = {word.split("{")[0] for word in first_cells(document("operations.md"))}
+    recorded = set(metrics.COUNTERS) | set(metrics.HISTOGRAMS)
+    source = (ROOT / "generation" / "metrics.py").read_text()
+    gauges = set(re.findall(r'GaugeMetricFamily\(\s*"(retort_\w+)"', source))
+    assert gauges and {word for word in named if word.startswith("retort_")} == recorded | gauges
+
+
+def test_every_event_that_is_explained_is_logged():
+    text = document("operations.md").split("## Logs", 1)[1].split("\n## ", 1)[0]
+    source = "\n".join(path.read_text() for path in (ROOT / "generation").rglob("*.py"))
+    for event in first_cells(text):
+        status = re.fullmatch(r"job_(succeeded|failed|canceled|queued)", event)
+        found = f'"{event}"' in source or f'"{event.split(":")[0]}: ' in source
+        assert found or (status and status[1] in Job.Status.values), event
+
+
+def test_every_status_and_outcome_is_explained():
+    text = document("job-lifecycle.md")
+    statuses = re.findall(r"^\| (\w+) \|", text.split("## States", 1)[1].split("\n## ", 1)[0], re.M)
+    assert [word for word in statuses if word != "status"] == Job.Status.values
+    attempts = text.split("## Attempts and failures", 1)[1].split("\n## ", 1)[0]
+    assert [outcome for outcome in Attempt.Outcome.values if outcome not in attempts] == []
