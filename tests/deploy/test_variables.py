@@ -142,9 +142,7 @@ def test_compose_refuses_to_start_without_its_secrets():
 
 
 def test_nothing_but_the_settings_reads_the_environment():
-    reads = re.compile(
-        r"os\.environ(?!\.setdefault\(\"DJANGO_SETTINGS_MODULE\")|os\.getenv|environ\.Env"
-    )
+    reads = re.compile(r"os\.environ(?!\.setdefault\()|os\.getenv|environ\.Env")
     modules = [
         path
         for app in ("project", "generation", "distillation")
