@@ -14,6 +14,8 @@ import httpx
 import psycopg2
 import psycopg2.extras
 
+from deploy.local import ports
+
 ROOT = Path(__file__).resolve().parents[2]
 TERMINAL = ("succeeded", "failed", "canceled")
 T = TypeVar("T")
@@ -45,11 +47,12 @@ class Stack:
             },
             "RETORT_HOME": str(home),
             "WORKERS": str(workers),
+            "PORT": str(ports.pick()),
             **env,
         }
         self.log = (home / "launcher.log").open("w")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "deploy.local", "run"],
+            [sys.executable, "-m", "deploy.local", "run", "--no-picture"],
             cwd=ROOT,
             env=self.env,
             stdout=self.log,

@@ -161,7 +161,9 @@ def measure(stack: Stack) -> None:
         whole.append(saturated(stack, 20_000 + 1000 * turn))
     ratio = statistics.median(w / a for w, a in zip(whole, alone, strict=True))
     say(f"\nWhole stack at saturation, batches of 8, median of {ROUNDS} rounds in turns")
-    say(f"  stack {statistics.median(whole):.2f} images/s, engine {statistics.median(alone):.2f}: ratio {ratio:.3f}")
+    say(
+        f"  stack {statistics.median(whole):.2f} images/s, engine {statistics.median(alone):.2f}: ratio {ratio:.3f}"
+    )
     spans = sorted(around_the_engine(stack))
     say(f"\nPOST to finished less the device's time, idle, {len(spans)} jobs one after another")
     say(f"  p50 {statistics.median(spans):.1f} ms, p99 {spans[int(0.99 * len(spans))]:.1f} ms")

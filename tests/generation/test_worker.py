@@ -35,7 +35,9 @@ def served(tmp_path: Path, settings, monkeypatch):
         make_variant(text=text)
     assert encoding.encode_missing() == 0
     presence.stopping.clear()
-    with ThreadPoolExecutor(2) as writers:  # its threads end with the test, and their connections with them
+    with ThreadPoolExecutor(
+        2
+    ) as writers:  # its threads end with the test, and their connections with them
         monkeypatch.setattr(worker, "_writers", writers)
         yield Release.objects.get(name="tiny")
     presence.stopping.clear()
