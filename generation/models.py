@@ -13,6 +13,8 @@ from django.db import models
 from django.db.models import Q
 from django.utils import timezone
 
+from generation.engine.request import StoredEmbedding
+
 
 class PromptVariant(models.Model):
     """A catalogue row: one wording that pictures may be asked for. Change it through `generation.catalogue` only."""
@@ -131,6 +133,17 @@ class Embedding(models.Model):
 
     def __str__(self) -> str:
         return f"{self.variant_id} r{self.revision} {self.encoder_fingerprint[:12]}"
+
+    def stored(self) -> StoredEmbedding:
+        """As the engine takes it."""
+        tokens, width = self.shape
+        return StoredEmbedding(
+            bytes(self.data or b""),
+            (tokens, width),
+            self.dtype,
+            self.sha256,
+            self.encoder_fingerprint,
+        )
 
 
 class Job(models.Model):

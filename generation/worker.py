@@ -23,7 +23,7 @@ from generation.connections import attempt
 from generation.engine import pipeline
 from generation.engine.errors import EngineError
 from generation.engine.pipeline import Pipeline
-from generation.engine.request import GenerationRequest, GenerationResult, StoredEmbedding, Timings
+from generation.engine.request import GenerationRequest, GenerationResult, Timings
 from generation.errors import INTERNAL_ERROR, GenerationError, StorageFailed
 from generation.jobs import Claim, Outcome, Result
 from generation.models import Job, Release, Worker
@@ -144,7 +144,7 @@ def _generate(batch: Sequence[Job], claims: dict) -> tuple[Results, float]:
 def _call(batch: Sequence[Job], claims: dict) -> Results:
     loaded = _pipeline(batch[0].release)
     rows = [(job, index) for job in batch for index in range(job.n)]
-    embeddings = {job.id: _stored_embedding(job) for job in batch}
+    embeddings = {job.id: job.embedding.stored() for job in batch}
     results: Results = {claims[job.id]: [] for job in batch}
     timings = Timings()
     for start in range(
@@ -202,18 +202,6 @@ def _pipeline(release: Release) -> Pipeline:
         Worker.objects.filter(name=settings.WORKER_NAME).update(release=release)
     _pipelines.move_to_end(release.pk)
     return _pipelines[release.pk]
-
-
-def _stored_embedding(job: Job) -> StoredEmbedding:
-    stored = job.embedding
-    tokens, width = stored.shape
-    return StoredEmbedding(
-        bytes(stored.data or b""),
-        (tokens, width),
-        stored.dtype,
-        stored.sha256,
-        stored.encoder_fingerprint,
-    )
 
 
 # --- in a writer thread ---------------------------------------------------------------------------

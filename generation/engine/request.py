@@ -1,9 +1,13 @@
-"""What crosses the engine's boundary: frozen requests and results. No torch."""
+"""What crosses the engine's boundary: frozen requests and results. No torch, and NumPy for its names only."""
+
+from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 
 @dataclass(frozen=True)

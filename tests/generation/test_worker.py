@@ -95,7 +95,7 @@ def test_a_crash_in_a_batch_is_laid_at_the_job_that_causes_it(served, settings):
     settings.MAX_ATTEMPTS = 2
     poison, good = submit(TEXTS[0], seed=1), submit(TEXTS[1], seed=1)
     loaded = worker._pipeline(served)
-    rows = loaded.embeddings.gather([worker._stored_embedding(poison)])
+    rows = loaded.embeddings.gather([poison.embedding.stored()])
 
     def crash(_module, _arguments, options):
         embeds = options["encoder_hidden_states"]

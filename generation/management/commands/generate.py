@@ -61,7 +61,7 @@ class Command(BaseCommand):
         started = time.perf_counter()
         # Here, because it loads torch: a wrong name is said at once.
         from generation.engine import pipeline
-        from generation.engine.request import GenerationRequest, StoredEmbedding, Timings
+        from generation.engine.request import GenerationRequest, Timings
 
         import_seconds = time.perf_counter() - started
         started = time.perf_counter()
@@ -72,14 +72,7 @@ class Command(BaseCommand):
             threads=settings.TORCH_THREADS,
         )
         load_seconds = time.perf_counter() - started
-        tokens, width = embedding.shape
-        stored = StoredEmbedding(
-            bytes(embedding.data or b""),
-            (tokens, width),
-            embedding.dtype,
-            embedding.sha256,
-            embedding.encoder_fingerprint,
-        )
+        stored = embedding.stored()
         wide, high = release.image_sizes[0]
         count = options["count"]
         requests = [GenerationRequest(stored, seed + index, wide, high) for index in range(count)]
