@@ -44,7 +44,8 @@ def moved(jobs: Iterable[tuple[UUID, str]]) -> None:
                 pipe.publish(channel, status)
             pipe.execute()
 
-    attempt(publish, None)
+    if messages:
+        attempt(publish, None)
 
 
 def set_progress(job_ids: Iterable[UUID], percent: int) -> None:

@@ -4,25 +4,25 @@ queued ─claim→ running ─commit→ succeeded          cancel: queued or run
    ↑─────────── settle (retryable, lost, released)  settle: running → failed when attempts are exhausted
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
 from typing import Any
 from uuid import UUID
 
 import structlog
 from django.conf import settings
 from django.db import IntegrityError, OperationalError, transaction
-from django.db.models import F, Q, QuerySet
+from django.db.models import Exists, F, OuterRef, Q, QuerySet
 from django.db.models.expressions import CombinedExpression
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from generation import fairness, hints, images, metrics
+from generation import fairness, hints, images
 from generation.errors import WORKER_LOST, JobFinished
 from generation.images import StoredImage
 from generation.models import Attempt, Image, Job
+from generation.reports import Report
 
 log = structlog.get_logger(__name__)
 
@@ -38,12 +38,17 @@ class Claim:
     job_id: UUID
     attempt: int
 
+    @classmethod
+    def of(cls, job: Job) -> "Claim":
+        """Of a job as `claim` returned it."""
+        return cls(job.id, job.attempt)
+
 
 @dataclass(frozen=True)
 class Result:
-    """A finished attempt's images, by index, and the job's share of the device's time in seconds."""
+    """A job as it was claimed, its images by index, and its share of the device's time in seconds."""
 
-    claim: Claim
+    job: Job
     images: Sequence[StoredImage]
     device_seconds: float
     cache: Job.Cache = Job.Cache.MISS
@@ -54,7 +59,7 @@ def _move(jobs: QuerySet[Job], *, to: Status, **fields: Any) -> int:
     if to != Status.RUNNING:
         fields["lease_expires_at"] = None
     if to in Job.TERMINAL:
-        fields["finished_at"] = timezone.now()
+        fields.setdefault("finished_at", timezone.now())
     return jobs.update(status=to, **fields)
 
 
@@ -71,21 +76,6 @@ def _end_attempt(claim: Claim, outcome: Attempt.Outcome, **fields: Any) -> None:
     Attempt.objects.filter(
         job_id=claim.job_id, number=claim.attempt, outcome=Outcome.RUNNING
     ).update(outcome=outcome, ended_at=timezone.now(), **fields)
-
-
-def _announce(job_id: UUID, status: str, event: str, **facts: Any) -> None:
-    """After commit: one log line, and a hint to whoever waits."""
-
-    def say() -> None:
-        log.info(event, job_id=str(job_id), status=status, **facts)
-        hints.moved([(job_id, status)])
-
-    transaction.on_commit(say, robust=True)
-
-
-def _count(record: Callable[..., None], name: str, *value: float, **labels: str) -> None:
-    """After commit: a figure, so that what is rolled back is not counted."""
-    transaction.on_commit(partial(record, name, *value, **labels), robust=True)
 
 
 # --- claim and hold -------------------------------------------------------------------------------
@@ -116,6 +106,8 @@ def _take(chosen: list[UUID], worker_name: str) -> list[Job]:
         Job.objects.select_for_update(skip_locked=True, of=("self",))
         .filter(id__in=chosen, status=Status.QUEUED)
         .select_related("release", "embedding")
+        .annotate(has_twin=Exists(Job.objects.filter(key=OuterRef("key"), status=Status.SUCCEEDED)))
+        .order_by()
     )
     taken = sorted(rows, key=lambda job: chosen.index(job.id))
     if not taken:
@@ -130,16 +122,12 @@ def _take(chosen: list[UUID], worker_name: str) -> list[Job]:
         started_at=now,
     )
     batch_size = sum(job.n for job in taken)
+    report = Report()
     for job in taken:
         job.status, job.attempt, job.started_at = Status.RUNNING, job.attempt + 1, now
-        _announce(
-            job.id,
-            job.status,
-            "job_claimed",
-            attempt=job.attempt,
-            worker=worker_name,
-            batch_size=batch_size,
-        )
+        facts = {"attempt": job.attempt, "worker": worker_name, "batch_size": batch_size}
+        report.moved(job.id, job.status, "job_claimed", **facts)
+        report.observe("retort_queue_seconds", (now - job.created_at).total_seconds())
     Attempt.objects.bulk_create(
         Attempt(
             job=job,
@@ -150,8 +138,6 @@ def _take(chosen: list[UUID], worker_name: str) -> list[Job]:
         )
         for job in taken
     )
-    for job in taken:
-        _count(metrics.observe, "retort_queue_seconds", (now - job.created_at).total_seconds())
     return taken
 
 
@@ -174,69 +160,75 @@ def commit(results: Sequence[Result]) -> list[Claim]:
     """Finish a batch in one transaction. Returns the claims that were refused: held no longer, so nothing is kept."""
     refused: list[Claim] = []
     with transaction.atomic():
+        report = Report()
         for result in results:
-            if not _commit_one(result):
-                refused.append(result.claim)
+            if not _commit_one(result, report):
+                refused.append(Claim.of(result.job))
     for claim in refused:
         log.warning("result_refused", job_id=str(claim.job_id), attempt=claim.attempt)
+    images.remember(image for r in results if Claim.of(r.job) not in refused for image in r.images)
     return refused
 
 
-def _commit_one(result: Result) -> bool:
-    claim = result.claim
+def _commit_one(result: Result, report: Report) -> bool:
+    job, claim = result.job, Claim.of(result.job)
     seconds = F("device_seconds") + result.device_seconds
-    if not _move(_held(claim), to=Status.SUCCEEDED, device_seconds=seconds, cache=result.cache):
-        return False
-    job = Job.objects.get(id=claim.job_id)
-    attach(job, result.images)
-    _end_attempt(claim, Outcome.SUCCEEDED, device_seconds=result.device_seconds)
-    _finished(job, device_seconds=round(result.device_seconds, 4), attempt=claim.attempt)
-    _count(metrics.increment, "retort_device_seconds_total", result.device_seconds)
-    _count(metrics.increment, "retort_attempts_total", outcome=Outcome.SUCCEEDED)
-    transaction.on_commit(lambda: images.remember(result.images), robust=True)
-    for follower in Job.objects.select_for_update(skip_locked=True).filter(
-        key=job.key, status=Status.QUEUED
-    ):
-        answer(
-            follower,
-            [images.render(image, follower.output_format) for image in result.images],
-            Job.Cache.SHARED,
-        )
-    return True
-
-
-def answer(job: Job, stored: Sequence[StoredImage], how: Job.Cache) -> bool:
-    """A queued job succeeds with images that exist already. False if it was not queued any more."""
+    job.finished_at = timezone.now()
     if not _move(
-        Job.objects.filter(id=job.id, status=Status.QUEUED), to=Status.SUCCEEDED, cache=how
+        _held(claim),
+        to=Status.SUCCEEDED,
+        finished_at=job.finished_at,
+        device_seconds=seconds,
+        cache=result.cache,
     ):
         return False
-    job.refresh_from_db()
-    attach(job, stored)
-    _finished(job)
+    job.status, job.cache = Status.SUCCEEDED, result.cache
+    _attach(job, result.images)
+    _end_attempt(claim, Outcome.SUCCEEDED, device_seconds=result.device_seconds)
+    _finished(job, report, device_seconds=round(result.device_seconds, 4), attempt=claim.attempt)
+    report.count("retort_device_seconds_total", result.device_seconds)
+    report.count("retort_attempts_total", outcome=Outcome.SUCCEEDED)
+    twins = Job.objects.select_for_update(skip_locked=True).filter(
+        key=job.key, status=Status.QUEUED
+    )
+    for twin in twins.order_by():
+        stored = [images.render(image, twin.output_format) for image in result.images]
+        _answer(twin, stored, Job.Cache.SHARED, report)
     return True
 
 
-def attach(job: Job, stored: Sequence[StoredImage]) -> None:
+def answer(job: Job, stored: Sequence[StoredImage]) -> bool:
+    """A queued job succeeds with images that exist already. False if it was not queued any more."""
+    with transaction.atomic():
+        return _answer(job, stored, Job.Cache.HIT, Report())
+
+
+def _answer(job: Job, stored: Sequence[StoredImage], how: Job.Cache, report: Report) -> bool:
+    now = timezone.now()
+    queued = Job.objects.filter(id=job.id, status=Status.QUEUED)
+    if not _move(queued, to=Status.SUCCEEDED, cache=how, finished_at=now):
+        return False
+    job.status, job.cache, job.finished_at = Status.SUCCEEDED, how, now
+    _attach(job, stored)
+    _finished(job, report)
+    return True
+
+
+def _attach(job: Job, stored: Sequence[StoredImage]) -> None:
     """The job's image rows, in order of index."""
     Image.objects.bulk_create(
-        Image(job=job, index=index, seed=job.seed + index, **asdict(image))
+        Image(job=job, index=index, seed=job.seed + index, **vars(image))
         for index, image in enumerate(stored)
     )
 
 
-def _finished(job: Job, **facts: Any) -> None:
-    _announce(job.id, job.status, f"job_{job.status}", cache=job.cache, **facts)
-    _count(metrics.increment, "retort_jobs_total", outcome=job.status)
-    if job.status == Status.SUCCEEDED:
-        _count(metrics.increment, "retort_cache_total", result=job.cache)
-        _count(metrics.increment, "retort_images_total", job.n)
-        if job.finished_at:
-            _count(
-                metrics.observe,
-                "retort_job_seconds",
-                (job.finished_at - job.created_at).total_seconds(),
-            )
+def _finished(job: Job, report: Report, **facts: object) -> None:
+    report.moved(job.id, job.status, f"job_{job.status}", cache=job.cache, **facts)
+    report.count("retort_jobs_total", outcome=job.status)
+    if job.status == Status.SUCCEEDED and job.finished_at:
+        report.count("retort_cache_total", result=job.cache)
+        report.count("retort_images_total", job.n)
+        report.observe("retort_job_seconds", (job.finished_at - job.created_at).total_seconds())
 
 
 def settle(
@@ -270,7 +262,8 @@ def settle(
         error = {"error_code": code, "error_detail": detail} if to == Status.FAILED else {}
         _move(_held(claim), to=to, failures=failures, **error)
         _end_attempt(claim, outcome, error_code=code, error_detail=detail)
-        _announce(
+        report = Report()
+        report.moved(
             job.id,
             to,
             f"job_{to}",
@@ -279,11 +272,10 @@ def settle(
             code=code,
             detail=detail,
         )
-        _count(metrics.increment, "retort_attempts_total", outcome=outcome)
+        report.count("retort_attempts_total", outcome=outcome)
         if to == Status.FAILED:
-            _count(metrics.increment, "retort_jobs_total", outcome=to)
-        # Also after a failure: an identical job may have waited for this one.
-        transaction.on_commit(hints.wake, robust=True)
+            report.count("retort_jobs_total", outcome=to)
+        report.wake()  # also after a failure: an identical job may have waited for this one
     return to
 
 
@@ -311,10 +303,9 @@ def cancel(job_id: UUID) -> Job:
         if _move(Job.objects.filter(id=job_id, status__in=open_states), to=Status.CANCELED):
             _end_attempt(Claim(job.id, job.attempt), Outcome.CANCELED)
             job.refresh_from_db()
-            _finished(job)
-            transaction.on_commit(
-                hints.wake, robust=True
-            )  # an identical job may have waited for this one
+            report = Report()
+            _finished(job, report)
+            report.wake()  # an identical job may have waited for this one
     return job
 
 
@@ -327,8 +318,9 @@ def retry(job_id: UUID) -> Job:
         )
         job = Job.objects.get(id=job_id)
         if moved:
-            _announce(job.id, job.status, "job_retried")
-            transaction.on_commit(hints.wake, robust=True)
+            report = Report()
+            report.moved(job.id, job.status, "job_retried")
+            report.wake()
         elif job.is_terminal:
             raise JobFinished("The job succeeded; ask for another seed to get another picture.")
     return job

@@ -5,7 +5,7 @@ Recording never raises and costs milliseconds at most when Redis is away; a figu
 
 import json
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,27 +65,40 @@ def _field(name: str, part: str, labels: dict[str, str]) -> str:
     return json.dumps([name, part, sorted((key, str(value)) for key, value in labels.items())])
 
 
-def _add(amounts: dict[str, float]) -> None:
+def counted(name: str, by: float = 1, **labels: str) -> dict[str, float]:
+    """What to add for an event of a counter of COUNTERS."""
+    return {_field(name, "value", labels): by}
+
+
+def observed(name: str, value: float, **labels: str) -> dict[str, float]:
+    """What to add for a value, in seconds or images, of a histogram of HISTOGRAMS."""
+    buckets = HISTOGRAMS[name].buckets
+    place = bisect_left(buckets, value)
+    upper = floatToGoString(buckets[place]) if place < len(buckets) else "+Inf"
+    return {_field(name, upper, labels): 1, _field(name, "sum", labels): value}
+
+
+def add(amounts: Mapping[str, float]) -> None:
+    """Add to the figures of all processes, in one round trip."""
+
     def write(redis) -> None:
         with redis.pipeline(transaction=False) as pipe:
             for field, amount in amounts.items():
                 pipe.hincrbyfloat(HASH, field, amount)
             pipe.execute()
 
-    attempt(write, None)
+    if amounts:
+        attempt(write, None)
 
 
 def increment(name: str, by: float = 1, **labels: str) -> None:
     """Add to a counter of COUNTERS."""
-    _add({_field(name, "value", labels): by})
+    add(counted(name, by, **labels))
 
 
 def observe(name: str, value: float, **labels: str) -> None:
     """Put a value, in seconds or images, into a histogram of HISTOGRAMS."""
-    buckets = HISTOGRAMS[name].buckets
-    place = bisect_left(buckets, value)
-    upper = floatToGoString(buckets[place]) if place < len(buckets) else "+Inf"
-    _add({_field(name, upper, labels): 1, _field(name, "sum", labels): value})
+    add(observed(name, value, **labels))
 
 
 # --- for /metrics ---------------------------------------------------------------------------------

@@ -167,6 +167,7 @@ class Job(models.Model):
         JPEG = "jpeg", "JPEG"
 
     TERMINAL = (Status.SUCCEEDED, Status.FAILED, Status.CANCELED)
+    has_twin = False  # said by a claim: an identical job has succeeded
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     owner = models.ForeignKey(
@@ -211,7 +212,7 @@ class Job(models.Model):
                 condition=Q(status="queued"),
                 name="job_claimable",
             ),
-            models.Index(fields=["key"], condition=Q(status="queued"), name="job_queued_key"),
+            models.Index(fields=["key"], name="job_key"),
             models.Index(
                 fields=["lease_expires_at"], condition=Q(status="running"), name="job_lease"
             ),

@@ -88,7 +88,7 @@ def _write(job: Job, stored: Sequence[StoredImage] | None) -> None:
     if stored is None:
         transaction.on_commit(hints.wake, robust=True)
     else:
-        jobs.answer(job, stored, Job.Cache.HIT)
+        jobs.answer(job, stored)
 
 
 def _size(size: str | None, release: Release) -> tuple[int, int]:

@@ -90,10 +90,10 @@ def run() -> None:
 
 def _run_batch(batch: list[Job]) -> "Future[None]":
     """Generate, then hand the pixels to a writer thread."""
-    claims = {job.id: Claim(job.id, job.attempt) for job in batch}
+    claims = {job.id: Claim.of(job) for job in batch}
     with _guard:
         _claims.update(claims.values())
-    batch = _answer_repeats(batch, claims)
+    batch = _answer_repeats(batch)
     if not batch:
         return _writers.submit(_let_go, claims.values())
     metrics.observe("retort_batch_size", sum(job.n for job in batch))
@@ -104,12 +104,13 @@ def _run_batch(batch: list[Job]) -> "Future[None]":
     return _writers.submit(_write, batch, claims, results, seconds)
 
 
-def _answer_repeats(batch: list[Job], claims: dict) -> list[Job]:
+def _answer_repeats(batch: list[Job]) -> list[Job]:
     """What must be computed. A job submitted while an identical one was being committed finds its images here."""
-    found = images.find_rows(batch)
-    repeats = [
-        Result(claims[job_id], stored, 0.0, Job.Cache.HIT) for job_id, stored in found.items()
-    ]
+    twins = [job for job in batch if job.has_twin]
+    if not twins:
+        return batch
+    found = images.find_rows(twins)
+    repeats = [Result(job, found[job.id], 0.0, Job.Cache.HIT) for job in twins if job.id in found]
     if repeats:
         _patiently(lambda: jobs.commit(repeats))
     return [job for job in batch if job.id not in found]
@@ -215,7 +216,7 @@ def _write(batch: Sequence[Job], claims: dict, results: Results, seconds: float)
         if claim in _dropped:
             continue  # canceled, or another worker has it: nothing of ours is wanted
         try:
-            finished.append(Result(claim, _store(job, outcome), seconds * job.n / images_in_batch))
+            finished.append(Result(job, _store(job, outcome), seconds * job.n / images_in_batch))
         except Exception as error:
             _settle_error(claim, error)
     if finished:

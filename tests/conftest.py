@@ -7,6 +7,8 @@ from urllib.parse import urlsplit, urlunsplit
 import pytest
 from django.conf import settings
 
+import generation.engine  # noqa: F401  before torch: it says how long OpenMP may spin
+
 
 def _own_redis_database(url: str) -> str:
     """The URL with the database number of this xdist worker, so that parallel tests do not meet."""

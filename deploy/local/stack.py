@@ -122,9 +122,6 @@ class Stack:
         self.environment.setdefault("SECRET_KEY", secrets["SECRET_KEY"])
         self.environment.setdefault("DATA_DIR", str(self.home.data))
         self.environment["PYTHONUNBUFFERED"] = "1"
-        # Workers share the cores with everything else here; torch's threads that spin while they wait for a core
-        # that others hold made a busy machine 7 times slower.
-        self.environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
     def _start_servers(self) -> None:
         servers = [server for server in (self.postgres, self.redis) if server]

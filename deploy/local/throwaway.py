@@ -33,7 +33,6 @@ class ThrowAway:
         self.environment = {
             "SECRET_KEY": secrets.token_urlsafe(50),
             "DATA_DIR": str(self.folder / "data"),
-            "OMP_WAIT_POLICY": "PASSIVE",  # parallel tests share the cores: threads that wait must not spin
             **os.environ,
         }
         try:

@@ -2,6 +2,7 @@
 
 import os
 
-# Read by OpenMP when torch is loaded, so before that. By default a thread that waits for another spins: two workers
-# that share their cores then wait for each other's spinning, and a step of 50 ms takes seconds.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Read by OpenMP when torch is loaded, so before that. By default its threads spin for long while they wait for each
+# other: on cores that others use too, a step of 50 ms then takes seconds. A short spin costs an idle machine 3 % and
+# keeps a busy one at full speed (docs/experiments.md).
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")

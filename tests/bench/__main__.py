@@ -66,7 +66,7 @@ def around_the_engine(stack: Stack) -> list[float]:
     """Milliseconds from POST to the finished answer, less the device's time, one job at a time."""
     slug = variant(stack)
     spans = []
-    for seed in tqdm(range(IDLE_JOBS), desc="idle latency", leave=False):
+    for seed in tqdm(range(IDLE_JOBS), desc="idle latency", leave=False, disable=None):
         started = time.perf_counter()
         job = stack.submit(variant=slug, model="quick", seed=1_000_000 + seed)
         while job["status"] not in ("succeeded", "failed"):
@@ -156,7 +156,7 @@ def measure(stack: Stack) -> None:
     for batch in (1, 4, 8):
         say(f"  batch {batch}: {engine(stack, batch, 2 * batch if batch > 1 else 6):6.2f} images/s")
     alone, whole = [], []
-    for turn in tqdm(range(ROUNDS), desc="saturation, in turns", leave=False):
+    for turn in tqdm(range(ROUNDS), desc="saturation, in turns", leave=False, disable=None):
         alone.append(engine(stack, 8, IMAGES))
         whole.append(saturated(stack, 20_000 + 1000 * turn))
     ratio = statistics.median(w / a for w, a in zip(whole, alone, strict=True))

@@ -32,9 +32,10 @@ def claimed(worker: str = "w1") -> list[Claim]:
 def finished(claim: Claim) -> Result:
     """A result with real files."""
     job = Job.objects.get(id=claim.job_id)
+    job.attempt = claim.attempt
     pixels = np.full((job.height, job.width, 3), 90, dtype=np.uint8)
     stored = [images.store(key, pixels, job.output_format) for key in images.keys(job)]
-    return Result(claim, stored, 0.5)
+    return Result(job, stored, 0.5)
 
 
 def expire(job: Job) -> None:

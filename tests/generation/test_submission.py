@@ -9,7 +9,7 @@ from generation.errors import (
     VariantNotEncoded,
     VariantNotFound,
 )
-from generation.jobs import Claim, Result
+from generation.jobs import Result
 from generation.models import Job
 from tests.people import make_embedding, make_release, make_user, make_variant
 
@@ -29,7 +29,7 @@ def finish(job: Job) -> None:
     (claimed,) = jobs.claim("w")
     pixels = np.zeros((job.height, job.width, 3), dtype=np.uint8)
     stored = [images.store(key, pixels, job.output_format) for key in images.keys(claimed)]
-    assert jobs.commit([Result(Claim(claimed.id, claimed.attempt), stored, 0.1)]) == []
+    assert jobs.commit([Result(claimed, stored, 0.1)]) == []
 
 
 def test_a_variant_or_its_text_in_any_spelling_makes_the_same_job(owner):

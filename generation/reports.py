@@ -1,0 +1,48 @@
+"""What is told once a transaction is committed: log lines, hints to those who wait, figures. One round trip to Redis.
+
+Knows nothing of what the events mean. What is rolled back is never told.
+"""
+
+from collections import Counter
+from uuid import UUID
+
+import structlog
+from django.db import transaction
+
+from generation import hints, metrics
+
+log = structlog.get_logger("generation.jobs")
+
+
+class Report:
+    """Make one inside a transaction, add to it, and forget it."""
+
+    def __init__(self) -> None:
+        self._moved: list[tuple[UUID, str]] = []
+        self._lines: list[tuple[str, dict[str, object]]] = []
+        self._amounts: Counter[str] = Counter()
+        self._has_work = False
+        transaction.on_commit(self._tell, robust=True)
+
+    def moved(self, job_id: UUID, status: str, event: str, **facts: object) -> None:
+        """A job changed its status."""
+        self._moved.append((job_id, status))
+        self._lines.append((event, {"job_id": str(job_id), "status": str(status), **facts}))
+
+    def count(self, name: str, by: float = 1, **labels: str) -> None:
+        self._amounts.update(metrics.counted(name, by, **labels))
+
+    def observe(self, name: str, value: float, **labels: str) -> None:
+        self._amounts.update(metrics.observed(name, value, **labels))
+
+    def wake(self) -> None:
+        """There may be something to claim now."""
+        self._has_work = True
+
+    def _tell(self) -> None:
+        hints.moved(self._moved)  # first: somebody may be waiting
+        if self._has_work:
+            hints.wake()
+        for event, facts in self._lines:
+            log.info(event, **facts)
+        metrics.add(self._amounts)
