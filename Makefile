@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests python run demo test check format format-check lint types imports migrations acceptance bench clean
+.PHONY: help setup setup-tests python run demo test unit check format format-check lint types imports migrations acceptance bench clean
 
 BASE_PYTHON ?= python3
 PYTHON := .venv/bin/python
@@ -33,7 +33,9 @@ run: setup ## start everything, make a first picture, serve until Ctrl-C
 demo: setup ## make one picture (PROMPT="…" SEED=7 OUT=…) and print its path
 	@exec $(LOCAL) demo
 
-test: setup-tests ## run the tests on PostgreSQL and Redis of their own (ARGS="-k name")
+test: unit acceptance ## all tests, on PostgreSQL and Redis of their own
+
+unit: setup-tests ## the tests without whole stacks, in parallel (ARGS="-k name")
 	@echo "Running the tests …"
 	@exec $(LOCAL) servers -- $(PYTHON) -m pytest -n auto --dist loadfile -m "not acceptance" $(ARGS)
 
@@ -65,7 +67,7 @@ migrations: setup-tests ## whether the models have changes without a migration
 
 acceptance: setup-tests ## whole stacks under load, killed workers and restarted servers (ARGS="-k name")
 	@echo "Running the acceptance tests …"
-	@exec $(LOCAL) servers -- $(PYTHON) -m pytest -m acceptance -p no:xdist -v $(ARGS)
+	@exec $(LOCAL) servers -- $(PYTHON) -m pytest -m acceptance -p no:xdist --no-header -v $(ARGS)
 
 bench: setup-tests ## measure the engine alone and the whole stack
 	@exec $(PYTHON) -m tests.bench $(ARGS)

@@ -13,12 +13,12 @@ from uuid import UUID
 import structlog
 from django.conf import settings
 from django.db import IntegrityError, OperationalError, transaction
-from django.db.models import Exists, F, OuterRef, Q, QuerySet
+from django.db.models import F, Q, QuerySet, prefetch_related_objects
 from django.db.models.expressions import CombinedExpression
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from generation import fairness, hints, images
+from generation import claiming, hints, images
 from generation.errors import WORKER_LOST, JobFinished
 from generation.images import StoredImage
 from generation.models import Attempt, Image, Job
@@ -55,9 +55,11 @@ class Result:
 
 
 def _move(jobs: QuerySet[Job], *, to: Status, **fields: Any) -> int:
-    """The one place where a status changes. `jobs` is filtered on the old status and token; callers check the count."""
-    if to != Status.RUNNING:
-        fields["lease_expires_at"] = None
+    """Where a status changes, but for the claim (one statement in `claiming`).
+
+    `jobs` is filtered on the old status and token; callers check the count.
+    """
+    fields["lease_expires_at"] = None
     if to in Job.TERMINAL:
         fields.setdefault("finished_at", timezone.now())
     return jobs.update(status=to, **fields)
@@ -82,62 +84,32 @@ def _end_attempt(claim: Claim, outcome: Attempt.Outcome, **fields: Any) -> None:
 def claim(worker_name: str) -> list[Job]:
     """Take the next batch for this worker: compatible jobs, now running, with a lease. Empty when there is nothing."""
     for _ in range(CLAIM_TRIES):
-        chosen = fairness.next_batch(settings.BATCH_SIZE)
-        if not chosen:
-            return []
         try:
-            taken = _take(chosen, worker_name)
+            taken = _take(worker_name)
         except (IntegrityError, OperationalError) as error:
             # Two workers met over identical jobs (unique key, or a deadlock of two such pairs): choose again.
-            if (
-                isinstance(error, OperationalError)
-                and getattr(error.__cause__, "pgcode", "") != "40P01"
-            ):
+            is_deadlock = getattr(error.__cause__, "pgcode", "") == "40P01"
+            if isinstance(error, OperationalError) and not is_deadlock:
                 raise
             continue
-        if taken:
+        if taken or claiming.oldest() is None:
             return taken
     return []
 
 
 @transaction.atomic
-def _take(chosen: list[UUID], worker_name: str) -> list[Job]:
-    rows = (
-        Job.objects.select_for_update(skip_locked=True, of=("self",))
-        .filter(id__in=chosen, status=Status.QUEUED)
-        .select_related("release", "embedding")
-        .annotate(has_twin=Exists(Job.objects.filter(key=OuterRef("key"), status=Status.SUCCEEDED)))
-        .order_by()
+def _take(worker_name: str) -> list[Job]:
+    taken = claiming.take(
+        worker_name, batch_size=settings.BATCH_SIZE, lease_seconds=settings.LEASE_SECONDS
     )
-    taken = sorted(rows, key=lambda job: chosen.index(job.id))
-    if not taken:
-        return []
-    now = timezone.now()
-    _move(
-        Job.objects.filter(id__in=[job.id for job in taken], status=Status.QUEUED),
-        to=Status.RUNNING,
-        attempt=F("attempt") + 1,
-        lease_expires_at=_lease_end(),
-        worker_name=worker_name,
-        started_at=now,
-    )
-    batch_size = sum(job.n for job in taken)
+    prefetch_related_objects(taken, "release", "embedding")
     report = Report()
     for job in taken:
-        job.status, job.attempt, job.started_at = Status.RUNNING, job.attempt + 1, now
-        facts = {"attempt": job.attempt, "worker": worker_name, "batch_size": batch_size}
+        facts = {"attempt": job.attempt, "worker": worker_name, "jobs": len(taken)}
         report.moved(job.id, job.status, "job_claimed", **facts)
-        report.observe("retort_queue_seconds", (now - job.created_at).total_seconds())
-    Attempt.objects.bulk_create(
-        Attempt(
-            job=job,
-            number=job.attempt,
-            worker_name=worker_name,
-            batch_size=batch_size,
-            started_at=now,
-        )
-        for job in taken
-    )
+        if job.started_at:
+            waited = job.started_at - job.created_at
+            report.observe("retort_queue_seconds", waited.total_seconds())
     return taken
 
 

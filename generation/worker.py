@@ -9,7 +9,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from datetime import timedelta
 from functools import partial
 from typing import TypeVar
 
@@ -18,7 +17,7 @@ from django.conf import settings
 from django.db import InterfaceError, OperationalError, close_old_connections
 from django.utils import timezone
 
-from generation import fairness, hints, images, jobs, metrics, presence, releases
+from generation import claiming, hints, images, jobs, metrics, presence, releases
 from generation.connections import attempt
 from generation.engine import pipeline
 from generation.engine.errors import EngineError
@@ -304,5 +303,5 @@ def is_deaf(*, idle_seconds: float) -> bool:
     """
     if idle_seconds < settings.DEAF_SECONDS:
         return False
-    waiting_since = timezone.now() - timedelta(seconds=settings.DEAF_SECONDS)
-    return Job.objects.filter(id__in=fairness.next_batch(1), created_at__lt=waiting_since).exists()
+    oldest = claiming.oldest()
+    return oldest is not None and (timezone.now() - oldest).total_seconds() > settings.DEAF_SECONDS

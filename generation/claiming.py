@@ -1,0 +1,89 @@
+"""Which queued jobs a worker takes next, and taking them: one statement. `generation.jobs` owns the rest of their life.
+
+Order: owners take turns, image by image, counting what they have running; among owners on the same turn the one served
+longest ago comes first; an owner's own jobs go by priority, then age. The first job decides release, size and steps of
+the batch; others join while they fit. A job that has failed before runs alone, so that a poison job harms nobody else;
+and of identical jobs only one runs, the others are answered by it.
+"""
+
+from datetime import datetime
+
+from django.db import connection
+
+from generation.models import Job
+
+# Per owner only the first rows of the index job_claimable are read, however long the queue is.
+CANDIDATES = """
+owners AS (
+    SELECT owner_id,
+           (SELECT coalesce(sum(n), 0) FROM generation_job r
+             WHERE r.owner_id = o.owner_id AND r.status = 'running') AS running,
+           (SELECT max(started_at) FROM generation_job s
+             WHERE s.owner_id = o.owner_id AND s.started_at IS NOT NULL) AS served_at
+      FROM (SELECT DISTINCT owner_id FROM generation_job WHERE status = 'queued') o
+), candidates AS (
+    SELECT j.*, o.served_at, o.running + row_number() OVER (
+               PARTITION BY o.owner_id ORDER BY j.priority DESC, j.created_at, j.id) AS turn
+      FROM owners o
+     CROSS JOIN LATERAL (
+           SELECT q.* FROM generation_job q
+            WHERE q.owner_id = o.owner_id AND q.status = 'queued'
+              AND NOT EXISTS (SELECT 1 FROM generation_job r
+                               WHERE r.key = q.key AND r.status = 'running')
+            ORDER BY q.priority DESC, q.created_at, q.id
+            LIMIT %(limit)s
+     ) j
+), ranked AS (
+    SELECT id, key, n, failures, created_at, release_id, width, height, num_inference_steps,
+           row_number() OVER (ORDER BY turn, served_at NULLS FIRST, created_at, id) AS place
+      FROM candidates
+)"""
+
+# `chosen` is a look without locks; `taken` locks what is still queued and leaves what another worker is taking.
+TAKE = f"""
+WITH {CANDIDATES}, compatible AS (
+    SELECT r.*, row_number() OVER (PARTITION BY r.key ORDER BY r.place) AS copy
+      FROM ranked r JOIN ranked head ON head.place = 1
+     WHERE (r.release_id, r.width, r.height, r.num_inference_steps)
+         = (head.release_id, head.width, head.height, head.num_inference_steps)
+       AND (r.place = 1 OR (r.failures = 0 AND head.failures = 0))
+), chosen AS (
+    SELECT id, place, sum(n) OVER (ORDER BY place) AS images FROM compatible WHERE copy = 1
+), taken AS (
+    SELECT j.id, c.place FROM generation_job j JOIN chosen c ON c.id = j.id
+     WHERE j.status = 'queued' AND (c.place = 1 OR c.images <= %(batch_size)s)
+       FOR UPDATE OF j SKIP LOCKED
+), moved AS (
+    UPDATE generation_job j
+       SET status = 'running', attempt = attempt + 1, worker_name = %(worker)s, started_at = statement_timestamp(),
+           lease_expires_at = statement_timestamp() + %(lease)s * interval '1 second'
+      FROM taken WHERE j.id = taken.id AND j.status = 'queued'
+    RETURNING j.*, taken.place
+), noted AS (
+    INSERT INTO generation_attempt (job_id, number, worker_name, batch_size, outcome, error_code, error_detail,
+                                    device_seconds, started_at)
+    SELECT id, attempt, worker_name, (SELECT sum(n) FROM moved), 'running', '', '', 0, started_at FROM moved
+)
+SELECT moved.*, EXISTS (SELECT 1 FROM generation_job d
+                         WHERE d.key = moved.key AND d.status = 'succeeded') AS has_twin
+  FROM moved ORDER BY place
+"""
+OLDEST = f"WITH {CANDIDATES} SELECT min(created_at) FROM ranked"
+
+
+def take(worker_name: str, *, batch_size: int, lease_seconds: float) -> list[Job]:
+    """Compatible jobs with at most `batch_size` images together (a larger first job comes alone), running now."""
+    parameters = {
+        "limit": 4 * batch_size,
+        "batch_size": batch_size,
+        "worker": worker_name,
+        "lease": lease_seconds,
+    }
+    return list(Job.objects.raw(TAKE, parameters))
+
+
+def oldest() -> datetime | None:
+    """When the oldest of the jobs that a worker could take now was made; None: there is none."""
+    with connection.cursor() as cursor:
+        cursor.execute(OLDEST, {"limit": 1})
+        return cursor.fetchone()[0]
