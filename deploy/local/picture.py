@@ -13,6 +13,7 @@ from deploy.local.api import API
 from deploy.local.errors import APIError, LocalError
 
 FORMATS = {".webp": "webp", ".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg"}
+FIRST_TEXT = "a red glass vase on a wooden table"
 ENCODING_SECONDS = 600  # the first start encodes the whole catalogue
 JOB_SECONDS = 600
 
@@ -36,7 +37,7 @@ def make(
 ) -> Picture:
     """Submit a job, wait for it, store its picture. out: a folder, or a file whose ending chooses the format.
 
-    text: of a prompt variant, or its slug; None takes the first of the catalogue. on_look: called about once a second
+    text: of a prompt variant, or its slug; None takes FIRST_TEXT, or the first of the catalogue. on_look: called about once a second
     while waiting. Raises LocalError.
     """
     output_format = FORMATS.get(out.suffix.lower())
@@ -87,7 +88,11 @@ def suggestions(api: API, text: str, count: int = 5) -> list[str]:
 
 
 def _first_variant(api: API) -> str:
-    variants = api.get("/v1/variants", limit=1)["results"]
+    """The one that shows the shipped teacher well, if the catalogue has it."""
+    variants = (
+        api.get("/v1/variants", q=FIRST_TEXT, limit=1)["results"]
+        or api.get("/v1/variants", limit=1)["results"]
+    )
     if not variants:
         raise LocalError(
             "The catalogue is empty. Import one: python manage.py catalogue import FILE"

@@ -316,4 +316,4 @@ def finish(job: Job) -> None:
     (claimed,) = jobs.claim("worker")
     pixels = np.full((job.height, job.width, 3), 120, dtype=np.uint8)
     stored = [images.store(key, pixels, job.output_format) for key in images.keys(job)]
-    assert jobs.commit([jobs.Result(jobs.Claim(job.id, claimed.attempt), stored, 0.1)]) == []
+    assert jobs.commit([jobs.Result(claimed, stored, 0.1)]) == []
