@@ -37,8 +37,8 @@ def make(
 ) -> Picture:
     """Submit a job, wait for it, store its picture. out: a folder, or a file whose ending chooses the format.
 
-    text: of a prompt variant, or its slug; None takes FIRST_TEXT, or the first of the catalogue. on_look: called about once a second
-    while waiting. Raises LocalError.
+    text: of a prompt variant, or its slug; None takes FIRST_TEXT, or the first of the catalogue.
+    on_look: called about once a second while waiting. Raises LocalError.
     """
     output_format = FORMATS.get(out.suffix.lower())
     if out.suffix and not output_format and not out.is_dir():
