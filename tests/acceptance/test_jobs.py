@@ -13,7 +13,7 @@ from PIL import Image
 
 from tests.acceptance.stack import Stack, wait_for
 
-pytestmark = [pytest.mark.acceptance, pytest.mark.xdist_group("acceptance")]
+pytestmark = pytest.mark.acceptance
 
 WORDS = "a red glass vase on a wooden table"
 

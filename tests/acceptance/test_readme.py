@@ -13,7 +13,7 @@ from tests.acceptance.stack import ROOT, Stack
 from tests.test_readme import EXECUTED, blocks
 from tests.tiny import make_sd15_folder
 
-pytestmark = [pytest.mark.acceptance, pytest.mark.xdist_group("acceptance")]
+pytestmark = pytest.mark.acceptance
 
 FIRST, BESIDE, ALONE, OWN = EXECUTED
 PLACEHOLDER = "/path/to/stable-diffusion"  # in the README, for a folder that only the reader has
