@@ -18,7 +18,7 @@ from django.utils.text import slugify
 from generation import hints, releases
 from generation.engine import tokens
 from generation.engine.errors import ReleaseInvalid
-from generation.errors import PromptInvalid, VariantNotEncoded, VariantNotFound
+from generation.errors import EncodingFailed, PromptInvalid, VariantNotEncoded, VariantNotFound
 from generation.models import Embedding, Image, PromptVariant, Release
 
 log = structlog.get_logger(__name__)
@@ -261,7 +261,7 @@ def find(*, slug: str | None = None, text: str | None = None) -> PromptVariant:
 
 
 def embedding_for(variant: PromptVariant, release: Release) -> Embedding:
-    """Of the current revision under the release's own encoder, never of another. Raises VariantNotEncoded."""
+    """Of the current revision under the release's own encoder. Raises VariantNotEncoded and EncodingFailed."""
     row = Embedding.objects.filter(
         variant=variant,
         revision=variant.revision,
@@ -275,7 +275,10 @@ def embedding_for(variant: PromptVariant, release: Release) -> Embedding:
             else "it waits for the encode worker"
         )
     elif row.error and not is_missing(row):
-        why = f"encoding failed: {row.error}"
+        raise EncodingFailed(
+            f"The prompt variant “{variant.slug}” cannot be encoded for the release {release.name}: {row.error}",
+            parameter="variant",
+        )
     elif row.error:
         why = f"it waits for the encode worker ({row.error})"
     else:

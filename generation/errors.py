@@ -44,6 +44,20 @@ class VariantNotEncoded(GenerationError):
     retryable = True
 
 
+class EncodingFailed(GenerationError):
+    """The text of the prompt variant could not be encoded."""
+
+    code = "encoding_failed"
+    status = 422
+
+
+class VariantNotCovered(GenerationError):
+    """The release was not made for this prompt variant."""
+
+    code = "variant_not_covered"
+    status = 422
+
+
 class ReleaseNotAvailable(GenerationError):
     """No such release is being served."""
 

@@ -52,6 +52,7 @@ COUNTERS = {
     "retort_images_total": Counter("Images delivered, new and cached."),
     "retort_device_seconds_total": Counter("Seconds of devices spent on jobs that succeeded."),
     "retort_cache_total": Counter("Succeeded jobs by how they were answered.", ("result",)),
+    "retort_sweeps_total": Counter("Sweeps: beat and the light worker are alive."),
     "retort_encoded_total": Counter("Prompt variants encoded.", ("outcome",)),
 }
 HISTOGRAMS = {

@@ -6,12 +6,13 @@ Also holds the process's stop flag. Knows nothing of what the worker does.
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable
 from datetime import timedelta
 
 import structlog
 from django.conf import settings
-from django.db import DatabaseError, close_old_connections
+from django.db import DatabaseError, close_old_connections, connection
 from django.utils import timezone
 
 from generation.models import Release, Worker
@@ -20,6 +21,8 @@ log = structlog.get_logger(__name__)
 
 HEARTBEAT_SECONDS = 3.0
 TICK_SECONDS = 0.5
+BEAT_LOCK = 0x7265746F7274  # "retort"
+BEAT_RETRY_SECONDS = 5.0
 GONE_AFTER = timedelta(hours=1)
 
 stopping = threading.Event()  # set by the first TERM: finish nothing new
@@ -77,6 +80,21 @@ def end() -> None:
         Worker.objects.filter(name=settings.WORKER_NAME, pid=os.getpid()).delete()
     except DatabaseError as error:
         log.warning("worker_row_left", error=str(error))
+
+
+def wait_for_beat_lock() -> None:
+    """Return when this process alone holds the lock of beat. PostgreSQL frees it with the process, however it ends."""
+    said = False
+    while True:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_try_advisory_lock(%s)", [BEAT_LOCK])
+            if cursor.fetchone()[0]:
+                log.info("beat_begins")
+                return
+        if not said:
+            log.info("beat_stands_by")
+            said = True
+        time.sleep(BEAT_RETRY_SECONDS)
 
 
 def forget_gone() -> None:

@@ -3,9 +3,15 @@
 import structlog
 from celery import shared_task
 from celery.exceptions import WorkerTerminate
-from celery.signals import setup_logging, worker_ready, worker_shutdown, worker_shutting_down
+from celery.signals import (
+    beat_init,
+    setup_logging,
+    worker_ready,
+    worker_shutdown,
+    worker_shutting_down,
+)
 
-from generation import hints, jobs, presence
+from generation import hints, jobs, metrics, presence
 from generation.models import Job, Worker
 
 log = structlog.get_logger(__name__)
@@ -33,6 +39,7 @@ def sweep(**_: object) -> None:
     """Rescue jobs of lost workers; wake a worker for every queue that nobody seems to read."""
     jobs.rescue()
     presence.forget_gone()
+    metrics.increment("retort_sweeps_total")
     if Job.objects.filter(status=Job.Status.QUEUED).exists():
         for _worker in range(max(1, Worker.objects.filter(queue="generation").count())):
             hints.wake()
@@ -65,6 +72,12 @@ def _begin(queues: set[str]) -> None:
 
         encoding.begin()
         hints.encode()
+
+
+@beat_init.connect
+def be_the_only_beat(**_: object) -> None:
+    """A second beat would send every tick twice: it stands by until the first is gone."""
+    presence.wait_for_beat_lock()
 
 
 @worker_shutting_down.connect

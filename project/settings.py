@@ -135,7 +135,11 @@ DATABASES["default"]["CONN_MAX_AGE"] = 60  # the web's threads and the workers l
 DATABASES["default"]["CONN_HEALTH_CHECKS"] = (
     True  # else a PostgreSQL restart costs an error per thread
 )
-DATABASES["default"].setdefault("OPTIONS", {}).setdefault("connect_timeout", 5)
+DATABASES["default"]["OPTIONS"] = {
+    "connect_timeout": 5,
+    "tcp_user_timeout": 10_000,  # milliseconds: a host that vanished must not hold the web's threads
+    **DATABASES["default"].get("OPTIONS", {}),
+}
 
 # --- Redis: the queue, hints and the cache --------------------------------------------------------
 REDIS_URL = env.str("REDIS_URL", default="redis://127.0.0.1:6379/0")

@@ -119,7 +119,7 @@ def _submit(
             return dict(api.post("/v1/jobs", wanted))
         except APIError as error:
             # The same code stands for "not yet" and for "tried, and failed".
-            waiting = error.code == "variant_not_encoded" and "encoding failed" not in str(error)
+            waiting = error.code == "variant_not_encoded"
             if not waiting or time.monotonic() > deadline:
                 raise
             bar.waiting("encoding the catalogue")

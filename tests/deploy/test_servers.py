@@ -27,7 +27,8 @@ def running(server: PostgreSQL | Redis) -> Iterator[subprocess.Popen[bytes]]:
         server.command(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        assert wait_until(server.is_ready, 20)
+        assert wait_until(lambda: process.poll() is not None or server.is_ready(), 20)
+        assert process.poll() is None, "the server ended instead of starting"
         yield process
     finally:
         process.kill()

@@ -8,7 +8,7 @@ from django.db import transaction
 
 from generation import catalogue
 from generation.engine import tokens
-from generation.errors import PromptInvalid, VariantNotEncoded, VariantNotFound
+from generation.errors import EncodingFailed, PromptInvalid, VariantNotEncoded, VariantNotFound
 from generation.models import Embedding, Job, PromptVariant
 from tests.people import (
     ENCODER,
@@ -235,7 +235,6 @@ def test_the_embedding_of_a_release_is_that_of_its_own_encoder_and_the_current_r
     ("error", "reason"),
     [
         (None, "waits for the encode worker"),
-        ("It has 99 tokens.", "encoding failed: It has 99 tokens."),
         (catalogue.ENCODE_AGAIN, "waits for the encode worker"),
     ],
 )
@@ -245,6 +244,14 @@ def test_a_variant_without_a_usable_embedding_is_refused_with_the_reason(error, 
         make_embedding(variant=variant, error=error)
     with pytest.raises(VariantNotEncoded, match=reason):
         catalogue.embedding_for(variant, release)
+
+
+def test_a_variant_whose_encoding_failed_is_refused_for_good_with_the_reason():
+    release, variant = make_release(), make_variant()
+    make_embedding(variant=variant, error="It has 99 tokens.")
+    with pytest.raises(EncodingFailed, match="It has 99 tokens") as caught:
+        catalogue.embedding_for(variant, release)
+    assert not caught.value.retryable
 
 
 # --- states ---------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from generation import images, jobs, submission
 from generation.errors import (
     InvalidRequest,
     ReleaseNotAvailable,
+    VariantNotCovered,
     VariantNotEncoded,
     VariantNotFound,
 )
@@ -77,6 +78,15 @@ def test_a_variant_without_an_embedding_of_the_releases_encoder_is_refused(owner
         submission.submit(owner, variant="new")
     with pytest.raises(VariantNotEncoded):
         submission.submit(owner, variant="vase", model="foreign")
+
+
+def test_a_release_refuses_a_variant_that_it_was_not_made_for(owner):
+    release = make_release(name="narrow")
+    release.manifest["covered_variants"] = ["bowl"]
+    release.save()
+
+    with pytest.raises(VariantNotCovered, match="narrow"):
+        submission.submit(owner, variant="vase", model="narrow")
 
 
 def test_a_repeat_succeeds_at_once_with_the_same_file(owner, redis_server):
