@@ -18,6 +18,9 @@ from deploy.local.ports import HOST
 DATABASE = "retort"
 PASSWORD_MARK = "retort-password"  # beside the data that it opens, and as private
 
+STILL_IN_USE = "pre-existing shared memory block"
+CHILDREN_SECONDS = 10.0
+
 
 class PostgreSQL:
     """folder: where the data goes, unless root must give it to another account (see accounts)."""
@@ -98,6 +101,10 @@ class PostgreSQL:
         if self.throw_away:
             command += ["-c", "fsync=off"]
         done = self.account.run([*command, "postgres"], input=statement + "\n")
+        deadline = time.monotonic() + CHILDREN_SECONDS
+        while STILL_IN_USE in done.stderr and time.monotonic() < deadline:
+            time.sleep(0.2)  # the children of a killed server notice its end one after another
+            done = self.account.run([*command, "postgres"], input=statement + "\n")
         # Single-user mode exits with 0 even when the statement failed.
         if done.returncode != 0 or "ERROR:" in done.stderr or "FATAL:" in done.stderr:
             raise ProcessFailed(f"PostgreSQL could not prepare {data}:\n{done.stderr[-2000:]}")
