@@ -8,9 +8,14 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from uuid import UUID
 
+import structlog
+
 from generation import cache, storage
 from generation.engine import files
+from generation.errors import StorageFailed
 from generation.models import Embedding, Image, Job, Release
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -140,5 +145,9 @@ def _in(output_format: str, known: Mapping[str, Sequence[StoredImage]]) -> dict[
         if ready:
             chosen[key] = ready[0]
         elif masters:
-            chosen[key] = render(masters[0], output_format)
+            try:
+                chosen[key] = render(masters[0], output_format)
+            except (StorageFailed, OSError) as error:
+                # As good as missing: it is computed again.
+                log.warning("image_unreadable", file=masters[0].master, error=str(error))
     return chosen

@@ -56,9 +56,8 @@ _writers = ThreadPoolExecutor(UNCOMMITTED_BATCHES, thread_name_prefix="writer")
 def begin() -> None:
     """Load what is being served, then show the heartbeat."""
     global _last_run
-    release = (
-        Release.objects.filter(status=Release.Status.ACTIVE).order_by("kind").first()
-    )  # "student" before "teacher"
+    # "student" comes before "teacher".
+    release = Release.objects.filter(status=Release.Status.ACTIVE).order_by("kind").first()
     loaded = _pipeline(release) if release else None
     presence.begin(
         "generation", device=loaded.describe() if loaded else "", release=release, tick=_tick
@@ -92,15 +91,16 @@ def _run_batch(batch: list[Job]) -> "Future[None]":
     claims = {job.id: Claim.of(job) for job in batch}
     with _guard:
         _claims.update(claims.values())
-    batch = _answer_repeats(batch)
-    if not batch:
-        return _writers.submit(_let_go, claims.values())
-    metrics.observe("retort_batch_size", sum(job.n for job in batch))
     try:
-        results, seconds = _generate(batch, claims)
+        batch = _answer_repeats(batch)
+        timings = Timings()
+        results = _generate(batch, claims, timings) if batch else {}
     except WorkerStopping:
         return _writers.submit(_give_back, list(claims.values()))
-    return _writers.submit(_write, batch, claims, results, seconds)
+    except BaseException:
+        _let_go(claims.values())  # their leases run out, and somebody else gets them
+        raise
+    return _writers.submit(_write, batch, claims, results, timings)
 
 
 def _answer_repeats(batch: list[Job]) -> list[Job]:
@@ -119,48 +119,44 @@ def _answer_repeats(batch: list[Job]) -> list[Job]:
 Results = dict[Claim, list[GenerationResult] | Exception]
 
 
-def _generate(batch: Sequence[Job], claims: dict) -> tuple[Results, float]:
-    """Each job's results, or the error of all of it; and the device's seconds for the whole batch."""
-    started = time.monotonic()
+def _generate(batch: Sequence[Job], claims: dict, timings: Timings) -> Results:
+    """Each job's results, or the error of all of it."""
     try:
-        results = _call(batch, claims)
+        return _call(batch, claims, timings)
     except WorkerStopping:
         raise
     except EngineError as error:
-        results = dict.fromkeys(claims.values(), error)
+        return dict.fromkeys((claims[job.id] for job in batch), error)
     except Exception as error:
         if len(batch) == 1:
             log.exception("generation_crashed", job_id=str(batch[0].id))
-            results = {claims[batch[0].id]: error}
-        else:
-            # One of them is poison. Alone, each gets its own verdict.
-            log.warning("batch_crashed", error=repr(error), jobs=len(batch))
-            results = {}
-            for job in batch:
-                results |= _generate([job], claims)[0]
-    return results, time.monotonic() - started
+            return {claims[batch[0].id]: error}
+        # One of them is poison. Alone, each gets its own verdict.
+        log.warning("batch_crashed", error=repr(error), jobs=len(batch))
+        results: Results = {}
+        for job in batch:
+            results |= _generate([job], claims, timings)
+        return results
 
 
-def _call(batch: Sequence[Job], claims: dict) -> Results:
+def _call(batch: Sequence[Job], claims: dict, timings: Timings) -> Results:
     loaded = _pipeline(batch[0].release)
     rows = [(job, index) for job in batch for index in range(job.n)]
+    metrics.observe("retort_batch_size", len(rows))
     embeddings = {job.id: job.embedding.stored() for job in batch}
-    results: Results = {claims[job.id]: [] for job in batch}
-    timings = Timings()
-    for start in range(
-        0, len(rows), settings.BATCH_SIZE
-    ):  # more than one only for a job larger than a batch
+    results: dict[Claim, list[GenerationResult]] = {claims[job.id]: [] for job in batch}
+    # More than one part only for a job that is larger than a batch.
+    for start in range(0, len(rows), settings.BATCH_SIZE):
         part = rows[start : start + settings.BATCH_SIZE]
         requests = [
             GenerationRequest(embeddings[job.id], job.seed + index, job.width, job.height)
             for job, index in part
         ]
         on_step = _watch([claims[job.id] for job, _ in part], done=start, total=len(rows))
-        for (job, _), result in zip(
-            part, loaded.generate(requests, on_step=on_step, timings=timings), strict=True
-        ):
-            results[claims[job.id]].append(result)  # type: ignore[union-attr]
-    return results
+        made = loaded.generate(requests, on_step=on_step, timings=timings)
+        for (job, _), result in zip(part, made, strict=True):
+            results[claims[job.id]].append(result)
+    return dict(results)
 
 
 def _watch(rows: list[Claim], *, done: int, total: int) -> Callable[[int, int], Collection[int]]:
@@ -205,22 +201,31 @@ def _pipeline(release: Release) -> Pipeline:
 
 
 # --- in a writer thread ---------------------------------------------------------------------------
-def _write(batch: Sequence[Job], claims: dict, results: Results, seconds: float) -> None:
+def _write(batch: Sequence[Job], claims: dict, results: Results, timings: Timings) -> None:
     """Make the files, commit what succeeded in one transaction, settle what did not."""
+    try:
+        _write_files(batch, claims, results, timings.unet_seconds + timings.decoder_seconds)
+    finally:
+        _let_go(claims.values())
+
+
+def _write_files(
+    batch: Sequence[Job], claims: dict, results: Results, device_seconds: float
+) -> None:
     finished: list[Result] = []
     images_in_batch = sum(job.n for job in batch)
     for job in batch:
         claim = claims[job.id]
-        outcome = results[claim]
         if claim in _dropped:
             continue  # canceled, or another worker has it: nothing of ours is wanted
         try:
-            finished.append(Result(job, _store(job, outcome), seconds * job.n / images_in_batch))
+            stored = _store(job, results[claim])
         except Exception as error:
             _settle_error(claim, error)
+        else:
+            finished.append(Result(job, stored, device_seconds * job.n / images_in_batch))
     if finished:
         _patiently(lambda: jobs.commit(finished))
-    _let_go(claims.values())
 
 
 def _store(job: Job, outcome: "list[GenerationResult] | Exception") -> list[images.StoredImage]:

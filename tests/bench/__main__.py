@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import psutil
@@ -62,32 +63,53 @@ def saturated(stack: Stack, seed: int) -> float:
     return IMAGES / float(row["s"])
 
 
+class Client:
+    """A kept connection that costs little itself."""
+
+    def __init__(self, stack: Stack) -> None:
+        address = urlsplit(stack.run["base_url"])
+        self._connection = http.client.HTTPConnection(address.hostname or "", address.port)
+        self._headers = {
+            "Authorization": f"Bearer {stack.run['api_key']}",
+            "Content-Type": "application/json",
+        }
+
+    def __call__(self, method: str, path: str, body: object = None) -> dict[str, Any]:
+        data = None if body is None else json.dumps(body)
+        self._connection.request(method, path, data, self._headers)
+        answer = self._connection.getresponse()
+        content = json.loads(answer.read() or b"{}")
+        if answer.status >= 400:
+            raise RuntimeError(f"{method} {path} was answered with {answer.status}: {content}")
+        return content
+
+
 def around_the_engine(stack: Stack) -> list[float]:
     """Milliseconds from POST to the finished answer, less the device's time, one job at a time."""
     slug = variant(stack)
+    client = Client(stack)
     spans = []
     for seed in tqdm(range(IDLE_JOBS), desc="idle latency", leave=False, disable=None):
+        asked = {"variant": slug, "model": "quick", "seed": 1_000_000 + seed}
         started = time.perf_counter()
-        job = stack.submit(variant=slug, model="quick", seed=1_000_000 + seed)
+        job = client("POST", "/v1/jobs", asked)
         while job["status"] not in ("succeeded", "failed"):
-            job = stack.job(job["id"], wait=30)
+            job = client("GET", f"/v1/jobs/{job['id']}?wait=30")
         spans.append(1000 * (time.perf_counter() - started - job["metrics"]["device_seconds"]))
     return spans[10:]
 
 
 def requests_per_second(
-    stack: Stack, call: Callable[[http.client.HTTPConnection, int], None], threads: int = 4
+    stack: Stack, call: Callable[[Client, int], None], threads: int = 4
 ) -> float:
     """Answered requests a second over kept connections."""
-    address = urlsplit(stack.run["base_url"])
-    assert address.hostname
     done = [0] * threads
     until = time.monotonic() + SUBMIT_SECONDS
 
     def work(number: int) -> None:
-        connection = http.client.HTTPConnection(address.hostname or "", address.port)
+        client = Client(stack)
         while time.monotonic() < until:
-            call(connection, number * 1_000_000 + done[number])
+            call(client, number * 1_000_000 + done[number])
             done[number] += 1
 
     workers = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
@@ -99,24 +121,14 @@ def requests_per_second(
 
 
 def submissions(stack: Stack) -> tuple[float, float]:
-    """Submissions a second, and a bare Django view's (/health/live) beside it, with the workers frozen."""
+    """Submissions a second, and a bare Django view's (/health/live) beside it, with the worker frozen."""
     slug = variant(stack)
-    headers = {
-        "Authorization": f"Bearer {stack.run['api_key']}",
-        "Content-Type": "application/json",
-    }
 
-    def submit(connection: http.client.HTTPConnection, seed: int) -> None:
-        body = json.dumps({"variant": slug, "model": "quick", "seed": 2_000_000 + seed})
-        connection.request("POST", "/v1/jobs", body, headers)
-        answer = connection.getresponse()
-        answer.read()
-        if answer.status != 202:
-            raise RuntimeError(f"a submission was answered with {answer.status}")
+    def submit(client: Client, seed: int) -> None:
+        client("POST", "/v1/jobs", {"variant": slug, "model": "quick", "seed": 2_000_000 + seed})
 
-    def bare(connection: http.client.HTTPConnection, _seed: int) -> None:
-        connection.request("GET", "/health/live")
-        connection.getresponse().read()
+    def bare(client: Client, _seed: int) -> None:
+        client("GET", "/health/live")
 
     pid = stack.pid("generation-1")
     os.kill(pid, signal.SIGSTOP)

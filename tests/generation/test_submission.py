@@ -128,6 +128,14 @@ def test_an_image_whose_file_is_gone_is_computed_again(owner, redis_server, sett
     assert (settings.MEDIA_ROOT / image.file).is_file()
 
 
+def test_an_image_whose_master_is_damaged_is_computed_again(owner, redis_server, settings):
+    first = submission.submit(owner, variant="vase", seed=7)
+    finish(first)
+    (settings.MEDIA_ROOT / first.images.get().master).write_bytes(b"no picture")
+
+    assert submission.submit(owner, variant="vase", seed=7, output_format="jpeg").status == "queued"
+
+
 def test_another_seed_size_or_release_is_another_image(owner):
     make_release(name="other")
     jobs_made = [

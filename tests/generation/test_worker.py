@@ -13,6 +13,7 @@ from django.db import connection
 from django.utils import timezone
 
 from generation import encoding, images, jobs, presence, releases, submission, worker
+from generation.engine.errors import EmbeddingInvalid
 from generation.models import Attempt, Embedding, Image, Job, PromptVariant, Release, Worker
 from tests.people import make_job, make_release, make_user, make_variant
 from tests.tiny import make_tiny_release
@@ -114,6 +115,46 @@ def test_a_crash_in_a_batch_is_laid_at_the_job_that_causes_it(served, settings):
     assert (poison.status, poison.error_code, poison.failures) == ("failed", "internal_error", 2)
     assert "poison" in poison.error_detail
     assert (good.status, good.failures) == ("succeeded", 0)
+
+
+def test_an_error_of_one_job_alone_does_not_spoil_its_neighbours_after_a_crash(served):
+    poison, good = submit(TEXTS[0], seed=1), submit(TEXTS[1], seed=1)
+    loaded = worker._pipeline(served)
+    row = loaded.embeddings.gather([poison.embedding.stored()])[0]
+
+    def crash(_module, _arguments, options):
+        embeds = options["encoder_hidden_states"]
+        if len(embeds) > 1:
+            raise ArithmeticError("the batch")
+        if (embeds[0] == row).all():
+            raise EmbeddingInvalid("poison")
+
+    hook = loaded.unet.register_forward_pre_hook(crash, with_kwargs=True)
+    try:
+        worker.run()
+    finally:
+        hook.remove()
+
+    poison.refresh_from_db()
+    good.refresh_from_db()
+    assert (poison.status, poison.error_code) == ("failed", "embedding_invalid")
+    assert good.status == "succeeded"
+
+
+def test_whatever_breaks_a_worker_never_renews_a_lease_that_it_does_not_work_on(
+    served, monkeypatch
+):
+    def broken(*_):
+        raise RuntimeError("a bug in the commit")
+
+    job = submit(seed=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs, "commit", broken)
+        with pytest.raises(RuntimeError):
+            worker.run()
+
+    job.refresh_from_db()
+    assert (job.status, worker._claims) == ("running", set())
 
 
 def test_a_release_whose_files_are_gone_fails_the_job_with_the_reason(served, tmp_path):
