@@ -84,7 +84,12 @@ class Stack:
         return code
 
     def pid(self, name: str) -> int:
-        return json.loads((self.home / "run.json").read_text())["processes"][name]
+        """Of a process of the stack; one that is being started again has none for a moment."""
+
+        def look() -> int | None:
+            return json.loads((self.home / "run.json").read_text())["processes"].get(name)
+
+        return wait_for(look, 20, f"{name} runs")
 
     def manage(self, *arguments: str) -> str:
         """manage.py with the environment of the running stack."""
