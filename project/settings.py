@@ -83,7 +83,7 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
-    "django_structlog.middlewares.RequestMiddleware",
+    "project.middleware.RequestLog",
 ]
 ROOT_URLCONF = "project.urls"
 WSGI_APPLICATION = "project.asgi.django_app"

@@ -111,3 +111,14 @@ def test_a_link_to_an_image_that_was_deleted_leads_nowhere():
     image.delete()
 
     problem(Client().get(url), 404, "not_found")
+
+
+def test_the_request_log_names_the_file_but_never_its_signature(caplog):
+    address = link(make_image())
+
+    with caplog.at_level("INFO"):
+        Client().get(address)
+
+    lines = [str(record.msg) for record in caplog.records]
+    assert any(address.split("?")[0] in line for line in lines)
+    assert not any("signature" in line for line in lines)
