@@ -79,13 +79,6 @@ class JobFinished(GenerationError):
     status = 409
 
 
-class AttemptRefused(GenerationError):
-    """The attempt no longer holds the job; its result is dropped."""
-
-    code = "attempt_refused"
-    status = 409
-
-
 class StorageFailed(GenerationError):
     """The image could not be stored."""
 

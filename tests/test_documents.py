@@ -19,7 +19,6 @@ NOT_OVER_THE_API = {
     "prompt_invalid",
     "release_refused",
     "job_finished",  # of the admin and the commands
-    "attempt_refused",
     "text_too_long",  # a log line and a state of the catalogue
 }
 
