@@ -5,7 +5,7 @@ A key hashes everything that decides the pixels. A file format is a rendering of
 
 import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from uuid import UUID
 
 import structlog
@@ -81,15 +81,12 @@ def render(image: StoredImage, output_format: str) -> StoredImage:
     if image.format == output_format and storage.exists(image.file):
         return image
     file = storage.save(files.render(storage.read(image.master), output_format), output_format)
-    return StoredImage(
-        image.key,
-        image.master,
-        file.name,
-        output_format,
-        file.sha256,
-        file.size_bytes,
-        image.width,
-        image.height,
+    return replace(
+        image,
+        file=file.name,
+        format=output_format,
+        sha256=file.sha256,
+        size_bytes=file.size_bytes,
     )
 
 

@@ -116,12 +116,12 @@ def _take(worker_name: str) -> list[Job]:
 def held(claims: Iterable[Claim], *, extend: bool) -> set[Claim]:
     """Which claims this worker still holds (the others were canceled or rescued); `extend` renews their leases."""
     wanted = {claim.job_id: claim for claim in claims}
+    if not wanted:
+        return set()
     rows = Job.objects.filter(
         Q(*(Q(id=c.job_id, attempt=c.attempt) for c in wanted.values()), _connector=Q.OR),
         status=Status.RUNNING,
     )
-    if not wanted:
-        return set()
     if extend:
         rows.update(lease_expires_at=_lease_end())
     return {wanted[job_id] for job_id in rows.values_list("id", flat=True)}
