@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests python run demo test unit check format format-check lint types imports migrations acceptance bench clean
+.PHONY: help setup setup-tests setup-starter python run demo test unit check format format-check lint types imports migrations acceptance starter starter-report bench clean
 
 BASE_PYTHON ?= python3
 PYTHON := .venv/bin/python
@@ -13,7 +13,7 @@ export WORKERS PORT PROMPT SEED OUT TORCH
 help: ## list these targets
 	@echo "Retort: pictures for a catalogue of prompts."
 	@echo
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@sed -n 's/^# Variables: /Variables: /p' Makefile
 
@@ -26,6 +26,9 @@ setup: python ## make .venv and install what the project needs
 
 setup-tests: python
 	@$(BASE_PYTHON) -m deploy.local.setup --tests
+
+setup-starter: python
+	@$(BASE_PYTHON) -m deploy.local.setup --starter
 
 run: setup ## start everything, make a first picture, serve until Ctrl-C
 	@exec $(LOCAL) run
@@ -68,6 +71,12 @@ migrations: setup-tests ## whether the models have changes without a migration
 acceptance: setup-tests ## whole stacks under load, killed workers and restarted servers (ARGS="-k name")
 	@echo "Running the acceptance tests …"
 	@exec $(LOCAL) servers -- $(PYTHON) -m pytest -m acceptance -p no:xdist --no-header -v $(ARGS)
+
+starter: setup-starter ## make the starter anew: photographs, judges, VAE, teacher, pack (hours; resumes; ARGS="--only vae")
+	@exec $(PYTHON) -m distillation.starter build $(ARGS)
+
+starter-report: setup-starter ## measure the committed starter and write docs/starter.md (half an hour; resumes)
+	@exec $(PYTHON) -m distillation.starter report $(ARGS)
 
 bench: setup-tests ## measure the engine alone and the whole stack
 	@exec $(PYTHON) -m tests.bench $(ARGS)

@@ -17,7 +17,11 @@ PROJECT = Path(__file__).resolve().parents[2]
 VENV = PROJECT / ".venv"
 PYTHON = VENV / "bin" / "python"
 STAMP = VENV / "installed.json"  # written last: without it the installation is repeated
-REQUIREMENTS = {"project": "requirements.txt", "tests": "tests/requirements.txt"}
+REQUIREMENTS = {
+    "project": "requirements.txt",
+    "starter": "distillation/starter/requirements.txt",
+    "tests": "tests/requirements.txt",
+}
 TORCH_INDEXES = {"cpu": "https://download.pytorch.org/whl/cpu"}
 
 
@@ -34,7 +38,15 @@ def main() -> int:
     parser.add_argument(
         "--tests", action="store_true", help="what the tests and checks need as well"
     )
+    parser.add_argument(
+        "--starter", action="store_true", help="what making the starter needs as well"
+    )
     options = parser.parse_args()
+    groups = ["project"]
+    if options.starter or options.tests:  # the tests try the starter too
+        groups.append("starter")
+    if options.tests:
+        groups.append("tests")
     torch = os.environ.get("TORCH") or ""
     try:
         if torch and torch not in TORCH_INDEXES:
@@ -49,7 +61,7 @@ def main() -> int:
             except BlockingIOError:
                 say("Another `make` is installing; waiting for it …")
                 fcntl.flock(lock, fcntl.LOCK_EX)
-            install(["project", "tests"] if options.tests else ["project"], torch)
+            install(groups, torch)
     except SetupFailed as error:
         say(f"\n{error}")
         return 1

@@ -1,0 +1,1 @@
+"""The binary feature vector of an image: network, calibration, thresholds. Knows no generator and no data set."""

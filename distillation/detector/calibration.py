@@ -1,0 +1,113 @@
+"""A temperature and a threshold for each bit, and how far its probability can be believed. Knows no network."""
+
+import torch
+from torch import Tensor
+
+SHARPEST, FLATTEST = 1 / 20, 20.0  # temperatures searched
+STEPS = 60  # of the bisection: the interval ends at float precision
+
+
+def fit_temperatures(logits: Tensor, bits: Tensor) -> Tensor:
+    """The temperature of each bit that minimises the binary cross-entropy of sigmoid(logit / T). → float32 [bits].
+
+    logits, bits: [N, bits]. Targets are smoothed by the counts, as in Platt 1999: where every image is right, the
+    cross-entropy alone would make T zero.
+    """
+    z, y = _checked(logits, bits)
+    positives = y.sum(dim=0)
+    negatives = len(y) - positives
+    target = torch.where(y, (positives + 1) / (positives + 2), 1 / (negatives + 2))
+    # Convex in β = 1/T, so its derivative mean(z·(σ(βz) − y)) has one root: bisect log β.
+    low = torch.full_like(z[0], 1 / FLATTEST).log()
+    high = torch.full_like(z[0], 1 / SHARPEST).log()
+    for _ in range(STEPS):
+        middle = (low + high) / 2
+        slope = (z * (torch.sigmoid(middle.exp() * z) - target)).mean(dim=0)
+        low, high = torch.where(slope < 0, middle, low), torch.where(slope < 0, high, middle)
+    return torch.exp(-(low + high) / 2).float()
+
+
+def fit_thresholds(probabilities: Tensor, bits: Tensor) -> Tensor:
+    """The threshold of each bit with the highest balanced accuracy. → float32 [bits]; present means ≥.
+
+    It lies in the middle of the gap between two images, in logits; of equally good gaps the widest is taken.
+    """
+    p, y = _checked(probabilities, bits)
+    thresholds = []
+    for column in range(p.shape[1]):
+        cuts, widths, kept, accepted = _cuts(p[:, column], y[:, column])
+        balanced = (kept + 1 - accepted) / 2
+        best = (balanced >= balanced.max() - 1e-9).nonzero()[:, 0]
+        thresholds.append(cuts[best[widths[best].argmax()]])
+    return torch.stack(thresholds).float()
+
+
+def thresholds_at_false_accepts(probabilities: Tensor, bits: Tensor, *, rate: float) -> Tensor:
+    """The lowest threshold of each bit that accepts at most `rate` of the images without it. → float32 [bits]."""
+    if not 0 <= rate < 1:
+        raise ValueError(f"A false-accept rate is from 0 to below 1, not {rate}.")
+    p, y = _checked(probabilities, bits)
+    thresholds = []
+    for column in range(p.shape[1]):
+        cuts, _, _, accepted = _cuts(p[:, column], y[:, column])
+        thresholds.append(cuts[accepted <= rate].min())
+    return torch.stack(thresholds).float()
+
+
+def accuracies(present: Tensor, bits: Tensor) -> Tensor:
+    """The share of images whose bit is right, of each bit. → float32 [bits]. present, bits: [N, bits]."""
+    _checked(present, bits)
+    return (present.bool() == bits.bool()).float().mean(dim=0)
+
+
+def balanced_accuracies(present: Tensor, bits: Tensor) -> Tensor:
+    """The mean of the hit rate and the correct-rejection rate of each bit. → float32 [bits]."""
+    decided, y = _checked(present, bits)
+    hits = ((decided > 0.5) & y).sum(dim=0) / y.sum(dim=0)
+    rejections = ((decided <= 0.5) & ~y).sum(dim=0) / (~y).sum(dim=0)
+    return ((hits + rejections) / 2).float()
+
+
+def expected_calibration_error(probabilities: Tensor, bits: Tensor, *, bins: int = 15) -> float:
+    """The mean distance between confidence and frequency over bins of equal width (Guo et al. 2017, arXiv 1706.04599).
+
+    Of all the bits together; binned by the probability of the bit.
+    """
+    if bins < 1:
+        raise ValueError(f"At least one bin is needed, not {bins}.")
+    if probabilities.shape != bits.shape or not probabilities.numel():
+        raise ValueError(f"{list(probabilities.shape)} probabilities, {list(bits.shape)} bits.")
+    p, y = probabilities.double().flatten(), bits.double().flatten()
+    bin_of = (p * bins).long().clamp(0, bins - 1)
+    confidence = torch.zeros(bins, dtype=torch.float64).index_add_(0, bin_of, p)
+    frequency = torch.zeros(bins, dtype=torch.float64).index_add_(0, bin_of, y)
+    return float((confidence - frequency).abs().sum() / len(p))
+
+
+def _checked(values: Tensor, bits: Tensor) -> tuple[Tensor, Tensor]:
+    """(float64 values, bool bits); each bit must be both present and absent somewhere, or nothing can be fitted."""
+    if values.shape != bits.shape or values.ndim != 2:
+        raise ValueError(
+            f"Values {list(values.shape)} and bits {list(bits.shape)} must both be [N, bits]."
+        )
+    y = bits.bool()
+    counts = y.sum(dim=0)
+    if bad := ((counts == 0) | (counts == len(y))).nonzero()[:, 0].tolist():
+        raise ValueError(
+            f"Bits {bad} are the same in all {len(y)} images: add images with and without each."
+        )
+    return values.double(), y
+
+
+def _cuts(p: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Every distinct threshold of one bit: (probability, width of its gap in logits, share of positives kept, of
+    negatives accepted). p: [N] probabilities; y: bool [N]."""
+    z = torch.logit(p, eps=1e-9)
+    levels = torch.cat([torch.tensor([-21.0, 21.0], dtype=z.dtype), z]).unique()  # sorted
+    cuts = (levels[1:] + levels[:-1]) / 2
+    widths = levels[1:] - levels[:-1]
+    # Beyond the outermost images nothing was seen: such a gap is as narrow as can be.
+    widths[0] = widths[-1] = 0
+    kept = (z[y][None, :] >= cuts[:, None]).double().mean(dim=1)
+    accepted = (z[~y][None, :] >= cuts[:, None]).double().mean(dim=1)
+    return torch.sigmoid(cuts), widths, kept, accepted

@@ -1,0 +1,184 @@
+"""The detector's network and its file format: images to one calibrated probability per bit. Knows no training."""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+FORMAT_VERSION = 1
+BATCH = 64  # images judged at once: larger gains nothing on a CPU
+
+
+class DetectorUnusable(Exception):
+    """The folder holds no detector that can be loaded."""
+
+
+@dataclass(frozen=True)
+class DetectorConfig:
+    """bits: their names, in order; groups: sizes of the groups of bits of which one is set; widths: channels per stage.
+
+    The groups are information for the reader of a verdict: the network has one sigmoid per bit all the same.
+    """
+
+    bits: tuple[str, ...]
+    groups: tuple[int, ...]
+    image_size: int = 128
+    widths: tuple[int, ...] = (32, 64, 128, 192)
+    depths: tuple[int, ...] = (0, 1, 1, 2)  # residual blocks of each stage
+
+    def __post_init__(self) -> None:
+        if not self.bits or len(set(self.bits)) != len(self.bits):
+            raise ValueError(f"The bits must be distinct names, at least one; not {self.bits}.")
+        if sum(self.groups) != len(self.bits) or min(self.groups, default=0) < 1:
+            raise ValueError(f"The groups {self.groups} do not add up to {len(self.bits)} bits.")
+        if not self.widths or min(self.widths) < 1 or len(self.depths) != len(self.widths):
+            raise ValueError(f"Give one depth per width, not {self.depths} for {self.widths}.")
+        # The first block of a stage halves the image, so a stage after the stem cannot be empty.
+        if self.depths[0] < 0 or min(self.depths[1:], default=1) < 1:
+            raise ValueError(f"Stages after the first need a block or more, not {self.depths}.")
+        if self.image_size < 2 ** len(self.widths):
+            raise ValueError(
+                f"{self.image_size} pixels are too few for {len(self.widths)} halvings."
+            )
+
+
+class Block(nn.Module):
+    """Two convolutions beside a shortcut (He et al. 2015, arXiv 1512.03385)."""
+
+    def __init__(self, channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, out_channels, 3, stride, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(out_channels)
+        # Averaging before the 1×1 projection keeps what a strided one would throw away (arXiv 1812.01187).
+        self.shortcut = (
+            nn.Identity()
+            if stride == 1 and channels == out_channels
+            else nn.Sequential(
+                nn.AvgPool2d(stride) if stride > 1 else nn.Identity(),
+                nn.Conv2d(channels, out_channels, 1, bias=False),
+                nn.BatchNorm2d(out_channels),
+            )
+        )
+        nn.init.zeros_(self.norm2.weight)  # starts as the shortcut alone
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.norm1(self.conv1(x)))
+        return F.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
+
+
+class Detector(nn.Module):
+    """One sigmoid per bit, with a temperature and a threshold for each; without calibration they are 1 and ½."""
+
+    temperatures: Tensor
+    thresholds: Tensor
+
+    def __init__(self, config: DetectorConfig) -> None:
+        super().__init__()
+        self.config = config
+        first = config.widths[0]
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, first, 5, 2, 2, bias=False), nn.BatchNorm2d(first), nn.ReLU()
+        )
+        blocks: list[nn.Module] = []
+        channels = first
+        for stage, (width, depth) in enumerate(zip(config.widths, config.depths, strict=True)):
+            for index in range(depth):
+                blocks.append(Block(channels, width, 2 if stage and not index else 1))
+                channels = width
+        self.blocks = nn.Sequential(*blocks)
+        self.head = nn.Linear(channels, len(config.bits))
+        self.register_buffer("temperatures", torch.ones(len(config.bits)))
+        self.register_buffer("thresholds", torch.full((len(config.bits),), 0.5))
+        nn.utils.convert_conv2d_weight_memory_format(self, torch.channels_last)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [N, bits], not yet divided by the temperatures. images: float [N, 3, size, size], −1 to 1."""
+        features = self.blocks(self.stem(images.contiguous(memory_format=torch.channels_last)))
+        return self.head(features.mean(dim=(2, 3)))
+
+    @torch.inference_mode()
+    def logits(self, images: Tensor) -> Tensor:
+        """As `forward`, float32 [N, bits], of uint8 images [N, 3, size, size]; in batches, in evaluation mode."""
+        self._check(images)
+        was_training = self.training
+        self.eval()
+        try:
+            parts = [self(as_float(batch)).float() for batch in images.split(BATCH)]
+        finally:
+            self.train(was_training)
+        return torch.cat(parts) if parts else torch.empty(0, len(self.config.bits))
+
+    def probabilities(self, images: Tensor) -> Tensor:
+        """Calibrated, float32 [N, bits], of uint8 images [N, 3, size, size]."""
+        return torch.sigmoid(self.logits(images) / self.temperatures)
+
+    def present(self, images: Tensor) -> Tensor:
+        """Which bits are there: bool [N, bits], of uint8 images [N, 3, size, size]."""
+        return self.probabilities(images) >= self.thresholds
+
+    def _check(self, images: Tensor) -> None:
+        size = self.config.image_size
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1:] != (3, size, size):
+            raise ValueError(
+                f"The detector judges uint8 images [N, 3, {size}, {size}], not"
+                f" {images.dtype} {list(images.shape)}. Scale them first."
+            )
+
+
+def as_float(images: Tensor) -> Tensor:
+    """uint8 0 … 255 to float32 −1 … 1."""
+    return images.float().div_(127.5).sub_(1)
+
+
+def save(detector: Detector, folder: Path) -> None:
+    """Write config.json and model.safetensors (weights, temperatures, thresholds) into the folder."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: value.contiguous() for name, value in detector.state_dict().items()}
+    config = {"format_version": FORMAT_VERSION, **asdict(detector.config)}
+    _write(folder / WEIGHTS, save_tensors(tensors))
+    _write(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+
+
+def load(folder: Path) -> Detector:
+    """The detector in evaluation mode, frozen. Raises DetectorUnusable."""
+    folder = Path(folder)
+    try:
+        fields = json.loads((folder / CONFIG).read_text("utf-8"))
+        if (version := fields.pop("format_version", None)) != FORMAT_VERSION:
+            raise ValueError(f"format version {version} is not {FORMAT_VERSION}")
+        arguments: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in fields.items()
+        }
+        config = DetectorConfig(**arguments)
+        detector = Detector(config)
+        # strict: a tensor that is missing would stay random
+        detector.load_state_dict(load_tensors((folder / WEIGHTS).read_bytes()))
+    except (OSError, ValueError, TypeError, RuntimeError, AttributeError, SafetensorError) as error:
+        raise DetectorUnusable(
+            f"{folder} holds no usable detector: {error}. Train it again, or copy {CONFIG} and {WEIGHTS} anew."
+        ) from error
+    return detector.requires_grad_(False).eval()
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Replace the file as a whole: a kill leaves the old or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

@@ -1,0 +1,135 @@
+"""Distances between two sets of features, and between two pictures. Knows no network: features are given.
+
+The distance between sets is the maximum mean discrepancy, MMD² (Gretton et al. 2012). Its unbiased estimate needs no
+thousands of pictures, unlike FID, and is 0 on average for two samples of one distribution, so it may come out negative.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+Kernel = Callable[[Tensor, Tensor], Tensor]  # (n, d), (m, d) → (n, m)
+CMMD_SIGMA = 10.0
+CONFIDENCE = 0.95
+
+
+class Interval(NamedTuple):
+    """A value and the ends of its interval at CONFIDENCE."""
+
+    value: float
+    low: float
+    high: float
+
+
+def polynomial(x: Tensor, y: Tensor) -> Tensor:
+    """(x·y ÷ d + 1)³, the kernel of KID (Bińkowski et al. 2018)."""
+    return (x @ y.T / x.shape[1] + 1) ** 3
+
+
+def gaussian(x: Tensor, y: Tensor, *, sigma: float = CMMD_SIGMA) -> Tensor:
+    """exp(−‖x − y‖² ÷ 2σ²), the kernel of CMMD (Jayasumana et al. 2024)."""
+    squares = (x**2).sum(1, keepdim=True) + (y**2).sum(1) - 2 * x @ y.T
+    return torch.exp(-squares.clamp(min=0) / (2 * sigma**2))
+
+
+@dataclass(frozen=True)
+class Measure:
+    """scale × unbiased MMD² with a kernel. x and y: features (n, d) and (m, d) of two sets."""
+
+    kernel: Kernel
+    scale: float = 1.0
+
+    def __call__(self, x: Tensor, y: Tensor) -> float:
+        return self.scale * mmd2(x, y, self.kernel)
+
+
+def mmd2(x: Tensor, y: Tensor, kernel: Kernel) -> float:
+    """The unbiased estimate (Gretton et al. 2012, eq. 3): without the distance of a picture to itself."""
+    grams = _grams(x, y, kernel)
+    ones = torch.ones(1, len(x), dtype=torch.float64), torch.ones(1, len(y), dtype=torch.float64)
+    return float(_weighted(grams, *ones))
+
+
+KID = Measure(polynomial)
+CMMD = Measure(gaussian, 1000)
+
+
+def kid(x: Tensor, y: Tensor) -> float:
+    """Kernel inception distance of the features as they are; the original takes those of Inception, not of length 1."""
+    return KID(x, y)
+
+
+def cmmd(x: Tensor, y: Tensor) -> float:
+    """CMMD × 1000, as its authors report it, of CLIP features, which are brought to length 1."""
+    return CMMD(torch.nn.functional.normalize(x, dim=1), torch.nn.functional.normalize(y, dim=1))
+
+
+def bootstrap(
+    x: Tensor,
+    y: Tensor,
+    measure: Measure,
+    *,
+    resamples: int = 1000,
+    generator: torch.Generator,
+) -> Interval:
+    """The measure and its percentile interval when both sets are drawn again with replacement.
+
+    A picture drawn twice is not compared with itself: otherwise every resample would be too far away, by more than
+    two sets of real pictures are apart. A resample that holds one picture only has no estimate and is left out.
+    On the features as they are: bring them to length 1 for CMMD.
+    """
+    if resamples < 2:
+        raise ValueError(f"resamples must be at least 2, not {resamples}.")
+    grams = _grams(x, y, measure.kernel)
+    weights = [_counts(len(features), resamples, generator) for features in (x, y)]
+    values = measure.scale * _weighted(grams, *weights)
+    values = values[values.isfinite()]
+    tail = (1 - CONFIDENCE) / 2
+    low, high = values.quantile(torch.tensor([tail, 1 - tail], dtype=values.dtype)).tolist()
+    return Interval(measure(x, y), low, high)
+
+
+def psnr(a: Tensor, b: Tensor) -> Tensor:
+    """Peak signal to noise, in dB, of each picture: (n,) of two uint8 (n, channels, height, width)."""
+    if a.shape != b.shape or a.dtype != torch.uint8 or b.dtype != torch.uint8:
+        raise ValueError(
+            f"Two uint8 batches of one shape are compared, not {a.dtype} {tuple(a.shape)} "
+            f"with {b.dtype} {tuple(b.shape)}."
+        )
+    error = ((a.double() - b.double()) ** 2).flatten(1).mean(1)
+    return (10 * torch.log10(255.0**2 / error)).float()
+
+
+def _grams(x: Tensor, y: Tensor, kernel: Kernel) -> tuple[Tensor, Tensor, Tensor]:
+    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
+        raise ValueError(f"Features are (n, d) and (m, d), not {tuple(x.shape)}, {tuple(y.shape)}.")
+    if min(len(x), len(y)) < 2:
+        raise ValueError(f"A set holds at least 2 pictures, not {len(x)} and {len(y)}.")
+    if not (x.isfinite().all() and y.isfinite().all()):
+        raise ValueError("The features hold values that are not finite.")
+    x, y = x.double(), y.double()  # the terms agree in their first digits
+    return kernel(x, x), kernel(y, y), kernel(x, y)
+
+
+def _counts(size: int, resamples: int, generator: torch.Generator) -> Tensor:
+    """How often each of `size` pictures is in each resample: (resamples, size)."""
+    drawn = torch.randint(size, (resamples, size), generator=generator)
+    return torch.zeros(resamples, size, dtype=torch.float64).scatter_add_(
+        1, drawn, torch.ones(resamples, size, dtype=torch.float64)
+    )
+
+
+def _weighted(grams: tuple[Tensor, Tensor, Tensor], a: Tensor, b: Tensor) -> Tensor:
+    """MMD² per row of a (r, n) and b (r, m), the weights of the pictures of the two sets."""
+    of_x, of_y, between = grams
+    across = ((a @ between) * b).sum(1) / (a.sum(1) * b.sum(1))
+    return _within(of_x, a) + _within(of_y, b) - 2 * across
+
+
+def _within(gram: Tensor, weights: Tensor) -> Tensor:
+    squares = weights**2
+    total = ((weights @ gram) * weights).sum(1) - squares @ gram.diagonal()
+    return total / (weights.sum(1) ** 2 - squares.sum(1))

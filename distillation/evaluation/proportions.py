@@ -1,0 +1,32 @@
+"""A share of pictures with its interval. Knows not what was counted."""
+
+from dataclasses import dataclass
+from math import sqrt
+
+Z = 1.959964  # of a normal distribution, for 95 %
+
+
+@dataclass(frozen=True)
+class Share:
+    """`count` of `total` pictures."""
+
+    count: int
+    total: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.count <= self.total or self.total == 0:
+            raise ValueError(
+                f"A share is of at least one picture, not {self.count} of {self.total}."
+            )
+
+    @property
+    def value(self) -> float:
+        return self.count / self.total
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """At 95 % (Wilson 1927): right for shares near 0 and 1 too, where value ± z·error leaves the range."""
+        n, p = self.total, self.value
+        middle = (p + Z**2 / (2 * n)) / (1 + Z**2 / n)
+        half = Z / (1 + Z**2 / n) * sqrt(p * (1 - p) / n + Z**2 / (4 * n**2))
+        return max(0.0, middle - half), min(1.0, middle + half)

@@ -1,0 +1,1 @@
+"""A small photographic world with a real teacher: renders, captions, networks, pack. Knows no Django."""

@@ -1,0 +1,149 @@
+"""The commands that make the starter and measure it: `python -m distillation.starter`. Knows no stage by name."""
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from distillation.starter import stages
+from distillation.starter.records import HistoryUnusable
+from distillation.starter.stages import StageError, Status
+from distillation.trainers.errors import TrainingError
+from generation.engine.errors import EngineError
+
+ROOT = Path(__file__).resolve().parents[2]
+DATA = ROOT / ".retort" / "starter"
+INTERRUPTED = 130  # what a shell calls a command that Ctrl-C ended
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.command(options)
+    except KeyboardInterrupt:
+        print("\nInterrupted; the same command goes on from here.", file=sys.stderr)
+        return INTERRUPTED
+    except (StageError, TrainingError, HistoryUnusable, EngineError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument(
+        "--data",
+        type=Path,
+        default=DATA,
+        metavar="DIR",
+        help="where stages keep what they make (default: %(default)s)",
+    )
+    shared.add_argument(
+        "--quick",
+        action="store_true",
+        help="toy sizes, to try everything in minutes; nothing outside DIR is written",
+    )
+    parser = argparse.ArgumentParser(
+        prog="python -m distillation.starter",
+        description="Make the starter: photographs, captions, CLIP, VAE, detector, teacher, release.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    building = commands.add_parser(
+        "build", parents=[shared], help="build what is not finished, and publish the pack"
+    )
+    building.add_argument(
+        "--only",
+        nargs="+",
+        metavar="STAGE",
+        help="these stages and what they need; see `status` for their names",
+    )
+    building.set_defaults(command=_build)
+    reporting = commands.add_parser(
+        "report", parents=[shared], help="measure the published pack and write docs/starter.md"
+    )
+    reporting.set_defaults(command=_report)
+    showing = commands.add_parser("status", parents=[shared], help="how far each stage is")
+    showing.set_defaults(command=_status)
+    return parser
+
+
+# --- commands -------------------------------------------------------------------------------------
+def _build(options: argparse.Namespace) -> None:
+    from transformers.utils import logging
+
+    from distillation.starter import recipe  # loads the libraries of every stage: not for --help
+
+    logging.disable_progress_bar()  # of loading and saving: a second's work, and a line each
+    table = recipe.QUICK if options.quick else recipe.STAGES
+    folders = stages.build(table, options.data, only=options.only, on_stage=_announce)
+    if recipe.PACK in folders and not options.quick:
+        recipe.publish(folders[recipe.PACK])
+        print(f"Published in {recipe.PUBLISHED.teacher} with its judges and its history.")
+    print(_table([row for row in stages.status(table, options.data) if row.name in folders]))
+
+
+def _report(options: argparse.Namespace) -> None:
+    from transformers.utils import logging
+
+    from distillation.starter import recipe, report
+
+    logging.disable_progress_bar()
+    measured, docs = recipe.PUBLISHED, ROOT / "docs"
+    if options.quick:
+        folder = stages.folder_of(recipe.QUICK, options.data, recipe.PACK)
+        measured, docs = recipe.packed(folder), options.data / "report-quick"
+    document = report.write(
+        options.data, measured.teacher, measured.judges, docs=docs, quick=options.quick
+    )
+    print(f"Wrote {document}.")
+
+
+def _status(options: argparse.Namespace) -> None:
+    from distillation.starter import recipe
+
+    print(_table(stages.status(recipe.QUICK if options.quick else recipe.STAGES, options.data)))
+
+
+# --- text -----------------------------------------------------------------------------------------
+def _announce(row: Status) -> None:
+    """Before a stage is built, so that its progress bar has a heading."""
+    if row.state == "started":
+        print(f"{row.name}: going on after {_duration(row.seconds)} …", flush=True)
+    elif row.state == "absent":
+        print(f"{row.name} …", flush=True)
+
+
+def _table(rows: Sequence[Status]) -> str:
+    """A line a stage, with the sum of the times at the end."""
+    cells = [("stage", "state", "time", "size", "folder")]
+    cells += [
+        (row.name, row.state, _duration(row.seconds), _size(row.bytes), str(row.folder))
+        for row in rows
+    ]
+    total = _duration(sum(row.seconds for row in rows)), _size(sum(row.bytes for row in rows))
+    cells.append(("all", "", *total, ""))
+    widths = [max(len(row[column]) for row in cells) for column in range(4)]
+    return "\n".join(
+        f"{name:<{widths[0]}}  {state:<{widths[1]}}  {time:>{widths[2]}}  {size:>{widths[3]}}  {folder}".rstrip()
+        for name, state, time, size, folder in cells
+    )
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02} min"
+    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**20:.1f} MiB"
+
+
+if __name__ == "__main__":
+    # As an exception, so that what was begun is put in order: times written, rendering processes ended.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    sys.exit(main())

@@ -1,0 +1,91 @@
+"""The grammar of the starter: what can be said of a combination, and the catalogue of it. Knows no tokens."""
+
+import csv
+import io
+import os
+from pathlib import Path
+
+from distillation.starter.words import ATTRIBUTES, COLOURS, GROUNDS, MATERIALS, OBJECTS, Combination
+
+MOST_WORDS = 12  # of a prompt variant
+GROUND_PHRASES = {"table": "a wooden table", "slab": "a marble slab", "cloth": "a linen cloth"}
+COLUMNS = ("slug", "text", "tags", "status", "notes")
+
+# {a}, {A}: the article before the colour, before the object's own name.
+TEMPLATES = (
+    "{a} {colour} {material} {object} on {ground}",  # the canonical one
+    "a photo of {a} {colour} {material} {object} on {ground}",
+    "photo of {A} {object} of {colour} {material} on {ground}",
+    "{A} {material} {object} in {colour} on {ground}",
+    "{ground} with {a} {colour} {material} {object}",
+    "{a} {colour} {object} made of {material} on {ground}",
+    "a still life with {a} {colour} {material} {object} on {ground}",
+)
+# What is said of one attribute alone.
+PHRASES = {
+    "object": ("a {word}", "a photo of a {word}", "a still life with a {word}"),
+    "colour": ("{word}", "something {word}", "a photo of something {word}"),
+    "material": ("{word}", "something made of {word}", "a photo of something of {word}"),
+    "ground": ("on {word}", "a photo of something on {word}", "{word}"),
+}
+
+
+def captions(combination: Combination) -> tuple[str, ...]:
+    """Every phrasing of the combination, each of at most 12 words; the first is the canonical one."""
+    return tuple(
+        template.format(
+            a=_article(combination.colour),
+            A="a",  # no object and no material begins with a vowel
+            colour=combination.colour,
+            material=combination.material,
+            object=combination.object,
+            ground=GROUND_PHRASES[combination.ground],
+        )
+        for template in TEMPLATES
+    )
+
+
+def phrases(attribute: str, word: str) -> tuple[str, ...]:
+    """What can be said of an image of which one attribute alone is known."""
+    if word not in ATTRIBUTES.get(attribute, ()):
+        raise ValueError(f"{word!r} is not a word of {attribute!r}. See starter.words.ATTRIBUTES.")
+    return tuple(
+        template.format(word=GROUND_PHRASES.get(word, word)) for template in PHRASES[attribute]
+    )
+
+
+def catalogue() -> tuple[Combination, ...]:
+    """The combinations with a prompt variant: each object, colour and material once, the grounds in turn."""
+    return tuple(
+        Combination(
+            object=thing,
+            colour=colour,
+            material=material,
+            # Starts with the cloth, and moves on by one with each step in each of the three.
+            ground=GROUNDS[(o + c + m + 2) % len(GROUNDS)],
+        )
+        for o, thing in enumerate(OBJECTS)
+        for c, colour in enumerate(COLOURS)
+        for m, material in enumerate(MATERIALS)
+    )
+
+
+def write_catalogue(path: Path) -> None:
+    """Write the CSV file that `manage.py catalogue import` takes, as a whole: one canonical caption a row."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for combination in catalogue():
+        tags = (combination.object, combination.colour, combination.material, combination.ground)
+        writer.writerow((combination.slug, captions(combination)[0], ",".join(tags), "active", ""))
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w", encoding="utf-8", newline="") as target:
+        target.write(file.getvalue())
+        target.flush()
+        os.fsync(target.fileno())
+    os.replace(temporary, path)
+
+
+def _article(word: str) -> str:
+    return "an" if word[0] in "aeiou" else "a"

@@ -1,0 +1,350 @@
+"""Trains the tiny CLIP on photographs and captions, and judges with it. Knows no renderer and no diffusion.
+
+Its text tower conditions the teacher; its image tower measures likeness. Losses: Radford et al. 2021, arXiv 2103.00020,
+with every caption of the same combination a positive, and the same again per attribute against phrases of one word.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+
+from distillation.starter.captions import captions, phrases
+from distillation.starter.tokenizer import MODEL_MAX_LENGTH
+from distillation.starter.words import ATTRIBUTES, COMBINATIONS, Combination
+from distillation.trainers import loop
+from distillation.trainers.augmentation import Augmentation
+from distillation.trainers.ema import Ema
+
+if TYPE_CHECKING:
+    from distillation.starter.photographs import Photographs
+
+BATCH = 64  # images or texts at once: more gains nothing on a CPU
+SHARPEST = 100.0  # the scale of the logits is kept below it, as in the paper
+# One value a channel, so that a stock CLIPImageProcessor makes of a picture what `as_pixels` does.
+MEAN = DEVIATION = 0.5
+
+
+@dataclass(frozen=True)
+class ClipRecipe:
+    """The sizes of the two towers, and how they are trained. Widths are of the residual stream."""
+
+    image_size: int = 128
+    patch: int = 16
+    image_width: int = 192
+    image_layers: int = 6
+    image_heads: int = 6
+    image_hidden: int = 768
+    text_width: int = 160  # what the teacher attends to
+    text_layers: int = 4
+    text_heads: int = 4
+    text_hidden: int = 640
+    projection: int = 128
+    steps: int = 1100
+    batch: int = 64
+    learning_rate: float = 1e-3  # peak
+    warmup: int = 100
+    weight_decay: float = 0.05
+    clipped_norm: float = 1.0
+    attribute_weight: float = 2.0  # of the loss per attribute, beside that per combination
+    is_bf16: bool = True  # forward passes; weights and updates stay fp32
+    augmentation: Augmentation = field(
+        default_factory=lambda: Augmentation(noise=0.03, blurred=0.2, blocked=0.1)
+    )
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch < 2 or not 0 <= self.warmup <= self.steps:
+            raise ValueError(
+                "A run needs a step, batches of two, and a warm-up that ends within it."
+            )
+        if self.image_size % self.patch:
+            raise ValueError(f"{self.image_size} pixels are not whole patches of {self.patch}.")
+        if self.image_width % self.image_heads or self.text_width % self.text_heads:
+            raise ValueError("Heads must divide the width of their tower.")
+        if self.learning_rate <= 0 or self.clipped_norm <= 0:
+            raise ValueError("The learning rate and the clipped norm must be above 0.")
+        if self.weight_decay < 0 or self.attribute_weight < 0:
+            raise ValueError("Weights of decay and loss must not be below 0.")
+
+
+def build(recipe: ClipRecipe, tokenizer: CLIPTokenizer) -> CLIPModel:
+    """An untrained CLIP whose special ids are the tokenizer's own."""
+    ids = {
+        "bos_token_id": tokenizer.bos_token_id,
+        # The text tower pools where this id stands first; the padding is the same token, as in Stable Diffusion.
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    config = CLIPConfig(
+        text_config={
+            "vocab_size": len(tokenizer),
+            "hidden_size": recipe.text_width,
+            "intermediate_size": recipe.text_hidden,
+            "num_hidden_layers": recipe.text_layers,
+            "num_attention_heads": recipe.text_heads,
+            "max_position_embeddings": MODEL_MAX_LENGTH,
+            "projection_dim": recipe.projection,
+            **ids,
+        },
+        vision_config={
+            "hidden_size": recipe.image_width,
+            "intermediate_size": recipe.image_hidden,
+            "num_hidden_layers": recipe.image_layers,
+            "num_attention_heads": recipe.image_heads,
+            "image_size": recipe.image_size,
+            "patch_size": recipe.patch,
+            "hidden_act": "gelu",  # one fused kernel; CLIP's quick_gelu is three
+            "projection_dim": recipe.projection,
+        },
+        projection_dim=recipe.projection,
+    )
+    # On a CPU the fused attention is several times slower backwards than plain products of 65 tokens.
+    return CLIPModel._from_config(config, attn_implementation="eager")
+
+
+class ClipTask:
+    """What is trained, for `distillation.trainers.loop`."""
+
+    def __init__(
+        self,
+        recipe: ClipRecipe,
+        tokenizer: CLIPTokenizer,
+        *,
+        images: Tensor,
+        combinations: Sequence[Combination],
+    ) -> None:
+        """images: uint8 [N, 3, size, size]; combinations: one an image."""
+        size = recipe.image_size
+        if images.dtype != torch.uint8 or images.shape[1:] != (3, size, size) or not len(images):
+            raise ValueError(
+                f"Give uint8 images [N, 3, {size}, {size}], not {images.dtype} {list(images.shape)}."
+            )
+        if len(combinations) != len(images):
+            raise ValueError(f"{len(combinations)} combinations for {len(images)} images.")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            self.clip = build(recipe, tokenizer)
+        self._recipe = recipe
+        self._images = images
+        number = {combination: index for index, combination in enumerate(COMBINATIONS)}
+        self._numbers = torch.tensor([number[combination] for combination in combinations])
+        self._bits = torch.tensor([combination.bits for combination in combinations])
+        self._caption_ids = _table(tokenizer, [captions(c) for c in COMBINATIONS])
+        self._phrase_ids = _table(
+            tokenizer, [phrases(name, word) for name, words in ATTRIBUTES.items() for word in words]
+        )
+        decayed = [p for p in self.clip.parameters() if p.ndim > 1]
+        others = [p for p in self.clip.parameters() if p.ndim <= 1]
+        self._optimizer = torch.optim.AdamW(
+            [
+                {"params": decayed, "weight_decay": recipe.weight_decay},
+                {"params": others, "weight_decay": 0.0},
+            ],
+            lr=recipe.learning_rate,
+            betas=(0.9, 0.98),
+        )
+        self.modules: dict[str, nn.Module] = {"clip": self.clip}
+        self.optimizers: dict[str, torch.optim.Optimizer] = {"clip": self._optimizer}
+        self.emas: dict[
+            str, Ema
+        ] = {}  # the rate falls to zero: an average of the weights adds nothing
+
+    def step(self, index: int, generator: Generator) -> dict[str, float]:
+        recipe = self._recipe
+        loop.set_learning_rate(
+            self._optimizer,
+            loop.cosine(index, steps=recipe.steps, peak=recipe.learning_rate, warmup=recipe.warmup),
+        )
+        chosen = torch.randint(len(self._images), (recipe.batch,), generator=generator)
+        images = recipe.augmentation(as_pixels(self._images[chosen]), generator)
+        numbers = self._numbers[chosen]
+        texts = torch.cat(
+            [
+                _draw(self._caption_ids[numbers], generator),
+                _draw(self._phrase_ids, generator),
+            ]
+        )
+        self.clip.train()
+        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.is_bf16):
+            image_features = self.clip.get_image_features(pixel_values=images).pooler_output
+            text_features = self.clip.get_text_features(input_ids=texts).pooler_output
+        image_features = F.normalize(image_features.float(), dim=-1)
+        text_features = F.normalize(text_features.float(), dim=-1)
+        logits = self.clip.logit_scale.exp() * image_features @ text_features.T
+        of_captions, of_phrases = logits.split([recipe.batch, len(self._phrase_ids)], dim=1)
+        contrastive = contrastive_loss(of_captions, numbers[:, None] == numbers[None, :])
+        attributes = attribute_loss(of_phrases, self._bits[chosen])
+        loss = contrastive + recipe.attribute_weight * attributes
+
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.clip.parameters(), recipe.clipped_norm)
+        self._optimizer.step()
+        with torch.no_grad():
+            self.clip.logit_scale.clamp_(max=torch.tensor(SHARPEST).log().item())
+        return {
+            "loss": loss.item(),
+            "contrastive": contrastive.item(),
+            "attributes": attributes.item(),
+        }
+
+
+def contrastive_loss(logits: Tensor, positive: Tensor) -> Tensor:
+    """Cross-entropy both ways, each row's target spread over its positives. logits, positive: [images, texts]."""
+    target = positive.float()
+    by_image = F.cross_entropy(logits, target / target.sum(dim=1, keepdim=True))
+    by_text = F.cross_entropy(logits.T, (target / target.sum(dim=0, keepdim=True)).T)
+    return (by_image + by_text) / 2
+
+
+def attribute_loss(logits: Tensor, bits: Tensor) -> Tensor:
+    """Cross-entropy of each attribute among its own words, averaged. logits, bits: [images, all the words]."""
+    sizes = [len(words) for words in ATTRIBUTES.values()]
+    groups = zip(logits.split(sizes, dim=1), bits.float().split(sizes, dim=1), strict=True)
+    return torch.stack([F.cross_entropy(group, target) for group, target in groups]).mean()
+
+
+def train(
+    recipe: ClipRecipe,
+    *,
+    photographs: "Photographs",
+    tokenizer_folder: Path,
+    folder: Path,
+    progress_bar: bool,
+) -> CLIPModel:
+    """Train (going on from the folder's checkpoint) and save in folder/clip, with the way to scale a picture."""
+    task = ClipTask(
+        recipe,
+        CLIPTokenizer.from_pretrained(tokenizer_folder),
+        images=photographs.images,
+        combinations=photographs.combinations,
+    )
+    loop.run(
+        task, folder, steps=recipe.steps, seed=recipe.seed, title="clip", progress_bar=progress_bar
+    )
+    save(task.clip, Path(folder) / "clip")
+    return load(Path(folder) / "clip")
+
+
+def save(clip: CLIPModel, folder: Path) -> None:
+    """Write the folder as a whole, in place of one that is there: config, weights, image processor."""
+    folder = Path(folder)
+    new, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{end}") for end in ("new", "old"))
+    shutil.rmtree(new, ignore_errors=True)
+    clip.save_pretrained(new)
+    size = clip.config.vision_config.image_size
+    processor = {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"height": size, "width": size},
+        "resample": 2,  # bilinear
+        "do_center_crop": False,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [MEAN] * 3,
+        "image_std": [DEVIATION] * 3,
+    }
+    (new / "preprocessor_config.json").write_text(json.dumps(processor, indent=2) + "\n", "utf-8")
+    for path in new.iterdir():
+        path.chmod(0o644)  # safetensors writes for the owner alone
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    if folder.exists():
+        folder.rename(old)
+    new.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def load(folder: Path) -> CLIPModel:
+    """In evaluation mode, frozen, fp32 whatever it is stored as."""
+    clip = CLIPModel.from_pretrained(
+        folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
+    )
+    return clip.requires_grad_(False).eval()
+
+
+# --- judging --------------------------------------------------------------------------------------
+def as_pixels(images: Tensor) -> Tensor:
+    """uint8 0 … 255 to the float32 −1 … 1 that the image tower takes."""
+    return images.float().div_(255).sub_(MEAN).div_(DEVIATION)
+
+
+def tokenise(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> Tensor:
+    """int64 [N, 16], padded with the end marker. Raises ValueError for a text that does not fit."""
+    rows = tokenizer(list(texts), padding="max_length", max_length=MODEL_MAX_LENGTH)["input_ids"]
+    for text, row in zip(texts, rows, strict=True):
+        if len(row) > MODEL_MAX_LENGTH:
+            raise ValueError(f"{text!r:.100} has {len(row)} tokens; {MODEL_MAX_LENGTH} fit.")
+    return torch.tensor(rows, dtype=torch.int64)
+
+
+@torch.inference_mode()
+def image_features(clip: CLIPModel, images: Tensor) -> Tensor:
+    """Normalised, float32 [N, D], of uint8 images [N, 3, H, W]; other sizes than the tower's are scaled."""
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(
+            f"Give uint8 images [N, 3, H, W], not {images.dtype} {list(images.shape)}."
+        )
+    clip.eval()
+    size = clip.config.vision_config.image_size
+    parts = [torch.empty(0, clip.config.projection_dim)]
+    for batch in images.split(BATCH):
+        if not len(batch):
+            continue
+        pixels = as_pixels(batch)
+        if pixels.shape[-2:] != (size, size):
+            pixels = F.interpolate(
+                pixels, size=(size, size), mode="bilinear", antialias=True, align_corners=False
+            )
+        features = clip.get_image_features(pixel_values=pixels.to(clip.dtype)).pooler_output
+        parts.append(F.normalize(features.float(), dim=-1))
+    return torch.cat(parts)
+
+
+@torch.inference_mode()
+def text_features(clip: CLIPModel, tokenizer: CLIPTokenizer, texts: Sequence[str]) -> Tensor:
+    """Normalised, float32 [N, D]."""
+    clip.eval()
+    parts = [torch.empty(0, clip.config.projection_dim)]
+    for start in range(0, len(texts), BATCH):
+        ids = tokenise(tokenizer, texts[start : start + BATCH])
+        features = clip.get_text_features(input_ids=ids).pooler_output
+        parts.append(F.normalize(features.float(), dim=-1))
+    return torch.cat(parts)
+
+
+def zero_shot(clip: CLIPModel, tokenizer: CLIPTokenizer, images: Tensor) -> dict[str, Tensor]:
+    """The likeliest word of each attribute: its index in ATTRIBUTES, int64 [N]. images: uint8 [N, 3, H, W].
+
+    A word is the mean direction of its phrases.
+    """
+    features = image_features(clip, images)
+    found = {}
+    for attribute, words in ATTRIBUTES.items():
+        directions = torch.stack(
+            [text_features(clip, tokenizer, phrases(attribute, word)).mean(dim=0) for word in words]
+        )
+        found[attribute] = (features @ F.normalize(directions, dim=-1).T).argmax(dim=1)
+    return found
+
+
+def _table(tokenizer: CLIPTokenizer, rows: Sequence[Sequence[str]]) -> Tensor:
+    """int64 [rows, phrasings, 16]."""
+    return torch.stack([tokenise(tokenizer, row) for row in rows])
+
+
+def _draw(ids: Tensor, generator: Generator) -> Tensor:
+    """One phrasing of each row. ids: [rows, phrasings, 16] → [rows, 16]."""
+    rows, count, _ = ids.shape
+    return ids[torch.arange(rows), torch.randint(count, (rows,), generator=generator)]

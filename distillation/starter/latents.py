@@ -1,0 +1,160 @@
+"""Photographs to latents, once, for the teacher: views of each, in shards on disk. Knows no training.
+
+Mirrored and slightly zoomed views multiply the photographs for a network that sees each many times. They are made in
+pixels: a mirrored latent is not the latent of a mirrored image.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Generator, Tensor
+from tqdm import tqdm
+
+from distillation.starter import vae as vaes
+from distillation.starter.words import COMBINATIONS, Combination
+from generation.engine.latents import image_to_latents
+
+if TYPE_CHECKING:
+    from distillation.starter.photographs import Photographs
+
+SHARD = 256  # photographs: what an interruption loses at most
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class LatentsRecipe:
+    """Views of a photograph: the whole, the whole mirrored, and `zooms` crops, every second one of them mirrored."""
+
+    is_mirrored: bool = True
+    zooms: int = 0
+    most_zoom: float = 1.12  # 1 = none; each crop draws its own from 1 on, and its place
+    is_bf16: bool = True  # off by 0.004 at a standard deviation of 1, for half the time
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.zooms < 0 or not 1 <= self.most_zoom < 2:
+            raise ValueError("Give no fewer than 0 zooms, and a zoom from 1 to below 2.")
+
+    @property
+    def views(self) -> int:
+        return 1 + self.is_mirrored + self.zooms
+
+
+WHOLE = LatentsRecipe(is_mirrored=False, zooms=0)  # for validation
+
+
+@dataclass(frozen=True)
+class Latents:
+    """values: float16 [N, views, channels, h, w], scaled as the U-Net sees them, the whole first; combinations: N."""
+
+    values: Tensor
+    combinations: tuple[Combination, ...]
+
+    def __len__(self) -> int:
+        return len(self.combinations)
+
+
+def encode(
+    recipe: LatentsRecipe,
+    *,
+    photographs: "Photographs",
+    vae_folder: Path,
+    folder: Path,
+    split: str,
+    progress_bar: bool,
+) -> None:
+    """Write the means of the VAE's distribution, scaled, into folder/SPLIT-NNNN.safetensors; shards there are kept."""
+    vae = vaes.load(vae_folder)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    numbers = {combination: number for number, combination in enumerate(COMBINATIONS)}
+    with tqdm(
+        total=len(photographs), desc=f"latents, {split}", unit="image", disable=not progress_bar
+    ) as bar:
+        for start in range(0, len(photographs), SHARD):
+            rows = range(start, min(start + SHARD, len(photographs)))
+            path = folder / f"{split}-{start // SHARD:04}.safetensors"
+            if not path.exists():
+                values = _encode_rows(recipe, vae, photographs.images, rows)
+                combinations = [numbers[photographs.combinations[row]] for row in rows]
+                _write(path, values, combinations)
+            bar.update(len(rows))
+
+
+def read(folder: Path, split: str) -> Latents:
+    """Raises FileNotFoundError if there are none of the split, ValueError if a shard cannot be read."""
+    paths = sorted(Path(folder).glob(f"{split}-[0-9]*.safetensors"))
+    if not paths:
+        raise FileNotFoundError(
+            f"{folder} holds no latents of the split {split!r}. Encode them with `make starter`."
+        )
+    values: list[Tensor] = []
+    numbers: list[int] = []
+    for path in paths:
+        try:
+            with safe_open(path, framework="pt") as shard:
+                values.append(shard.get_tensor("latents"))
+                numbers += json.loads(shard.metadata()["combinations"])
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{path} cannot be read ({error}). Delete its folder; `make starter` encodes it again."
+            ) from error
+    return Latents(torch.cat(values), tuple(COMBINATIONS[number] for number in numbers))
+
+
+@torch.inference_mode()
+def _encode_rows(recipe: LatentsRecipe, vae: AutoencoderKL, images: Tensor, rows: range) -> Tensor:
+    """float16 [rows, views, channels, h, w]."""
+    # Seeded by the row, so that a shard is the same whether or not those before it were made in this session.
+    views = torch.cat(
+        [
+            make_views(recipe, images[row], Generator().manual_seed(recipe.seed * 1_000_003 + row))
+            for row in rows
+        ]
+    )
+    parts = []
+    for part in views.split(BATCH):
+        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.is_bf16):
+            parts.append(image_to_latents(vae, part).half())
+    latents = torch.cat(parts)
+    return latents.view(len(rows), recipe.views, *latents.shape[1:])
+
+
+def make_views(recipe: LatentsRecipe, image: Tensor, generator: Generator) -> Tensor:
+    """float32 [views, 3, H, W] in [−1, 1] of a uint8 [3, H, W]."""
+    whole = image.float() / 127.5 - 1
+    views = [whole]
+    if recipe.is_mirrored:
+        views.append(whole.flip(-1))
+    for number in range(recipe.zooms):
+        zoomed = _zoom(whole, recipe.most_zoom, generator)
+        views.append(zoomed.flip(-1) if number % 2 else zoomed)
+    return torch.stack(views)
+
+
+def _zoom(image: Tensor, most: float, generator: Generator) -> Tensor:
+    """The image enlarged by a factor from 1 to `most` and cut to its own size at a random place."""
+    factor = 1 + (most - 1) * torch.rand(1, generator=generator).item()
+    height, width = image.shape[-2:]
+    size = round(height * factor), round(width * factor)
+    top = torch.randint(size[0] - height + 1, (1,), generator=generator).item()
+    left = torch.randint(size[1] - width + 1, (1,), generator=generator).item()
+    larger = F.interpolate(image[None], size=size, mode="bicubic", align_corners=False)[0]
+    return larger[:, top : top + height, left : left + width].clamp(-1, 1)
+
+
+def _write(path: Path, values: Tensor, combinations: list[int]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    save_file({"latents": values}, temporary, {"combinations": json.dumps(combinations)})
+    temporary.chmod(0o644)  # safetensors writes for the owner alone
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

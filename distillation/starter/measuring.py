@@ -1,0 +1,219 @@
+"""What the starter's judges say of pictures, as numbers with intervals. Knows no file, no plot and no report."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple, dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from distillation.detector.calibration import expected_calibration_error
+from distillation.evaluation.distances import CMMD, KID, Interval, Measure, bootstrap, psnr
+from distillation.evaluation.proportions import Share
+from distillation.starter.words import ATTRIBUTES, BITS, Combination
+from generation.engine.latents import from_pixels, image_to_latents, latents_to_image, to_pixels
+
+if TYPE_CHECKING:
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+    from distillation.detector.network import Detector
+
+BATCH = 32  # pictures at once in the VAE
+RESAMPLES = 1000
+
+
+# --- attributes -----------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Verdict:
+    """asked, judged: int64 (n, 4), an index of the words of each attribute, in the order of ATTRIBUTES."""
+
+    asked: Tensor
+    judged: Tensor
+
+    @property
+    def right(self) -> Tensor:
+        """bool (n,): the likeliest word of every attribute is the one that was asked for."""
+        return (self.asked == self.judged).all(1)
+
+    @property
+    def all_four(self) -> Share:
+        return share(self.right)
+
+    @property
+    def per_attribute(self) -> dict[str, Share]:
+        return {
+            attribute: share(self.asked[:, column] == self.judged[:, column])
+            for column, attribute in enumerate(ATTRIBUTES)
+        }
+
+
+@dataclass(frozen=True)
+class BitVerdict(Verdict):
+    """With the detector's 23 bits, each by its own threshold. wanted, present: bool (n, 23).
+
+    calibration_error: the mean distance of a probability from the frequency of its bit.
+    """
+
+    wanted: Tensor
+    present: Tensor
+    calibration_error: float
+
+    @property
+    def strict(self) -> Share:
+        """Every bit is as it was asked for, those that must be absent too."""
+        return share((self.wanted == self.present).all(1))
+
+    @property
+    def bits_right(self) -> float:
+        return float((self.wanted == self.present).double().mean())
+
+    @property
+    def balanced_accuracy(self) -> dict[str, float]:
+        """Of each bit the mean of the share of its presences that are seen and of its absences that are."""
+        accuracies = {}
+        for column, word in enumerate(BITS):
+            wanted, present = self.wanted[:, column], self.present[:, column]
+            if wanted.any() and not wanted.all():  # else one of the two shares is of nothing
+                hits, rejections = present[wanted], ~present[~wanted]
+                accuracies[word] = float(hits.double().mean() + rejections.double().mean()) / 2
+        return accuracies
+
+
+@dataclass(frozen=True)
+class SweepPoint:
+    """The same prompts and seeds at one guidance scale. kid: × 1000, to test photographs."""
+
+    guidance_scale: float
+    all_four: Share
+    strict: Share
+    kid: Interval
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """`share` of the pictures that asked for one word of an attribute and got another."""
+
+    attribute: str
+    asked: str
+    judged: str
+    share: Share
+
+
+def share(hits: Tensor) -> Share:
+    return Share(int(hits.sum()), len(hits))
+
+
+def asked_words(combinations: Sequence[Combination]) -> Tensor:
+    """int64 (n, 4): the index of each word in its attribute."""
+    rows = [
+        [words.index(chosen) for chosen, words in zip(astuple(c), ATTRIBUTES.values(), strict=True)]
+        for c in combinations
+    ]
+    return torch.tensor(rows)
+
+
+def by_detector(
+    detector: "Detector", images: Tensor, combinations: Sequence[Combination]
+) -> BitVerdict:
+    """images: uint8 (n, 3, 128, 128), of as many combinations."""
+    probabilities = detector.probabilities(images)
+    groups = probabilities.split([len(words) for words in ATTRIBUTES.values()], dim=1)
+    wanted = torch.tensor([combination.bits for combination in combinations])
+    return BitVerdict(
+        asked=asked_words(combinations),
+        judged=torch.stack([group.argmax(1) for group in groups], dim=1),
+        wanted=wanted,
+        present=detector.present(images),
+        calibration_error=expected_calibration_error(probabilities, wanted),
+    )
+
+
+def by_zero_shot(
+    zero_shot: Callable[[Tensor], Mapping[str, Tensor]],
+    images: Tensor,
+    combinations: Sequence[Combination],
+) -> Verdict:
+    """zero_shot: of images uint8 (n, 3, 128, 128) the index of the word of each attribute, by our CLIP."""
+    words = zero_shot(images)
+    judged = torch.stack([words[attribute] for attribute in ATTRIBUTES], dim=1)
+    return Verdict(asked_words(combinations), judged)
+
+
+def joined(verdicts: Sequence[Verdict]) -> Verdict:
+    """Of all their pictures."""
+    return Verdict(
+        torch.cat([verdict.asked for verdict in verdicts]),
+        torch.cat([verdict.judged for verdict in verdicts]),
+    )
+
+
+def confusion_matrix(verdict: Verdict, attribute: str) -> Tensor:
+    """int64 (words, words): rows were asked for, columns were seen."""
+    column = list(ATTRIBUTES).index(attribute)
+    size = len(ATTRIBUTES[attribute])
+    cells = verdict.asked[:, column] * size + verdict.judged[:, column]
+    return torch.bincount(cells, minlength=size * size).view(size, size)
+
+
+def worst_confusions(verdict: Verdict, attribute: str, *, most: int = 3) -> list[Confusion]:
+    """The pairs of different words that were taken for each other most often, by share of what was asked."""
+    words = ATTRIBUTES[attribute]
+    matrix = confusion_matrix(verdict, attribute)
+    found = [
+        Confusion(attribute, asked, judged, Share(int(matrix[row, column]), int(matrix[row].sum())))
+        for row, asked in enumerate(words)
+        for column, judged in enumerate(words)
+        if row != column and matrix[row, column]
+    ]
+    return sorted(found, key=lambda confusion: -confusion.share.value)[:most]
+
+
+# --- distances ------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Distance:
+    """Between two sets of pictures, with bootstrap intervals; kid and cmmd are both × 1000."""
+
+    sizes: tuple[int, int]
+    kid: Interval
+    cmmd: Interval
+
+
+def distance(x: Tensor, y: Tensor, *, seed: int = 0) -> Distance:
+    """x, y: features (n, d) and (m, d) of length 1, by our CLIP.
+
+    KID gets them at length √d, where its x·y ÷ d is their cosine: at length 1 its kernel is all but linear.
+    """
+    root = x.shape[1] ** 0.5
+    of_kid = Measure(KID.kernel, 1000)
+    return Distance(
+        (len(x), len(y)),
+        kid=_interval(x * root, y * root, of_kid, seed),
+        cmmd=_interval(x, y, CMMD, seed),
+    )
+
+
+def _interval(x: Tensor, y: Tensor, measure: Measure, seed: int) -> Interval:
+    generator = torch.Generator().manual_seed(seed)
+    return bootstrap(x, y, measure, resamples=RESAMPLES, generator=generator)
+
+
+# --- VAE ------------------------------------------------------------------------------------------
+@torch.inference_mode()
+def reconstruct(vae: "AutoencoderKL", images: Tensor, *, title: str, progress_bar: bool) -> Tensor:
+    """uint8 (n, 3, height, width): there and back through the VAE, by the mean of its distribution."""
+    parts = []
+    with tqdm(total=len(images), desc=title, unit="picture", disable=not progress_bar) as bar:
+        for part in images.split(BATCH):
+            latents = image_to_latents(vae, from_pixels(part.permute(0, 2, 3, 1).numpy()))
+            pixels = to_pixels(latents_to_image(vae, latents))
+            parts.append(torch.from_numpy(pixels).permute(0, 3, 1, 2))
+            bar.update(len(part))
+    return torch.cat(parts).contiguous()
+
+
+def mean_psnr(originals: Tensor, reconstructions: Tensor) -> Interval:
+    """In dB, the mean over pictures ± 1.96 standard errors."""
+    values = psnr(originals, reconstructions).double()
+    mean, error = float(values.mean()), float(values.std() / len(values) ** 0.5)
+    return Interval(mean, mean - 1.96 * error, mean + 1.96 * error)

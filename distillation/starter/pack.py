@@ -1,0 +1,215 @@
+"""Packs the trained networks as a release, and what judges it and its history beside it. Knows no training.
+
+The release is a Stable Diffusion folder in fp16, completed by the engine's own importer, which owns the format.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import diffusers
+import torch
+from safetensors.torch import load_file, save_file
+
+from distillation.detector import network as detectors
+from distillation.starter import clip as clips
+from generation.engine import importing
+from generation.engine.importing import TOKENIZER_FILES, Options
+from generation.engine.release import Manifest
+
+MOST_BYTES = 64_000_000  # of the release: it is committed with the project
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+Made = TypeVar("Made")
+MODEL_INDEX = {
+    "_class_name": "StableDiffusionPipeline",
+    "_diffusers_version": diffusers.__version__,
+    "feature_extractor": [None, None],
+    "image_encoder": [None, None],
+    "requires_safety_checker": False,
+    "safety_checker": [None, None],
+    "scheduler": ["diffusers", "DDIMScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
+
+
+class PackRefused(Exception):
+    """What was trained cannot be packed; the message says why, and what to do."""
+
+
+@dataclass(frozen=True)
+class PackRecipe:
+    """What the manifest says beside the networks. guidance_scale: 1 = none; steps: of deterministic DDIM."""
+
+    name: str = "starter-teacher"
+    guidance_scale: float = 3.0
+    steps: int = 50
+
+    def __post_init__(self) -> None:
+        if self.guidance_scale < 1 or self.steps < 1:
+            raise ValueError("The guidance scale is at least 1, and so are the steps.")
+
+
+def write(
+    target: Path,
+    *,
+    unet: Path,
+    vae: Path,
+    clip: Path,
+    tokenizer: Path,
+    scheduler: Path,
+    guidance_scale: float,
+    steps: int = 50,
+    name: str = "starter-teacher",
+    code_revision: str = "",
+    most_bytes: int = MOST_BYTES,
+) -> Manifest:
+    """Write the release `target`, in place of one that is there. unet … scheduler: the folders of the components.
+
+    Raises PackRefused and ReleaseInvalid, and then leaves `target` as it was.
+    """
+    options = Options(
+        kind="teacher",
+        noise_scheduler="ddim",
+        steps=steps,
+        guidance_scale=guidance_scale,
+        code_revision=code_revision,
+    )
+
+    def make(folder: Path) -> Manifest:
+        with tempfile.TemporaryDirectory(prefix=".packing-", dir=folder.parent) as temporary:
+            source = Path(temporary) / "diffusers"
+            _write_component(unet, source / "unet", WEIGHTS)
+            _write_component(vae, source / "vae", WEIGHTS)
+            _write_text_encoder(clip, source / "text_encoder")
+            _copy(tokenizer, source / "tokenizer", TOKENIZER_FILES)
+            _copy(scheduler, source / "scheduler", ("scheduler_config.json",))
+            _write_json(source / "model_index.json", MODEL_INDEX)
+            manifest = importing.import_folder(source, folder, name=name, options=options)
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        if size > most_bytes:
+            raise PackRefused(
+                f"The release has {size:,} bytes; at most {most_bytes:,} can be committed. "
+                "Train a teacher with fewer channels or layers."
+            )
+        return manifest
+
+    return _replace(target, make)
+
+
+def write_judges(target: Path, *, detector: Path, clip: Path) -> None:
+    """Write the folder `target` with `detector` and `clip` (fp16), in place of one that is there."""
+
+    def make(folder: Path) -> None:
+        detectors.save(detectors.load(detector), folder / "detector")
+        clips.save(clips.load(clip).half(), folder / "clip")
+        _finish(folder)
+
+    _replace(target, make)
+
+
+def write_history(target: Path, stages: Mapping[str, Path]) -> None:
+    """Write the folder `target` with the loss curves and the records of finished stages, by their names, in place of
+    one that is there. stages: their folders; those that trained nothing have no curve."""
+
+    def make(folder: Path) -> None:
+        folder.mkdir(parents=True)
+        for name, stage in stages.items():
+            record, curve = stage / "done.json", stage / "metrics.jsonl"
+            if not record.is_file():
+                raise PackRefused(f"{record} is missing: the stage {name} is not finished.")
+            shutil.copyfile(record, folder / f"{name}.json")
+            if curve.is_file():
+                shutil.copyfile(curve, folder / f"{name}.jsonl")
+        _finish(folder)
+
+    _replace(target, make)
+
+
+def publish(source: Path, target: Path) -> None:
+    """Copy a folder that was written here to `target`, in place of one that is there."""
+
+    def make(folder: Path) -> None:
+        shutil.copytree(source, folder)
+        _finish(folder)
+
+    _replace(target, make)
+
+
+# --- components -----------------------------------------------------------------------------------
+def _write_component(source: Path, target: Path, weights: str) -> None:
+    """A diffusers network in fp16. The file is converted, not loaded: the same weights give the same bytes."""
+    target.mkdir(parents=True)
+    config = json.loads((source / "config.json").read_text("utf-8"))
+    config.pop("_name_or_path", None)  # a folder of this machine
+    _write_json(target / "config.json", config)
+    tensors = {key: _half(key, value) for key, value in load_file(source / weights).items()}
+    save_file(tensors, target / weights, {"format": "pt"})
+
+
+def _write_text_encoder(clip: Path, target: Path) -> None:
+    """The text tower of the CLIP as a CLIPTextModel in fp16."""
+    text_encoder = clips.load(clip).text_model
+    for key, value in text_encoder.state_dict().items():
+        _half(key, value)
+    text_encoder.half().save_pretrained(target)
+
+
+def _half(key: str, value: torch.Tensor) -> torch.Tensor:
+    if not value.is_floating_point():
+        return value
+    half = value.half()
+    if not half.isfinite().all():
+        raise PackRefused(
+            f"{key} holds values that fp16 cannot hold (to {value.abs().max().item():.3g}). "
+            "Train with a smaller learning rate or more weight decay."
+        )
+    return half
+
+
+def _copy(source: Path, target: Path, names: tuple[str, ...]) -> None:
+    target.mkdir(parents=True)
+    for name in names:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
+
+
+# --- files ----------------------------------------------------------------------------------------
+def _replace(target: Path, make: Callable[[Path], Made]) -> Made:
+    """Let `make` write a new folder beside `target`, then swap it in by two renames; if it fails nothing changes."""
+    target = Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".packing-", dir=target.parent) as temporary:
+        new = Path(temporary) / target.name
+        old = Path(temporary) / f"{target.name}.old"
+        made = make(new)
+        try:
+            if target.exists():
+                target.rename(old)
+            new.rename(target)
+        except BaseException:  # Ctrl-C between the two renames too
+            if old.exists() and not target.exists():
+                old.rename(target)
+            raise
+    return made
+
+
+def _finish(folder: Path) -> None:
+    """On disk, and readable by all, before the folder takes its place."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(0o644)
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+
+
+def _write_json(path: Path, value: Mapping[str, object]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")

@@ -1,0 +1,294 @@
+"""The table of the starter's stages, at full and at toy size, and where the results are published. Knows no training.
+
+scenes, captions → detector, clip, vae → latents → teacher → pack. Every number that shapes a result is in a recipe.
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from distillation.detector.network import DetectorConfig
+from distillation.starter import captions as grammar
+from distillation.starter import (
+    clip,
+    latents,
+    pack,
+    photographs,
+    rendering,
+    scenes,
+    teacher,
+    tokenizer,
+    vae,
+)
+from distillation.starter.clip import ClipRecipe
+from distillation.starter.latents import LatentsRecipe
+from distillation.starter.pack import PackRecipe
+from distillation.starter.stages import Context, Stage, StageError
+from distillation.starter.teacher import TeacherRecipe
+from distillation.starter.vae import VaeRecipe
+from distillation.starter.words import ATTRIBUTES, BITS, COMBINATIONS
+from distillation.trainers import detector
+from distillation.trainers.detector import DetectorRecipe
+
+PACK = "pack"  # the stage whose result is published
+
+
+# --- recipes of stages that are more than a training ----------------------------------------------
+def texts() -> list[str]:
+    """All that the grammar can say, of combinations and of single words."""
+    said = [text for combination in COMBINATIONS for text in grammar.captions(combination)]
+    said += [
+        text
+        for attribute, words in ATTRIBUTES.items()
+        for word in words
+        for text in grammar.phrases(attribute, word)
+    ]
+    return said
+
+
+def _digest() -> str:
+    return hashlib.sha256("\n".join(texts()).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class CaptionsRecipe:
+    """sha256: of all texts, so that another grammar makes another vocabulary, and all that learns from it."""
+
+    sha256: str = field(default_factory=_digest)
+
+
+@dataclass(frozen=True)
+class DetectorStageRecipe:
+    training: DetectorRecipe = field(default_factory=DetectorRecipe)
+    network: DetectorConfig = field(
+        default_factory=lambda: DetectorConfig(
+            bits=BITS, groups=tuple(len(words) for words in ATTRIBUTES.values())
+        )
+    )
+
+
+# --- what the stages do ---------------------------------------------------------------------------
+def _scenes(context: Context) -> None:
+    rendering.build(context.folder, context.recipe, progress_bar=context.progress_bar)
+
+
+def _captions(context: Context) -> None:
+    grammar.write_catalogue(context.folder / "catalogue.csv")
+    tokenizer.train(context.folder / "tokenizer", texts())
+
+
+def _detector(context: Context) -> None:
+    train = photographs.read(context.needs["scenes"], "train")
+    validation = photographs.read(context.needs["scenes"], "validation")
+    detector.train(
+        context.recipe.training,
+        images=train.images,
+        bits=train.bits,
+        validation_images=validation.images,
+        validation_bits=validation.bits,
+        config=context.recipe.network,
+        folder=context.folder,
+        progress_bar=context.progress_bar,
+    )
+
+
+def _clip(context: Context) -> None:
+    clip.train(
+        context.recipe,
+        photographs=photographs.read(context.needs["scenes"], "train"),
+        tokenizer_folder=context.needs["captions"] / "tokenizer",
+        folder=context.folder,
+        progress_bar=context.progress_bar,
+    )
+
+
+def _vae(context: Context) -> None:
+    vae.train(
+        context.recipe,
+        photographs=photographs.read(context.needs["scenes"], "train"),
+        validation=photographs.read(context.needs["scenes"], "validation"),
+        folder=context.folder,
+        progress_bar=context.progress_bar,
+    )
+
+
+def _latents(context: Context) -> None:
+    for split, recipe in (("train", context.recipe), ("validation", latents.WHOLE)):
+        latents.encode(
+            recipe,
+            photographs=photographs.read(context.needs["scenes"], split),
+            vae_folder=context.needs["vae"] / "vae",
+            folder=context.folder,
+            split=split,
+            progress_bar=context.progress_bar,
+        )
+
+
+def _teacher(context: Context) -> None:
+    teacher.train(
+        context.recipe,
+        latents=latents.read(context.needs["latents"], "train"),
+        validation=latents.read(context.needs["latents"], "validation"),
+        clip_folder=context.needs["clip"] / "clip",
+        tokenizer_folder=context.needs["captions"] / "tokenizer",
+        folder=context.folder,
+        progress_bar=context.progress_bar,
+    )
+
+
+def _pack(context: Context) -> None:
+    made, needs = packed(context.folder), context.needs
+    try:
+        pack.write(
+            made.teacher,
+            unet=needs["teacher"] / "unet",
+            vae=needs["vae"] / "vae",
+            clip=needs["clip"] / "clip",
+            tokenizer=needs["captions"] / "tokenizer",
+            scheduler=needs["teacher"] / "scheduler",
+            guidance_scale=context.recipe.guidance_scale,
+            steps=context.recipe.steps,
+            name=context.recipe.name,
+        )
+        pack.write_judges(
+            made.judges,
+            detector=needs["detector"] / "detector",
+            clip=needs["clip"] / "clip",
+        )
+        pack.write_history(made.history, needs)
+    except pack.PackRefused as error:
+        raise StageError(str(error)) from error
+
+
+# --- the tables -----------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Recipes:
+    """One for each stage, by its name."""
+
+    scenes: rendering.Recipe = field(default_factory=rendering.Recipe)
+    captions: CaptionsRecipe = field(default_factory=CaptionsRecipe)
+    detector: DetectorStageRecipe = field(default_factory=DetectorStageRecipe)
+    clip: ClipRecipe = field(default_factory=ClipRecipe)
+    vae: VaeRecipe = field(default_factory=VaeRecipe)
+    latents: LatentsRecipe = field(default_factory=LatentsRecipe)
+    teacher: TeacherRecipe = field(default_factory=TeacherRecipe)
+    pack: PackRecipe = field(default_factory=PackRecipe)
+
+
+def table(recipes: Recipes) -> tuple[Stage, ...]:
+    """The stages in the order in which they are built. Raise a stage's revision when its code makes something else."""
+    return (
+        Stage("scenes", recipes.scenes, (), _scenes),
+        Stage("captions", recipes.captions, (), _captions),
+        Stage("detector", recipes.detector, ("scenes",), _detector),
+        Stage("clip", recipes.clip, ("scenes", "captions"), _clip),
+        Stage("vae", recipes.vae, ("scenes",), _vae),
+        Stage("latents", recipes.latents, ("scenes", "vae"), _latents),
+        Stage("teacher", recipes.teacher, ("latents", "clip", "captions"), _teacher),
+        Stage(
+            PACK,
+            recipes.pack,
+            ("scenes", "captions", "detector", "clip", "vae", "latents", "teacher"),
+            _pack,
+        ),
+    )
+
+
+FULL_RECIPES = Recipes()
+
+# Every stage in a few minutes; the pictures are worthless.
+QUICK_RECIPES = Recipes(
+    scenes=rendering.Recipe(
+        train=64,
+        validation=64,  # so that each word is in some of them: thresholds are chosen by these
+        test=16,
+        test_held_out=16,
+        photograph=scenes.Recipe(samples=1, path_depth=5),
+    ),
+    detector=DetectorStageRecipe(
+        training=DetectorRecipe(steps=20, batch=16, warmup=2),
+        network=DetectorConfig(
+            bits=BITS,
+            groups=tuple(len(words) for words in ATTRIBUTES.values()),
+            widths=(16, 32),
+            depths=(0, 1),
+        ),
+    ),
+    clip=ClipRecipe(
+        image_width=48,
+        image_layers=1,
+        image_heads=2,
+        image_hidden=96,
+        text_width=32,
+        text_layers=1,
+        text_heads=2,
+        text_hidden=64,
+        projection=32,
+        steps=10,
+        batch=16,
+        warmup=2,
+    ),
+    vae=VaeRecipe(
+        channels=(16, 16, 16, 16),
+        norm_groups=8,
+        crop_steps=10,
+        crop_batch=4,
+        whole_steps=5,
+        whole_batch=2,
+        warmup=2,
+        validate_every=5,
+        validated=4,
+    ),
+    latents=LatentsRecipe(zooms=0),
+    teacher=TeacherRecipe(
+        channels=(32, 32),
+        attends=(False, True),
+        layers=1,
+        steps=20,
+        batch=8,
+        warmup=2,
+        validate_every=10,
+        validated=8,
+    ),
+    pack=PackRecipe(name="starter-toy", steps=4),
+)
+
+STAGES = table(FULL_RECIPES)
+QUICK = table(QUICK_RECIPES)
+
+
+# --- publishing -----------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Packed:
+    """The folders that the stage "pack" writes."""
+
+    teacher: Path
+    judges: Path
+    history: Path
+
+
+def packed(folder: Path) -> Packed:
+    """Of the stage's folder."""
+    return Packed(folder / "teacher", folder / "judges", folder / "history")
+
+
+_ROOT = Path(__file__).resolve().parents[2]
+# What is committed with the project: the default teacher of `make run`, its catalogue, its judges and its history.
+PUBLISHED = Packed(
+    teacher=_ROOT / "generation" / "starter" / "teacher",
+    judges=_ROOT / "distillation" / "starter" / "judges",
+    history=_ROOT / "distillation" / "starter" / "history",
+)
+CATALOGUE = _ROOT / "generation" / "starter" / "catalogue.csv"
+
+
+def publish(folder: Path, *, target: Packed = PUBLISHED, catalogue: Path = CATALOGUE) -> None:
+    """Put the result of the stage "pack" in place of what is committed. Each folder is replaced as a whole."""
+    made = packed(folder)
+    for source, place in (
+        (made.judges, target.judges),
+        (made.history, target.history),
+        (made.teacher, target.teacher),
+    ):
+        pack.publish(source, place)
+    grammar.write_catalogue(catalogue)

@@ -1,0 +1,232 @@
+"""Takes the photographs: renders scenes in one single-threaded process a core and stores them in shards.
+
+Knows scenes; knows no training. A shard is written whole or not at all, so an interrupted run goes on with the next.
+"""
+
+import json
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+from tqdm import tqdm
+
+from distillation.starter import scenes
+from distillation.starter.words import COMBINATIONS, HELD_OUT, TRAINED, Combination
+
+SHARD = 64  # photographs
+EXPOSURE = 0.9
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How many photographs of each split. Seeds of different splits never meet."""
+
+    train: int = 4128  # six of each trained combination
+    validation: int = 512
+    test: int = 512
+    test_held_out: int = 512
+    photograph: scenes.Recipe = field(default_factory=scenes.Recipe)
+
+    def sizes(self) -> dict[str, int]:
+        return {
+            "train": self.train,
+            "validation": self.validation,
+            "test": self.test,
+            "test-held-out": self.test_held_out,
+        }
+
+
+@dataclass(frozen=True)
+class Shot:
+    combination: Combination
+    seed: int
+
+
+def shots(split: str, count: int) -> list[Shot]:
+    """The same for ever: combinations in a shuffled round, each round complete before the next begins."""
+    splits = ("train", "validation", "test", "test-held-out")
+    if split not in splits:
+        raise ValueError(f"split must be one of {', '.join(splits)}, not {split!r}.")
+    offset = splits.index(split) * 10_000_000
+    pool = sorted(HELD_OUT) if split == "test-held-out" else list(TRAINED)
+    random = np.random.default_rng(offset + 7)
+    order: list[int] = []
+    while len(order) < count:
+        order.extend(random.permutation(len(pool)).tolist())
+    return [Shot(pool[which], offset + index) for index, which in enumerate(order[:count])]
+
+
+def render(shot: Shot, recipe: scenes.Recipe) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """One photograph: sRGB [H, W, 3] and the object's mask [H, W] of 0 and 1."""
+    import mitsuba as mi
+
+    if mi.variant() != "scalar_rgb":
+        mi.set_variant("scalar_rgb")
+    scene = scenes.scene(shot.combination, shot.seed, recipe)
+    layers = np.array(mi.render(scene, seed=shot.seed), dtype=np.float32)
+    colour, albedo, normal, number = np.split(layers, [3, 6, 9], axis=-1)
+    clean = _denoiser().denoise(colour, albedo, normal)
+    # A pixel's number is the mean over its samples of the (1-based) numbers of the shapes that they hit.
+    names = [shape.id() for shape in scene.shapes()]
+    on_object, on_ground = names.index("object") + 1, names.index("ground") + 1
+    coverage = (number[..., 0] - on_ground) / (on_object - on_ground)
+    return _developed(clean, shot.seed), (coverage > 0.5).astype(np.uint8)
+
+
+def _developed(linear: NDArray[np.float32], seed: int) -> NDArray[np.uint8]:
+    """A film's shoulder for the highlights, the sRGB curve, and a little grain."""
+    exposed = np.maximum(linear, 0) * EXPOSURE
+    knee = 0.75
+    shoulder = np.where(
+        exposed > knee,
+        knee + (1 - knee) * (1 - np.exp(-(exposed - knee) / (1 - knee))),
+        exposed,
+    )
+    srgb = np.where(
+        shoulder <= 0.0031308, 12.92 * shoulder, 1.055 * np.maximum(shoulder, 1e-9) ** (1 / 2.4) - 0.055
+    )
+    random = np.random.default_rng([seed, 5])
+    grain = random.normal(0, random.uniform(0.001, 0.005), srgb.shape[:2])[..., None]
+    return np.round(np.clip(srgb + grain, 0, 1) * 255).astype(np.uint8)
+
+
+class _Denoiser:
+    """Intel Open Image Denoise on one thread, kept for the life of the process."""
+
+    def __init__(self) -> None:
+        import pyoidn
+
+        self._oidn = pyoidn
+        self._device = pyoidn.Device()
+        self._device.set_int("numThreads", 1)
+        self._device.commit()
+        self._filter = pyoidn.Filter(self._device, pyoidn.OIDN_FILTER_TYPE_RT)
+        self._check()
+
+    def denoise(
+        self,
+        colour: NDArray[np.float32],
+        albedo: NDArray[np.float32],
+        normal: NDArray[np.float32],
+    ) -> NDArray[np.float32]:
+        """Linear colour [H, W, 3] with its noise removed."""
+        result = np.empty_like(np.ascontiguousarray(colour))
+        images = {
+            self._oidn.OIDN_IMAGE_COLOR: np.ascontiguousarray(colour),
+            self._oidn.OIDN_IMAGE_ALBEDO: np.ascontiguousarray(np.clip(albedo, 0, 1)),
+            self._oidn.OIDN_IMAGE_NORMAL: np.ascontiguousarray(normal),
+            self._oidn.OIDN_IMAGE_OUTPUT: result,
+        }
+        for name, image in images.items():
+            self._filter.set_image(name, image, self._oidn.OIDN_FORMAT_FLOAT3)
+        self._filter.set_bool("hdr", True)
+        self._filter.commit()
+        self._filter.execute()
+        self._check()
+        return result
+
+    def _check(self) -> None:
+        if (message := self._device.get_error()) is not None:
+            raise RuntimeError(f"Open Image Denoise failed: {message}")
+
+
+_kept: list[_Denoiser] = []
+
+
+def _denoiser() -> _Denoiser:
+    if not _kept:
+        _kept.append(_Denoiser())
+    return _kept[0]
+
+
+# --- shards ---------------------------------------------------------------------------------------
+def build(folder: Path, recipe: Recipe, *, splits: tuple[str, ...] = (), progress_bar: bool = True) -> None:
+    """Every shard that `folder` lacks. splits: () is all of them."""
+    sizes = {name: size for name, size in recipe.sizes().items() if not splits or name in splits}
+    missing = [
+        (path, batch)
+        for split, size in sizes.items()
+        for path, batch in _shards(folder, split, size)
+        if not path.is_file()
+    ]
+    if not missing:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    context = multiprocessing.get_context("spawn")
+    counter = context.Value("i", 0)
+    with (
+        ProcessPoolExecutor(
+            max_workers=min(cores, len(missing)),
+            mp_context=context,
+            initializer=_start,
+            initargs=(counter,),
+        ) as pool,
+        tqdm(
+            total=sum(len(batch) for _, batch in missing),
+            desc="photographs",
+            unit="image",
+            disable=not progress_bar,
+        ) as bar,
+    ):
+        try:
+            for done in pool.map(_write_shard, *zip(*missing, strict=True), _repeat(recipe)):
+                bar.update(done)
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def _repeat(recipe: Recipe) -> Iterator[scenes.Recipe]:
+    while True:
+        yield recipe.photograph
+
+
+def _shards(folder: Path, split: str, size: int) -> Iterator[tuple[Path, list[Shot]]]:
+    every = shots(split, size)
+    for start in range(0, size, SHARD):
+        yield folder / f"{split}-{start // SHARD:04d}.safetensors", every[start : start + SHARD]
+
+
+def _start(counter: Any) -> None:
+    """Each process keeps to one core: thread pools that share the cores halve the speed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the pool, after the running shards
+    with counter.get_lock():
+        number = counter.value
+        counter.value += 1
+    if hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[number % len(cores)]})
+    import mitsuba as mi
+
+    mi.set_variant("scalar_rgb")
+    import drjit
+
+    # Both on this core. With fewer, the calling thread sleeps through a third of each render.
+    drjit.set_thread_count(2)
+
+
+def _write_shard(path: Path, batch: list[Shot], recipe: scenes.Recipe) -> int:
+    pictures = [render(shot, recipe) for shot in batch]
+    tensors = {
+        # safetensors writes the memory as it lies, and a transposed view lies otherwise than it reads
+        "images": np.ascontiguousarray(np.stack([image.transpose(2, 0, 1) for image, _ in pictures])),
+        "masks": np.stack([mask for _, mask in pictures]),
+    }
+    about = {
+        "combinations": json.dumps([COMBINATIONS.index(shot.combination) for shot in batch]),
+        "seeds": json.dumps([shot.seed for shot in batch]),
+        "recipe": json.dumps(asdict(recipe)),
+    }
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    save_file(tensors, temporary, metadata=about)
+    os.replace(temporary, path)
+    return len(batch)

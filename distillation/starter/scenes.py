@@ -1,0 +1,346 @@
+"""A still life as a Mitsuba scene: object, material, ground, light and camera, all from a combination and a seed.
+
+Knows no files and no processes. Nothing here decides what is true of a picture: the combination does, and the scene
+must show it (a handle turned into sight, glass that lets light through, a light that does not stand before the object).
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import mitsuba as mi
+import numpy as np
+from numpy.typing import NDArray
+
+from distillation.starter import shapes
+from distillation.starter.words import Combination
+
+Floats = NDArray[np.float64]
+
+SIZE = 128  # pixels
+SAMPLES = 4  # per pixel; the denoiser does the rest
+PATH_DEPTH = 9  # glass needs: in, out, in, out, ground, light
+FIELD_OF_VIEW = 30.0  # degrees
+
+# Linear reflectances. Far apart in hue, so that a warm light does not turn one into another.
+COLOURS: dict[str, tuple[float, float, float]] = {
+    "red": (0.62, 0.025, 0.03),
+    "orange": (0.80, 0.19, 0.010),
+    "yellow": (0.90, 0.70, 0.03),
+    "green": (0.035, 0.40, 0.07),
+    "blue": (0.025, 0.10, 0.60),
+    "purple": (0.26, 0.04, 0.44),
+    "white": (0.86, 0.86, 0.84),
+    "black": (0.020, 0.020, 0.022),
+}
+# What a few millimetres of coloured glass let through, and what a tinted metal reflects.
+GLASS: dict[str, tuple[float, float, float]] = {
+    "red": (0.90, 0.10, 0.10),
+    "orange": (1.00, 0.50, 0.06),
+    "yellow": (1.00, 0.94, 0.20),
+    "green": (0.16, 0.80, 0.26),
+    "blue": (0.12, 0.34, 0.95),
+    "purple": (0.56, 0.16, 0.82),
+    "white": (0.97, 0.98, 0.98),
+    "black": (0.40, 0.40, 0.41),
+}
+METAL: dict[str, tuple[float, float, float]] = {
+    "red": (0.80, 0.06, 0.07),
+    "orange": (0.95, 0.36, 0.06),
+    "yellow": (0.98, 0.78, 0.12),
+    "green": (0.08, 0.58, 0.16),
+    "blue": (0.07, 0.20, 0.80),
+    "purple": (0.42, 0.10, 0.64),
+    "white": (0.93, 0.93, 0.92),
+    "black": (0.13, 0.13, 0.14),
+}
+HOLLOW = frozenset({"vase", "bowl", "mug", "bottle"})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a photograph is taken. A change makes other photographs."""
+
+    size: int = SIZE
+    samples: int = SAMPLES
+    path_depth: int = PATH_DEPTH
+
+
+def scene(combination: Combination, seed: int, recipe: Recipe) -> Any:
+    """The Mitsuba scene of one photograph. Its shapes "object" and "ground" fill the whole frame."""
+    random = np.random.default_rng([seed, 20261124])
+    mesh = shapes.make(combination.object, random)
+    lights = _lights(random)
+    return mi.load_dict(
+        {
+            "type": "scene",
+            "integrator": {
+                "type": "aov",
+                "aovs": "albedo:albedo,normal:sh_normal,shape:shape_index",
+                "image": {"type": "path", "max_depth": recipe.path_depth},
+            },
+            "ground": _ground(combination.ground, random),
+            "object": _placed(combination, mesh, random),
+            **lights,
+            "camera": _camera(combination.object, mesh, random, recipe),
+        }
+    )
+
+
+# --- the object -----------------------------------------------------------------------------------
+def _placed(combination: Combination, mesh: shapes.Mesh, random: np.random.Generator) -> Any:
+    # Any turn is right for a body of revolution; a mug's handle stays beside it and a cube shows two sides.
+    turn = {
+        "mug": random.choice([0.0, np.pi]) + np.radians(random.uniform(-35, 35)),
+        "cube": np.radians(random.uniform(20, 70)),
+    }.get(combination.object, random.uniform(0, 2 * np.pi))
+    cosine, sine = np.cos(turn), np.sin(turn)
+    rotation = np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]])
+    properties = mi.Properties()
+    properties["bsdf"] = mi.load_dict(_material(combination, random))
+    shape = mi.Mesh(
+        "object",
+        vertex_count=len(mesh.positions),
+        face_count=len(mesh.faces),
+        has_vertex_normals=True,
+        has_vertex_texcoords=True,
+        props=properties,
+    )
+    parameters = mi.traverse(shape)
+    parameters["vertex_positions"] = (mesh.positions @ rotation.T + [0, 0, 1e-3]).ravel()
+    parameters["vertex_normals"] = (mesh.normals @ rotation.T).ravel()
+    parameters["vertex_texcoords"] = mesh.texture.ravel()
+    parameters["faces"] = mesh.faces.ravel()
+    parameters.update()
+    return shape
+
+
+def _material(combination: Combination, random: np.random.Generator) -> dict[str, Any]:
+    def tinted(table: dict[str, tuple[float, float, float]]) -> Floats:
+        return np.clip(
+            np.array(table[combination.colour])
+            * random.uniform(0.88, 1.08)
+            * random.uniform(0.95, 1.05, 3),
+            0,
+            1,
+        )
+
+    match combination.material:
+        case "clay":  # matt and uneven: no highlight, a mottled surface
+            colour = tinted(COLOURS)
+            if combination.colour == "black":
+                colour = colour * 2.2
+            mottled = _noise(random, 48, 6) * 0.55 + _noise(random, 48, 24) * 0.45
+            texture = colour * (1 + 0.42 * (mottled[..., None] - 0.5) * 2)
+            return {
+                "type": "diffuse",
+                "reflectance": _bitmap(np.clip(texture, 0, 1)),
+            }
+        case "plastic":  # a smooth coat over full colour: sharp, white highlights
+            return {
+                "type": "plastic",
+                "int_ior": 1.62,
+                "nonlinear": True,
+                "diffuse_reflectance": {"type": "rgb", "value": tinted(COLOURS).tolist()},
+            }
+        case "metal":  # reflects everything in its own colour
+            return {
+                "type": "roughconductor",
+                "material": "none",
+                "alpha": float(random.uniform(0.06, 0.12)),
+                "specular_reflectance": {"type": "rgb", "value": tinted(METAL).tolist()},
+            }
+        case "glass":
+            return {
+                "type": "dielectric",
+                "int_ior": 1.45,
+                "specular_transmittance": {
+                    "type": "rgb",
+                    # Through a vessel one looks across four surfaces, through a solid across two.
+                    "value": (tinted(GLASS) ** (0.6 if combination.object in HOLLOW else 1)).tolist(),
+                },
+            }
+    raise ValueError(f"There is no material {combination.material!r}.")
+
+
+# --- the ground -----------------------------------------------------------------------------------
+def _ground(name: str, random: np.random.Generator) -> dict[str, Any]:
+    texture = {"table": _wood, "slab": _marble, "cloth": _linen}[name](random)
+    to_world = mi.ScalarTransform4f
+    gloss = {"table": 0.0, "slab": 1.0, "cloth": 0.0}[name]
+    surface: dict[str, Any] = {"type": "diffuse", "reflectance": _bitmap(texture, 3)}
+    if gloss:  # polished stone mirrors a little
+        surface = {
+            "type": "roughplastic",
+            "alpha": 0.12,
+            "int_ior": 1.4,
+            "diffuse_reflectance": _bitmap(texture, 3),
+        }
+    return {
+        "type": "rectangle",
+        "to_world": to_world()
+        .rotate([0, 0, 1], float(random.uniform(-25, 25)))
+        .translate([float(random.uniform(-3, 3)), float(random.uniform(-3, 3)), 0])
+        .scale([27, 27, 1]),
+        "bsdf": surface,
+    }
+
+
+def _wood(random: np.random.Generator) -> Floats:
+    """Planks of warm brown, each a little different, with a soft grain along them."""
+    size, planks = 384, 9
+    row = np.arange(size) * planks // size
+    tone = random.uniform(0.88, 1.12, planks)[row][:, None]
+    grain = _noise(random, size, 3, stretch=40)
+    seam = 1 - 0.30 * (np.arange(size) * planks % size < planks * 2.2)[:, None]
+    base = np.array([0.30, 0.155, 0.070]) * random.uniform(0.9, 1.15)
+    return np.clip(base * (tone * (0.82 + 0.36 * grain) * seam)[..., None], 0, 1)
+
+
+def _marble(random: np.random.Generator) -> Floats:
+    """Pale grey with wide, soft, darker veins."""
+    size = 384
+    field = _noise(random, size, 7) + 0.5 * _noise(random, size, 14)
+    vein = np.exp(-(((field - field.mean()) / 0.045) ** 2))
+    cloud = _noise(random, size, 5)
+    base = np.array([0.60, 0.61, 0.63]) * random.uniform(0.92, 1.05)
+    return np.clip(base * (0.90 + 0.16 * cloud - 0.42 * vein)[..., None], 0, 1)
+
+
+def _linen(random: np.random.Generator) -> Floats:
+    """Oatmeal cloth: a weave too fine to count, and long soft folds."""
+    size = 384
+    weave = 0.5 * _noise(random, size, 120, stretch=8) + 0.5 * _noise(random, size, 120, stretch=8).T
+    fold = _noise(random, size, 4)
+    base = np.array([0.50, 0.42, 0.31]) * random.uniform(0.92, 1.08)
+    return np.clip(base * (0.78 + 0.22 * weave + 0.22 * fold)[..., None], 0, 1)
+
+
+def _noise(
+    random: np.random.Generator, size: int, cells: int, *, stretch: float = 1.0
+) -> Floats:
+    """Smooth random values in 0…1, [size, size], about `cells` bumps across; `stretch` draws them out along the rows."""
+    rows, columns = cells, cells
+    if stretch > 1:
+        rows, columns = max(2, int(cells * stretch / 4)), max(2, int(cells * 4 / stretch) + 1)
+    rows, columns = min(rows, size), min(columns, size)
+    lattice = random.random((rows + 3, columns + 3))
+    smooth = _resample(_resample(lattice, size, rows).T, size, columns).T
+    return (smooth - smooth.min()) / (np.ptp(smooth) + 1e-12)
+
+
+def _resample(lattice: Floats, size: int, cells: int) -> Floats:
+    """Cubic B-spline interpolation along the first axis."""
+    at = np.linspace(0, cells - 1e-6, size)
+    low = at.astype(int)
+    t = (at - low)[:, None]
+    return (
+        (1 - t) ** 3 / 6 * lattice[low]
+        + (3 * t**3 - 6 * t**2 + 4) / 6 * lattice[low + 1]
+        + (-3 * t**3 + 3 * t**2 + 3 * t + 1) / 6 * lattice[low + 2]
+        + (t**3 / 6 * lattice[np.minimum(low + 3, len(lattice) - 1)])
+    )
+
+
+def _bitmap(texture: Floats, repeats: float = 1) -> dict[str, Any]:
+    return {
+        "type": "bitmap",
+        "bitmap": mi.Bitmap(np.ascontiguousarray(texture, dtype=np.float32)),
+        "raw": True,  # reflectances, linear already
+        "wrap_mode": "mirror",
+        "to_uv": mi.ScalarTransform3f().scale([repeats, repeats]),
+    }
+
+
+# --- light and camera -----------------------------------------------------------------------------
+def _lights(random: np.random.Generator) -> dict[str, Any]:
+    """A key softbox to one side, a weaker one opposite, and a dim room: what a product photographer sets up."""
+    side = random.choice([-1.0, 1.0])
+    warmth = random.uniform(-0.06, 0.10)
+    tint = np.array([1 + warmth, 1.0, 1 - warmth])
+    power = random.uniform(0.85, 1.15)
+    return {
+        "key": _softbox(
+            azimuth=side * random.uniform(35, 75),
+            elevation=random.uniform(42, 58),
+            distance=6.0,
+            width=random.uniform(1.5, 2.1),
+            height=random.uniform(1.5, 2.1),
+            radiance=tint * 15 * power,
+        ),
+        "fill": _softbox(
+            azimuth=-side * random.uniform(60, 100),
+            elevation=random.uniform(28, 42),
+            distance=6.0,
+            width=0.7,
+            height=2.2,
+            radiance=np.array([1.0, 1.0, 1.05]) * 7 * power,
+        ),
+        "room": {
+            "type": "envmap",
+            "bitmap": mi.Bitmap(_room(random).astype(np.float32)),
+            # The map's pole is y, the world's is z.
+            "to_world": mi.ScalarTransform4f().rotate([1, 0, 0], 90),
+        },
+    }
+
+
+def _softbox(
+    *, azimuth: float, elevation: float, distance: float, width: float, height: float, radiance: Floats
+) -> dict[str, Any]:
+    """A lit rectangle that faces the object. azimuth: degrees to the right of straight behind the camera."""
+    around, up = np.radians(azimuth), np.radians(elevation)
+    place = distance * np.array(
+        [np.sin(around) * np.cos(up), -np.cos(around) * np.cos(up), np.sin(up)]
+    )
+    return {
+        "type": "rectangle",
+        "to_world": mi.ScalarTransform4f()
+        .look_at(origin=place.tolist(), target=[0, 0, 0.7], up=[0, 0, 1])
+        .scale([width, height, 1]),
+        "emitter": {
+            "type": "area",
+            "radiance": {"type": "rgb", "value": radiance.tolist()},
+        },
+    }
+
+
+def _room(random: np.random.Generator) -> Floats:
+    """A dim studio: dark walls, a brighter ceiling. Something for metal and glass to reflect. [32, 64, 3]"""
+    height = np.linspace(1, -1, 32)[:, None]
+    brightness = 0.16 + 0.75 * np.clip(height, 0, 1) ** 2
+    wall = 1 + 0.5 * np.cos(np.linspace(0, 2 * np.pi, 64) * 2 + random.uniform(0, 6.28))[None]
+    return np.repeat((brightness * wall)[..., None], 3, 2) * np.array([1.0, 1.0, 1.04])
+
+
+def _camera(
+    name: str, mesh: shapes.Mesh, random: np.random.Generator, recipe: Recipe
+) -> dict[str, Any]:
+    top = mesh.positions[:, 2].max()
+    reach = np.linalg.norm(mesh.positions[:, :2], axis=1).max()
+    # The ring's hole and the bowl's inside are seen from above; tall things from lower.
+    low, high = {"ring": (32, 44), "bowl": (26, 38), "mug": (24, 36)}.get(name, (23, 35))
+    elevation = np.radians(random.uniform(low, high))
+    seen = max(2 * reach, top * np.cos(elevation) + 2 * reach * np.sin(elevation))
+    share = random.uniform(0.60, 0.76)  # of the frame that the object fills
+    distance = seen / share / (2 * np.tan(np.radians(FIELD_OF_VIEW / 2)))
+    azimuth = np.radians(random.uniform(-12, 12))
+    target = np.array([random.uniform(-0.12, 0.12), 0.0, top * 0.46 + random.uniform(-0.08, 0.08)])
+    place = target + distance * np.array(
+        [np.sin(azimuth) * np.cos(elevation), -np.cos(azimuth) * np.cos(elevation), np.sin(elevation)]
+    )
+    return {
+        "type": "perspective",
+        "fov": FIELD_OF_VIEW,
+        "to_world": mi.ScalarTransform4f().look_at(
+            origin=place.tolist(), target=target.tolist(), up=[0, 0, 1]
+        ),
+        "film": {
+            "type": "hdrfilm",
+            "width": recipe.size,
+            "height": recipe.size,
+            "pixel_format": "rgb",
+            # Not a wider filter: it would correlate neighbouring pixels, and the denoiser would keep the noise.
+            "rfilter": {"type": "box"},
+        },
+        "sampler": {"type": "independent", "sample_count": recipe.samples},
+    }

@@ -1,0 +1,86 @@
+"""Makes the byte-pair vocabulary of the tiny CLIP, in the layout of CLIPTokenizer. Knows no grammar and no tensors.
+
+Byte-pair encoding is Sennrich et al. 2016, arXiv 1508.07909; the layout is that of openai/CLIP.
+"""
+
+import json
+import os
+from collections.abc import Iterable
+from itertools import pairwise
+from pathlib import Path
+
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import CLIPTokenizer
+
+START, END = "<|startoftext|>", "<|endoftext|>"
+MODEL_MAX_LENGTH = 16  # tokens, with both markers
+END_OF_WORD = "</w>"
+MOST_TOKENS = 49_408  # as many as CLIP has; a bounded catalogue has far fewer
+
+Merge = tuple[str, str]
+
+
+def train(folder: Path, texts: Iterable[str]) -> CLIPTokenizer:
+    """Write a vocabulary in which every word of the texts is one token, and any text has tokens, into the folder.
+
+    vocab.json, merges.txt, tokenizer.json, tokenizer_config.json, special_tokens_map.json. Raises ValueError.
+    """
+    alphabet = _alphabet()
+    merges = _merges(texts)
+    tokens = [*alphabet, *(byte + END_OF_WORD for byte in alphabet)]
+    tokens += [left + right for left, right in merges]
+    # Two merges may spell the same token: dict.fromkeys keeps the first.
+    vocab = {token: index for index, token in enumerate(dict.fromkeys([*tokens, START, END]))}
+    tokenizer = CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=MODEL_MAX_LENGTH)
+
+    special = {"bos_token": START, "eos_token": END, "pad_token": END, "unk_token": END}
+    config = {
+        "add_prefix_space": False,
+        "do_lower_case": True,
+        "errors": "replace",
+        "model_max_length": MODEL_MAX_LENGTH,
+        "tokenizer_class": "CLIPTokenizer",
+        **special,
+    }
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / "vocab.json", json.dumps(vocab, ensure_ascii=False))
+    lines = ["#version: 0.2", *(f"{left} {right}" for left, right in merges)]
+    _write(folder / "merges.txt", "\n".join(lines))
+    _write(folder / "tokenizer.json", tokenizer.backend_tokenizer.to_str(pretty=True))
+    _write(folder / "special_tokens_map.json", json.dumps(special, indent=2))
+    _write(folder / "tokenizer_config.json", json.dumps(config, indent=2))
+    return tokenizer
+
+
+def _alphabet() -> list[str]:
+    """The 256 printable characters that stand for bytes, in the order of CLIP's vocabulary: by code point."""
+    return sorted(pre_tokenizers.ByteLevel.alphabet())
+
+
+def _merges(texts: Iterable[str]) -> list[Merge]:
+    """In the order in which they apply, until each word of the texts is one token; cut and spelt as CLIP's tokenizer."""
+    blank = CLIPTokenizer(vocab={START: 0, END: 1}, merges=[]).backend_tokenizer
+    learner = Tokenizer(models.BPE(end_of_word_suffix=END_OF_WORD))
+    learner.normalizer, learner.pre_tokenizer = blank.normalizer, blank.pre_tokenizer
+    trainer = trainers.BpeTrainer(
+        vocab_size=MOST_TOKENS,
+        min_frequency=1,
+        end_of_word_suffix=END_OF_WORD,
+        show_progress=False,
+    )
+    learner.train_from_iterator(texts, trainer)
+    merges = json.loads(learner.to_str())["model"]["merges"]
+    if not merges:
+        raise ValueError("A vocabulary needs texts with a word of two letters or more.")
+    return [(left, right) for left, right in merges]
+
+
+def _write(path: Path, text: str) -> None:
+    """Replace the file as a whole: a kill leaves the old or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

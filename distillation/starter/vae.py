@@ -1,0 +1,299 @@
+"""Trains the VAE on photographs: first crops, which are cheap, then whole images. Knows no renderer and no diffusion.
+
+A VAE that saw crops alone gives whole images wrong borders and tints, because GroupNorm sees other statistics there.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from torch import Generator, Tensor
+
+from distillation.evaluation.distances import psnr
+from distillation.starter import networks
+from distillation.trainers import loop
+from distillation.trainers.ema import Ema
+
+if TYPE_CHECKING:
+    from distillation.starter.photographs import Photographs
+
+MEASURED = 1024  # photographs whose latents give the scaling factor
+BATCH = 16  # photographs at once outside of training: more gains nothing on a CPU
+
+
+@dataclass(frozen=True)
+class VaeRecipe:
+    """The network, the steps on crops and on whole images, and the weights of the loss.
+
+    The learning rate falls by half a cosine from `crop_learning_rate` to `whole_learning_rate` over the crops, then to
+    zero over the whole images. Errors are of values in [−1, 1].
+    """
+
+    channels: tuple[int, ...] = (32, 64, 128, 128)  # one level each; all but the last halve
+    layers: int = 1  # per block
+    latent_channels: int = 4
+    norm_groups: int = 32
+    crop: int = 64  # pixels a side
+    crop_steps: int = 1900
+    crop_batch: int = 16
+    crop_learning_rate: float = 1.2e-3
+    whole_steps: int = 850
+    whole_batch: int = 6
+    whole_learning_rate: float = 7e-4
+    warmup: int = 100
+    betas: tuple[float, float] = (0.9, 0.99)
+    clipped_norm: float = 1.0
+    # Averages about 200 steps: with 0.999 two fifths of what is saved would still be weights from the crops.
+    ema_decay: float = 0.995
+    kl_weight: float = 2e-4  # of the divergence per latent value
+    saturation_weight: float = 3.0  # else colours stay grey for long
+    squared_weight: float = 4.0
+    gradient_weight: float = 0.5
+    object_weight: float = 2.0  # of the object's pixels, beside 1 of the ground's
+    is_bf16: bool = True  # forward and backward passes; weights and updates stay fp32
+    is_channels_last: bool = False
+    validate_every: int = 250  # steps
+    validated: int = 32  # photographs
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.crop_steps < 0 or self.whole_steps < 1 or self.validate_every < 1:
+            raise ValueError("Training ends with whole images: give them a step or more.")
+        if self.crop % self.factor or self.crop < self.factor:
+            raise ValueError(f"A crop of {self.crop} pixels is not whole latents of {self.factor}.")
+        if min(self.crop_batch, self.whole_batch, self.validated, self.layers) < 1:
+            raise ValueError("Batches, the validated photographs and the layers are at least 1.")
+        if min(self.crop_learning_rate, self.whole_learning_rate, self.clipped_norm) <= 0:
+            raise ValueError("Learning rates and the clipped norm must be above 0.")
+        if any(width % self.norm_groups for width in self.channels):
+            raise ValueError(f"{self.norm_groups} groups do not divide {self.channels} channels.")
+
+    @property
+    def factor(self) -> int:
+        """Pixels per latent, a side."""
+        return 2 ** (len(self.channels) - 1)
+
+    @property
+    def steps(self) -> int:
+        return self.crop_steps + self.whole_steps
+
+
+def build(recipe: VaeRecipe, *, image_size: int) -> AutoencoderKL:
+    """An untrained VAE for square images of `image_size` pixels. Its scaling factor is measured after training."""
+    levels = len(recipe.channels)
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        block_out_channels=recipe.channels,
+        layers_per_block=recipe.layers,
+        latent_channels=recipe.latent_channels,
+        norm_num_groups=recipe.norm_groups,
+        sample_size=image_size,
+        scaling_factor=1.0,
+        mid_block_add_attention=False,
+    )
+
+
+class VaeTask:
+    """What is trained, for `distillation.trainers.loop`."""
+
+    def __init__(
+        self, recipe: VaeRecipe, *, images: Tensor, masks: Tensor, validation: Tensor
+    ) -> None:
+        """images, validation: uint8 [N, 3, size, size]; masks: uint8 [N, size, size], 1 on the object."""
+        _check(recipe, images, masks, validation)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            self.vae = build(recipe, image_size=images.shape[-1])
+        self._layout = torch.channels_last if recipe.is_channels_last else torch.contiguous_format
+        self.vae.to(memory_format=self._layout)
+        self._recipe = recipe
+        self._images = images
+        self._masks = masks
+        self._validation = _spread(validation, recipe.validated)
+        self._optimizer = torch.optim.AdamW(
+            self.vae.parameters(),
+            lr=recipe.crop_learning_rate,
+            betas=recipe.betas,
+            weight_decay=0.0,
+            fused=True,
+        )
+        self._ema = Ema(self.vae, recipe.ema_decay)
+        self.modules: dict[str, torch.nn.Module] = {"vae": self.vae}
+        self.optimizers: dict[str, torch.optim.Optimizer] = {"vae": self._optimizer}
+        self.emas: dict[str, Ema] = {"vae": self._ema}
+
+    @property
+    def averaged(self) -> AutoencoderKL:
+        """What is worth saving."""
+        return self._ema.module
+
+    def step(self, index: int, generator: Generator) -> dict[str, float]:
+        recipe = self._recipe
+        loop.set_learning_rate(self._optimizer, learning_rate(recipe, index))
+        images, masks = self._batch(index, generator)
+        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.is_bf16):
+            distribution = self.vae.encode(images).latent_dist
+            noise = torch.randn(distribution.mean.shape, generator=generator)
+            latents = distribution.mean + distribution.std * noise
+            output = self.vae.decode(latents.contiguous(memory_format=self._layout)).sample
+        parts = reconstruction_errors(output.float(), images, masks, recipe)
+        kl = kl_divergence(distribution)
+        loss = (
+            parts["absolute"]
+            + recipe.squared_weight * parts["squared"]
+            + recipe.gradient_weight * parts["gradient"]
+            + recipe.kl_weight * kl
+        )
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.vae.parameters(), recipe.clipped_norm)
+        self._optimizer.step()
+        self._ema.update()
+        losses = {"loss": loss, **parts, "kl": kl}
+        measured = {name: float(value.detach()) for name, value in losses.items()}
+        if (index + 1) % recipe.validate_every == 0 or index + 1 == recipe.steps:
+            measured["validation_psnr"] = self._validate()
+        return measured
+
+    def _batch(self, index: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        """Images [B, 3, s, s] in [−1, 1] and masks [B, 1, s, s], some mirrored; s is the crop or the whole."""
+        recipe = self._recipe
+        whole = self._images.shape[-1]
+        size = recipe.crop if index < recipe.crop_steps else whole
+        count = recipe.crop_batch if index < recipe.crop_steps else recipe.whole_batch
+        chosen = torch.randint(len(self._images), (count,), generator=generator).tolist()
+        corners = torch.randint(whole - size + 1, (count, 2), generator=generator).tolist()
+        mirrored = torch.rand(count, generator=generator) < 0.5
+        places = [
+            (row, slice(top, top + size), slice(left, left + size))
+            for row, (top, left) in zip(chosen, corners, strict=True)
+        ]
+        images = torch.stack([self._images[row, :, y, x] for row, y, x in places])
+        masks = torch.stack([self._masks[row, y, x] for row, y, x in places])[:, None]
+        images[mirrored], masks[mirrored] = images[mirrored].flip(-1), masks[mirrored].flip(-1)
+        return _as_values(images).contiguous(memory_format=self._layout), masks.float()
+
+    @torch.no_grad()
+    def _validate(self) -> float:
+        """dB, the mean over the validation photographs, there and back by the averaged weights."""
+        values = []
+        for part in self._validation.split(BATCH):
+            images = _as_values(part).contiguous(memory_format=self._layout)
+            with torch.autocast("cpu", torch.bfloat16, enabled=self._recipe.is_bf16):
+                means = self.averaged.encode(images).latent_dist.mean
+                output = self.averaged.decode(means).sample
+            values.append(psnr(part, ((output.float() + 1) * 127.5).round().clamp(0, 255).byte()))
+        return float(torch.cat(values).mean())
+
+
+def learning_rate(recipe: VaeRecipe, index: int) -> float:
+    """Of step `index`, from 0."""
+    if index < recipe.crop_steps:
+        return loop.cosine(
+            index,
+            steps=recipe.crop_steps,
+            peak=recipe.crop_learning_rate,
+            warmup=min(recipe.warmup, recipe.crop_steps),
+            floor=recipe.whole_learning_rate,
+        )
+    warmup = 0 if recipe.crop_steps else min(recipe.warmup, recipe.whole_steps)
+    return loop.cosine(
+        index - recipe.crop_steps,
+        steps=recipe.whole_steps,
+        peak=recipe.whole_learning_rate,
+        warmup=warmup,
+    )
+
+
+def reconstruction_errors(
+    output: Tensor, target: Tensor, masks: Tensor, recipe: VaeRecipe
+) -> dict[str, Tensor]:
+    """Means over pixels and channels; those of the object count `object_weight` times.
+
+    absolute: |error| × (1 + saturation_weight × saturation of the target, its widest difference of channels in 0 … 1);
+    squared; gradient: |error of the difference to the next pixel|, right and below.
+    output, target: [B, 3, s, s]; masks: [B, 1, s, s].
+    """
+    weights = 1 + (recipe.object_weight - 1) * masks
+    error = output - target
+    saturation = (target.amax(1, keepdim=True) - target.amin(1, keepdim=True)) / 2
+    right = error.diff(dim=3).abs() * weights[..., 1:]
+    below = error.diff(dim=2).abs() * weights[..., 1:, :]
+    return {
+        "absolute": (error.abs() * (weights * (1 + recipe.saturation_weight * saturation))).mean(),
+        "squared": (error.square() * weights).mean(),
+        "gradient": right.mean() + below.mean(),
+    }
+
+
+def kl_divergence(distribution: DiagonalGaussianDistribution) -> Tensor:
+    """From the unit Gaussian, in nats per latent value (diffusers' own gives the sum per image)."""
+    mean, log_variance = distribution.mean.float(), distribution.logvar.float()
+    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
+
+
+def train(
+    recipe: VaeRecipe,
+    *,
+    photographs: "Photographs",
+    validation: "Photographs",
+    folder: Path,
+    progress_bar: bool,
+) -> AutoencoderKL:
+    """Train (going on from the folder's checkpoint), measure the scaling factor, and save in folder/vae, fp32."""
+    task = VaeTask(
+        recipe,
+        images=photographs.images,
+        masks=photographs.masks,
+        validation=validation.images,
+    )
+    loop.run(
+        task, folder, steps=recipe.steps, seed=recipe.seed, title="vae", progress_bar=progress_bar
+    )
+    vae = task.averaged
+    vae.register_to_config(scaling_factor=scaling_factor(vae, photographs.images))
+    networks.save(vae, Path(folder) / "vae")
+    return load(Path(folder) / "vae")
+
+
+@torch.inference_mode()
+def scaling_factor(vae: AutoencoderKL, images: Tensor) -> float:
+    """What brings the latents of images (uint8 [N, 3, H, W]) to a standard deviation of 1."""
+    means = [
+        vae.encode(_as_values(part).to(vae.dtype)).latent_dist.mean.float()
+        for part in _spread(images, MEASURED).split(BATCH)
+    ]
+    return 1.0 / float(torch.cat(means).std())
+
+
+def load(folder: Path) -> AutoencoderKL:
+    """In evaluation mode, frozen, fp32."""
+    return networks.load(AutoencoderKL, folder)
+
+
+def _check(recipe: VaeRecipe, images: Tensor, masks: Tensor, validation: Tensor) -> None:
+    size = images.shape[-1]
+    for name, batch in (("photographs", images), ("validation photographs", validation)):
+        if batch.dtype != torch.uint8 or batch.shape[1:] != (3, size, size) or not len(batch):
+            raise ValueError(
+                f"The {name} must be uint8 [N, 3, {size}, {size}], not {batch.dtype} {list(batch.shape)}."
+            )
+    if masks.shape != (len(images), size, size):
+        raise ValueError(f"Each photograph has a mask of {size} × {size}, not {list(masks.shape)}.")
+    if size % recipe.factor or recipe.crop > size:
+        raise ValueError(f"Images of {size} pixels do not fit the VAE, or are smaller than a crop.")
+
+
+def _spread(images: Tensor, most: int) -> Tensor:
+    """At most so many, evenly over the whole."""
+    count = min(most, len(images))
+    return images[torch.linspace(0, len(images) - 1, count).round().long()]
+
+
+def _as_values(images: Tensor) -> Tensor:
+    """uint8 to float32 in [−1, 1]."""
+    return images.float().div_(127.5).sub_(1)

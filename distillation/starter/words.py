@@ -1,0 +1,68 @@
+"""The words of the starter: what a still life can be, in the order of the detector's bits. Knows no pictures.
+
+One combination is an object in a colour and a material on a ground; there are 8 × 8 × 4 × 3 = 768 of them. A tenth is
+held out: no photograph of it is ever trained on, so that pictures of it measure generalisation.
+"""
+
+import hashlib
+from dataclasses import astuple, dataclass
+from itertools import product
+
+OBJECTS = ("vase", "bowl", "mug", "bottle", "ball", "cube", "cone", "ring")
+COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "white", "black")
+MATERIALS = ("clay", "glass", "metal", "plastic")
+GROUNDS = ("table", "slab", "cloth")
+
+ATTRIBUTES = {"object": OBJECTS, "colour": COLOURS, "material": MATERIALS, "ground": GROUNDS}
+BITS = tuple(word for words in ATTRIBUTES.values() for word in words)  # 23 of them
+
+HELD_OUT_OF_EACH_OBJECT = 10  # of 96 combinations
+
+
+@dataclass(frozen=True, order=True)
+class Combination:
+    """Each field is a word of the attribute of the same name."""
+
+    object: str
+    colour: str
+    material: str
+    ground: str
+
+    def __post_init__(self) -> None:
+        for attribute, words in ATTRIBUTES.items():
+            if getattr(self, attribute) not in words:
+                raise ValueError(
+                    f"{attribute} must be one of {', '.join(words)}, not {getattr(self, attribute)!r}."
+                )
+
+    @property
+    def bits(self) -> tuple[bool, ...]:
+        """One of each attribute is set; in the order of BITS."""
+        words = astuple(self)
+        return tuple(
+            word == chosen
+            for chosen, attribute in zip(words, ATTRIBUTES.values(), strict=True)
+            for word in attribute
+        )
+
+    @property
+    def slug(self) -> str:
+        return f"{self.colour}-{self.material}-{self.object}-{self.ground}"
+
+
+COMBINATIONS = tuple(Combination(*words) for words in product(*ATTRIBUTES.values()))
+
+
+def _rank(combination: Combination) -> str:
+    return hashlib.sha256(combination.slug.encode()).hexdigest()
+
+
+# By a hash, and the same number of each object, so that none is harder than another only by luck.
+HELD_OUT = frozenset(
+    combination
+    for word in OBJECTS
+    for combination in sorted((c for c in COMBINATIONS if c.object == word), key=_rank)[
+        :HELD_OUT_OF_EACH_OBJECT
+    ]
+)
+TRAINED = tuple(combination for combination in COMBINATIONS if combination not in HELD_OUT)

@@ -1,0 +1,30 @@
+"""What can go wrong in training, with what to do about it. Knows no tensors."""
+
+from pathlib import Path
+
+
+class TrainingError(Exception):
+    """A training cannot go on."""
+
+
+class TrainingDiverged(TrainingError):
+    """A loss became infinite or not a number."""
+
+    def __init__(self, step: int, loss: str, value: float) -> None:
+        super().__init__(
+            f"The loss {loss!r} was {value} in step {step}. Nothing was saved from that step on. "
+            "Lower the learning rate in the recipe and train anew."
+        )
+        self.step = step
+        self.loss = loss
+
+
+class CheckpointUnusable(TrainingError):
+    """A checkpoint that training cannot go on from; the message says which file."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(
+            f"{path} {reason}. To begin this training anew, delete {path.parent}; "
+            "to keep it, put back the code and the recipe that wrote it."
+        )
+        self.path = path

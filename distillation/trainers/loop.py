@@ -1,0 +1,189 @@
+"""Owns how training runs: steps, interruptions, checkpoints, the curve of the losses. Knows no network and no loss.
+
+The heart of every training of the project. The caller gives a Task; an interrupted run that is started again in the
+same folder ends with the same weights as one that never stopped.
+"""
+
+import hashlib
+import json
+import math
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import torch
+from tqdm import tqdm
+
+from distillation.trainers import checkpoint
+from distillation.trainers.errors import TrainingDiverged
+from distillation.trainers.task import Progress, Task
+
+__all__ = ["Progress", "Task", "TrainingDiverged", "cosine", "run", "set_learning_rate"]
+
+METRICS = "metrics.jsonl"
+
+
+def run(
+    task: Task,
+    folder: Path,
+    *,
+    steps: int,
+    seed: int,
+    title: str,
+    checkpoint_every_seconds: float = 120.0,
+    log_every: int = 10,
+    clock: Callable[[], float] = time.monotonic,
+    progress_bar: bool = True,
+) -> Progress:
+    """Train until `steps` updates are made, from the checkpoint in `folder` if there is one.
+
+    Writes `metrics.jsonl`: a line for every `log_every` steps and every checkpoint, with the step, the seconds trained
+    and the means of the losses since the line before. Ctrl-C and SIGTERM save a checkpoint after the running step, then
+    raise KeyboardInterrupt or SystemExit; a second one stops at once. Raises TrainingDiverged, CheckpointUnusable.
+    """
+    if steps < 1 or log_every < 1:
+        raise ValueError(f"steps ({steps}) and log_every ({log_every}) must be at least 1.")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    restored = checkpoint.restore(folder, task)
+    begun = Progress(0, steps, 0.0) if restored is None else restored
+    curve = _Curve(folder / METRICS, after=begun.step)
+    if begun.step >= steps:
+        return Progress(begun.step, steps, begun.seconds)
+
+    started = saved = clock()
+    bar = tqdm(
+        total=steps,
+        initial=begun.step,
+        desc=title,
+        unit="step",
+        disable=not progress_bar,
+        mininterval=0.5 if sys.stderr.isatty() else 30.0,  # a log file needs no animation
+    )
+    # Dropout draws from the global generator: it is seeded step by step, and left as it was found.
+    with bar, _signals() as received, torch.random.fork_rng(devices=[]):
+        for index in range(begun.step, steps):
+            draws = _seed_of(seed, index)
+            torch.manual_seed(draws)
+            losses = task.step(index, torch.Generator().manual_seed(draws))
+            step = index + 1
+            for name, value in losses.items():
+                if not math.isfinite(value):
+                    raise TrainingDiverged(step, name, value)
+            curve.add(losses)
+            now = clock()
+            progress = Progress(step, steps, begun.seconds + now - started)
+            ends = step == steps or bool(received)
+            is_due = ends or now - saved >= checkpoint_every_seconds
+            if is_due or step % log_every == 0:
+                bar.set_postfix_str(curve.summary(), refresh=False)
+                curve.write(progress)
+            if is_due:
+                checkpoint.save(folder, task, progress)
+                saved = clock()
+            bar.update()
+            if received:
+                raise _exception_of(received[0])
+    return progress
+
+
+def cosine(index: int, *, steps: int, peak: float, warmup: int, floor: float = 0.0) -> float:
+    """The learning rate of step `index` (from 0): linear to `peak` in `warmup` steps, then half a cosine to `floor`."""
+    if index < warmup:
+        return peak * (index + 1) / warmup
+    done = min(1.0, (index - warmup) / max(1, steps - warmup))
+    return floor + (peak - floor) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
+    """The same rate for all groups of parameters."""
+    for group in optimizer.param_groups:
+        group["lr"] = value
+
+
+def _seed_of(seed: int, index: int) -> int:
+    """63 bits. A hash, because nearby seeds of torch's generator give draws that are alike."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{index}".encode()).digest()[:8], "big") >> 1
+
+
+class _Curve:
+    """`metrics.jsonl`, and the sums since its last line."""
+
+    def __init__(self, path: Path, *, after: int) -> None:
+        """Drops the lines beyond the step `after`, which will be written again, and a line that a kill cut short."""
+        self._path = path
+        self._sums: dict[str, float] = {}
+        self._counts: dict[str, int] = {}
+        kept = [line for line in _whole_lines(path) if line["step"] <= after]
+        temporary = path.with_name(f"{path.name}.new")
+        with temporary.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(line) + "\n" for line in kept)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+
+    def add(self, losses: dict[str, float]) -> None:
+        for name, value in losses.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+            self._counts[name] = self._counts.get(name, 0) + 1
+
+    def _means(self) -> dict[str, float]:
+        return {name: total / self._counts[name] for name, total in self._sums.items()}
+
+    def summary(self) -> str:
+        return ", ".join(f"{name} {value:.4g}" for name, value in self._means().items())
+
+    def write(self, progress: Progress) -> None:
+        line = {"step": progress.step, "seconds": round(progress.seconds, 3), **self._means()}
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        self._sums.clear()
+        self._counts.clear()
+
+
+def _whole_lines(path: Path) -> Iterator[dict[str, float]]:
+    if not path.exists():
+        return
+    for text in path.read_text("utf-8", errors="replace").splitlines():
+        try:
+            line = json.loads(text)
+        except ValueError:
+            return  # cut short by a kill; nothing sound can follow
+        if not isinstance(line, dict) or not isinstance(line.get("step"), int):
+            return
+        yield line
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """While it lasts, the first SIGINT or SIGTERM is only noted in the list that it gives; a second raises at once."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received  # only the main thread may install handlers, and only it is interrupted
+        return
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        if received:
+            raise _exception_of(number)
+        received.append(number)
+
+    previous = {
+        number: signal.signal(number, note)
+        for number in (signal.SIGINT, signal.SIGTERM)
+        if signal.getsignal(number) is not signal.SIG_IGN  # a background job must not hear Ctrl-C
+    }
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def _exception_of(number: int) -> BaseException:
+    return KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)

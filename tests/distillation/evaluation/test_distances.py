@@ -1,0 +1,117 @@
+import math
+
+import pytest
+import torch
+
+from distillation.evaluation import distances
+from distillation.evaluation.distances import CMMD, KID, Measure
+
+
+def features(count: int, *, shift: float = 0.0, seed: int = 0, width: int = 8) -> torch.Tensor:
+    return torch.randn(count, width, generator=torch.Generator().manual_seed(seed)) + shift
+
+
+def by_hand(x: torch.Tensor, y: torch.Tensor, kernel) -> float:
+    """Equation 3 of Gretton et al., term by term."""
+
+    def within(s: torch.Tensor) -> float:
+        pairs = [(i, j) for i in range(len(s)) for j in range(len(s)) if i != j]
+        return sum(kernel(s[i], s[j]) for i, j in pairs) / len(pairs)
+
+    across = sum(kernel(a, b) for a in x for b in y) / (len(x) * len(y))
+    return within(x) + within(y) - 2 * across
+
+
+def test_kid_is_the_unbiased_estimate_with_the_cubic_kernel():
+    x, y = features(5).double(), features(7, seed=1, shift=0.5).double()
+    expected = by_hand(x, y, lambda a, b: float((a @ b / 8 + 1) ** 3))
+    assert distances.kid(x, y) == pytest.approx(expected, rel=1e-9)
+
+
+def test_cmmd_is_of_features_of_length_one_and_a_thousandfold():
+    x, y = features(5).double(), features(7, seed=1, shift=0.5).double()
+    units = [s / s.norm(dim=1, keepdim=True) for s in (x, y)]
+    kernel = lambda a, b: math.exp(-float(((a - b) ** 2).sum()) / 200)  # noqa: E731
+    expected = 1000 * by_hand(*units, kernel)
+    assert distances.cmmd(x, y) == pytest.approx(expected, rel=1e-6)
+    assert distances.cmmd(5 * x, y) == pytest.approx(expected, rel=1e-6)
+
+
+def test_two_samples_of_one_distribution_are_at_no_distance_on_average():
+    found = [distances.kid(features(20, seed=n), features(20, seed=100 + n)) for n in range(60)]
+    error = torch.tensor(found).std() / len(found) ** 0.5
+    assert abs(sum(found) / len(found)) < 3 * error
+    assert min(found) < 0 < max(found)
+
+
+def test_the_distance_grows_with_the_shift():
+    x = features(50)
+    shifts = [KID(x, features(50, seed=1, shift=shift)) for shift in (0.2, 0.6, 1.2)]
+    assert shifts == sorted(shifts)
+
+
+def test_the_bootstrap_encloses_the_value_and_not_a_biased_one():
+    x, y = features(60), features(60, seed=1)
+    found = distances.bootstrap(x, y, KID, generator=torch.Generator().manual_seed(0))
+    assert found.value == KID(x, y)
+    assert found.low < found.value < found.high
+    # Compared with itself, every picture that is drawn twice would push all resamples above this.
+    assert found.low < 0 < found.high
+
+
+def test_the_bootstrap_is_narrower_with_more_pictures():
+    def width(count: int) -> float:
+        x, y = features(count), features(count, seed=1, shift=1)
+        found = distances.bootstrap(x, y, CMMD, generator=torch.Generator().manual_seed(0))
+        return found.high - found.low
+
+    assert width(200) < 0.6 * width(20)
+
+
+def test_the_bootstrap_repeats_itself_with_the_same_seed():
+    x, y = features(10), features(10, seed=1)
+    first, second = (
+        distances.bootstrap(x, y, KID, resamples=50, generator=torch.Generator().manual_seed(3))
+        for _ in range(2)
+    )
+    assert first == second
+
+
+def test_a_resample_of_one_picture_alone_is_left_out():
+    found = distances.bootstrap(
+        features(2), features(2, seed=1), KID, generator=torch.Generator().manual_seed(0)
+    )
+    assert all(math.isfinite(value) for value in found)
+
+
+def test_a_measure_scales_its_kernel():
+    x, y = features(10), features(10, seed=1, shift=1)
+    assert Measure(KID.kernel, 1000)(x, y) == pytest.approx(1000 * KID(x, y))
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "complaint"),
+    [
+        (torch.zeros(1, 4), torch.zeros(5, 4), "at least 2"),
+        (torch.zeros(5, 4), torch.zeros(5, 3), r"\(n, d\)"),
+        (torch.full((5, 4), math.nan), torch.zeros(5, 4), "not finite"),
+    ],
+)
+def test_features_that_cannot_be_compared_are_refused(x, y, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        distances.kid(x, y)
+
+
+def test_psnr_is_of_each_picture():
+    black = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
+    other = black.clone()
+    other[0] += 255
+    other[1, :, :2] += 51  # a fifth of the range, in half of the pixels
+    expected = [0.0, 10 * math.log10(2 * 25)]
+    assert distances.psnr(black, other).tolist() == pytest.approx(expected, abs=1e-4)
+    assert distances.psnr(black, black).tolist() == [math.inf] * 2
+
+
+def test_psnr_refuses_pictures_that_are_no_bytes():
+    with pytest.raises(ValueError, match="uint8"):
+        distances.psnr(torch.zeros(1, 3, 2, 2), torch.zeros(1, 3, 2, 2))

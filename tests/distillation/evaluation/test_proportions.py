@@ -1,0 +1,19 @@
+import pytest
+
+from distillation.evaluation.proportions import Share
+
+
+def test_the_interval_is_wilsons():
+    low, high = Share(81, 263).interval  # the example of Newcombe 1998, table I
+    assert (round(low, 4), round(high, 4)) == (0.2553, 0.3662)
+
+
+def test_the_interval_of_none_and_of_all_has_a_width_and_stays_a_share():
+    assert Share(0, 20).interval[0] == 0 < Share(0, 20).interval[1] < 0.2
+    assert 0.8 < Share(20, 20).interval[0] < Share(20, 20).interval[1] == 1
+
+
+@pytest.mark.parametrize(("count", "total"), [(0, 0), (3, 2), (-1, 2)])
+def test_what_is_no_share_is_refused(count, total):
+    with pytest.raises(ValueError):
+        Share(count, total)

@@ -1,0 +1,184 @@
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
+
+from distillation.starter import clip as module
+from distillation.starter import tokenizer as vocabulary
+from distillation.starter.captions import captions, phrases
+from distillation.starter.clip import ClipRecipe, ClipTask
+from distillation.starter.words import ATTRIBUTES, COLOURS, COMBINATIONS, Combination
+from distillation.trainers.augmentation import Augmentation
+
+TOY = ClipRecipe(
+    image_size=32,
+    patch=8,
+    image_width=32,
+    image_layers=1,
+    image_heads=2,
+    image_hidden=64,
+    text_width=32,
+    text_layers=1,
+    text_heads=2,
+    text_hidden=64,
+    projection=16,
+    steps=80,
+    batch=16,
+    warmup=10,
+    learning_rate=3e-3,
+    augmentation=Augmentation(moved=0, blocked=0, blurred=0),
+)
+RGB = {
+    "red": (220, 30, 30),
+    "orange": (240, 140, 20),
+    "yellow": (240, 230, 40),
+    "green": (30, 180, 40),
+    "blue": (30, 60, 220),
+    "purple": (150, 40, 190),
+    "white": (240, 240, 240),
+    "black": (20, 20, 20),
+}
+
+
+@pytest.fixture(scope="module")
+def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    texts = [text for combination in COMBINATIONS for text in captions(combination)]
+    texts += [text for a, words in ATTRIBUTES.items() for w in words for text in phrases(a, w)]
+    vocabulary.train(folder, texts)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tokenizer_folder: Path) -> CLIPTokenizer:
+    return CLIPTokenizer.from_pretrained(tokenizer_folder)
+
+
+def make_photographs(count: int = 64) -> SimpleNamespace:
+    """Flat fields of the colour: nothing else can be seen. In the shape of `photographs.Photographs`."""
+    combinations = tuple(
+        Combination("vase", COLOURS[index % 8], "clay", "table") for index in range(count)
+    )
+    images = torch.tensor([RGB[c.colour] for c in combinations], dtype=torch.uint8)
+    return SimpleNamespace(
+        images=images.view(count, 3, 1, 1).repeat(1, 1, 32, 32), combinations=combinations
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tokenizer_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("clip")
+    module.train(
+        TOY,
+        photographs=make_photographs(),
+        tokenizer_folder=tokenizer_folder,
+        folder=folder,
+        progress_bar=False,
+    )
+    return folder / "clip"
+
+
+def test_it_learns_to_name_what_can_be_seen(trained: Path, tokenizer: CLIPTokenizer) -> None:
+    found = module.zero_shot(module.load(trained), tokenizer, make_photographs(16).images)
+    assert set(found) == set(ATTRIBUTES)
+    expected = torch.arange(16) % 8
+    assert (found["colour"] == expected).float().mean() >= 0.8
+
+
+def test_the_caption_of_a_photograph_is_nearest_to_it(
+    trained: Path, tokenizer: CLIPTokenizer
+) -> None:
+    clip, photographs = module.load(trained), make_photographs(8)
+    texts = [captions(c)[0] for c in photographs.combinations]
+    images = module.image_features(clip, photographs.images)
+    nearest = (images @ module.text_features(clip, tokenizer, texts).T).argmax(dim=1)
+    assert (nearest == torch.arange(8)).float().mean() >= 0.75
+
+
+def test_features_are_normalised_and_of_any_size_of_picture(trained: Path) -> None:
+    clip, images = module.load(trained), make_photographs(3).images
+    features = module.image_features(clip, images)
+    assert features.shape == (3, 16) and features.dtype == torch.float32
+    assert torch.allclose(features.norm(dim=1), torch.ones(3), atol=1e-5)
+    larger = module.image_features(clip, images.repeat_interleave(2, -1).repeat_interleave(2, -2))
+    assert torch.allclose(features, larger, atol=1e-3)  # flat colours stay what they are
+    assert module.image_features(clip, images[:0]).shape == (0, 16)
+    with pytest.raises(ValueError, match="uint8"):
+        module.image_features(clip, images.float())
+
+
+def test_the_saved_folder_is_a_stock_clip(trained: Path, tokenizer: CLIPTokenizer) -> None:
+    assert {path.name for path in trained.iterdir()} == {
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+    }
+    stock = CLIPModel.from_pretrained(trained)
+    images = make_photographs(4).images
+    features = stock.get_image_features(pixel_values=module.as_pixels(images)).pooler_output
+    ours = module.image_features(module.load(trained), images)
+    assert torch.allclose(torch.nn.functional.normalize(features, dim=-1), ours, atol=1e-4)
+
+
+def test_the_text_tower_pools_at_the_end_marker(trained: Path, tokenizer: CLIPTokenizer) -> None:
+    text_encoder = CLIPTextModel(module.load(trained).text_model.config).eval()
+    text_encoder.load_state_dict(module.load(trained).text_model.state_dict())
+    assert text_encoder.config.eos_token_id == tokenizer.eos_token_id
+    assert text_encoder.config.max_position_embeddings == 16
+    ids = module.tokenise(tokenizer, ["a red clay vase"])
+    output = text_encoder(input_ids=ids)
+    assert output.pooler_output.equal(output.last_hidden_state[:, 5])  # start, four words, end
+
+
+def test_texts_are_padded_with_the_end_marker_and_refused_when_too_long(
+    tokenizer: CLIPTokenizer,
+) -> None:
+    ids = module.tokenise(tokenizer, ["", "a red vase"])
+    assert ids.shape == (2, 16)
+    assert ids[0, 1:].unique().tolist() == [tokenizer.eos_token_id]
+    with pytest.raises(ValueError, match="16 fit"):
+        module.tokenise(tokenizer, ["a " * 15])
+
+
+def test_equal_combinations_are_no_negatives_of_each_other() -> None:
+    positive = torch.tensor([[1, 1, 0], [1, 1, 0], [0, 0, 1]]).bool()
+    right = torch.where(positive, 10.0, -10.0)
+    assert module.contrastive_loss(right, positive) == pytest.approx(
+        2 / 3 * torch.tensor(2.0).log().item(), abs=1e-3
+    )  # the entropy of two equal positives is all that is left
+    assert module.contrastive_loss(-right, positive) > 5
+
+
+def test_attributes_are_told_apart_within_themselves_alone() -> None:
+    bits = torch.tensor([Combination("mug", "red", "metal", "slab").bits])
+    logits = torch.where(bits, 10.0, -10.0)
+    assert module.attribute_loss(logits, bits) < 1e-3
+    shifted = logits.clone()
+    shifted[:, :8] += 100  # all the objects: no matter to any attribute
+    assert module.attribute_loss(shifted, bits) < 1e-3
+    assert module.attribute_loss(-logits, bits) > 10
+
+
+def test_a_step_is_decided_by_its_index_and_generator(tokenizer: CLIPTokenizer) -> None:
+    photographs, weights = make_photographs(16), []
+    for _ in range(2):
+        task = ClipTask(
+            TOY, tokenizer, images=photographs.images, combinations=photographs.combinations
+        )
+        task.step(0, torch.Generator().manual_seed(0))
+        weights.append(torch.cat([p.detach().flatten() for p in task.clip.parameters()]))
+    assert weights[0].equal(weights[1])
+
+
+def test_what_does_not_fit_is_refused(tokenizer: CLIPTokenizer) -> None:
+    photographs = make_photographs(4)
+    with pytest.raises(ValueError, match="combinations for 4 images"):
+        ClipTask(TOY, tokenizer, images=photographs.images, combinations=COMBINATIONS[:3])
+    with pytest.raises(ValueError, match="uint8"):
+        ClipTask(TOY, tokenizer, images=photographs.images[..., :8], combinations=COMBINATIONS[:4])
+    with pytest.raises(ValueError, match="whole patches"):
+        ClipRecipe(patch=48)
+    with pytest.raises(ValueError, match="Heads must divide"):
+        ClipRecipe(image_heads=5)

@@ -1,0 +1,184 @@
+"""The commands: what they build, print, publish and return."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from distillation.starter import __main__ as command
+from distillation.starter import recipe
+from distillation.starter.stages import Context, Stage
+from distillation.trainers.errors import TrainingDiverged
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    amount: int = 1
+
+
+def write(context: Context) -> None:
+    (context.folder / "product").write_text(str(context.recipe.amount))
+
+
+def table(amount: int, build=write) -> tuple[Stage, ...]:
+    return (
+        Stage("flour", Recipe(amount), (), write),
+        Stage("salt", Recipe(amount), (), write),
+        Stage("pack", Recipe(amount), ("flour",), build),
+    )
+
+
+@pytest.fixture
+def published(monkeypatch) -> list[Path]:
+    """Where the commands would have published from; the tables are toys."""
+    folders: list[Path] = []
+    monkeypatch.setattr(recipe, "STAGES", table(1000))
+    monkeypatch.setattr(recipe, "QUICK", table(1))
+    monkeypatch.setattr(recipe, "publish", folders.append)
+    return folders
+
+
+def run(*arguments: str | Path) -> int:
+    return command.main([str(argument) for argument in arguments])
+
+
+def test_build_makes_all_stages_publishes_and_prints_their_times(tmp_path, published, capsys):
+    assert run("build", "--data", tmp_path) == 0
+    assert [folder.name.partition("-")[0] for folder in published] == ["pack"]
+    assert (published[0] / "product").read_text() == "1000"
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line.split() for line in lines if "finished" in line]
+    assert [row[0] for row in rows] == ["flour", "salt", "pack"]
+    assert lines[-1].startswith("all")
+
+
+def test_a_quick_build_uses_toy_recipes_and_publishes_nothing(tmp_path, published):
+    assert run("build", "--quick", "--data", tmp_path) == 0
+    assert [path.read_text() for path in tmp_path.glob("*/product")] == ["1"] * 3
+    assert published == []
+
+
+def test_only_some_stages_are_built_and_nothing_is_published(tmp_path, published, capsys):
+    assert run("build", "--data", tmp_path, "--only", "salt") == 0
+    assert [folder.name.partition("-")[0] for folder in tmp_path.iterdir()] == ["salt"]
+    assert published == []
+    assert "flour" not in capsys.readouterr().out
+
+
+def test_status_shows_what_is_there(tmp_path, published, capsys):
+    run("build", "--data", tmp_path, "--only", "salt")
+    capsys.readouterr()
+    assert run("status", "--data", tmp_path) == 0
+    states = dict(line.split()[:2] for line in capsys.readouterr().out.splitlines()[1:-1])
+    assert states == {"flour": "absent", "salt": "finished", "pack": "absent"}
+
+
+def test_ctrl_c_says_that_the_same_command_goes_on(tmp_path, published, monkeypatch, capsys):
+    def interrupt(context: Context) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(recipe, "STAGES", table(1000, interrupt))
+    assert run("build", "--data", tmp_path) == 130
+    assert capsys.readouterr().err.strip() == "Interrupted; the same command goes on from here."
+    assert published == []
+
+    monkeypatch.setattr(recipe, "STAGES", table(1000))
+    assert run("build", "--data", tmp_path) == 0
+    assert "going on" in capsys.readouterr().out
+    assert len(published) == 1
+
+
+def test_an_error_is_one_line_that_says_what_to_do(tmp_path, published, monkeypatch, capsys):
+    def diverge(context: Context) -> None:
+        raise TrainingDiverged(7, "loss", float("nan"))
+
+    monkeypatch.setattr(recipe, "STAGES", table(1000, diverge))
+    assert run("build", "--data", tmp_path) == 1
+    assert "step 7" in capsys.readouterr().err
+    assert run("build", "--data", tmp_path, "--only", "butter") == 1
+    assert "no stage butter" in capsys.readouterr().err
+
+
+def test_a_report_is_of_what_is_published_and_a_quick_one_of_the_toy(
+    tmp_path, published, monkeypatch
+):
+    from distillation.starter import report
+
+    asked = []
+
+    def remember(root: Path, pack: Path, judges: Path, *, docs: Path, quick: bool) -> Path:
+        asked.append((root, pack, judges, docs, quick))
+        return docs / "starter.md"
+
+    monkeypatch.setattr(report, "write", remember)
+    assert run("report", "--data", tmp_path) == 0
+    assert run("report", "--quick", "--data", tmp_path) == 0
+    full, quick = asked
+    assert full[1:] == (
+        ROOT / "generation/starter/teacher",
+        ROOT / "distillation/starter/judges",
+        ROOT / "docs",
+        False,
+    )
+    assert quick[4] and all(path.is_relative_to(tmp_path) for path in quick[:4])
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(9.6, "10 s"), (65, "1 min 05 s"), (3600 + 61, "1 h 01 min")]
+)
+def test_durations_are_read_at_a_glance(seconds, text):
+    assert command._duration(seconds) == text
+
+
+SLOW = """
+import dataclasses, runpy, sys, time, types
+from distillation.starter.stages import Stage
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    amount: int = 1
+
+def sleep(context):
+    (context.folder / "sleeps").touch()
+    time.sleep(30)
+
+# In place of the real table, which takes seconds to load.
+toy = types.ModuleType("distillation.starter.recipe")
+toy.QUICK, toy.PACK = (Stage("pack", Recipe(), (), sleep),), "pack"
+sys.modules[toy.__name__] = __import__("distillation.starter").starter.recipe = toy
+runpy.run_module("distillation.starter", run_name="__main__", alter_sys=False)
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "said"),
+    [(signal.SIGINT, 130, "goes on from here"), (signal.SIGTERM, 143, "")],
+)
+def test_a_signal_ends_the_process_in_order(tmp_path, number, status, said):
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW, "build", "--quick", "--data", str(tmp_path)],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        while not list(tmp_path.glob("pack-*/sleeps")):
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.02)
+        os.kill(process.pid, number)
+        _, errors = process.communicate(timeout=20)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == status
+    assert said in errors
+    assert "Traceback" not in errors
+    assert len(list(tmp_path.glob("pack-*/seconds.json"))) == 1

@@ -1,0 +1,163 @@
+"""The table of stages: sound, and all of it works together at toy size, up to a release that the engine loads."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import save_file
+
+from distillation.starter import recipe, rendering, stages
+from distillation.starter.words import COLOURS, COMBINATIONS
+from generation.engine import release
+
+NAMES = ["scenes", "captions", "detector", "clip", "vae", "latents", "teacher", "pack"]
+
+
+def test_both_tables_hold_the_same_stages_and_share_none_but_the_captions():
+    full, quick = stages.keys(recipe.STAGES), stages.keys(recipe.QUICK)
+    assert list(full) == list(quick) == NAMES
+    assert {name for name in NAMES if full[name] == quick[name]} == {"captions"}
+
+
+def test_every_recipe_is_frozen():
+    for stage in (*recipe.STAGES, *recipe.QUICK):
+        first = dataclasses.fields(stage.recipe)[0].name
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(stage.recipe, first, None)
+
+
+@pytest.mark.parametrize(
+    ("changed", "stays"),
+    [
+        ({"pack": recipe.PackRecipe(guidance_scale=5.5)}, set(NAMES) - {"pack"}),
+        ({"teacher": recipe.TeacherRecipe(seed=9)}, set(NAMES) - {"pack", "teacher"}),
+        (
+            {"detector": recipe.DetectorStageRecipe(recipe.DetectorRecipe(seed=9))},
+            set(NAMES) - {"pack", "detector"},
+        ),
+        (
+            {"captions": recipe.CaptionsRecipe("another grammar")},
+            {"scenes", "detector", "vae", "latents"},
+        ),
+        ({"vae": recipe.VaeRecipe(seed=9)}, {"scenes", "captions", "detector", "clip"}),
+        ({"scenes": rendering.Recipe(train=5000)}, {"captions"}),
+    ],
+)
+def test_a_changed_recipe_costs_only_what_is_made_from_it(changed, stays):
+    before = stages.keys(recipe.STAGES)
+    after = stages.keys(recipe.table(dataclasses.replace(recipe.FULL_RECIPES, **changed)))
+    assert {name for name in NAMES if before[name] == after[name]} == stays
+
+
+def test_texts_are_distinct_and_of_at_most_twelve_words():
+    texts = recipe.texts()
+    assert len(texts) > 4 * len(COMBINATIONS)
+    assert max(len(text.split()) for text in texts) <= 12
+
+
+# --- the whole of it ------------------------------------------------------------------------------
+def paint(folder: Path, of: rendering.Recipe) -> None:
+    """Shards as rendering stores them, of flat pictures: nothing is left to render."""
+    folder.mkdir(parents=True)
+    for split, size in of.sizes().items():
+        for path, batch in rendering._shards(folder, split, size):
+            values = [COLOURS.index(shot.combination.colour) * 30 for shot in batch]
+            noise = np.random.default_rng(0).integers(0, 20, (len(batch), 3, 128, 128))
+            images = (np.array(values)[:, None, None, None] + noise).astype(np.uint8)
+            about = {
+                "combinations": json.dumps(
+                    [COMBINATIONS.index(shot.combination) for shot in batch]
+                ),
+                "seeds": json.dumps([shot.seed for shot in batch]),
+            }
+            masks = np.ones((len(batch), 128, 128), np.uint8)
+            save_file({"images": images, "masks": masks}, path, metadata=about)
+
+
+def toy(**changes: object) -> tuple[stages.Stage, ...]:
+    quick = recipe.QUICK_RECIPES
+    short = {"steps": 2, "warmup": 1}
+    return recipe.table(
+        dataclasses.replace(
+            quick,
+            detector=dataclasses.replace(
+                quick.detector, training=dataclasses.replace(quick.detector.training, **short)
+            ),
+            clip=dataclasses.replace(quick.clip, **short),
+            vae=dataclasses.replace(quick.vae, crop_steps=1, whole_steps=1, warmup=1),
+            latents=dataclasses.replace(quick.latents, is_mirrored=False),
+            teacher=dataclasses.replace(quick.teacher, **short),
+            **changes,
+        )
+    )
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> tuple[Path, dict[str, Path]]:
+    root = tmp_path_factory.mktemp("starter")
+    (scenes, *_) = table = toy()
+    paint(stages.folder_of(table, root, "scenes"), scenes.recipe)
+    return root, stages.build(table, root, progress_bar=False)
+
+
+def test_all_stages_together_make_a_release_with_its_judges_and_history(built):
+    _, folders = built
+    made = recipe.packed(folders["pack"])
+    manifest = release.verify(made.teacher)
+    assert (manifest.name, manifest.kind, manifest.num_inference_steps) == (
+        "starter-toy",
+        "teacher",
+        4,
+    )
+    assert {path.name for path in made.judges.iterdir()} == {"detector", "clip"}
+    history = {path.name for path in made.history.iterdir()}
+    assert history == {f"{name}.json" for name in NAMES if name != "pack"} | {
+        f"{name}.jsonl" for name in ("detector", "clip", "vae", "teacher")
+    }
+
+
+def test_the_release_generates_with_the_engine_that_serves(built):
+    from generation.engine import pipeline
+
+    _, folders = built
+    loaded = pipeline.load(recipe.packed(folders["pack"]).teacher)
+    assert loaded.vae.config.scaling_factor != 1.0
+    assert torch.isfinite(next(loaded.unet.parameters())).all()
+
+
+def test_another_guidance_packs_again_and_trains_nothing(built):
+    root, folders = built
+    again = stages.build(
+        toy(pack=recipe.PackRecipe(name="starter-toy", steps=4, guidance_scale=2.5)),
+        root,
+        progress_bar=False,
+    )
+    assert {name for name in NAMES if folders[name] != again[name]} == {"pack"}
+    assert release.read(recipe.packed(again["pack"]).teacher).guidance_scale == 2.5
+
+
+def test_publishing_replaces_what_is_there_as_a_whole(built, tmp_path):
+    _, folders = built
+    target = recipe.packed(tmp_path / "committed")
+    target.teacher.mkdir(parents=True)
+    (target.teacher / "left-over.txt").write_text("of an older release")
+    catalogue = tmp_path / "catalogue.csv"
+    recipe.publish(folders["pack"], target=target, catalogue=catalogue)
+    assert release.verify(target.teacher).name == "starter-toy"
+    assert (target.judges / "clip" / "config.json").is_file()
+    assert (target.history / "teacher.jsonl").is_file()
+    assert catalogue.read_text().startswith("slug,text,tags")
+
+
+def test_nothing_is_published_outside_the_project():
+    root = Path(__file__).resolve().parents[3]
+    places = [*dataclasses.astuple(recipe.PUBLISHED), recipe.CATALOGUE]
+    assert [str(path.relative_to(root)) for path in places] == [
+        "generation/starter/teacher",
+        "distillation/starter/judges",
+        "distillation/starter/history",
+        "generation/starter/catalogue.csv",
+    ]

@@ -1,0 +1,168 @@
+"""The VAE learns pictures, weighs what matters in them, and measures its own scaling factor."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from distillation.starter import vae as vaes
+from distillation.starter.vae import VaeRecipe, VaeTask, learning_rate, reconstruction_errors
+from tests.distillation.starter import toys
+
+torch.set_num_threads(1)
+
+TOY = VaeRecipe(
+    channels=(8, 16),
+    latent_channels=2,
+    norm_groups=4,
+    crop=16,
+    crop_steps=60,
+    crop_batch=4,
+    crop_learning_rate=6e-3,
+    whole_steps=30,
+    whole_batch=4,
+    whole_learning_rate=3e-3,
+    warmup=5,
+    ema_decay=0.9,
+    saturation_weight=0.0,  # so that what is trained for is what is measured
+    object_weight=1.0,
+    validate_every=60,
+    validated=4,
+    is_bf16=False,
+)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("vae")
+    vaes.train(
+        TOY,
+        photographs=toys.photographs(12),
+        validation=toys.photographs(4),
+        folder=folder,
+        progress_bar=False,
+    )
+    return folder
+
+
+def curve(folder: Path, name: str) -> list[float]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line[name] for line in lines if name in line]
+
+
+def task(recipe: VaeRecipe = TOY, count: int = 6) -> VaeTask:
+    album = toys.photographs(count)
+    return VaeTask(recipe, images=album.images, masks=album.masks, validation=album.images)
+
+
+def test_training_comes_nearer_to_the_pictures(trained: Path) -> None:
+    values = curve(trained, "validation_psnr")
+    assert len(values) == 2  # in step 60, and in the last
+    assert values[-1] > 14.5  # each channel's mean gives 12.4
+    losses = curve(trained, "loss")
+    assert losses[-1] < losses[0] / 2
+
+
+def test_scaled_latents_have_a_standard_deviation_of_one(trained: Path) -> None:
+    vae = vaes.load(trained / "vae")
+    images = toys.photographs(12).images.float() / 127.5 - 1
+    with torch.no_grad():
+        latents = vae.encode(images).latent_dist.mean * vae.config.scaling_factor
+    assert latents.std().item() == pytest.approx(1, abs=1e-3)
+    assert vae.config.sample_size == 32
+
+
+def test_the_averaged_weights_are_saved(trained: Path) -> None:
+    finished = task(count=12)
+    vaes.loop.run(
+        finished, trained, steps=TOY.steps, seed=TOY.seed, title="", progress_bar=False
+    )  # nothing is left to do: this loads the checkpoint
+    saved = vaes.load(trained / "vae").state_dict()
+    averaged, last = finished.averaged.state_dict(), finished.vae.state_dict()
+    assert all(torch.equal(saved[key], averaged[key]) for key in saved)
+    assert not all(torch.equal(saved[key], last[key]) for key in saved)
+
+
+def test_crops_come_first_then_whole_images() -> None:
+    started = task()
+    crops, masks = started._batch(TOY.crop_steps - 1, torch.Generator().manual_seed(0))
+    assert crops.shape == (4, 3, 16, 16) and masks.shape == (4, 1, 16, 16)
+    whole, masks = started._batch(TOY.crop_steps, torch.Generator().manual_seed(0))
+    assert whole.shape == (4, 3, 32, 32) and masks.shape == (4, 1, 32, 32)
+    assert whole.min() >= -1 and whole.max() <= 1
+
+
+def test_an_image_and_its_mask_are_cut_and_mirrored_alike() -> None:
+    album = toys.photographs(6)
+    ramp = torch.arange(32 * 32).view(32, 32) % 251
+    images = ramp.to(torch.uint8).expand(6, 3, 32, 32).clone()
+    started = VaeTask(
+        TOY, images=images, masks=ramp.to(torch.uint8).expand(6, 32, 32), validation=album.images
+    )
+    generator = torch.Generator().manual_seed(3)
+    directions = set()
+    for _ in range(6):
+        crops, masks = started._batch(0, generator)
+        assert torch.allclose((crops[:, :1] + 1) * 127.5, masks, atol=1e-3)
+        directions |= {bool(row) for row in (masks[:, 0, 0, 1] > masks[:, 0, 0, 0])}
+    assert directions == {True, False}
+
+
+def test_colour_and_object_weigh_more() -> None:
+    grey, red = torch.zeros(1, 3, 4, 4), torch.zeros(1, 3, 4, 4)
+    red[:, 0], red[:, 1:] = 1, -1
+    ground, thing = torch.zeros(1, 1, 4, 4), torch.ones(1, 1, 4, 4)
+    recipe = replace(TOY, saturation_weight=3.0, object_weight=2.0)
+
+    def absolute(target: torch.Tensor, masks: torch.Tensor) -> float:
+        return reconstruction_errors(target + 0.1, target, masks, recipe)["absolute"].item()
+
+    assert absolute(grey, ground) == pytest.approx(0.1)
+    assert absolute(red, ground) == pytest.approx(0.4)
+    assert absolute(grey, thing) == pytest.approx(0.2)
+
+
+def test_an_even_shift_has_no_gradient_error_and_a_lost_edge_has() -> None:
+    masks = torch.zeros(1, 1, 4, 4)
+    target = torch.zeros(1, 3, 4, 4)
+    target[..., 2:] = 1
+    shifted = reconstruction_errors(target + 0.3, target, masks, TOY)
+    assert shifted["gradient"].item() == pytest.approx(0, abs=1e-6)
+    flat = reconstruction_errors(torch.full_like(target, 0.5), target, masks, TOY)
+    assert flat["gradient"].item() == pytest.approx(1 / 3)  # one of three differences to the right
+    assert flat["squared"].item() == pytest.approx(0.25)
+
+
+def test_divergence_is_zero_for_the_unit_gaussian_and_half_a_nat_for_a_shift_by_one() -> None:
+    from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+
+    standard = DiagonalGaussianDistribution(torch.zeros(1, 4, 2, 2))
+    assert vaes.kl_divergence(standard).item() == 0
+    moments = torch.cat([torch.ones(1, 2, 2, 2), torch.zeros(1, 2, 2, 2)], dim=1)
+    assert vaes.kl_divergence(DiagonalGaussianDistribution(moments)).item() == pytest.approx(0.5)
+
+
+def test_the_rate_falls_without_a_jump_to_the_whole_images_and_then_to_zero() -> None:
+    rates = [learning_rate(TOY, index) for index in range(TOY.steps)]
+    assert rates[0] == pytest.approx(6e-3 / 5) and max(rates) == pytest.approx(6e-3)
+    assert rates[TOY.crop_steps] == pytest.approx(3e-3)
+    assert abs(rates[TOY.crop_steps - 1] - rates[TOY.crop_steps]) < 5e-5
+    assert rates[-1] < 1e-4
+
+
+def test_bad_recipes_and_images_are_refused() -> None:
+    with pytest.raises(ValueError, match="whole latents"):
+        replace(TOY, crop=15)
+    with pytest.raises(ValueError, match="do not divide"):
+        replace(TOY, norm_groups=5)
+    album = toys.photographs(3)
+    with pytest.raises(ValueError, match="must be uint8"):
+        VaeTask(TOY, images=album.images.float(), masks=album.masks, validation=album.images)
+    with pytest.raises(ValueError, match="mask"):
+        VaeTask(TOY, images=album.images, masks=album.masks[:2], validation=album.images)
+    with pytest.raises(ValueError, match="crop"):
+        VaeTask(
+            replace(TOY, crop=64), images=album.images, masks=album.masks, validation=album.images
+        )

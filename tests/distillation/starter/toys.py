@@ -1,0 +1,83 @@
+"""Photographs, a tokenizer and a CLIP at toy size: the real code on little of everything."""
+
+import functools
+import tempfile
+from pathlib import Path
+
+import torch
+from transformers import CLIPTokenizer
+
+from distillation.starter import clip as clips
+from distillation.starter import tokenizer
+from distillation.starter.captions import captions
+from distillation.starter.clip import ClipRecipe
+from distillation.starter.photographs import Photographs
+from distillation.starter.words import COLOURS, COMBINATIONS, TRAINED
+
+TEXT_WIDTH = 16
+SHADES = torch.tensor(
+    [
+        [220, 30, 30],
+        [230, 140, 20],
+        [230, 220, 40],
+        [30, 160, 40],
+        [30, 60, 220],
+        [140, 40, 170],
+        [240, 240, 240],
+        [20, 20, 20],
+    ],
+    dtype=torch.uint8,
+)
+_CLIP = ClipRecipe(
+    image_size=32,
+    patch=16,
+    image_width=16,
+    image_layers=1,
+    image_heads=2,
+    image_hidden=16,
+    text_width=TEXT_WIDTH,
+    text_layers=2,
+    text_heads=2,
+    text_hidden=32,
+    projection=8,
+)
+_holders: list[tempfile.TemporaryDirectory] = []  # removed when the process ends
+
+
+def photographs(count: int, *, size: int = 32) -> Photographs:
+    """A square in the colour of the combination on a grey slope, which makes the left and the right differ."""
+    combinations = tuple(TRAINED[number * 37 % len(TRAINED)] for number in range(count))
+    slope = torch.linspace(60, 200, size).to(torch.uint8)
+    images = slope.expand(count, 3, size, size).clone()
+    masks = torch.zeros(count, size, size, dtype=torch.uint8)
+    inside = slice(size // 4, 3 * size // 4)
+    masks[:, inside, inside] = 1
+    for image, combination in zip(images, combinations, strict=True):
+        image[:, inside, inside] = SHADES[COLOURS.index(combination.colour)][:, None, None]
+    return Photographs(images, masks, combinations, tuple(range(count)))
+
+
+@functools.cache
+def tokenizer_folder() -> Path:
+    folder = _scratch()
+    tokenizer.train(folder, [text for c in COMBINATIONS for text in captions(c)])
+    return folder
+
+
+@functools.cache
+def clip_folder() -> Path:
+    """Untrained, but not the near-zero embeddings that a fresh CLIP has, which make all words alike."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        clip = clips.build(_CLIP, CLIPTokenizer.from_pretrained(tokenizer_folder()))
+        with torch.no_grad():
+            clip.text_model.embeddings.token_embedding.weight.normal_()
+    folder = _scratch() / "clip"
+    clips.save(clip, folder)
+    return folder
+
+
+def _scratch() -> Path:
+    holder = tempfile.TemporaryDirectory(prefix="starter-toys-")
+    _holders.append(holder)
+    return Path(holder.name)
