@@ -91,7 +91,9 @@ def _developed(linear: NDArray[np.float32], seed: int) -> NDArray[np.uint8]:
         exposed,
     )
     srgb = np.where(
-        shoulder <= 0.0031308, 12.92 * shoulder, 1.055 * np.maximum(shoulder, 1e-9) ** (1 / 2.4) - 0.055
+        shoulder <= 0.0031308,
+        12.92 * shoulder,
+        1.055 * np.maximum(shoulder, 1e-9) ** (1 / 2.4) - 0.055,
     )
     random = np.random.default_rng([seed, 5])
     grain = random.normal(0, random.uniform(0.001, 0.005), srgb.shape[:2])[..., None]
@@ -148,7 +150,9 @@ def _denoiser() -> _Denoiser:
 
 
 # --- shards ---------------------------------------------------------------------------------------
-def build(folder: Path, recipe: Recipe, *, splits: tuple[str, ...] = (), progress_bar: bool = True) -> None:
+def build(
+    folder: Path, recipe: Recipe, *, splits: tuple[str, ...] = (), progress_bar: bool = True
+) -> None:
     """Every shard that `folder` lacks. splits: () is all of them."""
     sizes = {name: size for name, size in recipe.sizes().items() if not splits or name in splits}
     missing = [
@@ -160,7 +164,9 @@ def build(folder: Path, recipe: Recipe, *, splits: tuple[str, ...] = (), progres
     if not missing:
         return
     folder.mkdir(parents=True, exist_ok=True)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     context = multiprocessing.get_context("spawn")
     counter = context.Value("i", 0)
     with (
@@ -198,7 +204,9 @@ def _shards(folder: Path, split: str, size: int) -> Iterator[tuple[Path, list[Sh
 
 def _start(counter: Any) -> None:
     """Each process keeps to one core: thread pools that share the cores halve the speed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the pool, after the running shards
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # the parent ends the pool, after the running shards
     with counter.get_lock():
         number = counter.value
         counter.value += 1
@@ -218,7 +226,9 @@ def _write_shard(path: Path, batch: list[Shot], recipe: scenes.Recipe) -> int:
     pictures = [render(shot, recipe) for shot in batch]
     tensors = {
         # safetensors writes the memory as it lies, and a transposed view lies otherwise than it reads
-        "images": np.ascontiguousarray(np.stack([image.transpose(2, 0, 1) for image, _ in pictures])),
+        "images": np.ascontiguousarray(
+            np.stack([image.transpose(2, 0, 1) for image, _ in pictures])
+        ),
         "masks": np.stack([mask for _, mask in pictures]),
     }
     about = {

@@ -156,7 +156,9 @@ def _material(combination: Combination, random: np.random.Generator) -> dict[str
                 "specular_transmittance": {
                     "type": "rgb",
                     # Through a vessel one looks across four surfaces, through a solid across two.
-                    "value": (tinted(GLASS) ** (0.6 if combination.object in HOLLOW else 1)).tolist(),
+                    "value": (
+                        tinted(GLASS) ** (0.6 if combination.object in HOLLOW else 1)
+                    ).tolist(),
                 },
             }
     raise ValueError(f"There is no material {combination.material!r}.")
@@ -209,16 +211,16 @@ def _marble(random: np.random.Generator) -> Floats:
 def _linen(random: np.random.Generator) -> Floats:
     """Oatmeal cloth: a weave too fine to count, and long soft folds."""
     size = 384
-    weave = 0.5 * _noise(random, size, 120, stretch=8) + 0.5 * _noise(random, size, 120, stretch=8).T
+    weave = (
+        0.5 * _noise(random, size, 120, stretch=8) + 0.5 * _noise(random, size, 120, stretch=8).T
+    )
     fold = _noise(random, size, 4)
     base = np.array([0.50, 0.42, 0.31]) * random.uniform(0.92, 1.08)
     return np.clip(base * (0.78 + 0.22 * weave + 0.22 * fold)[..., None], 0, 1)
 
 
-def _noise(
-    random: np.random.Generator, size: int, cells: int, *, stretch: float = 1.0
-) -> Floats:
-    """Smooth random values in 0…1, [size, size], about `cells` bumps across; `stretch` draws them out along the rows."""
+def _noise(random: np.random.Generator, size: int, cells: int, *, stretch: float = 1.0) -> Floats:
+    """Smooth values in 0 … 1, [size, size], about `cells` bumps across; `stretch` draws them out along the rows."""
     rows, columns = cells, cells
     if stretch > 1:
         rows, columns = max(2, int(cells * stretch / 4)), max(2, int(cells * 4 / stretch) + 1)
@@ -285,7 +287,13 @@ def _lights(random: np.random.Generator) -> dict[str, Any]:
 
 
 def _softbox(
-    *, azimuth: float, elevation: float, distance: float, width: float, height: float, radiance: Floats
+    *,
+    azimuth: float,
+    elevation: float,
+    distance: float,
+    width: float,
+    height: float,
+    radiance: Floats,
 ) -> dict[str, Any]:
     """A lit rectangle that faces the object. azimuth: degrees to the right of straight behind the camera."""
     around, up = np.radians(azimuth), np.radians(elevation)
@@ -326,7 +334,11 @@ def _camera(
     azimuth = np.radians(random.uniform(-12, 12))
     target = np.array([random.uniform(-0.12, 0.12), 0.0, top * 0.46 + random.uniform(-0.08, 0.08)])
     place = target + distance * np.array(
-        [np.sin(azimuth) * np.cos(elevation), -np.cos(azimuth) * np.cos(elevation), np.sin(elevation)]
+        [
+            np.sin(azimuth) * np.cos(elevation),
+            -np.cos(azimuth) * np.cos(elevation),
+            np.sin(elevation),
+        ]
     )
     return {
         "type": "perspective",

@@ -18,7 +18,7 @@ ROUNDING = 6  # points of a rounded corner
 
 @dataclass(frozen=True)
 class Mesh:
-    """positions, normals [V, 3]; texture coordinates [V, 2]; faces [F, 3] of vertex numbers, counter-clockwise outside."""
+    """positions, normals [V, 3]; texture coordinates [V, 2]; faces [F, 3]: vertices, counter-clockwise from outside."""
 
     positions: Floats
     normals: Floats
@@ -35,9 +35,7 @@ def _rounded(corners: list[tuple[float, float]], radii: list[float]) -> Floats:
     ):
         start, middle, end = np.array(before), np.array(corner), np.array(after)
         towards_start, towards_end = start - middle, end - middle
-        reach = min(
-            radius, np.linalg.norm(towards_start) * 0.5, np.linalg.norm(towards_end) * 0.5
-        )
+        reach = min(radius, np.linalg.norm(towards_start) * 0.5, np.linalg.norm(towards_end) * 0.5)
         first = middle + towards_start / np.linalg.norm(towards_start) * reach
         last = middle + towards_end / np.linalg.norm(towards_end) * reach
         for t in np.linspace(0, 1, ROUNDING):  # a quadratic Bézier curve
@@ -75,10 +73,7 @@ def _hollow(outer: Floats, wall: float, floor: float) -> Floats:
     inward /= np.linalg.norm(inward, axis=1, keepdims=True) + 1e-12
     inner = outer + inward * wall
     inner = inner[(inner[:, 1] > floor) & (inner[:, 0] > 0.02)]
-    if len(inner) > 1:  # a rim rounded by one point between both walls
-        rim = (outer[-1] + inner[-1]) / 2 + np.array([0.0, wall * 0.45])
-    else:
-        rim = outer[-1]
+    rim = (outer[-1] + inner[-1]) / 2 + np.array([0.0, wall * 0.45])  # rounds it between both walls
     base = outer[0]
     foot = np.array([[0.0, base[1]], [base[0] * 0.5, base[1]], [base[0] * 0.94, base[1]]])
     lowest = inner[0]
@@ -114,9 +109,7 @@ def _revolve(profile: Floats) -> Mesh:
         ],
         axis=-1,
     )
-    texture = np.stack(
-        np.broadcast_arrays((angles / np.pi)[None], along[:, None]), axis=-1
-    )
+    texture = np.stack(np.broadcast_arrays((angles / np.pi)[None], along[:, None]), axis=-1)
     return Mesh(
         positions.reshape(-1, 3),
         turned.reshape(-1, 3),
@@ -129,9 +122,7 @@ def _grid_faces(rows: int, columns: int) -> NDArray[np.int64]:
     row, column = np.meshgrid(np.arange(rows - 1), np.arange(columns - 1), indexing="ij")
     corner = (row * columns + column).ravel()
     right, up, across = corner + 1, corner + columns, corner + columns + 1
-    return np.concatenate(
-        [np.stack([corner, right, across], 1), np.stack([corner, across, up], 1)]
-    )
+    return np.concatenate([np.stack([corner, right, across], 1), np.stack([corner, across, up], 1)])
 
 
 # --- objects --------------------------------------------------------------------------------------
@@ -175,9 +166,7 @@ def _mug(random: np.random.Generator) -> Mesh:
     corners = [(radius * 0.7, 0.0), (radius, 0.0), (radius, height)]
     body = _revolve(_hollow(_rounded(corners, [0, 0.12, 0]), 0.08, 0.12))
     reach, thickness = random.uniform(0.36, 0.42), random.uniform(0.085, 0.105)
-    handle = _tube(
-        np.array([radius - 0.03, 0.0, height * 0.52]), reach, height * 0.30, thickness
-    )
+    handle = _tube(np.array([radius - 0.03, 0.0, height * 0.52]), reach, height * 0.30, thickness)
     return _joined(body, handle)
 
 
@@ -267,9 +256,7 @@ def _tube(centre: Floats, reach: float, rise: float, thickness: float) -> Mesh:
     side = np.array([0.0, 1.0, 0.0])
     outward = np.cross(side, tangent)
     angle = np.linspace(0, 2 * np.pi, 25)
-    normals = (
-        np.cos(angle)[None, :, None] * outward[:, None] + np.sin(angle)[None, :, None] * side
-    )
+    normals = np.cos(angle)[None, :, None] * outward[:, None] + np.sin(angle)[None, :, None] * side
     positions = path[:, None] + normals * thickness
     texture = np.stack(
         np.broadcast_arrays(path_angle[:, None] / np.pi, angle[None] / np.pi), axis=-1

@@ -6,7 +6,6 @@ Byte-pair encoding is Sennrich et al. 2016, arXiv 1508.07909; the layout is that
 import json
 import os
 from collections.abc import Iterable
-from itertools import pairwise
 from pathlib import Path
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -59,7 +58,7 @@ def _alphabet() -> list[str]:
 
 
 def _merges(texts: Iterable[str]) -> list[Merge]:
-    """In the order in which they apply, until each word of the texts is one token; cut and spelt as CLIP's tokenizer."""
+    """In their order, until each word of the texts is one token; words are cut and spelt as by CLIP's tokenizer."""
     blank = CLIPTokenizer(vocab={START: 0, END: 1}, merges=[]).backend_tokenizer
     learner = Tokenizer(models.BPE(end_of_word_suffix=END_OF_WORD))
     learner.normalizer, learner.pre_tokenizer = blank.normalizer, blank.pre_tokenizer
