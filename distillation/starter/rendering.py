@@ -71,7 +71,7 @@ def render(shot: Shot, recipe: scenes.Recipe) -> tuple[NDArray[np.uint8], NDArra
     if mi.variant() != "scalar_rgb":
         mi.set_variant("scalar_rgb")
     scene = scenes.scene(shot.combination, shot.seed, recipe)
-    layers = np.array(mi.render(scene, seed=shot.seed), dtype=np.float32)
+    layers = np.array(mi.render(scene, seed=mi.UInt32(shot.seed)), dtype=np.float32)
     colour, albedo, normal, number = np.split(layers, [3, 6, 9], axis=-1)
     clean = _denoiser().denoise(colour, albedo, normal)
     # A pixel's number is the mean over its samples of the (1-based) numbers of the shapes that they hit.

@@ -198,7 +198,8 @@ def _ball(random: np.random.Generator) -> Mesh:
 def _cube(random: np.random.Generator) -> Mesh:
     half = random.uniform(0.62, 0.72)
     rounding = random.uniform(0.05, 0.09)
-    positions, faces = [], []
+    positions: list[Floats] = []
+    faces: list[NDArray[np.int64]] = []
     steps = np.concatenate(
         [
             np.linspace(-half, -half + rounding, 7),

@@ -35,12 +35,12 @@ class VaeRecipe:
     channels: tuple[int, ...] = (32, 64, 128, 128)  # one level each; all but the last halve
     layers: int = 1  # per block
     latent_channels: int = 4
-    norm_groups: int = 32
+    norm_groups: int = 8  # of 4 channels at the top: single channels would lose their brightness, image by image
     crop: int = 64  # pixels a side
-    crop_steps: int = 1900
+    crop_steps: int = 1200
     crop_batch: int = 16
     crop_learning_rate: float = 1.2e-3
-    whole_steps: int = 850
+    whole_steps: int = 800
     whole_batch: int = 6
     whole_learning_rate: float = 7e-4
     warmup: int = 100

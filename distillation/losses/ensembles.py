@@ -1,0 +1,115 @@
+"""One target out of several teachers. Knows no network and does not choose the teachers.
+
+`weights` are π_k: [K], one per teacher, or [K, B] where they differ by sample (by prompt variant); not negative, and
+of sum 1 over the teachers. All targets are detached.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from distillation.losses.noise_regression import noise_regression
+from distillation.losses.precision import wide
+from distillation.losses.soft_targets import target_log_probabilities
+
+SUM_TOLERANCE = 1e-4
+
+
+def reward_weights(rewards: Tensor, *, temperature: float) -> Tensor:
+    """π_k ∝ exp(reward_k ÷ β), shaped as the rewards: [K] or [K, B], for instance the detector's pass rates.
+
+    temperature: β, in the unit of the rewards.
+    """
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature must be positive and finite, not {temperature}.")
+    return functional.softmax(rewards.detach() / temperature, dim=0)
+
+
+def arithmetic_mean(
+    teacher_logits: Sequence[Tensor], *, weights: Tensor, temperature: float
+) -> Tensor:
+    """log Σ_k π_k p_k(T), [B, N, ...], a target of `soft_targets.soft_loss` (Hinton et al., arXiv 1503.02531).
+
+    The mixture: a class that one teacher believes in stays possible.
+    """
+    stacked = _stacked(
+        [target_log_probabilities(v, temperature=temperature) for v in teacher_logits]
+    )
+    return (stacked + _spread(weights, stacked).log()).logsumexp(0)
+
+
+def geometric_mean(
+    teacher_logits: Sequence[Tensor], *, weights: Tensor, temperature: float
+) -> Tensor:
+    """log of p ∝ Π_k p_k(T)^π_k, [B, N, ...]: the softmax of the mean logits (Hinton et al., arXiv 1503.02531).
+
+    The consensus: a class that one teacher rules out is ruled out.
+    """
+    stacked = _stacked(
+        [target_log_probabilities(v, temperature=temperature) for v in teacher_logits]
+    )
+    return functional.log_softmax((stacked * _spread(weights, stacked)).sum(0), dim=1)
+
+
+def mean_noise(noise_preds: Sequence[Tensor], *, weights: Tensor) -> Tensor:
+    """ε̄ = Σ_k π_k ε_k, [B, ...] of teachers' predictions of the same noised latents.
+
+    ε is −σ_t times the score ∇log p_t, so ε̄ is the score of the geometric mean of the densities at each noise level.
+    Of predictions of one kind only. Never average final images of different teachers: that blurs.
+    """
+    stacked = _stacked(noise_preds)
+    return (stacked * _spread(weights, stacked)).sum(0)
+
+
+def disagreement(noise_preds: Sequence[Tensor], *, weights: Tensor) -> Tensor:
+    """v = Σ_k π_k ‖ε_k − ε̄‖² ÷ d, [B]: the variance between teachers, per value of the d of a sample."""
+    stacked = _stacked(noise_preds)
+    spread = _spread(weights, stacked)
+    mean = (stacked * spread).sum(0)
+    return ((stacked - mean).square() * spread).sum(0).flatten(1).mean(1)
+
+
+def ensemble_regression(
+    noise_pred: Tensor, teacher_preds: Sequence[Tensor], *, weights: Tensor, variance: float
+) -> Tensor:
+    """E[‖ε_S − ε̄‖² ÷ d · 1 ÷ (τ² + v)]: teachers that disagree about a sample teach it less.
+
+    noise_pred: the student's, [B, ...]. variance: τ², of the student's own error, in squared units of the prediction.
+    The weight is that of a Gaussian likelihood of variance τ² + v (Kendall & Gal, arXiv 1703.04977); its logarithm is
+    left out, being constant for frozen teachers. Without the weight, one teacher drawn at random per batch, k ~ π, has
+    the same minimiser ε̄ for one pass instead of K.
+    """
+    if not 0 < variance < math.inf:
+        raise ValueError(f"variance must be positive and finite, not {variance}.")
+    target = mean_noise(teacher_preds, weights=weights)
+    confidence = 1 / (variance + disagreement(teacher_preds, weights=weights))
+    return noise_regression(noise_pred, target, weights=confidence)
+
+
+def _stacked(tensors: Sequence[Tensor]) -> Tensor:
+    """[K, B, ...], detached, at least fp32."""
+    if not tensors:
+        raise ValueError("An ensemble has at least one teacher.")
+    shapes = {tuple(tensor.shape) for tensor in tensors}
+    if len(shapes) > 1 or tensors[0].ndim < 2:
+        raise ValueError(
+            f"The teachers' outputs must be of one shape [B, ...], not {sorted(shapes)}."
+        )
+    return wide(torch.stack([tensor.detach() for tensor in tensors]))
+
+
+def _spread(weights: Tensor, stacked: Tensor) -> Tensor:
+    """The weights in as many dimensions as [K, B, ...]."""
+    weights = weights.detach().to(stacked)
+    teachers, batch = stacked.shape[:2]
+    if weights.shape not in ((teachers,), (teachers, batch)):
+        raise ValueError(
+            f"{teachers} teachers and {batch} samples take weights [{teachers}] or [{teachers}, {batch}], "
+            f"not {list(weights.shape)}."
+        )
+    if not ((weights >= 0).all() and ((weights.sum(0) - 1).abs() <= SUM_TOLERANCE).all()):
+        raise ValueError("The weights of the teachers must not be negative and must sum to 1.")
+    return weights.reshape(weights.shape + (1,) * (stacked.ndim - weights.ndim))

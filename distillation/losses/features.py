@@ -1,0 +1,42 @@
+"""Feature matching: outputs of paired layers of one shape. Knows no network; layers of other shapes are for `mmd`."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from distillation.losses.precision import wide
+
+FLOOR = 1e-6  # δ, mean square of a feature
+
+
+def normalised_matching(
+    student_features: Sequence[Tensor], teacher_features: Sequence[Tensor], *, floor: float = FLOOR
+) -> Tensor:
+    """1/L Σ_l E_b[‖f_S − f_T‖² ÷ (‖f_T‖² + δd)], after LAPTOP-Diff's normalisation (Zhang et al., arXiv 2404.11098).
+
+    Both: one [B, ...] per layer, of the same shapes, in the same order; the teacher's are constants. Every layer, and
+    every sample, counts the same however large its values: 1 is what features of zeros would give. Without the
+    division a few loud layers are all that is learnt. Times L it is the sum over layers.
+    floor: δ, the mean square below which a teacher's feature counts as silent.
+    """
+    if not floor > 0:
+        raise ValueError(f"floor must be positive, not {floor}.")
+    if not student_features or len(student_features) != len(teacher_features):
+        raise ValueError(
+            f"As many layers of the student ({len(student_features)}) as of the teacher ({len(teacher_features)}) "
+            "are matched, at least one."
+        )
+    terms = []
+    for index, (student, teacher) in enumerate(
+        zip(student_features, teacher_features, strict=True)
+    ):
+        if student.shape != teacher.shape or student.ndim < 2:
+            raise ValueError(
+                f"Layer {index}: features {list(student.shape)} of the student do not fit "
+                f"{list(teacher.shape)} of the teacher."
+            )
+        target = wide(teacher.detach())
+        error = (wide(student) - target).square().flatten(1).mean(1)
+        terms.append((error / (target.square().flatten(1).mean(1) + floor)).mean())
+    return torch.stack(terms).mean()

@@ -1,0 +1,92 @@
+"""Distribution matching: the student's images become as likely to the teacher as to a score of the student's own.
+
+Yin et al., DMD2, arXiv 2405.14867. Knows no network: the predictions x̂₀ are given (`predictions.converted` makes them).
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from distillation.losses.noise_regression import noise_regression
+from distillation.losses.precision import wide
+
+RATIO_LIMITS = (0.1, 20.0)  # of the density ratio, f-distill
+TIME_BINS = 10
+
+# h(r), r = p_teacher ÷ p_student: how much a sample counts in the gradient of each divergence (arXiv 2502.15681).
+DIVERGENCES: dict[str, Callable[[Tensor], Tensor]] = {
+    "reverse_kl": torch.ones_like,
+    "jensen_shannon": lambda r: 1 - 1 / (1 + r),
+    "forward_kl": lambda r: r,
+    "squared_hellinger": torch.sqrt,
+    "jeffreys": lambda r: 1 + r,
+}
+
+
+def matching_gradient(latents: Tensor, real_x0: Tensor, fake_x0: Tensor) -> Tensor:
+    """g = (x̂_fake − x̂_real) ÷ mean|x − x̂_real|, the mean per sample; what is not finite becomes 0. [B, ...], detached.
+
+    latents: x, the student's output. real_x0: the guided teacher's estimate of x₀ from x noised to a random step;
+    fake_x0: that of the fake score, without guidance, from the same noised x.
+    """
+    if not latents.shape == real_x0.shape == fake_x0.shape or latents.ndim < 2:
+        raise ValueError(
+            f"Latents {list(latents.shape)}, real {list(real_x0.shape)} and fake {list(fake_x0.shape)} estimates "
+            "must be of one shape [B, ...]."
+        )
+    x, real, fake = (wide(tensor.detach()) for tensor in (latents, real_x0, fake_x0))
+    scale = (x - real).abs().flatten(1).mean(1).view((-1,) + (1,) * (x.ndim - 1))
+    return torch.nan_to_num((fake - real) / scale, nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def distribution_matching(
+    latents: Tensor, real_x0: Tensor, fake_x0: Tensor, *, weights: Tensor | None = None
+) -> Tensor:
+    """½ mean‖x − sg(x − g)‖² with g of `matching_gradient`, so that its gradient in x is g ÷ (number of values).
+
+    weights: [B], times which g is taken (`f_distill_weights`); None is 1. The value is ½ mean g²: its size, not a
+    distance; it does not fall as the student improves. Latents that are not finite give a loss that is not either.
+    """
+    gradient = matching_gradient(latents, real_x0, fake_x0)
+    if weights is not None:
+        if weights.shape != gradient.shape[:1]:
+            raise ValueError(f"weights must be [{len(gradient)}], not {list(weights.shape)}.")
+        gradient = gradient * weights.detach().to(gradient).view((-1,) + (1,) * (gradient.ndim - 1))
+    x = wide(latents)
+    # x − sg(x) is 0: x − sg(x − g) would round g away where it is small beside x.
+    return 0.5 * (x - x.detach() + gradient).square().mean()
+
+
+def fake_score_loss(noise_pred: Tensor, noise: Tensor, *, weights: Tensor | None = None) -> Tensor:
+    """E_b[w_b ‖ε_φ(x_t) − ε'‖² ÷ d]: the fake score learns to denoise the student's own images, noised by ε'.
+
+    noise_pred: [B, ...] of the fake score, for x_t made from detached images of the student. For a fake score that
+    predicts v or x₀ give that target in place of the noise.
+    """
+    return noise_regression(noise_pred, noise, weights=weights)
+
+
+def f_distill_weights(
+    logits: Tensor, timesteps: Tensor, *, num_train_timesteps: int, divergence: str
+) -> Tensor:
+    """h(r) ÷ mean h(r), [B], constants (f-distill, Xu et al., arXiv 2502.15681).
+
+    logits: the discriminator's of the student's noised images, [B, ...], high for the teacher's; their mean per sample
+    is log r. r is clipped to RATIO_LIMITS and divided by its mean among the samples in the same tenth of the time.
+    timesteps: int [B], in 0 … num_train_timesteps − 1. divergence: of DIVERGENCES; reverse_kl is plain DMD2.
+    """
+    if divergence not in DIVERGENCES:
+        raise ValueError(f"{divergence!r} is no divergence; there are {', '.join(DIVERGENCES)}.")
+    if timesteps.shape != logits.shape[:1] or timesteps.is_floating_point():
+        raise ValueError(
+            f"timesteps must be whole numbers [{len(logits)}], not {timesteps.dtype} {list(timesteps.shape)}."
+        )
+    if not ((timesteps >= 0) & (timesteps < num_train_timesteps)).all():
+        raise ValueError(f"timesteps must be in 0 … {num_train_timesteps - 1}.")
+    ratio = wide(logits.detach()).reshape(len(logits), -1).mean(1).exp().clamp(*RATIO_LIMITS)
+    bins = timesteps.to(ratio.device).long() * TIME_BINS // num_train_timesteps
+    sums = ratio.new_zeros(TIME_BINS).index_add_(0, bins, ratio)
+    counts = torch.bincount(bins, minlength=TIME_BINS)
+    importance = DIVERGENCES[divergence](ratio / (sums / counts)[bins])
+    return importance / importance.mean()

@@ -1,0 +1,195 @@
+"""Maximum mean discrepancy between layers: a channel is a sample, so channel counts may differ. Knows no network.
+
+Huang & Wang, "Like What You Like: Knowledge Distill via Neuron Selectivity Transfer", arXiv 1707.01219. Blind to the
+order of channels and to their scale: keep a loss of the outputs beside it.
+
+Maps are [B, C, H, W]. A kernel is given as its quadratic form over signed samples: (z [B, M, N], c [M]) → [B], the
+Σ_ij c_i c_j k(z_i, z_j) of each image. With z the channels of teachers and student and c their weights, negative for
+the student, that is MMD².
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from distillation.losses.precision import wide
+
+Kernel = Callable[[Tensor, Tensor], Tensor]
+FLOOR = 1e-6  # mean square below which a channel shrinks to 0 instead of growing to length 1
+SUM_TOLERANCE = 1e-4
+
+
+def linear(samples: Tensor, weights: Tensor) -> Tensor:
+    """k(x, y) = xᵀy: the squared distance of the mean channels, ‖Σ_i c_i z_i‖²."""
+    return _mean(samples, weights).square().sum(1)
+
+
+@dataclass(frozen=True)
+class Polynomial:
+    """k(x, y) = (xᵀy + offset)^degree. Degree 2 without offset, the paper's, compares the N × N Gram matrices."""
+
+    degree: int = 2
+    offset: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.degree < 1 or not 0 <= self.offset < math.inf:
+            raise ValueError(
+                f"degree must be at least 1, not {self.degree}; offset not negative, not {self.offset}."
+            )
+
+    def __call__(self, samples: Tensor, weights: Tensor) -> Tensor:
+        """Degree 2 never makes both the M × M and the N × N matrix, but the smaller: ‖Zᵀ diag(c) Z‖² = cᵀ (ZZᵀ)² c."""
+        count, length = samples.shape[1:]
+        if self.degree == 2 and length < count:
+            moments = samples.mT @ (samples * weights[:, None])
+            mean = _mean(samples, weights).square().sum(1)
+            return (
+                moments.square().sum((1, 2))
+                + 2 * self.offset * mean
+                + (self.offset * weights.sum()) ** 2
+            )
+        return _form((samples @ samples.mT + self.offset) ** self.degree, weights)
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """k(x, y) = Σ_s exp(−‖x − y‖² ÷ 2(sσ)²), σ² the mean squared distance between channels of an image, a constant.
+
+    The mean is over teachers and student as halves of one set, whatever their numbers of channels.
+    """
+
+    scales: tuple[float, ...] = (1.0,)  # (¼, ½, 1, 2, 4) for several widths at once
+
+    def __post_init__(self) -> None:
+        if not self.scales or not all(0 < scale < math.inf for scale in self.scales):
+            raise ValueError(f"scales must be positive numbers, at least one, not {self.scales}.")
+
+    def __call__(self, samples: Tensor, weights: Tensor) -> Tensor:
+        squares = samples.square().sum(2)
+        distances = squares[:, :, None] + squares[:, None, :] - 2 * samples @ samples.mT
+        distances = distances.clamp(min=0)
+        shares = weights.abs() / weights.abs().sum()
+        smallest = torch.finfo(samples.dtype).tiny
+        widths = _form(distances.detach(), shares).clamp(min=smallest)[:, None, None]
+        gram = sum(torch.exp(-distances / (2 * scale**2 * widths)) for scale in self.scales)
+        return _form(torch.as_tensor(gram), weights)
+
+
+def mmd2(student: Tensor, teacher: Tensor, *, kernel: Kernel) -> Tensor:
+    """MMD² = 1/C_T² Σ k(t, t') + 1/C_S² Σ k(s, s') − 2/(C_T C_S) Σ k(t, s), the mean over the batch (arXiv 1707.01219).
+
+    student [B, C_S, h, w], teacher [B, C_T, h', w'], a constant: each is pooled to the smaller height and width, and
+    each channel then brought to length 1. The biased estimate: 0 if and only if the kernel sees no difference.
+    """
+    return mixture_mmd2(student, [teacher], weights=(1.0,), kernel=kernel)
+
+
+def mixture_mmd2(
+    student: Tensor, teachers: Sequence[Tensor], *, weights: Sequence[float], kernel: Kernel
+) -> Tensor:
+    """MMD² to a mixture: Σ_kk' π_k π_k' K_kk' + K_SS − 2 Σ_k π_k K_kS, K the mean of the kernel between two sets.
+
+    weights: π_k of the teachers' maps, of sum 1. All maps are pooled to the smallest height and width among them.
+    """
+    _check_mixture(weights, len(teachers))
+    maps = [*(teacher.detach() for teacher in teachers), student]
+    if any(part.ndim != 4 for part in maps) or len({len(part) for part in maps}) > 1:
+        raise ValueError(
+            f"Maps are [B, C, H, W] of one batch size, not {[list(part.shape) for part in maps]}."
+        )
+    size = min(part.shape[2] for part in maps), min(part.shape[3] for part in maps)
+    channels = [_channels(part, size) for part in maps]
+    signed = [
+        part.new_full((part.shape[1],), weight / part.shape[1])
+        for part, weight in zip(channels, (*weights, -1.0), strict=True)
+    ]
+    # MMD² is a difference of products, and small beside them.
+    with torch.autocast(student.device.type, enabled=False):
+        return kernel(torch.cat(channels, dim=1), torch.cat(signed)).mean()
+
+
+def depth_weights(
+    student: Sequence[tuple[float, int]], teacher: Sequence[tuple[float, int]], *, reach: float
+) -> Tensor:
+    """ω [L_S, L_T] ∝ exp(−|depth_S − depth_T| ÷ reach) between maps of equal or adjacent resolution, each row of sum 1.
+
+    Both: (depth, height of the map) per layer; the depth from 0 at the input to 1 at the output, reach in the same
+    unit. Adjacent: twice or half as high. Elsewhere 0, and `layers_mmd2` does not compute it.
+    """
+    if not reach > 0:
+        raise ValueError(f"reach must be positive, not {reach}.")
+    for depth, height in (*student, *teacher):
+        if not 0 <= depth <= 1 or height < 1:
+            raise ValueError(
+                f"A layer is (depth in 0 … 1, height of the map), not {(depth, height)}."
+            )
+    rows = []
+    for depth, height in student:
+        logits = [
+            -abs(depth - other) / reach if max(height, side) <= 2 * min(height, side) else -math.inf
+            for other, side in teacher
+        ]
+        if not any(math.isfinite(logit) for logit in logits):
+            raise ValueError(f"No layer of the teacher has a map about as high as {height}.")
+        rows.append(torch.tensor(logits, dtype=torch.float64).softmax(0))
+    if not rows:
+        raise ValueError("The student has no layers.")
+    return torch.stack(rows)
+
+
+def layers_mmd2(
+    student_maps: Sequence[Tensor],
+    teacher_maps: Sequence[Tensor],
+    *,
+    weights: Tensor,
+    kernel: Kernel,
+) -> Tensor:
+    """Σ_ml ω_ml MMD²(S_m, T_l) over all pairs of layers. weights: ω [L_S, L_T], `depth_weights`.
+
+    The ½λ before the sum in arXiv 1707.01219 is the recipe's.
+    """
+    if weights.shape != (len(student_maps), len(teacher_maps)) or not weights.numel():
+        raise ValueError(
+            f"{len(student_maps)} layers of the student and {len(teacher_maps)} of the teacher do not fit "
+            f"weights {list(weights.shape)}."
+        )
+    table = weights.tolist()
+    if not all(math.isfinite(weight) and weight >= 0 for row in table for weight in row):
+        raise ValueError("The weights must be finite and not negative.")
+    terms = [
+        weight * mmd2(student, teacher, kernel=kernel)
+        for student, row in zip(student_maps, table, strict=True)
+        for teacher, weight in zip(teacher_maps, row, strict=True)
+        if weight > 0
+    ]
+    if not terms:
+        raise ValueError("All weights are 0.")
+    return torch.stack(terms).sum()
+
+
+def _check_mixture(weights: Sequence[float], teachers: int) -> None:
+    if len(weights) != teachers or not teachers:
+        raise ValueError(f"{teachers} teachers do not fit {len(weights)} weights.")
+    if min(weights) < 0 or not abs(sum(weights) - 1) <= SUM_TOLERANCE:
+        raise ValueError(f"The weights must not be negative and must sum to 1, not {weights}.")
+
+
+def _channels(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """[B, C, N]: pooled, each channel of length 1 unless its mean square is near FLOOR; at least fp32."""
+    channels = functional.adaptive_avg_pool2d(wide(maps), size).flatten(2)
+    squares = channels.square().sum(2, keepdim=True)
+    return channels * torch.rsqrt(squares + FLOOR * channels.shape[2])
+
+
+def _mean(samples: Tensor, weights: Tensor) -> Tensor:
+    """Σ_i c_i z_i, [B, N]."""
+    return torch.einsum("bmn,m->bn", samples, weights)
+
+
+def _form(gram: Tensor, weights: Tensor) -> Tensor:
+    """cᵀ K c of each image, [B]."""
+    return torch.einsum("bij,i,j->b", gram, weights, weights)

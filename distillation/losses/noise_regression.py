@@ -1,0 +1,61 @@
+"""Regression of what a diffusion network predicts. Knows no network; conversions are in `predictions`.
+
+The predictions may be ε, v or x₀, as long as both are of one type.
+"""
+
+from torch import Tensor
+
+from distillation.losses.precision import wide
+
+
+def noise_regression(
+    noise_pred: Tensor, target: Tensor, *, weights: Tensor | None = None
+) -> Tensor:
+    """E_b[w_b ‖ε_S − ε_T‖² ÷ d], the mean over the d values of a sample and over the batch.
+
+    noise_pred: the student's, [B, ...]. target: the noise that was drawn (hard) or the teacher's prediction (soft), as
+    constants. weights: [B], for instance `predictions.min_snr_weights`; None is 1.
+    It is the likelihood of a Gaussian around ε_S, and what soft targets become at a high temperature: for centred
+    logits T² · KL → ‖z − v‖² ÷ 2N, half of this mean (Hinton et al., arXiv 1503.02531, §2.1).
+    λ_out and λ_task of BK-SDM (arXiv 2305.15798) are `soft_targets.weighted_average` of two such terms.
+    """
+    if noise_pred.shape != target.shape or noise_pred.ndim < 2:
+        raise ValueError(
+            f"A prediction {list(noise_pred.shape)} does not fit the target {list(target.shape)}; both are [B, ...]."
+        )
+    errors = (wide(noise_pred) - wide(target.detach())).square().flatten(1).mean(1)
+    if weights is None:
+        return errors.mean()
+    if weights.shape != errors.shape:
+        raise ValueError(f"weights must be [{len(errors)}], not {list(weights.shape)}.")
+    weights = weights.detach()
+    if not ((weights >= 0) & weights.isfinite()).all():
+        raise ValueError("The weights must be finite and not negative.")
+    return (errors * weights.to(errors)).mean()
+
+
+def guided(noise_pred_uncond: Tensor, noise_pred_text: Tensor, *, guidance_scale: float) -> Tensor:
+    """ε_w = ε_∅ + w (ε_c − ε_∅), [B, ...] (Ho & Salimans, arXiv 2207.12598); w = 1 is no guidance. At least fp32."""
+    if noise_pred_uncond.shape != noise_pred_text.shape:
+        raise ValueError(
+            f"The predictions without {list(noise_pred_uncond.shape)} and with text {list(noise_pred_text.shape)} "
+            "differ in shape."
+        )
+    without, text = wide(noise_pred_uncond), wide(noise_pred_text)
+    return without + guidance_scale * (text - without)
+
+
+def guidance_distillation(
+    noise_pred: Tensor,
+    teacher_uncond: Tensor,
+    teacher_text: Tensor,
+    *,
+    guidance_scale: float,
+    weights: Tensor | None = None,
+) -> Tensor:
+    """E_b[w_b ‖ε_S − ε_w‖² ÷ d]: one pass of the student is the guided teacher's two (Meng et al., arXiv 2210.03142).
+
+    For one fixed guidance scale, which the student therefore does not take as an input. Shapes as `noise_regression`.
+    """
+    target = guided(teacher_uncond.detach(), teacher_text.detach(), guidance_scale=guidance_scale)
+    return noise_regression(noise_pred, target, weights=weights)

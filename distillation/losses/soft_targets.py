@@ -1,0 +1,72 @@
+"""Soft targets: the student matches the teacher's softened probabilities. Knows no network and no diffusion.
+
+Logits are [B, N, ...]: N classes along dimension 1, any positions behind it (a classifier has none, a segmentation
+has height and width). All values are means over the batch and the positions, in nats.
+"""
+
+import math
+
+from torch import Tensor
+from torch.nn import functional
+
+from distillation.losses.precision import wide
+
+SUM_TOLERANCE = 1e-3  # of log Σp; fp32 over thousands of classes stays far below
+
+
+def target_log_probabilities(teacher_logits: Tensor, *, temperature: float) -> Tensor:
+    """log p(T), p_i(T) = exp(v_i ÷ T) ÷ Σ_j exp(v_j ÷ T), [B, N, ...], detached (Hinton et al., arXiv 1503.02531)."""
+    _check_temperature(temperature)
+    return functional.log_softmax(wide(teacher_logits.detach()) / temperature, dim=1)
+
+
+def soft_loss(student_logits: Tensor, target: Tensor, *, temperature: float) -> Tensor:
+    """T² · Σ_i p_i (log p_i − log q_i(T)), where q(T) is of the student's logits z (Hinton et al., arXiv 1503.02531).
+
+    target: log p, [B, N, ...] as the logits, already at this temperature (`target_log_probabilities`, or the means of
+    `distillation.losses.ensembles`); it is taken as a constant. The divergence is the paper's cross-entropy less the
+    entropy of the target, which is constant too: the same gradient T · (q − p), but 0 when student and teacher agree.
+    T² keeps the gradient's size: for large T it tends to (z − v) ÷ N of the centred logits, the regression.
+    """
+    _check_temperature(temperature)
+    if student_logits.shape != target.shape:
+        raise ValueError(
+            f"Logits {list(student_logits.shape)} and target {list(target.shape)} differ in shape."
+        )
+    target = wide(target.detach())
+    if not (target.logsumexp(1).abs() <= SUM_TOLERANCE).all():
+        raise ValueError(
+            "The target must be logarithms of probabilities that sum to 1, not logits."
+        )
+    log_q = functional.log_softmax(wide(student_logits) / temperature, dim=1)
+    divergence = functional.kl_div(log_q, target, log_target=True, reduction="none").sum(1)
+    return temperature**2 * divergence.mean()
+
+
+def hard_loss(student_logits: Tensor, labels: Tensor) -> Tensor:
+    """−log q_y at temperature 1. labels: the true classes, int64 [B, ...], each in 0 … N − 1."""
+    if labels.shape != student_logits.shape[:1] + student_logits.shape[2:]:
+        raise ValueError(
+            f"Labels {list(labels.shape)} do not fit logits {list(student_logits.shape)}, classes in dimension 1."
+        )
+    return functional.cross_entropy(wide(student_logits), labels)
+
+
+def weighted_average(soft: Tensor, hard: Tensor, *, soft_weight: float) -> Tensor:
+    """λ · soft + (1 − λ) · hard, λ in [0, 1] (Hinton et al., arXiv 1503.02531: best with a small weight of the hard).
+
+    Of two scalars, whatever their kind: for diffusion the soft target is the teacher's noise, the hard one the noise
+    that was drawn (λ_out beside λ_task of BK-SDM, arXiv 2305.15798).
+    """
+    if not 0 <= soft_weight <= 1:
+        raise ValueError(f"soft_weight must be in 0 … 1, not {soft_weight}.")
+    if soft.ndim or hard.ndim:
+        raise ValueError(
+            f"Two scalars are averaged, not {list(soft.shape)} and {list(hard.shape)}."
+        )
+    return soft_weight * soft + (1 - soft_weight) * hard
+
+
+def _check_temperature(temperature: float) -> None:
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature must be positive and finite, not {temperature}.")
