@@ -3,6 +3,8 @@
 import csv
 
 import pytest
+import torch
+from diffusers import StableDiffusionPipeline
 
 from generation.engine import encoder, pipeline, release, tokens
 from generation.engine.request import GenerationRequest
@@ -25,6 +27,25 @@ def test_the_teacher_verifies() -> None:
         True,
     )
     assert manifest.timesteps[0] == 999  # pure noise: it was trained with zero terminal SNR
+
+
+def test_the_teacher_is_small_enough_to_be_committed() -> None:
+    assert sum(path.stat().st_size for path in TEACHER.rglob("*") if path.is_file()) <= 64_000_000
+
+
+def test_stock_diffusers_loads_the_teacher_and_generates() -> None:
+    stock = StableDiffusionPipeline.from_pretrained(TEACHER, local_files_only=True)
+    stock.set_progress_bar_config(disable=True)
+    image = stock(
+        "a red clay ball on a marble slab",
+        num_inference_steps=10,
+        guidance_scale=2.0,
+        generator=torch.Generator().manual_seed(3),
+        output_type="np",
+    ).images[0]
+    assert image.shape == (128, 128, 3)
+    middle = image[48:80, 48:80].reshape(-1, 3).mean(axis=0)
+    assert middle[0] > 1.5 * max(middle[1:])  # it is red
 
 
 def test_every_text_of_the_catalogue_is_unique_short_and_fits(rows: list[dict[str, str]]) -> None:

@@ -1,0 +1,9 @@
+"""What can go wrong when a student is cut out of a teacher. Knows no tensors."""
+
+
+class StudentRefused(Exception):
+    """No student can be made of this teacher in this way."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"{self.__doc__} {reason}")
+        self.reason = reason

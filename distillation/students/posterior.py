@@ -1,0 +1,123 @@
+"""What is known of a teacher's weights after its training: a normal distribution. Knows no network and no loss.
+
+Two estimates of a diagonal one. Laplace: the curvature of the loss at the trained weights, by squared gradients. SWAG:
+the spread of snapshots along the training (Maddox et al. 2019, arXiv 1902.02476). The student's prior is made of it
+(idea: Grabovoy & Strijov 2021, Automation and Remote Control 82(11)); see pruning.py.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+SMALLEST, LARGEST = 1e-8, 1e-2  # variances are clipped to these, if nothing else is said
+
+Batch = TypeVar("Batch")
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Independent normal weights: of each tensor its means and its variances, in one shape. Raises ValueError."""
+
+    mean: dict[str, Tensor]
+    variance: dict[str, Tensor]
+
+    def __post_init__(self) -> None:
+        if set(self.mean) != set(self.variance):
+            odd = sorted(set(self.mean) ^ set(self.variance))
+            raise ValueError(f"{odd[0]} and {len(odd) - 1} more lack a mean or a variance.")
+        for name, variance in self.variance.items():
+            if variance.shape != self.mean[name].shape:
+                raise ValueError(f"{name}: {tuple(variance.shape)} variances.")
+            if not (variance > 0).all() or not variance.isfinite().all():
+                raise ValueError(f"{name} has variances that are not above 0 and finite.")
+
+
+def fisher(
+    gradients: Callable[[Batch], Mapping[str, Tensor]],
+    batches: Iterable[Batch],
+    *,
+    examples_per_batch: int = 1,
+) -> dict[str, Tensor]:
+    """The diagonal of the empirical Fisher information of one example: F = E[(∂ℓ ÷ ∂w)²], float32, per tensor.
+
+    `gradients` gives for a batch the gradients of the mean negative log-likelihood ℓ of its examples, by tensor. With
+    one example per batch this is the definition. With B it is B · E[g²] of the mean gradients g, which has the same
+    expectation where the gradient is zero on average, as at trained weights. Raises ValueError without batches, or if
+    the gradients are not finite.
+    """
+    if examples_per_batch < 1:
+        raise ValueError(f"A batch has at least 1 example, not {examples_per_batch}.")
+    sums: dict[str, Tensor] = {}
+    count = 0
+    for batch in batches:
+        found = gradients(batch)
+        if count and set(found) != set(sums):
+            raise ValueError("Every batch must give gradients of the same tensors.")
+        for name, gradient in found.items():
+            square = gradient.detach().float() ** 2
+            sums[name] = sums[name] + square if count else square
+        count += 1
+    if not count:
+        raise ValueError("The Fisher information needs at least one batch.")
+    for name, total in sums.items():
+        if not total.isfinite().all():
+            raise ValueError(f"The gradients of {name} are not finite.")
+    return {name: total * (examples_per_batch / count) for name, total in sums.items()}
+
+
+def laplace(
+    mean: Mapping[str, Tensor],
+    information: Mapping[str, Tensor],
+    *,
+    examples: int,
+    precision: float,
+    limits: tuple[float, float] = (SMALLEST, LARGEST),
+) -> Posterior:
+    """Variances 1 ÷ (N·F + λ), clipped, around the trained weights.
+
+    `information`: F of `fisher`; `examples`: N, by which the likelihood counts; `precision`: λ of the prior the teacher
+    was trained with (its weight decay). Where the data say nothing the upper one of the `limits` decides, and
+    with it the order of pruning. Tensors without a gradient, such as unused ones, need an F of zeros.
+    """
+    if examples < 1 or precision < 0:
+        raise ValueError(f"N ({examples}) must be at least 1 and λ ({precision}) not below 0.")
+    variance = {
+        name: (1 / (examples * values + precision)).clamp(*limits)
+        for name, values in information.items()
+    }
+    return Posterior({name: value.detach().clone() for name, value in mean.items()}, variance)
+
+
+def swag(
+    snapshots: Iterable[Mapping[str, Tensor]],
+    *,
+    limits: tuple[float, float] = (SMALLEST, LARGEST),
+) -> Posterior:
+    """The mean and the mean squared deviation of the snapshots, weight by weight, clipped (SWAG, diagonal part).
+
+    One pass in float32 without the difference of two large numbers (Welford 1962). Raises ValueError for fewer than
+    two.
+    """
+    count = 0
+    mean: dict[str, Tensor] = {}
+    squares: dict[str, Tensor] = {}
+    for snapshot in snapshots:
+        count += 1
+        if count > 1 and set(snapshot) != set(mean):
+            raise ValueError("Every snapshot must hold the same tensors.")
+        for name, tensor in snapshot.items():
+            value = tensor.detach().float()
+            if count == 1:
+                mean[name], squares[name] = value.clone(), torch.zeros_like(value)
+                continue
+            deviation = value - mean[name]
+            mean[name] = mean[name] + deviation / count
+            squares[name] = squares[name] + deviation * (value - mean[name])
+    if count < 2:
+        raise ValueError(f"A spread needs at least two snapshots, not {count}.")
+    return Posterior(
+        mean, {name: (value / count).clamp(*limits) for name, value in squares.items()}
+    )

@@ -1,0 +1,260 @@
+"""Which channels a narrower student keeps, and its tensors. Knows no posterior: the scores of channels are given.
+
+Every level keeps one share of its channels, and as large a share of norm groups, of heads and of the time embedding: so
+the size of a group and of a head stays, and with it the statistics of a GroupNorm and the scale of an attention. Groups
+and heads go or stay as wholes.
+
+Removing channels that nothing reads (outgoing weights zero) changes no output, with two reservations. A LayerNorm takes
+its mean and variance over the channels that are left. And a GroupNorm over a hidden state beside a skip has groups that
+may reach over the seam of the two, or over two groups of one of them; `exact_shares` lists the shares at which channels
+can be chosen so that all such groups stay whole, `mixed_norms` of a plan the norms where they do not.
+"""
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distillation.students import channels, sinusoids, unets
+from distillation.students.channels import Layout
+from distillation.students.errors import StudentRefused
+from distillation.students.sinusoids import Sinusoids
+from distillation.students.unets import Config
+
+Segment = tuple[int, int]  # first channel, and the one after the last
+
+
+@dataclass(frozen=True)
+class WidthPlan:
+    """What a narrower student keeps."""
+
+    teacher_config: Config
+    student_config: Config
+    kept: dict[str, Tensor]  # of each space the channels, int64, ascending
+    mixed_norms: tuple[str, ...]  # GroupNorms with groups of other channels than the teacher's
+    sinusoids: Sinusoids  # of the time embedding
+
+
+def exact_shares(teacher_config: Mapping[str, Any]) -> tuple[Fraction, ...]:
+    """The shares of channels at which every group of every GroupNorm can stay whole, ascending."""
+    config = unets.complete(teacher_config)
+    layout = channels.layout(config)
+    groups = config["norm_num_groups"]
+    shares = (Fraction(kept, groups) for kept in range(1, groups))
+    return tuple(
+        share
+        for share in shares
+        if _obstacle(config, share) is None
+        and all(
+            _fits(_segments(layout, name, are_whole=True), _dropped(space.channels, share))
+            for name, space in layout.spaces.items()
+        )
+    )
+
+
+def plan(
+    teacher_config: Mapping[str, Any],
+    share: Fraction,
+    *,
+    scores: Mapping[str, Tensor],
+    may_mix_norms: bool = False,
+) -> WidthPlan:
+    """Keep the share of the channels of every space that have the highest scores, within what norms and heads allow.
+
+    `scores`: of each space of `channels.layout` a value per channel, [channels], such as `pruning.channel_scores`; what
+    goes together counts with its sum. `may_mix_norms` allows shares that are not among `exact_shares`. Raises
+    StudentRefused.
+    """
+    config = unets.complete(teacher_config)
+    layout = channels.layout(config)
+    share = Fraction(share)
+    obstacle = "It must lie between 0 and 1." if not 0 < share < 1 else _obstacle(config, share)
+    if obstacle:
+        raise StudentRefused(f"A share of {share} of the channels cannot be kept. {obstacle}")
+    if not may_mix_norms and share not in exact_shares(config):
+        exact = ", ".join(map(str, exact_shares(config))) or "none"
+        raise StudentRefused(
+            f"At a share of {share} some GroupNorms cannot keep whole groups. Shares at which they can: {exact}. "
+            "Allow mixed norms if the student is trained afterwards."
+        )
+    kept = {}
+    for name, space in layout.spaces.items():
+        score = _score(scores, name, space.channels)
+        segments = _segments(layout, name, are_whole=not may_mix_norms)
+        kept[name] = _kept(score, segments, _dropped(space.channels, share))
+    fitted = sinusoids.fit(config, share)
+    student: Config = {
+        **config,
+        "block_out_channels": tuple(int(width * share) for width in config["block_out_channels"]),
+        "norm_num_groups": int(config["norm_num_groups"] * share),
+        "attention_head_dim": _heads(config, share),
+        "time_embedding_dim": len(kept["time_embedding"]),
+        "freq_shift": fitted.freq_shift,
+    }
+    mixed = _mixed_norms(layout, kept, config["norm_num_groups"])
+    return WidthPlan(config, student, kept, mixed, fitted)
+
+
+def narrow(tensors: Mapping[str, Tensor], plan: WidthPlan) -> dict[str, Tensor]:
+    """The student's weights: the kept channels of the teacher's, as copies.
+
+    The first layer of the time embedding is multiplied by `plan.sinusoids.mix`, as the student has fewer frequencies.
+    """
+    return _narrow(tensors, plan, plan.sinusoids.mix)
+
+
+def narrow_variances(variances: Mapping[str, Tensor], plan: WidthPlan) -> dict[str, Tensor]:
+    """The variances of `narrow` of independent weights with these variances."""
+    return _narrow(variances, plan, plan.sinusoids.mix**2)
+
+
+def _narrow(tensors: Mapping[str, Tensor], plan: WidthPlan, mix: Tensor) -> dict[str, Tensor]:
+    unets.require(tensors, unets.shapes(plan.teacher_config))
+    slots = channels.layout(plan.teacher_config).slots
+    indices: dict[tuple[str, int], list[tuple[int, Tensor]]] = {}
+    for slot in slots:
+        parts = indices.setdefault((slot.tensor, slot.axis), [])
+        parts.append((slot.start, plan.kept[slot.space] + slot.start))
+    narrowed = {name: tensor.detach() for name, tensor in tensors.items()}
+    for name in set(narrowed) - {name for name, _ in indices}:
+        narrowed[name] = narrowed[name].clone()  # has no channels that go: conv_out.bias
+    for (name, axis), parts in indices.items():
+        index = torch.cat([part for _, part in sorted(parts, key=lambda pair: pair[0])])
+        narrowed[name] = narrowed[name].index_select(axis, index.to(narrowed[name].device))
+    first = narrowed[channels.FREQUENCIES]
+    narrowed[channels.FREQUENCIES] = (first.double() @ mix.to(first.device)).to(first.dtype)
+    unets.require(narrowed, unets.shapes(plan.student_config))
+    return narrowed
+
+
+# --- what a share asks of the configuration -------------------------------------------------------
+def _dropped(width: int, share: Fraction) -> int:
+    return width - int(width * share)
+
+
+def _obstacle(config: Mapping[str, Any], share: Fraction) -> str | None:
+    """Why the share cannot be kept, with what would help."""
+    groups = config["norm_num_groups"]
+    if (groups * share).denominator != 1:
+        return (
+            f"norm_num_groups ({groups}) must keep a whole number: give a multiple of 1/{groups}."
+        )
+    for level, heads in enumerate(unets.per_level(config, "attention_head_dim")):
+        if channels.attends(config, level) and (heads * share).denominator != 1:
+            return (
+                f"Level {level} has {heads} heads (attention_head_dim), which go as wholes: "
+                f"give a multiple of 1/{heads}."
+            )
+    first = config["block_out_channels"][0]
+    if first % 2 or (first * share) % 2:
+        return f"The {first} channels of the first level and {first * share} must be even: they are sines and cosines."
+    time_width = config["time_embedding_dim"] or 4 * first
+    if (time_width * share).denominator != 1:
+        return f"time_embedding_dim ({time_width}) must keep a whole number."
+    return None
+
+
+def _heads(config: Mapping[str, Any], share: Fraction) -> int | tuple[int, ...]:
+    heads = config["attention_head_dim"]
+    if isinstance(heads, int):
+        return int(heads * share)
+    return tuple(  # where nothing attends the number means nothing
+        int(number * share) if channels.attends(config, level) else number
+        for level, number in enumerate(heads)
+    )
+
+
+# --- channels -------------------------------------------------------------------------------------
+def _segments(layout: Layout, space: str, *, are_whole: bool) -> list[Segment]:
+    """The runs of channels of a space that can be removed each on its own, ascending.
+
+    With `are_whole` a run ends only where a group ends in every norm that reads the space, wherever the space stands in
+    it. Then the runs before and after it keep their groups, as it is removed by whole groups of each norm. Channels in
+    no run share a group with the other side of a seam, and stay.
+    """
+    unit, width = layout.spaces[space].unit, layout.spaces[space].channels
+    readers = _readers(layout)[space] if are_whole else []
+    points = [
+        point
+        for point in range(0, width + 1, unit)
+        if all((start + point) % size == 0 for start, size in readers)
+    ]
+    return list(itertools.pairwise(points))
+
+
+def _readers(layout: Layout) -> dict[str, list[tuple[int, int]]]:
+    """Of each space (its first channel's place in a norm, the size of the norm's groups), for all norms over it."""
+    readers: dict[str, list[tuple[int, int]]] = {space: [] for space in layout.spaces}
+    for norm in layout.norms:
+        # the groups are as many in all norms, and a stream's unit is one of its own
+        first = layout.spaces[norm.spaces[0]]
+        size = layout.width(norm) * first.unit // first.channels
+        start = 0
+        for space in norm.spaces:
+            readers[space].append((start, size))
+            start += layout.spaces[space].channels
+    return readers
+
+
+def _fits(segments: list[Segment], dropped: int) -> bool:
+    """Whether some of the segments have together this length."""
+    lengths = [stop - start for start, stop in segments]
+    if len(set(lengths)) == 1:
+        return dropped % lengths[0] == 0 and dropped <= sum(lengths)
+    sums = {0}
+    for length in lengths:
+        sums |= {total + length for total in sums}
+    return dropped in sums
+
+
+def _kept(scores: Tensor, segments: list[Segment], dropped: int) -> Tensor:
+    """The channels left when the segments of this length together that have the least score are removed."""
+    values = [float(scores[start:stop].sum()) for start, stop in segments]
+    lengths = {stop - start for start, stop in segments}
+    if len(lengths) == 1:
+        order = sorted(range(len(segments)), key=values.__getitem__)
+        removed = tuple(order[: dropped // lengths.pop()])
+    else:
+        # the least sum for each length that can be had (a knapsack)
+        best: dict[int, tuple[float, tuple[int, ...]]] = {0: (0.0, ())}
+        for number, (start, stop) in enumerate(segments):
+            for length, (value, chosen) in sorted(best.items(), reverse=True):
+                longer = length + stop - start
+                candidate = (value + values[number], (*chosen, number))
+                if longer <= dropped and (longer not in best or candidate < best[longer]):
+                    best[longer] = candidate
+        removed = best[dropped][1]
+    is_kept = torch.ones(len(scores), dtype=torch.bool)
+    for number in removed:
+        is_kept[slice(*segments[number])] = False
+    return is_kept.nonzero()[:, 0]
+
+
+def _score(scores: Mapping[str, Tensor], space: str, width: int) -> Tensor:
+    found = scores.get(space)
+    if found is None or found.shape != (width,):
+        raise StudentRefused(
+            f"The scores of {space} are {'missing' if found is None else tuple(found.shape)}: "
+            f"give one for each of its {width} channels."
+        )
+    if not found.isfinite().all():
+        raise StudentRefused(f"The scores of {space} are not all finite numbers.")
+    return found.detach().double().cpu()
+
+
+def _mixed_norms(layout: Layout, kept: Mapping[str, Tensor], groups: int) -> tuple[str, ...]:
+    mixed = []
+    for norm in layout.norms:
+        size = layout.width(norm) // groups
+        places, start = [], 0
+        for space in norm.spaces:
+            places.append(kept[space] + start)
+            start += layout.spaces[space].channels
+        groups_of = (torch.cat(places) // size).view(-1, size)
+        if (groups_of != groups_of[:, :1]).any():
+            mixed.append(norm.name)
+    return tuple(mixed)
