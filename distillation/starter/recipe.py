@@ -1,6 +1,6 @@
 """The table of the starter's stages, at full and at toy size, and where the results are published. Knows no training.
 
-scenes, captions → detector, clip, vae → latents → teacher → pack. Every number that shapes a result is in a recipe.
+scenes, captions → detector, clip, vae → latents → teacher, decoder → pack. Each number that shapes a result is in a recipe.
 """
 
 import hashlib
@@ -11,6 +11,7 @@ from distillation.detector.network import DetectorConfig
 from distillation.starter import captions as grammar
 from distillation.starter import (
     clip,
+    decoder,
     latents,
     pack,
     photographs,
@@ -21,6 +22,7 @@ from distillation.starter import (
     vae,
 )
 from distillation.starter.clip import ClipRecipe
+from distillation.starter.decoder import DecoderRecipe
 from distillation.starter.latents import LatentsRecipe
 from distillation.starter.pack import PackRecipe
 from distillation.starter.stages import Context, Stage, StageError
@@ -136,13 +138,25 @@ def _teacher(context: Context) -> None:
     )
 
 
+def _decoder(context: Context) -> None:
+    decoder.train(
+        context.recipe,
+        vae_folder=context.needs["vae"] / "vae",
+        photographs=photographs.read(context.needs["scenes"], "train"),
+        latents=latents.read(context.needs["latents"], "train"),
+        validation=photographs.read(context.needs["scenes"], "validation"),
+        folder=context.folder,
+        progress_bar=context.progress_bar,
+    )
+
+
 def _pack(context: Context) -> None:
     made, needs = packed(context.folder), context.needs
     try:
         pack.write(
             made.teacher,
             unet=needs["teacher"] / "unet",
-            vae=needs["vae"] / "vae",
+            vae=needs["decoder"] / "vae",
             clip=needs["clip"] / "clip",
             tokenizer=needs["captions"] / "tokenizer",
             scheduler=needs["teacher"] / "scheduler",
@@ -172,6 +186,7 @@ class Recipes:
     vae: VaeRecipe = field(default_factory=VaeRecipe)
     latents: LatentsRecipe = field(default_factory=LatentsRecipe)
     teacher: TeacherRecipe = field(default_factory=TeacherRecipe)
+    decoder: DecoderRecipe = field(default_factory=DecoderRecipe)
     pack: PackRecipe = field(default_factory=PackRecipe)
 
 
@@ -185,10 +200,11 @@ def table(recipes: Recipes) -> tuple[Stage, ...]:
         Stage("vae", recipes.vae, ("scenes",), _vae),
         Stage("latents", recipes.latents, ("scenes", "vae"), _latents),
         Stage("teacher", recipes.teacher, ("latents", "clip", "captions"), _teacher),
+        Stage("decoder", recipes.decoder, ("scenes", "vae", "latents"), _decoder),
         Stage(
             PACK,
             recipes.pack,
-            ("scenes", "captions", "detector", "clip", "vae", "latents", "teacher"),
+            ("scenes", "captions", "detector", "clip", "vae", "latents", "teacher", "decoder"),
             _pack,
         ),
     )
@@ -250,6 +266,7 @@ QUICK_RECIPES = Recipes(
         validate_every=10,
         validated=8,
     ),
+    decoder=DecoderRecipe(steps=10, batch=2, warmup=2, validate_every=5, validated=4),
     pack=PackRecipe(name="starter-toy", steps=4),
 )
 

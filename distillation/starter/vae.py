@@ -35,7 +35,9 @@ class VaeRecipe:
     channels: tuple[int, ...] = (32, 64, 128, 128)  # one level each; all but the last halve
     layers: int = 1  # per block
     latent_channels: int = 4
-    norm_groups: int = 8  # of 4 channels at the top: single channels would lose their brightness, image by image
+    norm_groups: int = (
+        8  # of 4 channels at the top: single channels would lose their brightness, image by image
+    )
     crop: int = 64  # pixels a side
     crop_steps: int = 1200
     crop_batch: int = 16
@@ -113,7 +115,7 @@ class VaeTask:
         self._recipe = recipe
         self._images = images
         self._masks = masks
-        self._validation = _spread(validation, recipe.validated)
+        self._validation = spread(validation, recipe.validated)
         self._optimizer = torch.optim.AdamW(
             self.vae.parameters(),
             lr=recipe.crop_learning_rate,
@@ -140,7 +142,13 @@ class VaeTask:
             noise = torch.randn(distribution.mean.shape, generator=generator)
             latents = distribution.mean + distribution.std * noise
             output = self.vae.decode(latents.contiguous(memory_format=self._layout)).sample
-        parts = reconstruction_errors(output.float(), images, masks, recipe)
+        parts = reconstruction_errors(
+            output.float(),
+            images,
+            masks,
+            saturation_weight=recipe.saturation_weight,
+            object_weight=recipe.object_weight,
+        )
         kl = kl_divergence(distribution)
         loss = (
             parts["absolute"]
@@ -156,7 +164,9 @@ class VaeTask:
         losses = {"loss": loss, **parts, "kl": kl}
         measured = {name: float(value.detach()) for name, value in losses.items()}
         if (index + 1) % recipe.validate_every == 0 or index + 1 == recipe.steps:
-            measured["validation_psnr"] = self._validate()
+            measured["validation_psnr"] = psnr_of(
+                self.averaged, self._validation, is_bf16=recipe.is_bf16
+            )
         return measured
 
     def _batch(self, index: int, generator: Generator) -> tuple[Tensor, Tensor]:
@@ -175,19 +185,7 @@ class VaeTask:
         images = torch.stack([self._images[row, :, y, x] for row, y, x in places])
         masks = torch.stack([self._masks[row, y, x] for row, y, x in places])[:, None]
         images[mirrored], masks[mirrored] = images[mirrored].flip(-1), masks[mirrored].flip(-1)
-        return _as_values(images).contiguous(memory_format=self._layout), masks.float()
-
-    @torch.no_grad()
-    def _validate(self) -> float:
-        """dB, the mean over the validation photographs, there and back by the averaged weights."""
-        values = []
-        for part in self._validation.split(BATCH):
-            images = _as_values(part).contiguous(memory_format=self._layout)
-            with torch.autocast("cpu", torch.bfloat16, enabled=self._recipe.is_bf16):
-                means = self.averaged.encode(images).latent_dist.mean
-                output = self.averaged.decode(means).sample
-            values.append(psnr(part, ((output.float() + 1) * 127.5).round().clamp(0, 255).byte()))
-        return float(torch.cat(values).mean())
+        return as_values(images).contiguous(memory_format=self._layout), masks.float()
 
 
 def learning_rate(recipe: VaeRecipe, index: int) -> float:
@@ -210,7 +208,12 @@ def learning_rate(recipe: VaeRecipe, index: int) -> float:
 
 
 def reconstruction_errors(
-    output: Tensor, target: Tensor, masks: Tensor, recipe: VaeRecipe
+    output: Tensor,
+    target: Tensor,
+    masks: Tensor,
+    *,
+    saturation_weight: float,
+    object_weight: float,
 ) -> dict[str, Tensor]:
     """Means over pixels and channels; those of the object count `object_weight` times.
 
@@ -218,13 +221,13 @@ def reconstruction_errors(
     squared; gradient: |error of the difference to the next pixel|, right and below.
     output, target: [B, 3, s, s]; masks: [B, 1, s, s].
     """
-    weights = 1 + (recipe.object_weight - 1) * masks
+    weights = 1 + (object_weight - 1) * masks
     error = output - target
     saturation = (target.amax(1, keepdim=True) - target.amin(1, keepdim=True)) / 2
     right = error.diff(dim=3).abs() * weights[..., 1:]
     below = error.diff(dim=2).abs() * weights[..., 1:, :]
     return {
-        "absolute": (error.abs() * (weights * (1 + recipe.saturation_weight * saturation))).mean(),
+        "absolute": (error.abs() * (weights * (1 + saturation_weight * saturation))).mean(),
         "squared": (error.square() * weights).mean(),
         "gradient": right.mean() + below.mean(),
     }
@@ -260,12 +263,24 @@ def train(
     return load(Path(folder) / "vae")
 
 
+@torch.no_grad()
+def psnr_of(vae: AutoencoderKL, images: Tensor, *, is_bf16: bool) -> float:
+    """dB, the mean over images (uint8 [N, 3, H, W]) of the PSNR of each, there and back by the mean of its latents."""
+    values = []
+    for part in images.split(BATCH):
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_bf16):
+            means = vae.encode(as_values(part)).latent_dist.mean
+            output = vae.decode(means).sample
+        values.append(psnr(part, ((output.float() + 1) * 127.5).round().clamp(0, 255).byte()))
+    return float(torch.cat(values).mean())
+
+
 @torch.inference_mode()
 def scaling_factor(vae: AutoencoderKL, images: Tensor) -> float:
     """What brings the latents of images (uint8 [N, 3, H, W]) to a standard deviation of 1."""
     means = [
-        vae.encode(_as_values(part).to(vae.dtype)).latent_dist.mean.float()
-        for part in _spread(images, MEASURED).split(BATCH)
+        vae.encode(as_values(part).to(vae.dtype)).latent_dist.mean.float()
+        for part in spread(images, MEASURED).split(BATCH)
     ]
     return 1.0 / float(torch.cat(means).std())
 
@@ -288,12 +303,12 @@ def _check(recipe: VaeRecipe, images: Tensor, masks: Tensor, validation: Tensor)
         raise ValueError(f"Images of {size} pixels do not fit the VAE, or are smaller than a crop.")
 
 
-def _spread(images: Tensor, most: int) -> Tensor:
+def spread(images: Tensor, most: int) -> Tensor:
     """At most so many, evenly over the whole."""
     count = min(most, len(images))
     return images[torch.linspace(0, len(images) - 1, count).round().long()]
 
 
-def _as_values(images: Tensor) -> Tensor:
+def as_values(images: Tensor) -> Tensor:
     """uint8 to float32 in [−1, 1]."""
     return images.float().div_(127.5).sub_(1)

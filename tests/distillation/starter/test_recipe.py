@@ -13,7 +13,7 @@ from distillation.starter import recipe, rendering, stages
 from distillation.starter.words import COLOURS, COMBINATIONS
 from generation.engine import release
 
-NAMES = ["scenes", "captions", "detector", "clip", "vae", "latents", "teacher", "pack"]
+NAMES = ["scenes", "captions", "detector", "clip", "vae", "latents", "teacher", "decoder", "pack"]
 
 
 def test_both_tables_hold_the_same_stages_and_share_none_but_the_captions():
@@ -40,7 +40,7 @@ def test_every_recipe_is_frozen():
         ),
         (
             {"captions": recipe.CaptionsRecipe("another grammar")},
-            {"scenes", "detector", "vae", "latents"},
+            {"scenes", "detector", "vae", "latents", "decoder"},
         ),
         ({"vae": recipe.VaeRecipe(seed=9)}, {"scenes", "captions", "detector", "clip"}),
         ({"scenes": rendering.Recipe(train=5000)}, {"captions"}),
@@ -115,7 +115,7 @@ def test_all_stages_together_make_a_release_with_its_judges_and_history(built):
     assert {path.name for path in made.judges.iterdir()} == {"detector", "clip"}
     history = {path.name for path in made.history.iterdir()}
     assert history == {f"{name}.json" for name in NAMES if name != "pack"} | {
-        f"{name}.jsonl" for name in ("detector", "clip", "vae", "teacher")
+        f"{name}.jsonl" for name in ("detector", "clip", "vae", "teacher", "decoder")
     }
 
 

@@ -114,10 +114,12 @@ def test_colour_and_object_weigh_more() -> None:
     grey, red = torch.zeros(1, 3, 4, 4), torch.zeros(1, 3, 4, 4)
     red[:, 0], red[:, 1:] = 1, -1
     ground, thing = torch.zeros(1, 1, 4, 4), torch.ones(1, 1, 4, 4)
-    recipe = replace(TOY, saturation_weight=3.0, object_weight=2.0)
 
     def absolute(target: torch.Tensor, masks: torch.Tensor) -> float:
-        return reconstruction_errors(target + 0.1, target, masks, recipe)["absolute"].item()
+        errors = reconstruction_errors(
+            target + 0.1, target, masks, saturation_weight=3.0, object_weight=2.0
+        )
+        return errors["absolute"].item()
 
     assert absolute(grey, ground) == pytest.approx(0.1)
     assert absolute(red, ground) == pytest.approx(0.4)
@@ -128,9 +130,10 @@ def test_an_even_shift_has_no_gradient_error_and_a_lost_edge_has() -> None:
     masks = torch.zeros(1, 1, 4, 4)
     target = torch.zeros(1, 3, 4, 4)
     target[..., 2:] = 1
-    shifted = reconstruction_errors(target + 0.3, target, masks, TOY)
+    weights = {"saturation_weight": 3.0, "object_weight": 2.0}
+    shifted = reconstruction_errors(target + 0.3, target, masks, **weights)
     assert shifted["gradient"].item() == pytest.approx(0, abs=1e-6)
-    flat = reconstruction_errors(torch.full_like(target, 0.5), target, masks, TOY)
+    flat = reconstruction_errors(torch.full_like(target, 0.5), target, masks, **weights)
     assert flat["gradient"].item() == pytest.approx(1 / 3)  # one of three differences to the right
     assert flat["squared"].item() == pytest.approx(0.25)
 
