@@ -1,6 +1,6 @@
 """The table of the starter's stages, at full and at toy size, and where the results are published. Knows no training.
 
-scenes, captions → detector, clip, vae → latents → teacher, decoder → pack. Each number that shapes a result is in a recipe.
+scenes, captions → detector, clip, vae → latents → teacher, decoder → pack. What shapes a result is in a recipe.
 """
 
 import hashlib

