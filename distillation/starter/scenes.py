@@ -82,7 +82,9 @@ def scene(combination: Combination, seed: int, recipe: Recipe) -> Any:
             "object": _placed(combination, mesh, random),
             **lights,
             "camera": _camera(combination.object, mesh, random, recipe),
-        }
+        },
+        # In parallel, lights come in any order, and with it which of them a random number chooses.
+        parallel=False,
     )
 
 
