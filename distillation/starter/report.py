@@ -38,7 +38,7 @@ class Recipe:
 
     steps: int = 50
     guidance_scales: tuple[float, ...] = (1, 1.5, 2, 3, 4)
-    sweep: int = 48  # pictures per guidance scale
+    sweep: int = 40  # pictures per guidance scale
     pictures: int = 512
     sheet: int = 8  # prompts, and seeds of each
 
