@@ -34,7 +34,9 @@ def test_the_teacher_is_small_enough_to_be_committed() -> None:
 
 
 def test_stock_diffusers_loads_the_teacher_and_generates() -> None:
-    stock = StableDiffusionPipeline.from_pretrained(TEACHER, local_files_only=True)
+    stock = StableDiffusionPipeline.from_pretrained(
+        TEACHER, torch_dtype=torch.float32, local_files_only=True
+    )
     stock.set_progress_bar_config(disable=True)
     image = stock(
         "a red clay ball on a marble slab",
