@@ -1,7 +1,6 @@
 """The detector's network and its file format: images to one calibrated probability per bit. Knows no training."""
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
+
+from distillation import replacing
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -148,8 +149,8 @@ def save(detector: Detector, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.contiguous() for name, value in detector.state_dict().items()}
     config = {"format_version": FORMAT_VERSION, **asdict(detector.config)}
-    _write(folder / WEIGHTS, save_tensors(tensors))
-    _write(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+    replacing.write_file(folder / WEIGHTS, save_tensors(tensors))
+    replacing.write_file(folder / CONFIG, json.dumps(config, indent=2) + "\n")
 
 
 def load(folder: Path) -> Detector:
@@ -172,13 +173,3 @@ def load(folder: Path) -> Detector:
             f"{folder} holds no usable detector: {error}. Train it again, or copy {CONFIG} and {WEIGHTS} anew."
         ) from error
     return detector.requires_grad_(False).eval()
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Replace the file as a whole: a kill leaves the old or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

@@ -2,9 +2,9 @@
 
 import csv
 import io
-import os
 from pathlib import Path
 
+from distillation import replacing
 from distillation.starter.words import ATTRIBUTES, COLOURS, GROUNDS, MATERIALS, OBJECTS, Combination
 
 MOST_WORDS = 12  # of a prompt variant
@@ -78,13 +78,7 @@ def write_catalogue(path: Path) -> None:
     for combination in catalogue():
         tags = (combination.object, combination.colour, combination.material, combination.ground)
         writer.writerow((combination.slug, captions(combination)[0], ",".join(tags), "active", ""))
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8", newline="") as target:
-        target.write(file.getvalue())
-        target.flush()
-        os.fsync(target.fileno())
-    os.replace(temporary, path)
+    replacing.write_file(path, file.getvalue())
 
 
 def _article(word: str) -> str:

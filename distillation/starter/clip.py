@@ -5,8 +5,6 @@ with every caption of the same combination a positive, and the same again per at
 """
 
 import json
-import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,12 +15,14 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
+from distillation import replacing
 from distillation.starter.captions import captions, phrases
 from distillation.starter.tokenizer import MODEL_MAX_LENGTH
 from distillation.starter.words import ATTRIBUTES, COMBINATIONS, Combination
 from distillation.trainers import loop
 from distillation.trainers.augmentation import Augmentation
 from distillation.trainers.ema import Ema
+from distillation.trainers.optimizers import adamw
 
 if TYPE_CHECKING:
     from distillation.starter.photographs import Photographs
@@ -142,21 +142,16 @@ class ClipTask:
         self._phrase_ids = _table(
             tokenizer, [phrases(name, word) for name, words in ATTRIBUTES.items() for word in words]
         )
-        decayed = [p for p in self.clip.parameters() if p.ndim > 1]
-        others = [p for p in self.clip.parameters() if p.ndim <= 1]
-        self._optimizer = torch.optim.AdamW(
-            [
-                {"params": decayed, "weight_decay": recipe.weight_decay},
-                {"params": others, "weight_decay": 0.0},
-            ],
-            lr=recipe.learning_rate,
+        self._optimizer = adamw(
+            self.clip,
+            learning_rate=recipe.learning_rate,
+            weight_decay=recipe.weight_decay,
             betas=(0.9, 0.98),
         )
         self.modules: dict[str, nn.Module] = {"clip": self.clip}
         self.optimizers: dict[str, torch.optim.Optimizer] = {"clip": self._optimizer}
-        self.emas: dict[
-            str, Ema
-        ] = {}  # the rate falls to zero: an average of the weights adds nothing
+        # The rate falls to zero: an average of the weights adds nothing.
+        self.emas: dict[str, Ema] = {}
 
     def step(self, index: int, generator: Generator) -> dict[str, float]:
         recipe = self._recipe
@@ -237,10 +232,6 @@ def train(
 
 def save(clip: CLIPModel, folder: Path) -> None:
     """Write the folder as a whole, in place of one that is there: config, weights, image processor."""
-    folder = Path(folder)
-    new, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{end}") for end in ("new", "old"))
-    shutil.rmtree(new, ignore_errors=True)
-    clip.save_pretrained(new)
     size = clip.config.vision_config.image_size
     processor = {
         "image_processor_type": "CLIPImageProcessor",
@@ -255,15 +246,13 @@ def save(clip: CLIPModel, folder: Path) -> None:
         "image_mean": [MEAN] * 3,
         "image_std": [DEVIATION] * 3,
     }
-    (new / "preprocessor_config.json").write_text(json.dumps(processor, indent=2) + "\n", "utf-8")
-    for path in new.iterdir():
-        path.chmod(0o644)  # safetensors writes for the owner alone
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    if folder.exists():
-        folder.rename(old)
-    new.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+
+    def make(new: Path) -> None:
+        clip.save_pretrained(new)
+        text = json.dumps(processor, indent=2) + "\n"
+        (new / "preprocessor_config.json").write_text(text, "utf-8")
+
+    replacing.make_folder(folder, make)
 
 
 def load(folder: Path) -> CLIPModel:

@@ -5,7 +5,6 @@ pixels: a mirrored latent is not the latent of a mirrored image.
 """
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Generator, Tensor
 from tqdm import tqdm
 
+from distillation import replacing
 from distillation.starter import vae as vaes
 from distillation.starter.words import COMBINATIONS, Combination
 from generation.engine.latents import image_to_latents
@@ -130,7 +130,7 @@ def _encode_rows(recipe: LatentsRecipe, vae: AutoencoderKL, images: Tensor, rows
 
 def make_views(recipe: LatentsRecipe, image: Tensor, generator: Generator) -> Tensor:
     """float32 [views, 3, H, W] in [−1, 1] of a uint8 [3, H, W]."""
-    whole = image.float() / 127.5 - 1
+    whole = vaes.as_values(image)
     views = [whole]
     if recipe.is_mirrored:
         views.append(whole.flip(-1))
@@ -152,9 +152,5 @@ def _zoom(image: Tensor, most: float, generator: Generator) -> Tensor:
 
 
 def _write(path: Path, values: Tensor, combinations: list[int]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file({"latents": values}, temporary, {"combinations": json.dumps(combinations)})
-    temporary.chmod(0o644)  # safetensors writes for the owner alone
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    about = {"combinations": json.dumps(combinations)}
+    replacing.make_file(path, lambda new: save_file({"latents": values}, new, about))

@@ -124,7 +124,7 @@ def by_detector(
         asked=asked_words(combinations),
         judged=torch.stack([group.argmax(1) for group in groups], dim=1),
         wanted=wanted,
-        present=detector.present(images),
+        present=probabilities >= detector.thresholds,
         calibration_error=expected_calibration_error(probabilities, wanted),
     )
 

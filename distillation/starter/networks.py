@@ -1,30 +1,19 @@
 """A diffusers network as a folder: written whole or not at all, read frozen in fp32. Knows no network in particular."""
 
-import os
-import shutil
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 from diffusers.models.modeling_utils import ModelMixin
 
+from distillation import replacing
+
 Network = TypeVar("Network", bound=ModelMixin)
 
 
 def save(network: ModelMixin, folder: Path) -> None:
     """Write config.json and the weights in safetensors, in place of a folder that is there."""
-    folder = Path(folder)
-    new, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{end}") for end in ("new", "old"))
-    shutil.rmtree(new, ignore_errors=True)
-    network.save_pretrained(new, safe_serialization=True)
-    for path in new.iterdir():
-        path.chmod(0o644)  # safetensors writes for the owner alone
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    if folder.exists():
-        folder.rename(old)
-    new.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    replacing.make_folder(folder, lambda new: network.save_pretrained(new, safe_serialization=True))
 
 
 def load(kind: type[Network], folder: Path) -> Network:

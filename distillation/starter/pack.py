@@ -4,10 +4,9 @@ The release is a Stable Diffusion folder in fp16, completed by the engine's own 
 """
 
 import json
-import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -16,6 +15,7 @@ import diffusers
 import torch
 from safetensors.torch import load_file, save_file
 
+from distillation import replacing
 from distillation.detector import network as detectors
 from distillation.starter import clip as clips
 from generation.engine import importing
@@ -101,7 +101,7 @@ def write(
             )
         return manifest
 
-    return _replace(target, make)
+    return replacing.make_folder(target, make)
 
 
 def write_judges(target: Path, *, detector: Path, clip: Path) -> None:
@@ -110,9 +110,8 @@ def write_judges(target: Path, *, detector: Path, clip: Path) -> None:
     def make(folder: Path) -> None:
         detectors.save(detectors.load(detector), folder / "detector")
         clips.save(clips.load(clip).half(), folder / "clip")
-        _finish(folder)
 
-    _replace(target, make)
+    replacing.make_folder(target, make)
 
 
 def write_history(target: Path, stages: Mapping[str, Path]) -> None:
@@ -128,19 +127,14 @@ def write_history(target: Path, stages: Mapping[str, Path]) -> None:
             shutil.copyfile(record, folder / f"{name}.json")
             if curve.is_file():
                 shutil.copyfile(curve, folder / f"{name}.jsonl")
-        _finish(folder)
 
-    _replace(target, make)
+    replacing.make_folder(target, make)
 
 
 def publish(source: Path, target: Path) -> None:
     """Copy a folder that was written here to `target`, in place of one that is there."""
 
-    def make(folder: Path) -> None:
-        shutil.copytree(source, folder)
-        _finish(folder)
-
-    _replace(target, make)
+    replacing.make_folder(target, lambda folder: shutil.copytree(source, folder))
 
 
 # --- components -----------------------------------------------------------------------------------
@@ -182,34 +176,6 @@ def _copy(source: Path, target: Path, names: tuple[str, ...]) -> None:
 
 
 # --- files ----------------------------------------------------------------------------------------
-def _replace(target: Path, make: Callable[[Path], Made]) -> Made:
-    """Let `make` write a new folder beside `target`, then swap it in by two renames; if it fails nothing changes."""
-    target = Path(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".packing-", dir=target.parent) as temporary:
-        new = Path(temporary) / target.name
-        old = Path(temporary) / f"{target.name}.old"
-        made = make(new)
-        try:
-            if target.exists():
-                target.rename(old)
-            new.rename(target)
-        except BaseException:  # Ctrl-C between the two renames too
-            if old.exists() and not target.exists():
-                old.rename(target)
-            raise
-    return made
-
-
-def _finish(folder: Path) -> None:
-    """On disk, and readable by all, before the folder takes its place."""
-    for path in folder.rglob("*"):
-        if path.is_file():
-            path.chmod(0o644)
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-
-
 def _write_json(path: Path, value: Mapping[str, object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -15,6 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from tqdm import tqdm
 
+from distillation import replacing
 from generation.engine import device as devices
 from generation.engine import encoder as encoders
 from generation.engine import pipeline as pipelines
@@ -100,7 +100,7 @@ class Studio:
                 for row, result in zip(rows, pipeline.generate(requests), strict=True):
                     if result.pixels is None:
                         raise result.error or RuntimeError("The engine dropped a picture.")
-                    _write(paths[row], encode(result.pixels, "png"))
+                    replacing.write_file(paths[row], encode(result.pixels, "png"))
                 bar.update(len(rows))
         return torch.stack([_read(path) for path in paths])
 
@@ -162,12 +162,3 @@ def _name(text: str, seed: int) -> str:
 def _read(path: Path) -> torch.Tensor:
     with Image.open(path) as image:
         return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
-
-
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_suffix(f".{os.getpid()}.partial")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

@@ -3,6 +3,8 @@
 Knows scenes; knows no training. A shard is written whole or not at all, so an interrupted run goes on with the next.
 """
 
+import functools
+import itertools
 import json
 import multiprocessing
 import os
@@ -18,6 +20,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 from tqdm import tqdm
 
+from distillation import replacing
 from distillation.starter import scenes
 from distillation.starter.words import COMBINATIONS, HELD_OUT, TRAINED, Combination
 
@@ -120,7 +123,7 @@ class _Denoiser:
         normal: NDArray[np.float32],
     ) -> NDArray[np.float32]:
         """Linear colour [H, W, 3] with its noise removed."""
-        result = np.empty_like(np.ascontiguousarray(colour))
+        result = np.empty(colour.shape, dtype=np.float32)
         images = {
             self._oidn.OIDN_IMAGE_COLOR: np.ascontiguousarray(colour),
             self._oidn.OIDN_IMAGE_ALBEDO: np.ascontiguousarray(np.clip(albedo, 0, 1)),
@@ -140,13 +143,9 @@ class _Denoiser:
             raise RuntimeError(f"Open Image Denoise failed: {message}")
 
 
-_kept: list[_Denoiser] = []
-
-
+@functools.cache
 def _denoiser() -> _Denoiser:
-    if not _kept:
-        _kept.append(_Denoiser())
-    return _kept[0]
+    return _Denoiser()
 
 
 # --- shards ---------------------------------------------------------------------------------------
@@ -184,16 +183,13 @@ def build(
         ) as bar,
     ):
         try:
-            for done in pool.map(_write_shard, *zip(*missing, strict=True), _repeat(recipe)):
+            for done in pool.map(
+                _write_shard, *zip(*missing, strict=True), itertools.repeat(recipe.photograph)
+            ):
                 bar.update(done)
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
-
-
-def _repeat(recipe: Recipe) -> Iterator[scenes.Recipe]:
-    while True:
-        yield recipe.photograph
 
 
 def _shards(folder: Path, split: str, size: int) -> Iterator[tuple[Path, list[Shot]]]:
@@ -236,7 +232,5 @@ def _write_shard(path: Path, batch: list[Shot], recipe: scenes.Recipe) -> int:
         "seeds": json.dumps([shot.seed for shot in batch]),
         "recipe": json.dumps(asdict(recipe)),
     }
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file(tensors, temporary, metadata=about)
-    os.replace(temporary, path)
+    replacing.make_file(path, lambda new: save_file(tensors, new, metadata=about))
     return len(batch)

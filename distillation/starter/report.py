@@ -5,7 +5,6 @@ Pictures are kept under the data folder, so an interrupted report goes on with t
 """
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import CLIPTokenizer
 
+from distillation import replacing
 from distillation.detector import network as detectors
 from distillation.detector.network import Detector
 from distillation.starter import clip as clips
@@ -168,8 +168,10 @@ def write_of(
         teacher=teacher,
         distances=distances,
     )
-    _replace(pictures / "figures.json", json.dumps(document.summary(figures), indent=2) + "\n")
-    _replace(docs / "starter.md", document.text(figures, history))
+    replacing.write_file(
+        pictures / "figures.json", json.dumps(document.summary(figures), indent=2) + "\n"
+    )
+    replacing.write_file(docs / "starter.md", document.text(figures, history))
     return docs / "starter.md"
 
 
@@ -261,12 +263,3 @@ def _photographed(root: Path, *, quick: bool, progress_bar: bool) -> Path:
     folder = stages.folder_of(table, root, scenes.name)
     rendering.build(folder, scenes.recipe, splits=SPLITS, progress_bar=progress_bar)
     return folder
-
-
-def _replace(path: Path, content: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

@@ -169,10 +169,8 @@ def _material(combination: Combination, random: np.random.Generator) -> dict[str
 # --- the ground -----------------------------------------------------------------------------------
 def _ground(name: str, random: np.random.Generator) -> dict[str, Any]:
     texture = {"table": _wood, "slab": _marble, "cloth": _linen}[name](random)
-    to_world = mi.ScalarTransform4f
-    gloss = {"table": 0.0, "slab": 1.0, "cloth": 0.0}[name]
     surface: dict[str, Any] = {"type": "diffuse", "reflectance": _bitmap(texture, 3)}
-    if gloss:  # polished stone mirrors a little
+    if name == "slab":  # polished stone mirrors a little
         surface = {
             "type": "roughplastic",
             "alpha": 0.12,
@@ -181,7 +179,7 @@ def _ground(name: str, random: np.random.Generator) -> dict[str, Any]:
         }
     return {
         "type": "rectangle",
-        "to_world": to_world()
+        "to_world": mi.ScalarTransform4f()
         .rotate([0, 0, 1], float(random.uniform(-25, 25)))
         .translate([float(random.uniform(-3, 3)), float(random.uniform(-3, 3)), 0])
         .scale([27, 27, 1]),

@@ -18,6 +18,8 @@ from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from distillation import replacing
+
 DONE = "done.json"
 SECONDS = "seconds.json"
 LOCK = "build.lock"
@@ -309,10 +311,4 @@ def _read_json(path: Path) -> dict[str, Any] | None:
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
     """Whole or not at all."""
-    temporary = path.with_name(f"{path.name}.new")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=2, ensure_ascii=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    replacing.write_file(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

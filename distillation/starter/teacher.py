@@ -23,6 +23,7 @@ from distillation.starter.latents import Latents
 from distillation.starter.words import COMBINATIONS, Combination
 from distillation.trainers import loop
 from distillation.trainers.ema import Ema
+from distillation.trainers.optimizers import adamw
 
 # As Stable Diffusion's, but for the terminal SNR, and the prediction that this asks for.
 SCHEDULER: dict[str, Any] = {
@@ -194,14 +195,10 @@ class TeacherTask:
         alphas = noise_scheduler().alphas_cumprod.float()
         self._signal, self._noise = alphas.sqrt(), (1 - alphas).sqrt()
         self._validation = self._validation_set(validation)
-        matrices = [p for p in self.unet.parameters() if p.ndim > 1]
-        others = [p for p in self.unet.parameters() if p.ndim <= 1]
-        self._optimizer = torch.optim.AdamW(
-            [
-                {"params": matrices, "weight_decay": recipe.weight_decay},
-                {"params": others, "weight_decay": 0.0},
-            ],
-            lr=recipe.learning_rate,
+        self._optimizer = adamw(
+            self.unet,
+            learning_rate=recipe.learning_rate,
+            weight_decay=recipe.weight_decay,
             betas=recipe.betas,
             fused=True,
         )

@@ -4,12 +4,13 @@ Byte-pair encoding is Sennrich et al. 2016, arXiv 1508.07909; the layout is that
 """
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
+
+from distillation import replacing
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 MODEL_MAX_LENGTH = 16  # tokens, with both markers
@@ -43,12 +44,14 @@ def train(folder: Path, texts: Iterable[str]) -> CLIPTokenizer:
     }
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / "vocab.json", json.dumps(vocab, ensure_ascii=False))
+    replacing.write_file(folder / "vocab.json", json.dumps(vocab, ensure_ascii=False) + "\n")
     lines = ["#version: 0.2", *(f"{left} {right}" for left, right in merges)]
-    _write(folder / "merges.txt", "\n".join(lines))
-    _write(folder / "tokenizer.json", tokenizer.backend_tokenizer.to_str(pretty=True))
-    _write(folder / "special_tokens_map.json", json.dumps(special, indent=2))
-    _write(folder / "tokenizer_config.json", json.dumps(config, indent=2))
+    replacing.write_file(folder / "merges.txt", "\n".join(lines) + "\n")
+    replacing.write_file(
+        folder / "tokenizer.json", tokenizer.backend_tokenizer.to_str(pretty=True) + "\n"
+    )
+    replacing.write_file(folder / "special_tokens_map.json", json.dumps(special, indent=2) + "\n")
+    replacing.write_file(folder / "tokenizer_config.json", json.dumps(config, indent=2) + "\n")
     return tokenizer
 
 
@@ -73,13 +76,3 @@ def _merges(texts: Iterable[str]) -> list[Merge]:
     if not merges:
         raise ValueError("A vocabulary needs texts with a word of two letters or more.")
     return [(left, right) for left, right in merges]
-
-
-def _write(path: Path, text: str) -> None:
-    """Replace the file as a whole: a kill leaves the old or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

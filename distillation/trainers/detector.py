@@ -12,6 +12,7 @@ from distillation.detector.network import Detector, DetectorConfig, as_float
 from distillation.trainers import loop
 from distillation.trainers.augmentation import Augmentation
 from distillation.trainers.ema import Ema
+from distillation.trainers.optimizers import adamw
 
 
 @dataclass(frozen=True)
@@ -50,20 +51,13 @@ class DetectorTask:
         self._recipe = recipe
         self._images = images
         self._bits = bits.float()
-        decayed = [p for p in self.detector.parameters() if p.ndim > 1]
-        others = [p for p in self.detector.parameters() if p.ndim <= 1]  # norms and biases
-        self._optimizer = torch.optim.AdamW(
-            [
-                {"params": decayed, "weight_decay": recipe.weight_decay},
-                {"params": others, "weight_decay": 0.0},
-            ],
-            lr=recipe.learning_rate,
+        self._optimizer = adamw(
+            self.detector, learning_rate=recipe.learning_rate, weight_decay=recipe.weight_decay
         )
         self.modules: dict[str, nn.Module] = {"detector": self.detector}
         self.optimizers: dict[str, torch.optim.Optimizer] = {"detector": self._optimizer}
-        self.emas: dict[
-            str, Ema
-        ] = {}  # the rate falls to zero: an average of the weights adds nothing
+        # The rate falls to zero: an average of the weights adds nothing.
+        self.emas: dict[str, Ema] = {}
 
     def step(self, index: int, generator: Generator) -> dict[str, float]:
         recipe = self._recipe

@@ -7,7 +7,6 @@ same folder ends with the same weights as one that never stopped.
 import hashlib
 import json
 import math
-import os
 import signal
 import sys
 import threading
@@ -20,6 +19,7 @@ from types import FrameType
 import torch
 from tqdm import tqdm
 
+from distillation import replacing
 from distillation.trainers import checkpoint
 from distillation.trainers.errors import TrainingDiverged
 from distillation.trainers.task import Progress, Task
@@ -121,12 +121,7 @@ class _Curve:
         self._sums: dict[str, float] = {}
         self._counts: dict[str, int] = {}
         kept = [line for line in _whole_lines(path) if line["step"] <= after]
-        temporary = path.with_name(f"{path.name}.new")
-        with temporary.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(line) + "\n" for line in kept)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        replacing.write_file(path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def add(self, losses: dict[str, float]) -> None:
         for name, value in losses.items():

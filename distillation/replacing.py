@@ -1,0 +1,56 @@
+"""Owns that a file or a folder takes its place whole or not at all. Knows nothing of what is in it.
+
+A kill at any instant leaves the old one or the new one, and at worst a hidden leftover beside it.
+"""
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+Made = TypeVar("Made")
+
+
+def write_file(path: Path, content: str | bytes) -> None:
+    """Text is written as UTF-8, with its line ends as they are."""
+    data = content.encode() if isinstance(content, str) else content
+    make_file(path, lambda temporary: temporary.write_bytes(data))
+
+
+def make_file(path: Path, make: Callable[[Path], object]) -> None:
+    """make: writes the file that it is given, which then takes the place of `path`."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    make(temporary)
+    _settle(temporary)
+    os.replace(temporary, path)
+
+
+def make_folder(target: Path, make: Callable[[Path], Made]) -> Made:
+    """make: writes the folder that it is given, which then takes the place of `target`; if it fails nothing changes."""
+    target = Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".replacing-", dir=target.parent) as temporary:
+        new = Path(temporary) / target.name
+        old = Path(temporary) / f"{target.name}.old"
+        made = make(new)
+        for path in new.rglob("*"):
+            if path.is_file():
+                _settle(path)
+        try:
+            if target.exists():
+                target.rename(old)
+            new.rename(target)
+        except BaseException:  # Ctrl-C between the two renames too
+            if old.exists() and not target.exists():
+                old.rename(target)
+            raise
+    return made
+
+
+def _settle(path: Path) -> None:
+    """On disk, and readable by all: safetensors writes for the owner alone."""
+    path.chmod(0o644)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
