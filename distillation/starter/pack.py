@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import diffusers
 import torch
@@ -24,7 +23,6 @@ from generation.engine.release import Manifest
 
 MOST_BYTES = 64_000_000  # of the release: it is committed with the project
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-Made = TypeVar("Made")
 MODEL_INDEX = {
     "_class_name": "StableDiffusionPipeline",
     "_diffusers_version": diffusers.__version__,
