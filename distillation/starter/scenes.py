@@ -83,8 +83,8 @@ def scene(combination: Combination, seed: int, recipe: Recipe) -> Any:
             **lights,
             "camera": _camera(combination.object, mesh, random, recipe),
         },
-        # In parallel, lights come in any order, and with it which of them a random number chooses.
-        parallel=False,
+        # Merging equal parts puts the lights in any order, and with it which of them a random number chooses.
+        optimize=False,
     )
 
 
