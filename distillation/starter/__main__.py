@@ -6,9 +6,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from distillation.starter import stages
+from distillation import stages
+from distillation.stages import StageError, Status
 from distillation.starter.records import HistoryUnusable
-from distillation.starter.stages import StageError, Status
 from distillation.trainers.errors import TrainingError
 from generation.engine.errors import EngineError
 

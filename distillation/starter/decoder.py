@@ -12,10 +12,9 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Generator, Tensor
 
-from distillation.starter import networks
 from distillation.starter.latents import Latents
 from distillation.starter.vae import as_values, psnr_of, reconstruction_errors, spread
-from distillation.trainers import loop
+from distillation.trainers import loop, networks
 from distillation.trainers.ema import Ema
 
 if TYPE_CHECKING:

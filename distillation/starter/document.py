@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from distillation.evaluation.distances import Interval
+from distillation.evaluation.distances import RESAMPLES, Distance, Interval
 from distillation.evaluation.proportions import Share
 from distillation.starter import measuring
-from distillation.starter.measuring import BitVerdict, Distance, SweepPoint, Verdict
+from distillation.starter.measuring import BitVerdict, SweepPoint, Verdict
 from distillation.starter.records import History
 from distillation.starter.words import ATTRIBUTES, BITS
 
@@ -284,7 +284,7 @@ def _distances(figures: Figures) -> str:
 
 On the image features of our CLIP, so the numbers compare only with each other. Both are the unbiased estimate of MMD²:
 KID with the kernel (cos + 1)³, × 1000, and CMMD with a Gaussian of σ = 10 on features of length 1, × 1000; both may
-come out below 0. The intervals are of a bootstrap over both sets ({measuring.RESAMPLES} resamples, 95 %). The pictures
+come out below 0. The intervals are of a bootstrap over both sets ({RESAMPLES} resamples, 95 %). The pictures
 are of the combinations of the photographs that stand in their place in the floor: both compare the same mixtures.
 
 {_table(["sets", "sizes", "KID × 1000", "CMMD"], rows)}"""

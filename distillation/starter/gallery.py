@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from distillation.detector.network import Detector
-from distillation.starter import measuring, sheets
+from distillation.evaluation import sheets
+from distillation.evaluation.sheets import Row
+from distillation.starter import measuring
 from distillation.starter.captions import captions
 from distillation.starter.measuring import BitVerdict
 from distillation.starter.photographs import Photographs
 from distillation.starter.pictures import Studio
-from distillation.starter.sheets import Row
 from distillation.starter.words import (
     ATTRIBUTES,
     COLOURS,

@@ -9,7 +9,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from distillation.detector.calibration import expected_calibration_error
-from distillation.evaluation.distances import CMMD, KID, Interval, Measure, bootstrap, psnr
+from distillation.evaluation.distances import Interval, psnr
 from distillation.evaluation.proportions import Share
 from distillation.starter.words import ATTRIBUTES, BITS, Combination
 from generation.engine.latents import from_pixels, image_to_latents, latents_to_image, to_pixels
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from distillation.detector.network import Detector
 
 BATCH = 32  # pictures at once in the VAE
-RESAMPLES = 1000
 
 
 # --- attributes -----------------------------------------------------------------------------------
@@ -167,35 +166,6 @@ def worst_confusions(verdict: Verdict, attribute: str, *, most: int = 3) -> list
         if row != column and matrix[row, column]
     ]
     return sorted(found, key=lambda confusion: -confusion.share.value)[:most]
-
-
-# --- distances ------------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class Distance:
-    """Between two sets of pictures, with bootstrap intervals; kid and cmmd are both × 1000."""
-
-    sizes: tuple[int, int]
-    kid: Interval
-    cmmd: Interval
-
-
-def distance(x: Tensor, y: Tensor, *, seed: int = 0) -> Distance:
-    """x, y: features (n, d) and (m, d) of length 1, by our CLIP.
-
-    KID gets them at length √d, where its x·y ÷ d is their cosine: at length 1 its kernel is all but linear.
-    """
-    root = x.shape[1] ** 0.5
-    of_kid = Measure(KID.kernel, 1000)
-    return Distance(
-        (len(x), len(y)),
-        kid=_interval(x * root, y * root, of_kid, seed),
-        cmmd=_interval(x, y, CMMD, seed),
-    )
-
-
-def _interval(x: Tensor, y: Tensor, measure: Measure, seed: int) -> Interval:
-    generator = torch.Generator().manual_seed(seed)
-    return bootstrap(x, y, measure, resamples=RESAMPLES, generator=generator)
 
 
 # --- VAE ------------------------------------------------------------------------------------------

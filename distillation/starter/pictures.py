@@ -10,23 +10,19 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from PIL import Image
 from safetensors.torch import load_file
-from tqdm import tqdm
 
-from distillation import replacing
+from distillation.evaluation import pictures
 from generation.engine import device as devices
 from generation.engine import encoder as encoders
 from generation.engine import pipeline as pipelines
 from generation.engine import release as releases
 from generation.engine import sampling
 from generation.engine.embeddings import unpack
-from generation.engine.files import encode
 from generation.engine.pipeline import Pipeline
 from generation.engine.release import NEGATIVE_EMBEDS
 from generation.engine.request import GenerationRequest, StoredEmbedding
 
-BATCH = 16  # larger gains little on a CPU, and an interruption loses at most this many
 SHAPING = (
     "unet/",
     "vae/",
@@ -79,30 +75,16 @@ class Studio:
             raise ValueError(f"Each text has a seed of its own: {len(texts)} texts, {len(seeds)}.")
         folder = self._folder(guidance_scale)
         paths = [folder / _name(text, seed) for text, seed in zip(texts, seeds, strict=True)]
-        missing = [row for row, path in enumerate(paths) if not path.exists()]
-        with tqdm(
-            total=len(paths),
-            initial=len(paths) - len(missing),
-            desc=title,
-            unit="picture",
-            disable=not (self.progress_bar and missing),
-        ) as bar:
-            if missing:
-                folder.mkdir(parents=True, exist_ok=True)
-                pipeline = self._guided(guidance_scale)
-                embeddings = self._encode([texts[row] for row in missing])
-            for start in range(0, len(missing), BATCH):
-                rows = missing[start : start + BATCH]
-                requests = [
-                    GenerationRequest(embeddings[texts[row]], seeds[row], *self.size)
-                    for row in rows
-                ]
-                for row, result in zip(rows, pipeline.generate(requests), strict=True):
-                    if result.pixels is None:
-                        raise result.error or RuntimeError("The engine dropped a picture.")
-                    replacing.write_file(paths[row], encode(result.pixels, "png"))
-                bar.update(len(rows))
-        return torch.stack([_read(path) for path in paths])
+
+        def prepare() -> tuple[Pipeline, dict[Path, GenerationRequest]]:
+            embeddings = self._encode(texts)
+            return self._guided(guidance_scale), {
+                path: GenerationRequest(embeddings[text], seed, *self.size)
+                for path, text, seed in zip(paths, texts, seeds, strict=True)
+            }
+
+        pictures.make_missing(paths, prepare, title=title, progress_bar=self.progress_bar)
+        return torch.stack([pictures.read(path) for path in paths])
 
     def _encode(self, texts: Sequence[str]) -> dict[str, StoredEmbedding]:
         unique = sorted(set(texts))
@@ -151,14 +133,8 @@ class Studio:
             "size": self.size,
             "device": [device.place.type, device.dtype_name],
         }
-        key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-        return self.cache / key / f"guidance-{guidance_scale:g}"
+        return self.cache / pictures.key(facts) / f"guidance-{guidance_scale:g}"
 
 
 def _name(text: str, seed: int) -> str:
     return hashlib.sha256(f"{seed}\n{text}".encode()).hexdigest()[:24] + ".png"
-
-
-def _read(path: Path) -> torch.Tensor:
-    with Image.open(path) as image:
-        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()

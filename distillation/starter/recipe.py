@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from distillation.detector.network import DetectorConfig
+from distillation.stages import Context, Stage, StageError
 from distillation.starter import captions as grammar
 from distillation.starter import (
     clip,
@@ -25,7 +26,6 @@ from distillation.starter.clip import ClipRecipe
 from distillation.starter.decoder import DecoderRecipe
 from distillation.starter.latents import LatentsRecipe
 from distillation.starter.pack import PackRecipe
-from distillation.starter.stages import Context, Stage, StageError
 from distillation.starter.teacher import TeacherRecipe
 from distillation.starter.vae import VaeRecipe
 from distillation.starter.words import ATTRIBUTES, BITS, COMBINATIONS

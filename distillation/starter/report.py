@@ -13,15 +13,16 @@ import torch
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from distillation import replacing
+from distillation import replacing, stages
 from distillation.detector import network as detectors
 from distillation.detector.network import Detector
+from distillation.evaluation.distances import Distance, distance
 from distillation.starter import clip as clips
-from distillation.starter import document, gallery, measuring, plots, rendering, stages
+from distillation.starter import document, gallery, measuring, plots, rendering
 from distillation.starter import photographs as albums
 from distillation.starter.captions import captions
 from distillation.starter.document import Figures
-from distillation.starter.measuring import BitVerdict, Distance, SweepPoint
+from distillation.starter.measuring import BitVerdict, SweepPoint
 from distillation.starter.photographs import Photographs
 from distillation.starter.pictures import Studio
 from distillation.starter.records import History
@@ -117,7 +118,7 @@ def write_of(
 
     # The floor, and the guidance.
     test = judges.features(splits.test.images)
-    floor = measuring.distance(judges.features(splits.validation.images), test)
+    floor = distance(judges.features(splits.validation.images), test)
     points = sweep(studio, judges, test, recipe=recipe)
     best = choose(points)
     plots.sweep(pictures / "sweep.png", points, best=best, floor=floor.kid)
@@ -218,7 +219,7 @@ def _held_out_distances(
         "held-out photographs, and pictures of the teacher": _distance(
             judges, pictures[:half], features[half:]
         ),
-        "held-out photographs, two halves (the floor)": measuring.distance(
+        "held-out photographs, two halves (the floor)": distance(
             features[:half], features[half:]
         ),
     }
@@ -238,7 +239,7 @@ def _make(
 
 
 def _distance(judges: Judges, pictures: Tensor, photographs: Tensor) -> Distance:
-    return measuring.distance(judges.features(pictures), photographs)
+    return distance(judges.features(pictures), photographs)
 
 
 def _by_detector(judges: Judges, images: Tensor, photographs: Photographs) -> BitVerdict:

@@ -17,11 +17,10 @@ from torch import Generator, Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
 from distillation.starter import clip as clips
-from distillation.starter import networks
 from distillation.starter.captions import captions
 from distillation.starter.latents import Latents
 from distillation.starter.words import COMBINATIONS, Combination
-from distillation.trainers import loop
+from distillation.trainers import loop, networks
 from distillation.trainers.ema import Ema
 from distillation.trainers.optimizers import adamw
 

@@ -13,8 +13,7 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Generator, Tensor
 
 from distillation.evaluation.distances import psnr
-from distillation.starter import networks
-from distillation.trainers import loop
+from distillation.trainers import loop, networks
 from distillation.trainers.ema import Ema
 
 if TYPE_CHECKING:

@@ -28,3 +28,11 @@ class CheckpointUnusable(TrainingError):
             "to keep it, put back the code and the recipe that wrote it."
         )
         self.path = path
+
+
+class TeacherRefused(TrainingError):
+    """A teacher that cannot be distilled; the message names the file or the field, and what is accepted."""
+
+
+class RecipeRefused(TrainingError):
+    """A recipe that contradicts itself, its teacher or its catalogue; the message names the field."""

@@ -2,6 +2,8 @@
 
 import torch
 
+from distillation.trainers import processes
+
 
 def adamw(
     network: torch.nn.Module,
@@ -22,3 +24,14 @@ def adamw(
         betas=betas,
         fused=fused,
     )
+
+
+def update(optimizer: torch.optim.Optimizer, loss: torch.Tensor, *, clipped_norm: float) -> float:
+    """One update from the mean of the loss over all processes; the norm of its gradient before it was clipped."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    processes.average_gradients(parameters)
+    norm = torch.nn.utils.clip_grad_norm_(parameters, clipped_norm)
+    optimizer.step()
+    return float(norm)

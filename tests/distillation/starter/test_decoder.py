@@ -9,11 +9,11 @@ from diffusers import AutoencoderKL
 
 from distillation.starter import decoder as decoders
 from distillation.starter import latents as encoding
-from distillation.starter import networks
 from distillation.starter import vae as vaes
 from distillation.starter.decoder import DecoderRecipe, DecoderTask
 from distillation.starter.latents import Latents, LatentsRecipe
 from distillation.starter.vae import VaeRecipe, psnr_of
+from distillation.trainers import networks
 from tests.distillation.starter import toys
 
 torch.set_num_threads(1)

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from distillation.starter import latents, networks, vae
+from distillation.starter import latents, vae
 from distillation.starter.latents import WHOLE, LatentsRecipe
 from distillation.starter.photographs import Photographs
 from distillation.starter.vae import VaeRecipe
+from distillation.trainers import networks
 from generation.engine.latents import image_to_latents
 from tests.distillation.starter import toys
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from distillation.stages import Context, Stage
 from distillation.starter import __main__ as command
 from distillation.starter import recipe
-from distillation.starter.stages import Context, Stage
 from distillation.trainers.errors import TrainingDiverged
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -139,7 +139,7 @@ def test_durations_are_read_at_a_glance(seconds, text):
 
 SLOW = """
 import dataclasses, runpy, sys, time, types
-from distillation.starter.stages import Stage
+from distillation.stages import Stage
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:

@@ -14,10 +14,11 @@ from transformers import CLIPTokenizer
 from distillation.detector import network as detectors
 from distillation.detector.network import Detector, DetectorConfig
 from distillation.starter import clip as clips
-from distillation.starter import networks, pack, teacher, vae
+from distillation.starter import pack, teacher, vae
 from distillation.starter.pack import PackRefused
 from distillation.starter.teacher import TeacherRecipe
 from distillation.starter.vae import VaeRecipe
+from distillation.trainers import networks
 from generation.engine import encoder as encoders
 from generation.engine import pipeline as pipelines
 from generation.engine import release

@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from distillation.starter import recipe, rendering, stages
+from distillation import stages
+from distillation.starter import recipe, rendering
 from distillation.starter.words import COLOURS, COMBINATIONS
 from generation.engine import release
 

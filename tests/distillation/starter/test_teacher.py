@@ -11,7 +11,7 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from transformers import CLIPTokenizer
 
 from distillation.starter import clip as clips
-from distillation.starter import networks, teacher
+from distillation.starter import teacher
 from distillation.starter.captions import captions
 from distillation.starter.latents import Latents
 from distillation.starter.teacher import (
@@ -22,7 +22,7 @@ from distillation.starter.teacher import (
     timestep_density,
 )
 from distillation.starter.words import COMBINATIONS, TRAINED
-from distillation.trainers import loop
+from distillation.trainers import loop, networks
 from tests.distillation.starter import toys
 
 torch.set_num_threads(1)

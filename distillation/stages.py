@@ -93,11 +93,13 @@ def build(
     on_stage: OnStage | None = None,
     progress_bar: bool = True,
     clock: Callable[[], float] = time.monotonic,
+    leads: bool = True,
+    meet: Callable[[], None] = lambda: None,
 ) -> dict[str, Path]:
     """Build what is not finished, in order; the folders by name. only: these stages and what they need.
 
     Interrupted at any instant, it goes on when called again. Raises StagesInvalid, StageBusy, StageDamaged, and what a
-    stage raises.
+    stage raises. Several processes may build together: one leads, which locks and records; `meet` waits for all.
     """
     root = Path(root)
     wanted = _with_needs(stages, only)
@@ -107,7 +109,9 @@ def build(
         if stage.name not in wanted:
             continue
         folder = folders[stage.name]
-        if not _is_done(folder):
+        is_done = _is_done(folder)
+        meet()  # so that all have looked before one begins
+        if not is_done:
             report(_status(stage, folder))
             context = Context(
                 folder=folder,
@@ -115,7 +119,11 @@ def build(
                 recipe=stage.recipe,
                 progress_bar=progress_bar,
             )
-            _build_one(stage, context, clock)
+            if leads:
+                _build_one(stage, context, clock)
+            else:
+                stage.build(context)
+            meet()
         report(_status(stage, folder))
     return {stage.name: folders[stage.name] for stage in stages if stage.name in wanted}
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from distillation.starter import stages as module
-from distillation.starter.stages import (
+from distillation import stages as module
+from distillation.stages import (
     Context,
     Stage,
     StageBusy,

@@ -1,0 +1,99 @@
+"""The prompt variants that a student is made for, as files that a run keeps. Knows no database.
+
+A snapshot: an editor who changes the catalogue while a run lasts does not change the run.
+"""
+
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from distillation import replacing
+
+INDEX = "catalogue.json"
+TENSORS = "catalogue.safetensors"
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """prompt_embeds: fp16 [P, tokens, width], in the order of the slugs.
+
+    stated, wanted: bool [P, bits]: of the detector's bits those of which a variant says something, and whether they must
+    be present. None where no detector judges.
+    """
+
+    slugs: tuple[str, ...]
+    texts: tuple[str, ...]
+    prompt_embeds: Tensor
+    encoder_fingerprint: str
+    stated: Tensor | None = None
+    wanted: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        rows = {len(self.slugs), len(self.texts), len(self.prompt_embeds)}
+        rows |= {len(part) for part in (self.stated, self.wanted) if part is not None}
+        if len(rows) != 1 or not self.slugs:
+            raise ValueError(f"A catalogue has one row per prompt variant, at least one, not {rows}.")
+
+    def __len__(self) -> int:
+        return len(self.slugs)
+
+    def embeds(self, rows: Tensor) -> Tensor:
+        """prompt_embeds of the rows (int64 [B]), fp32 [B, tokens, width]."""
+        return self.prompt_embeds[rows.to(self.prompt_embeds.device)].float()
+
+
+def bits_of(
+    tags: Sequence[Collection[str]], bits: Sequence[str], groups: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """stated and wanted, bool [P, bits], of the tags of each variant.
+
+    A tag that is a bit must be present. Bits come in groups of which one is true (the sizes of `groups`, in order): who
+    names one of a group says that the others are absent. Of a group that no tag names nothing is said.
+    """
+    wanted = torch.tensor([[bit in row for bit in bits] for row in tags], dtype=torch.bool)
+    stated = wanted.clone()
+    start = 0
+    for size in groups:
+        members = slice(start, start + size)
+        stated[:, members] = wanted[:, members].any(1, keepdim=True)
+        start += size
+    return stated, wanted
+
+
+def write(catalogue: Catalogue, folder: Path) -> None:
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {"prompt_embeds": catalogue.prompt_embeds.half().contiguous()}
+    for name in ("stated", "wanted"):
+        part: Tensor | None = getattr(catalogue, name)
+        if part is not None:
+            tensors[name] = part.to(torch.uint8).contiguous()
+    replacing.make_file(folder / TENSORS, lambda path: save_file(tensors, path))
+    index = {
+        "encoder_fingerprint": catalogue.encoder_fingerprint,
+        "variants": [
+            {"slug": slug, "text": text}
+            for slug, text in zip(catalogue.slugs, catalogue.texts, strict=True)
+        ],
+    }
+    replacing.write_file(folder / INDEX, json.dumps(index, indent=1, ensure_ascii=False) + "\n")
+
+
+def read(folder: Path) -> Catalogue:
+    """Raises OSError, ValueError or KeyError for what `write` did not write."""
+    folder = Path(folder)
+    index = json.loads((folder / INDEX).read_text("utf-8"))
+    tensors = load_file(folder / TENSORS)
+    return Catalogue(
+        slugs=tuple(row["slug"] for row in index["variants"]),
+        texts=tuple(row["text"] for row in index["variants"]),
+        prompt_embeds=tensors["prompt_embeds"],
+        encoder_fingerprint=index["encoder_fingerprint"],
+        stated=tensors["stated"].bool() if "stated" in tensors else None,
+        wanted=tensors["wanted"].bool() if "wanted" in tensors else None,
+    )

@@ -1,0 +1,137 @@
+"""The frozen teacher, as training asks it. Knows no student and no loss. What serves pictures is the engine."""
+
+import json
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.attention_processor import AttnProcessor
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from safetensors.torch import load_file
+from torch import Tensor
+
+from distillation.losses.noise_regression import guided
+from distillation.trainers import networks, processes
+from distillation.trainers.errors import TeacherRefused
+from distillation.trainers.schedule import NoiseSchedule
+from generation.engine import device as devices
+from generation.engine import release as releases
+from generation.engine.errors import EngineError
+from generation.engine.latents import latents_to_image
+from generation.engine.release import ENCODER_FOLDERS, NEGATIVE_EMBEDS, Manifest
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A release's networks in fp32, on one device, and what its manifest says."""
+
+    folder: Path
+    manifest: Manifest
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL
+    schedule: NoiseSchedule
+    scheduler_config: dict[str, Any]  # diffusers', as the folder has it
+    negative: (
+        Tensor | None
+    )  # fp32 [1, tokens, width], embeddings of the empty text; None if unguided
+    device: torch.device
+    is_bf16: bool  # whether the device gains from bf16 in the networks' passes
+
+    @property
+    def guidance_scale(self) -> float:
+        return self.manifest.guidance_scale
+
+    @property
+    def timesteps(self) -> tuple[int, ...]:
+        return tuple(self.manifest.timesteps)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) at the release's first size."""
+        width, height = self.manifest.image_sizes[0]
+        factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return self.unet.config.in_channels, height // factor, width // factor
+
+    def autocast(self) -> AbstractContextManager[object]:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.is_bf16)
+
+    @torch.no_grad()
+    def predict(
+        self,
+        latents: Tensor,
+        timesteps: Tensor,
+        prompt_embeds: Tensor,
+        *,
+        guidance_scale: float | None = None,
+    ) -> Tensor:
+        """fp32 [B, C, h, w], of the teacher's own prediction type.
+
+        latents [B, C, h, w]; timesteps int64 [B]; prompt_embeds [B, tokens, width]. guidance_scale: the release's own
+        if None; at 1 one pass is made instead of two.
+        """
+        scale = self.guidance_scale if guidance_scale is None else guidance_scale
+        if scale == 1:
+            return self._pass(latents, timesteps, prompt_embeds)
+        if self.negative is None:
+            raise TeacherRefused(
+                f"{self.folder.name} was registered without guidance (guidance_scale 1), so it stores no embeddings of "
+                "the empty text. Register the teacher with --guidance, or ask for guidance_scale 1."
+            )
+        empty = self.negative.expand(len(latents), -1, -1).to(prompt_embeds)
+        without, text = self._pass(
+            latents.repeat(2, 1, 1, 1), timesteps.repeat(2), torch.cat([empty, prompt_embeds])
+        ).chunk(2)
+        return guided(without, text, guidance_scale=scale)
+
+    def _pass(self, latents: Tensor, timesteps: Tensor, prompt_embeds: Tensor) -> Tensor:
+        with self.autocast():
+            output: Tensor = self.unet(
+                latents, timesteps, encoder_hidden_states=prompt_embeds, return_dict=False
+            )[0]
+        return output.float()
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images fp32 [B, 3, H, W] in [−1, 1]."""
+        with self.autocast():
+            return latents_to_image(self.vae, latents)
+
+
+def load(folder: Path, *, device: str = "auto") -> Teacher:
+    """A teacher's release folder. Raises TeacherRefused."""
+    folder = Path(folder)
+    try:
+        chosen = devices.choose(processes.device(device))
+        manifest = releases.verify(folder, without=ENCODER_FOLDERS)
+    except EngineError as error:
+        raise TeacherRefused(error.detail) from error
+    if manifest.kind != "teacher":
+        raise TeacherRefused(
+            f"{manifest.name} is a {manifest.kind}. Give the teacher that it was distilled from: {manifest.parent}."
+        )
+    config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text("utf-8"))
+    negative = None
+    try:
+        unet = networks.load(UNet2DConditionModel, folder / "unet")
+        vae = networks.load(AutoencoderKL, folder / "vae")
+        if manifest.guidance_scale != 1:
+            negative = load_file(folder / NEGATIVE_EMBEDS)["negative_prompt_embeds"].float()
+            negative = negative.view(1, *manifest.embedding_shape).to(chosen.place)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise TeacherRefused(f"{folder}: {error}") from error
+    # Backward passes through the plain processor are faster on a CPU than through fused attention.
+    unet.set_attn_processor(AttnProcessor())
+    return Teacher(
+        folder=folder,
+        manifest=manifest,
+        unet=unet.to(chosen.place),
+        vae=vae.to(chosen.place),
+        scheduler_config=config,
+        schedule=NoiseSchedule.from_config(config | {"prediction_type": manifest.prediction_type}),
+        negative=negative,
+        device=chosen.place,
+        is_bf16=chosen.dtype != torch.float32,
+    )
