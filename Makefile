@@ -1,11 +1,12 @@
 # One machine, from a clone to a picture. `make` alone lists what there is.
-# Variables: WORKERS=2 PORT=8000 PROMPT="…" SEED=7 OUT=file.webp TORCH=cpu ARGS="-k name" RETORT_HOME=folder DATABASE_URL=… REDIS_URL=…
+# Variables: RECIPE=starter-1step WORKERS=2 PORT=8000 PROMPT="…" SEED=7 OUT=file.webp TORCH=cpu ARGS="-k name" RETORT_HOME=folder DATABASE_URL=… REDIS_URL=…
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests setup-starter python run demo test unit check format format-check lint types imports migrations acceptance starter starter-report bench clean
+.PHONY: help setup setup-tests setup-distillation setup-starter python run demo test unit check format format-check lint types imports migrations acceptance distill starter starter-report bench clean
 
 BASE_PYTHON ?= python3
+RECIPE ?= starter-1step
 PYTHON := .venv/bin/python
 LOCAL := $(PYTHON) -m deploy.local
 export WORKERS PORT PROMPT SEED OUT TORCH
@@ -26,6 +27,9 @@ setup: python ## make .venv and install what the project needs
 
 setup-tests: python
 	@$(BASE_PYTHON) -m deploy.local.setup --tests
+
+setup-distillation: python
+	@$(BASE_PYTHON) -m deploy.local.setup --distillation
 
 setup-starter: python
 	@$(BASE_PYTHON) -m deploy.local.setup --starter
@@ -72,13 +76,17 @@ acceptance: setup-tests ## whole stacks under load, killed workers and restarted
 	@echo "Running the acceptance tests …"
 	@exec $(LOCAL) servers -- $(PYTHON) -m pytest -m acceptance -p no:xdist --no-header -v $(ARGS)
 
+distill: setup-distillation ## distil a student from the starter (RECIPE=starter-1step ARGS="--set structure.steps=100"; hours; resumes)
+	@DATA_DIR=$(CURDIR)/.retort/data exec $(LOCAL) servers -- sh -ec '$(PYTHON) manage.py bootstrap >/dev/null; \
+		$(PYTHON) manage.py catalogue encode; exec $(PYTHON) manage.py distill --recipe $(RECIPE) --no-register $(ARGS)'
+
 starter: setup-starter ## make the starter anew: photographs, judges, VAE, teacher, pack (hours; resumes; ARGS="--only vae")
 	@exec $(PYTHON) -m distillation.starter build $(ARGS)
 
 starter-report: setup-starter ## measure the committed starter and write docs/starter.md (half an hour; resumes)
 	@exec $(PYTHON) -m distillation.starter report $(ARGS)
 
-bench: setup-tests ## measure the engine alone and the whole stack
+bench: setup-tests ## measure the student beside its teacher, and the whole stack (ARGS="sd15" for another shape)
 	@exec $(PYTHON) -m tests.bench $(ARGS)
 
 clean: ## remove .venv and caches; the data in .retort stays

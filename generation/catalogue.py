@@ -296,8 +296,8 @@ def is_missing(row: Embedding) -> bool:
 
 
 def fingerprints() -> list[str]:
-    """Of the encoders in use."""
-    return [release.encoder_fingerprint for release in releases.encoders_in_use()]
+    """Of the encoders in use, those included whose embeddings come with a release and whose files are not here."""
+    return sorted(releases.fingerprints_in_use())
 
 
 def with_states(

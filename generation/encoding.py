@@ -1,26 +1,27 @@
-"""Embeddings of the catalogue: what is missing is encoded in batches on the CPU and stored. Knows no jobs.
+"""Missing embeddings of the catalogue: taken from releases that bring them, else computed in batches on the CPU.
 
-Imported inside tasks and commands only: it loads the text encoder, and torch with it.
+Knows no jobs. A text encoder, and torch with it, is loaded when there is a text to encode, not before: beside releases
+that bring every embedding this process stays small.
 """
 
 import time
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import structlog
 from django.conf import settings
-from django.db import transaction
 
-from generation import catalogue, metrics, presence, releases
-from generation.engine import device as devices
-from generation.engine import encoder as engine_encoder
-from generation.engine.encoder import Encoder
+from generation import catalogue, embeddings, enclosed, metrics, presence, releases
 from generation.engine.errors import EngineError, ReleaseInvalid
 from generation.engine.request import StoredEmbedding
-from generation.models import Embedding, PromptVariant, Release
+from generation.models import PromptVariant, Release
+
+if TYPE_CHECKING:
+    from generation.engine.encoder import Encoder
 
 log = structlog.get_logger(__name__)
 
-_encoders: dict[str, Encoder] = {}  # of this process, by fingerprint
+_encoders: "dict[str, Encoder]" = {}  # of this process, by fingerprint
 
 
 def begin() -> None:
@@ -37,9 +38,20 @@ def encode_missing(
     What cannot be encoded is stored with the reason and does not remain.
     """
     deadline = time.monotonic() + seconds if seconds is not None else float("inf")
+    if taken := enclosed.store_missing():
+        metrics.increment("retort_encoded_total", taken, outcome="enclosed")
+        if on_progress:
+            on_progress(taken)
     in_use = releases.encoders_in_use()
-    for fingerprint in set(_encoders) - {release.encoder_fingerprint for release in in_use}:
+    held = {release.encoder_fingerprint for release in in_use}
+    for fingerprint in set(_encoders) - held:
         del _encoders[fingerprint]
+    for fingerprint in sorted(releases.fingerprints_in_use() - held):
+        if catalogue.missing(fingerprint).exists():
+            _mark_unavailable(
+                fingerprint,
+                "no registered release holds it. Register the teacher with its encoder.",
+            )
     remaining = 0
     for release in in_use:
         fingerprint = release.encoder_fingerprint
@@ -62,11 +74,14 @@ def encode_missing(
     return remaining
 
 
-def _load(release: Release) -> Encoder | None:
+def _load(release: Release) -> "Encoder | None":
     """The release's encoder, or None after its variants were marked with the reason."""
     fingerprint = release.encoder_fingerprint
     if fingerprint in _encoders:
         return _encoders[fingerprint]
+    from generation.engine import device as devices
+    from generation.engine import encoder as engine_encoder
+
     started = time.monotonic()
     # One thread unless told otherwise: a text is so little work that two threads only wait for each other on a busy
     # machine (measured on two loaded cores: 475 texts/s with one thread, 100 with two).
@@ -94,18 +109,13 @@ def _load(release: Release) -> Encoder | None:
 
 def _mark_unavailable(fingerprint: str, reason: str) -> None:
     """Say so at every variant that waits. `catalogue.missing` goes on listing them, so the next call tries again."""
-    error = f"{catalogue.ENCODER_UNAVAILABLE}{reason}"[:500]
-    waiting = catalogue.missing(fingerprint)
-    rows = [_row(variant, fingerprint, error) for variant in waiting.iterator()]
-    with transaction.atomic():
-        _insert(rows)
-        marked = Embedding.objects.filter(
-            encoder_fingerprint=fingerprint, data__isnull=True, variant__in=waiting
-        ).update(error=error)
+    marked = embeddings.mark_missing(fingerprint, f"{catalogue.ENCODER_UNAVAILABLE}{reason}")
     metrics.increment("retort_encoded_total", marked, outcome="failed")
 
 
-def _encode(encoder: Encoder, batch: Sequence[PromptVariant]) -> list[StoredEmbedding | Exception]:
+def _encode(
+    encoder: "Encoder", batch: Sequence[PromptVariant]
+) -> list[StoredEmbedding | Exception]:
     """For each variant its embedding, or why there is none."""
     started = time.monotonic()
     results: list[StoredEmbedding | Exception]
@@ -135,66 +145,9 @@ def _store(
     fingerprint: str,
     results: Sequence[StoredEmbedding | Exception],
 ) -> None:
-    rows = [
-        _row(variant, fingerprint, result) for variant, result in zip(batch, results, strict=True)
-    ]
-    with transaction.atomic():
-        _insert(rows)
-        # A row that failed earlier or was found damaged is filled in place: jobs may refer to it.
-        earlier = {
-            row.variant_id: row
-            for row in Embedding.objects.select_for_update().filter(
-                encoder_fingerprint=fingerprint,
-                data__isnull=True,
-                variant__in=[variant.pk for variant in batch],
-            )
-        }
-        for row in rows:
-            old = earlier.get(row.variant_id)
-            if old and old.revision == row.revision and (row.data or old.error != row.error):
-                _fill(old, row)
-    failed = sum(row.data is None for row in rows)
-    for row in rows:
-        if row.data is None:
-            log.warning("variant_not_encoded", variant=row.variant.slug, error=row.error)
-    metrics.increment("retort_encoded_total", len(rows) - failed, outcome="encoded")
-    metrics.increment("retort_encoded_total", failed, outcome="failed")
-
-
-def _row(
-    variant: PromptVariant, fingerprint: str, result: StoredEmbedding | Exception | str
-) -> Embedding:
-    row = Embedding(
-        variant=variant,
-        revision=variant.revision,
-        text=variant.text,
-        encoder_fingerprint=fingerprint,
-    )
-    if isinstance(result, StoredEmbedding):
-        row.data, row.shape, row.dtype = result.data, list(result.shape), result.dtype
-        row.sha256 = result.sha256
-    else:
-        row.error = (str(result) or repr(result))[:500]
-    return row
-
-
-def _insert(rows: Sequence[Embedding]) -> None:
-    """Another encode worker may have been first: its rows stay. Variants deleted meanwhile are left out."""
-    alive = set(
-        PromptVariant.objects.select_for_update(no_key=True)
-        .filter(pk__in=[row.variant_id for row in rows])
-        .order_by("pk")
-        .values_list("pk", flat=True)
-    )
-    Embedding.objects.bulk_create(
-        [row for row in rows if row.variant_id in alive], ignore_conflicts=True, batch_size=500
-    )
-
-
-def _fill(old: Embedding, new: Embedding) -> None:
-    if new.data is not None and old.sha256 and old.sha256 != new.sha256:
-        # Not wrong, but pictures made before and after may differ by a rounding.
-        log.warning("embedding_not_identical", variant=new.variant.slug, revision=new.revision)
-    old.data, old.shape, old.dtype = new.data, new.shape, new.dtype
-    old.sha256, old.error = new.sha256 or old.sha256, new.error
-    old.save()
+    rows = embeddings.store(batch, fingerprint, results)
+    failed = [row for row in rows if row.data is None]
+    for row in failed:
+        log.warning("variant_not_encoded", variant=row.variant.slug, error=row.error)
+    metrics.increment("retort_encoded_total", len(rows) - len(failed), outcome="encoded")
+    metrics.increment("retort_encoded_total", len(failed), outcome="failed")

@@ -207,18 +207,23 @@ def _catalogue() -> Iterator[Metric]:
     yield variants
     encoded = GaugeMetricFamily(
         "retort_variant_embeddings",
-        "Active prompt variants by the state of their embedding for an active release.",
+        "Active prompt variants that an active release covers, by the state of their embedding for it.",
         labels=("release", "state"),
     )
     for release in Release.objects.filter(status=Release.Status.ACTIVE):
+        needed = PromptVariant.objects.filter(status=PromptVariant.Status.ACTIVE)
+        total = counts[PromptVariant.Status.ACTIVE]
+        if covered := release.manifest["covered_variants"]:
+            needed = needed.filter(slug__in=covered)
+            total = needed.count()
         states = Embedding.objects.filter(
-            variant__status=PromptVariant.Status.ACTIVE,
+            variant__in=needed,
             revision=F("variant__revision"),
             encoder_fingerprint=release.encoder_fingerprint,
         ).aggregate(
             encoded=Count("id", filter=Q(error="")), failed=Count("id", filter=~Q(error=""))
         )
-        missing = counts[PromptVariant.Status.ACTIVE] - states["encoded"] - states["failed"]
+        missing = total - states["encoded"] - states["failed"]
         for state, count in {**states, "missing": max(0, missing)}.items():
             encoded.add_metric([release.name, state], count)
     yield encoded

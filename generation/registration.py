@@ -5,7 +5,7 @@ from pathlib import Path
 
 from django.conf import settings
 
-from generation import releases
+from generation import enclosed, releases
 from generation.engine import importing
 from generation.engine.errors import ReleaseInvalid
 from generation.engine.importing import Options
@@ -33,7 +33,10 @@ def register(
             raise ReleaseRefused(
                 f"{source} is a release, and releases are immutable: leave the options out."
             )
-        return releases.register(place, name=name, on_progress=on_progress)
+        enclosed.check(place)
+        release = releases.register(place, name=name, on_progress=on_progress)
+        enclosed.store(release)
+        return release
     try:
         if not place.is_dir():
             place = _download(source)

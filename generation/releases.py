@@ -14,7 +14,7 @@ from generation import hints
 from generation.engine import release as engine_release
 from generation.engine.errors import ReleaseInvalid
 from generation.engine.release import MANIFEST, Manifest, Progress
-from generation.errors import ReleaseNotAvailable, ReleaseRefused
+from generation.errors import ReleaseNotAvailable, ReleaseRefused, VariantNotCovered
 from generation.models import Release
 
 log = structlog.get_logger(__name__)
@@ -110,17 +110,49 @@ def folder(release: Release) -> Path:
     return Path(settings.BASE_DIR) / release.path  # an absolute path stays as it is
 
 
-def resolve(model: str | None = None) -> Release:
-    """The release that a request means: a kind, a name, or None for the best active one. Raises ReleaseNotAvailable."""
-    if model is None:
-        # "student" sorts before "teacher".
-        release = Release.objects.filter(status=Status.ACTIVE).order_by("kind").first()
-        if release is None:
-            raise ReleaseNotAvailable(
-                "No release is active. Activate one: manage.py release activate NAME.",
-                parameter="model",
-            )
+def serving() -> list[Release]:
+    """The active releases, the one that is taken first for a request first: "student" sorts before "teacher"."""
+    return list(Release.objects.filter(status=Status.ACTIVE).order_by("kind"))
+
+
+def resolve(model: str | None = None, *, slug: str) -> Release:
+    """The release that a request for this prompt variant means.
+
+    model: a kind, a name, or None for the first of `serving` that covers the variant. Raises ReleaseNotAvailable and
+    VariantNotCovered.
+    """
+    if model is not None:
+        release = _named(model)
+        if not covers(release, slug):
+            raise _not_covered(release, slug)
         return release
+    active = serving()
+    for release in active:
+        if covers(release, slug):
+            return release
+    if active:
+        raise _not_covered(active[0], slug)
+    raise ReleaseNotAvailable(
+        "No release is active. Activate one: manage.py release activate NAME.", parameter="model"
+    )
+
+
+def covers(release: Release, slug: str) -> bool:
+    """Whether the release was made for this variant; one that names no variants is for the whole catalogue."""
+    covered = release.manifest["covered_variants"]
+    return not covered or slug in covered
+
+
+def _not_covered(release: Release, slug: str) -> VariantNotCovered:
+    count = len(release.manifest["covered_variants"])
+    return VariantNotCovered(
+        f"The release {release.name} covers {count} prompt variants, and {slug} is not one of them. "
+        "Ask for another model.",
+        parameter="model",
+    )
+
+
+def _named(model: str) -> Release:
     if model in Release.Kind.values:
         release = Release.objects.filter(kind=model, status=Status.ACTIVE).first()
         if release is None:
@@ -135,22 +167,37 @@ def resolve(model: str | None = None) -> Release:
     return release
 
 
-def encoders_in_use() -> list[Release]:
-    """For every encoder that a candidate or active release needs, one release that holds its files.
-
-    A student whose teacher is retired still needs the teacher's encoder.
-    """
-    needed = set(
+def fingerprints_in_use() -> set[str]:
+    """Of every encoder whose embeddings a candidate or active release needs, whether or not its files are here."""
+    return set(
         Release.objects.filter(status__in=(Status.CANDIDATE, Status.ACTIVE)).values_list(
             "encoder_fingerprint", flat=True
         )
     )
+
+
+def encoders_in_use() -> list[Release]:
+    """For every encoder in use, one release that holds its files, if there is one.
+
+    A student whose teacher is retired still needs the teacher's encoder; one whose embeddings came with it needs none.
+    """
     holders: dict[str, Release] = {}
     for release in Release.objects.filter(
-        has_encoder=True, encoder_fingerprint__in=needed
+        has_encoder=True, encoder_fingerprint__in=fingerprints_in_use()
     ).order_by("-registered_at", "-pk"):
         holders[release.encoder_fingerprint] = release  # the oldest stays
     return list(holders.values())
+
+
+def encoder_holder(release: Release) -> Release | None:
+    """A release, this one if possible, whose folder holds the text encoder that this one needs."""
+    if release.has_encoder:
+        return release
+    return (
+        Release.objects.filter(has_encoder=True, encoder_fingerprint=release.encoder_fingerprint)
+        .order_by("registered_at", "pk")
+        .first()
+    )
 
 
 def verify(release: Release, on_progress: Progress | None = None) -> Manifest:

@@ -77,7 +77,8 @@ class JobRequestSerializer(Strict):
     )
     model = serializers.CharField(
         required=False,
-        help_text="student, teacher or a release's name. Default: the student, else the teacher.",
+        help_text="student, teacher or a release's name. "
+        "By default the student if it covers the variant, else the teacher.",
     )
     priority = serializers.IntegerField(
         required=False,

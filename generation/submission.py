@@ -9,7 +9,7 @@ from django.conf import settings
 from django.db import transaction
 
 from generation import catalogue, hints, images, jobs, releases
-from generation.errors import InvalidRequest, VariantNotCovered
+from generation.errors import InvalidRequest
 from generation.images import StoredImage
 from generation.models import Job, Release
 
@@ -53,14 +53,7 @@ def submit(
             parameter="output_format",
         )
     prompt_variant = catalogue.find(slug=variant, text=text)
-    release = releases.resolve(model)
-    covered = release.manifest["covered_variants"]
-    if covered and prompt_variant.slug not in covered:
-        raise VariantNotCovered(
-            f"The release {release.name} covers {len(covered)} prompt variants, and {prompt_variant.slug} is not one"
-            " of them. Ask for another model.",
-            parameter="model",
-        )
+    release = releases.resolve(model, slug=prompt_variant.slug)
     width, height = _size(size, release)
     embedding = catalogue.embedding_for(prompt_variant, release)
     job = Job(

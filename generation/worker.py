@@ -56,8 +56,7 @@ _writers = ThreadPoolExecutor(UNCOMMITTED_BATCHES, thread_name_prefix="writer")
 def begin() -> None:
     """Load what is being served, then show the heartbeat."""
     global _last_run
-    # "student" comes before "teacher".
-    release = Release.objects.filter(status=Release.Status.ACTIVE).order_by("kind").first()
+    release = next(iter(releases.serving()), None)
     loaded = _pipeline(release) if release else None
     presence.begin(
         "generation", device=loaded.describe() if loaded else "", release=release, tick=_tick

@@ -14,7 +14,9 @@ from deploy.local.errors import APIError, LocalError
 
 FORMATS = {".webp": "webp", ".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg"}
 FIRST_TEXT = "a red glass vase on a wooden table"
-ENCODING_SECONDS = 600  # the first start encodes the whole catalogue
+ENCODING_SECONDS = (
+    600  # of a prompt variant whose embedding did not come with the release that is served
+)
 JOB_SECONDS = 600
 
 
@@ -88,7 +90,7 @@ def suggestions(api: API, text: str, count: int = 5) -> list[str]:
 
 
 def _first_variant(api: API) -> str:
-    """The one that shows the shipped teacher well, if the catalogue has it."""
+    """The one that shows the shipped student well, if the catalogue has it."""
     variants = (
         api.get("/v1/variants", q=FIRST_TEXT, limit=1)["results"]
         or api.get("/v1/variants", limit=1)["results"]
@@ -122,7 +124,7 @@ def _submit(
             waiting = error.code == "variant_not_encoded"
             if not waiting or time.monotonic() > deadline:
                 raise
-            bar.waiting("encoding the catalogue")
+            bar.waiting("encoding the prompt")
             on_look()
             time.sleep(min(error.retry_after or 1, 1))
 

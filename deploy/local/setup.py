@@ -39,9 +39,7 @@ def main() -> int:
     parser.add_argument(
         "--tests", action="store_true", help="what the tests and checks need as well"
     )
-    parser.add_argument(
-        "--distillation", action="store_true", help="what distilling needs as well"
-    )
+    parser.add_argument("--distillation", action="store_true", help="what distilling needs as well")
     parser.add_argument(
         "--starter", action="store_true", help="what making the starter needs as well"
     )

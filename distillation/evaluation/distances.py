@@ -14,6 +14,8 @@ from torch import Tensor
 Kernel = Callable[[Tensor, Tensor], Tensor]  # (n, d), (m, d) → (n, m)
 CMMD_SIGMA = 10.0
 CONFIDENCE = 0.95
+RESAMPLES = 1000
+WINDOW = 11  # pixels, of SSIM
 
 
 class Interval(NamedTuple):
@@ -54,6 +56,7 @@ def mmd2(x: Tensor, y: Tensor, kernel: Kernel) -> float:
 
 
 KID = Measure(polynomial)
+KID_1000 = Measure(polynomial, 1000)
 CMMD = Measure(gaussian, 1000)
 
 
@@ -72,7 +75,7 @@ def bootstrap(
     y: Tensor,
     measure: Measure,
     *,
-    resamples: int = 1000,
+    resamples: int = RESAMPLES,
     generator: torch.Generator,
 ) -> Interval:
     """The measure and its percentile interval when both sets are drawn again with replacement.
@@ -86,21 +89,105 @@ def bootstrap(
     grams = _grams(x, y, measure.kernel)
     weights = [_counts(len(features), resamples, generator) for features in (x, y)]
     values = measure.scale * _weighted(grams, *weights)
-    values = values[values.isfinite()]
-    tail = (1 - CONFIDENCE) / 2
-    low, high = values.quantile(torch.tensor([tail, 1 - tail], dtype=values.dtype)).tolist()
-    return Interval(measure(x, y), low, high)
+    return Interval(measure(x, y), *_ends(values))
 
 
+@dataclass(frozen=True)
+class Distance:
+    """Between two sets of pictures, with bootstrap intervals; kid and cmmd are both × 1000."""
+
+    sizes: tuple[int, int]
+    kid: Interval
+    cmmd: Interval
+
+
+def distance(x: Tensor, y: Tensor, *, seed: int = 0) -> Distance:
+    """x, y: features (n, d) and (m, d) of length 1, of two sets that share no noise.
+
+    KID gets them at length √d, where its x·y ÷ d is their cosine: at length 1 its kernel is all but linear.
+    """
+    root = x.shape[1] ** 0.5
+    kid, cmmd = (
+        bootstrap(a, b, measure, generator=torch.Generator().manual_seed(seed))
+        for a, b, measure in ((x * root, y * root, KID_1000), (x, y, CMMD))
+    )
+    return Distance((len(x), len(y)), kid, cmmd)
+
+
+def paired_distance(x: Tensor, y: Tensor, *, seed: int = 0) -> Distance:
+    """As `distance`, of pictures [P, S, d] of the same P prompts and S seeds in both sets.
+
+    A picture is not compared with the other set's picture of its own noise: those two are alike whatever the
+    distributions are, and would make the estimate too small (Gretton et al. 2012, lemma 6). The bootstrap draws
+    prompts, because the pictures of one prompt are alike too.
+    """
+    if x.shape != y.shape or x.ndim != 3:
+        raise ValueError(f"Features are [P, S, d], not {list(x.shape)} and {list(y.shape)}.")
+    prompts, seeds, width = x.shape
+    x, y = x.flatten(0, 1), y.flatten(0, 1)
+    counts = _counts(prompts, RESAMPLES, torch.Generator().manual_seed(seed))
+    weights = torch.cat([torch.ones(1, prompts, dtype=torch.float64), counts])
+    weights = weights.repeat_interleave(seeds, dim=1)
+
+    def of(measure: Measure, scale: float) -> Interval:
+        of_x, of_y, between = _grams(scale * x, scale * y, measure.kernel)
+        across = _within(between, weights)
+        values = measure.scale * (_within(of_x, weights) + _within(of_y, weights) - 2 * across)
+        return Interval(float(values[0]), *_ends(values[1:]))
+
+    size = prompts * seeds
+    return Distance((size, size), of(KID_1000, width**0.5), of(CMMD, 1))
+
+
+# --- between two pictures -------------------------------------------------------------------------
 def psnr(a: Tensor, b: Tensor) -> Tensor:
     """Peak signal to noise, in dB, of each picture: (n,) of two uint8 (n, channels, height, width)."""
+    _check_pictures(a, b)
+    error = ((a.double() - b.double()) ** 2).flatten(1).mean(1)
+    return (10 * torch.log10(255.0**2 / error)).float()
+
+
+def ssim(a: Tensor, b: Tensor) -> Tensor:
+    """Structural similarity of the brightness, −1 … 1, of each picture (Wang et al. 2004): (n,) of two uint8 batches.
+
+    Its windows are Gaussian, 11 pixels wide with σ = 1.5, and lie wholly inside the picture.
+    """
+    _check_pictures(a, b)
+    if a.shape[1] != 3 or min(a.shape[2:]) < WINDOW:
+        raise ValueError(f"Pictures are RGB, of {WINDOW} pixels or more, not {tuple(a.shape)}.")
+    luma = torch.tensor([0.299, 0.587, 0.114])[:, None, None]  # ITU-R BT.601
+    x, y = ((pictures.float() * luma).sum(1, keepdim=True) for pictures in (a, b))
+    place = torch.arange(WINDOW, dtype=torch.float32) - WINDOW // 2
+    bell = torch.exp(-(place**2) / (2 * 1.5**2))
+    bell = (bell / bell.sum()).view(1, 1, 1, WINDOW)
+
+    def blurred(values: Tensor) -> Tensor:
+        across = torch.nn.functional.conv2d(values, bell)
+        return torch.nn.functional.conv2d(across, bell.transpose(2, 3))
+
+    mean_x, mean_y = blurred(x), blurred(y)
+    var_x, var_y = blurred(x * x) - mean_x**2, blurred(y * y) - mean_y**2
+    shared = blurred(x * y) - mean_x * mean_y
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    likeness = (2 * mean_x * mean_y + c1) * (2 * shared + c2)
+    likeness /= (mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2)
+    return likeness.flatten(1).mean(1)
+
+
+def _check_pictures(a: Tensor, b: Tensor) -> None:
     if a.shape != b.shape or a.dtype != torch.uint8 or b.dtype != torch.uint8:
         raise ValueError(
             f"Two uint8 batches of one shape are compared, not {a.dtype} {tuple(a.shape)} "
             f"with {b.dtype} {tuple(b.shape)}."
         )
-    error = ((a.double() - b.double()) ** 2).flatten(1).mean(1)
-    return (10 * torch.log10(255.0**2 / error)).float()
+
+
+# --- between two sets, for all resamples at once --------------------------------------------------
+def _ends(values: Tensor) -> list[float]:
+    """Of the percentile interval. A resample that holds one picture only has no value."""
+    values = values[values.isfinite()]
+    tail = (1 - CONFIDENCE) / 2
+    return values.quantile(torch.tensor([tail, 1 - tail], dtype=values.dtype)).tolist()
 
 
 def _grams(x: Tensor, y: Tensor, kernel: Kernel) -> tuple[Tensor, Tensor, Tensor]:

@@ -4,21 +4,16 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")  # before pyplot: there may be no screen
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from distillation.evaluation.distances import Interval
+from distillation.evaluation.plots import BLUE, GREY, ORANGE, save
 from distillation.evaluation.proportions import Share
 from distillation.starter import measuring
 from distillation.starter.measuring import SweepPoint, Verdict
 from distillation.starter.words import ATTRIBUTES
 
-DPI = 100
-BLUE, ORANGE, GREY = "#1f5fa8", "#d1691f", "#9aa3ad"
 NOT_A_LOSS = ("step", "seconds")
 SMOOTHED = 40  # the thick line averages over a fortieth of the curve
 
@@ -40,7 +35,7 @@ def sweep(path: Path, points: Sequence[SweepPoint], *, best: float, floor: Inter
         axes.set_xlabel("guidance scale")
         axes.grid(alpha=0.25)
         axes.legend(fontsize=8)
-    _save(figure, path)
+    save(figure, path)
 
 
 def confusions(path: Path, verdict: Verdict) -> None:
@@ -59,7 +54,7 @@ def confusions(path: Path, verdict: Verdict) -> None:
         axes.set_xticks(range(len(words)), words, rotation=45, ha="right")
         axes.set_yticks(range(len(words)), words)
         axes.set(title=attribute, xlabel="seen", ylabel="asked for")
-    _save(figure, path)
+    save(figure, path)
 
 
 def losses(path: Path, curve: Path, *, title: str) -> None:
@@ -86,7 +81,7 @@ def losses(path: Path, curve: Path, *, title: str) -> None:
         axes.tick_params(labelsize=7)
         axes.grid(alpha=0.25)
     figure.suptitle(title, fontsize=11)
-    _save(figure, path)
+    save(figure, path)
 
 
 def read_curve(curve: Path) -> dict[str, tuple[list[float], list[float]]]:
@@ -129,8 +124,3 @@ def _with_intervals(
     below = [max(0.0, interval.value - interval.low) for interval in intervals]
     above = [max(0.0, interval.high - interval.value) for interval in intervals]
     axes.errorbar(x, values, yerr=[below, above], color=colour, marker="o", capsize=3, label=label)
-
-
-def _save(figure: Figure, path: Path) -> None:
-    figure.savefig(path, dpi=DPI)
-    plt.close(figure)

@@ -219,9 +219,7 @@ def _held_out_distances(
         "held-out photographs, and pictures of the teacher": _distance(
             judges, pictures[:half], features[half:]
         ),
-        "held-out photographs, two halves (the floor)": distance(
-            features[:half], features[half:]
-        ),
+        "held-out photographs, two halves (the floor)": distance(features[:half], features[half:]),
     }
 
 

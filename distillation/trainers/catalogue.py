@@ -22,8 +22,8 @@ TENSORS = "catalogue.safetensors"
 class Catalogue:
     """prompt_embeds: fp16 [P, tokens, width], in the order of the slugs.
 
-    stated, wanted: bool [P, bits]: of the detector's bits those of which a variant says something, and whether they must
-    be present. None where no detector judges.
+    stated, wanted: bool [P, bits]: of the detector's bits those of which a variant says something, and whether they
+    must be present. None where no detector judges.
     """
 
     slugs: tuple[str, ...]
@@ -37,7 +37,9 @@ class Catalogue:
         rows = {len(self.slugs), len(self.texts), len(self.prompt_embeds)}
         rows |= {len(part) for part in (self.stated, self.wanted) if part is not None}
         if len(rows) != 1 or not self.slugs:
-            raise ValueError(f"A catalogue has one row per prompt variant, at least one, not {rows}.")
+            raise ValueError(
+                f"A catalogue has one row per prompt variant, at least one, not {rows}."
+            )
 
     def __len__(self) -> int:
         return len(self.slugs)

@@ -2,7 +2,7 @@
 
 `checkpoint/` holds `modules.safetensors` (networks and averages), `optimizers.safetensors` and `checkpoint.json`. It is
 written as `checkpoint.new/`, then swapped in by two renames; a kill between these leaves a complete `checkpoint.new/`
-and no `checkpoint/`, which `restore` and `save` put right.
+and no `checkpoint/`, which `settle` puts right: before `restore`, and by one process alone.
 """
 
 import json
@@ -32,7 +32,7 @@ def save(folder: Path, task: Task, progress: Progress) -> None:
     """Replace the checkpoint in `folder`. A kill at any instant leaves the old one or the new one."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    _finish_swap(folder)
+    settle(folder)
     new = folder / NEW
     new.mkdir()
     tensors, settings = _optimizer_states(task)
@@ -64,7 +64,7 @@ def _module_tensors(task: Task) -> dict[str, torch.Tensor]:
     for kind, modules in (("module", task.modules), ("ema", averages)):
         for name, module in modules.items():
             for key, value in module.state_dict().items():
-                tensors[f"{kind}/{name}/{key}"] = _plain(value)
+                tensors[f"{kind}/{name}/{key}"] = value
     return tensors
 
 
@@ -78,20 +78,30 @@ def _optimizer_states(task: Task) -> tuple[dict[str, torch.Tensor], dict[str, An
         for index, values in state["state"].items():
             for key, value in values.items():
                 if isinstance(value, torch.Tensor):
-                    tensors[f"{name}/{index}/{key}"] = _plain(value)
+                    tensors[f"{name}/{index}/{key}"] = value
                 else:
                     scalars.setdefault(str(index), {})[key] = value
         settings[name] = {"groups": state["param_groups"], "scalars": scalars}
     return tensors, settings
 
 
-def _plain(value: torch.Tensor) -> torch.Tensor:
-    # A copy: the format refuses tensors that share memory (tied weights) or lie in another order (channels-last).
-    return value.detach().to("cpu").clone(memory_format=torch.contiguous_format)
+def _plain(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """As the format takes them: not in another order (channels-last), not sharing memory (tied weights).
+
+    Copies are made of such tensors alone: the state of a large training fills the memory already.
+    """
+    plain: dict[str, torch.Tensor] = {}
+    seen: set[int] = set()
+    for name, value in tensors.items():
+        value = value.detach().to("cpu").contiguous()
+        place = value.untyped_storage().data_ptr()
+        plain[name] = value.clone() if place in seen else value
+        seen.add(place)
+    return plain
 
 
 def _write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
-    save_file(tensors, path)
+    save_file(_plain(tensors), path)
     path.chmod(0o644)  # safetensors writes for the owner alone
     with path.open("rb") as file:
         os.fsync(file.fileno())
@@ -113,7 +123,7 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _finish_swap(folder: Path) -> None:
+def settle(folder: Path) -> None:
     """Put `checkpoint/` in its place after a kill, and clear away what was half written."""
     current, new, old = folder / FOLDER, folder / NEW, folder / OLD
     if not current.exists():
@@ -127,13 +137,11 @@ def _finish_swap(folder: Path) -> None:
 
 # --- reading --------------------------------------------------------------------------------------
 def restore(folder: Path, task: Task) -> Progress | None:
-    """Load the checkpoint in `folder` into `task`; None if there is none. Raises CheckpointUnusable.
+    """Load the checkpoint in `folder`, which is settled, into `task`; None if there is none. Raises CheckpointUnusable.
 
     A checkpoint that does not fit is refused before the task is touched.
     """
-    folder = Path(folder)
-    _finish_swap(folder)
-    current = folder / FOLDER
+    current = Path(folder) / FOLDER
     if not current.exists():
         return None
     index = _read_index(current / INDEX)

@@ -1,7 +1,8 @@
 """Owns how training runs: steps, interruptions, checkpoints, the curve of the losses. Knows no network and no loss.
 
 The heart of every training of the project. The caller gives a Task; an interrupted run that is started again in the
-same folder ends with the same weights as one that never stopped.
+same folder ends with the same weights as one that never stopped. Several processes (`accelerate launch`) train one Task
+together: each draws its own share of the batch, all stop after the same step, and the main one writes the files.
 """
 
 import hashlib
@@ -15,18 +16,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import torch
 from tqdm import tqdm
 
 from distillation import replacing
-from distillation.trainers import checkpoint
-from distillation.trainers.errors import TrainingDiverged
+from distillation.trainers import checkpoint, processes
+from distillation.trainers.errors import TrainingDiverged, TrainingError
 from distillation.trainers.task import Progress, Task
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard.writer import SummaryWriter
 
 __all__ = ["Progress", "Task", "TrainingDiverged", "cosine", "run", "set_learning_rate"]
 
 METRICS = "metrics.jsonl"
+EVENTS = "tensorboard"
 
 
 def run(
@@ -44,53 +50,75 @@ def run(
     """Train until `steps` updates are made, from the checkpoint in `folder` if there is one.
 
     Writes `metrics.jsonl`: a line for every `log_every` steps and every checkpoint, with the step, the seconds trained
-    and the means of the losses since the line before. Ctrl-C and SIGTERM save a checkpoint after the running step, then
-    raise KeyboardInterrupt or SystemExit; a second one stops at once. Raises TrainingDiverged, CheckpointUnusable.
+    and the means of the losses since the line before; and the same losses to `tensorboard/`. Ctrl-C and SIGTERM save a
+    checkpoint after the running step, then raise KeyboardInterrupt or SystemExit, in all processes; a second one stops
+    at once. Raises TrainingDiverged, CheckpointUnusable.
     """
     if steps < 1 or log_every < 1:
         raise ValueError(f"steps ({steps}) and log_every ({log_every}) must be at least 1.")
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    restored = checkpoint.restore(folder, task)
-    begun = Progress(0, steps, 0.0) if restored is None else restored
-    curve = _Curve(folder / METRICS, after=begun.step)
+    begun = _begun(folder, task, steps)
     if begun.step >= steps:
         return Progress(begun.step, steps, begun.seconds)
 
+    is_main = processes.is_main()
     started = saved = clock()
+    progress = begun
     bar = tqdm(
         total=steps,
         initial=begun.step,
         desc=title,
         unit="step",
-        disable=not progress_bar,
+        disable=not (progress_bar and is_main),
         mininterval=0.5 if sys.stderr.isatty() else 30.0,  # a log file needs no animation
     )
     # Dropout draws from the global generator: it is seeded step by step, and left as it was found.
-    with bar, _signals() as received, torch.random.fork_rng(devices=[]):
+    with (
+        bar,
+        _Curve(folder, after=begun.step) as curve,
+        _signals() as received,
+        torch.random.fork_rng(devices=[]),
+    ):
         for index in range(begun.step, steps):
-            draws = _seed_of(seed, index)
+            draws = _seed_of(seed, index, processes.rank())
             torch.manual_seed(draws)
-            losses = task.step(index, torch.Generator().manual_seed(draws))
+            losses = processes.mean(task.step(index, torch.Generator().manual_seed(draws)))
             step = index + 1
             for name, value in losses.items():
                 if not math.isfinite(value):
                     raise TrainingDiverged(step, name, value)
             curve.add(losses)
+            is_stopped = processes.any_of(bool(received))
             now = clock()
             progress = Progress(step, steps, begun.seconds + now - started)
-            ends = step == steps or bool(received)
-            is_due = ends or now - saved >= checkpoint_every_seconds
-            if is_due or step % log_every == 0:
+            is_due = step == steps or is_stopped or now - saved >= checkpoint_every_seconds
+            if is_main and (is_due or step % log_every == 0):
                 bar.set_postfix_str(curve.summary(), refresh=False)
                 curve.write(progress)
-            if is_due:
+            if is_main and is_due:
                 checkpoint.save(folder, task, progress)
                 saved = clock()
             bar.update()
-            if received:
-                raise _exception_of(received[0])
+            if is_stopped:
+                break
+        # A process that ends early makes the launcher end the others: first the checkpoint is whole.
+        processes.barrier()
+        if processes.any_of(bool(received)):
+            raise _exception_of(received[0] if received else signal.SIGTERM)
     return progress
+
+
+def _begun(folder: Path, task: Task, steps: int) -> Progress:
+    """How far the folder's checkpoint is, which is loaded; afterwards all processes hold the same."""
+    if processes.is_main():
+        folder.mkdir(parents=True, exist_ok=True)
+        checkpoint.settle(folder)
+    processes.barrier()
+    restored = checkpoint.restore(folder, task)
+    if restored is None:
+        processes.spread(task.modules.values())
+        processes.spread(ema.module for ema in task.emas.values())
+    return restored or Progress(0, steps, 0.0)
 
 
 def cosine(index: int, *, steps: int, peak: float, warmup: int, floor: float = 0.0) -> float:
@@ -107,21 +135,32 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
         group["lr"] = value
 
 
-def _seed_of(seed: int, index: int) -> int:
+def _seed_of(seed: int, index: int, rank: int) -> int:
     """63 bits. A hash, because nearby seeds of torch's generator give draws that are alike."""
-    return int.from_bytes(hashlib.sha256(f"{seed}:{index}".encode()).digest()[:8], "big") >> 1
+    text = f"{seed}:{index}:{rank}" if rank else f"{seed}:{index}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 class _Curve:
-    """`metrics.jsonl`, and the sums since its last line."""
+    """`metrics.jsonl` and the events for TensorBoard, and the sums since their last line. The main process writes."""
 
-    def __init__(self, path: Path, *, after: int) -> None:
+    def __init__(self, folder: Path, *, after: int) -> None:
         """Drops the lines beyond the step `after`, which will be written again, and a line that a kill cut short."""
-        self._path = path
+        self._path = folder / METRICS
         self._sums: dict[str, float] = {}
         self._counts: dict[str, int] = {}
-        kept = [line for line in _whole_lines(path) if line["step"] <= after]
-        replacing.write_file(path, "".join(json.dumps(line) + "\n" for line in kept))
+        self._events: SummaryWriter | None = None
+        if processes.is_main():
+            kept = [line for line in _whole_lines(self._path) if line["step"] <= after]
+            replacing.write_file(self._path, "".join(json.dumps(line) + "\n" for line in kept))
+            self._events = _events(folder / EVENTS, after=after)
+
+    def __enter__(self) -> "_Curve":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._events is not None:
+            self._events.close()
 
     def add(self, losses: dict[str, float]) -> None:
         for name, value in losses.items():
@@ -135,11 +174,28 @@ class _Curve:
         return ", ".join(f"{name} {value:.4g}" for name, value in self._means().items())
 
     def write(self, progress: Progress) -> None:
-        line = {"step": progress.step, "seconds": round(progress.seconds, 3), **self._means()}
+        means = self._means()
+        line = {"step": progress.step, "seconds": round(progress.seconds, 3), **means}
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+        if self._events is not None:
+            for name, value in means.items():
+                self._events.add_scalar(name, value, progress.step)
+            self._events.flush()
         self._sums.clear()
         self._counts.clear()
+
+
+def _events(folder: Path, *, after: int) -> "SummaryWriter":
+    """Later readers drop what an interrupted session wrote beyond the step `after`."""
+    try:
+        from torch.utils.tensorboard.writer import SummaryWriter  # takes a second: only who trains
+    except ImportError as error:
+        raise TrainingError(
+            f"The curves of a training are written for TensorBoard, which is not installed ({error}): "
+            "pip install -r distillation/requirements.txt."
+        ) from error
+    return SummaryWriter(str(folder), purge_step=after + 1 if after else None)
 
 
 def _whole_lines(path: Path) -> Iterator[dict[str, float]]:

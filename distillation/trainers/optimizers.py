@@ -34,4 +34,5 @@ def update(optimizer: torch.optim.Optimizer, loss: torch.Tensor, *, clipped_norm
     processes.average_gradients(parameters)
     norm = torch.nn.utils.clip_grad_norm_(parameters, clipped_norm)
     optimizer.step()
+    optimizer.zero_grad(set_to_none=True)  # as large as the network, and nobody needs them now
     return float(norm)

@@ -1,4 +1,4 @@
-"""Owns the pairs: the noise of a seed and what the teacher's solver makes of it, for every prompt variant. Trains nothing.
+"""Owns the pairs: the noise of a seed and what the teacher makes of it, for every prompt variant. Trains nothing.
 
 Deterministic trajectories (DDIM, η = 0) of the guided teacher, kept as shards of safetensors. A shard is written whole
 or not at all, so that an interrupted stage goes on with the next one; processes take turns at shards. A tenth of the
@@ -8,6 +8,7 @@ seeds of each variant is held out.
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -28,7 +29,6 @@ from generation.engine import sampling
 from generation.engine.latents import to_pixels
 
 SPLITS = ("train", "held_out")
-DECODED = 16  # latents at once in the VAE: its activations are the peak of memory
 SUMMARY = "pairs.json"
 Item = tuple[int, int]  # row of the catalogue, seed
 
@@ -57,6 +57,10 @@ class PairsRecipe:
             raise ValueError(f"held_out must be between 0 and 1, not {self.held_out}.")
         if self.seeds_per_variant < 2:
             raise ValueError("seeds_per_variant must be at least 2: one of them is held out.")
+        if self.held_out_seeds >= self.seeds_per_variant:
+            raise ValueError(
+                f"held_out {self.held_out} holds out all {self.seeds_per_variant} seeds of a variant."
+            )
         if self.num_inference_steps < 0 or self.first_seed < 0:
             raise ValueError("num_inference_steps and first_seed must not be negative.")
         if any(later >= earlier for earlier, later in pairwise(self.path_timesteps)):
@@ -72,8 +76,8 @@ class PairsRecipe:
 class Pairs:
     """prompts int64 [n], rows of the catalogue; seeds int64 [n]; latents fp16 [n, C, h, w], the teacher's x₀.
 
-    path fp16 [n, K, C, h, w]: x_t before the teacher's step at each of `path_timesteps`. accepted bool [n]: the detector
-    found what the variant states; all true where nothing judges.
+    path fp16 [n, K, C, h, w]: x_t before the teacher's step at each of `path_timesteps`. accepted bool [n]: the
+    detector found what the variant states; all true where nothing judges.
     """
 
     prompts: Tensor
@@ -144,9 +148,10 @@ def generate(
     progress_bar: bool = True,
 ) -> None:
     """Write the shards that are missing, then `pairs.json` with how many were accepted. Raises RecipeRefused."""
+    _require_same_encoder(teacher, catalogue)
+    timesteps = solver_timesteps(recipe, teacher)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    timesteps = solver_timesteps(recipe, teacher)
     shards = _shards(recipe, len(catalogue))
     mine = list(shards.items())[processes.rank() :: processes.count()]
     total = sum(len(items) for _, items in mine)
@@ -162,11 +167,25 @@ def generate(
                 parts.append(_solved(chunk, recipe, timesteps, teacher, catalogue, detector))
                 bar.update(len(chunk))
             tensors = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
-            replacing.make_file(folder / name, lambda path, value=tensors: save_file(value, path))
+            replacing.make_file(folder / name, partial(save_file, tensors))
     processes.barrier()
     if processes.is_main():
         _summarise(folder, shards, recipe)
     processes.barrier()
+
+
+def _require_same_encoder(teacher: Teacher, catalogue: Catalogue) -> None:
+    manifest = teacher.manifest
+    if catalogue.encoder_fingerprint != manifest.encoder_fingerprint:
+        raise RecipeRefused(
+            f"catalogue: its embeddings were made by another text encoder ({catalogue.encoder_fingerprint[:12]}…) than "
+            f"that of {manifest.name} ({manifest.encoder_fingerprint[:12]}…). Encode the prompt variants for it."
+        )
+    shape = tuple(catalogue.prompt_embeds.shape[1:])
+    if shape != tuple(manifest.embedding_shape):
+        raise RecipeRefused(
+            f"catalogue: its embeddings are {shape}, those of {manifest.name} {tuple(manifest.embedding_shape)}."
+        )
 
 
 def solver_timesteps(recipe: PairsRecipe, teacher: Teacher) -> tuple[int, ...]:
@@ -230,9 +249,7 @@ def _solved(
             path.append(latents.half().cpu())
         at = torch.full((len(items),), timestep, device=teacher.device)
         prediction = teacher.predict(latents, at, embeds)
-        latents = teacher.schedule.stepped(
-            prediction, latents, at, torch.full_like(at, following)
-        )
+        latents = teacher.schedule.stepped(prediction, latents, at, torch.full_like(at, following))
     stored = (
         torch.stack(path, dim=1)
         if path
@@ -254,7 +271,7 @@ def _accepted(
     latents: Tensor, rows: Tensor, teacher: Teacher, catalogue: Catalogue, detector: Detector
 ) -> Tensor:
     """bool [B]: in each group of which the variant says something, the likeliest bit is the one it states."""
-    images = torch.cat([teacher.decode(part).cpu() for part in latents.split(DECODED)])
+    images = teacher.decode(latents).cpu()
     pixels = torch.from_numpy(to_pixels(images)).permute(0, 3, 1, 2).contiguous()
     size = detector.config.image_size
     if pixels.shape[-1] != size or pixels.shape[-2] != size:
@@ -278,10 +295,9 @@ def as_stated(
     right = torch.ones(len(rows), dtype=torch.bool)
     for members in _members(groups):
         states = catalogue.stated[rows][:, members].any(1)
-        agrees = (
-            probabilities[:, members].argmax(1)
-            == catalogue.wanted[rows][:, members].float().argmax(1)
-        )
+        agrees = probabilities[:, members].argmax(1) == catalogue.wanted[rows][
+            :, members
+        ].float().argmax(1)
         right &= agrees | ~states
     return right
 
@@ -294,9 +310,7 @@ def _members(groups: tuple[int, ...]) -> Iterator[slice]:
 
 
 def _summarise(folder: Path, shards: dict[str, list[Item]], recipe: PairsRecipe) -> None:
-    names = {
-        split: [name for name in shards if name.startswith(f"{split}-")] for split in SPLITS
-    }
+    names = {split: [name for name in shards if name.startswith(f"{split}-")] for split in SPLITS}
     counts = {}
     for split, files in names.items():
         accepted = []

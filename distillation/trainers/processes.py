@@ -10,6 +10,7 @@ accelerate's `--cpu` starts one process, whatever number it is given, unless it 
 import functools
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import timedelta
 
 import torch
 from accelerate import PartialState
@@ -19,6 +20,7 @@ from distillation.trainers.errors import RecipeRefused, TrainingError
 
 # A launcher, torch's or MPI's, says in one of these which process this is.
 WHO_AM_I = ("LOCAL_RANK", "RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
+PATIENCE = timedelta(days=1)  # the main process may judge pictures for hours while the others wait
 MESSAGE_BYTES = 64 * 2**20  # what is sent at once; it is in memory a second time
 
 
@@ -35,7 +37,7 @@ def _state() -> PartialState:
     is_cpu = (
         not torch.cuda.is_available() or started.get("ACCELERATE_USE_CPU", "").lower() == "true"
     )
-    return PartialState(cpu=is_cpu)
+    return PartialState(cpu=is_cpu, timeout=PATIENCE)
 
 
 def count() -> int:
@@ -119,7 +121,7 @@ def _scatter(flat: Tensor, tensors: list[Tensor]) -> None:
 
 
 def mean(losses: Mapping[str, float]) -> dict[str, float]:
-    """Each value's mean over the processes, so that all see the same and stop at the same one. All give one set of names."""
+    """Each value's mean over the processes, so that all stop at the same one. All must give the same names."""
     if count() == 1:
         return dict(losses)
     names = sorted(losses)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 import torch
-from diffusers.models.attention_processor import AttnProcessor
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 
@@ -25,7 +24,9 @@ class StudentRecipe:
 
     def __post_init__(self) -> None:
         if self.cut is not None and self.cut not in cuts.CUTS:
-            raise ValueError(f"cut must be one of {', '.join(cuts.CUTS)} or null, not {self.cut!r}.")
+            raise ValueError(
+                f"cut must be one of {', '.join(cuts.CUTS)} or null, not {self.cut!r}."
+            )
         try:
             share = Fraction(self.width)
         except (ValueError, ZeroDivisionError):
@@ -61,7 +62,9 @@ def make(
                 tensors, {name: torch.ones_like(value) for name, value in tensors.items()}
             )
             scores = pruning.channel_scores(known, channels.layout(config))
-            plan = widths.plan(config, recipe.share, scores=scores)
+            # Where no choice of channels keeps the groups of the norms whole, training must make up for it.
+            is_mixed = recipe.share not in widths.exact_shares(config)
+            plan = widths.plan(config, recipe.share, scores=scores, may_mix_norms=is_mixed)
             tensors, config = widths.narrow(tensors, plan), plan.student_config
     except StudentRefused as error:
         raise RecipeRefused(
@@ -69,7 +72,7 @@ def make(
         ) from error
     student = UNet2DConditionModel.from_config(dict(config))
     student.load_state_dict(tensors)
-    student.set_attn_processor(AttnProcessor())
+    student.set_attn_processor(teacher.attention_processor())
     return student.to(teacher.device)
 
 

@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.models.attention_processor import AttnProcessor
+from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from distillation.losses.noise_regression import guided
-from distillation.trainers import networks, processes
+from distillation.trainers import processes
 from distillation.trainers.errors import TeacherRefused
 from distillation.trainers.schedule import NoiseSchedule
 from generation.engine import device as devices
@@ -22,6 +23,12 @@ from generation.engine import release as releases
 from generation.engine.errors import EngineError
 from generation.engine.latents import latents_to_image
 from generation.engine.release import ENCODER_FOLDERS, NEGATIVE_EMBEDS, Manifest
+
+# Of the latents, at most, for attention that keeps its matrix of places × places.
+PLAIN_PLACES = 1024
+DECODED_PIXELS = (
+    2 * 512 * 512
+)  # in the VAE at once: its activations are 0.8 GB for an image of 512 × 512
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,16 @@ class Teacher:
         width, height = self.manifest.image_sizes[0]
         factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
         return self.unet.config.in_channels, height // factor, width // factor
+
+    def attention_processor(self) -> AttnProcessor | AttnProcessor2_0:
+        """What U-Nets are trained with at this size.
+
+        diffusers' plain one is the faster on a CPU, backwards, but keeps the attention of every place to every place,
+        which at 64 × 64 is 0.8 GB a layer and image. The fused one computes it again.
+        """
+        _, height, width = self.latent_shape
+        is_plain = self.device.type == "cpu" and height * width <= PLAIN_PLACES
+        return AttnProcessor() if is_plain else AttnProcessor2_0()
 
     def autocast(self) -> AbstractContextManager[object]:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.is_bf16)
@@ -96,8 +113,11 @@ class Teacher:
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Images fp32 [B, 3, H, W] in [−1, 1]."""
+        factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        pixels = factor**2 * latents.shape[-2] * latents.shape[-1]
         with self.autocast():
-            return latents_to_image(self.vae, latents)
+            parts = latents.split(max(1, DECODED_PIXELS // pixels))
+            return torch.cat([latents_to_image(self.vae, part) for part in parts])
 
 
 def load(folder: Path, *, device: str = "auto") -> Teacher:
@@ -115,16 +135,14 @@ def load(folder: Path, *, device: str = "auto") -> Teacher:
     config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text("utf-8"))
     negative = None
     try:
-        unet = networks.load(UNet2DConditionModel, folder / "unet")
-        vae = networks.load(AutoencoderKL, folder / "vae")
+        unet = _network(UNet2DConditionModel, folder / "unet")
+        vae = _network(AutoencoderKL, folder / "vae")
         if manifest.guidance_scale != 1:
             negative = load_file(folder / NEGATIVE_EMBEDS)["negative_prompt_embeds"].float()
             negative = negative.view(1, *manifest.embedding_shape).to(chosen.place)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise TeacherRefused(f"{folder}: {error}") from error
-    # Backward passes through the plain processor are faster on a CPU than through fused attention.
-    unet.set_attn_processor(AttnProcessor())
-    return Teacher(
+    teacher = Teacher(
         folder=folder,
         manifest=manifest,
         unet=unet.to(chosen.place),
@@ -135,3 +153,19 @@ def load(folder: Path, *, device: str = "auto") -> Teacher:
         device=chosen.place,
         is_bf16=chosen.dtype != torch.float32,
     )
+    unet.set_attn_processor(teacher.attention_processor())
+    return teacher
+
+
+def _network(kind: Any, folder: Path) -> Any:
+    """In evaluation mode, frozen, fp32. Raises ValueError for weights that lack a tensor: it would stay random."""
+    network, info = kind.from_pretrained(
+        folder,
+        torch_dtype=torch.float32,
+        use_safetensors=True,
+        local_files_only=True,
+        output_loading_info=True,
+    )
+    if missing := sorted(info["missing_keys"]):
+        raise ValueError(f"the weights of {folder.name} lack {', '.join(missing[:3])}")
+    return network.requires_grad_(False).eval()

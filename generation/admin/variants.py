@@ -127,18 +127,15 @@ class PromptVariantAdmin(ObjectActionsMixin, ModelAdmin, ImportExportModelAdmin)
     @display(description="embeddings")
     def embeddings(self, variant: PromptVariant) -> str:
         rows = Embedding.objects.filter(variant=variant).defer("data").order_by("-encoded_at")
-        in_use = {
-            release.encoder_fingerprint: release.name for release in releases.encoders_in_use()
+        in_use = dict.fromkeys(catalogue.fingerprints(), "") | {
+            release.encoder_fingerprint: f" (of {release.name})"
+            for release in releases.encoders_in_use()
         }
         lines = [
             (
                 self._state_of(row, variant, row.encoder_fingerprint in in_use),
                 f"revision {row.revision}, encoder {row.encoder_fingerprint[:12]}"
-                + (
-                    f" (of {in_use[row.encoder_fingerprint]})"
-                    if row.encoder_fingerprint in in_use
-                    else " (not in use)"
-                ),
+                + in_use.get(row.encoder_fingerprint, " (not in use)"),
                 row.error or f"{' × '.join(map(str, row.shape))} {row.dtype}",
                 row.encoded_at.strftime("%Y-%m-%d %H:%M"),
             )

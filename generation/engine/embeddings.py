@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,14 +51,23 @@ def unpack(stored: StoredEmbedding) -> npt.NDArray[np.float16]:
 
 
 class EmbeddingTable:
-    """Embeddings resident on a device, keyed by sha256; those used longest ago leave. One thread uses it."""
+    """Embeddings resident on a device, keyed by sha256; those used longest ago leave. One thread uses it.
+
+    derive: what is kept of an embedding (tokens, width) in its place, such as keys and values; computed once for each.
+    """
 
     def __init__(
-        self, device: "torch.device", dtype: "torch.dtype", *, max_bytes: int = RESIDENT_BYTES
+        self,
+        device: "torch.device",
+        dtype: "torch.dtype",
+        *,
+        max_bytes: int = RESIDENT_BYTES,
+        derive: "Callable[[torch.Tensor], torch.Tensor] | None" = None,
     ) -> None:
         self.device = device
         self.dtype = dtype
         self.max_bytes = max_bytes
+        self._derive = derive
         self._rows: OrderedDict[str, torch.Tensor] = OrderedDict()
         self._bytes = 0
 
@@ -73,6 +82,8 @@ class EmbeddingTable:
             self._rows.move_to_end(stored.sha256)
             return
         row = torch.tensor(unpack(stored)).to(self.device, self.dtype)
+        if self._derive:
+            row = self._derive(row)
         self._rows[stored.sha256] = row
         self._bytes += row.nbytes
         while self._bytes > self.max_bytes and len(self._rows) > 1:
@@ -80,7 +91,7 @@ class EmbeddingTable:
             self._bytes -= gone.nbytes
 
     def gather(self, batch: Sequence[StoredEmbedding]) -> "torch.Tensor":
-        """prompt_embeds of a batch: (batch, tokens, width). Raises EmbeddingInvalid."""
+        """prompt_embeds of a batch, or what is derived of them: (batch, tokens, width). Raises EmbeddingInvalid."""
         import torch
 
         rows = []

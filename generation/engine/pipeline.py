@@ -14,14 +14,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from generation.engine import device as devices
 from generation.engine import latents as conversions
+from generation.engine import networks, sampling
 from generation.engine import release as releases
-from generation.engine import sampling
 from generation.engine.device import Device
 from generation.engine.embeddings import EmbeddingTable, check
 from generation.engine.errors import (
@@ -34,9 +35,11 @@ from generation.engine.errors import (
 )
 from generation.engine.release import ENCODER_FOLDERS, NEGATIVE_EMBEDS, Manifest
 from generation.engine.request import GenerationRequest, GenerationResult, Timings
+from generation.engine.student import FoldedUNet
 
 TOLERANCE = {"float32": 2, "bfloat16": 8, "float16": 8}
 DECODED_PIXELS = 8 * 512 * 512  # of one VAE call: its activations are the peak of memory
+KEYVALUE_BYTES = 512 * 2**20  # resident; 2 MB a prompt variant at Stable Diffusion 1.5's widths
 OnStep = Callable[[int, int], Collection[int]]
 Rows = list[int]
 
@@ -53,9 +56,8 @@ def load(
     config["prediction_type"] = manifest.prediction_type
     sampling.check(manifest.noise_scheduler, config, manifest.timesteps)
     try:
-        unet = _load_component(UNet2DConditionModel, folder / "unet", chosen, chosen.dtype)
-        vae_config = json.loads((folder / "vae" / "config.json").read_text("utf-8"))
-        vae = _load_component(AutoencoderKL, folder / "vae", chosen, _vae_dtype(chosen, vae_config))
+        unet = networks.load_unet(folder / "unet", chosen)
+        vae = networks.load_vae(folder / "vae", chosen)
         negative = None
         if manifest.guidance_scale != 1:
             stored = load_file(folder / NEGATIVE_EMBEDS)["negative_prompt_embeds"]
@@ -66,30 +68,11 @@ def load(
         raise ReleaseInvalid(
             f"{NEGATIVE_EMBEDS} has the shape {tuple(negative.shape)}, not {manifest.embedding_shape}."
         )
+    if isinstance(unet, FoldedUNet) and unet.steps != len(manifest.timesteps):
+        raise ReleaseInvalid(
+            f"The network of {folder} is folded for {unet.steps} steps, its manifest has {len(manifest.timesteps)}."
+        )
     return Pipeline(manifest, chosen, unet, vae, config, negative)
-
-
-def _load_component(kind: Any, folder: Path, device: Device, dtype: torch.dtype) -> Any:
-    network, info = kind.from_pretrained(
-        folder,
-        torch_dtype=dtype,
-        use_safetensors=True,
-        local_files_only=True,
-        output_loading_info=True,
-    )
-    if missing := sorted(info["missing_keys"]):  # else they would stay random
-        raise ValueError(f"the weights of {folder.name} lack {', '.join(missing[:3])}")
-    network.requires_grad_(False).eval()
-    # Convolutions of a CPU and of tensor cores read this layout directly.
-    layout = torch.preserve_format if device.place.type == "mps" else torch.channels_last
-    return network.to(device.place).to(memory_format=layout)
-
-
-def _vae_dtype(device: Device, config: dict[str, Any]) -> torch.dtype:
-    """A VAE with force_upcast overflows in fp16 (activations beyond 65,504); bf16 has the range of fp32."""
-    if device.dtype == torch.float16 and config.get("force_upcast", True):
-        return torch.float32
-    return device.dtype
 
 
 class Pipeline:
@@ -99,8 +82,8 @@ class Pipeline:
         self,
         manifest: Manifest,
         device: Device,
-        unet: UNet2DConditionModel,
-        vae: AutoencoderKL,
+        unet: UNet2DConditionModel | FoldedUNet,
+        vae: AutoencoderKL | AutoencoderTiny,
         scheduler_config: dict[str, Any],
         negative_prompt_embeds: torch.Tensor | None,
     ) -> None:
@@ -108,7 +91,13 @@ class Pipeline:
         self.device = device
         self.unet = unet
         self.vae = vae
-        self.embeddings = EmbeddingTable(device.place, device.dtype)
+        if isinstance(unet, FoldedUNet):
+            # Of a student keys and values are resident: they need the prompt alone.
+            self.embeddings = EmbeddingTable(
+                device.place, device.dtype, max_bytes=KEYVALUE_BYTES, derive=unet.keyvalues
+            )
+        else:
+            self.embeddings = EmbeddingTable(device.place, device.dtype)
         self._scheduler_config = scheduler_config
         self._negative = negative_prompt_embeds
         self._factor = 2 ** (len(vae.config.block_out_channels) - 1)  # pixels per latent
@@ -234,7 +223,7 @@ class _Batch:
         steps = len(manifest.timesteps)
         for step, timestep in enumerate(noise_scheduler.timesteps, start=1):
             model_input = noise_scheduler.scale_model_input(latents, timestep)
-            output = self._predict(model_input, float(timestep), prompt_embeds)
+            output = self._predict(model_input, step, float(timestep), prompt_embeds)
             latents = noise_scheduler.step(output, timestep, latents, return_dict=False, **options)[
                 0
             ]
@@ -258,7 +247,10 @@ class _Batch:
         return noise.to(self.device.place)
 
     def _prompt_embeds(self, rows: Rows) -> torch.Tensor:
-        """(batch, tokens, width), or twice as many rows with guidance: first those of the empty text."""
+        """(batch, tokens, width), of a folded network keys and values in place of it.
+
+        Twice as many rows with guidance: first those of the empty text.
+        """
         embeds = self.pipeline.embeddings.gather([self.requests[row].embedding for row in rows])
         negative = self.pipeline._negative
         if negative is None:
@@ -266,7 +258,7 @@ class _Batch:
         return torch.cat([negative.expand(len(rows), -1, -1), embeds])
 
     def _predict(
-        self, model_input: torch.Tensor, timestep: float, prompt_embeds: torch.Tensor
+        self, model_input: torch.Tensor, step: int, timestep: float, prompt_embeds: torch.Tensor
     ) -> torch.Tensor:
         """The U-Net's output in fp32, guided if the release needs it (Ho & Salimans 2022)."""
         has_guidance = self.pipeline._negative is not None
@@ -274,8 +266,12 @@ class _Batch:
             model_input = torch.cat([model_input, model_input])
         if self.device.place.type != "mps":
             model_input = model_input.contiguous(memory_format=torch.channels_last)
-        output = self.pipeline.unet(
-            model_input.to(self.device.dtype),
+        model_input = model_input.to(self.device.dtype)
+        unet = self.pipeline.unet
+        if isinstance(unet, FoldedUNet):
+            return unet(model_input, step - 1, prompt_embeds).float()
+        output = unet(
+            model_input,
             timestep,
             encoder_hidden_states=prompt_embeds,
             return_dict=False,

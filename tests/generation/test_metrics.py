@@ -127,6 +127,24 @@ def test_gauges_tell_what_the_rows_say(redis, settings):
 
 
 @pytest.mark.django_db
+def test_of_a_student_only_the_variants_that_it_covers_are_counted(redis):
+    release = make_release()
+    release.manifest["covered_variants"] = ["vase", "mug"]
+    release.save()
+    make_embedding(variant=make_variant(slug="vase"))
+    make_embedding(variant=make_variant(slug="other"), error="cannot be encoded")
+    make_variant(slug="mug")
+
+    values = scraped()
+
+    states = {
+        s: values["retort_variant_embeddings", ("release", release.name), ("state", s)]
+        for s in ("encoded", "failed", "missing")
+    }
+    assert states == {"encoded": 1, "failed": 0, "missing": 1}
+
+
+@pytest.mark.django_db
 def test_an_empty_system_states_zeros(redis):
     release = make_release()
 

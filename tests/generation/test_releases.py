@@ -242,25 +242,25 @@ def test_of_two_activations_at_once_both_succeed_one_after_the_other(root: Path)
 def test_without_a_model_the_student_is_meant_and_without_one_the_teacher(root: Path) -> None:
     teacher = releases.activate(registered(root, "t"))
     student = registered(root, "s", kind="student")
-    assert releases.resolve(None) == teacher
+    assert releases.resolve(None, slug="vase") == teacher
     releases.activate(student)
-    assert releases.resolve(None) == student
-    assert releases.resolve("teacher") == teacher
-    assert releases.resolve("student") == student
+    assert releases.resolve(None, slug="vase") == student
+    assert releases.resolve("teacher", slug="vase") == teacher
+    assert releases.resolve("student", slug="vase") == student
 
 
 def test_a_release_is_found_by_name_unless_it_was_rejected(root: Path) -> None:
     release = registered(root)
-    assert releases.resolve("tiny") == release
+    assert releases.resolve("tiny", slug="vase") == release
     releases.reject(release)
     with pytest.raises(ReleaseNotAvailable, match="no release 'tiny'"):
-        releases.resolve("tiny")
+        releases.resolve("tiny", slug="vase")
 
 
 @pytest.mark.parametrize("model", [None, "student", "teacher", "nobody"])
 def test_what_is_not_served_is_refused(model: str | None) -> None:
     with pytest.raises(ReleaseNotAvailable):
-        releases.resolve(model)
+        releases.resolve(model, slug="vase")
 
 
 def test_of_every_encoder_in_use_one_release_that_holds_it_is_named(root: Path) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from generation import images, jobs, submission
+from generation import images, jobs, releases, submission
 from generation.errors import (
     InvalidRequest,
     ReleaseNotAvailable,
@@ -87,6 +87,30 @@ def test_a_release_refuses_a_variant_that_it_was_not_made_for(owner):
 
     with pytest.raises(VariantNotCovered, match="narrow"):
         submission.submit(owner, variant="vase", model="narrow")
+
+
+def test_without_a_model_the_student_serves_what_it_covers_and_the_teacher_the_rest(owner):
+    teacher = make_release(name="teacher-1", kind="teacher")
+    make_embedding(variant=make_variant(slug="new", text="something new"))
+    student = releases.resolve("student", slug="vase")
+    assert submission.submit(owner, variant="new").release == student  # it covers everything
+    student.manifest["covered_variants"] = ["vase"]
+    student.save()
+
+    assert submission.submit(owner, variant="vase").release == student
+    assert submission.submit(owner, variant="new").release == teacher
+    with pytest.raises(VariantNotCovered, match="covers 1 prompt variants, and new is not one"):
+        submission.submit(owner, variant="new", model="student")
+
+
+def test_what_no_active_release_covers_is_refused(owner):
+    release = make_release(name="student-1")
+    release.manifest["covered_variants"] = ["bowl"]
+    release.save()
+
+    with pytest.raises(VariantNotCovered, match="student-1"):
+        submission.submit(owner, variant="vase")
+    assert not Job.objects.exists()
 
 
 def test_a_repeat_succeeds_at_once_with_the_same_file(owner, redis_server):

@@ -6,6 +6,7 @@ import time
 from argparse import ArgumentParser
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from django.conf import settings
@@ -15,7 +16,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import OperationalError, connection
 from django.db.migrations.executor import MigrationExecutor
 
-from generation import hints, releases, resources
+from generation import enclosed, hints, releases, resources
 from generation.engine import release as release_format
 from generation.engine.errors import ReleaseInvalid
 from generation.errors import GenerationError
@@ -26,7 +27,7 @@ LOCK = 0x5265746F7274  # "Retort": the advisory lock of whoever prepares the dat
 
 
 class Command(BaseCommand):
-    help = "Migrate, make the first admin account, register the starter release, import the starter catalogue."
+    help = "Migrate, make the first admin account, register the starter releases, import the starter catalogue."
     requires_system_checks: list[str] = []  # they import every view; `manage.py check` is for that
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -40,8 +41,9 @@ class Command(BaseCommand):
             with alone():
                 done: dict[str, Any] = {
                     "migrations": self.migrate(),
-                    "release": self.register_starter(),
+                    "releases": self.register_starter(),
                     "imported_variants": self.import_catalogue(),
+                    "stored_embeddings": enclosed.store_missing(),
                     # After what may fail: a password that nobody was shown would be lost.
                     **self.make_admin(),
                     "made_api_key": self.make_api_key(),
@@ -91,19 +93,21 @@ class Command(BaseCommand):
         self.say(f"Made the admin account {name}.")
         return {"admin_user": name, "admin_password": password}
 
-    def register_starter(self) -> str:
+    def register_starter(self) -> list[str]:
+        """The teacher and the student that we ship; their names."""
+        shipped = [STARTER / "teacher", STARTER / "student"]
+        return [self.register_shipped(folder) for folder in shipped if folder.exists()]
+
+    def register_shipped(self, folder: Path) -> str:
         """Registered once. Activated only where nothing of its kind is: an operator's choice stays."""
         try:
-            manifest = release_format.read(STARTER / "teacher")
-        except ReleaseInvalid as error:
+            manifest = release_format.read(folder)
+            release = Release.objects.filter(name=manifest.name).first()
+            if release is None:
+                self.say(f"Registering the starter's {manifest.kind} {manifest.name} …")
+                release = releases.register(folder)
+        except (ReleaseInvalid, GenerationError) as error:
             raise CommandError(f"The starter release is damaged: {error.detail}") from error
-        release = Release.objects.filter(name=manifest.name).first()
-        if release is None:
-            self.say(f"Registering the starter release {manifest.name} …")
-            try:
-                release = releases.register(STARTER / "teacher")
-            except GenerationError as error:
-                raise CommandError(f"The starter release is damaged: {error.detail}") from error
         if (
             release.status == Release.Status.CANDIDATE
             and not Release.objects.filter(kind=release.kind, status=Release.Status.ACTIVE).exists()

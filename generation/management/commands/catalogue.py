@@ -94,11 +94,10 @@ class Command(BaseCommand):
             hints.encode()
             self.stdout.write("The encode worker was asked.")
             return
-        from generation import encoding  # loads torch
+        from generation import encoding
 
         waiting = sum(
-            catalogue.missing(release.encoder_fingerprint).count()
-            for release in releases.encoders_in_use()
+            catalogue.missing(fingerprint).count() for fingerprint in catalogue.fingerprints()
         )
         with self._bar(waiting, "Variants") as bar:
             remaining = encoding.encode_missing(on_progress=bar.update)
@@ -107,13 +106,17 @@ class Command(BaseCommand):
             raise CommandError(f"{remaining} embeddings are still missing.")
 
     def status(self, options: dict) -> None:
-        encoders = releases.encoders_in_use()
+        holders = {
+            release.encoder_fingerprint: f"of {release.name}"
+            for release in releases.encoders_in_use()
+        }
+        encoders = catalogue.fingerprints()
         if not encoders:
             self.stdout.write("No text encoder is in use: register a release first.")
-        for release in encoders:
+        for fingerprint in encoders:
             self.stdout.write(
-                f"encoder {release.encoder_fingerprint[:12]} (of {release.name}): "
-                f"{catalogue.missing(release.encoder_fingerprint).count()} missing"
+                f"encoder {fingerprint[:12]} ({holders.get(fingerprint, 'not on this machine')}): "
+                f"{catalogue.missing(fingerprint).count()} missing"
             )
         for state, count in catalogue.count_states().items():
             self.stdout.write(f"{state}: {count}")

@@ -55,8 +55,8 @@ class Command(BaseCommand):
             self.show(report)
 
     def generate(self, seed: int, options: dict[str, Any]) -> dict[str, Any]:
-        release = releases.resolve(options["release"])
         variant = catalogue.find(slug=options["variant"])
+        release = releases.resolve(options["release"], slug=variant.slug)
         embedding = catalogue.embedding_for(variant, release)
         started = time.perf_counter()
         # Here, because it loads torch: a wrong name is said at once.

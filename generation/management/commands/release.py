@@ -1,9 +1,10 @@
-"""`manage.py release register | list | verify | activate | rollback | reject`: releases from the shell."""
+"""`manage.py release register | list | verify | activate | rollback | reject | export`: releases from the shell."""
 
 import re
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
@@ -12,7 +13,7 @@ from tqdm import tqdm
 from generation import releases
 from generation.engine.release import KINDS, Progress
 from generation.errors import GenerationError
-from generation.models import Release
+from generation.models import PromptVariant, Release
 
 OPTIONS = ("kind", "steps", "guidance_scale", "noise_scheduler", "image_sizes")
 
@@ -28,7 +29,7 @@ def image_size(text: str) -> tuple[int, int]:
 
 
 class Command(BaseCommand):
-    help = "Register, list, verify, activate, roll back and reject releases."
+    help = "Register, list, verify, activate, roll back, reject and export releases."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         actions = parser.add_subparsers(dest="action", required=True)
@@ -66,6 +67,13 @@ class Command(BaseCommand):
             actions.add_parser(action, help=text).add_argument("name")
         rollback = actions.add_parser("rollback", help="serve what the active release replaced")
         rollback.add_argument("kind", choices=KINDS)
+        export = actions.add_parser(
+            "export",
+            help="write a release as a plain fp16 folder for stock diffusers",
+            description="The text encoder is taken from whichever registered release holds it.",
+        )
+        export.add_argument("name")
+        export.add_argument("target", type=Path, help="a new folder")
 
     def handle(self, *args: Any, **options: Any) -> None:
         actions: dict[str, Callable[[dict[str, Any]], None]] = {
@@ -75,6 +83,7 @@ class Command(BaseCommand):
             "activate": self.activate,
             "rollback": self.rollback,
             "reject": self.reject,
+            "export": self.export,
         }
         try:
             actions[options["action"]](options)
@@ -137,6 +146,40 @@ class Command(BaseCommand):
         release = releases.reject(_find(options["name"]))
         self.stdout.write(f"{release.name} is rejected and will not be served.")
 
+    def export(self, options: dict[str, Any]) -> None:
+        release, target = _find(options["name"]), options["target"].absolute()
+        if target.exists():
+            raise CommandError(f"{target} exists already. Give a new folder.")
+        holder = releases.encoder_holder(release)
+        if holder is None:
+            raise CommandError(
+                f"No registered release holds the text encoder {release.encoder_fingerprint[:12]}… that {release.name} "
+                f"needs. Register its teacher ({release.manifest['parent'] or 'with its encoder'}) first."
+            )
+        with self.progress("Verifying") as on_progress:
+            releases.verify(release, on_progress)
+        # Here, because it loads torch.
+        from generation.engine import exporting
+        from generation.engine.errors import ReleaseInvalid
+
+        self.stderr.write(f"Writing {target} …", lambda plain: plain)
+        try:
+            exporting.export(releases.folder(release), target, encoder_dir=releases.folder(holder))
+        except ReleaseInvalid as error:
+            raise CommandError(error.detail) from error
+        except OSError as error:
+            raise CommandError(
+                f"{target}: {error.strerror or error}. Give another folder."
+            ) from error
+        size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
+        self.stdout.write(
+            f"Exported {release.name} to {target} ({_megabytes(size)}, fp16). Load it with diffusers:\n\n"
+            "    from diffusers import StableDiffusionPipeline\n"
+            f'    pipe = StableDiffusionPipeline.from_pretrained("{target}")\n'
+            f'    pipe("{_example(release)}", num_inference_steps={release.num_inference_steps}, '
+            f"guidance_scale={release.manifest['guidance_scale']:g}).images[0]"
+        )
+
     @contextmanager
     def progress(self, what: str) -> Iterator[Progress]:
         """A bar in bytes on stderr; silent where nobody looks."""
@@ -157,6 +200,15 @@ def _find(name: str) -> Release:
         names = ", ".join(Release.objects.values_list("name", flat=True)[:20]) or "none"
         raise CommandError(f"There is no release {name!r}. Registered: {names}.")
     return release
+
+
+def _example(release: Release) -> str:
+    """A text that the release was made for."""
+    variants = PromptVariant.objects.filter(status=PromptVariant.Status.ACTIVE)
+    if covered := release.manifest["covered_variants"]:
+        variants = variants.filter(slug__in=covered)
+    found = variants.order_by("slug").first()
+    return found.text if found else "a text of the catalogue"
 
 
 def _megabytes(size_bytes: int) -> str:

@@ -115,3 +115,76 @@ def test_psnr_is_of_each_picture():
 def test_psnr_refuses_pictures_that_are_no_bytes():
     with pytest.raises(ValueError, match="uint8"):
         distances.psnr(torch.zeros(1, 3, 2, 2), torch.zeros(1, 3, 2, 2))
+
+
+def test_a_distance_is_of_the_cosine_and_tells_sets_apart():
+    x, y = features(40, width=16), features(40, width=16, seed=1)
+    z = y + torch.tensor([2.0] + [0.0] * 15)
+    x, y, z = (torch.nn.functional.normalize(s, dim=1) for s in (x, y, z))
+    near, far = distances.distance(x, y), distances.distance(x, z)
+    assert near.sizes == (40, 40)
+    assert near.kid.low < 0 < near.kid.high and near.cmmd.low < 0 < near.cmmd.high
+    assert far.kid.low > near.kid.high and far.cmmd.low > near.cmmd.high
+    expected = 1000 * by_hand(x.double(), z.double(), lambda a, b: float((a @ b + 1) ** 3))
+    assert far.kid.value == pytest.approx(expected, rel=1e-5)
+
+
+# --- the same prompts and seeds -------------------------------------------------------------------
+def same_noise(prompts: int, seeds: int, *, difference: float, shift: float = 0.0, seed: int = 0):
+    """Unit features [P, S, 8] of two sets that differ by little at equal noise, and by `shift` everywhere."""
+    generator = torch.Generator().manual_seed(seed)
+    prompt, noise, own = (
+        torch.randn(prompts, count, 8, generator=generator) for count in (1, seeds, seeds)
+    )
+    x = prompt + noise
+    y = prompt + noise + difference * own + shift * torch.eye(8)[0]
+    return torch.nn.functional.normalize(x, dim=2), torch.nn.functional.normalize(y, dim=2)
+
+
+def test_a_paired_distance_is_not_made_small_by_the_noise_that_both_share():
+    alike = [same_noise(10, 4, difference=0.01, seed=n) for n in range(10)]
+    naive = [distances.KID(x.flatten(0, 1), y.flatten(0, 1)) for x, y in alike]
+    paired = [distances.paired_distance(x, y).kid.value for x, y in alike]
+    assert sum(naive) / len(naive) < -0.001  # as if the sets were nearer than equal ones
+    assert abs(sum(paired) / len(paired)) < 0.5  # × 1000
+
+
+def test_a_paired_distance_sees_a_shift_beyond_its_interval():
+    found = distances.paired_distance(*same_noise(30, 3, difference=0.1, shift=1.0))
+    assert found.sizes == (90, 90)
+    assert found.kid.low > 0 and found.kid.low < found.kid.value < found.kid.high
+    assert found.cmmd.low > 0
+
+
+def test_sets_of_different_prompts_are_not_paired():
+    x, _ = same_noise(4, 2, difference=0)
+    with pytest.raises(ValueError, match="P, S, d"):
+        distances.paired_distance(x, x[:3])
+
+
+# --- pictures -------------------------------------------------------------------------------------
+def test_ssim_is_one_of_itself_and_falls_with_noise_and_blur():
+    generator = torch.Generator().manual_seed(0)
+    slope = torch.linspace(0, 255, 32).expand(1, 3, 32, 32)
+    waves = (slope + 40 * torch.sin(torch.arange(32.0))[:, None]).clamp(0, 255)
+    a = waves.to(torch.uint8)
+    noisy = [
+        (waves + sigma * torch.randn(a.shape, generator=generator)).clamp(0, 255).to(torch.uint8)
+        for sigma in (5, 20, 80)
+    ]
+    values = [float(distances.ssim(a, b)) for b in noisy]
+    assert float(distances.ssim(a, a)) == pytest.approx(1)
+    assert 1 > values[0] > values[1] > values[2] > -1
+
+
+def test_ssim_of_flat_pictures_is_what_the_formula_says():
+    a, b = (torch.full((1, 3, 16, 16), value, dtype=torch.uint8) for value in (100, 120))
+    c1 = 2.55**2
+    expected = (2 * 100 * 120 + c1) / (100**2 + 120**2 + c1)
+    assert float(distances.ssim(a, b)) == pytest.approx(expected, rel=1e-3)
+
+
+def test_pictures_smaller_than_the_window_are_refused():
+    a = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
+    with pytest.raises(ValueError, match="11 pixels"):
+        distances.ssim(a, a)

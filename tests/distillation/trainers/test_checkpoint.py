@@ -34,6 +34,7 @@ class Line:
 
 
 def saved_step(folder: Path) -> int | None:
+    checkpoint.settle(folder)
     progress = restore(folder, Line(value=9.0))
     return None if progress is None else progress.step
 
@@ -135,6 +136,35 @@ def test_the_order_in_memory_does_not_matter_but_is_kept_for_the_moments(tmp_pat
     moment = other.optimizers["adamw"].state[other.network.weight]["exp_avg"]
     assert moment.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(moment, one.optimizers["adamw"].state[one.network.weight]["exp_avg"])
+
+
+def test_tied_weights_are_saved_and_restored(tmp_path):
+    def task(value: float) -> Line:
+        made = Line(value=value)
+        made.network = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+        made.network[1].weight = made.network[0].weight
+        made.modules, made.emas = {"line": made.network}, {}
+        made.optimizers = {"adamw": torch.optim.AdamW(made.network.parameters())}
+        return made
+
+    one, other = task(1.0), task(2.0)
+    save(tmp_path, one, Progress(1, 1, 0))
+    restore(tmp_path, other)
+    for key, value in one.network.state_dict().items():
+        assert torch.equal(value, other.network.state_dict()[key])
+
+
+def test_saving_changes_nothing_in_the_task(tmp_path):
+    task = Line(value=3.0)
+    before = task.network.weight.detach().clone()
+    place = task.network.weight.data_ptr()
+    save(tmp_path, task, Progress(1, 9, 0))
+    assert torch.equal(task.network.weight, before) and task.network.weight.data_ptr() == place
+    with torch.no_grad():
+        task.network.weight.zero_()  # what is on disk does not follow
+    other = Line()
+    restore(tmp_path, other)
+    assert torch.equal(other.network.weight, before)
 
 
 @pytest.mark.parametrize("name", [checkpoint.MODULES, checkpoint.OPTIMIZERS, checkpoint.INDEX])

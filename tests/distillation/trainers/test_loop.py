@@ -1,5 +1,6 @@
 """Training goes on exactly where it was interrupted, and refuses what it cannot train."""
 
+import contextlib
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing import event_accumulator
 from torch.nn.functional import mse_loss
 
 from distillation.trainers import checkpoint
@@ -144,6 +146,27 @@ def test_a_metrics_line_cut_short_by_a_kill_is_written_again(tmp_path):
     assert [line["step"] for line in lines(tmp_path)] == [2, 4, 6, 7]
 
 
+def test_tensorboard_shows_the_lines_of_metrics_once_after_a_kill_too(tmp_path):
+    def die():
+        raise Killed
+
+    for task in (Denoising({5: die}), Denoising()):
+        with contextlib.suppress(Killed):
+            train(
+                task,
+                tmp_path,
+                log_every=1,
+                checkpoint_every_seconds=2.5,
+                clock=count().__next__,
+            )
+    assert len(list((tmp_path / "tensorboard").iterdir())) == 2
+    events = event_accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    shown = [(event.step, event.value) for event in events.Scalars("loss")]
+    assert [step for step, _ in shown] == [1, 2, 3, 4, 5, 6, 7]
+    written = [line["loss"] for line in lines(tmp_path)]
+    assert [value for _, value in shown] == pytest.approx(written)
+
+
 def test_metrics_hold_the_means_since_the_line_before(tmp_path):
     train(Denoising({0: 1.0, 1: 3.0, 2: 10.0, 3: 20.0}), tmp_path, log_every=2)
     assert [line["loss"] for line in lines(tmp_path)[:2]] == [2.0, 15.0]
@@ -228,4 +251,8 @@ def test_no_steps_are_refused(tmp_path):
 
 def test_checkpoints_leave_nothing_beside_them(tmp_path):
     train(Denoising(), tmp_path, checkpoint_every_seconds=0)
-    assert {path.name for path in tmp_path.iterdir()} == {checkpoint.FOLDER, "metrics.jsonl"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        checkpoint.FOLDER,
+        "metrics.jsonl",
+        "tensorboard",
+    }

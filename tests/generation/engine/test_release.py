@@ -232,3 +232,43 @@ def test_a_release_without_its_encoder_keeps_the_fingerprint(tmp_path: Path, fol
     assert student.encoder_fingerprint == release.read(folder).encoder_fingerprint
     with pytest.raises(ReleaseInvalid, match="text_encoder"):
         release.encoder_fingerprint(tmp_path / "student")
+
+
+# --- networks by their class ----------------------------------------------------------------------
+def rename_class(folder: Path, component: str, name: str, **changes: Any) -> None:
+    path = folder / component / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "_class_name": name}))
+    manifest = release.read(folder)
+    release.write(folder, replace(manifest, files=release.list_files(folder), **changes))
+
+
+@pytest.mark.parametrize(
+    ("component", "accepted"),
+    [
+        ("unet", "UNet2DConditionModel, FoldedUNet2DConditionModel"),
+        ("vae", "AutoencoderKL, AutoencoderTiny"),
+    ],
+)
+def test_a_network_of_an_unknown_class_is_refused_by_name(
+    folder: Path, component: str, accepted: str
+) -> None:
+    rename_class(folder, component, "UNet3DModel")
+    with pytest.raises(ReleaseInvalid, match=f"'UNet3DModel' is not one of {accepted}"):
+        release.verify(folder)
+    (folder / component / "config.json").write_text("[]")
+    manifest = release.read(folder)
+    release.write(folder, replace(manifest, files=release.list_files(folder)))
+    with pytest.raises(ReleaseInvalid, match="cannot be read"):
+        release.verify(folder)
+
+
+def test_a_folded_network_needs_its_prompts_and_no_guidance(folder: Path) -> None:
+    rename_class(folder, "unet", release.FOLDED_UNET)
+    with pytest.raises(ReleaseInvalid, match=r"guidance_scale is 3\.0"):
+        release.verify(folder)
+    rename_class(folder, "unet", release.FOLDED_UNET, guidance_scale=1.0)
+    with pytest.raises(ReleaseInvalid, match="covered_variants is empty"):
+        release.verify(folder)
+    rename_class(folder, "unet", release.FOLDED_UNET, covered_variants=["red-vase"])
+    with pytest.raises(ReleaseInvalid, match=f"does not list {release.PROMPT_EMBEDS}"):
+        release.verify(folder)

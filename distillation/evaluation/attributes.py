@@ -1,0 +1,67 @@
+"""Whether a picture shows what its prompt states, by a detector's probabilities. Knows no network and no picture.
+
+Of a group of bits (one of which is set) the likeliest must be the one that is wanted. A bit that stands alone, and a
+bit that must be absent in a group of which none is wanted, is judged by its own threshold.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def groups_stated(stated: Tensor, groups: Sequence[int]) -> Tensor:
+    """bool [P, groups]: which groups hold a bit that is stated. stated: bool [P, bits]."""
+    _check_bits(stated, groups)
+    parts = stated.split(list(groups), dim=1)
+    return torch.stack([part.any(1) for part in parts], dim=1)
+
+
+def groups_right(
+    probabilities: Tensor,
+    *,
+    wanted: Tensor,
+    stated: Tensor,
+    groups: Sequence[int],
+    thresholds: Tensor,
+) -> Tensor:
+    """bool [N, groups]: each group is as it is stated; True where nothing is stated.
+
+    probabilities [N, bits]; wanted, stated: bool [bits] of the prompt of these pictures; groups: sizes; thresholds
+    [bits]. Raises ValueError for a group of which two bits are wanted: it can never be right.
+    """
+    _check_bits(probabilities, groups)
+    sizes = list(groups)
+    columns = zip(
+        (probabilities >= thresholds).split(sizes, dim=1),
+        probabilities.split(sizes, dim=1),
+        wanted.split(sizes),
+        stated.split(sizes),
+        strict=True,
+    )
+    found = []
+    for present, likely, want, state in columns:
+        if len(want) > 1 and want.any():
+            if int(want.sum()) > 1:
+                raise ValueError("wanted: one bit of a group can be set, not two.")
+            found.append(likely.argmax(1) == int(want.int().argmax()))
+        else:
+            found.append(((present == want) | ~state).all(1))
+    return torch.stack(found, dim=1)
+
+
+def group_names(bits: Sequence[str], groups: Sequence[int], *, most: int = 3) -> list[str]:
+    """A name for each group by its first words: "vase, bowl, mug …"."""
+    names, start = [], 0
+    for size in groups:
+        words = bits[start : start + size]
+        names.append(", ".join(words[:most]) + (" …" if size > most else ""))
+        start += size
+    return names
+
+
+def _check_bits(values: Tensor, groups: Sequence[int]) -> None:
+    if values.ndim != 2 or values.shape[1] != sum(groups):
+        raise ValueError(
+            f"Values are [N, bits] of the {sum(groups)} bits of the groups, not {list(values.shape)}."
+        )

@@ -1,0 +1,160 @@
+"""All that an evaluation found, as numbers; and as JSON. Knows no picture, no network and no sentence."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from math import isfinite
+from typing import Any
+
+from distillation.evaluation.distances import Distance, Interval
+from distillation.evaluation.latency import Speed
+from distillation.evaluation.verdicts import Margins, Verdict
+
+FORMAT_VERSION = 1
+DIGITS = 6  # that a number keeps in JSON
+ALL = "all attributes"  # a key of `Evaluation.right`
+
+
+@dataclass(frozen=True)
+class Side:
+    """What one release is, and what it takes. bytes_on_disk: by component."""
+
+    name: str
+    kind: str
+    steps: int
+    guidance_scale: float
+    weights: str  # how they are stored
+    bytes_on_disk: dict[str, int]
+    speed: Speed | None
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(self.bytes_on_disk.values())
+
+
+@dataclass(frozen=True)
+class Both:
+    """The mean over prompts of one measure, with its 95 % interval."""
+
+    student: Interval
+    teacher: Interval
+
+    @property
+    def change(self) -> float:
+        return self.student.value - self.teacher.value
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One number of each release, of one prompt."""
+
+    student: float
+    teacher: float
+
+    @property
+    def change(self) -> float:
+        return self.student - self.teacher
+
+
+@dataclass(frozen=True)
+class OfPrompt:
+    """The means over the seeds of one prompt variant. right: share of its pictures; distance, psnr, ssim: between the
+    pictures of the same noise; spread: between the pictures of one release."""
+
+    slug: str
+    text: str
+    right: Pair | None
+    clip_score: Pair | None
+    spread: Pair | None
+    distance: float
+    psnr: float
+    ssim: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """right: by group of attributes the share of pictures that are right, first of ALL; distances: by their sets.
+
+    maps_of: the network whose maps `distance` and `spread` compare.
+    """
+
+    student: Side
+    teacher: Side
+    outcome: str
+    verdicts: tuple[Verdict, ...]
+    margins: Margins
+    prompts: int
+    seeds_each: int
+    right: dict[str, Both]
+    clip_score: Both | None
+    spread: Both | None
+    distance: Interval
+    psnr: Interval
+    ssim: Interval
+    distances: dict[str, Distance]
+    maps_of: str
+    per_prompt: tuple[OfPrompt, ...]
+    judges: dict[str, str]
+    machine: dict[str, Any]
+    seconds: dict[str, float]  # what each part of the evaluation took
+
+    @property
+    def losers(self) -> list[OfPrompt]:
+        """Those whose student is worse, the greatest loss first: in pictures that are right, of equals in likeness to
+        the text."""
+
+        def losses(prompt: OfPrompt) -> tuple[float, float]:
+            return (
+                prompt.right.change if prompt.right else 0.0,
+                prompt.clip_score.change if prompt.clip_score else 0.0,
+            )
+
+        return sorted((p for p in self.per_prompt if losses(p) < (0.0, 0.0)), key=losses)
+
+    @property
+    def spread_ratio(self) -> float | None:
+        if self.spread is None or not self.spread.teacher.value:
+            return None
+        return self.spread.student.value / self.spread.teacher.value
+
+
+def as_json(evaluation: Evaluation) -> dict[str, Any]:
+    """Every number, as plain JSON values."""
+    return {"format_version": FORMAT_VERSION, **_plain(evaluation)}
+
+
+def summary(evaluation: Evaluation) -> dict[str, Any]:
+    """The chief numbers, for the manifest of the release."""
+    return _plain(
+        {
+            "format_version": FORMAT_VERSION,
+            "teacher": evaluation.teacher.name,
+            "outcome": evaluation.outcome,
+            "prompts": evaluation.prompts,
+            "seeds_each": evaluation.seeds_each,
+            "verdicts": evaluation.verdicts,
+            "right": evaluation.right.get(ALL),
+            "clip_score": evaluation.clip_score,
+            "spread": evaluation.spread,
+            "distance": evaluation.distance,
+            "seconds_per_picture": {
+                name: side.speed.seconds["total"].median
+                for name, side in (("student", evaluation.student), ("teacher", evaluation.teacher))
+                if side.speed
+            },
+        }
+    )
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no infinity and no "not a number": they become null."""
+    if isinstance(value, Interval):
+        return {name: _plain(part) for name, part in value._asdict().items()}
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(name): _plain(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}") if isfinite(value) else None
+    return value

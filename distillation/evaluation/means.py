@@ -1,0 +1,47 @@
+"""Means over prompts with their intervals. Knows not what was measured."""
+
+from math import isfinite
+
+import torch
+from torch import Tensor
+
+from distillation.evaluation.distances import CONFIDENCE, RESAMPLES, Interval
+from distillation.evaluation.figures import Both, Pair
+
+
+def over_prompts(values: Tensor, *, seed: int = 0) -> Interval:
+    """The mean and its percentile interval when prompts are drawn again. values: [P] or [P, S].
+
+    The pictures of one prompt are alike, so they are drawn together. Prompts without a finite value are left out.
+    Raises ValueError if that leaves none.
+    """
+    rows = of_each(values)
+    rows = rows[rows.isfinite()]
+    if not len(rows):
+        raise ValueError("No prompt has a value.")
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(len(rows), (RESAMPLES, len(rows)), generator=generator)
+    tail = (1 - CONFIDENCE) / 2
+    ends = torch.tensor([tail, 1 - tail], dtype=torch.float64)
+    low, high = rows[drawn].mean(1).quantile(ends).tolist()
+    return Interval(float(rows.mean()), low, high)
+
+
+def of_each(values: Tensor) -> Tensor:
+    """fp64 [P]: the mean over the seeds. values: [P] or [P, S]."""
+    return values.double().flatten(1).mean(1) if values.ndim > 1 else values.double()
+
+
+def both(pair: tuple[Tensor, Tensor] | None) -> Both | None:
+    """Of student and teacher; None if one of them has no value."""
+    if pair is None or not all(of_each(values).isfinite().any() for values in pair):
+        return None
+    return Both(over_prompts(pair[0]), over_prompts(pair[1]))
+
+
+def pairs(pair: tuple[Tensor, Tensor] | None, *, prompts: int) -> list[Pair | None]:
+    """Of each prompt; None where it has no value."""
+    if pair is None:
+        return [None] * prompts
+    columns = zip(*(of_each(values).tolist() for values in pair), strict=True)
+    return [Pair(s, t) if isfinite(s) and isfinite(t) else None for s, t in columns]

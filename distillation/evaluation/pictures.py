@@ -1,0 +1,166 @@
+"""Pictures of a release by the engine that serves it, each kept as a file. Knows no judge and no measure."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from distillation import replacing
+from distillation.evaluation.prompts import Prompts, Seeds, check_seeds
+from generation.engine import device as devices
+from generation.engine import pipeline as pipelines
+from generation.engine import release as releases
+from generation.engine.device import Device
+from generation.engine.files import encode
+from generation.engine.pipeline import Pipeline
+from generation.engine.release import NEGATIVE_EMBEDS, Manifest
+from generation.engine.request import GenerationRequest
+
+BATCH = 16  # larger gains little on a CPU, and an interruption loses at most this many
+SHAPING = ("unet/", "vae/", "scheduler/", NEGATIVE_EMBEDS)  # files that shape a picture
+IMAGES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+@dataclass(frozen=True)
+class Album:
+    """The pictures of one release: a file for each prompt and seed, [P][S]."""
+
+    manifest: Manifest
+    paths: tuple[tuple[Path, ...], ...]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def read(self, row: int) -> Tensor:
+        """uint8 [S, 3, height, width]: the pictures of one prompt, in the order of its seeds."""
+        return torch.stack([read(path) for path in self.paths[row]])
+
+
+def make(
+    release: Path,
+    prompts: Prompts,
+    seeds: Seeds,
+    *,
+    cache: Path,
+    device: str = "auto",
+    title: str,
+    progress_bar: bool = True,
+) -> Album:
+    """The pictures as the release serves them. Those that `cache` holds already are not made again.
+
+    Raises ValueError if the release does not cover the prompts, and what the engine raises.
+    """
+    check_seeds(seeds, prompts)
+    manifest = releases.read(release)
+    check_covered(manifest, prompts)
+    folder = cache / f"{manifest.name}-{_key(manifest, devices.choose(device))}"
+    embeddings = [prompts.embedding(row) for row in range(len(prompts))]
+    paths = tuple(
+        tuple(folder / f"{stored.sha256[:24]}-{seed}.png" for seed in row)
+        for stored, row in zip(embeddings, seeds, strict=True)
+    )
+    requests = {
+        path: GenerationRequest(stored, seed, *manifest.image_sizes[0])
+        for stored, row, of_row in zip(embeddings, seeds, paths, strict=True)
+        for seed, path in zip(row, of_row, strict=True)
+    }
+    make_missing(
+        list(requests),
+        lambda: (pipelines.load(release, device=device), requests),
+        title=title,
+        progress_bar=progress_bar,
+    )
+    return Album(manifest, paths)
+
+
+def make_missing(
+    paths: Sequence[Path],
+    prepare: Callable[[], tuple[Pipeline, Mapping[Path, GenerationRequest]]],
+    *,
+    title: str,
+    progress_bar: bool,
+) -> None:
+    """Make the PNG files of `paths` that are not there, in batches.
+
+    prepare: the pipeline and the request of each path; only called if a picture is missing, because it may load
+    networks. Raises the error of the first request that fails.
+    """
+    missing = [path for path in paths if not path.exists()]
+    if not missing:
+        return
+    pipeline, requests = prepare()
+    with tqdm(
+        total=len(paths),
+        initial=len(paths) - len(missing),
+        desc=title,
+        unit="picture",
+        disable=not progress_bar,
+    ) as bar:
+        for start in range(0, len(missing), BATCH):
+            part = missing[start : start + BATCH]
+            results = pipeline.generate([requests[path] for path in part])
+            for path, result in zip(part, results, strict=True):
+                if result.pixels is None:
+                    raise result.error or RuntimeError("The engine dropped a picture.")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                replacing.write_file(path, encode(result.pixels, "png"))
+            bar.update(len(part))
+
+
+def check_covered(manifest: Manifest, prompts: Prompts) -> None:
+    """Raises ValueError unless the release takes these embeddings, and covers these prompt variants."""
+    if manifest.encoder_fingerprint != prompts.encoder_fingerprint:
+        raise ValueError(
+            f"The prompts are of the encoder {prompts.encoder_fingerprint[:12]}…, {manifest.name} takes those of "
+            f"{manifest.encoder_fingerprint[:12]}…. Encode them with the encoder of its teacher."
+        )
+    if manifest.covered_variants:
+        unknown = sorted(set(prompts.slugs) - set(manifest.covered_variants))
+        if unknown:
+            raise ValueError(
+                f"{manifest.name} does not cover {', '.join(unknown[:5])}: {len(unknown)} of the prompts. "
+                "Compare on those that it covers."
+            )
+
+
+def key(facts: Mapping[str, Any]) -> str:
+    """16 hexadecimal digits of what shapes pictures."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def read(path: Path) -> Tensor:
+    """uint8 [3, height, width] of an image file."""
+    with Image.open(path) as image:
+        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Every image in the folder and below it, in order. Raises ValueError if there are fewer than two."""
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGES)
+    if len(found) < 2:
+        raise ValueError(f"{folder} holds {len(found)} images; give at least two.")
+    return found
+
+
+def _key(manifest: Manifest, device: Device) -> str:
+    return key(
+        {
+            "files": sorted(
+                (file.path, file.sha256) for file in manifest.files if file.path.startswith(SHAPING)
+            ),
+            "noise_scheduler": manifest.noise_scheduler,
+            "prediction_type": manifest.prediction_type,
+            "timesteps": manifest.timesteps,
+            "guidance_scale": manifest.guidance_scale,
+            "size": manifest.image_sizes[0],
+            "device": [device.place.type, device.dtype_name],
+        }
+    )

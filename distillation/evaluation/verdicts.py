@@ -1,0 +1,181 @@
+"""Whether a student is as good as its teacher within margins that were set beforehand. Knows no picture and no network.
+
+The pictures of one prompt are alike, so prompts are drawn again and not pictures: a bootstrap over prompts, paired,
+because both releases made the same prompts from the same noise. A student is *non-inferior* if the lower end of the
+one-sided 95 % interval reaches the margin, *inferior* if even the upper one-sided end stays below, else *inconclusive*.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import isnan, nan
+
+import torch
+from torch import Tensor
+
+NON_INFERIOR, INFERIOR, INCONCLUSIVE = "non-inferior", "inferior", "inconclusive"
+NOT_MEASURED = "not measured"
+WORST_FIRST = (INFERIOR, INCONCLUSIVE, NOT_MEASURED, NON_INFERIOR)
+TAIL = 0.05  # beyond each end
+FEWEST = 20  # prompts: the percentile interval of fewer is too narrow to trust
+WORST = 0.1  # the share of prompts that lose most
+CHUNK = 2**24  # values of one draw that are held at once
+
+Statistic = Callable[[Sequence[Tensor]], Tensor]  # columns [R, P] → [R]
+
+
+@dataclass(frozen=True)
+class Margins:
+    """The least that each measure may be; None = it is not tested.
+
+    attributes_right: share of pictures with all attributes right, student ÷ teacher.
+    diversity: mean distance between the pictures of one prompt, student ÷ teacher.
+    clip_score: 100 × cosine of picture and text, student − teacher.
+    worst_prompts: share of pictures with all attributes right, student − teacher, of the tenth of prompts that lose
+    most. They are chosen by one half of the seeds and measured by the other, else chance alone would choose them.
+    """
+
+    attributes_right: float | None = 0.97
+    diversity: float | None = 0.8
+    clip_score: float | None = -1.0
+    worst_prompts: float | None = -0.1
+
+    def __post_init__(self) -> None:
+        for name in ("attributes_right", "diversity"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value <= 1.5:
+                raise ValueError(f"{name}: a ratio above 0 and up to 1.5, not {value}.")
+        for name, most in (("clip_score", 100), ("worst_prompts", 1)):
+            value = getattr(self, name)
+            if value is not None and not -most <= value <= most:
+                raise ValueError(f"{name}: a difference of at most {most}, not {value}.")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One measure against its margin. low, high: each the end of a one-sided 95 % interval."""
+
+    measure: str  # a field of Margins
+    is_ratio: bool  # student ÷ teacher, else student − teacher
+    margin: float
+    estimate: float | None
+    low: float | None
+    high: float | None
+    prompts: int
+    outcome: str
+
+
+def judge(
+    margins: Margins,
+    *,
+    right: tuple[Tensor, Tensor] | None = None,
+    spread: tuple[Tensor, Tensor] | None = None,
+    clip_score: tuple[Tensor, Tensor] | None = None,
+    resamples: int = 4000,
+    seed: int = 0,
+) -> tuple[Verdict, ...]:
+    """A verdict for each margin that is not None, the worst first. Each pair: of the student, then of the teacher.
+
+    right: all attributes are right, 0 or 1, [P, S]; not a number where a prompt states nothing. spread: the mean
+    distance within each prompt, [P]. clip_score [P, S].
+    """
+    verdicts = []
+
+    def test(measure: str, is_ratio: bool, statistic: Statistic, columns: list[Tensor]) -> None:
+        margin = getattr(margins, measure)
+        if margin is not None:
+            verdicts.append(
+                _verdict(measure, is_ratio, margin, statistic, columns, resamples, seed)
+            )
+
+    test("attributes_right", True, _ratio, _means(right))
+    test("worst_prompts", False, _worst, _halves(right))
+    test("diversity", True, _ratio, [] if spread is None else list(spread))
+    test("clip_score", False, _difference, _means(clip_score))
+    return tuple(sorted(verdicts, key=lambda verdict: WORST_FIRST.index(verdict.outcome)))
+
+
+def overall(verdicts: Sequence[Verdict]) -> str:
+    """The worst outcome; what was to be tested and was not measured leaves it inconclusive."""
+    outcomes = [v.outcome for v in verdicts] or [NOT_MEASURED]
+    worst = min(outcomes, key=WORST_FIRST.index)
+    return INCONCLUSIVE if worst == NOT_MEASURED else worst
+
+
+# --- statistics of prompts, for all resamples at once ---------------------------------------------
+def _ratio(columns: Sequence[Tensor]) -> Tensor:
+    student, teacher = columns
+    return student.mean(1) / teacher.mean(1)
+
+
+def _difference(columns: Sequence[Tensor]) -> Tensor:
+    student, teacher = columns
+    return (student - teacher).mean(1)
+
+
+def _worst(columns: Sequence[Tensor]) -> Tensor:
+    """The mean change of the tenth that loses most, chosen by one half of the seeds and measured by the other."""
+    first, second = columns
+    return (_of_lowest(first, second) + _of_lowest(second, first)) / 2
+
+
+def _of_lowest(chooser: Tensor, values: Tensor) -> Tensor:
+    """The mean of the values where the chooser is in its lowest tenth; equals at its edge count in part."""
+    count = max(1, round(WORST * chooser.shape[1]))
+    edge = chooser.kthvalue(count, dim=1, keepdim=True).values
+    below = (chooser < edge).double()
+    equal = (chooser == edge).double()
+    weights = below + equal * (count - below.sum(1, keepdim=True)) / equal.sum(1, keepdim=True)
+    return (weights * values).sum(1) / count
+
+
+def _means(pair: tuple[Tensor, Tensor] | None) -> list[Tensor]:
+    return [] if pair is None else [values.double().mean(1) for values in pair]
+
+
+def _halves(pair: tuple[Tensor, Tensor] | None) -> list[Tensor]:
+    """[P] each: the change in the even seeds and in the odd ones."""
+    if pair is None or pair[0].shape[1] < 2:
+        return []
+    change = pair[0].double() - pair[1].double()
+    return [change[:, 0::2].mean(1), change[:, 1::2].mean(1)]
+
+
+# --- the bootstrap --------------------------------------------------------------------------------
+def _verdict(
+    measure: str,
+    is_ratio: bool,
+    margin: float,
+    statistic: Statistic,
+    columns: list[Tensor],
+    resamples: int,
+    seed: int,
+) -> Verdict:
+    if columns:
+        whole = torch.stack([column.isfinite() for column in columns]).all(0)
+        columns = [column[whole].double() for column in columns]
+    prompts = len(columns[0]) if columns else 0
+    estimate = float(statistic([column[None] for column in columns])) if prompts else nan
+    if isnan(estimate) or estimate in (float("inf"), float("-inf")):
+        return Verdict(measure, is_ratio, margin, None, None, None, prompts, NOT_MEASURED)
+    generator = torch.Generator().manual_seed(seed)
+    drawn = []
+    step = max(1, CHUNK // prompts)
+    for start in range(0, resamples, step):
+        size = (min(step, resamples - start), prompts)
+        rows = torch.randint(prompts, size, generator=generator)
+        drawn.append(statistic([column[rows] for column in columns]))
+    values = torch.cat(drawn)
+    values = values[values.isfinite()]  # a resample may hold no right picture of the teacher
+    low, high = values.quantile(torch.tensor([TAIL, 1 - TAIL], dtype=values.dtype)).tolist()
+    return Verdict(
+        measure, is_ratio, margin, estimate, low, high, prompts, outcome(low, high, margin, prompts)
+    )
+
+
+def outcome(low: float, high: float, margin: float, prompts: int) -> str:
+    """Of an interval against a margin; fewer than FEWEST prompts never decide."""
+    if prompts < FEWEST:
+        return INCONCLUSIVE
+    if low >= margin:
+        return NON_INFERIOR
+    return INFERIOR if high < margin else INCONCLUSIVE

@@ -1,0 +1,205 @@
+"""`manage.py distill`: from a teacher and the active catalogue to a registered student release.
+
+Started again in the same way it goes on where it was. Under `accelerate launch` several processes train together.
+"""
+
+import json
+import subprocess
+from argparse import ArgumentParser
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError
+
+from distillation import snapshot
+from distillation.detector.network import DetectorUnusable
+from distillation.errors import DistillationRefused
+from distillation.stages import StageError, Status
+from distillation.trainers import changes, processes, recipes
+from distillation.trainers.chain import RELEASE, Chain, Inputs
+from distillation.trainers.errors import TrainingError
+from distillation.trainers.recipes import Recipe
+from generation import releases
+from generation.engine.errors import EngineError
+from generation.errors import GenerationError
+from generation.models import Release
+
+JUDGES = Path(settings.BASE_DIR) / "distillation" / "starter" / "judges"
+STARTER_TEACHER = "starter-teacher"  # whose pictures the starter's judges know
+
+
+class Command(BaseCommand):
+    help = (
+        "Distil a student for the active catalogue from a teacher release, evaluate and register it. "
+        "Interrupted, it goes on when it is started again in the same way."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument(
+            "--recipe",
+            metavar="NAME|FILE",
+            help=f"{', '.join(recipes.RECIPES)}, or a JSON file of the changes to one: "
+            '{"recipe": NAME, FIELD: VALUE, …}',
+        )
+        parser.add_argument(
+            "--teacher", metavar="RELEASE", help="its name; default: the active teacher"
+        )
+        parser.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            dest="settings",
+            metavar="FIELD=VALUE",
+            help="change a field of the recipe, such as structure.steps=100; may be given several times",
+        )
+        parser.add_argument(
+            "--name",
+            help="of the release; default: the recipe's with a key of what it is made from",
+        )
+        parser.add_argument(
+            "--detector",
+            metavar="DIR",
+            help="judges pictures by their variants' tags; default: the starter's for the starter teacher, else none",
+        )
+        parser.add_argument(
+            "--clip",
+            metavar="DIR",
+            help="a CLIP of transformers, for the evaluation; default as for --detector",
+        )
+        parser.add_argument(
+            "--real", metavar="DIR", help="real pictures, for the evaluation; default: none"
+        )
+        parser.add_argument(
+            "--only",
+            action="append",
+            metavar="STAGE",
+            help="this stage and what it needs, instead of all",
+        )
+        parser.add_argument(
+            "--activate", action="store_true", help="serve the release when it is registered"
+        )
+        parser.add_argument(
+            "--no-register",
+            action="store_true",
+            help="leave the release in its folder, and print where",
+        )
+        parser.add_argument("--list", action="store_true", help="print the recipes and stop")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        try:
+            if options["list"]:
+                self.list()
+                return
+            if not options["recipe"]:
+                raise CommandError(f"Give --recipe: {', '.join(recipes.RECIPES)}, or a file.")
+            self.distil(options)
+        except (TrainingError, StageError, DistillationRefused, DetectorUnusable) as error:
+            raise CommandError(str(error)) from error
+        except (GenerationError, EngineError) as error:
+            raise CommandError(error.detail) from error
+
+    def list(self) -> None:
+        width = max(map(len, recipes.RECIPES))
+        for recipe in recipes.RECIPES.values():
+            self.stdout.write(f"{recipe.name:<{width}}  {recipe.summary}")
+
+    def distil(self, options: dict[str, Any]) -> None:
+        recipe = changes.changed(_recipe(options["recipe"]), changes.parse(options["settings"]))
+        teacher = _teacher(options["teacher"])
+        root = Path(settings.DATA_DIR) / "distillation"
+        is_starter = teacher.name == STARTER_TEACHER
+        detector = _judge(options["detector"], JUDGES / "detector" if is_starter else None)
+        inputs = Inputs(
+            teacher=releases.folder(teacher),
+            catalogue=snapshot.take(teacher, root, detector=detector),
+            detector=detector,
+            clip=_judge(options["clip"], JUDGES / "clip" if is_starter else None),
+            real=_judge(options["real"], None),
+            code_revision=_code_revision(),
+        )
+        if detector is None:
+            self.say("No detector: all the teacher's pictures count as right.")
+        chain = Chain(recipe, inputs, name=options["name"])
+        chain.check()
+        made = chain.build(
+            root,
+            only=options["only"],
+            on_stage=self.show,
+            progress_bar=options["verbosity"] > 0,
+        )
+        if not processes.is_main() or RELEASE not in made:
+            return
+        self.say(f"Report: {made['evaluation'] / 'report.html'}")
+        if options["no_register"]:
+            self.stdout.write(str(made[RELEASE] / RELEASE))
+        else:
+            self.register(made[RELEASE] / RELEASE, activates=options["activate"])
+
+    def register(self, folder: Path, *, activates: bool) -> None:
+        name = json.loads((folder / "release.json").read_text("utf-8"))["name"]
+        release = Release.objects.filter(name=name).first()
+        if release is None:
+            release = releases.register(folder)
+            self.stdout.write(f"Registered {release.name} in {releases.folder(release)}.")
+        else:
+            self.stdout.write(f"{release.name} is registered already.")
+        if activates:
+            releases.activate(release)
+            self.stdout.write(f"The active student is {release.name}.")
+        elif release.status != Release.Status.ACTIVE:
+            self.stdout.write(f"Serve it with: manage.py release activate {release.name}")
+
+    def show(self, status: Status) -> None:
+        if status.state == "finished":
+            self.say(f"{status.name:<11} {status.seconds:8.0f} s  {status.folder}")
+        elif status.state == "started":
+            self.say(f"{status.name:<11} goes on   {status.folder}")
+
+    def say(self, text: str) -> None:
+        if processes.is_main():
+            self.stderr.write(text, lambda plain: plain)  # progress, not an error: no red
+
+
+def _recipe(given: str) -> Recipe:
+    """By its name, or from a file of changes."""
+    path = Path(given)
+    if path.suffix != ".json":
+        return recipes.named(given)
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise CommandError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(value, dict) or not isinstance(value.get("recipe"), str):
+        raise CommandError(f'{path} must hold {{"recipe": NAME, FIELD: VALUE, …}}.')
+    return changes.changed(recipes.named(value.pop("recipe")), value)
+
+
+def _teacher(name: str | None) -> Release:
+    teacher = releases.resolve(name or Release.Kind.TEACHER)
+    if teacher.kind != Release.Kind.TEACHER:
+        raise CommandError(
+            f"{teacher.name} is a {teacher.kind}; a student is distilled from a teacher."
+        )
+    return teacher
+
+
+def _judge(given: str | None, default: Path | None) -> Path | None:
+    if given is None:
+        return default
+    folder = Path(given).resolve()
+    if not folder.is_dir():
+        raise CommandError(f"{given} is not a folder.")
+    return folder
+
+
+def _code_revision() -> str:
+    """Of the checkout; empty where there is none."""
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "--short=12", "HEAD"],
+            cwd=settings.BASE_DIR, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    except OSError:
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

@@ -1,0 +1,82 @@
+"""Writes the active catalogue as the files that a run starts from. Knows no training: they are all it is given."""
+
+import hashlib
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from distillation.detector import network as detectors
+from distillation.errors import DistillationRefused
+from distillation.trainers import catalogue as catalogues
+from distillation.trainers.catalogue import Catalogue
+from generation.engine.embeddings import unpack
+from generation.engine.errors import EngineError
+from generation.models import Embedding, PromptVariant, Release
+
+
+def take(teacher: Release, root: Path, *, detector: Path | None) -> Path:
+    """A folder in `root`, named by its content, that `trainers.catalogue.read` reads. Raises DistillationRefused.
+
+    detector: whose bits the variants' tags are compared with; None if nothing judges.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".catalogue-", dir=root) as temporary:
+        folder = Path(temporary) / "catalogue"
+        catalogues.write(_catalogue(teacher, detector), folder)
+        digest = hashlib.sha256(
+            b"".join(path.read_bytes() for path in sorted(folder.iterdir()))
+        ).hexdigest()
+        target = root / f"catalogue-{digest[:16]}"
+        if not target.exists():
+            folder.rename(target)
+    return target
+
+
+def _catalogue(teacher: Release, detector: Path | None) -> Catalogue:
+    """Every active prompt variant with its embedding under the teacher's encoder."""
+    variants = list(
+        PromptVariant.objects.filter(status=PromptVariant.Status.ACTIVE).order_by("slug")
+    )
+    if not variants:
+        raise DistillationRefused(
+            "No prompt variant is active. Import a catalogue: manage.py catalogue import FILE."
+        )
+    stored = {
+        (row.variant_id, row.revision): row
+        for row in Embedding.objects.filter(
+            encoder_fingerprint=teacher.encoder_fingerprint,
+            variant__in=variants,
+            data__isnull=False,
+        )
+    }
+    missing = [v.slug for v in variants if (v.pk, v.revision) not in stored]
+    if missing:
+        raise DistillationRefused(
+            f"{len(missing)} of {len(variants)} active prompt variants have no embedding under the encoder of "
+            f"{teacher.name}, the first is {missing[0]}. Encode them: manage.py catalogue encode."
+        )
+    try:
+        embeds = np.stack([unpack(stored[v.pk, v.revision].stored()) for v in variants])
+    except EngineError as error:
+        raise DistillationRefused(error.detail) from error
+    stated = wanted = None
+    if detector is not None:
+        config = detectors.load(detector).config
+        stated, wanted = catalogues.bits_of(
+            [variant.tags for variant in variants], config.bits, config.groups
+        )
+        if not stated.any():
+            raise DistillationRefused(
+                f"No tag of the active prompt variants is a bit of the detector {detector} "
+                f"({', '.join(config.bits[:8])} …). Tag the variants with its bits, or leave the detector out."
+            )
+    return Catalogue(
+        slugs=tuple(variant.slug for variant in variants),
+        texts=tuple(variant.text for variant in variants),
+        prompt_embeds=torch.from_numpy(embeds.astype(np.float16)),
+        encoder_fingerprint=teacher.encoder_fingerprint,
+        stated=stated,
+        wanted=wanted,
+    )

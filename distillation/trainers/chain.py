@@ -1,0 +1,290 @@
+"""The table of stages from a teacher and a catalogue to a release, and what passes between them. Trains nothing itself.
+
+pairs → decoder, structure → regression → matching → quantise → bundle → evaluation → release. A recipe may leave out
+regression and matching. Stages are shared between recipes as far as these agree: see `distillation.stages`.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Collection
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+from distillation import replacing, stages
+from distillation.detector import network as detectors
+from distillation.detector.network import Detector
+from distillation.evaluation import figures
+from distillation.evaluation import run as evaluations
+from distillation.evaluation.prompts import Prompts, seeds_from
+from distillation.stages import Context, OnStage, Stage
+from distillation.trainers import catalogue as catalogues
+from distillation.trainers import (
+    decoder,
+    matching,
+    networks,
+    pairs,
+    processes,
+    quantise,
+    regression,
+    structure,
+    student,
+)
+from distillation.trainers import teacher as teachers
+from distillation.trainers.catalogue import Catalogue
+from distillation.trainers.pairs import Pairs
+from distillation.trainers.recipes import Recipe
+from distillation.trainers.teacher import Teacher
+from generation.engine import bundle
+from generation.engine import release as releases
+
+RELEASE = "release"  # the last stage, and the folder in it
+SUMMARY = "summary.json"
+PICTURES = "pictures"  # of all evaluations: the teacher's are made once
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run starts from. detector, clip, real: folders that filter and judge pictures; None: nothing does."""
+
+    teacher: Path
+    catalogue: Path
+    detector: Path | None = None
+    clip: Path | None = None
+    real: Path | None = None
+    code_revision: str = ""
+
+
+@dataclass(frozen=True)
+class _Keyed:
+    """A stage's recipe together with what the stage reads beside other stages, by its content."""
+
+    recipe: Any
+    inputs: tuple[str, ...] = ()
+
+
+class Chain:
+    """One recipe over one set of inputs; networks are loaded when a stage first needs them."""
+
+    def __init__(self, recipe: Recipe, inputs: Inputs, *, name: str | None = None) -> None:
+        """name: of the release; None names it after the recipe and what it is made from."""
+        self.recipe = recipe
+        self.inputs = inputs
+        self.name = name or ""
+        if not name:
+            key = stages.keys(self.table())["bundle"]
+            self.name = f"{recipe.name}-{key[:8]}"
+
+    def check(self) -> None:
+        """Refuse, before hours are spent, a recipe that does not fit the teacher. Raises TrainingError."""
+        self.recipe.check(self.teacher)
+        pairs.solver_timesteps(self.recipe.pairs, self.teacher)
+        student.make(self.teacher, self.recipe.student)
+
+    # --- inputs -----------------------------------------------------------------------------------
+    @cached_property
+    def teacher(self) -> Teacher:
+        return teachers.load(self.inputs.teacher)
+
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        return catalogues.read(self.inputs.catalogue)
+
+    @cached_property
+    def detector(self) -> Detector | None:
+        return None if self.inputs.detector is None else detectors.load(self.inputs.detector)
+
+    def _accepted(self, context: Context) -> Pairs:
+        return pairs.read(context.needs["pairs"], "train", only_accepted=True)
+
+    # --- the table --------------------------------------------------------------------------------
+    def table(self) -> tuple[Stage, ...]:
+        """The stages in order. Raise a stage's revision when its code makes something else."""
+        recipe, inputs = self.recipe, self.inputs
+        made_from = tuple(
+            _digest(folder) for folder in (inputs.teacher, inputs.catalogue, inputs.detector)
+        )
+        judged_by = tuple(_digest(folder) for folder in (inputs.clip, inputs.real))
+        found = [
+            Stage("pairs", _Keyed(recipe.pairs, made_from), (), self._pairs),
+            Stage("decoder", recipe.decoder, ("pairs",), self._decoder),
+            Stage(
+                "structure", _Keyed((recipe.student, recipe.structure)), ("pairs",), self._structure
+            ),
+        ]
+        for name, part, train in (
+            ("regression", recipe.regression, regression.train),
+            ("matching", recipe.matching, matching.train),
+            ("quantise", recipe.quantise, quantise.train),
+        ):
+            if part is not None:
+                needs = ("pairs", "decoder", found[-1].name)
+                keyed = _Keyed((part, recipe.timesteps))
+                found.append(Stage(name, keyed, needs, self._tuning(train, part)))
+        found += [
+            Stage(
+                "bundle",
+                _Keyed((), (self.name,)),
+                ("quantise", "decoder"),
+                self._bundle,
+            ),
+            Stage(
+                "evaluation", _Keyed(recipe.evaluation, judged_by), ("bundle",), self._evaluation
+            ),
+            Stage(RELEASE, _Keyed(()), ("bundle", "evaluation"), self._release),
+        ]
+        return tuple(found)
+
+    def build(
+        self,
+        root: Path,
+        *,
+        only: Collection[str] | None = None,
+        on_stage: OnStage | None = None,
+        progress_bar: bool = True,
+    ) -> dict[str, Path]:
+        """`stages.build` of the table, in one process or in several that `accelerate launch` started."""
+        return stages.build(
+            self.table(),
+            root,
+            only=only,
+            on_stage=on_stage if processes.is_main() else None,
+            progress_bar=progress_bar and processes.is_main(),
+            leads=processes.is_main(),
+            meet=processes.barrier,
+        )
+
+    # --- what the stages do -----------------------------------------------------------------------
+    def _pairs(self, context: Context) -> None:
+        pairs.generate(
+            self.recipe.pairs,
+            teacher=self.teacher,
+            catalogue=self.catalogue,
+            detector=self.detector,
+            folder=context.folder,
+            progress_bar=context.progress_bar,
+        )
+
+    def _decoder(self, context: Context) -> None:
+        decoder.train(
+            self.recipe.decoder,
+            teacher=self.teacher,
+            pairs=pairs.read(context.needs["pairs"], "train"),
+            folder=context.folder,
+            progress_bar=context.progress_bar,
+        )
+
+    def _structure(self, context: Context) -> None:
+        structure.train(
+            self.recipe.structure,
+            teacher=self.teacher,
+            student_recipe=self.recipe.student,
+            pairs=self._accepted(context),
+            catalogue=self.catalogue,
+            folder=context.folder,
+            progress_bar=context.progress_bar,
+        )
+
+    def _tuning(self, train: Callable[..., object], recipe: Any) -> Callable[[Context], None]:
+        """A stage that goes on with the student of the stage before."""
+
+        def build(context: Context) -> None:
+            before = next(name for name in context.needs if name not in ("pairs", "decoder"))
+            train(
+                recipe,
+                teacher=self.teacher,
+                student=_network(
+                    UNet2DConditionModel, context.needs[before] / "unet", self.teacher
+                ),
+                decoder=_network(AutoencoderTiny, context.needs["decoder"] / "vae", self.teacher),
+                pairs=self._accepted(context),
+                catalogue=self.catalogue,
+                timesteps=self.recipe.timesteps,
+                folder=context.folder,
+                progress_bar=context.progress_bar,
+            )
+
+        return build
+
+    def _bundle(self, context: Context) -> None:
+        if not processes.is_main():
+            return
+        bundle.write(
+            context.folder / RELEASE,
+            unet=networks.load(UNet2DConditionModel, context.needs["quantise"] / "unet"),
+            decoder=networks.load(AutoencoderTiny, context.needs["decoder"] / "vae"),
+            scheduler_config=self.teacher.scheduler_config,
+            timesteps=self.recipe.timesteps,
+            name=self.name,
+            teacher=self.teacher.manifest,
+            slugs=self.catalogue.slugs,
+            texts=self.catalogue.texts,
+            prompt_embeds=self.catalogue.prompt_embeds,
+            recipe=asdict(self.recipe),
+            code_revision=self.inputs.code_revision,
+            evaluation=None,
+        )
+
+    def _evaluation(self, context: Context) -> None:
+        if not processes.is_main():
+            return
+        catalogue, recipe = self.catalogue, self.recipe.evaluation
+        prompts = Prompts(
+            slugs=catalogue.slugs,
+            texts=catalogue.texts,
+            prompt_embeds=catalogue.prompt_embeds,
+            encoder_fingerprint=catalogue.encoder_fingerprint,
+            wanted=catalogue.wanted,
+            stated=catalogue.stated,
+        )
+        evaluation = evaluations.evaluate(
+            context.needs["bundle"] / RELEASE,
+            self.inputs.teacher,
+            prompts,
+            seeds_from(recipe.first_seed, prompts=len(prompts), each=recipe.seeds_per_variant),
+            folder=context.folder,
+            detector=self.inputs.detector,
+            clip_name=self.inputs.clip,
+            tokenizer=self.inputs.teacher / "tokenizer",
+            real_pictures=self.inputs.real,
+            margins=recipe.margins,
+            speed=recipe.speed,
+            cache=context.folder.parent / PICTURES,
+            progress_bar=context.progress_bar,
+        )
+        summary = json.dumps(figures.summary(evaluation), indent=2, allow_nan=False)
+        replacing.write_file(context.folder / SUMMARY, summary + "\n")
+
+    def _release(self, context: Context) -> None:
+        """The bundle, with the evaluation in its manifest."""
+        if not processes.is_main():
+            return
+        summary = json.loads((context.needs["evaluation"] / SUMMARY).read_text("utf-8"))
+
+        def make(folder: Path) -> None:
+            shutil.copytree(context.needs["bundle"] / RELEASE, folder)
+            releases.write(folder, replace(releases.read(folder), evaluation=summary))
+
+        replacing.make_folder(context.folder / RELEASE, make)
+
+
+def _network(kind: type[networks.Network], folder: Path, teacher: Teacher) -> networks.Network:
+    return networks.load(kind, folder).to(teacher.device)
+
+
+def _digest(folder: Path | None) -> str:
+    """Of a folder's content: of its manifest where it is a release, which has the hashes of all files."""
+    if folder is None:
+        return ""
+    manifest = folder / releases.MANIFEST
+    files = [manifest] if manifest.exists() else sorted(p for p in folder.rglob("*") if p.is_file())
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(path.relative_to(folder).as_posix().encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,283 @@
+"""Trains a tiny decoder to draw what the teacher's VAE draws, for a catalogue's latents. Knows no U-Net and no prompt.
+
+After TAESD (github.com/madebyollin/taesd), whose layout it has: convolutions and ReLU, which a CPU and a GPU run in a
+fiftieth of the VAE's time. Its receptive field ends, and its detail with its channels; on the few things that a
+catalogue shows both are enough.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+from torch import Generator, Tensor, nn
+
+from distillation import replacing
+from distillation.evaluation.distances import psnr
+from distillation.losses.pairs import pseudo_huber
+from distillation.trainers import loop, networks, processes
+from distillation.trainers.ema import Ema
+from distillation.trainers.errors import RecipeRefused
+from distillation.trainers.optimizers import adamw, update
+from distillation.trainers.pairs import Pairs
+from distillation.trainers.teacher import Teacher
+
+MEASURED = "measured.json"
+DECODED = 16  # latents at once outside of training: the VAE's activations are the peak of memory
+
+
+@dataclass(frozen=True)
+class DecoderRecipe:
+    """blocks: residual ones in each level, from the smallest; each level is twice as large as the one before.
+
+    Served on a CPU: 32 channels draw 128 × 128 in 2 ms. TAESD's own shape: 64 channels, blocks (3, 3, 3, 1).
+
+    Targets are the VAE's pictures of `pictures` of the pairs' latents and of the same latents with noise, since a
+    student's latents are near the teacher's, not equal. They are kept as uint8, decoded when they are first needed:
+    a VAE takes three times as long for a picture as a step takes to train on it.
+    """
+
+    channels: int = 32
+    blocks: tuple[int, ...] = (2, 2, 1, 0)
+    steps: int = 3000
+    batch: int = 8
+    learning_rate: float = 2e-3  # peak; half a cosine to zero
+    warmup: int = 100
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.0
+    clipped_norm: float = 1.0
+    ema_decay: float = 0.99
+    pictures: int = 2048
+    latent_noise: float = 0.1  # standard deviation; latents have about 1
+    huber_c: float = 0.03  # of values in [−1, 1]: smaller errors count by their squares
+    detail_weight: float = 1.0  # of differences between neighbouring pixels, at `scales` sizes
+    scales: int = 3  # each half as large as the one before
+    validated: int = 64  # of the pairs, evenly over them, that are not trained on
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("channels", "steps", "batch", "pictures", "scales", "validated"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
+        if not self.blocks or min(self.blocks) < 0:
+            raise ValueError(f"blocks must have a number from 0 for each level, not {self.blocks}.")
+        if not 0 <= self.warmup <= self.steps:
+            raise ValueError(
+                f"warmup must end within the {self.steps} steps, not after {self.warmup}."
+            )
+        for name in ("learning_rate", "clipped_norm", "huber_c"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, not {getattr(self, name)}.")
+        for name in ("weight_decay", "latent_noise", "detail_weight"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}.")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay must be in [0, 1), not {self.ema_decay}.")
+
+
+def build(recipe: DecoderRecipe, *, latent_channels: int) -> AutoencoderTiny:
+    """An untrained decoder; its class has an encoder too, which is as small as can be, never trained and never served.
+
+    It takes scaled latents, as the U-Net gives them: its own scaling factor is 1.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        return AutoencoderTiny(
+            latent_channels=latent_channels,
+            encoder_block_out_channels=(1,),
+            num_encoder_blocks=(0,),
+            # The class has no convolution that could change their number from one level to the next.
+            decoder_block_out_channels=(recipe.channels,) * len(recipe.blocks),
+            num_decoder_blocks=recipe.blocks,
+        )
+
+
+class DecoderTask:
+    """What is trained, for `distillation.trainers.loop`: the decoder, without the rest of its class."""
+
+    def __init__(self, recipe: DecoderRecipe, *, teacher: Teacher, latents: Tensor) -> None:
+        """latents: [n, C, h, w] of the teacher, scaled. Raises RecipeRefused."""
+        factor = 2 ** (len(teacher.vae.config.block_out_channels) - 1)
+        if 2 ** (len(recipe.blocks) - 1) != factor:
+            raise RecipeRefused(
+                f"decoder.blocks {recipe.blocks}: {teacher.manifest.name} has {factor} pixels a latent, a side, "
+                f"so it takes {factor.bit_length()} numbers."
+            )
+        side = min(latents.shape[2:]) * factor
+        if side < 2**recipe.scales:  # at the coarsest there must be a neighbour to differ from
+            raise RecipeRefused(
+                f"decoder.scales ({recipe.scales}): pictures of {side} pixels can be halved fewer times."
+            )
+        self._recipe = recipe
+        self._teacher = teacher
+        self.network = build(recipe, latent_channels=latents.shape[1]).to(teacher.device)
+        self.network.encoder.requires_grad_(False)
+        # A fifth faster than the usual layout, on a CPU with bf16.
+        trained = self.network.decoder.to(memory_format=torch.channels_last)
+        self._latents = _with_noisy(latents.float(), recipe)
+        self._pictures: list[Tensor | None] = [None] * len(self._latents)
+        self._optimizer = adamw(
+            trained,
+            learning_rate=recipe.learning_rate,
+            weight_decay=recipe.weight_decay,
+            betas=recipe.betas,
+            fused=True,
+        )
+        self._ema = Ema(trained, recipe.ema_decay)
+        self.modules: dict[str, nn.Module] = {"decoder": trained}
+        self.optimizers: dict[str, torch.optim.Optimizer] = {"decoder": self._optimizer}
+        self.emas: dict[str, Ema] = {"decoder": self._ema}
+
+    def averaged(self) -> AutoencoderTiny:
+        """What is worth saving, frozen. The network that was trained is it from now on."""
+        self.network.decoder.load_state_dict(self._ema.module.state_dict())
+        # safetensors writes the usual layout only.
+        return self.network.to(memory_format=torch.contiguous_format).requires_grad_(False).eval()
+
+    def step(self, index: int, generator: Generator) -> dict[str, float]:
+        recipe = self._recipe
+        rate = loop.cosine(
+            index, steps=recipe.steps, peak=recipe.learning_rate, warmup=recipe.warmup
+        )
+        loop.set_learning_rate(self._optimizer, rate)
+        rows = torch.randint(
+            len(self._latents), (processes.share(recipe.batch),), generator=generator
+        )
+        latents = self._latents[rows].to(self._teacher.device)
+        targets = self._targets(rows.tolist()).to(self._teacher.device)
+        with self._teacher.autocast():
+            output = self.network.decode(latents).sample
+        errors = picture_errors(
+            output.float(), targets, huber_c=recipe.huber_c, scales=recipe.scales
+        )
+        loss = errors["pixels"] + recipe.detail_weight * errors["detail"]
+        norm = update(self._optimizer, loss, clipped_norm=recipe.clipped_norm)
+        self._ema.update()
+        measured = {name: float(value.detach()) for name, value in {"loss": loss, **errors}.items()}
+        return {**measured, "gradient_norm": norm}
+
+    def _targets(self, rows: Sequence[int]) -> Tensor:
+        """The VAE's pictures, [B, 3, H, W] in [−1, 1]."""
+        pictures = []
+        for row in rows:
+            picture = self._pictures[row]
+            if picture is None:
+                # Alone: another batch rounds otherwise, and a resumed training has other pictures yet to decode.
+                picture = as_pixels(self._teacher.decode(self._latents[row : row + 1]))[0]
+                self._pictures[row] = picture
+            pictures.append(picture)
+        return torch.stack(pictures).float().div_(127.5).sub_(1)
+
+
+def picture_errors(
+    output: Tensor, target: Tensor, *, huber_c: float, scales: int
+) -> dict[str, Tensor]:
+    """pixels: pseudo-Huber of the values; detail: the same of the differences to the next pixel, right and below.
+
+    A mean of squares alone is content with blurred edges. Details are compared in the pictures and in their halves,
+    quarters …, `scales` sizes in all, the mean over them. output, target: [B, 3, H, W] in [−1, 1].
+    """
+    details = []
+    ours, theirs = output, target
+    for scale in range(scales):
+        if scale:
+            ours, theirs = (nn.functional.avg_pool2d(part, 2) for part in (ours, theirs))
+        for side in (2, 3):
+            details.append(pseudo_huber(ours.diff(dim=side), theirs.diff(dim=side), c=huber_c))
+    return {
+        "pixels": pseudo_huber(output, target, c=huber_c),
+        "detail": 2 * torch.stack(details).mean(),
+    }
+
+
+@torch.no_grad()
+def measure(decoder: AutoencoderTiny, teacher: Teacher, latents: Tensor) -> dict[str, float]:
+    """Of the decoder's pictures of latents [n, C, h, w] against the VAE's.
+
+    psnr: the mean over pictures, dB; psnr_worst: the least. sharpness: the mean difference between neighbouring pixels,
+    as a share of that in the VAE's pictures; below 1 is blurred.
+    """
+    ratios: list[Tensor] = []
+    ours, theirs = 0.0, 0.0
+    for part in latents.float().to(teacher.device).split(DECODED):
+        with teacher.autocast():
+            output = decoder.decode(part).sample.float()
+        output, target = as_pixels(output), as_pixels(teacher.decode(part))
+        ratios.append(psnr(output, target))
+        ours += _contrast(output)
+        theirs += _contrast(target)
+    values = torch.cat(ratios)
+    return {
+        "pictures": len(values),
+        "psnr": round(float(values.mean()), 3),
+        "psnr_worst": round(float(values.min()), 3),
+        "sharpness": round(ours / theirs, 4),
+    }
+
+
+def train(
+    recipe: DecoderRecipe,
+    *,
+    teacher: Teacher,
+    pairs: Pairs,
+    folder: Path,
+    progress_bar: bool = True,
+) -> AutoencoderTiny:
+    """Train (going on from the folder's checkpoint); frozen, in evaluation mode, and saved in folder/vae.
+
+    Writes folder/measured.json: `measure` on the latents that were held out. Raises RecipeRefused.
+    """
+    folder = Path(folder)
+    held_out, trained_on = _split(recipe, pairs)
+    task = DecoderTask(recipe, teacher=teacher, latents=pairs.latents[trained_on])
+    loop.run(
+        task,
+        folder,
+        steps=recipe.steps,
+        seed=recipe.seed,
+        title="decoder",
+        progress_bar=progress_bar,
+    )
+    decoder = task.averaged()
+    if processes.is_main():
+        measured = measure(decoder, teacher, pairs.latents[held_out])
+        networks.save(decoder, folder / "vae")
+        replacing.write_file(folder / MEASURED, json.dumps(measured, indent=1) + "\n")
+    processes.barrier()
+    return decoder
+
+
+def as_pixels(images: Tensor) -> Tensor:
+    """uint8 on the CPU, of images in [−1, 1]."""
+    return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu()
+
+
+def _split(recipe: DecoderRecipe, pairs: Pairs) -> tuple[Tensor, Tensor]:
+    """Rows that are held out, and rows that are trained on: each evenly over the pairs."""
+    if len(pairs) <= recipe.validated:
+        raise RecipeRefused(
+            f"decoder.validated ({recipe.validated}) must be less than the {len(pairs)} pairs: nothing would be left "
+            "to train on."
+        )
+    held_out = torch.linspace(0, len(pairs) - 1, recipe.validated).round().long()
+    is_left = torch.ones(len(pairs), dtype=torch.bool)
+    is_left[held_out] = False
+    left = is_left.nonzero()[:, 0]
+    chosen = torch.linspace(0, len(left) - 1, min(recipe.pictures, len(left))).round().long()
+    return held_out, left[chosen]
+
+
+def _with_noisy(latents: Tensor, recipe: DecoderRecipe) -> Tensor:
+    """[n, …] → [2n, …]: as they are, then with noise. The noise is the same in every session of a training."""
+    if not recipe.latent_noise:
+        return latents
+    generator = Generator().manual_seed(recipe.seed)
+    noise = torch.randn(latents.shape, generator=generator)
+    return torch.cat([latents, latents + recipe.latent_noise * noise])
+
+
+def _contrast(pixels: Tensor) -> float:
+    values = pixels.float()
+    return float(values.diff(dim=2).abs().sum() + values.diff(dim=3).abs().sum())

@@ -1,0 +1,399 @@
+"""Trains a student until its pictures are as likely to the teacher as to a score of its own (DMD2). Knows no pixels.
+
+Yin et al., arXiv 2405.14867, with what a bounded catalogue allows: the pairs stay as a small regression, and the
+teacher's accepted latents are the real ones of a light adversarial term. An update of the student comes after several
+of the fake score, which must know the student's distribution as it is now.
+"""
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch import Generator, Tensor
+
+from distillation.losses import adversarial, matching
+from distillation.losses.noise_regression import guided
+from distillation.trainers import (
+    discriminator,
+    loop,
+    networks,
+    optimizers,
+    perception,
+    processes,
+    simulation,
+)
+from distillation.trainers import student as students
+from distillation.trainers.catalogue import Catalogue
+from distillation.trainers.discriminator import AdversarialRecipe, Heads
+from distillation.trainers.ema import Ema
+from distillation.trainers.errors import RecipeRefused
+from distillation.trainers.pairs import Pairs
+from distillation.trainers.perception import PerceptionRecipe
+from distillation.trainers.simulation import Examples
+from distillation.trainers.teacher import Teacher
+
+FAKE_SCORES = ("teacher", "student")
+NOISED = (0.02, 0.98)  # of the training timesteps: where the scores are compared
+
+
+@dataclass(frozen=True)
+class MatchingRecipe:
+    """steps: updates of the student. batch, critic_batch: rows of an update of the student, of the fake score.
+
+    paired: how many rows of `batch` begin with the noise of a pair and are held to its latents as well.
+    fake_score: what it starts from, the teacher or the student of the structure stage.
+    guidance_scale: of the teacher's score; None is its own.
+    adversarial: None is no adversarial term. divergence: of `losses.matching.DIVERGENCES`, once the student hears the
+    heads, whose logits give the ratio of the densities.
+    """
+
+    steps: int = 300
+    batch: int = 32
+    critic_batch: int = 16
+    critic_updates: int = 5
+    paired: int = 16
+    fake_score: str = "teacher"
+    guidance_scale: float | None = None
+    learning_rate: float = 5e-5  # of the student; falls by half a cosine to final_learning_rate
+    final_learning_rate: float = 5e-6
+    fake_learning_rate: float = 1e-4
+    warmup: int = 10
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.01
+    clipped_norm: float = 1.0
+    ema_decay: float = 0.99
+    regression_weight: float = 0.25  # falls by half a cosine to final_regression_weight
+    final_regression_weight: float = 0.05
+    perception: PerceptionRecipe = field(default_factory=PerceptionRecipe)
+    adversarial: AdversarialRecipe | None = field(default_factory=AdversarialRecipe)
+    divergence: str = "jensen_shannon"
+    watch_every: int = 10
+    watched: int = 64  # pairs
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "critic_batch", "critic_updates", "watch_every", "watched"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
+        for name in ("learning_rate", "fake_learning_rate", "clipped_norm"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, not {getattr(self, name)}.")
+        if not self.weight_decay >= 0:
+            raise ValueError(f"weight_decay must not be negative, not {self.weight_decay}.")
+        for name in ("learning_rate", "regression_weight"):
+            first, last = getattr(self, name), getattr(self, f"final_{name}")
+            if not 0 <= last <= first:
+                raise ValueError(f"final_{name} must lie from 0 to {name} ({first}), not {last}.")
+        if not 0 <= self.warmup <= self.steps:
+            raise ValueError(f"warmup must lie from 0 to steps ({self.steps}), not {self.warmup}.")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay must be in [0, 1), not {self.ema_decay}.")
+        if not 0 <= self.paired <= self.batch:
+            raise ValueError(f"paired must lie from 0 to batch ({self.batch}), not {self.paired}.")
+        if (self.paired == 0) != (self.regression_weight == 0):
+            raise ValueError(
+                "paired and regression_weight belong together: both above 0, or both 0, "
+                f"not {self.paired} and {self.regression_weight}."
+            )
+        if self.fake_score not in FAKE_SCORES:
+            raise ValueError(
+                f"fake_score must be one of {', '.join(FAKE_SCORES)}, not {self.fake_score!r}."
+            )
+        if self.guidance_scale is not None and not 1 <= self.guidance_scale < math.inf:
+            raise ValueError(f"guidance_scale must be at least 1, not {self.guidance_scale}.")
+        if self.divergence not in matching.DIVERGENCES:
+            raise ValueError(
+                f"divergence must be one of {', '.join(matching.DIVERGENCES)}, not {self.divergence!r}."
+            )
+        if self.adversarial is None and self.divergence != "reverse_kl":
+            raise ValueError(
+                f"divergence {self.divergence!r} weighs by the heads' logits, and adversarial is null: "
+                "without it, give reverse_kl."
+            )
+
+
+class MatchingTask:
+    """What is trained, for `distillation.trainers.loop`: an update of the student and the critics' before it."""
+
+    def __init__(
+        self,
+        recipe: MatchingRecipe,
+        *,
+        teacher: Teacher,
+        student: UNet2DConditionModel,
+        decoder: AutoencoderTiny,
+        pairs: Pairs,
+        catalogue: Catalogue,
+        timesteps: Sequence[int],
+        structure: UNet2DConditionModel | None = None,
+    ) -> None:
+        """structure: the student as the structure stage left it, for fake_score "student". Raises RecipeRefused."""
+        self._timesteps = simulation.check(timesteps, teacher.schedule)
+        self._recipe = recipe
+        self._guidance_scale = _guidance_scale(recipe, teacher)
+        if (structure is None) != (recipe.fake_score == "teacher"):
+            raise RecipeRefused(
+                f'fake_score is {recipe.fake_score!r}: the student of the structure stage is needed for "student", '
+                "and for nothing else."
+            )
+        self._teacher = teacher
+        self._examples = Examples(teacher, pairs=pairs, catalogue=catalogue)
+        self._perception = perception.make(recipe.perception, teacher=teacher, decoder=decoder)
+        self._batch = processes.share(recipe.batch)
+        self._critic_batch = processes.share(recipe.critic_batch)
+        self._paired = processes.share(recipe.paired)
+        self.student = student.to(teacher.device).train().requires_grad_(True)
+        self.fake = copy.deepcopy(teacher.unet if structure is None else structure)
+        self.fake.to(teacher.device).train().requires_grad_(True)
+        self._ema = Ema(self.student, recipe.ema_decay)
+        self.modules: dict[str, torch.nn.Module] = {"student": self.student, "fake": self.fake}
+        rates = {"student": recipe.learning_rate, "fake": recipe.fake_learning_rate}
+        self._heads: Heads | None = None
+        if recipe.adversarial is not None:
+            self._heads = discriminator.make(recipe.adversarial, teacher=teacher, seed=recipe.seed)
+            self.modules["heads"] = self._heads
+            rates["heads"] = recipe.adversarial.learning_rate
+        self.optimizers: dict[str, torch.optim.Optimizer] = {
+            name: optimizers.adamw(
+                module,
+                learning_rate=rates[name],
+                weight_decay=recipe.weight_decay,
+                betas=recipe.betas,
+                fused=True,
+            )
+            for name, module in self.modules.items()
+        }
+        self.emas: dict[str, Ema] = {"student": self._ema}
+
+    @property
+    def averaged(self) -> UNet2DConditionModel:
+        """What is worth saving."""
+        student: UNet2DConditionModel = self._ema.module
+        return student
+
+    def step(self, index: int, generator: Generator) -> dict[str, float]:
+        for left in reversed(range(self._recipe.critic_updates)):
+            # The heads are light: one update is enough for them. What may not lag behind is the fake score.
+            measured = self._update_critics(index, generator, with_heads=left == 0)
+        measured |= self._update_student(index, generator)
+        if (index + 1) % self._recipe.watch_every == 0 or index + 1 == self._recipe.steps:
+            measured |= simulation.watch(
+                self.averaged,
+                self._examples,
+                teacher=self._teacher,
+                timesteps=self._timesteps,
+                count=self._recipe.watched,
+            )
+        return measured
+
+    # --- the critics: what the student makes now --------------------------------------------------
+    def _update_critics(
+        self, index: int, generator: Generator, *, with_heads: bool
+    ) -> dict[str, float]:
+        """The fake score learns to denoise the student's images; the heads, to tell them from the teacher's."""
+        recipe, schedule, examples = self._recipe, self._teacher.schedule, self._examples
+        rows = examples.drawn(self._critic_batch, generator)
+        embeds = examples.embeds(rows)
+        with torch.no_grad():
+            start = examples.fresh_noise(len(rows), generator)
+            x = self._output(start, embeds, generator)
+        times = self._timesteps_drawn(len(rows), 0, len(schedule), generator)
+        noise = examples.fresh_noise(len(rows), generator)
+        noised = schedule.noised(x, noise, times)
+        with self._teacher.autocast():
+            prediction = students.predict(self.fake, noised, times, embeds)
+        loss = matching.fake_score_loss(prediction, self._wanted(x, noise, noised, times))
+        measured = {
+            "fake_score": float(loss.detach()),
+            "fake_gradient_norm": optimizers.update(
+                self.optimizers["fake"], loss, clipped_norm=recipe.clipped_norm
+            ),
+        }
+        if recipe.adversarial is None or self._heads is None:
+            return measured
+        if not with_heads or index < recipe.adversarial.learn_after:
+            return measured
+        real = schedule.noised(examples.targets(rows), noise, times)
+        near = recipe.adversarial.r1_noise * examples.fresh_noise(len(rows), generator)
+        loss, parts = discriminator.heads_loss(
+            recipe.adversarial,
+            self._heads,
+            teacher=self._teacher,
+            fake=noised,
+            real=real,
+            nearby=real + near,
+            timesteps=times,
+            prompt_embeds=embeds,
+        )
+        parts["heads_gradient_norm"] = optimizers.update(
+            self.optimizers["heads"], loss, clipped_norm=recipe.clipped_norm
+        )
+        return measured | parts
+
+    def _wanted(self, x: Tensor, noise: Tensor, noised: Tensor, times: Tensor) -> Tensor:
+        """What the fake score should predict: as the teacher does, ε, v or x₀."""
+        kind = self._teacher.schedule.prediction_type
+        if kind == "epsilon":
+            return noise  # from x₀ it would be divided by σ, which is next to nothing at the lowest timesteps
+        return self._teacher.schedule.converted(x, noised, times, source="sample", target=kind)
+
+    # --- the student ------------------------------------------------------------------------------
+    def _update_student(self, index: int, generator: Generator) -> dict[str, float]:
+        recipe, schedule = self._recipe, self._teacher.schedule
+        rate = loop.cosine(
+            index,
+            steps=recipe.steps,
+            peak=recipe.learning_rate,
+            warmup=recipe.warmup,
+            floor=recipe.final_learning_rate,
+        )
+        loop.set_learning_rate(self.optimizers["student"], rate)
+        rows = self._examples.drawn(self._batch, generator)
+        embeds = self._examples.embeds(rows)
+        start = self._examples.fresh_noise(len(rows), generator)
+        if self._paired:
+            start[: self._paired] = self._examples.noise(rows[: self._paired])
+        x = self._output(start, embeds, generator)
+        low, high = (round(share * len(schedule)) for share in NOISED)
+        times = self._timesteps_drawn(len(rows), low, high + 1, generator)
+        noised = schedule.noised(x, self._examples.fresh_noise(len(rows), generator), times)
+
+        heard = recipe.adversarial
+        if heard is not None and index < heard.gan_after:
+            heard = None
+        logits, real_x0 = self._judged(noised, times, embeds, heard)
+        with torch.no_grad(), self._teacher.autocast():
+            fake_pred = students.predict(self.fake, noised.detach(), times, embeds)
+        fake_x0 = schedule.as_x0(fake_pred, noised.detach(), times)
+        weights = None
+        if logits is not None:  # r, the ratio of the densities, is what the logits say
+            weights = matching.f_distill_weights(
+                logits,
+                times,
+                num_train_timesteps=len(schedule),
+                divergence=recipe.divergence,
+            )
+        loss = matching.distribution_matching(x, real_x0, fake_x0, weights=weights)
+        measured = {"matching": float(loss.detach())}
+        if logits is not None and heard is not None:
+            gan = adversarial.student_loss(logits)
+            loss = loss + heard.gan_weight * gan
+            measured["gan"] = float(gan.detach())
+        if self._paired:
+            targets = self._examples.targets(rows[: self._paired])
+            held = self._perception.regression(x[: self._paired], targets)
+            loss = loss + self._regression_weight(index) * held
+            measured["regression"] = float(held.detach())
+        measured["student_gradient_norm"] = optimizers.update(
+            self.optimizers["student"], loss, clipped_norm=recipe.clipped_norm
+        )
+        self._ema.update()
+        measured["latents_std"] = float(x.detach().std())
+        measured["latents_mean"] = float(x.detach().mean())
+        return measured
+
+    def _judged(
+        self, noised: Tensor, times: Tensor, embeds: Tensor, heard: AdversarialRecipe | None
+    ) -> tuple[Tensor | None, Tensor]:
+        """The heads' logits, if heard, with their gradient into `noised`, and the guided teacher's x̂₀, of one pass."""
+        teacher, scale = self._teacher, self._guidance_scale
+        still = noised.detach()
+        if heard is None or self._heads is None:
+            prediction = teacher.predict(still, times, embeds, guidance_scale=scale)
+            return None, teacher.schedule.as_x0(prediction, still, times)
+        prediction, maps = discriminator.prediction_and_features(
+            teacher, noised, times, embeds, layers=heard.layers
+        )
+        if scale != 1 and teacher.negative is not None:
+            empty = teacher.negative.expand(len(still), -1, -1)
+            without = teacher.predict(still, times, empty, guidance_scale=1)
+            prediction = guided(without, prediction, guidance_scale=scale)
+        logits: Tensor = self._heads(maps)
+        return logits, teacher.schedule.as_x0(prediction, still, times)
+
+    def _regression_weight(self, index: int) -> float:
+        recipe = self._recipe
+        return loop.cosine(
+            index,
+            steps=recipe.steps,
+            peak=recipe.regression_weight,
+            warmup=0,
+            floor=recipe.final_regression_weight,
+        )
+
+    # --- what both need ---------------------------------------------------------------------------
+    def _output(self, noise: Tensor, embeds: Tensor, generator: Generator) -> Tensor:
+        """x̂₀ of one of the student's passes, drawn at random, from noise [B, C, h, w]; passes before are simulated."""
+        number = int(torch.randint(len(self._timesteps), (), generator=generator))
+        latents = simulation.arrive(
+            self.student,
+            noise,
+            embeds,
+            teacher=self._teacher,
+            timesteps=self._timesteps,
+            index=number,
+        )
+        times = torch.full((len(noise),), self._timesteps[number], device=noise.device)
+        return simulation.estimate(self.student, latents, times, embeds, teacher=self._teacher)
+
+    def _timesteps_drawn(self, count: int, low: int, high: int, generator: Generator) -> Tensor:
+        """int64 [count], low ≤ t < high."""
+        return torch.randint(low, high, (count,), generator=generator).to(self._teacher.device)
+
+
+def _guidance_scale(recipe: MatchingRecipe, teacher: Teacher) -> float:
+    scale = teacher.guidance_scale if recipe.guidance_scale is None else recipe.guidance_scale
+    if scale != 1 and teacher.negative is None:
+        raise RecipeRefused(
+            f"guidance_scale is {scale}, but {teacher.manifest.name} was registered without guidance and stores no "
+            "embeddings of the empty text: leave guidance_scale out, or register the teacher with --guidance."
+        )
+    return scale
+
+
+def train(
+    recipe: MatchingRecipe,
+    *,
+    teacher: Teacher,
+    student: UNet2DConditionModel,
+    decoder: AutoencoderTiny,
+    pairs: Pairs,
+    catalogue: Catalogue,
+    timesteps: tuple[int, ...],
+    folder: Path,
+    structure: UNet2DConditionModel | None = None,
+    progress_bar: bool = True,
+) -> UNet2DConditionModel:
+    """Train (going on from the folder's checkpoint); save the averaged student in folder/unet and give it, frozen.
+
+    student: of the regression stage, fp32, changed in place. pairs: of the training split; only accepted ones are used.
+    timesteps: those the student is served in, descending. structure: the student of the structure stage, for a
+    fake_score that starts there. Raises RecipeRefused, TrainingDiverged, CheckpointUnusable.
+    """
+    task = MatchingTask(
+        recipe,
+        teacher=teacher,
+        student=student,
+        decoder=decoder,
+        pairs=pairs,
+        catalogue=catalogue,
+        timesteps=timesteps,
+        structure=structure,
+    )
+    loop.run(
+        task,
+        folder,
+        steps=recipe.steps,
+        seed=recipe.seed,
+        title="matching",
+        progress_bar=progress_bar,
+    )
+    if processes.is_main():
+        networks.save(task.averaged, Path(folder) / "unet")
+    processes.barrier()
+    return task.averaged

@@ -1,0 +1,157 @@
+"""Owns what a structural training sees: noised latents of the pairs and points of the teacher's paths. Knows no loss.
+
+Three kinds of samples. Noised: the teacher's x₀ with freshly drawn noise, x_t = α x₀ + σ ε. Not the noise that made the
+x₀: those two belong together, and of such couples the mean noise at x_t is not the score that the teacher has learned.
+Path: x_t as the teacher's solver passed through it. First: pure noise at the teacher's first timestep, as in serving.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Generator, Tensor
+
+from distillation.losses.predictions import min_snr_weights
+from distillation.trainers import pairs as pairs_of_teacher
+from distillation.trainers.catalogue import Catalogue
+from distillation.trainers.errors import RecipeRefused
+from distillation.trainers.pairs import Pairs
+from distillation.trainers.schedule import NoiseSchedule
+from distillation.trainers.teacher import Teacher
+
+
+@dataclass(frozen=True)
+class Shares:
+    """What a batch consists of, and at which timesteps its latents are noised; see `density`."""
+
+    path_share: float = 0.3  # of the samples
+    first_timestep_share: float = 0.1  # of the samples; the rest is noised
+    min_snr_gamma: float = 5.0
+    weight_floor: float = 0.35
+
+    def __post_init__(self) -> None:
+        for name in ("path_share", "first_timestep_share"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is a share, 0 to below 1, not {getattr(self, name)}.")
+        if self.path_share + self.first_timestep_share >= 1:
+            raise ValueError(
+                f"path_share ({self.path_share}) and first_timestep_share ({self.first_timestep_share}) leave no "
+                "noised samples."
+            )
+        if not self.min_snr_gamma > 0:
+            raise ValueError(f"min_snr_gamma must be positive, not {self.min_snr_gamma}.")
+        if not 0 < self.weight_floor <= 1:
+            raise ValueError(
+                f"weight_floor must be above 0 and at most 1, not {self.weight_floor}."
+            )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """latents: x_t, fp32 [B, C, h, w]; timesteps: int64 [B]; prompt_embeds: fp32 [B, tokens, width].
+
+    hard: fp32 [H, C, h, w], for the first H samples, the noised ones: what was drawn, as the teacher's prediction type.
+    """
+
+    latents: Tensor
+    timesteps: Tensor
+    prompt_embeds: Tensor
+    hard: Tensor
+
+
+class Batches:
+    """Draws batches of `size` samples; each depends on the generator alone."""
+
+    def __init__(
+        self, shares: Shares, *, size: int, teacher: Teacher, pairs: Pairs, catalogue: Catalogue
+    ) -> None:
+        """Raises RecipeRefused where the pairs do not offer what the shares ask for."""
+        self._paths = _count(shares.path_share, size)
+        self._firsts = _count(shares.first_timestep_share, size)
+        self.noised = size - self._paths - self._firsts
+        if self.noised < 1:
+            raise RecipeRefused(
+                f"batch ({size} samples) has no room for a noised one beside path_share and first_timestep_share."
+            )
+        if not len(pairs):
+            raise RecipeRefused("There are no pairs to train on.")
+        if int(pairs.prompts.max()) >= len(catalogue):
+            raise RecipeRefused(
+                f"The pairs have the prompt {int(pairs.prompts.max())}, the catalogue {len(catalogue)} prompts: they "
+                "were made of another catalogue."
+            )
+        if self._paths and not pairs.path_timesteps:
+            raise RecipeRefused(
+                f"path_share is {shares.path_share}, but the pairs hold no path points: give 0, or path_timesteps in "
+                "the recipe of the pairs."
+            )
+        self.size = size
+        self._shares = shares
+        self._teacher = teacher
+        self._pairs = pairs
+        self._catalogue = catalogue
+        weights = density(teacher.schedule, gamma=shares.min_snr_gamma, floor=shares.weight_floor)
+        self._cumulative = weights.cumsum(0)
+
+    def only_noised(self, size: int) -> "Batches":
+        """Of the same pairs, without path points and pure noise."""
+        return Batches(
+            replace(self._shares, path_share=0.0, first_timestep_share=0.0),
+            size=size,
+            teacher=self._teacher,
+            pairs=self._pairs,
+            catalogue=self._catalogue,
+        )
+
+    def draw(self, generator: Generator) -> Batch:
+        """On the teacher's device. `generator` is on the CPU."""
+        rows = pairs_of_teacher.drawn(self._pairs, self.size, generator)
+        noised, paths, firsts = rows.split([self.noised, self._paths, self._firsts])
+        steps = draw_timesteps(self._cumulative, self.noised, generator)
+        clean = self._pairs.latents[noised].float()
+        noise = torch.randn(clean.shape, generator=generator)
+        schedule = self._teacher.schedule
+        latents, timesteps = [schedule.noised(clean, noise, steps)], [steps]
+        # From x₀, not from the noise, which says nothing of v where α is 0.
+        hard = schedule.converted(
+            clean, latents[0], steps, source="sample", target=schedule.prediction_type
+        )
+        if self._paths:
+            points = torch.randint(
+                len(self._pairs.path_timesteps), (self._paths,), generator=generator
+            )
+            latents.append(self._pairs.path[paths, points].float())
+            timesteps.append(torch.tensor(self._pairs.path_timesteps)[points])
+        if self._firsts:
+            latents.append(self._pairs.noise(firsts))
+            timesteps.append(torch.full((self._firsts,), max(self._teacher.timesteps)))
+        device = self._teacher.device
+        return Batch(
+            latents=torch.cat(latents).to(device),
+            timesteps=torch.cat(timesteps).to(device),
+            prompt_embeds=self._catalogue.embeds(self._pairs.prompts[rows]).to(device),
+            hard=hard.to(device),
+        )
+
+
+def density(schedule: NoiseSchedule, *, gamma: float, floor: float) -> Tensor:
+    """How often each timestep is noised to, fp64 [timesteps] of sum 1: ∝ max(min-SNR weight of the prediction, floor).
+
+    Its expected gradient is that of min-SNR weights (Hang et al., arXiv 2303.09556) without work on samples that hardly
+    count. The floor keeps the noisiest steps, where the weight of v vanishes and every sampling starts.
+    """
+    weights = min_snr_weights(
+        schedule.alphas, schedule.sigmas, prediction_type=schedule.prediction_type, gamma=gamma
+    ).clamp(min=floor)
+    return weights / weights.sum()
+
+
+def draw_timesteps(cumulative: Tensor, count: int, generator: Generator) -> Tensor:
+    """int64 [count], ascending, one from each of `count` equal parts of the probability (Kingma et al., 2107.00630)."""
+    offset = torch.rand(1, generator=generator, dtype=torch.float64)
+    places = (torch.arange(count) + offset) / count * cumulative[-1]
+    return torch.searchsorted(cumulative, places, right=True).clamp(max=len(cumulative) - 1)
+
+
+def _count(share: float, size: int) -> int:
+    """At least one, if any are asked for."""
+    return max(1, round(share * size)) if share else 0

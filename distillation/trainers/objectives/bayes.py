@@ -1,0 +1,176 @@
+"""The student's prior is the teacher's posterior, cut to the student's structure. Knows no loop.
+
+After Grabovoy & Strijov, "Bayesian distillation of deep learning models", Automation and Remote Control 82(11), 2021.
+The posterior is Laplace's, of the teacher's own loss; removed weights are conditioned on zero (`students.pruning`).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch import Generator, Tensor, nn
+
+from distillation.losses.bayes import DiagonalGaussian, divergence, prior_penalty
+from distillation.losses.noise_regression import noise_regression
+from distillation.students import channels, cuts, pruning, unets, widths
+from distillation.students.posterior import Posterior
+from distillation.trainers import posterior as posteriors
+from distillation.trainers.objectives import checks, passes
+from distillation.trainers.objectives.batches import Batch
+from distillation.trainers.objectives.protocol import Listened, Sources
+from distillation.trainers.posterior import Estimate, PosteriorRecipe
+from distillation.trainers.student import StudentRecipe
+from distillation.trainers.teacher import Teacher
+
+FORMS = ("point", "kl")
+INITIAL_VARIANCE = 1e-6  # of a weight; less where the prior is narrower
+SPEED = (
+    30.0  # a logarithm of a variance moves so many times as fast as a weight, at one learning rate
+)
+
+
+@dataclass(frozen=True)
+class BayesRecipe:
+    """‖ε_w − ε_S‖² + 2τ²/d · (β/N) · (−log prior, or KL), the evidence bound per example in units of the first term.
+
+    form: "point", the student is one point; or "kl", a normal distribution of each weight, trained by reparametrised
+    draws, of which the means are kept. beta: β, 1 for Bayes' rule, which with far more weights than examples lets
+    nothing move; less to temper. examples: N, the number of pairs if None. fisher_batches, fisher_batch: how many
+    batches of how many samples the Fisher information is of; precision: λ of the teacher's prior. initial_variance: of
+    "kl" alone, of each weight. guidance_scale: w, the teacher's own if None.
+    """
+
+    method: str = "bayes"
+    form: str = "point"
+    beta: float = 1e-3
+    examples: int | None = None
+    fisher_batches: int = 128
+    fisher_batch: int = 8
+    precision: float = 1.0
+    initial_variance: float | None = None
+    guidance_scale: float | None = None
+
+    def __post_init__(self) -> None:
+        checks.is_method(self.method, "bayes")
+        if self.form not in FORMS:
+            raise ValueError(f"form must be one of {', '.join(FORMS)}, not {self.form!r}.")
+        checks.is_not_negative(beta=self.beta, precision=self.precision)
+        checks.is_at_least_1(
+            examples=self.examples,
+            fisher_batches=self.fisher_batches,
+            fisher_batch=self.fisher_batch,
+        )
+        checks.is_positive(
+            initial_variance=self.initial_variance, guidance_scale=self.guidance_scale
+        )
+        if self.form == "point" and self.initial_variance is not None:
+            raise ValueError("initial_variance is of the form kl; the form point has no variances.")
+
+    def estimate(self, sources: Sources) -> Estimate:
+        """The teacher's posterior, kept in the stage's folder: made by the first call, read by others."""
+        return posteriors.estimate(
+            PosteriorRecipe(
+                batches=self.fisher_batches, examples=self.examples, precision=self.precision
+            ),
+            teacher=sources.teacher,
+            batches=sources.batches.only_noised(self.fisher_batch),
+            examples=len(sources.pairs),
+            folder=sources.folder,
+            progress_bar=sources.progress_bar,
+        )
+
+    def make(self, sources: Sources, student: UNet2DConditionModel) -> "Bayes":
+        return Bayes(self, sources, student)
+
+
+class LogVariances(nn.Module):
+    """log s² of each of a network's parameters."""
+
+    def __init__(self, initial: list[Tensor]) -> None:
+        """initial: s², one of each parameter's shape, in the parameters' order."""
+        super().__init__()
+        self.values = nn.ParameterList([value.log() / SPEED for value in initial])
+
+    def variances(self) -> list[Tensor]:
+        return [(SPEED * value).exp() for value in self.values]
+
+
+class Bayes:
+    """See BayesRecipe."""
+
+    def __init__(
+        self, recipe: BayesRecipe, sources: Sources, student: UNet2DConditionModel
+    ) -> None:
+        self._recipe = recipe
+        self._teacher = sources.teacher
+        self._student = student
+        self._scale = passes.scale_of(
+            sources.teacher, recipe.guidance_scale, field="guidance_scale"
+        )
+        known = recipe.estimate(sources)
+        prior = prior_of(known.posterior, sources.teacher, sources.student_recipe)
+        device = sources.teacher.device
+        names = [name for name, _ in student.named_parameters()]
+        self.prior = DiagonalGaussian(
+            [prior.mean[name].to(device) for name in names],
+            [prior.variance[name].to(device) for name in names],
+        )
+        self._examples = known.examples
+        self._nats = 2 * known.variance / known.values  # mean squared error per nat of an example
+        self.listens_to = Listened()
+        self.modules: dict[str, nn.Module] = {}
+        if recipe.form == "kl":
+            largest = recipe.initial_variance or INITIAL_VARIANCE
+            initial = [value.clamp(max=largest) for value in self.prior.variances]
+            self._logarithms = LogVariances(initial)
+            self.modules = {"log_variances": self._logarithms}
+
+    def losses(self, batch: Batch, generator: Generator) -> dict[str, Tensor]:
+        beta, examples = self._recipe.beta, self._examples
+        if self._recipe.form == "point":
+            prediction = passes.of_student(self._student, self._teacher, batch)
+            weights = list(self._student.parameters())
+            prior = prior_penalty(weights, self.prior, beta=beta, examples=examples)
+        else:
+            posterior = DiagonalGaussian(
+                list(self._student.parameters()), self._logarithms.variances()
+            )
+            prediction = self._drawn(posterior, batch, generator)
+            prior = divergence(posterior, self.prior, beta=beta, examples=examples)
+        target = passes.guided_by(self._teacher, batch, guidance_scale=self._scale)
+        return {"guided": noise_regression(prediction, target), "prior": self._nats * prior}
+
+    def _drawn(self, posterior: DiagonalGaussian, batch: Batch, generator: Generator) -> Tensor:
+        """The prediction of a student drawn from q: w = μ + s ξ, with gradients in μ and s."""
+        seed = int(torch.randint(2**62, (1,), generator=generator))
+        device = self._teacher.device
+        draws = torch.Generator(device).manual_seed(seed)
+        weights = {
+            name: mean + variance.sqrt() * torch.randn(mean.shape, generator=draws, device=device)
+            for (name, mean), variance in zip(
+                self._student.named_parameters(), posterior.variances, strict=True
+            )
+        }
+        with self._teacher.autocast():
+            output: Tensor = torch.func.functional_call(
+                self._student,
+                weights,
+                (batch.latents, batch.timesteps),
+                {"encoder_hidden_states": batch.prompt_embeds, "return_dict": False},
+            )[0]
+        return output.float()
+
+
+def prior_of(posterior: Posterior, teacher: Teacher, recipe: StudentRecipe) -> Posterior:
+    """Of the student's weights: the posterior of those it keeps. Channels are chosen as in `student.make`, by m²÷σ²."""
+    config = unets.complete(teacher.unet.config)
+    if recipe.cut is not None:
+        cut = cuts.cut_named(recipe.cut)
+        posterior = pruning.prior_of_cut(posterior, teacher_config=config, cut=cut)
+        config = cuts.student_config(config, cut)
+    if recipe.share < 1:
+        scores = pruning.channel_scores(posterior, channels.layout(config))
+        posterior = pruning.prior_of_widths(
+            posterior, widths.plan(config, recipe.share, scores=scores)
+        )
+    return posterior

@@ -1,0 +1,89 @@
+"""One pass of the student is the guided teacher's two, and its stages' outputs are the teacher's. Knows no loop.
+
+Meng et al., arXiv 2210.03142, for one scale; features as LAPTOP-Diff normalises them (arXiv 2404.11098).
+"""
+
+from dataclasses import dataclass
+
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch import Generator, Tensor, nn
+
+from distillation.losses.features import normalised_matching
+from distillation.losses.noise_regression import guidance_distillation, noise_regression
+from distillation.trainers.errors import RecipeRefused
+from distillation.trainers.objectives import checks, passes
+from distillation.trainers.objectives.batches import Batch
+from distillation.trainers.objectives.protocol import Listened, Sources
+from distillation.trainers.student import feature_pairs
+
+
+@dataclass(frozen=True)
+class GuidanceRecipe:
+    """‖ε_w − ε_S‖² + hard_weight · ‖hard − ε_S‖² + feature_weight · Σ features.
+
+    guidance_scale: w, the teacher's own if None. hard_weight: λ_t, of what was drawn, 0 to 0.1: it pulls towards the
+    unguided. feature_weight: of all layers together; None is 1 where the student has layers of the teacher's shapes,
+    and 0 where it has none, as a narrower one.
+    """
+
+    method: str = "guidance"
+    guidance_scale: float | None = None
+    hard_weight: float = 0.0
+    feature_weight: float | None = None
+
+    def __post_init__(self) -> None:
+        checks.is_method(self.method, "guidance")
+        checks.is_positive(guidance_scale=self.guidance_scale)
+        checks.is_share(hard_weight=self.hard_weight)
+        checks.is_not_negative(feature_weight=self.feature_weight)
+
+    def make(self, sources: Sources, student: UNet2DConditionModel) -> "Guidance":
+        return Guidance(self, sources, student)
+
+
+class Guidance:
+    """See GuidanceRecipe."""
+
+    def __init__(
+        self, recipe: GuidanceRecipe, sources: Sources, student: UNet2DConditionModel
+    ) -> None:
+        self._recipe = recipe
+        self._teacher = sources.teacher
+        self._student = student
+        self._scale = passes.scale_of(
+            sources.teacher, recipe.guidance_scale, field="guidance_scale"
+        )
+        pairs = feature_pairs(sources.teacher, sources.student_recipe)
+        if recipe.feature_weight and not pairs:
+            raise RecipeRefused(
+                f"feature_weight is {recipe.feature_weight}, but a student of cut {sources.student_recipe.cut} and "
+                f"width {sources.student_recipe.width} has no layers that are paired with the teacher's: give 0, or "
+                "the method mmd."
+            )
+        given = recipe.feature_weight
+        self._feature_weight = (1.0 if pairs else 0.0) if given is None else given
+        if not self._feature_weight:
+            pairs = ()
+        self.listens_to = Listened(
+            tuple(name for name, _ in pairs), tuple(name for _, name in pairs)
+        )
+        self.modules: dict[str, nn.Module] = {}
+
+    def losses(self, batch: Batch, generator: Generator) -> dict[str, Tensor]:
+        with passes.listening(self._teacher.unet, self.listens_to.teacher) as theirs:
+            text = passes.with_text(self._teacher, batch)
+        without = text if self._scale == 1 else passes.without_text(self._teacher, batch)
+        with passes.listening(self._student, self.listens_to.student) as ours:
+            prediction = passes.of_student(self._student, self._teacher, batch)
+        losses = {
+            "guided": guidance_distillation(prediction, without, text, guidance_scale=self._scale)
+        }
+        if self._recipe.hard_weight:
+            hard = noise_regression(prediction[: len(batch.hard)], batch.hard)
+            losses["hard"] = self._recipe.hard_weight * hard
+        if self._feature_weight:
+            losses["features"] = self._feature_weight * normalised_matching(
+                [ours[name] for name in self.listens_to.student],
+                [theirs[name] for name in self.listens_to.teacher],
+            )
+        return losses

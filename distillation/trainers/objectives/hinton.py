@@ -1,0 +1,89 @@
+"""Soft targets of the teacher and hard ones of the data, averaged (Hinton et al., arXiv 1503.02531). Knows no loop.
+
+A diffusion network has no classes. Its d outputs of a sample can be read as d logits, softened by a temperature; at a
+high temperature that is the regression of the outputs, exactly, and this is what no temperature stands for.
+"""
+
+from dataclasses import dataclass
+
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch import Generator, Tensor, nn
+
+from distillation.losses.noise_regression import noise_regression
+from distillation.losses.soft_targets import soft_loss, target_log_probabilities, weighted_average
+from distillation.trainers.objectives import checks, passes
+from distillation.trainers.objectives.batches import Batch
+from distillation.trainers.objectives.protocol import Listened, Sources
+
+
+@dataclass(frozen=True)
+class HintonRecipe:
+    """soft_weight · soft + (1 − soft_weight) · hard.
+
+    soft: towards the guided teacher's outputs; hard: towards what was drawn, of the noised samples. temperature: T, in
+    the unit of the outputs; None is its limit, the regression. guidance_scale: of the teacher, its own if None.
+    """
+
+    method: str = "hinton"
+    soft_weight: float = 0.9
+    temperature: float | None = None
+    guidance_scale: float | None = None
+
+    def __post_init__(self) -> None:
+        checks.is_method(self.method, "hinton")
+        checks.is_share(soft_weight=self.soft_weight)
+        checks.is_positive(temperature=self.temperature, guidance_scale=self.guidance_scale)
+        if not self.soft_weight:
+            for name in ("temperature", "guidance_scale"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"{name} is of the soft targets, and soft_weight is 0.")
+
+    def make(self, sources: Sources, student: UNet2DConditionModel) -> "Hinton":
+        return Hinton(self, sources, student)
+
+
+class Hinton:
+    """See HintonRecipe."""
+
+    def __init__(
+        self, recipe: HintonRecipe, sources: Sources, student: UNet2DConditionModel
+    ) -> None:
+        self._recipe = recipe
+        self._teacher = sources.teacher
+        self._student = student
+        self._scale = passes.scale_of(
+            sources.teacher, recipe.guidance_scale, field="guidance_scale"
+        )
+        self.listens_to = Listened()
+        self.modules: dict[str, nn.Module] = {}
+
+    def losses(self, batch: Batch, generator: Generator) -> dict[str, Tensor]:
+        prediction = passes.of_student(self._student, self._teacher, batch)
+        hard = noise_regression(prediction[: len(batch.hard)], batch.hard)
+        nothing = hard.new_zeros(())
+        share = self._recipe.soft_weight
+        losses = {"hard": weighted_average(nothing, hard, soft_weight=share)}
+        if share:
+            target = passes.guided_by(self._teacher, batch, guidance_scale=self._scale)
+            soft = softened_regression(prediction, target, temperature=self._recipe.temperature)
+            losses["soft"] = weighted_average(soft, nothing, soft_weight=share)
+        return losses
+
+
+def softened_regression(prediction: Tensor, target: Tensor, *, temperature: float | None) -> Tensor:
+    """2 T² · KL of the softmax over the d outputs of a sample + (difference of their means)²; both are [B, ...].
+
+    The softmax does not see what is added to all outputs, so the means are regressed beside it. Twice, because
+    T² · KL → ‖z − v‖² ÷ 2d of centred logits: then the whole tends to the mean squared difference, which is the value
+    for None. A low temperature weighs the large outputs of the teacher more.
+    """
+    if temperature is None:
+        return noise_regression(prediction, target)
+    logits, wanted = prediction.flatten(1), target.flatten(1)
+    soft = soft_loss(
+        logits,
+        target_log_probabilities(wanted, temperature=temperature),
+        temperature=temperature,
+    )
+    means = noise_regression(logits.mean(1, keepdim=True), wanted.mean(1, keepdim=True))
+    return 2 * soft + means

@@ -1,0 +1,121 @@
+"""Every layer of the student speaks like the teacher's layers beside it, by MMD, as does its output. Knows no loop.
+
+Huang & Wang, arXiv 1707.01219. Layers: the outputs of all residual blocks, attentions and stages. Channels are the
+samples, so a student of any cut and any width has such pairs.
+"""
+
+import re
+from dataclasses import dataclass
+
+import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch import Generator, Tensor, nn
+
+from distillation.losses.mmd import Gaussian, Kernel, Polynomial, depth_weights, layers_mmd2, linear
+from distillation.losses.noise_regression import guidance_distillation
+from distillation.trainers.objectives import checks, passes
+from distillation.trainers.objectives.batches import Batch
+from distillation.trainers.objectives.protocol import Listened, Sources
+
+KERNELS: dict[str, Kernel] = {
+    "linear": linear,
+    "polynomial": Polynomial(),
+    "gaussian": Gaussian(),
+}
+_LAYER = re.compile(
+    r"(down_blocks|up_blocks)\.\d+(\.(resnets|attentions)\.\d+)?|mid_block(\.(resnets|attentions)\.\d+)?"
+)
+
+
+@dataclass(frozen=True)
+class MmdRecipe:
+    """‖ε_w − ε_S‖² + ½ mmd_weight · the mean over the student's layers of Σ_l ω_l MMD² to the teacher's layers l.
+
+    kernel: of KERNELS. reach: how far apart two layers may lie, as a share of the depth (`losses.mmd.depth_weights`).
+    nearest: of each student layer only so many of the teacher's layers, those of the largest ω; 0 is all, which costs
+    the most. samples: of a batch whose layers are compared, drawn anew each time; MMD² is a mean over samples, so with
+    fewer it is noisier, not biased. guidance_scale: w, the teacher's own if None.
+    """
+
+    method: str = "mmd"
+    kernel: str = "polynomial"
+    mmd_weight: float = 1.0
+    reach: float = 0.1
+    nearest: int = 3
+    samples: int = 8
+    guidance_scale: float | None = None
+
+    def __post_init__(self) -> None:
+        checks.is_method(self.method, "mmd")
+        if self.kernel not in KERNELS:
+            raise ValueError(f"kernel must be one of {', '.join(KERNELS)}, not {self.kernel!r}.")
+        checks.is_positive(
+            mmd_weight=self.mmd_weight, reach=self.reach, guidance_scale=self.guidance_scale
+        )
+        checks.is_not_negative(nearest=self.nearest)
+        checks.is_at_least_1(samples=self.samples)
+
+    def make(self, sources: Sources, student: UNet2DConditionModel) -> "Mmd":
+        return Mmd(self, sources, student)
+
+
+class Mmd:
+    """See MmdRecipe."""
+
+    def __init__(self, recipe: MmdRecipe, sources: Sources, student: UNet2DConditionModel) -> None:
+        self._recipe = recipe
+        self._teacher = sources.teacher
+        self._student = student
+        self._scale = passes.scale_of(
+            sources.teacher, recipe.guidance_scale, field="guidance_scale"
+        )
+        probe = sources.batches.draw(torch.Generator().manual_seed(0))
+        theirs = _heights(sources.teacher.unet, sources, probe)
+        ours = _heights(student, sources, probe)
+        self.listens_to = Listened(tuple(theirs), tuple(ours))
+        weights = depth_weights(_depths(ours), _depths(theirs), reach=recipe.reach)
+        self._weights = nearest(weights, recipe.nearest) / len(ours)
+        self.modules: dict[str, nn.Module] = {}
+
+    def losses(self, batch: Batch, generator: Generator) -> dict[str, Tensor]:
+        samples = torch.randperm(len(batch.latents), generator=generator)[: self._recipe.samples]
+        with passes.listening(
+            self._teacher.unet, self.listens_to.teacher, samples=samples
+        ) as theirs:
+            text = passes.with_text(self._teacher, batch)
+        without = text if self._scale == 1 else passes.without_text(self._teacher, batch)
+        with passes.listening(self._student, self.listens_to.student, samples=samples) as ours:
+            prediction = passes.of_student(self._student, self._teacher, batch)
+        layers = layers_mmd2(
+            [ours[name] for name in self.listens_to.student],
+            [theirs[name] for name in self.listens_to.teacher],
+            weights=self._weights,
+            kernel=KERNELS[self._recipe.kernel],
+        )
+        return {
+            "guided": guidance_distillation(prediction, without, text, guidance_scale=self._scale),
+            "mmd": 0.5 * self._recipe.mmd_weight * layers,
+        }
+
+
+def nearest(weights: Tensor, count: int) -> Tensor:
+    """Of each row the `count` largest values, made to sum to 1 again, the others 0; all for 0. weights [L_S, L_T]."""
+    if not count or count >= weights.shape[1]:
+        return weights
+    values, places = weights.topk(count, dim=1)
+    return torch.zeros_like(weights).scatter(1, places, values / values.sum(1, keepdim=True))
+
+
+@torch.no_grad()
+def _heights(network: UNet2DConditionModel, sources: Sources, probe: Batch) -> dict[str, int]:
+    """Of each layer, in the order of the pass, the height of its map."""
+    names = [name for name, _ in network.named_modules() if _LAYER.fullmatch(name)]
+    with passes.listening(network, names) as outputs:
+        passes.of_student(network, sources.teacher, probe)
+    return {name: output.shape[2] for name, output in outputs.items()}
+
+
+def _depths(heights: dict[str, int]) -> list[tuple[float, int]]:
+    """(depth from 0 at the first layer to 1 at the last, height)."""
+    last = max(1, len(heights) - 1)
+    return [(place / last, height) for place, height in enumerate(heights.values())]

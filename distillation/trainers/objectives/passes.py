@@ -1,0 +1,86 @@
+"""Passes of the teacher and the student, and the layers' outputs on the way. Knows no loss."""
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch import Tensor, nn
+
+from distillation.losses.noise_regression import guided
+from distillation.trainers.errors import RecipeRefused
+from distillation.trainers.objectives.batches import Batch
+from distillation.trainers.student import predict
+from distillation.trainers.teacher import Teacher
+
+
+@contextmanager
+def listening(
+    network: nn.Module, names: Collection[str], *, samples: Tensor | None = None
+) -> Iterator[dict[str, Tensor]]:
+    """While it lasts, the outputs of the modules of these names, in the order of the pass; each pass replaces them.
+
+    samples: int64, only of these of the batch; None is all. Of a module that gives several tensors the first is taken.
+    """
+    outputs: dict[str, Tensor] = {}
+    handles = []
+    try:
+        for name in names:
+            hook = partial(_keep, outputs, name, samples)
+            handles.append(network.get_submodule(name).register_forward_hook(hook))
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()  # else copies of the network, as averages are, would write here too
+
+
+def _keep(
+    outputs: dict[str, Tensor],
+    name: str,
+    samples: Tensor | None,
+    module: nn.Module,
+    inputs: Any,
+    output: Any,
+) -> None:
+    first: Tensor = output[0] if isinstance(output, tuple) else output
+    outputs.pop(name, None)  # so that the order is that of the last pass
+    outputs[name] = first if samples is None else first[samples]
+
+
+def of_student(student: UNet2DConditionModel, teacher: Teacher, batch: Batch) -> Tensor:
+    """fp32 [B, C, h, w], of the teacher's prediction type, with gradients."""
+    with teacher.autocast():
+        return predict(student, batch.latents, batch.timesteps, batch.prompt_embeds)
+
+
+def with_text(teacher: Teacher, batch: Batch) -> Tensor:
+    """One pass, unguided: fp32 [B, C, h, w]."""
+    return teacher.predict(batch.latents, batch.timesteps, batch.prompt_embeds, guidance_scale=1)
+
+
+def without_text(teacher: Teacher, batch: Batch) -> Tensor:
+    """One pass of the empty text: fp32 [B, C, h, w]. Only for a teacher that `scale_of` found can be guided."""
+    if teacher.negative is None:
+        raise RecipeRefused(f"{teacher.manifest.name} stores no embeddings of the empty text.")
+    empty = teacher.negative.expand(len(batch.latents), -1, -1)
+    return teacher.predict(batch.latents, batch.timesteps, empty, guidance_scale=1)
+
+
+def guided_by(teacher: Teacher, batch: Batch, *, guidance_scale: float) -> Tensor:
+    """fp32 [B, C, h, w]: two passes, or one where the scale is 1."""
+    text = with_text(teacher, batch)
+    if guidance_scale == 1:
+        return text
+    return guided(without_text(teacher, batch), text, guidance_scale=guidance_scale)
+
+
+def scale_of(teacher: Teacher, given: float | None, *, field: str) -> float:
+    """The guidance scale of a recipe's field, the teacher's own if None. Raises RecipeRefused."""
+    scale = teacher.guidance_scale if given is None else given
+    if scale != 1 and teacher.negative is None:
+        raise RecipeRefused(
+            f"{field} is {scale}, but {teacher.manifest.name} stores no embeddings of the empty text: give 1, or "
+            "register the teacher with guidance."
+        )
+    return scale

@@ -1,0 +1,189 @@
+"""The table of recipes: all that shapes a student beside its teacher and its catalogue. Knows no tensors.
+
+A run takes one by its name, and may change single fields (`changes`).
+"""
+
+from dataclasses import dataclass, field, replace
+
+from distillation.evaluation.latency import SpeedRecipe
+from distillation.evaluation.verdicts import Margins
+from distillation.trainers.decoder import DecoderRecipe
+from distillation.trainers.errors import RecipeRefused
+from distillation.trainers.matching import MatchingRecipe
+from distillation.trainers.objectives.bayes import BayesRecipe
+from distillation.trainers.objectives.ensemble import EnsembleRecipe
+from distillation.trainers.objectives.hinton import HintonRecipe
+from distillation.trainers.objectives.methods import MethodRecipe
+from distillation.trainers.objectives.mmd import MmdRecipe
+from distillation.trainers.pairs import PairsRecipe
+from distillation.trainers.quantise import QuantiseRecipe
+from distillation.trainers.regression import RegressionRecipe
+from distillation.trainers.structure import StructureRecipe
+from distillation.trainers.student import StudentRecipe
+from distillation.trainers.teacher import Teacher
+
+
+@dataclass(frozen=True)
+class EvaluationRecipe:
+    """seeds_per_variant, from first_seed on: none of them is a pair's, so no training has seen them.
+
+    margins: what counts as no worse than the teacher, said before anything is measured. speed: None = not measured.
+    """
+
+    seeds_per_variant: int = 4
+    first_seed: int = 0
+    margins: Margins = field(default_factory=Margins)
+    speed: SpeedRecipe | None = field(default_factory=SpeedRecipe)
+
+    def __post_init__(self) -> None:
+        if self.seeds_per_variant < 1 or self.first_seed < 0:
+            raise ValueError("seeds_per_variant must be at least 1, and first_seed not below 0.")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """timesteps: in which the student is served, descending; they are folded into its weights.
+
+    image_size: of the teachers that it is made for, pixels a side. regression, matching: None leaves the stage out.
+    """
+
+    name: str
+    summary: str
+    image_size: int
+    timesteps: tuple[int, ...]
+    student: StudentRecipe = field(default_factory=StudentRecipe)
+    pairs: PairsRecipe = field(default_factory=PairsRecipe)
+    decoder: DecoderRecipe = field(default_factory=DecoderRecipe)
+    structure: StructureRecipe = field(default_factory=StructureRecipe)
+    regression: RegressionRecipe | None = field(default_factory=RegressionRecipe)
+    matching: MatchingRecipe | None = field(default_factory=MatchingRecipe)
+    quantise: QuantiseRecipe = field(default_factory=QuantiseRecipe)
+    evaluation: EvaluationRecipe = field(default_factory=EvaluationRecipe)
+
+    def __post_init__(self) -> None:
+        for name in ("student", "pairs", "decoder", "structure", "quantise", "evaluation"):
+            if getattr(self, name) is None:
+                raise ValueError(f"{name} cannot be left out; only regression and matching can.")
+        if not self.timesteps or min(self.timesteps) < 0:
+            raise ValueError(f"timesteps must be whole numbers from 0, not {self.timesteps}.")
+        if any(
+            later >= earlier
+            for earlier, later in zip(self.timesteps, self.timesteps[1:], strict=False)
+        ):
+            raise ValueError(f"timesteps must be descending, not {self.timesteps}.")
+        if self.regression is not None:
+            passes = len(self.regression.pass_weights)
+            if passes != len(self.timesteps):
+                raise ValueError(
+                    f"timesteps has {len(self.timesteps)} passes and regression.pass_weights {passes}: give as many."
+                )
+            if unknown := sorted(set(self.timesteps[1:]) - set(self.pairs.path_timesteps)):
+                raise ValueError(
+                    f"timesteps after the first begin at stored points of the teacher's path: add {unknown} to "
+                    "pairs.path_timesteps, or choose among these."
+                )
+        elif self.matching is not None:
+            raise ValueError(
+                "matching needs a student that regression has warmed up: leave it out as well, or set regression."
+            )
+
+    def check(self, teacher: Teacher) -> None:
+        """Raises RecipeRefused, which names the field, if the recipe is not for such a teacher."""
+        sizes = teacher.manifest.image_sizes
+        if sizes[0] != (self.image_size, self.image_size):
+            raise RecipeRefused(
+                f"image_size: the recipe {self.name} is for teachers of {self.image_size} × {self.image_size} pixels, "
+                f"{teacher.manifest.name} makes {sizes[0][0]} × {sizes[0][1]}. Choose another recipe: "
+                f"{', '.join(RECIPES)}."
+            )
+        steps = len(teacher.schedule)
+        if self.timesteps[0] >= steps:
+            raise RecipeRefused(
+                f"timesteps must be below the teacher's {steps}, not {self.timesteps}."
+            )
+        alphas = teacher.schedule.alphas
+        if teacher.schedule.prediction_type == "epsilon" and not alphas[self.timesteps[0]] > 0:
+            raise RecipeRefused(
+                f"timesteps begins at {self.timesteps[0]}, where the latents are noise alone: a teacher that predicts "
+                "the noise says nothing there. Begin earlier, such as at 625."
+            )
+
+
+# --- the starter's --------------------------------------------------------------------------------
+ONE_STEP = Recipe(
+    name="starter-1step",
+    summary="The starter's student: one pass of the tiny cut.",
+    image_size=128,
+    timesteps=(999,),
+    pairs=PairsRecipe(seeds_per_variant=48),
+)
+TWO_STEP = replace(
+    ONE_STEP,
+    name="starter-2step",
+    summary="Two passes of the tiny cut.",
+    timesteps=(999, 499),
+    regression=RegressionRecipe(pass_weights=(1.0, 1.0), simulated=0.5),
+)
+
+
+def _method(
+    name: str, objective: MethodRecipe, summary: str, *, weight_decay: float = 0.01
+) -> Recipe:
+    """One method of the structure stage alone; the student then takes ten passes."""
+    return replace(
+        ONE_STEP,
+        name=name,
+        summary=f"{summary} The structure stage alone, ten passes.",
+        timesteps=tuple(range(999, 0, -100)),
+        structure=StructureRecipe(objective=objective, weight_decay=weight_decay),
+        regression=None,
+        matching=None,
+    )
+
+
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        ONE_STEP,
+        TWO_STEP,
+        Recipe(
+            name="sd15-tiny-1step",
+            summary="Stable Diffusion 1.5 at 512 × 512: one pass of BK-SDM's tiny cut.",
+            image_size=512,
+            timesteps=(
+                625,
+            ),  # at 999 an error of the predicted noise is 14.6 times as large in the picture
+            pairs=PairsRecipe(
+                seeds_per_variant=200,
+                num_inference_steps=40,
+                path_timesteps=(749, 499, 249),
+                batch=8,
+                shard=64,
+            ),
+            decoder=DecoderRecipe(
+                channels=64, blocks=(3, 3, 3, 1), steps=20_000, batch=8, learning_rate=5e-4
+            ),
+            structure=StructureRecipe(steps=20_000, batch=64, learning_rate=5e-5, warmup=500),
+            regression=RegressionRecipe(
+                steps=20_000, batch=32, learning_rate=1e-5, final_learning_rate=1e-6, warmup=500
+            ),
+            matching=MatchingRecipe(steps=3000, batch=64),
+        ),
+        _method("hinton", HintonRecipe(), "Soft and hard targets (Hinton et al. 2015)."),
+        _method("ensemble", EnsembleRecipe(), "Several teachers, weighted by their agreement."),
+        _method("mmd", MmdRecipe(), "MMD between the outputs of all layers (Huang & Wang 2017)."),
+        _method(
+            "bayes",
+            BayesRecipe(),
+            "The teacher's posterior as the student's prior (Grabovoy & Strijov 2021).",
+            weight_decay=0.0,
+        ),
+    )
+}
+
+
+def named(name: str) -> Recipe:
+    """Of the table. Raises RecipeRefused."""
+    if name not in RECIPES:
+        raise RecipeRefused(f"recipe: there is no {name!r}; there are {', '.join(RECIPES)}.")
+    return RECIPES[name]

@@ -1,0 +1,235 @@
+"""Turns a release into a folder that stock diffusers loads: fp16, nothing of ours in it. Knows no Django, no database.
+
+A student's folder makes the engine's own pictures with StableDiffusionPipeline. For that it gets a time embedding again
+(`folding.unfold`), a noise schedule on which stock DDIM walks its timesteps, and an image encoder that is all zeros.
+"""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from generation.engine import folding, quantization, release
+from generation.engine.errors import ReleaseInvalid
+from generation.engine.networks import WEIGHTS, read_config, tiny_vae
+from generation.engine.release import ENCODER_FOLDERS, FOLDED_UNET, TINY_VAE, Manifest
+
+README = "README.md"
+SCHEDULER = Path("scheduler", "scheduler_config.json")
+# Stock classes of the noise schedulers that walk the timesteps of `importing`.
+SCHEDULERS = {
+    "ddim": "DDIMScheduler",
+    "dpmsolver++": "DPMSolverMultistepScheduler",
+    "unipc": "UniPCMultistepScheduler",
+    "euler": "EulerDiscreteScheduler",
+    "lcm": "LCMScheduler",
+    "tcd": "TCDScheduler",
+}
+
+
+def export(release_dir: Path, target: Path, *, encoder_dir: Path | None = None) -> None:
+    """Make the new folder `target`, whole or not at all.
+
+    encoder_dir: the folder with the text encoder that a release without one was made for: its teacher's. Raises
+    ReleaseInvalid.
+    """
+    release_dir, target = Path(release_dir), Path(target)
+    manifest = release.verify(release_dir)
+    encoder = _encoder(manifest, release_dir, encoder_dir)
+    if target.exists():
+        raise ReleaseInvalid(f"{target} exists already. Give another name, or remove it.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".exporting-", dir=target.parent) as temporary:
+        folder = Path(temporary) / target.name
+        try:
+            config, timesteps = _noise_schedule(manifest, _json(release_dir / SCHEDULER))
+            _unet(release_dir / "unet", folder / "unet", timesteps)
+            _vae(release_dir / "vae", folder / "vae")
+            for name in ENCODER_FOLDERS:
+                _in_fp16(encoder / name, folder / name)
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            raise ReleaseInvalid(f"{release_dir}: {error}") from error
+        _write_json(folder / SCHEDULER, config)
+        _write_json(folder / "model_index.json", _index(folder, config["_class_name"]))
+        (folder / README).write_text(_readme(manifest), "utf-8")
+        for path in folder.rglob("*.safetensors"):
+            path.chmod(0o644)  # safetensors writes for the owner alone
+        folder.rename(target)
+
+
+def _encoder(manifest: Manifest, release_dir: Path, encoder_dir: Path | None) -> Path:
+    if encoder_dir is None and not manifest.has_encoder:
+        raise ReleaseInvalid(
+            f"{manifest.name} holds no text encoder: give the folder of its teacher, {manifest.parent}."
+        )
+    folder = Path(encoder_dir) if encoder_dir is not None else release_dir
+    found = release.encoder_fingerprint(folder)
+    if found != manifest.encoder_fingerprint:
+        raise ReleaseInvalid(
+            f"The text encoder of {folder} has the fingerprint {found[:12]}…, {manifest.name} needs "
+            f"{manifest.encoder_fingerprint[:12]}…. Give the folder of its teacher, {manifest.parent}."
+        )
+    return folder
+
+
+# --- the noise schedule ---------------------------------------------------------------------------
+def _noise_schedule(manifest: Manifest, config: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
+    """scheduler_config.json, and the timesteps that stock diffusers then gives to the U-Net. Raises ReleaseInvalid."""
+    name = SCHEDULERS[manifest.noise_scheduler]
+    plain = {key: value for key, value in config.items() if not key.startswith("_")}
+    exported = {
+        "_class_name": name,
+        "_diffusers_version": diffusers.__version__,
+        **plain,
+        "prediction_type": manifest.prediction_type,
+        "clip_sample": False,
+        "thresholding": False,
+        "steps_offset": 1,  # StableDiffusionPipeline puts 1 there whatever the file says
+    }
+    if _is_walked(exported, manifest.timesteps):
+        return exported, manifest.timesteps
+    trailing = {**exported, "timestep_spacing": "trailing"}
+    if _is_walked(trailing, manifest.timesteps):
+        return trailing, manifest.timesteps
+    if manifest.noise_scheduler != "ddim" or not plain.get("set_alpha_to_one"):
+        raise ReleaseInvalid(
+            f"{manifest.name}: stock {name} cannot walk the timesteps {manifest.timesteps[:8]} in "
+            f"{len(manifest.timesteps)} steps. Only a release with evenly spaced timesteps can be exported."
+        )
+    # The noise levels of its timesteps alone, as a schedule of its own: stock DDIM then walks all of it.
+    steps = len(manifest.timesteps)
+    levels = _ddim(exported).alphas_cumprod.double()[list(reversed(manifest.timesteps))]
+    before = torch.cat([torch.ones(1, dtype=torch.float64), levels[:-1]])
+    short = {
+        **trailing,
+        "num_train_timesteps": steps,
+        "trained_betas": (1 - levels / before).tolist(),
+        "rescale_betas_zero_snr": False,  # the levels are rescaled already
+    }
+    return short, list(reversed(range(steps)))
+
+
+def _is_walked(config: dict[str, Any], timesteps: Sequence[int]) -> bool:
+    """Whether the stock noise scheduler steps exactly on these timesteps, and from the last one to clean latents."""
+    kind = getattr(diffusers, config["_class_name"])
+    accepted = kind._get_init_keys(kind)
+    noise_scheduler = kind(**{key: value for key, value in config.items() if key in accepted})
+    noise_scheduler.set_timesteps(len(timesteps))
+    if [float(timestep) for timestep in noise_scheduler.timesteps] != list(map(float, timesteps)):
+        return False
+    if config["_class_name"] != "DDIMScheduler":
+        return True
+    stride = config.get("num_train_timesteps", 1000) // len(timesteps)
+    following = [*timesteps[1:], -1]
+    return all(
+        now - stride == then or (then < 0 and now - stride < 0)
+        for now, then in zip(timesteps, following, strict=True)
+    )
+
+
+def _ddim(config: dict[str, Any]) -> DDIMScheduler:
+    accepted = DDIMScheduler._get_init_keys(DDIMScheduler)
+    return DDIMScheduler(**{key: value for key, value in config.items() if key in accepted})
+
+
+# --- networks -------------------------------------------------------------------------------------
+def _unet(source: Path, target: Path, timesteps: Sequence[int]) -> None:
+    config = read_config(source)
+    if config["_class_name"] != FOLDED_UNET:
+        _in_fp16(source, target)
+        return
+    tensors = quantization.dequantise(load_file(source / WEIGHTS), torch.float32)
+    unet = folding.unfold(config, tensors, timesteps)
+    for name, tensor in unet.state_dict().items():
+        quantization.require_fp16(name, tensor)
+    unet.half().save_pretrained(target)
+
+
+def _vae(source: Path, target: Path) -> None:
+    config = read_config(source)
+    if config["_class_name"] != TINY_VAE:
+        _in_fp16(source, target)
+        return
+    vae = tiny_vae(config)
+    state = {name: torch.zeros_like(tensor) for name, tensor in vae.state_dict().items()}
+    vae.load_state_dict({**state, **load_file(source / WEIGHTS)})
+    vae.half().save_pretrained(target)
+
+
+def _in_fp16(source: Path, target: Path) -> None:
+    """A copy of a component's folder, its floating-point weights as fp16."""
+    for path in sorted(source.rglob("*")):
+        copy = target / path.relative_to(source)
+        if path.is_dir():
+            continue
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix != ".safetensors":
+            shutil.copyfile(path, copy)
+            continue
+        tensors = load_file(path)
+        for name, tensor in tensors.items():
+            if tensor.is_floating_point():
+                quantization.require_fp16(name, tensor)
+                tensors[name] = tensor.half()
+        save_file(tensors, copy, {"format": "pt"})
+
+
+# --- what stock diffusers and people read ---------------------------------------------------------
+def _index(folder: Path, scheduler: str) -> dict[str, Any]:
+    text_encoder = _json(folder / "text_encoder" / "config.json").get("architectures")
+    return {
+        "_class_name": "StableDiffusionPipeline",
+        "_diffusers_version": diffusers.__version__,
+        "feature_extractor": [None, None],
+        "image_encoder": [None, None],
+        "requires_safety_checker": False,
+        "safety_checker": [None, None],
+        "scheduler": ["diffusers", scheduler],
+        "text_encoder": ["transformers", (text_encoder or ["CLIPTextModel"])[0]],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", read_config(folder / "vae")["_class_name"]],
+    }
+
+
+def _readme(manifest: Manifest) -> str:
+    width, height = manifest.image_sizes[0]
+    lines = [
+        f"# {manifest.name}",
+        "",
+        f"The {manifest.kind} `{manifest.name}`, exported as fp16 for stock diffusers.",
+        "",
+        "```python",
+        "from diffusers import StableDiffusionPipeline",
+        "",
+        'pipeline = StableDiffusionPipeline.from_pretrained("DIR")',
+        f'pipeline("a text", width={width}, height={height}, num_inference_steps={manifest.num_inference_steps}, '
+        f"guidance_scale={manifest.guidance_scale:g}).images[0]",
+        "```",
+        "",
+    ]
+    if manifest.kind == "student":
+        lines += [
+            f"Use exactly {manifest.num_inference_steps} steps and this guidance: it was distilled for them from "
+            f"{manifest.parent}, and for {len(manifest.covered_variants)} prompts.",
+            "The VAE can only decode: its encoder is all zeros, since making images from text needs none.",
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text("utf-8"))
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")

@@ -1,0 +1,158 @@
+"""A U-Net that is only asked at a few fixed timesteps needs no time embedding. Knows no files and no quantisation.
+
+The residual block computes conv1(…) + time_emb_proj(SiLU(embedding(t))): at a fixed t the second term is one number per
+channel, so it joins the bias of conv1, exactly. What is left has, in each residual block, one bias per step.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch import Tensor
+
+from generation.engine.errors import ReleaseInvalid
+
+TIME_EMBEDDING = "time_embedding."
+TIME_PROJECTION = ".time_emb_proj."
+BIAS = "conv1.bias"
+
+# Fields that change what is computed, with the values that `student` computes.
+_ACCEPTED: dict[str, tuple[Any, ...]] = {
+    "act_fn": ("silu", "swish"),
+    "addition_embed_type": (None,),
+    "attention_type": ("default",),
+    "center_input_sample": (False,),
+    "class_embed_type": (None,),
+    "conv_in_kernel": (3,),
+    "conv_out_kernel": (3,),
+    "cross_attention_norm": (None,),
+    "downsample_padding": (1,),
+    "dual_cross_attention": (False,),
+    "encoder_hid_dim": (None,),
+    "encoder_hid_dim_type": (None,),
+    "mid_block_scale_factor": (1,),
+    "mid_block_type": ("UNetMidBlock2DCrossAttn", None),
+    "num_attention_heads": (None,),  # diffusers takes the number of heads from `attention_head_dim`
+    "num_class_embeds": (None,),
+    "resnet_out_scale_factor": (1,),
+    "resnet_skip_time_act": (False,),
+    "resnet_time_scale_shift": ("default",),
+    "time_cond_proj_dim": (None,),
+    "time_embedding_type": ("positional",),
+    "upcast_attention": (False,),
+}
+_ACCEPTED_PER_LEVEL: dict[str, tuple[Any, ...]] = {
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    "only_cross_attention": (False,),
+}
+
+
+def fold(unet: UNet2DConditionModel, timesteps: Sequence[int]) -> dict[str, Tensor]:
+    """The network's tensors in fp32 on the CPU without its time embedding; biases of conv1 are [steps, channels].
+
+    timesteps: those that it will be asked at, in the order of the steps. Raises ReleaseInvalid, naming the field.
+    """
+    check(unet.config)
+    with torch.no_grad():
+        embedding = _embedding(unet, timesteps)
+        biases = {
+            f"{name}.{BIAS}": block.conv1.bias + block.time_emb_proj(block.nonlinearity(embedding))
+            for name, block in _residual_blocks(unet)
+        }
+    kept = {name: tensor for name, tensor in unet.state_dict().items() if not _vanishes(name)}
+    return {
+        name: biases.get(name, tensor).detach().float().cpu().contiguous()
+        for name, tensor in kept.items()
+    }
+
+
+def unfold(
+    config: Mapping[str, Any], tensors: Mapping[str, Tensor], timesteps: Sequence[int]
+) -> UNet2DConditionModel:
+    """A network with a time embedding, in fp32, that computes at each of the timesteps what the folded one does.
+
+    The first layers of the time embedding are arbitrary; their projection into each residual block is the one of least
+    norm that gives its biases, so that another timestep gives a mixture of them. Raises ReleaseInvalid.
+    """
+    check(config)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        unet = UNet2DConditionModel.from_config(_plain(config)).requires_grad_(False).eval()
+        for parameter in unet.time_embedding.parameters():
+            # Larger than at birth: the embeddings of neighbouring timesteps must differ. Values that fp16 holds.
+            parameter.copy_((2 * parameter).half())
+        embedding = _embedding(unet, timesteps)
+        whole = dict(tensors)
+        for name, block in _residual_blocks(unet):
+            biases = tensors[f"{name}.{BIAS}"].double()
+            mean = biases.mean(dim=0)
+            inputs = block.nonlinearity(embedding).double()
+            projection = (torch.linalg.pinv(inputs) @ (biases - mean)).T
+            whole[f"{name}.{BIAS}"] = mean.float()
+            whole[f"{name}{TIME_PROJECTION}weight"] = projection.float()
+            whole[f"{name}{TIME_PROJECTION}bias"] = torch.zeros_like(mean, dtype=torch.float32)
+        unet.load_state_dict({**unet.state_dict(), **whole})
+    return unet
+
+
+def shapes(config: Mapping[str, Any], steps: int) -> dict[str, torch.Size]:
+    """Name and shape of every tensor of a folded network. Raises ReleaseInvalid, naming the field."""
+    check(config)
+    try:
+        with torch.device("meta"):
+            unet = UNet2DConditionModel.from_config(_plain(config))
+    except (TypeError, ValueError, ZeroDivisionError, IndexError) as error:
+        raise ReleaseInvalid(f"unet/config.json describes no network: {error}") from error
+    biases = {f"{name}.{BIAS}" for name, _ in _residual_blocks(unet)}
+    return {
+        name: torch.Size((steps, *tensor.shape)) if name in biases else tensor.shape
+        for name, tensor in unet.state_dict().items()
+        if not _vanishes(name)
+    }
+
+
+def check(config: Mapping[str, Any]) -> None:
+    """Raises ReleaseInvalid for a configuration that cannot be folded and served, naming the field."""
+    for field, accepted in itertools.chain(_ACCEPTED.items(), _ACCEPTED_PER_LEVEL.items()):
+        found = config.get(field, accepted[0])
+        values = found if field in _ACCEPTED_PER_LEVEL and _is_list(found) else [found]
+        for value in values:
+            if value not in accepted:
+                raise ReleaseInvalid(
+                    f"unet/config.json: {field} has {value!r}. A student's must be "
+                    f"{' or '.join(map(repr, accepted))}."
+                )
+    for field in ("norm_num_groups", "cross_attention_dim", "sample_size", "in_channels"):
+        if not isinstance(config.get(field), int):
+            raise ReleaseInvalid(
+                f"unet/config.json: {field} must be one whole number, not {config.get(field)!r}."
+            )
+
+
+def _embedding(unet: UNet2DConditionModel, timesteps: Sequence[int]) -> Tensor:
+    """[steps, width of the time embedding]: what every residual block projects."""
+    projected = unet.time_proj(torch.tensor(list(timesteps), device=unet.device))
+    embedding = unet.time_embedding(projected.to(unet.dtype))
+    return embedding if unet.time_embed_act is None else unet.time_embed_act(embedding)
+
+
+def _residual_blocks(unet: UNet2DConditionModel) -> list[tuple[str, ResnetBlock2D]]:
+    return [
+        (name, module) for name, module in unet.named_modules() if isinstance(module, ResnetBlock2D)
+    ]
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list | tuple)
+
+
+def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in config.items() if not name.startswith("_")}
+
+
+def _vanishes(name: str) -> bool:
+    return name.startswith(TIME_EMBEDDING) or TIME_PROJECTION in name

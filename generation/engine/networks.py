@@ -1,0 +1,97 @@
+"""Reads the networks of a release onto a device, each by the class that its config.json names. Knows no requests."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from generation.engine import quantization
+from generation.engine.device import Device
+from generation.engine.release import FOLDED_UNET, TINY_VAE
+from generation.engine.student import FoldedUNet
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+def load_unet(folder: Path, device: Device) -> UNet2DConditionModel | FoldedUNet:
+    """Frozen, in the device's dtype. Raises OSError, ValueError, RuntimeError, SafetensorError or ReleaseInvalid."""
+    config = read_config(folder)
+    if config["_class_name"] != FOLDED_UNET:
+        return _stock(UNet2DConditionModel, folder, device, device.dtype)
+    tensors = read_quantised(folder / WEIGHTS, device)
+    return FoldedUNet(config, tensors).requires_grad_(False).eval()
+
+
+def load_vae(folder: Path, device: Device) -> AutoencoderKL | AutoencoderTiny:
+    """Frozen. Raises as `load_unet`."""
+    config = read_config(folder)
+    if config["_class_name"] != TINY_VAE:
+        return _stock(AutoencoderKL, folder, device, _vae_dtype(device, config))
+    with torch.device("meta"):
+        vae = tiny_vae(config)
+    vae.encoder = nn.Identity()  # a student makes images only
+    vae.load_state_dict(read_quantised(folder / WEIGHTS, device), assign=True)
+    return _placed(vae, device)
+
+
+def tiny_vae(config: Mapping[str, Any]) -> AutoencoderTiny:
+    """Untrained. diffusers stores a field for others, `block_out_channels`, and warns of it when it reads it."""
+    accepted = AutoencoderTiny._get_init_keys(AutoencoderTiny)
+    return AutoencoderTiny(**{key: value for key, value in config.items() if key in accepted})
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "config.json").read_text("utf-8"))
+
+
+def read_quantised(path: Path, device: Device) -> dict[str, Tensor]:
+    """Tensors as `quantization.quantise` stores them, multiplied out one by one: the rest waits in the file."""
+    tensors: dict[str, Tensor] = {}
+    with safe_open(path, framework="pt", device=str(device.place)) as stored:
+        names = set(stored.keys())
+        for name in sorted(names):
+            scale = name + quantization.SCALE
+            if scale in names:
+                tensors[name] = quantization.multiplied_out(
+                    stored.get_tensor(name), stored.get_tensor(scale), device.dtype
+                )
+            elif not name.endswith(quantization.SCALE):
+                tensor = stored.get_tensor(name)
+                if not tensor.is_floating_point():
+                    raise ValueError(f"the int8 weight {name} has no {scale}")
+                tensors[name] = tensor.to(device.dtype)
+    return tensors
+
+
+def _stock(kind: Any, folder: Path, device: Device, dtype: torch.dtype) -> Any:
+    network, info = kind.from_pretrained(
+        folder,
+        torch_dtype=dtype,
+        use_safetensors=True,
+        local_files_only=True,
+        output_loading_info=True,
+    )
+    if missing := sorted(info["missing_keys"]):  # else they would stay random
+        raise ValueError(f"the weights of {folder.name} lack {', '.join(missing[:3])}")
+    return _placed(network, device)
+
+
+def _placed(network: Any, device: Device) -> Any:
+    network.requires_grad_(False).eval()
+    # Convolutions of a CPU and of tensor cores read this layout directly.
+    layout = torch.preserve_format if device.place.type == "mps" else torch.channels_last
+    return network.to(device.place).to(memory_format=layout)
+
+
+def _vae_dtype(device: Device, config: dict[str, Any]) -> torch.dtype:
+    """A VAE with force_upcast overflows in fp16 (activations beyond 65,504); bf16 has the range of fp32."""
+    if device.dtype == torch.float16 and config.get("force_upcast", True):
+        return torch.float32
+    return device.dtype

@@ -1,0 +1,80 @@
+"""Subjects as processes beside this one, asked in turns, so that only one computes; and what memory a process takes."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+ROOT = Path(__file__).resolve().parents[2]
+QUIET = {
+    "TRANSFORMERS_VERBOSITY": "error",
+    "DIFFUSERS_VERBOSITY": "error",
+    "PYTHONWARNINGS": "ignore::FutureWarning",  # of names that older diffusers has alone
+}
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Resident bytes of a process: now, and the most that it ever had (None where the system does not say)."""
+
+    resident: int
+    peak: int | None
+
+    def __str__(self) -> str:
+        peak = "" if self.peak is None else f" (peak {self.peak / 2**20:.0f})"
+        return f"{self.resident / 2**20:.0f} MiB{peak}"
+
+    def plain(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def memory(pid: int) -> Memory:
+    """VmHWM is the peak of this process's own program: it starts anew with it, unlike what getrusage says."""
+    peak = None
+    status = Path(f"/proc/{pid}/status")
+    if status.exists():
+        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        peak = 1024 * int(lines["VmHWM"].split()[0])
+    return Memory(psutil.Process(pid).memory_info().rss, peak)
+
+
+class Process:
+    """A `tests.bench.subject` that has loaded. Use as a context manager."""
+
+    def __init__(self, kind: str, *arguments: object) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.bench.subject", kind, *map(str, arguments)],
+            cwd=ROOT,
+            env={**os.environ, **QUIET},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.load_seconds = float(self._answer()["load_seconds"])
+
+    def images(self, count: int) -> dict[str, Any]:
+        assert self._process.stdin
+        self._process.stdin.write(json.dumps({"images": count}) + "\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def memory(self) -> Memory:
+        return memory(self._process.pid)
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the measured process ended with {self._process.wait()}")
+        return json.loads(line)
+
+    def __enter__(self) -> "Process":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate()  # the end of stdin ends it

@@ -1,0 +1,112 @@
+"""The same side by side at Stable Diffusion 1.5's true shape, 512 × 512: real layout, bytes and time, random weights.
+
+The weights are made on the spot, so no picture means anything. Of the teacher's 50 steps a few are run; the rest is
+extrapolated, and the output says so.
+"""
+
+import gc
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from transformers import CLIPTextConfig
+from transformers.models.clip.modeling_clip import CLIPTextModel
+
+from distillation.students import cuts
+from distillation.trainers import decoder as decoders
+from distillation.trainers import recipes
+from generation.engine import bundle, importing, release
+from generation.engine.importing import Options
+from tests.bench import distilled
+from tests.bench.distilled import Say
+from tests.tiny import make_sd15_folder
+
+ROUNDS = 2
+STEPS = 2  # of the teacher that are run
+IMAGES = 3  # of the engine in one turn
+VARIANTS = 200
+RECIPE = "sd15-tiny-1step"
+UNET = {"sample_size": 64, "cross_attention_dim": 768}  # the rest is diffusers' default
+VAE = {
+    "block_out_channels": (128, 256, 512, 512),
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "layers_per_block": 2,
+    "sample_size": 512,
+}
+TEXT = {
+    "vocab_size": 49_408,
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "projection_dim": 768,
+}
+
+
+def measure(*, rounds: int, say: Say) -> dict[str, Any]:
+    scratch = Path(tempfile.mkdtemp(prefix="retort-sd15-"))
+    try:
+        say(
+            "\nStable Diffusion 1.5's shape, 512 × 512, random weights. Making them (8 GB of disk) …"
+        )
+        teacher, student = scratch / "teacher", scratch / "student"
+        make_teacher(teacher)
+        make_student(student, teacher)
+        return distilled.measure(
+            student, teacher, rounds=rounds, say=say, steps=STEPS, engine_images=IMAGES
+        )
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def make_teacher(target: Path) -> None:
+    """A release of 1.07 thousand million fp16 weights."""
+    source = target.with_name("checkpoint")
+    make_sd15_folder(source, fp16=False)
+    toy = json.loads((source / "text_encoder/config.json").read_text())
+    for part in ("unet", "vae", "text_encoder"):
+        shutil.rmtree(source / part)
+    torch.manual_seed(15)
+    UNet2DConditionModel(**UNET).half().save_pretrained(source / "unet")
+    gc.collect()
+    AutoencoderKL(**VAE).half().save_pretrained(source / "vae")
+    CLIPTextModel(CLIPTextConfig(**{**toy, **TEXT})).half().save_pretrained(source / "text_encoder")
+    importing.import_folder(
+        source, target, name="sd15-shape", options=Options(steps=50, guidance_scale=7.5)
+    )
+    shutil.rmtree(source)
+    gc.collect()
+
+
+def make_student(target: Path, teacher: Path) -> None:
+    """The bundle that the recipe leads to, untrained, with the embeddings of VARIANTS prompt variants."""
+    recipe = recipes.named(RECIPE)
+    if recipe.student.cut is None or recipe.student.share != 1:
+        raise ValueError(f"{RECIPE} makes another student than this: {recipe.student}")
+    manifest = release.read(teacher)
+    config = cuts.student_config(
+        UNet2DConditionModel.load_config(teacher, subfolder="unet"),
+        cuts.cut_named(recipe.student.cut),
+    )
+    torch.manual_seed(16)
+    bundle.write(
+        target,
+        unet=UNet2DConditionModel.from_config(config),
+        decoder=decoders.build(recipe.decoder, latent_channels=4),
+        scheduler_config=json.loads((teacher / "scheduler/scheduler_config.json").read_text()),
+        timesteps=recipe.timesteps,
+        name=RECIPE,
+        teacher=manifest,
+        slugs=[f"variant-{number}" for number in range(VARIANTS)],
+        texts=[f"text {number}" for number in range(VARIANTS)],
+        prompt_embeds=torch.randn(VARIANTS, *manifest.embedding_shape).half(),
+        recipe={"name": RECIPE},
+        code_revision="",
+    )
+    gc.collect()

@@ -1,0 +1,234 @@
+"""The whole stack with the student: images a second beside the engine alone, latency around it, submissions, memory.
+
+Ratios are taken side by side, in turns, as the median of several rounds: machines are noisy.
+"""
+
+import http.client
+import json
+import os
+import shutil
+import signal
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from tqdm import tqdm
+
+from generation.engine import release
+from tests.acceptance.stack import Stack, wait_for
+from tests.bench.processes import memory
+
+BATCH = 8
+IMAGES = 128  # per round, engine and stack alike
+IDLE_JOBS = 150
+SUBMIT_SECONDS = 5.0
+Say = Callable[[str], None]
+
+
+@contextmanager
+def serving(student: Path) -> Iterator[Stack]:
+    """A stack of its own with one generation worker that has the student active."""
+    home = Path(tempfile.mkdtemp(prefix="retort-bench-"))
+    stack = Stack(home, workers=1, env={"LOG_LEVEL": "WARNING"})
+    try:
+        name = release.read(student).name
+        known = {
+            row["name"]: row["status"] for row in stack.http.get("/v1/releases").json()["results"]
+        }
+        if name not in known:
+            stack.manage("release", "register", str(student))
+        if known.get(name) != "active":
+            stack.manage("release", "activate", name)
+            _restart_worker(stack)
+        yield stack
+    finally:
+        stack.stop()
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def _restart_worker(stack: Stack) -> None:
+    """So that it holds the student alone, and not what was active before as well."""
+    before = stack.pid("generation-1")
+    os.kill(before, signal.SIGTERM)
+    wait_for(lambda: stack.pid("generation-1") != before, 60, "the worker is started again")
+    wait_for(stack.workers_alive, 60, "the worker is ready")
+
+
+def measure(stack: Stack, *, student: str, rounds: int, say: Say) -> dict[str, Any]:
+    """Print and return everything. student: the name of the active student."""
+    slug = variant(stack)
+    saturated(stack, slug, 10_000)  # warm
+    say(f"\nEngine alone ({student}, files included)")
+    batches = {}
+    for batch in (1, 4, BATCH):
+        batches[batch] = engine(stack, slug, batch, 8 * batch)
+        say(f"  batch {batch}: {batches[batch]:7.2f} images/s")
+    alone, whole = [], []
+    for turn in tqdm(range(rounds), desc="saturation, in turns", leave=False, disable=None):
+        alone.append(engine(stack, slug, BATCH, IMAGES))
+        whole.append(saturated(stack, slug, 20_000 + 1000 * turn))
+    ratio = statistics.median(w / a for w, a in zip(whole, alone, strict=True))
+    say(f"\nWhole stack at saturation, batches of {BATCH}, median of {rounds} rounds in turns")
+    say(
+        f"  stack {statistics.median(whole):.2f} images/s, engine {statistics.median(alone):.2f}: ratio {ratio:.3f}"
+    )
+    spans = sorted(around_the_engine(stack, slug))
+    p50, p99 = statistics.median(spans), spans[int(0.99 * len(spans))]
+    say(f"\nPOST to finished less the device's time, idle, {len(spans)} jobs one after another")
+    say(f"  p50 {p50:.1f} ms, p99 {p99:.1f} ms")
+    submitted, bare = submissions(stack, slug)
+    say("\nSubmissions, 4 connections, one web process, load generator on the same cores")
+    say(
+        f"  {submitted:.0f} jobs/s; a bare Django view beside it {bare:.0f}/s: ratio {submitted / bare:.2f}"
+    )
+    return {
+        "engine_images_per_second": batches,
+        "stack_images_per_second": statistics.median(whole),
+        "engine_images_per_second_beside": statistics.median(alone),
+        "stack_to_engine": ratio,
+        "around_the_engine_ms": {"p50": p50, "p99": p99},
+        "submissions_per_second": submitted,
+        "bare_view_per_second": bare,
+    }
+
+
+def memories(stack: Stack, say: Say) -> dict[str, Any]:
+    """Resident memory of the stack's own processes after they have made pictures of the student."""
+    slug = variant(stack)
+    jobs = [stack.submit(variant=slug, seed=5_000 + seed)["id"] for seed in range(2 * BATCH)]
+    stack.ended(jobs, 120)
+    say("\nResident memory of the stack's processes, serving the student alone")
+    found = {}
+    for name in ("generation-1", "web", "encode", "light", "beat"):
+        seen = memory(stack.pid(name))
+        found[name] = seen.plain()
+        say(f"  {name:<16} {seen}")
+    return found
+
+
+def variant(stack: Stack) -> str:
+    """A slug that the student covers."""
+    (row,) = stack.query(
+        "SELECT manifest -> 'covered_variants' -> 0 AS slug FROM generation_release"
+        " WHERE kind = 'student' AND status = 'active'"
+    )
+    return (
+        row["slug"]
+        or stack.http.get("/v1/variants", params={"limit": 1}).json()["results"][0]["slug"]
+    )
+
+
+def engine(stack: Stack, slug: str, batch: int, count: int) -> float:
+    """Images a second of the engine alone, files included, loading not."""
+    out = tempfile.mkdtemp()
+    printed = stack.manage(
+        "generate", "--release", "student", "--variant", slug, "--batch", str(batch),
+        "--count", str(count), "--out", out, "--json",
+    )  # fmt: skip
+    shutil.rmtree(out)
+    figures = json.loads(printed)
+    return 1 / sum(figures[f"{part}_seconds_per_image"] for part in ("unet", "decoder", "file"))
+
+
+def saturated(stack: Stack, slug: str, seed: int) -> float:
+    """Images a second through the whole stack while the queue is never empty: first claim to last commit.
+
+    The worker is frozen while the jobs queue up: it would be faster than whoever submits them.
+    """
+    pid = stack.pid("generation-1")
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        ids = [stack.submit(variant=slug, seed=seed + index)["id"] for index in range(IMAGES)]
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    while True:
+        time.sleep(0.5)  # whoever looks more often takes the cores that are measured
+        row = stack.query(
+            "SELECT count(finished_at) AS ended, extract(epoch FROM max(finished_at) - min(started_at)) AS s"
+            " FROM generation_job WHERE id = ANY(%s::uuid[])",
+            ids,
+        )[0]
+        if row["ended"] == IMAGES:
+            return IMAGES / float(row["s"])
+
+
+class Client:
+    """A kept connection that costs little itself."""
+
+    def __init__(self, stack: Stack) -> None:
+        address = urlsplit(stack.run["base_url"])
+        self._connection = http.client.HTTPConnection(address.hostname or "", address.port)
+        self._headers = {
+            "Authorization": f"Bearer {stack.run['api_key']}",
+            "Content-Type": "application/json",
+        }
+
+    def __call__(self, method: str, path: str, body: object = None) -> dict[str, Any]:
+        data = None if body is None else json.dumps(body)
+        self._connection.request(method, path, data, self._headers)
+        answer = self._connection.getresponse()
+        content = json.loads(answer.read() or b"{}")
+        if answer.status >= 400:
+            raise RuntimeError(f"{method} {path} was answered with {answer.status}: {content}")
+        return content
+
+
+def around_the_engine(stack: Stack, slug: str) -> list[float]:
+    """Milliseconds from POST to the finished answer, less the device's time, one job at a time."""
+    client = Client(stack)
+    spans = []
+    for seed in tqdm(range(IDLE_JOBS), desc="idle latency", leave=False, disable=None):
+        asked = {"variant": slug, "seed": 1_000_000 + seed}
+        started = time.perf_counter()
+        job = client("POST", "/v1/jobs", asked)
+        while job["status"] not in ("succeeded", "failed"):
+            job = client("GET", f"/v1/jobs/{job['id']}?wait=30")
+        spans.append(1000 * (time.perf_counter() - started - job["metrics"]["device_seconds"]))
+    return spans[10:]
+
+
+def requests_per_second(
+    stack: Stack, call: Callable[[Client, int], None], threads: int = 4
+) -> float:
+    """Answered requests a second over kept connections."""
+    done = [0] * threads
+    until = time.monotonic() + SUBMIT_SECONDS
+
+    def work(number: int) -> None:
+        client = Client(stack)
+        while time.monotonic() < until:
+            call(client, number * 1_000_000 + done[number])
+            done[number] += 1
+
+    workers = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return sum(done) / SUBMIT_SECONDS
+
+
+def submissions(stack: Stack, slug: str) -> tuple[float, float]:
+    """Submissions a second, and a bare Django view's (/health/live) beside it, with the worker frozen."""
+
+    def submit(client: Client, seed: int) -> None:
+        client("POST", "/v1/jobs", {"variant": slug, "seed": 2_000_000 + seed})
+
+    def bare(client: Client, _seed: int) -> None:
+        client("GET", "/health/live")
+
+    pid = stack.pid("generation-1")
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        return requests_per_second(stack, submit), requests_per_second(stack, bare)
+    finally:
+        stack.query(
+            "UPDATE generation_job SET status = 'canceled', finished_at = now() WHERE status = 'queued' RETURNING id"
+        )
+        os.kill(pid, signal.SIGCONT)

@@ -1,0 +1,150 @@
+"""A process of its own that generates on demand: stock diffusers, or our engine. It answers in JSON lines.
+
+    python -m tests.bench.subject stock FOLDER DTYPE GUIDANCE STEPS TEXT …
+    python -m tests.bench.subject engine FOLDER
+
+Each line of stdin is an order, answered by one line: `{"images": n}` makes n pictures one after another.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+FIRST_SEED = 1_000
+PROMPTS = 2
+
+
+class Subject(Protocol):
+    def images(self, count: int) -> dict[str, Any]: ...
+
+
+class Stock:
+    """diffusers' own StableDiffusionPipeline, used as its documentation shows."""
+
+    def __init__(self, folder: str, dtype: str, guidance: str, steps: str, *texts: str) -> None:
+        import torch
+        from diffusers import DDIMScheduler, StableDiffusionPipeline
+        from diffusers.utils import logging as diffusers_logging
+        from transformers.utils import logging as transformers_logging
+
+        diffusers_logging.disable_progress_bar()
+        transformers_logging.disable_progress_bar()
+        self.torch = torch
+        self.pipe = StableDiffusionPipeline.from_pretrained(
+            folder,
+            torch_dtype=getattr(torch, dtype),
+            local_files_only=True,
+            safety_checker=None,
+            requires_safety_checker=False,
+        )
+        if not isinstance(self.pipe.scheduler, DDIMScheduler):
+            self.pipe.scheduler = DDIMScheduler.from_config(self.pipe.scheduler.config)
+        self.pipe.set_progress_bar_config(disable=True)
+        self.guidance_scale, self.steps = float(guidance), int(steps)
+        self.texts = texts
+        self.made = 0
+
+    def images(self, count: int) -> dict[str, Any]:
+        """Seconds of each picture from its text to a Pillow image, and of the parts of them."""
+        seconds, parts = [], []
+        for _ in range(count):
+            marks: list[float] = []
+
+            def mark(
+                pipe: Any, step: int, timestep: int, tensors: dict[str, Any]
+            ) -> dict[str, Any]:
+                marks.append(time.perf_counter())  # noqa: B023  used up before the next turn
+                return tensors
+
+            seed = self.torch.Generator().manual_seed(FIRST_SEED + self.made)
+            text = self.texts[self.made % len(self.texts)]
+            self.made += 1
+            started = time.perf_counter()
+            self.pipe(
+                text,
+                num_inference_steps=self.steps,
+                guidance_scale=self.guidance_scale,
+                generator=seed,
+                callback_on_step_end=mark,
+            )
+            ended = time.perf_counter()
+            step = (marks[-1] - marks[0]) / (self.steps - 1)
+            seconds.append(ended - started)
+            parts.append(
+                {
+                    "before": marks[0] - started - step,  # the text, twice with guidance
+                    "step": step,
+                    "decoder": ended - marks[-1],
+                }
+            )
+        return {"seconds": seconds, "parts": parts}
+
+
+class Engine:
+    """Our engine with a student's bundle, one picture at a time."""
+
+    def __init__(self, folder: str) -> None:
+        from generation.engine import bundle, files, pipeline, request
+
+        self.request, self.files = request, files
+        self.loaded = pipeline.load(folder)
+        self.size = self.loaded.manifest.image_sizes[0]
+        # As many as the texts that stock diffusers gets; their keys and values are kept after the first picture.
+        self.prompts = bundle.read_prompts(Path(folder))[:PROMPTS]
+        self.made = 0
+        self.images(len(self.prompts))
+
+    def images(self, count: int) -> dict[str, Any]:
+        """Seconds of each picture from its request to its pixels, and of the parts of them; its file's apart."""
+        seconds, parts = [], []
+        for _ in range(count):
+            prompt = self.prompts[self.made % len(self.prompts)]
+            asked = self.request.GenerationRequest(
+                prompt.embedding, FIRST_SEED + self.made, *self.size
+            )
+            self.made += 1
+            timings = self.request.Timings()
+            started = time.perf_counter()
+            (result,) = self.loaded.generate([asked], timings=timings)
+            ended = time.perf_counter()
+            if result.pixels is None:
+                raise result.error or RuntimeError("no pixels")
+            self.files.encode(result.pixels, "webp")
+            seconds.append(ended - started)
+            parts.append(
+                {
+                    "unet": timings.unet_seconds,
+                    "decoder": timings.decoder_seconds,
+                    "file": time.perf_counter() - ended,
+                }
+            )
+        return {"seconds": seconds, "parts": parts, "device": self.loaded.describe()}
+
+
+class Libraries:
+    """Nothing but what both others import: the floor of their memory."""
+
+    def __init__(self) -> None:
+        import generation.engine.pipeline  # noqa: F401
+
+    def images(self, count: int) -> dict[str, Any]:
+        return {}
+
+
+KINDS: dict[str, Any] = {"stock": Stock, "engine": Engine, "libraries": Libraries}
+
+
+def main(kind: str, *arguments: str) -> None:
+    import generation.engine  # noqa: F401  before torch: it says how long OpenMP may spin, for both alike
+
+    started = time.perf_counter()
+    subject: Subject = KINDS[kind](*arguments)
+    print(json.dumps({"load_seconds": time.perf_counter() - started}), flush=True)
+    for line in sys.stdin:
+        print(json.dumps(subject.images(json.loads(line)["images"])), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,64 @@
+import pytest
+import torch
+
+from distillation.evaluation import attributes
+
+BITS = ("vase", "bowl", "mug", "red", "blue", "signed")
+GROUPS = (3, 2, 1)
+HALF = torch.full((6,), 0.5)
+
+
+def bits(*words: str) -> torch.Tensor:
+    return torch.tensor([bit in words for bit in BITS])
+
+
+def judged(rows: list[list[float]], *, wanted: tuple[str, ...], stated: tuple[str, ...]):
+    return attributes.groups_right(
+        torch.tensor(rows),
+        wanted=bits(*wanted),
+        stated=bits(*stated),
+        groups=GROUPS,
+        thresholds=HALF,
+    ).tolist()
+
+
+def test_of_a_group_the_likeliest_bit_counts_whatever_its_threshold():
+    rows = [
+        [0.4, 0.1, 0.1, 0.9, 0.1, 0.0],  # a vase, though not above ½
+        [0.8, 0.9, 0.1, 0.9, 0.1, 0.0],  # a vase is there; a bowl is likelier
+        [0.9, 0.1, 0.1, 0.2, 0.3, 0.0],  # blue
+    ]
+    found = judged(rows, wanted=("vase", "red"), stated=("vase", "bowl", "mug", "red", "blue"))
+    assert found == [[True, True, True], [False, True, True], [True, False, True]]
+
+
+def test_a_bit_without_a_group_is_judged_by_its_threshold():
+    rows = [[0.0] * 5 + [0.6], [0.0] * 5 + [0.4]]
+    assert [r[2] for r in judged(rows, wanted=("signed",), stated=("signed",))] == [True, False]
+    assert [r[2] for r in judged(rows, wanted=(), stated=("signed",))] == [False, True]
+    assert [r[2] for r in judged(rows, wanted=(), stated=())] == [True, True]
+
+
+def test_what_must_be_absent_is_judged_where_nothing_of_its_group_is_wanted():
+    rows = [[0.1, 0.2, 0.9, 0.0, 0.0, 0.0], [0.1, 0.9, 0.2, 0.0, 0.0, 0.0]]
+    assert [r[0] for r in judged(rows, wanted=(), stated=("mug",))] == [False, True]
+
+
+def test_two_bits_of_one_group_cannot_both_be_wanted():
+    with pytest.raises(ValueError, match="not two"):
+        judged([[0.0] * 6], wanted=("vase", "mug"), stated=("vase", "mug"))
+
+
+def test_groups_of_which_something_is_stated_have_names():
+    stated = torch.stack([bits("mug", "red"), bits("signed"), bits()])
+    assert attributes.groups_stated(stated, GROUPS).tolist() == [
+        [True, True, False],
+        [False, False, True],
+        [False, False, False],
+    ]
+    assert attributes.group_names(BITS, GROUPS, most=2) == ["vase, bowl …", "red, blue", "signed"]
+
+
+def test_bits_of_another_detector_are_refused():
+    with pytest.raises(ValueError, match="6 bits"):
+        attributes.groups_stated(torch.zeros(2, 5, dtype=torch.bool), GROUPS)

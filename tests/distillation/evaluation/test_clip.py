@@ -1,0 +1,51 @@
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import CLIPTokenizer
+
+from distillation.evaluation import clip as clips
+from distillation.starter import clip as starter
+from tests.distillation.starter import toys
+
+TEXTS = ["a red clay vase on a wooden table", "a blue metal mug on a linen cloth"]
+
+
+@pytest.fixture(scope="module")
+def judge() -> clips.Clip:
+    return clips.load(toys.clip_folder(), tokenizer=toys.tokenizer_folder())
+
+
+def test_features_are_those_that_the_clip_was_trained_with(judge: clips.Clip):
+    images = toys.photographs(3).images
+    trained = starter.load(toys.clip_folder())
+    expected = starter.image_features(trained, images)
+    assert torch.allclose(judge.image_features(images), expected, atol=1e-5)
+    words = CLIPTokenizer.from_pretrained(toys.tokenizer_folder())
+    expected = starter.text_features(trained, words, TEXTS)
+    assert torch.allclose(judge.text_features(TEXTS), expected, atol=1e-5)
+
+
+def test_pictures_of_another_size_are_scaled(judge: clips.Clip):
+    image = toys.photographs(1).images
+    large = image.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    assert torch.allclose(judge.image_features(large), judge.image_features(image), atol=0.05)
+
+
+def test_maps_are_of_patches_and_tell_places_apart(judge: clips.Clip):
+    image = toys.photographs(1).images
+    [maps] = judge.maps(torch.cat([image, image.flip(3)]))  # one layer
+    assert maps.shape == (2, 16, 4)
+    assert not torch.allclose(maps[0], maps[1], atol=1e-3)
+
+
+def test_a_text_that_does_not_fit_is_refused(judge: clips.Clip):
+    with pytest.raises(ValueError, match="takes texts of 16 tokens"):
+        judge.text_features(["a red clay vase on a wooden table " * 3])
+
+
+def test_a_clip_needs_a_tokenizer_that_belongs_to_it(tmp_path: Path):
+    with pytest.raises(ValueError, match="no tokenizer"):
+        clips.load(toys.clip_folder())
+    with pytest.raises(OSError, match="nothing"):
+        clips.load(tmp_path / "nothing")

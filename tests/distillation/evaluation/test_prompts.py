@@ -1,0 +1,44 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from distillation.evaluation.prompts import check_seeds, seeds_from
+from generation.engine.embeddings import unpack
+from tests.distillation.evaluation import toys
+
+
+def test_an_embedding_is_that_of_its_row():
+    prompts = toys.prompts(3)
+    stored = prompts.embedding(1)
+    assert torch.equal(torch.tensor(unpack(stored)), prompts.prompt_embeds[1])
+    assert stored.encoder_fingerprint == prompts.encoder_fingerprint
+    assert prompts.take([2, 1]).embedding(1) == stored
+    assert prompts.take([2, 1]).slugs == ("prompt-2", "prompt-1")
+
+
+def test_no_two_pictures_share_their_seed():
+    seeds = seeds_from(100, prompts=3, each=2)
+    assert seeds == ((100, 101), (102, 103), (104, 105))
+    check_seeds(seeds, toys.prompts(3))
+
+
+@pytest.mark.parametrize("seeds", [((1,), (2,)), ((1,), (2, 3), (4,)), ((1, 1),) * 3, ((),) * 3])
+def test_seeds_that_do_not_fit_are_refused(seeds: tuple[tuple[int, ...], ...]):
+    with pytest.raises(ValueError, match="seeds"):
+        check_seeds(seeds, toys.prompts(3))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("texts", ("one",)),
+        ("prompt_embeds", torch.zeros(2, 4, 4)),
+        ("wanted", None),
+        ("stated", torch.zeros(3, 23, dtype=torch.bool)),
+        ("slugs", ("a", "a", "b")),
+    ],
+)
+def test_fields_that_contradict_each_other_are_refused(name: str, value: object):
+    with pytest.raises(ValueError, match=r"wanted" if name == "stated" else name):
+        replace(toys.prompts(3), **{name: value})

@@ -1,0 +1,120 @@
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from distillation.evaluation import figures, run, verdicts
+from distillation.evaluation.figures import ALL, Evaluation
+from distillation.evaluation.latency import SpeedRecipe
+from distillation.evaluation.prompts import Prompts, seeds_from
+from distillation.evaluation.verdicts import Margins
+from tests.distillation.evaluation import toys
+from tests.distillation.starter import toys as starter
+
+PROMPTS = 3
+SPEED = SpeedRecipe(calls=2, warm_up=1, batches=(2,), rounds=1, threads=1)
+
+
+def evaluate(folder: Path, *, prompts: Prompts | None = None, **options) -> Evaluation:
+    return run.evaluate(
+        toys.student_folder(),
+        toys.teacher_folder(),
+        prompts or toys.prompts(PROMPTS),
+        seeds_from(0, prompts=PROMPTS, each=2),
+        folder=folder,
+        progress_bar=False,
+        **options,
+    )
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Evaluation, Path]:
+    """Everything that can be given; one text would be mark-up."""
+    folder = tmp_path_factory.mktemp("evaluation")
+    prompts = toys.prompts(PROMPTS)
+    evil = (*prompts.texts[:-1], "<b>|*</b>")
+    evaluate(folder / "real", detector=toys.detector_folder())
+    found = evaluate(
+        folder,
+        prompts=replace(prompts, texts=evil),
+        detector=toys.detector_folder(),
+        clip_name=starter.clip_folder(),
+        tokenizer=starter.tokenizer_folder(),
+        real_pictures=folder / "real",
+        speed=SPEED,
+    )
+    return found, folder
+
+
+def test_every_figure_is_in_the_json(done: tuple[Evaluation, Path]):
+    found, folder = done
+    text = (folder / "evaluation.json").read_text()
+    value = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert value == json.loads(json.dumps(figures.as_json(found)))
+    assert value["student"]["steps"] == 1 and value["teacher"]["steps"] == 3
+    assert [row["slug"] for row in value["per_prompt"]] == ["prompt-0", "prompt-1", "prompt-2"]
+    assert next(iter(value["right"])) == ALL and len(value["right"]) == 5
+    assert len(value["distances"]) == 3
+    assert value["machine"]["libraries"]["torch"] and value["seconds"]["judging"] > 0
+    # Without a text encoder, which never comes to the device.
+    assert set(value["teacher"]["bytes_on_disk"]) >= {"unet", "vae"}
+    assert "text_encoder" not in value["teacher"]["bytes_on_disk"]
+
+
+def test_few_prompts_decide_nothing_and_the_report_says_so(done: tuple[Evaluation, Path]):
+    found, folder = done
+    assert found.outcome == verdicts.INCONCLUSIVE and len(found.verdicts) == 4
+    text = (folder / "report.md").read_text()
+    assert text.startswith("# toy-student against toy-teacher\n\n**inconclusive** 3 prompts")
+    assert "Fewer than 20 prompts decide nothing." in text
+
+
+def test_what_is_worse_is_said_before_what_is_better(done: tuple[Evaluation, Path]):
+    text = (done[1] / "report.md").read_text()
+    heads = re.findall(r"^## (.*)$", text, re.MULTILINE)
+    assert heads[:2] == ["What is worse", "What is better"]
+    assert {"Attributes", "Diversity within a prompt", "Time, memory and size"} <= set(heads)
+    assert not re.search(r"\bnan\b|\binf\b|None", text)
+
+
+def test_pictures_of_the_report_are_there_and_small(done: tuple[Evaluation, Path]):
+    _, folder = done
+    named = re.findall(r"!\[[^]]*\]\(([^)]+)\)", (folder / "report.md").read_text())
+    assert {"sheet.webp", "attributes.png", "diversity.png", "speed.png"} <= set(named)
+    for name in named:
+        with Image.open(folder / name) as image:
+            image.verify()
+        assert (folder / name).stat().st_size < 1_000_000
+    html = (folder / "report.html").read_text()
+    assert html.count("data:image/") == len(named)
+    assert 'src="http' not in html and "<b>" not in html and "&lt;b&gt;" in html
+
+
+def test_an_evaluation_makes_no_picture_twice(done: tuple[Evaluation, Path], tmp_path: Path):
+    found, folder = done
+    made = {path: path.stat().st_mtime_ns for path in (folder / "pictures").rglob("*.png")}
+    assert len(made) == 2 * 2 * PROMPTS
+    again = evaluate(
+        tmp_path, detector=toys.detector_folder(), cache=folder / "pictures", margins=Margins()
+    )
+    assert {p: p.stat().st_mtime_ns for p in (folder / "pictures").rglob("*.png")} == made
+    assert again.right == found.right and again.spread == found.spread
+    # What nobody measured is not in the report, and leaves the verdict open.
+    text = (tmp_path / "report.md").read_text()
+    assert "CMMD" not in text and "pictures a second" not in text
+    assert re.search(r"Not measured: (attributes, )?CLIP score\.", text)
+
+
+def test_a_summary_for_the_manifest_is_small_and_says_the_outcome(done: tuple[Evaluation, Path]):
+    value = figures.summary(done[0])
+    assert value["outcome"] == verdicts.INCONCLUSIVE and value["teacher"] == "toy-teacher"
+    assert set(value["seconds_per_picture"]) == {"student", "teacher"}
+    assert len(json.dumps(value)) < 3000
+
+
+def test_real_pictures_need_a_clip(tmp_path: Path):
+    with pytest.raises(ValueError, match="real_pictures"):
+        evaluate(tmp_path, detector=toys.detector_folder(), real_pictures=tmp_path)

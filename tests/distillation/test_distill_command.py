@@ -1,0 +1,148 @@
+"""`manage.py distill` with every stage, at toy size, on a teacher with the layout of Stable Diffusion 1.5."""
+
+import json
+from io import StringIO
+
+import pytest
+from django.core.management import call_command
+from django.core.management.base import CommandError
+
+from generation import encoding, registration, releases
+from generation.engine import pipeline
+from generation.engine.importing import Options
+from generation.engine.request import GenerationRequest
+from generation.models import Embedding, Release
+from tests.people import make_variant
+from tests.tiny import make_sd15_folder
+
+pytestmark = pytest.mark.django_db
+
+SMALL = (
+    "image_size=64", "timesteps=[625]", "student.cut=tiny",
+    "pairs.seeds_per_variant=3", "pairs.num_inference_steps=4", "pairs.shard=4", "pairs.batch=2",
+    "decoder.channels=4", "decoder.blocks=[0,0,0,0]", "decoder.steps=2", "decoder.warmup=0", "decoder.batch=2",
+    "decoder.pictures=4", "decoder.validated=1",
+    "structure.steps=2", "structure.warmup=0", "structure.batch=2",
+    "regression.steps=2", "regression.warmup=0", "regression.batch=2", "regression.watched=1",
+    "matching.steps=2", "matching.warmup=0", "matching.batch=2", "matching.critic_batch=2",
+    "matching.critic_updates=1", "matching.paired=1", "matching.watched=1",
+    "quantise.steps=2", "quantise.warmup=0", "quantise.batch=2",
+    "evaluation.seeds_per_variant=2", "evaluation.speed=null",
+)  # fmt: skip
+
+
+@pytest.fixture
+def teacher(tmp_path, settings) -> Release:
+    encoding._encoders.clear()
+    folder = make_sd15_folder(tmp_path / "sd15")
+    registration.register(
+        str(folder),
+        name="toy",
+        options=Options(steps=4, guidance_scale=3.0, image_sizes=((64, 64),)),
+    )
+    release = releases.activate(Release.objects.get(name="toy"))
+    for text in ("a red clay vase", "a blue glass mug"):
+        make_variant(text=text)
+    encoding.encode_missing()
+    return release
+
+
+def distil(*arguments: str, changes: tuple[str, ...] = SMALL) -> str:
+    out = StringIO()
+    settings = [part for change in changes for part in ("--set", change)]
+    call_command(
+        "distill",
+        "--recipe",
+        "starter-1step",
+        *settings,
+        *arguments,
+        stdout=out,
+        stderr=StringIO(),
+        verbosity=0,
+    )
+    return out.getvalue()
+
+
+def test_a_catalogue_becomes_an_active_student_and_a_second_call_does_nothing_twice(
+    teacher, settings
+):
+    said = distil("--name", "toy-student", "--activate")
+
+    student = Release.objects.get(name="toy-student")
+    assert (student.kind, student.status) == ("student", "active")
+    assert "toy-student" in said
+    manifest = releases.verify(student)
+    assert manifest.parent == "toy"
+    assert manifest.timesteps == [625]
+    assert manifest.has_encoder is False
+    assert sorted(manifest.covered_variants) == sorted(
+        Embedding.objects.values_list("variant__slug", flat=True)
+    )
+    assert manifest.evaluation["teacher"] == "toy"
+    assert manifest.recipe["structure"]["steps"] == 2
+    report = next((settings.DATA_DIR / "distillation").glob("evaluation-*/report.html"))
+    assert "toy-student" in report.read_text("utf-8")
+
+    loaded = pipeline.load(releases.folder(student), device="cpu", dtype="float32")
+    stored = Embedding.objects.first().stored()
+    (result,) = loaded.generate([GenerationRequest(stored, 7, 64, 64)])
+    assert result.pixels.shape == (64, 64, 3)
+
+    written = {
+        path: path.stat().st_mtime_ns
+        for path in (settings.DATA_DIR / "distillation").rglob("done.json")
+    }
+    assert "registered already" in distil("--name", "toy-student")
+    assert written == {path: path.stat().st_mtime_ns for path in written}
+
+
+def test_stages_can_be_built_alone(teacher, settings):
+    assert distil("--only", "pairs") == ""
+
+    made = {
+        path.parent.name.partition("-")[0]
+        for path in (settings.DATA_DIR / "distillation").rglob("done.json")
+    }
+    assert made == {"pairs"}
+    assert not Release.objects.filter(kind="student").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "changes", "named"),
+    [
+        (("--teacher", "nobody"), SMALL, "nobody"),
+        ((), ("student.cut=minute",), "student.cut"),
+        ((), ("structure.steeps=1",), r"structure\.steeps"),
+        ((), (), "image_size"),
+        ((), ("image_size=64", "student.width=3/7"), "width"),
+        (("--detector", "nowhere"), SMALL, "nowhere"),
+        (("--only", "polish"), SMALL, "polish"),
+    ],
+)
+def test_what_cannot_be_distilled_is_refused_by_name_before_anything_is_made(
+    teacher, settings, arguments, changes, named
+):
+    with pytest.raises(CommandError, match=named):
+        distil(*arguments, changes=changes)
+    assert not list((settings.DATA_DIR).rglob("done.json"))
+
+
+def test_variants_without_embeddings_are_named(teacher):
+    make_variant(text="a green metal cone", slug="green-cone")
+
+    with pytest.raises(CommandError, match=r"green-cone.*catalogue encode"):
+        distil()
+
+
+def test_recipes_can_be_read_from_a_file(teacher, tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({"recipe": "starter-1step", "pairs": {"sedes": 3}}), "utf-8")
+
+    with pytest.raises(CommandError, match=r"pairs\.sedes"):
+        call_command("distill", "--recipe", str(path), stdout=StringIO(), stderr=StringIO())
+
+
+def test_the_recipes_are_listed(db):
+    out = StringIO()
+    call_command("distill", "--list", stdout=out)
+    assert "sd15-tiny-1step" in out.getvalue()

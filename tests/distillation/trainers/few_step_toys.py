@@ -1,0 +1,137 @@
+"""A teacher, its pairs and a decoder at toy size, and a world of Gaussians in which the right answer is known."""
+
+import functools
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+from distillation.trainers import student as students
+from distillation.trainers import teacher as teachers
+from distillation.trainers.catalogue import Catalogue
+from distillation.trainers.pairs import Pairs
+from distillation.trainers.schedule import CLEAN, NoiseSchedule
+from distillation.trainers.student import StudentRecipe
+from distillation.trainers.teacher import Teacher
+from tests import tiny
+
+PATH = (999, 749, 499, 249)  # the toy teacher's own steps
+KINDS = {  # prediction type and whether the last timestep is pure noise: the starter's, and SD 1.5's
+    "v at zero terminal SNR": ("v_prediction", True),
+    "epsilon as SD 1.5": ("epsilon", False),
+}
+_holders: list[tempfile.TemporaryDirectory] = []  # removed when the process ends
+
+
+@functools.cache
+def _release(prediction_type: str, zero_snr: bool, guidance_scale: float) -> Path:
+    holder = tempfile.TemporaryDirectory(prefix="few-step-")
+    _holders.append(holder)
+    folder = Path(holder.name) / "teacher"
+    tiny.make_tiny_release(
+        folder,
+        prediction_type=prediction_type,
+        zero_snr=zero_snr,
+        guidance_scale=guidance_scale,
+        timesteps=PATH,
+    )
+    return folder
+
+
+def teacher(kind: str = "v at zero terminal SNR", *, guidance_scale: float = 1.5) -> Teacher:
+    """In fp32, so that what should be equal is equal."""
+    loaded = teachers.load(_release(*KINDS[kind], guidance_scale), device="cpu")
+    return replace(loaded, is_bf16=False)
+
+
+def teacher_without_guidance(of: Teacher) -> Teacher:
+    return replace(of, manifest=replace(of.manifest, guidance_scale=1.0))
+
+
+def student(of: Teacher) -> UNet2DConditionModel:
+    return students.make(of, StudentRecipe(cut=None))
+
+
+def catalogue(prompts: int = 3) -> Catalogue:
+    generator = torch.Generator().manual_seed(11)
+    return Catalogue(
+        slugs=tuple(f"variant-{number}" for number in range(prompts)),
+        texts=tuple(f"variant {number}" for number in range(prompts)),
+        prompt_embeds=torch.randn(prompts, tiny.TOKENS, tiny.WIDTH, generator=generator).half(),
+        encoder_fingerprint="toy",
+    )
+
+
+def pairs(of: Teacher, *, prompts: int = 3, seeds: int = 4) -> Pairs:
+    """What the toy teacher makes of noise; all accepted. As many seeds of each prompt."""
+    rows = torch.arange(prompts).repeat_interleave(seeds)
+    blank = torch.zeros(len(rows), *of.latent_shape)
+    found = Pairs(
+        prompts=rows,
+        seeds=torch.arange(len(rows)) + 500,
+        latents=blank,
+        path=blank[:, None],
+        accepted=torch.ones(len(rows), dtype=torch.bool),
+        path_timesteps=PATH,
+    )
+    embeds = catalogue(prompts).embeds(rows)
+    latents, path = found.noise(torch.arange(len(rows))), []
+    for now, following in zip(PATH, (*PATH[1:], CLEAN), strict=True):
+        times = torch.full((len(rows),), now)
+        path.append(latents)
+        prediction = of.predict(latents, times, embeds)
+        latents = of.schedule.stepped(prediction, latents, times, torch.full_like(times, following))
+    return replace(found, latents=latents.half(), path=torch.stack(path, 1).half())
+
+
+def decoder() -> AutoencoderTiny:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        return AutoencoderTiny(
+            encoder_block_out_channels=(8,) * 4,
+            decoder_block_out_channels=(8,) * 4,
+            num_encoder_blocks=(1,) * 4,
+            num_decoder_blocks=(1,) * 4,
+        )
+
+
+class GaussianScore(torch.nn.Module):
+    """What a perfect network predicts if clean latents are drawn from N(mean, deviation²), one of each per channel."""
+
+    def __init__(self, schedule: NoiseSchedule, mean: list[float], deviation: list[float]) -> None:
+        super().__init__()
+        self.schedule = schedule
+        self.mean = torch.nn.Parameter(torch.tensor(mean).view(-1, 1, 1))
+        self.log_deviation = torch.nn.Parameter(torch.tensor(deviation).log().view(-1, 1, 1))
+
+    @property
+    def deviation(self) -> torch.Tensor:
+        return self.log_deviation.exp()
+
+    def forward(self, latents, timesteps, encoder_hidden_states, return_dict=True):
+        alpha, sigma = (
+            part.float().view(-1, 1, 1, 1) for part in self.schedule.coefficients(timesteps)
+        )
+        variance = self.deviation.square()
+        share = (latents - alpha * self.mean) / (alpha.square() * variance + sigma.square())
+        return (self._typed(self.mean + alpha * variance * share, sigma * share, alpha, sigma),)
+
+    def _typed(self, x0, noise, alpha, sigma):
+        if self.schedule.prediction_type == "epsilon":
+            return noise
+        return alpha * noise - sigma * x0
+
+
+class GaussianStudent(GaussianScore):
+    """Makes N(mean, deviation²) of pure noise in one pass: x₀ = mean + deviation · z, told as the prediction type."""
+
+    def forward(self, latents, timesteps, encoder_hidden_states, return_dict=True):
+        alpha, sigma = (
+            part.float().view(-1, 1, 1, 1) for part in self.schedule.coefficients(timesteps)
+        )
+        x0 = self.mean + self.deviation * latents
+        noise = (latents - alpha * x0) / sigma
+        return (self._typed(x0, noise, alpha, sigma),)

@@ -1,0 +1,51 @@
+"""Listening leaves no trace, and a guided pass is the teacher's own."""
+
+import copy
+
+import torch
+
+from distillation.trainers.objectives import passes
+
+from . import toys
+
+
+def test_outputs_come_in_the_order_of_the_pass_and_of_the_asked_samples():
+    teacher = toys.teacher()
+    batch = toys.batches(teacher).draw(toys.generator())
+    names = ["up_blocks.2", "mid_block", "down_blocks.0", "down_blocks.1.attentions.0"]
+    with passes.listening(teacher.unet, names) as outputs:
+        passes.with_text(teacher, batch)
+        chosen = torch.tensor([4, 1])
+        with passes.listening(teacher.unet, names, samples=chosen) as some:
+            passes.with_text(teacher, batch)
+    assert list(outputs) == [
+        "down_blocks.0",
+        "down_blocks.1.attentions.0",
+        "mid_block",
+        "up_blocks.2",
+    ]
+    for name in names:
+        assert torch.equal(outputs[name][chosen], some[name])
+
+
+def test_afterwards_neither_the_network_nor_a_copy_speaks():
+    teacher = toys.teacher()
+    batch = toys.batches(teacher).draw(toys.generator())
+    with passes.listening(teacher.unet, ["mid_block"]) as outputs:
+        passes.with_text(teacher, batch)
+    seen = outputs["mid_block"]
+    copied = copy.deepcopy(teacher.unet)
+    for network in (teacher.unet, copied):
+        passes.of_student(network, teacher, batch)
+    assert outputs["mid_block"] is seen
+
+
+def test_two_passes_are_the_guided_teacher():
+    teacher = toys.teacher()
+    batch = toys.batches(teacher).draw(toys.generator())
+    for scale in (1.0, 1.5, 3.0):
+        expected = teacher.predict(
+            batch.latents, batch.timesteps, batch.prompt_embeds, guidance_scale=scale
+        )
+        found = passes.guided_by(teacher, batch, guidance_scale=scale)
+        assert torch.allclose(found, expected, atol=1e-4)

@@ -1,0 +1,123 @@
+"""A teacher that can be cut in every way, its pairs and its catalogue, all at toy size."""
+
+import functools
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from diffusers.models.attention_processor import AttnProcessor
+
+from distillation.trainers import teacher as teachers
+from distillation.trainers.catalogue import Catalogue
+from distillation.trainers.objectives.batches import Batches, Shares
+from distillation.trainers.objectives.protocol import Sources
+from distillation.trainers.pairs import Pairs
+from distillation.trainers.student import StudentRecipe
+from distillation.trainers.teacher import Teacher
+from tests import tiny
+from tests.distillation.students import toys as unets
+
+TIMESTEPS = (999, 749, 499, 249)
+TOKENS = 3
+UNCUT = StudentRecipe(cut=None)
+TINY = StudentRecipe(cut="tiny")
+NARROW = StudentRecipe(cut=None, width="1/2")
+TYPES = ("v_prediction", "epsilon")  # the starter's, with zero terminal SNR, and SD 1.5's
+_holders: list[tempfile.TemporaryDirectory] = []  # removed when the process ends
+
+
+@functools.cache
+def release(prediction_type: str = "v_prediction", seed: int = 0) -> Path:
+    holder = tempfile.TemporaryDirectory(prefix="structure-")
+    _holders.append(holder)
+    folder = Path(holder.name) / f"teacher-{seed}"
+    tiny.make_tiny_release(
+        folder,
+        name=f"teacher-{seed}",
+        prediction_type=prediction_type,
+        zero_snr=prediction_type == "v_prediction",
+        guidance_scale=1.5,
+        timesteps=TIMESTEPS,
+        seed=seed,
+    )
+    return folder
+
+
+@functools.cache
+def _loaded(prediction_type: str) -> Teacher:
+    return teachers.load(release(prediction_type), device="cpu")
+
+
+def teacher(
+    prediction_type: str = "v_prediction", *, guidance_scale: float = 1.5, is_even: bool = False
+) -> Teacher:
+    """With the starter's block types, in fp32, so that what should be equal is equal.
+
+    is_even: all levels equally wide, so that half of the channels can be kept.
+    """
+    loaded = _loaded(prediction_type)
+    widths = {"block_out_channels": [16, 16, 16], "attention_head_dim": 4} if is_even else {}
+    unet = unets.unet({**unets.STARTER, **widths, "cross_attention_dim": tiny.WIDTH})
+    unet.set_attn_processor(AttnProcessor())
+    assert loaded.negative is not None
+    return replace(
+        loaded,
+        unet=unet.requires_grad_(False).eval(),
+        is_bf16=False,
+        negative=loaded.negative[:, :TOKENS] if guidance_scale != 1 else None,
+        manifest=replace(loaded.manifest, guidance_scale=guidance_scale),
+    )
+
+
+def catalogue() -> Catalogue:
+    generator = torch.Generator().manual_seed(5)
+    return Catalogue(
+        slugs=("a", "b", "c"),
+        texts=("a", "b", "c"),
+        prompt_embeds=torch.randn(3, TOKENS, tiny.WIDTH, generator=generator).half(),
+        encoder_fingerprint="toy",
+    )
+
+
+def pairs(count: int = 12) -> Pairs:
+    """Of no teacher in particular."""
+    generator = torch.Generator().manual_seed(6)
+    return Pairs(
+        prompts=torch.arange(count) % 3,
+        seeds=torch.arange(count) + 40,
+        latents=torch.randn(count, 4, 8, 8, generator=generator).half(),
+        path=torch.randn(count, 2, 4, 8, 8, generator=generator).half(),
+        accepted=torch.ones(count, dtype=torch.bool),
+        path_timesteps=(749, 249),
+    )
+
+
+def batches(of: Teacher, *, size: int = 6, **shares: float) -> Batches:
+    asked = Shares(**{"path_share": 0.3, "first_timestep_share": 0.1, **shares})
+    return Batches(asked, size=size, teacher=of, pairs=pairs(), catalogue=catalogue())
+
+
+def sources(of: Teacher, folder: Path, *, student: StudentRecipe = TINY, size: int = 6) -> Sources:
+    return Sources(
+        teacher=of,
+        student_recipe=student,
+        pairs=pairs(),
+        catalogue=catalogue(),
+        batches=batches(of, size=size),
+        folder=folder,
+        progress_bar=False,
+    )
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def moved(student, *, by: float = 0.02):
+    """The student with other weights than the teacher's."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.add_(by * torch.randn_like(parameter))
+    return student

@@ -1,0 +1,80 @@
+"""A snapshot of the catalogue comes back as it was, and tags say which bits must be present, absent, or are free."""
+
+import pytest
+import torch
+
+from distillation.trainers import catalogue as catalogues
+from distillation.trainers.catalogue import Catalogue, bits_of, read, write
+
+BITS = ("red", "green", "cube", "ball", "ring", "shiny")
+GROUPS = (2, 3, 1)
+
+
+def made(**changes) -> Catalogue:
+    values = {
+        "slugs": ("red-cube", "ball"),
+        "texts": ("a red cube", "a “ball”"),
+        "prompt_embeds": torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0)).half(),
+        "encoder_fingerprint": "ab" * 32,
+        **changes,
+    }
+    return Catalogue(**values)
+
+
+def test_who_names_one_of_a_group_says_that_the_others_are_absent():
+    stated, wanted = bits_of([{"red", "cube"}, {"ball"}, set()], BITS, GROUPS)
+    assert wanted.int().tolist() == [[1, 0, 1, 0, 0, 0], [0, 0, 0, 1, 0, 0], [0] * 6]
+    assert stated.int().tolist() == [[1, 1, 1, 1, 1, 0], [0, 0, 1, 1, 1, 0], [0] * 6]
+
+
+def test_a_tag_that_is_no_bit_says_nothing():
+    stated, wanted = bits_of([["summer", "shiny"]], BITS, GROUPS)
+    assert stated.int().tolist() == wanted.int().tolist() == [[0, 0, 0, 0, 0, 1]]
+
+
+@pytest.mark.parametrize("has_bits", [True, False])
+def test_what_was_written_is_read(tmp_path, has_bits):
+    stated, wanted = bits_of([["red"], ["ball"]], BITS, GROUPS)
+    bits = {"stated": stated, "wanted": wanted} if has_bits else {}
+    one = made(**bits)
+    write(one, tmp_path / "new")
+    other = read(tmp_path / "new")
+    assert (other.slugs, other.texts) == (one.slugs, one.texts)
+    assert other.encoder_fingerprint == one.encoder_fingerprint
+    assert torch.equal(other.prompt_embeds, one.prompt_embeds)
+    assert other.prompt_embeds.dtype == torch.float16
+    if has_bits:
+        assert torch.equal(other.stated, stated) and torch.equal(other.wanted, wanted)
+        assert other.stated.dtype == torch.bool
+    else:
+        assert other.stated is None and other.wanted is None
+
+
+def test_writing_again_replaces_it_and_leaves_nothing_beside_it(tmp_path):
+    write(made(), tmp_path)
+    write(made(texts=("other", "words")), tmp_path)
+    assert read(tmp_path).texts == ("other", "words")
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {catalogues.INDEX, catalogues.TENSORS}
+
+
+def test_rows_are_gathered_in_fp32():
+    catalogue = made()
+    found = catalogue.embeds(torch.tensor([1, 0, 1]))
+    assert found.dtype == torch.float32
+    assert torch.equal(found, catalogue.prompt_embeds[[1, 0, 1]].float())
+    assert len(catalogue) == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"texts": ("one",)},
+        {"prompt_embeds": torch.zeros(3, 5, 3)},
+        {"stated": torch.zeros(1, 6, dtype=torch.bool)},
+        {"slugs": (), "texts": (), "prompt_embeds": torch.zeros(0, 5, 3)},
+    ],
+)
+def test_a_catalogue_with_rows_that_do_not_belong_together_is_refused(change):
+    with pytest.raises(ValueError, match="one row per prompt variant"):
+        made(**change)

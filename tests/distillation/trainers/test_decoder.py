@@ -1,0 +1,213 @@
+"""A tiny decoder learns to draw what the teacher's VAE draws, on latents as a student makes them."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+from safetensors.torch import load_file
+
+from distillation.trainers import decoder as decoders
+from distillation.trainers import loop, networks
+from distillation.trainers.decoder import DecoderRecipe, DecoderTask, as_pixels, picture_errors
+from distillation.trainers.errors import RecipeRefused
+from distillation.trainers.pairs import Pairs
+from distillation.trainers.teacher import Teacher
+from tests.distillation.trainers import few_step_toys as toys
+
+torch.set_num_threads(1)
+
+TOY = DecoderRecipe(
+    channels=16, blocks=(1, 0, 0, 0), steps=150, batch=4, learning_rate=5e-3, warmup=10, ema_decay=0.8, validated=3
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def teacher() -> Teacher:
+    return toys.teacher()
+
+
+@pytest.fixture(scope="module")
+def pairs(teacher: Teacher) -> Pairs:
+    return toys.pairs(teacher, prompts=3, seeds=4)
+
+
+@pytest.fixture(scope="module")
+def trained(
+    teacher: Teacher, pairs: Pairs, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[AutoencoderTiny, Path]:
+    folder = tmp_path_factory.mktemp("decoder")
+    decoder = decoders.train(TOY, teacher=teacher, pairs=pairs, folder=folder, progress_bar=False)
+    return decoder, folder
+
+
+def weights(decoder: AutoencoderTiny) -> dict[str, torch.Tensor]:
+    return decoder.decoder.state_dict()
+
+
+def assert_same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> None:
+    assert left.keys() == right.keys()
+    for name, value in left.items():
+        assert torch.equal(value, right[name]), name
+
+
+def test_it_comes_near_the_pictures_of_the_vae_on_latents_it_never_saw(
+    trained, teacher: Teacher, pairs: Pairs
+) -> None:
+    decoder, folder = trained
+    held_out = pairs.latents[[0, 6, 11]]
+    measured = json.loads((folder / "measured.json").read_text())
+    assert measured == decoders.measure(decoder, teacher, held_out)
+    images = torch.cat([teacher.decode(row[None].float()) for row in held_out])
+    grey = images.mean((2, 3), keepdim=True).expand_as(images)
+    best_even = 10 * torch.log10(4 / (images - grey).square().flatten(1).mean(1)).mean()
+    assert measured["psnr"] > best_even + 1  # dB above the right even colour of each picture
+    assert measured["pictures"] == 3
+    assert measured["psnr_worst"] <= measured["psnr"]
+    assert 0.2 < measured["sharpness"] < 1
+
+
+def test_what_is_saved_is_the_average_and_frozen(trained, teacher: Teacher, pairs: Pairs) -> None:
+    decoder, folder = trained
+    assert not decoder.training and not any(p.requires_grad for p in decoder.parameters())
+    saved = networks.load(AutoencoderTiny, folder / "vae")
+    assert_same(weights(saved), weights(decoder))
+    stored = load_file(folder / "checkpoint/modules.safetensors")
+    for name, value in weights(saved).items():
+        assert torch.equal(value, stored[f"ema/decoder/{name}"])
+    assert any(
+        not torch.equal(value, stored[f"module/decoder/{name}"])
+        for name, value in weights(saved).items()
+    )
+
+
+def test_checkpoints_hold_the_decoder_alone(trained) -> None:
+    _, folder = trained
+    stored = load_file(folder / "checkpoint/modules.safetensors")
+    assert {name.split(".")[0] for name in stored} == {
+        "module/decoder/layers",
+        "ema/decoder/layers",
+    }
+
+
+def test_a_resumed_training_ends_with_the_same_weights(
+    trained, teacher: Teacher, pairs: Pairs, tmp_path: Path
+) -> None:
+    _, whole = trained
+    _, left = decoders._split(TOY, pairs)
+    task = DecoderTask(TOY, teacher=teacher, latents=pairs.latents[left])
+    loop.run(task, tmp_path, steps=70, seed=TOY.seed, title="", progress_bar=False)
+    resumed = decoders.train(TOY, teacher=teacher, pairs=pairs, folder=tmp_path, progress_bar=False)
+    assert_same(weights(resumed), weights(trained[0]))
+    assert (tmp_path / "measured.json").read_text() == (whole / "measured.json").read_text()
+
+
+def test_half_of_the_latents_have_noise_and_are_drawn_as_the_vae_draws_them(
+    teacher: Teacher, pairs: Pairs
+) -> None:
+    recipe = replace(TOY, latent_noise=0.5)
+    task = DecoderTask(recipe, teacher=teacher, latents=pairs.latents)
+    clean, noisy = task._latents.chunk(2)
+    assert torch.equal(clean, pairs.latents.float())
+    assert (noisy - clean).std().item() == pytest.approx(0.5, rel=0.1)
+    rows = [2, len(pairs) + 2, 2]
+    targets = task._targets(rows)
+    for row, target in zip(rows, targets, strict=True):
+        expected = as_pixels(teacher.decode(task._latents[row : row + 1]))[0]
+        assert torch.equal(as_pixels(target), expected)
+    assert not torch.equal(targets[0], targets[1])
+    without = DecoderTask(replace(TOY, latent_noise=0.0), teacher=teacher, latents=pairs.latents)
+    assert len(without._latents) == len(pairs)
+
+
+def test_what_is_measured_is_not_trained_on(pairs: Pairs) -> None:
+    held_out, left = decoders._split(TOY, pairs)
+    assert held_out.tolist() == [0, 6, 11]
+    assert not set(held_out.tolist()) & set(left.tolist()) and len(left) == 9
+    _, fewer = decoders._split(replace(TOY, pictures=2), pairs)
+    assert fewer.tolist() == [1, 10]  # evenly over those that are left
+
+
+def test_a_black_decoder_is_measured_as_black(teacher: Teacher, pairs: Pairs) -> None:
+    decoder = decoders.build(TOY, latent_channels=4)
+    for parameter in decoder.decoder.layers[-1].parameters():
+        torch.nn.init.zeros_(parameter)
+    measured = decoders.measure(decoder, teacher, pairs.latents)
+    pixels = torch.cat(
+        [as_pixels(teacher.decode(row[None].float())) for row in pairs.latents]
+    ).double()
+    expected = 10 * torch.log10(255**2 / pixels.square().flatten(1).mean(1))
+    assert measured["psnr"] == pytest.approx(expected.mean().item(), abs=0.01)
+    assert measured["psnr_worst"] == pytest.approx(expected.min().item(), abs=0.01)
+    assert measured["sharpness"] == 0
+
+
+def test_an_even_shift_is_no_lost_detail_and_a_lost_edge_is() -> None:
+    target = torch.zeros(1, 3, 8, 8)
+    target[..., 4:] = 1
+    shifted = picture_errors(target + 0.3, target, huber_c=1e-3, scales=3)
+    assert shifted["pixels"].item() == pytest.approx(0.3, abs=2e-3)
+    assert shifted["detail"].item() == pytest.approx(0, abs=1e-5)
+    flat = picture_errors(torch.full_like(target, 0.5), target, huber_c=1e-3, scales=3)
+    # One of 7, of 3 and of 1 differences to the right; none below; right and below are added.
+    assert flat["detail"].item() == pytest.approx((1 / 7 + 1 / 3 + 1) / 3, abs=2e-3)
+
+
+def test_a_coarse_error_that_no_pixel_shows_counts_at_the_coarse_scales() -> None:
+    ramp = torch.linspace(0, 0.2, 64).expand(1, 3, 64, 64)
+    fine, coarse = (
+        picture_errors(ramp, torch.zeros_like(ramp), huber_c=0.03, scales=scales)["detail"].item()
+        for scales in (1, 4)
+    )
+    assert coarse > 5 * fine
+
+
+def test_taesds_own_shape_has_its_parameters_and_the_encoder_is_next_to_nothing() -> None:
+    network = decoders.build(DecoderRecipe(channels=64, blocks=(3, 3, 3, 1)), latent_channels=4)
+    assert sum(p.numel() for p in network.decoder.parameters()) == 1_222_531
+    assert sum(p.numel() for p in network.encoder.parameters()) < 100
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("channels", 0),
+        ("blocks", ()),
+        ("blocks", (1, -1)),
+        ("steps", 0),
+        ("batch", 0),
+        ("warmup", 10_000),
+        ("learning_rate", 0.0),
+        ("clipped_norm", 0.0),
+        ("huber_c", float("nan")),
+        ("ema_decay", 1.0),
+        ("pictures", 0),
+        ("latent_noise", -0.1),
+        ("detail_weight", -1.0),
+        ("weight_decay", -1.0),
+        ("scales", 0),
+        ("validated", 0),
+    ],
+)
+def test_a_recipe_that_cannot_be_is_refused_by_the_field(name: str, value: object) -> None:
+    with pytest.raises(ValueError, match=f"^{name} "):
+        replace(TOY, **{name: value})
+
+
+def test_other_sizes_than_the_vaes_and_too_few_pairs_are_refused(
+    teacher: Teacher, pairs: Pairs, tmp_path: Path
+) -> None:
+    with pytest.raises(RecipeRefused, match=r"decoder\.blocks .* it takes 4 numbers"):
+        DecoderTask(replace(TOY, blocks=(1, 0, 0)), teacher=teacher, latents=pairs.latents)
+    with pytest.raises(RecipeRefused, match=r"decoder\.validated \(12\)"):
+        decoders.train(
+            replace(TOY, validated=12),
+            teacher=teacher,
+            pairs=pairs,
+            folder=tmp_path,
+            progress_bar=False,
+        )
+    with pytest.raises(RecipeRefused, match=r"decoder\.scales"):
+        DecoderTask(replace(TOY, scales=7), teacher=teacher, latents=pairs.latents)

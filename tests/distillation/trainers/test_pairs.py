@@ -1,0 +1,308 @@
+"""Pairs are what the engine makes of the same seeds, are made once, and keep the seeds of evaluations to themselves."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from distillation.detector.network import Detector, DetectorConfig
+from distillation.trainers import pairs
+from distillation.trainers import teacher as teachers
+from distillation.trainers.catalogue import Catalogue, bits_of
+from distillation.trainers.errors import RecipeRefused
+from distillation.trainers.pairs import PairsRecipe, drawn, generate, read, solver_timesteps
+from distillation.trainers.schedule import CLEAN
+from distillation.trainers.teacher import Teacher
+from generation.engine import embeddings, pipeline, release
+from generation.engine.latents import to_pixels
+from generation.engine.request import GenerationRequest
+from tests.tiny import TOKENS, WIDTH, make_tiny_release
+
+RECIPE = PairsRecipe(
+    seeds_per_variant=5,
+    held_out=0.4,
+    first_seed=1000,
+    num_inference_steps=0,
+    path_timesteps=(749, 249),
+    batch=4,
+    shard=3,
+)
+
+
+@pytest.fixture(scope="module", params=["epsilon", "v_prediction"])
+def teacher(tmp_path_factory, request) -> Teacher:
+    folder: Path = tmp_path_factory.mktemp("pairs") / "release"
+    make_tiny_release(
+        folder,
+        guidance_scale=2.0,
+        prediction_type=request.param,
+        zero_snr=request.param == "v_prediction",
+    )
+    config = folder / "scheduler/scheduler_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "set_alpha_to_one": True}))
+    manifest = release.read(folder)
+    release.write(folder, dataclasses.replace(manifest, files=release.list_files(folder)))
+    return dataclasses.replace(teachers.load(folder, device="cpu"), is_bf16=False)
+
+
+@pytest.fixture(scope="module")
+def catalogue(teacher) -> Catalogue:
+    embeds = torch.randn(3, TOKENS, WIDTH, generator=torch.Generator().manual_seed(3)).half()
+    return Catalogue(
+        ("red-cube", "red-ball", "ball"),
+        ("red cube", "red ball", "ball"),
+        embeds,
+        teacher.manifest.encoder_fingerprint,
+    )
+
+
+@pytest.fixture(scope="module")
+def made(teacher, catalogue, tmp_path_factory) -> Path:
+    folder: Path = tmp_path_factory.mktemp("made")
+    run(folder, teacher, catalogue)
+    return folder
+
+
+def run(folder: Path, teacher: Teacher, catalogue: Catalogue, **changes) -> None:
+    detector = changes.pop("detector", None)
+    generate(
+        dataclasses.replace(RECIPE, **changes),
+        teacher=teacher,
+        catalogue=catalogue,
+        detector=detector,
+        folder=folder,
+        progress_bar=False,
+    )
+
+
+# --- what they are --------------------------------------------------------------------------------
+def test_their_pictures_are_those_of_the_engine(made, teacher, catalogue):
+    found = read(made, "train")
+    loaded = pipeline.load(teacher.folder, device="cpu", dtype="float32")
+    width, height = loaded.manifest.image_sizes[0]
+    requests = [
+        GenerationRequest(
+            embedding=embeddings.pack(
+                catalogue.prompt_embeds[prompt].numpy(), catalogue.encoder_fingerprint
+            ),
+            seed=seed,
+            width=width,
+            height=height,
+        )
+        for prompt, seed in zip(found.prompts.tolist(), found.seeds.tolist(), strict=True)
+    ]
+    pictures = to_pixels(teacher.decode(found.latents.float()))
+    results = loaded.generate(requests)
+    for result, picture in zip(results, pictures, strict=True):
+        difference = abs(result.pixels.astype(int) - picture.astype(int)).max()
+        assert difference <= pipeline.TOLERANCE["float32"]
+    assert pictures.std() > 5
+
+
+def test_noise_is_drawn_again_from_the_seed(made):
+    found = read(made, "train")
+    rows = torch.tensor([4, 0])
+    noise = found.noise(rows)
+    for row, value in zip(rows, noise, strict=True):
+        seed = int(found.seeds[row])
+        expected = torch.randn((4, 8, 8), generator=torch.Generator().manual_seed(seed))
+        assert torch.equal(value, expected)
+
+
+def test_every_variant_has_all_its_seeds_which_no_other_and_no_other_split_has(made):
+    train, held_out = read(made, "train"), read(made, "held_out")
+    seeds = torch.cat([train.seeds, held_out.seeds]).tolist()
+    assert len(set(seeds)) == len(seeds) == 3 * 5
+    assert min(seeds) == RECIPE.first_seed
+    for row in range(3):
+        assert int((train.prompts == row).sum()) == 3
+        assert int((held_out.prompts == row).sum()) == 2
+    assert train.accepted.all() and held_out.accepted.all()
+
+
+def test_points_of_the_path_are_the_states_before_the_teachers_step_there(made, teacher, catalogue):
+    found = read(made, "train")
+    rows = torch.arange(2)
+    latents, embeds = found.noise(rows), catalogue.embeds(found.prompts[rows])
+    states = {}
+    for timestep, following in zip(teacher.timesteps, (*teacher.timesteps[1:], CLEAN), strict=True):
+        states[timestep] = latents
+        at = torch.full((2,), timestep)
+        prediction = teacher.predict(latents, at, embeds)
+        latents = teacher.schedule.stepped(prediction, latents, at, torch.full_like(at, following))
+    assert found.path_timesteps == (749, 249)
+    assert found.path.shape == (9, 2, 4, 8, 8)
+    for place, timestep in enumerate(found.path_timesteps):
+        assert torch.allclose(
+            found.path[rows, place].float(), states[timestep], rtol=1e-3, atol=1e-3
+        )
+    assert torch.allclose(found.latents[rows].float(), latents, rtol=1e-3, atol=1e-3)
+    assert (states[749] - states[249]).abs().max() > 0.1
+
+
+def test_a_path_of_no_timesteps_takes_no_space(teacher, catalogue, tmp_path):
+    run(tmp_path, teacher, catalogue, path_timesteps=())
+    found = read(tmp_path, "train")
+    assert found.path.shape == (9, 0, 4, 8, 8)
+    assert torch.allclose(found.latents.float(), found.take(torch.arange(9)).latents.float())
+
+
+def test_the_number_of_steps_may_be_another_than_the_releases(teacher):
+    recipe = dataclasses.replace(RECIPE, num_inference_steps=2, path_timesteps=(499,))
+    assert solver_timesteps(recipe, teacher) == (999, 499)
+    assert solver_timesteps(RECIPE, teacher) == teacher.timesteps == (999, 749, 499, 249)
+
+
+def test_rows_are_drawn_from_all_of_them_by_the_generator(made):
+    found = read(made, "train")
+    rows = drawn(found, 200, torch.Generator().manual_seed(0))
+    assert rows.dtype == torch.int64
+    assert set(rows.tolist()) == set(range(9))
+    assert torch.equal(rows, drawn(found, 200, torch.Generator().manual_seed(0)))
+
+
+def test_taking_rows_keeps_what_belongs_together(made):
+    found = read(made, "train")
+    part = found.take(torch.tensor([7, 2]))
+    assert len(part) == 2
+    assert torch.equal(part.seeds, found.seeds[[7, 2]])
+    assert torch.equal(part.path, found.path[[7, 2]])
+    assert torch.equal(part.noise(torch.tensor([0])), found.noise(torch.tensor([7])))
+
+
+# --- making them ----------------------------------------------------------------------------------
+def test_shards_that_are_there_are_not_solved_again(made, teacher, catalogue, tmp_path):
+    """What is missing is made as before, from the same seeds; the rest is left alone."""
+
+    run(tmp_path, teacher, catalogue)
+    names = sorted(path.name for path in tmp_path.glob("*.safetensors"))
+    assert names == sorted(path.name for path in made.glob("*.safetensors"))
+    (tmp_path / pairs.SUMMARY).unlink()
+    (tmp_path / names[1]).unlink()
+    passed = []
+    handle = teacher.unet.register_forward_hook(lambda _module, given, _out: passed.append(given))
+    run(tmp_path, teacher, catalogue)
+    handle.remove()
+    # One batch of three pairs, twice as many rows with guidance, at each timestep.
+    assert [len(given[0]) for given in passed] == [6] * len(teacher.timesteps)
+    for split in pairs.SPLITS:
+        again, before = read(tmp_path, split), read(made, split)
+        assert torch.equal(again.latents, before.latents)
+        assert torch.equal(again.seeds, before.seeds)
+
+
+def test_until_all_shards_are_there_nothing_is_read(made, tmp_path):
+    for path in made.glob("*.safetensors"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    with pytest.raises(FileNotFoundError, match=pairs.SUMMARY):
+        read(tmp_path, "train")
+
+
+# --- what the detector accepts --------------------------------------------------------------------
+BITS, GROUPS = ("red", "blue", "cube", "ball"), (2, 2)
+
+
+def judged(catalogue: Catalogue) -> Catalogue:
+    stated, wanted = bits_of([["red", "cube"], ["red", "ball"], ["ball"]], BITS, GROUPS)
+    return dataclasses.replace(catalogue, stated=stated, wanted=wanted)
+
+
+def test_a_picture_is_right_if_each_group_that_its_variant_names_is(catalogue):
+    probabilities = torch.tensor(
+        [
+            [0.6, 0.4, 0.9, 0.1],  # red cube
+            [0.4, 0.6, 0.9, 0.1],  # blue cube
+            [0.6, 0.4, 0.1, 0.9],  # red ball
+        ]
+    )
+    known = judged(catalogue)
+    for row, expected in enumerate(
+        ([True, False, False], [False, False, True], [False, False, True])
+    ):
+        rows = torch.full((3,), row)
+        assert pairs.as_stated(probabilities, rows, known, GROUPS).tolist() == expected
+    assert pairs.as_stated(probabilities, torch.tensor([0, 1, 2]), known, GROUPS).tolist() == [
+        True,
+        False,
+        True,
+    ]
+
+
+@pytest.fixture(scope="module")
+def detector() -> Detector:
+    """Untrained, and of another size than the pictures; it prefers ball to cube and red to blue, always."""
+    torch.manual_seed(0)
+    made = Detector(DetectorConfig(bits=BITS, groups=GROUPS, image_size=32)).eval()
+    with torch.no_grad():
+        last = [m for m in made.modules() if isinstance(m, torch.nn.Linear)][-1]
+        last.weight.zero_()
+        last.bias.copy_(torch.tensor([4.0, -4.0, -4.0, 4.0]))
+    return made
+
+
+def test_only_pairs_that_the_detector_accepts_are_read_if_so_asked(
+    teacher, catalogue, detector, tmp_path
+):
+    run(tmp_path, teacher, judged(catalogue), detector=detector, path_timesteps=())
+    everything, accepted = read(tmp_path, "train"), read(tmp_path, "train", only_accepted=True)
+    assert len(everything) == 9 and len(accepted) == 6
+    assert torch.equal(everything.accepted, everything.prompts != 0)
+    assert set(accepted.prompts.tolist()) == {1, 2}
+    counts = json.loads((tmp_path / pairs.SUMMARY).read_text())["counts"]
+    assert counts == {
+        "train": {"pairs": 9, "accepted": 6},
+        "held_out": {"pairs": 6, "accepted": 4},
+    }
+
+
+def test_a_detector_that_accepts_nothing_is_said(teacher, catalogue, detector, tmp_path):
+    stated, wanted = bits_of([["blue"]] * 3, BITS, GROUPS)
+    wrong = dataclasses.replace(catalogue, stated=stated, wanted=wanted)
+    run(tmp_path, teacher, wrong, detector=detector, path_timesteps=())
+    assert len(read(tmp_path, "train")) == 9
+    with pytest.raises(RecipeRefused, match="accepts none"):
+        read(tmp_path, "train", only_accepted=True)
+
+
+# --- what is refused ------------------------------------------------------------------------------
+def test_a_timestep_that_the_teacher_does_not_pass_is_refused_with_those_that_it_does(teacher):
+    recipe = dataclasses.replace(RECIPE, path_timesteps=(749, 300))
+    with pytest.raises(
+        RecipeRefused, match=r"pairs.path_timesteps has \[300\].*999, 749, 499, 249"
+    ):
+        solver_timesteps(recipe, teacher)
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"seeds_per_variant": 1}, "seeds_per_variant"),
+        ({"held_out": 0.0}, "held_out"),
+        ({"held_out": 1.0}, "held_out"),
+        ({"path_timesteps": (249, 749)}, "path_timesteps"),
+        ({"num_inference_steps": -1}, "num_inference_steps"),
+        ({"batch": 0}, "batch"),
+        ({"shard": 0}, "shard"),
+        ({"first_seed": -1}, "first_seed"),
+    ],
+)
+def test_a_recipe_that_contradicts_itself_is_refused_by_its_field(fields, named):
+    with pytest.raises(ValueError, match=named):
+        PairsRecipe(**fields)
+
+
+def test_a_share_that_holds_out_all_seeds_is_refused():
+    with pytest.raises(ValueError, match="held_out"):
+        PairsRecipe(seeds_per_variant=2, held_out=0.9)
+
+
+def test_embeddings_of_another_encoder_are_refused(teacher, catalogue, tmp_path):
+    other = dataclasses.replace(catalogue, encoder_fingerprint="f" * 64)
+    with pytest.raises(RecipeRefused, match="another text encoder"):
+        run(tmp_path, teacher, other)
+    short = dataclasses.replace(catalogue, prompt_embeds=catalogue.prompt_embeds[:, :16])
+    with pytest.raises(RecipeRefused, match=r"16, 32.*77, 32"):
+        run(tmp_path, teacher, short)
+    assert not list(tmp_path.glob("*.safetensors"))

@@ -1,0 +1,225 @@
+"""A student learns to make of a noise what its teacher makes of it, resumes exactly, and refuses contradictions."""
+
+import json
+import os
+import signal
+from dataclasses import replace
+
+import pytest
+import torch
+
+from distillation.trainers import loop, regression, simulation
+from distillation.trainers.errors import RecipeRefused
+from distillation.trainers.regression import RegressionRecipe, RegressionTask
+from distillation.trainers.simulation import Examples
+from tests.distillation.trainers import few_step_toys as toys
+
+RECIPE = RegressionRecipe(
+    steps=40,
+    batch=6,
+    learning_rate=3e-3,
+    warmup=3,
+    ema_decay=0.8,
+    watch_every=20,
+    watched=12,
+)
+TWO = replace(RECIPE, pass_weights=(1.0, 0.5), simulated=0.5)
+
+
+def task_of(recipe: RegressionRecipe, timesteps=(999,), *, kind="v at zero terminal SNR", **given):
+    teacher = toys.teacher(kind)
+    options = {
+        "teacher": teacher,
+        "student": toys.student(teacher),
+        "decoder": toys.decoder(),
+        "pairs": toys.pairs(teacher),
+        "catalogue": toys.catalogue(),
+        "timesteps": timesteps,
+        **given,
+    }
+    return RegressionTask(recipe, **options)
+
+
+def run(task, recipe, folder):
+    return loop.run(
+        task, folder, steps=recipe.steps, seed=recipe.seed, title="toy", progress_bar=False
+    )
+
+
+def lines(folder) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(task) -> dict[str, torch.Tensor]:
+    averaged = {f"ema.{key}": value for key, value in task.averaged.state_dict().items()}
+    return {**task.student.state_dict(), **averaged}
+
+
+@pytest.mark.parametrize(
+    ("kind", "timestep"), [("v at zero terminal SNR", 999), ("epsilon as SD 1.5", 625)]
+)
+def test_it_learns_what_the_teacher_makes_of_the_same_noise(tmp_path, kind, timestep):
+    teacher = toys.teacher(kind)
+    pairs = toys.pairs(toys.teacher())  # untrained, only this one's latents are of a sane size
+    student = toys.student(teacher)
+    options = {"teacher": teacher, "timesteps": (timestep,), "count": 12}
+    examples = Examples(teacher, pairs=pairs, catalogue=toys.catalogue())
+    before = simulation.watch(student, examples, **options)
+    trained = regression.train(
+        RECIPE,
+        teacher=teacher,
+        student=student,
+        decoder=toys.decoder(),
+        pairs=pairs,
+        catalogue=toys.catalogue(),
+        timesteps=(timestep,),
+        folder=tmp_path,
+        progress_bar=False,
+    )
+    after = simulation.watch(trained, examples, **options)
+    assert after["watched_error"] < 0.7 * before["watched_error"]
+    assert lines(tmp_path)[-1]["loss"] < 0.7 * lines(tmp_path)[0]["loss"]
+    assert lines(tmp_path)[-1]["watched_error"] == pytest.approx(after["watched_error"], rel=1e-4)
+    assert not any(p.requires_grad for p in trained.parameters())
+    assert (tmp_path / "unet" / "config.json").exists()
+
+
+def test_rejected_pairs_are_never_seen():
+    teacher = toys.teacher()
+    pairs = toys.pairs(teacher)
+    pairs.accepted[::2] = False
+    pairs.latents[::2] = float("nan")
+    pairs.path[::2] = float("nan")
+    task = task_of(TWO, (999, 499), pairs=pairs)
+    for index in range(4):
+        losses = task.step(index, torch.Generator().manual_seed(index))
+        assert all(torch.isfinite(torch.tensor(value)) for value in losses.values())
+
+
+@pytest.mark.parametrize("recipe, timesteps", [(RECIPE, (999,)), (TWO, (999, 499))])
+def test_interrupted_it_ends_with_the_same_weights(tmp_path, recipe, timesteps):
+    recipe = replace(recipe, steps=5, warmup=1)
+    whole = task_of(recipe, timesteps)
+    run(whole, recipe, tmp_path / "whole")
+
+    class Stopping(RegressionTask):
+        def step(self, index, generator):
+            if index == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().step(index, generator)
+
+    stopping = task_of(recipe, timesteps)
+    stopping.__class__ = Stopping
+    with pytest.raises(SystemExit):
+        run(stopping, recipe, tmp_path / "cut")
+    resumed = task_of(recipe, timesteps)
+    assert run(resumed, recipe, tmp_path / "cut").step == 5
+    assert all(value.equal(weights(resumed)[key]) for key, value in weights(whole).items())
+
+
+# --- several passes -------------------------------------------------------------------------------
+def seen_by(task: RegressionTask, index: int = 0) -> dict[int, torch.Tensor]:
+    """The latents that the trained pass of one step gets, by timestep; simulated passes come without a gradient."""
+    found: dict[int, torch.Tensor] = {}
+
+    def keep(_module, args):
+        latents, times = args
+        if torch.is_grad_enabled():
+            found.update({int(t): latents[times == t] for t in times.unique()})
+
+    handle = task.student.register_forward_pre_hook(keep)
+    task.step(index, torch.Generator().manual_seed(index))
+    handle.remove()
+    return found
+
+
+def rows_of(latents: torch.Tensor, among: torch.Tensor) -> list[int]:
+    """For each of the latents the row that it is equal to, −1 if there is none."""
+    is_equal = (latents[:, None] == among[None].float()).flatten(2).all(2)
+    return [int(row.nonzero()[0]) if row.any() else -1 for row in is_equal]
+
+
+def test_later_passes_see_the_teachers_path_and_the_students_own_steps():
+    teacher = toys.teacher()
+    pairs = toys.pairs(teacher)
+    every = torch.arange(len(pairs))
+    for simulated, expected in ((0.0, 0), (1.0, 4), (0.5, 2)):
+        recipe = replace(TWO, batch=8, simulated=simulated)
+        task = task_of(recipe, (999, 499), pairs=pairs)
+        student = toys.student(teacher)
+        own = simulation.arrive(
+            student,
+            pairs.noise(every),
+            toys.catalogue().embeds(pairs.prompts),
+            teacher=teacher,
+            timesteps=(999, 499),
+            index=1,
+        )
+        found = seen_by(task)
+        assert {t: len(latents) for t, latents in found.items()} == {999: 4, 499: 4}
+        assert -1 not in rows_of(found[999], pairs.noise(every))
+        followed = [row for row in rows_of(found[499], pairs.path[:, 2]) if row >= 0]
+        assert len(followed) == 4 - expected
+        simulated_ones = found[499][:expected]
+        for latents in simulated_ones:
+            distances = (own - latents).abs().amax((1, 2, 3))
+            assert distances.min() < 1e-4
+
+
+def test_both_passes_learn(tmp_path):
+    task = task_of(TWO, (999, 499))
+    run(task, TWO, tmp_path)
+    first, last = lines(tmp_path)[0], lines(tmp_path)[-1]
+    assert last["loss_999"] < first["loss_999"]
+    assert last["loss_499"] < first["loss_499"]
+    assert last["loss"] == pytest.approx(last["loss_999"] + 0.5 * last["loss_499"], rel=1e-4)
+    assert lines(tmp_path)[-1]["watched_error"] < lines(tmp_path)[1]["watched_error"]
+
+
+def test_the_rate_is_constant_if_it_ends_where_it_begins():
+    recipe = replace(RECIPE, final_learning_rate=RECIPE.learning_rate)
+    task = task_of(recipe)
+    rates = []
+    for index in (3, 20, 39):
+        task.step(index, torch.Generator().manual_seed(index))
+        rates.append(task.optimizers["student"].param_groups[0]["lr"])
+    assert rates == [RECIPE.learning_rate] * 3
+    falling = task_of(RECIPE)
+    falling.step(39, torch.Generator().manual_seed(0))
+    assert falling.optimizers["student"].param_groups[0]["lr"] < 0.01 * RECIPE.learning_rate
+
+
+# --- refusals -------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"steps": 0}, "steps"),
+        ({"batch": 0}, "batch"),
+        ({"learning_rate": 0.0}, "learning_rate"),
+        ({"final_learning_rate": 1.0}, "final_learning_rate"),
+        ({"warmup": 41}, "warmup"),
+        ({"clipped_norm": 0.0}, "clipped_norm"),
+        ({"weight_decay": -0.1}, "weight_decay"),
+        ({"ema_decay": 1.0}, "ema_decay"),
+        ({"pass_weights": ()}, "pass_weights"),
+        ({"pass_weights": (1.0, 0.0), "simulated": 0.5}, "pass_weights"),
+        ({"pass_weights": (1.0,) * 7, "simulated": 0.5}, "batch"),
+        ({"simulated": 0.5}, "simulated"),
+        ({"pass_weights": (1.0, 1.0)}, "simulated"),
+        ({"pass_weights": (1.0, 1.0), "simulated": 1.5}, "simulated"),
+        ({"watch_every": 0}, "watch_every"),
+    ],
+)
+def test_a_recipe_that_cannot_be_is_refused_by_its_field(change, field):
+    with pytest.raises(ValueError, match=f"^{field} "):
+        replace(RECIPE, **change)
+
+
+def test_what_contradicts_the_timesteps_is_refused():
+    with pytest.raises(RecipeRefused, match="pass_weights has 1"):
+        task_of(RECIPE, (999, 499))
+    with pytest.raises(RecipeRefused, match="pass_weights has 2"):
+        task_of(TWO, (999,))
+    with pytest.raises(RecipeRefused, match=r"timesteps has \[500\]"):
+        task_of(TWO, (999, 500))
+    task_of(replace(TWO, simulated=1.0), (999, 500))  # needs no point of the path

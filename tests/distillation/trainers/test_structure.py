@@ -1,0 +1,145 @@
+"""A cut student is trained by any method, goes on where it was interrupted, and learns."""
+
+import json
+import os
+import signal
+from dataclasses import replace
+
+import pytest
+import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+from distillation.trainers import networks, structure
+from distillation.trainers.objectives.batches import Batches
+from distillation.trainers.objectives.bayes import BayesRecipe
+from distillation.trainers.objectives.ensemble import EnsembleRecipe
+from distillation.trainers.objectives.guidance import GuidanceRecipe
+from distillation.trainers.objectives.hinton import HintonRecipe
+from distillation.trainers.objectives.methods import METHODS
+from distillation.trainers.objectives.mmd import MmdRecipe
+from distillation.trainers.structure import StructureRecipe
+
+from .objectives import toys
+
+BAYES = BayesRecipe(form="kl", fisher_batches=1, fisher_batch=2)
+OBJECTIVES = (
+    GuidanceRecipe(hard_weight=0.1),
+    HintonRecipe(temperature=3.0),
+    EnsembleRecipe(),
+    MmdRecipe(samples=2),
+    BAYES,
+)
+
+
+def recipe(objective=None, **fields) -> StructureRecipe:
+    objective = objective or GuidanceRecipe()
+    decay = 0.0 if isinstance(objective, BayesRecipe) else 0.01
+    values = {"steps": 3, "batch": 4, "warmup": 1, "learning_rate": 2e-3, "weight_decay": decay}
+    return StructureRecipe(objective=objective, **{**values, **fields})
+
+
+def train(asked, folder, *, student=toys.TINY, kind="v_prediction") -> UNet2DConditionModel:
+    return structure.train(
+        asked,
+        teacher=toys.teacher(kind, is_even=student.share < 1),
+        student_recipe=student,
+        pairs=toys.pairs(),
+        catalogue=toys.catalogue(),
+        folder=folder,
+        progress_bar=False,
+    )
+
+
+def test_every_method_is_tried_here():
+    assert {objective.method for objective in OBJECTIVES} == set(METHODS)
+
+
+@pytest.mark.parametrize(
+    ("objective", "kind"),
+    [*((objective, "v_prediction") for objective in OBJECTIVES), (GuidanceRecipe(), "epsilon")],
+    ids=lambda value: value if isinstance(value, str) else value.method,
+)
+def test_the_averaged_student_is_given_back_and_saved(tmp_path, objective, kind):
+    student = train(recipe(objective), tmp_path, kind=kind)
+    assert not student.training
+    assert not any(parameter.requires_grad for parameter in student.parameters())
+    saved = networks.load(UNet2DConditionModel, tmp_path / "unet").state_dict()
+    started = structure.make(toys.teacher(kind), toys.TINY).state_dict()
+    for name, value in student.state_dict().items():
+        assert torch.equal(value, saved[name])
+    assert not torch.equal(saved["conv_out.weight"], started["conv_out.weight"])
+    last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
+    parts = set(last) - {"step", "seconds", "loss", "gradient_norm"}
+    assert last["loss"] == pytest.approx(sum(last[name] for name in parts), rel=1e-4)
+
+
+def test_a_narrow_student_is_trained(tmp_path):
+    student = train(recipe(replace(BAYES, form="point")), tmp_path, student=toys.NARROW)
+    assert tuple(student.config.block_out_channels) == (8, 8, 8)
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [GuidanceRecipe(), MmdRecipe(samples=2), BAYES],
+    ids=lambda objective: objective.method,
+)
+def test_an_interrupted_training_ends_with_the_same_weights(tmp_path, monkeypatch, objective):
+    whole = train(recipe(objective), tmp_path / "whole")
+    draw, drawn = Batches.draw, []
+
+    def interrupting(self, generator):
+        if self.size == 4:  # a training batch, not one of the posterior's
+            drawn.append(1)
+            if len(drawn) == (3 if isinstance(objective, MmdRecipe) else 2):
+                os.kill(os.getpid(), signal.SIGTERM)
+        return draw(self, generator)
+
+    monkeypatch.setattr(Batches, "draw", interrupting)
+    with pytest.raises(SystemExit):
+        train(recipe(objective), tmp_path / "parts")
+    monkeypatch.undo()
+    assert not (tmp_path / "parts" / "unet").exists()
+    resumed = train(recipe(objective), tmp_path / "parts")
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("kind", toys.TYPES)
+def test_the_student_comes_nearer_to_the_guided_teacher(tmp_path, kind):
+    asked = recipe(steps=40, batch=8, warmup=4, learning_rate=4e-3, ema_decay=0.8)
+    teacher = toys.teacher(kind)
+    batch = toys.batches(teacher, size=16).draw(toys.generator(99))
+    inputs = batch.latents, batch.timesteps, batch.prompt_embeds
+    target = teacher.predict(*inputs)
+
+    def error(student):
+        with torch.no_grad():
+            output = student(inputs[0], inputs[1], encoder_hidden_states=inputs[2]).sample
+        return float((output - target).square().mean())
+
+    before = error(structure.make(teacher, toys.TINY))
+    assert error(train(asked, tmp_path, kind=kind)) < 0.6 * before
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"steps": 0}, "steps"),
+        ({"batch": 0}, "batch"),
+        ({"learning_rate": 0.0}, "learning_rate"),
+        ({"clipped_norm": 0.0}, "clipped_norm"),
+        ({"warmup": -1}, "warmup"),
+        ({"ema_decay": 1.0}, "ema_decay"),
+        ({"path_share": 0.95, "first_timestep_share": 0.1}, "path_share"),
+        ({"weight_floor": 0.0}, "weight_floor"),
+        ({"objective": BAYES, "weight_decay": 0.01}, "weight_decay"),
+    ],
+)
+def test_fields_that_contradict_are_refused(fields, named):
+    with pytest.raises(ValueError, match=named):
+        StructureRecipe(**fields)
+
+
+def test_an_objective_of_no_method_is_refused():
+    with pytest.raises(ValueError, match="objective"):
+        StructureRecipe(objective={"method": "guidance"})  # type: ignore[arg-type]
