@@ -114,7 +114,10 @@ class Chain:
             Stage("pairs", _Keyed(recipe.pairs, made_from), (), self._pairs),
             Stage("decoder", recipe.decoder, ("pairs",), self._decoder),
             Stage(
-                "structure", _Keyed((recipe.student, recipe.structure)), ("pairs",), self._structure
+                "structure",
+                _Keyed((recipe.student, recipe.structure), self._more_teachers()),
+                ("pairs",),
+                self._structure,
             ),
         ]
         for name, part, train in (
@@ -123,9 +126,10 @@ class Chain:
             ("quantise", recipe.quantise, quantise.train),
         ):
             if part is not None:
-                needs = ("pairs", "decoder", found[-1].name)
-                keyed = _Keyed((part, recipe.timesteps))
-                found.append(Stage(name, keyed, needs, self._tuning(train, part)))
+                before = found[-1].name
+                needs = tuple(dict.fromkeys(("pairs", "decoder", "structure", before)))
+                build = self._tuning(train, part, before)
+                found.append(Stage(name, _Keyed((part, recipe.timesteps)), needs, build))
         found += [
             Stage(
                 "bundle",
@@ -139,6 +143,11 @@ class Chain:
             Stage(RELEASE, _Keyed(()), ("bundle", "evaluation"), self._release),
         ]
         return tuple(found)
+
+    def _more_teachers(self) -> tuple[str, ...]:
+        """By their content; of an ensemble alone."""
+        folders = getattr(self.recipe.structure.objective, "teachers", ())
+        return tuple(_digest(Path(folder)) for folder in folders)
 
     def build(
         self,
@@ -190,26 +199,35 @@ class Chain:
             progress_bar=context.progress_bar,
         )
 
-    def _tuning(self, train: Callable[..., object], recipe: Any) -> Callable[[Context], None]:
-        """A stage that goes on with the student of the stage before."""
+    def _tuning(
+        self, train: Callable[..., object], recipe: Any, before: str
+    ) -> Callable[[Context], None]:
+        """A stage that goes on with the student of the stage `before`."""
 
         def build(context: Context) -> None:
-            before = next(name for name in context.needs if name not in ("pairs", "decoder"))
+            more = {}
+            if getattr(recipe, "fake_score", None) == "student":
+                more["structure"] = self._unet(context, "structure")
             train(
                 recipe,
                 teacher=self.teacher,
-                student=_network(
-                    UNet2DConditionModel, context.needs[before] / "unet", self.teacher
+                student=self._unet(context, before),
+                decoder=networks.load(AutoencoderTiny, context.needs["decoder"] / "vae").to(
+                    self.teacher.device
                 ),
-                decoder=_network(AutoencoderTiny, context.needs["decoder"] / "vae", self.teacher),
                 pairs=self._accepted(context),
                 catalogue=self.catalogue,
                 timesteps=self.recipe.timesteps,
                 folder=context.folder,
                 progress_bar=context.progress_bar,
+                **more,
             )
 
         return build
+
+    def _unet(self, context: Context, stage: str) -> UNet2DConditionModel:
+        unet = networks.load(UNet2DConditionModel, context.needs[stage] / "unet")
+        return unet.to(self.teacher.device)
 
     def _bundle(self, context: Context) -> None:
         if not processes.is_main():
@@ -271,10 +289,6 @@ class Chain:
             releases.write(folder, replace(releases.read(folder), evaluation=summary))
 
         replacing.make_folder(context.folder / RELEASE, make)
-
-
-def _network(kind: type[networks.Network], folder: Path, teacher: Teacher) -> networks.Network:
-    return networks.load(kind, folder).to(teacher.device)
 
 
 def _digest(folder: Path | None) -> str:

@@ -9,7 +9,7 @@ from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar
 
 from distillation.trainers.errors import RecipeRefused
-from distillation.trainers.objectives.methods import recipe_of
+from distillation.trainers.objectives.methods import METHODS
 
 Recipe = TypeVar("Recipe")
 
@@ -57,10 +57,12 @@ def _part(present: Any, value: Any, path: str) -> Any:
     if not isinstance(value, Mapping):
         raise RecipeRefused(f"{path} has fields of its own: set {path}.FIELD.")
     if "method" in value and value["method"] != getattr(present, "method", None):
-        try:
-            return recipe_of(value)
-        except ValueError as error:
-            raise RecipeRefused(f"{path}: {error}") from error
+        kind = METHODS.get(value["method"]) if isinstance(value["method"], str) else None
+        if kind is None:
+            raise RecipeRefused(
+                f"{path}.method must be one of {', '.join(METHODS)}, not {value['method']!r}."
+            )
+        present = kind()
     return changed(present, value, place=f"{path}.")
 
 

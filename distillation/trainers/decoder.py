@@ -41,7 +41,7 @@ class DecoderRecipe:
 
     channels: int = 32
     blocks: tuple[int, ...] = (2, 2, 1, 0)
-    steps: int = 3000
+    steps: int = 2000
     batch: int = 8
     learning_rate: float = 2e-3  # peak; half a cosine to zero
     warmup: int = 100
@@ -49,7 +49,7 @@ class DecoderRecipe:
     weight_decay: float = 0.0
     clipped_norm: float = 1.0
     ema_decay: float = 0.99
-    pictures: int = 2048
+    pictures: int = 1024
     latent_noise: float = 0.1  # standard deviation; latents have about 1
     huber_c: float = 0.03  # of values in [−1, 1]: smaller errors count by their squares
     detail_weight: float = 1.0  # of differences between neighbouring pixels, at `scales` sizes

@@ -19,7 +19,7 @@ from distillation.trainers.teacher import Teacher
 
 @dataclass(frozen=True)
 class AdversarialRecipe:
-    """learn_after, gan_after: updates of the student before the heads learn, and before the student hears them.
+    """learn_after, gan_after: steps before the heads learn, and before the student hears them.
 
     layers: modules of the teacher's U-Net whose outputs the heads see.
     """

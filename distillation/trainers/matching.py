@@ -6,9 +6,7 @@ of the fake score, which must know the student's distribution as it is now.
 """
 
 import copy
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -32,89 +30,12 @@ from distillation.trainers.catalogue import Catalogue
 from distillation.trainers.discriminator import AdversarialRecipe, Heads
 from distillation.trainers.ema import Ema
 from distillation.trainers.errors import RecipeRefused
+from distillation.trainers.matching_recipe import MatchingRecipe
 from distillation.trainers.pairs import Pairs
-from distillation.trainers.perception import PerceptionRecipe
 from distillation.trainers.simulation import Examples
 from distillation.trainers.teacher import Teacher
 
-FAKE_SCORES = ("teacher", "student")
 NOISED = (0.02, 0.98)  # of the training timesteps: where the scores are compared
-
-
-@dataclass(frozen=True)
-class MatchingRecipe:
-    """steps: updates of the student. batch, critic_batch: rows of an update of the student, of the fake score.
-
-    paired: how many rows of `batch` begin with the noise of a pair and are held to its latents as well.
-    fake_score: what it starts from, the teacher or the student of the structure stage.
-    guidance_scale: of the teacher's score; None is its own.
-    adversarial: None is no adversarial term. divergence: of `losses.matching.DIVERGENCES`, once the student hears the
-    heads, whose logits give the ratio of the densities.
-    """
-
-    steps: int = 300
-    batch: int = 32
-    critic_batch: int = 16
-    critic_updates: int = 5
-    paired: int = 16
-    fake_score: str = "teacher"
-    guidance_scale: float | None = None
-    learning_rate: float = 5e-5  # of the student; falls by half a cosine to final_learning_rate
-    final_learning_rate: float = 5e-6
-    fake_learning_rate: float = 1e-4
-    warmup: int = 10
-    betas: tuple[float, float] = (0.9, 0.99)
-    weight_decay: float = 0.01
-    clipped_norm: float = 1.0
-    ema_decay: float = 0.99
-    regression_weight: float = 0.25  # falls by half a cosine to final_regression_weight
-    final_regression_weight: float = 0.05
-    perception: PerceptionRecipe = field(default_factory=PerceptionRecipe)
-    adversarial: AdversarialRecipe | None = field(default_factory=AdversarialRecipe)
-    divergence: str = "jensen_shannon"
-    watch_every: int = 10
-    watched: int = 64  # pairs
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch", "critic_batch", "critic_updates", "watch_every", "watched"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
-        for name in ("learning_rate", "fake_learning_rate", "clipped_norm"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, not {getattr(self, name)}.")
-        if not self.weight_decay >= 0:
-            raise ValueError(f"weight_decay must not be negative, not {self.weight_decay}.")
-        for name in ("learning_rate", "regression_weight"):
-            first, last = getattr(self, name), getattr(self, f"final_{name}")
-            if not 0 <= last <= first:
-                raise ValueError(f"final_{name} must lie from 0 to {name} ({first}), not {last}.")
-        if not 0 <= self.warmup <= self.steps:
-            raise ValueError(f"warmup must lie from 0 to steps ({self.steps}), not {self.warmup}.")
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay must be in [0, 1), not {self.ema_decay}.")
-        if not 0 <= self.paired <= self.batch:
-            raise ValueError(f"paired must lie from 0 to batch ({self.batch}), not {self.paired}.")
-        if (self.paired == 0) != (self.regression_weight == 0):
-            raise ValueError(
-                "paired and regression_weight belong together: both above 0, or both 0, "
-                f"not {self.paired} and {self.regression_weight}."
-            )
-        if self.fake_score not in FAKE_SCORES:
-            raise ValueError(
-                f"fake_score must be one of {', '.join(FAKE_SCORES)}, not {self.fake_score!r}."
-            )
-        if self.guidance_scale is not None and not 1 <= self.guidance_scale < math.inf:
-            raise ValueError(f"guidance_scale must be at least 1, not {self.guidance_scale}.")
-        if self.divergence not in matching.DIVERGENCES:
-            raise ValueError(
-                f"divergence must be one of {', '.join(matching.DIVERGENCES)}, not {self.divergence!r}."
-            )
-        if self.adversarial is None and self.divergence != "reverse_kl":
-            raise ValueError(
-                f"divergence {self.divergence!r} weighs by the heads' logits, and adversarial is null: "
-                "without it, give reverse_kl."
-            )
 
 
 class MatchingTask:
@@ -180,7 +101,8 @@ class MatchingTask:
         for left in reversed(range(self._recipe.critic_updates)):
             # The heads are light: one update is enough for them. What may not lag behind is the fake score.
             measured = self._update_critics(index, generator, with_heads=left == 0)
-        measured |= self._update_student(index, generator)
+        if index >= self._recipe.student_after:
+            measured |= self._update_student(index, generator)
         if (index + 1) % self._recipe.watch_every == 0 or index + 1 == self._recipe.steps:
             measured |= simulation.watch(
                 self.averaged,
@@ -246,8 +168,8 @@ class MatchingTask:
     def _update_student(self, index: int, generator: Generator) -> dict[str, float]:
         recipe, schedule = self._recipe, self._teacher.schedule
         rate = loop.cosine(
-            index,
-            steps=recipe.steps,
+            index - recipe.student_after,
+            steps=recipe.steps - recipe.student_after,
             peak=recipe.learning_rate,
             warmup=recipe.warmup,
             floor=recipe.final_learning_rate,

@@ -98,7 +98,7 @@ class _StraightThrough(torch.autograd.Function):
         return on_grid(weight)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         return gradient
 
 

@@ -116,13 +116,17 @@ ONE_STEP = Recipe(
     image_size=128,
     timesteps=(999,),
     pairs=PairsRecipe(seeds_per_variant=48),
+    decoder=DecoderRecipe(channels=48, blocks=(3, 3, 2, 0), steps=2000, pictures=1024),
+    structure=StructureRecipe(steps=1500),
+    regression=RegressionRecipe(steps=2200, learning_rate=3e-4),
+    matching=None,
 )
 TWO_STEP = replace(
     ONE_STEP,
     name="starter-2step",
     summary="Two passes of the tiny cut.",
     timesteps=(999, 499),
-    regression=RegressionRecipe(pass_weights=(1.0, 1.0), simulated=0.5),
+    regression=replace(ONE_STEP.regression, pass_weights=(1.0, 1.0), simulated=0.5),
 )
 
 
@@ -135,9 +139,8 @@ def _method(
         name=name,
         summary=f"{summary} The structure stage alone, ten passes.",
         timesteps=tuple(range(999, 0, -100)),
-        structure=StructureRecipe(objective=objective, weight_decay=weight_decay),
+        structure=replace(ONE_STEP.structure, objective=objective, weight_decay=weight_decay),
         regression=None,
-        matching=None,
     )
 
 

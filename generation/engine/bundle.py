@@ -17,9 +17,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from generation.engine import folding, quantization, release, sampling
+from generation.engine.classes import FOLDED_UNET, TINY_VAE
 from generation.engine.errors import ReleaseInvalid
 from generation.engine.networks import WEIGHTS
-from generation.engine.release import FOLDED_UNET, PROMPT_EMBEDS, TINY_VAE, Manifest
+from generation.engine.release import PROMPT_EMBEDS, Manifest
 
 QUANTIZATION = "int8"
 

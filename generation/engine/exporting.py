@@ -18,9 +18,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from generation.engine import folding, quantization, release
+from generation.engine.classes import FOLDED_UNET, TINY_VAE
 from generation.engine.errors import ReleaseInvalid
 from generation.engine.networks import WEIGHTS, read_config, tiny_vae
-from generation.engine.release import ENCODER_FOLDERS, FOLDED_UNET, TINY_VAE, Manifest
+from generation.engine.release import ENCODER_FOLDERS, Manifest
 
 README = "README.md"
 SCHEDULER = Path("scheduler", "scheduler_config.json")

@@ -13,8 +13,8 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from generation.engine import quantization
+from generation.engine.classes import FOLDED_UNET, TINY_VAE
 from generation.engine.device import Device
-from generation.engine.release import FOLDED_UNET, TINY_VAE
 from generation.engine.student import FoldedUNet
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"

@@ -13,6 +13,7 @@ from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from generation.engine import classes
 from generation.engine.errors import ReleaseInvalid
 
 FORMAT_VERSION = 1
@@ -29,15 +30,6 @@ REQUIRED_OF_ENCODER = (
 )
 ENCODER_FOLDERS = ("text_encoder", "tokenizer")
 PROMPT_EMBEDS = "prompt_embeds.safetensors"  # of the covered variants, in a student's release
-FOLDED_UNET = (
-    "FoldedUNet2DConditionModel"  # without a time embedding, for given timesteps: `student`
-)
-TINY_VAE = "AutoencoderTiny"
-# What a folder may hold is said by `_class_name` in its config.json.
-CLASS_NAMES = {
-    "unet": ("UNet2DConditionModel", FOLDED_UNET),
-    "vae": ("AutoencoderKL", TINY_VAE),
-}
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in total
 
@@ -282,8 +274,11 @@ def verify(
     needed = [*REQUIRED, *(REQUIRED_OF_ENCODER if manifest.has_encoder else ())]
     if manifest.guidance_scale != 1:
         needed.append(NEGATIVE_EMBEDS)
-    is_folded = all(path in listed for path in REQUIRED) and _check_classes(folder, manifest)
-    if is_folded:
+    if set(REQUIRED) <= listed.keys() and classes.is_folded(
+        folder,
+        guidance_scale=manifest.guidance_scale,
+        covered_variants=manifest.covered_variants,
+    ):
         needed.append(PROMPT_EMBEDS)
     if absent := [path for path in needed if path not in listed]:
         raise ReleaseInvalid(
@@ -302,34 +297,6 @@ def verify(
                     f"{MANIFEST} says {manifest.encoder_fingerprint[:12]}…. Make the release again."
                 )
     return manifest
-
-
-def _check_classes(folder: Path, manifest: Manifest) -> bool:
-    """Whether the U-Net is folded. Raises ReleaseInvalid for classes that are not known, or not with this manifest."""
-    found = {}
-    for component, accepted in CLASS_NAMES.items():
-        path = folder / component / "config.json"
-        try:
-            found[component] = json.loads(path.read_text("utf-8")).get("_class_name")
-        except (OSError, ValueError, AttributeError) as error:
-            raise ReleaseInvalid(
-                f"{path} cannot be read: {error}. Copy the release again from where it came."
-            ) from error
-        if found[component] not in accepted:
-            raise ReleaseInvalid(
-                f"{path}: the class {found[component]!r} is not one of {', '.join(accepted)}. Update this program."
-            )
-    is_folded = found["unet"] == FOLDED_UNET
-    if is_folded and manifest.guidance_scale != 1:
-        raise ReleaseInvalid(
-            f"{MANIFEST}: guidance_scale is {manifest.guidance_scale}, but a {FOLDED_UNET} has learnt the guidance of "
-            "its teacher: it must be 1."
-        )
-    if is_folded and not manifest.covered_variants:
-        raise ReleaseInvalid(
-            f"{MANIFEST}: covered_variants is empty, but a {FOLDED_UNET} is made for prompt variants that it names."
-        )
-    return is_folded
 
 
 def _compare_hashes(

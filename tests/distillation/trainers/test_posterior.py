@@ -36,7 +36,7 @@ def test_variances_are_those_of_squared_gradients(tmp_path, kind):
         output = network(*inputs, encoder_hidden_states=batch.prompt_embeds).sample
         return (output - batch.hard).square()
 
-    variance = sum(float(squares(batch).mean()) for batch in drawn) / 3
+    variance = sum(squares(batch).mean().item() for batch in drawn) / 3
     assert found.variance == pytest.approx(variance, rel=1e-4)
     assert found.values == 4 * 8 * 8 and found.examples == 50
     name = "mid_block.resnets.0.conv1.weight"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from generation.engine import release
+from generation.engine import classes, release
 from generation.engine.errors import ReleaseInvalid
 from tests import tiny
 
@@ -263,12 +263,12 @@ def test_a_network_of_an_unknown_class_is_refused_by_name(
 
 
 def test_a_folded_network_needs_its_prompts_and_no_guidance(folder: Path) -> None:
-    rename_class(folder, "unet", release.FOLDED_UNET)
+    rename_class(folder, "unet", classes.FOLDED_UNET)
     with pytest.raises(ReleaseInvalid, match=r"guidance_scale is 3\.0"):
         release.verify(folder)
-    rename_class(folder, "unet", release.FOLDED_UNET, guidance_scale=1.0)
+    rename_class(folder, "unet", classes.FOLDED_UNET, guidance_scale=1.0)
     with pytest.raises(ReleaseInvalid, match="covered_variants is empty"):
         release.verify(folder)
-    rename_class(folder, "unet", release.FOLDED_UNET, covered_variants=["red-vase"])
+    rename_class(folder, "unet", classes.FOLDED_UNET, covered_variants=["red-vase"])
     with pytest.raises(ReleaseInvalid, match=f"does not list {release.PROMPT_EMBEDS}"):
         release.verify(folder)
