@@ -227,6 +227,7 @@ class Chain:
 
     def _unet(self, context: Context, stage: str) -> UNet2DConditionModel:
         unet = networks.load(UNet2DConditionModel, context.needs[stage] / "unet")
+        unet.set_attn_processor(self.teacher.attention_processor())
         return unet.to(self.teacher.device)
 
     def _bundle(self, context: Context) -> None:

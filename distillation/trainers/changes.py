@@ -5,8 +5,8 @@ Recipes are frozen dataclasses of numbers, texts, tuples and other recipes. What
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass, replace
-from typing import Any, TypeVar
+from dataclasses import is_dataclass, replace
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from distillation.trainers.errors import RecipeRefused
 from distillation.trainers.objectives.methods import METHODS
@@ -18,7 +18,7 @@ def changed(recipe: Recipe, changes: Mapping[str, Any], *, place: str = "") -> R
     """A copy with other values: {"pairs": {"batch": 8}}. Raises RecipeRefused, which names the field."""
     if not is_dataclass(recipe) or isinstance(recipe, type):
         raise TypeError(f"{recipe!r} is no recipe.")
-    known = {field.name for field in fields(recipe)}
+    known = get_type_hints(type(recipe))
     values = {}
     for name, value in changes.items():
         path = f"{place}{name}"
@@ -26,11 +26,19 @@ def changed(recipe: Recipe, changes: Mapping[str, Any], *, place: str = "") -> R
             raise RecipeRefused(
                 f"{path} is no field of the recipe. There are: {', '.join(place + n for n in sorted(known))}."
             )
-        values[name] = _value(getattr(recipe, name), value, path)
+        present = getattr(recipe, name)
+        if present is None and isinstance(value, Mapping):
+            present = _left_out(known[name])
+        values[name] = _value(present, value, path)
     try:
         return replace(recipe, **values)
     except ValueError as error:
         raise RecipeRefused(f"{place}{error!s}") from error
+
+
+def _left_out(hint: Any) -> Any:
+    """The part that a recipe left out, with its defaults, now that one of its fields is set; None if there is none."""
+    return next((kind() for kind in get_args(hint) if is_dataclass(kind)), None)
 
 
 def _value(present: Any, value: Any, path: str) -> Any:

@@ -17,8 +17,17 @@ def save(network: ModelMixin, folder: Path) -> None:
 
 
 def load(kind: type[Network], folder: Path) -> Network:
-    """In evaluation mode, frozen, fp32. Raises OSError if the folder holds no such network."""
-    network = kind.from_pretrained(
-        folder, torch_dtype=torch.float32, use_safetensors=True, local_files_only=True
+    """In evaluation mode, frozen, fp32. Raises OSError if the folder holds no such network.
+
+    Raises ValueError for weights that lack a tensor: it would stay random.
+    """
+    network, info = kind.from_pretrained(
+        folder,
+        torch_dtype=torch.float32,
+        use_safetensors=True,
+        local_files_only=True,
+        output_loading_info=True,
     )
+    if missing := sorted(info["missing_keys"]):
+        raise ValueError(f"the weights of {folder.name} lack {', '.join(missing[:3])}")
     return network.requires_grad_(False).eval()

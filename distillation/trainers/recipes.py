@@ -170,7 +170,15 @@ RECIPES: dict[str, Recipe] = {
             regression=RegressionRecipe(
                 steps=20_000, batch=32, learning_rate=1e-5, final_learning_rate=1e-6, warmup=500
             ),
-            matching=MatchingRecipe(steps=3000, batch=64),
+            # A fake score of the teacher's size takes 3.4 GB four times over: weights, gradients, two moments.
+            matching=MatchingRecipe(
+                steps=3000,
+                student_after=200,
+                fake_score="student",
+                learning_rate=1e-5,
+                final_learning_rate=1e-6,
+                fake_learning_rate=2e-5,
+            ),
         ),
         _method("hinton", HintonRecipe(), "Soft and hard targets (Hinton et al. 2015)."),
         _method("ensemble", EnsembleRecipe(), "Several teachers, weighted by their agreement."),

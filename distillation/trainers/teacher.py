@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from distillation.losses.noise_regression import guided
-from distillation.trainers import processes
+from distillation.trainers import networks, processes
 from distillation.trainers.errors import TeacherRefused
 from distillation.trainers.schedule import NoiseSchedule
 from generation.engine import device as devices
@@ -135,8 +135,8 @@ def load(folder: Path, *, device: str = "auto") -> Teacher:
     config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text("utf-8"))
     negative = None
     try:
-        unet = _network(UNet2DConditionModel, folder / "unet")
-        vae = _network(AutoencoderKL, folder / "vae")
+        unet = networks.load(UNet2DConditionModel, folder / "unet")
+        vae = networks.load(AutoencoderKL, folder / "vae")
         if manifest.guidance_scale != 1:
             negative = load_file(folder / NEGATIVE_EMBEDS)["negative_prompt_embeds"].float()
             negative = negative.view(1, *manifest.embedding_shape).to(chosen.place)
@@ -155,17 +155,3 @@ def load(folder: Path, *, device: str = "auto") -> Teacher:
     )
     unet.set_attn_processor(teacher.attention_processor())
     return teacher
-
-
-def _network(kind: Any, folder: Path) -> Any:
-    """In evaluation mode, frozen, fp32. Raises ValueError for weights that lack a tensor: it would stay random."""
-    network, info = kind.from_pretrained(
-        folder,
-        torch_dtype=torch.float32,
-        use_safetensors=True,
-        local_files_only=True,
-        output_loading_info=True,
-    )
-    if missing := sorted(info["missing_keys"]):
-        raise ValueError(f"the weights of {folder.name} lack {', '.join(missing[:3])}")
-    return network.requires_grad_(False).eval()

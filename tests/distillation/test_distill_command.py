@@ -25,7 +25,7 @@ SMALL = (
     "structure.steps=2", "structure.warmup=0", "structure.batch=2",
     "regression.steps=2", "regression.warmup=0", "regression.batch=2", "regression.watched=1",
     "matching.steps=2", "matching.warmup=0", "matching.batch=2", "matching.critic_batch=2",
-    "matching.critic_updates=1", "matching.paired=1", "matching.watched=1",
+    "matching.critic_updates=1", "matching.paired=1", "matching.watched=1", "matching.student_after=0",
     "quantise.steps=2", "quantise.warmup=0", "quantise.batch=2",
     "evaluation.seeds_per_variant=2", "evaluation.speed=null",
 )  # fmt: skip

@@ -28,6 +28,7 @@ class Outer:
     is_on: bool = True
     inner: Inner = field(default_factory=Inner)
     objective: GuidanceRecipe | HintonRecipe = field(default_factory=GuidanceRecipe)
+    extra: Inner | None = None
 
 
 def test_fields_change_at_any_depth_and_the_rest_stays():
@@ -49,6 +50,13 @@ def test_a_whole_number_is_taken_where_a_number_is_asked_for():
     rate = changes.changed(Outer(), {"inner": {"rate": 2}}).inner.rate
 
     assert isinstance(rate, float) and rate == 2
+
+
+def test_a_part_that_was_left_out_is_there_when_one_of_its_fields_is_set_and_null_leaves_it_out():
+    changed = changes.changed(Outer(), {"extra": {"batch": 2}})
+
+    assert changed.extra == Inner(batch=2)
+    assert changes.changed(changed, {"extra": None}).extra is None
 
 
 def test_another_method_is_a_recipe_with_its_own_fields():
