@@ -122,7 +122,7 @@ def resolve(model: str | None = None, *, slug: str) -> Release:
     VariantNotCovered.
     """
     if model is not None:
-        release = _named(model)
+        release = named(model)
         if not covers(release, slug):
             raise _not_covered(release, slug)
         return release
@@ -152,7 +152,8 @@ def _not_covered(release: Release, slug: str) -> VariantNotCovered:
     )
 
 
-def _named(model: str) -> Release:
+def named(model: str) -> Release:
+    """The active release of a kind, or the one of this name unless it was rejected. Raises ReleaseNotAvailable."""
     if model in Release.Kind.values:
         release = Release.objects.filter(kind=model, status=Status.ACTIVE).first()
         if release is None:

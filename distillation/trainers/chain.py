@@ -37,6 +37,7 @@ from distillation.trainers import (
 )
 from distillation.trainers import teacher as teachers
 from distillation.trainers.catalogue import Catalogue
+from distillation.trainers.errors import RecipeRefused
 from distillation.trainers.pairs import Pairs
 from distillation.trainers.recipes import Recipe
 from distillation.trainers.teacher import Teacher
@@ -82,6 +83,11 @@ class Chain:
 
     def check(self) -> None:
         """Refuse, before hours are spent, a recipe that does not fit the teacher. Raises TrainingError."""
+        if self.inputs.detector is None and self.inputs.clip is None:
+            raise RecipeRefused(
+                "Nothing judges the pictures, so nobody would know what was lost. Give a CLIP (--clip), "
+                "such as a download of openai/clip-vit-base-patch32, or a detector (--detector), or both."
+            )
         self.recipe.check(self.teacher)
         pairs.solver_timesteps(self.recipe.pairs, self.teacher)
         student.make(self.teacher, self.recipe.student)

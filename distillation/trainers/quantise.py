@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.models.attention_processor import AttnProcessor
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Generator, Tensor, nn
@@ -154,7 +153,7 @@ class QuantiseTask:
         self._teacher = replace(teacher, is_bf16=False)
         self._target = student
         self.network = copy.deepcopy(student).requires_grad_(True)
-        self.network.set_attn_processor(AttnProcessor())
+        self.network.set_attn_processor(teacher.attention_processor())
         self._rounding = _Rounding(self.network)
         self._optimizer = adamw(
             self.network,

@@ -274,12 +274,6 @@ def verify(
     needed = [*REQUIRED, *(REQUIRED_OF_ENCODER if manifest.has_encoder else ())]
     if manifest.guidance_scale != 1:
         needed.append(NEGATIVE_EMBEDS)
-    if set(REQUIRED) <= listed.keys() and classes.is_folded(
-        folder,
-        guidance_scale=manifest.guidance_scale,
-        covered_variants=manifest.covered_variants,
-    ):
-        needed.append(PROMPT_EMBEDS)
     if absent := [path for path in needed if path not in listed]:
         raise ReleaseInvalid(
             f"{MANIFEST} does not list {', '.join(absent)}. Make the release again."
@@ -287,6 +281,10 @@ def verify(
     for path, file in listed.items():
         if present[path] != file.size_bytes:
             raise _altered(folder, path, f"it has {present[path]} bytes, not {file.size_bytes}")
+    guidance, covered = manifest.guidance_scale, manifest.covered_variants
+    is_folded = classes.is_folded(folder, guidance_scale=guidance, covered_variants=covered)
+    if is_folded and PROMPT_EMBEDS not in listed:
+        raise ReleaseInvalid(f"{MANIFEST} does not list {PROMPT_EMBEDS}. Make the release again.")
     if hashes:
         _compare_hashes(folder, manifest, without, on_progress)
         if manifest.has_encoder and not set(ENCODER_FOLDERS) & set(without):

@@ -2,11 +2,14 @@
 
 import json
 from io import StringIO
+from pathlib import Path
 
 import pytest
 from django.core.management import call_command
 from django.core.management.base import CommandError
 
+from distillation.detector import network as detectors
+from distillation.detector.network import Detector, DetectorConfig
 from generation import encoding, registration, releases
 from generation.engine import pipeline
 from generation.engine.importing import Options
@@ -22,7 +25,7 @@ SMALL = (
     "pairs.seeds_per_variant=3", "pairs.num_inference_steps=4", "pairs.shard=4", "pairs.batch=2",
     "decoder.channels=4", "decoder.blocks=[0,0,0,0]", "decoder.steps=2", "decoder.warmup=0", "decoder.batch=2",
     "decoder.pictures=4", "decoder.validated=1",
-    "structure.steps=2", "structure.warmup=0", "structure.batch=2",
+    "structure.steps=2", "structure.warmup=0", "structure.batch=4",
     "regression.steps=2", "regression.warmup=0", "regression.batch=2", "regression.watched=1",
     "matching.steps=2", "matching.warmup=0", "matching.batch=2", "matching.critic_batch=2",
     "matching.critic_updates=1", "matching.paired=1", "matching.watched=1", "matching.student_after=0",
@@ -41,10 +44,18 @@ def teacher(tmp_path, settings) -> Release:
         options=Options(steps=4, guidance_scale=3.0, image_sizes=((64, 64),)),
     )
     release = releases.activate(Release.objects.get(name="toy"))
-    for text in ("a red clay vase", "a blue glass mug"):
-        make_variant(text=text)
+    make_variant(text="a red clay vase", tags=["vase"])
+    make_variant(text="a blue glass mug")  # says nothing, so that the detector accepts all of it
     encoding.encode_missing()
     return release
+
+
+@pytest.fixture
+def detector(tmp_path) -> Path:
+    """Untrained."""
+    config = DetectorConfig(("vase", "bowl"), (2,), image_size=64, widths=(4, 8), depths=(0, 1))
+    detectors.save(Detector(config), tmp_path / "detector")
+    return tmp_path / "detector"
 
 
 def distil(*arguments: str, changes: tuple[str, ...] = SMALL) -> str:
@@ -64,9 +75,10 @@ def distil(*arguments: str, changes: tuple[str, ...] = SMALL) -> str:
 
 
 def test_a_catalogue_becomes_an_active_student_and_a_second_call_does_nothing_twice(
-    teacher, settings
+    teacher, settings, detector
 ):
-    said = distil("--name", "toy-student", "--activate")
+    judged = ("--detector", str(detector))
+    said = distil(*judged, "--name", "toy-student", "--activate")
 
     student = Release.objects.get(name="toy-student")
     assert (student.kind, student.status) == ("student", "active")
@@ -92,12 +104,12 @@ def test_a_catalogue_becomes_an_active_student_and_a_second_call_does_nothing_tw
         path: path.stat().st_mtime_ns
         for path in (settings.DATA_DIR / "distillation").rglob("done.json")
     }
-    assert "registered already" in distil("--name", "toy-student")
+    assert "registered already" in distil(*judged, "--name", "toy-student")
     assert written == {path: path.stat().st_mtime_ns for path in written}
 
 
-def test_stages_can_be_built_alone(teacher, settings):
-    assert distil("--only", "pairs") == ""
+def test_stages_can_be_built_alone(teacher, settings, detector):
+    assert distil("--detector", str(detector), "--only", "pairs") == ""
 
     made = {
         path.parent.name.partition("-")[0]
@@ -111,6 +123,7 @@ def test_stages_can_be_built_alone(teacher, settings):
     ("arguments", "changes", "named"),
     [
         (("--teacher", "nobody"), SMALL, "nobody"),
+        ((), SMALL, "--clip"),
         ((), ("student.cut=minute",), "student.cut"),
         ((), ("structure.steeps=1",), r"structure\.steeps"),
         ((), (), "image_size"),
@@ -120,8 +133,10 @@ def test_stages_can_be_built_alone(teacher, settings):
     ],
 )
 def test_what_cannot_be_distilled_is_refused_by_name_before_anything_is_made(
-    teacher, settings, arguments, changes, named
+    teacher, settings, detector, arguments, changes, named
 ):
+    if "--clip" not in named and "--detector" not in arguments:
+        arguments = (*arguments, "--detector", str(detector))
     with pytest.raises(CommandError, match=named):
         distil(*arguments, changes=changes)
     assert not list((settings.DATA_DIR).rglob("done.json"))

@@ -49,7 +49,7 @@ class Command(BaseCommand):
             "--set",
             action="append",
             default=[],
-            dest="settings",
+            dest="changes",
             metavar="FIELD=VALUE",
             help="change a field of the recipe, such as structure.steps=100; may be given several times",
         )
@@ -105,7 +105,7 @@ class Command(BaseCommand):
             self.stdout.write(f"{recipe.name:<{width}}  {recipe.summary}")
 
     def distil(self, options: dict[str, Any]) -> None:
-        recipe = changes.changed(_recipe(options["recipe"]), changes.parse(options["settings"]))
+        recipe = changes.changed(_recipe(options["recipe"]), changes.parse(options["changes"]))
         teacher = _teacher(options["teacher"])
         root = Path(settings.DATA_DIR) / "distillation"
         is_starter = teacher.name == STARTER_TEACHER
@@ -176,7 +176,7 @@ def _recipe(given: str) -> Recipe:
 
 
 def _teacher(name: str | None) -> Release:
-    teacher = releases.resolve(name or Release.Kind.TEACHER)
+    teacher = releases.named(name or Release.Kind.TEACHER)
     if teacher.kind != Release.Kind.TEACHER:
         raise CommandError(
             f"{teacher.name} is a {teacher.kind}; a student is distilled from a teacher."
