@@ -120,6 +120,7 @@ ONE_STEP = Recipe(
     structure=StructureRecipe(steps=1500),
     regression=RegressionRecipe(steps=2200, learning_rate=3e-4),
     matching=None,
+    evaluation=EvaluationRecipe(seeds_per_variant=2),
 )
 TWO_STEP = replace(
     ONE_STEP,

@@ -174,6 +174,7 @@ class Parts:
             paired=1,
             warmup=0,
             watched=1,
+            student_after=0,
             adversarial=replace(RECIPE.matching.adversarial, learn_after=0, gan_after=0),
         )
         options: dict[str, Any] = {}
