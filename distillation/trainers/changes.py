@@ -26,6 +26,8 @@ def changed(recipe: Recipe, changes: Mapping[str, Any], *, place: str = "") -> R
             raise RecipeRefused(
                 f"{path} is no field of the recipe. There are: {', '.join(place + n for n in sorted(known))}."
             )
+        if value is None and type(None) not in get_args(known[name]):
+            raise RecipeRefused(f"{path} cannot be null; it is {getattr(recipe, name)!r} now.")
         present = getattr(recipe, name)
         if present is None and isinstance(value, Mapping):
             present = _left_out(known[name])
@@ -38,7 +40,8 @@ def changed(recipe: Recipe, changes: Mapping[str, Any], *, place: str = "") -> R
 
 def _left_out(hint: Any) -> Any:
     """The part that a recipe left out, with its defaults, now that one of its fields is set; None if there is none."""
-    return next((kind() for kind in get_args(hint) if is_dataclass(kind)), None)
+    kinds: list[Any] = [kind for kind in get_args(hint) if is_dataclass(kind)]
+    return kinds[0]() if kinds else None
 
 
 def _value(present: Any, value: Any, path: str) -> Any:
@@ -50,7 +53,7 @@ def _value(present: Any, value: Any, path: str) -> Any:
             raise _of_another_kind(present, value, path)
         return tuple(tuple(part) if isinstance(part, list) else part for part in value)
     if value is None or (present is None and isinstance(value, int | float | str)):
-        return value  # whether the field may be left out is for the recipe itself to say
+        return value
     if isinstance(present, float) and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) is not type(present):
@@ -70,7 +73,7 @@ def _part(present: Any, value: Any, path: str) -> Any:
             raise RecipeRefused(
                 f"{path}.method must be one of {', '.join(METHODS)}, not {value['method']!r}."
             )
-        present = kind()
+        return changed(kind(), value, place=f"{path}.")
     return changed(present, value, place=f"{path}.")
 
 

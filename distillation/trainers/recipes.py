@@ -61,9 +61,6 @@ class Recipe:
     evaluation: EvaluationRecipe = field(default_factory=EvaluationRecipe)
 
     def __post_init__(self) -> None:
-        for name in ("student", "pairs", "decoder", "structure", "quantise", "evaluation"):
-            if getattr(self, name) is None:
-                raise ValueError(f"{name} cannot be left out; only regression and matching can.")
         if not self.timesteps or min(self.timesteps) < 0:
             raise ValueError(f"timesteps must be whole numbers from 0, not {self.timesteps}.")
         if any(
@@ -110,6 +107,7 @@ class Recipe:
 
 
 # --- the starter's --------------------------------------------------------------------------------
+_REGRESSION = RegressionRecipe(steps=2200, learning_rate=3e-4)
 ONE_STEP = Recipe(
     name="starter-1step",
     summary="The starter's student: one pass of the tiny cut.",
@@ -118,7 +116,7 @@ ONE_STEP = Recipe(
     pairs=PairsRecipe(seeds_per_variant=48),
     decoder=DecoderRecipe(channels=48, blocks=(3, 3, 2, 0), steps=2000, pictures=1024),
     structure=StructureRecipe(steps=1500),
-    regression=RegressionRecipe(steps=2200, learning_rate=3e-4),
+    regression=_REGRESSION,
     matching=None,
     evaluation=EvaluationRecipe(seeds_per_variant=2),
 )
@@ -127,7 +125,7 @@ TWO_STEP = replace(
     name="starter-2step",
     summary="Two passes of the tiny cut.",
     timesteps=(999, 499),
-    regression=replace(ONE_STEP.regression, pass_weights=(1.0, 1.0), simulated=0.5),
+    regression=replace(_REGRESSION, pass_weights=(1.0, 1.0), simulated=0.5),
 )
 
 

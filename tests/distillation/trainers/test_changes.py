@@ -73,6 +73,7 @@ def test_another_method_is_a_recipe_with_its_own_fields():
         ({"inner": {"batch": "many"}}, "inner.batch"),
         ({"inner": {"batch": 2.5}}, "inner.batch"),
         ({"inner": {"batch": True}}, "inner.batch"),
+        ({"inner": {"batch": None}}, "inner.batch"),
         ({"inner": {"places": 3}}, "inner.places"),
         ({"inner": {"rate": [1.0]}}, "inner.rate"),
         ({"is_on": 1}, "is_on"),
