@@ -6,7 +6,8 @@ Recipes are frozen dataclasses of numbers, texts, tuples and other recipes. What
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass, replace
-from typing import Any, TypeVar, get_args, get_type_hints
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from distillation.trainers.errors import RecipeRefused
 from distillation.trainers.objectives.methods import METHODS
@@ -26,45 +27,44 @@ def changed(recipe: Recipe, changes: Mapping[str, Any], *, place: str = "") -> R
             raise RecipeRefused(
                 f"{path} is no field of the recipe. There are: {', '.join(place + n for n in sorted(known))}."
             )
-        if value is None and type(None) not in get_args(known[name]):
-            raise RecipeRefused(f"{path} cannot be null; it is {getattr(recipe, name)!r} now.")
-        present = getattr(recipe, name)
-        if present is None and isinstance(value, Mapping):
-            present = _left_out(known[name])
-        values[name] = _value(present, value, path)
+        values[name] = _value(getattr(recipe, name), value, _kinds(known[name]), path)
     try:
         return replace(recipe, **values)
     except ValueError as error:
         raise RecipeRefused(f"{place}{error!s}") from error
 
 
-def _left_out(hint: Any) -> Any:
-    """The part that a recipe left out, with its defaults, now that one of its fields is set; None if there is none."""
-    kinds: list[Any] = [kind for kind in get_args(hint) if is_dataclass(kind)]
-    return kinds[0]() if kinds else None
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    """What a field may hold: the parts of `A | B`, or A alone."""
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
 
 
-def _value(present: Any, value: Any, path: str) -> Any:
-    """`value`, if it is of the kind of what is there."""
-    if is_dataclass(present):
-        return _part(present, value, path)
-    if isinstance(value, list | tuple):
-        if not isinstance(present, tuple | None):
-            raise _of_another_kind(present, value, path)
+def _value(present: Any, value: Any, kinds: tuple[Any, ...], path: str) -> Any:
+    """`value` as the field takes it: lists as tuples, whole numbers as numbers."""
+    if value is None and type(None) in kinds:
+        return None
+    parts: list[Any] = [kind for kind in kinds if is_dataclass(kind)]
+    if parts:
+        # A part that the recipe left out is there, with its defaults, once one of its fields is set.
+        return _part(parts[0]() if present is None else present, value, path)
+    if isinstance(value, list | tuple) and any(get_origin(kind) is tuple for kind in kinds):
         return tuple(tuple(part) if isinstance(part, list) else part for part in value)
-    if value is None or (present is None and isinstance(value, int | float | str)):
-        return value
-    if isinstance(present, float) and isinstance(value, int) and not isinstance(value, bool):
+    if type(value) is int and int not in kinds and float in kinds:
         return float(value)
-    if type(value) is not type(present):
-        raise _of_another_kind(present, value, path)
+    if value is None or type(value) not in kinds:
+        raise RecipeRefused(f"{path} takes {_words(kinds)} (it is {present!r} now), not {value!r}.")
     return value
 
 
+def _words(kinds: tuple[Any, ...]) -> str:
+    names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+    return " or ".join(
+        names.get(kind, "null" if kind is type(None) else "a list") for kind in kinds
+    )
+
+
 def _part(present: Any, value: Any, path: str) -> Any:
-    """A recipe inside a recipe: left out, changed, or for a method with other fields made anew."""
-    if value is None:
-        return None
+    """A recipe inside a recipe: changed, or for a method with other fields made anew."""
     if not isinstance(value, Mapping):
         raise RecipeRefused(f"{path} has fields of its own: set {path}.FIELD.")
     if "method" in value and value["method"] != getattr(present, "method", None):
@@ -75,13 +75,6 @@ def _part(present: Any, value: Any, path: str) -> Any:
             )
         return changed(kind(), value, place=f"{path}.")
     return changed(present, value, place=f"{path}.")
-
-
-def _of_another_kind(present: Any, value: Any, path: str) -> RecipeRefused:
-    kind = "a list" if isinstance(present, tuple) else f"a {type(present).__name__}"
-    if present is None:
-        kind = "a number or a text"
-    return RecipeRefused(f"{path} takes {kind} (it is {present!r} now), not {value!r}.")
 
 
 def parse(settings: Sequence[str]) -> dict[str, Any]:
