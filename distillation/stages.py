@@ -282,13 +282,13 @@ def _timed(folder: Path, clock: Callable[[], float]) -> Iterator[Callable[[], fl
 def _machine() -> dict[str, Any]:
     """What the time of a stage depends on."""
     return {
-        "cpu": _cpu_model(),
+        "cpu": cpu_model(),
         "cores": len(os.sched_getaffinity(0)),
         "torch": importlib.metadata.version("torch"),
     }
 
 
-def _cpu_model() -> str:
+def cpu_model() -> str:
     try:
         text = Path("/proc/cpuinfo").read_text("utf-8", errors="replace")
     except OSError:

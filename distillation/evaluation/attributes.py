@@ -27,26 +27,24 @@ def groups_right(
 ) -> Tensor:
     """bool [N, groups]: each group is as it is stated; True where nothing is stated.
 
-    probabilities [N, bits]; wanted, stated: bool [bits] of the prompt of these pictures; groups: sizes; thresholds
-    [bits]. Raises ValueError for a group of which two bits are wanted: it can never be right.
+    probabilities [N, bits]; wanted, stated: bool [N, bits], or [bits] of the one prompt of these pictures; groups:
+    sizes; thresholds [bits]. Raises ValueError for a group of which two bits are wanted: it can never be right.
     """
     _check_bits(probabilities, groups)
-    sizes = list(groups)
-    columns = zip(
-        (probabilities >= thresholds).split(sizes, dim=1),
-        probabilities.split(sizes, dim=1),
-        wanted.split(sizes),
-        stated.split(sizes),
-        strict=True,
-    )
+    parts = [
+        values.expand_as(probabilities).split(list(groups), dim=1)
+        for values in (probabilities, probabilities >= thresholds, wanted, stated)
+    ]
     found = []
-    for present, likely, want, state in columns:
-        if len(want) > 1 and want.any():
-            if int(want.sum()) > 1:
-                raise ValueError("wanted: one bit of a group can be set, not two.")
-            found.append(likely.argmax(1) == int(want.int().argmax()))
-        else:
-            found.append(((present == want) | ~state).all(1))
+    for likely, present, want, state in zip(*parts, strict=True):
+        by_thresholds = ((present == want) | ~state).all(1)
+        if want.shape[1] == 1:
+            found.append(by_thresholds)
+            continue
+        if (want.sum(1) > 1).any():
+            raise ValueError("wanted: one bit of a group can be set, not two.")
+        is_likeliest = likely.argmax(1) == want.int().argmax(1)
+        found.append(torch.where(want.any(1), is_likeliest, by_thresholds))
     return torch.stack(found, dim=1)
 
 

@@ -12,7 +12,7 @@ from distillation.detector.calibration import expected_calibration_error
 from distillation.evaluation.distances import Interval, psnr
 from distillation.evaluation.proportions import Share
 from distillation.starter.words import ATTRIBUTES, BITS, Combination
-from generation.engine.latents import from_pixels, image_to_latents, latents_to_image, to_pixels
+from generation.engine.latents import as_uint8, from_pixels, image_to_latents, latents_to_image
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -176,8 +176,7 @@ def reconstruct(vae: "AutoencoderKL", images: Tensor, *, title: str, progress_ba
     with tqdm(total=len(images), desc=title, unit="picture", disable=not progress_bar) as bar:
         for part in images.split(BATCH):
             latents = image_to_latents(vae, from_pixels(part.permute(0, 2, 3, 1).numpy()))
-            pixels = to_pixels(latents_to_image(vae, latents))
-            parts.append(torch.from_numpy(pixels).permute(0, 3, 1, 2))
+            parts.append(as_uint8(latents_to_image(vae, latents)).cpu())
             bar.update(len(part))
     return torch.cat(parts).contiguous()
 

@@ -77,6 +77,11 @@ class Chain:
         self.recipe = recipe
         self.inputs = inputs
         self.name = name or ""
+        # Once: whoever asks for the table again must not read the pictures again.
+        self._made_from = tuple(
+            _digest(folder) for folder in (inputs.teacher, inputs.catalogue, inputs.detector)
+        )
+        self._judged_by = tuple(_digest(folder) for folder in (inputs.clip, inputs.real))
         if not name:
             key = stages.keys(self.table())["bundle"]
             self.name = f"{recipe.name}-{key[:8]}"
@@ -111,13 +116,9 @@ class Chain:
     # --- the table --------------------------------------------------------------------------------
     def table(self) -> tuple[Stage, ...]:
         """The stages in order. Raise a stage's revision when its code makes something else."""
-        recipe, inputs = self.recipe, self.inputs
-        made_from = tuple(
-            _digest(folder) for folder in (inputs.teacher, inputs.catalogue, inputs.detector)
-        )
-        judged_by = tuple(_digest(folder) for folder in (inputs.clip, inputs.real))
+        recipe = self.recipe
         found = [
-            Stage("pairs", _Keyed(recipe.pairs, made_from), (), self._pairs),
+            Stage("pairs", _Keyed(recipe.pairs, self._made_from), (), self._pairs),
             Stage("decoder", recipe.decoder, ("pairs",), self._decoder),
             Stage(
                 "structure",
@@ -144,7 +145,10 @@ class Chain:
                 self._bundle,
             ),
             Stage(
-                "evaluation", _Keyed(recipe.evaluation, judged_by), ("bundle",), self._evaluation
+                "evaluation",
+                _Keyed(recipe.evaluation, self._judged_by),
+                ("bundle",),
+                self._evaluation,
             ),
             Stage(RELEASE, _Keyed(()), ("bundle", "evaluation"), self._release),
         ]

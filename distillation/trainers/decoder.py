@@ -23,6 +23,7 @@ from distillation.trainers.errors import RecipeRefused
 from distillation.trainers.optimizers import adamw, update
 from distillation.trainers.pairs import Pairs
 from distillation.trainers.teacher import Teacher
+from generation.engine.latents import as_uint8
 
 MEASURED = "measured.json"
 DECODED = 16  # latents at once outside of training: the VAE's activations are the peak of memory
@@ -165,7 +166,7 @@ class DecoderTask:
             picture = self._pictures[row]
             if picture is None:
                 # Alone: another batch rounds otherwise, and a resumed training has other pictures yet to decode.
-                picture = as_pixels(self._teacher.decode(self._latents[row : row + 1]))[0]
+                picture = as_uint8(self._teacher.decode(self._latents[row : row + 1]))[0].cpu()
                 self._pictures[row] = picture
             pictures.append(picture)
         return torch.stack(pictures).float().div_(127.5).sub_(1)
@@ -204,7 +205,7 @@ def measure(decoder: AutoencoderTiny, teacher: Teacher, latents: Tensor) -> dict
     for part in latents.float().to(teacher.device).split(DECODED):
         with teacher.autocast():
             output = decoder.decode(part).sample.float()
-        output, target = as_pixels(output), as_pixels(teacher.decode(part))
+        output, target = as_uint8(output).cpu(), as_uint8(teacher.decode(part)).cpu()
         ratios.append(psnr(output, target))
         ours += _contrast(output)
         theirs += _contrast(target)
@@ -241,17 +242,12 @@ def train(
         progress_bar=progress_bar,
     )
     decoder = task.averaged()
+    networks.save(decoder, folder / "vae")
     if processes.is_main():
         measured = measure(decoder, teacher, pairs.latents[held_out])
-        networks.save(decoder, folder / "vae")
         replacing.write_file(folder / MEASURED, json.dumps(measured, indent=1) + "\n")
     processes.barrier()
     return decoder
-
-
-def as_pixels(images: Tensor) -> Tensor:
-    """uint8 on the CPU, of images in [−1, 1]."""
-    return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu()
 
 
 def _split(recipe: DecoderRecipe, pairs: Pairs) -> tuple[Tensor, Tensor]:

@@ -315,7 +315,5 @@ def train(
         title="matching",
         progress_bar=progress_bar,
     )
-    if processes.is_main():
-        networks.save(task.averaged, Path(folder) / "unet")
-    processes.barrier()
+    networks.save(task.averaged, Path(folder) / "unet")
     return task.averaged

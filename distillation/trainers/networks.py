@@ -7,13 +7,22 @@ import torch
 from diffusers.models.modeling_utils import ModelMixin
 
 from distillation import replacing
+from distillation.trainers import processes
+from generation.engine.networks import load_stock
 
 Network = TypeVar("Network", bound=ModelMixin)
 
 
 def save(network: ModelMixin, folder: Path) -> None:
-    """Write config.json and the weights in safetensors, in place of a folder that is there."""
-    replacing.make_folder(folder, lambda new: network.save_pretrained(new, safe_serialization=True))
+    """Write config.json and the weights in safetensors, in place of a folder that is there.
+
+    Of several processes the main one writes; all go on when it has.
+    """
+    if processes.is_main():
+        replacing.make_folder(
+            folder, lambda new: network.save_pretrained(new, safe_serialization=True)
+        )
+    processes.barrier()
 
 
 def load(kind: type[Network], folder: Path) -> Network:
@@ -21,13 +30,5 @@ def load(kind: type[Network], folder: Path) -> Network:
 
     Raises ValueError for weights that lack a tensor: it would stay random.
     """
-    network, info = kind.from_pretrained(
-        folder,
-        torch_dtype=torch.float32,
-        use_safetensors=True,
-        local_files_only=True,
-        output_loading_info=True,
-    )
-    if missing := sorted(info["missing_keys"]):
-        raise ValueError(f"the weights of {folder.name} lack {', '.join(missing[:3])}")
-    return network.requires_grad_(False).eval()
+    loaded: Network = load_stock(kind, folder, torch.float32)
+    return loaded

@@ -20,13 +20,14 @@ from tqdm import tqdm
 
 from distillation import replacing
 from distillation.detector.network import Detector
+from distillation.evaluation import attributes, perception
 from distillation.trainers import processes
 from distillation.trainers.catalogue import Catalogue
 from distillation.trainers.errors import RecipeRefused
 from distillation.trainers.schedule import CLEAN
 from distillation.trainers.teacher import Teacher
 from generation.engine import sampling
-from generation.engine.latents import to_pixels
+from generation.engine.latents import as_uint8
 
 SPLITS = ("train", "held_out")
 SUMMARY = "pairs.json"
@@ -91,12 +92,8 @@ class Pairs:
         return len(self.prompts)
 
     def noise(self, rows: Tensor) -> Tensor:
-        """x_T of the rows, fp32 [B, C, h, w], as the engine draws it: one CPU generator per image."""
-        shape = self.latents.shape[1:]
-        seeds = self.seeds[rows].tolist()
-        return torch.stack(
-            [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-        )
+        """x_T of the rows, fp32 [B, C, h, w]."""
+        return noise_of(self.seeds[rows].tolist(), self.latents.shape[1:])
 
     def take(self, rows: Tensor) -> "Pairs":
         """Those of the rows (int64 or bool)."""
@@ -107,6 +104,13 @@ class Pairs:
 
 
 _TENSORS = tuple(field.name for field in fields(Pairs) if field.name != "path_timesteps")
+
+
+def noise_of(seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
+    """fp32 [B, *shape], as the engine draws it: one CPU generator per image."""
+    return torch.stack(
+        [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    )
 
 
 def drawn(pairs: Pairs, batch: int, generator: torch.Generator) -> Tensor:
@@ -192,10 +196,7 @@ def solver_timesteps(recipe: PairsRecipe, teacher: Teacher) -> tuple[int, ...]:
     """Those that the teacher walks, descending. Raises RecipeRefused."""
     timesteps = teacher.timesteps
     if recipe.num_inference_steps:
-        config = json.loads(
-            (teacher.folder / "scheduler" / "scheduler_config.json").read_text("utf-8")
-        )
-        config["timestep_spacing"] = "trailing"
+        config = teacher.scheduler_config | {"timestep_spacing": "trailing"}
         timesteps = tuple(sampling.default_timesteps(config, recipe.num_inference_steps))
     if strange := [t for t in recipe.path_timesteps if t not in timesteps]:
         raise RecipeRefused(
@@ -240,9 +241,7 @@ def _solved(
     rows = torch.tensor([row for row, _ in items])
     seeds = torch.tensor([seed for _, seed in items])
     embeds = catalogue.embeds(rows).to(teacher.device)
-    generators = [torch.Generator().manual_seed(seed) for _, seed in items]
-    noise = [torch.randn(teacher.latent_shape, generator=generator) for generator in generators]
-    latents = torch.stack(noise).to(teacher.device)
+    latents = noise_of(seeds.tolist(), teacher.latent_shape).to(teacher.device)
     path = []
     for timestep, following in pairwise((*timesteps, CLEAN)):
         if timestep in recipe.path_timesteps:
@@ -270,43 +269,33 @@ def _solved(
 def _accepted(
     latents: Tensor, rows: Tensor, teacher: Teacher, catalogue: Catalogue, detector: Detector
 ) -> Tensor:
-    """bool [B]: in each group of which the variant says something, the likeliest bit is the one it states."""
-    images = teacher.decode(latents).cpu()
-    pixels = torch.from_numpy(to_pixels(images)).permute(0, 3, 1, 2).contiguous()
-    size = detector.config.image_size
-    if pixels.shape[-1] != size or pixels.shape[-2] != size:
-        pixels = (
-            torch.nn.functional.interpolate(
-                pixels.float(), size=(size, size), mode="bilinear", antialias=True
-            )
-            .round()
-            .clamp(0, 255)
-            .to(torch.uint8)
-        )
-    return as_stated(detector.probabilities(pixels), rows, catalogue, detector.config.groups)
+    """bool [B]: the pictures show what their variants state."""
+    images = as_uint8(teacher.decode(latents)).cpu()
+    config = detector.config
+    probabilities = detector.probabilities(perception.fitted(images, config.image_size))
+    return as_stated(
+        probabilities, rows, catalogue, groups=config.groups, thresholds=detector.thresholds
+    )
 
 
 def as_stated(
-    probabilities: Tensor, rows: Tensor, catalogue: Catalogue, groups: tuple[int, ...]
+    probabilities: Tensor,
+    rows: Tensor,
+    catalogue: Catalogue,
+    *,
+    groups: tuple[int, ...],
+    thresholds: Tensor,
 ) -> Tensor:
-    """bool [B]. probabilities [B, bits]; rows: of the catalogue; groups: sizes, of which one bit is true."""
+    """bool [B]: by the rule of the evaluation. probabilities [B, bits]; rows: of the catalogue; thresholds [bits]."""
     if catalogue.stated is None or catalogue.wanted is None:
         raise ValueError("The catalogue states no bits.")
-    right = torch.ones(len(rows), dtype=torch.bool)
-    for members in _members(groups):
-        states = catalogue.stated[rows][:, members].any(1)
-        agrees = probabilities[:, members].argmax(1) == catalogue.wanted[rows][
-            :, members
-        ].float().argmax(1)
-        right &= agrees | ~states
-    return right
-
-
-def _members(groups: tuple[int, ...]) -> Iterator[slice]:
-    start = 0
-    for size in groups:
-        yield slice(start, start + size)
-        start += size
+    return attributes.groups_right(
+        probabilities,
+        wanted=catalogue.wanted[rows],
+        stated=catalogue.stated[rows],
+        groups=groups,
+        thresholds=thresholds,
+    ).all(1)
 
 
 def _summarise(folder: Path, shards: dict[str, list[Item]], recipe: PairsRecipe) -> None:

@@ -23,7 +23,7 @@ from distillation.trainers import loop, networks, processes, simulation
 from distillation.trainers.catalogue import Catalogue
 from distillation.trainers.ema import Ema
 from distillation.trainers.optimizers import adamw, update
-from distillation.trainers.pairs import Pairs
+from distillation.trainers.pairs import Pairs, noise_of
 from distillation.trainers.simulation import Examples
 from distillation.trainers.teacher import Teacher
 from generation.engine import folding, quantization
@@ -228,12 +228,7 @@ def measure(
     """
     exact = replace(teacher, is_bf16=False)
     rows = torch.linspace(0, len(catalogue) - 1, SEEDS).round().long()
-    noise = torch.stack(
-        [
-            torch.randn(teacher.latent_shape, generator=torch.Generator().manual_seed(seed))
-            for seed in range(SEEDS)
-        ]
-    )
+    noise = noise_of(range(SEEDS), teacher.latent_shape)
     latents: list[Tensor] = []
     pictures: list[Tensor] = []
     for walked in (network, reference):
@@ -314,8 +309,8 @@ def train(
         for name, network in candidates.items()
     }
     kept = max(measured, key=lambda name: measured[name]["latents_psnr"])
+    networks.save(candidates[kept], folder / "unet")
     if processes.is_main():
-        networks.save(candidates[kept], folder / "unet")
         found = {"seeds": SEEDS, "timesteps": list(timesteps), "kept": kept, **measured}
         replacing.write_file(folder / MEASURED, json.dumps(found, indent=1) + "\n")
     processes.barrier()

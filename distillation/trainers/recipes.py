@@ -4,9 +4,11 @@ A run takes one by its name, and may change single fields (`changes`).
 """
 
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 from distillation.evaluation.latency import SpeedRecipe
 from distillation.evaluation.verdicts import Margins
+from distillation.trainers import simulation
 from distillation.trainers.decoder import DecoderRecipe
 from distillation.trainers.errors import RecipeRefused
 from distillation.trainers.matching import MatchingRecipe
@@ -63,10 +65,7 @@ class Recipe:
     def __post_init__(self) -> None:
         if not self.timesteps or min(self.timesteps) < 0:
             raise ValueError(f"timesteps must be whole numbers from 0, not {self.timesteps}.")
-        if any(
-            later >= earlier
-            for earlier, later in zip(self.timesteps, self.timesteps[1:], strict=False)
-        ):
+        if any(later >= earlier for earlier, later in pairwise(self.timesteps)):
             raise ValueError(f"timesteps must be descending, not {self.timesteps}.")
         if self.regression is not None:
             passes = len(self.regression.pass_weights)
@@ -93,17 +92,7 @@ class Recipe:
                 f"{teacher.manifest.name} makes {sizes[0][0]} × {sizes[0][1]}. Choose another recipe: "
                 f"{', '.join(RECIPES)}."
             )
-        steps = len(teacher.schedule)
-        if self.timesteps[0] >= steps:
-            raise RecipeRefused(
-                f"timesteps must be below the teacher's {steps}, not {self.timesteps}."
-            )
-        alphas = teacher.schedule.alphas
-        if teacher.schedule.prediction_type == "epsilon" and not alphas[self.timesteps[0]] > 0:
-            raise RecipeRefused(
-                f"timesteps begins at {self.timesteps[0]}, where the latents are noise alone: a teacher that predicts "
-                "the noise says nothing there. Begin earlier, such as at 625."
-            )
+        simulation.check(self.timesteps, teacher.schedule)
 
 
 # --- the starter's --------------------------------------------------------------------------------

@@ -258,7 +258,5 @@ def train(
         title="regression",
         progress_bar=progress_bar,
     )
-    if processes.is_main():
-        networks.save(task.averaged, Path(folder) / "unet")
-    processes.barrier()
+    networks.save(task.averaged, Path(folder) / "unet")
     return task.averaged

@@ -175,7 +175,5 @@ def train(
         title="structure",
         progress_bar=progress_bar,
     )
-    if processes.is_main():
-        networks.save(task.averaged, Path(folder) / NAME)
-    processes.barrier()
+    networks.save(task.averaged, Path(folder) / NAME)
     return task.averaged

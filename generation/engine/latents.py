@@ -33,8 +33,12 @@ def latents_to_image(vae: "AutoencoderKL", latents: torch.Tensor) -> torch.Tenso
 
 def to_pixels(images: torch.Tensor) -> npt.NDArray[np.uint8]:
     """uint8 (batch, height, width, 3) of images (batch, 3, height, width) in [−1, 1]."""
-    scaled = ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-    return scaled.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    return as_uint8(images).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
+def as_uint8(images: torch.Tensor) -> torch.Tensor:
+    """The same values in the order of the images, on their device."""
+    return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 def from_pixels(pixels: npt.NDArray[np.uint8]) -> torch.Tensor:

@@ -24,7 +24,7 @@ def load_unet(folder: Path, device: Device) -> UNet2DConditionModel | FoldedUNet
     """Frozen, in the device's dtype. Raises OSError, ValueError, RuntimeError, SafetensorError or ReleaseInvalid."""
     config = read_config(folder)
     if config["_class_name"] != FOLDED_UNET:
-        return _stock(UNet2DConditionModel, folder, device, device.dtype)
+        return _placed(load_stock(UNet2DConditionModel, folder, device.dtype), device)
     tensors = read_quantised(folder / WEIGHTS, device)
     return FoldedUNet(config, tensors).requires_grad_(False).eval()
 
@@ -33,7 +33,7 @@ def load_vae(folder: Path, device: Device) -> AutoencoderKL | AutoencoderTiny:
     """Frozen. Raises as `load_unet`."""
     config = read_config(folder)
     if config["_class_name"] != TINY_VAE:
-        return _stock(AutoencoderKL, folder, device, _vae_dtype(device, config))
+        return _placed(load_stock(AutoencoderKL, folder, _vae_dtype(device, config)), device)
     with torch.device("meta"):
         vae = tiny_vae(config)
     vae.encoder = nn.Identity()  # a student makes images only
@@ -70,7 +70,8 @@ def read_quantised(path: Path, device: Device) -> dict[str, Tensor]:
     return tensors
 
 
-def _stock(kind: Any, folder: Path, device: Device, dtype: torch.dtype) -> Any:
+def load_stock(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
+    """A diffusers network, frozen, in evaluation mode, on the CPU. Raises OSError, ValueError for missing weights."""
     network, info = kind.from_pretrained(
         folder,
         torch_dtype=dtype,
@@ -80,7 +81,7 @@ def _stock(kind: Any, folder: Path, device: Device, dtype: torch.dtype) -> Any:
     )
     if missing := sorted(info["missing_keys"]):  # else they would stay random
         raise ValueError(f"the weights of {folder.name} lack {', '.join(missing[:3])}")
-    return _placed(network, device)
+    return network.requires_grad_(False).eval()
 
 
 def _placed(network: Any, device: Device) -> Any:

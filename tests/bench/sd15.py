@@ -12,41 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from transformers import CLIPTextConfig
-from transformers.models.clip.modeling_clip import CLIPTextModel
 
 from distillation.students import cuts
 from distillation.trainers import decoder as decoders
 from distillation.trainers import recipes
-from generation.engine import bundle, importing, release
-from generation.engine.importing import Options
+from generation.engine import bundle, release
 from tests.bench import distilled
 from tests.bench.distilled import Say
-from tests.tiny import make_sd15_folder
+from tests.distillation.checkpoint15 import make_teacher
 
 ROUNDS = 2
 STEPS = 2  # of the teacher that are run
 IMAGES = 3  # of the engine in one turn
 VARIANTS = 200
 RECIPE = "sd15-tiny-1step"
-UNET = {"sample_size": 64, "cross_attention_dim": 768}  # the rest is diffusers' default
-VAE = {
-    "block_out_channels": (128, 256, 512, 512),
-    "down_block_types": ("DownEncoderBlock2D",) * 4,
-    "up_block_types": ("UpDecoderBlock2D",) * 4,
-    "layers_per_block": 2,
-    "sample_size": 512,
-}
-TEXT = {
-    "vocab_size": 49_408,
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "projection_dim": 768,
-}
 
 
 def measure(*, rounds: int, say: Say) -> dict[str, Any]:
@@ -63,25 +43,6 @@ def measure(*, rounds: int, say: Say) -> dict[str, Any]:
         )
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-def make_teacher(target: Path) -> None:
-    """A release of 1.07 thousand million fp16 weights."""
-    source = target.with_name("checkpoint")
-    make_sd15_folder(source, fp16=False)
-    toy = json.loads((source / "text_encoder/config.json").read_text())
-    for part in ("unet", "vae", "text_encoder"):
-        shutil.rmtree(source / part)
-    torch.manual_seed(15)
-    UNet2DConditionModel(**UNET).half().save_pretrained(source / "unet")
-    gc.collect()
-    AutoencoderKL(**VAE).half().save_pretrained(source / "vae")
-    CLIPTextModel(CLIPTextConfig(**{**toy, **TEXT})).half().save_pretrained(source / "text_encoder")
-    importing.import_folder(
-        source, target, name="sd15-shape", options=Options(steps=50, guidance_scale=7.5)
-    )
-    shutil.rmtree(source)
-    gc.collect()
 
 
 def make_student(target: Path, teacher: Path) -> None:

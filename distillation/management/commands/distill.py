@@ -134,10 +134,9 @@ class Command(BaseCommand):
         if options["no_register"]:
             self.stdout.write(str(made[RELEASE] / RELEASE))
         else:
-            self.register(made[RELEASE] / RELEASE, activates=options["activate"])
+            self.register(chain.name, made[RELEASE] / RELEASE, activates=options["activate"])
 
-    def register(self, folder: Path, *, activates: bool) -> None:
-        name = json.loads((folder / "release.json").read_text("utf-8"))["name"]
+    def register(self, name: str, folder: Path, *, activates: bool) -> None:
         release = Release.objects.filter(name=name).first()
         if release is None:
             release = releases.register(folder)

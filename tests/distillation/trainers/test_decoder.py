@@ -11,10 +11,11 @@ from safetensors.torch import load_file
 
 from distillation.trainers import decoder as decoders
 from distillation.trainers import loop, networks
-from distillation.trainers.decoder import DecoderRecipe, DecoderTask, as_pixels, picture_errors
+from distillation.trainers.decoder import DecoderRecipe, DecoderTask, picture_errors
 from distillation.trainers.errors import RecipeRefused
 from distillation.trainers.pairs import Pairs
 from distillation.trainers.teacher import Teacher
+from generation.engine.latents import as_uint8
 from tests.distillation.trainers import few_step_toys as toys
 
 torch.set_num_threads(1)
@@ -115,8 +116,8 @@ def test_half_of_the_latents_have_noise_and_are_drawn_as_the_vae_draws_them(
     rows = [2, len(pairs) + 2, 2]
     targets = task._targets(rows)
     for row, target in zip(rows, targets, strict=True):
-        expected = as_pixels(teacher.decode(task._latents[row : row + 1]))[0]
-        assert torch.equal(as_pixels(target), expected)
+        expected = as_uint8(teacher.decode(task._latents[row : row + 1]))[0]
+        assert torch.equal(as_uint8(target), expected)
     assert not torch.equal(targets[0], targets[1])
     without = DecoderTask(replace(TOY, latent_noise=0.0), teacher=teacher, latents=pairs.latents)
     assert len(without._latents) == len(pairs)
@@ -136,7 +137,7 @@ def test_a_black_decoder_is_measured_as_black(teacher: Teacher, pairs: Pairs) ->
         torch.nn.init.zeros_(parameter)
     measured = decoders.measure(decoder, teacher, pairs.latents)
     pixels = torch.cat(
-        [as_pixels(teacher.decode(row[None].float())) for row in pairs.latents]
+        [as_uint8(teacher.decode(row[None].float())) for row in pairs.latents]
     ).double()
     expected = 10 * torch.log10(255**2 / pixels.square().flatten(1).mean(1))
     assert measured["psnr"] == pytest.approx(expected.mean().item(), abs=0.01)
