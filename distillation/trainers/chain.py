@@ -1,7 +1,8 @@
 """The table of stages from a teacher and a catalogue to a release, and what passes between them. Trains nothing itself.
 
-pairs → decoder, structure → regression → matching → quantise → bundle → evaluation → release. A recipe may leave out
-regression and matching. Stages are shared between recipes as far as these agree: see `distillation.stages`.
+pairs → decoder, structure → regression → matching → joint → quantise → bundle → evaluation → release. A recipe may
+leave out regression, matching and joint. Stages are shared between recipes as far as these agree: see
+`distillation.stages`.
 """
 
 import hashlib
@@ -26,6 +27,7 @@ from distillation.stages import Context, OnStage, Stage
 from distillation.trainers import catalogue as catalogues
 from distillation.trainers import (
     decoder,
+    joint,
     matching,
     networks,
     pairs,
@@ -130,18 +132,19 @@ class Chain:
         for name, part, train in (
             ("regression", recipe.regression, regression.train),
             ("matching", recipe.matching, matching.train),
+            ("joint", recipe.joint, joint.train),
             ("quantise", recipe.quantise, quantise.train),
         ):
             if part is not None:
                 before = found[-1].name
-                needs = tuple(dict.fromkeys(("pairs", "decoder", "structure", before)))
+                needs = tuple(dict.fromkeys(("pairs", self._drawing(before), "structure", before)))
                 build = self._tuning(train, part, before)
                 found.append(Stage(name, _Keyed((part, recipe.timesteps)), needs, build))
         found += [
             Stage(
                 "bundle",
                 _Keyed((), (self.name,)),
-                ("quantise", "decoder"),
+                ("quantise", self._drawing("quantise")),
                 self._bundle,
             ),
             Stage(
@@ -153,6 +156,11 @@ class Chain:
             Stage(RELEASE, _Keyed(()), ("bundle", "evaluation"), self._release),
         ]
         return tuple(found)
+
+    def _drawing(self, before: str) -> str:
+        """The stage whose decoder draws what the student of the stage `before` makes."""
+        is_joint = self.recipe.joint is not None and before in ("joint", "quantise")
+        return "joint" if is_joint else "decoder"
 
     def _more_teachers(self) -> tuple[str, ...]:
         """By their content; of an ensemble alone."""
@@ -222,9 +230,9 @@ class Chain:
                 recipe,
                 teacher=self.teacher,
                 student=self._unet(context, before),
-                decoder=networks.load(AutoencoderTiny, context.needs["decoder"] / "vae").to(
-                    self.teacher.device
-                ),
+                decoder=networks.load(
+                    AutoencoderTiny, context.needs[self._drawing(before)] / "vae"
+                ).to(self.teacher.device),
                 pairs=self._accepted(context),
                 catalogue=self.catalogue,
                 timesteps=self.recipe.timesteps,
@@ -246,7 +254,9 @@ class Chain:
         bundle.write(
             context.folder / RELEASE,
             unet=networks.load(UNet2DConditionModel, context.needs["quantise"] / "unet"),
-            decoder=networks.load(AutoencoderTiny, context.needs["decoder"] / "vae"),
+            decoder=networks.load(
+                AutoencoderTiny, context.needs[self._drawing("quantise")] / "vae"
+            ),
             scheduler_config=self.teacher.scheduler_config,
             timesteps=self.recipe.timesteps,
             name=self.name,

@@ -6,7 +6,6 @@ catalogue shows both are enough.
 """
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,11 +21,11 @@ from distillation.trainers.ema import Ema
 from distillation.trainers.errors import RecipeRefused
 from distillation.trainers.optimizers import adamw, update
 from distillation.trainers.pairs import Pairs
+from distillation.trainers.targets import VaePictures
 from distillation.trainers.teacher import Teacher
 from generation.engine.latents import as_uint8
 
 MEASURED = "measured.json"
-DECODED = 16  # latents at once outside of training: the VAE's activations are the peak of memory
 
 
 @dataclass(frozen=True)
@@ -36,8 +35,7 @@ class DecoderRecipe:
     Served on a CPU: 32 channels draw 128 × 128 in 2 ms. TAESD's own shape: 64 channels, blocks (3, 3, 3, 1).
 
     Targets are the VAE's pictures of `pictures` of the pairs' latents and of the same latents with noise, since a
-    student's latents are near the teacher's, not equal. They are kept as uint8, decoded when they are first needed:
-    a VAE takes three times as long for a picture as a step takes to train on it.
+    student's latents are near the teacher's, not equal. Of too few a decoder learns the pictures by heart.
     """
 
     channels: int = 32
@@ -118,7 +116,7 @@ class DecoderTask:
         # A fifth faster than the usual layout, on a CPU with bf16.
         trained = self.network.decoder.to(memory_format=torch.channels_last)
         self._latents = _with_noisy(latents.float(), recipe)
-        self._pictures: list[Tensor | None] = [None] * len(self._latents)
+        self._targets = VaePictures(teacher, self._latents)
         self._optimizer = adamw(
             trained,
             learning_rate=recipe.learning_rate,
@@ -147,7 +145,7 @@ class DecoderTask:
             len(self._latents), (processes.share(recipe.batch),), generator=generator
         )
         latents = self._latents[rows].to(self._teacher.device)
-        targets = self._targets(rows.tolist()).to(self._teacher.device)
+        targets = self._targets.of(rows.tolist())
         with self._teacher.autocast():
             output = self.network.decode(latents).sample
         errors = picture_errors(
@@ -159,36 +157,26 @@ class DecoderTask:
         measured = {name: float(value.detach()) for name, value in {"loss": loss, **errors}.items()}
         return {**measured, "gradient_norm": norm}
 
-    def _targets(self, rows: Sequence[int]) -> Tensor:
-        """The VAE's pictures, [B, 3, H, W] in [−1, 1]."""
-        pictures = []
-        for row in rows:
-            picture = self._pictures[row]
-            if picture is None:
-                # Alone: another batch rounds otherwise, and a resumed training has other pictures yet to decode.
-                picture = as_uint8(self._teacher.decode(self._latents[row : row + 1]))[0].cpu()
-                self._pictures[row] = picture
-            pictures.append(picture)
-        return torch.stack(pictures).float().div_(127.5).sub_(1)
-
 
 def picture_errors(
     output: Tensor, target: Tensor, *, huber_c: float, scales: int
 ) -> dict[str, Tensor]:
     """pixels: pseudo-Huber of the values; detail: the same of the differences to the next pixel, right and below.
 
-    A mean of squares alone is content with blurred edges. Details are compared in the pictures and in their halves,
-    quarters …, `scales` sizes in all, the mean over them. output, target: [B, 3, H, W] in [−1, 1].
+    A mean of squares alone is content with blurred edges. Both are compared in the pictures and in their halves,
+    quarters …, `scales` sizes in all, the mean over them: what is wrong with a decoder without norms is for the most
+    part the colour of whole areas. output, target: [B, 3, H, W] in [−1, 1].
     """
-    details = []
+    values, details = [], []
     ours, theirs = output, target
     for scale in range(scales):
         if scale:
             ours, theirs = (nn.functional.avg_pool2d(part, 2) for part in (ours, theirs))
+        values.append(pseudo_huber(ours, theirs, c=huber_c))
         for side in (2, 3):
             details.append(pseudo_huber(ours.diff(dim=side), theirs.diff(dim=side), c=huber_c))
     return {
-        "pixels": pseudo_huber(output, target, c=huber_c),
+        "pixels": torch.stack(values).mean(),
         "detail": 2 * torch.stack(details).mean(),
     }
 
@@ -202,7 +190,7 @@ def measure(decoder: AutoencoderTiny, teacher: Teacher, latents: Tensor) -> dict
     """
     ratios: list[Tensor] = []
     ours, theirs = 0.0, 0.0
-    for part in latents.float().to(teacher.device).split(DECODED):
+    for part in latents.float().to(teacher.device).split(teacher.decoded_at_once):
         with teacher.autocast():
             output = decoder.decode(part).sample.float()
         output, target = as_uint8(output).cpu(), as_uint8(teacher.decode(part)).cpu()

@@ -29,14 +29,15 @@ from distillation.trainers.teacher import Teacher
 from generation.engine import folding, quantization
 
 MEASURED = "measured.json"
-SEEDS = 64  # from 0; those of the pairs are others
-MEASURED_BATCH = 16
 SCALE_BITS = 17  # times the 7 of a level they fill the 24 of fp32: no product is rounded
 
 
 @dataclass(frozen=True)
 class QuantiseRecipe:
-    """steps: 0 rounds alone. The learning rate is small beside a level, a hundredth of the largest weight."""
+    """steps: 0 rounds alone. The learning rate is small beside a level, a hundredth of the largest weight.
+
+    measured: images that tell how much rounding changes, of the seeds from 0; those of the pairs are others.
+    """
 
     steps: int = 300
     batch: int = 16
@@ -45,11 +46,13 @@ class QuantiseRecipe:
     betas: tuple[float, float] = (0.9, 0.99)
     clipped_norm: float = 1.0
     ema_decay: float = 0.98
+    measured: int = 64
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.batch < 1:
-            raise ValueError(f"batch must be at least 1, not {self.batch}.")
+        for name in ("batch", "measured"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
         if self.steps < 0:
             raise ValueError(f"steps must not be negative, not {self.steps}.")
         if self.warmup < 0 or self.warmup > self.steps > 0:
@@ -220,15 +223,16 @@ def measure(
     decoder: AutoencoderTiny,
     catalogue: Catalogue,
     timesteps: Sequence[int],
+    count: int,
 ) -> dict[str, float]:
-    """How far the network's images are from the reference's, for the seeds 0 … SEEDS − 1 with prompts of all places.
+    """How far the network's images are from the reference's, for the seeds 0 … count − 1 with prompts of all places.
 
     All in fp32. latents_psnr: dB, the mean over images; the peak is the range of all the reference's latents, largest
     less smallest. latents_psnr_worst: the least. pictures_psnr: of the decoder's pictures, by the range of pixels.
     """
     exact = replace(teacher, is_bf16=False)
-    rows = torch.linspace(0, len(catalogue) - 1, SEEDS).round().long()
-    noise = noise_of(range(SEEDS), teacher.latent_shape)
+    rows = torch.linspace(0, len(catalogue) - 1, count).round().long()
+    noise = noise_of(range(count), teacher.latent_shape)
     latents: list[Tensor] = []
     pictures: list[Tensor] = []
     for walked in (network, reference):
@@ -240,7 +244,7 @@ def measure(
                 teacher=exact,
                 timesteps=timesteps,
             )
-            for part in torch.arange(SEEDS).split(MEASURED_BATCH)
+            for part in torch.arange(count).split(teacher.decoded_at_once)
         ]
         latents.append(torch.cat(parts))
         pictures.append(torch.cat([decoder.decode(x).sample.clamp(-1, 1) for x in parts]))
@@ -305,13 +309,14 @@ def train(
             decoder=decoder,
             catalogue=catalogue,
             timesteps=timesteps,
+            count=recipe.measured,
         )
         for name, network in candidates.items()
     }
     kept = max(measured, key=lambda name: measured[name]["latents_psnr"])
     networks.save(candidates[kept], folder / "unet")
     if processes.is_main():
-        found = {"seeds": SEEDS, "timesteps": list(timesteps), "kept": kept, **measured}
+        found = {"seeds": recipe.measured, "timesteps": list(timesteps), "kept": kept, **measured}
         replacing.write_file(folder / MEASURED, json.dumps(found, indent=1) + "\n")
     processes.barrier()
     return candidates[kept]

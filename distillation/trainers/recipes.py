@@ -11,6 +11,7 @@ from distillation.evaluation.verdicts import Margins
 from distillation.trainers import simulation
 from distillation.trainers.decoder import DecoderRecipe
 from distillation.trainers.errors import RecipeRefused
+from distillation.trainers.joint import JointRecipe
 from distillation.trainers.matching import MatchingRecipe
 from distillation.trainers.objectives.bayes import BayesRecipe
 from distillation.trainers.objectives.ensemble import EnsembleRecipe
@@ -46,7 +47,8 @@ class EvaluationRecipe:
 class Recipe:
     """timesteps: in which the student is served, descending; they are folded into its weights.
 
-    image_size: of the teachers that it is made for, pixels a side. regression, matching: None leaves the stage out.
+    image_size: of the teachers that it is made for, pixels a side. regression, matching, joint: None leaves the stage
+    out.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Recipe:
     structure: StructureRecipe = field(default_factory=StructureRecipe)
     regression: RegressionRecipe | None = field(default_factory=RegressionRecipe)
     matching: MatchingRecipe | None = field(default_factory=MatchingRecipe)
+    joint: JointRecipe | None = field(default_factory=JointRecipe)
     quantise: QuantiseRecipe = field(default_factory=QuantiseRecipe)
     evaluation: EvaluationRecipe = field(default_factory=EvaluationRecipe)
 
@@ -82,6 +85,10 @@ class Recipe:
             raise ValueError(
                 "matching needs a student that regression has warmed up: leave it out as well, or set regression."
             )
+        elif self.joint is not None:
+            raise ValueError(
+                "joint needs a student that regression has warmed up: leave it out as well, or set regression."
+            )
 
     def check(self, teacher: Teacher) -> None:
         """Raises RecipeRefused, which names the field, if the recipe is not for such a teacher."""
@@ -103,10 +110,13 @@ ONE_STEP = Recipe(
     image_size=128,
     timesteps=(999,),
     pairs=PairsRecipe(seeds_per_variant=48),
-    decoder=DecoderRecipe(channels=48, blocks=(3, 3, 2, 0), steps=2000, pictures=1024),
+    decoder=DecoderRecipe(
+        channels=48, blocks=(3, 3, 2, 0), steps=5000, pictures=8192, latent_noise=0.0
+    ),
     structure=StructureRecipe(steps=1500),
     regression=_REGRESSION,
     matching=None,
+    joint=JointRecipe(),
     evaluation=EvaluationRecipe(seeds_per_variant=2),
 )
 TWO_STEP = replace(
@@ -129,6 +139,7 @@ def _method(
         timesteps=tuple(range(999, 0, -100)),
         structure=replace(ONE_STEP.structure, objective=objective, weight_decay=weight_decay),
         regression=None,
+        joint=None,
     )
 
 
@@ -167,6 +178,8 @@ RECIPES: dict[str, Recipe] = {
                 final_learning_rate=1e-6,
                 fake_learning_rate=2e-5,
             ),
+            joint=JointRecipe(steps=5000, batch=8, learning_rate=1e-5, warmup=200, pictures=2048),
+            quantise=QuantiseRecipe(measured=16),
         ),
         _method("hinton", HintonRecipe(), "Soft and hard targets (Hinton et al. 2015)."),
         _method("ensemble", EnsembleRecipe(), "Several teachers, weighted by their agreement."),

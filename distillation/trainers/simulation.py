@@ -77,6 +77,11 @@ class Examples:
         """prompt_embeds [B, tokens, width]."""
         return self._embeds[self.prompts(rows).to(self._device)].float()
 
+    @property
+    def latents(self) -> Tensor:
+        """All clean latents, as they are stored: fp16 [n, C, h, w]."""
+        return self._pairs.latents
+
     def noise(self, rows: Tensor) -> Tensor:
         """What the teacher's trajectories begin with, [B, C, h, w]."""
         return self._pairs.noise(rows).to(self._device)

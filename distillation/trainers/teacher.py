@@ -110,13 +110,17 @@ class Teacher:
             )[0]
         return output.float()
 
+    @property
+    def decoded_at_once(self) -> int:
+        """How many latents of the release's first size the VAE decodes in one pass."""
+        width, height = self.manifest.image_sizes[0]
+        return max(1, DECODED_PIXELS // (width * height))
+
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Images fp32 [B, 3, H, W] in [−1, 1]."""
-        factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
-        pixels = factor**2 * latents.shape[-2] * latents.shape[-1]
         with self.autocast():
-            parts = latents.split(max(1, DECODED_PIXELS // pixels))
+            parts = latents.split(self.decoded_at_once)
             return torch.cat([latents_to_image(self.vae, part) for part in parts])
 
 

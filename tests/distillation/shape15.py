@@ -15,8 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from distillation.students import cuts
 from distillation.trainers import (
     catalogue,
     decoder,
+    joint,
     matching,
     networks,
     pairs,
@@ -182,10 +182,15 @@ class Parts:
             options["structure"] = self._student("structure")
         self._tune(matching.train, recipe, "matching", "regression", **options)
 
+    def joint(self) -> None:
+        if RECIPE.joint is None:
+            return
+        recipe = replace(RECIPE.joint, steps=1, batch=1, warmup=0, watched=1)
+        self._tune(joint.train, recipe, "joint", "matching")
+
     def quantise(self) -> None:
-        recipe = replace(RECIPE.quantise, steps=1, batch=1, warmup=0)
-        with _fewer_seeds():
-            self._tune(quantise.train, recipe, "quantise", "matching")
+        recipe = replace(RECIPE.quantise, steps=1, batch=1, warmup=0, measured=2)
+        self._tune(quantise.train, recipe, "quantise", "joint", drawn_by="joint")
 
     def bundle(self) -> None:
         known = catalogue.read(self.out / "catalogue")
@@ -193,7 +198,7 @@ class Parts:
         bundle.write(
             self.out / "bundle",
             unet=self._student("quantise"),
-            decoder=self._decoder(),
+            decoder=self._decoder("joint"),
             scheduler_config=json.loads((teacher / "scheduler/scheduler_config.json").read_text()),
             timesteps=RECIPE.timesteps,
             name=RECIPE.name,
@@ -229,17 +234,24 @@ class Parts:
     def _student(self, stage: str) -> UNet2DConditionModel:
         return networks.load(UNet2DConditionModel, self.out / stage / "unet")
 
-    def _decoder(self) -> AutoencoderTiny:
-        return networks.load(AutoencoderTiny, self.out / "decoder" / "vae")
+    def _decoder(self, stage: str) -> AutoencoderTiny:
+        return networks.load(AutoencoderTiny, self.out / stage / "vae")
 
     def _tune(
-        self, train: Callable[..., Any], recipe: Any, name: str, before: str, **options: Any
+        self,
+        train: Callable[..., Any],
+        recipe: Any,
+        name: str,
+        before: str,
+        *,
+        drawn_by: str = "decoder",
+        **options: Any,
     ) -> None:
         train(
             recipe,
             teacher=self._teacher(),
             student=self._student(before),
-            decoder=self._decoder(),
+            decoder=self._decoder(drawn_by),
             pairs=self._pairs(),
             catalogue=self._catalogue(),
             timesteps=RECIPE.timesteps,
@@ -256,21 +268,11 @@ NAMES = (
     "structure",
     "regression",
     "matching",
+    "joint",
     "quantise",
     "bundle",
     "picture",
 )
-
-
-@contextmanager
-def _fewer_seeds() -> Iterator[None]:
-    """The images that quantising is measured by would take an hour."""
-    before = quantise.SEEDS, quantise.MEASURED_BATCH
-    quantise.SEEDS, quantise.MEASURED_BATCH = 2, 1
-    try:
-        yield
-    finally:
-        quantise.SEEDS, quantise.MEASURED_BATCH = before
 
 
 # --- the command ----------------------------------------------------------------------------------

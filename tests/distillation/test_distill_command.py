@@ -29,7 +29,8 @@ SMALL = (
     "regression.steps=2", "regression.warmup=0", "regression.batch=2", "regression.watched=1",
     "matching.steps=2", "matching.warmup=0", "matching.batch=2", "matching.critic_batch=2",
     "matching.critic_updates=1", "matching.paired=1", "matching.watched=1", "matching.student_after=0",
-    "quantise.steps=2", "quantise.warmup=0", "quantise.batch=2",
+    "joint.steps=2", "joint.warmup=0", "joint.batch=2", "joint.watched=1",
+    "quantise.steps=2", "quantise.warmup=0", "quantise.batch=2", "quantise.measured=4",
     "evaluation.seeds_per_variant=2", "evaluation.speed=null",
 )  # fmt: skip
 

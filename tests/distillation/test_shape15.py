@@ -78,7 +78,7 @@ def test_every_stage_runs_a_slice_and_the_engine_makes_a_picture_of_the_bundle(f
     assert (manifest.kind, manifest.parent) == ("student", "sd15-shape")
     assert len(manifest.covered_variants) == shape15.VARIANTS
     assert (finished.out / "picture.png").stat().st_size > 1000
-    for name in ("decoder", "structure", "regression", "matching", "quantise"):
+    for name in ("decoder", "structure", "regression", "matching", "joint", "quantise"):
         line = json.loads((finished.out / name / "metrics.jsonl").read_text().splitlines()[-1])
         assert line["step"] == 1
 

@@ -105,20 +105,12 @@ def test_a_resumed_training_ends_with_the_same_weights(
     assert (tmp_path / "measured.json").read_text() == (whole / "measured.json").read_text()
 
 
-def test_half_of_the_latents_have_noise_and_are_drawn_as_the_vae_draws_them(
-    teacher: Teacher, pairs: Pairs
-) -> None:
+def test_half_of_the_latents_have_noise(teacher: Teacher, pairs: Pairs) -> None:
     recipe = replace(TOY, latent_noise=0.5)
     task = DecoderTask(recipe, teacher=teacher, latents=pairs.latents)
     clean, noisy = task._latents.chunk(2)
     assert torch.equal(clean, pairs.latents.float())
     assert (noisy - clean).std().item() == pytest.approx(0.5, rel=0.1)
-    rows = [2, len(pairs) + 2, 2]
-    targets = task._targets(rows)
-    for row, target in zip(rows, targets, strict=True):
-        expected = as_uint8(teacher.decode(task._latents[row : row + 1]))[0]
-        assert torch.equal(as_uint8(target), expected)
-    assert not torch.equal(targets[0], targets[1])
     without = DecoderTask(replace(TOY, latent_noise=0.0), teacher=teacher, latents=pairs.latents)
     assert len(without._latents) == len(pairs)
 

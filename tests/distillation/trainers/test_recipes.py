@@ -53,6 +53,7 @@ def test_the_methods_differ_in_their_objective_alone():
         ({"timesteps": [999, 499]}, "pass_weights"),
         ({"pairs": None}, "pairs"),
         ({"regression": None, "matching": {}}, "matching"),
+        ({"regression": None}, "joint"),
     ],
 )
 def test_a_recipe_that_contradicts_itself_is_refused(change, named):

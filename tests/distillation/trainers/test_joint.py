@@ -1,0 +1,145 @@
+"""A student and its decoder learn together to draw the teacher's pictures, and resume exactly."""
+
+import json
+import os
+import signal
+from dataclasses import replace
+
+import pytest
+import torch
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+from distillation.trainers import joint, loop, networks
+from distillation.trainers.errors import RecipeRefused
+from distillation.trainers.joint import JointRecipe, JointTask
+from tests.distillation.trainers import few_step_toys as toys
+
+torch.set_num_threads(1)
+
+RECIPE = JointRecipe(
+    steps=30, batch=4, learning_rate=3e-3, warmup=3, ema_decay=0.8, watch_every=15, watched=6
+)
+
+
+def given_of(kind: str = "v at zero terminal SNR", timesteps=(999,), **changes) -> dict:
+    teacher = toys.teacher(kind)
+    return {
+        "teacher": teacher,
+        "student": toys.student(teacher),
+        "decoder": toys.decoder(),
+        "pairs": toys.pairs(toys.teacher()),
+        "catalogue": toys.catalogue(),
+        "timesteps": timesteps,
+    } | changes
+
+
+def run(task, recipe, folder):
+    return loop.run(
+        task, folder, steps=recipe.steps, seed=recipe.seed, title="toy", progress_bar=False
+    )
+
+
+def lines(folder) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("kind", "timesteps"),
+    [
+        ("v at zero terminal SNR", (999,)),
+        ("v at zero terminal SNR", (999, 499)),
+        ("epsilon as SD 1.5", (625,)),
+    ],
+)
+def test_the_pictures_come_nearer_and_both_networks_move(tmp_path, kind, timesteps):
+    given = given_of(kind, timesteps)
+    before = {
+        name: {key: value.clone() for key, value in given[name].state_dict().items()}
+        for name in ("student", "decoder")
+    }
+    student, decoder = joint.train(RECIPE, **given, folder=tmp_path, progress_bar=False)
+    assert lines(tmp_path)[-1]["pixels"] < 0.8 * lines(tmp_path)[0]["pixels"]
+    assert "watched_error" in lines(tmp_path)[-1]
+    for name, kind, network, folder in (
+        ("student", UNet2DConditionModel, student, "unet"),
+        ("decoder", AutoencoderTiny, decoder, "vae"),
+    ):
+        saved = networks.load(kind, tmp_path / folder).state_dict()
+        assert all(torch.equal(saved[key], value) for key, value in network.state_dict().items())
+        assert not any(parameter.requires_grad for parameter in network.parameters())
+        moved = {
+            key.split(".")[0] for key, value in saved.items() if not value.equal(before[name][key])
+        }
+        assert moved if name == "student" else moved == {"decoder"}
+
+
+def test_rejected_pairs_are_never_seen():
+    given = given_of()
+    given["pairs"].accepted[::2] = False
+    given["pairs"].latents[::2] = float("nan")
+    task = JointTask(RECIPE, **given)
+    for index in range(4):
+        losses = task.step(index, torch.Generator().manual_seed(index))
+        assert all(torch.isfinite(torch.tensor(value)) for value in losses.values())
+
+
+def test_interrupted_it_ends_with_the_same_weights(tmp_path):
+    recipe = replace(RECIPE, steps=5, warmup=1)
+    whole = JointTask(recipe, **given_of())
+    run(whole, recipe, tmp_path / "whole")
+
+    class Stopping(JointTask):
+        def step(self, index, generator):
+            if index == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().step(index, generator)
+
+    stopping = Stopping(recipe, **given_of())
+    with pytest.raises(SystemExit):
+        run(stopping, recipe, tmp_path / "cut")
+    resumed = JointTask(recipe, **given_of())
+    assert run(resumed, recipe, tmp_path / "cut").step == 5
+    expected = whole.modules["both"].state_dict()
+    found = resumed.modules["both"].state_dict()
+    assert all(torch.equal(value, expected[key]) for key, value in found.items())
+
+
+def test_the_latents_are_held_by_their_weight():
+    def latents_error(weight: float) -> float:
+        recipe = replace(RECIPE, latents_weight=weight)
+        task = JointTask(recipe, **given_of())
+        for index in range(recipe.steps):
+            measured = task.step(index, torch.Generator().manual_seed(index))
+        return measured["latents"]
+
+    assert latents_error(10.0) < latents_error(0.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"steps": 0}, "steps"),
+        ({"batch": 0}, "batch"),
+        ({"pictures": 0}, "pictures"),
+        ({"scales": 0}, "scales"),
+        ({"watched": 0}, "watched"),
+        ({"watch_every": 0}, "watch_every"),
+        ({"learning_rate": 0.0}, "learning_rate"),
+        ({"clipped_norm": 0.0}, "clipped_norm"),
+        ({"huber_c": float("nan")}, "huber_c"),
+        ({"weight_decay": -0.1}, "weight_decay"),
+        ({"latents_weight": -0.1}, "latents_weight"),
+        ({"detail_weight": -0.1}, "detail_weight"),
+        ({"warmup": 31}, "warmup"),
+        ({"ema_decay": 1.0}, "ema_decay"),
+    ],
+)
+def test_a_recipe_that_cannot_be_is_refused_by_its_field(change, field):
+    with pytest.raises(ValueError, match=f"^{field} "):
+        replace(RECIPE, **change)
+
+
+def test_timesteps_in_which_no_student_can_be_served_are_refused():
+    with pytest.raises(RecipeRefused, match="timesteps"):
+        JointTask(RECIPE, **given_of(timesteps=(499, 999)))
