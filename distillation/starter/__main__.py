@@ -4,6 +4,7 @@ import argparse
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import astuple
 from pathlib import Path
 
 from distillation import stages
@@ -64,6 +65,13 @@ def _parser() -> argparse.ArgumentParser:
         "report", parents=[shared], help="measure the published pack and write docs/starter.md"
     )
     reporting.set_defaults(command=_report)
+    rendering = commands.add_parser(
+        "photographs",
+        parents=[shared],
+        help="render the photographs that no training sees, as files: what `distill --real` compares with",
+    )
+    rendering.add_argument("folder", type=Path, help="where they are written, as PNG")
+    rendering.set_defaults(command=_photographs)
     showing = commands.add_parser("status", parents=[shared], help="how far each stage is")
     showing.set_defaults(command=_status)
     return parser
@@ -98,6 +106,23 @@ def _report(options: argparse.Namespace) -> None:
         options.data, measured.teacher, measured.judges, docs=docs, quick=options.quick
     )
     print(f"Wrote {document}.")
+
+
+def _photographs(options: argparse.Namespace) -> None:
+    from PIL import Image
+
+    from distillation.starter import photographs, recipe, rendering
+
+    split = "test"
+    rows = recipe.QUICK_RECIPES if options.quick else recipe.FULL_RECIPES
+    kept = options.data / f"photographs-{split}{'-quick' if options.quick else ''}"
+    rendering.build(kept, rows.scenes, splits=(split,))
+    taken = photographs.read(kept, split)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    for seed, combination, image in zip(taken.seeds, taken.combinations, taken.images, strict=True):
+        name = "-".join((*astuple(combination), str(seed)))
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(options.folder / f"{name}.png")
+    print(f"{len(taken)} photographs in {options.folder}.")
 
 
 def _status(options: argparse.Namespace) -> None:

@@ -1,10 +1,14 @@
 """`manage.py distill` with every stage, at toy size, on a teacher with the layout of Stable Diffusion 1.5."""
 
 import json
+import os
+import subprocess
+import sys
 from io import StringIO
 from pathlib import Path
 
 import pytest
+from django.conf import settings
 from django.core.management import call_command
 from django.core.management.base import CommandError
 
@@ -156,6 +160,20 @@ def test_recipes_can_be_read_from_a_file(teacher, tmp_path):
 
     with pytest.raises(CommandError, match=r"pairs\.sedes"):
         call_command("distill", "--recipe", str(path), stdout=StringIO(), stderr=StringIO())
+
+
+def test_a_missing_library_is_named_with_what_to_install():
+    code = (
+        "import sys; sys.modules['matplotlib'] = None; from django.core import management as m; "
+        "m.execute_from_command_line(['manage.py', 'distill', '--list'])"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False,
+        env=os.environ | {"DJANGO_SETTINGS_MODULE": "project.settings"}, cwd=settings.BASE_DIR,
+    )  # fmt: skip
+    assert ended.returncode == 1
+    assert "matplotlib" in ended.stderr and "make setup-distillation" in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 def test_the_recipes_are_listed(db):

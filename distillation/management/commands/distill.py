@@ -5,6 +5,7 @@ Started again in the same way it goes on where it was. Under `accelerate launch`
 
 import json
 import subprocess
+import sys
 from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,20 @@ from distillation.detector.network import DetectorUnusable
 from distillation.errors import DistillationRefused
 from distillation.stages import StageError, Status
 from distillation.trainers import changes, processes, recipes
-from distillation.trainers.chain import RELEASE, Chain, Inputs
 from distillation.trainers.errors import TrainingError
 from distillation.trainers.recipes import Recipe
 from generation import releases
 from generation.engine.errors import EngineError
 from generation.errors import GenerationError
 from generation.models import Release
+
+try:
+    from distillation.trainers.chain import RELEASE, Chain, Inputs
+except ModuleNotFoundError as error:  # a library that serving does without
+    sys.exit(
+        f"Distilling needs {error.name}, which is not installed: make setup-distillation, or "
+        "pip install -r distillation/requirements.txt."
+    )
 
 JUDGES = Path(settings.BASE_DIR) / "distillation" / "starter" / "judges"
 STARTER_TEACHER = "starter-teacher"  # whose pictures the starter's judges know

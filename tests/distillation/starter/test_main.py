@@ -9,10 +9,11 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from distillation.stages import Context, Stage
 from distillation.starter import __main__ as command
-from distillation.starter import recipe
+from distillation.starter import recipe, rendering
 from distillation.trainers.errors import TrainingDiverged
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -70,6 +71,19 @@ def test_only_some_stages_are_built_and_nothing_is_published(tmp_path, published
     assert [folder.name.partition("-")[0] for folder in tmp_path.iterdir()] == ["salt"]
     assert published == []
     assert "flour" not in capsys.readouterr().out
+
+
+def test_photographs_that_no_training_sees_are_written_as_files(tmp_path, capsys):
+    assert run("photographs", tmp_path / "real", "--quick", "--data", tmp_path / "data") == 0
+    files = sorted((tmp_path / "real").iterdir())
+    count = recipe.QUICK_RECIPES.scenes.test
+    assert len(files) == count and f"{count} photographs" in capsys.readouterr().out
+    for path in files:
+        *words, seed = path.stem.split("-")
+        shot = next(shot for shot in rendering.shots("test", count) if shot.seed == int(seed))
+        assert tuple(words) == dataclasses.astuple(shot.combination)
+        with Image.open(path) as image:
+            assert image.size == (128, 128) and image.getextrema() != ((0, 0),) * 3
 
 
 def test_status_shows_what_is_there(tmp_path, published, capsys):
