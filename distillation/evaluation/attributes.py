@@ -48,6 +48,36 @@ def groups_right(
     return torch.stack(found, dim=1)
 
 
+def margins(
+    probabilities: Tensor,
+    *,
+    wanted: Tensor,
+    stated: Tensor,
+    groups: Sequence[int],
+    thresholds: Tensor,
+) -> Tensor:
+    """fp32 [N, groups] from −1 to 1: by how much each group is as it is stated, above 0 where `groups_right` says so.
+
+    The probability of the wanted bit less that of the likeliest other; of a bit that its own threshold judges, how far
+    the probability is on the right side. 1 where nothing is stated. Arguments as those of `groups_right`.
+    """
+    _check_bits(probabilities, groups)
+    beyond = probabilities - thresholds
+    parts = [
+        values.expand_as(probabilities).split(list(groups), dim=1)
+        for values in (probabilities, beyond, wanted, stated)
+    ]
+    found = []
+    for likely, over, want, state in zip(*parts, strict=True):
+        least = torch.where(want, over, -over).masked_fill(~state, 1).amin(1)
+        if want.shape[1] == 1:
+            found.append(least)
+            continue
+        lead = likely.masked_fill(~want, -1).amax(1) - likely.masked_fill(want, -1).amax(1)
+        found.append(torch.where(want.any(1), lead, least))
+    return torch.stack(found, dim=1)
+
+
 def group_names(bits: Sequence[str], groups: Sequence[int], *, most: int = 3) -> list[str]:
     """A name for each group by its first words: "vase, bowl, mug …"."""
     names, start = [], 0

@@ -120,7 +120,7 @@ class Chain:
         """The stages in order. Raise a stage's revision when its code makes something else."""
         recipe = self.recipe
         found = [
-            Stage("pairs", _Keyed(recipe.pairs, self._made_from), (), self._pairs),
+            Stage("pairs", _Keyed(recipe.pairs, self._made_from), (), self._pairs, revision=2),
             Stage("decoder", recipe.decoder, ("pairs",), self._decoder),
             Stage(
                 "structure",

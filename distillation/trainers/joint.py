@@ -21,6 +21,7 @@ from distillation.trainers import loop, networks, optimizers, processes, simulat
 from distillation.trainers.catalogue import Catalogue
 from distillation.trainers.decoder import picture_errors
 from distillation.trainers.ema import Ema
+from distillation.trainers.errors import RecipeRefused
 from distillation.trainers.pairs import Pairs
 from distillation.trainers.simulation import Examples
 from distillation.trainers.targets import VaePictures
@@ -31,6 +32,9 @@ from distillation.trainers.teacher import Teacher
 class JointRecipe:
     """pictures: of how many pairs, evenly over them, the VAE's pictures are kept in memory.
 
+    least_margin: of the detector's, of the pairs that are trained on. A picture that it barely accepts is near one that
+    it rejects, and so is what the student makes of such noise; of the noise that is left out it makes what it makes of
+    its neighbours.
     latents_weight: of the pseudo-Huber error of the latents, which keeps them near the teacher's.
     """
 
@@ -43,6 +47,7 @@ class JointRecipe:
     clipped_norm: float = 1.0
     ema_decay: float = 0.99
     pictures: int = 10_000
+    least_margin: float = 0.0
     latents_weight: float = 0.1
     huber_c: float = 0.03  # of values in [−1, 1]: smaller errors count by their squares
     detail_weight: float = 1.0  # of differences between neighbouring pixels, at `scales` sizes
@@ -58,6 +63,8 @@ class JointRecipe:
         for name in ("learning_rate", "clipped_norm", "huber_c"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, not {getattr(self, name)}.")
+        if not 0 <= self.least_margin < 1:
+            raise ValueError(f"least_margin must be in 0 … below 1, not {self.least_margin}.")
         for name in ("weight_decay", "latents_weight", "detail_weight"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, not {getattr(self, name)}.")
@@ -81,10 +88,15 @@ class JointTask:
         catalogue: Catalogue,
         timesteps: Sequence[int],
     ) -> None:
-        """Raises RecipeRefused where timesteps and pairs contradict the teacher."""
+        """Raises RecipeRefused where the timesteps contradict the teacher, and if no pair has the margin."""
         self._timesteps = simulation.check(timesteps, teacher.schedule)
         self._recipe = recipe
         self._teacher = teacher
+        pairs = pairs.take(pairs.accepted & (pairs.margins >= recipe.least_margin))
+        if not len(pairs):
+            raise RecipeRefused(
+                f"joint.least_margin ({recipe.least_margin}): of no picture is the detector that sure. Give less."
+            )
         count = min(recipe.pictures, len(pairs))
         pairs = pairs.take(torch.linspace(0, len(pairs) - 1, count).round().long())
         self._examples = Examples(teacher, pairs=pairs, catalogue=catalogue)

@@ -78,7 +78,8 @@ class Pairs:
     """prompts int64 [n], rows of the catalogue; seeds int64 [n]; latents fp16 [n, C, h, w], the teacher's x₀.
 
     path fp16 [n, K, C, h, w]: x_t before the teacher's step at each of `path_timesteps`. accepted bool [n]: the
-    detector found what the variant states; all true where nothing judges.
+    detector found what the variant states; all true where nothing judges. margins fp32 [n]: how sure it is, the least
+    of `attributes.margins`; 1 where nothing judges.
     """
 
     prompts: Tensor
@@ -86,6 +87,7 @@ class Pairs:
     latents: Tensor
     path: Tensor
     accepted: Tensor
+    margins: Tensor
     path_timesteps: tuple[int, ...]
 
     def __len__(self) -> int:
@@ -129,6 +131,7 @@ def read(folder: Path, split: str, *, only_accepted: bool = False) -> Pairs:
         latents=torch.cat([part["latents"] for part in parts]),
         path=torch.cat([part["path"] for part in parts]),
         accepted=torch.cat([part["accepted"] for part in parts]).bool(),
+        margins=torch.cat([part["margins"] for part in parts]),
         path_timesteps=tuple(summary["path_timesteps"]),
     )
     if not only_accepted:
@@ -254,28 +257,37 @@ def _solved(
         if path
         else torch.empty(len(items), 0, *teacher.latent_shape, dtype=torch.float16)
     )
-    accepted = torch.ones(len(items), dtype=torch.uint8)
-    if detector is not None and catalogue.stated is not None:
-        accepted = _accepted(latents, rows, teacher, catalogue, detector).to(torch.uint8)
+    accepted, margins = _judged(latents, rows, teacher, catalogue, detector)
     return {
         "prompts": rows,
         "seeds": seeds,
         "latents": latents.half().cpu(),
         "path": stored,
-        "accepted": accepted,
+        "accepted": accepted.to(torch.uint8),
+        "margins": margins,
     }
 
 
-def _accepted(
-    latents: Tensor, rows: Tensor, teacher: Teacher, catalogue: Catalogue, detector: Detector
-) -> Tensor:
-    """bool [B]: the pictures show what their variants state."""
+def _judged(
+    latents: Tensor, rows: Tensor, teacher: Teacher, catalogue: Catalogue, detector: Detector | None
+) -> tuple[Tensor, Tensor]:
+    """Whether the pictures show what their variants state, bool [B], and by what margin, fp32 [B]."""
+    if detector is None or catalogue.stated is None or catalogue.wanted is None:
+        return torch.ones(len(rows), dtype=torch.bool), torch.ones(len(rows))
     images = as_uint8(teacher.decode(latents)).cpu()
     config = detector.config
     probabilities = detector.probabilities(perception.fitted(images, config.image_size))
-    return as_stated(
+    margins = attributes.margins(
+        probabilities,
+        wanted=catalogue.wanted[rows],
+        stated=catalogue.stated[rows],
+        groups=config.groups,
+        thresholds=detector.thresholds,
+    )
+    accepted = as_stated(
         probabilities, rows, catalogue, groups=config.groups, thresholds=detector.thresholds
     )
+    return accepted, margins.amin(1)
 
 
 def as_stated(

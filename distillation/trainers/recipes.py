@@ -116,7 +116,7 @@ ONE_STEP = Recipe(
     structure=StructureRecipe(steps=1500),
     regression=_REGRESSION,
     matching=None,
-    joint=JointRecipe(),
+    joint=JointRecipe(least_margin=0.5),
     evaluation=EvaluationRecipe(seeds_per_variant=2),
 )
 TWO_STEP = replace(

@@ -62,3 +62,39 @@ def test_groups_of_which_something_is_stated_have_names():
 def test_bits_of_another_detector_are_refused():
     with pytest.raises(ValueError, match="6 bits"):
         attributes.groups_stated(torch.zeros(2, 5, dtype=torch.bool), GROUPS)
+
+
+def test_margins_say_by_how_much():
+    rows = [
+        [0.7, 0.6, 0.1, 0.2, 0.9, 0.6],
+        [0.1, 0.2, 0.9, 0.9, 0.1, 0.2],
+    ]
+    found = attributes.margins(
+        torch.tensor(rows),
+        wanted=bits("vase", "red", "signed"),
+        stated=bits("vase", "bowl", "mug", "red", "blue", "signed"),
+        groups=GROUPS,
+        thresholds=HALF,
+    )
+    assert found.flatten().tolist() == pytest.approx([0.1, -0.7, 0.1, -0.8, 0.8, -0.3])
+    absent = attributes.margins(
+        torch.tensor(rows), wanted=bits(), stated=bits("mug"), groups=GROUPS, thresholds=HALF
+    )
+    assert absent.flatten().tolist() == pytest.approx([0.4, 1, 1, -0.4, 1, 1])
+
+
+def test_margins_are_above_zero_where_the_group_is_right():
+    generator = torch.Generator().manual_seed(0)
+    for wanted, stated in (
+        (("vase", "red"), ("vase", "bowl", "mug", "red", "blue")),
+        ((), ("mug", "signed")),
+        (("signed",), ("signed",)),
+    ):
+        given = {
+            "probabilities": torch.rand(200, len(BITS), generator=generator),
+            "wanted": bits(*wanted),
+            "stated": bits(*stated),
+            "groups": GROUPS,
+            "thresholds": HALF,
+        }
+        assert torch.equal(attributes.margins(**given) > 0, attributes.groups_right(**given))

@@ -75,6 +75,7 @@ def pairs(of: Teacher, *, prompts: int = 3, seeds: int = 4) -> Pairs:
         latents=blank,
         path=blank[:, None],
         accepted=torch.ones(len(rows), dtype=torch.bool),
+        margins=torch.ones(len(rows)),
         path_timesteps=PATH,
     )
     embeds = catalogue(prompts).embeds(rows)

@@ -1,6 +1,7 @@
 """A student and its decoder learn together to draw the teacher's pictures, and resume exactly."""
 
 import json
+import math
 import os
 import signal
 from dataclasses import replace
@@ -84,6 +85,20 @@ def test_rejected_pairs_are_never_seen():
         assert all(torch.isfinite(torch.tensor(value)) for value in losses.values())
 
 
+def test_pairs_of_which_the_detector_is_not_sure_are_left_out():
+    recipe = replace(RECIPE, least_margin=0.5)
+    given = given_of()
+    given["pairs"].margins[::2] = 0.4
+    given["pairs"].latents[::2] = float("nan")
+    task = JointTask(recipe, **given)
+    for index in range(4):
+        assert math.isfinite(task.step(index, torch.Generator().manual_seed(index))["loss"])
+    given = given_of()
+    given["pairs"].margins[:] = 0.4
+    with pytest.raises(RecipeRefused, match=r"joint\.least_margin \(0\.5\)"):
+        JointTask(recipe, **given)
+
+
 def test_interrupted_it_ends_with_the_same_weights(tmp_path):
     recipe = replace(RECIPE, steps=5, warmup=1)
     whole = JointTask(recipe, **given_of())
@@ -133,6 +148,7 @@ def test_the_latents_are_held_by_their_weight():
         ({"detail_weight": -0.1}, "detail_weight"),
         ({"warmup": 31}, "warmup"),
         ({"ema_decay": 1.0}, "ema_decay"),
+        ({"least_margin": 1.0}, "least_margin"),
     ],
 )
 def test_a_recipe_that_cannot_be_is_refused_by_its_field(change, field):

@@ -120,6 +120,7 @@ def test_every_variant_has_all_its_seeds_which_no_other_and_no_other_split_has(m
         assert int((train.prompts == row).sum()) == 3
         assert int((held_out.prompts == row).sum()) == 2
     assert train.accepted.all() and held_out.accepted.all()
+    assert (train.margins == 1).all()
 
 
 def test_points_of_the_path_are_the_states_before_the_teachers_step_there(made, teacher, catalogue):
@@ -255,6 +256,8 @@ def test_only_pairs_that_the_detector_accepts_are_read_if_so_asked(
     everything, accepted = read(tmp_path, "train"), read(tmp_path, "train", only_accepted=True)
     assert len(everything) == 9 and len(accepted) == 6
     assert torch.equal(everything.accepted, everything.prompts != 0)
+    assert torch.equal(everything.margins > 0, everything.accepted)
+    assert everything.margins.abs().max() < 1
     assert set(accepted.prompts.tolist()) == {1, 2}
     counts = json.loads((tmp_path / pairs.SUMMARY).read_text())["counts"]
     assert counts == {

@@ -89,6 +89,7 @@ def pairs(count: int = 12) -> Pairs:
         latents=torch.randn(count, 4, 8, 8, generator=generator).half(),
         path=torch.randn(count, 2, 4, 8, 8, generator=generator).half(),
         accepted=torch.ones(count, dtype=torch.bool),
+        margins=torch.ones(count),
         path_timesteps=(749, 249),
     )
 
