@@ -116,8 +116,8 @@ ONE_STEP = Recipe(
     structure=StructureRecipe(steps=1500),
     regression=_REGRESSION,
     matching=None,
-    joint=JointRecipe(least_margin=0.5),
-    evaluation=EvaluationRecipe(seeds_per_variant=2),
+    joint=JointRecipe(steps=3500, learning_rate=3e-4, least_margin=0.6),
+    evaluation=EvaluationRecipe(),
 )
 TWO_STEP = replace(
     ONE_STEP,
