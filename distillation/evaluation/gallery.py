@@ -17,6 +17,7 @@ from distillation.evaluation.sheets import Row
 
 SIDE = 160  # pixels
 ROWS, SEEDS = 8, 4  # of a sheet
+GOLDEN = (5**0.5 - 1) / 2
 SPREAD, WORST = "sheet.webp", "worst.webp"
 
 
@@ -27,13 +28,12 @@ def draw(
     right: tuple[Tensor, Tensor] | None,
     folder: Path,
 ) -> dict[str, str]:
-    """Files by name: "sheet", of prompts spread evenly; "worst", of those that lost most, if any lost.
+    """Files by name: "sheet", of `spread` prompts; "worst", of those that lost most, if any lost.
 
     right: of student and teacher, [P, S]: 0 or 1 where a detector judged.
     """
-    count = len(evaluation.per_prompt)
-    spread = [count * number // min(ROWS, count) for number in range(min(ROWS, count))]
-    _sheet(folder / SPREAD, evaluation, student, teacher, right, spread)
+    chosen = spread(len(evaluation.per_prompt))
+    _sheet(folder / SPREAD, evaluation, student, teacher, right, chosen)
     drawn = {"sheet": SPREAD}
     worst = [evaluation.per_prompt.index(prompt) for prompt in evaluation.losers[:ROWS]]
     (folder / WORST).unlink(missing_ok=True)
@@ -41,6 +41,20 @@ def draw(
         _sheet(folder / WORST, evaluation, student, teacher, right, worst)
         drawn["worst"] = WORST
     return drawn
+
+
+def spread(count: int) -> list[int]:
+    """ROWS different ones of `count` prompts, or all, ascending, evenly but without a step that repeats.
+
+    A sorted catalogue repeats itself: every 32nd of 256 prompts is a clay ball. Multiples of the golden ratio keep in
+    step with nothing.
+    """
+    found: set[int] = set()
+    number = 0
+    while len(found) < min(ROWS, count):
+        found.add(int(count * (number * GOLDEN % 1)))
+        number += 1
+    return sorted(found)
 
 
 def _sheet(
