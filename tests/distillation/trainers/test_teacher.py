@@ -133,7 +133,8 @@ def test_its_solutions_are_those_of_stock_diffusers(tmp_path, prediction_type, z
         at = torch.full((2,), timestep)
         prediction = teacher.predict(latents, at, embeds)
         latents = teacher.schedule.stepped(prediction, latents, at, torch.full_like(at, following))
-    assert torch.allclose(latents, expected, rtol=1e-3, atol=1e-4)
+    # Ours are the coefficients of fp64, diffusers' of fp32.
+    assert torch.allclose(latents, expected, rtol=1e-3, atol=1e-3)
 
     pictures = pipeline(**options, output_type="pt").images * 2 - 1
     assert torch.allclose(teacher.decode(latents), pictures, atol=1e-3)
