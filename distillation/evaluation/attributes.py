@@ -4,7 +4,7 @@ Of a group of bits (one of which is set) the likeliest must be the one that is w
 bit that must be absent in a group of which none is wanted, is judged by its own threshold.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -30,13 +30,9 @@ def groups_right(
     probabilities [N, bits]; wanted, stated: bool [N, bits], or [bits] of the one prompt of these pictures; groups:
     sizes; thresholds [bits]. Raises ValueError for a group of which two bits are wanted: it can never be right.
     """
-    _check_bits(probabilities, groups)
-    parts = [
-        values.expand_as(probabilities).split(list(groups), dim=1)
-        for values in (probabilities, probabilities >= thresholds, wanted, stated)
-    ]
     found = []
-    for likely, present, want, state in zip(*parts, strict=True):
+    for likely, over, want, state in _by_group(probabilities, wanted, stated, groups, thresholds):
+        present = over >= 0
         by_thresholds = ((present == want) | ~state).all(1)
         if want.shape[1] == 1:
             found.append(by_thresholds)
@@ -61,14 +57,8 @@ def margins(
     The probability of the wanted bit less that of the likeliest other; of a bit that its own threshold judges, how far
     the probability is on the right side. 1 where nothing is stated. Arguments as those of `groups_right`.
     """
-    _check_bits(probabilities, groups)
-    beyond = probabilities - thresholds
-    parts = [
-        values.expand_as(probabilities).split(list(groups), dim=1)
-        for values in (probabilities, beyond, wanted, stated)
-    ]
     found = []
-    for likely, over, want, state in zip(*parts, strict=True):
+    for likely, over, want, state in _by_group(probabilities, wanted, stated, groups, thresholds):
         least = torch.where(want, over, -over).masked_fill(~state, 1).amin(1)
         if want.shape[1] == 1:
             found.append(least)
@@ -86,6 +76,22 @@ def group_names(bits: Sequence[str], groups: Sequence[int], *, most: int = 3) ->
         names.append(", ".join(words[:most]) + (" …" if size > most else ""))
         start += size
     return names
+
+
+def _by_group(
+    probabilities: Tensor,
+    wanted: Tensor,
+    stated: Tensor,
+    groups: Sequence[int],
+    thresholds: Tensor,
+) -> Iterator[tuple[Tensor, ...]]:
+    """Of each group the probabilities, how far they are above their thresholds, wanted and stated; [N, size] each."""
+    _check_bits(probabilities, groups)
+    parts = [
+        values.expand_as(probabilities).split(list(groups), dim=1)
+        for values in (probabilities, probabilities - thresholds, wanted, stated)
+    ]
+    return zip(*parts, strict=True)
 
 
 def _check_bits(values: Tensor, groups: Sequence[int]) -> None:

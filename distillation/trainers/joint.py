@@ -14,7 +14,7 @@ from typing import cast
 import torch
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from torch import Generator, Tensor, nn
+from torch import Generator, nn
 
 from distillation.losses.pairs import pseudo_huber
 from distillation.trainers import loop, networks, optimizers, processes, simulation
@@ -141,7 +141,14 @@ class JointTask:
         )
         loop.set_learning_rate(self._optimizer, rate)
         rows = examples.drawn(processes.share(recipe.batch), generator)
-        output = self._output(rows, generator)
+        output = simulation.one_pass(
+            self._student,
+            examples.noise(rows),
+            examples.embeds(rows),
+            teacher=self._teacher,
+            timesteps=self._timesteps,
+            generator=generator,
+        )
         with self._teacher.autocast():
             drawn = self._decoder.decode(output).sample
         errors = picture_errors(
@@ -169,21 +176,6 @@ class JointTask:
                 count=recipe.watched,
             )
         return measured
-
-    def _output(self, rows: Tensor, generator: Generator) -> Tensor:
-        """x̂₀ of one of the student's passes, drawn at random; passes before it are simulated."""
-        number = int(torch.randint(len(self._timesteps), (), generator=generator))
-        embeds = self._examples.embeds(rows)
-        latents = simulation.arrive(
-            self._student,
-            self._examples.noise(rows),
-            embeds,
-            teacher=self._teacher,
-            timesteps=self._timesteps,
-            index=number,
-        )
-        times = torch.full((len(rows),), self._timesteps[number], device=latents.device)
-        return simulation.estimate(self._student, latents, times, embeds, teacher=self._teacher)
 
 
 def train(

@@ -250,18 +250,15 @@ class MatchingTask:
 
     # --- what both need ---------------------------------------------------------------------------
     def _output(self, noise: Tensor, embeds: Tensor, generator: Generator) -> Tensor:
-        """x̂₀ of one of the student's passes, drawn at random, from noise [B, C, h, w]; passes before are simulated."""
-        number = int(torch.randint(len(self._timesteps), (), generator=generator))
-        latents = simulation.arrive(
+        """`simulation.one_pass` from noise [B, C, h, w]."""
+        return simulation.one_pass(
             self.student,
             noise,
             embeds,
             teacher=self._teacher,
             timesteps=self._timesteps,
-            index=number,
+            generator=generator,
         )
-        times = torch.full((len(noise),), self._timesteps[number], device=noise.device)
-        return simulation.estimate(self.student, latents, times, embeds, teacher=self._teacher)
 
     def _timesteps_drawn(self, count: int, low: int, high: int, generator: Generator) -> Tensor:
         """int64 [count], low ≤ t < high."""

@@ -144,6 +144,24 @@ def arrive(
     return latents
 
 
+def one_pass(
+    student: UNet2DConditionModel,
+    noise: Tensor,
+    prompt_embeds: Tensor,
+    *,
+    teacher: Teacher,
+    timesteps: Sequence[int],
+    generator: Generator,
+) -> Tensor:
+    """x̂₀ of one of the student's passes, drawn at random, with its gradient; the passes before it are simulated."""
+    number = int(torch.randint(len(timesteps), (), generator=generator))
+    latents = arrive(
+        student, noise, prompt_embeds, teacher=teacher, timesteps=timesteps, index=number
+    )
+    times = torch.full((len(noise),), timesteps[number], device=noise.device)
+    return estimate(student, latents, times, prompt_embeds, teacher=teacher)
+
+
 @torch.no_grad()
 def walk(
     student: UNet2DConditionModel,
