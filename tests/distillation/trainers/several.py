@@ -9,17 +9,21 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch.nn.functional import mse_loss
 
-from distillation.trainers import loop, optimizers, pairs, processes
+from distillation.trainers import catalogue as catalogues
+from distillation.trainers import changes, loop, optimizers, pairs, processes, recipes
 from distillation.trainers import teacher as teachers
 from distillation.trainers.catalogue import Catalogue
+from distillation.trainers.chain import Chain, Inputs
 from distillation.trainers.ema import Ema
 from distillation.trainers.errors import TrainingDiverged
 from distillation.trainers.pairs import PairsRecipe
+from distillation.trainers.task import Progress, Task
 from distillation.trainers.teacher import Teacher
 
 STEPS = 8
@@ -27,6 +31,17 @@ BATCH = 6
 PAIRS = PairsRecipe(
     seeds_per_variant=4, num_inference_steps=2, path_timesteps=(499,), batch=2, shard=2
 )
+
+TRAINED = ("decoder", "structure", "regression", "matching", "joint", "quantise")
+SMALL = (
+    "image_size=16", "timesteps=[999,499]", "student.cut=null",
+    "pairs.seeds_per_variant=4", "pairs.num_inference_steps=4", "pairs.path_timesteps=[499]", "pairs.shard=4",
+    "pairs.batch=2", "decoder.channels=4", "decoder.blocks=[0,0,0,0]", "decoder.pictures=6", "decoder.validated=2",
+    "regression.pass_weights=[1.0,1.0]", "regression.simulated=0.5", "regression.watched=2",
+    "matching.critic_batch=4", "matching.paired=2", "matching.student_after=1", "matching.watched=2",
+    "joint.least_margin=0.0", "joint.watched=2", "quantise.measured=2",
+    *(f"{stage}.{setting}" for stage in TRAINED for setting in ("steps=3", "warmup=0", "batch=8")),
+)  # fmt: skip
 
 
 class Line:
@@ -125,6 +140,30 @@ def catalogue(teacher: Teacher) -> Catalogue:
     return Catalogue(("a", "b", "c"), texts, embeds, teacher.manifest.encoder_fingerprint)
 
 
+def stages(folder: Path) -> None:
+    """Every stage of the chain that trains; what each process holds after a stage is kept under the stage's name."""
+    teacher = teachers.load(folder / "teacher", device="cpu")
+    if processes.is_main():
+        catalogues.write(catalogue(teacher), folder / "catalogue")
+    processes.barrier()
+    train_alone = loop.run
+
+    def keeping(task: Task, place: Path, **options: Any) -> Progress:
+        progress = train_alone(task, place, **options)
+        state = {
+            f"{name}.{key}": value.clone().contiguous()
+            for name, module in task.modules.items()
+            for key, value in module.state_dict().items()
+        }
+        keep(place.name.rpartition("-")[0], state, folder)
+        return progress
+
+    loop.run = keeping
+    recipe = changes.changed(recipes.named("starter-2step"), changes.parse(SMALL))
+    chain = Chain(recipe, Inputs(folder / "teacher", folder / "catalogue"), name="together")
+    chain.build(folder / "built", only=["quantise"], progress_bar=False)
+
+
 def until_stopped(folder: Path) -> None:
     task = Paced()
     train(task, folder, steps=60)
@@ -133,4 +172,4 @@ def until_stopped(folder: Path) -> None:
 
 if __name__ == "__main__":
     name, place = sys.argv[1:]
-    {"together": together, "until_stopped": until_stopped}[name](Path(place))
+    {"together": together, "stages": stages, "until_stopped": until_stopped}[name](Path(place))

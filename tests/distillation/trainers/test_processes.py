@@ -136,6 +136,17 @@ def test_two_processes_share_the_shards_of_pairs(two, tmp_path):
         assert torch.equal(ours.latents, alone.latents)
 
 
+def test_every_stage_trains_in_two_processes_to_the_same_weights_bit_for_bit(tmp_path):
+    make_tiny_release(tmp_path / "teacher", prediction_type="v_prediction", zero_snr=True)
+    process = launch("stages", str(tmp_path), folder=tmp_path)
+    assert process.wait(SECONDS) == 0, (tmp_path / "log").read_text()
+    for stage in several.TRAINED:
+        assert_same(*kept(tmp_path, stage))
+        (folder,) = (tmp_path / "built").glob(f"{stage}-*")
+        assert (folder / "done.json").exists()
+        assert json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 3
+
+
 def test_stopped_from_outside_both_end_with_one_checkpoint_and_the_same_command_goes_on(tmp_path):
     process = launch("until_stopped", str(tmp_path), folder=tmp_path)
     metrics = tmp_path / "metrics.jsonl"
