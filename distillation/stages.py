@@ -157,9 +157,18 @@ def keys(stages: Sequence[Stage]) -> dict[str, str]:
             "recipe": _recipe_values(stage),
             "needs": [found[need] for need in stage.needs],
         }
-        text = json.dumps(inputs, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-        found[stage.name] = hashlib.sha256(text.encode()).hexdigest()[:16]
+        found[stage.name] = _hash(inputs)
     return found
+
+
+def key_of(recipe: Any) -> str:
+    """16 hexadecimal digits of a dataclass of JSON values: of what stages of other inputs share."""
+    return _hash(asdict(recipe))
+
+
+def _hash(values: dict[str, Any]) -> str:
+    text = json.dumps(values, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _recipe_values(stage: Stage) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from distillation.detector.network import Detector
 from distillation.evaluation import attributes, perception, pictures
@@ -15,6 +14,7 @@ from distillation.evaluation.distances import psnr, ssim
 from distillation.evaluation.perception import Maps
 from distillation.evaluation.pictures import Album
 from distillation.evaluation.prompts import Prompts
+from distillation.progress import Bar
 
 CLIP_SCORE = 100  # × the cosine of picture and text
 EQUAL_DB = 100.0  # what two equal pictures count as: their PSNR is infinite
@@ -104,9 +104,8 @@ def judge(
     of_texts = None if judges.clip is None else judges.clip.text_features(prompts.texts)
     maps = judges.maps
     rows: list[_Row] = []
-    for number in tqdm(
-        range(len(prompts)), desc="judging", unit="prompt", disable=not progress_bar
-    ):
+    bar = Bar(len(prompts), title="judging", unit="prompt", is_shown=progress_bar)
+    for number in bar.over(range(len(prompts))):
         both = student.read(number), teacher.read(number)
         images = torch.cat(both)
         vectors = perception.vectors(maps(images)).chunk(2)
@@ -147,7 +146,8 @@ def features_of(clip: Clip, folder: Path, *, progress_bar: bool = True) -> Tenso
     """fp32 [N, d], of length 1, of the images of a folder."""
     files = pictures.image_files(folder)
     parts = []
-    for path in tqdm(files, desc="real pictures", unit="picture", disable=not progress_bar):
+    bar = Bar(len(files), title="real pictures", unit="picture", is_shown=progress_bar)
+    for path in bar.over(files):
         parts.append(clip.image_features(pictures.read(path)[None]))  # they may differ in size
     return torch.cat(parts)
 

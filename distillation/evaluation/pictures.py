@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from distillation import replacing
 from distillation.evaluation.prompts import Prompts, Seeds, check_seeds
+from distillation.progress import Bar
 from generation.engine import device as devices
 from generation.engine import pipeline as pipelines
 from generation.engine import release as releases
@@ -97,13 +97,8 @@ def make_missing(
     if not missing:
         return
     pipeline, requests = prepare()
-    with tqdm(
-        total=len(paths),
-        initial=len(paths) - len(missing),
-        desc=title,
-        unit="picture",
-        disable=not progress_bar,
-    ) as bar:
+    there = len(paths) - len(missing)
+    with Bar(len(paths), title=title, unit="picture", done=there, is_shown=progress_bar) as bar:
         for start in range(0, len(missing), BATCH):
             part = missing[start : start + BATCH]
             results = pipeline.generate([requests[path] for path in part])
@@ -112,7 +107,8 @@ def make_missing(
                     raise result.error or RuntimeError("The engine dropped a picture.")
                 path.parent.mkdir(parents=True, exist_ok=True)
                 replacing.write_file(path, encode(result.pixels, "png"))
-            bar.update(len(part))
+            bar.add(len(part))
+            bar.stop_if_over()
 
 
 def check_covered(manifest: Manifest, prompts: Prompts) -> None:

@@ -1,5 +1,6 @@
 """The prompts that two releases are compared on, and the seeds of each. Knows no release and no catalogue's file."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from generation.engine.embeddings import pack
 from generation.engine.request import StoredEmbedding
 
 Seeds = tuple[tuple[int, ...], ...]  # [prompts][seeds of each]
+SEEDS_EACH = 512  # a prompt's own; all of them lie below 2**40, where trainings have none
 
 
 @dataclass(frozen=True)
@@ -72,13 +74,20 @@ class Prompts:
         )
 
 
-def seeds_from(first: int, *, prompts: int, each: int) -> Seeds:
-    """Seeds that count on from `first`, so that no two pictures share their noise."""
-    if first < 0 or prompts < 1 or each < 1:
-        raise ValueError(f"{prompts} prompts with {each} seeds each from {first} on: too few.")
-    return tuple(
-        tuple(range(first + row * each, first + (row + 1) * each)) for row in range(prompts)
-    )
+def seeds_of(slugs: Sequence[str], *, each: int, skip: int = 0) -> Seeds:
+    """Each prompt's own, whatever others are measured beside it: a second evaluation finds the pictures of the first.
+
+    skip: how many of its seeds are left to other evaluations.
+    """
+    if each < 1 or skip < 0 or each + skip > SEEDS_EACH:
+        raise ValueError(f"{each} seeds each after {skip}: give at least 1, {SEEDS_EACH} in all.")
+    firsts = [SEEDS_EACH * _number(slug) + skip for slug in slugs]
+    return tuple(tuple(range(first, first + each)) for first in firsts)
+
+
+def _number(slug: str) -> int:
+    """31 bits, spread evenly."""
+    return int.from_bytes(hashlib.sha256(slug.encode()).digest()[:4], "big") >> 1
 
 
 def check_seeds(seeds: Seeds, prompts: Prompts) -> None:

@@ -22,7 +22,7 @@ from distillation.detector import network as detectors
 from distillation.detector.network import Detector
 from distillation.evaluation import figures
 from distillation.evaluation import run as evaluations
-from distillation.evaluation.prompts import Prompts, seeds_from
+from distillation.evaluation.prompts import Prompts, seeds_of
 from distillation.stages import Context, OnStage, Stage
 from distillation.trainers import catalogue as catalogues
 from distillation.trainers import (
@@ -49,6 +49,7 @@ from generation.engine import release as releases
 RELEASE = "release"  # the last stage, and the folder in it
 SUMMARY = "summary.json"
 PICTURES = "pictures"  # of all evaluations: the teacher's are made once
+PAIRS = "pairs"  # of all catalogues: those of a variant are made once
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ class Chain:
         """The stages in order. Raise a stage's revision when its code makes something else."""
         recipe = self.recipe
         found = [
-            Stage("pairs", _Keyed(recipe.pairs, self._made_from), (), self._pairs, revision=2),
+            Stage("pairs", _Keyed(recipe.pairs, self._made_from), (), self._pairs, revision=3),
             Stage("decoder", recipe.decoder, ("pairs",), self._decoder),
             Stage(
                 "structure",
@@ -194,8 +195,14 @@ class Chain:
             catalogue=self.catalogue,
             detector=self.detector,
             folder=context.folder,
+            store=context.folder.parent / PAIRS / stages.key_of(self._pairs_of_a_variant()),
             progress_bar=context.progress_bar,
         )
+
+    def _pairs_of_a_variant(self) -> _Keyed:
+        """What they depend on, beside the variant."""
+        teacher, _, detector = self._made_from
+        return _Keyed(self.recipe.pairs, (teacher, detector))
 
     def _decoder(self, context: Context) -> None:
         decoder.train(
@@ -285,7 +292,7 @@ class Chain:
             context.needs["bundle"] / RELEASE,
             self.inputs.teacher,
             prompts,
-            seeds_from(recipe.first_seed, prompts=len(prompts), each=recipe.seeds_per_variant),
+            seeds_of(prompts.slugs, each=recipe.seeds_per_variant),
             folder=context.folder,
             detector=self.inputs.detector,
             clip_name=self.inputs.clip,

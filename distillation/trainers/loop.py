@@ -9,7 +9,6 @@ import hashlib
 import json
 import math
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,9 +18,9 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 import torch
-from tqdm import tqdm
 
 from distillation import replacing
+from distillation.progress import Bar, is_watched
 from distillation.trainers import checkpoint, processes
 from distillation.trainers.errors import TrainingDiverged, TrainingError
 from distillation.trainers.task import Progress, Task
@@ -52,7 +51,8 @@ def run(
     Writes `metrics.jsonl`: a line for every `log_every` steps and every checkpoint, with the step, the seconds trained
     and the means of the losses since the line before; and the same losses to `tensorboard/`. Ctrl-C and SIGTERM save a
     checkpoint after the running step, then raise KeyboardInterrupt or SystemExit, in all processes; a second one stops
-    at once. Raises TrainingDiverged, CheckpointUnusable.
+    at once. A watcher (`distillation.progress`) stops it likewise: SliceOver. Raises TrainingDiverged,
+    CheckpointUnusable.
     """
     if steps < 1 or log_every < 1:
         raise ValueError(f"steps ({steps}) and log_every ({log_every}) must be at least 1.")
@@ -64,14 +64,7 @@ def run(
     is_main = processes.is_main()
     started = saved = clock()
     progress = begun
-    bar = tqdm(
-        total=steps,
-        initial=begun.step,
-        desc=title,
-        unit="step",
-        disable=not (progress_bar and is_main),
-        mininterval=0.5 if sys.stderr.isatty() else 30.0,  # a log file needs no animation
-    )
+    bar = Bar(steps, title=title, unit="step", done=begun.step, is_shown=progress_bar and is_main)
     # Dropout draws from the global generator: it is seeded step by step, and left as it was found.
     with (
         bar,
@@ -88,23 +81,24 @@ def run(
                 if not math.isfinite(value):
                     raise TrainingDiverged(step, name, value)
             curve.add(losses)
-            is_stopped = processes.any_of(bool(received))
+            bar.add()
+            is_stopped = processes.any_of(bool(received) or bar.is_over)
             now = clock()
             progress = Progress(step, steps, begun.seconds + now - started)
             is_due = step == steps or is_stopped or now - saved >= checkpoint_every_seconds
             if is_main and (is_due or step % log_every == 0):
-                bar.set_postfix_str(curve.summary(), refresh=False)
+                bar.say(curve.summary())
                 curve.write(progress)
             if is_main and is_due:
                 checkpoint.save(folder, task, progress)
                 saved = clock()
-            bar.update()
             if is_stopped:
                 break
         # A process that ends early makes the launcher end the others: first the checkpoint is whole.
         processes.barrier()
         if processes.any_of(bool(received)):
             raise _exception_of(received[0] if received else signal.SIGTERM)
+        bar.stop_if_over()
     return progress
 
 
@@ -215,8 +209,8 @@ def _whole_lines(path: Path) -> Iterator[dict[str, float]]:
 def _signals() -> Iterator[list[int]]:
     """While it lasts, the first SIGINT or SIGTERM is only noted in the list that it gives; a second raises at once."""
     received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received  # only the main thread may install handlers, and only it is interrupted
+    if threading.current_thread() is not threading.main_thread() or is_watched():
+        yield received  # only the main thread may install handlers; a watched one has its own
         return
 
     def note(number: int, _frame: FrameType | None) -> None:

@@ -1,26 +1,29 @@
 """Owns the pairs: the noise of a seed and what the teacher makes of it, for every prompt variant. Trains nothing.
 
-Deterministic trajectories (DDIM, η = 0) of the guided teacher, kept as shards of safetensors. A shard is written whole
-or not at all, so that an interrupted stage goes on with the next one; processes take turns at shards. A tenth of the
-seeds of each variant is held out.
+Deterministic trajectories (DDIM, η = 0) of the guided teacher, a file of safetensors for each variant, named by what
+the pairs depend on: a catalogue that changed makes those of its new variants alone. A file is written whole or not at
+all, so that an interrupted stage goes on with the next ones; processes take turns. A tenth of the seeds of each variant
+is held out.
 """
 
+import hashlib
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from tqdm import tqdm
 
 from distillation import replacing
 from distillation.detector.network import Detector
 from distillation.evaluation import attributes, perception
+from distillation.progress import Bar
 from distillation.trainers import processes
 from distillation.trainers.catalogue import Catalogue
 from distillation.trainers.errors import RecipeRefused
@@ -31,6 +34,7 @@ from generation.engine.latents import as_uint8
 
 SPLITS = ("train", "held_out")
 SUMMARY = "pairs.json"
+FIRST_SEED = 2**40  # seeds below it are left to evaluations
 Item = tuple[int, int]  # row of the catalogue, seed
 
 
@@ -43,15 +47,14 @@ class PairsRecipe:
 
     seeds_per_variant: int = 32
     held_out: float = 0.1  # share of the seeds of each variant
-    first_seed: int = 1_000_000  # evaluations take others, from 0
     num_inference_steps: int = 20
     path_timesteps: tuple[int, ...] = (749, 499, 249)
     batch: int = 32
-    shard: int = 256  # pairs
+    written: int = 256  # pairs at once: what an interruption costs at most
     revision: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("seeds_per_variant", "batch", "shard"):
+        for name in ("seeds_per_variant", "batch", "written"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
         if not 0 < self.held_out < 1:
@@ -62,8 +65,8 @@ class PairsRecipe:
             raise ValueError(
                 f"held_out {self.held_out} holds out all {self.seeds_per_variant} seeds of a variant."
             )
-        if self.num_inference_steps < 0 or self.first_seed < 0:
-            raise ValueError("num_inference_steps and first_seed must not be negative.")
+        if self.num_inference_steps < 0:
+            raise ValueError("num_inference_steps must not be negative.")
         if any(later >= earlier for earlier, later in pairwise(self.path_timesteps)):
             raise ValueError(f"path_timesteps must be descending, not {self.path_timesteps}.")
 
@@ -124,16 +127,7 @@ def drawn(pairs: Pairs, batch: int, generator: torch.Generator) -> Tensor:
 def read(folder: Path, split: str, *, only_accepted: bool = False) -> Pairs:
     """Raises FileNotFoundError if the stage is not finished, RecipeRefused if nothing was accepted."""
     summary = json.loads((Path(folder) / SUMMARY).read_text("utf-8"))
-    parts = [load_file(Path(folder) / name) for name in summary["shards"][split]]
-    pairs = Pairs(
-        prompts=torch.cat([part["prompts"] for part in parts]),
-        seeds=torch.cat([part["seeds"] for part in parts]),
-        latents=torch.cat([part["latents"] for part in parts]),
-        path=torch.cat([part["path"] for part in parts]),
-        accepted=torch.cat([part["accepted"] for part in parts]).bool(),
-        margins=torch.cat([part["margins"] for part in parts]),
-        path_timesteps=tuple(summary["path_timesteps"]),
-    )
+    pairs = _read(Path(folder), summary, split)
     if not only_accepted:
         return pairs
     if not pairs.accepted.any():
@@ -144,6 +138,25 @@ def read(folder: Path, split: str, *, only_accepted: bool = False) -> Pairs:
     return pairs.take(pairs.accepted)
 
 
+def _read(folder: Path, summary: dict[str, Any], split: str) -> Pairs:
+    kept = summary["seeds_per_variant"] - summary["held_out_seeds"]
+    numbers = slice(None, kept) if split == "train" else slice(kept, None)
+    parts = [load_file(folder / name) for name in summary["files"]]
+    columns = {name: torch.stack([part[name][numbers] for part in parts], 1) for name in parts[0]}
+    rows = torch.arange(len(parts)).expand_as(columns["seeds"])
+    # The first seed of each variant, then the second …: the beginning of the list is like its end.
+    joined = {name: column.flatten(0, 1) for name, column in columns.items()}
+    return Pairs(
+        prompts=rows.flatten(),
+        seeds=joined["seeds"],
+        latents=joined["latents"],
+        path=joined["path"],
+        accepted=joined["accepted"].bool(),
+        margins=joined["margins"],
+        path_timesteps=tuple(summary["path_timesteps"]),
+    )
+
+
 # --- making ---------------------------------------------------------------------------------------
 def generate(
     recipe: PairsRecipe,
@@ -152,33 +165,66 @@ def generate(
     catalogue: Catalogue,
     detector: Detector | None,
     folder: Path,
+    store: Path,
     progress_bar: bool = True,
 ) -> None:
-    """Write the shards that are missing, then `pairs.json` with how many were accepted. Raises RecipeRefused."""
+    """Make the files that `store` lacks, then folder/pairs.json, which names them and says how many were accepted.
+
+    store: of all catalogues with this recipe, teacher and detector. Raises RecipeRefused, SliceOver.
+    """
     _require_same_encoder(teacher, catalogue)
     timesteps = solver_timesteps(recipe, teacher)
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    shards = _shards(recipe, len(catalogue))
-    mine = list(shards.items())[processes.rank() :: processes.count()]
-    total = sum(len(items) for _, items in mine)
-    with tqdm(
-        total=total, desc="pairs", unit="pair", disable=not (progress_bar and processes.is_main())
+    store = Path(store)
+    store.mkdir(parents=True, exist_ok=True)
+    paths = [store / f"{key}.safetensors" for key in _keys(catalogue)]
+    missing = [row for row, path in enumerate(paths) if not path.exists()]
+    together = max(1, recipe.written // recipe.seeds_per_variant)  # variants
+    groups = [missing[start : start + together] for start in range(0, len(missing), together)]
+    mine = groups[processes.rank() :: processes.count()]
+    each = recipe.seeds_per_variant
+    total = each * (len(paths) - len(missing) + sum(map(len, mine)))
+    with Bar(
+        total,
+        title="pairs",
+        unit="pair",
+        done=each * (len(paths) - len(missing)),
+        is_shown=progress_bar and processes.is_main(),
     ) as bar:
-        for name, items in mine:
-            if (folder / name).exists():
-                bar.update(len(items))
-                continue
+        for group in mine:
             parts = []
+            items = [(row, seed) for row in group for seed in _seeds(recipe, paths[row])]
             for chunk in _chunks(items, recipe.batch):
                 parts.append(_solved(chunk, recipe, timesteps, teacher, catalogue, detector))
-                bar.update(len(chunk))
+                bar.add(len(chunk))
             tensors = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
-            replacing.make_file(folder / name, partial(save_file, tensors))
+            for place, row in enumerate(group):
+                of_row = slice(place * each, (place + 1) * each)
+                own = {key: value[of_row].contiguous() for key, value in tensors.items()}
+                replacing.make_file(paths[row], partial(save_file, own))
+            bar.stop_if_over()
     processes.barrier()
     if processes.is_main():
-        _summarise(folder, shards, recipe)
+        _summarise(Path(folder), paths, recipe)
     processes.barrier()
+
+
+def _keys(catalogue: Catalogue) -> list[str]:
+    """Of each variant: a hash of what its pairs depend on beside recipe, teacher and detector."""
+    found = []
+    for row in range(len(catalogue)):
+        digest = hashlib.sha256(catalogue.prompt_embeds[row].contiguous().numpy().tobytes())
+        for part in (catalogue.stated, catalogue.wanted):
+            if part is not None:
+                digest.update(part[row].numpy().tobytes())
+        found.append(digest.hexdigest()[:24])
+    return found
+
+
+def _seeds(recipe: PairsRecipe, path: Path) -> range:
+    """Of the variant with this file: its own, whatever else the catalogue holds."""
+    place = int(path.stem[:8], 16)
+    first = FIRST_SEED + place * recipe.seeds_per_variant
+    return range(first, first + recipe.seeds_per_variant)
 
 
 def _require_same_encoder(teacher: Teacher, catalogue: Catalogue) -> None:
@@ -207,24 +253,6 @@ def solver_timesteps(recipe: PairsRecipe, teacher: Teacher) -> tuple[int, ...]:
             f"choose among {', '.join(map(str, timesteps))}."
         )
     return timesteps
-
-
-def _shards(recipe: PairsRecipe, variants: int) -> dict[str, list[Item]]:
-    """File name → (row of the catalogue, seed) of its pairs. Every variant has seeds of its own."""
-    kept = recipe.seeds_per_variant - recipe.held_out_seeds
-    found: dict[str, list[Item]] = {}
-    for split, numbers in (
-        ("train", range(kept)),
-        ("held_out", range(kept, recipe.seeds_per_variant)),
-    ):
-        items = [
-            (row, recipe.first_seed + row * recipe.seeds_per_variant + number)
-            for number in numbers
-            for row in range(variants)
-        ]
-        for index, chunk in enumerate(_chunks(items, recipe.shard)):
-            found[f"{split}-{index:05}.safetensors"] = chunk
-    return found
 
 
 def _chunks(items: Sequence[Item], size: int) -> Iterator[list[Item]]:
@@ -259,7 +287,6 @@ def _solved(
     )
     accepted, margins = _judged(latents, rows, teacher, catalogue, detector)
     return {
-        "prompts": rows,
         "seeds": seeds,
         "latents": latents.half().cpu(),
         "path": stored,
@@ -310,15 +337,17 @@ def as_stated(
     ).all(1)
 
 
-def _summarise(folder: Path, shards: dict[str, list[Item]], recipe: PairsRecipe) -> None:
-    names = {split: [name for name in shards if name.startswith(f"{split}-")] for split in SPLITS}
-    counts = {}
-    for split, files in names.items():
-        accepted = []
-        for name in files:
-            with safe_open(folder / name, "pt") as file:
-                accepted.append(file.get_tensor("accepted"))
-        joined = torch.cat(accepted)
-        counts[split] = {"pairs": len(joined), "accepted": int(joined.sum())}
-    summary = {"path_timesteps": list(recipe.path_timesteps), "shards": names, "counts": counts}
+def _summarise(folder: Path, paths: list[Path], recipe: PairsRecipe) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    summary = {
+        "path_timesteps": list(recipe.path_timesteps),
+        "seeds_per_variant": recipe.seeds_per_variant,
+        "held_out_seeds": recipe.held_out_seeds,
+        "files": [os.path.relpath(path, folder) for path in paths],
+    }
+    summary["counts"] = {
+        split: {"pairs": len(found), "accepted": int(found.accepted.sum())}
+        for split in SPLITS
+        for found in [_read(folder, summary, split)]
+    }
     replacing.write_file(folder / SUMMARY, json.dumps(summary, indent=1) + "\n")

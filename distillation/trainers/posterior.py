@@ -14,9 +14,9 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from tqdm import tqdm
 
 from distillation import replacing
+from distillation.progress import Bar
 from distillation.students.posterior import LARGEST, SMALLEST, Posterior, fisher, laplace
 from distillation.trainers import processes
 from distillation.trainers.errors import CheckpointUnusable
@@ -123,19 +123,20 @@ def _accumulate(
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     network: UNet2DConditionModel = copy.deepcopy(teacher.unet).requires_grad_(True)
-    with tqdm(
-        total=recipe.batches,
-        initial=sums.batches,
-        desc="posterior",
+    with Bar(
+        recipe.batches,
+        title="posterior",
         unit="batch",
-        disable=not progress_bar,
-        mininterval=1.0,
+        done=sums.batches,
+        is_shown=progress_bar,
     ) as bar:
         while sums.batches < recipe.batches:
-            stop = min(recipe.batches, sums.batches + KEPT_EVERY)
-            sums = _more(sums, range(sums.batches, stop), recipe, network, teacher, batches)
+            done = sums.batches
+            stop = min(recipe.batches, done + KEPT_EVERY)
+            sums = _more(sums, range(done, stop), recipe, network, teacher, batches)
             _write(path, sums, recipe)
-            bar.update(stop - bar.n)
+            bar.add(stop - done)
+            bar.stop_if_over()
 
 
 def _more(

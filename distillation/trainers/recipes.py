@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from distillation.evaluation.latency import SpeedRecipe
+from distillation.evaluation.prompts import SEEDS_EACH
 from distillation.evaluation.verdicts import Margins
 from distillation.trainers import simulation
 from distillation.trainers.decoder import DecoderRecipe
@@ -28,19 +29,20 @@ from distillation.trainers.teacher import Teacher
 
 @dataclass(frozen=True)
 class EvaluationRecipe:
-    """seeds_per_variant, from first_seed on: none of them is a pair's, so no training has seen them.
+    """seeds_per_variant: none of them is a pair's, so no training has seen them.
 
     margins: what counts as no worse than the teacher, said before anything is measured. speed: None = not measured.
     """
 
     seeds_per_variant: int = 4
-    first_seed: int = 0
     margins: Margins = field(default_factory=Margins)
     speed: SpeedRecipe | None = field(default_factory=SpeedRecipe)
 
     def __post_init__(self) -> None:
-        if self.seeds_per_variant < 1 or self.first_seed < 0:
-            raise ValueError("seeds_per_variant must be at least 1, and first_seed not below 0.")
+        if not 1 <= self.seeds_per_variant <= SEEDS_EACH:
+            raise ValueError(
+                f"seeds_per_variant must lie from 1 to {SEEDS_EACH}, not {self.seeds_per_variant}."
+            )
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,7 @@ RECIPES: dict[str, Recipe] = {
                 num_inference_steps=40,
                 path_timesteps=(749, 499, 249),
                 batch=8,
-                shard=64,
+                written=64,
             ),
             decoder=DecoderRecipe(
                 channels=64, blocks=(3, 3, 3, 1), steps=20_000, batch=8, learning_rate=5e-4

@@ -115,7 +115,7 @@ class Parts:
             num_inference_steps=2,
             path_timesteps=(499,),
             batch=1,
-            shard=1,
+            written=1,
         )
         pairs.generate(
             recipe,
@@ -123,6 +123,7 @@ class Parts:
             catalogue=self._catalogue(),
             detector=None,
             folder=self.out / "pairs",
+            store=self.out / "pairs",
             progress_bar=not self.is_toy,
         )
 

@@ -5,19 +5,21 @@ import pytest
 import torch
 
 from distillation.evaluation import pictures
-from distillation.evaluation.prompts import Seeds, seeds_from
+from distillation.evaluation.prompts import Seeds
 from generation.engine import pipeline as pipelines
 from generation.engine import release as releases
 from generation.engine.errors import EmbeddingInvalid, EngineError
 from generation.engine.request import GenerationRequest
 from tests.distillation.evaluation import toys
 
+SEEDS = ((5, 6), (7, 8))
+
 
 def make(cache: Path, *, prompts: int = 2, seeds: Seeds | None = None) -> pictures.Album:
     return pictures.make(
         toys.student_folder(),
         toys.prompts(prompts),
-        seeds or seeds_from(5, prompts=prompts, each=2),
+        seeds or SEEDS[:prompts],
         cache=cache,
         title="pictures",
         progress_bar=False,
@@ -64,7 +66,7 @@ def test_another_prompt_seed_or_release_has_other_files(tmp_path: Path):
     album = pictures.make(
         toys.teacher_folder(),
         toys.prompts(2),
-        seeds_from(5, prompts=2, each=2),
+        SEEDS,
         cache=tmp_path,
         title="teacher",
         progress_bar=False,

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from distillation.evaluation.prompts import check_seeds, seeds_from
+from distillation.evaluation.prompts import check_seeds, seeds_of
 from generation.engine.embeddings import unpack
 from tests.distillation.evaluation import toys
 
@@ -17,10 +17,20 @@ def test_an_embedding_is_that_of_its_row():
     assert prompts.take([2, 1]).slugs == ("prompt-2", "prompt-1")
 
 
-def test_no_two_pictures_share_their_seed():
-    seeds = seeds_from(100, prompts=3, each=2)
-    assert seeds == ((100, 101), (102, 103), (104, 105))
+def test_each_prompt_has_seeds_of_its_own_whatever_else_is_measured():
+    slugs = toys.prompts(3).slugs
+    seeds = seeds_of(slugs, each=2)
     check_seeds(seeds, toys.prompts(3))
+    assert len({seed for row in seeds for seed in row}) == 6
+    assert seeds_of(slugs[1:], each=2) == seeds[1:]
+    assert [row[:1] for row in seeds_of(slugs, each=2, skip=1)] == [row[1:] for row in seeds]
+    assert max(seed for row in seeds_of(map(str, range(500)), each=512) for seed in row) < 2**40
+
+
+def test_seeds_that_no_prompt_has_are_refused():
+    for each, skip in ((0, 0), (513, 0), (500, 13), (1, -1)):
+        with pytest.raises(ValueError, match="seeds"):
+            seeds_of(["a"], each=each, skip=skip)
 
 
 @pytest.mark.parametrize("seeds", [((1,), (2,)), ((1,), (2, 3), (4,)), ((1, 1),) * 3, ((),) * 3])

@@ -9,7 +9,7 @@ from PIL import Image
 from distillation.evaluation import figures, run, verdicts
 from distillation.evaluation.figures import ALL, Evaluation
 from distillation.evaluation.latency import SpeedRecipe
-from distillation.evaluation.prompts import Prompts, seeds_from
+from distillation.evaluation.prompts import Prompts, seeds_of
 from distillation.evaluation.verdicts import Margins
 from tests.distillation.evaluation import toys
 from tests.distillation.starter import toys as starter
@@ -23,7 +23,7 @@ def evaluate(folder: Path, *, prompts: Prompts | None = None, **options) -> Eval
         toys.student_folder(),
         toys.teacher_folder(),
         prompts or toys.prompts(PROMPTS),
-        seeds_from(0, prompts=PROMPTS, each=2),
+        seeds_of((prompts or toys.prompts(PROMPTS)).slugs, each=2),
         folder=folder,
         progress_bar=False,
         **options,

@@ -29,13 +29,13 @@ from distillation.trainers.teacher import Teacher
 STEPS = 8
 BATCH = 6
 PAIRS = PairsRecipe(
-    seeds_per_variant=4, num_inference_steps=2, path_timesteps=(499,), batch=2, shard=2
+    seeds_per_variant=4, num_inference_steps=2, path_timesteps=(499,), batch=2, written=2
 )
 
 TRAINED = ("decoder", "structure", "regression", "matching", "joint", "quantise")
 SMALL = (
     "image_size=16", "timesteps=[999,499]", "student.cut=null",
-    "pairs.seeds_per_variant=4", "pairs.num_inference_steps=4", "pairs.path_timesteps=[499]", "pairs.shard=4",
+    "pairs.seeds_per_variant=4", "pairs.num_inference_steps=4", "pairs.path_timesteps=[499]", "pairs.written=4",
     "pairs.batch=2", "decoder.channels=4", "decoder.blocks=[0,0,0,0]", "decoder.pictures=6", "decoder.validated=2",
     "regression.pass_weights=[1.0,1.0]", "regression.simulated=0.5", "regression.watched=2",
     "matching.critic_batch=4", "matching.paired=2", "matching.student_after=1", "matching.watched=2",
@@ -130,7 +130,12 @@ def together(folder: Path) -> None:
 
     teacher = teachers.load(folder / "teacher", device="cpu")
     pairs.generate(
-        PAIRS, teacher=teacher, catalogue=catalogue(teacher), detector=None, folder=folder / "pairs"
+        PAIRS,
+        teacher=teacher,
+        catalogue=catalogue(teacher),
+        detector=None,
+        folder=folder / "pairs",
+        store=folder / "pairs",
     )
 
 

@@ -13,6 +13,7 @@ import torch
 from tensorboard.backend.event_processing import event_accumulator
 from torch.nn.functional import mse_loss
 
+from distillation import progress
 from distillation.trainers import checkpoint
 from distillation.trainers.ema import Ema
 from distillation.trainers.loop import TrainingDiverged, cosine, run, set_learning_rate
@@ -90,10 +91,35 @@ def test_interrupted_after_any_step_it_ends_with_the_same_weights(
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
 
     resumed = Denoising()
-    progress = train(resumed, tmp_path)
-    assert progress.step == STEPS
+    assert train(resumed, tmp_path).step == STEPS
     assert_same(resumed, uninterrupted)
     assert lines(tmp_path)[-1]["step"] == STEPS
+
+
+def test_in_slices_it_ends_with_the_same_weights_and_the_process_keeps_its_signals(
+    tmp_path, uninterrupted
+):
+    """A watcher that allows two steps at a time."""
+    told, sessions = [], 0
+    handler = signal.getsignal(signal.SIGTERM)
+
+    def watcher(title: str, done: int, total: int) -> bool:
+        assert signal.getsignal(signal.SIGTERM) is handler
+        told.append((title, done, total))
+        return done % 2 == 0
+
+    while True:
+        sessions += 1
+        task = Denoising()
+        try:
+            with progress.watched(watcher):
+                train(task, tmp_path)
+            break
+        except progress.SliceOver:
+            assert lines(tmp_path)[-1]["step"] == 2 * sessions
+    assert sessions == 4
+    assert told == [("toy", step, STEPS) for step in range(1, STEPS + 1)]
+    assert_same(task, uninterrupted)
 
 
 class Killed(BaseException):

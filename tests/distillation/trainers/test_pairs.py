@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+from distillation import progress
 from distillation.detector.network import Detector, DetectorConfig
 from distillation.trainers import pairs
 from distillation.trainers import teacher as teachers
@@ -23,11 +25,10 @@ from tests.tiny import TOKENS, WIDTH, make_tiny_release
 RECIPE = PairsRecipe(
     seeds_per_variant=5,
     held_out=0.4,
-    first_seed=1000,
     num_inference_steps=0,
     path_timesteps=(749, 249),
     batch=4,
-    shard=3,
+    written=5,
 )
 
 
@@ -73,6 +74,7 @@ def run(folder: Path, teacher: Teacher, catalogue: Catalogue, **changes) -> None
         catalogue=catalogue,
         detector=detector,
         folder=folder,
+        store=folder / "store",
         progress_bar=False,
     )
 
@@ -115,7 +117,7 @@ def test_every_variant_has_all_its_seeds_which_no_other_and_no_other_split_has(m
     train, held_out = read(made, "train"), read(made, "held_out")
     seeds = torch.cat([train.seeds, held_out.seeds]).tolist()
     assert len(set(seeds)) == len(seeds) == 3 * 5
-    assert min(seeds) == RECIPE.first_seed
+    assert min(seeds) >= pairs.FIRST_SEED
     for row in range(3):
         assert int((train.prompts == row).sum()) == 3
         assert int((held_out.prompts == row).sum()) == 2
@@ -174,29 +176,77 @@ def test_taking_rows_keeps_what_belongs_together(made):
 
 
 # --- making them ----------------------------------------------------------------------------------
-def test_shards_that_are_there_are_not_solved_again(made, teacher, catalogue, tmp_path):
+def solved(teacher: Teacher, folder: Path, catalogue: Catalogue) -> list[int]:
+    """How many rows the teacher predicted in each call."""
+    passed = []
+    handle = teacher.unet.register_forward_hook(
+        lambda _module, given, _out: passed.append(len(given[0]))
+    )
+    run(folder, teacher, catalogue)
+    handle.remove()
+    return passed
+
+
+def test_pairs_that_are_there_are_not_solved_again(made, teacher, catalogue, tmp_path):
     """What is missing is made as before, from the same seeds; the rest is left alone."""
 
     run(tmp_path, teacher, catalogue)
-    names = sorted(path.name for path in tmp_path.glob("*.safetensors"))
-    assert names == sorted(path.name for path in made.glob("*.safetensors"))
+    names = sorted(path.name for path in tmp_path.rglob("*.safetensors"))
+    assert names == sorted(path.name for path in made.rglob("*.safetensors"))
     (tmp_path / pairs.SUMMARY).unlink()
-    (tmp_path / names[1]).unlink()
-    passed = []
-    handle = teacher.unet.register_forward_hook(lambda _module, given, _out: passed.append(given))
-    run(tmp_path, teacher, catalogue)
-    handle.remove()
-    # One batch of three pairs, twice as many rows with guidance, at each timestep.
-    assert [len(given[0]) for given in passed] == [6] * len(teacher.timesteps)
+    (tmp_path / "store" / names[1]).unlink()
+    # Batches of four pairs and of one, twice as many rows with guidance, at each timestep.
+    steps = len(teacher.timesteps)
+    assert solved(teacher, tmp_path, catalogue) == [8] * steps + [2] * steps
     for split in pairs.SPLITS:
         again, before = read(tmp_path, split), read(made, split)
         assert torch.equal(again.latents, before.latents)
         assert torch.equal(again.seeds, before.seeds)
 
 
-def test_until_all_shards_are_there_nothing_is_read(made, tmp_path):
-    for path in made.glob("*.safetensors"):
-        (tmp_path / path.name).write_bytes(path.read_bytes())
+def test_a_catalogue_that_changed_makes_the_pairs_of_its_new_variants_alone(
+    made, teacher, catalogue, tmp_path
+):
+    """One left, one is new and comes first: the others keep their seeds and their latents."""
+    embeds = torch.cat([-catalogue.prompt_embeds[:1], catalogue.prompt_embeds[1:]])
+    changed = dataclasses.replace(
+        catalogue,
+        slugs=("new", "red-ball", "ball"),
+        texts=("new", "red ball", "ball"),
+        prompt_embeds=embeds,
+    )
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    steps = len(teacher.timesteps)
+    assert solved(teacher, tmp_path, changed) == [8] * steps + [2] * steps
+    again, before = read(tmp_path, "train"), read(made, "train")
+    for row in (1, 2):
+        assert torch.equal(
+            again.latents[again.prompts == row], before.latents[before.prompts == row]
+        )
+    assert not set(again.seeds[again.prompts == 0].tolist()) & set(before.seeds.tolist())
+    held_out = read(tmp_path, "held_out").seeds.tolist()
+    assert len({*again.seeds.tolist(), *held_out}) == 3 * 5
+
+
+def test_a_watcher_may_stop_them_where_all_is_on_disk_and_the_same_call_goes_on(
+    made, teacher, catalogue, tmp_path
+):
+    said = []
+
+    def watcher(title: str, done: int, total: int) -> bool:
+        said.append((title, done, total))
+        return done >= 5
+
+    with progress.watched(watcher), pytest.raises(progress.SliceOver):
+        run(tmp_path, teacher, catalogue)
+    assert said == [("pairs", 4, 15), ("pairs", 5, 15)]
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 1
+    run(tmp_path, teacher, catalogue)
+    assert torch.equal(read(tmp_path, "train").latents, read(made, "train").latents)
+
+
+def test_until_all_pairs_are_there_nothing_is_read(made, tmp_path):
+    shutil.copytree(made / "store", tmp_path / "store")
     with pytest.raises(FileNotFoundError, match=pairs.SUMMARY):
         read(tmp_path, "train")
 
@@ -293,8 +343,7 @@ def test_a_timestep_that_the_teacher_does_not_pass_is_refused_with_those_that_it
         ({"path_timesteps": (249, 749)}, "path_timesteps"),
         ({"num_inference_steps": -1}, "num_inference_steps"),
         ({"batch": 0}, "batch"),
-        ({"shard": 0}, "shard"),
-        ({"first_seed": -1}, "first_seed"),
+        ({"written": 0}, "written"),
     ],
 )
 def test_a_recipe_that_contradicts_itself_is_refused_by_its_field(fields, named):
@@ -314,4 +363,4 @@ def test_embeddings_of_another_encoder_are_refused(teacher, catalogue, tmp_path)
     short = dataclasses.replace(catalogue, prompt_embeds=catalogue.prompt_embeds[:, :16])
     with pytest.raises(RecipeRefused, match=r"16, 32.*77, 32"):
         run(tmp_path, teacher, short)
-    assert not list(tmp_path.glob("*.safetensors"))
+    assert not list(tmp_path.rglob("*.safetensors"))

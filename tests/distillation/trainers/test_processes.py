@@ -118,7 +118,7 @@ def test_a_loss_that_is_no_number_in_one_process_stops_both_at_the_same_step(two
     assert not (two / "diverged" / "checkpoint").exists()
 
 
-def test_two_processes_share_the_shards_of_pairs(two, tmp_path):
+def test_two_processes_share_the_making_of_pairs(two, tmp_path):
     teacher = teachers.load(two / "teacher", device="cpu")
     pairs.generate(
         several.PAIRS,
@@ -126,6 +126,7 @@ def test_two_processes_share_the_shards_of_pairs(two, tmp_path):
         catalogue=several.catalogue(teacher),
         detector=None,
         folder=tmp_path,
+        store=tmp_path,
         progress_bar=False,
     )
     names = sorted(path.name for path in tmp_path.iterdir())

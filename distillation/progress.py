@@ -1,0 +1,81 @@
+"""Owns how long work says how far it is, and hears that it should stop. Knows nothing of what is done.
+
+A bar in a terminal; and who runs the work in slices watches it: is told how far it is, and says when a slice is over.
+"""
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TypeVar
+
+from tqdm import tqdm
+
+Piece = TypeVar("Piece")
+Watcher = Callable[[str, int, int], bool]  # (title, done, total) → whether to stop here
+_watcher: ContextVar[Watcher | None] = ContextVar("watcher", default=None)
+
+
+class SliceOver(Exception):
+    """The watcher asked the work to stop here. What was done is kept: the same call goes on with it."""
+
+
+@contextmanager
+def watched(watcher: Watcher) -> Iterator[None]:
+    """While it lasts, the work of this thread tells the watcher how far it is, and stops when that says so."""
+    token = _watcher.set(watcher)
+    try:
+        yield
+    finally:
+        _watcher.reset(token)
+
+
+def is_watched() -> bool:
+    return _watcher.get() is not None
+
+
+class Bar:
+    """`total` pieces of work, of which `done` are there already."""
+
+    def __init__(
+        self, total: int, *, title: str, unit: str, done: int = 0, is_shown: bool = True
+    ) -> None:
+        self._title, self._total, self._done = title, total, done
+        self.is_over = False  # what the watcher said last
+        self._bar = tqdm(
+            total=total,
+            initial=done,
+            desc=title,
+            unit=unit,
+            disable=not is_shown,
+            mininterval=0.5 if sys.stderr.isatty() else 30.0,  # a log file needs no animation
+        )
+
+    def __enter__(self) -> "Bar":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def say(self, text: str) -> None:
+        """Behind the bar."""
+        self._bar.set_postfix_str(text, refresh=False)
+
+    def add(self, pieces: int = 1) -> None:
+        """That many more are done. Tells the watcher, which may take its time."""
+        self._done += pieces
+        self._bar.update(pieces)
+        watcher = _watcher.get()
+        self.is_over = watcher is not None and watcher(self._title, self._done, self._total)
+
+    def over(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
+        """Each piece in turn, done when the next is asked for. The bar closes after the last."""
+        with self:
+            for piece in pieces:
+                yield piece
+                self.add()
+
+    def stop_if_over(self) -> None:
+        """Raises SliceOver. For where all that was done is on disk."""
+        if self.is_over and self._done < self._total:
+            raise SliceOver
