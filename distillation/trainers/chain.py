@@ -1,8 +1,8 @@
 """The table of stages from a teacher and a catalogue to a release, and what passes between them. Trains nothing itself.
 
 pairs → decoder, structure → regression → matching → joint → quantise → bundle → evaluation → release. A recipe may
-leave out regression, matching and joint. Stages are shared between recipes as far as these agree: see
-`distillation.stages`.
+leave out regression, matching and joint; a warm one begins with the networks of a student release (`start`) in place of
+decoder and structure. Stages are shared between recipes as far as these agree: see `distillation.stages`.
 """
 
 import hashlib
@@ -43,21 +43,26 @@ from distillation.trainers.errors import RecipeRefused
 from distillation.trainers.pairs import Pairs
 from distillation.trainers.recipes import Recipe
 from distillation.trainers.teacher import Teacher
-from generation.engine import bundle
+from generation.engine import bundle, unpacking
 from generation.engine import release as releases
 
 RELEASE = "release"  # the last stage, and the folder in it
 SUMMARY = "summary.json"
+START = "start"  # the stage of a warm recipe that takes a student release apart
 PICTURES = "pictures"  # of all evaluations: the teacher's are made once
 PAIRS = "pairs"  # of all catalogues: those of a variant are made once
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a run starts from. detector, clip, real: folders that filter and judge pictures; None: nothing does."""
+    """What a run starts from. detector, clip, real: folders that filter and judge pictures; None: nothing does.
+
+    student: the release that a warm recipe begins with.
+    """
 
     teacher: Path
     catalogue: Path
+    student: Path | None = None
     detector: Path | None = None
     clip: Path | None = None
     real: Path | None = None
@@ -84,6 +89,7 @@ class Chain:
         self._made_from = tuple(
             _digest(folder) for folder in (inputs.teacher, inputs.catalogue, inputs.detector)
         )
+        self._begun_with = _digest(inputs.student)
         self._judged_by = tuple(_digest(folder) for folder in (inputs.clip, inputs.real))
         if not name:
             key = stages.keys(self.table())["bundle"]
@@ -98,7 +104,31 @@ class Chain:
             )
         self.recipe.check(self.teacher)
         pairs.solver_timesteps(self.recipe.pairs, self.teacher)
-        student.make(self.teacher, self.recipe.student)
+        if self.recipe.is_warm:
+            self._check_student()
+        else:
+            student.make(self.teacher, self.recipe.student)
+
+    def _check_student(self) -> None:
+        """Raises RecipeRefused unless the student to begin with is served as the recipe's is, and is this teacher's."""
+        if self.inputs.student is None:
+            raise RecipeRefused("structure is left out: give a student release to begin with.")
+        manifest = releases.read(self.inputs.student)
+        if manifest.kind != "student":
+            raise RecipeRefused(f"{manifest.name} is a {manifest.kind}; begin with a student.")
+        for field, here, there in (
+            ("timesteps", list(self.recipe.timesteps), manifest.timesteps),
+            ("teacher", self.teacher.manifest.name, manifest.parent),
+            (
+                "image_size",
+                list(self.teacher.manifest.image_sizes[0]),
+                list(manifest.image_sizes[0]),
+            ),
+        ):
+            if here != there:
+                raise RecipeRefused(
+                    f"{field}: {manifest.name} has {there}, this run {here}. Begin anew, without a student."
+                )
 
     # --- inputs -----------------------------------------------------------------------------------
     @cached_property
@@ -122,14 +152,19 @@ class Chain:
         recipe = self.recipe
         found = [
             Stage("pairs", _Keyed(recipe.pairs, self._made_from), (), self._pairs, revision=3),
-            Stage("decoder", recipe.decoder, ("pairs",), self._decoder),
-            Stage(
-                "structure",
-                _Keyed((recipe.student, recipe.structure), self._more_teachers()),
-                ("pairs",),
-                self._structure,
-            ),
         ]
+        if recipe.is_warm:
+            found.append(Stage(START, _Keyed((), (self._begun_with,)), (), self._start))
+        else:
+            found += [
+                Stage("decoder", recipe.decoder, ("pairs",), self._decoder),
+                Stage(
+                    "structure",
+                    _Keyed((recipe.student, recipe.structure), self._more_teachers()),
+                    ("pairs",),
+                    self._structure,
+                ),
+            ]
         for name, part, train in (
             ("regression", recipe.regression, regression.train),
             ("matching", recipe.matching, matching.train),
@@ -138,7 +173,8 @@ class Chain:
         ):
             if part is not None:
                 before = found[-1].name
-                needs = tuple(dict.fromkeys(("pairs", self._drawing(before), "structure", before)))
+                first = START if recipe.is_warm else "structure"
+                needs = tuple(dict.fromkeys(("pairs", self._drawing(before), first, before)))
                 build = self._tuning(train, part, before)
                 found.append(Stage(name, _Keyed((part, recipe.timesteps)), needs, build))
         found += [
@@ -160,11 +196,14 @@ class Chain:
 
     def _drawing(self, before: str) -> str:
         """The stage whose decoder draws what the student of the stage `before` makes."""
-        is_joint = self.recipe.joint is not None and before in ("joint", "quantise")
-        return "joint" if is_joint else "decoder"
+        if self.recipe.joint is not None and before in ("joint", "quantise"):
+            return "joint"
+        return START if self.recipe.is_warm else "decoder"
 
     def _more_teachers(self) -> tuple[str, ...]:
         """By their content; of an ensemble alone."""
+        if self.recipe.structure is None:
+            return ()
         folders = getattr(self.recipe.structure.objective, "teachers", ())
         return tuple(_digest(Path(folder)) for folder in folders)
 
@@ -204,9 +243,20 @@ class Chain:
         teacher, _, detector = self._made_from
         return _Keyed(self.recipe.pairs, (teacher, detector))
 
+    def _start(self, context: Context) -> None:
+        """The student release's networks, fp32."""
+        if self.inputs.student is None:
+            raise RecipeRefused("structure is left out: give a student release to begin with.")
+        manifest = releases.read(self.inputs.student)
+        networks.save(
+            unpacking.unet(self.inputs.student / "unet", manifest.timesteps),
+            context.folder / "unet",
+        )
+        networks.save(unpacking.decoder(self.inputs.student / "vae"), context.folder / "vae")
+
     def _decoder(self, context: Context) -> None:
         decoder.train(
-            self.recipe.decoder,
+            context.recipe,
             teacher=self.teacher,
             pairs=pairs.read(context.needs["pairs"], "train"),
             folder=context.folder,
@@ -214,10 +264,11 @@ class Chain:
         )
 
     def _structure(self, context: Context) -> None:
+        student_recipe, recipe = context.recipe.recipe
         structure.train(
-            self.recipe.structure,
+            recipe,
             teacher=self.teacher,
-            student_recipe=self.recipe.student,
+            student_recipe=student_recipe,
             pairs=self._accepted(context),
             catalogue=self.catalogue,
             folder=context.folder,

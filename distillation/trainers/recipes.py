@@ -49,8 +49,9 @@ class EvaluationRecipe:
 class Recipe:
     """timesteps: in which the student is served, descending; they are folded into its weights.
 
-    image_size: of the teachers that it is made for, pixels a side. regression, matching, joint: None leaves the stage
-    out.
+    image_size: of the teachers that it is made for, pixels a side. decoder, structure: None takes these networks from a
+    student release (`warm`). regression, matching, joint: None leaves the stage out. again: the joint training of a run
+    that begins with a student release.
     """
 
     name: str
@@ -59,11 +60,12 @@ class Recipe:
     timesteps: tuple[int, ...]
     student: StudentRecipe = field(default_factory=StudentRecipe)
     pairs: PairsRecipe = field(default_factory=PairsRecipe)
-    decoder: DecoderRecipe = field(default_factory=DecoderRecipe)
-    structure: StructureRecipe = field(default_factory=StructureRecipe)
+    decoder: DecoderRecipe | None = field(default_factory=DecoderRecipe)
+    structure: StructureRecipe | None = field(default_factory=StructureRecipe)
     regression: RegressionRecipe | None = field(default_factory=RegressionRecipe)
     matching: MatchingRecipe | None = field(default_factory=MatchingRecipe)
     joint: JointRecipe | None = field(default_factory=JointRecipe)
+    again: JointRecipe | None = field(default_factory=JointRecipe)
     quantise: QuantiseRecipe = field(default_factory=QuantiseRecipe)
     evaluation: EvaluationRecipe = field(default_factory=EvaluationRecipe)
 
@@ -72,7 +74,16 @@ class Recipe:
             raise ValueError(f"timesteps must be whole numbers from 0, not {self.timesteps}.")
         if any(later >= earlier for earlier, later in pairwise(self.timesteps)):
             raise ValueError(f"timesteps must be descending, not {self.timesteps}.")
-        if self.regression is not None:
+        if (self.decoder is None) != (self.structure is None):
+            raise ValueError(
+                "decoder and structure are both left out, where a student release has them, or both set."
+            )
+        if self.is_warm:
+            if self.regression is not None or self.matching is not None:
+                raise ValueError(
+                    "regression and matching begin with the stage structure: set that, or leave them out."
+                )
+        elif self.regression is not None:
             passes = len(self.regression.pass_weights)
             if passes != len(self.timesteps):
                 raise ValueError(
@@ -92,6 +103,11 @@ class Recipe:
                 "joint needs a student that regression has warmed up: leave it out as well, or set regression."
             )
 
+    @property
+    def is_warm(self) -> bool:
+        """Whether it begins with the networks of a student release."""
+        return self.structure is None
+
     def check(self, teacher: Teacher) -> None:
         """Raises RecipeRefused, which names the field, if the recipe is not for such a teacher."""
         sizes = teacher.manifest.image_sizes
@@ -105,6 +121,7 @@ class Recipe:
 
 
 # --- the starter's --------------------------------------------------------------------------------
+_STRUCTURE = StructureRecipe(steps=1500)
 _REGRESSION = RegressionRecipe(steps=2200, learning_rate=3e-4)
 ONE_STEP = Recipe(
     name="starter-1step",
@@ -115,10 +132,11 @@ ONE_STEP = Recipe(
     decoder=DecoderRecipe(
         channels=48, blocks=(3, 3, 2, 0), steps=5000, pictures=8192, latent_noise=0.0
     ),
-    structure=StructureRecipe(steps=1500),
+    structure=_STRUCTURE,
     regression=_REGRESSION,
     matching=None,
     joint=JointRecipe(steps=3500, learning_rate=3e-4, least_margin=0.6),
+    again=JointRecipe(steps=1500, learning_rate=2e-4, least_margin=0.6),
     evaluation=EvaluationRecipe(),
 )
 TWO_STEP = replace(
@@ -139,9 +157,10 @@ def _method(
         name=name,
         summary=f"{summary} The structure stage alone, ten passes.",
         timesteps=tuple(range(999, 0, -100)),
-        structure=replace(ONE_STEP.structure, objective=objective, weight_decay=weight_decay),
+        structure=replace(_STRUCTURE, objective=objective, weight_decay=weight_decay),
         regression=None,
         joint=None,
+        again=None,
     )
 
 
@@ -181,6 +200,7 @@ RECIPES: dict[str, Recipe] = {
                 fake_learning_rate=2e-5,
             ),
             joint=JointRecipe(steps=5000, batch=8, learning_rate=1e-5, warmup=200, pictures=2048),
+            again=JointRecipe(steps=2500, batch=8, learning_rate=1e-5, warmup=200, pictures=2048),
             quantise=QuantiseRecipe(measured=16),
         ),
         _method("hinton", HintonRecipe(), "Soft and hard targets (Hinton et al. 2015)."),
@@ -194,6 +214,17 @@ RECIPES: dict[str, Recipe] = {
         ),
     )
 }
+
+
+def warm(recipe: Recipe) -> Recipe:
+    """Its run that begins with a student release: joint training as `again` says. Raises RecipeRefused."""
+    if recipe.again is None:
+        raise RecipeRefused(
+            f"again: the recipe {recipe.name} does not say how a student is trained on. Set it, or begin anew."
+        )
+    return replace(
+        recipe, decoder=None, structure=None, regression=None, matching=None, joint=recipe.again
+    )
 
 
 def named(name: str) -> Recipe:

@@ -17,10 +17,10 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from generation.engine import folding, quantization, release
+from generation.engine import quantization, release, unpacking
 from generation.engine.classes import FOLDED_UNET, TINY_VAE
 from generation.engine.errors import ReleaseInvalid
-from generation.engine.networks import WEIGHTS, read_config, tiny_vae
+from generation.engine.networks import read_config
 from generation.engine.release import ENCODER_FOLDERS, Manifest
 
 README = "README.md"
@@ -143,26 +143,20 @@ def _ddim(config: dict[str, Any]) -> DDIMScheduler:
 
 # --- networks -------------------------------------------------------------------------------------
 def _unet(source: Path, target: Path, timesteps: Sequence[int]) -> None:
-    config = read_config(source)
-    if config["_class_name"] != FOLDED_UNET:
+    if read_config(source)["_class_name"] != FOLDED_UNET:
         _in_fp16(source, target)
         return
-    tensors = quantization.dequantise(load_file(source / WEIGHTS), torch.float32)
-    unet = folding.unfold(config, tensors, timesteps)
+    unet = unpacking.unet(source, timesteps)
     for name, tensor in unet.state_dict().items():
         quantization.require_fp16(name, tensor)
     unet.half().save_pretrained(target)
 
 
 def _vae(source: Path, target: Path) -> None:
-    config = read_config(source)
-    if config["_class_name"] != TINY_VAE:
+    if read_config(source)["_class_name"] != TINY_VAE:
         _in_fp16(source, target)
         return
-    vae = tiny_vae(config)
-    state = {name: torch.zeros_like(tensor) for name, tensor in vae.state_dict().items()}
-    vae.load_state_dict({**state, **load_file(source / WEIGHTS)})
-    vae.half().save_pretrained(target)
+    unpacking.decoder(source).half().save_pretrained(target)
 
 
 def _in_fp16(source: Path, target: Path) -> None:

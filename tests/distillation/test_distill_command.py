@@ -11,12 +11,14 @@ import pytest
 from django.conf import settings
 from django.core.management import call_command
 from django.core.management.base import CommandError
+from safetensors.torch import load_file
 
 from distillation.detector import network as detectors
 from distillation.detector.network import Detector, DetectorConfig
 from generation import encoding, registration, releases
 from generation.engine import pipeline
 from generation.engine.importing import Options
+from generation.engine.networks import WEIGHTS
 from generation.engine.request import GenerationRequest
 from generation.models import Embedding, Release
 from tests.people import make_variant
@@ -34,6 +36,7 @@ SMALL = (
     "matching.steps=2", "matching.warmup=0", "matching.batch=2", "matching.critic_batch=2",
     "matching.critic_updates=1", "matching.paired=1", "matching.watched=1", "matching.student_after=0",
     "joint.steps=2", "joint.warmup=0", "joint.batch=2", "joint.watched=1",
+    "again.steps=2", "again.warmup=0", "again.batch=2", "again.watched=1",
     "quantise.steps=2", "quantise.warmup=0", "quantise.batch=2", "quantise.measured=4",
     "evaluation.seeds_per_variant=2", "evaluation.speed=null",
 )  # fmt: skip
@@ -111,6 +114,46 @@ def test_a_catalogue_becomes_an_active_student_and_a_second_call_does_nothing_tw
     }
     assert "registered already" in distil(*judged, "--name", "toy-student")
     assert written == {path: path.stat().st_mtime_ns for path in written}
+
+
+def test_a_student_is_trained_on_for_a_catalogue_that_grew(teacher, settings, detector):
+    judged = ("--detector", str(detector))
+    distil(*judged, "--name", "first", "--activate")
+    make_variant(text="a green metal cone")
+    encoding.encode_missing()
+    root = settings.DATA_DIR / "distillation"
+    before = {path: path.stat().st_mtime_ns for path in root.glob("pairs/*/*")}
+
+    distil(*judged, "--name", "second", "--student", "first")
+
+    second = Release.objects.get(name="second")
+    assert len(releases.verify(second).covered_variants) == 3
+    assert len(list(root.glob("pairs/*/*"))) == len(before) + 1 == 3
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    assert len(list(root.glob("structure-*"))) == len(list(root.glob("decoder-*"))) == 1
+    (start,) = root.glob("start-*")
+    ours, its = (
+        load_file(folder / "unet" / WEIGHTS)["conv_in.weight"]
+        for folder in (start, next(root.glob("quantise-*")))
+    )
+    assert (ours - its).abs().max() < 0.05  # the served weights: int8, multiplied out
+
+
+@pytest.mark.parametrize(
+    ("student", "changes", "named"),
+    [
+        ("toy", SMALL, "teacher"),
+        ("first", (*SMALL, "timesteps=[999]"), "timesteps"),
+        ("first", (*SMALL, "again=null"), "again"),
+        ("nobody", SMALL, "nobody"),
+    ],
+)
+def test_a_student_that_cannot_be_trained_on_is_refused(teacher, detector, student, changes, named):
+    judged = ("--detector", str(detector))
+    if student == "first":
+        distil(*judged, "--name", "first", "--activate")
+    with pytest.raises(CommandError, match=named):
+        distil(*judged, "--student", student, changes=changes)
 
 
 def test_stages_can_be_built_alone(teacher, settings, detector):

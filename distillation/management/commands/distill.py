@@ -54,6 +54,11 @@ class Command(BaseCommand):
             "--teacher", metavar="RELEASE", help="its name; default: the active teacher"
         )
         parser.add_argument(
+            "--student",
+            metavar="RELEASE",
+            help="train this student release on, instead of cutting one out of the teacher",
+        )
+        parser.add_argument(
             "--set",
             action="append",
             default=[],
@@ -114,6 +119,9 @@ class Command(BaseCommand):
 
     def distil(self, options: dict[str, Any]) -> None:
         recipe = changes.changed(_recipe(options["recipe"]), changes.parse(options["changes"]))
+        student = _student(options["student"])
+        if student is not None:
+            recipe = recipes.warm(recipe)
         teacher = _teacher(options["teacher"])
         root = Path(settings.DATA_DIR) / "distillation"
         is_starter = teacher.name == STARTER_TEACHER
@@ -121,6 +129,7 @@ class Command(BaseCommand):
         inputs = Inputs(
             teacher=releases.folder(teacher),
             catalogue=snapshot.take(teacher, root, detector=detector),
+            student=None if student is None else releases.folder(student),
             detector=detector,
             clip=_judge(options["clip"], JUDGES / "clip" if is_starter else None),
             real=_judge(options["real"], None),
@@ -189,6 +198,15 @@ def _teacher(name: str | None) -> Release:
             f"{teacher.name} is a {teacher.kind}; a student is distilled from a teacher."
         )
     return teacher
+
+
+def _student(name: str | None) -> Release | None:
+    if name is None:
+        return None
+    student = releases.named(name)
+    if student.kind != Release.Kind.STUDENT:
+        raise CommandError(f"{student.name} is a {student.kind}; begin with a student.")
+    return student
 
 
 def _judge(given: str | None, default: Path | None) -> Path | None:
