@@ -73,6 +73,11 @@ class Prompts:
             None if self.stated is None else self.stated[chosen],
         )
 
+    def of(self, slugs: Sequence[str]) -> "Prompts":
+        """Those of the slugs, in their order. Raises KeyError."""
+        places = {slug: row for row, slug in enumerate(self.slugs)}
+        return self.take([places[slug] for slug in slugs])
+
 
 def seeds_of(slugs: Sequence[str], *, each: int, skip: int = 0) -> Seeds:
     """Each prompt's own, whatever others are measured beside it: a second evaluation finds the pictures of the first.

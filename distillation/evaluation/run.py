@@ -19,6 +19,7 @@ from distillation.evaluation import (
     latency,
     machine,
     means,
+    measured,
     pictures,
     plots,
     report,
@@ -50,7 +51,8 @@ def evaluate(
     device: str = "auto",
     progress_bar: bool = True,
 ) -> Evaluation:
-    """Measure the student against the teacher: evaluation.json, report.md, report.html and their pictures in `folder`.
+    """Measure the student against the teacher: evaluation.json, measured.safetensors, report.md,
+    report.html and their pictures in `folder`.
 
     student, teacher: release folders. seeds: of each prompt those that both releases use; take ones that no training
     saw. detector: its folder, for `prompts.stated`. clip_name: a folder or the hub's name of a CLIPModel; tokenizer: a
@@ -124,6 +126,7 @@ def evaluate(
         seconds=clock.seconds,
     )
 
+    measured.write(prompts.slugs, judged, folder)
     drawn = plots.draw(evaluation, folder)
     drawn |= gallery.draw(evaluation, of_student, of_teacher, judged.right, folder)
     document = report.document(evaluation, drawn)

@@ -1,6 +1,6 @@
 """The table of stages from a teacher and a catalogue to a release, and what passes between them. Trains nothing itself.
 
-pairs → decoder, structure → regression → matching → joint → quantise → bundle → evaluation → release. A recipe may
+pairs → decoder, structure → regression → matching → joint → quantise → bundle → evaluation → gate → release. A recipe may
 leave out regression, matching and joint; a warm one begins with the networks of a student release (`start`) in place of
 decoder and structure. Stages are shared between recipes as far as these agree: see `distillation.stages`.
 """
@@ -20,9 +20,6 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from distillation import replacing, stages
 from distillation.detector import network as detectors
 from distillation.detector.network import Detector
-from distillation.evaluation import figures
-from distillation.evaluation import run as evaluations
-from distillation.evaluation.prompts import Prompts, seeds_of
 from distillation.stages import Context, OnStage, Stage
 from distillation.trainers import catalogue as catalogues
 from distillation.trainers import (
@@ -41,15 +38,13 @@ from distillation.trainers import teacher as teachers
 from distillation.trainers.catalogue import Catalogue
 from distillation.trainers.errors import RecipeRefused
 from distillation.trainers.pairs import Pairs
+from distillation.trainers.proof import GATE, INCUMBENT, RELEASE, SUMMARY, Proof
 from distillation.trainers.recipes import Recipe
 from distillation.trainers.teacher import Teacher
 from generation.engine import bundle, unpacking
 from generation.engine import release as releases
 
-RELEASE = "release"  # the last stage, and the folder in it
-SUMMARY = "summary.json"
 START = "start"  # the stage of a warm recipe that takes a student release apart
-PICTURES = "pictures"  # of all evaluations: the teacher's are made once
 PAIRS = "pairs"  # of all catalogues: those of a variant are made once
 
 
@@ -57,12 +52,14 @@ PAIRS = "pairs"  # of all catalogues: those of a variant are made once
 class Inputs:
     """What a run starts from. detector, clip, real: folders that filter and judge pictures; None: nothing does.
 
-    student: the release that a warm recipe begins with.
+    student: the release that a warm recipe begins with. active: the one that the result is to take the place of, which
+    is measured beside it.
     """
 
     teacher: Path
     catalogue: Path
     student: Path | None = None
+    active: Path | None = None
     detector: Path | None = None
     clip: Path | None = None
     real: Path | None = None
@@ -90,6 +87,7 @@ class Chain:
             _digest(folder) for folder in (inputs.teacher, inputs.catalogue, inputs.detector)
         )
         self._begun_with = _digest(inputs.student)
+        self._replaced = (*self._made_from, _digest(inputs.active))
         self._judged_by = tuple(_digest(folder) for folder in (inputs.clip, inputs.real))
         if not name:
             key = stages.keys(self.table())["bundle"]
@@ -143,6 +141,18 @@ class Chain:
     def detector(self) -> Detector | None:
         return None if self.inputs.detector is None else detectors.load(self.inputs.detector)
 
+    @cached_property
+    def proof(self) -> Proof:
+        return Proof(
+            self.recipe,
+            self.catalogue,
+            teacher=self.inputs.teacher,
+            active=self.inputs.active,
+            detector=self.inputs.detector,
+            clip=self.inputs.clip,
+            real=self.inputs.real,
+        )
+
     def _accepted(self, context: Context) -> Pairs:
         return pairs.read(context.needs["pairs"], "train", only_accepted=True)
 
@@ -188,8 +198,16 @@ class Chain:
                 "evaluation",
                 _Keyed(recipe.evaluation, self._judged_by),
                 ("bundle",),
-                self._evaluation,
+                self.proof.evaluation,
             ),
+        ]
+        compared: tuple[str, ...] = ("bundle", "evaluation")
+        if self.proof.has_incumbent:
+            incumbent = _Keyed(recipe.evaluation, (*self._judged_by, *self._replaced))
+            found.append(Stage(INCUMBENT, incumbent, (), self.proof.incumbent))
+            compared = (*compared, INCUMBENT)
+        found += [
+            Stage(GATE, _Keyed(recipe.gate), compared, self.proof.gate),
             Stage(RELEASE, _Keyed(()), ("bundle", "evaluation"), self._release),
         ]
         return tuple(found)
@@ -326,36 +344,6 @@ class Chain:
             code_revision=self.inputs.code_revision,
             evaluation=None,
         )
-
-    def _evaluation(self, context: Context) -> None:
-        if not processes.is_main():
-            return
-        catalogue, recipe = self.catalogue, self.recipe.evaluation
-        prompts = Prompts(
-            slugs=catalogue.slugs,
-            texts=catalogue.texts,
-            prompt_embeds=catalogue.prompt_embeds,
-            encoder_fingerprint=catalogue.encoder_fingerprint,
-            wanted=catalogue.wanted,
-            stated=catalogue.stated,
-        )
-        evaluation = evaluations.evaluate(
-            context.needs["bundle"] / RELEASE,
-            self.inputs.teacher,
-            prompts,
-            seeds_of(prompts.slugs, each=recipe.seeds_per_variant),
-            folder=context.folder,
-            detector=self.inputs.detector,
-            clip_name=self.inputs.clip,
-            tokenizer=self.inputs.teacher / "tokenizer",
-            real_pictures=self.inputs.real,
-            margins=recipe.margins,
-            speed=recipe.speed,
-            cache=context.folder.parent / PICTURES,
-            progress_bar=context.progress_bar,
-        )
-        summary = json.dumps(figures.summary(evaluation), indent=2, allow_nan=False)
-        replacing.write_file(context.folder / SUMMARY, summary + "\n")
 
     def _release(self, context: Context) -> None:
         """The bundle, with the evaluation in its manifest."""

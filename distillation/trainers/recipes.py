@@ -6,6 +6,7 @@ A run takes one by its name, and may change single fields (`changes`).
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
+from distillation.evaluation.gate import GateRecipe
 from distillation.evaluation.latency import SpeedRecipe
 from distillation.evaluation.prompts import SEEDS_EACH
 from distillation.evaluation.verdicts import Margins
@@ -68,6 +69,7 @@ class Recipe:
     again: JointRecipe | None = field(default_factory=JointRecipe)
     quantise: QuantiseRecipe = field(default_factory=QuantiseRecipe)
     evaluation: EvaluationRecipe = field(default_factory=EvaluationRecipe)
+    gate: GateRecipe = field(default_factory=GateRecipe)
 
     def __post_init__(self) -> None:
         if not self.timesteps or min(self.timesteps) < 0:

@@ -26,7 +26,8 @@ from generation.errors import GenerationError
 from generation.models import Release
 
 try:
-    from distillation.trainers.chain import RELEASE, Chain, Inputs
+    from distillation.trainers.chain import Chain, Inputs
+    from distillation.trainers.proof import GATE, GATE_FILE, RELEASE
 except ModuleNotFoundError as error:  # a library that serving does without
     sys.exit(
         f"Distilling needs {error.name}, which is not installed: make setup-distillation, or "
@@ -148,10 +149,22 @@ class Command(BaseCommand):
         if not processes.is_main() or RELEASE not in made:
             return
         self.say(f"Report: {made['evaluation'] / 'report.html'}")
+        self.say_gate(json.loads((made[GATE] / GATE_FILE).read_text("utf-8")))
         if options["no_register"]:
             self.stdout.write(str(made[RELEASE] / RELEASE))
         else:
             self.register(chain.name, made[RELEASE] / RELEASE, activates=options["activate"])
+
+    def say_gate(self, gate: dict[str, Any]) -> None:
+        """What a scheduled run would decide."""
+        self.say("Gate: passed." if gate["passed"] else "Gate: not passed.")
+        for check in gate["checks"]:
+            if not check["passed"]:
+                found = "" if check["found"] is None else f" {check['found']:.3f}"
+                low = "" if check["low"] is None else f" (at least {check['low']:.3f})"
+                self.say(
+                    f"  {check['name']}:{found}{low}, limit {check['limit']:g}. {check['detail']}"
+                )
 
     def register(self, name: str, folder: Path, *, activates: bool) -> None:
         release = Release.objects.filter(name=name).first()

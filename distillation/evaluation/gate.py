@@ -1,0 +1,189 @@
+"""Whether a candidate may be served in place of the active release: named checks, each with its limit. Knows no files
+and no database.
+
+The limits are a recipe's, so they are set before anything is measured. Interval and verdict of a check are those of
+`verdicts`; what interval-free checks compare are single figures.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from distillation.evaluation import verdicts
+from distillation.evaluation.measured import Measured
+from distillation.evaluation.verdicts import NON_INFERIOR, NOT_MEASURED, Margins
+
+
+@dataclass(frozen=True)
+class GateRecipe:
+    """to_teacher, to_active: margins which the candidate must reach for sure (the lower end of its interval).
+
+    variant: the least change of the share of right pictures of any one variant, against the active release where that
+    covers it, else against the teacher. Those that seem to lose more are measured again, with `second_look` seeds that
+    are new, and only these count: among hundreds of variants some lose by chance.
+    slower, larger: the most seconds of a picture and bytes, as multiples of the active release's.
+    """
+
+    to_teacher: Margins = field(
+        default_factory=lambda: Margins(attributes_right=0.93, worst_prompts=None)
+    )
+    to_active: Margins = field(
+        default_factory=lambda: Margins(
+            attributes_right=0.95, diversity=0.9, clip_score=-0.5, worst_prompts=None
+        )
+    )
+    variant: float | None = -0.6
+    second_look: int = 12
+    slower: float = 1.5
+    larger: float = 1.5
+
+    def __post_init__(self) -> None:
+        if self.variant is not None and not -1 <= self.variant < 0:
+            raise ValueError(f"variant: a loss from -1 to below 0, not {self.variant}.")
+        if self.second_look < 1:
+            raise ValueError(f"second_look: at least 1 seed, not {self.second_look}.")
+        for name in ("slower", "larger"):
+            if not getattr(self, name) >= 1:
+                raise ValueError(f"{name}: at least 1, not {getattr(self, name)}.")
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Of one release: seconds of one picture (None = not measured) and bytes on disk."""
+
+    seconds: float | None
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Check:
+    """found, low: the estimate and, where there is one, the lower end of its one-sided 95 % interval."""
+
+    name: str
+    passed: bool
+    limit: float
+    found: float | None
+    low: float | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Gate:
+    passed: bool
+    checks: tuple[Check, ...]
+
+    @property
+    def failed(self) -> tuple[Check, ...]:
+        return tuple(check for check in self.checks if not check.passed)
+
+
+def suspects(
+    recipe: GateRecipe, candidate: Measured, teacher: Measured, active: Measured | None
+) -> dict[str, float]:
+    """The loss of each variant that seems to lose more than it may, by slug."""
+    if recipe.variant is None:
+        return {}
+    changes = _changes(candidate, teacher, active)
+    return {slug: change for slug, change in changes.items() if change < recipe.variant}
+
+
+def decide(
+    recipe: GateRecipe,
+    candidate: Measured,
+    teacher: Measured,
+    active: Measured | None,
+    *,
+    costs: Costs,
+    active_costs: Costs | None,
+    again: Mapping[str, float],
+) -> Gate:
+    """active: of the prompts that it covers; None if there is none. again: the changes of the suspects, measured anew.
+
+    A gate at which nothing was judged is not passed: somebody must look.
+    """
+    checks = _against("teacher", recipe.to_teacher, candidate, teacher)
+    if active is not None:
+        shared = tuple(slug for slug in candidate.slugs if slug in set(active.slugs))
+        if shared:
+            checks += _against(
+                "active", recipe.to_active, candidate.take(shared), active.take(shared)
+            )
+    if not checks:
+        checks.append(
+            Check("quality", False, 0.0, None, detail="Nothing judged the pictures: look at them.")
+        )
+    if recipe.variant is not None and candidate.right is not None:
+        checks.append(_of_variants(recipe.variant, again))
+    if active_costs is not None:
+        checks += _costs(recipe, costs, active_costs)
+    return Gate(all(check.passed for check in checks), tuple(checks))
+
+
+def _against(name: str, margins: Margins, candidate: Measured, other: Measured) -> list[Check]:
+    found = verdicts.judge(
+        margins,
+        right=_pair(candidate.right, other.right),
+        spread=(candidate.spread, other.spread),
+        clip_score=_pair(candidate.clip_score, other.clip_score),
+    )
+    return [
+        Check(
+            f"{verdict.measure} to {name}",
+            verdict.outcome == NON_INFERIOR,
+            verdict.margin,
+            verdict.estimate,
+            verdict.low,
+            ""
+            if verdict.prompts >= verdicts.FEWEST
+            else f"{verdict.prompts} prompts decide nothing; {verdicts.FEWEST} do.",
+        )
+        for verdict in found
+        if verdict.outcome != NOT_MEASURED
+    ]
+
+
+def _of_variants(limit: float, again: Mapping[str, float]) -> Check:
+    losers = sorted((change, slug) for slug, change in again.items() if change < limit)
+    if not losers:
+        return Check("each variant", True, limit, min(again.values(), default=None))
+    named = ", ".join(f"{slug} {change:+.2f}" for change, slug in losers[:5])
+    return Check("each variant", False, limit, losers[0][0], detail=f"{len(losers)} lose: {named}.")
+
+
+def _costs(recipe: GateRecipe, costs: Costs, active: Costs) -> list[Check]:
+    size = costs.size_bytes / active.size_bytes
+    found = [Check("bytes to active", size <= recipe.larger, recipe.larger, size)]
+    if costs.seconds is not None and active.seconds is not None:
+        seconds = costs.seconds / active.seconds
+        found.append(Check("seconds to active", seconds <= recipe.slower, recipe.slower, seconds))
+    return found
+
+
+def changes(candidate: Measured, other: Measured) -> dict[str, float]:
+    """Of the share of right pictures, by slug; of the prompts that both have and that state something."""
+    found: dict[str, float] = {}
+    if candidate.right is None or other.right is None:
+        return found
+    ours, theirs = candidate.right.mean(1), other.right.mean(1)
+    places = {slug: row for row, slug in enumerate(other.slugs)}
+    for row, slug in enumerate(candidate.slugs):
+        if slug in places:
+            change = float(ours[row] - theirs[places[slug]])
+            if change == change:
+                found[slug] = change
+    return found
+
+
+def _changes(candidate: Measured, teacher: Measured, active: Measured | None) -> dict[str, float]:
+    to_active = {} if active is None else changes(candidate, active)
+    return changes(candidate, teacher) | to_active
+
+
+def _pair(ours: Tensor | None, theirs: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    return (
+        None
+        if ours is None or theirs is None
+        else (ours.to(torch.float64), theirs.to(torch.float64))
+    )

@@ -1,0 +1,68 @@
+"""What an evaluation measured of every prompt and seed, as a file: for comparing releases that were measured apart."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from distillation import replacing
+from distillation.evaluation.judging import Judged
+
+FILE = "measured.safetensors"
+NAMES = ("right", "clip_score", "spread")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Of one release, by prompt. right: all attributes are right, 0 or 1, [P, S], and clip_score [P, S]: None where
+    nobody judged it; spread: the mean distance between the pictures of a prompt, [P]."""
+
+    slugs: tuple[str, ...]
+    right: Tensor | None
+    clip_score: Tensor | None
+    spread: Tensor
+
+    def take(self, slugs: tuple[str, ...]) -> "Measured":
+        """Those prompts, in that order."""
+        places = {slug: row for row, slug in enumerate(self.slugs)}
+        rows = torch.tensor([places[slug] for slug in slugs], dtype=torch.int64)
+        return Measured(
+            slugs,
+            None if self.right is None else self.right[rows],
+            None if self.clip_score is None else self.clip_score[rows],
+            self.spread[rows],
+        )
+
+
+def write(slugs: tuple[str, ...], judged: Judged, folder: Path) -> None:
+    pairs = {
+        "right": judged.right,
+        "clip_score": judged.clip_score,
+        "spread": (judged.student.spread, judged.teacher.spread),
+    }
+    tensors = {
+        f"{side}.{name}": pair[place].contiguous()
+        for name, pair in pairs.items()
+        if pair is not None
+        for place, side in enumerate(("student", "teacher"))
+    }
+    about = {"slugs": json.dumps(slugs)}
+    replacing.make_file(folder / FILE, lambda path: save_file(tensors, path, about))
+
+
+def read(folder: Path, side: str) -> Measured:
+    """side: "student" or "teacher", of the evaluation in the folder. Raises OSError if it is not there."""
+    with safe_open(folder / FILE, "pt") as file:
+        names = set(file.keys())
+        right, clip_score, spread = (
+            file.get_tensor(f"{side}.{name}") if f"{side}.{name}" in names else None
+            for name in NAMES
+        )
+        slugs = tuple(json.loads(file.metadata()["slugs"]))
+    if spread is None:
+        raise OSError(f"{folder / FILE} lacks the spread of the {side}.")
+    return Measured(slugs, right, clip_score, spread)

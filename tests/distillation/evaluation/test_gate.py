@@ -1,0 +1,125 @@
+"""A candidate passes only if it is as good as it must be, everywhere; chance alone keeps none out."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from distillation.evaluation import gate
+from distillation.evaluation.gate import Costs, Gate, GateRecipe
+from distillation.evaluation.measured import Measured
+from distillation.evaluation.verdicts import FEWEST
+
+RECIPE = GateRecipe()
+COSTS = Costs(0.01, 5_000_000)
+
+
+def measured(rate: float, *, prompts: int = 200, seed: int = 0, first: int = 0) -> Measured:
+    """Right with the probability `rate`, and alike in all else."""
+    drawn = torch.rand(prompts, 4, generator=torch.Generator().manual_seed(seed))
+    return Measured(
+        tuple(f"prompt-{first + number}" for number in range(prompts)),
+        (drawn < rate).double(),
+        torch.full((prompts, 4), 25.0) + drawn / 10,
+        torch.full((prompts,), 0.5) + drawn[:, 0] / 100,
+    )
+
+
+def decide(candidate: Measured, active: Measured | None = None, **options) -> Gate:
+    given = {"costs": COSTS, "active_costs": COSTS if active else None, "again": {}}
+    recipe = options.pop("recipe", RECIPE)
+    teacher = options.pop("teacher", measured(0.9))
+    return gate.decide(recipe, candidate, teacher, active, **{**given, **options})
+
+
+def failed(found: Gate) -> list[str]:
+    return [check.name for check in found.failed]
+
+
+def test_one_that_is_as_good_as_the_active_release_passes():
+    found = decide(measured(0.9), measured(0.9))
+    assert found.passed, failed(found)
+    assert {check.name for check in found.checks} == {
+        *(f"{name} to {to}" for name in ("attributes_right", "diversity", "clip_score")
+          for to in ("teacher", "active")),
+        "each variant", "bytes to active", "seconds to active",
+    }  # fmt: skip
+
+
+def test_one_that_is_worse_than_the_teacher_or_the_active_release_does_not():
+    assert "attributes_right to teacher" in failed(decide(measured(0.6, seed=1)))
+    better = measured(1.0)
+    assert failed(decide(measured(0.9), better)) == ["attributes_right to active"]
+
+
+def test_a_collapsed_one_does_not_pass_though_all_its_pictures_are_right():
+    candidate = replace(measured(1.0), spread=torch.full((200,), 0.2))
+    assert failed(decide(candidate)) == ["diversity to teacher"]
+
+
+def test_only_variants_that_both_cover_are_compared_with_the_active_release():
+    """The active release is perfect on its own; of the rest it knows nothing."""
+    candidate = measured(0.9)
+    active = replace(measured(0.9, prompts=100), slugs=candidate.slugs[:100])
+    assert decide(candidate, active).passed
+    strange = replace(active, slugs=tuple(f"other-{number}" for number in range(100)))
+    assert not any("quality to active" in check.name for check in decide(candidate, strange).checks)
+
+
+def test_few_prompts_decide_nothing():
+    few = measured(0.9, prompts=FEWEST - 1)
+    found = decide(few, teacher=few)
+    assert not found.passed and str(FEWEST) in found.failed[0].detail
+
+
+def test_what_nobody_judged_is_not_served_unseen():
+    blind = replace(
+        measured(0.9), right=None, clip_score=None, spread=torch.full((200,), torch.nan)
+    )
+    found = decide(blind, teacher=blind)
+    assert failed(found) == ["quality"]
+
+
+# --- single variants ------------------------------------------------------------------------------
+def test_a_variant_that_lost_is_measured_again_before_it_counts():
+    candidate, teacher = measured(1.0), measured(1.0)
+    candidate.right[7] = 0
+    assert gate.suspects(RECIPE, candidate, teacher, None) == {"prompt-7": -1.0}
+    assert decide(candidate, again={"prompt-7": -0.1}).passed
+    found = decide(candidate, again={"prompt-7": -0.9})
+    assert failed(found) == ["each variant"] and "prompt-7 -0.90" in found.failed[0].detail
+
+
+def test_a_variant_is_compared_with_the_active_release_where_that_covers_it():
+    candidate, teacher = measured(1.0), measured(1.0)
+    candidate.right[0] = candidate.right[1] = 0
+    active = replace(measured(1.0, prompts=1), slugs=("prompt-0",))
+    active.right[0] = 0
+    assert gate.suspects(RECIPE, candidate, teacher, active) == {"prompt-1": -1.0}
+
+
+def test_a_variant_that_states_nothing_is_no_suspect():
+    candidate, teacher = measured(1.0), measured(1.0)
+    candidate.right[3] = float("nan")
+    assert gate.suspects(RECIPE, candidate, teacher, None) == {}
+    assert gate.suspects(replace(RECIPE, variant=None), measured(0.0), teacher, None) == {}
+
+
+# --- costs ----------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("costs", "names"),
+    [
+        (Costs(0.014, 7_000_000), []),
+        (Costs(0.016, 5_000_000), ["seconds to active"]),
+        (Costs(0.01, 8_000_000), ["bytes to active"]),
+        (Costs(None, 5_000_000), []),
+    ],
+)
+def test_a_slow_or_a_large_one_does_not_pass(costs, names):
+    assert failed(decide(measured(0.9), measured(0.9), costs=costs)) == names
+
+
+@pytest.mark.parametrize("fields", [{"variant": 0.0}, {"second_look": 0}, {"slower": 0.5}])
+def test_limits_that_mean_nothing_are_refused(fields):
+    with pytest.raises(ValueError, match=next(iter(fields))):
+        GateRecipe(**fields)
