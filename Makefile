@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests setup-distillation setup-starter python run demo test unit check format format-check lint types imports migrations acceptance distill starter starter-report bench clean
+.PHONY: help setup setup-tests setup-starter python run demo test unit check format format-check lint types imports migrations acceptance distill starter starter-report bench clean
 
 BASE_PYTHON ?= python3
 RECIPE ?= starter-1step
@@ -27,9 +27,6 @@ setup: python ## make .venv and install what the project needs
 
 setup-tests: python
 	@$(BASE_PYTHON) -m deploy.local.setup --tests
-
-setup-distillation: python
-	@$(BASE_PYTHON) -m deploy.local.setup --distillation
 
 setup-starter: python
 	@$(BASE_PYTHON) -m deploy.local.setup --starter
@@ -76,7 +73,7 @@ acceptance: setup-tests ## whole stacks under load, killed workers and restarted
 	@echo "Running the acceptance tests …"
 	@exec $(LOCAL) servers -- $(PYTHON) -m pytest -m acceptance -p no:xdist --no-header -v $(ARGS)
 
-distill: setup-distillation ## distil a student from the starter (RECIPE=starter-1step ARGS="--set structure.steps=100"; hours; resumes)
+distill: setup ## distil a student from the starter (RECIPE=starter-1step ARGS="--set structure.steps=100"; hours; resumes)
 	@DATA_DIR=$(CURDIR)/.retort/data exec $(LOCAL) servers -- sh -ec '$(PYTHON) manage.py bootstrap >/dev/null; \
 		$(PYTHON) manage.py catalogue encode; exec $(PYTHON) manage.py distill --recipe $(RECIPE) --no-register $(ARGS)'
 

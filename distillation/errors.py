@@ -1,5 +1,22 @@
 """What can go wrong in the app distillation, with what to do about it."""
 
+from generation.errors import GenerationError
 
-class DistillationRefused(Exception):
-    """A distillation cannot begin or go on; the message says why."""
+
+class DistillationRefused(GenerationError):
+    """A distillation cannot begin or go on."""
+
+    code = "distillation_refused"
+    status = 409
+
+
+class RunOpen(DistillationRefused):
+    """A run of this teacher is under way."""
+
+    code = "run_open"
+
+
+class RunFinished(DistillationRefused):
+    """The run has already ended."""
+
+    code = "run_finished"

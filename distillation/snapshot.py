@@ -11,9 +11,10 @@ from distillation.detector import network as detectors
 from distillation.errors import DistillationRefused
 from distillation.trainers import catalogue as catalogues
 from distillation.trainers.catalogue import Catalogue
+from generation import catalogue as prompts
 from generation.engine.embeddings import unpack
 from generation.engine.errors import EngineError
-from generation.models import Embedding, PromptVariant, Release
+from generation.models import Embedding, Release
 
 
 def take(teacher: Release, root: Path, *, detector: Path | None) -> Path:
@@ -35,10 +36,8 @@ def take(teacher: Release, root: Path, *, detector: Path | None) -> Path:
 
 
 def _catalogue(teacher: Release, detector: Path | None) -> Catalogue:
-    """Every active prompt variant with its embedding under the teacher's encoder."""
-    variants = list(
-        PromptVariant.objects.filter(status=PromptVariant.Status.ACTIVE).order_by("slug")
-    )
+    """Every active prompt variant that can be encoded, with its embedding under the teacher's encoder."""
+    variants = list(prompts.usable(teacher.encoder_fingerprint))
     if not variants:
         raise DistillationRefused(
             "No prompt variant is active. Import a catalogue: manage.py catalogue import FILE."

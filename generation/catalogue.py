@@ -354,6 +354,19 @@ def missing(
     return rows if limit is None else rows[:limit]
 
 
+def usable(encoder_fingerprint: str) -> QuerySet[PromptVariant]:
+    """Active variants but for those whose text this encoder refused: what a release can be made for, by slug."""
+    refused = Embedding.objects.filter(
+        variant=OuterRef("pk"),
+        revision=OuterRef("revision"),
+        encoder_fingerprint=encoder_fingerprint,
+        data__isnull=True,
+    ).exclude(Q(error=ENCODE_AGAIN) | Q(error__startswith=ENCODER_UNAVAILABLE))
+    return PromptVariant.objects.filter(
+        ~Exists(refused), status=PromptVariant.Status.ACTIVE
+    ).order_by("slug")
+
+
 def encode_again(variants: QuerySet[PromptVariant]) -> int:
     """Have failed and damaged embeddings of these variants encoded again. Returns how many rows that is.
 

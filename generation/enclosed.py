@@ -45,7 +45,7 @@ def store(release: Release) -> int:
     Texts are compared as the catalogue compares them. Returns how many were stored. Raises ReleaseRefused if the file
     is damaged.
     """
-    if not _brings(release.manifest):
+    if not brings(release.manifest):
         return 0
     waiting = catalogue.missing(release.encoder_fingerprint)
     by_slug = {
@@ -82,12 +82,13 @@ def check(folder: Path) -> None:
         manifest = release_format.manifest_to_dict(release_format.read(folder))
     except ReleaseInvalid as error:
         raise ReleaseRefused(error.detail) from error
-    if _brings(manifest):
+    if brings(manifest):
         for _ in read(folder, manifest):
             pass
 
 
-def _brings(manifest: dict[str, Any]) -> bool:
+def brings(manifest: dict[str, Any]) -> bool:
+    """Whether the release has embeddings of its own."""
     return any(file["path"] == PROMPT_EMBEDS for file in manifest["files"])
 
 

@@ -16,7 +16,7 @@ PROGRESS_PREFIX = "retort:progress:"
 PROGRESS_SECONDS = 60
 
 
-def _send(task: str, *, expires: float) -> None:
+def send(task: str, *, expires: float) -> None:
     try:
         celery.current_app.send_task(task, expires=expires)
     except (kombu.exceptions.OperationalError, OSError) as error:
@@ -26,12 +26,12 @@ def _send(task: str, *, expires: float) -> None:
 
 def wake() -> None:
     """There may be queued jobs. Call after commit."""
-    _send("generation.wake", expires=60)
+    send("generation.wake", expires=60)
 
 
 def encode() -> None:
     """There may be prompt variants without an embedding. Call after commit."""
-    _send("generation.encode", expires=3600)
+    send("generation.encode", expires=3600)
 
 
 def moved(jobs: Iterable[tuple[UUID, str]]) -> None:

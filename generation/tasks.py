@@ -1,5 +1,8 @@
 """Celery's entry points: hints that name no row. What they run is imported inside, so publishing loads no tensors."""
 
+from collections.abc import Callable
+from typing import Any
+
 import structlog
 from celery import shared_task
 from celery.exceptions import WorkerTerminate
@@ -53,25 +56,34 @@ def keep_our_logging(**_: object) -> None:
 @worker_ready.connect
 def begin(sender, **_: object) -> None:
     """A worker consumes its queue: load what the queue needs, then show the heartbeat."""
+    begin_for("generation", sender, _generation)
+    begin_for("encode", sender, _encode)
+
+
+def begin_for(queue: str, sender: Any, prepare: Callable[[], None]) -> None:
+    """Call `prepare` if the worker that is ready consumes the queue."""
+    if queue not in {consumed.name for consumed in sender.task_consumer.queues}:
+        return
     try:
-        _begin({queue.name for queue in sender.task_consumer.queues})
+        prepare()
     except Exception as error:
         log.exception("worker_failed_to_begin")
         # Celery would swallow it and go on with a worker that holds nothing; the supervisor starts it again.
         raise WorkerTerminate(1) from error
 
 
-def _begin(queues: set[str]) -> None:
-    if "generation" in queues:
-        from generation import worker
+def _generation() -> None:
+    from generation import worker
 
-        worker.begin()
-        hints.wake()  # through the broker, so that a worker which hears nothing shows it
-    if "encode" in queues:
-        from generation import encoding
+    worker.begin()
+    hints.wake()  # through the broker, so that a worker which hears nothing shows it
 
-        encoding.begin()
-        hints.encode()
+
+def _encode() -> None:
+    from generation import encoding
+
+    encoding.begin()
+    hints.encode()
 
 
 @beat_init.connect

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import environ
 import structlog
+from celery.schedules import crontab
 from django.core.exceptions import ImproperlyConfigured
 from django.templatetags.static import static
 from django.urls import reverse_lazy
@@ -68,6 +69,7 @@ INSTALLED_APPS = [
     "django.contrib.staticfiles",
     "django_structlog",
     "import_export",
+    "django_celery_beat",
     "rest_framework",
     "drf_spectacular",
     "drf_spectacular_sidecar",
@@ -180,6 +182,25 @@ DTYPE = _choice("DTYPE", "auto", ("auto", "float32", "float16", "bfloat16"))
 TORCH_THREADS = int(env.int("TORCH_THREADS", default=0))  # 0: torch decides
 WORKER_NAME = env.str("WORKER_NAME", default=f"{socket.gethostname()}-{os.getpid()}")
 
+# --- Redistillation -------------------------------------------------------------------------------
+DISTILLATION_RECIPE = env.str(
+    "DISTILLATION_RECIPE", default="starter-1step"
+)  # a name, or a JSON file of changes to one
+DISTILLATION_DETECTOR = env.str(
+    "DISTILLATION_DETECTOR", default=""
+)  # a folder; of the starter's teacher its own without it
+DISTILLATION_CLIP = env.str("DISTILLATION_CLIP", default="")  # likewise
+DISTILLATION_YIELDS = env.bool(
+    "DISTILLATION_YIELDS", default=True
+)  # stand still while jobs wait: for machines where both share a device
+SLICE_SECONDS = _positive("SLICE_SECONDS", 120)  # what a killed distillation worker costs at most
+PROMOTION = _choice("PROMOTION", "auto", ("auto", "manual"))  # of a release that passed the gate
+REDISTIL_NEW_VARIANTS = _count("REDISTIL_NEW_VARIANTS", 1)  # not covered, before a run is begun
+REDISTIL_SETTLED_SECONDS = _positive(
+    "REDISTIL_SETTLED_SECONDS", 600
+)  # the catalogue must have rested this long
+REDISTIL_AGE_DAYS = int(env.int("REDISTIL_AGE_DAYS", default=0))  # 0: age is no reason
+
 # --- API ------------------------------------------------------------------------------------------
 LOCAL_API_KEY = env.str(
     "LOCAL_API_KEY", default=""
@@ -286,7 +307,7 @@ CELERY_TASK_CREATE_MISSING_QUEUES = (
 CELERY_TASK_ROUTES = {
     "generation.wake": {"queue": "generation"},
     "generation.encode": {"queue": "encode"},
-    "distillation.*": {"queue": "distillation"},
+    "distillation.wake": {"queue": "distillation"},
 }
 # Rows are the truth: nobody reads results, so no result keys pile up in Redis, and no image passes through it.
 CELERY_TASK_IGNORE_RESULT = True
@@ -322,7 +343,19 @@ CELERY_BEAT_SCHEDULE = {
         "options": {"expires": SWEEP_SECONDS},
     },
     "encode-missing": {"task": "generation.encode", "schedule": 60.0, "options": {"expires": 60}},
+    "sweep-runs": {
+        "task": "distillation.sweep",
+        "schedule": SWEEP_SECONDS,
+        "options": {"expires": SWEEP_SECONDS},
+    },
+    "consider-redistillation": {
+        "task": "distillation.consider",
+        "schedule": crontab(hour="2", minute="30"),
+        "options": {"expires": 3600},
+    },
 }
+# The schedule is in the database, for people to change; what is here is put there when it is missing.
+CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
 
 # --- Logs: JSON lines for machines, colours for a terminal ----------------------------------------
 LOG_LEVEL = _choice("LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR"))

@@ -7,6 +7,7 @@ import hashlib
 import io
 import itertools
 import uuid
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -91,6 +92,8 @@ def make_release(
     image_sizes: tuple[tuple[int, int], ...] = ((64, 64),),
     steps: int = 4,
     path: str = "",
+    parent: str | None = None,
+    covered_variants: Sequence[str] = (),
 ) -> Release:
     """The release of that name, made if there is none; active if no other of its kind is. It has no folder."""
     known = Release.objects.filter(name=name).first()
@@ -100,7 +103,7 @@ def make_release(
         "format_version": 1,
         "name": name,
         "kind": kind,
-        "parent": None,
+        "parent": parent,
         "recipe": None,
         "code_revision": "test",
         "prediction_type": "epsilon",
@@ -115,7 +118,7 @@ def make_release(
         "weight_dtype": "float32",
         "quantization": None,
         "image_sizes": [list(size) for size in image_sizes],
-        "covered_variants": [],
+        "covered_variants": list(covered_variants),
         "files": [],
         "evaluation": None,
     }

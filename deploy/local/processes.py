@@ -3,7 +3,6 @@
 import os
 import sys
 
-from deploy.local.home import Home
 from deploy.local.ports import HOST
 from deploy.local.postgresql import PostgreSQL
 from deploy.local.redis import Redis
@@ -35,7 +34,7 @@ def servers(postgres: PostgreSQL | None, redis: Redis | None) -> list[Program]:
     return programs
 
 
-def application(home: Home, *, port: int, workers: int) -> list[Program]:
+def application(*, port: int, workers: int) -> list[Program]:
     # A few seconds to finish the batch at hand; what is cut off is rescued by its lease.
     programs = [
         Program(
@@ -56,11 +55,13 @@ def application(home: Home, *, port: int, workers: int) -> list[Program]:
     ]
     programs += [
         Program("encode", _worker("encode", "encode", "solo", 1), {"WORKER_NAME": "encode"}),
-        Program("light", _worker("light", "light", "threads", 2), {"WORKER_NAME": "light"}),
         Program(
-            "beat",
-            [*_celery("beat"), "--schedule", str(home.folder / "beat-schedule"), "--pidfile="],
+            "distillation",
+            _worker("distillation", "distillation", "solo", 1),
+            {"WORKER_NAME": "distillation"},
         ),
+        Program("light", _worker("light", "light", "threads", 2), {"WORKER_NAME": "light"}),
+        Program("beat", [*_celery("beat"), "--pidfile="]),
     ]
     return programs
 

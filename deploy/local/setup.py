@@ -19,7 +19,6 @@ PYTHON = VENV / "bin" / "python"
 STAMP = VENV / "installed.json"  # written last: without it the installation is repeated
 REQUIREMENTS = {
     "project": "requirements.txt",
-    "distillation": "distillation/requirements.txt",
     "starter": "distillation/starter/requirements.txt",
     "tests": "tests/requirements.txt",
 }
@@ -39,14 +38,11 @@ def main() -> int:
     parser.add_argument(
         "--tests", action="store_true", help="what the tests and checks need as well"
     )
-    parser.add_argument("--distillation", action="store_true", help="what distilling needs as well")
     parser.add_argument(
         "--starter", action="store_true", help="what making the starter needs as well"
     )
     options = parser.parse_args()
     groups = ["project"]
-    if options.distillation or options.starter or options.tests:
-        groups.append("distillation")
     if options.starter or options.tests:  # the tests try the starter too
         groups.append("starter")
     if options.tests:

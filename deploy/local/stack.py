@@ -130,7 +130,7 @@ class Stack:
         with ThreadPoolExecutor() as pool:
             list(pool.map(lambda server: server.prepare(), servers))
         programs = processes.servers(self.postgres, self.redis)
-        application = processes.application(self.home, port=self.port, workers=self.workers)
+        application = processes.application(port=self.port, workers=self.workers)
         self._servers = [program.name for program in programs]
         self._application = [program.name for program in application]
         self.supervisor.start([*programs, *application], self.environment)
@@ -158,7 +158,7 @@ class Stack:
         """Workers that meet an old schema fail, so they wait for the bootstrap, unless it has nothing to migrate."""
         mark = self.home.folder / "bootstrapped.json"
         state = {"fingerprint": self._fingerprint()}
-        serving = f"Starting the web process and {self.workers + 3} workers …"
+        serving = f"Starting the web process and {self.workers + 4} workers …"
         # A database of somebody else's may have been emptied since.
         if self.postgres and read_json(mark) == state:
             self.say(serving)

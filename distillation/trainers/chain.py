@@ -1,8 +1,8 @@
 """The table of stages from a teacher and a catalogue to a release, and what passes between them. Trains nothing itself.
 
-pairs → decoder, structure → regression → matching → joint → quantise → bundle → evaluation → gate → release. A recipe may
-leave out regression, matching and joint; a warm one begins with the networks of a student release (`start`) in place of
-decoder and structure. Stages are shared between recipes as far as these agree: see `distillation.stages`.
+pairs → decoder, structure → regression → matching → joint → quantise → bundle → evaluation → gate → release. A recipe
+may leave out regression, matching and joint; a warm one begins with the networks of a student release (`start`) in
+place of decoder and structure. Stages are shared between recipes as far as these agree: see `distillation.stages`.
 """
 
 import hashlib

@@ -187,7 +187,7 @@ def _events(folder: Path, *, after: int) -> "SummaryWriter":
     except ImportError as error:
         raise TrainingError(
             f"The curves of a training are written for TensorBoard, which is not installed ({error}): "
-            "pip install -r distillation/requirements.txt."
+            "pip install -r requirements.txt."
         ) from error
     return SummaryWriter(str(folder), purge_step=after + 1 if after else None)
 

@@ -1,4 +1,4 @@
-"""The last stages of a chain: measures the student and the release that it is to replace, and decides. Trains nothing."""
+"""The last stages of a chain: measure the student and the release that it is to replace, and decide."""
 
 import json
 from collections.abc import Sequence

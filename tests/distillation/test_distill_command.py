@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 from io import StringIO
-from pathlib import Path
 
 import pytest
 from django.conf import settings
@@ -13,57 +12,15 @@ from django.core.management import call_command
 from django.core.management.base import CommandError
 from safetensors.torch import load_file
 
-from distillation.detector import network as detectors
-from distillation.detector.network import Detector, DetectorConfig
-from generation import encoding, registration, releases
+from generation import encoding, releases
 from generation.engine import pipeline
-from generation.engine.importing import Options
 from generation.engine.networks import WEIGHTS
 from generation.engine.request import GenerationRequest
 from generation.models import Embedding, Release
+from tests.distillation.toys import SMALL
 from tests.people import make_variant
-from tests.tiny import make_sd15_folder
 
 pytestmark = pytest.mark.django_db
-
-SMALL = (
-    "image_size=64", "timesteps=[625]", "student.cut=tiny",
-    "pairs.seeds_per_variant=3", "pairs.num_inference_steps=4", "pairs.written=4", "pairs.batch=2",
-    "decoder.channels=4", "decoder.blocks=[0,0,0,0]", "decoder.steps=2", "decoder.warmup=0", "decoder.batch=2",
-    "decoder.pictures=4", "decoder.validated=1",
-    "structure.steps=2", "structure.warmup=0", "structure.batch=4",
-    "regression.steps=2", "regression.warmup=0", "regression.batch=2", "regression.watched=1",
-    "matching.steps=2", "matching.warmup=0", "matching.batch=2", "matching.critic_batch=2",
-    "matching.critic_updates=1", "matching.paired=1", "matching.watched=1", "matching.student_after=0",
-    "joint.steps=2", "joint.warmup=0", "joint.batch=2", "joint.watched=1",
-    "again.steps=2", "again.warmup=0", "again.batch=2", "again.watched=1",
-    "quantise.steps=2", "quantise.warmup=0", "quantise.batch=2", "quantise.measured=4",
-    "evaluation.seeds_per_variant=2", "evaluation.speed=null",
-)  # fmt: skip
-
-
-@pytest.fixture
-def teacher(tmp_path, settings) -> Release:
-    encoding._encoders.clear()
-    folder = make_sd15_folder(tmp_path / "sd15")
-    registration.register(
-        str(folder),
-        name="toy",
-        options=Options(steps=4, guidance_scale=3.0, image_sizes=((64, 64),)),
-    )
-    release = releases.activate(Release.objects.get(name="toy"))
-    make_variant(text="a red clay vase", tags=["vase"])
-    make_variant(text="a blue glass mug")  # says nothing, so that the detector accepts all of it
-    encoding.encode_missing()
-    return release
-
-
-@pytest.fixture
-def detector(tmp_path) -> Path:
-    """Untrained."""
-    config = DetectorConfig(("vase", "bowl"), (2,), image_size=64, widths=(4, 8), depths=(0, 1))
-    detectors.save(Detector(config), tmp_path / "detector")
-    return tmp_path / "detector"
 
 
 def distil(*arguments: str, changes: tuple[str, ...] = SMALL) -> str:
@@ -215,7 +172,7 @@ def test_a_missing_library_is_named_with_what_to_install():
         env=os.environ | {"DJANGO_SETTINGS_MODULE": "project.settings"}, cwd=settings.BASE_DIR,
     )  # fmt: skip
     assert ended.returncode == 1
-    assert "matplotlib" in ended.stderr and "make setup-distillation" in ended.stderr
+    assert "matplotlib" in ended.stderr and "requirements.txt" in ended.stderr
     assert "Traceback" not in ended.stderr
 
 

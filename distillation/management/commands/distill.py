@@ -4,38 +4,30 @@ Started again in the same way it goes on where it was. Under `accelerate launch`
 """
 
 import json
-import subprocess
 import sys
 from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
-from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
-from distillation import snapshot
 from distillation.detector.network import DetectorUnusable
-from distillation.errors import DistillationRefused
 from distillation.stages import StageError, Status
 from distillation.trainers import changes, processes, recipes
 from distillation.trainers.errors import TrainingError
-from distillation.trainers.recipes import Recipe
 from generation import releases
 from generation.engine.errors import EngineError
 from generation.errors import GenerationError
 from generation.models import Release
 
 try:
-    from distillation.trainers.chain import Chain, Inputs
+    from distillation import inputs, redistillation
+    from distillation.trainers.chain import Chain
     from distillation.trainers.proof import GATE, GATE_FILE, RELEASE
 except ModuleNotFoundError as error:  # a library that serving does without
     sys.exit(
-        f"Distilling needs {error.name}, which is not installed: make setup-distillation, or "
-        "pip install -r distillation/requirements.txt."
+        f"Distilling needs {error.name}, which is not installed: pip install -r requirements.txt."
     )
-
-JUDGES = Path(settings.BASE_DIR) / "distillation" / "starter" / "judges"
-STARTER_TEACHER = "starter-teacher"  # whose pictures the starter's judges know
 
 
 class Command(BaseCommand):
@@ -108,7 +100,7 @@ class Command(BaseCommand):
             if not options["recipe"]:
                 raise CommandError(f"Give --recipe: {', '.join(recipes.RECIPES)}, or a file.")
             self.distil(options)
-        except (TrainingError, StageError, DistillationRefused, DetectorUnusable) as error:
+        except (TrainingError, StageError, DetectorUnusable) as error:
             raise CommandError(str(error)) from error
         except (GenerationError, EngineError) as error:
             raise CommandError(error.detail) from error
@@ -119,29 +111,25 @@ class Command(BaseCommand):
             self.stdout.write(f"{recipe.name:<{width}}  {recipe.summary}")
 
     def distil(self, options: dict[str, Any]) -> None:
-        recipe = changes.changed(_recipe(options["recipe"]), changes.parse(options["changes"]))
         student = _student(options["student"])
+        recipe = inputs.recipe_of(redistillation.described(options["recipe"]))
+        recipe = changes.changed(recipe, changes.parse(options["changes"]))
         if student is not None:
             recipe = recipes.warm(recipe)
-        teacher = _teacher(options["teacher"])
-        root = Path(settings.DATA_DIR) / "distillation"
-        is_starter = teacher.name == STARTER_TEACHER
-        detector = _judge(options["detector"], JUDGES / "detector" if is_starter else None)
-        inputs = Inputs(
-            teacher=releases.folder(teacher),
-            catalogue=snapshot.take(teacher, root, detector=detector),
-            student=None if student is None else releases.folder(student),
-            detector=detector,
-            clip=_judge(options["clip"], JUDGES / "clip" if is_starter else None),
-            real=_judge(options["real"], None),
-            code_revision=_code_revision(),
+        given = inputs.gather(
+            _teacher(options["teacher"]),
+            begins_with=student,
+            active=_active(),
+            detector=options["detector"] or "",
+            clip=options["clip"] or "",
+            real=options["real"] or "",
         )
-        if detector is None:
+        if given.detector is None:
             self.say("No detector: all the teacher's pictures count as right.")
-        chain = Chain(recipe, inputs, name=options["name"])
+        chain = Chain(recipe, given, name=options["name"])
         chain.check()
         made = chain.build(
-            root,
+            inputs.root(),
             only=options["only"],
             on_stage=self.show,
             progress_bar=options["verbosity"] > 0,
@@ -190,20 +178,6 @@ class Command(BaseCommand):
             self.stderr.write(text, lambda plain: plain)  # progress, not an error: no red
 
 
-def _recipe(given: str) -> Recipe:
-    """By its name, or from a file of changes."""
-    path = Path(given)
-    if path.suffix != ".json":
-        return recipes.named(given)
-    try:
-        value = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise CommandError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(value, dict) or not isinstance(value.get("recipe"), str):
-        raise CommandError(f'{path} must hold {{"recipe": NAME, FIELD: VALUE, …}}.')
-    return changes.changed(recipes.named(value.pop("recipe")), value)
-
-
 def _teacher(name: str | None) -> Release:
     teacher = releases.named(name or Release.Kind.TEACHER)
     if teacher.kind != Release.Kind.TEACHER:
@@ -213,6 +187,11 @@ def _teacher(name: str | None) -> Release:
     return teacher
 
 
+def _active() -> Release | None:
+    """The student that the result would replace."""
+    return Release.objects.filter(kind=Release.Kind.STUDENT, status=Release.Status.ACTIVE).first()
+
+
 def _student(name: str | None) -> Release | None:
     if name is None:
         return None
@@ -220,24 +199,3 @@ def _student(name: str | None) -> Release | None:
     if student.kind != Release.Kind.STUDENT:
         raise CommandError(f"{student.name} is a {student.kind}; begin with a student.")
     return student
-
-
-def _judge(given: str | None, default: Path | None) -> Path | None:
-    if given is None:
-        return default
-    folder = Path(given).resolve()
-    if not folder.is_dir():
-        raise CommandError(f"{given} is not a folder.")
-    return folder
-
-
-def _code_revision() -> str:
-    """Of the checkout; empty where there is none."""
-    try:
-        done = subprocess.run(
-            ["git", "rev-parse", "--short=12", "HEAD"],
-            cwd=settings.BASE_DIR, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-    except OSError:
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""

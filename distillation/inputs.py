@@ -1,0 +1,83 @@
+"""What a run starts from, as folders: recipe, teacher, students, judges, a snapshot of the catalogue."""
+
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+
+from distillation import snapshot
+from distillation.errors import DistillationRefused
+from distillation.trainers import changes, recipes
+from distillation.trainers.chain import Inputs
+from distillation.trainers.recipes import Recipe
+from generation import releases
+from generation.models import Release
+
+STARTER_JUDGES = Path(settings.BASE_DIR) / "distillation" / "starter" / "judges"
+STARTER_TEACHER = "starter-teacher"  # whose pictures the starter's judges know
+
+
+def root() -> Path:
+    """Where the stages of all runs have their folders."""
+    return Path(settings.DATA_DIR) / "distillation"
+
+
+def recipe_of(description: Mapping[str, Any]) -> Recipe:
+    """Of {"recipe": NAME, FIELD: VALUE, …}. Raises RecipeRefused, which names the field."""
+    fields = dict(description)
+    return changes.changed(recipes.named(str(fields.pop("recipe", ""))), fields)
+
+
+def gather(
+    teacher: Release,
+    *,
+    begins_with: Release | None = None,
+    active: Release | None = None,
+    catalogue: Path | None = None,
+    detector: str = "",
+    clip: str = "",
+    real: str = "",
+) -> Inputs:
+    """catalogue: a snapshot; None takes one. detector, clip: folders; "" is the setting's, else the starter's for its
+    own teacher, else none. Raises DistillationRefused."""
+    is_starter = teacher.name == STARTER_TEACHER
+    detector_folder = _folder(
+        detector or settings.DISTILLATION_DETECTOR,
+        default=STARTER_JUDGES / "detector" if is_starter else None,
+    )
+    return Inputs(
+        teacher=releases.folder(teacher),
+        catalogue=catalogue or snapshot.take(teacher, root(), detector=detector_folder),
+        student=None if begins_with is None else releases.folder(begins_with),
+        active=None if active is None else releases.folder(active),
+        detector=detector_folder,
+        clip=_folder(
+            clip or settings.DISTILLATION_CLIP,
+            default=STARTER_JUDGES / "clip" if is_starter else None,
+        ),
+        real=_folder(real, default=None),
+        code_revision=_code_revision(),
+    )
+
+
+def _folder(given: str, *, default: Path | None) -> Path | None:
+    if not given:
+        return default
+    folder = Path(given).resolve()
+    if not folder.is_dir():
+        raise DistillationRefused(f"{given} is not a folder.")
+    return folder
+
+
+def _code_revision() -> str:
+    """Of the checkout; empty where there is none."""
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "--short=12", "HEAD"],
+            cwd=settings.BASE_DIR, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    except OSError:
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

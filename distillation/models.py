@@ -1,0 +1,167 @@
+"""The rows of redistillation: runs, their slices, and the decisions that start them or do not. One-row methods only."""
+
+from django.conf import settings
+from django.contrib.postgres.fields import ArrayField
+from django.db import models
+from django.db.models import Q
+from django.utils import timezone
+
+from generation.models import Release
+
+
+class Run(models.Model):
+    """One training from start to end: recipe × teacher × catalogue. Status, lease and token change in `runs` only."""
+
+    class Status(models.TextChoices):
+        QUEUED = "queued"
+        RUNNING = "running"
+        PAUSED = "paused"
+        SUCCEEDED = "succeeded"
+        FAILED = "failed"
+        CANCELED = "canceled"
+
+    class Trigger(models.TextChoices):
+        SCHEDULE = "schedule"
+        PERSON = "person"
+
+    class Policy(models.TextChoices):
+        AUTO = "auto", "auto (served at once if it passes the gate)"
+        MANUAL = "manual", "manual (a person serves it)"
+
+    class Outcome(models.TextChoices):
+        PENDING = "pending", "pending (not finished)"
+        PROMOTED = "promoted", "promoted (is served)"
+        CANDIDATE = "candidate", "candidate (passed, waits for a person)"
+        REJECTED = "rejected", "rejected (did not pass the gate)"
+
+    OPEN = (Status.QUEUED, Status.RUNNING, Status.PAUSED)
+
+    name = models.SlugField(max_length=100, unique=True, help_text="Of the release that it makes.")
+    recipe = models.JSONField(help_text='{"recipe": NAME, FIELD: VALUE, …}')
+    teacher = models.ForeignKey(Release, on_delete=models.PROTECT, related_name="+")
+    begins_with = models.ForeignKey(
+        Release,
+        null=True,
+        blank=True,
+        on_delete=models.PROTECT,
+        related_name="+",
+        help_text="The student that is trained on; none: one is cut out of the teacher.",
+    )
+    catalogue = models.CharField(
+        max_length=100, blank=True, help_text="The snapshot: its name is the hash of its content."
+    )
+    variants = models.PositiveIntegerField(default=0, help_text="In the snapshot.")
+    trigger = models.CharField(max_length=10, choices=Trigger, default=Trigger.PERSON)
+    reasons = ArrayField(models.CharField(max_length=300), default=list, blank=True)
+    policy = models.CharField(max_length=10, choices=Policy, default=Policy.AUTO)
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+"
+    )
+
+    status = models.CharField(max_length=10, choices=Status, default=Status.QUEUED)
+    token = models.PositiveIntegerField(
+        default=0, help_text="The number of its last slice, which a result must present."
+    )
+    failures = models.PositiveIntegerField(
+        default=0, help_text="Slices in a row that ended in an error or a lost worker."
+    )
+    lease_expires_at = models.DateTimeField(null=True, blank=True)
+    worker_name = models.CharField(max_length=120, blank=True)
+    stage = models.CharField(max_length=30, blank=True)
+    percent = models.FloatField(default=0)
+    folders = models.JSONField(
+        default=dict, help_text="Of its stages, by name, relative to the data of distillation."
+    )
+    error_code = models.CharField(max_length=40, blank=True)
+    error_detail = models.TextField(blank=True)
+    outcome = models.CharField(max_length=10, choices=Outcome, default=Outcome.PENDING)
+    release = models.OneToOneField(
+        Release, null=True, blank=True, on_delete=models.SET_NULL, related_name="run"
+    )
+    replaces = models.ForeignKey(
+        Release,
+        null=True,
+        blank=True,
+        on_delete=models.SET_NULL,
+        related_name="+",
+        help_text="The active release that it was measured against.",
+    )
+    gate = models.JSONField(null=True, blank=True, help_text="The checks, each with its limit.")
+    created_at = models.DateTimeField(default=timezone.now)
+    started_at = models.DateTimeField(null=True, blank=True)
+    finished_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["-created_at", "-pk"]
+        constraints = [
+            # A catalogue is distilled once at a time, whatever beat and people ask for.
+            models.UniqueConstraint(
+                fields=["teacher"],
+                condition=Q(status__in=("queued", "running", "paused")),
+                name="one_open_run_per_teacher",
+            ),
+            models.CheckConstraint(
+                condition=Q(status="running", lease_expires_at__isnull=False)
+                | (~Q(status="running") & Q(lease_expires_at__isnull=True)),
+                name="running_runs_have_a_lease",
+            ),
+            models.CheckConstraint(
+                condition=Q(status__in=("queued", "running", "paused"), finished_at__isnull=True)
+                | Q(status__in=("succeeded", "failed", "canceled"), finished_at__isnull=False),
+                name="ended_runs_have_a_time",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def is_open(self) -> bool:
+        return self.status in self.OPEN
+
+
+class Slice(models.Model):
+    """One bounded piece of a run, executed by a worker."""
+
+    class Outcome(models.TextChoices):
+        RUNNING = "running"
+        OVER = "over", "over (its time was up; the next one goes on)"
+        FINISHED = "finished", "finished (with it the run)"
+        FAILED = "failed"
+        LOST = "lost", "lost (the lease ran out)"
+        STOPPED = "stopped", "stopped (paused, canceled or its worker ended)"
+
+    run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="slices")
+    number = models.PositiveIntegerField()
+    worker_name = models.CharField(max_length=120)
+    stage = models.CharField(max_length=30, blank=True, help_text="Where it ended.")
+    percent = models.FloatField(default=0, help_text="Of the run, where it ended.")
+    outcome = models.CharField(max_length=10, choices=Outcome, default=Outcome.RUNNING)
+    error_detail = models.TextField(blank=True)
+    started_at = models.DateTimeField(default=timezone.now)
+    ended_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["number"]
+        constraints = [models.UniqueConstraint(fields=["run", "number"], name="one_row_per_slice")]
+
+    def __str__(self) -> str:
+        return f"{self.run_id} #{self.number}"
+
+
+class Decision(models.Model):
+    """Whether a redistillation was started, and why or why not."""
+
+    is_start = models.BooleanField()
+    reasons = ArrayField(models.CharField(max_length=300), default=list)
+    facts = models.JSONField()
+    run = models.OneToOneField(
+        Run, null=True, blank=True, on_delete=models.SET_NULL, related_name="decision"
+    )
+    created_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        ordering = ["-created_at", "-pk"]
+
+    def __str__(self) -> str:
+        return "; ".join(self.reasons)

@@ -1,0 +1,43 @@
+"""What becomes of a run's release: registered, then served, kept for a person, or rejected, as the gate decided."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import structlog
+from django.db import transaction
+
+from distillation import runs
+from distillation.models import Run
+from distillation.runs import Hold
+from distillation.trainers.proof import GATE, GATE_FILE, RELEASE
+from generation import releases
+from generation.models import Release
+
+log = structlog.get_logger(__name__)
+
+
+def conclude(run: Run, hold: Hold, made: Mapping[str, Path]) -> None:
+    """Register the release, move it as the run's policy says, and finish the run, all or nothing.
+
+    made: the folders of the run's stages. Idempotent: a slice that was lost in between is repeated. Raises
+    ReleaseRefused.
+    """
+    gate = json.loads((made[GATE] / GATE_FILE).read_text("utf-8"))
+    release = Release.objects.filter(name=run.name).first()
+    if release is None:
+        release = releases.register(made[RELEASE] / RELEASE)
+    with transaction.atomic():
+        outcome = Run.Outcome.CANDIDATE
+        if not gate["passed"]:
+            outcome = Run.Outcome.REJECTED
+            releases.reject(release)
+        elif run.policy == Run.Policy.AUTO:
+            outcome = Run.Outcome.PROMOTED
+            releases.activate(release)
+        if not runs.finish(hold, release=release, gate=gate, outcome=outcome):
+            # Somebody else holds the run, and will conclude it.
+            transaction.set_rollback(True)
+            return
+    failed = [check["name"] for check in gate["checks"] if not check["passed"]]
+    log.info("run_concluded", run=run.name, outcome=str(outcome), failed=failed)

@@ -1,0 +1,45 @@
+"""Celery's entry points of distillation. What they run is imported inside, so publishing loads no tensors."""
+
+from typing import Any
+
+from celery import shared_task
+from celery.signals import worker_ready
+
+from distillation import hints, redistillation, runs
+from distillation.models import Run
+from generation.tasks import begin_for
+
+
+@shared_task(name="distillation.wake", ignore_result=True)
+def wake(**_: object) -> None:
+    """One slice of the oldest queued run."""
+    from distillation import worker
+
+    worker.run()
+
+
+@shared_task(name="distillation.sweep", ignore_result=True)
+def sweep(**_: object) -> None:
+    """Give back the runs of lost workers; wake a worker while runs are queued."""
+    runs.rescue()
+    if Run.objects.filter(status=Run.Status.QUEUED).exists():
+        hints.wake()
+
+
+@shared_task(name="distillation.consider", ignore_result=True)
+def consider(**_: object) -> None:
+    """Decide whether it is time to distil again."""
+    redistillation.consider()
+
+
+@worker_ready.connect
+def begin(sender: Any, **_: object) -> None:
+    """A worker consumes its queue: show the heartbeat."""
+    begin_for("distillation", sender, _begin)
+
+
+def _begin() -> None:
+    from distillation import worker
+
+    worker.begin()
+    hints.wake()

@@ -1,0 +1,37 @@
+"""What a distillation of everything at toy size starts from."""
+
+from pathlib import Path
+
+import pytest
+
+from distillation.detector import network as detectors
+from distillation.detector.network import Detector, DetectorConfig
+from generation import encoding, registration, releases
+from generation.engine.importing import Options
+from generation.models import Release
+from tests.people import make_variant
+from tests.tiny import make_sd15_folder
+
+
+@pytest.fixture
+def teacher(tmp_path, settings) -> Release:
+    encoding._encoders.clear()
+    folder = make_sd15_folder(tmp_path / "sd15")
+    registration.register(
+        str(folder),
+        name="toy",
+        options=Options(steps=4, guidance_scale=3.0, image_sizes=((64, 64),)),
+    )
+    release = releases.activate(Release.objects.get(name="toy"))
+    make_variant(text="a red clay vase", tags=["vase"])
+    make_variant(text="a blue glass mug")  # says nothing, so that the detector accepts all of it
+    encoding.encode_missing()
+    return release
+
+
+@pytest.fixture
+def detector(tmp_path) -> Path:
+    """Untrained."""
+    config = DetectorConfig(("vase", "bowl"), (2,), image_size=64, widths=(4, 8), depths=(0, 1))
+    detectors.save(Detector(config), tmp_path / "detector")
+    return tmp_path / "detector"
