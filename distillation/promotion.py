@@ -11,7 +11,7 @@ from distillation import runs
 from distillation.models import Run
 from distillation.runs import Hold
 from distillation.trainers.proof import GATE, GATE_FILE, RELEASE
-from generation import releases
+from generation import handover, releases
 from generation.models import Release
 
 log = structlog.get_logger(__name__)
@@ -27,12 +27,15 @@ def conclude(run: Run, hold: Hold, made: Mapping[str, Path]) -> None:
     release = Release.objects.filter(name=run.name).first()
     if release is None:
         release = releases.register(made[RELEASE] / RELEASE)
+    is_served = gate["passed"] and run.policy == Run.Policy.AUTO
+    if is_served and release.status != Release.Status.ACTIVE:
+        handover.make_ready(release)
     with transaction.atomic():
         outcome = Run.Outcome.CANDIDATE
         if not gate["passed"]:
             outcome = Run.Outcome.REJECTED
             releases.reject(release)
-        elif run.policy == Run.Policy.AUTO:
+        elif is_served:
             outcome = Run.Outcome.PROMOTED
             releases.activate(release)
         if not runs.finish(hold, release=release, gate=gate, outcome=outcome):

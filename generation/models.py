@@ -79,6 +79,9 @@ class Release(models.Model):
         help_text="The release that was active before this one: where a rollback leads.",
     )
     registered_at = models.DateTimeField(auto_now_add=True)
+    prepared_at = models.DateTimeField(
+        null=True, blank=True, help_text="Since when the workers hold it ready, to be served next."
+    )
     activated_at = models.DateTimeField(null=True, blank=True)
     retired_at = models.DateTimeField(null=True, blank=True)
 
@@ -321,6 +324,9 @@ class Worker(models.Model):
     device = models.CharField(max_length=60, blank=True)
     release = models.ForeignKey(
         Release, null=True, blank=True, on_delete=models.SET_NULL, related_name="+"
+    )
+    loaded = ArrayField(
+        models.BigIntegerField(), default=list, help_text="Ids of the releases that are ready."
     )
     started_at = models.DateTimeField(default=timezone.now)
     heartbeat_at = models.DateTimeField(default=timezone.now)

@@ -45,6 +45,7 @@ def begin(
         "pid": os.getpid(),
         "device": device,
         "release": release,
+        "loaded": [],
         "started_at": timezone.now(),
         "heartbeat_at": timezone.now(),
     }

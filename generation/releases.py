@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 import tempfile
+from datetime import timedelta
 from pathlib import Path
 
 import structlog
@@ -20,6 +21,7 @@ from generation.models import Release
 log = structlog.get_logger(__name__)
 
 Status = Release.Status
+PREPARED_SECONDS = 300.0
 STARTER = Path(__file__).resolve().parent / "starter"
 
 
@@ -273,6 +275,23 @@ def reject(release: Release) -> Release:
         if locked.status != Status.REJECTED:
             _move(locked, Status.REJECTED)
     return locked
+
+
+def prepare(release: Release) -> Release:
+    """Have the workers load this release, which is about to be served. Raises ReleaseRefused."""
+    place = folder(release)
+    _verified(place, hashes=False)
+    _compare_manifest(release, place)
+    Release.objects.filter(pk=release.pk).update(prepared_at=timezone.now())
+    release.refresh_from_db()
+    return release
+
+
+def prepared() -> list[Release]:
+    """Those that are about to be served; one that was not for PREPARED_SECONDS is forgotten."""
+    since = timezone.now() - timedelta(seconds=PREPARED_SECONDS)
+    waiting = (Status.CANDIDATE, Status.RETIRED)
+    return list(Release.objects.filter(prepared_at__gte=since, status__in=waiting).order_by("pk"))
 
 
 def _locked(kind: str) -> list[Release]:

@@ -6,7 +6,6 @@ Knows the engine and the life of a job; knows nothing of HTTP, of Celery's messa
 import os
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -19,19 +18,18 @@ from django.utils import timezone
 
 from generation import claiming, hints, images, jobs, metrics, presence, releases
 from generation.connections import attempt
-from generation.engine import pipeline
 from generation.engine.errors import EngineError
 from generation.engine.pipeline import Pipeline
 from generation.engine.request import GenerationRequest, GenerationResult, Timings
 from generation.errors import INTERNAL_ERROR, GenerationError, StorageFailed
 from generation.jobs import Claim, Outcome, Result
+from generation.loaded import Loaded, wanted
 from generation.models import Job, Release, Worker
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 RUN_SECONDS = 10.0  # then Celery gets the thread back for a moment, so that it sees signals
-PIPELINES = 2  # releases kept loaded: normally the student and the teacher
 UNCOMMITTED_BATCHES = 2  # batches whose files may be written while the device runs the next
 PROGRESS_SECONDS = 0.1
 DATABASE_PATIENCE_SECONDS = 30.0
@@ -43,7 +41,8 @@ class WorkerStopping(Exception):
 
 
 # The state of this process. Written by the main thread; the heartbeat thread reads `_claims` and fills `_dropped`.
-_pipelines: OrderedDict[int, Pipeline] = OrderedDict()
+_loaded = Loaded()
+_said: tuple[int | None, list[int]] = (None, [])  # in the worker's row
 _claims: set[Claim] = set()
 _dropped: set[Claim] = set()
 _guard = threading.Lock()
@@ -55,12 +54,14 @@ _writers = ThreadPoolExecutor(UNCOMMITTED_BATCHES, thread_name_prefix="writer")
 # --- the process ----------------------------------------------------------------------------------
 def begin() -> None:
     """Load what is being served, then show the heartbeat."""
-    global _last_run
+    global _last_run, _said
     release = next(iter(releases.serving()), None)
-    loaded = _pipeline(release) if release else None
+    loaded = _loaded.get(release) if release else None
     presence.begin(
         "generation", device=loaded.describe() if loaded else "", release=release, tick=_tick
     )
+    _said = (release.pk if release else None, [])
+    _say_loaded()
     _last_run = time.monotonic()
 
 
@@ -177,26 +178,20 @@ def _watch(rows: list[Claim], *, done: int, total: int) -> Callable[[int, int], 
 
 
 def _pipeline(release: Release) -> Pipeline:
-    """The loaded release; loading one more unloads the one that was used longest ago."""
-    if release.pk not in _pipelines:
-        while len(_pipelines) >= PIPELINES:
-            _pipelines.popitem(last=False)
-        started = time.monotonic()
-        _pipelines[release.pk] = pipeline.load(
-            releases.folder(release),
-            device=settings.DEVICE,
-            dtype=settings.DTYPE,
-            threads=settings.TORCH_THREADS,
+    loaded = _loaded.get(release)
+    _say_loaded(release)
+    return loaded
+
+
+def _say_loaded(release: Release | None = None) -> None:
+    """Write which releases are ready here, and which one was asked for last, when that changed."""
+    global _said
+    facts = (release.pk if release else _said[0], _loaded.ids())
+    if facts != _said:
+        _said = facts
+        Worker.objects.filter(name=settings.WORKER_NAME).update(
+            release_id=facts[0], loaded=facts[1]
         )
-        log.info(
-            "release_loaded",
-            release=release.name,
-            seconds=round(time.monotonic() - started, 2),
-            device=_pipelines[release.pk].describe(),
-        )
-        Worker.objects.filter(name=settings.WORKER_NAME).update(release=release)
-    _pipelines.move_to_end(release.pk)
-    return _pipelines[release.pk]
 
 
 # --- in a writer thread ---------------------------------------------------------------------------
@@ -280,8 +275,10 @@ def _patiently(action: Callable[[], T]) -> T:
 
 # --- in the heartbeat thread ----------------------------------------------------------------------
 def _tick() -> None:
-    """Renew the leases, notice jobs that are ours no more, notice that no message reaches us."""
+    """Renew the leases, notice jobs that are ours no more, prepare what is served next, notice that we are deaf."""
     global _lease_extended, _last_run
+    _loaded.prepare(wanted())
+    _say_loaded()
     with _guard:
         claims = set(_claims)
     now = time.monotonic()

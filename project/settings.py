@@ -165,6 +165,9 @@ MAX_IMAGES_PER_JOB = _count("MAX_IMAGES_PER_JOB", 10)
 SWEEP_SECONDS = _positive(
     "SWEEP_SECONDS", 5
 )  # rescue expired leases and wake queued rows this often
+LOADED_RELEASES = _count(
+    "LOADED_RELEASES", 3
+)  # kept on a device: student, teacher, and the one that is served next
 ENCODE_BATCH_SIZE = _count("ENCODE_BATCH_SIZE", 128)
 IMAGE_CACHE_SECONDS = _count("IMAGE_CACHE_SECONDS", 7 * 24 * 3600)
 IMAGE_CACHE_ENTRIES = _count("IMAGE_CACHE_ENTRIES", 100_000)

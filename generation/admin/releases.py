@@ -11,7 +11,7 @@ from unfold.admin import ModelAdmin
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from unfold.decorators import action, display
 
-from generation import releases
+from generation import handover, releases
 from generation.admin import pictures
 from generation.admin.actions import ObjectActionsMixin, ReadOnlyMixin
 from generation.errors import GenerationError
@@ -118,7 +118,7 @@ class ReleaseAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
 
     @action(description="Activate", icon="play_circle", permissions=["change"])
     def activate(self, request: HttpRequest, queryset: QuerySet) -> None:
-        self._one(request, queryset, releases.activate, "{} is active.")
+        self._one(request, queryset, handover.activate, "{} is active.")
 
     @action(description="Roll back", icon="undo", permissions=["change"])
     def rollback(self, request: HttpRequest, queryset: QuerySet) -> None:

@@ -40,7 +40,7 @@ def catalogue() -> None:
 def served(tmp_path: Path, teacher: Path, catalogue: None, settings, monkeypatch, redis_server):
     """A student that is active alone: no teacher, and so no text encoder, is registered."""
     settings.DEVICE, settings.TORCH_THREADS, settings.BATCH_SIZE = "cpu", 1, 4
-    worker._pipelines.clear()
+    worker._loaded.clear()
     make_bundle(tmp_path / "student", teacher, PROMPTS, name="student-1")
     run("release", "register", str(tmp_path / "student"))
     run("release", "activate", "student-1")

@@ -28,7 +28,7 @@ def served(tmp_path: Path, settings, monkeypatch):
     """A toy release in service, its catalogue encoded."""
     settings.TORCH_THREADS = 1
     settings.BATCH_SIZE = 4
-    worker._pipelines.clear()
+    worker._loaded.clear()
     make_tiny_release(tmp_path / "tiny", name="tiny", kind="student")
     release = releases.register(tmp_path / "tiny")
     releases.activate(release)

@@ -10,7 +10,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 from tqdm import tqdm
 
-from generation import releases
+from generation import handover, releases
 from generation.engine.release import KINDS, Progress
 from generation.errors import GenerationError
 from generation.models import PromptVariant, Release
@@ -134,7 +134,7 @@ class Command(BaseCommand):
         release = _find(options["name"])
         with self.progress("Verifying") as on_progress:
             releases.verify(release, on_progress)
-        release = releases.activate(release)
+        release = handover.activate(release)
         replaced = f", which replaces {release.replaced.name}" if release.replaced else ""
         self.stdout.write(f"The active {release.kind} is {release.name}{replaced}.")
 
