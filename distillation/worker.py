@@ -34,10 +34,13 @@ def run() -> None:
     """A slice of the oldest queued run, if there is one, and those after it; then a message for the next run."""
     global _last_run
     _last_run = time.monotonic()
-    claimed = None if presence.stopping.is_set() else runs.claim(settings.WORKER_NAME)
-    if claimed is not None:
-        from distillation import slices  # the tensor libraries: an idle worker does without
+    if presence.stopping.is_set() or not Run.objects.filter(status=Run.Status.QUEUED).exists():
+        return
+    # The tensor libraries: an idle worker does without. Before the claim, since no lease is renewed while they load.
+    from distillation import slices
 
+    claimed = runs.claim(settings.WORKER_NAME)
+    if claimed is not None:
         holding.take(claimed[1])
         try:
             slices.execute(claimed[0], holding)

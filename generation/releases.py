@@ -120,8 +120,8 @@ def serving() -> list[Release]:
 def resolve(model: str | None = None, *, slug: str) -> Release:
     """The release that a request for this prompt variant means.
 
-    model: a kind, a name, or None for the first of `serving` that covers the variant. Raises ReleaseNotAvailable and
-    VariantNotCovered.
+    model: a kind, a name, or None for what UNCOVERED says where the student does not cover the variant: the teacher,
+    the student all the same, or nothing. Raises ReleaseNotAvailable and VariantNotCovered.
     """
     if model is not None:
         release = named(model)
@@ -129,7 +129,9 @@ def resolve(model: str | None = None, *, slug: str) -> Release:
             raise _not_covered(release, slug)
         return release
     active = serving()
-    for release in active:
+    if active and settings.UNCOVERED == "student":
+        return active[0]
+    for release in active if settings.UNCOVERED == "teacher" else active[:1]:
         if covers(release, slug):
             return release
     if active:

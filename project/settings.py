@@ -165,6 +165,9 @@ MAX_IMAGES_PER_JOB = _count("MAX_IMAGES_PER_JOB", 10)
 SWEEP_SECONDS = _positive(
     "SWEEP_SECONDS", 5
 )  # rescue expired leases and wake queued rows this often
+UNCOVERED = _choice(
+    "UNCOVERED", "teacher", ("teacher", "student", "refuse")
+)  # who makes pictures of a variant that the active student was not made for
 LOADED_RELEASES = _count(
     "LOADED_RELEASES", 3
 )  # kept on a device: student, teacher, and the one that is served next

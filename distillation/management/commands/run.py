@@ -1,0 +1,140 @@
+"""`manage.py run`: start, watch and steer redistillations. The distillation worker executes them."""
+
+import time
+from argparse import ArgumentParser
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError
+from tqdm import tqdm
+
+from distillation import redistillation, runs
+from distillation.models import Run
+from generation.errors import GenerationError
+
+STEER = {"pause": runs.pause, "resume": runs.resume, "cancel": runs.cancel}
+LOOK_SECONDS = 1.0
+
+
+class Command(BaseCommand):
+    help = "Redistillations: start one, let the facts decide, list, watch, pause, resume, cancel."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+        start = commands.add_parser("start", help="begin a run now, whatever the facts say")
+        start.add_argument(
+            "--recipe",
+            metavar="NAME|FILE",
+            help="a recipe's name, or a JSON file of changes to one; default: DISTILLATION_RECIPE",
+        )
+        start.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            dest="changes",
+            metavar="FIELD=VALUE",
+            help="change a field of the recipe; may be given several times",
+        )
+        start.add_argument(
+            "--anew",
+            action="store_true",
+            help="cut a student out of the teacher instead of training the active one on",
+        )
+        start.add_argument(
+            "--policy", choices=Run.Policy.values, help="default: the setting PROMOTION"
+        )
+        commands.add_parser("consider", help="decide on the facts, as the schedule does")
+        commands.add_parser("list", help="the latest runs")
+        for name, help in (
+            ("watch", "show its progress until it ends"),
+            ("pause", "stop after the running step; resume goes on from there"),
+            ("resume", "go on with a paused or failed run"),
+            ("cancel", "stop for good"),
+        ):
+            command = commands.add_parser(name, help=help)
+            command.add_argument(
+                "name", nargs="?", help="of the run; default: the latest one", metavar="NAME"
+            )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        try:
+            if options["command"] in STEER:
+                run = STEER[options["command"]](_find(options["name"]))
+                self.stdout.write(f"{run.name} is {run.status} ({run.percent:.0f} %).")
+            elif options["command"] == "watch":
+                self.watch(_find(options["name"]))
+            else:
+                getattr(self, options["command"])(options)
+        except GenerationError as error:
+            raise CommandError(error.detail) from error
+
+    def start(self, options: dict[str, Any]) -> None:
+        run = redistillation.start(
+            recipe=_recipe(options), is_warm=not options["anew"], policy=options["policy"]
+        )
+        self.stdout.write(f"{run.name} is {run.status}. Watch it: manage.py run watch")
+
+    def consider(self, _options: dict[str, Any]) -> None:
+        decision = redistillation.consider()
+        self.stdout.write(f"Begun: {decision.run}." if decision.run else "Nothing begun.")
+        for reason in decision.reasons:
+            self.stdout.write(f"  {reason}")
+
+    def list(self, _options: dict[str, Any]) -> None:
+        for run in Run.objects.all()[:20]:
+            outcome = "" if run.outcome == Run.Outcome.PENDING else f", {run.outcome}"
+            self.stdout.write(
+                f"{run.name:<28} {run.status:<10} {run.percent:5.1f} %  {run.stage:<11} "
+                f"{run.token} slices{outcome}"
+            )
+
+    def watch(self, run: Run) -> None:
+        with tqdm(
+            total=100, unit="%", file=self.stderr, bar_format="{desc} {bar} {n:.1f} %"
+        ) as bar:
+            while run.is_open:
+                bar.set_description_str(f"{run.name} {run.status} {run.stage}")
+                bar.update(run.percent - bar.n)
+                time.sleep(LOOK_SECONDS)
+                run.refresh_from_db()
+            bar.update(run.percent - bar.n)
+        said = f"{run.name} {run.status}"
+        if run.status == Run.Status.FAILED:
+            raise CommandError(f"{said}: {run.error_detail}")
+        self.stdout.write(f"{said}, {run.outcome}.")
+        for check in (run.gate or {}).get("checks", []):
+            if not check["passed"]:
+                self.stdout.write(f"  not passed: {check['name']} {check['detail']}")
+
+
+def _recipe(options: dict[str, Any]) -> dict[str, Any]:
+    """Checked here, so that whoever mistypes a field hears it at once."""
+    from distillation import inputs  # the tensor libraries: the other commands do without
+    from distillation.trainers import changes
+    from distillation.trainers.errors import TrainingError
+
+    recipe = redistillation.described(options["recipe"] or settings.DISTILLATION_RECIPE)
+    try:
+        _merge(recipe, changes.parse(options["changes"]))
+        inputs.recipe_of(recipe)
+    except TrainingError as error:
+        raise CommandError(str(error)) from error
+    return recipe
+
+
+def _merge(fields: dict[str, Any], changes: dict[str, Any]) -> None:
+    """Changes of parts into parts: {"joint": {"steps": 9}}."""
+    for name, value in changes.items():
+        part = fields.get(name)
+        if isinstance(part, dict) and isinstance(value, dict):
+            _merge(part, value)
+        else:
+            fields[name] = value
+
+
+def _find(name: str | None) -> Run:
+    rows = Run.objects.filter(name=name) if name else Run.objects.all()
+    run = rows.first()
+    if run is None:
+        raise CommandError(f"There is no run {name}." if name else "There is no run yet.")
+    return run
