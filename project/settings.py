@@ -279,6 +279,27 @@ UNFOLD = {
                 ],
             },
             {
+                "title": "Redistillation",
+                "separator": True,
+                "items": [
+                    {
+                        "title": "Runs",
+                        "icon": "cycle",
+                        "link": reverse_lazy("admin:distillation_run_changelist"),
+                    },
+                    {
+                        "title": "Decisions",
+                        "icon": "rule",
+                        "link": reverse_lazy("admin:distillation_decision_changelist"),
+                    },
+                    {
+                        "title": "Schedule",
+                        "icon": "schedule",
+                        "link": reverse_lazy("admin:django_celery_beat_periodictask_changelist"),
+                    },
+                ],
+            },
+            {
                 "title": "Access",
                 "separator": True,
                 "items": [

@@ -1,0 +1,302 @@
+"""Runs in the admin: begin one, see how far it is, what the gate said and what it made; pause, resume, cancel."""
+
+import mimetypes
+from collections.abc import Callable
+from typing import Any
+
+from django import forms
+from django.conf import settings
+from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied
+from django.db.models import Count, QuerySet
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import get_object_or_404, redirect
+from django.urls import path, reverse
+from django.utils.html import format_html
+from unfold.admin import ModelAdmin
+from unfold.contrib.filters.admin import ChoicesDropdownFilter
+from unfold.decorators import action, display
+from unfold.widgets import (
+    UnfoldAdminSelectWidget,
+    UnfoldAdminTextInputWidget,
+    UnfoldBooleanSwitchWidget,
+)
+
+from distillation import curves, redistillation, runs
+from distillation.models import Decision, Run
+from generation.admin import pictures
+from generation.admin.actions import ObjectActionsMixin, ReadOnlyMixin
+from generation.admin.jobs import seconds_between
+from generation.errors import GenerationError
+
+PICTURES = {"report": "report.html", "sheet": "sheet.webp", "attributes": "attributes.png"}
+# Of a report that we wrote ourselves all the same: it runs nothing and loads nothing.
+REPORT_POLICY = "default-src 'none'; img-src 'self' data:; style-src 'unsafe-inline'"
+
+
+class RunForm(forms.ModelForm):
+    """What a person decides when a run begins."""
+
+    recipe = forms.CharField(
+        widget=UnfoldAdminTextInputWidget,
+        help_text="A recipe's name, such as starter-1step, or the path of a JSON file of changes to one.",
+    )
+    trains_on = forms.BooleanField(
+        label="Train the active student on",
+        initial=True,
+        required=False,
+        widget=UnfoldBooleanSwitchWidget,
+        help_text="Minutes instead of hours. Without it a student is cut out of the teacher anew.",
+    )
+    policy = forms.ChoiceField(choices=Run.Policy.choices, widget=UnfoldAdminSelectWidget)
+
+    class Meta:
+        model = Run
+        fields = ("policy",)
+
+    def clean_recipe(self) -> dict[str, Any]:
+        try:
+            return redistillation.described(self.cleaned_data["recipe"])
+        except GenerationError as error:
+            raise forms.ValidationError(error.detail) from error
+
+
+@admin.register(Run)
+class RunAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
+    list_display = ("named", "status_badge", "progress", "outcome_badge", "what_for", "took", "created")  # fmt: skip
+    list_filter = (("status", ChoicesDropdownFilter), ("outcome", ChoicesDropdownFilter))
+    list_filter_submit = True
+    list_select_related = ("teacher", "begins_with", "release")
+    search_fields = ("name",)
+    actions = ("pause", "resume", "cancel")
+    object_actions = ("pause", "resume", "cancel")
+    change_form_outer_before_template = "distillation/admin/run.html"
+    readonly_fields = ("status_badge", "outcome_badge")
+    fieldsets = (
+        (
+            "What it is made from",
+            {
+                "fields": (
+                    ("teacher", "begins_with"),
+                    ("variants", "catalogue"),
+                    "recipe",
+                    ("trigger", "created_by"),
+                    "reasons",
+                )
+            },
+        ),
+        (
+            "What comes of it",
+            {
+                "fields": (
+                    ("policy", "outcome_badge"),
+                    ("release", "replaces"),
+                    ("created_at", "started_at"),
+                    "finished_at",
+                )
+            },
+        ),
+        ("The worker", {"fields": (("worker_name", "lease_expires_at"), ("token", "failures"))}),
+    )
+
+    # --- beginning one
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return ModelAdmin.has_add_permission(self, request)
+
+    def get_form(self, request: HttpRequest, obj: Any = None, *args: Any, **kwargs: Any) -> Any:
+        if obj is None:
+            return RunForm
+        return super().get_form(request, obj, *args, **kwargs)
+
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        if obj is None:
+            return [(None, {"fields": ["recipe", "trains_on", "policy"]})]
+        return super().get_fieldsets(request, obj)
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
+        return [] if obj is None else super().get_readonly_fields(request, obj)
+
+    def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
+        return {"recipe": settings.DISTILLATION_RECIPE, "policy": settings.PROMOTION}
+
+    def changeform_view(
+        self,
+        request: HttpRequest,
+        object_id: str | None = None,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> Any:
+        if object_id is None:  # ReadOnlyMixin lets nothing be posted
+            try:
+                return ModelAdmin.changeform_view(self, request, None, form_url, extra_context)
+            except GenerationError as error:
+                messages.error(request, error.detail)
+                return redirect(request.get_full_path())
+        return super().changeform_view(request, object_id, form_url, extra_context)
+
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
+        data = form.cleaned_data
+        run = redistillation.start(
+            recipe=data["recipe"],
+            is_warm=data["trains_on"],
+            policy=data["policy"],
+            created_by=request.user,
+        )
+        obj.__dict__.update(run.__dict__)
+
+    # --- pages
+    def get_urls(self) -> list:
+        now = self.admin_site.admin_view(self.now_view)
+        file = self.admin_site.admin_view(self.file_view)
+        own = [
+            path("<int:run_id>/now/", now, name="distillation_run_now"),
+            path("<int:run_id>/<str:name>/file/", file, name="distillation_run_file"),
+        ]
+        return [*own, *super().get_urls()]
+
+    def now_view(self, request: HttpRequest, run_id: int) -> HttpResponse:
+        """What the run's page polls."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        return JsonResponse(self._now(get_object_or_404(Run, pk=run_id)))
+
+    def _now(self, run: Run) -> dict[str, Any]:
+        return {
+            "status": run.status,
+            "percent": run.percent,
+            "stage": run.stage,
+            "slice": run.token,
+            "is_open": run.is_open,
+            "curves": [
+                {"stage": curve.stage, "steps": curve.steps, "values": curve.values}
+                for curve in curves.curves(run)
+            ],
+        }
+
+    def file_view(self, request: HttpRequest, run_id: int, name: str) -> HttpResponse:
+        """The report of its evaluation, or a picture of that."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        run = get_object_or_404(Run, pk=run_id)
+        place = curves.folder(run, "evaluation")
+        if name not in PICTURES or place is None or not (place / PICTURES[name]).is_file():
+            raise Http404
+        file = place / PICTURES[name]
+        kind = mimetypes.guess_type(file.name)[0]
+        answer = HttpResponse(file.read_bytes(), content_type=kind)
+        answer["Content-Security-Policy"] = REPORT_POLICY
+        return answer
+
+    def panel(self, request: HttpRequest, obj: Any) -> dict[str, Any]:
+        slices = [
+            {
+                "row": row,
+                "badge": pictures.badge(row.outcome),
+                "took": seconds_between(row.started_at, row.ended_at),
+            }
+            for row in obj.slices.order_by("-number")[:12]
+        ]
+        place = curves.folder(obj, "evaluation")
+        files = {
+            name: reverse("admin:distillation_run_file", args=[obj.pk, name])
+            for name, file in PICTURES.items()
+            if place is not None and (place / file).is_file()
+        }
+        lost = obj.slices.filter(outcome="lost").count()
+        return {
+            "run": obj,
+            "now": self._now(obj) | {"url": reverse("admin:distillation_run_now", args=[obj.pk])},
+            "badge": pictures.badge(obj.status),
+            "outcome": pictures.badge(obj.outcome),
+            "took": seconds_between(obj.created_at, obj.finished_at),
+            "slices": slices,
+            "lost": lost,
+            "files": files,
+            "checks": (obj.gate or {}).get("checks", []),
+        }
+
+    # --- columns
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Run]:
+        return super().get_queryset(request).annotate(slice_count=Count("slices"))
+
+    @display(description="run", ordering="name")
+    def named(self, run: Run) -> Any:
+        how = f"{run.begins_with} trained on" if run.begins_with else f"out of {run.teacher}"
+        return pictures.wording(run.name, how)
+
+    @display(description="status", ordering="status")
+    def status_badge(self, run: Run) -> str:
+        return pictures.badge(run.status, run.error_detail)
+
+    @display(description="progress", ordering="percent")
+    def progress(self, run: Run) -> Any:
+        return format_html(
+            '<span class="rt-progress rt-nowrap"><progress max="100" value="{}"></progress>{} %</span>',
+            run.percent,
+            f"{run.percent:.0f}",
+        )
+
+    @display(description="outcome", ordering="outcome")
+    def outcome_badge(self, run: Run) -> str:
+        return pictures.badge(run.outcome)
+
+    @display(description="because")
+    def what_for(self, run: Run) -> str:
+        return run.reasons[0] if run.reasons else run.get_trigger_display()
+
+    @display(description="took")
+    def took(self, run: Run) -> str:
+        return pictures.nowrap(seconds_between(run.created_at, run.finished_at))
+
+    @display(description="created", ordering="created_at")
+    def created(self, run: Run) -> str:
+        return pictures.when(run.created_at)
+
+    # --- actions
+    def action_applies(self, name: str, obj: Any) -> bool:
+        return {
+            "pause": obj.status in (Run.Status.QUEUED, Run.Status.RUNNING),
+            "resume": obj.status in (Run.Status.PAUSED, Run.Status.FAILED),
+            "cancel": obj.is_open,
+        }[name]
+
+    @action(description="Pause", icon="pause_circle", permissions=["change"])
+    def pause(self, request: HttpRequest, queryset: QuerySet) -> None:
+        self._each(request, queryset, runs.pause)
+
+    @action(description="Resume", icon="play_circle", permissions=["change"])
+    def resume(self, request: HttpRequest, queryset: QuerySet) -> None:
+        self._each(request, queryset, runs.resume)
+
+    @action(description="Cancel", icon="cancel", permissions=["change"])
+    def cancel(self, request: HttpRequest, queryset: QuerySet) -> None:
+        self._each(request, queryset, runs.cancel)
+
+    def _each(self, request: HttpRequest, queryset: QuerySet, change: Callable[[Run], Run]) -> None:
+        for run in list(queryset):
+            try:
+                changed = change(run)
+            except GenerationError as error:
+                messages.error(request, error.detail)
+                continue
+            self.log_change(request, changed, f"{changed.get_status_display()} in the admin.")
+            messages.success(request, f"{changed.name} is {changed.status}.")
+
+
+@admin.register(Decision)
+class DecisionAdmin(ReadOnlyMixin, ModelAdmin):
+    list_display = ("created", "verdict", "why", "run")
+    list_filter = ("is_start",)
+    list_select_related = ("run",)
+
+    @display(description="considered", ordering="created_at")
+    def created(self, decision: Decision) -> str:
+        return pictures.when(decision.created_at)
+
+    @display(description="verdict", ordering="is_start")
+    def verdict(self, decision: Decision) -> str:
+        return pictures.badge("begun" if decision.is_start else "not begun")
+
+    @display(description="because")
+    def why(self, decision: Decision) -> str:
+        return str(decision)
