@@ -362,7 +362,8 @@ class APIKey(models.Model):
         JOBS_WRITE = "jobs:write", "create and cancel jobs"
         JOBS_READ = "jobs:read", "read jobs and images"
         VARIANTS_READ = "variants:read", "read the catalogue"
-        RELEASES_READ = "releases:read", "read releases"
+        RELEASES_READ = "releases:read", "read releases and how they are made"
+        RELEASES_WRITE = "releases:write", "make releases"
 
     owner = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="api_keys"

@@ -9,6 +9,7 @@ urlpatterns = [
     path("", home.page, name="home"),
     path("admin/", admin.site.urls),
     path("", include("generation.urls")),
+    path("", include("distillation.urls")),
 ]
 
 handler400 = "generation.views.problems.bad_request"

@@ -8,6 +8,7 @@ from django.core.management import call_command
 from django.test import Client
 
 from tests.client import API
+from tests.distillation.people import make_run
 from tests.people import make_image, make_job
 
 
@@ -33,6 +34,7 @@ def test_every_operation_is_described_with_its_security():
     assert {path for _, path in operations} == {
         "/v1/variants", "/v1/variants/{slug}", "/v1/jobs", "/v1/jobs/{job_id}", "/v1/jobs/{job_id}/cancel",
         "/v1/images/{image_id}", "/v1/images/{image_id}/file", "/v1/releases", "/v1/releases/{name}",
+        "/v1/runs", "/v1/runs/{name}", "/v1/runs/{name}/pause", "/v1/runs/{name}/resume", "/v1/runs/{name}/cancel",
     }  # fmt: skip
     for (_, path), operation in operations.items():
         assert operation["description"], path
@@ -46,6 +48,7 @@ def test_answers_have_the_fields_that_the_schema_promises():
     api = API()
     job = make_job(owner=api.owner, status="succeeded")
     image = make_image(job=job)
+    make_run()
     components = schema()["components"]["schemas"]
     shown = {
         "Job": api.get(f"/v1/jobs/{job.id}").json(),
@@ -53,6 +56,7 @@ def test_answers_have_the_fields_that_the_schema_promises():
         "ImageDetail": api.get(f"/v1/images/{image.id}").json(),
         "Variant": api.get("/v1/variants").json()["results"][0],
         "Release": api.get("/v1/releases").json()["results"][0],
+        "Run": api.get("/v1/runs").json()["results"][0],
     }
 
     for name, answer in shown.items():
