@@ -56,7 +56,9 @@ def test_every_address_of_the_api_is_listed():
         for match in re.findall(r"`(?:GET|POST) /([^?`]+)", document("api.md"))
     }
     routes = [
-        str(pattern.pattern) for pattern in urls.urlpatterns if isinstance(pattern, URLPattern)
+        str(pattern.pattern)
+        for pattern in (*urls.urlpatterns, *distillation_urls.urlpatterns)
+        if isinstance(pattern, URLPattern)
     ]
     known = {re.sub(r"<[^>]+>", "{}", route) for route in routes if route.startswith("v1/")}
     assert listed == known - {"v1/openapi.json", "v1/docs"}

@@ -90,7 +90,9 @@ def test_it_states_where_it_is_for_its_owner_only(run: Run) -> None:
     assert stat.S_IMODE(run.home.run_file.stat().st_mode) == 0o600
     assert facts["admin_url"] == facts["base_url"] + "/admin/"
     assert facts["api_key"].startswith("rt_")
-    names = {"postgres", "redis", "web", "generation-1", "encode", "light", "beat"}
+    names = {
+        "postgres", "redis", "web", "generation-1", "encode", "distillation", "light", "beat"
+    }  # fmt: skip
     assert set(facts["processes"]) == names
     assert all(psutil.pid_exists(pid) for pid in facts["processes"].values())
 
