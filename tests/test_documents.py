@@ -8,6 +8,7 @@ from django.urls import URLPattern
 
 import generation.engine.errors
 import generation.errors
+from distillation import urls as distillation_urls
 from generation import metrics, urls
 from generation.engine.release import Manifest
 from generation.models import APIKey, Attempt, Job
