@@ -30,6 +30,8 @@ owners AS (
             WHERE q.owner_id = o.owner_id AND q.status = 'queued'
               AND NOT EXISTS (SELECT 1 FROM generation_job r
                                WHERE r.key = q.key AND r.status = 'running')
+              AND (%(kind)s::text IS NULL OR q.release_id IN (
+                   SELECT id FROM generation_release WHERE kind = %(kind)s))
             ORDER BY q.priority DESC, q.created_at, q.id
             LIMIT %(limit)s
      ) j
@@ -71,19 +73,25 @@ SELECT moved.*, EXISTS (SELECT 1 FROM generation_job d
 OLDEST = f"WITH {CANDIDATES} SELECT min(created_at) FROM ranked"
 
 
-def take(worker_name: str, *, batch_size: int, lease_seconds: float) -> list[Job]:
-    """Compatible jobs with at most `batch_size` images together (a larger first job comes alone), running now."""
+def take(
+    worker_name: str, *, batch_size: int, lease_seconds: float, kind: str | None = None
+) -> list[Job]:
+    """Compatible jobs with at most `batch_size` images together (a larger first job comes alone), running now.
+
+    kind: of the releases whose jobs are wanted; None = all.
+    """
     parameters = {
         "limit": 4 * batch_size,
         "batch_size": batch_size,
         "worker": worker_name,
         "lease": lease_seconds,
+        "kind": kind,
     }
     return list(Job.objects.raw(TAKE, parameters))
 
 
-def oldest() -> datetime | None:
-    """When the oldest of the jobs that a worker could take now was made; None: there is none."""
+def oldest(kind: str | None = None) -> datetime | None:
+    """When the oldest of the jobs that a worker could take now was made; None: there is none. kind: as for `take`."""
     with connection.cursor() as cursor:
-        cursor.execute(OLDEST, {"limit": 1})
+        cursor.execute(OLDEST, {"limit": 1, "kind": kind})
         return cursor.fetchone()[0]

@@ -7,7 +7,8 @@ import structlog
 from django.conf import settings
 from django.utils import timezone
 
-from generation import releases
+from generation import presence, releases
+from generation.jobs import REFERENCE
 from generation.models import Release, Worker
 
 log = structlog.get_logger(__name__)
@@ -34,7 +35,9 @@ def make_ready(release: Release, *, patience_seconds: float = 60.0) -> None:
 
 
 def _waiting(release: Release) -> list[str]:
-    """Names of the living generation workers that do not have it."""
+    """Names of the living workers that will serve it and do not have it."""
     alive = timezone.now() - timedelta(seconds=settings.WORKER_STALE_SECONDS)
-    workers = Worker.objects.filter(queue="generation", heartbeat_at__gte=alive)
+    is_reference = release.kind == Release.Kind.TEACHER and presence.is_served(REFERENCE)
+    queue = REFERENCE if is_reference else "generation"
+    workers = Worker.objects.filter(queue=queue, heartbeat_at__gte=alive)
     return list(workers.exclude(loaded__contains=[release.pk]).values_list("name", flat=True))

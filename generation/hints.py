@@ -16,17 +16,18 @@ PROGRESS_PREFIX = "retort:progress:"
 PROGRESS_SECONDS = 60
 
 
-def send(task: str, *, expires: float) -> None:
+def send(task: str, *, expires: float, queue: str | None = None) -> None:
+    """queue: None = the one that the settings route the task to."""
     try:
-        celery.current_app.send_task(task, expires=expires)
+        celery.current_app.send_task(task, expires=expires, queue=queue)
     except (kombu.exceptions.OperationalError, OSError) as error:
         # Not an error of the caller: the row is committed, and the sweep wakes it when Redis is back.
         log.warning("message_not_sent: %s: %s", task, error)
 
 
-def wake() -> None:
-    """There may be queued jobs. Call after commit."""
-    send("generation.wake", expires=60)
+def wake(queue: str = "generation") -> None:
+    """There may be queued jobs. queue: of the workers that should look. Call after commit."""
+    send("generation.wake", expires=60, queue=queue)
 
 
 def encode() -> None:

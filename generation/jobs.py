@@ -18,10 +18,10 @@ from django.db.models.expressions import CombinedExpression
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from generation import claiming, hints, images
+from generation import claiming, hints, images, presence
 from generation.errors import WORKER_LOST, JobFinished
 from generation.images import StoredImage
-from generation.models import Attempt, Image, Job
+from generation.models import Attempt, Image, Job, Release
 from generation.reports import Report
 
 log = structlog.get_logger(__name__)
@@ -29,6 +29,7 @@ log = structlog.get_logger(__name__)
 Status = Job.Status
 Outcome = Attempt.Outcome
 CLAIM_TRIES = 10
+REFERENCE = "reference"  # the queue of workers that hold a teacher alone
 
 
 @dataclass(frozen=True)
@@ -81,26 +82,40 @@ def _end_attempt(claim: Claim, outcome: Attempt.Outcome, **fields: Any) -> None:
 
 
 # --- claim and hold -------------------------------------------------------------------------------
-def claim(worker_name: str) -> list[Job]:
+def wanted_kind(queue: str) -> str | None:
+    """Of the releases whose jobs workers of this queue take; None = all.
+
+    Jobs of a teacher are for the queue `reference`; while nobody consumes that, the others take them as well.
+    """
+    if queue == REFERENCE:
+        return Release.Kind.TEACHER
+    return Release.Kind.STUDENT if presence.is_served(REFERENCE) else None
+
+
+def claim(worker_name: str, *, queue: str = "generation") -> list[Job]:
     """Take the next batch for this worker: compatible jobs, now running, with a lease. Empty when there is nothing."""
+    kind = wanted_kind(queue)
     for _ in range(CLAIM_TRIES):
         try:
-            taken = _take(worker_name)
+            taken = _take(worker_name, kind)
         except (IntegrityError, OperationalError) as error:
             # Two workers met over identical jobs (unique key, or a deadlock of two such pairs): choose again.
             is_deadlock = getattr(error.__cause__, "pgcode", "") == "40P01"
             if isinstance(error, OperationalError) and not is_deadlock:
                 raise
             continue
-        if taken or claiming.oldest() is None:
+        if taken or claiming.oldest(kind) is None:
             return taken
     return []
 
 
 @transaction.atomic
-def _take(worker_name: str) -> list[Job]:
+def _take(worker_name: str, kind: str | None) -> list[Job]:
     taken = claiming.take(
-        worker_name, batch_size=settings.BATCH_SIZE, lease_seconds=settings.LEASE_SECONDS
+        worker_name,
+        batch_size=settings.BATCH_SIZE,
+        lease_seconds=settings.LEASE_SECONDS,
+        kind=kind,
     )
     prefetch_related_objects(taken, "release", "embedding")
     report = Report()

@@ -98,6 +98,12 @@ def wait_for_beat_lock() -> None:
         time.sleep(BEAT_RETRY_SECONDS)
 
 
+def is_served(queue: str) -> bool:
+    """Whether a living worker consumes the queue."""
+    alive = timezone.now() - timedelta(seconds=settings.WORKER_STALE_SECONDS)
+    return Worker.objects.filter(queue=queue, heartbeat_at__gte=alive).exists()
+
+
 def forget_gone() -> None:
     """Delete rows of workers that have been silent for an hour."""
     Worker.objects.filter(heartbeat_at__lt=timezone.now() - GONE_AFTER).delete()

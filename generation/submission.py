@@ -3,12 +3,13 @@
 import re
 import secrets
 from collections.abc import Sequence
+from functools import partial
 
 import structlog
 from django.conf import settings
 from django.db import transaction
 
-from generation import catalogue, hints, images, jobs, releases
+from generation import catalogue, hints, images, jobs, presence, releases
 from generation.errors import InvalidRequest
 from generation.images import StoredImage
 from generation.models import Job, Release
@@ -87,7 +88,11 @@ def _write(job: Job, stored: Sequence[StoredImage] | None) -> None:
         n=job.n,
     )
     if stored is None:
-        transaction.on_commit(hints.wake, robust=True)
+        is_reference = job.release.kind == Release.Kind.TEACHER and presence.is_served(
+            jobs.REFERENCE
+        )
+        queue = jobs.REFERENCE if is_reference else "generation"
+        transaction.on_commit(partial(hints.wake, queue), robust=True)
     else:
         jobs.answer(job, stored)
 

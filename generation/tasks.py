@@ -1,6 +1,7 @@
 """Celery's entry points: hints that name no row. What they run is imported inside, so publishing loads no tensors."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import structlog
@@ -46,6 +47,8 @@ def sweep(**_: object) -> None:
     if Job.objects.filter(status=Job.Status.QUEUED).exists():
         for _worker in range(max(1, Worker.objects.filter(queue="generation").count())):
             hints.wake()
+        if presence.is_served(jobs.REFERENCE):  # unread hints must not pile up
+            hints.wake(jobs.REFERENCE)
 
 
 @setup_logging.connect
@@ -56,7 +59,8 @@ def keep_our_logging(**_: object) -> None:
 @worker_ready.connect
 def begin(sender, **_: object) -> None:
     """A worker consumes its queue: load what the queue needs, then show the heartbeat."""
-    begin_for("generation", sender, _generation)
+    begin_for("generation", sender, partial(_generation, "generation"))
+    begin_for("reference", sender, partial(_generation, "reference"))
     begin_for("encode", sender, _encode)
 
 
@@ -72,11 +76,11 @@ def begin_for(queue: str, sender: Any, prepare: Callable[[], None]) -> None:
         raise WorkerTerminate(1) from error
 
 
-def _generation() -> None:
+def _generation(queue: str) -> None:
     from generation import worker
 
-    worker.begin()
-    hints.wake()  # through the broker, so that a worker which hears nothing shows it
+    worker.begin(queue)
+    hints.wake(queue)  # through the broker, so that a worker which hears nothing shows it
 
 
 def _encode() -> None:

@@ -16,7 +16,7 @@ from django.conf import settings
 from django.db import InterfaceError, OperationalError, close_old_connections
 from django.utils import timezone
 
-from generation import claiming, hints, images, jobs, metrics, presence, releases
+from generation import claiming, hints, images, jobs, metrics, presence
 from generation.connections import attempt
 from generation.engine.errors import EngineError
 from generation.engine.pipeline import Pipeline
@@ -46,20 +46,20 @@ _said: tuple[int | None, list[int]] = (None, [])  # in the worker's row
 _claims: set[Claim] = set()
 _dropped: set[Claim] = set()
 _guard = threading.Lock()
+_queue = "generation"
 _last_run = time.monotonic()
 _lease_extended = 0.0
 _writers = ThreadPoolExecutor(UNCOMMITTED_BATCHES, thread_name_prefix="writer")
 
 
 # --- the process ----------------------------------------------------------------------------------
-def begin() -> None:
-    """Load what is being served, then show the heartbeat."""
-    global _last_run, _said
-    release = next(iter(releases.serving()), None)
+def begin(queue: str = "generation") -> None:
+    """Load what is being served, then show the heartbeat. queue: what the process consumes."""
+    global _last_run, _queue, _said
+    _queue = queue
+    release = next(iter(_wanted()), None)
     loaded = _loaded.get(release) if release else None
-    presence.begin(
-        "generation", device=loaded.describe() if loaded else "", release=release, tick=_tick
-    )
+    presence.begin(queue, device=loaded.describe() if loaded else "", release=release, tick=_tick)
     _said = (release.pk if release else None, [])
     _say_loaded()
     _last_run = time.monotonic()
@@ -73,9 +73,9 @@ def run() -> None:
     while not presence.stopping.is_set():
         _last_run = time.monotonic()
         if _last_run > deadline:
-            hints.wake()
+            hints.wake(_queue)
             break
-        batch = _patiently(lambda: jobs.claim(settings.WORKER_NAME))
+        batch = _patiently(lambda: jobs.claim(settings.WORKER_NAME, queue=_queue))
         if not batch:
             break
         writing.append(_run_batch(batch))
@@ -183,6 +183,12 @@ def _pipeline(release: Release) -> Pipeline:
     return loaded
 
 
+def _wanted() -> list[Release]:
+    """What this worker should hold ready."""
+    kind = jobs.wanted_kind(_queue)
+    return [release for release in wanted() if kind in (None, release.kind)]
+
+
 def _say_loaded(release: Release | None = None) -> None:
     """Write which releases are ready here, and which one was asked for last, when that changed."""
     global _said
@@ -277,7 +283,7 @@ def _patiently(action: Callable[[], T]) -> T:
 def _tick() -> None:
     """Renew the leases, notice jobs that are ours no more, prepare what is served next, notice that we are deaf."""
     global _lease_extended, _last_run
-    _loaded.prepare(wanted())
+    _loaded.prepare(_wanted())
     _say_loaded()
     with _guard:
         claims = set(_claims)
@@ -304,5 +310,5 @@ def is_deaf(*, idle_seconds: float) -> bool:
     """
     if idle_seconds < settings.DEAF_SECONDS:
         return False
-    oldest = claiming.oldest()
+    oldest = claiming.oldest(jobs.wanted_kind(_queue))
     return oldest is not None and (timezone.now() - oldest).total_seconds() > settings.DEAF_SECONDS

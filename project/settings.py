@@ -331,7 +331,9 @@ UNFOLD = {
 # --- Celery. Each line is there against a known hazard. -------------------------------------------
 CELERY_BROKER_URL = REDIS_URL.replace("unix://", "redis+socket://", 1)
 CELERY_TASK_DEFAULT_QUEUE = "light"
-CELERY_TASK_QUEUES = [Queue(name) for name in ("generation", "encode", "distillation", "light")]
+CELERY_TASK_QUEUES = [
+    Queue(name) for name in ("generation", "reference", "encode", "distillation", "light")
+]
 CELERY_TASK_CREATE_MISSING_QUEUES = (
     False  # a typing error in a route is an error, not a queue that nobody reads
 )

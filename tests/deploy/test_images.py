@@ -295,7 +295,7 @@ def test_every_service_builds_an_image_of_the_dockerfile_or_names_one():
 
 def test_tensors_are_used_only_by_services_of_the_worker_image():
     worker = {name for name, service in SERVICES.items() if service["image"] == "retort-worker"}
-    assert worker == {"generation", "encode", "distillation"}
+    assert worker == {"generation", "reference", "encode", "distillation"}
 
 
 def test_workers_consume_queues_that_exist_and_together_every_queue_that_has_tasks(settings):

@@ -127,7 +127,9 @@ def test_compose_takes_only_variables_that_are_documented():
 def test_compose_hands_over_only_variables_that_the_settings_read():
     services = yaml.safe_load(COMPOSE.read_text())["services"]
     ours = {name: service for name, service in services.items() if "build" in service}
-    assert set(ours) == {"setup", "web", "generation", "encode", "distillation", "light", "beat"}
+    assert set(ours) == {
+        "setup", "web", "generation", "reference", "encode", "distillation", "light", "beat"
+    }  # fmt: skip
     # Each process is its own: its name is made of the container's, and its static files are in the image.
     left_out = {"WORKER_NAME", "STATIC_ROOT"}
     for service in ours.values():

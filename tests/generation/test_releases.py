@@ -8,7 +8,7 @@ from django.db import connection
 from structlog.testing import capture_logs
 
 from generation import hints, releases
-from generation.errors import ReleaseNotAvailable, ReleaseRefused
+from generation.errors import ReleaseNotAvailable, ReleaseRefused, VariantNotCovered
 from generation.models import Release
 from tests import tiny
 
@@ -247,6 +247,23 @@ def test_without_a_model_the_student_is_meant_and_without_one_the_teacher(root: 
     assert releases.resolve(None, slug="vase") == student
     assert releases.resolve("teacher", slug="vase") == teacher
     assert releases.resolve("student", slug="vase") == student
+
+
+@pytest.mark.parametrize(("policy", "name"), [("teacher", "t"), ("student", "s"), ("refuse", None)])
+def test_who_makes_what_the_student_does_not_cover_is_a_setting(root, settings, policy, name):
+    settings.UNCOVERED = policy
+    releases.activate(registered(root, "t"))
+    student = releases.activate(registered(root, "s", kind="student"))
+    student.manifest["covered_variants"] = ["vase"]
+    student.save()
+    assert releases.resolve(None, slug="vase") == student
+    if name is None:
+        with pytest.raises(VariantNotCovered):
+            releases.resolve(None, slug="mug")
+    else:
+        assert releases.resolve(None, slug="mug").name == name
+    with pytest.raises(VariantNotCovered):
+        releases.resolve("student", slug="mug")
 
 
 def test_a_release_is_found_by_name_unless_it_was_rejected(root: Path) -> None:

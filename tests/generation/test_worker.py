@@ -15,7 +15,7 @@ from django.utils import timezone
 from generation import encoding, images, jobs, presence, releases, submission, worker
 from generation.engine.errors import EmbeddingInvalid
 from generation.models import Attempt, Embedding, Image, Job, PromptVariant, Release, Worker
-from tests.people import make_job, make_release, make_user, make_variant
+from tests.people import make_job, make_release, make_user, make_variant, make_worker
 from tests.tiny import make_tiny_release
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -254,6 +254,33 @@ def test_a_worker_that_hears_nothing_while_jobs_wait_ends_itself(served):
     assert done.returncode == worker.EXIT_DEAF, done.stderr[-2000:]
     assert "worker_deaf" in done.stderr
     assert Worker.objects.get(name="deaf").release == served
+
+
+def test_jobs_of_the_teacher_are_left_to_a_worker_of_their_own_while_there_is_one(
+    served, tmp_path, settings, monkeypatch
+):
+    """Without one the generation workers take them; the student's jobs never wait behind them."""
+    settings.WORKER_NAME = "worker-1"
+    make_tiny_release(tmp_path / "big", name="big", kind="teacher")
+    releases.activate(releases.register(tmp_path / "big"))
+    encoding.encode_missing()
+    submit(seed=1, model="teacher")
+    worker.run()
+    assert Job.objects.get().status == "succeeded"
+
+    monkeypatch.setattr(worker, "_queue", "generation")
+    make_worker(name="reference-1", queue="reference")
+    late, quick = submit(seed=2, model="teacher"), submit(seed=2, model="student")
+    Job.objects.filter(pk=late.pk).update(created_at=timezone.now() - timedelta(minutes=5))
+    worker.run()
+    assert Job.objects.get(pk=quick.pk).status == "succeeded"
+    assert Job.objects.get(pk=late.pk).status == "queued"
+    assert not worker.is_deaf(idle_seconds=10_000)
+    monkeypatch.setattr(worker, "_queue", "reference")
+    assert worker.is_deaf(idle_seconds=10_000)
+    assert [release.name for release in worker._wanted()] == ["big"]
+    worker.run()
+    assert Job.objects.get(pk=late.pk).status == "succeeded"
 
 
 def test_an_idle_worker_with_nothing_to_do_is_not_deaf(served):
