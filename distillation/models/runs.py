@@ -1,4 +1,4 @@
-"""The rows of redistillation: runs, their slices, and the decisions that start them or do not. One-row methods only."""
+"""Runs, their slices, and the decisions that start them or do not. Status and lease change in `runs` only."""
 
 from django.conf import settings
 from django.contrib.postgres.fields import ArrayField

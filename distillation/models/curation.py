@@ -1,0 +1,137 @@
+"""Detectors, where pictures come from, the pictures, and what a detector and people say of them."""
+
+from django.conf import settings
+from django.contrib.postgres.fields import ArrayField
+from django.db import models
+from django.db.models import Q
+from django.utils import timezone
+
+from generation.models import PromptVariant
+
+
+class Detector(models.Model):
+    """A version of the detector, immutable like a release. Its life is in `distillation.detectors`."""
+
+    class Status(models.TextChoices):
+        CANDIDATE = "candidate"
+        ACTIVE = "active"
+        RETIRED = "retired"
+
+    name = models.SlugField(max_length=100, unique=True)
+    status = models.CharField(max_length=10, choices=Status, default=Status.CANDIDATE)
+    path = models.CharField(
+        max_length=500, help_text="Folder, absolute or relative to the project."
+    )
+    manifest = models.JSONField(help_text="The content of detector.json.")
+    manifest_sha256 = models.CharField(max_length=64)
+    registered_at = models.DateTimeField(auto_now_add=True)
+    activated_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["-registered_at", "-pk"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["status"], condition=Q(status="active"), name="one_active_detector"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def bits(self) -> list[str]:
+        return list(self.manifest["bits"])
+
+
+class ImageSource(models.Model):
+    """A place with pictures of prompt variants: a folder, or anything that fsspec can list."""
+
+    name = models.SlugField(max_length=100, unique=True)
+    url = models.CharField(
+        "URL", max_length=500, help_text="A folder, or a URL that fsspec knows: s3://…, https://…"
+    )
+    tags = ArrayField(
+        models.CharField(max_length=60),
+        default=list,
+        blank=True,
+        help_text="Bits of all its pictures, beside those of the variants: BIT must be there, not-BIT must not.",
+    )
+    variants = models.ManyToManyField(
+        PromptVariant, blank=True, related_name="image_sources", help_text="What they illustrate."
+    )
+    is_enabled = models.BooleanField(default=True)
+    created_at = models.DateTimeField(default=timezone.now)
+    ingested_at = models.DateTimeField(null=True, blank=True)
+    error = models.CharField(
+        max_length=500, blank=True, help_text="Why the last ingest could not list it."
+    )
+
+    class Meta:
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Example(models.Model):
+    """A picture of a source, cropped as training takes it; or a file that was refused, with the reason."""
+
+    class Override(models.TextChoices):
+        NONE = "", "none (the detector decides)"
+        ACCEPTED = "accepted", "accepted by a person"
+        REJECTED = "rejected", "rejected by a person"
+
+    source = models.ForeignKey(ImageSource, on_delete=models.CASCADE, related_name="examples")
+    location = models.CharField(max_length=1000, help_text="Of the file, within the source.")
+    sha256 = models.CharField(max_length=64, help_text="Of the file as it came.")
+    perceptual_hash = models.CharField(max_length=32, blank=True)
+    file = models.CharField(
+        max_length=200, blank=True, help_text="Storage name of the crop (PNG); none if refused."
+    )
+    width = models.PositiveIntegerField(default=0, help_text="Of the file as it came.")
+    height = models.PositiveIntegerField(default=0)
+    refusal = models.CharField(
+        max_length=40, blank=True, help_text="A code if the file is no example: broken, duplicate …"
+    )
+    refusal_detail = models.CharField(max_length=500, blank=True)
+    override = models.CharField(max_length=10, choices=Override, default=Override.NONE, blank=True)
+    overridden_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+"
+    )
+    overridden_at = models.DateTimeField(null=True, blank=True)
+    created_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        ordering = ["-created_at", "-pk"]
+        constraints = [
+            # The same bytes are one example of a source, wherever they lie in it.
+            models.UniqueConstraint(fields=["source", "sha256"], name="one_example_per_content")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.source_id}: {self.location}"
+
+
+class Verdict(models.Model):
+    """What a version of the detector says of an example."""
+
+    example = models.ForeignKey(Example, on_delete=models.CASCADE, related_name="verdicts")
+    detector = models.ForeignKey(Detector, on_delete=models.PROTECT, related_name="verdicts")
+    is_accepted = models.BooleanField()
+    failing = ArrayField(
+        models.CharField(max_length=60), default=list, blank=True, help_text="The bits at fault."
+    )
+    score = models.FloatField(help_text="The lowest probability that a bit is as it must be.")
+    probabilities = models.JSONField(help_text="Of every bit, by name.")
+    created_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        ordering = ["-created_at", "-pk"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["example", "detector"], name="one_verdict_per_example_and_detector"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.example_id}: {'accepted' if self.is_accepted else ', '.join(self.failing)}"
