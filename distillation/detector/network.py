@@ -13,15 +13,14 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from distillation import replacing
+from distillation.detector.errors import DetectorUnusable
+
+__all__ = ["Detector", "DetectorConfig", "DetectorUnusable", "as_float", "load", "save"]
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 FORMAT_VERSION = 1
 BATCH = 64  # images judged at once: larger gains nothing on a CPU
-
-
-class DetectorUnusable(Exception):
-    """The folder holds no detector that can be loaded."""
 
 
 @dataclass(frozen=True)

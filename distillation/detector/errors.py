@@ -1,0 +1,5 @@
+"""What can go wrong with a detector's files. Knows no tensors, so that whoever only lists detectors can catch it."""
+
+
+class DetectorUnusable(Exception):
+    """The folder holds no detector that can be loaded."""

@@ -1,0 +1,151 @@
+"""Judges pictures by the bits that they must and must not show. Knows no database, and not where pictures come from.
+
+The rule for a group of bits (of which one is true) is that of `evaluation.attributes`: the wanted bit must be the
+likeliest of its group. A bit that stands alone, and one that must be absent, is judged by its own threshold.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from distillation.detector import network
+from distillation.detector import version as versions
+from distillation.detector.errors import DetectorUnusable
+from distillation.detector.network import Detector
+from distillation.detector.version import Version
+
+__all__ = ["DetectorUnusable", "Judge", "Judgement", "load"]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """failing: the bits at fault, in the detector's order: wanted and not there, or there and not wanted.
+
+    score: the lowest probability that a bit of which something is said is as it must be; 1 if nothing is said.
+    """
+
+    is_accepted: bool
+    failing: tuple[str, ...]
+    score: float
+    probabilities: dict[str, float]
+
+
+@dataclass(frozen=True)
+class _Demand:
+    """Of one picture, by the numbers of bits. likeliest: (bit, its group)."""
+
+    likeliest: tuple[tuple[int, range], ...]
+    present: frozenset[int]
+    absent: frozenset[int]
+    stated: dict[int, bool]  # every bit of which something is said, and whether it must be there
+
+
+class Judge:
+    """A version of the detector, loaded. Made by `load`."""
+
+    def __init__(self, version: Version, classifier: Detector) -> None:
+        self.version = version
+        self.name = version.name
+        self.bits = version.bits
+        self.groups = version.groups
+        self.required = version.required
+        self.image_size = version.image_size
+        self.classifier = classifier
+        self.thresholds: Tensor = classifier.thresholds.clone()
+        self._numbers = {bit: number for number, bit in enumerate(self.bits)}
+        self._group_of = [group for group in _ranges(self.groups) for _ in group]
+
+    def probabilities(self, images: Tensor) -> Tensor:
+        """Calibrated, float32 [N, bits]. images: uint8 [N, 3, image_size, image_size]."""
+        return self.classifier.probabilities(images)
+
+    def judge(
+        self,
+        images: Tensor,
+        *,
+        present: Sequence[Collection[str]],
+        absent: Sequence[Collection[str]],
+    ) -> list[Judgement]:
+        """One judgement for each picture. images: uint8 [N, 3, image_size, image_size].
+
+        present, absent: for each picture, names that must and must not be there. Who names a bit of a group says that
+        the others are absent. Names that are no bits are ignored. The required bits must be there too, except where
+        `absent` names them or `present` names another bit of their group. Two wanted bits of one group, or a bit that
+        is wanted and unwanted, cannot both be right: such a picture fails.
+        """
+        if not len(images) == len(present) == len(absent):
+            raise ValueError(
+                f"Say of each of the {len(images)} pictures what must be there ({len(present)} given) "
+                f"and what must not ({len(absent)} given)."
+            )
+        if not len(images):
+            return []
+        return [
+            self._judgement(row, self._demand(set(wanted), set(unwanted)))
+            for row, wanted, unwanted in zip(
+                self.probabilities(images), present, absent, strict=True
+            )
+        ]
+
+    def _demand(self, wanted: set[str], unwanted: set[str]) -> _Demand:
+        present = {self._numbers[bit] for bit in wanted if bit in self._numbers}
+        absent = {self._numbers[bit] for bit in unwanted if bit in self._numbers}
+        for bit in self.required:
+            number = self._numbers[bit]
+            if number not in absent and present.isdisjoint(self._group_of[number]):
+                present.add(number)
+        likeliest = tuple(
+            (number, self._group_of[number])
+            for number in present
+            if len(self._group_of[number]) > 1
+        )
+        stated = dict.fromkeys(absent, False)
+        for _, group in likeliest:
+            stated |= dict.fromkeys(group, False)
+        stated |= dict.fromkeys(present, True)
+        decided = {number for _, group in likeliest for number in group}
+        return _Demand(
+            likeliest=likeliest,
+            present=frozenset(present - decided),
+            # Where one of the group is wanted, being the likeliest decides; a bit that is wanted too fails below.
+            absent=frozenset(absent - (decided - present)),
+            stated=stated,
+        )
+
+    def _judgement(self, row: Tensor, demand: _Demand) -> Judgement:
+        """row: the probabilities of one picture, [bits]."""
+        found = (row >= self.thresholds).tolist()
+        likely = row.tolist()
+        failing = {number for number in demand.present if not found[number]}
+        failing |= {n for n, group in demand.likeliest if n != max(group, key=likely.__getitem__)}
+        failing |= {number for number in demand.absent if found[number] or demand.stated[number]}
+        sure = [likely[n] if is_wanted else 1 - likely[n] for n, is_wanted in demand.stated.items()]
+        return Judgement(
+            is_accepted=not failing,
+            failing=tuple(self.bits[number] for number in sorted(failing)),
+            score=min(sure, default=1.0),
+            probabilities=dict(zip(self.bits, likely, strict=True)),
+        )
+
+
+def load(folder: Path) -> Judge:
+    """A version of the detector, or a plain classifier, which requires no bit. Raises DetectorUnusable."""
+    folder = Path(folder)
+    version = versions.read(folder)
+    classifier = network.load(folder)
+    if classifier.config.bits != version.bits or classifier.config.groups != version.groups:
+        raise DetectorUnusable(
+            f"{folder / versions.MANIFEST} names other bits than the networks beside it have. Copy the folder anew."
+        )
+    return Judge(version, classifier)
+
+
+def _ranges(groups: Sequence[int]) -> list[range]:
+    """The numbers of the bits of each group."""
+    found, start = [], 0
+    for size in groups:
+        found.append(range(start, start + size))
+        start += size
+    return found

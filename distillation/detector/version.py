@@ -1,0 +1,155 @@
+"""A version of the detector as a folder, and its `detector.json`: bits, files, figures. Knows no tensors.
+
+Written last, so a folder that has it is whole. A folder with nothing but a classifier is a version too, one that
+requires nothing.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from distillation import replacing
+from distillation.detector.errors import DetectorUnusable
+
+MANIFEST = "detector.json"
+CLASSIFIER = "config.json"
+WEIGHTS = "model.safetensors"
+SEGMENTATION = "segmentation"  # sub-folder, there if a mask gives further bits
+FORMAT_VERSION = 1
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
+
+
+@dataclass(frozen=True)
+class File:
+    path: str  # within the folder, with forward slashes
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Version:
+    """bits: of the classifier, then of the mask; groups: sizes of the groups of bits of which one is true, in order.
+
+    required: bits that every picture must have unless its prompt variant says otherwise. figures: what was measured.
+    """
+
+    name: str
+    bits: tuple[str, ...]
+    groups: tuple[int, ...]
+    required: tuple[str, ...]
+    image_size: int
+    files: tuple[File, ...]
+    figures: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
+            raise ValueError(f"the name {self.name!r} is not letters, digits, - and _")
+        if not self.bits or len(set(self.bits)) != len(self.bits):
+            raise ValueError(f"the bits must be distinct names, at least one; not {self.bits}")
+        if sum(self.groups) != len(self.bits) or min(self.groups, default=0) < 1:
+            raise ValueError(f"the groups {self.groups} do not add up to {len(self.bits)} bits")
+        if unknown := [bit for bit in self.required if bit not in self.bits]:
+            raise ValueError(f"required bits that it does not have: {', '.join(unknown)}")
+
+    @property
+    def has_segmentation(self) -> bool:
+        return any(PurePosixPath(file.path).parts[0] == SEGMENTATION for file in self.files)
+
+
+def write(
+    folder: Path,
+    *,
+    name: str,
+    bits: Sequence[str],
+    groups: Sequence[int],
+    required: Sequence[str],
+    image_size: int,
+    figures: Mapping[str, Any],
+) -> Version:
+    """Seal a folder that holds everything else: hash its files and write detector.json."""
+    folder = Path(folder)
+    made = Version(
+        name=name,
+        bits=tuple(bits),
+        groups=tuple(groups),
+        required=tuple(required),
+        image_size=image_size,
+        files=_files(folder),
+        figures=figures,
+    )
+    text = json.dumps(to_dict(made), indent=1, ensure_ascii=False)
+    replacing.write_file(folder / MANIFEST, text + "\n")
+    return made
+
+
+def read(folder: Path) -> Version:
+    """Of a folder with or without detector.json, whose files are compared with it. Raises DetectorUnusable."""
+    folder = Path(folder)
+    try:
+        if (folder / MANIFEST).is_file():
+            version = from_dict(json.loads((folder / MANIFEST).read_text("utf-8")))
+            _compare(folder, version)
+            return version
+        fields = json.loads((folder / CLASSIFIER).read_text("utf-8"))
+        return Version(
+            name=folder.resolve().name,
+            bits=tuple(fields["bits"]),
+            groups=tuple(fields["groups"]),
+            required=(),
+            image_size=fields["image_size"],
+            files=tuple(_file(folder, folder / name) for name in (CLASSIFIER, WEIGHTS)),
+        )
+    except KeyError as error:
+        raise DetectorUnusable(
+            f"{folder} holds no usable detector: {error} is missing in its description."
+        ) from error
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise DetectorUnusable(
+            f"{folder} holds no usable detector: {error}. Train it again, or copy the whole folder anew."
+        ) from error
+
+
+def to_dict(version: Version) -> dict[str, Any]:
+    """The content of detector.json."""
+    return {"format_version": FORMAT_VERSION, **asdict(version)}
+
+
+def from_dict(fields: Mapping[str, Any]) -> Version:
+    """Raises ValueError, TypeError or KeyError for what `to_dict` did not give."""
+    if (number := fields["format_version"]) != FORMAT_VERSION:
+        raise ValueError(f"format version {number} is not {FORMAT_VERSION}")
+    return Version(
+        name=fields["name"],
+        bits=tuple(fields["bits"]),
+        groups=tuple(fields["groups"]),
+        required=tuple(fields["required"]),
+        image_size=int(fields["image_size"]),
+        files=tuple(File(**file) for file in fields["files"]),
+        figures=fields["figures"],
+    )
+
+
+def _files(folder: Path) -> tuple[File, ...]:
+    return tuple(
+        _file(folder, path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != MANIFEST and not path.name.startswith(".")
+    )
+
+
+def _file(folder: Path, path: Path) -> File:
+    data = path.read_bytes()
+    return File(path.relative_to(folder).as_posix(), len(data), hashlib.sha256(data).hexdigest())
+
+
+def _compare(folder: Path, version: Version) -> None:
+    for file in version.files:
+        parts = PurePosixPath(file.path).parts
+        if PurePosixPath(file.path).is_absolute() or ".." in parts or not parts:
+            raise ValueError(f"the file {file.path!r} lies outside the folder")
+        if _file(folder, folder / file.path) != file:
+            raise ValueError(f"{file.path} was changed after {MANIFEST} was written")
