@@ -54,16 +54,22 @@ class ImageSource(models.Model):
         models.CharField(max_length=60),
         default=list,
         blank=True,
-        help_text="Bits of all its pictures, beside those of the variants: BIT must be there, not-BIT must not.",
+        help_text="Of all its pictures, beside those of the variants: BIT must be there, not-BIT must not.",
     )
     variants = models.ManyToManyField(
         PromptVariant, blank=True, related_name="image_sources", help_text="What they illustrate."
     )
-    is_enabled = models.BooleanField(default=True)
+    is_enabled = models.BooleanField(
+        "enabled", default=True, help_text="If not, it is not read, and its pictures are not used."
+    )
     created_at = models.DateTimeField(default=timezone.now)
+    asked_at = models.DateTimeField(
+        null=True, blank=True, help_text="Since when it waits to be read; none: it does not."
+    )
+    lease_expires_at = models.DateTimeField(null=True, blank=True, help_text="While it is read.")
     ingested_at = models.DateTimeField(null=True, blank=True)
     error = models.CharField(
-        max_length=500, blank=True, help_text="Why the last ingest could not list it."
+        max_length=500, blank=True, help_text="Why it could not be read the last time."
     )
 
     class Meta:
@@ -83,10 +89,22 @@ class Example(models.Model):
 
     source = models.ForeignKey(ImageSource, on_delete=models.CASCADE, related_name="examples")
     location = models.CharField(max_length=1000, help_text="Of the file, within the source.")
-    sha256 = models.CharField(max_length=64, help_text="Of the file as it came.")
+    stamps = models.JSONField(
+        default=dict,
+        help_text="Where these bytes lie in the source, each with what the file system says of them (etag, or size "
+        "and time). What says the same is not read again.",
+    )
+    sha256 = models.CharField(
+        max_length=64,
+        blank=True,
+        help_text="Of the file as it came; none if it was too large to be read.",
+    )
     perceptual_hash = models.CharField(max_length=32, blank=True)
     file = models.CharField(
         max_length=200, blank=True, help_text="Storage name of the crop (PNG); none if refused."
+    )
+    side = models.PositiveIntegerField(
+        default=0, help_text="Of the crop in pixels; the teacher's when the file was read."
     )
     width = models.PositiveIntegerField(default=0, help_text="Of the file as it came.")
     height = models.PositiveIntegerField(default=0)
@@ -105,7 +123,11 @@ class Example(models.Model):
         ordering = ["-created_at", "-pk"]
         constraints = [
             # The same bytes are one example of a source, wherever they lie in it.
-            models.UniqueConstraint(fields=["source", "sha256"], name="one_example_per_content")
+            models.UniqueConstraint(
+                fields=["source", "sha256"],
+                condition=~Q(sha256=""),
+                name="one_example_per_content",
+            )
         ]
 
     def __str__(self) -> str:
@@ -120,6 +142,12 @@ class Verdict(models.Model):
     is_accepted = models.BooleanField()
     failing = ArrayField(
         models.CharField(max_length=60), default=list, blank=True, help_text="The bits at fault."
+    )
+    present = ArrayField(
+        models.CharField(max_length=60), default=list, blank=True, help_text="What must be there."
+    )
+    absent = ArrayField(
+        models.CharField(max_length=60), default=list, blank=True, help_text="What must not."
     )
     score = models.FloatField(help_text="The lowest probability that a bit is as it must be.")
     probabilities = models.JSONField(help_text="Of every bit, by name.")
