@@ -8,12 +8,14 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
-from distillation.detector import network
+from distillation.detector import network, segmentation
 from distillation.detector import version as versions
 from distillation.detector.errors import DetectorUnusable
 from distillation.detector.network import Detector
+from distillation.detector.segmentation import UNet
 from distillation.detector.version import Version
 
 __all__ = ["DetectorUnusable", "Judge", "Judgement", "load"]
@@ -43,9 +45,9 @@ class _Demand:
 
 
 class Judge:
-    """A version of the detector, loaded. Made by `load`."""
+    """A version of the detector, loaded. Made by `load`. The bits of the mask follow those of the classifier."""
 
-    def __init__(self, version: Version, classifier: Detector) -> None:
+    def __init__(self, version: Version, classifier: Detector, unet: UNet | None) -> None:
         self.version = version
         self.name = version.name
         self.bits = version.bits
@@ -53,13 +55,21 @@ class Judge:
         self.required = version.required
         self.image_size = version.image_size
         self.classifier = classifier
-        self.thresholds: Tensor = classifier.thresholds.clone()
+        self.unet = unet
+        self.thresholds: Tensor = (
+            classifier.thresholds.clone()
+            if unet is None
+            else torch.cat([classifier.thresholds, unet.thresholds])
+        )
         self._numbers = {bit: number for number, bit in enumerate(self.bits)}
         self._group_of = [group for group in _ranges(self.groups) for _ in group]
 
     def probabilities(self, images: Tensor) -> Tensor:
         """Calibrated, float32 [N, bits]. images: uint8 [N, 3, image_size, image_size]."""
-        return self.classifier.probabilities(images)
+        of_classifier = self.classifier.probabilities(images)
+        if self.unet is None:
+            return of_classifier
+        return torch.cat([of_classifier, self.unet.probabilities(images)], dim=1)
 
     def judge(
         self,
@@ -135,11 +145,21 @@ def load(folder: Path) -> Judge:
     folder = Path(folder)
     version = versions.read(folder)
     classifier = network.load(folder)
-    if classifier.config.bits != version.bits or classifier.config.groups != version.groups:
+    unet = segmentation.load(folder / versions.SEGMENTATION) if version.has_segmentation else None
+    bits, groups = described(classifier, unet)
+    sizes = {part.config.image_size for part in (classifier, unet) if part is not None}
+    if (bits, groups, sizes) != (version.bits, version.groups, {version.image_size}):
         raise DetectorUnusable(
-            f"{folder / versions.MANIFEST} names other bits than the networks beside it have. Copy the folder anew."
+            f"{folder / versions.MANIFEST} says other bits or sizes than the networks beside it have. "
+            "Copy the folder anew."
         )
-    return Judge(version, classifier)
+    return Judge(version, classifier, unet)
+
+
+def described(classifier: Detector, unet: UNet | None) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """The bits of both networks together, and the sizes of their groups: each bit of the mask stands alone."""
+    of_mask = segmentation.BITS if unet is not None else ()
+    return classifier.config.bits + of_mask, classifier.config.groups + (1,) * len(of_mask)
 
 
 def _ranges(groups: Sequence[int]) -> list[range]:

@@ -142,14 +142,24 @@ def as_float(images: Tensor) -> Tensor:
     return images.float().div_(127.5).sub_(1)
 
 
-def save(detector: Detector, folder: Path) -> None:
-    """Write config.json and model.safetensors (weights, temperatures, thresholds) into the folder."""
+def save(detector: Detector, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
+    """Write config.json and model.safetensors (weights in `dtype`, temperatures, thresholds) into the folder."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: value.contiguous() for name, value in detector.state_dict().items()}
+    tensors = in_storage(detector, dtype)
     config = {"format_version": FORMAT_VERSION, **asdict(detector.config)}
     replacing.write_file(folder / WEIGHTS, save_tensors(tensors))
     replacing.write_file(folder / CONFIG, json.dumps(config, indent=2) + "\n")
+
+
+def in_storage(module: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The tensors as a file keeps them: kernels and matrices in `dtype`, all else as it is. Loading widens them."""
+    return {
+        name: (
+            value.to(dtype) if value.is_floating_point() and value.ndim > 1 else value
+        ).contiguous()
+        for name, value in module.state_dict().items()
+    }
 
 
 def load(folder: Path) -> Detector:

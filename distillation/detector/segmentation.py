@@ -1,0 +1,194 @@
+"""The network that finds the object, its file format, and the bits that follow from a mask. Knows no training.
+
+A small U-Net (Ronneberger et al. 2015, arXiv 1505.04597); unlike there the convolutions are padded, so that a mask has
+a value at the border too: whether the object is cut off is decided there.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+
+from distillation import replacing
+from distillation.detector.errors import DetectorUnusable
+from distillation.detector.network import as_float, in_storage
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+FORMAT_VERSION = 1
+BATCH = 64
+BITS = (
+    "whole",
+    "large",
+)  # the object does not touch the border; it is not smaller than it should be
+SMALLEST_SHARE = 1e-4  # what the share of an empty mask counts as, so that its logarithm is finite
+
+
+@dataclass(frozen=True)
+class SegmentationConfig:
+    """image_size: pixels of the images; a mask is `reduction` times smaller. widths: channels, per halving.
+
+    rim, tolerance: pixels of the mask. An object is cut off if more than `tolerance` pixels of the outermost `rim`
+    rows and columns are of it. smallest: share of the image's area below which an object is too small.
+    """
+
+    image_size: int = 128
+    reduction: int = 2
+    widths: tuple[int, ...] = (8, 16, 32, 48)
+    rim: int = 1
+    tolerance: int = 2
+    smallest: float = 0.08
+
+    def __post_init__(self) -> None:
+        if not self.widths or min(self.widths) < 1 or self.reduction < 1:
+            raise ValueError(
+                f"Widths {self.widths} and reduction {self.reduction} must be 1 or more."
+            )
+        if self.image_size % (self.reduction * 2 ** (len(self.widths) - 1)):
+            raise ValueError(
+                f"{self.image_size} pixels, {self.reduction} times smaller, cannot be halved "
+                f"{len(self.widths) - 1} times."
+            )
+        if self.rim < 1 or self.tolerance < 0 or not 0 < self.smallest < 1:
+            raise ValueError(
+                "The rim is a pixel or more, the tolerance none or more, a share below 1."
+            )
+
+    @property
+    def mask_size(self) -> int:
+        return self.image_size // self.reduction
+
+
+class UNet(nn.Module):
+    """Two classes: ground and object; with a temperature and a threshold for each of BITS."""
+
+    temperatures: Tensor
+    thresholds: Tensor
+
+    def __init__(self, config: SegmentationConfig) -> None:
+        super().__init__()
+        self.config = config
+        widths = config.widths
+        self.down = nn.ModuleList(
+            _double(before, width) for before, width in zip((3, *widths), widths, strict=False)
+        )
+        self.up = nn.ModuleList(
+            _double(wide + narrow, narrow)
+            for wide, narrow in zip(widths[:0:-1], widths[-2::-1], strict=True)
+        )
+        self.head = nn.Conv2d(widths[0], 2, 1)
+        self.register_buffer("temperatures", torch.ones(len(BITS)))
+        self.register_buffer("thresholds", torch.full((len(BITS),), 0.5))
+        nn.utils.convert_conv2d_weight_memory_format(self, torch.channels_last)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [N, 2, mask_size, mask_size]. images: float [N, 3, image_size, image_size], −1 to 1."""
+        x = F.avg_pool2d(images, self.config.reduction)
+        x = x.contiguous(memory_format=torch.channels_last)
+        skipped = []
+        for number, block in enumerate(self.down):
+            x = block(F.max_pool2d(x, 2) if number else x)
+            skipped.append(x)
+        skipped.pop()
+        for block in self.up:
+            x = F.interpolate(x, scale_factor=2, mode="nearest")
+            x = block(torch.cat([x, skipped.pop()], dim=1))
+        return self.head(x)
+
+    @torch.inference_mode()
+    def mask_logits(self, images: Tensor) -> Tensor:
+        """Object against ground, float32 [N, mask_size, mask_size], of uint8 images; in evaluation mode."""
+        size = self.config.image_size
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1:] != (3, size, size):
+            raise ValueError(
+                f"Objects are found in uint8 images [N, 3, {size}, {size}], not"
+                f" {images.dtype} {list(images.shape)}. Scale them first."
+            )
+        was_training = self.training
+        self.eval()
+        try:
+            parts = [_object_logit(self(as_float(batch)).float()) for batch in images.split(BATCH)]
+        finally:
+            self.train(was_training)
+        masks = self.config.mask_size
+        return torch.cat(parts) if parts else torch.empty(0, masks, masks)
+
+    def bit_logits(self, images: Tensor) -> Tensor:
+        """Of BITS, not yet divided by the temperatures, float32 [N, 2]."""
+        return bit_logits(self.mask_logits(images), self.config)
+
+    def probabilities(self, images: Tensor) -> Tensor:
+        """Of BITS, calibrated, float32 [N, 2], of uint8 images [N, 3, image_size, image_size]."""
+        return torch.sigmoid(self.bit_logits(images) / self.temperatures)
+
+
+def bit_logits(mask_logits: Tensor, config: SegmentationConfig) -> Tensor:
+    """float32 [N, 2], above 0 where the mask says that the object is whole, and large.
+
+    mask_logits: [N, H, W]. whole: of the pixels of the rim the one that is the (tolerance + 1)-th surest to be of the
+    object; large: the logarithm of the object's area as a multiple of the smallest.
+    """
+    on_rim = mask_logits[:, rim(config)]
+    touching = on_rim.topk(config.tolerance + 1, dim=1).values[:, -1]
+    share = torch.sigmoid(mask_logits).mean(dim=(1, 2)).clamp(min=SMALLEST_SHARE)
+    return torch.stack([-touching, torch.log(share / config.smallest)], dim=1).float()
+
+
+def rim(config: SegmentationConfig) -> Tensor:
+    """bool [mask_size, mask_size]: the outermost rows and columns."""
+    edge = torch.ones(config.mask_size, config.mask_size, dtype=torch.bool)
+    edge[config.rim : -config.rim, config.rim : -config.rim] = False
+    return edge
+
+
+def save(unet: UNet, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
+    """Write config.json and model.safetensors into the folder; the weights in `dtype`."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {"format_version": FORMAT_VERSION, **asdict(unet.config)}
+    replacing.write_file(folder / WEIGHTS, save_tensors(in_storage(unet, dtype)))
+    replacing.write_file(folder / CONFIG, json.dumps(config, indent=2) + "\n")
+
+
+def load(folder: Path) -> UNet:
+    """In evaluation mode, frozen. Raises DetectorUnusable."""
+    folder = Path(folder)
+    try:
+        fields = json.loads((folder / CONFIG).read_text("utf-8"))
+        if (number := fields.pop("format_version", None)) != FORMAT_VERSION:
+            raise ValueError(f"format version {number} is not {FORMAT_VERSION}")
+        arguments: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in fields.items()
+        }
+        unet = UNet(SegmentationConfig(**arguments))
+        # strict: a tensor that is missing would stay random
+        unet.load_state_dict(load_tensors((folder / WEIGHTS).read_bytes()))
+    except (OSError, ValueError, TypeError, RuntimeError, AttributeError, SafetensorError) as error:
+        raise DetectorUnusable(
+            f"{folder} holds no usable segmentation: {error}. Train it again, or copy the whole folder anew."
+        ) from error
+    return unet.requires_grad_(False).eval()
+
+
+def _object_logit(logits: Tensor) -> Tensor:
+    """log p(object) − log p(ground), [N, H, W], of the softmax over [N, 2, H, W]."""
+    return logits[:, 1] - logits[:, 0]
+
+
+def _double(channels: int, out_channels: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for before in (channels, out_channels):
+        layers += [
+            nn.Conv2d(before, out_channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(out_channels),
+            nn.ReLU(),
+        ]
+    return nn.Sequential(*layers)

@@ -1,0 +1,57 @@
+"""Moves and zooms photographs with their masks, so that objects are cut off and of all sizes. Knows no network."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+
+@dataclass(frozen=True)
+class Framing:
+    """moved: share of the images that are framed anew; the rest is at most mirrored."""
+
+    moved: float = 0.7
+    shift: float = 0.6  # of the image's side, each way
+    nearest: float = (
+        0.5  # the side of what is seen, as a share of the image's: the object looks twice as large
+    )
+    farthest: float = 1.9
+    beyond: float = (
+        0.5  # share of batches where what lies outside is the edge drawn out, not mirrored
+    )
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.moved <= 1 and 0 <= self.beyond <= 1):
+            raise ValueError("moved and beyond are shares, 0 to 1.")
+        if self.shift < 0 or not 0 < self.nearest <= self.farthest:
+            raise ValueError(
+                "The shift must not be negative, nearest above 0 and at most farthest."
+            )
+
+    def __call__(self, images: Tensor, maps: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+        """Changed copies of both. images: float [N, 3, H, W]; maps: float [N, C, h, w], taken to the nearest pixel."""
+        count = len(images)
+        mirrored = torch.rand(count, 1, 1, 1, generator=generator) < 0.5
+        images = torch.where(mirrored, images.flip(-1), images)
+        maps = torch.where(mirrored, maps.flip(-1), maps)
+        chosen = (torch.rand(count, generator=generator) < self.moved).nonzero()[:, 0]
+        draws = torch.rand(count, 3, generator=generator)[chosen]
+        is_drawn_out = float(torch.rand((), generator=generator)) < self.beyond
+        if not len(chosen):
+            return images, maps
+        theta = torch.zeros(len(chosen), 2, 3)
+        side = self.nearest * (self.farthest / self.nearest) ** draws[:, 0]
+        theta[:, 0, 0] = theta[:, 1, 1] = side
+        theta[:, :, 2] = 2 * self.shift * (2 * draws[:, 1:] - 1)  # the grid spans −1 … 1
+        padding = "border" if is_drawn_out else "reflection"
+        return (
+            _seen(images, chosen, theta, mode="bilinear", padding=padding),
+            _seen(maps, chosen, theta, mode="nearest", padding=padding),
+        )
+
+
+def _seen(values: Tensor, chosen: Tensor, theta: Tensor, *, mode: str, padding: str) -> Tensor:
+    grid = F.affine_grid(theta, [len(chosen), *values.shape[1:]], align_corners=False)
+    seen = F.grid_sample(values[chosen], grid, mode=mode, padding_mode=padding, align_corners=False)
+    return values.index_copy(0, chosen, seen)
