@@ -20,3 +20,9 @@ class RunFinished(DistillationRefused):
     """The run has already ended."""
 
     code = "run_finished"
+
+
+class DetectorRefused(DistillationRefused):
+    """A version of the detector cannot be registered or activated."""
+
+    code = "detector_refused"

@@ -7,7 +7,7 @@ from typing import Any
 
 from django.conf import settings
 
-from distillation import snapshot
+from distillation import detectors, snapshot
 from distillation.errors import DistillationRefused
 from distillation.trainers import changes, recipes
 from distillation.trainers.chain import Inputs
@@ -40,12 +40,12 @@ def gather(
     clip: str = "",
     real: str = "",
 ) -> Inputs:
-    """catalogue: a snapshot; None takes one. detector, clip: folders; "" is the setting's, else the starter's for its
-    own teacher, else none. Raises DistillationRefused."""
+    """catalogue: a snapshot; None takes one. detector, clip: folders; "" is the setting's, else the active detector if
+    it fits, else the starter's for its own teacher, else none. Raises DistillationRefused."""
     is_starter = teacher.name == STARTER_TEACHER
     detector_folder = _folder(
         detector or settings.DISTILLATION_DETECTOR,
-        default=STARTER_JUDGES / "detector" if is_starter else None,
+        default=_active_detector(teacher) or (STARTER_JUDGES / "detector" if is_starter else None),
     )
     return Inputs(
         teacher=releases.folder(teacher),
@@ -60,6 +60,15 @@ def gather(
         real=_folder(real, default=None),
         code_revision=_code_revision(),
     )
+
+
+def _active_detector(teacher: Release) -> Path | None:
+    """The folder of the active version, if it takes pictures of the teacher's size and knows what they show."""
+    active = detectors.active()
+    if active is None or (detectors.is_shipped(active) and teacher.name != STARTER_TEACHER):
+        return None
+    size = active.manifest["image_size"]
+    return detectors.folder(active) if teacher.image_sizes[0] == (size, size) else None
 
 
 def _folder(given: str, *, default: Path | None) -> Path | None:
