@@ -1,6 +1,6 @@
 """The sheets of an evaluation: pictures of teacher and student, of the same prompts and noise. Knows no measure.
 
-A picture is shown at most SIDE pixels wide, so that a sheet stays small.
+Pictures are shown small (`sheets.small`), so that a sheet stays small.
 """
 
 from collections.abc import Sequence
@@ -8,14 +8,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from distillation.evaluation import sheets
 from distillation.evaluation.figures import Evaluation
 from distillation.evaluation.pictures import Album
 from distillation.evaluation.sheets import Row
 
-SIDE = 160  # pixels
 ROWS, SEEDS = 8, 4  # of a sheet
 GOLDEN = (5**0.5 - 1) / 2
 SPREAD, WORST = "sheet.webp", "worst.webp"
@@ -78,15 +76,6 @@ def _sheet(
                     words = f"{words}, wrong" if words else "wrong"
                 captions.append(words)
         title = evaluation.per_prompt[number].text
-        both = _small(torch.cat(sides))
+        both = sheets.small(torch.cat(sides))
         rows.append(Row(title, both, tuple(captions), frozenset(wrong), len(sides[0])))
     sheets.write(path, rows)
-
-
-def _small(pictures: Tensor) -> Tensor:
-    height, width = pictures.shape[2:]
-    if max(height, width) <= SIDE:
-        return pictures
-    size = (round(SIDE * height / max(height, width)), round(SIDE * width / max(height, width)))
-    small = functional.interpolate(pictures.float(), size, mode="bilinear", antialias=True)
-    return small.round().clamp(0, 255).to(torch.uint8)

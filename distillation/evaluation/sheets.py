@@ -6,9 +6,12 @@ from pathlib import Path
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from torch.nn import functional
 
 from generation.engine.files import encode
 
+SIDE = 160  # pixels of a small picture, at most
 GAP, PARTING = 4, 16
 PAPER, INK, ALARM = (255, 255, 255), (30, 30, 30), (190, 30, 30)
 
@@ -19,7 +22,7 @@ class Row:
     captions: one under each picture, or none at all; those in `alarming` are red."""
 
     title: str
-    pictures: torch.Tensor
+    pictures: Tensor
     captions: tuple[str, ...] = ()
     alarming: frozenset[int] = frozenset()
     parted_at: int | None = None  # a wide gap before this picture
@@ -63,6 +66,16 @@ def write(path: Path, rows: Sequence[Row], *, text_size: int = 13) -> None:
                     draw.text(place, text, fill=ink, font=font)
         top += _height(row, line) - (line if row.title else 0)
     path.write_bytes(encode(sheet, "webp"))
+
+
+def small(pictures: Tensor) -> Tensor:
+    """uint8 (n, 3, height, width), at most SIDE pixels a side."""
+    height, width = pictures.shape[2:]
+    if max(height, width) <= SIDE:
+        return pictures
+    size = (round(SIDE * height / max(height, width)), round(SIDE * width / max(height, width)))
+    shrunk = functional.interpolate(pictures.float(), size, mode="bilinear", antialias=True)
+    return shrunk.round().clamp(0, 255).to(torch.uint8)
 
 
 def _height(row: Row, line: int) -> int:

@@ -20,6 +20,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from distillation import replacing, stages
 from distillation.detector import network as detectors
 from distillation.detector.network import Detector
+from distillation.evaluation.gallery import spread
 from distillation.stages import Context, OnStage, Stage
 from distillation.trainers import catalogue as catalogues
 from distillation.trainers import (
@@ -40,6 +41,7 @@ from distillation.trainers.errors import RecipeRefused
 from distillation.trainers.pairs import Pairs
 from distillation.trainers.proof import GATE, INCUMBENT, RELEASE, SUMMARY, Proof
 from distillation.trainers.recipes import Recipe
+from distillation.trainers.samples import Samples
 from distillation.trainers.teacher import Teacher
 from generation.engine import bundle, unpacking
 from generation.engine import release as releases
@@ -82,6 +84,7 @@ class Chain:
         self.recipe = recipe
         self.inputs = inputs
         self.name = name or ""
+        self._shown: Samples | None = None
         # Once: whoever asks for the table again must not read the pictures again.
         self._made_from = tuple(
             _digest(folder) for folder in (inputs.teacher, inputs.catalogue, inputs.detector)
@@ -152,6 +155,20 @@ class Chain:
             clip=self.inputs.clip,
             real=self.inputs.real,
         )
+
+    def _samples(self, context: Context) -> Samples | None:
+        """Of the same pairs in all stages; only the main process shows them."""
+        if not processes.is_main():
+            return None
+        if self._shown is None:
+            self._shown = Samples(
+                self.teacher,
+                pairs=pairs.read(
+                    context.needs["pairs"], "held_out", prompts=spread(len(self.catalogue))
+                ),
+                catalogue=self.catalogue,
+            )
+        return self._shown
 
     def _accepted(self, context: Context) -> Pairs:
         return pairs.read(context.needs["pairs"], "train", only_accepted=True)
@@ -279,6 +296,7 @@ class Chain:
             pairs=pairs.read(context.needs["pairs"], "train"),
             folder=context.folder,
             progress_bar=context.progress_bar,
+            samples=self._samples(context),
         )
 
     def _structure(self, context: Context) -> None:
@@ -291,6 +309,7 @@ class Chain:
             catalogue=self.catalogue,
             folder=context.folder,
             progress_bar=context.progress_bar,
+            samples=self._samples(context),
         )
 
     def _tuning(
@@ -299,7 +318,9 @@ class Chain:
         """A stage that goes on with the student of the stage `before`."""
 
         def build(context: Context) -> None:
-            more = {}
+            more: dict[str, Any] = {}
+            if recipe is not self.recipe.quantise:  # which changes nothing that people would see
+                more["samples"] = self._samples(context)
             if getattr(recipe, "fake_score", None) == "student":
                 more["structure"] = self._unet(context, "structure")
             train(

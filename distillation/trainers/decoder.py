@@ -21,6 +21,7 @@ from distillation.trainers.ema import Ema
 from distillation.trainers.errors import RecipeRefused
 from distillation.trainers.optimizers import adamw, update
 from distillation.trainers.pairs import Pairs
+from distillation.trainers.samples import Samples, sheet_of
 from distillation.trainers.targets import VaePictures
 from distillation.trainers.teacher import Teacher
 from generation.engine.latents import as_uint8
@@ -135,6 +136,10 @@ class DecoderTask:
         # safetensors writes the usual layout only.
         return self.network.to(memory_format=torch.contiguous_format).requires_grad_(False).eval()
 
+    def pictures(self, samples: Samples) -> Tensor:
+        """The teacher's latents, as the averaged decoder draws them now: [B, 3, H, W] in [−1, 1]."""
+        return samples.drawn(self._ema.module, samples.latents)
+
     def step(self, index: int, generator: Generator) -> dict[str, float]:
         recipe = self._recipe
         rate = loop.cosine(
@@ -213,10 +218,12 @@ def train(
     pairs: Pairs,
     folder: Path,
     progress_bar: bool = True,
+    samples: Samples | None = None,
 ) -> AutoencoderTiny:
     """Train (going on from the folder's checkpoint); frozen, in evaluation mode, and saved in folder/vae.
 
-    Writes folder/measured.json: `measure` on the latents that were held out. Raises RecipeRefused.
+    Writes folder/measured.json: `measure` on the latents that were held out. samples: whose sheet is drawn now and
+    then; None = none. Raises RecipeRefused.
     """
     folder = Path(folder)
     held_out, trained_on = _split(recipe, pairs)
@@ -228,6 +235,7 @@ def train(
         seed=recipe.seed,
         title="decoder",
         progress_bar=progress_bar,
+        draw=sheet_of(samples, folder, task.pictures),
     )
     decoder = task.averaged()
     networks.save(decoder, folder / "vae")

@@ -14,7 +14,7 @@ from typing import cast
 import torch
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from torch import Generator, nn
+from torch import Generator, Tensor, nn
 
 from distillation.losses.pairs import pseudo_huber
 from distillation.trainers import loop, networks, optimizers, processes, simulation
@@ -23,6 +23,7 @@ from distillation.trainers.decoder import picture_errors
 from distillation.trainers.ema import Ema
 from distillation.trainers.errors import RecipeRefused
 from distillation.trainers.pairs import Pairs
+from distillation.trainers.samples import Samples, sheet_of
 from distillation.trainers.simulation import Examples
 from distillation.trainers.targets import VaePictures
 from distillation.trainers.teacher import Teacher
@@ -134,6 +135,11 @@ class JointTask:
         # safetensors writes the usual layout only.
         return self._decoder.to(memory_format=torch.contiguous_format).requires_grad_(False).eval()
 
+    def pictures(self, samples: Samples) -> Tensor:
+        """As both averages make them now: [B, 3, H, W] in [−1, 1]."""
+        latents = samples.walked(self.averaged, self._timesteps)
+        return samples.drawn(self._ema.module.get_submodule("decoder"), latents)
+
     def step(self, index: int, generator: Generator) -> dict[str, float]:
         recipe, examples = self._recipe, self._examples
         rate = loop.cosine(
@@ -189,11 +195,13 @@ def train(
     timesteps: tuple[int, ...],
     folder: Path,
     progress_bar: bool = True,
+    samples: Samples | None = None,
 ) -> tuple[UNet2DConditionModel, AutoencoderTiny]:
     """Train (going on from the folder's checkpoint); the averages, frozen, also saved in folder/unet and folder/vae.
 
     student, decoder: fp32, changed in place. pairs: of the training split; only accepted ones are used. timesteps:
-    those the student is served in, descending. Raises RecipeRefused, TrainingDiverged, CheckpointUnusable.
+    those the student is served in, descending. samples: whose sheet is drawn now and then; None = none. Raises
+    RecipeRefused, TrainingDiverged, CheckpointUnusable.
     """
     task = JointTask(
         recipe,
@@ -211,6 +219,7 @@ def train(
         seed=recipe.seed,
         title="joint",
         progress_bar=progress_bar,
+        draw=sheet_of(samples, folder, task.pictures),
     )
     unet, drawing = task.averaged, task.averaged_decoder()
     networks.save(unet, Path(folder) / "unet")

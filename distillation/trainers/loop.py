@@ -32,6 +32,9 @@ __all__ = ["Progress", "Task", "TrainingDiverged", "cosine", "run", "set_learnin
 
 METRICS = "metrics.jsonl"
 EVENTS = "tensorboard"
+FIRST_SHEET_SECONDS, SHEET_SECONDS = 10.0, 30.0  # into a session, and at least between two
+SHEET_SHARE = 0.01  # of the time, at most, goes into sheets of samples
+Draw = Callable[[Progress], None]
 
 
 def run(
@@ -45,14 +48,16 @@ def run(
     log_every: int = 10,
     clock: Callable[[], float] = time.monotonic,
     progress_bar: bool = True,
+    draw: Draw | None = None,
 ) -> Progress:
     """Train until `steps` updates are made, from the checkpoint in `folder` if there is one.
 
     Writes `metrics.jsonl`: a line for every `log_every` steps and every checkpoint, with the step, the seconds trained
     and the means of the losses since the line before; and the same losses to `tensorboard/`. Ctrl-C and SIGTERM save a
     checkpoint after the running step, then raise KeyboardInterrupt or SystemExit, in all processes; a second one stops
-    at once. A watcher (`distillation.progress`) stops it likewise: SliceOver. Raises TrainingDiverged,
-    CheckpointUnusable.
+    at once. A watcher (`distillation.progress`) stops it likewise: SliceOver. draw: called in the main process now and
+    then, and at the end, to show people how far it is; it must leave what is trained as it is. Raises
+    TrainingDiverged, CheckpointUnusable.
     """
     if steps < 1 or log_every < 1:
         raise ValueError(f"steps ({steps}) and log_every ({log_every}) must be at least 1.")
@@ -64,6 +69,7 @@ def run(
     is_main = processes.is_main()
     started = saved = clock()
     progress = begun
+    sheets = _Sheets(draw if is_main else None, clock)
     bar = Bar(steps, title=title, unit="step", done=begun.step, is_shown=progress_bar and is_main)
     # Dropout draws from the global generator: it is seeded step by step, and left as it was found.
     with (
@@ -92,6 +98,7 @@ def run(
             if is_main and is_due:
                 checkpoint.save(folder, task, progress)
                 saved = clock()
+            sheets.draw(progress)
             if is_stopped:
                 break
         # A process that ends early makes the launcher end the others: first the checkpoint is whole.
@@ -133,6 +140,22 @@ def _seed_of(seed: int, index: int, rank: int) -> int:
     """63 bits. A hash, because nearby seeds of torch's generator give draws that are alike."""
     text = f"{seed}:{index}:{rank}" if rank else f"{seed}:{index}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+class _Sheets:
+    """When the sheet of samples is drawn: soon, at the end, and in between as often as its cost allows."""
+
+    def __init__(self, draw: Draw | None, clock: Callable[[], float]) -> None:
+        self._draw, self._clock = draw, clock
+        self._due = clock() + FIRST_SHEET_SECONDS if draw else 0.0
+
+    def draw(self, progress: Progress) -> None:
+        if self._draw is None or (progress.step < progress.steps and self._clock() < self._due):
+            return
+        began = self._clock()
+        self._draw(progress)
+        ended = self._clock()
+        self._due = ended + max(SHEET_SECONDS, (ended - began) / SHEET_SHARE)
 
 
 class _Curve:

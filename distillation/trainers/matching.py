@@ -32,6 +32,7 @@ from distillation.trainers.ema import Ema
 from distillation.trainers.errors import RecipeRefused
 from distillation.trainers.matching_recipe import MatchingRecipe
 from distillation.trainers.pairs import Pairs
+from distillation.trainers.samples import Samples, sheet_of
 from distillation.trainers.simulation import Examples
 from distillation.trainers.teacher import Teacher
 
@@ -65,6 +66,7 @@ class MatchingTask:
         self._teacher = teacher
         self._examples = Examples(teacher, pairs=pairs, catalogue=catalogue)
         self._perception = perception.make(recipe.perception, teacher=teacher, decoder=decoder)
+        self._decoder = decoder
         self._batch = processes.share(recipe.batch)
         self._critic_batch = processes.share(recipe.critic_batch)
         self._paired = processes.share(recipe.paired)
@@ -96,6 +98,11 @@ class MatchingTask:
         """What is worth saving."""
         student: UNet2DConditionModel = self._ema.module
         return student
+
+    def pictures(self, samples: Samples) -> Tensor:
+        """As the averaged student makes them now, drawn by the decoder that serves: [B, 3, H, W] in [−1, 1]."""
+        latents = samples.walked(self.averaged, self._timesteps)
+        return samples.drawn(self._decoder.decoder, latents)
 
     def step(self, index: int, generator: Generator) -> dict[str, float]:
         for left in reversed(range(self._recipe.critic_updates)):
@@ -287,12 +294,13 @@ def train(
     folder: Path,
     structure: UNet2DConditionModel | None = None,
     progress_bar: bool = True,
+    samples: Samples | None = None,
 ) -> UNet2DConditionModel:
     """Train (going on from the folder's checkpoint); save the averaged student in folder/unet and give it, frozen.
 
     student: of the regression stage, fp32, changed in place. pairs: of the training split; only accepted ones are used.
     timesteps: those the student is served in, descending. structure: the student of the structure stage, for a
-    fake_score that starts there. Raises RecipeRefused, TrainingDiverged, CheckpointUnusable.
+    fake_score that starts there. samples: whose sheet is drawn now and then; None = none. Raises RecipeRefused, TrainingDiverged, CheckpointUnusable.
     """
     task = MatchingTask(
         recipe,
@@ -311,6 +319,7 @@ def train(
         seed=recipe.seed,
         title="matching",
         progress_bar=progress_bar,
+        draw=sheet_of(samples, folder, task.pictures),
     )
     networks.save(task.averaged, Path(folder) / "unet")
     return task.averaged

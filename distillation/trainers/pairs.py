@@ -124,10 +124,17 @@ def drawn(pairs: Pairs, batch: int, generator: torch.Generator) -> Tensor:
 
 
 # --- reading --------------------------------------------------------------------------------------
-def read(folder: Path, split: str, *, only_accepted: bool = False) -> Pairs:
-    """Raises FileNotFoundError if the stage is not finished, RecipeRefused if nothing was accepted."""
+def read(
+    folder: Path,
+    split: str,
+    *,
+    only_accepted: bool = False,
+    prompts: Sequence[int] | None = None,
+) -> Pairs:
+    """prompts: rows of the catalogue; None = all. Raises FileNotFoundError if the stage is not finished, RecipeRefused
+    if nothing was accepted."""
     summary = json.loads((Path(folder) / SUMMARY).read_text("utf-8"))
-    pairs = _read(Path(folder), summary, split)
+    pairs = _read(Path(folder), summary, split, prompts)
     if not only_accepted:
         return pairs
     if not pairs.accepted.any():
@@ -138,12 +145,16 @@ def read(folder: Path, split: str, *, only_accepted: bool = False) -> Pairs:
     return pairs.take(pairs.accepted)
 
 
-def _read(folder: Path, summary: dict[str, Any], split: str) -> Pairs:
+def _read(
+    folder: Path, summary: dict[str, Any], split: str, prompts: Sequence[int] | None = None
+) -> Pairs:
     kept = summary["seeds_per_variant"] - summary["held_out_seeds"]
     numbers = slice(None, kept) if split == "train" else slice(kept, None)
-    parts = [load_file(folder / name) for name in summary["files"]]
+    files = summary["files"]
+    chosen = list(range(len(files)) if prompts is None else prompts)
+    parts = [load_file(folder / files[row]) for row in chosen]
     columns = {name: torch.stack([part[name][numbers] for part in parts], 1) for name in parts[0]}
-    rows = torch.arange(len(parts)).expand_as(columns["seeds"])
+    rows = torch.tensor(chosen).expand_as(columns["seeds"])
     # The first seed of each variant, then the second …: the beginning of the list is like its end.
     joined = {name: column.flatten(0, 1) for name, column in columns.items()}
     return Pairs(

@@ -26,6 +26,7 @@ from distillation.trainers.ema import Ema
 from distillation.trainers.errors import RecipeRefused
 from distillation.trainers.pairs import Pairs
 from distillation.trainers.perception import PerceptionRecipe
+from distillation.trainers.samples import Samples, sheet_of
 from distillation.trainers.simulation import Examples
 from distillation.trainers.teacher import Teacher
 
@@ -112,6 +113,7 @@ class RegressionTask:
         self._teacher = teacher
         self._examples = Examples(teacher, pairs=pairs, catalogue=catalogue)
         self._perception = perception.make(recipe.perception, teacher=teacher, decoder=decoder)
+        self._decoder = decoder
         self._batch = processes.share(recipe.batch)
         self.student = student.to(teacher.device).train().requires_grad_(True)
         self._optimizer = optimizers.adamw(
@@ -131,6 +133,11 @@ class RegressionTask:
         """What is worth saving."""
         student: UNet2DConditionModel = self._ema.module
         return student
+
+    def pictures(self, samples: Samples) -> Tensor:
+        """As the averaged student makes them now, drawn by the decoder that serves: [B, 3, H, W] in [−1, 1]."""
+        latents = samples.walked(self.averaged, self._timesteps)
+        return samples.drawn(self._decoder.decoder, latents)
 
     def step(self, index: int, generator: Generator) -> dict[str, float]:
         recipe = self._recipe
@@ -234,11 +241,13 @@ def train(
     timesteps: tuple[int, ...],
     folder: Path,
     progress_bar: bool = True,
+    samples: Samples | None = None,
 ) -> UNet2DConditionModel:
     """Train (going on from the folder's checkpoint); save the averaged student in folder/unet and give it, frozen.
 
     student: fp32, changed in place. decoder: the tiny one that serves, for the perceptual loss. pairs: of the training
-    split; only accepted ones are used. timesteps: those the student will be served in, descending.
+    split; only accepted ones are used. timesteps: those the student will be served in, descending. samples: whose sheet
+    is drawn now and then; None = none.
     Raises RecipeRefused, TrainingDiverged, CheckpointUnusable.
     """
     task = RegressionTask(
@@ -257,6 +266,7 @@ def train(
         seed=recipe.seed,
         title="regression",
         progress_bar=progress_bar,
+        draw=sheet_of(samples, folder, task.pictures),
     )
     networks.save(task.averaged, Path(folder) / "unet")
     return task.averaged

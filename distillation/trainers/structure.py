@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch import Tensor
 
 from distillation.trainers import loop, networks, processes
 from distillation.trainers.catalogue import Catalogue
@@ -19,10 +20,13 @@ from distillation.trainers.objectives.methods import METHODS, MethodRecipe
 from distillation.trainers.objectives.protocol import Objective, Sources
 from distillation.trainers.optimizers import adamw, update
 from distillation.trainers.pairs import Pairs
+from distillation.trainers.samples import Samples, sheet_of
 from distillation.trainers.student import StudentRecipe, make
 from distillation.trainers.teacher import Teacher
+from generation.engine import sampling
 
 NAME = "unet"
+SHOWN_STEPS = 10  # in which a student of many steps makes its samples
 
 
 @dataclass(frozen=True)
@@ -88,8 +92,10 @@ class StructureTask:
         student: UNet2DConditionModel,
         objective: Objective,
         batches: Batches,
+        teacher: Teacher,
     ) -> None:
         self._recipe = recipe
+        self._teacher = teacher
         self._objective = objective
         self._batches = batches
         self._optimizer = adamw(
@@ -112,6 +118,12 @@ class StructureTask:
     def averaged(self) -> UNet2DConditionModel:
         """What is worth saving: frozen, in evaluation mode."""
         return self._ema.module
+
+    def pictures(self, samples: Samples) -> Tensor:
+        """As the averaged student makes them now, in SHOWN_STEPS passes, drawn by the VAE: [B, 3, H, W] in [−1, 1]."""
+        config = self._teacher.scheduler_config | {"timestep_spacing": "trailing"}
+        timesteps = sampling.default_timesteps(config, SHOWN_STEPS)
+        return self._teacher.decode(samples.walked(self.averaged, timesteps))
 
     def step(self, index: int, generator: torch.Generator) -> dict[str, float]:
         recipe = self._recipe
@@ -136,10 +148,12 @@ def train(
     catalogue: Catalogue,
     folder: Path,
     progress_bar: bool = True,
+    samples: Samples | None = None,
 ) -> UNet2DConditionModel:
     """The averaged student, frozen, in evaluation mode, on the teacher's device; also in folder/unet, fp32.
 
-    Goes on from the folder's checkpoint. Raises RecipeRefused, and what `loop.run` raises.
+    Goes on from the folder's checkpoint. samples: whose sheet is drawn now and then; None = none. Raises RecipeRefused,
+    and what `loop.run` raises.
     """
     sources = Sources(
         teacher=teacher,
@@ -166,6 +180,7 @@ def train(
         student=student,
         objective=recipe.objective.make(sources, student),
         batches=sources.batches,
+        teacher=teacher,
     )
     loop.run(
         task,
@@ -174,6 +189,7 @@ def train(
         seed=recipe.seed,
         title="structure",
         progress_bar=progress_bar,
+        draw=sheet_of(samples, folder, task.pictures),
     )
     networks.save(task.averaged, Path(folder) / NAME)
     return task.averaged
