@@ -3,3 +3,7 @@
 
 class DetectorUnusable(Exception):
     """The folder holds no detector that can be loaded."""
+
+
+class LabelsUnusable(Exception):
+    """The folder of labelled pictures cannot be used; says which file and line."""

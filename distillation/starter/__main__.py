@@ -4,14 +4,18 @@ import argparse
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from distillation import stages
 from distillation.stages import StageError, Status
 from distillation.starter.records import HistoryUnusable
 from distillation.trainers.errors import TrainingError
 from generation.engine.errors import EngineError
+
+if TYPE_CHECKING:
+    from distillation.starter.photographs import Photographs
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / ".retort" / "starter"
@@ -72,6 +76,25 @@ def _parser() -> argparse.ArgumentParser:
     )
     rendering.add_argument("folder", type=Path, help="where they are written, as PNG")
     rendering.set_defaults(command=_photographs)
+    labelling = commands.add_parser(
+        "labels",
+        parents=[shared],
+        help="render photographs as a labelled folder, for `manage.py detector train` or `detector test`",
+    )
+    labelling.add_argument("folder", type=Path, help="where it is written")
+    labelling.add_argument(
+        "--planted",
+        action="store_true",
+        help="photographs that no training sees, and bad ones among them: for `detector test`",
+    )
+    labelling.add_argument(
+        "--photographs",
+        type=int,
+        default=896,
+        metavar="N",
+        help="how many, besides those that are held out (default: %(default)s; about 3 a second)",
+    )
+    labelling.set_defaults(command=_labels)
     showing = commands.add_parser("status", parents=[shared], help="how far each stage is")
     showing.set_defaults(command=_status)
     return parser
@@ -123,6 +146,33 @@ def _photographs(options: argparse.Namespace) -> None:
         name = "-".join((*astuple(combination), str(seed)))
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(options.folder / f"{name}.png")
     print(f"{len(taken)} photographs in {options.folder}.")
+
+
+def _labels(options: argparse.Namespace) -> None:
+    from distillation.starter import labels
+
+    if options.photographs < 1:
+        raise StageError(f"--photographs is a count, not {options.photographs}.")
+    if options.planted:
+        count = labels.plant(options.folder, _taken(options, "test", options.photographs))
+    else:
+        held = max(1, options.photographs // 3)
+        parts = {"train": ("train", options.photographs), "held-out": ("validation", held)}
+        count = labels.write(
+            options.folder, {part: _taken(options, *split) for part, split in parts.items()}
+        )
+    print(f"{count} labelled pictures in {options.folder}.")
+
+
+def _taken(options: argparse.Namespace, split: str, count: int) -> "Photographs":
+    """Photographs of a split, in whole shards; those that are there already are not rendered again."""
+    from distillation.starter import photographs, recipe, rendering
+
+    rows = recipe.QUICK_RECIPES if options.quick else recipe.FULL_RECIPES
+    whole = -(-count // rendering.SHARD) * rendering.SHARD
+    kept = options.data / f"photographs-{split}{'-quick' if options.quick else ''}"
+    rendering.build(kept, replace(rows.scenes, **{split: whole}), splits=(split,))
+    return photographs.read(kept, split)
 
 
 def _status(options: argparse.Namespace) -> None:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from distillation.detector import calibration
+from distillation.detector.labels import UNKNOWN
 from distillation.detector.network import Detector, DetectorConfig, as_float
 from distillation.trainers import loop, spoiling
 from distillation.trainers.augmentation import Augmentation
@@ -19,7 +20,7 @@ from distillation.trainers.detector import check
 from distillation.trainers.ema import Ema
 from distillation.trainers.optimizers import adamw
 from distillation.trainers.segmentation import threshold
-from distillation.trainers.spoiling import BITS, UNKNOWN, Spoiling
+from distillation.trainers.spoiling import BITS, Spoiling
 
 # What a picture that is sharp and clean may have of everything: decoders are a little soft, files a little blocky.
 SOUND = Augmentation(blurred=0.5, smallest=0.65, noise=0.05, blocked=0.3, coarseness=1.2)

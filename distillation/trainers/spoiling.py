@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from distillation.detector.labels import UNKNOWN
 from distillation.trainers.augmentation import quantise_blocks
 
 BITS = ("sharp", "clean")  # against blur; against noise, blocks, blank and garbage
-UNKNOWN = -1.0
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,192 @@
+"""Makes a version of the detector from a labelled folder: classifier, segmentation, figures. Knows no database."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distillation import replacing
+from distillation.detector import network, segmentation
+from distillation.detector import version as versions
+from distillation.detector.errors import LabelsUnusable
+from distillation.detector.judge import Judge, described, load
+from distillation.detector.labels import Labelled, Vocabulary
+from distillation.detector.network import Detector, DetectorConfig
+from distillation.detector.segmentation import SegmentationConfig, UNet
+from distillation.trainers import quality, spoiling
+from distillation.trainers import segmentation as segmenting
+from distillation.trainers.quality import QualityRecipe
+from distillation.trainers.segmentation import SegmentationRecipe
+
+HELD_OUT = 0.2  # share of the pictures by which the bits are calibrated
+FEWEST_MASKS = 20  # with fewer no segmentation is trained
+
+
+@dataclass(frozen=True)
+class JudgeRecipe:
+    """false_accepts: share of the pictures without a bit of which the detector may say it all the same.
+
+    widths, depths: of the classifier; None is as those of the detector that it begins with, else the default.
+    """
+
+    image_size: int = 128
+    false_accepts: float = 0.01
+    classifier: QualityRecipe = field(default_factory=QualityRecipe)
+    segmentation: SegmentationRecipe = field(default_factory=SegmentationRecipe)
+    masks: SegmentationConfig = field(default_factory=SegmentationConfig)
+    widths: tuple[int, ...] | None = None
+    depths: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.false_accepts < 0.5:
+            raise ValueError(f"A false-accept rate is from 0 to below ½, not {self.false_accepts}.")
+        if self.masks.image_size != self.image_size:
+            raise ValueError("Classifier and segmentation look at pictures of one size.")
+
+
+def make(
+    recipe: JudgeRecipe,
+    labelled: Labelled,
+    *,
+    name: str,
+    folder: Path,
+    begins_with: Path | None = None,
+    progress_bar: bool = True,
+) -> Judge:
+    """The version, in folder/version; goes on from what `folder` holds. Raises LabelsUnusable, DetectorUnusable.
+
+    Only pictures without a defect are trained on, and those whose defect names what they lack.
+    """
+    folder = Path(folder)
+    target = folder / "version"
+    if (target / versions.MANIFEST).is_file():
+        return load(target)
+    started = time.monotonic()
+    vocabulary = labelled.vocabulary.extended(spoiling.BITS)
+    usable = labelled.only([row for row in labelled.rows if not row.defect or row.lacks])
+    parts = usable.split(HELD_OUT)
+    _check_parts(labelled, *parts)
+    unet = _segmentation(recipe, parts, folder=folder, progress_bar=progress_bar)
+    classifier = _classifier(
+        recipe, parts, vocabulary, begins_with=begins_with, folder=folder, progress_bar=progress_bar
+    )
+    figures = {
+        "recipe": _plain(asdict(recipe)),
+        "labels": labelled.digest,
+        "pictures": {"trained": len(parts[0]), "held_out": len(parts[1])},
+        "seconds": round(time.monotonic() - started, 1),
+        "torch": torch.__version__,
+    }
+    required = vocabulary.required + (segmentation.BITS if unet is not None else ())
+    write(target, classifier, unet, name=name, required=required, figures=figures)
+    return load(target)
+
+
+def write(
+    target: Path,
+    classifier: Detector,
+    unet: UNet | None,
+    *,
+    name: str,
+    required: tuple[str, ...],
+    figures: Mapping[str, Any],
+) -> None:
+    """A version's folder, whole or not at all; weights in half precision, which changes no probability visibly."""
+
+    def fill(place: Path) -> None:
+        network.save(classifier, place, dtype=torch.float16)
+        if unet is not None:
+            segmentation.save(unet, place / versions.SEGMENTATION, dtype=torch.float16)
+        bits, groups = described(classifier, unet)
+        versions.write(
+            place,
+            name=name,
+            bits=bits,
+            groups=groups,
+            required=required,
+            image_size=classifier.config.image_size,
+            figures=figures,
+        )
+
+    replacing.make_folder(target, fill)
+
+
+def _segmentation(
+    recipe: JudgeRecipe, parts: tuple[Labelled, Labelled], *, folder: Path, progress_bar: bool
+) -> UNet | None:
+    masked = [part.only([row for row in part.rows if row.mask]) for part in parts]
+    if len(masked[0]) < FEWEST_MASKS or not len(masked[1]):
+        return None
+    size = recipe.image_size
+    (images, masks), (held_images, held_masks) = (
+        (part.images(size), part.masks(size)) for part in masked
+    )
+    return segmenting.train(
+        recipe.segmentation,
+        images=images,
+        masks=masks,
+        validation_images=held_images,
+        validation_masks=held_masks,
+        config=recipe.masks,
+        false_accepts=recipe.false_accepts,
+        folder=folder / versions.SEGMENTATION,
+        progress_bar=progress_bar,
+    )
+
+
+def _classifier(
+    recipe: JudgeRecipe,
+    parts: tuple[Labelled, Labelled],
+    vocabulary: Vocabulary,
+    *,
+    begins_with: Path | None,
+    folder: Path,
+    progress_bar: bool,
+) -> Detector:
+    beginning = None if begins_with is None else network.load(begins_with)
+    widths, depths = recipe.widths, recipe.depths
+    if beginning is not None:
+        widths = widths or beginning.config.widths
+        depths = depths or beginning.config.depths
+    bare = DetectorConfig(vocabulary.bits, vocabulary.sizes, recipe.image_size)
+    config = DetectorConfig(
+        bits=bare.bits,
+        groups=bare.groups,
+        image_size=bare.image_size,
+        widths=widths or bare.widths,
+        depths=depths or bare.depths,
+    )
+    trained, held = parts
+    try:
+        return quality.train(
+            recipe.classifier,
+            images=trained.images(recipe.image_size, progress_bar=progress_bar),
+            bits=trained.truth(vocabulary),
+            validation_images=held.images(recipe.image_size),
+            validation_bits=held.truth(vocabulary),
+            config=config,
+            begins_with=beginning,
+            false_accepts=recipe.false_accepts,
+            folder=folder / "classifier",
+            progress_bar=progress_bar,
+        )
+    except ValueError as error:
+        raise LabelsUnusable(f"{trained.folder}: {error}") from error
+
+
+def _check_parts(labelled: Labelled, trained: Labelled, held: Labelled) -> None:
+    if len(trained) < 2 or not len(held):
+        raise LabelsUnusable(
+            f"{labelled.folder} has {len(trained) + len(held)} usable pictures, which are too few to train on "
+            "some and calibrate by others."
+        )
+
+
+def _plain(value: Any) -> Any:
+    """As JSON gives it back."""
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    return [_plain(part) for part in value] if isinstance(value, tuple) else value
