@@ -171,7 +171,8 @@ def _taken(options: argparse.Namespace, split: str, count: int) -> "Photographs"
     rows = recipe.QUICK_RECIPES if options.quick else recipe.FULL_RECIPES
     whole = -(-count // rendering.SHARD) * rendering.SHARD
     kept = options.data / f"photographs-{split}{'-quick' if options.quick else ''}"
-    rendering.build(kept, replace(rows.scenes, **{split: whole}), splits=(split,))
+    sized = replace(rows.scenes, train=whole, validation=whole, test=whole)
+    rendering.build(kept, sized, splits=(split,))
     return photographs.read(kept, split)
 
 

@@ -187,7 +187,7 @@ DEFECTS: dict[str, tuple[Defect, tuple[str, ...]]] = {
     "cut off": (_cut_off, ("whole",)),
     "too small": (_too_small, ("large",)),
     "blurred": (_blurred, ("sharp",)),
-    "blank": (_blank, ("clean",)),
+    "blank": (_blank, ("large",)),  # whatever it is, no object is there
     "noise": (_noisy, ("clean",)),
 }
 
