@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import structlog
+from django.conf import settings
 from django.db import transaction
 
 from distillation import runs
@@ -27,20 +28,36 @@ def conclude(run: Run, hold: Hold, made: Mapping[str, Path]) -> None:
     release = Release.objects.filter(name=run.name).first()
     if release is None:
         release = releases.register(made[RELEASE] / RELEASE)
-    is_served = gate["passed"] and run.policy == Run.Policy.AUTO
-    if is_served and release.status != Release.Status.ACTIVE:
-        handover.make_ready(release)
+    outcome = _outcome(run, release, gate["passed"])
+    if outcome in (Run.Outcome.PROMOTED, Run.Outcome.CANARY):
+        if release.status != Release.Status.ACTIVE:
+            handover.make_ready(release)
     with transaction.atomic():
-        outcome = Run.Outcome.CANDIDATE
-        if not gate["passed"]:
-            outcome = Run.Outcome.REJECTED
+        if outcome == Run.Outcome.REJECTED:
             releases.reject(release)
-        elif is_served:
-            outcome = Run.Outcome.PROMOTED
+        elif outcome == Run.Outcome.PROMOTED:
             releases.activate(release)
+        elif outcome == Run.Outcome.CANARY:
+            releases.begin_canary(release, settings.CANARY_PERCENT)
         if not runs.finish(hold, release=release, gate=gate, outcome=outcome):
             # Somebody else holds the run, and will conclude it.
             transaction.set_rollback(True)
             return
     failed = [check["name"] for check in gate["checks"] if not check["passed"]]
     log.info("run_concluded", run=run.name, outcome=str(outcome), failed=failed)
+
+
+def _outcome(run: Run, release: Release, is_passed: bool) -> Run.Outcome:
+    """As the policy says; with nothing to compare it with, and nothing to lose, a canary is served at once."""
+    if not is_passed:
+        return Run.Outcome.REJECTED
+    if run.policy == Run.Policy.MANUAL:
+        return Run.Outcome.CANDIDATE
+    active = Release.objects.filter(kind=release.kind, status=Release.Status.ACTIVE)
+    if run.policy == Run.Policy.CANARY and active.exclude(pk=release.pk).exists():
+        # A canary that a person began is tried first; this one waits for a person.
+        others = Release.objects.filter(kind=release.kind, canary_percent__gt=0)
+        return (
+            Run.Outcome.CANDIDATE if others.exclude(pk=release.pk).exists() else Run.Outcome.CANARY
+        )
+    return Run.Outcome.PROMOTED

@@ -11,15 +11,16 @@ from typing import Any
 
 import structlog
 from django.conf import settings
-from django.db.models import Max, Q, QuerySet
+from django.db.models import Count, Max, Q, QuerySet
 from django.utils import timezone
 
 from distillation import runs
 from distillation.errors import DistillationRefused, RunOpen
+from distillation.evaluation.proportions import Share
 from distillation.models import Decision, Run
 from generation import catalogue, enclosed, releases
 from generation.errors import ReleaseRefused
-from generation.models import PromptVariant, Release
+from generation.models import Image, PromptVariant, Release
 
 log = structlog.get_logger(__name__)
 
@@ -29,7 +30,8 @@ NAMED = 5  # variants that a reason names
 @dataclass(frozen=True)
 class Facts:
     """uncovered, changed: slugs of active variants that the active student was not made for, or whose text it does not
-    know; settled: since when no variant was touched, seconds; tried: an ended run had the same catalogue and recipe."""
+    know; settled: since when no variant was touched, seconds; tried: an ended run had the same catalogue and recipe;
+    judged, failing: images of the active student in a window, None while it has not been active for all of it."""
 
     teacher: str | None
     active: str | None
@@ -42,16 +44,21 @@ class Facts:
     age_days: float | None
     open_run: str | None
     tried: str | None
+    canary: str | None = None
+    judged: int | None = None
+    failing: int | None = None
 
 
 @dataclass(frozen=True)
 class Limits:
     """new_variants: of new or changed ones, at least this many start a run; settled_seconds: the catalogue must have
-    rested this long, so that a run does not begin in the middle of an editor's work; age_days: 0 = age is no reason."""
+    rested this long, so that a run does not begin in the middle of an editor's work; age_days: 0 = age is no reason;
+    failing_share: of the judged images more than this, for sure; 0 = no reason."""
 
     new_variants: int = 1
     settled_seconds: float = 600
     age_days: float = 0
+    failing_share: float = 0
 
 
 def decide(facts: Facts, limits: Limits) -> tuple[bool, list[str]]:
@@ -62,6 +69,8 @@ def decide(facts: Facts, limits: Limits) -> tuple[bool, list[str]]:
         return False, ["No prompt variant is active."]
     if facts.open_run is not None:
         return False, [f"The run {facts.open_run} is under way."]
+    if facts.canary is not None:
+        return False, [f"{facts.canary} serves a share of the jobs, and is not decided yet."]
     wanted = _wanted(facts, limits)
     if not wanted:
         return False, ["The active student covers the catalogue as it is."]
@@ -101,6 +110,12 @@ def _wanted(facts: Facts, limits: Limits) -> list[str]:
                 found.append(f"{len(slugs)} prompt variants {what}: {named}.")
     if limits.age_days and facts.age_days is not None and facts.age_days >= limits.age_days:
         found.append(f"{facts.active} is {facts.age_days:.0f} days old.")
+    if limits.failing_share and facts.judged and facts.failing is not None:
+        share = Share(facts.failing, facts.judged)
+        if share.interval[0] > limits.failing_share:
+            found.append(
+                f"{share.value:.0%} of {share.total} judged images of {facts.active} fail."
+            )
     return [reason[:300] for reason in found]
 
 
@@ -125,6 +140,8 @@ def gather(now: Any = None) -> Facts:
         age_days=_age_days(student, now),
         open_run=open_run.name if open_run else None,
         tried=_tried(touched),
+        canary=next((release.name for release in releases.canaries()), None),
+        **_findings(student, now),
     )
 
 
@@ -161,13 +178,24 @@ def _age_days(student: Release | None, now: Any) -> float | None:
     return (now - student.activated_at) / timedelta(days=1)
 
 
+def _findings(student: Release | None, now: Any) -> dict[str, int]:
+    """Of the images of the last days, if the student has been active since: a new one is given its time first."""
+    since = now - timedelta(days=settings.REDISTIL_WINDOW_DAYS)
+    if student is None or student.activated_at is None or student.activated_at > since:
+        return {}
+    judged = Image.objects.filter(
+        job__release=student, created_at__gte=since, is_accepted__isnull=False
+    )
+    return judged.aggregate(judged=Count("pk"), failing=Count("pk", filter=Q(is_accepted=False)))
+
+
 def _tried(touched: Any) -> str | None:
     """A run that ended without a release to serve, begun after the catalogue last changed: it would end so again."""
     if touched is None:
         return None
     ended = Run.objects.filter(started_at__gte=touched).exclude(status__in=Run.OPEN)
     in_vain = ended.filter(
-        Q(outcome__in=(Run.Outcome.REJECTED, Run.Outcome.CANDIDATE))
+        Q(outcome__in=(Run.Outcome.REJECTED, Run.Outcome.CANDIDATE, Run.Outcome.WITHDRAWN))
         | Q(status__in=(Run.Status.FAILED, Run.Status.CANCELED))
     )
     run = in_vain.order_by("-created_at").first()
@@ -182,6 +210,7 @@ def consider() -> Decision:
         settings.REDISTIL_NEW_VARIANTS,
         settings.REDISTIL_SETTLED_SECONDS,
         settings.REDISTIL_AGE_DAYS,
+        settings.REDISTIL_FAILING_SHARE,
     )
     is_start, reasons = decide(facts, limits)
     run = None

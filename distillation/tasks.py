@@ -5,8 +5,8 @@ from typing import Any
 from celery import shared_task
 from celery.signals import worker_ready
 
-from distillation import hints, redistillation, runs
-from distillation.models import Run
+from distillation import canary, curation, hints, redistillation, runs
+from distillation.models import ImageSource, Run
 from generation.tasks import begin_for
 
 
@@ -20,16 +20,38 @@ def wake(**_: object) -> None:
 
 @shared_task(name="distillation.sweep", ignore_result=True)
 def sweep(**_: object) -> None:
-    """Give back the runs of lost workers; wake a worker while runs are queued."""
+    """Give back the runs of lost workers; wake a worker while runs are queued or sources wait."""
     runs.rescue()
     if Run.objects.filter(status=Run.Status.QUEUED).exists():
         hints.wake()
+    if curation.waiting().exists():
+        hints.curate()
+
+
+@shared_task(name="distillation.curate", ignore_result=True)
+def curate(**_: object) -> None:
+    """Read and judge the sources that wait."""
+    from distillation import worker
+
+    worker.curate()
+
+
+@shared_task(name="distillation.refresh_sources", ignore_result=True)
+def refresh_sources(**_: object) -> None:
+    """Have every source looked at for what is new."""
+    curation.ask(ImageSource.objects.all())
 
 
 @shared_task(name="distillation.consider", ignore_result=True)
 def consider(**_: object) -> None:
     """Decide whether it is time to distil again."""
     redistillation.consider()
+
+
+@shared_task(name="distillation.watch_canary", ignore_result=True)
+def watch_canary(**_: object) -> None:
+    """Promote or withdraw the release that serves a share of the jobs, when enough of them are known."""
+    canary.watch()
 
 
 @worker_ready.connect

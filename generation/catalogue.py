@@ -27,6 +27,7 @@ MAX_WORDS = 12
 MAX_CHARACTERS = 300
 MAX_TAG_CHARACTERS = 60
 TAG_SEPARATORS = ",|"
+NOT = "not-"  # before a tag: what it names must not be in the picture
 
 # Reasons in `Embedding.error` that time or a person has an answer to: such rows count as missing again.
 ENCODE_AGAIN = "To be encoded again."
@@ -131,6 +132,11 @@ def tidy_tags(tags: Iterable[str]) -> list[str]:
         if len(tag) > MAX_TAG_CHARACTERS or any(mark in tag for mark in TAG_SEPARATORS):
             raise PromptInvalid(
                 f"The tag “{tag}” is not allowed: at most {MAX_TAG_CHARACTERS} characters, no comma, no bar.",
+                parameter="tags",
+            )
+        if f"{NOT}{tag}" in clean:
+            raise PromptInvalid(
+                f"The tags “{tag}” and “{NOT}{tag}” contradict each other: leave one out.",
                 parameter="tags",
             )
     return clean

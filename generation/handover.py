@@ -23,6 +23,12 @@ def activate(release: Release, *, patience_seconds: float = 20.0) -> Release:
     return releases.activate(release)
 
 
+def begin_canary(release: Release, percent: int, *, patience_seconds: float = 20.0) -> Release:
+    """`releases.begin_canary`, once the workers have it ready or the patience is over. Raises ReleaseRefused."""
+    make_ready(release, patience_seconds=patience_seconds)
+    return releases.begin_canary(release, percent)
+
+
 def make_ready(release: Release, *, patience_seconds: float = 60.0) -> None:
     """Return when every living worker has loaded the release, or the patience is over. Raises ReleaseRefused."""
     releases.prepare(release)

@@ -6,9 +6,11 @@ A key hashes everything that decides the pixels. A file format is a rendering of
 import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 from uuid import UUID
 
 import structlog
+from django.db.models import F
 
 from generation import cache, storage
 from generation.engine import files
@@ -20,7 +22,11 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class StoredImage:
-    """An image in the storage. master: name of the lossless PNG; file, format, sha256, size_bytes: of one rendering."""
+    """An image in the storage. master: name of the lossless PNG; file, format, sha256, size_bytes: of one rendering.
+
+    seed: if it is not the job's own for this index; tries: pictures made for it; is_accepted, failing, detector: what
+    was found in it, None if nobody looked.
+    """
 
     key: str
     master: str
@@ -30,6 +36,11 @@ class StoredImage:
     size_bytes: int
     width: int
     height: int
+    seed: int | None = None
+    tries: int = 1
+    is_accepted: bool | None = None
+    failing: Sequence[str] = ()
+    detector: str = ""
 
 
 def _hash(*parts: object) -> str:
@@ -42,27 +53,29 @@ def image_key(
     return _hash(release.manifest_sha256, embedding.sha256, seed, width, height, steps)
 
 
+def key_of(job: Job, seed: int) -> str:
+    """Of the job's image with this seed."""
+    return image_key(
+        job.release,
+        job.embedding,
+        seed=seed,
+        width=job.width,
+        height=job.height,
+        steps=job.num_inference_steps,
+    )
+
+
 def keys(job: Job) -> list[str]:
     """Of the job's images, in order of index."""
-    return [
-        image_key(
-            job.release,
-            job.embedding,
-            seed=job.seed + index,
-            width=job.width,
-            height=job.height,
-            steps=job.num_inference_steps,
-        )
-        for index in range(job.n)
-    ]
+    return [key_of(job, job.seed + index) for index in range(job.n)]
 
 
-def job_key(image_keys: Iterable[str]) -> str:
-    """Of a job's images together: identical jobs have the same."""
-    return _hash(*image_keys)
+def job_key(image_keys: Iterable[str], *, max_tries: int = 0) -> str:
+    """Of a job's images together: identical jobs have the same. One that may end with other seeds is like no other."""
+    return _hash(*image_keys, *([f"tries {max_tries}"] if max_tries > 1 else []))
 
 
-def store(key: str, pixels, output_format: str) -> StoredImage:
+def store(key: str, pixels: Any, output_format: str) -> StoredImage:
     """Store an image, pixels uint8 (height, width, 3), losslessly and as `output_format`. Raises StorageFailed."""
     height, width, _ = pixels.shape
     master = storage.save(files.encode(pixels, "png"), "png")
@@ -90,9 +103,16 @@ def render(image: StoredImage, output_format: str) -> StoredImage:
     )
 
 
+def answers(job: Job, stored: Iterable[StoredImage]) -> bool:
+    """Whether these may be delivered as the job's: one whose pictures are to be judged takes no others."""
+    return not job.max_tries or all(image.is_accepted is not None for image in stored)
+
+
 def remember(images: Iterable[StoredImage]) -> None:
     """Put stored images into the cache. Call after commit."""
-    cache.put({f"{image.key}.{image.format}": asdict(image) for image in images})
+    # Of the picture alone, whatever else one job tried before it.
+    kept = [replace(image, seed=None, tries=1) for image in images]
+    cache.put({f"{image.key}.{image.format}": asdict(image) for image in kept})
 
 
 def find(wanted: Collection[str], output_format: str) -> dict[str, StoredImage] | None:
@@ -127,8 +147,10 @@ def find_rows(jobs: Iterable[Job]) -> dict[UUID, list[StoredImage]]:
 def _rows(wanted: Collection[str]) -> dict[str, list[StoredImage]]:
     """What PostgreSQL knows under these keys."""
     fields = ("key", "master", "file", "format", "sha256", "size_bytes", "width", "height")
+    found = ("is_accepted", "failing", "detector")
     known: dict[str, list[StoredImage]] = {}
-    for row in Image.objects.filter(key__in=wanted).values(*fields).distinct():
+    rows = Image.objects.filter(key__in=wanted).values(*fields, *found).distinct()
+    for row in rows.order_by(F("is_accepted").desc(nulls_last=True)):
         known.setdefault(row["key"], []).append(StoredImage(**row))
     return known
 

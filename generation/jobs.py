@@ -175,6 +175,8 @@ def _commit_one(result: Result, report: Report) -> bool:
     _finished(job, report, device_seconds=round(result.device_seconds, 4), attempt=claim.attempt)
     report.count("retort_device_seconds_total", result.device_seconds)
     report.count("retort_attempts_total", outcome=Outcome.SUCCEEDED)
+    if result.cache == Job.Cache.MISS:
+        _count_findings(result.images, report)
     twins = Job.objects.select_for_update(skip_locked=True).filter(
         key=job.key, status=Status.QUEUED
     )
@@ -182,6 +184,14 @@ def _commit_one(result: Result, report: Report) -> bool:
         stored = [images.render(image, twin.output_format) for image in result.images]
         _answer(twin, stored, Job.Cache.SHARED, report)
     return True
+
+
+def _count_findings(stored: Sequence[StoredImage], report: Report) -> None:
+    report.count("retort_tries_total", sum(image.tries for image in stored))
+    for image in stored:
+        if image.is_accepted is not None:
+            outcome = "accepted" if image.is_accepted else "rejected"
+            report.count("retort_judged_total", outcome=outcome)
 
 
 def answer(job: Job, stored: Sequence[StoredImage]) -> bool:
@@ -204,7 +214,15 @@ def _answer(job: Job, stored: Sequence[StoredImage], how: Job.Cache, report: Rep
 def _attach(job: Job, stored: Sequence[StoredImage]) -> None:
     """The job's image rows, in order of index."""
     Image.objects.bulk_create(
-        Image(job=job, index=index, seed=job.seed + index, **vars(image))
+        Image(
+            job=job,
+            index=index,
+            **vars(image)
+            | {
+                "seed": job.seed + index if image.seed is None else image.seed,
+                "failing": list(image.failing),
+            },
+        )
         for index, image in enumerate(stored)
     )
 

@@ -50,6 +50,8 @@ COUNTERS = {
     "retort_jobs_total": Counter("Jobs that ended.", ("outcome",)),
     "retort_attempts_total": Counter("Attempts that ended.", ("outcome",)),
     "retort_images_total": Counter("Images delivered, new and cached."),
+    "retort_judged_total": Counter("New images that were judged.", ("outcome",)),
+    "retort_tries_total": Counter("Pictures that were made for new images."),
     "retort_device_seconds_total": Counter("Seconds of devices spent on jobs that succeeded."),
     "retort_cache_total": Counter("Succeeded jobs by how they were answered.", ("result",)),
     "retort_sweeps_total": Counter("Sweeps: beat and the light worker are alive."),

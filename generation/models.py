@@ -8,12 +8,15 @@ from datetime import timedelta
 
 from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
-from django.core.validators import MinValueValidator
+from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import Q
 from django.utils import timezone
 
 from generation.engine.request import StoredEmbedding
+
+MOST_TRIES = 10  # pictures that are made for one image, at most
+TRIES = "0: nobody looks at a picture before it is delivered; 1: it is judged; more: another one is made, up to so many"
 
 
 class PromptVariant(models.Model):
@@ -32,6 +35,12 @@ class PromptVariant(models.Model):
     )
     tags = ArrayField(models.CharField(max_length=60), default=list, blank=True)
     status = models.CharField(max_length=10, choices=Status, default=Status.ACTIVE)
+    max_tries = models.PositiveSmallIntegerField(
+        null=True,
+        blank=True,
+        validators=[MaxValueValidator(MOST_TRIES)],
+        help_text=f"{TRIES}. Empty: as the release says.",
+    )
     notes = models.TextField(blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
@@ -70,6 +79,18 @@ class Release(models.Model):
         help_text="The folder holds the tokenizer and the text encoder."
     )
     size_bytes = models.BigIntegerField()
+    max_tries = models.PositiveSmallIntegerField(
+        null=True,
+        blank=True,
+        validators=[MaxValueValidator(MOST_TRIES)],
+        help_text=f"{TRIES}. Empty: as the setting MAX_TRIES says.",
+    )
+    canary_percent = models.PositiveSmallIntegerField(
+        default=0,
+        validators=[MaxValueValidator(99)],
+        help_text="Of the jobs for the active release of its kind, this share is served by it.",
+    )
+    canary_started_at = models.DateTimeField(null=True, blank=True)
     replaced = models.ForeignKey(
         "self",
         null=True,
@@ -90,7 +111,10 @@ class Release(models.Model):
         constraints = [
             models.UniqueConstraint(
                 fields=["kind"], condition=Q(status="active"), name="one_active_release_per_kind"
-            )
+            ),
+            models.UniqueConstraint(
+                fields=["kind"], condition=Q(canary_percent__gt=0), name="one_canary_per_kind"
+            ),
         ]
 
     def __str__(self) -> str:
@@ -189,6 +213,9 @@ class Job(models.Model):
         default=0, help_text="Higher runs first among the owner's own jobs."
     )
     key = models.CharField(max_length=64, help_text="Hash of everything that decides the images.")
+    max_tries = models.PositiveSmallIntegerField(
+        default=0, help_text=f"{TRIES}. Never more than 1 for a seed that was asked for."
+    )
 
     status = models.CharField(max_length=10, choices=Status, default=Status.QUEUED)
     cache = models.CharField(max_length=6, choices=Cache, default=Cache.MISS)
@@ -304,6 +331,16 @@ class Image(models.Model):
     size_bytes = models.PositiveIntegerField()
     width = models.PositiveIntegerField()
     height = models.PositiveIntegerField()
+    tries = models.PositiveSmallIntegerField(
+        default=1, help_text="Pictures that were made for this image; it is the best of them."
+    )
+    is_accepted = models.BooleanField(
+        null=True, help_text="By the detector; empty: nobody looked at it."
+    )
+    failing = ArrayField(
+        models.CharField(max_length=60), default=list, blank=True, help_text="The bits at fault."
+    )
+    detector = models.CharField(max_length=100, blank=True, help_text="The version that judged.")
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:

@@ -117,12 +117,17 @@ def serving() -> list[Release]:
     return list(Release.objects.filter(status=Status.ACTIVE).order_by("kind"))
 
 
-def resolve(model: str | None = None, *, slug: str) -> Release:
+def resolve(model: str | None = None, *, slug: str, lot: str = "") -> Release:
     """The release that a request for this prompt variant means.
 
     model: a kind, a name, or None for what UNCOVERED says where the student does not cover the variant: the teacher,
-    the student all the same, or nothing. Raises ReleaseNotAvailable and VariantNotCovered.
+    the student all the same, or nothing. lot: decides, by its hash, whether a canary serves the request; the same
+    request should have the same. Raises ReleaseNotAvailable and VariantNotCovered.
     """
+    if model is None or model in Release.Kind.values:
+        canary = _canary_for(lot, kind=model or Release.Kind.STUDENT)
+        if canary is not None and covers(canary, slug):
+            return canary
     if model is not None:
         release = named(model)
         if not covers(release, slug):
@@ -139,6 +144,14 @@ def resolve(model: str | None = None, *, slug: str) -> Release:
     raise ReleaseNotAvailable(
         "No release is active. Activate one: manage.py release activate NAME.", parameter="model"
     )
+
+
+def _canary_for(lot: str, *, kind: str) -> Release | None:
+    canary = Release.objects.filter(kind=kind, canary_percent__gt=0).first()
+    if canary is None:
+        return None
+    drawn = int.from_bytes(hashlib.sha256(lot.encode()).digest()[:4]) % 100
+    return canary if drawn < canary.canary_percent else None
 
 
 def covers(release: Release, slug: str) -> bool:
@@ -279,6 +292,46 @@ def reject(release: Release) -> Release:
     return locked
 
 
+def begin_canary(release: Release, percent: int) -> Release:
+    """Serve a share of the jobs for the active release of this kind with this one. Raises ReleaseRefused."""
+    if not 1 <= percent <= 99:
+        raise ReleaseRefused(f"A canary serves from 1 to 99 % of the jobs, not {percent}.")
+    place = folder(release)
+    _verified(place, hashes=False)
+    _compare_manifest(release, place)
+    with transaction.atomic():
+        rows = {row.pk: row for row in _locked(release.kind)}
+        release = rows[release.pk]
+        others = [row for row in rows.values() if row.pk != release.pk]
+        if release.status not in (Status.CANDIDATE, Status.RETIRED):
+            raise ReleaseRefused(
+                f"{release.name} is {release.status}; a canary is a candidate or a retired release."
+            )
+        if not any(row.status == Status.ACTIVE for row in others):
+            raise ReleaseRefused(f"No {release.kind} is active beside it. Activate {release.name}.")
+        for row in others:
+            if row.canary_percent:
+                raise ReleaseRefused(
+                    f"{row.name} is the canary. Activate or reject it, or end it, before another one begins."
+                )
+        release.canary_percent, release.canary_started_at = percent, timezone.now()
+        release.save(update_fields=["canary_percent", "canary_started_at"])
+    log.info("canary_began", release=release.name, percent=percent)
+    return release
+
+
+def end_canary(release: Release) -> Release:
+    """Serve no more jobs with it; it stays what it was. Those that it was given it finishes."""
+    Release.objects.filter(pk=release.pk).update(canary_percent=0)
+    release.refresh_from_db()
+    log.info("canary_ended", release=release.name)
+    return release
+
+
+def canaries() -> list[Release]:
+    return list(Release.objects.filter(canary_percent__gt=0).order_by("pk"))
+
+
 def prepare(release: Release) -> Release:
     """Have the workers load this release, which is about to be served. Raises ReleaseRefused."""
     place = folder(release)
@@ -314,5 +367,8 @@ def _move(release: Release, status: Release.Status) -> None:
     """The one place where a status changes; the caller holds the row's lock."""
     before = release.status
     release.status = status
-    release.save(update_fields=["status", "activated_at", "retired_at", "replaced"])
+    release.canary_percent = 0  # whatever it becomes now, it is tried no longer
+    release.save(
+        update_fields=["status", "activated_at", "retired_at", "replaced", "canary_percent"]
+    )
     log.info("release_moved", release=release.name, kind=release.kind, before=before, after=status)

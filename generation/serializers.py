@@ -168,6 +168,8 @@ class ReleaseSerializer(serializers.ModelSerializer[Release]):
             "registered_at",
             "activated_at",
             "retired_at",
+            "max_tries",
+            "canary_percent",
             "urls",
         ]
 
@@ -191,6 +193,14 @@ class ImageSerializer(serializers.Serializer[Image]):
     height = serializers.IntegerField()
     format = serializers.ChoiceField(Job.Format.choices)
     size_bytes = serializers.IntegerField()
+    tries = serializers.IntegerField(help_text="Pictures that were made for it.")
+    is_accepted = serializers.BooleanField(
+        allow_null=True,
+        help_text="Whether the detector finds in it what the variant says; null: nobody looked.",
+    )
+    failing = serializers.ListField(
+        child=serializers.CharField(), help_text="What the detector finds at fault."
+    )
 
     def to_representation(self, instance: Image) -> dict[str, Any]:
         return {
@@ -203,6 +213,9 @@ class ImageSerializer(serializers.Serializer[Image]):
             "height": instance.height,
             "format": instance.format,
             "size_bytes": instance.size_bytes,
+            "tries": instance.tries,
+            "is_accepted": instance.is_accepted,
+            "failing": instance.failing,
         }
 
 
@@ -245,6 +258,9 @@ class JobSerializer(serializers.Serializer[Job]):
     num_inference_steps = serializers.IntegerField()
     output_format = serializers.ChoiceField(Job.Format.choices)
     priority = serializers.IntegerField()
+    max_tries = serializers.IntegerField(
+        help_text="0: nobody looks at an image; 1: it is judged; more: made again with other seeds while it fails."
+    )
     cache = serializers.ChoiceField(Job.Cache.choices)
     attempt = serializers.IntegerField(help_text="Executions so far.")
     progress = serializers.IntegerField(help_text="Per cent.")
@@ -269,6 +285,7 @@ class JobSerializer(serializers.Serializer[Job]):
             "num_inference_steps": instance.num_inference_steps,
             "output_format": instance.output_format,
             "priority": instance.priority,
+            "max_tries": instance.max_tries,
             "cache": instance.cache,
             "attempt": instance.attempt,
             "progress": jobs.progress(instance),

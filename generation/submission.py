@@ -9,10 +9,10 @@ import structlog
 from django.conf import settings
 from django.db import transaction
 
-from generation import catalogue, hints, images, jobs, presence, releases
+from generation import catalogue, control, hints, images, jobs, presence, releases
 from generation.errors import InvalidRequest
 from generation.images import StoredImage
-from generation.models import Job, Release
+from generation.models import MOST_TRIES, Job, Release
 
 log = structlog.get_logger(__name__)
 
@@ -45,7 +45,8 @@ def submit(
         )
     is_fresh = seed is None  # then nobody has asked for these images before
     if seed is None:
-        seed = secrets.randbelow(SEED_LIMIT - n + 1)
+        # With room for the seeds of further tries.
+        seed = secrets.randbelow(SEED_LIMIT - n * MOST_TRIES + 1)
     if not 0 <= seed <= SEED_LIMIT - n:
         raise InvalidRequest(f"seed must be from 0 to {SEED_LIMIT - n}.", parameter="seed")
     if output_format not in Job.Format.values:
@@ -54,7 +55,8 @@ def submit(
             parameter="output_format",
         )
     prompt_variant = catalogue.find(slug=variant, text=text)
-    release = releases.resolve(model, slug=prompt_variant.slug)
+    release = releases.resolve(model, slug=prompt_variant.slug, lot=f"{prompt_variant.slug} {seed}")
+    max_tries = control.tries(prompt_variant, release)
     width, height = _size(size, release)
     embedding = catalogue.embedding_for(prompt_variant, release)
     job = Job(
@@ -69,12 +71,15 @@ def submit(
         num_inference_steps=release.num_inference_steps,
         output_format=output_format,
         priority=priority,
+        # Who asks for a seed gets the picture of that seed, flagged if it shows something else.
+        max_tries=max_tries if is_fresh else min(max_tries, 1),
     )
     keys = images.keys(job)
-    job.key = images.job_key(keys)
-    stored = None if is_fresh else images.find(keys, output_format)
+    job.key = images.job_key(keys, max_tries=job.max_tries)
+    found = None if is_fresh else images.find(keys, output_format)
+    stored = [found[key] for key in keys] if found else None
     with transaction.atomic():
-        _write(job, [stored[key] for key in keys] if stored else None)
+        _write(job, stored if stored and images.answers(job, stored) else None)
     return job
 
 

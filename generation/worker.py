@@ -6,21 +6,29 @@ Knows the engine and the life of a job; knows nothing of HTTP, of Celery's messa
 import os
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
+from uuid import UUID
 
 import structlog
 from django.conf import settings
 from django.db import InterfaceError, OperationalError, close_old_connections
 from django.utils import timezone
 
-from generation import claiming, hints, images, jobs, metrics, presence
+from generation import claiming, control, hints, images, jobs, metrics, presence
 from generation.connections import attempt
+from generation.control import Made
 from generation.engine.errors import EngineError
 from generation.engine.pipeline import Pipeline
-from generation.engine.request import GenerationRequest, GenerationResult, Timings
+from generation.engine.request import (
+    GenerationRequest,
+    GenerationResult,
+    StoredEmbedding,
+    Timings,
+)
 from generation.errors import INTERNAL_ERROR, GenerationError, StorageFailed
 from generation.jobs import Claim, Outcome, Result
 from generation.loaded import Loaded, wanted
@@ -109,6 +117,11 @@ def _answer_repeats(batch: list[Job]) -> list[Job]:
     if not twins:
         return batch
     found = images.find_rows(twins)
+    found = {
+        job.id: found[job.id]
+        for job in twins
+        if job.id in found and images.answers(job, found[job.id])
+    }
     repeats = [Result(job, found[job.id], 0.0, Job.Cache.HIT) for job in twins if job.id in found]
     if repeats:
         _patiently(lambda: jobs.commit(repeats))
@@ -116,7 +129,7 @@ def _answer_repeats(batch: list[Job]) -> list[Job]:
 
 
 # --- on the device --------------------------------------------------------------------------------
-Results = dict[Claim, list[GenerationResult] | Exception]
+Results = dict[Claim, list[Made] | Exception]
 
 
 def _generate(batch: Sequence[Job], claims: dict, timings: Timings) -> Results:
@@ -144,23 +157,37 @@ def _call(batch: Sequence[Job], claims: dict, timings: Timings) -> Results:
     rows = [(job, index) for job in batch for index in range(job.n)]
     metrics.observe("retort_batch_size", len(rows))
     embeddings = {job.id: job.embedding.stored() for job in batch}
-    results: dict[Claim, list[GenerationResult]] = {claims[job.id]: [] for job in batch}
+    made: list[Made] = []
     # More than one part only for a job that is larger than a batch.
     for start in range(0, len(rows), settings.BATCH_SIZE):
         part = rows[start : start + settings.BATCH_SIZE]
-        requests = [
-            GenerationRequest(embeddings[job.id], job.seed + index, job.width, job.height)
-            for job, index in part
-        ]
+        requests = [_request(job, embeddings, job.seed + index) for job, index in part]
         on_step = _watch([claims[job.id] for job, _ in part], done=start, total=len(rows))
-        made = loaded.generate(requests, on_step=on_step, timings=timings)
-        for (job, _), result in zip(part, made, strict=True):
-            results[claims[job.id]].append(result)
-    return dict(results)
+        results = loaded.generate(requests, on_step=on_step, timings=timings)
+        made += [Made(*row, result) for row, result in zip(part, results, strict=True)]
+
+    def again(failing: Sequence[Made]) -> list[GenerationResult]:
+        results: list[GenerationResult] = []
+        for start in range(0, len(failing), settings.BATCH_SIZE):
+            part = failing[start : start + settings.BATCH_SIZE]
+            requests = [_request(one.job, embeddings, one.next_seed) for one in part]
+            on_step = _watch([claims[one.job.id] for one in part])
+            results += loaded.generate(requests, on_step=on_step, timings=timings)
+        return results
+
+    control.improve(made, again)
+    return {claims[job.id]: [one for one in made if one.job is job] for job in batch}
 
 
-def _watch(rows: list[Claim], *, done: int, total: int) -> Callable[[int, int], Collection[int]]:
-    """The callback between two steps: says progress, drops rows that were taken from us, stops with the process."""
+def _request(job: Job, embeddings: Mapping[UUID, StoredEmbedding], seed: int) -> GenerationRequest:
+    return GenerationRequest(embeddings[job.id], seed, job.width, job.height)
+
+
+def _watch(
+    rows: list[Claim], *, done: int = 0, total: int | None = None
+) -> Callable[[int, int], Collection[int]]:
+    """The callback between two steps: drops rows that were taken from us, stops with the process, says progress (of
+    `total` rows `done` were done before)."""
     said = 0.0
 
     def on_step(step: int, steps: int) -> Collection[int]:
@@ -168,7 +195,7 @@ def _watch(rows: list[Claim], *, done: int, total: int) -> Callable[[int, int], 
         if presence.stopping.is_set():
             raise WorkerStopping
         now = time.monotonic()
-        if now - said >= PROGRESS_SECONDS:
+        if total is not None and now - said >= PROGRESS_SECONDS:
             said = now
             part = len(rows) * step / steps
             hints.set_progress({claim.job_id for claim in rows}, int(99 * (done + part) / total))
@@ -214,6 +241,9 @@ def _write_files(
 ) -> None:
     finished: list[Result] = []
     images_in_batch = sum(job.n for job in batch)
+    control.judge_rest(
+        [one for rows in results.values() if not isinstance(rows, Exception) for one in rows]
+    )
     for job in batch:
         claim = claims[job.id]
         if claim in _dropped:
@@ -228,18 +258,29 @@ def _write_files(
         _patiently(lambda: jobs.commit(finished))
 
 
-def _store(job: Job, outcome: "list[GenerationResult] | Exception") -> list[images.StoredImage]:
+def _store(job: Job, outcome: list[Made] | Exception) -> list[images.StoredImage]:
     if isinstance(outcome, Exception):
         raise outcome
-    stored = []
-    keys = images.keys(job)
-    for index, result in enumerate(outcome):
-        if result.error is not None:
-            raise result.error
-        if result.pixels is None:
-            raise StorageFailed("The image was dropped between two steps.")
-        stored.append(images.store(keys[index], result.pixels, job.output_format))
-    return stored
+    return [_store_one(job, one) for one in outcome]
+
+
+def _store_one(job: Job, one: Made) -> images.StoredImage:
+    result, finding = one.result, one.finding
+    if result.error is not None:
+        raise result.error
+    if result.pixels is None:
+        raise StorageFailed("The image was dropped between two steps.")
+    seed = result.request.seed
+    stored = images.store(images.key_of(job, seed), result.pixels, job.output_format)
+    stored = replace(stored, seed=seed, tries=one.tries)
+    if finding is None:
+        return stored
+    return replace(
+        stored,
+        is_accepted=finding.is_accepted,
+        failing=finding.failing,
+        detector=finding.detector,
+    )
 
 
 def _settle_error(claim: Claim, error: Exception) -> None:

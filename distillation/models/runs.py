@@ -26,11 +26,14 @@ class Run(models.Model):
 
     class Policy(models.TextChoices):
         AUTO = "auto", "auto (served at once if it passes the gate)"
+        CANARY = "canary", "canary (serves a share of the jobs first)"
         MANUAL = "manual", "manual (a person serves it)"
 
     class Outcome(models.TextChoices):
         PENDING = "pending", "pending (not finished)"
         PROMOTED = "promoted", "promoted (is served)"
+        CANARY = "canary", "canary (passed, serves a share of the jobs)"
+        WITHDRAWN = "withdrawn", "withdrawn (did worse than the active release)"
         CANDIDATE = "candidate", "candidate (passed, waits for a person)"
         REJECTED = "rejected", "rejected (did not pass the gate)"
 

@@ -25,6 +25,10 @@ class ObjectActionsMixin:
         """Whether the action makes sense for this object now."""
         return True
 
+    def confirmation(self, name: str, obj: Any) -> str:
+        """What a person is told before the action is carried out; "" if it is at once."""
+        return ""
+
     def panel(self, request: HttpRequest, obj: Any) -> dict[str, Any]:
         """What the page of the object shows above its fields: context of `panel_template`."""
         return {}
@@ -84,6 +88,7 @@ class ObjectActionsMixin:
                 "title": getattr(self, name).short_description,
                 "icon": getattr(self, name).icon,
                 "url": reverse(f"admin:{self._url_name()}", args=[obj.pk, name]),
+                "confirmation": self.confirmation(name, obj),
             }
             for name in self.object_actions
             if self._allowed(request, name) and self.action_applies(name, obj)
@@ -91,8 +96,12 @@ class ObjectActionsMixin:
 
 
 class ReadOnlyMixin:
-    """For a ModelAdmin whose rows are written by the system: shown, never edited. Actions may need `change`."""
+    """For a ModelAdmin whose rows are written by the system: shown, not edited. Actions may need `change`.
 
+    editable: fields that people set; they alone are written.
+    """
+
+    editable: tuple[str, ...] = ()
     opts: Any
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
@@ -103,7 +112,12 @@ class ReadOnlyMixin:
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
         own = super().get_readonly_fields(request, obj)  # type: ignore[misc]
-        return [*own, *(field.name for field in self.opts.fields)]
+        is_editor = self.has_change_permission(request, obj)  # type: ignore[attr-defined]
+        editable = self.editable if is_editor else ()
+        return [*own, *(field.name for field in self.opts.fields if field.name not in editable)]
+
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
+        obj.save(update_fields=self.editable)
 
     def changeform_view(
         self,
@@ -112,9 +126,11 @@ class ReadOnlyMixin:
         form_url: str = "",
         extra_context: dict[str, Any] | None = None,
     ) -> Any:
-        if request.method == "POST":
+        if request.method == "POST" and not self.editable:
             raise PermissionDenied
-        hidden = {"show_save": False, "show_save_and_continue": False, "show_close": True}
+        hidden = {"show_save_and_continue": False, "show_close": True}
+        if not self.editable:
+            hidden["show_save"] = False
         return super().changeform_view(  # type: ignore[misc]
             request, object_id, form_url, hidden | (extra_context or {})
         )

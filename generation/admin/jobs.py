@@ -7,7 +7,7 @@ from uuid import UUID
 from django.contrib import admin, messages
 from django.contrib.postgres.expressions import ArraySubquery
 from django.core.exceptions import PermissionDenied
-from django.db.models import OuterRef, QuerySet
+from django.db.models import Exists, OuterRef, QuerySet
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404
 from django.urls import path, reverse
@@ -15,6 +15,7 @@ from django.utils import timezone
 from unfold.admin import ModelAdmin
 from unfold.contrib.filters.admin import (
     ChoicesDropdownFilter,
+    DropdownFilter,
     RangeDateTimeFilter,
     RelatedDropdownFilter,
 )
@@ -36,12 +37,27 @@ def seconds_between(start: Any, end: Any) -> str:
     return f"{seconds:.2f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
 
 
+class FlaggedFilter(DropdownFilter):
+    title = "images"
+    parameter_name = "images"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("flagged", "flagged by the detector"), ("accepted", "judged and accepted")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Job]) -> QuerySet[Job]:
+        if self.value() not in ("flagged", "accepted"):
+            return queryset
+        judged = Image.objects.filter(job=OuterRef("pk"), is_accepted=self.value() == "accepted")
+        return queryset.filter(Exists(judged))
+
+
 @admin.register(Job)
 class JobAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
     list_display = ("what", "images", "status_badge", "release", "owner", "took", "created")
     list_filter = (
         ("status", ChoicesDropdownFilter),
         ("cache", ChoicesDropdownFilter),
+        FlaggedFilter,
         ("release", RelatedDropdownFilter),
         ("created_at", RangeDateTimeFilter),
     )
@@ -63,7 +79,8 @@ class JobAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
                     ("release", "output_format"),
                     ("count", "seed"),
                     ("size", "num_inference_steps"),
-                    ("priority", "key"),
+                    ("priority", "max_tries"),
+                    "key",
                 )
             },
         ),

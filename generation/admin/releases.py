@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from django.conf import settings
 from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest
@@ -24,8 +25,9 @@ class ReleaseAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
     list_filter = (("kind", ChoicesDropdownFilter), ("status", ChoicesDropdownFilter))
     list_filter_submit = True
     search_fields = ("name", "encoder_fingerprint")
-    actions = ("activate", "rollback", "reject")
-    object_actions = ("activate", "rollback", "reject")
+    actions = ("activate", "canary", "end_canary", "rollback", "reject")
+    object_actions = ("activate", "canary", "end_canary", "rollback", "reject")
+    editable = ("max_tries",)
     readonly_fields = (
         "status_badge",
         "steps",
@@ -47,6 +49,7 @@ class ReleaseAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
                 )
             },
         ),
+        ("Control of results", {"fields": ("max_tries",)}),
         (
             "Figures",
             {
@@ -69,6 +72,8 @@ class ReleaseAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
 
     @display(description="status", ordering="status")
     def status_badge(self, release: Release) -> str:
+        if release.canary_percent:
+            return pictures.badge("canary", f"{release.canary_percent} % of the jobs")
         return pictures.badge(release.status)
 
     @display(description="steps")
@@ -111,14 +116,39 @@ class ReleaseAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
     def action_applies(self, name: str, obj: Any) -> bool:
         status = obj.status
         return {
+            "canary": status in (Release.Status.CANDIDATE, Release.Status.RETIRED)
+            and not obj.canary_percent,
+            "end_canary": obj.canary_percent > 0,
             "activate": status in (Release.Status.CANDIDATE, Release.Status.RETIRED),
             "rollback": status == Release.Status.ACTIVE and obj.replaced_id is not None,
             "reject": status in (Release.Status.CANDIDATE, Release.Status.RETIRED),
         }[name]
 
+    def confirmation(self, name: str, obj: Any) -> str:
+        active = Release.objects.filter(kind=obj.kind, status=Release.Status.ACTIVE).first()
+        return {
+            "activate": f"New jobs are then made by {obj.name}"
+            + (f" instead of {active.name}, which retires." if active else "."),
+            "rollback": f"New jobs are then made by {obj.replaced} again, and {obj.name} retires.",
+            "reject": f"{obj.name} is never served then. This cannot be undone.",
+        }.get(name, "")
+
     @action(description="Activate", icon="play_circle", permissions=["change"])
     def activate(self, request: HttpRequest, queryset: QuerySet) -> None:
         self._one(request, queryset, handover.activate, "{} is active.")
+
+    @action(description="Try as canary", icon="science", permissions=["change"])
+    def canary(self, request: HttpRequest, queryset: QuerySet) -> None:
+        self._one(
+            request,
+            queryset,
+            lambda release: handover.begin_canary(release, settings.CANARY_PERCENT),
+            f"{{}} serves {settings.CANARY_PERCENT} % of the jobs.",
+        )
+
+    @action(description="End canary", icon="close", permissions=["change"])
+    def end_canary(self, request: HttpRequest, queryset: QuerySet) -> None:
+        self._one(request, queryset, releases.end_canary, "{} serves no more jobs.")
 
     @action(description="Roll back", icon="undo", permissions=["change"])
     def rollback(self, request: HttpRequest, queryset: QuerySet) -> None:

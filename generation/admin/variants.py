@@ -69,7 +69,7 @@ class PromptVariantAdmin(ObjectActionsMixin, ModelAdmin, ImportExportModelAdmin)
         return rows.annotate(latest_images=ArraySubquery(latest))
 
     def get_fieldsets(self, request: HttpRequest, obj: PromptVariant | None = None) -> Any:
-        wording = ["text", "slug", "tags", "status", "notes"]
+        wording = ["text", "slug", "tags", "status", "max_tries", "notes"]
         if obj is None:
             return [(None, {"fields": wording})]
         if self.has_change_permission(request, obj):

@@ -17,7 +17,7 @@ from distillation.redistillation import Facts, Limits, consider, decide, gather
 from generation import catalogue
 from generation.engine.release import PROMPT_EMBEDS
 from generation.models import PromptVariant, Release
-from tests.people import make_embedding, make_release, make_variant
+from tests.people import make_embedding, make_image, make_job, make_release, make_variant
 
 FACTS = Facts(
     teacher="teacher-1",
@@ -32,7 +32,7 @@ FACTS = Facts(
     open_run=None,
     tried=None,
 )
-LIMITS = Limits()
+LIMITS = Limits(failing_share=0.3)
 
 
 def said(facts: Facts, limits: Limits = LIMITS) -> tuple[bool, str]:
@@ -48,6 +48,7 @@ def said(facts: Facts, limits: Limits = LIMITS) -> tuple[bool, str]:
         ({"changed": ("red-vase",)}, "1 prompt variants have another text: red-vase"),
         ({"active": None}, "No student"),
         ({"active_teacher": "old"}, "the teacher is teacher-1"),
+        ({"judged": 400, "failing": 200}, "50% of 400 judged images of student-1 fail"),
     ],
 )  # fmt: skip
 def test_a_run_begins_when_facts_changed(changes, reason):
@@ -62,6 +63,8 @@ def test_a_run_begins_when_facts_changed(changes, reason):
         ({"teacher": None, "uncovered": ("a",)}, "No teacher"),
         ({"variants": 0, "active": None}, "No prompt variant"),
         ({"uncovered": ("a",), "open_run": "student-2"}, "student-2 is under way"),
+        ({"uncovered": ("a",), "canary": "student-2"}, "student-2 serves a share of the jobs"),
+        ({"judged": 20, "failing": 9}, "covers the catalogue"),
         ({"uncovered": ("a",), "unencoded": 4}, "4 prompt variants wait"),
         ({"uncovered": ("a",), "settled_seconds": 30}, "must rest"),
         ({"uncovered": ("a",), "tried": "student-2 (rejected)"}, "student-2 (rejected) had the same"),
@@ -187,3 +190,29 @@ def test_without_variants_nothing_can_be_started(releases):
     PromptVariant.objects.update(status=PromptVariant.Status.ARCHIVED)
     with pytest.raises(DistillationRefused, match="No prompt variant"):
         redistillation.start()
+
+
+# --- images that fail -----------------------------------------------------------------------------
+def judged(release: Release, *, accepted: int, failing: int) -> None:
+    job = make_job(release=release, status="succeeded")
+    for index in range(accepted + failing):
+        image = make_image(job=job, index=index)
+        image.is_accepted = index < accepted
+        image.save()
+
+
+def test_the_share_of_failing_images_is_a_fact_once_the_student_served_for_the_window(releases):
+    student = releases[1]
+    judged(student, accepted=3, failing=2)
+    assert gather().judged is None  # it is new: its time is not over
+
+    long_ago = timezone.now() - timedelta(days=8)
+    Release.objects.filter(pk=student.pk).update(activated_at=long_ago)
+    facts = gather()
+    assert (facts.judged, facts.failing) == (5, 2)
+
+
+def test_failing_images_begin_a_run_only_if_so_set():
+    facts = replace(FACTS, judged=400, failing=200)
+    assert not said(facts, Limits())[0]
+    assert not said(facts, Limits(failing_share=0.5))[0]  # half of 400 is not surely more than half

@@ -12,7 +12,7 @@ from distillation.trainers import changes, loop
 from generation import encoding, presence, releases
 from generation.models import Job, PromptVariant, Release
 from tests.distillation.toys import SMALL
-from tests.people import make_job, make_variant
+from tests.people import make_job, make_release, make_variant
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -188,6 +188,23 @@ def test_one_that_passed_waits_for_a_person_if_so_set(made):
     made[0].refresh_from_db()
     run = decided(made, passed=True)
     assert (run.outcome, run.release.status) == ("candidate", "candidate")
+
+
+def test_one_that_passed_is_tried_beside_the_active_one_if_so_set(made):
+    active = make_release(name="active")
+    Run.objects.filter(pk=made[0].pk).update(policy="canary")
+    made[0].refresh_from_db()
+    run = decided(made, passed=True)
+    assert (run.outcome, run.status) == ("canary", "succeeded")
+    assert (run.release.status, run.release.canary_percent) == ("candidate", 10)
+    active.refresh_from_db()
+    assert active.status == "active"
+
+
+def test_with_nothing_to_compare_it_with_a_canary_is_served_at_once(made):
+    Run.objects.filter(pk=made[0].pk).update(policy="canary")
+    made[0].refresh_from_db()
+    assert decided(made, passed=True).outcome == "promoted"
 
 
 def test_a_ruined_one_is_never_served(made):

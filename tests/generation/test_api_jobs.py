@@ -14,7 +14,8 @@ pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_server")]
 
 FIELDS = {
     "id", "status", "variant", "text", "model", "n", "seed", "size", "num_inference_steps", "output_format", "priority",
-    "cache", "attempt", "progress", "error", "images", "created_at", "started_at", "finished_at", "metrics", "urls",
+    "max_tries", "cache", "attempt", "progress", "error", "images", "created_at", "started_at", "finished_at",
+    "metrics", "urls",
 }  # fmt: skip
 
 

@@ -35,6 +35,23 @@ def test_a_release_goes_through_its_whole_life(two: None) -> None:
     assert statuses() == {"first": "active", "second": "rejected"}
 
 
+def test_a_canary_is_begun_shown_and_ended(two: None) -> None:
+    run("activate", "first")
+    assert "second serves 5 % of the jobs" in run("canary", "second", "--percent", "5")
+    assert "canary 5 %" in run("list")
+    with pytest.raises(CommandError, match="first is active; a canary is"):
+        run("canary", "first")
+    assert "serves no more jobs" in run("canary", "second", "--percent", "0")
+    assert statuses() == {"first": "active", "second": "candidate"}
+
+
+def test_how_often_an_image_may_be_made_is_the_releases_own(two: None) -> None:
+    assert "up to 4 pictures" in run("tries", "first", "4")
+    assert dict(Release.objects.values_list("name", "max_tries")) == {"first": 4, "second": None}
+    with pytest.raises(CommandError, match="invalid choice: 11"):
+        run("tries", "first", "11")
+
+
 def test_registering_says_how_to_go_on(tmp_path: Path) -> None:
     tiny.make_tiny_release(tmp_path / "made", name="tiny")
     output = run("register", str(tmp_path / "made"))

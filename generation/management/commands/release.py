@@ -1,4 +1,4 @@
-"""`manage.py release register | list | verify | activate | rollback | reject | export`: releases from the shell."""
+"""`manage.py release …`: releases from the shell."""
 
 import re
 from argparse import ArgumentParser, ArgumentTypeError
@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 from tqdm import tqdm
 
 from generation import handover, releases
 from generation.engine.release import KINDS, Progress
 from generation.errors import GenerationError
-from generation.models import PromptVariant, Release
+from generation.models import MOST_TRIES, PromptVariant, Release
 
 OPTIONS = ("kind", "steps", "guidance_scale", "noise_scheduler", "image_sizes")
 
@@ -65,6 +66,21 @@ class Command(BaseCommand):
             ("reject", "never serve a release"),
         ):
             actions.add_parser(action, help=text).add_argument("name")
+        canary = actions.add_parser(
+            "canary", help="serve a share of the jobs of the active release with this one"
+        )
+        canary.add_argument("name")
+        canary.add_argument(
+            "--percent", type=int, help="default: CANARY_PERCENT; 0 ends it", metavar="P"
+        )
+        tries = actions.add_parser(
+            "tries",
+            help="make an image again while the detector finds fault",
+            description="0: nobody looks at a picture; 1: it is judged and flagged; more: another one is made with "
+            "the next seed, up to so many.",
+        )
+        tries.add_argument("name")
+        tries.add_argument("tries", type=int, choices=range(MOST_TRIES + 1), metavar="N")
         rollback = actions.add_parser("rollback", help="serve what the active release replaced")
         rollback.add_argument("kind", choices=KINDS)
         export = actions.add_parser(
@@ -81,6 +97,8 @@ class Command(BaseCommand):
             "list": self.list,
             "verify": self.verify,
             "activate": self.activate,
+            "canary": self.canary,
+            "tries": self.tries,
             "rollback": self.rollback,
             "reject": self.reject,
             "export": self.export,
@@ -119,7 +137,7 @@ class Command(BaseCommand):
         for release in rows:
             size = "×".join(str(side) for side in release.image_sizes[0])
             self.stdout.write(
-                f"{release.name:<{width}}  {release.kind:<7}  {release.status:<9}  "
+                f"{release.name:<{width}}  {release.kind:<7}  {_status(release):<12}  "
                 f"{release.num_inference_steps:>3} steps  {size:>9}  {_megabytes(release.size_bytes):>8}  "
                 f"{release.registered_at:%Y-%m-%d %H:%M}"
             )
@@ -137,6 +155,22 @@ class Command(BaseCommand):
         release = handover.activate(release)
         replaced = f", which replaces {release.replaced.name}" if release.replaced else ""
         self.stdout.write(f"The active {release.kind} is {release.name}{replaced}.")
+
+    def canary(self, options: dict[str, Any]) -> None:
+        release, percent = _find(options["name"]), options["percent"]
+        if percent == 0:
+            releases.end_canary(release)
+            self.stdout.write(f"{release.name} serves no more jobs.")
+            return
+        release = handover.begin_canary(release, percent or settings.CANARY_PERCENT)
+        self.stdout.write(
+            f"{release.name} serves {release.canary_percent} % of the jobs of the active {release.kind}."
+        )
+
+    def tries(self, options: dict[str, Any]) -> None:
+        release = _find(options["name"])
+        Release.objects.filter(pk=release.pk).update(max_tries=options["tries"])
+        self.stdout.write(f"{release.name}: up to {options['tries']} pictures for an image.")
 
     def rollback(self, options: dict[str, Any]) -> None:
         release = releases.rollback(options["kind"])
@@ -192,6 +226,10 @@ class Command(BaseCommand):
                 bar.update(done - bar.n)
 
             yield on_progress
+
+
+def _status(release: Release) -> str:
+    return f"canary {release.canary_percent} %" if release.canary_percent else release.status
 
 
 def _find(name: str) -> Release:

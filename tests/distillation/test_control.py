@@ -1,0 +1,77 @@
+"""The active version of the detector judges what the generation workers make, where it knows the pictures."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from distillation import control, detectors
+from distillation.detector import network as networks
+from distillation.inputs import STARTER_JUDGES
+from distillation.models import Detector
+from tests.people import make_release
+
+pytestmark = pytest.mark.django_db
+
+TAGS = ["mug", "green", "metal", "slab"]
+
+
+@pytest.fixture(autouse=True)
+def forgotten(monkeypatch):
+    """As in a process that has not judged yet."""
+    for name in ("_looked", "_version", "_judge"):
+        monkeypatch.setattr(control, name, None)
+
+
+@pytest.fixture
+def starter():
+    return make_release(name=detectors.STARTER_TEACHER, kind="teacher")
+
+
+def picture(size: int = 128) -> np.ndarray:
+    """A plain grey one: nothing that the detector knows is in it."""
+    return np.full((size, size, 3), 128, dtype=np.uint8)
+
+
+def test_a_picture_that_shows_nothing_fails_what_its_variant_says(starter):
+    judge = control.judge(starter)
+
+    (finding,) = judge([picture()], [TAGS])
+
+    assert not finding.is_accepted and finding.failing
+    assert finding.detector == Detector.objects.get(status="active").name
+    assert 0 <= finding.score < 0.5
+
+
+def test_pictures_of_any_size_are_judged(starter):
+    found = control.judge(starter)([picture(64), picture(512)], [TAGS, TAGS])
+
+    assert [finding.is_accepted for finding in found] == [False, False]
+
+
+def test_a_tag_that_forbids_a_bit_fails_where_the_bit_is(starter):
+    judge, detector = control.judge(starter), detectors.active()
+    network = networks.load(detectors.folder(detector))
+    present = network.present(torch.from_numpy(picture()).permute(2, 0, 1)[None])[0].tolist()
+
+    found = judge([picture()] * len(present), [[f"not-{bit}"] for bit in detector.bits])
+
+    said = [bit in finding.failing for bit, finding in zip(detector.bits, found, strict=True)]
+    assert said[: len(present)] == present
+
+
+def test_the_shipped_detector_judges_no_pictures_that_it_does_not_know(starter):
+    assert control.judge(make_release(name="own", parent="somebody-elses")) is None
+    assert control.judge(make_release(name="student", parent=starter.name)) is not None
+
+
+def test_another_active_version_judges_without_a_restart(starter, monkeypatch, tmp_path):
+    first = control.judge(starter)([picture()], [TAGS])[0].detector
+    other = tmp_path / "stricter"
+    shutil.copytree(STARTER_JUDGES / "detector", other)
+    detectors.activate(detectors.register(other))
+
+    monkeypatch.setattr(control, "_looked", None)  # some seconds later
+
+    assert control.judge(starter)([picture()], [TAGS])[0].detector == "stricter" != first
