@@ -66,7 +66,7 @@ class Made:
 
 
 def tries(variant: PromptVariant, release: Release) -> int:
-    """Pictures that may be made for an image of this variant: the variant's word, else the release's, else the setting."""
+    """Pictures that may be made for an image: the variant decides, else the release, else the setting MAX_TRIES."""
     for given in (variant.max_tries, release.max_tries):
         if given is not None:
             return given

@@ -37,6 +37,20 @@ def _count(name: str, default: int) -> int:
     return int(_positive(name, default, whole=True))
 
 
+def _whole(name: str, default: int, *, most: int) -> int:
+    value = int(env.int(name, default=default))
+    if not 0 <= value <= most:
+        raise ImproperlyConfigured(f"{name}={value}: give a whole number from 0 to {most}.")
+    return value
+
+
+def _share(name: str, default: float) -> float:
+    value = float(env.float(name, default=default))
+    if not 0 <= value <= 1:
+        raise ImproperlyConfigured(f"{name}={value:g}: give a share from 0 to 1.")
+    return value
+
+
 def _choice(name: str, default: str, choices: tuple[str, ...]) -> str:
     value = env.str(name, default=default)
     if value not in choices:
@@ -168,6 +182,13 @@ SWEEP_SECONDS = _positive(
 UNCOVERED = _choice(
     "UNCOVERED", "teacher", ("teacher", "student", "refuse")
 )  # who makes pictures of a variant that the active student was not made for
+MAX_TRIES = _whole(
+    "MAX_TRIES", 0, most=10
+)  # pictures made for an image while the detector finds fault; 0: it is not asked
+JUDGED_SHARE = _share(
+    "JUDGED_SHARE", 0.05
+)  # of the other images, judged to know how a release does
+RESULT_JUDGE = "distillation.control.judge"
 LOADED_RELEASES = _count(
     "LOADED_RELEASES", 3
 )  # kept on a device: student, teacher, and the one that is served next
@@ -200,12 +221,26 @@ DISTILLATION_YIELDS = env.bool(
     "DISTILLATION_YIELDS", default=True
 )  # stand still while jobs wait: for machines where both share a device
 SLICE_SECONDS = _positive("SLICE_SECONDS", 120)  # what a killed distillation worker costs at most
-PROMOTION = _choice("PROMOTION", "auto", ("auto", "manual"))  # of a release that passed the gate
+PROMOTION = _choice(
+    "PROMOTION", "auto", ("auto", "canary", "manual")
+)  # of a release that passed the gate
+CANARY_PERCENT = _count("CANARY_PERCENT", 10)  # of the jobs, for a release that is tried
+CANARY_JOBS = _count("CANARY_JOBS", 200)  # that it must have served without getting worse
+IMAGE_SOURCE_ROOTS = env.list(
+    "IMAGE_SOURCE_ROOTS", default=[]
+)  # folders below which image sources may lie; empty: DATA_DIR/sources
+IMAGE_SOURCE_PRIVATE_HOSTS = env.bool(
+    "IMAGE_SOURCE_PRIVATE_HOSTS", default=False
+)  # whether image sources may be fetched from addresses of private networks
 REDISTIL_NEW_VARIANTS = _count("REDISTIL_NEW_VARIANTS", 1)  # not covered, before a run is begun
 REDISTIL_SETTLED_SECONDS = _positive(
     "REDISTIL_SETTLED_SECONDS", 600
 )  # the catalogue must have rested this long
 REDISTIL_AGE_DAYS = int(env.int("REDISTIL_AGE_DAYS", default=0))  # 0: age is no reason
+REDISTIL_FAILING_SHARE = _share(
+    "REDISTIL_FAILING_SHARE", 0
+)  # of the judged images, for sure; 0: no reason
+REDISTIL_WINDOW_DAYS = _count("REDISTIL_WINDOW_DAYS", 7)  # in which they are counted
 
 # --- API ------------------------------------------------------------------------------------------
 LOCAL_API_KEY = env.str(
@@ -297,6 +332,16 @@ UNFOLD = {
                         "link": reverse_lazy("admin:distillation_decision_changelist"),
                     },
                     {
+                        "title": "Image sources",
+                        "icon": "folder_open",
+                        "link": reverse_lazy("admin:distillation_imagesource_changelist"),
+                    },
+                    {
+                        "title": "Examples",
+                        "icon": "photo_library",
+                        "link": reverse_lazy("admin:distillation_example_changelist"),
+                    },
+                    {
                         "title": "Schedule",
                         "icon": "schedule",
                         "link": reverse_lazy("admin:django_celery_beat_periodictask_changelist"),
@@ -341,6 +386,7 @@ CELERY_TASK_ROUTES = {
     "generation.wake": {"queue": "generation"},
     "generation.encode": {"queue": "encode"},
     "distillation.wake": {"queue": "distillation"},
+    "distillation.curate": {"queue": "distillation"},
 }
 # Rows are the truth: nobody reads results, so no result keys pile up in Redis, and no image passes through it.
 CELERY_TASK_IGNORE_RESULT = True
@@ -380,6 +426,16 @@ CELERY_BEAT_SCHEDULE = {
         "task": "distillation.sweep",
         "schedule": SWEEP_SECONDS,
         "options": {"expires": SWEEP_SECONDS},
+    },
+    "watch-canary": {
+        "task": "distillation.watch_canary",
+        "schedule": 15.0,
+        "options": {"expires": 15},
+    },
+    "refresh-image-sources": {
+        "task": "distillation.refresh_sources",
+        "schedule": crontab(hour="1", minute="30"),
+        "options": {"expires": 3600},
     },
     "consider-redistillation": {
         "task": "distillation.consider",

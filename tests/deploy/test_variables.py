@@ -11,7 +11,7 @@ SETTINGS = ROOT / "project" / "settings.py"
 README = ROOT / "deploy" / "README.md"
 EXAMPLE = ROOT / "deploy" / "env.example"
 COMPOSE = ROOT / "deploy" / "compose.yaml"
-READERS = ("_count", "_positive", "_choice")  # of settings.py, beside env.…
+READERS = ("_count", "_positive", "_whole", "_share", "_choice")  # of settings.py, beside env.…
 
 
 def _calls() -> list[ast.Call]:
