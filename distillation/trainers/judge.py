@@ -16,6 +16,7 @@ from distillation.detector.judge import Judge, described, load
 from distillation.detector.labels import Labelled, Vocabulary
 from distillation.detector.network import Detector, DetectorConfig
 from distillation.detector.segmentation import SegmentationConfig, UNet
+from distillation.evaluation import trial
 from distillation.trainers import quality, spoiling
 from distillation.trainers import segmentation as segmenting
 from distillation.trainers.quality import QualityRecipe
@@ -54,11 +55,13 @@ def make(
     name: str,
     folder: Path,
     begins_with: Path | None = None,
+    tested: Labelled | None = None,
     progress_bar: bool = True,
 ) -> Judge:
     """The version, in folder/version; goes on from what `folder` holds. Raises LabelsUnusable, DetectorUnusable.
 
-    Only pictures without a defect are trained on, and those whose defect names what they lack.
+    Only pictures without a defect are trained on, and those whose defect names what they lack. tested: whose figures
+    the version bears; None is what was held out, by which it was calibrated too.
     """
     folder = Path(folder)
     target = folder / "version"
@@ -73,7 +76,7 @@ def make(
     classifier = _classifier(
         recipe, parts, vocabulary, begins_with=begins_with, folder=folder, progress_bar=progress_bar
     )
-    figures = {
+    figures: dict[str, Any] = {
         "recipe": _plain(asdict(recipe)),
         "labels": labelled.digest,
         "pictures": {"trained": len(parts[0]), "held_out": len(parts[1])},
@@ -81,6 +84,11 @@ def make(
         "torch": torch.__version__,
     }
     required = vocabulary.required + (segmentation.BITS if unet is not None else ())
+    untested = folder / "untested"
+    write(untested, classifier, unet, name=name, required=required, figures=figures)
+    of = parts[1] if tested is None else tested
+    found = trial.run(load(untested), of, progress_bar=progress_bar)
+    figures["test"] = {"is_held_out": tested is None, "labels": of.digest, **found.to_dict()}
     write(target, classifier, unet, name=name, required=required, figures=figures)
     return load(target)
 

@@ -52,6 +52,12 @@ class Command(BaseCommand):
             metavar="N",
             help="of each of the two trainings; default: the recipe's",
         )
+        train.add_argument(
+            "--test",
+            type=Path,
+            metavar="FOLDER",
+            help="labelled, whose figures the version bears; default: what was held out of the training",
+        )
         train.add_argument("--activate", action="store_true", help="judge by it from now on")
         test = commands.add_parser(
             "test", help="judge a labelled folder: figures by bit and by defect, and a sheet"
@@ -111,7 +117,14 @@ class Command(BaseCommand):
             _refuse_name(name)
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "name").write_text(name, encoding="utf-8")
-            made = judge.make(recipe, labelled, name=name, folder=folder, begins_with=begins_with)
+            made = judge.make(
+                recipe,
+                labelled,
+                name=name,
+                folder=folder,
+                begins_with=begins_with,
+                tested=labels.read(options["test"]) if options["test"] else None,
+            )
         row = detectors.register(folder / "version")
         self.stdout.write(f"Made and registered {row.name} with the bits {', '.join(made.bits)}.")
         if options["activate"]:

@@ -1,0 +1,176 @@
+"""Versions of the detector in the admin: what each can say, how it did when it was tested; which one judges."""
+
+from typing import Any
+
+from django.contrib import admin, messages
+from django.db.models import Count, QuerySet
+from django.http import HttpRequest
+from django.utils.html import format_html, format_html_join
+from unfold.admin import ModelAdmin
+from unfold.contrib.filters.admin import ChoicesDropdownFilter
+from unfold.decorators import action, display
+
+from distillation import detectors
+from distillation.models import Detector
+from generation.admin import pictures
+from generation.admin.actions import ObjectActionsMixin, ReadOnlyMixin
+from generation.errors import GenerationError
+
+SHOWN = 8  # bits named in a list
+
+
+@admin.register(Detector)
+class DetectorAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
+    list_display = ("named", "status_badge", "says", "caught", "lost", "verdict_count", "registered")  # fmt: skip
+    list_filter = (("status", ChoicesDropdownFilter),)
+    list_filter_submit = True
+    search_fields = ("name",)
+    actions = ("activate",)
+    object_actions = ("activate",)
+    readonly_fields = (
+        "status_badge", "all_bits", "required", "image_size", "caught", "lost", "by_defect", "by_bit", "trained_on",
+    )  # fmt: skip
+    fieldsets = (
+        (
+            "What it can say",
+            {"fields": (("name", "status_badge"), "all_bits", "required", ("image_size", "path"))},
+        ),
+        (
+            "How it did when it was tested",
+            {"fields": ("trained_on", ("caught", "lost"), "by_defect", "by_bit")},
+        ),
+        (None, {"fields": (("registered_at", "activated_at"), "manifest_sha256")}),
+    )
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Detector]:
+        return super().get_queryset(request).annotate(verdict_total=Count("verdicts"))
+
+    # --- columns
+    @display(description="detector", ordering="name")
+    def named(self, row: Detector) -> Any:
+        return pictures.wording(row.name, f"{len(row.bits)} bits, {self.image_size(row)}")
+
+    @display(description="status", ordering="status")
+    def status_badge(self, row: Detector) -> str:
+        return pictures.badge(row.status)
+
+    @display(description="bits")
+    def says(self, row: Detector) -> str:
+        more = len(row.bits) - SHOWN
+        return ", ".join(row.bits[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+    @display(description="bad pictures caught")
+    def caught(self, row: Detector) -> str:
+        return _share(_test(row), "bad_caught", "bad")
+
+    @display(description="good pictures lost")
+    def lost(self, row: Detector) -> str:
+        return _share(_test(row), "good_lost", "good")
+
+    @display(description="verdicts", ordering="verdict_total")
+    def verdict_count(self, row: Any) -> int:
+        return row.verdict_total
+
+    @display(description="registered", ordering="registered_at")
+    def registered(self, row: Detector) -> str:
+        return pictures.when(row.registered_at)
+
+    # --- the page of one
+    @display(description="bits")
+    def all_bits(self, row: Detector) -> Any:
+        """A line for each group of which one is true."""
+        names = iter(row.bits)
+        lines = [", ".join(next(names) for _ in range(size)) for size in row.manifest["groups"]]
+        return format_html_join(format_html("<br>"), "{}", ((line,) for line in lines))
+
+    @display(description="every picture must have")
+    def required(self, row: Detector) -> str:
+        return ", ".join(row.manifest["required"]) or "–"
+
+    @display(description="pictures")
+    def image_size(self, row: Detector) -> str:
+        size = row.manifest["image_size"]
+        return f"{size}×{size}"
+
+    @display(description="trained on")
+    def trained_on(self, row: Detector) -> str:
+        counts = row.manifest["figures"].get("pictures")
+        if not counts:
+            return "–"
+        said = f"{counts['trained']} pictures, calibrated by {counts['held_out']} others"
+        return said + (", by which it was tested too" if _test(row).get("is_held_out") else "")
+
+    @display(description="by defect")
+    def by_defect(self, row: Detector) -> Any:
+        return _table(
+            ("defect", "caught", "bits at fault"),
+            [
+                (
+                    name,
+                    f"{found['caught']} of {found['pictures']}",
+                    ", ".join(
+                        f"{bit} {count}" for bit, count in list(found["at_fault"].items())[:5]
+                    ),
+                )
+                for name, found in _test(row).get("defects", {}).items()
+            ],
+        )
+
+    @display(description="by bit")
+    def by_bit(self, row: Detector) -> Any:
+        return _table(
+            ("bit", "precision", "recall", "threshold"),
+            [
+                (name, _percent(found["precision"]), _percent(found["recall"]), found["threshold"])
+                for name, found in _test(row).get("bits", {}).items()
+            ],
+        )
+
+    # --- actions
+    def action_applies(self, name: str, obj: Any) -> bool:
+        return obj.status != Detector.Status.ACTIVE
+
+    @action(description="Activate", icon="check_circle", permissions=["change"])
+    def activate(self, request: HttpRequest, queryset: QuerySet) -> None:
+        rows = list(queryset)
+        if len(rows) != 1:
+            messages.error(request, "One version judges at a time. Choose one.")
+            return
+        try:
+            row = detectors.activate(rows[0])
+        except GenerationError as error:
+            messages.error(request, error.detail)
+            return
+        self.log_change(request, row, "Activated in the admin.")
+        messages.success(request, f"{row.name} is active.")
+
+
+def _test(row: Detector) -> dict[str, Any]:
+    return row.manifest["figures"].get("test", {})
+
+
+def _share(figures: dict[str, Any], part: str, whole: str) -> str:
+    if not figures.get(whole):
+        return "–"
+    return f"{figures[part]} of {figures[whole]} ({100 * figures[part] / figures[whole]:.1f} %)"
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def _table(heads: tuple[str, ...], rows: list[tuple[Any, ...]]) -> Any:
+    if not rows:
+        return "–"
+    cells = format_html_join(
+        "",
+        "<tr>{}</tr>",
+        (
+            (format_html_join("", '<td class="pr-6">{}</td>', ((cell,) for cell in row)),)
+            for row in rows
+        ),
+    )
+    head = format_html_join(
+        "", '<th class="pr-6 text-left font-semibold">{}</th>', ((cell,) for cell in heads)
+    )
+    return format_html("<table><thead><tr>{}</tr></thead><tbody>{}</tbody></table>", head, cells)

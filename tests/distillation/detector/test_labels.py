@@ -1,0 +1,121 @@
+"""A labelled folder says what each picture shows, or which line of it is wrong."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from distillation.detector import labels
+from distillation.detector.errors import LabelsUnusable
+from distillation.detector.labels import UNKNOWN, Vocabulary
+from tests.distillation.detector.folders import make_labelled
+
+BITS = '{"groups": {"colour": ["red", "green"], "logo": ["logo"]}}'
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "bits.json").write_text(BITS)
+    for name in ("a.png", "b.jpg", "c.webp"):
+        Image.new("RGB", (40, 20), (200, 10, 10)).save(tmp_path / name)
+    return tmp_path
+
+
+def write(folder: Path, *lines: str, head: str = "file,tags") -> Path:
+    (folder / "labels.csv").write_text("\n".join((head, *lines)) + "\n", encoding="utf-8-sig")
+    return folder
+
+
+def test_who_names_a_bit_of_a_group_says_that_the_others_are_absent(folder):
+    write(folder, 'a.png,"red,logo"', "b.jpg,not-logo", "c.webp,")
+    found = labels.read(folder)
+    assert found.truth(found.vocabulary).tolist() == [
+        [1, 0, 1],
+        [UNKNOWN, UNKNOWN, 0],
+        [UNKNOWN, UNKNOWN, UNKNOWN],
+    ]
+
+
+def test_a_good_picture_has_what_is_required_and_a_bad_one_lacks_what_it_lacks(folder):
+    write(
+        folder, "a.png,red,,", "b.jpg,red,blurred,sharp", 'c.webp,red,"wrong colour",red',
+        head="file,tags,defect,lacks",
+    )  # fmt: skip
+    found = labels.read(folder)
+    vocabulary = Vocabulary((("red", "green"),)).extended(("sharp",))
+    assert found.truth(vocabulary).tolist() == [[1, 0, 1], [1, 0, 0], [0, UNKNOWN, UNKNOWN]]
+
+
+def test_pictures_are_the_middle_square_whatever_their_format(folder):
+    found = labels.read(write(folder, "a.png,red", "b.jpg,red", "c.webp,red"))
+    images = found.images(16)
+    assert images.shape == (3, 3, 16, 16) and (images[:, 0] > 180).all()
+
+
+def test_masks_number_objects_from_1(tmp_path):
+    found = labels.read(make_labelled(tmp_path, 4))
+    masks = found.masks(32)
+    assert masks.shape == (4, 32, 32) and masks.unique().tolist() == [0, 1]
+
+
+def test_parts_hang_on_names_or_on_what_the_rows_say(tmp_path):
+    found = labels.read(make_labelled(tmp_path, 60))
+    trained, held = found.split(0.3)
+    assert 5 < len(held) < 30 and len(trained) + len(held) == 60
+    more = labels.read(make_labelled(tmp_path, 80)).split(0.3)[1]
+    assert {row.file for row in held.rows} <= {row.file for row in more.rows}
+
+
+def test_said_parts_are_kept(folder):
+    write(folder, "a.png,red,train", "b.jpg,green,held-out", head="file,tags,part")
+    trained, held = labels.read(folder).split(0.5)
+    assert [row.file for row in trained.rows] == ["a.png"]
+    assert [row.file for row in held.rows] == ["b.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "named"),
+    [
+        (["a.png,rde"], r"line 2: 'rde' is no bit"),
+        (["a.png,red", "gone.png,red"], r"line 3: there is no file gone.png"),
+        (["../a.png,red"], r"line 2: ../a.png lies outside"),
+        (['a.png,"red,green"'], r"line 2: green and red are of one group"),
+        (['a.png,"red,not-red"'], r"line 2: red is there and is not"),
+        (["a.png,red", "a.png,green"], r"line 3: a.png stands in line 2"),
+        (["a.png,red,logo"], r"line 2: not as many fields"),
+        ([], "names no picture"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_line(folder, lines, named):
+    with pytest.raises(LabelsUnusable, match=named):
+        labels.read(write(folder, *lines))
+
+
+def test_columns_that_are_missing_or_unknown_are_named(folder):
+    with pytest.raises(LabelsUnusable, match="column tags is missing"):
+        labels.read(write(folder, "a.png", head="file"))
+    with pytest.raises(LabelsUnusable, match="'labels' is no column"):
+        labels.read(write(folder, "a.png,red,x", head="file,tags,labels"))
+
+
+def test_a_file_that_is_no_picture_is_named_when_it_is_read(folder):
+    (folder / "a.png").write_bytes(b"no picture")
+    found = labels.read(write(folder, "a.png,red"))
+    with pytest.raises(LabelsUnusable, match=r"line 2: a.png cannot be read"):
+        found.images(16)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("{", "bits.json"),
+        ('{"groups": {"a": ["red", "red"]}}', "distinct"),
+        ('{"groups": {"a": ["sharp"]}}', "sharp is learnt without labels"),
+        ('{"groups": {"a": ["not-red"]}}', "no name of a bit"),
+        ('{"groups": {"a": ["red"]}, "needed": []}', "needed is no field"),
+    ],
+)
+def test_bits_that_cannot_be_are_refused(folder, text, named):
+    (folder / "bits.json").write_text(text)
+    with pytest.raises(LabelsUnusable, match=named):
+        labels.read(write(folder, "a.png,red"))
