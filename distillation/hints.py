@@ -6,3 +6,8 @@ from generation import hints
 def wake() -> None:
     """There may be queued runs. Call after commit."""
     hints.send("distillation.wake", expires=60)
+
+
+def curate() -> None:
+    """There may be sources that wait to be read. Call after commit."""
+    hints.send("distillation.curate", expires=60)

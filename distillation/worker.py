@@ -1,4 +1,7 @@
-"""One distillation worker: a process that executes the slices of runs. Loads no tensor library while it is idle."""
+"""One distillation worker: a process that executes the slices of runs, and reads and judges pictures of sources.
+
+Loads no tensor library while it is idle.
+"""
 
 import os
 import time
@@ -8,11 +11,12 @@ import structlog
 from django.conf import settings
 from django.utils import timezone
 
-from distillation import hints, runs
+from distillation import curation, hints, runs
 from distillation.holding import Holding
 from distillation.models import Run
 from generation import presence
 from generation.connections import attempt
+from generation.errors import GenerationError
 
 log = structlog.get_logger(__name__)
 
@@ -21,6 +25,7 @@ EXIT_DEAF = 70
 
 holding = Holding()
 _last_run = time.monotonic()
+_is_curating = False
 
 
 def begin() -> None:
@@ -34,6 +39,7 @@ def run() -> None:
     """A slice of the oldest queued run, if there is one, and those after it; then a message for the next run."""
     global _last_run
     _last_run = time.monotonic()
+    curate()  # first: it is short beside a run, which may use what it accepts
     if presence.stopping.is_set() or not Run.objects.filter(status=Run.Status.QUEUED).exists():
         return
     # The tensor libraries: an idle worker does without. Before the claim, since no lease is renewed while they load.
@@ -50,12 +56,36 @@ def run() -> None:
     _last_run = time.monotonic()
 
 
+def curate() -> None:
+    """Read the sources that wait, then judge what has no verdict of the active detector."""
+    global _is_curating, _last_run
+    if presence.stopping.is_set() or not curation.waiting().exists():
+        return
+    from distillation import ingestion, verdicts
+    from distillation.detector.errors import DetectorUnusable
+
+    _is_curating = True
+    try:
+        for source in curation.waiting():
+            try:
+                ingestion.ingest(source, is_over=presence.stopping.is_set)
+            except GenerationError:
+                continue  # its row says why
+        verdicts.judge_all(is_over=presence.stopping.is_set)
+    except (GenerationError, DetectorUnusable) as error:
+        log.error("examples_not_judged", error=str(error))
+    finally:
+        _is_curating, _last_run = False, time.monotonic()
+
+
 # --- in the heartbeat thread ----------------------------------------------------------------------
 def _tick() -> None:
     """Renew the lease, notice a run that is ours no more, notice that no message reaches us."""
     global _last_run
     if holding.hold is not None:
         holding.keep()
+    elif _is_curating:
+        _last_run = time.monotonic()
     elif not attempt(lambda redis: redis.ping(), False):
         _last_run = time.monotonic()  # nobody can hear now; the patience begins when Redis is back
     elif time.monotonic() - _last_run > settings.DEAF_SECONDS and _waits():

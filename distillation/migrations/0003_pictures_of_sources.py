@@ -17,6 +17,11 @@ class Migration(migrations.Migration):
             model_name='example',
             name='one_example_per_content',
         ),
+        migrations.AlterField(
+            model_name='example',
+            name='perceptual_hash',
+            field=models.CharField(blank=True, max_length=64),
+        ),
         migrations.AddField(
             model_name='example',
             name='side',

@@ -99,7 +99,7 @@ class Example(models.Model):
         blank=True,
         help_text="Of the file as it came; none if it was too large to be read.",
     )
-    perceptual_hash = models.CharField(max_length=32, blank=True)
+    perceptual_hash = models.CharField(max_length=64, blank=True)
     file = models.CharField(
         max_length=200, blank=True, help_text="Storage name of the crop (PNG); none if refused."
     )
