@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import structlog
 from django.conf import settings
 
-from distillation import inputs, progress, promotion, runs, stages
+from distillation import curation, inputs, progress, promotion, runs, stages
 from distillation.detector.network import DetectorUnusable
 from distillation.holding import Holding
 from distillation.models import Run, Slice
@@ -142,9 +142,11 @@ class _Watch:
         return time.monotonic() >= self._ends and not self._renew()
 
     def _renew(self) -> bool:
-        """Go on with the next slice, unless another run waits."""
+        """Go on with the next slice, unless another run or a source waits."""
         hold = self._holding.hold
-        following = None if hold is None else runs.renew(hold, **self._facts())
+        if hold is None or curation.waiting().exists():
+            return False
+        following = runs.renew(hold, **self._facts())
         if following is None:
             return False
         self._holding.hold = following
