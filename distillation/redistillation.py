@@ -18,8 +18,7 @@ from distillation import runs
 from distillation.errors import DistillationRefused, RunOpen
 from distillation.evaluation.proportions import Share
 from distillation.models import Decision, Run
-from generation import catalogue, enclosed, releases
-from generation.errors import ReleaseRefused
+from generation import catalogue, releases, routing
 from generation.models import Image, PromptVariant, Release
 
 log = structlog.get_logger(__name__)
@@ -154,12 +153,7 @@ def _not_covered(
         return list(active), []
     # Without the texts that it was made for, it counts as made for those of today.
     known = {slug: active.get(slug, "") for slug in student.manifest["covered_variants"] or active}
-    if enclosed.brings(student.manifest):
-        try:
-            for slug, text, _ in enclosed.read(releases.folder(student), student.manifest):
-                known[slug] = catalogue.normalize(text)
-        except ReleaseRefused as error:
-            log.warning("texts_unreadable", release=student.name, error=error.detail)
+    known |= routing.texts(student)
     uncovered = [slug for slug in active if slug not in known]
     changed = [slug for slug, text in active.items() if slug in known and known[slug] != text]
     return uncovered, changed

@@ -15,7 +15,7 @@ from generation import hints
 from generation.engine import release as engine_release
 from generation.engine.errors import ReleaseInvalid
 from generation.engine.release import MANIFEST, Manifest, Progress
-from generation.errors import ReleaseNotAvailable, ReleaseRefused, VariantNotCovered
+from generation.errors import ReleaseNotAvailable, ReleaseRefused
 from generation.models import Release
 
 log = structlog.get_logger(__name__)
@@ -115,58 +115,6 @@ def folder(release: Release) -> Path:
 def serving() -> list[Release]:
     """The active releases, the one that is taken first for a request first: "student" sorts before "teacher"."""
     return list(Release.objects.filter(status=Status.ACTIVE).order_by("kind"))
-
-
-def resolve(model: str | None = None, *, slug: str, lot: str = "") -> Release:
-    """The release that a request for this prompt variant means.
-
-    model: a kind, a name, or None for what UNCOVERED says where the student does not cover the variant: the teacher,
-    the student all the same, or nothing. lot: decides, by its hash, whether a canary serves the request; the same
-    request should have the same. Raises ReleaseNotAvailable and VariantNotCovered.
-    """
-    if model is None or model in Release.Kind.values:
-        canary = _canary_for(lot, kind=model or Release.Kind.STUDENT)
-        if canary is not None and covers(canary, slug):
-            return canary
-    if model is not None:
-        release = named(model)
-        if not covers(release, slug):
-            raise _not_covered(release, slug)
-        return release
-    active = serving()
-    if active and settings.UNCOVERED == "student":
-        return active[0]
-    for release in active if settings.UNCOVERED == "teacher" else active[:1]:
-        if covers(release, slug):
-            return release
-    if active:
-        raise _not_covered(active[0], slug)
-    raise ReleaseNotAvailable(
-        "No release is active. Activate one: manage.py release activate NAME.", parameter="model"
-    )
-
-
-def _canary_for(lot: str, *, kind: str) -> Release | None:
-    canary = Release.objects.filter(kind=kind, canary_percent__gt=0).first()
-    if canary is None:
-        return None
-    drawn = int.from_bytes(hashlib.sha256(lot.encode()).digest()[:4]) % 100
-    return canary if drawn < canary.canary_percent else None
-
-
-def covers(release: Release, slug: str) -> bool:
-    """Whether the release was made for this variant; one that names no variants is for the whole catalogue."""
-    covered = release.manifest["covered_variants"]
-    return not covered or slug in covered
-
-
-def _not_covered(release: Release, slug: str) -> VariantNotCovered:
-    count = len(release.manifest["covered_variants"])
-    return VariantNotCovered(
-        f"The release {release.name} covers {count} prompt variants, and {slug} is not one of them. "
-        "Ask for another model.",
-        parameter="model",
-    )
 
 
 def named(model: str) -> Release:

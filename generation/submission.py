@@ -9,7 +9,7 @@ import structlog
 from django.conf import settings
 from django.db import transaction
 
-from generation import catalogue, control, hints, images, jobs, presence, releases
+from generation import catalogue, control, hints, images, jobs, presence, routing
 from generation.errors import InvalidRequest
 from generation.images import StoredImage
 from generation.models import MOST_TRIES, Job, Release
@@ -55,7 +55,7 @@ def submit(
             parameter="output_format",
         )
     prompt_variant = catalogue.find(slug=variant, text=text)
-    release = releases.resolve(model, slug=prompt_variant.slug, lot=f"{prompt_variant.slug} {seed}")
+    release = routing.resolve(model, variant=prompt_variant, lot=f"{prompt_variant.slug} {seed}")
     max_tries = control.tries(prompt_variant, release)
     width, height = _size(size, release)
     embedding = catalogue.embedding_for(prompt_variant, release)

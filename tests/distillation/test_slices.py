@@ -9,7 +9,7 @@ import pytest
 from distillation import promotion, redistillation, runs, slices, worker
 from distillation.models import Run, Slice
 from distillation.trainers import changes, loop
-from generation import encoding, presence, releases
+from generation import encoding, presence, routing
 from generation.models import Job, PromptVariant, Release
 from tests.distillation.toys import SMALL
 from tests.people import make_job, make_release, make_variant
@@ -180,7 +180,10 @@ def decided(made: tuple[Run, dict[str, Path]], *, passed: bool) -> Run:
 def test_one_that_passed_is_served(made):
     run = decided(made, passed=True)
     assert (run.outcome, run.status) == ("promoted", "succeeded")
-    assert releases.resolve(None, slug="a-red-clay-vase") == run.release
+    assert (
+        routing.resolve(None, variant=PromptVariant.objects.get(slug="a-red-clay-vase"))
+        == run.release
+    )
 
 
 def test_one_that_passed_waits_for_a_person_if_so_set(made):
@@ -210,7 +213,10 @@ def test_with_nothing_to_compare_it_with_a_canary_is_served_at_once(made):
 def test_a_ruined_one_is_never_served(made):
     run = decided(made, passed=False)
     assert (run.outcome, run.release.status) == ("rejected", "rejected")
-    assert releases.resolve(None, slug="a-red-clay-vase").kind == "teacher"
+    assert (
+        routing.resolve(None, variant=PromptVariant.objects.get(slug="a-red-clay-vase")).kind
+        == "teacher"
+    )
 
 
 def test_a_worker_that_lost_the_run_moves_nothing(made):

@@ -8,7 +8,7 @@ from django.db import connection
 from structlog.testing import capture_logs
 
 from generation import hints, releases
-from generation.errors import ReleaseNotAvailable, ReleaseRefused, VariantNotCovered
+from generation.errors import ReleaseRefused
 from generation.models import Release
 from tests import tiny
 
@@ -239,47 +239,6 @@ def test_of_two_activations_at_once_both_succeed_one_after_the_other(root: Path)
 
 
 # --- looking up -----------------------------------------------------------------------------------
-def test_without_a_model_the_student_is_meant_and_without_one_the_teacher(root: Path) -> None:
-    teacher = releases.activate(registered(root, "t"))
-    student = registered(root, "s", kind="student")
-    assert releases.resolve(None, slug="vase") == teacher
-    releases.activate(student)
-    assert releases.resolve(None, slug="vase") == student
-    assert releases.resolve("teacher", slug="vase") == teacher
-    assert releases.resolve("student", slug="vase") == student
-
-
-@pytest.mark.parametrize(("policy", "name"), [("teacher", "t"), ("student", "s"), ("refuse", None)])
-def test_who_makes_what_the_student_does_not_cover_is_a_setting(root, settings, policy, name):
-    settings.UNCOVERED = policy
-    releases.activate(registered(root, "t"))
-    student = releases.activate(registered(root, "s", kind="student"))
-    student.manifest["covered_variants"] = ["vase"]
-    student.save()
-    assert releases.resolve(None, slug="vase") == student
-    if name is None:
-        with pytest.raises(VariantNotCovered):
-            releases.resolve(None, slug="mug")
-    else:
-        assert releases.resolve(None, slug="mug").name == name
-    with pytest.raises(VariantNotCovered):
-        releases.resolve("student", slug="mug")
-
-
-def test_a_release_is_found_by_name_unless_it_was_rejected(root: Path) -> None:
-    release = registered(root)
-    assert releases.resolve("tiny", slug="vase") == release
-    releases.reject(release)
-    with pytest.raises(ReleaseNotAvailable, match="no release 'tiny'"):
-        releases.resolve("tiny", slug="vase")
-
-
-@pytest.mark.parametrize("model", [None, "student", "teacher", "nobody"])
-def test_what_is_not_served_is_refused(model: str | None) -> None:
-    with pytest.raises(ReleaseNotAvailable):
-        releases.resolve(model, slug="vase")
-
-
 def test_of_every_encoder_in_use_one_release_that_holds_it_is_named(root: Path) -> None:
     teacher = registered(root, "teacher-1")
     registered(root, "teacher-2", seed=1)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from generation import images, jobs, releases, submission
+from generation import images, jobs, routing, submission
 from generation.errors import (
     InvalidRequest,
     ReleaseNotAvailable,
@@ -11,7 +11,7 @@ from generation.errors import (
     VariantNotFound,
 )
 from generation.jobs import Result
-from generation.models import Job
+from generation.models import Job, PromptVariant
 from tests.people import make_embedding, make_release, make_user, make_variant
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -92,7 +92,7 @@ def test_a_release_refuses_a_variant_that_it_was_not_made_for(owner):
 def test_without_a_model_the_student_serves_what_it_covers_and_the_teacher_the_rest(owner):
     teacher = make_release(name="teacher-1", kind="teacher")
     make_embedding(variant=make_variant(slug="new", text="something new"))
-    student = releases.resolve("student", slug="vase")
+    student = routing.resolve("student", variant=PromptVariant(slug="vase"))
     assert submission.submit(owner, variant="new").release == student  # it covers everything
     student.manifest["covered_variants"] = ["vase"]
     student.save()

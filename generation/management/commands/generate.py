@@ -12,7 +12,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 from tqdm import tqdm
 
-from generation import catalogue, releases
+from generation import catalogue, releases, routing
 from generation.engine.errors import EngineError
 from generation.engine.files import FORMATS, encode
 from generation.errors import GenerationError
@@ -56,7 +56,7 @@ class Command(BaseCommand):
 
     def generate(self, seed: int, options: dict[str, Any]) -> dict[str, Any]:
         variant = catalogue.find(slug=options["variant"])
-        release = releases.resolve(options["release"], slug=variant.slug)
+        release = routing.resolve(options["release"], variant=variant)
         embedding = catalogue.embedding_for(variant, release)
         started = time.perf_counter()
         # Here, because it loads torch: a wrong name is said at once.

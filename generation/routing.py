@@ -1,0 +1,94 @@
+"""Which release serves a request: the one that is named, or by what each covers, the setting UNCOVERED and a canary."""
+
+import hashlib
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+
+import structlog
+from django.conf import settings
+
+from generation import catalogue, enclosed, releases
+from generation.errors import ReleaseNotAvailable, ReleaseRefused, VariantNotCovered
+from generation.models import PromptVariant, Release
+
+log = structlog.get_logger(__name__)
+
+
+def resolve(model: str | None = None, *, variant: PromptVariant, lot: str = "") -> Release:
+    """The release that a request for this prompt variant means.
+
+    model: a kind, a name, or None for what UNCOVERED says where the student does not cover the variant: the teacher,
+    the student all the same, or nothing. lot: decides, by its hash, whether a canary serves the request; the same
+    request should have the same. Raises ReleaseNotAvailable and VariantNotCovered.
+    """
+    if model is None or model in Release.Kind.values:
+        canary = _canary_for(lot, kind=model or Release.Kind.STUDENT)
+        if canary is not None and covers(canary, variant):
+            return canary
+    if model is not None:
+        release = releases.named(model)
+        if not covers(release, variant):
+            raise _not_covered(release, variant)
+        return release
+    active = releases.serving()
+    if active and settings.UNCOVERED == "student":
+        return active[0]
+    for release in active if settings.UNCOVERED == "teacher" else active[:1]:
+        if covers(release, variant):
+            return release
+    if active:
+        raise _not_covered(active[0], variant)
+    raise ReleaseNotAvailable(
+        "No release is active. Activate one: manage.py release activate NAME.", parameter="model"
+    )
+
+
+def covers(release: Release, variant: PromptVariant) -> bool:
+    """Whether the release was made for this variant, and for its text; one that names none is for all."""
+    covered = release.manifest["covered_variants"]
+    if not covered:
+        return True
+    if variant.slug not in covered:
+        return False
+    is_as_it_was = variant.revision == 1 and (
+        variant.created_at is None or variant.created_at <= release.registered_at
+    )
+    if is_as_it_was or not enclosed.brings(release.manifest):
+        return True
+    return texts(release).get(variant.slug, "") == variant.normalized_text
+
+
+def texts(release: Release) -> Mapping[str, str]:
+    """The normalised texts that the release was made for, by slug; none if it does not say, or cannot be read."""
+    if not enclosed.brings(release.manifest):
+        return {}
+    try:
+        return _texts(releases.folder(release), release.manifest_sha256, release.pk)
+    except ReleaseRefused as error:
+        log.warning("texts_unreadable", release=release.name, error=error.detail)
+        return {}
+
+
+@lru_cache(maxsize=8)
+def _texts(folder: Path, _sha256: str, pk: int) -> Mapping[str, str]:
+    """Of an immutable folder, so it is read once."""
+    manifest = Release.objects.values_list("manifest", flat=True).get(pk=pk)
+    return {slug: catalogue.normalize(text) for slug, text, _ in enclosed.read(folder, manifest)}
+
+
+def _canary_for(lot: str, *, kind: str) -> Release | None:
+    canary = Release.objects.filter(kind=kind, canary_percent__gt=0).first()
+    if canary is None:
+        return None
+    drawn = int.from_bytes(hashlib.sha256(lot.encode()).digest()[:4]) % 100
+    return canary if drawn < canary.canary_percent else None
+
+
+def _not_covered(release: Release, variant: PromptVariant) -> VariantNotCovered:
+    count = len(release.manifest["covered_variants"])
+    if variant.slug in release.manifest["covered_variants"]:
+        why = f"{variant.slug} had another text when the release {release.name} was made."
+    else:
+        why = f"The release {release.name} covers {count} prompt variants, and {variant.slug} is not one of them."
+    return VariantNotCovered(f"{why} Ask for another model.", parameter="model")
