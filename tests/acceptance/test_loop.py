@@ -50,6 +50,8 @@ def loop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         "SWEEP_SECONDS": "1",
         "WORKER_STALE_SECONDS": "8",
         "TORCH_THREADS": "1",
+        "JUDGED_SHARE": "1",
+        "CANARY_JOBS": "12",
     }
     stack = Stack(home / "home", workers=1, env=env)
     stack.query(
@@ -237,3 +239,54 @@ def test_a_rollback_under_load_loses_nothing(loop: Stack):
     assert {row["status"] for row in rows} == {"succeeded"}
     assert {row["release"] for row in rows} == {promoted, active(loop)}
     assert seconds < 10
+
+
+def test_a_canary_serves_its_share_and_then_all(loop: Stack):
+    """The release that was just rolled back, once more, this time with a share of the jobs."""
+    (tried,) = loop.query(
+        "SELECT r.name FROM generation_release r WHERE kind = 'student' AND status = 'retired'"
+    )
+    before = active(loop)
+    known = [
+        row["slug"]
+        for row in loop.query("SELECT slug FROM generation_promptvariant WHERE status = 'active'")
+        if row["slug"] not in NEW
+    ]
+    customers = [Customers(loop, known, pause=0.05) for _ in range(2)]
+    loop.manage("release", "canary", tried["name"], "--percent", "40")
+    for customer in customers:
+        customer.start()
+    wait_for(lambda: active(loop) == tried["name"], 60, "the canary is promoted")
+    time.sleep(1)
+    ids = [job for customer in customers for job in customer.stop()]
+
+    rows = facts(loop, ids)
+    assert {row["status"] for row in rows} == {"succeeded"}
+    releases = [row["release"] for row in rows]
+    assert set(releases) == {before, tried["name"]}
+    last = len(releases) - releases[::-1].index(before)
+    share = releases[:last].count(tried["name"]) / last
+    assert 0.15 < share < 0.65
+    assert set(releases[last:]) == {tried["name"]}
+
+
+def test_images_that_fail_are_made_again_and_what_was_asked_for_is_flagged(loop: Stack):
+    slug = next(iter(NEW))
+    loop.query(
+        "UPDATE generation_promptvariant SET max_tries = 4 WHERE slug = %s RETURNING slug", slug
+    )
+    free = [loop.submit(variant=slug)["id"] for _ in range(12)]
+    fixed = [loop.submit(variant=slug, seed=seed)["id"] for seed in range(12)]
+    loop.ended(free + fixed, 60)
+
+    made = [loop.job(job)["images"][0] for job in free]
+    asked = [loop.job(job)["images"][0] for job in fixed]
+    assert all(isinstance(image["is_accepted"], bool) for image in made + asked)
+    assert all(image["is_accepted"] or image["tries"] == 4 for image in made)
+    assert all((image["is_accepted"]) == (not image["failing"]) for image in made + asked)
+    assert [image["seed"] for image in asked] == list(range(12))
+    assert {image["tries"] for image in asked} == {1}
+    print(
+        f"\naccepted: {sum(i['is_accepted'] for i in made)} of 12 with up to 4 tries "
+        f"({sum(i['tries'] for i in made)} pictures), {sum(i['is_accepted'] for i in asked)} of 12 as asked for"
+    )
