@@ -5,15 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from django.conf import settings
-
+from distillation import folders
 from distillation.models import Run
 
 POINTS = 200  # of a curve
 STEPPED = ("decoder", "structure", "regression", "matching", "joint", "quantise")  # have curves
 LOSS = "loss"
 METRICS = "metrics.jsonl"
-REPORT = "report.html"
+SHEET, SHEET_FACTS = "samples.webp", "samples.json"
 
 
 @dataclass(frozen=True)
@@ -25,22 +24,48 @@ class Curve:
     values: tuple[float, ...]
 
 
-def folder(run: Run, stage: str) -> Path | None:
-    """Of the stage, if it has begun."""
-    name = run.folders.get(stage)
-    found = Path(settings.DATA_DIR) / "distillation" / name if name else None
-    return found if found is not None and found.is_dir() else None
+@dataclass(frozen=True)
+class Sheet:
+    """Pictures that a student made in training, below its teacher's. texts: their prompts."""
+
+    stage: str
+    step: int
+    steps: int
+    texts: tuple[str, ...]
+    path: Path
+    version: str  # another one for other pictures
 
 
 def curves(run: Run) -> list[Curve]:
     """Of the stages that have begun, in their order."""
     found = []
     for stage in STEPPED:
-        place = folder(run, stage)
+        place = folders.stage(run, stage)
         curve = None if place is None else _curve(stage, place / METRICS)
         if curve is not None:
             found.append(curve)
     return found
+
+
+def sheet(run: Run) -> Sheet | None:
+    """The latest one."""
+    for stage in reversed(STEPPED):
+        place = folders.stage(run, stage)
+        found = None if place is None else _sheet(stage, place)
+        if found is not None:
+            return found
+    return None
+
+
+def _sheet(stage: str, place: Path) -> Sheet | None:
+    path = place / SHEET
+    try:
+        facts = json.loads((place / SHEET_FACTS).read_text("utf-8"))
+        version = f"{path.stat().st_mtime_ns:x}"
+        texts = tuple(map(str, facts["texts"]))
+        return Sheet(stage, int(facts["step"]), int(facts["steps"]), texts, path, version)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # none yet
 
 
 def _curve(stage: str, path: Path) -> Curve | None:

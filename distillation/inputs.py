@@ -7,7 +7,7 @@ from typing import Any
 
 from django.conf import settings
 
-from distillation import detectors, snapshot
+from distillation import detectors, folders, snapshot
 from distillation.errors import DistillationRefused
 from distillation.trainers import changes, recipes
 from distillation.trainers.chain import Inputs
@@ -17,11 +17,6 @@ from generation.models import Release
 
 STARTER_JUDGES = Path(settings.BASE_DIR) / "distillation" / "starter" / "judges"
 STARTER_TEACHER = "starter-teacher"  # whose pictures the starter's judges know
-
-
-def root() -> Path:
-    """Where the stages of all runs have their folders."""
-    return Path(settings.DATA_DIR) / "distillation"
 
 
 def recipe_of(description: Mapping[str, Any]) -> Recipe:
@@ -36,12 +31,14 @@ def gather(
     begins_with: Release | None = None,
     active: Release | None = None,
     catalogue: Path | None = None,
+    within: Path | None = None,
     detector: str = "",
     clip: str = "",
     real: str = "",
 ) -> Inputs:
-    """catalogue: a snapshot; None takes one. detector, clip: folders; "" is the setting's, else the active detector if
-    it fits, else the starter's for its own teacher, else none. Raises DistillationRefused."""
+    """catalogue: a snapshot; None takes one, `within` that folder or the usual one. detector, clip: folders; "" is the
+    setting's, else the active detector if it fits, else the starter's for its own teacher, else none. Raises
+    DistillationRefused."""
     is_starter = teacher.name == STARTER_TEACHER
     detector_folder = _folder(
         detector or settings.DISTILLATION_DETECTOR,
@@ -49,7 +46,9 @@ def gather(
     )
     return Inputs(
         teacher=releases.folder(teacher),
-        catalogue=catalogue or snapshot.take(teacher, root(), detector=detector_folder),
+        catalogue=catalogue or snapshot.take(
+            teacher, within or folders.root(), detector=detector_folder
+        ),
         student=None if begins_with is None else releases.folder(begins_with),
         active=None if active is None else releases.folder(active),
         detector=detector_folder,

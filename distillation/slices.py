@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import structlog
 from django.conf import settings
 
-from distillation import curation, inputs, progress, promotion, runs, stages
+from distillation import curation, folders, inputs, progress, promotion, reports, runs, stages
 from distillation.detector.network import DetectorUnusable
 from distillation.holding import Holding
 from distillation.models import Run, Slice
@@ -63,10 +63,11 @@ def execute(run: Run, holding: Holding) -> None:
 def _build(run: Run, holding: Holding) -> None:
     """The stages that are missing. Raises SliceOver when the run is to be given back, and what a stage raises."""
     chain = _chain(run, holding)
-    watch = _Watch(holding, stages.status(chain.table(), inputs.root()))
+    watch = _Watch(holding, stages.status(chain.table(), folders.root()))
     with progress.watched(watch):
-        made = chain.build(inputs.root(), on_stage=watch.enter, progress_bar=False)
+        made = chain.build(folders.root(), on_stage=watch.enter, progress_bar=False)
     if holding.hold is not None:
+        reports.keep(run.name, made)
         promotion.conclude(run, holding.hold, made)
 
 
@@ -83,7 +84,7 @@ def _chain(run: Run, holding: Holding) -> Chain:
         run.teacher,
         begins_with=run.begins_with,
         active=run.replaces,
-        catalogue=None if is_first else inputs.root() / run.catalogue,
+        catalogue=None if is_first else folders.root() / run.catalogue,
     )
     chain = Chain(recipe, given, name=run.name)
     if is_first:
@@ -95,7 +96,7 @@ def _chain(run: Run, holding: Holding) -> Chain:
         replaces=run.replaces,
         folders={
             status.name: status.folder.name
-            for status in stages.status(chain.table(), inputs.root())
+            for status in stages.status(chain.table(), folders.root())
         },
     )
     if not is_held:

@@ -327,6 +327,11 @@ UNFOLD = {
                         "link": reverse_lazy("admin:distillation_run_changelist"),
                     },
                     {
+                        "title": "Evaluations",
+                        "icon": "compare",
+                        "link": reverse_lazy("admin:distillation_evaluation_changelist"),
+                    },
+                    {
                         "title": "Decisions",
                         "icon": "rule",
                         "link": reverse_lazy("admin:distillation_decision_changelist"),

@@ -1,7 +1,7 @@
 """Runs in the admin: begin one, see how far it is, what the gate said and what it made; pause, resume, cancel."""
 
-import mimetypes
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from django import forms
@@ -9,7 +9,7 @@ from django.conf import settings
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.db.models import Count, QuerySet
-from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404, redirect
 from django.urls import path, reverse
 from django.utils.html import format_html
@@ -22,16 +22,15 @@ from unfold.widgets import (
     UnfoldBooleanSwitchWidget,
 )
 
-from distillation import curves, redistillation, runs
+from distillation import curves, folders, redistillation, reports, runs
+from distillation.admin import evaluations, files
 from distillation.models import Decision, Run
 from generation.admin import pictures
 from generation.admin.actions import ObjectActionsMixin, ReadOnlyMixin
 from generation.admin.jobs import seconds_between
 from generation.errors import GenerationError
 
-PICTURES = {"report": "report.html", "sheet": "sheet.webp", "attributes": "attributes.png"}
-# Of a report that we wrote ourselves all the same: it runs nothing and loads nothing.
-REPORT_POLICY = "default-src 'none'; img-src 'self' data:; style-src 'unsafe-inline'"
+FILES = (reports.COMPARED, reports.SHEETS[0], reports.REPORT)  # of its evaluation, on its page
 
 
 class RunForm(forms.ModelForm):
@@ -148,8 +147,10 @@ class RunAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
     def get_urls(self) -> list:
         now = self.admin_site.admin_view(self.now_view)
         file = self.admin_site.admin_view(self.file_view)
+        samples = self.admin_site.admin_view(self.samples_view)
         own = [
             path("<int:run_id>/now/", now, name="distillation_run_now"),
+            path("<int:run_id>/samples/", samples, name="distillation_run_samples"),
             path("<int:run_id>/<str:name>/file/", file, name="distillation_run_file"),
         ]
         return [*own, *super().get_urls()]
@@ -161,6 +162,7 @@ class RunAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
         return JsonResponse(self._now(get_object_or_404(Run, pk=run_id)))
 
     def _now(self, run: Run) -> dict[str, Any]:
+        sheet = curves.sheet(run)
         return {
             "status": run.status,
             "percent": run.percent,
@@ -171,21 +173,31 @@ class RunAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
                 {"stage": curve.stage, "steps": curve.steps, "values": curve.values}
                 for curve in curves.curves(run)
             ],
+            "samples": None
+            if sheet is None
+            else {
+                "stage": sheet.stage,
+                "step": sheet.step,
+                "steps": sheet.steps,
+                "texts": sheet.texts,
+                "version": sheet.version,
+                "url": reverse("admin:distillation_run_samples", args=[run.pk]),
+            },
         }
+
+    def samples_view(self, request: HttpRequest, run_id: int) -> HttpResponse:
+        """The latest sheet of samples."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        sheet = curves.sheet(get_object_or_404(Run, pk=run_id))
+        return files.respond(request, None if sheet is None else sheet.path)
 
     def file_view(self, request: HttpRequest, run_id: int, name: str) -> HttpResponse:
         """The report of its evaluation, or a picture of that."""
         if not self.has_view_permission(request):
             raise PermissionDenied
         run = get_object_or_404(Run, pk=run_id)
-        place = curves.folder(run, "evaluation")
-        if name not in PICTURES or place is None or not (place / PICTURES[name]).is_file():
-            raise Http404
-        file = place / PICTURES[name]
-        kind = mimetypes.guess_type(file.name)[0]
-        answer = HttpResponse(file.read_bytes(), content_type=kind)
-        answer["Content-Security-Policy"] = REPORT_POLICY
-        return answer
+        return files.respond(request, _files(run).get(name))
 
     def panel(self, request: HttpRequest, obj: Any) -> dict[str, Any]:
         slices = [
@@ -196,12 +208,12 @@ class RunAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
             }
             for row in obj.slices.order_by("-number")[:12]
         ]
-        place = curves.folder(obj, "evaluation")
-        files = {
+        links = {
             name: reverse("admin:distillation_run_file", args=[obj.pk, name])
-            for name, file in PICTURES.items()
-            if place is not None and (place / file).is_file()
+            for name in _files(obj)
         }
+        sheet = next((name for name in FILES[:2] if name in links), None)
+        is_measured = obj.release is not None and evaluations.of(obj.release) is not None
         lost = obj.slices.filter(outcome="lost").count()
         return {
             "run": obj,
@@ -211,7 +223,13 @@ class RunAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
             "took": seconds_between(obj.created_at, obj.finished_at),
             "slices": slices,
             "lost": lost,
-            "files": files,
+            "sheet": {"url": links[sheet], "caption": evaluations.CAPTIONS[sheet]}
+            if sheet
+            else None,
+            "report": links.get(reports.REPORT),
+            "evaluation_url": reverse("admin:distillation_evaluation_change", args=[obj.release_id])
+            if is_measured
+            else None,
             "checks": (obj.gate or {}).get("checks", []),
         }
 
@@ -281,6 +299,18 @@ class RunAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
                 continue
             self.log_change(request, changed, f"{changed.get_status_display()} in the admin.")
             messages.success(request, f"{changed.name} is {changed.status}.")
+
+
+def _files(run: Run) -> dict[str, Path]:
+    """Of its evaluation, by name: what was kept, else what its stages have made so far."""
+    places = [folders.report(run.name)]
+    places += [place for name in reports.KEPT if (place := folders.stage(run, name))]
+    return {
+        name: path
+        for place in reversed(places)
+        for name in FILES
+        if (path := place / name).is_file()
+    }
 
 
 @admin.register(Decision)

@@ -3,7 +3,7 @@
 Pictures are shown small (`sheets.small`), so that a sheet stays small.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -39,6 +39,16 @@ def draw(
         _sheet(folder / WORST, evaluation, student, teacher, right, worst)
         drawn["worst"] = WORST
     return drawn
+
+
+def compare(path: Path, albums: Mapping[str, Album], texts: Sequence[str]) -> None:
+    """A sheet of several releases, by name, in one row for each prompt. The albums have the same prompts and seeds."""
+    rows = []
+    for number, text in enumerate(texts):
+        sides = [album.read(number) for album in albums.values()]
+        captions = [name if seed == 0 else "" for name in albums for seed in range(len(sides[0]))]
+        rows.append(Row(text, sheets.small(torch.cat(sides)), tuple(captions)))
+    sheets.write(path, rows)
 
 
 def spread(count: int) -> list[int]:

@@ -278,6 +278,11 @@ class Chain:
         teacher, _, detector = self._made_from
         return _Keyed(self.recipe.pairs, (teacher, detector))
 
+    def files_of_pairs(self) -> list[Path]:
+        """Of the catalogue's variants, relative to the root, whether or not they are there."""
+        store = Path(PAIRS) / stages.key_of(self._pairs_of_a_variant())
+        return [store / f"{key}.safetensors" for key in pairs.keys(self.catalogue)]
+
     def _start(self, context: Context) -> None:
         """The student release's networks, fp32."""
         if self.inputs.student is None:

@@ -187,7 +187,7 @@ def generate(
     timesteps = solver_timesteps(recipe, teacher)
     store = Path(store)
     store.mkdir(parents=True, exist_ok=True)
-    paths = [store / f"{key}.safetensors" for key in _keys(catalogue)]
+    paths = [store / f"{key}.safetensors" for key in keys(catalogue)]
     missing = [row for row, path in enumerate(paths) if not path.exists()]
     together = max(1, recipe.written // recipe.seeds_per_variant)  # variants
     groups = [missing[start : start + together] for start in range(0, len(missing), together)]
@@ -219,7 +219,7 @@ def generate(
     processes.barrier()
 
 
-def _keys(catalogue: Catalogue) -> list[str]:
+def keys(catalogue: Catalogue) -> list[str]:
     """Of each variant: a hash of what its pairs depend on beside recipe, teacher and detector."""
     found = []
     for row in range(len(catalogue)):

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from distillation import replacing
-from distillation.evaluation import figures, measured
+from distillation.evaluation import figures, gallery, measured, pictures
 from distillation.evaluation import gate as gates
 from distillation.evaluation import run as evaluations
 from distillation.evaluation.figures import Evaluation
@@ -24,6 +24,7 @@ SUMMARY = "summary.json"
 INCUMBENT, GATE = "incumbent", "gate"  # stages
 GATE_FILE = "gate.json"
 PICTURES = "pictures"  # of all evaluations: the teacher's are made once
+COMPARED, COMPARED_SEEDS = "compared.webp", 2
 
 
 class Proof:
@@ -75,7 +76,8 @@ class Proof:
         folder = context.needs["evaluation"]
         candidate, teacher = (measured.read(folder, side) for side in ("student", "teacher"))
         active = active_costs = None
-        if INCUMBENT in context.needs:
+        if INCUMBENT in context.needs and self._active is not None:
+            self._compare(self._active, context)
             active = measured.read(context.needs[INCUMBENT], "student")
             active_costs = _costs(context.needs[INCUMBENT])
         suspected = gates.suspects(recipe, candidate, teacher, active)
@@ -90,6 +92,30 @@ class Proof:
         )
         text = json.dumps(asdict(found), indent=2, allow_nan=False)
         replacing.write_file(context.folder / GATE_FILE, text + "\n")
+
+    def _compare(self, active: Path, context: Context) -> None:
+        """A sheet of all three releases: pictures that the two evaluations have made."""
+        covered = self._covered(self.prompts.slugs)
+        prompts = self.prompts.of([covered[row] for row in gallery.spread(len(covered))])
+        each = min(COMPARED_SEEDS, self._recipe.evaluation.seeds_per_variant)
+        albums = {
+            name: pictures.make(
+                release,
+                prompts,
+                seeds_of(prompts.slugs, each=each),
+                cache=context.folder.parent / PICTURES,
+                title=f"pictures of the {name}",
+                progress_bar=context.progress_bar,
+            )
+            for name, release in (
+                ("teacher", self._teacher),
+                ("active", active),
+                ("candidate", context.needs["bundle"] / RELEASE),
+            )
+        }
+        replacing.make_file(
+            context.folder / COMPARED, lambda path: gallery.compare(path, albums, prompts.texts)
+        )
 
     def _measured_again(
         self, context: Context, recipe: GateRecipe, suspected: tuple[str, ...]

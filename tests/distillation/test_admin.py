@@ -1,6 +1,7 @@
 """The pages of redistillation: begin a run, watch it, steer it, read what the gate said, change the schedule."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,11 @@ from django.test import Client
 from django.urls import reverse
 from django_celery_beat.models import IntervalSchedule, PeriodicTask
 
-from distillation import runs
+from distillation import folders, runs
 from distillation.models import Decision, Run
+from generation.models import Release
 from tests.distillation.people import make_run
+from tests.distillation.reporting import figures, summary, write_stage
 from tests.people import make_release, make_user, make_variant
 
 pytestmark = pytest.mark.django_db
@@ -83,12 +86,50 @@ def test_the_page_polls_how_far_it_is_with_the_curve_of_its_losses(admin, runnin
 
 
 def test_the_report_is_shown_and_may_run_nothing(admin, running):
-    answer = admin.get(url("file", running.pk, "report"))
+    answer = admin.get(url("file", running.pk, "report.html"))
     assert text(answer) == "<h1>Report</h1>"
     assert "default-src 'none'" in answer["Content-Security-Policy"]
-    assert url("file", running.pk, "sheet") in text(admin.get(url("change", running.pk)))
-    assert admin.get(url("file", running.pk, "attributes")).status_code == 404
+    page = text(admin.get(url("change", running.pk)))
+    for name in ("report.html", "sheet.webp"):
+        assert url("file", running.pk, name) in page
+    assert admin.get(url("file", running.pk, "compared.webp")).status_code == 404
     assert admin.get(url("file", running.pk, "..")).status_code == 404
+
+
+def test_what_was_kept_of_the_evaluation_is_shown_when_its_stage_is_gone(admin, running):
+    write_stage(
+        f"reports/{running.name}", {"evaluation.json": figures(), "report.html": "<h1>Kept"}
+    )
+    assert text(admin.get(url("file", running.pk, "report.html"))) == "<h1>Kept"
+    shutil.rmtree(folders.root() / "evaluation-1")
+    assert text(admin.get(url("file", running.pk, "report.html"))) == "<h1>Kept"
+    assert admin.get(url("file", running.pk, "sheet.webp")).status_code == 404
+
+
+def test_the_latest_sheet_of_samples_is_shown_and_sent_again_when_it_has_changed(admin, running):
+    assert admin.get(url("now", running.pk)).json()["samples"] is None
+    assert admin.get(url("samples", running.pk)).status_code == 404
+    facts = {"step": 40, "steps": 90, "texts": ["a red vase"]}
+    write_stage("joint-1", {"samples.json": facts, "samples.webp": b"RIFF1"})
+    found = admin.get(url("now", running.pk)).json()["samples"]
+    assert (found["stage"], found["step"], found["steps"]) == ("joint", 40, 90)
+    assert found["url"] == url("samples", running.pk) and found["texts"] == ["a red vase"]
+    answer = admin.get(found["url"])
+    assert answer.content == b"RIFF1" and answer["Content-Type"] == "image/webp"
+    assert "no-cache" in answer["Cache-Control"]
+    assert admin.get(found["url"], headers={"If-None-Match": answer["ETag"]}).status_code == 304
+    write_stage("joint-1", {"samples.webp": b"RIFF22"})
+    again = admin.get(found["url"], headers={"If-None-Match": answer["ETag"]})
+    assert again.content == b"RIFF22"
+    assert admin.get(url("now", running.pk)).json()["samples"]["version"] != found["version"]
+    assert "run-samples" in text(admin.get(url("change", running.pk)))
+
+
+def test_a_sheet_that_is_half_there_is_none_yet(admin, running):
+    write_stage("joint-1", {"samples.webp": b"RIFF1"})
+    assert admin.get(url("now", running.pk)).json()["samples"] is None
+    write_stage("joint-1", {"samples.json": '{"step": 1'})
+    assert admin.get(url("now", running.pk)).json()["samples"] is None
 
 
 def test_what_the_gate_said_is_on_the_page(admin, running):
@@ -106,7 +147,7 @@ def test_who_may_not_see_runs_sees_none_of_it(running):
     client = Client()
     user = make_user(username="editor", is_staff=True)
     client.force_login(user)
-    for page, *args in (("now",), ("file", "report"), ("change",)):
+    for page, *args in (("now",), ("samples",), ("file", "report.html"), ("change",)):
         assert client.get(url(page, running.pk, *args)).status_code == 403
     user.user_permissions.set(Permission.objects.filter(codename="view_run"))
     assert client.get(url("now", running.pk)).status_code == 200
@@ -129,6 +170,122 @@ def test_lists_show_runs_and_decisions(admin, running):
     assert running.name in page and "42 %" in page
     page = text(admin.get(url("changelist", model="decision")))
     assert "2 are new" in page and "begun" in page
+
+
+# --- evaluations ----------------------------------------------------------------------------------
+@pytest.fixture
+def measured() -> Run:
+    """A run whose release was measured against teacher and active release, with a kept report."""
+    teacher = make_release(name="starter-teacher", kind="teacher")
+    active = make_release(name="student-old", parent="starter-teacher")
+    release = make_release(name="student-new", parent="starter-teacher", status="candidate")
+    release.manifest["evaluation"] = summary()
+    release.save()
+    check = {"name": "diversity to active", "passed": False, "limit": 0.9, "found": 0.71,
+             "low": 0.68, "detail": ""}  # fmt: skip
+    run = make_run(
+        name="student-new", teacher=teacher, begins_with=active, replaces=active, release=release,
+        status="succeeded", outcome="rejected", finished_at=release.registered_at,
+        gate={"passed": False, "checks": [check]}, reasons=["2 are new"],
+    )  # fmt: skip
+    write_stage(
+        "reports/student-new",
+        {"evaluation.json": figures(), "active.json": figures(new="mug"), "report.html": "<h1>",
+         "compared.webp": b"RIFF", "worst.webp": b"RIFF", "clip.png": b"PNG"},
+    )  # fmt: skip
+    return run
+
+
+def test_evaluations_are_listed_with_what_they_were_against(admin, measured):
+    make_release(name="never-measured", status="retired")
+    page = text(admin.get(url("changelist", model="evaluation")))
+    for part in ("student-new", "against starter-teacher and student-old", "not passed",
+                 "diversity to active", "80.0 % ← 85.0 %"):  # fmt: skip
+        assert part in page
+    assert "never-measured" not in page
+
+
+def test_an_evaluation_shows_figures_pictures_plots_and_variants(admin, measured):
+    page = text(admin.get(url("change", measured.release_id, model="evaluation")))
+    for part in (
+        "80.0 (70.0 – 90.0)", "85.0", "50.0 (40.0 – 60.0)",  # candidate, teacher, active
+        "0.71", "diversity within a prompt, ÷ teacher", "The whole report",
+        "teacher, active release, candidate", "The prompts that lost most", "CLIP score of each prompt",
+        "3 prompt variants", "mug, new", url("change", measured.pk),
+    ):  # fmt: skip
+        assert part in page, part
+    for name in ("compared.webp", "worst.webp", "clip.png", "report.html"):
+        link = url("file", measured.release_id, name, model="evaluation")
+        assert link in page and admin.get(link).status_code == 200
+    for name in ("sheet.webp", "evaluation.json", ".."):
+        assert admin.get(url("file", measured.release_id, name, model="evaluation")).status_code == 404  # fmt: skip
+
+
+def test_its_variants_are_sorted_as_asked_the_worst_first(admin, measured):
+    def order(query: str) -> list[str]:
+        page = text(admin.get(url("change", measured.release_id, model="evaluation") + query))
+        table = page[page.index('id="variants"') :]
+        return sorted(("a vase", "a mug", "a bowl"), key=table.index)
+
+    assert order("?order=clip") == ["a mug", "a bowl", "a vase"]
+    assert order("?order=distance") == ["a bowl", "a vase", "a mug"]
+    assert order("") == order("?order=nonsense&page=7") == ["a mug", "a vase", "a bowl"]
+
+
+def test_a_release_that_was_measured_elsewhere_has_its_figures_alone(admin, measured):
+    shutil.rmtree(folders.report("student-new"))
+    Run.objects.all().delete()
+    page = text(admin.get(url("change", measured.release_id, model="evaluation")))
+    assert "80.0 (70.0 – 90.0)" in page and "No report was kept" in page
+    assert "inconclusive" in page and "compared.webp" not in page
+    assert "student-new" in text(admin.get(url("changelist", model="evaluation")))
+
+
+def test_who_may_not_see_evaluations_sees_none_of_it(measured):
+    client = Client()
+    user = make_user(username="editor", is_staff=True)
+    client.force_login(user)
+    pages = (
+        url("changelist", model="evaluation"),
+        url("change", measured.release_id, model="evaluation"),
+        url("file", measured.release_id, "report.html", model="evaluation"),
+    )
+    assert {client.get(page).status_code for page in pages} == {403}
+    user.user_permissions.set(Permission.objects.filter(codename="view_evaluation"))
+    assert {client.get(page).status_code for page in pages} == {200}
+
+
+# --- releases -------------------------------------------------------------------------------------
+def release_page(admin: Client, name: str) -> str:
+    release = Release.objects.get(name=name)
+    return text(admin.get(reverse("admin:generation_release_change", args=[release.pk])))
+
+
+def test_a_release_shows_where_it_came_from_and_what_came_before_and_after(admin, measured):
+    old, new = (Release.objects.get(name=name) for name in ("student-old", "student-new"))
+    Release.objects.filter(pk=old.pk).update(status="retired")
+    Release.objects.filter(pk=new.pk).update(status="active", replaced=old)
+    page = release_page(admin, "student-new")
+    for part in ("starter-teacher", "trained on from", "2 are new", url("change", measured.pk),
+                 url("change", new.pk, model="evaluation"), "not passed: diversity to active"):  # fmt: skip
+        assert part in page, part
+    chain = page[page.index("rt-chain") :]
+    assert chain.index("student-old") < chain.index("student-new")
+    page = release_page(admin, "student-old")
+    assert "student-new" in page[page.index("rt-chain") :] and "trained on to" in page
+    page = release_page(admin, "starter-teacher")
+    assert "student-new" in page and "rt-chain" not in page
+
+
+def test_a_person_confirms_before_jobs_are_served_by_another_release(admin, measured):
+    old, new = (Release.objects.get(name=name) for name in ("student-old", "student-new"))
+    page = release_page(admin, "student-new")
+    assert "New jobs are then made by student-new instead of student-old" in page
+    Release.objects.filter(pk=old.pk).update(status="retired")
+    Release.objects.filter(pk=new.pk).update(status="active", replaced=old)
+    page = release_page(admin, "student-new")
+    assert "New jobs are then made by student-old again" in page
+    assert reverse("admin:generation_release_do", args=[new.pk, "rollback"]) in page
 
 
 # --- the schedule ---------------------------------------------------------------------------------

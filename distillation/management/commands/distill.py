@@ -21,7 +21,7 @@ from generation.errors import GenerationError
 from generation.models import Release
 
 try:
-    from distillation import inputs, redistillation
+    from distillation import folders, inputs, redistillation, reports
     from distillation.trainers.chain import Chain
     from distillation.trainers.proof import GATE, GATE_FILE, RELEASE
 except ModuleNotFoundError as error:  # a library that serving does without
@@ -129,14 +129,15 @@ class Command(BaseCommand):
         chain = Chain(recipe, given, name=options["name"])
         chain.check()
         made = chain.build(
-            inputs.root(),
+            folders.root(),
             only=options["only"],
             on_stage=self.show,
             progress_bar=options["verbosity"] > 0,
         )
         if not processes.is_main() or RELEASE not in made:
             return
-        self.say(f"Report: {made['evaluation'] / 'report.html'}")
+        reports.keep(chain.name, made)
+        self.say(f"Report: {folders.report(chain.name) / reports.REPORT}")
         self.say_gate(json.loads((made[GATE] / GATE_FILE).read_text("utf-8")))
         if options["no_register"]:
             self.stdout.write(str(made[RELEASE] / RELEASE))

@@ -1,4 +1,4 @@
-// The page of a run: draws the loss of each stage, and while the run is open polls how far it is.
+// The page of a run: the loss of each stage and the latest sheet of samples; while the run is open it polls them.
 (() => {
   const before = JSON.parse(document.getElementById("run-now").textContent);
   const PAUSE_MS = 2000, PAUSE_AFTER_ERROR_MS = 5000, WIDTH = 320, HEIGHT = 96, EDGE = 4;
@@ -26,8 +26,23 @@
     return made;
   }
 
+  let shown = "";
+
+  function show(samples) {
+    const place = document.getElementById("run-samples");
+    place.hidden = !samples;
+    if (!samples || samples.version === shown) return;
+    shown = samples.version;
+    const image = place.querySelector("img");
+    image.src = `${samples.url}?${samples.version}`;
+    image.alt = `Above the teacher's pictures, below the student's, of the same noise: ${samples.texts.join("; ")}`;
+    place.querySelector("figcaption").textContent =
+      `${samples.stage}, step ${samples.step} of ${samples.steps}. Above the teacher, below the student, of the same noise, which it is not trained on.`;
+  }
+
   function draw(now) {
     document.getElementById("run-curves").replaceChildren(...now.curves.map(figure));
+    show(now.samples);
   }
 
   async function look() {

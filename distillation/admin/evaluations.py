@@ -1,0 +1,264 @@
+"""Evaluations in the admin: how a release was measured, beside the one that it was to replace and its teacher."""
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlencode
+
+from django.contrib import admin
+from django.core.exceptions import PermissionDenied
+from django.core.paginator import Paginator
+from django.db.models import QuerySet
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404
+from django.template.defaultfilters import filesizeformat
+from django.urls import path, reverse
+from unfold.admin import ModelAdmin
+from unfold.contrib.filters.admin import ChoicesDropdownFilter
+from unfold.decorators import display
+
+from distillation import reports
+from distillation.admin import files
+from distillation.models import Evaluation, Run
+from distillation.reports import OfVariant, Report
+from generation.admin import pictures
+from generation.admin.actions import ObjectActionsMixin, ReadOnlyMixin
+from generation.models import Release
+
+ALL = "all attributes"  # what `right` of a report is of, among others
+MEASURES = {  # of the margins
+    "attributes_right": "all attributes right, ÷ teacher",
+    "worst_prompts": "all attributes right, the tenth of prompts that lose most, − teacher",
+    "diversity": "diversity within a prompt, ÷ teacher",
+    "clip_score": "CLIP score, − teacher",
+}
+HEADS = {  # orders of the table of variants, and which way they go
+    "prompt": ("prompt", "ascending"),
+    "right": ("all attributes right, %", "ascending"),
+    "clip": ("CLIP score, change", "ascending"),
+    "diversity": ("diversity ÷ teacher", "ascending"),
+    "distance": ("distance to teacher", "descending"),
+}
+CAPTIONS = {
+    "compared.webp": "The same prompts and seeds: teacher, active release, candidate",
+    "sheet.webp": "The same prompts and seeds: left the teacher, right the candidate",
+    "worst.webp": "The prompts that lost most: left the teacher, right the candidate",
+    "attributes.png": "Pictures with all attributes right, by prompt",
+    "diversity.png": "Diversity of each prompt, as a share of the teacher's",
+    "clip.png": "CLIP score of each prompt",
+    "speed.png": "Time for one picture, by part",
+}
+ON_A_PAGE = 100  # variants
+
+
+def run_of(release: Release) -> Run | None:
+    """The run that made it."""
+    return Run.objects.filter(release_id=release.pk).select_related("replaces").first()
+
+
+def of(release: Release) -> Mapping[str, Any] | None:
+    """What its manifest says of its evaluation: foreign releases may say anything."""
+    found = release.manifest.get("evaluation")
+    return found if isinstance(found, dict) and "verdicts" in found else None
+
+
+def verdict(release: Release, run: Run | None) -> Any:
+    """One badge: of the gate where a run had one, else against the teacher."""
+    if run is not None and run.gate:
+        return pictures.badge("passed" if run.gate["passed"] else "not passed")
+    found = of(release)
+    return pictures.badge(found["outcome"]) if found else "–"
+
+
+def share_right(release: Release) -> str:
+    """Of the pictures of release and teacher."""
+    found = of(release)
+    if not found or not found["right"]:
+        return "–"
+    return " ← ".join(f"{100 * found['right'][side]['value']:.1f} %" for side in SIDES)
+
+
+SIDES = ("student", "teacher")
+
+
+@admin.register(Evaluation)
+class EvaluationAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
+    list_display = ("named", "verdict_badge", "right", "failed", "status_badge", "measured")
+    list_filter = (("status", ChoicesDropdownFilter),)
+    list_filter_submit = True
+    search_fields = ("name",)
+    list_select_related = ("run__replaces",)
+    change_form_outer_before_template = "distillation/admin/evaluation.html"
+    readonly_fields = ("status_badge", "measured")
+    fieldsets = ((None, {"fields": (("name", "status_badge"), "measured")}),)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Evaluation]:
+        return super().get_queryset(request).filter(manifest__evaluation__verdicts__isnull=False)
+
+    # --- columns
+    @display(description="release", ordering="name")
+    def named(self, row: Evaluation) -> Any:
+        run = getattr(row, "run", None)
+        others = [of(row)["teacher"]]  # type: ignore[index]
+        if run is not None and run.replaces:
+            others.append(run.replaces.name)
+        return pictures.wording(row.name, f"against {' and '.join(others)}")
+
+    @display(description="verdict")
+    def verdict_badge(self, row: Evaluation) -> Any:
+        return verdict(row, getattr(row, "run", None))
+
+    @display(description="right ← teacher's")
+    def right(self, row: Evaluation) -> str:
+        return pictures.nowrap(share_right(row))
+
+    @display(description="not passed")
+    def failed(self, row: Evaluation) -> str:
+        run = getattr(row, "run", None)
+        checks = [] if run is None or not run.gate else run.gate["checks"]
+        return ", ".join(check["name"] for check in checks if not check["passed"]) or "–"
+
+    @display(description="release is", ordering="status")
+    def status_badge(self, row: Evaluation) -> str:
+        return pictures.badge(row.status)
+
+    @display(description="measured", ordering="registered_at")
+    def measured(self, row: Evaluation) -> str:
+        return pictures.when(row.registered_at)
+
+    # --- pages
+    def get_urls(self) -> list:
+        view = self.admin_site.admin_view(self.file_view)
+        own = path("<int:release_id>/<str:name>/file/", view, name="distillation_evaluation_file")
+        return [own, *super().get_urls()]
+
+    def file_view(self, request: HttpRequest, release_id: int, name: str) -> HttpResponse:
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        report = reports.read(get_object_or_404(Evaluation, pk=release_id).name)
+        if report is None or name not in report.files:
+            raise Http404
+        return files.respond(request, report.folder / name)
+
+    def panel(self, request: HttpRequest, obj: Any) -> dict[str, Any]:
+        run, report, found = run_of(obj), reports.read(obj.name), of(obj)
+        if found is None:
+            return {}
+        links = {
+            name: reverse("admin:distillation_evaluation_file", args=[obj.pk, name])
+            for name in (report.files if report else ())
+        }
+        active = run.replaces if run is not None and report and report.active else None
+        context = {
+            "evaluation": obj,
+            "verdict": verdict(obj, run),
+            "found": found,
+            "run": run,
+            "active": active,
+            "teacher": Release.objects.filter(name=found["teacher"]).first(),
+            "headline": _headline(obj, found, report),
+            "margins": [
+                (MEASURES.get(row["measure"], row["measure"]), row, pictures.badge(row["outcome"]))
+                for row in found["verdicts"]
+            ],
+            "checks": (run.gate or {}).get("checks", []) if run else [],
+            "report": links.get(reports.REPORT),
+            "sheets": _pictures(links, _sheets(links)),
+            "plots": _pictures(links, reports.PLOTS),
+        }
+        return context | (_variants(request, report) if report else {})
+
+
+def _sheets(links: Mapping[str, str]) -> tuple[str, ...]:
+    """All three releases beside each other, where there is such a sheet, say more than two of them."""
+    first = reports.COMPARED if reports.COMPARED in links else reports.SHEETS[0]
+    return (first, *reports.SHEETS[1:])
+
+
+def _pictures(links: Mapping[str, str], names: tuple[str, ...]) -> list[dict[str, str]]:
+    return [{"url": links[n], "caption": CAPTIONS[n]} for n in names if n in links]
+
+
+# --- figures --------------------------------------------------------------------------------------
+def _headline(
+    release: Release, found: Mapping[str, Any], report: Report | None
+) -> list[tuple[str, ...]]:
+    """(measure, candidate, active, teacher) in words; "–" is what was not measured."""
+    active = (report.active if report else None) or {}
+    others = {
+        "right": (active.get("right") or {}).get(ALL),
+        "clip_score": active.get("clip_score"),
+        "spread": active.get("spread"),
+    }
+    rows: list[tuple[str, ...]] = []
+    for name, measure, scale, form in (
+        ("all attributes right, %", "right", 100.0, ".1f"),
+        ("CLIP score", "clip_score", 1.0, ".2f"),
+        ("diversity within a prompt", "spread", 1.0, ".3f"),
+    ):
+        sides = found.get(measure) or {}
+        values = (
+            sides.get("student"),
+            (others[measure] or {}).get("student"),
+            sides.get("teacher"),
+        )
+        rows.append((name, *(_interval(value, scale, form) for value in values)))
+    distances = (found.get("distance"), active.get("distance"))
+    rows.append(("distance to the teacher", *(_interval(d, 1.0, ".3f") for d in distances), "0"))
+    seconds = found.get("seconds_per_picture") or {}
+    speed = (active.get("student") or {}).get("speed")
+    of_active = speed["seconds"]["total"]["median"] if speed else None
+    times = (seconds.get("student"), of_active, seconds.get("teacher"))
+    rows.append(("seconds of a picture, median", *map(_seconds, times)))
+    if report is not None:
+        sizes = (report.figures["student"], active.get("student"), report.figures["teacher"])
+        rows.append(("on disk, without the text encoder", *map(_size, sizes)))
+        pictures_each = report.figures["seeds_each"]
+        counts = (found["prompts"], active.get("prompts"), found["prompts"])
+        each = (f"{n} × {pictures_each}" if n else "–" for n in counts)
+        rows.append(("prompt variants × seeds", *each))
+    return [row for row in rows if row[1] != "–"]
+
+
+def _interval(value: Mapping[str, Any] | None, scale: float, form: str) -> str:
+    if not value or value.get("value") is None:
+        return "–"
+    text = f"{scale * value['value']:{form}}"
+    if value.get("low") is None or value.get("high") is None:
+        return text
+    return f"{text} ({scale * value['low']:{form}} – {scale * value['high']:{form}})"
+
+
+def _seconds(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3g}"
+
+
+def _size(side: Mapping[str, Any] | None) -> str:
+    return filesizeformat(sum(side["bytes_on_disk"].values())) if side else "–"
+
+
+def _variants(request: HttpRequest, report: Report) -> dict[str, Any]:
+    """A page of the table, in the order that the address asks for: the worst first."""
+    order = request.GET.get("order", "")
+    order = order if order in reports.ORDERS else "right"
+    page = Paginator(report.variants(order), ON_A_PAGE).get_page(request.GET.get("page"))
+
+    def link(**fields: object) -> str:
+        return f"?{urlencode({'order': order, **fields})}#variants"
+
+    return {
+        "variants": page,
+        "rows": [(row, _shares(row)) for row in page],
+        "heads": [
+            (text, link(order=name), direction if name == order else "")
+            for name, (text, direction) in HEADS.items()
+        ],
+        "previous": link(page=page.previous_page_number()) if page.has_previous() else None,
+        "following": link(page=page.next_page_number()) if page.has_next() else None,
+    }
+
+
+def _shares(row: OfVariant) -> list[str]:
+    """Of candidate, active and teacher in per cent, and the change in points."""
+    shares = ["–" if share is None else f"{100 * share:.0f}" for share in row.right.values()]
+    change = row.right_change
+    return [*shares, "–" if change is None else f"{100 * change:+.0f}"]
