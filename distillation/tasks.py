@@ -54,6 +54,14 @@ def watch_canary(**_: object) -> None:
     canary.watch()
 
 
+@shared_task(name="distillation.clean", ignore_result=True)
+def clean(**_: object) -> None:
+    """Clear away what no run needs any more."""
+    from distillation import cleaning
+
+    cleaning.clean()
+
+
 @worker_ready.connect
 def begin(sender: Any, **_: object) -> None:
     """A worker consumes its queue: show the heartbeat."""

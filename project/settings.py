@@ -391,6 +391,7 @@ CELERY_TASK_ROUTES = {
     "generation.wake": {"queue": "generation"},
     "generation.encode": {"queue": "encode"},
     "distillation.wake": {"queue": "distillation"},
+    "distillation.clean": {"queue": "distillation"},  # which has the libraries that know pairs
     "distillation.curate": {"queue": "distillation"},
 }
 # Rows are the truth: nobody reads results, so no result keys pile up in Redis, and no image passes through it.
@@ -441,6 +442,11 @@ CELERY_BEAT_SCHEDULE = {
         "task": "distillation.refresh_sources",
         "schedule": crontab(hour="1", minute="30"),
         "options": {"expires": 3600},
+    },
+    "clean-distillation": {
+        "task": "distillation.clean",
+        "schedule": crontab(hour="4", minute="30"),
+        "options": {"expires": 12 * 3600},  # a run may last until then
     },
     "consider-redistillation": {
         "task": "distillation.consider",

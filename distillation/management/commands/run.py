@@ -6,9 +6,10 @@ from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
+from django.template.defaultfilters import filesizeformat
 from tqdm import tqdm
 
-from distillation import redistillation, runs
+from distillation import cleaning, redistillation, runs
 from distillation.models import Run
 from generation.errors import GenerationError
 
@@ -17,7 +18,7 @@ LOOK_SECONDS = 1.0
 
 
 class Command(BaseCommand):
-    help = "Redistillations: start one, let the facts decide, list, watch, pause, resume, cancel."
+    help = "Redistillations: start one, let the facts decide, list, watch, pause, resume, cancel, clean up."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -45,6 +46,17 @@ class Command(BaseCommand):
         )
         commands.add_parser("consider", help="decide on the facts, as the schedule does")
         commands.add_parser("list", help="the latest runs")
+        clean = commands.add_parser(
+            "clean", help="clear away the folders of stages that no run needs, as the schedule does"
+        )
+        clean.add_argument("--dry-run", action="store_true", help="only say what would be removed")
+        clean.add_argument(
+            "--keep",
+            type=int,
+            default=cleaning.KEPT_RUNS,
+            metavar="N",
+            help="ended runs whose folders stay; default: %(default)s",
+        )
         for name, help in (
             ("watch", "show its progress until it ends"),
             ("pause", "stop after the running step; resume goes on from there"),
@@ -87,6 +99,18 @@ class Command(BaseCommand):
                 f"{run.name:<28} {run.status:<10} {run.percent:5.1f} %  {run.stage:<11} "
                 f"{run.token} slices{outcome}"
             )
+
+    def clean(self, options: dict[str, Any]) -> None:
+        if options["keep"] < 0:
+            raise CommandError("--keep: give a number from 0.")
+        found = cleaning.clean(kept_runs=options["keep"], is_dry=options["dry_run"])
+        for removed in found:
+            files = f" ({removed.files} files)" if removed.files else ""
+            size = filesizeformat(removed.size_bytes).replace("\xa0", " ")
+            self.stdout.write(f"{size:>10}  {removed.place}{files}: {removed.why}")
+        total = filesizeformat(sum(removed.size_bytes for removed in found)).replace("\xa0", " ")
+        done = "would be removed" if options["dry_run"] else "removed"
+        self.stdout.write(f"{total} {done}." if found else "Nothing to remove.")
 
     def watch(self, run: Run) -> None:
         with tqdm(
