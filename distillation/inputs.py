@@ -16,7 +16,6 @@ from generation import releases
 from generation.models import Release
 
 STARTER_JUDGES = Path(settings.BASE_DIR) / "distillation" / "starter" / "judges"
-STARTER_TEACHER = "starter-teacher"  # whose pictures the starter's judges know
 
 
 def recipe_of(description: Mapping[str, Any]) -> Recipe:
@@ -36,27 +35,30 @@ def gather(
     clip: str = "",
     real: str = "",
 ) -> Inputs:
-    """catalogue: a snapshot; None takes one, `within` that folder or the usual one. detector, clip: folders; "" is the
-    setting's, else the active detector if it fits, else the starter's for its own teacher, else none. Raises
-    DistillationRefused."""
-    is_starter = teacher.name == STARTER_TEACHER
+    """catalogue: a snapshot; None takes one, within that folder or the usual one. detector, clip: folders; "" is the
+    setting's, else the active detector if it fits, else the starter's for its own teacher, else none. real: a folder;
+    "" is the snapshot's pictures of the field, if there are any. Raises DistillationRefused."""
+    is_starter = teacher.name == detectors.STARTER_TEACHER
     detector_folder = _folder(
         detector or settings.DISTILLATION_DETECTOR,
         default=_active_detector(teacher) or (STARTER_JUDGES / "detector" if is_starter else None),
     )
+    clip_folder = _folder(
+        clip or settings.DISTILLATION_CLIP, default=STARTER_JUDGES / "clip" if is_starter else None
+    )
+    catalogue = catalogue or snapshot.take(
+        teacher, within or folders.root(), detector=detector_folder
+    )
+    # They are compared by a CLIP.
+    of_field = None if clip_folder is None else snapshot.pictures(catalogue)
     return Inputs(
         teacher=releases.folder(teacher),
-        catalogue=catalogue or snapshot.take(
-            teacher, within or folders.root(), detector=detector_folder
-        ),
+        catalogue=catalogue,
         student=None if begins_with is None else releases.folder(begins_with),
         active=None if active is None else releases.folder(active),
         detector=detector_folder,
-        clip=_folder(
-            clip or settings.DISTILLATION_CLIP,
-            default=STARTER_JUDGES / "clip" if is_starter else None,
-        ),
-        real=_folder(real, default=None),
+        clip=clip_folder,
+        real=_folder(real, default=of_field),
         code_revision=_code_revision(),
     )
 
@@ -64,7 +66,9 @@ def gather(
 def _active_detector(teacher: Release) -> Path | None:
     """The folder of the active version, if it takes pictures of the teacher's size and knows what they show."""
     active = detectors.active()
-    if active is None or (detectors.is_shipped(active) and teacher.name != STARTER_TEACHER):
+    if active is None or (
+        detectors.is_shipped(active) and teacher.name != detectors.STARTER_TEACHER
+    ):
         return None
     size = active.manifest["image_size"]
     return detectors.folder(active) if teacher.image_sizes[0] == (size, size) else None

@@ -1,17 +1,26 @@
-"""Writes the active catalogue as the files that a run starts from. Knows no training: they are all it is given."""
+"""Writes the active catalogue as the files that a run starts from. Knows no training: they are all it is given.
+
+With it go the accepted pictures of the field. Without any the files, and so the name, are those of the catalogue alone.
+"""
 
 import hashlib
+import json
+import os
+import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from distillation import curation, replacing
 from distillation.detector import network as detectors
 from distillation.errors import DistillationRefused
 from distillation.trainers import catalogue as catalogues
 from distillation.trainers.catalogue import Catalogue
 from generation import catalogue as prompts
+from generation import storage
 from generation.engine.embeddings import unpack
 from generation.engine.errors import EngineError
 from generation.models import Embedding, Release
@@ -25,14 +34,46 @@ def take(teacher: Release, root: Path, *, detector: Path | None) -> Path:
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".catalogue-", dir=root) as temporary:
         folder = Path(temporary) / "catalogue"
-        catalogues.write(_catalogue(teacher, detector), folder)
-        digest = hashlib.sha256(
-            b"".join(path.read_bytes() for path in sorted(folder.iterdir()))
-        ).hexdigest()
+        catalogue = _catalogue(teacher, detector)
+        catalogues.write(catalogue, folder)
+        _write_examples(catalogue.slugs, min(teacher.image_sizes[0]), folder)
+        files = sorted(path for path in folder.iterdir() if path.is_file())
+        digest = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
         target = root / f"catalogue-{digest[:16]}"
         if not target.exists():
             folder.rename(target)
     return target
+
+
+def pictures(catalogue: Path) -> Path | None:
+    """The folder of the snapshot's pictures of the field, if there are at least two."""
+    folder = catalogue / catalogues.PICTURES
+    return folder if folder.is_dir() and len(list(folder.iterdir())) > 1 else None
+
+
+def _write_examples(slugs: Sequence[str], side: int, folder: Path) -> None:
+    """Those that training may use, of the teacher's size. They are linked: they take no space, and cannot go away."""
+    rows = curation.accepted().filter(side=side, source__variants__slug__in=slugs)
+    fields = ("source__variants__slug", "sha256", "file")
+    examples = [
+        {"slug": slug, "sha256": sha256, "file": file}
+        for slug, sha256, file in rows.values_list(*fields).distinct().order_by(*fields)
+        if storage.exists(file)
+    ]
+    if not examples:
+        return
+    text = json.dumps(examples, indent=1) + "\n"
+    replacing.write_file(folder / catalogues.EXAMPLES, text)
+    (folder / catalogues.PICTURES).mkdir()
+    for file in {example["file"] for example in examples}:
+        _link(Path(storage.path_of(file)), folder / catalogues.PICTURES / Path(file).name)
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, target)
 
 
 def _catalogue(teacher: Release, detector: Path | None) -> Catalogue:

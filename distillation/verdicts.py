@@ -20,6 +20,7 @@ from distillation.evaluation.perception import fitted
 from distillation.models import Detector, Example, ImageSource, Verdict
 from generation import storage
 from generation.errors import StorageFailed
+from generation.models import Release
 
 log = structlog.get_logger(__name__)
 
@@ -27,9 +28,20 @@ BATCH = 32
 
 
 def judge_all(*, is_over: Callable[[], bool] = lambda: False) -> int:
-    """`judge` by the active version, if there is one."""
+    """`judge` by the active version, if there is one that knows such pictures."""
     detector = detectors.active()
-    return 0 if detector is None else judge(detector, is_over=is_over)
+    if detector is None or not knows(detector):
+        return 0
+    return judge(detector, is_over=is_over)
+
+
+def knows(detector: Detector) -> bool:
+    """Whether it was made for pictures like these: what the project ships knows the starter's and no others."""
+    teacher = Release.objects.filter(
+        kind=Release.Kind.TEACHER, status=Release.Status.ACTIVE
+    ).first()
+    is_starter = teacher is not None and teacher.name == detectors.STARTER_TEACHER
+    return is_starter or not detectors.is_shipped(detector)
 
 
 def judge(

@@ -13,9 +13,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from distillation import replacing
+from distillation.detector.labels import NOT
 
 INDEX = "catalogue.json"
 TENSORS = "catalogue.safetensors"
+# Beside them, where the catalogue has accepted pictures of the field: which, of which variant, and the files.
+EXAMPLES = "examples.json"
+PICTURES = "examples"
 
 
 @dataclass(frozen=True)
@@ -54,17 +58,21 @@ def bits_of(
 ) -> tuple[Tensor, Tensor]:
     """stated and wanted, bool [P, bits], of the tags of each variant.
 
-    A tag that is a bit must be present. Bits come in groups of which one is true (the sizes of `groups`, in order): who
-    names one of a group says that the others are absent. Of a group that no tag names nothing is said.
+    A tag that is a bit must be present, `not-` before a bit says that it must be absent. Bits come in groups of which
+    one is true (the sizes of `groups`, in order): who names one of a group says that the others are absent. Of what no
+    tag names nothing is said.
     """
     wanted = torch.tensor([[bit in row for bit in bits] for row in tags], dtype=torch.bool)
+    unwanted = torch.tensor(
+        [[f"{NOT}{bit}" in row for bit in bits] for row in tags], dtype=torch.bool
+    )
     stated = wanted.clone()
     start = 0
     for size in groups:
         members = slice(start, start + size)
         stated[:, members] = wanted[:, members].any(1, keepdim=True)
         start += size
-    return stated, wanted
+    return stated | unwanted, wanted
 
 
 def write(catalogue: Catalogue, folder: Path) -> None:

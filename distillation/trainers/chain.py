@@ -35,6 +35,7 @@ from distillation.trainers import (
     structure,
     student,
 )
+from distillation.trainers import field as fields
 from distillation.trainers import teacher as teachers
 from distillation.trainers.catalogue import Catalogue
 from distillation.trainers.errors import RecipeRefused
@@ -86,9 +87,13 @@ class Chain:
         self.name = name or ""
         self._shown: Samples | None = None
         # Once: whoever asks for the table again must not read the pictures again.
-        self._made_from = tuple(
-            _digest(folder) for folder in (inputs.teacher, inputs.catalogue, inputs.detector)
+        self._made_from = (
+            _digest(inputs.teacher),
+            _digest(inputs.catalogue, without=(catalogues.EXAMPLES, catalogues.PICTURES)),
+            _digest(inputs.detector),
         )
+        examples = inputs.catalogue / catalogues.EXAMPLES  # which names the files by their content
+        self._examples = (_digest(examples),) if examples.is_file() else ()
         self._begun_with = _digest(inputs.student)
         self._replaced = (*self._made_from, _digest(inputs.active))
         self._judged_by = tuple(_digest(folder) for folder in (inputs.clip, inputs.real))
@@ -203,7 +208,9 @@ class Chain:
                 first = START if recipe.is_warm else "structure"
                 needs = tuple(dict.fromkeys(("pairs", self._drawing(before), first, before)))
                 build = self._tuning(train, part, before)
-                found.append(Stage(name, _Keyed((part, recipe.timesteps)), needs, build))
+                examples = self._examples if getattr(part, "adversarial", None) else ()
+                keyed = _Keyed((part, recipe.timesteps), examples)
+                found.append(Stage(name, keyed, needs, build))
         found += [
             Stage(
                 "bundle",
@@ -328,6 +335,10 @@ class Chain:
                 more["samples"] = self._samples(context)
             if getattr(recipe, "fake_score", None) == "student":
                 more["structure"] = self._unet(context, "structure")
+            if getattr(recipe, "adversarial", None):
+                more["field"] = fields.read(
+                    self.inputs.catalogue, teacher=self.teacher, catalogue=self.catalogue
+                )
             train(
                 recipe,
                 teacher=self.teacher,
@@ -384,14 +395,21 @@ class Chain:
         replacing.make_folder(context.folder / RELEASE, make)
 
 
-def _digest(folder: Path | None) -> str:
-    """Of a folder's content: of its manifest where it is a release, which has the hashes of all files."""
+def _digest(folder: Path | None, *, without: Collection[str] = ()) -> str:
+    """Of a folder's content: of its manifest where it is a release, which has the hashes of all files.
+
+    without: files and folders at its top that are left out. Of a file alone: of its bytes.
+    """
     if folder is None:
         return ""
+    if folder.is_file():
+        return hashlib.sha256(folder.read_bytes()).hexdigest()
     manifest = folder / releases.MANIFEST
     files = [manifest] if manifest.exists() else sorted(p for p in folder.rglob("*") if p.is_file())
     digest = hashlib.sha256()
     for path in files:
+        if path.relative_to(folder).parts[0] in without:
+            continue
         digest.update(path.relative_to(folder).as_posix().encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()

@@ -21,7 +21,8 @@ from distillation.trainers.teacher import Teacher
 class AdversarialRecipe:
     """learn_after, gan_after: steps before the heads learn, and before the student hears them.
 
-    layers: modules of the teacher's U-Net whose outputs the heads see.
+    layers: modules of the teacher's U-Net whose outputs the heads see. field_share: of the real latents, how many are
+    those of accepted pictures of the field, for prompt variants that have any.
     """
 
     learn_after: int = 50
@@ -32,6 +33,7 @@ class AdversarialRecipe:
     learning_rate: float = 2e-4
     r1_weight: float = 0.25  # of E‖∇D‖² at the teacher's latents
     r1_noise: float = 0.05  # s of the approximate R1, in the unit of the latents
+    field_share: float = 0.5
 
     def __post_init__(self) -> None:
         if not 0 <= self.learn_after <= self.gan_after:
@@ -44,6 +46,8 @@ class AdversarialRecipe:
                 raise ValueError(f"{name} must be above 0, not {getattr(self, name)}.")
         if not self.r1_weight >= 0:
             raise ValueError(f"r1_weight must not be negative, not {self.r1_weight}.")
+        if not 0 <= self.field_share <= 1:
+            raise ValueError(f"field_share must lie from 0 to 1, not {self.field_share}.")
         if self.width < 1:
             raise ValueError(f"width must be at least 1, not {self.width}.")
         if not self.layers or len(set(self.layers)) < len(self.layers):
@@ -107,7 +111,8 @@ def heads_loss(
 ) -> tuple[Tensor, dict[str, float]]:
     """What the heads make small, and its parts by name.
 
-    fake, real: noised latents [B, C, h, w] of the student and of the teacher, of the same prompts and timesteps;
+    fake, real: noised latents [B, C, h, w] of the student and of the teacher (or of the field), of the same prompts and
+    timesteps;
     nearby: the real ones with r1_noise · ξ added. `heads_margin` is how much higher the teacher's logits are.
     """
     with torch.no_grad():

@@ -30,6 +30,7 @@ from distillation.trainers.catalogue import Catalogue
 from distillation.trainers.discriminator import AdversarialRecipe, Heads
 from distillation.trainers.ema import Ema
 from distillation.trainers.errors import RecipeRefused
+from distillation.trainers.field import Field
 from distillation.trainers.matching_recipe import MatchingRecipe
 from distillation.trainers.pairs import Pairs
 from distillation.trainers.samples import Samples, sheet_of
@@ -53,8 +54,10 @@ class MatchingTask:
         catalogue: Catalogue,
         timesteps: Sequence[int],
         structure: UNet2DConditionModel | None = None,
+        field: Field | None = None,
     ) -> None:
-        """structure: the student as the structure stage left it, for fake_score "student". Raises RecipeRefused."""
+        """structure: the student as the structure stage left it, for fake_score "student". field: accepted pictures,
+        for the heads. Raises RecipeRefused."""
         self._timesteps = simulation.check(timesteps, teacher.schedule)
         self._recipe = recipe
         self._guidance_scale = _guidance_scale(recipe, teacher)
@@ -64,6 +67,7 @@ class MatchingTask:
                 "and for nothing else."
             )
         self._teacher = teacher
+        self._field = field
         self._examples = Examples(teacher, pairs=pairs, catalogue=catalogue)
         self._perception = perception.make(recipe.perception, teacher=teacher, decoder=decoder)
         self._decoder = decoder
@@ -147,7 +151,15 @@ class MatchingTask:
             return measured
         if not with_heads or index < recipe.adversarial.learn_after:
             return measured
-        real = schedule.noised(examples.targets(rows), noise, times)
+        real_x0 = examples.targets(rows)
+        if self._field is not None:
+            real_x0 = self._field.mixed_into(
+                real_x0,
+                examples.prompts(rows),
+                share=recipe.adversarial.field_share,
+                generator=generator,
+            )
+        real = schedule.noised(real_x0, noise, times)
         near = recipe.adversarial.r1_noise * examples.fresh_noise(len(rows), generator)
         loss, parts = discriminator.heads_loss(
             recipe.adversarial,
@@ -293,6 +305,7 @@ def train(
     timesteps: tuple[int, ...],
     folder: Path,
     structure: UNet2DConditionModel | None = None,
+    field: Field | None = None,
     progress_bar: bool = True,
     samples: Samples | None = None,
 ) -> UNet2DConditionModel:
@@ -300,7 +313,8 @@ def train(
 
     student: of the regression stage, fp32, changed in place. pairs: of the training split; only accepted ones are used.
     timesteps: those the student is served in, descending. structure: the student of the structure stage, for a
-    fake_score that starts there. samples: whose sheet is drawn now and then; None = none. Raises RecipeRefused, TrainingDiverged, CheckpointUnusable.
+    fake_score that starts there. field: accepted pictures, which the heads take for real beside the teacher's. samples:
+    whose sheet is drawn now and then; None = none. Raises RecipeRefused, TrainingDiverged, CheckpointUnusable.
     """
     task = MatchingTask(
         recipe,
@@ -311,6 +325,7 @@ def train(
         catalogue=catalogue,
         timesteps=timesteps,
         structure=structure,
+        field=field,
     )
     loop.run(
         task,

@@ -32,6 +32,13 @@ def test_a_tag_that_is_no_bit_says_nothing():
     assert stated.int().tolist() == wanted.int().tolist() == [[0, 0, 0, 0, 0, 1]]
 
 
+def test_a_bit_after_not_must_be_absent_and_says_nothing_of_the_others():
+    tags = [["not-red"], ["not-shiny", "ball"], ["red", "not-green", "not-summer"]]
+    stated, wanted = bits_of(tags, BITS, GROUPS)
+    assert stated.int().tolist() == [[1, 0, 0, 0, 0, 0], [0, 0, 1, 1, 1, 1], [1, 1, 0, 0, 0, 0]]
+    assert wanted.int().tolist() == [[0] * 6, [0, 0, 0, 1, 0, 0], [1, 0, 0, 0, 0, 0]]
+
+
 @pytest.mark.parametrize("has_bits", [True, False])
 def test_what_was_written_is_read(tmp_path, has_bits):
     stated, wanted = bits_of([["red"], ["ball"]], BITS, GROUPS)
