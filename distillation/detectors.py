@@ -24,6 +24,7 @@ Status = Detector.Status
 JUDGES = Path(__file__).resolve().parent / "starter" / "judges"
 # Registered and activated by itself where nobody registered any, so that curation works out of the box.
 SHIPPED = JUDGES / "detector"
+STARTER_TEACHER = "starter-teacher"  # the release whose pictures the shipped ones know
 
 
 # --- registering ----------------------------------------------------------------------------------
