@@ -1,0 +1,162 @@
+"""`manage.py images add | list | ingest | judge`: pictures of the field from the shell."""
+
+import sys
+from argparse import ArgumentParser
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+from django.db import connection
+from django.db.models import Count, Q
+from tqdm import tqdm
+
+from distillation import curation, detectors
+from distillation.detector.errors import DetectorUnusable
+from distillation.errors import DistillationRefused
+from distillation.models import Detector, ImageSource
+from generation.errors import GenerationError
+from generation.models import PromptVariant
+
+
+class Command(BaseCommand):
+    help = (
+        "Pictures of the field: name a source, read what is new in it, have the detector judge it."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+        add = commands.add_parser(
+            "add", help="name a source; it is read by `ingest`, or the worker"
+        )
+        add.add_argument("name", metavar="NAME")
+        add.add_argument(
+            "url",
+            metavar="URL",
+            help="a folder below IMAGE_SOURCE_ROOTS, or https://…, s3://…, gs://…, abfs://…",
+        )
+        which = add.add_mutually_exclusive_group()
+        which.add_argument(
+            "--variants", metavar="SLUG,…", default="", help="what all of its pictures illustrate"
+        )
+        which.add_argument(
+            "--variants-tag", metavar="TAG", help="likewise, the active variants with this tag"
+        )
+        add.add_argument(
+            "--tags",
+            metavar="BIT,…",
+            default="",
+            help="what its pictures show beside the tags of the variants; not-BIT: what they do not",
+        )
+        commands.add_parser("list", help="the sources, with counts of their pictures")
+        ingest = commands.add_parser("ingest", help="read what is new, then judge it")
+        ingest.add_argument("name", nargs="?", metavar="NAME", help="default: all enabled sources")
+        judge = commands.add_parser("judge", help="give verdicts to examples that lack one")
+        judge.add_argument(
+            "--detector", metavar="NAME", help="a version of the detector; default: the active one"
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        try:
+            getattr(self, options["command"])(options)
+        except GenerationError as error:
+            raise CommandError(error.detail) from error
+        except DetectorUnusable as error:
+            raise CommandError(str(error)) from error
+
+    def add(self, options: dict[str, Any]) -> None:
+        source = curation.add(
+            options["name"],
+            options["url"],
+            tags=_names(options["tags"]),
+            variants=_variants(options),
+        )
+        self.stdout.write(
+            f"{source.name} is to be read. Now: manage.py images ingest {source.name}"
+        )
+
+    def list(self, _options: dict[str, Any]) -> None:
+        counted = ImageSource.objects.annotate(
+            taken=Count("examples", filter=Q(examples__refusal="")), all=Count("examples")
+        )
+        for source in counted:
+            state = source.error or ("" if source.ingested_at else "not read yet")
+            state = state if source.is_enabled else "disabled"
+            said = f"{source.taken} examples, {source.all - source.taken} refused"
+            self.stdout.write(f"{source.name:<24} {said}  {source.url}  {state}".rstrip())
+
+    def ingest(self, options: dict[str, Any]) -> None:
+        from distillation import ingestion
+
+        failed = []
+        for source in _sources(options["name"]):
+            try:
+                with self._bar(source.name, " files") as on_progress:
+                    report = ingestion.ingest(source, on_progress=on_progress)
+            except DistillationRefused as error:
+                failed.append(source.name)
+                self.stderr.write(f"{source.name}: {error.detail}")
+            else:
+                self.stdout.write(f"{source.name}: {report}")
+        self._judge(None)
+        if failed:
+            raise CommandError(f"Not read: {', '.join(failed)}.")
+
+    def judge(self, options: dict[str, Any]) -> None:
+        self._judge(detectors.named(options["detector"]) if options["detector"] else None)
+
+    def _judge(self, given: Detector | None) -> None:
+        """By the active version, if none is given."""
+        from distillation import verdicts
+
+        detector = given or detectors.active()
+        if detector is None or (given is None and not verdicts.knows(detector)):
+            self.stdout.write("No detector is active that knows such pictures: people decide.")
+            return
+        with self._bar(detector.name, " pictures") as on_progress:
+            judged = verdicts.judge(detector, on_progress=on_progress)
+        found = detector.verdicts.filter(example__refusal="")
+        accepted = found.filter(is_accepted=True).count()
+        self.stdout.write(
+            f"{detector.name}: {judged} judged now; {accepted} of {found.count()} pictures accepted."
+        )
+
+    @contextmanager
+    def _bar(self, title: str, unit: str) -> Iterator[Any]:
+        """Gives what is called with how many are done, and of how many."""
+        connection.ensure_connection()  # its failure should not tear the bar
+        with tqdm(total=0, desc=title, unit=unit, file=sys.stderr, leave=False) as bar:
+
+            def show(done: int, total: int) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
+
+            yield show
+
+
+def _names(given: str) -> list[str]:
+    return [name.strip() for name in given.split(",") if name.strip()]
+
+
+def _variants(options: dict[str, Any]) -> Sequence[PromptVariant]:
+    if options["variants_tag"]:
+        tagged = PromptVariant.objects.filter(
+            tags__contains=[options["variants_tag"]], status=PromptVariant.Status.ACTIVE
+        )
+        if not tagged:
+            raise CommandError(f"No active prompt variant has the tag {options['variants_tag']}.")
+        return list(tagged)
+    slugs = _names(options["variants"])
+    found = {variant.slug: variant for variant in PromptVariant.objects.filter(slug__in=slugs)}
+    if unknown := [slug for slug in slugs if slug not in found]:
+        raise CommandError(f"There is no prompt variant {', '.join(unknown)}.")
+    return list(found.values())
+
+
+def _sources(name: str | None) -> Sequence[ImageSource]:
+    if name is None:
+        return list(ImageSource.objects.filter(is_enabled=True))
+    found = list(ImageSource.objects.filter(name=name))
+    if not found:
+        raise CommandError(f"There is no source {name}. There are: manage.py images list")
+    return found
