@@ -5,6 +5,8 @@ Loads no tensor library while it is idle.
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 import structlog
@@ -25,7 +27,7 @@ EXIT_DEAF = 70
 
 holding = Holding()
 _last_run = time.monotonic()
-_is_curating = False
+_is_busy = False  # it was told something, and has no run yet
 
 
 def begin() -> None:
@@ -35,11 +37,21 @@ def begin() -> None:
     _last_run = time.monotonic()
 
 
+@contextmanager
+def _busy() -> Iterator[None]:
+    """Loading the tensor libraries alone may take longer than the patience with a worker that hears nothing."""
+    global _is_busy, _last_run
+    _is_busy = True
+    try:
+        yield
+    finally:
+        _is_busy, _last_run = False, time.monotonic()
+
+
+@_busy()
 def run() -> None:
     """A slice of the oldest queued run, if there is one, and those after it; then a message for the next run."""
-    global _last_run
-    _last_run = time.monotonic()
-    curate()  # first: it is short beside a run, which may use what it accepts
+    _curate()  # first: it is short beside a run, which may use what it accepts
     if presence.stopping.is_set() or not Run.objects.filter(status=Run.Status.QUEUED).exists():
         return
     # The tensor libraries: an idle worker does without. Before the claim, since no lease is renewed while they load.
@@ -53,18 +65,20 @@ def run() -> None:
         finally:
             holding.let_go()
         hints.wake()  # Celery gets the thread back for a moment, so that it sees signals
-    _last_run = time.monotonic()
 
 
+@_busy()
 def curate() -> None:
     """Read the sources that wait, then judge what has no verdict of the active detector."""
-    global _is_curating, _last_run
+    _curate()
+
+
+def _curate() -> None:
     if presence.stopping.is_set() or not curation.waiting().exists():
         return
     from distillation import ingestion, verdicts
     from distillation.detector.errors import DetectorUnusable
 
-    _is_curating = True
     try:
         for source in curation.waiting():
             try:
@@ -74,8 +88,6 @@ def curate() -> None:
         verdicts.judge_all(is_over=presence.stopping.is_set)
     except (GenerationError, DetectorUnusable) as error:
         log.error("examples_not_judged", error=str(error))
-    finally:
-        _is_curating, _last_run = False, time.monotonic()
 
 
 # --- in the heartbeat thread ----------------------------------------------------------------------
@@ -84,7 +96,7 @@ def _tick() -> None:
     global _last_run
     if holding.hold is not None:
         holding.keep()
-    elif _is_curating:
+    elif _is_busy:
         _last_run = time.monotonic()
     elif not attempt(lambda redis: redis.ping(), False):
         _last_run = time.monotonic()  # nobody can hear now; the patience begins when Redis is back

@@ -128,7 +128,11 @@ class ReadOnlyMixin:
     ) -> Any:
         if request.method == "POST" and not self.editable:
             raise PermissionDenied
-        hidden = {"show_save_and_continue": False, "show_close": True}
+        hidden = {
+            "show_save_and_continue": False,
+            "show_save_and_add_another": False,
+            "show_close": True,
+        }
         if not self.editable:
             hidden["show_save"] = False
         return super().changeform_view(  # type: ignore[misc]
