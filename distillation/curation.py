@@ -137,6 +137,10 @@ class Agreement:
     def share(self) -> float | None:
         return self.agreed / self.judged if self.judged else None
 
+    @property
+    def percent(self) -> float | None:
+        return 100 * self.agreed / self.judged if self.judged else None
+
     def with_one(self, agrees: bool) -> "Agreement":
         return Agreement(self.judged + 1, self.agreed + agrees)
 

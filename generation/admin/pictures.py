@@ -3,6 +3,7 @@
 import io
 from collections.abc import Iterable
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -52,6 +53,13 @@ KINDS = {
     "rejected": "danger",
     "draft": "info",
     "archived": "warning",
+    "accepted": "success",
+    "refused": "warning",
+    "not judged": "info",
+    "waits": "info",
+    "is read": "primary",
+    "read": "success",
+    "disabled": "warning",
     "fresh": "success",
     "silent": "danger",
     "revoked": "danger",
@@ -100,21 +108,31 @@ def row(image_ids: Iterable[UUID], *, to: str | None = None) -> SafeString | str
 
 def respond(request: HttpRequest, image_id: UUID, size: str) -> HttpResponse:
     """The image's file, or a thumbnail of it. The caller has checked who asks."""
+    image = get_object_or_404(Image, pk=image_id)
+    return respond_file(
+        request, image.file, size, title=str(image.id), pixels=max(image.width, image.height)
+    )
+
+
+def respond_file(
+    request: HttpRequest, file: str, size: str, *, title: str, pixels: int
+) -> HttpResponse:
+    """A stored file, or a thumbnail of it. title: its name for whoever saves it; pixels: its longest side."""
     if size not in ("full", "thumbnail"):
         raise Http404
-    image = get_object_or_404(Image, pk=image_id)
-    etag = f'"{image.sha256}-{size}"'
+    # The content decides the name of a file.
+    etag = f'"{Path(file).stem}-{size}"'
     if request.headers.get("If-None-Match") == etag:
         answer: HttpResponse = HttpResponseNotModified()
     else:
         try:
-            content, kind = storage.read(image.file), image.format
+            content, kind = storage.read(file), Path(file).suffix[1:]
         except StorageFailed as error:
             raise Http404 from error
-        if size == "thumbnail" and max(image.width, image.height) > THUMBNAIL_PIXELS:
+        if size == "thumbnail" and pixels > THUMBNAIL_PIXELS:
             content, kind = _shrink(content), "webp"
         answer = HttpResponse(content, content_type=storage.CONTENT_TYPES[kind])
-        answer["Content-Disposition"] = f'inline; filename="{image.id}.{kind}"'
+        answer["Content-Disposition"] = f'inline; filename="{title}.{kind}"'
     answer["ETag"] = etag
     answer["Cache-Control"] = CACHE_CONTROL
     return answer

@@ -1,0 +1,163 @@
+"""Image sources in the admin: where pictures come from, what came of them, and reading them now."""
+
+from typing import Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.core.exceptions import ValidationError
+from django.db.models import Count, Q, QuerySet
+from django.http import HttpRequest
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.html import format_html
+from unfold.admin import ModelAdmin
+from unfold.decorators import action, display
+from unfold.widgets import UnfoldAdminTextInputWidget
+
+from distillation import curation
+from distillation.errors import DistillationRefused
+from distillation.models import ImageSource
+from generation import catalogue
+from generation.admin import pictures
+from generation.admin.actions import ObjectActionsMixin
+from generation.errors import GenerationError
+
+
+class SourceForm(forms.ModelForm):
+    tags = forms.CharField(
+        required=False,
+        widget=UnfoldAdminTextInputWidget,
+        help_text="With commas between. What all of its pictures show, beside the tags of the variants; not-BIT: what "
+        "they do not show. What is no bit of the detector says nothing.",
+    )
+
+    class Meta:
+        model = ImageSource
+        fields = ("name", "url", "variants", "tags", "is_enabled")
+        help_texts = {
+            "variants": "Each picture illustrates all of them: give variants that differ in a bit a source each.",
+            "url": "A folder below IMAGE_SOURCE_ROOTS, or https://…, s3://…, gs://…, abfs://…",
+        }
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if "tags" in self.fields:
+            self.initial["tags"] = ", ".join(self.instance.tags)
+
+    def clean_url(self) -> str:
+        try:
+            curation.check_url(self.cleaned_data["url"])
+        except DistillationRefused as error:
+            raise ValidationError(error.detail) from error
+        return self.cleaned_data["url"]
+
+    def clean_tags(self) -> list[str]:
+        try:
+            return catalogue.tidy_tags(self.cleaned_data["tags"].split(","))
+        except GenerationError as error:
+            raise ValidationError(error.detail) from error
+
+    def clean(self) -> dict[str, Any]:
+        data = super().clean() or self.cleaned_data
+        try:
+            curation.check_tags(data.get("tags", ()), data.get("variants", ()))
+        except DistillationRefused as error:
+            self.add_error("tags", error.detail)
+        return data
+
+
+@admin.register(ImageSource)
+class ImageSourceAdmin(ObjectActionsMixin, ModelAdmin):
+    form = SourceForm
+    list_display = ("named", "state", "taken", "accepted", "refused", "read")
+    search_fields = ("name", "url", "tags")
+    autocomplete_fields = ("variants",)
+    actions = ("ingest",)
+    object_actions = ("ingest",)
+    readonly_fields = ("state", "taken", "accepted", "refused", "read")
+
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        own = (None, {"fields": ["name", "url", "variants", "tags", "is_enabled"]})
+        if obj is None:
+            return [own]
+        facts = [("state", "read"), ("taken", "accepted"), "refused"]
+        return [own, ("What came of it", {"fields": facts})]
+
+    def get_form(self, request: HttpRequest, obj: Any = None, **kwargs: Any) -> Any:
+        may = obj is None or self.has_change_permission(request, obj)
+        kwargs["fields"] = [*SourceForm.Meta.fields] if may else []
+        return super().get_form(request, obj, **kwargs)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[ImageSource]:
+        pictures_of = Q(examples__refusal="")
+        return (
+            super()
+            .get_queryset(request)
+            .annotate(
+                taken_count=Count("examples", filter=pictures_of),
+                refused_count=Count("examples", filter=~pictures_of),
+                accepted_count=Count("examples", filter=Q(examples__in=curation.accepted())),
+            )
+        )
+
+    def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
+        super().save_related(request, form, formsets, change)
+        if curation.ask(ImageSource.objects.filter(pk=form.instance.pk)):
+            messages.info(request, f"{form.instance.name} is read as soon as a worker is free.")
+
+    # --- columns
+    @display(description="source", ordering="name")
+    def named(self, source: ImageSource) -> Any:
+        return pictures.wording(source.name, source.url)
+
+    @display(description="state")
+    def state(self, source: ImageSource) -> str:
+        if not source.is_enabled:
+            return pictures.badge("disabled")
+        if source.lease_expires_at and source.lease_expires_at > timezone.now():
+            return pictures.badge("is read")
+        if source.asked_at:
+            return pictures.badge("waits")
+        if source.error:
+            label = pictures.badge("failed", source.error)
+            return format_html(
+                '<span class="rt-reason">{}<span>{}</span></span>', label, source.error
+            )
+        return pictures.badge("read") if source.ingested_at else pictures.badge("not read")
+
+    @display(description="examples", ordering="taken_count")
+    def taken(self, source: Any) -> Any:
+        return _link(source, source.taken_count, refusal="none")
+
+    @display(description="accepted", ordering="accepted_count")
+    def accepted(self, source: Any) -> Any:
+        return _link(source, source.accepted_count, standing="accepted")
+
+    @display(description="refused files", ordering="refused_count")
+    def refused(self, source: Any) -> Any:
+        return _link(source, source.refused_count, refusal="any")
+
+    @display(description="last read", ordering="ingested_at")
+    def read(self, source: ImageSource) -> str:
+        return pictures.when(source.ingested_at)
+
+    # --- actions
+    def action_applies(self, name: str, obj: Any) -> bool:
+        return bool(obj.is_enabled)
+
+    @action(description="Ingest now", icon="sync", permissions=["change"])
+    def ingest(self, request: HttpRequest, queryset: QuerySet) -> None:
+        asked = curation.ask(ImageSource.objects.filter(pk__in=queryset.values("pk")))
+        if not asked:
+            messages.warning(request, "Nothing is read: what you chose is disabled.")
+        elif asked == 1:
+            messages.success(request, "1 source is read as soon as a worker is free.")
+        else:
+            messages.success(request, f"{asked} sources are read as soon as a worker is free.")
+
+
+def _link(source: ImageSource, count: int, **filters: str) -> Any:
+    """The number, which leads to the pictures."""
+    chosen = {"source__id__exact": str(source.pk)} | filters
+    page = reverse("admin:distillation_example_changelist", query=chosen)
+    return format_html('<a href="{}" class="underline">{}</a>', page, count)

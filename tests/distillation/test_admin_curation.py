@@ -1,0 +1,259 @@
+"""The pages of sources and examples: a source is named and read, pictures are decided on, agreement is counted."""
+
+import pytest
+from django.contrib.admin.models import LogEntry
+from django.contrib.auth.models import Permission
+from django.test import Client
+from django.urls import reverse
+from django.utils import timezone
+
+from distillation.models import Example, ImageSource
+from tests.distillation.curated import make_detector, make_example, make_source, make_verdict
+from tests.distillation.pictures import png
+from tests.people import make_user, make_variant
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def admin() -> Client:
+    client = Client()
+    client.force_login(make_user(username="admin", is_superuser=True))
+    return client
+
+
+def url(page: str, *args: object, model: str = "example") -> str:
+    return reverse(f"admin:distillation_{model}_{page}", args=args)
+
+
+def text(answer) -> str:
+    assert answer.status_code == 200
+    return answer.content.decode()
+
+
+# --- sources --------------------------------------------------------------------------------------
+def test_a_source_is_named_and_waits_to_be_read(admin):
+    variant = make_variant(tags=["vase"])
+    given = {
+        "name": "field",
+        "url": "vases",
+        "tags": "red, not-blue",
+        "variants": [variant.pk],
+        "is_enabled": "on",
+    }
+    answer = admin.post(url("add", model="imagesource"), given, follow=True)
+    assert "is read as soon as a worker is free" in text(answer)
+    source = ImageSource.objects.get()
+    assert (source.tags, list(source.variants.all())) == (["red", "not-blue"], [variant])
+    assert source.asked_at
+    assert "red, not-blue" in text(admin.get(url("change", source.pk, model="imagesource")))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"url": "/etc"}, "IMAGE_SOURCE_ROOTS"),
+        ({"url": "https://me:secret@host/x"}, "credentials"),
+        ({"tags": "red, not-red"}, "contradict"),
+        ({"tags": "not-vase"}, "contradict"),
+        ({"tags": "a|b"}, "not allowed"),
+    ],
+)
+def test_what_could_never_be_read_or_shown_is_said_at_the_field(admin, changes, said):
+    variant = make_variant(tags=["vase"])
+    given = {
+        "name": "field",
+        "url": "vases",
+        "tags": "",
+        "variants": [variant.pk],
+        "is_enabled": "on",
+    }
+    answer = admin.post(url("add", model="imagesource"), given | changes)
+    assert said in text(answer) and not ImageSource.objects.exists()
+
+
+def test_sources_are_listed_with_what_came_of_them_and_read_again(admin):
+    source = make_source(ingested_at=timezone.now(), error="It is not a folder.")
+    make_example(source=source, override="accepted")
+    make_example(source=source)
+    make_example(source=source, refusal="broken")
+    off = make_source(name="off", is_enabled=False)
+    page = text(admin.get(url("changelist", model="imagesource")))
+    for part in ("It is not a folder.", "disabled", "refusal=none", "standing=accepted"):
+        assert part in page
+    rows = ImageSource.objects.order_by("pk")
+    given = {"action": "ingest", "_selected_action": [row.pk for row in rows]}
+    answer = admin.post(url("changelist", model="imagesource"), given, follow=True)
+    assert "1 source is read as soon as a worker is free." in text(answer)
+    assert [bool(row.asked_at) for row in rows.all()] == [True, False]
+    answer = admin.post(url("do", off.pk, "ingest", model="imagesource"), follow=True)
+    assert "disabled" in text(answer)
+
+
+# --- the grid -------------------------------------------------------------------------------------
+def test_the_grid_shows_pictures_with_what_was_said_of_them(admin):
+    shown = make_example(content=png(1))
+    make_verdict(shown, failing=["vase"])
+    make_example(refusal="too_small", refusal_detail="It has 3 × 3 pixels.")
+    make_example(content=png(2))
+    page = text(admin.get(url("changelist")))
+    for part in (
+        url("picture", shown.pk, "thumbnail"),
+        "rejected",
+        "vase",
+        "too_small",
+        "not judged",
+    ):
+        assert part in page
+    assert f'alt="Example {shown.pk}: {shown.location}"' in page
+
+
+@pytest.fixture
+def judged() -> dict[str, Example]:
+    """One for every filter."""
+    detector, other = make_detector(), make_detector(name="other")
+    variant = make_variant(slug="red-vase")
+    found = {
+        "good": make_example(),
+        "bad": make_example(source=make_source(name="vases", variants=[variant])),
+        "unjudged": make_example(),
+        "broken": make_example(refusal="broken"),
+        "saved": make_example(override="accepted"),
+    }
+    make_verdict(found["good"], detector=detector)
+    make_verdict(found["bad"], detector=detector, failing=["vase", "bowl"])
+    make_verdict(found["saved"], detector=detector, failing=["bowl"])
+    make_verdict(found["unjudged"], detector=other, failing=["vase"])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("query", "names"),
+    [
+        ("verdict=accepted", {"good"}),
+        ("verdict=rejected", {"bad", "saved"}),
+        ("verdict=none", {"unjudged"}),
+        ("bit=vase", {"bad"}),
+        ("bit=bowl", {"bad", "saved"}),
+        ("override=accepted", {"saved"}),
+        ("override=any", {"saved"}),
+        ("override=against", {"saved"}),
+        ("override=none", {"good", "bad", "unjudged", "broken"}),
+        ("variant=red-vase", {"bad"}),
+        ("refusal=any", {"broken"}),
+        ("refusal=broken", {"broken"}),
+        ("refusal=none", {"good", "bad", "unjudged", "saved"}),
+        ("standing=accepted", {"good", "saved"}),
+        ("standing=not", {"bad", "unjudged", "broken"}),
+        ("source__id__exact={vases}", {"bad"}),
+        ("verdict=rejected&bit=bowl&override=none", {"bad"}),
+    ],
+)
+def test_the_grid_is_filtered(admin, judged, query, names):
+    query = query.format(vases=ImageSource.objects.get(name="vases").pk)
+    answer = admin.get(f"{url('changelist')}?{query}")
+    assert answer.status_code == 200
+    assert {row.pk for row in answer.context["cl"].result_list} == {
+        judged[name].pk for name in names
+    }
+
+
+def test_the_number_of_queries_does_not_grow_with_the_pictures(
+    admin, django_assert_max_num_queries
+):
+    for _ in range(30):
+        make_verdict(make_example())
+    with django_assert_max_num_queries(20):
+        admin.get(url("changelist"))
+
+
+# --- decisions ------------------------------------------------------------------------------------
+def test_many_pictures_are_decided_on_at_once_and_it_is_kept_who_did_it(admin):
+    rows = [make_example(), make_example(), make_example(refusal="broken")]
+    for action, override, said in (
+        ("accept", "accepted", "2 pictures are accepted."),
+        ("accept", "accepted", "0 pictures are accepted."),
+        ("reject", "rejected", "2 pictures are rejected."),
+        ("clear", "", "2 pictures are left to the detector."),
+    ):
+        given = {"action": action, "_selected_action": [row.pk for row in rows]}
+        assert said in text(admin.post(url("changelist"), given, follow=True))
+        found = Example.objects.filter(refusal="")
+        assert {row.override for row in found} == {override}
+        assert all(row.overridden_by.username == "admin" and row.overridden_at for row in found)
+    assert Example.objects.get(refusal="broken").overridden_at is None
+    assert LogEntry.objects.count() == 6
+
+
+def test_the_page_of_a_picture_shows_bars_and_every_verdict_and_has_the_buttons(admin):
+    example = make_example(
+        content=png(1), source=make_source(variants=[make_variant(text="a red vase")])
+    )
+    make_verdict(example, detector=make_detector(name="old", status="retired"), failing=["bowl"])
+    make_verdict(
+        example, failing=["vase"], present=["vase"], probabilities={"vase": 0.125, "bowl": 0.5}
+    )
+    page = text(admin.get(url("change", example.pk)))
+    for part in (
+        "old",
+        "detector-1",
+        "12.5 %",
+        "fails, must be there",
+        "a red vase",
+        'value="12.5"',
+    ):
+        assert part in page
+    assert url("do", example.pk, "accept") in page and url("do", example.pk, "clear") not in page
+    admin.post(url("do", example.pk, "reject"))
+    page = text(admin.get(url("change", example.pk)))
+    assert url("do", example.pk, "clear") in page and "by admin" in page
+
+
+def test_the_file_of_a_picture_is_served_to_staff_and_a_refused_file_has_none(admin):
+    example, refused = make_example(content=png(1)), make_example(refusal="broken")
+    answer = admin.get(url("picture", example.pk, "thumbnail"))
+    assert answer.content == png(1) and answer["Content-Type"] == "image/png"
+    assert "immutable" in answer["Cache-Control"]
+    headers = {"If-None-Match": answer["ETag"]}
+    assert admin.get(url("picture", example.pk, "thumbnail"), headers=headers).status_code == 304
+    assert admin.get(url("picture", example.pk, "huge")).status_code == 404
+    assert admin.get(url("picture", refused.pk, "full")).status_code == 404
+
+
+def test_who_may_not_see_examples_sees_none_and_who_may_only_see_decides_nothing():
+    example = make_example(content=png(1))
+    client = Client()
+    user = make_user(username="editor", is_staff=True)
+    client.force_login(user)
+    pages = [
+        url("changelist"),
+        url("change", example.pk),
+        url("picture", example.pk, "full"),
+        url("precision"),
+    ]
+    assert {client.get(page).status_code for page in pages} == {403}
+    user.user_permissions.set(Permission.objects.filter(codename="view_example"))
+    assert {client.get(page).status_code for page in pages} == {200}
+    assert client.post(url("do", example.pk, "accept")).status_code == 403
+    given = {"action": "accept", "_selected_action": [example.pk]}
+    client.post(url("changelist"), given)
+    assert Example.objects.get().override == ""
+
+
+# --- agreement ------------------------------------------------------------------------------------
+def test_precision_is_shown_by_bit_for_the_active_version_and_others(admin):
+    detector = make_detector()
+    for override in ("rejected", "rejected", "rejected", "accepted"):
+        make_verdict(make_example(override=override), detector=detector, failing=["vase"])
+    make_verdict(make_example(override="accepted"), detector=detector, present=["bowl"])
+    other = make_detector(name="other")
+    page = text(admin.get(url("precision")))
+    for part in ("detector-1", "75 %", "3 of 4", "100 %", "1 of 1", "?bit=vase", "?detector=other"):
+        assert part in page
+    assert "decided on no picture" in text(admin.get(url("precision"), {"detector": other.name}))
+    assert admin.get(url("precision"), {"detector": "nobody"}).status_code == 404
+    assert url("precision") in text(admin.get(url("changelist")))
+
+
+def test_without_a_detector_there_is_nothing_to_agree_with(admin):
+    assert "No detector is active" in text(admin.get(url("precision")))
