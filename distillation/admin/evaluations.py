@@ -48,6 +48,8 @@ CAPTIONS = {
     "speed.png": "Time for one picture, by part",
 }
 ON_A_PAGE = 100  # variants
+FORMAT = 1  # of the evaluation in a manifest
+SIDES = ("student", "teacher")  # in it
 
 
 def run_of(release: Release) -> Run | None:
@@ -56,9 +58,9 @@ def run_of(release: Release) -> Run | None:
 
 
 def of(release: Release) -> Mapping[str, Any] | None:
-    """What its manifest says of its evaluation: foreign releases may say anything."""
+    """What its manifest says of its evaluation, if it is of a kind that is known here."""
     found = release.manifest.get("evaluation")
-    return found if isinstance(found, dict) and "verdicts" in found else None
+    return found if isinstance(found, dict) and found.get("format_version") == FORMAT else None
 
 
 def verdict(release: Release, run: Run | None) -> Any:
@@ -77,9 +79,6 @@ def share_right(release: Release) -> str:
     return " ← ".join(f"{100 * found['right'][side]['value']:.1f} %" for side in SIDES)
 
 
-SIDES = ("student", "teacher")
-
-
 @admin.register(Evaluation)
 class EvaluationAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
     list_display = ("named", "verdict_badge", "right", "failed", "status_badge", "measured")
@@ -92,7 +91,7 @@ class EvaluationAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
     fieldsets = ((None, {"fields": (("name", "status_badge"), "measured")}),)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Evaluation]:
-        return super().get_queryset(request).filter(manifest__evaluation__verdicts__isnull=False)
+        return super().get_queryset(request).filter(manifest__evaluation__format_version=FORMAT)
 
     # --- columns
     @display(description="release", ordering="name")
@@ -155,7 +154,7 @@ class EvaluationAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
             "run": run,
             "active": active,
             "teacher": Release.objects.filter(name=found["teacher"]).first(),
-            "headline": _headline(obj, found, report),
+            "headline": _headline(found, report),
             "margins": [
                 (MEASURES.get(row["measure"], row["measure"]), row, pictures.badge(row["outcome"]))
                 for row in found["verdicts"]
@@ -169,7 +168,7 @@ class EvaluationAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
 
 
 def _sheets(links: Mapping[str, str]) -> tuple[str, ...]:
-    """All three releases beside each other, where there is such a sheet, say more than two of them."""
+    """All three releases beside each other where there is such a sheet, else two of them; and who lost most."""
     first = reports.COMPARED if reports.COMPARED in links else reports.SHEETS[0]
     return (first, *reports.SHEETS[1:])
 
@@ -179,9 +178,7 @@ def _pictures(links: Mapping[str, str], names: tuple[str, ...]) -> list[dict[str
 
 
 # --- figures --------------------------------------------------------------------------------------
-def _headline(
-    release: Release, found: Mapping[str, Any], report: Report | None
-) -> list[tuple[str, ...]]:
+def _headline(found: Mapping[str, Any], report: Report | None) -> list[tuple[str, ...]]:
     """(measure, candidate, active, teacher) in words; "–" is what was not measured."""
     active = (report.active if report else None) or {}
     others = {
