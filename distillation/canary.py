@@ -41,7 +41,8 @@ def decide(canary: Counts, active: Counts, *, jobs: int) -> tuple[str, str]:
         share, other = Share(*ours), Share(*theirs)
         if share.interval[0] > other.value + MARGIN:
             return "withdraw", (
-                f"{share.value:.1%} of {share.total} {what}, of the active release's {other.value:.1%} of {other.total}."
+                f"{share.value:.1%} of {share.total} {what}, and {other.value:.1%} of the {other.total} of the active "
+                "release."
             )
     if canary.ended >= jobs:
         return "promote", f"{canary.ended} jobs without getting worse."

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from distillation import detectors
-from distillation.detector import judge as judging
+from distillation import detectors, judges
 from distillation.detector.judge import Judge
 from distillation.models import Detector
 from generation.catalogue import NOT
@@ -66,7 +65,7 @@ def _active() -> tuple[Detector | None, Judge | None]:
     if _looked is None or now - _looked > LOOK_SECONDS:
         active = detectors.active()
         if active != _version:
-            _judge = judging.load(detectors.folder(active)) if active else None
+            _judge = judges.load(active) if active else None
             _version = active
         _looked = now
     return _version, _judge

@@ -29,9 +29,9 @@ def conclude(run: Run, hold: Hold, made: Mapping[str, Path]) -> None:
     if release is None:
         release = releases.register(made[RELEASE] / RELEASE)
     outcome = _outcome(run, release, gate["passed"])
-    if outcome in (Run.Outcome.PROMOTED, Run.Outcome.CANARY):
-        if release.status != Release.Status.ACTIVE:
-            handover.make_ready(release)
+    is_served = outcome in (Run.Outcome.PROMOTED, Run.Outcome.CANARY)
+    if is_served and release.status != Release.Status.ACTIVE:
+        handover.make_ready(release)
     with transaction.atomic():
         if outcome == Run.Outcome.REJECTED:
             releases.reject(release)

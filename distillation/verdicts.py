@@ -13,8 +13,7 @@ from django.db.models import Exists, OuterRef, QuerySet
 from PIL import Image
 from torch import Tensor
 
-from distillation import curation, detectors
-from distillation.detector import judge as judges
+from distillation import curation, detectors, judges
 from distillation.detector.judge import Judge
 from distillation.evaluation.perception import fitted
 from distillation.models import Detector, Example, ImageSource, Verdict
@@ -58,7 +57,7 @@ def judge(
     total = sum(rows.count() for rows in waiting.values())
     if not total:
         return 0
-    judge_of_pictures = judges.load(detectors.folder(detector))
+    judge_of_pictures = judges.load(detector)
     done = judged = 0
     for source, rows in waiting.items():
         present, absent = curation.demands(source)

@@ -216,6 +216,9 @@ DISTILLATION_RECIPE = env.str(
 DISTILLATION_DETECTOR = env.str(
     "DISTILLATION_DETECTOR", default=""
 )  # a folder; of the starter's teacher its own without it
+NSFW_BIT = env.bool(
+    "NSFW_BIT", default=False
+)  # whether pictures are judged for nudity too, by the library nudenet
 DISTILLATION_CLIP = env.str("DISTILLATION_CLIP", default="")  # likewise
 DISTILLATION_YIELDS = env.bool(
     "DISTILLATION_YIELDS", default=True
@@ -345,6 +348,11 @@ UNFOLD = {
                         "title": "Examples",
                         "icon": "photo_library",
                         "link": reverse_lazy("admin:distillation_example_changelist"),
+                    },
+                    {
+                        "title": "Detectors",
+                        "icon": "troubleshoot",
+                        "link": reverse_lazy("admin:distillation_detector_changelist"),
                     },
                     {
                         "title": "Schedule",

@@ -7,6 +7,7 @@ likeliest of its group. A bit that stands alone, and one that must be absent, is
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -44,32 +45,50 @@ class _Demand:
     stated: dict[int, bool]  # every bit of which something is said, and whether it must be there
 
 
-class Judge:
-    """A version of the detector, loaded. Made by `load`. The bits of the mask follow those of the classifier."""
+class FurtherBit(Protocol):
+    """A bit that no network of the version gives. It is required, as the quality of a picture is."""
 
-    def __init__(self, version: Version, classifier: Detector, unet: UNet | None) -> None:
+    bit: str
+    threshold: float
+
+    def probabilities(self, images: Tensor) -> Tensor:
+        """float32 [N], of uint8 images [N, 3, H, W]."""
+        ...
+
+
+class Judge:
+    """A version of the detector, loaded. Made by `load`. The bits of the mask follow those of the classifier, and those
+    that the version does not have come last."""
+
+    def __init__(
+        self,
+        version: Version,
+        classifier: Detector,
+        unet: UNet | None,
+        further: Sequence[FurtherBit] = (),
+    ) -> None:
+        names = tuple(one.bit for one in further)
         self.version = version
         self.name = version.name
-        self.bits = version.bits
-        self.groups = version.groups
-        self.required = version.required
+        self.bits = version.bits + names
+        self.groups = version.groups + (1,) * len(names)
+        self.required = version.required + names
+        self.further = tuple(further)
         self.image_size = version.image_size
         self.classifier = classifier
         self.unet = unet
-        self.thresholds: Tensor = (
-            classifier.thresholds.clone()
-            if unet is None
-            else torch.cat([classifier.thresholds, unet.thresholds])
-        )
+        parts = [classifier.thresholds, *([] if unet is None else [unet.thresholds])]
+        self.thresholds = torch.cat([*parts, torch.tensor([one.threshold for one in further])])
         self._numbers = {bit: number for number, bit in enumerate(self.bits)}
         self._group_of = [group for group in _ranges(self.groups) for _ in group]
 
     def probabilities(self, images: Tensor) -> Tensor:
         """Calibrated, float32 [N, bits]. images: uint8 [N, 3, image_size, image_size]."""
-        of_classifier = self.classifier.probabilities(images)
-        if self.unet is None:
-            return of_classifier
-        return torch.cat([of_classifier, self.unet.probabilities(images)], dim=1)
+        found = [self.classifier.probabilities(images)]
+        if self.unet is not None:
+            found.append(self.unet.probabilities(images))
+        found += [one.probabilities(images)[:, None] for one in self.further]
+        return torch.cat(found, dim=1)
 
     def judge(
         self,
@@ -140,8 +159,8 @@ class Judge:
         )
 
 
-def load(folder: Path) -> Judge:
-    """A version of the detector, or a plain classifier, which requires no bit. Raises DetectorUnusable."""
+def load(folder: Path, *, further: Sequence[FurtherBit] = ()) -> Judge:
+    """A version of the detector, or a plain classifier, which requires no bit of its own. Raises DetectorUnusable."""
     folder = Path(folder)
     version = versions.read(folder)
     classifier = network.load(folder)
@@ -153,7 +172,7 @@ def load(folder: Path) -> Judge:
             f"{folder / versions.MANIFEST} says other bits or sizes than the networks beside it have. "
             "Copy the folder anew."
         )
-    return Judge(version, classifier, unet)
+    return Judge(version, classifier, unet, further)
 
 
 def described(classifier: Detector, unet: UNet | None) -> tuple[tuple[str, ...], tuple[int, ...]]:

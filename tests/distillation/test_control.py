@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from distillation import control, detectors
+from distillation import control, detectors, judges
 from distillation.detector import network as networks
+from distillation.detector import nudity
+from distillation.detector.errors import DetectorUnusable
 from distillation.inputs import STARTER_JUDGES
 from distillation.models import Detector
 from tests.people import make_release
@@ -75,3 +77,25 @@ def test_another_active_version_judges_without_a_restart(starter, monkeypatch, t
     monkeypatch.setattr(control, "_looked", None)  # some seconds later
 
     assert control.judge(starter)([picture()], [TAGS])[0].detector == "stricter" != first
+
+
+# --- nudity ---------------------------------------------------------------------------------------
+def test_the_bit_of_nudity_is_asked_for_only_if_so_set(starter, settings):
+    pytest.importorskip("nudenet")
+    detector = detectors.active()
+    assert "safe" not in judges.load(detector).bits
+    settings.NSFW_BIT = True
+
+    judge = judges.load(detector)
+
+    assert judge.required[-1] == judge.bits[-1] == "safe"
+    (judgement,) = judge.judge(torch.full((1, 3, 128, 128), 128).byte(), present=[[]], absent=[[]])
+    assert judgement.probabilities["safe"] == 1.0 and "safe" not in judgement.failing
+
+
+def test_without_its_library_the_bit_says_what_to_install(starter, settings, monkeypatch):
+    settings.NSFW_BIT = True
+    monkeypatch.setattr(nudity, "LIBRARY", "a_library_that_nobody_wrote")
+
+    with pytest.raises(DetectorUnusable, match="pip install a_library"):
+        judges.load(detectors.active())
