@@ -35,7 +35,10 @@ class VariantForm(forms.ModelForm):
         help_text=f"1 to {catalogue.MAX_WORDS} words.",
     )
     tags = forms.CharField(
-        required=False, widget=UnfoldAdminTextInputWidget, help_text="With commas between."
+        required=False,
+        widget=UnfoldAdminTextInputWidget,
+        help_text="With commas between. Those that the detector knows say what pictures must show; "
+        "with not- before it, what they must not.",
     )
     new_revision = forms.BooleanField(
         required=False,
