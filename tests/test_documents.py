@@ -80,7 +80,11 @@ def test_every_figure_is_explained():
 
 def test_every_event_that_is_explained_is_logged():
     text = document("operations.md").split("## Logs", 1)[1].split("\n## ", 1)[0]
-    source = "\n".join(path.read_text() for path in (ROOT / "generation").rglob("*.py"))
+    source = "\n".join(
+        path.read_text()
+        for app in ("generation", "distillation")
+        for path in (ROOT / app).rglob("*.py")
+    )
     for event in first_cells(text):
         status = re.fullmatch(r"job_(succeeded|failed|canceled|queued)", event)
         found = f'"{event}"' in source or f'"{event.split(":")[0]}: ' in source

@@ -158,6 +158,7 @@ class EvaluationAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
             "margins": [
                 (MEASURES.get(row["measure"], row["measure"]), row, pictures.badge(row["outcome"]))
                 for row in found["verdicts"]
+                if row["estimate"] is not None
             ],
             "checks": (run.gate or {}).get("checks", []) if run else [],
             "report": links.get(reports.REPORT),
