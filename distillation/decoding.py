@@ -11,10 +11,10 @@ FORMATS = ("PNG", "JPEG", "WEBP")  # PIL tries no other decoder, whatever the by
 MAX_BYTES = 32 * 2**20
 MAX_PIXELS = 50_000_000  # a large camera's; decoded they take 150 MB
 HASH_BITS = 16  # a side: 256 in all
-# Of these. Measured on 480 pictures of 20 variants: copies that were saved as JPEG, resized or given more contrast differ
-# in at most 16 bits in 99 of 100 cases, hard compressed or brighter ones in 90; the closest two pictures of one variant
-# differ in 30, of two variants in 20. At 64 bits pictures of one variant are as close as copies: 0.4 % of all pairs are
-# within 4 bits, and of a thousand pictures few would be left.
+# Of these. Measured on 480 pictures of 20 variants: copies that were saved as JPEG, resized or given more contrast
+# differ in at most 16 bits in 99 of 100 cases, hard compressed or brighter ones in 90; the closest two pictures of one
+# variant differ in 30, of two variants in 20. At 64 bits pictures of one variant are as close as copies: 0.4 % of all
+# pairs are within 4 bits, and of a thousand pictures few would be left.
 NEAR_BITS = 16
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 WHITE = (255, 255, 255)  # what shows through where a picture is transparent, as in a browser

@@ -5,6 +5,7 @@ example of the same variants looks alike.
 """
 
 import hashlib
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,7 +13,6 @@ from datetime import timedelta
 
 import numpy as np
 import structlog
-from django.conf import settings
 from django.db.models import Q
 from django.db.models.functions import Now
 from django.utils import timezone
@@ -28,8 +28,8 @@ from generation.models import Release
 
 log = structlog.get_logger(__name__)
 
-LEASE = timedelta(minutes=10)  # renewed between two files, of which the slowest takes a minute
-RENEW_FILES = 20
+LEASE = timedelta(minutes=10)  # the slowest file takes a minute or two
+RENEW_SECONDS = 60.0
 
 
 @dataclass
@@ -106,12 +106,14 @@ def _read(
     except PlaceUnusable as error:
         raise DistillationRefused(str(error)) from error
     ingest = _Ingest(source, place, side())
+    renewed = time.monotonic()
     for done, file in enumerate(files, start=1):
         if is_over():
             break
         ingest.take(file)
         on_progress(done, len(files))
-        if done % RENEW_FILES == 0:
+        if time.monotonic() - renewed > RENEW_SECONDS:
+            renewed = time.monotonic()
             ImageSource.objects.filter(pk=source.pk).update(lease_expires_at=Now() + LEASE)
     return ingest.report
 

@@ -131,7 +131,7 @@ class Example(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.source_id}: {self.location}"
+        return self.location
 
 
 class Verdict(models.Model):

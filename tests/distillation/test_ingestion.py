@@ -13,6 +13,7 @@ from distillation.models import Example, ImageSource
 from generation import storage
 from tests.distillation.curated import make_source
 from tests.distillation.pictures import SIDE, as_bytes, picture, png, png_header
+from tests.distillation.served import serve
 from tests.people import make_release, make_variant
 
 pytestmark = pytest.mark.django_db
@@ -124,15 +125,23 @@ def test_a_file_that_was_too_large_and_is_replaced_leaves_no_row_behind(folder):
     assert refusals() == {"a.png": ""}
 
 
-def test_a_file_that_cannot_be_read_is_tried_again(folder):
+def test_a_file_that_cannot_be_read_is_tried_again_and_what_was_taken_of_it_stays(folder, settings):
+    settings.IMAGE_SOURCE_PRIVATE_HOSTS = True
     (folder / "a.png").write_bytes(png(1))
     (folder / "b.png").write_bytes(png(2))
-    os.chmod(folder / "a.png", 0)
-    if os.access(folder / "a.png", os.R_OK):
-        pytest.skip("this account may read everything")
-    assert ingest().refused == {"unreadable": 1}
-    os.chmod(folder / "a.png", 0o600)
-    assert ingest().taken == 1 and refusals() == {"a.png": "", "b.png": ""}
+    broken = {"/a.png"}
+    with serve(folder, broken=broken) as url:
+        source = make_source(url=f"{url}/")
+        assert ingest(source).refused == {"unreadable": 1}
+        assert refusals() == {"a.png": "unreadable", "b.png": ""}
+        broken.clear()
+        assert ingest(source).taken == 1 and refusals() == {"a.png": "", "b.png": ""}
+        broken.add("/a.png")
+        os.utime(folder / "a.png", (1, 1))
+        assert ingest(source).refused == {"unreadable": 1}
+        assert refusals() == {"a.png": "", "b.png": ""}
+        broken.clear()
+        assert (ingest(source).unchanged, ingest(source).read) == (2, 0)
 
 
 # --- copies ---------------------------------------------------------------------------------------

@@ -1,17 +1,14 @@
 """Places of pictures: what may be reached, what is listed, what is read. Real folders and a real web server."""
 
-import contextlib
-import http.server
 import os
-import threading
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
 
 from distillation import places
 from distillation.places import FileTooLarge, PlaceUnusable, Rules, open_place
+from tests.distillation.served import serve
 
 
 @pytest.fixture
@@ -128,33 +125,10 @@ def test_a_backend_that_is_not_installed_is_named():
 
 
 # --- web servers ----------------------------------------------------------------------------------
-class _Handler(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *args: object) -> None:
-        pass
-
-    def do_GET(self) -> None:
-        if self.path.startswith("/endless"):
-            self.send_response(200)
-            self.send_header("Content-Type", "text/html")
-            self.end_headers()
-            with contextlib.suppress(OSError):
-                for _ in range(10_000):
-                    self.wfile.write(b"<a href='x.png'>x</a>" * 1000)
-        else:
-            super().do_GET()
-
-
 @pytest.fixture
 def web(root) -> Iterator[str]:
-    server = http.server.ThreadingHTTPServer(
-        ("127.0.0.1", 0), partial(_Handler, directory=str(root))
-    )
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serve(root, broken=set()) as url:
+        yield url
 
 
 INSIDE = Rules([], private_hosts=True)

@@ -9,9 +9,11 @@ from distillation import curation, inputs, snapshot, stages
 from distillation.models import Example
 from distillation.trainers import catalogue as catalogues
 from distillation.trainers.chain import Chain
-from generation.models import PromptVariant
+from generation.models import PromptVariant, Release
 from tests.distillation.curated import make_example, make_source
 from tests.distillation.pictures import png
+from tests.distillation.test_distill_command import distil
+from tests.distillation.toys import SMALL
 
 pytestmark = pytest.mark.django_db
 SIDE = 64  # the toy teacher's
@@ -121,3 +123,11 @@ def test_pictures_of_the_field_change_what_is_measured_and_not_what_is_trained_w
     assert changed(before, after, with_heads) == {
         "matching", "joint", "quantise", "bundle", "evaluation", "gate", "release",
     }  # fmt: skip
+
+
+def test_a_student_is_distilled_beside_pictures_of_the_field(teacher, variant, detector):
+    for seed in (1, 2):
+        make_accepted(variant, seed)
+    heads = ("matching.adversarial.learn_after=0", "matching.adversarial.gan_after=0")
+    distil("--detector", str(detector), "--name", "toy-student", changes=(*SMALL, *heads))
+    assert Release.objects.filter(name="toy-student").exists()

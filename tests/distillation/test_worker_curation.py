@@ -5,11 +5,13 @@ from pathlib import Path
 import pytest
 from django.utils import timezone
 
-from distillation import detectors, tasks, worker
-from distillation.models import Example, ImageSource, Verdict
+from distillation import curation, detectors, redistillation, tasks, worker
+from distillation.models import Example, ImageSource, Run, Verdict
+from distillation.trainers import changes, loop
 from generation import hints, presence
 from tests.distillation.curated import make_source
 from tests.distillation.pictures import png
+from tests.distillation.toys import SMALL
 from tests.people import make_release
 
 pytestmark = pytest.mark.django_db
@@ -72,3 +74,25 @@ def test_every_night_all_sources_are_asked_for_and_the_sweep_says_it_again(
     tasks.sweep()
     assert sent.count("distillation.curate") == 2
     assert ImageSource.objects.get(name="off").asked_at is None
+
+
+def test_a_slice_ends_while_a_source_waits_and_the_run_goes_on_after_it(
+    teacher, detector, settings, monkeypatch
+):
+    settings.DISTILLATION_DETECTOR = str(detector)
+    settings.SLICE_SECONDS = 0.01
+    run = redistillation.start(recipe={"recipe": "starter-1step", **changes.parse(SMALL)})
+    source = make_source()
+    seed_of = loop._seed_of
+
+    def asking(*arguments: int) -> int:
+        curation.ask(ImageSource.objects.all())
+        return seed_of(*arguments)
+
+    monkeypatch.setattr(loop, "_seed_of", asking)
+    worker.run()
+    run = Run.objects.get(pk=run.pk)
+    assert run.status == "queued" and run.slices.last().outcome == "over"
+    worker.curate()
+    source.refresh_from_db()
+    assert source.asked_at is None and source.error

@@ -98,6 +98,13 @@ def test_a_variant_may_keep_its_own_text():
     assert catalogue.validate_text("A red vase", pk=variant.pk) == "a red vase"
 
 
+def test_a_tag_and_its_contrary_contradict_each_other():
+    assert catalogue.tidy_tags(["red", "not-blue"]) == ["red", "not-blue"]
+    for tags in (["red", "not-red"], ["not-red", "blue", "red"]):
+        with pytest.raises(PromptInvalid, match="contradict"):
+            catalogue.tidy_tags(tags)
+
+
 def test_tags_are_tidied_and_may_hold_no_separator():
     assert catalogue.tidy_tags([" still  life", "", "still life", "glass"]) == [
         "still life",
