@@ -1,6 +1,6 @@
-"""Sources and their pictures as rows: asking that they be read, what people decide, what training may use, how often
+"""Sources and examples as rows: who waits to be read, what people decide, what training may use, who agrees with whom.
 
-the detector and people agree. Reads no file and judges no picture: `ingestion` and `verdicts` do.
+Reads no file and judges no picture: `ingestion` and `verdicts` do.
 """
 
 from collections.abc import Iterable, Sequence
@@ -132,10 +132,6 @@ class Agreement:
 
     judged: int = 0
     agreed: int = 0
-
-    @property
-    def share(self) -> float | None:
-        return self.agreed / self.judged if self.judged else None
 
     @property
     def percent(self) -> float | None:

@@ -11,13 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-import numpy as np
 import structlog
 from django.db.models import Q
 from django.db.models.functions import Now
 from django.utils import timezone
 
 from distillation import curation, decoding, places
+from distillation.copies import Alike
 from distillation.decoding import Crop, Refused
 from distillation.errors import DistillationRefused
 from distillation.models import Example, ImageSource
@@ -30,6 +30,19 @@ log = structlog.get_logger(__name__)
 
 LEASE = timedelta(minutes=10)  # the slowest file takes a minute or two
 RENEW_SECONDS = 60.0
+# Fields of an example. The others are people's, who may decide while a source is read.
+OURS = (
+    "location",
+    "stamps",
+    "sha256",
+    "perceptual_hash",
+    "file",
+    "side",
+    "width",
+    "height",
+    "refusal",
+    "refusal_detail",
+)
 
 
 @dataclass
@@ -127,7 +140,7 @@ class _Ingest:
         own = list(Example.objects.filter(source=source))
         self._by_sha256 = {row.sha256: row for row in own if row.sha256}
         self._at = {location: row for row in own for location in row.stamps}
-        self._alike = _Alike(source)
+        self._alike = Alike(source)
 
     def take(self, file: File) -> None:
         self.report.files += 1
@@ -192,7 +205,7 @@ class _Ingest:
         row.side = self._side
         if refused is not None:
             self.report.refused[refused.code] += 1
-            row.refusal, row.refusal_detail = refused.code, refused.detail[:500]
+            row.refusal, row.refusal_detail = refused.code, places.readable(refused.detail)[:500]
             row.width, row.height = refused.width, refused.height
             row.file = row.perceptual_hash = ""
         elif crop is not None:
@@ -212,42 +225,10 @@ class _Ingest:
         if known is not None and known is not row:
             known.stamps.pop(file.location, None)
             if known.sha256 or known.stamps:
-                known.save(
-                    update_fields=["stamps"]
-                )  # it stays an example, though its file is another now
+                # It stays an example, though its file is another now.
+                known.save(update_fields=["stamps"])
             else:
                 known.delete()
         row.stamps[file.location] = stamp
-        row.save()
+        row.save(update_fields=OURS if row.pk else None)
         self._at[file.location] = row
-
-
-class _Alike:
-    """The examples that a picture of the source may be a copy of: of this source and of those of the same variants."""
-
-    def __init__(self, source: ImageSource) -> None:
-        others = Q(source=source) | Q(source__variants__in=source.variants.all())
-        rows = Example.objects.filter(others, refusal="").distinct().order_by("pk")
-        self._rows = list(rows.only("pk", "location", "perceptual_hash", "source_id"))
-        self._words = np.zeros((max(64, 2 * len(self._rows)), 4), np.uint64)
-        for number, row in enumerate(self._rows):
-            self._words[number] = decoding.words(row.perceptual_hash)
-
-    def check(self, crop: Crop, *, but: Example | None) -> None:
-        """Raises Refused if it looks like one of them. but: itself, of another size."""
-        found = decoding.nearest(crop.perceptual_hash, self._words[: len(self._rows)])
-        if found is None or (but is not None and self._rows[found].pk == but.pk):
-            return
-        like = self._rows[found]
-        raise Refused(
-            "duplicate",
-            f"It looks like {like.location} (example {like.pk}).",
-            width=crop.width,
-            height=crop.height,
-        )
-
-    def add(self, row: Example) -> None:
-        if len(self._rows) == len(self._words):
-            self._words = np.concatenate([self._words, np.zeros_like(self._words)])
-        self._words[len(self._rows)] = decoding.words(row.perceptual_hash)
-        self._rows.append(row)

@@ -108,7 +108,7 @@ class Place:
                     f"{self._base} has more than {MAX_FILES} files. Make several sources of it."
                 )
             name = entry["name"]
-            location = name[len(self._base) :].lstrip("/")
+            location = readable(name[len(self._base) :].lstrip("/"))
             found.append(File(location, name, entry.get("size"), _stamp(entry)))
         return sorted(found, key=lambda file: file.location)
 
@@ -248,6 +248,11 @@ def _web(rules: Rules) -> Any:
     return HTTPFileSystem(
         get_client=session, simple_links=False, block_size=0, skip_instance_cache=True
     )
+
+
+def readable(text: str) -> str:
+    """Names of files are bytes: as text that can be stored."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
 
 
 def _stamp(entry: Mapping[str, Any]) -> str:

@@ -139,5 +139,5 @@ def test_precision_counts_by_bit_how_often_people_decided_as_the_detector_did():
     vase, red = found.bits
     assert (vase.bit, vase.failed, vase.passed) == ("vase", Agreement(3, 2), Agreement(3, 2))
     assert (red.bit, red.failed, red.passed) == ("red", Agreement(1, 1), Agreement(3, 2))
-    assert red.failed.share == 1 and vase.failed.share == pytest.approx(2 / 3)
-    assert Agreement().share is None
+    assert red.failed.percent == 100 and vase.failed.percent == pytest.approx(200 / 3)
+    assert Agreement().percent is None

@@ -144,6 +144,27 @@ def test_a_file_that_cannot_be_read_is_tried_again_and_what_was_taken_of_it_stay
         assert (ingest(source).unchanged, ingest(source).read) == (2, 0)
 
 
+def test_a_name_that_is_no_text_is_kept_readably(folder):
+    with open(os.fsencode(folder) + b"/\xff\xfe.png", "wb") as file:
+        file.write(png(1))
+    assert ingest().taken == 1 and ingest().read == 0
+    assert list(refusals()) == ["\\udcff\\udcfe.png"]
+
+
+def test_what_a_person_decides_while_a_source_is_read_stays(folder):
+    for number in range(2):
+        (folder / f"{number}.png").write_bytes(png(number))
+    ingest()
+    for number in range(2):
+        os.utime(folder / f"{number}.png", (1, 1))
+
+    def decide(*_: object) -> None:
+        Example.objects.update(override="rejected")
+
+    ingestion.ingest(make_source(), on_progress=decide)
+    assert set(Example.objects.values_list("override", flat=True)) == {"rejected"}
+
+
 # --- copies ---------------------------------------------------------------------------------------
 def test_what_looks_like_another_example_of_the_same_variants_is_refused(folder, settings):
     shared, other = make_variant(), make_variant()
