@@ -65,7 +65,10 @@ def scheme_of(url: str) -> str:
         return ""
     if scheme not in PACKAGES:
         raise PlaceUnusable(f"{scheme}:// is not read. Give a folder, or {', '.join(PACKAGES)}.")
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise PlaceUnusable(f"{url} is no address: {error}.") from error
     if not rest.strip("/") or not parts.netloc:
         raise PlaceUnusable(f"{url} names no place: {scheme}://NAME/FOLDER.")
     if parts.username is not None or parts.password is not None:

@@ -106,6 +106,7 @@ def test_a_listing_that_is_too_long_is_refused(root, monkeypatch):
         ("https://", "names no place"),
         ("https://user:secret@host/x", "credentials"),
         ("https://host/x?token=1", "without"),
+        ("https://[::1", "is no address"),
         ("", "neither"),
         ("zip://*.png::/etc/x.zip", "is not read"),
     ],
