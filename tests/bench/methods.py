@@ -53,7 +53,9 @@ def main() -> int:
             recipe = changes.changed(
                 recipes.named(name), {"structure": {"steps": options.steps, "seed": seed}}
             )
-            inputs = Inputs(TEACHER, catalogues[-1], JUDGES / "detector", JUDGES / "clip")
+            inputs = Inputs(
+                TEACHER, catalogues[-1], detector=JUDGES / "detector", clip=JUDGES / "clip"
+            )
             chain = Chain(recipe, inputs, name="methods")
             started = time.monotonic()
             folders = chain.build(options.data, only=["structure"])
