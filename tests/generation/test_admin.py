@@ -424,6 +424,54 @@ def test_a_release_is_rejected_and_an_active_one_is_not(admin):
     }
 
 
+def test_of_a_release_only_how_often_an_image_may_be_made_is_edited(admin):
+    release = make_release(name="one")
+    url = reverse("admin:generation_release_change", args=[release.pk])
+
+    answer = admin.post(url, {"max_tries": "3", "status": "rejected", "name": "other"})
+
+    assert answer.status_code == 302
+    release.refresh_from_db()
+    assert (release.max_tries, release.status, release.name) == (3, "active", "one")
+    assert "less than or equal to 10" in admin.post(url, {"max_tries": "11"}).content.decode()
+
+
+def test_a_canary_is_shown_with_its_share_and_ended(admin):
+    make_release(name="one")
+    canary = make_release(name="two")
+    canary.canary_percent = 10
+    canary.save()
+
+    assert (
+        "10 % of the jobs"
+        in admin.get(reverse("admin:generation_release_changelist")).content.decode()
+    )
+    assert "two serves no more jobs" in notices(choose(admin, "release", "end_canary", canary))
+
+    canary.refresh_from_db()
+    assert (canary.canary_percent, canary.status) == (0, "candidate")
+
+
+def test_flagged_images_are_found_and_their_faults_shown(admin):
+    flagged, good = make_job(status=Status.SUCCEEDED), make_job(status=Status.SUCCEEDED, seed=2)
+    for job, is_accepted in ((flagged, False), (good, True)):
+        image = make_image(job=job)
+        image.is_accepted, image.failing, image.tries = (
+            is_accepted,
+            [] if is_accepted else ["red"],
+            4,
+        )
+        image.save()
+
+    listed = admin.get(
+        reverse("admin:generation_job_changelist") + "?images=flagged"
+    ).content.decode()
+    page = admin.get(reverse("admin:generation_job_change", args=[flagged.pk])).content.decode()
+
+    assert str(flagged.pk) in listed and str(good.pk) not in listed
+    assert "fails: red" in page and "the best of 4" in page
+
+
 def test_a_release_whose_files_are_gone_is_not_activated_and_the_reason_is_shown(admin):
     candidate = make_release(name="gone", status=Release.Status.CANDIDATE)
     assert notices(do(admin, candidate, "activate"))
