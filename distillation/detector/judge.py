@@ -57,14 +57,19 @@ class FurtherBit(Protocol):
 
 
 class Judge:
-    """A version of the detector, loaded. Made by `load`. The bits of the mask follow those of the classifier, and those
-    that the version does not have come last."""
+    """A version of the detector, loaded. Made by `load`.
+
+    Bits are those of the classifier, of the network for quality, of the mask, and last those that the version does not
+    have. Quality has a network of its own, so that what knows the words of prompts need not forget any to learn it.
+    """
 
     def __init__(
         self,
         version: Version,
         classifier: Detector,
-        unet: UNet | None,
+        *,
+        quality: Detector | None = None,
+        unet: UNet | None = None,
         further: Sequence[FurtherBit] = (),
     ) -> None:
         names = tuple(one.bit for one in further)
@@ -76,17 +81,17 @@ class Judge:
         self.further = tuple(further)
         self.image_size = version.image_size
         self.classifier = classifier
+        self.quality = quality
         self.unet = unet
-        parts = [classifier.thresholds, *([] if unet is None else [unet.thresholds])]
-        self.thresholds = torch.cat([*parts, torch.tensor([one.threshold for one in further])])
+        self._networks = [part for part in (classifier, quality, unet) if part is not None]
+        limits = [part.thresholds for part in self._networks]
+        self.thresholds = torch.cat([*limits, torch.tensor([one.threshold for one in further])])
         self._numbers = {bit: number for number, bit in enumerate(self.bits)}
         self._group_of = [group for group in _ranges(self.groups) for _ in group]
 
     def probabilities(self, images: Tensor) -> Tensor:
         """Calibrated, float32 [N, bits]. images: uint8 [N, 3, image_size, image_size]."""
-        found = [self.classifier.probabilities(images)]
-        if self.unet is not None:
-            found.append(self.unet.probabilities(images))
+        found = [part.probabilities(images) for part in self._networks]
         found += [one.probabilities(images)[:, None] for one in self.further]
         return torch.cat(found, dim=1)
 
@@ -164,21 +169,30 @@ def load(folder: Path, *, further: Sequence[FurtherBit] = ()) -> Judge:
     folder = Path(folder)
     version = versions.read(folder)
     classifier = network.load(folder)
-    unet = segmentation.load(folder / versions.SEGMENTATION) if version.has_segmentation else None
-    bits, groups = described(classifier, unet)
-    sizes = {part.config.image_size for part in (classifier, unet) if part is not None}
+    has_quality, has_mask = (
+        version.has(part) for part in (versions.QUALITY, versions.SEGMENTATION)
+    )
+    quality = network.load(folder / versions.QUALITY) if has_quality else None
+    unet = segmentation.load(folder / versions.SEGMENTATION) if has_mask else None
+    bits, groups = described(classifier, quality, unet)
+    sizes = {part.config.image_size for part in (classifier, quality, unet) if part is not None}
     if (bits, groups, sizes) != (version.bits, version.groups, {version.image_size}):
         raise DetectorUnusable(
             f"{folder / versions.MANIFEST} says other bits or sizes than the networks beside it have. "
             "Copy the folder anew."
         )
-    return Judge(version, classifier, unet, further)
+    return Judge(version, classifier, quality=quality, unet=unet, further=further)
 
 
-def described(classifier: Detector, unet: UNet | None) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """The bits of both networks together, and the sizes of their groups: each bit of the mask stands alone."""
+def described(
+    classifier: Detector, quality: Detector | None, unet: UNet | None
+) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """The bits of the networks together, and the sizes of their groups: each bit of the mask stands alone."""
+    configs = [part.config for part in (classifier, quality) if part is not None]
     of_mask = segmentation.BITS if unet is not None else ()
-    return classifier.config.bits + of_mask, classifier.config.groups + (1,) * len(of_mask)
+    bits = tuple(bit for config in configs for bit in config.bits)
+    groups = tuple(size for config in configs for size in config.groups)
+    return bits + of_mask, groups + (1,) * len(of_mask)
 
 
 def _ranges(groups: Sequence[int]) -> list[range]:

@@ -18,7 +18,9 @@ from distillation.detector.errors import DetectorUnusable
 MANIFEST = "detector.json"
 CLASSIFIER = "config.json"
 WEIGHTS = "model.safetensors"
-SEGMENTATION = "segmentation"  # sub-folder, there if a mask gives further bits
+# Sub-folders, there if other networks give further bits: of the picture's quality, and of the object's mask.
+QUALITY = "quality"
+SEGMENTATION = "segmentation"
 FORMAT_VERSION = 1
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 
@@ -32,7 +34,7 @@ class File:
 
 @dataclass(frozen=True)
 class Version:
-    """bits: of the classifier, then of the mask; groups: sizes of the groups of bits of which one is true, in order.
+    """bits: of the classifier, of the quality, of the mask; groups: sizes of those of which one is true, in order.
 
     required: bits that every picture must have unless its prompt variant says otherwise. figures: what was measured.
     """
@@ -55,9 +57,9 @@ class Version:
         if unknown := [bit for bit in self.required if bit not in self.bits]:
             raise ValueError(f"required bits that it does not have: {', '.join(unknown)}")
 
-    @property
-    def has_segmentation(self) -> bool:
-        return any(PurePosixPath(file.path).parts[0] == SEGMENTATION for file in self.files)
+    def has(self, part: str) -> bool:
+        """Whether there is the sub-folder QUALITY or SEGMENTATION."""
+        return any(PurePosixPath(file.path).parts[0] == part for file in self.files)
 
 
 def write(

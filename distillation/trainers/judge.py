@@ -1,8 +1,8 @@
-"""Makes a version of the detector from a labelled folder: classifier, segmentation, figures. Knows no database."""
+"""Makes a version of the detector from a labelled folder: its networks and its figures. Knows no database."""
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,10 @@ from distillation.detector.labels import Labelled, Vocabulary
 from distillation.detector.network import Detector, DetectorConfig
 from distillation.detector.segmentation import SegmentationConfig, UNet
 from distillation.evaluation import trial
-from distillation.trainers import quality, spoiling
+from distillation.trainers import quality as qualities
 from distillation.trainers import segmentation as segmenting
+from distillation.trainers import spoiling
+from distillation.trainers.augmentation import Augmentation
 from distillation.trainers.quality import QualityRecipe
 from distillation.trainers.segmentation import SegmentationRecipe
 
@@ -31,15 +33,23 @@ class JudgeRecipe:
     """false_accepts: share of the pictures without a bit of which the detector may say it all the same.
 
     widths, depths: of the classifier; None is as those of the detector that it begins with, else the default.
+    quality_widths, quality_depths: of the network that sees quality, which is a matter of few pixels.
     """
 
     image_size: int = 128
     false_accepts: float = 0.01
-    classifier: QualityRecipe = field(default_factory=QualityRecipe)
+    classifier: QualityRecipe = field(
+        default_factory=lambda: QualityRecipe(spoilt=0.0, worn=0.0, sound=Augmentation())
+    )
+    quality: QualityRecipe = field(
+        default_factory=lambda: QualityRecipe(steps=600, spoilt=0.5, worn=0.0)
+    )
     segmentation: SegmentationRecipe = field(default_factory=SegmentationRecipe)
     masks: SegmentationConfig = field(default_factory=SegmentationConfig)
     widths: tuple[int, ...] | None = None
     depths: tuple[int, ...] | None = None
+    quality_widths: tuple[int, ...] = (16, 32, 48)
+    quality_depths: tuple[int, ...] = (0, 1, 1)
 
     def __post_init__(self) -> None:
         if not 0 <= self.false_accepts < 0.5:
@@ -55,27 +65,32 @@ def make(
     name: str,
     folder: Path,
     begins_with: Path | None = None,
+    keeps: Path | None = None,
     tested: Labelled | None = None,
     progress_bar: bool = True,
 ) -> Judge:
     """The version, in folder/version; goes on from what `folder` holds. Raises LabelsUnusable, DetectorUnusable.
 
-    Only pictures without a defect are trained on, and those whose defect names what they lack. tested: whose figures
-    the version bears; None is what was held out, by which it was calibrated too.
+    Only pictures without a defect are trained on, and those whose defect names what they lack. begins_with: whose
+    weights the classifier begins with; keeps: whose classifier is taken as it is. tested: whose figures the version
+    bears; None is what was held out, by which it was calibrated too.
     """
     folder = Path(folder)
     target = folder / "version"
     if (target / versions.MANIFEST).is_file():
         return load(target)
     started = time.monotonic()
-    vocabulary = labelled.vocabulary.extended(spoiling.BITS)
     usable = labelled.only([row for row in labelled.rows if not row.defect or row.lacks])
     parts = usable.split(HELD_OUT)
     _check_parts(labelled, *parts)
+    if keeps is not None:
+        classifier = _kept(keeps, labelled, recipe.image_size)
+    else:
+        classifier = _classifier(
+            recipe, parts, begins_with=begins_with, folder=folder, progress_bar=progress_bar
+        )
+    quality = _quality(recipe, parts, folder=folder, progress_bar=progress_bar)
     unet = _segmentation(recipe, parts, folder=folder, progress_bar=progress_bar)
-    classifier = _classifier(
-        recipe, parts, vocabulary, begins_with=begins_with, folder=folder, progress_bar=progress_bar
-    )
     figures: dict[str, Any] = {
         "recipe": _plain(asdict(recipe)),
         "labels": labelled.digest,
@@ -83,19 +98,21 @@ def make(
         "seconds": round(time.monotonic() - started, 1),
         "torch": torch.__version__,
     }
-    required = vocabulary.required + (segmentation.BITS if unet is not None else ())
+    required = labelled.vocabulary.required + spoiling.BITS
+    required += segmentation.BITS if unet is not None else ()
     untested = folder / "untested"
-    write(untested, classifier, unet, name=name, required=required, figures=figures)
+    write(untested, classifier, quality, unet, name=name, required=required, figures=figures)
     of = parts[1] if tested is None else tested
     found = trial.run(load(untested), of, progress_bar=progress_bar)
     figures["test"] = {"is_held_out": tested is None, "labels": of.digest, **found.to_dict()}
-    write(target, classifier, unet, name=name, required=required, figures=figures)
+    write(target, classifier, quality, unet, name=name, required=required, figures=figures)
     return load(target)
 
 
 def write(
     target: Path,
     classifier: Detector,
+    quality: Detector,
     unet: UNet | None,
     *,
     name: str,
@@ -106,9 +123,10 @@ def write(
 
     def fill(place: Path) -> None:
         network.save(classifier, place, dtype=torch.float16)
+        network.save(quality, place / versions.QUALITY, dtype=torch.float16)
         if unet is not None:
             segmentation.save(unet, place / versions.SEGMENTATION, dtype=torch.float16)
-        bits, groups = described(classifier, unet)
+        bits, groups = described(classifier, quality, unet)
         versions.write(
             place,
             name=name,
@@ -148,41 +166,90 @@ def _segmentation(
 def _classifier(
     recipe: JudgeRecipe,
     parts: tuple[Labelled, Labelled],
-    vocabulary: Vocabulary,
     *,
     begins_with: Path | None,
     folder: Path,
     progress_bar: bool,
 ) -> Detector:
     beginning = None if begins_with is None else network.load(begins_with)
-    widths, depths = recipe.widths, recipe.depths
+    vocabulary, widths, depths = parts[0].vocabulary, recipe.widths, recipe.depths
     if beginning is not None:
         widths = widths or beginning.config.widths
         depths = depths or beginning.config.depths
     bare = DetectorConfig(vocabulary.bits, vocabulary.sizes, recipe.image_size)
-    config = DetectorConfig(
-        bits=bare.bits,
-        groups=bare.groups,
-        image_size=bare.image_size,
-        widths=widths or bare.widths,
-        depths=depths or bare.depths,
+    return _learned(
+        recipe.classifier,
+        parts,
+        vocabulary,
+        replace(bare, widths=widths or bare.widths, depths=depths or bare.depths),
+        begins_with=beginning,
+        false_accepts=recipe.false_accepts,
+        folder=folder / "classifier",
+        progress_bar=progress_bar,
     )
+
+
+def _quality(
+    recipe: JudgeRecipe, parts: tuple[Labelled, Labelled], *, folder: Path, progress_bar: bool
+) -> Detector:
+    vocabulary = Vocabulary(()).extended(spoiling.BITS)
+    config = DetectorConfig(
+        bits=vocabulary.bits,
+        groups=vocabulary.sizes,
+        image_size=recipe.image_size,
+        widths=recipe.quality_widths,
+        depths=recipe.quality_depths,
+    )
+    return _learned(
+        recipe.quality,
+        parts,
+        vocabulary,
+        config,
+        begins_with=None,
+        false_accepts=recipe.false_accepts,
+        folder=folder / versions.QUALITY,
+        progress_bar=progress_bar,
+    )
+
+
+def _learned(
+    recipe: QualityRecipe,
+    parts: tuple[Labelled, Labelled],
+    vocabulary: Vocabulary,
+    config: DetectorConfig,
+    *,
+    begins_with: Detector | None,
+    false_accepts: float,
+    folder: Path,
+    progress_bar: bool,
+) -> Detector:
     trained, held = parts
     try:
-        return quality.train(
-            recipe.classifier,
-            images=trained.images(recipe.image_size, progress_bar=progress_bar),
+        return qualities.train(
+            recipe,
+            images=trained.images(config.image_size, progress_bar=progress_bar),
             bits=trained.truth(vocabulary),
-            validation_images=held.images(recipe.image_size),
+            validation_images=held.images(config.image_size),
             validation_bits=held.truth(vocabulary),
             config=config,
-            begins_with=beginning,
-            false_accepts=recipe.false_accepts,
-            folder=folder / "classifier",
+            begins_with=begins_with,
+            false_accepts=false_accepts,
+            folder=folder,
+            title=folder.name,
             progress_bar=progress_bar,
         )
     except ValueError as error:
         raise LabelsUnusable(f"{trained.folder}: {error}") from error
+
+
+def _kept(keeps: Path, labelled: Labelled, image_size: int) -> Detector:
+    classifier, vocabulary = network.load(keeps), labelled.vocabulary
+    of = classifier.config
+    if (of.bits, of.groups, of.image_size) != (vocabulary.bits, vocabulary.sizes, image_size):
+        raise LabelsUnusable(
+            f"The classifier of {keeps} has other bits or another size than {labelled.folder} asks for. Train one."
+        )
+    return classifier
 
 
 def _check_parts(labelled: Labelled, trained: Labelled, held: Labelled) -> None:

@@ -1,7 +1,7 @@
-"""Trains the detector's classifier on labelled photographs and on spoilt copies of them, then calibrates each bit.
+"""Trains a classifier on labelled photographs and on spoilt copies of them, then calibrates each bit.
 
-Unlike `trainers.detector` it learns `sharp` and `clean` from pictures that it spoils itself, bears labels that are not
-known, and can begin with a detector of other bits. Knows no generated image.
+Unlike `trainers.detector` it bears labels that are not known, can begin with a detector of other bits, and learns
+`sharp` and `clean` from pictures that it spoils itself, if these are its last bits. Knows no generated image.
 """
 
 from dataclasses import dataclass, field
@@ -59,7 +59,7 @@ class QualityRecipe:
 
 
 class QualityTask:
-    """What is trained, for `distillation.trainers.loop`. The last two bits of the detector are `spoiling.BITS`."""
+    """What is trained, for `distillation.trainers.loop`."""
 
     def __init__(
         self,
@@ -72,8 +72,10 @@ class QualityTask:
     ) -> None:
         """images: uint8 [N, 3, size, size]; bits: float [N, bits], 0, 1 or UNKNOWN."""
         check(config, images=images, bits=bits)
-        if config.bits[-len(BITS) :] != BITS:
-            raise ValueError(f"The last bits of the detector must be {', '.join(BITS)}.")
+        if recipe.spoilt and config.bits[-len(BITS) :] != BITS:
+            raise ValueError(
+                f"Spoilt pictures teach {', '.join(BITS)}, which must be the last bits of the detector."
+            )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             self.detector = Detector(config)
@@ -120,7 +122,7 @@ class QualityTask:
             made[0], found = recipe.spoiling(made[0], generator)
             bits[:spoilt] = UNKNOWN
             bits[:spoilt, quality] = found
-        bits[spoilt : spoilt + worn, quality] = UNKNOWN
+            bits[spoilt : spoilt + worn, quality] = UNKNOWN
         return torch.cat(made), bits
 
 
@@ -135,6 +137,7 @@ def train(
     begins_with: Detector | None,
     false_accepts: float,
     folder: Path,
+    title: str,
     progress_bar: bool,
 ) -> Detector:
     """Train (going on from the folder's checkpoint) and calibrate. Shapes as those of QualityTask.
@@ -148,7 +151,7 @@ def train(
         folder,
         steps=recipe.steps,
         seed=recipe.seed,
-        title="classifier",
+        title=title,
         progress_bar=progress_bar,
     )
     calibrate(
@@ -173,7 +176,7 @@ def calibrate(
     generator = torch.Generator().manual_seed(recipe.seed)
     floats = as_float(images)
     pictures, truths = [images, _eight_bits(recipe.sound(floats, generator))], [bits, bits]
-    for way in spoiling.WAYS:
+    for way in spoiling.WAYS if recipe.spoilt else ():
         made, quality = recipe.spoiling.spoil(way, floats, generator)
         truth = torch.full_like(bits, UNKNOWN, dtype=torch.float32)
         truth[:, -len(BITS) :] = quality

@@ -37,6 +37,11 @@ class Command(BaseCommand):
         )
         train.add_argument("--anew", action="store_true", help="begin with random weights")
         train.add_argument(
+            "--keep",
+            metavar="NAME|FOLDER",
+            help="take the classifier of this detector as it is; only quality and masks are learned",
+        )
+        train.add_argument(
             "--false-accepts",
             type=float,
             default=0.01,
@@ -50,7 +55,7 @@ class Command(BaseCommand):
             "--steps",
             type=int,
             metavar="N",
-            help="of each of the two trainings; default: the recipe's",
+            help="of each of the three trainings; default: the recipe's",
         )
         train.add_argument(
             "--test",
@@ -109,9 +114,12 @@ class Command(BaseCommand):
         with _told():
             recipe = _recipe(options)
             labelled = labels.read(options["folder"], bits=options["bits"])
-            begins_with = _beginning(options, recipe)
+            keeps = _folder(options["keep"]) if options["keep"] else None
+            begins_with = None if keeps else _beginning(options, recipe)
             # One folder for what is trained: the same command finds it again.
-            key = hashlib.sha256(repr((labelled.digest, recipe, begins_with)).encode()).hexdigest()
+            key = hashlib.sha256(
+                repr((labelled.digest, recipe, begins_with, keeps)).encode()
+            ).hexdigest()
             folder = detectors.root() / f"training-{key[:16]}"
             name = options["name"] or _name_of(folder) or _free_name()
             _refuse_name(name)
@@ -123,6 +131,7 @@ class Command(BaseCommand):
                 name=name,
                 folder=folder,
                 begins_with=begins_with,
+                keeps=keeps,
                 tested=labels.read(options["test"]) if options["test"] else None,
             )
         row = detectors.register(folder / "version")
@@ -178,6 +187,7 @@ def _recipe(options: dict[str, Any]) -> Any:
     return replace(
         recipe,
         classifier=replace(recipe.classifier, steps=steps, warmup=warmup),
+        quality=replace(recipe.quality, steps=steps, warmup=warmup),
         segmentation=replace(recipe.segmentation, steps=steps, warmup=warmup),
     )
 

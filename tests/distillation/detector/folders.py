@@ -81,7 +81,9 @@ class Saying(Judge):
 
     def __init__(self, folder: Path, said: list[list[float]]) -> None:
         loaded = judge.load(folder)
-        super().__init__(loaded.version, loaded.classifier, loaded.unet)
+        super().__init__(
+            loaded.version, loaded.classifier, quality=loaded.quality, unet=loaded.unet
+        )
         self._said = torch.tensor(said)
 
     def probabilities(self, images: torch.Tensor) -> torch.Tensor:

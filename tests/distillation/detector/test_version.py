@@ -13,7 +13,11 @@ from tests.distillation.detector.folders import make_version
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     found = version.read(make_version(tmp_path / "toy", with_mask=True))
     assert found.bits == ("red", "green", "blue", "sharp", "whole", "large")
-    assert found.has_segmentation and found.figures == {"seconds": 1.5}
+    assert (
+        found.has(version.SEGMENTATION)
+        and not found.has(version.QUALITY)
+        and found.figures == {"seconds": 1.5}
+    )
     assert {file.path for file in found.files} == {
         "config.json", "model.safetensors", "segmentation/config.json", "segmentation/model.safetensors",
     }  # fmt: skip

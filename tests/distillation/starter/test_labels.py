@@ -1,0 +1,66 @@
+"""Photographs become labelled folders, and bad ones are planted that are bad in the way that they say."""
+
+import numpy as np
+import pytest
+import torch
+
+from distillation.detector import labels as labelled
+from distillation.starter import labels
+from distillation.starter.photographs import Photographs
+from distillation.starter.words import COMBINATIONS
+
+SIZE = 64
+
+
+@pytest.fixture
+def taken() -> Photographs:
+    """Bright squares on a dark ground, and in the corner what the renderer takes for an object."""
+    images = torch.full((8, 3, SIZE, SIZE), 60, dtype=torch.uint8)
+    masks = torch.zeros(8, SIZE, SIZE, dtype=torch.uint8)
+    images[:, :, 20:44, 22:40], masks[:, 20:44, 22:40] = 220, 1
+    masks[:, :3, :3] = 1
+    return Photographs(images, masks, COMBINATIONS[:8], tuple(range(8)))
+
+
+def test_a_folder_to_train_on_says_what_the_photographs_show(taken, tmp_path):
+    other = Photographs(taken.images, taken.masks, taken.combinations, tuple(range(8, 16)))
+    assert labels.write(tmp_path, {"train": taken, "held-out": other}) == 16
+    found = labelled.read(tmp_path)
+    first = found.rows[0]
+    assert {"vase", "red"} <= first.present and first.part == "train"
+    assert found.masks(SIZE)[0].sum() == 24 * 18  # without the corner
+    assert found.images(SIZE)[0].equal(taken.images[0])
+    assert found.vocabulary.sizes == (8, 8, 4, 3)
+
+
+def test_bad_pictures_are_bad_in_the_way_they_say(taken, tmp_path):
+    assert labels.plant(tmp_path, taken, each=3) == 8 + 3 * len(labels.DEFECTS)
+    found = labelled.read(tmp_path)
+    images = found.images(SIZE)
+    by_defect = {row.defect: number for number, row in enumerate(found.rows)}
+    assert set(by_defect) == {"", *labels.DEFECTS}
+    for row in found.rows:
+        assert bool(row.defect) == bool(row.lacks)
+        if row.defect == "wrong colour":
+            assert row.lacks < row.present
+    spread = {name: float(images[number].float().std()) for name, number in by_defect.items()}
+    assert spread["blank"] < 3 < spread[""]
+    bright = {
+        name: float((images[number] > 150).float().mean()) for name, number in by_defect.items()
+    }
+    assert bright["too small"] < 0.3 * bright[""]
+
+
+def test_a_cut_object_lies_partly_outside(taken):
+    random = np.random.default_rng(0)
+    mask = labels.object_of(taken.masks[0])
+    cut = labels._cut_off(taken.images[0].permute(1, 2, 0).numpy(), mask, random)
+    edge = np.concatenate([cut[0], cut[-1], cut[:, 0], cut[:, -1]])
+    assert cut.shape == (SIZE, SIZE, 3) and (edge > 150).any()
+
+
+def test_the_same_photographs_give_the_same_folder(taken, tmp_path):
+    for name in ("one", "two"):
+        labels.plant(tmp_path / name, taken, each=2)
+    one, two = labelled.read(tmp_path / "one"), labelled.read(tmp_path / "two")
+    assert one.rows == two.rows and one.images(SIZE).equal(two.images(SIZE))
