@@ -289,6 +289,13 @@ UNFOLD = {
     "SITE_TITLE": "Retort",
     "SITE_HEADER": "Retort",
     "SITE_SYMBOL": "experiment",
+    "SITE_FAVICONS": [
+        {
+            "rel": "icon",
+            "type": "image/svg+xml",
+            "href": lambda request: static("generation/favicon.svg"),
+        }
+    ],
     "SHOW_VIEW_ON_SITE": False,
     "DASHBOARD_CALLBACK": "generation.admin.dashboard.summary",
     "STYLES": [lambda request: static("generation/admin.css")],
