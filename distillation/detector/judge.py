@@ -1,7 +1,8 @@
 """Judges pictures by the bits that they must and must not show. Knows no database, and not where pictures come from.
 
-The rule for a group of bits (of which one is true) is that of `evaluation.attributes`: the wanted bit must be the
-likeliest of its group. A bit that stands alone, and one that must be absent, is judged by its own threshold.
+Of a group of bits (of which one is true) the wanted one must be the likeliest, as in `evaluation.attributes`, or
+nearly: a version's margin says how much likelier another one may be, for a picture that is thrown away in doubt is
+lost. A bit that stands alone, and one that must be absent, is judged by its own threshold.
 """
 
 from collections.abc import Collection, Sequence
@@ -153,7 +154,12 @@ class Judge:
         found = (row >= self.thresholds).tolist()
         likely = row.tolist()
         failing = {number for number in demand.present if not found[number]}
-        failing |= {n for n, group in demand.likeliest if n != max(group, key=likely.__getitem__)}
+        margin = self.version.margin
+        failing |= {
+            number
+            for number, group in demand.likeliest
+            if max(likely[other] for other in group) - likely[number] > margin
+        }
         failing |= {number for number in demand.absent if found[number] or demand.stated[number]}
         sure = [likely[n] if is_wanted else 1 - likely[n] for n, is_wanted in demand.stated.items()]
         return Judgement(

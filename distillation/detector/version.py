@@ -36,7 +36,8 @@ class File:
 class Version:
     """bits: of the classifier, of the quality, of the mask; groups: sizes of those of which one is true, in order.
 
-    required: bits that every picture must have unless its prompt variant says otherwise. figures: what was measured.
+    required: bits that every picture must have unless its prompt variant says otherwise. margin: by how much another
+    bit of a group may be likelier than the wanted one before that fails. figures: what was measured.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Version:
     required: tuple[str, ...]
     image_size: int
     files: tuple[File, ...]
+    margin: float = 0.0
     figures: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -54,6 +56,8 @@ class Version:
             raise ValueError(f"the bits must be distinct names, at least one; not {self.bits}")
         if sum(self.groups) != len(self.bits) or min(self.groups, default=0) < 1:
             raise ValueError(f"the groups {self.groups} do not add up to {len(self.bits)} bits")
+        if not 0 <= self.margin < 1:
+            raise ValueError(f"the margin is from 0 to below 1, not {self.margin}")
         if unknown := [bit for bit in self.required if bit not in self.bits]:
             raise ValueError(f"required bits that it does not have: {', '.join(unknown)}")
 
@@ -71,6 +75,7 @@ def write(
     required: Sequence[str],
     image_size: int,
     figures: Mapping[str, Any],
+    margin: float = 0.0,
 ) -> Version:
     """Seal a folder that holds everything else: hash its files and write detector.json."""
     folder = Path(folder)
@@ -81,6 +86,7 @@ def write(
         required=tuple(required),
         image_size=image_size,
         files=_files(folder),
+        margin=margin,
         figures=figures,
     )
     text = json.dumps(to_dict(made), indent=1, ensure_ascii=False)
@@ -131,6 +137,7 @@ def from_dict(fields: Mapping[str, Any]) -> Version:
         required=tuple(fields["required"]),
         image_size=int(fields["image_size"]),
         files=tuple(File(**file) for file in fields["files"]),
+        margin=float(fields["margin"]),
         figures=fields["figures"],
     )
 

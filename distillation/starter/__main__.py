@@ -94,6 +94,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="how many, besides those that are held out (default: %(default)s; about 3 a second)",
     )
+    labelling.add_argument(
+        "--skip",
+        type=int,
+        default=0,
+        metavar="N",
+        help="with --planted: leave out the first photographs, which somebody has looked at already",
+    )
     labelling.set_defaults(command=_labels)
     showing = commands.add_parser("status", parents=[shared], help="how far each stage is")
     showing.set_defaults(command=_status)
@@ -151,15 +158,17 @@ def _photographs(options: argparse.Namespace) -> None:
 def _labels(options: argparse.Namespace) -> None:
     from distillation.starter import labels
 
-    if options.photographs < 1:
-        raise StageError(f"--photographs is a count, not {options.photographs}.")
+    if options.photographs < 1 or options.skip < 0:
+        raise StageError("--photographs is 1 or more, --skip 0 or more.")
     if options.planted:
-        count = labels.plant(options.folder, _taken(options, "test", options.photographs))
+        taken = _taken(options, "test", options.skip + options.photographs)
+        count = labels.plant(options.folder, taken.part(options.skip, options.photographs))
     else:
         held = max(1, options.photographs // 3)
         parts = {"train": ("train", options.photographs), "held-out": ("validation", held)}
         count = labels.write(
-            options.folder, {part: _taken(options, *split) for part, split in parts.items()}
+            options.folder,
+            {part: _taken(options, *split).part(0, split[1]) for part, split in parts.items()},
         )
     print(f"{count} labelled pictures in {options.folder}.")
 

@@ -27,6 +27,12 @@ class Photographs:
         """float32 [N, 23], in the order of `words.BITS`."""
         return torch.tensor([combination.bits for combination in self.combinations]).float()
 
+    def part(self, first: int, count: int) -> "Photographs":
+        rows = slice(first, first + count)
+        return Photographs(
+            self.images[rows], self.masks[rows], self.combinations[rows], self.seeds[rows]
+        )
+
 
 def read(folder: Path, split: str) -> Photographs:
     """Raises FileNotFoundError if nothing of the split was rendered, ValueError if a shard cannot be read."""

@@ -30,16 +30,21 @@ FEWEST_MASKS = 20  # with fewer no segmentation is trained
 
 @dataclass(frozen=True)
 class JudgeRecipe:
-    """false_accepts: share of the pictures without a bit of which the detector may say it all the same.
+    """false_accepts: share of the pictures without a bit of which the detector may say it all the same. margin: by how
+    much another word of a group may be likelier than the wanted one (for the starter 0.3 lets one wrong word in a
+    hundred pass, and loses a third of the good pictures that 0 would).
 
     widths, depths: of the classifier; None is as those of the detector that it begins with, else the default.
     quality_widths, quality_depths: of the network that sees quality, which is a matter of few pixels.
     """
 
     image_size: int = 128
-    false_accepts: float = 0.01
+    false_accepts: float = 0.05
+    margin: float = 0.3
     classifier: QualityRecipe = field(
-        default_factory=lambda: QualityRecipe(spoilt=0.0, worn=0.0, sound=Augmentation())
+        default_factory=lambda: QualityRecipe(
+            spoilt=0.0, worn=0.0, sound=Augmentation(), finished=0.0
+        )
     )
     quality: QualityRecipe = field(
         default_factory=lambda: QualityRecipe(steps=600, spoilt=0.5, worn=0.0)
@@ -100,13 +105,24 @@ def make(
     }
     required = labelled.vocabulary.required + spoiling.BITS
     required += segmentation.BITS if unet is not None else ()
-    untested = folder / "untested"
-    write(untested, classifier, quality, unet, name=name, required=required, figures=figures)
+
+    def put(place: Path) -> Judge:
+        write(
+            place,
+            classifier,
+            quality,
+            unet,
+            name=name,
+            required=required,
+            margin=recipe.margin,
+            figures=figures,
+        )
+        return load(place)
+
     of = parts[1] if tested is None else tested
-    found = trial.run(load(untested), of, progress_bar=progress_bar)
+    found = trial.run(put(folder / "untested"), of, progress_bar=progress_bar)
     figures["test"] = {"is_held_out": tested is None, "labels": of.digest, **found.to_dict()}
-    write(target, classifier, quality, unet, name=name, required=required, figures=figures)
-    return load(target)
+    return put(target)
 
 
 def write(
@@ -117,6 +133,7 @@ def write(
     *,
     name: str,
     required: tuple[str, ...],
+    margin: float,
     figures: Mapping[str, Any],
 ) -> None:
     """A version's folder, whole or not at all; weights in half precision, which changes no probability visibly."""
@@ -134,6 +151,7 @@ def write(
             groups=groups,
             required=required,
             image_size=classifier.config.image_size,
+            margin=margin,
             figures=figures,
         )
 

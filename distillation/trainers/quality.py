@@ -23,7 +23,17 @@ from distillation.trainers.segmentation import threshold
 from distillation.trainers.spoiling import BITS, Spoiling
 
 # What a picture that is sharp and clean may have of everything: decoders are a little soft, files a little blocky.
-SOUND = Augmentation(blurred=0.5, smallest=0.65, noise=0.05, blocked=0.3, coarseness=1.2)
+SOUND = Augmentation(blurred=0.5, smallest=0.65, noise=0.0, blocked=0.0)
+FINISH = Augmentation(
+    is_mirrored=False,
+    moved=0.0,
+    brightness=0.0,
+    contrast=0.0,
+    blurred=0.0,
+    noise=0.05,
+    blocked=0.4,
+    coarseness=1.2,
+)
 
 
 @dataclass(frozen=True)
@@ -31,7 +41,9 @@ class QualityRecipe:
     """Adam with decoupled decay, a cosine after a warm-up; every batch is drawn with replacement.
 
     spoilt, worn: shares of a batch. Of the spoilt only `sharp` and `clean` are learned; of the worn, which are as bad
-    as `wear` makes them, everything else; of the rest, which are `sound`, all.
+    as `wear` makes them, everything else; of the rest, which are `sound`, all. finished: share of the sound and of the
+    spoilt alike that get the traces of a camera and a file, `finish`, last. Were they there before a picture is
+    blurred, blurring would take them away, and what has no noise would pass for blurred.
     """
 
     steps: int = 900
@@ -44,6 +56,8 @@ class QualityRecipe:
     worn: float = 0.15
     spoiling: Spoiling = field(default_factory=Spoiling)
     sound: Augmentation = SOUND
+    finished: float = 0.5
+    finish: Augmentation = FINISH
     wear: Augmentation = field(default_factory=Augmentation)
     seed: int = 0
 
@@ -56,6 +70,10 @@ class QualityRecipe:
             raise ValueError("The learning rate must be above 0, the weight decay not below.")
         if self.spoilt < 0 or self.worn < 0 or self.spoilt + self.worn >= 1:
             raise ValueError("spoilt and worn are shares of a batch that leave something sound.")
+        if not 0 <= self.finished <= 1 or self.finish.is_mirrored or self.finish.moved:
+            raise ValueError(
+                "finished is a share, 0 to 1; what finishes a picture must not move it."
+            )
 
 
 class QualityTask:
@@ -115,15 +133,15 @@ class QualityTask:
         spoilt, worn = round(recipe.spoilt * count), round(recipe.worn * count)
         parts = images.split([spoilt, worn, count - spoilt - worn])
         bits = bits.clone()
-        quality = slice(-len(BITS), None)
         made = [recipe.sound(parts[0], generator), recipe.wear(parts[1], generator)]
         made.append(recipe.sound(parts[2], generator))
         if spoilt:
+            quality = slice(-len(BITS), None)
             made[0], found = recipe.spoiling(made[0], generator)
             bits[:spoilt] = UNKNOWN
             bits[:spoilt, quality] = found
             bits[spoilt : spoilt + worn, quality] = UNKNOWN
-        return torch.cat(made), bits
+        return finished(torch.cat(made), recipe, generator), bits
 
 
 def train(
@@ -175,12 +193,13 @@ def calibrate(
     """Set temperatures, then thresholds, by pictures that were not trained on: as they are, sound, and spoilt."""
     generator = torch.Generator().manual_seed(recipe.seed)
     floats = as_float(images)
-    pictures, truths = [images, _eight_bits(recipe.sound(floats, generator))], [bits, bits]
+    sound = finished(recipe.sound(floats, generator), recipe, generator)
+    pictures, truths = [images, _eight_bits(sound)], [bits, bits]
     for way in spoiling.WAYS if recipe.spoilt else ():
         made, quality = recipe.spoiling.spoil(way, floats, generator)
         truth = torch.full_like(bits, UNKNOWN, dtype=torch.float32)
         truth[:, -len(BITS) :] = quality
-        pictures.append(_eight_bits(made))
+        pictures.append(_eight_bits(finished(made, recipe, generator)))
         truths.append(truth)
     logits, truth = torch.cat([detector.logits(part) for part in pictures]), torch.cat(truths)
     for number, name in enumerate(detector.config.bits):
@@ -196,6 +215,14 @@ def calibrate(
         detector.thresholds[number] = threshold(
             torch.sigmoid(z / temperature), y, false_accepts=false_accepts
         )
+
+
+def finished(images: Tensor, recipe: QualityRecipe, generator: Generator) -> Tensor:
+    """Some of them with the traces of a camera and a file. images: float [N, 3, H, W], −1 to 1."""
+    chosen = (torch.rand(len(images), generator=generator) < recipe.finished).nonzero()[:, 0]
+    if not len(chosen):
+        return images
+    return images.index_copy(0, chosen, recipe.finish(images[chosen], generator))
 
 
 @torch.no_grad()

@@ -44,9 +44,15 @@ class Command(BaseCommand):
         train.add_argument(
             "--false-accepts",
             type=float,
-            default=0.01,
+            default=0.05,
             metavar="RATE",
             help="share of pictures without a bit that may pass for having it (default: %(default)s)",
+        )
+        train.add_argument(
+            "--margin",
+            type=float,
+            default=0.3,
+            help="how much likelier another bit of a group may be than the wanted one (default: %(default)s)",
         )
         train.add_argument(
             "--image-size", type=int, default=128, metavar="PIXELS", help="default: %(default)s"
@@ -179,6 +185,7 @@ def _recipe(options: dict[str, Any]) -> Any:
         recipe,
         image_size=size,
         false_accepts=options["false_accepts"],
+        margin=options["margin"],
         masks=replace(recipe.masks, image_size=size),
     )
     if steps is None:

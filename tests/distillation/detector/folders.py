@@ -55,6 +55,7 @@ def make_version(
     bits: tuple[str, ...] = ("red", "green", "blue", "sharp"),
     groups: tuple[int, ...] = (3, 1),
     required: tuple[str, ...] = ("sharp",),
+    margin: float = 0.0,
     with_mask: bool = False,
 ) -> Path:
     """Untrained."""
@@ -71,6 +72,7 @@ def make_version(
         groups=groups,
         required=required,
         image_size=SIZE,
+        margin=margin,
         figures={"seconds": 1.5},
     )
     return folder

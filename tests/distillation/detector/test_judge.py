@@ -44,6 +44,12 @@ def test_the_wanted_bit_must_be_the_likeliest_of_its_group_whatever_its_threshol
     assert judged(folder, present={"green"}).failing == ("green",)
 
 
+def test_within_the_margin_of_the_version_another_bit_may_be_likelier(tmp_path):
+    folder = make_version(tmp_path / "toy", margin=0.3)
+    assert judged(folder, [[0.5, 0.7, 0.1, 0.9]], present={"red"}).is_accepted
+    assert judged(folder, [[0.3, 0.7, 0.1, 0.9]], present={"red"}).failing == ("red",)
+
+
 def test_a_required_bit_is_asked_of_every_picture_unless_the_variant_says_otherwise(folder):
     blurred = [[0.9, 0.05, 0.2, 0.1]]
     assert judged(folder, blurred).failing == ("sharp",)

@@ -30,6 +30,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         ({"format_version": 2}, "format version 2"),
         ({"required": ["cosy"]}, "cosy"),
         ({"groups": [2]}, "add up"),
+        ({"margin": 1}, "margin"),
         ({"name": "../up"}, "name"),
         ({"files": [{"path": "../x", "size_bytes": 1, "sha256": ""}]}, "outside"),
         ({"files": [{"path": "gone", "size_bytes": 1, "sha256": ""}]}, "gone"),
