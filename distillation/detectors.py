@@ -21,9 +21,9 @@ from distillation.models import Detector
 log = structlog.get_logger(__name__)
 
 Status = Detector.Status
-JUDGES = Path(__file__).resolve().parent / "starter" / "judges"
+STARTER = Path(__file__).resolve().parent / "starter"
 # Registered and activated by itself where nobody registered any, so that curation works out of the box.
-SHIPPED = JUDGES / "detector"
+SHIPPED = STARTER / "detector-2"
 STARTER_TEACHER = "starter-teacher"  # the release whose pictures the shipped ones know
 
 
@@ -36,7 +36,7 @@ def register(source: Path | str) -> Detector:
     place = Path(source).resolve()
     version = _read(place)
     _refuse_known(version.name)
-    if not (place.is_relative_to(JUDGES) or place.is_relative_to(root())):
+    if not (place.is_relative_to(STARTER) or place.is_relative_to(root())):
         place = _copy(place, root() / version.name, version)
     manifest = _manifest(version)
     try:
@@ -100,7 +100,7 @@ def _copy(place: Path, target: Path, version: Version) -> Path:
 def _stored_path(place: Path) -> str:
     """Relative for what the project ships, so that the project may move."""
     base = Path(settings.BASE_DIR).resolve()
-    if place.is_relative_to(JUDGES) and place.is_relative_to(base):
+    if place.is_relative_to(STARTER) and place.is_relative_to(base):
         return place.relative_to(base).as_posix()
     return str(place)
 
@@ -137,7 +137,7 @@ def active() -> Detector | None:
 
 def is_shipped(detector: Detector) -> bool:
     """Whether it came with the project, and so knows the pictures of the starter and no others."""
-    return folder(detector).resolve().is_relative_to(JUDGES)
+    return folder(detector).resolve().is_relative_to(STARTER)
 
 
 def named(name: str) -> Detector:

@@ -102,13 +102,14 @@ class Judge:
         *,
         present: Sequence[Collection[str]],
         absent: Sequence[Collection[str]],
+        required: Collection[str] | None = None,
     ) -> list[Judgement]:
         """One judgement for each picture. images: uint8 [N, 3, image_size, image_size].
 
         present, absent: for each picture, names that must and must not be there. Who names a bit of a group says that
-        the others are absent. Names that are no bits are ignored. The required bits must be there too, except where
-        `absent` names them or `present` names another bit of their group. Two wanted bits of one group, or a bit that
-        is wanted and unwanted, cannot both be right: such a picture fails.
+        the others are absent. Names that are no bits are ignored. The bits of `required` (None: those of the version)
+        must be there too, except where `absent` names them or `present` names another bit of their group. Two wanted
+        bits of one group, or a bit that is wanted and unwanted, cannot both be right: such a picture fails.
         """
         if not len(images) == len(present) == len(absent):
             raise ValueError(
@@ -117,17 +118,22 @@ class Judge:
             )
         if not len(images):
             return []
+        asked = self.required if required is None else tuple(required)
+        if unknown := [bit for bit in asked if bit not in self._numbers]:
+            raise ValueError(
+                f"{self.name} cannot require {', '.join(unknown)}: it has no such bit."
+            )
         return [
-            self._judgement(row, self._demand(set(wanted), set(unwanted)))
+            self._judgement(row, self._demand(set(wanted), set(unwanted), asked))
             for row, wanted, unwanted in zip(
                 self.probabilities(images), present, absent, strict=True
             )
         ]
 
-    def _demand(self, wanted: set[str], unwanted: set[str]) -> _Demand:
+    def _demand(self, wanted: set[str], unwanted: set[str], required: Sequence[str]) -> _Demand:
         present = {self._numbers[bit] for bit in wanted if bit in self._numbers}
         absent = {self._numbers[bit] for bit in unwanted if bit in self._numbers}
-        for bit in self.required:
+        for bit in required:
             number = self._numbers[bit]
             if number not in absent and present.isdisjoint(self._group_of[number]):
                 present.add(number)
@@ -154,12 +160,12 @@ class Judge:
         found = (row >= self.thresholds).tolist()
         likely = row.tolist()
         failing = {number for number in demand.present if not found[number]}
-        margin = self.version.margin
-        failing |= {
-            number
-            for number, group in demand.likeliest
-            if max(likely[other] for other in group) - likely[number] > margin
-        }
+        groups = [group for _, group in demand.likeliest]
+        for number, group in demand.likeliest:
+            # Where two of a group are wanted no margin helps: they cannot both be right.
+            margin = self.version.margin if groups.count(group) == 1 else 0.0
+            if max(likely[other] for other in group) - likely[number] > margin:
+                failing.add(number)
         failing |= {number for number in demand.absent if found[number] or demand.stated[number]}
         sure = [likely[n] if is_wanted else 1 - likely[n] for n, is_wanted in demand.stated.items()]
         return Judgement(

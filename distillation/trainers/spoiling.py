@@ -22,9 +22,9 @@ BITS = ("sharp", "clean")  # against blur; against noise, blocks, blank and garb
 class Spoiling:
     """From which amount on a picture is spoilt, and the largest amount. Sizes are shares of the image's side."""
 
-    blur: tuple[float, float] = (0.014, 0.06)  # standard deviation
-    scale: tuple[float, float] = (0.28, 0.08)  # scaled down to this and up again
-    motion: tuple[float, float] = (0.07, 0.25)  # length of the path
+    blur: tuple[float, float] = (0.018, 0.06)  # standard deviation
+    scale: tuple[float, float] = (0.21, 0.08)  # scaled down to this and up again
+    motion: tuple[float, float] = (0.1, 0.25)  # length of the path
     noise: tuple[float, float] = (0.18, 0.8)  # standard deviation, in the range −1 … 1
     salt: tuple[float, float] = (0.02, 0.3)  # share of pixels that are black or white
     coarseness: tuple[float, float] = (6.0, 20.0)  # as in `quantise_blocks`

@@ -83,6 +83,16 @@ def test_where_none_was_registered_the_shipped_one_judges():
     assert detectors.active() == row and Detector.objects.count() == 1
 
 
+def test_the_shipped_one_is_whole_and_caught_what_was_planted():
+    from distillation.detector import judge
+
+    made = judge.load(detectors.SHIPPED)
+    assert made.required == ("sharp", "clean", "whole", "large") and len(made.bits) == 27
+    test = made.version.figures["test"]
+    assert test["bad_caught"] >= 0.95 * test["bad"] and test["good_lost"] <= 0.03 * test["good"]
+    assert sum(file.size_bytes for file in made.version.files) < 3.6e6
+
+
 def test_who_registered_one_decides_alone_whether_it_judges(tmp_path):
     detectors.register(make_version(tmp_path / "made"))
     assert detectors.active() is None

@@ -44,7 +44,7 @@ class Command(BaseCommand):
         train.add_argument(
             "--false-accepts",
             type=float,
-            default=0.05,
+            default=0.02,
             metavar="RATE",
             help="share of pictures without a bit that may pass for having it (default: %(default)s)",
         )

@@ -48,6 +48,8 @@ def test_within_the_margin_of_the_version_another_bit_may_be_likelier(tmp_path):
     folder = make_version(tmp_path / "toy", margin=0.3)
     assert judged(folder, [[0.5, 0.7, 0.1, 0.9]], present={"red"}).is_accepted
     assert judged(folder, [[0.3, 0.7, 0.1, 0.9]], present={"red"}).failing == ("red",)
+    both = judged(folder, [[0.5, 0.7, 0.1, 0.9]], present={"red", "green"})
+    assert both.failing == ("red",)
 
 
 def test_a_required_bit_is_asked_of_every_picture_unless_the_variant_says_otherwise(folder):
@@ -55,6 +57,14 @@ def test_a_required_bit_is_asked_of_every_picture_unless_the_variant_says_otherw
     assert judged(folder, blurred).failing == ("sharp",)
     assert judged(folder, blurred, absent={"sharp"}).is_accepted
     assert judged(folder, SURE, absent={"sharp"}).failing == ("sharp",)
+
+
+def test_the_caller_may_require_less_than_the_version_does(folder):
+    judging = Saying(folder, [[0.9, 0.05, 0.2, 0.1]])
+    assert judging.judge(IMAGE, present=[()], absent=[()], required=())[0].is_accepted
+    assert not judging.judge(IMAGE, present=[()], absent=[()])[0].is_accepted
+    with pytest.raises(ValueError, match="cannot require cosy"):
+        judging.judge(IMAGE, present=[()], absent=[()], required=("cosy",))
 
 
 def test_what_must_not_be_there_is_judged_by_its_threshold(folder):
