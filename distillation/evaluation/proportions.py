@@ -1,7 +1,7 @@
 """A share of pictures with its interval. Knows not what was counted."""
 
 from dataclasses import dataclass
-from math import sqrt
+from math import hypot, sqrt
 
 Z = 1.959964  # of a normal distribution, for 95 %
 
@@ -30,3 +30,13 @@ class Share:
         middle = (p + Z**2 / (2 * n)) / (1 + Z**2 / n)
         half = Z / (1 + Z**2 / n) * sqrt(p * (1 - p) / n + Z**2 / (4 * n**2))
         return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def difference(share: Share, other: Share) -> tuple[float, float]:
+    """Interval of share − other at 95 %, of independent pictures (Newcombe 1998, method 10: from both intervals)."""
+    (low, high), (other_low, other_high) = share.interval, other.interval
+    change = share.value - other.value
+    return (
+        change - hypot(share.value - low, other_high - other.value),
+        change + hypot(high - share.value, other.value - other_low),
+    )

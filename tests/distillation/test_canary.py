@@ -47,6 +47,7 @@ def served_by(release: Release, *, count: int, failed: int = 0, flagged: int = 0
         (Counts(ended=60, failed=20), "withdraw", "33.3% of 60 jobs failed"),
         (Counts(ended=60, judged=60, failing=30), "withdraw", "50.0% of 60 judged images failed"),
         (Counts(ended=10, failed=9, judged=1, failing=1), "wait", "10 of 200"),
+        (Counts(ended=61, judged=61, failing=14), "wait", "61 of 200"),
         (Counts(ended=200, judged=0), "promote", "without getting worse"),
     ],
 )
@@ -104,8 +105,8 @@ def test_enough_jobs_without_getting_worse_promote_it_and_the_run_hears(tried, s
 
 
 def test_one_that_does_worse_is_withdrawn_and_the_active_one_serves_all(tried, settings):
-    served_by(tried, count=25, flagged=20)
-    served_by(Release.objects.get(name="active"), count=25, flagged=2)
+    served_by(tried, count=50, flagged=40)
+    served_by(Release.objects.get(name="active"), count=50, flagged=4)
 
     canary.watch()
 

@@ -1,11 +1,16 @@
 import pytest
 
-from distillation.evaluation.proportions import Share
+from distillation.evaluation.proportions import Share, difference
 
 
 def test_the_interval_is_wilsons():
     low, high = Share(81, 263).interval  # the example of Newcombe 1998, table I
     assert (round(low, 4), round(high, 4)) == (0.2553, 0.3662)
+
+
+def test_the_interval_of_a_difference_is_newcombes():
+    low, high = difference(Share(56, 70), Share(48, 80))  # his first example, table II, method 10
+    assert (round(low, 4), round(high, 4)) == (0.0524, 0.3339)
 
 
 def test_the_interval_of_none_and_of_all_has_a_width_and_stays_a_share():
