@@ -65,6 +65,16 @@ def test_a_tag_that_forbids_a_bit_fails_where_the_bit_is(starter):
     assert said == present
 
 
+def test_softness_is_no_fault_of_a_result_unless_its_variant_asks(starter):
+    """A plain grey picture is not sharp."""
+    judge = control.judge(starter)
+
+    (finding,), (asked,) = judge([picture()], [[]]), judge([picture()], [["sharp"]])
+
+    assert "sharp" not in finding.failing
+    assert "sharp" in asked.failing
+
+
 def test_the_shipped_detector_judges_no_pictures_that_it_does_not_know(starter):
     assert control.judge(make_release(name="own", parent="somebody-elses")) is None
     assert control.judge(make_release(name="student", parent=starter.name)) is not None
