@@ -16,8 +16,8 @@ from generation.control import Finding
 from generation.models import Release
 
 LOOK_SECONDS = 5.0  # between two looks at which version is active
-# Learnt from photographs, and denied to a third of what the starter's student draws (docs/experiments.md): small networks
-# are softer. A variant whose tags name it asks for it all the same.
+# Learnt from photographs, and denied to a third of what the starter's student draws (docs/experiments.md), since small
+# networks are softer. A variant whose tags name it asks for it all the same.
 SOFT = frozenset({"sharp"})
 
 _guard = threading.Lock()  # results are judged in several threads
