@@ -156,7 +156,7 @@ def _photographs(options: argparse.Namespace) -> None:
 
 
 def _labels(options: argparse.Namespace) -> None:
-    from distillation.starter import labels
+    from distillation.starter import labels, rendering
 
     if options.photographs < 1 or options.skip < 0:
         raise StageError("--photographs is 1 or more, --skip 0 or more.")
@@ -164,7 +164,8 @@ def _labels(options: argparse.Namespace) -> None:
         taken = _taken(options, "test", options.skip + options.photographs)
         count = labels.plant(options.folder, taken.part(options.skip, options.photographs))
     else:
-        held = max(1, options.photographs // 3)
+        # A third more, in whole shards.
+        held = -(-options.photographs // (3 * rendering.SHARD)) * rendering.SHARD
         parts = {"train": ("train", options.photographs), "held-out": ("validation", held)}
         count = labels.write(
             options.folder,
