@@ -7,6 +7,7 @@ With GPUs: `accelerate launch --num_processes N …`. On CPUs: `accelerate launc
 accelerate's `--cpu` starts one process, whatever number it is given, unless it goes through mpirun.
 """
 
+import atexit
 import functools
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -37,7 +38,16 @@ def _state() -> PartialState:
     is_cpu = (
         not torch.cuda.is_available() or started.get("ACCELERATE_USE_CPU", "").lower() == "true"
     )
-    return PartialState(cpu=is_cpu, timeout=PATIENCE)
+    state = PartialState(cpu=is_cpu, timeout=PATIENCE)
+    atexit.register(_leave)
+    return state
+
+
+def _leave() -> None:
+    """gloo's threads must have ended before the process does, or now and then C++ aborts it when all is done."""
+    # NCCL's end may wait for processes that have failed, and needs none of this.
+    if distributed.is_initialized() and distributed.get_backend() == "gloo":
+        distributed.destroy_process_group()
 
 
 def count() -> int:
