@@ -4,7 +4,6 @@ Knows no detector: the setting RESULT_JUDGE names what finds the judge of a rele
 judge that fails is as good as none.
 """
 
-import hashlib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -13,6 +12,7 @@ import structlog
 from django.conf import settings
 from django.utils.module_loading import import_string
 
+from generation import lots
 from generation.engine.request import GenerationResult
 from generation.models import Job, PromptVariant, Release
 
@@ -114,8 +114,7 @@ def is_in_sample(job: Job) -> bool:
     """By a hash of the job's id; all of a canary."""
     if job.release.canary_percent:
         return True
-    drawn = int.from_bytes(hashlib.sha256(job.id.bytes).digest()[:4]) / 2**32
-    return drawn < settings.JUDGED_SHARE
+    return lots.drawn(str(job.id)) < settings.JUDGED_SHARE
 
 
 def judge(made: Sequence[Made]) -> None:

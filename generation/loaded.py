@@ -133,5 +133,5 @@ class Loaded:
 
 def wanted() -> list[Release]:
     """What a worker should hold ready: what is served, also to a share of the jobs, and what is about to be."""
-    found = [*releases.serving(), *releases.canaries(), *releases.prepared()]
+    found = [*releases.in_service(), *releases.prepared()]
     return list({release.pk: release for release in found}.values())

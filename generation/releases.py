@@ -9,6 +9,7 @@ from pathlib import Path
 import structlog
 from django.conf import settings
 from django.db import transaction
+from django.db.models import Q
 from django.utils import timezone
 
 from generation import hints
@@ -274,6 +275,13 @@ def end_canary(release: Release) -> Release:
     release.refresh_from_db()
     log.info("canary_ended", release=release.name)
     return release
+
+
+def in_service() -> list[Release]:
+    """As `serving`, and after them the canaries."""
+    served = Q(status=Status.ACTIVE) | Q(canary_percent__gt=0)
+    # "active" sorts before what a canary can be.
+    return list(Release.objects.filter(served).order_by("status", "kind", "pk"))
 
 
 def canaries() -> list[Release]:

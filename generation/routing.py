@@ -1,6 +1,5 @@
 """Which release serves a request: the one that is named, or by what each covers, the setting UNCOVERED and a canary."""
 
-import hashlib
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import structlog
 from django.conf import settings
 
-from generation import catalogue, enclosed, releases
+from generation import catalogue, enclosed, lots, releases
 from generation.errors import ReleaseNotAvailable, ReleaseRefused, VariantNotCovered
 from generation.models import PromptVariant, Release
 
@@ -22,16 +21,18 @@ def resolve(model: str | None = None, *, variant: PromptVariant, lot: str = "") 
     the student all the same, or nothing. lot: decides, by its hash, whether a canary serves the request; the same
     request should have the same. Raises ReleaseNotAvailable and VariantNotCovered.
     """
+    active: list[Release] = []
     if model is None or model in Release.Kind.values:
-        canary = _canary_for(lot, kind=model or Release.Kind.STUDENT)
-        if canary is not None and covers(canary, variant):
-            return canary
+        for release in releases.in_service():
+            if release.status == Release.Status.ACTIVE:
+                active.append(release)
+            elif release.kind == (model or Release.Kind.STUDENT) and _tries(release, variant, lot):
+                return release
     if model is not None:
         release = releases.named(model)
         if not covers(release, variant):
             raise _not_covered(release, variant)
         return release
-    active = releases.serving()
     if active and settings.UNCOVERED == "student":
         return active[0]
     for release in active if settings.UNCOVERED == "teacher" else active[:1]:
@@ -77,12 +78,9 @@ def _texts(folder: Path, _sha256: str, pk: int) -> Mapping[str, str]:
     return {slug: catalogue.normalize(text) for slug, text, _ in enclosed.read(folder, manifest)}
 
 
-def _canary_for(lot: str, *, kind: str) -> Release | None:
-    canary = Release.objects.filter(kind=kind, canary_percent__gt=0).first()
-    if canary is None:
-        return None
-    drawn = int.from_bytes(hashlib.sha256(lot.encode()).digest()[:4]) % 100
-    return canary if drawn < canary.canary_percent else None
+def _tries(canary: Release, variant: PromptVariant, lot: str) -> bool:
+    """Whether this request is of the canary's share."""
+    return lots.drawn(lot) < canary.canary_percent / 100 and covers(canary, variant)
 
 
 def _not_covered(release: Release, variant: PromptVariant) -> VariantNotCovered:

@@ -117,15 +117,15 @@ def _answer_repeats(batch: list[Job]) -> list[Job]:
     if not twins:
         return batch
     found = images.find_rows(twins)
-    found = {
-        job.id: found[job.id]
+    repeats = [
+        Result(job, found[job.id], 0.0, Job.Cache.HIT)
         for job in twins
         if job.id in found and images.answers(job, found[job.id])
-    }
-    repeats = [Result(job, found[job.id], 0.0, Job.Cache.HIT) for job in twins if job.id in found]
+    ]
     if repeats:
         _patiently(lambda: jobs.commit(repeats))
-    return [job for job in batch if job.id not in found]
+    answered = {repeat.job.id for repeat in repeats}
+    return [job for job in batch if job.id not in answered]
 
 
 # --- on the device --------------------------------------------------------------------------------
