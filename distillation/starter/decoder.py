@@ -98,10 +98,7 @@ class DecoderTask:
 
     def step(self, index: int, generator: Generator) -> dict[str, float]:
         recipe = self._recipe
-        rate = loop.cosine(
-            index, steps=recipe.steps, peak=recipe.learning_rate, warmup=recipe.warmup
-        )
-        loop.set_learning_rate(self._optimizer, rate)
+        loop.anneal(self._optimizer, index, recipe)
         images, masks, latents = self._batch(generator)
         with torch.autocast("cpu", torch.bfloat16, enabled=recipe.is_bf16):
             output = self.vae.decode(latents / self.vae.config.scaling_factor).sample

@@ -142,10 +142,7 @@ class DecoderTask:
 
     def step(self, index: int, generator: Generator) -> dict[str, float]:
         recipe = self._recipe
-        rate = loop.cosine(
-            index, steps=recipe.steps, peak=recipe.learning_rate, warmup=recipe.warmup
-        )
-        loop.set_learning_rate(self._optimizer, rate)
+        loop.anneal(self._optimizer, index, recipe)
         rows = torch.randint(
             len(self._latents), (processes.share(recipe.batch),), generator=generator
         )

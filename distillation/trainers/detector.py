@@ -61,10 +61,7 @@ class DetectorTask:
 
     def step(self, index: int, generator: Generator) -> dict[str, float]:
         recipe = self._recipe
-        loop.set_learning_rate(
-            self._optimizer,
-            loop.cosine(index, steps=recipe.steps, peak=recipe.learning_rate, warmup=recipe.warmup),
-        )
+        loop.anneal(self._optimizer, index, recipe)
         chosen = torch.randint(len(self._images), (recipe.batch,), generator=generator)
         images = recipe.augmentation(as_float(self._images[chosen]), generator)
         bits = self._bits[chosen]

@@ -142,10 +142,7 @@ class JointTask:
 
     def step(self, index: int, generator: Generator) -> dict[str, float]:
         recipe, examples = self._recipe, self._examples
-        rate = loop.cosine(
-            index, steps=recipe.steps, peak=recipe.learning_rate, warmup=recipe.warmup
-        )
-        loop.set_learning_rate(self._optimizer, rate)
+        loop.anneal(self._optimizer, index, recipe)
         rows = examples.drawn(processes.share(recipe.batch), generator)
         output = simulation.one_pass(
             self._student,

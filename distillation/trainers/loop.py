@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
@@ -128,6 +128,23 @@ def cosine(index: int, *, steps: int, peak: float, warmup: int, floor: float = 0
         return peak * (index + 1) / warmup
     done = min(1.0, (index - warmup) / max(1, steps - warmup))
     return floor + (peak - floor) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+class Annealed(Protocol):
+    """A recipe whose rate rises to `learning_rate` and falls to nothing."""
+
+    @property
+    def steps(self) -> int: ...
+    @property
+    def learning_rate(self) -> float: ...
+    @property
+    def warmup(self) -> int: ...
+
+
+def anneal(optimizer: torch.optim.Optimizer, index: int, recipe: Annealed) -> None:
+    """Set the rate of step `index` (from 0) of the recipe's cosine."""
+    rate = cosine(index, steps=recipe.steps, peak=recipe.learning_rate, warmup=recipe.warmup)
+    set_learning_rate(optimizer, rate)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:

@@ -178,10 +178,7 @@ class QuantiseTask:
 
     def step(self, index: int, generator: Generator) -> dict[str, float]:
         recipe = self._recipe
-        rate = loop.cosine(
-            index, steps=recipe.steps, peak=recipe.learning_rate, warmup=recipe.warmup
-        )
-        loop.set_learning_rate(self._optimizer, rate)
+        loop.anneal(self._optimizer, index, recipe)
         rows = self._examples.drawn(processes.share(recipe.batch), generator)
         noise, embeds = self._examples.noise(rows), self._examples.embeds(rows)
         self._rounding.round()

@@ -127,10 +127,7 @@ class StructureTask:
 
     def step(self, index: int, generator: torch.Generator) -> dict[str, float]:
         recipe = self._recipe
-        rate = loop.cosine(
-            index, steps=recipe.steps, peak=recipe.learning_rate, warmup=recipe.warmup
-        )
-        loop.set_learning_rate(self._optimizer, rate)
+        loop.anneal(self._optimizer, index, recipe)
         terms = self._objective.losses(self._batches.draw(generator), generator)
         loss = torch.stack(list(terms.values())).sum()
         norm = update(self._optimizer, loss, clipped_norm=recipe.clipped_norm)
