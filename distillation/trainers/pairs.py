@@ -189,6 +189,7 @@ def generate(
     store.mkdir(parents=True, exist_ok=True)
     paths = [store / f"{key}.safetensors" for key in keys(catalogue)]
     missing = [row for row, path in enumerate(paths) if not path.exists()]
+    processes.barrier()  # all share out the same list: none writes before the last has looked
     together = max(1, recipe.written // recipe.seeds_per_variant)  # variants
     groups = [missing[start : start + together] for start in range(0, len(missing), together)]
     mine = groups[processes.rank() :: processes.count()]

@@ -129,6 +129,14 @@ def together(folder: Path) -> None:
     (folder / f"found-{processes.rank()}.json").write_text(json.dumps(found))
 
     teacher = teachers.load(folder / "teacher", device="cpu")
+    keys_at_once = pairs.keys
+
+    def keys(catalogue: Catalogue) -> list[str]:
+        if processes.is_main():
+            time.sleep(1)  # the other could have made its pairs by now
+        return keys_at_once(catalogue)
+
+    pairs.keys = keys
     pairs.generate(
         PAIRS,
         teacher=teacher,
