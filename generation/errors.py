@@ -8,10 +8,14 @@ class GenerationError(Exception):
     status = 500
     retryable = False
 
-    def __init__(self, detail: str = "", *, parameter: str | None = None) -> None:
+    def __init__(
+        self, detail: str = "", *, parameter: str | None = None, retry_after: int | None = None
+    ) -> None:
+        """retry_after: whole seconds, for a retryable one; None = a default."""
         self.title = (type(self).__doc__ or "").strip().rstrip(".")
         self.detail = detail or f"{self.title}."
         self.parameter = parameter
+        self.retry_after = retry_after
         super().__init__(self.detail)
 
 
@@ -27,6 +31,52 @@ class PromptInvalid(GenerationError):
 
     code = "prompt_invalid"
     status = 422
+
+
+class IdempotencyKeyReused(GenerationError):
+    """The idempotency key belongs to another request."""
+
+    code = "idempotency_key_reused"
+    status = 422
+
+
+class IdempotencyInProgress(GenerationError):
+    """The first request with this idempotency key is still being accepted."""
+
+    code = "idempotency_in_progress"
+    status = 409
+    retryable = True
+
+
+class RateLimited(GenerationError):
+    """The API key sends more requests than it may."""
+
+    code = "rate_limited"
+    status = 429
+    retryable = True
+
+
+class QuotaExceeded(GenerationError):
+    """The API key has used up what it may."""
+
+    code = "quota_exceeded"
+    status = 429
+    retryable = True
+
+
+class QueueFull(GenerationError):
+    """More jobs wait than can be made in time."""
+
+    code = "queue_full"
+    status = 503
+    retryable = True
+
+
+class JobPurged(GenerationError):
+    """The images of the job were removed."""
+
+    code = "job_purged"
+    status = 410
 
 
 class VariantNotFound(GenerationError):
@@ -108,6 +158,9 @@ class ImageGone(GenerationError):
     status = 410
 
 
-# Codes of a failed job that no exception class of ours carries.
+# Codes of a failed or canceled job that no exception class of ours carries.
 WORKER_LOST = "worker_lost"
 INTERNAL_ERROR = "internal_error"
+CANCELED_BY_CLIENT = "canceled_by_client"
+DEADLINE_BEFORE_START = "deadline_before_start"
+DEADLINE_WHILE_RUNNING = "deadline_while_running"

@@ -3,16 +3,18 @@
 import re
 import secrets
 from collections.abc import Sequence
+from datetime import timedelta
 from functools import partial
 
 import structlog
 from django.conf import settings
 from django.db import transaction
+from django.utils import timezone
 
 from generation import catalogue, control, hints, images, jobs, presence, routing
 from generation.errors import InvalidRequest
 from generation.images import StoredImage
-from generation.models import MOST_TRIES, Job, Release
+from generation.models import MOST_TRIES, APIKey, Job, Release
 
 log = structlog.get_logger(__name__)
 
@@ -30,12 +32,19 @@ def submit(
     output_format: str = "webp",
     model: str | None = None,
     priority: int = 0,
+    metadata: bool = False,
+    cancel_after: float | None = None,
+    external_id: str = "",
+    api_key: APIKey | None = None,
+    via: str = Job.Via.JOBS,
+    base_url: str = "",
 ) -> Job:
     """Write a job for `owner`. Raises a GenerationError that says what to change.
 
     variant: a slug; text: a wording of the catalogue; exactly one of the two. size: "WIDTHxHEIGHT". model: "student",
     "teacher" or the name of a release. Without a seed a fresh one is drawn and kept, so that the picture can be asked
-    for again.
+    for again. cancel_after: seconds until a job that has not ended is canceled. external_id: chosen by the client,
+    unique to its owner. base_url: where the client reached us.
     """
     if (variant is None) == (text is None):
         raise InvalidRequest("Give exactly one of variant and text.", parameter="variant")
@@ -59,6 +68,7 @@ def submit(
     max_tries = control.tries(prompt_variant, release)
     width, height = _size(size, release)
     embedding = catalogue.embedding_for(prompt_variant, release)
+    now = timezone.now()
     job = Job(
         owner=owner,
         variant=prompt_variant,
@@ -71,6 +81,14 @@ def submit(
         num_inference_steps=release.num_inference_steps,
         output_format=output_format,
         priority=priority,
+        has_metadata=metadata,
+        cancel_at=None if cancel_after is None else now + timedelta(seconds=cancel_after),
+        external_id=external_id,
+        api_key=api_key,
+        weight=api_key.weight if api_key else 1,
+        via=via,
+        base_url=base_url,
+        created_at=now,
         # Who asks for a seed gets the picture of that seed, flagged if it shows something else.
         max_tries=max_tries if is_fresh else min(max_tries, 1),
     )

@@ -20,7 +20,9 @@ from redis.backoff import NoBackoff
 log = structlog.get_logger(__name__)
 
 HEADER = "X-Retort-Wait"  # from a view to the shell; no client ever sends or sees it
-SHELL = "retort.shell"  # key in the ASGI scope: a shell is there that reads the header
+# Key in the ASGI scope: a shell is there that reads the header. Its value: "" for a client's own request; for the
+# shell's question what became of it, the method of that request.
+SHELL = "retort.shell"
 PATTERN = "retort:job:*"  # hints.CHANNEL_PREFIX
 REMEMBER_SECONDS = 10.0
 PING_SECONDS = 5.0  # a silent connection is asked; no answer for as long again, and it is given up

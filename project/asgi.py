@@ -87,7 +87,7 @@ class Shell:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         asked_at = time.monotonic()
-        scope = {**scope, "headers": _without_ours(scope["headers"]), SHELL: True}
+        scope = {**scope, "headers": _without_ours(scope["headers"]), SHELL: ""}
         answer = Answer()
 
         async def pass_or_keep(message: Message) -> None:
@@ -178,6 +178,7 @@ def _question(scope: Scope, target: str) -> Scope:
     dropped = (b"content-length", b"content-type", b"transfer-encoding", b"expect")
     return {
         **scope,
+        SHELL: scope["method"],
         "method": "GET",
         "path": unquote(parts.path),
         "raw_path": parts.path.encode(),

@@ -12,7 +12,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from generation import hints, jobs, submission
+from generation import jobs, submission
 from generation.models import APIKey, Job
 from generation.serializers import (
     JobQuery,
@@ -22,11 +22,9 @@ from generation.serializers import (
     WaitQuery,
     query,
 )
+from generation.views.holding import POLL_SECONDS, hold
 from generation.views.pages import ListView
 from generation.views.problems import responses
-from generation.waiting import HEADER, SHELL, Wait
-
-POLL_SECONDS = 1  # for a client that cannot wait
 
 
 def owned(request: Request) -> QuerySet[Job]:
@@ -47,15 +45,6 @@ def render(request: Request, job: Job, *, code: int = status.HTTP_200_OK) -> Res
     response = Response(JobSerializer(job, context={"request": request}).data, status=code)
     if not job.is_terminal:
         response["Retry-After"] = str(POLL_SECONDS)
-    return response
-
-
-def hold(request: Request, response: Response, job: Job, *, seconds: float, then: str) -> Response:
-    """Ask the shell to keep the client until the job has ended. Without a shell the answer goes out at once."""
-    if seconds > 0 and not job.is_terminal and SHELL in request.META.get("asgi.scope", {}):
-        channel = f"{hints.CHANNEL_PREFIX}{job.id}"
-        words = tuple(str(word) for word in Job.TERMINAL)
-        response[HEADER] = Wait(channel, words, seconds, then).encode()
     return response
 
 

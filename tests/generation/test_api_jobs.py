@@ -269,7 +269,7 @@ def test_the_wish_to_wait_names_the_channel_the_end_and_the_final_answer():
     job = make_job(owner=api.owner)
     url = f"/v1/jobs/{job.id}?wait=12.5"
 
-    answer = api.get(url, **{"asgi.scope": {SHELL: True}})
+    answer = api.get(url, **{"asgi.scope": {SHELL: ""}})
 
     assert asks_to_wait(answer) == Wait(
         f"retort:job:{job.id}", ("succeeded", "failed", "canceled"), 12.5, url
@@ -279,7 +279,7 @@ def test_the_wish_to_wait_names_the_channel_the_end_and_the_final_answer():
 def test_nobody_is_asked_to_wait_without_a_shell_or_a_reason():
     api = API()
     queued, ended = make_job(owner=api.owner), make_job(owner=api.owner, status="failed")
-    shell = {"asgi.scope": {SHELL: True}}
+    shell = {"asgi.scope": {SHELL: ""}}
 
     assert asks_to_wait(api.get(f"/v1/jobs/{queued.id}?wait=5")) is None
     assert asks_to_wait(api.get(f"/v1/jobs/{queued.id}", **shell)) is None

@@ -1,0 +1,99 @@
+"""The same request twice gets the same job: by a key that the client chose, or by its body. Knows nothing of HTTP."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+from django.db import connection, transaction
+from django.utils import timezone
+
+from generation.errors import IdempotencyInProgress, IdempotencyKeyReused, InvalidRequest
+from generation.models import IdempotencyKey, Job
+
+MAX_CHARACTERS = 255
+KEPT = timedelta(hours=48)
+BY_BODY = "by body: "  # before the route of requests that are known by their body alone
+
+
+def key_of(header: str | None) -> str | None:
+    """The key in an Idempotency-Key header, in quotes or bare. Raises InvalidRequest."""
+    if header is None:
+        return None
+    key = header.strip()
+    if len(key) >= 2 and key[0] == key[-1] == '"':
+        key = key[1:-1]
+    if not key or len(key) > MAX_CHARACTERS or not (key.isascii() and key.isprintable()):
+        raise InvalidRequest(
+            f"Give 1 to {MAX_CHARACTERS} printable ASCII characters.", parameter="Idempotency-Key"
+        )
+    return key
+
+
+def fingerprint(body: Any) -> str:
+    """Of a JSON body, however it was spelt."""
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def once(
+    owner, route: str, *, key: str | None, body: Any, make: Callable[[], Job]
+) -> tuple[Job, bool]:
+    """The job of this request, and whether an earlier one made it. key: None = this request is like no other.
+
+    Raises IdempotencyKeyReused if the key came with another body, IdempotencyInProgress while another process makes
+    the job, and what `make` raises; then nothing is kept, and the key is free.
+    """
+    if key is None:
+        return make(), False
+    mark = fingerprint(body)
+    with transaction.atomic():
+        _lock(f"{owner.pk} {route} {key}")
+        known = IdempotencyKey.objects.select_related("job").filter(
+            owner=owner, route=route, key=key
+        )
+        if row := known.first():
+            if row.fingerprint != mark:
+                raise IdempotencyKeyReused(
+                    "Send another key with another body.", parameter="Idempotency-Key"
+                )
+            return row.job, True
+        job = make()
+        IdempotencyKey.objects.create(owner=owner, route=route, key=key, fingerprint=mark, job=job)
+    return job, False
+
+
+def _lock(name: str) -> None:
+    """Until the transaction ends. Raises IdempotencyInProgress."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_try_advisory_xact_lock(hashtextextended(%s, 0))", [name])
+        if not cursor.fetchone()[0]:
+            raise IdempotencyInProgress("Send it again in a second.", retry_after=1)
+
+
+def remember_body(owner, route: str, body: Any, job: Job) -> None:
+    """So that `by_body` finds the job."""
+    IdempotencyKey.objects.update_or_create(
+        owner=owner,
+        route=BY_BODY + route,
+        key=fingerprint(body),
+        defaults={"job": job, "created_at": timezone.now()},
+        create_defaults={"job": job, "fingerprint": fingerprint(body)},
+    )
+
+
+def by_body(owner, route: str, body: Any, *, seconds: float) -> Job | None:
+    """The owner's job of the same body within the last `seconds`, unless it failed or was canceled."""
+    rows = IdempotencyKey.objects.select_related("job").filter(
+        owner=owner,
+        route=BY_BODY + route,
+        key=fingerprint(body),
+        created_at__gte=timezone.now() - timedelta(seconds=seconds),
+    )
+    row = rows.exclude(job__status__in=(Job.Status.FAILED, Job.Status.CANCELED)).first()
+    return row.job if row else None
+
+
+def forget_old() -> int:
+    """Delete what is older than KEPT. Returns how many."""
+    return IdempotencyKey.objects.filter(created_at__lt=timezone.now() - KEPT).delete()[0]

@@ -1,0 +1,28 @@
+"""The rows: catalogue, embeddings, releases, jobs, images, workers, access, webhooks. One-row methods only."""
+
+from generation.models.access import APIKey, APIKeyManager, AuditEntry, Usage
+from generation.models.catalogue import Embedding, PromptVariant
+from generation.models.jobs import Attempt, IdempotencyKey, Image, Job
+from generation.models.releases import MOST_TRIES, TRIES, Release
+from generation.models.webhooks import Delivery, WebhookEndpoint, WebhookSecret
+from generation.models.workers import Worker
+
+__all__ = [
+    "MOST_TRIES",
+    "TRIES",
+    "APIKey",
+    "APIKeyManager",
+    "Attempt",
+    "AuditEntry",
+    "Delivery",
+    "Embedding",
+    "IdempotencyKey",
+    "Image",
+    "Job",
+    "PromptVariant",
+    "Release",
+    "Usage",
+    "WebhookEndpoint",
+    "WebhookSecret",
+    "Worker",
+]

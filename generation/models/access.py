@@ -1,0 +1,153 @@
+"""Rows of who may ask: API keys, what they used, and what was changed by whom. One-row methods only."""
+
+import hashlib
+import hmac
+import secrets
+from datetime import timedelta
+
+from django.conf import settings
+from django.contrib.postgres.fields import ArrayField
+from django.core.validators import MaxValueValidator, MinValueValidator
+from django.db import models
+from django.db.models import Q
+from django.utils import timezone
+
+
+class APIKeyManager(models.Manager["APIKey"]):
+    def issue(
+        self, owner, name: str, scopes: list[str], *, secret: str = "", expires_at=None
+    ) -> tuple["APIKey", str]:
+        """A new key and its plain text, which is stored nowhere: `rt_<prefix>_<secret>`."""
+        plain = secret or f"rt_{secrets.token_hex(4)}_{secrets.token_urlsafe(32)}"
+        key = self.create(
+            owner=owner,
+            name=name,
+            scopes=scopes,
+            expires_at=expires_at,
+            prefix=APIKey.prefix_of(plain),
+            sha256=hashlib.sha256(plain.encode()).hexdigest(),
+        )
+        return key, plain
+
+
+class APIKey(models.Model):
+    """A client's key: prefix to find it, SHA-256 of 256 random bits to check it. Jobs belong to its owner."""
+
+    class Scope(models.TextChoices):
+        JOBS_WRITE = "jobs:write", "create and cancel jobs"
+        JOBS_READ = "jobs:read", "read jobs and images"
+        VARIANTS_READ = "variants:read", "read the catalogue"
+        RELEASES_READ = "releases:read", "read releases and how they are made"
+        RELEASES_WRITE = "releases:write", "make releases"
+
+    owner = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="api_keys"
+    )
+    name = models.CharField(max_length=100)
+    prefix = models.CharField(max_length=20, unique=True, editable=False)
+    sha256 = models.CharField(max_length=64, editable=False)
+    scopes = ArrayField(models.CharField(max_length=20, choices=Scope))
+    weight = models.PositiveSmallIntegerField(
+        default=1,
+        validators=[MinValueValidator(1), MaxValueValidator(100)],
+        help_text="With 2, jobs of this key get two turns where those of others get one.",
+    )
+    requests_per_minute = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        help_text="Empty: as the setting REQUESTS_PER_MINUTE says. 0: no limit.",
+    )
+    images_per_day = models.PositiveIntegerField(
+        null=True, blank=True, help_text="Days are those of UTC. Empty: no limit."
+    )
+    device_seconds_per_day = models.PositiveIntegerField(
+        null=True, blank=True, help_text="No job is accepted after that. Empty: no limit."
+    )
+    max_queued_jobs = models.PositiveIntegerField(
+        null=True, blank=True, help_text="Jobs of this key that may wait at once. Empty: no limit."
+    )
+    retention_days = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        help_text="Then images of its jobs are removed. Empty: as the setting RETENTION_DAYS says. 0: never.",
+    )
+    replaced_by = models.OneToOneField(
+        "self",
+        null=True,
+        blank=True,
+        on_delete=models.SET_NULL,
+        related_name="replaces",
+        editable=False,
+        help_text="The key that was made to take this one's place.",
+    )
+    created_at = models.DateTimeField(auto_now_add=True)
+    expires_at = models.DateTimeField(null=True, blank=True)
+    revoked_at = models.DateTimeField(null=True, blank=True)
+    last_used_at = models.DateTimeField(null=True, blank=True, editable=False)
+
+    objects = APIKeyManager()
+
+    class Meta:
+        ordering = ["-created_at"]
+        verbose_name = "API key"
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.prefix}…)"
+
+    @staticmethod
+    def prefix_of(plain: str) -> str:
+        return "_".join(plain.split("_", 2)[:2])
+
+    def matches(self, plain: str) -> bool:
+        """Whether `plain` is this key and the key is still good."""
+        good = hmac.compare_digest(self.sha256, hashlib.sha256(plain.encode()).hexdigest())
+        now = timezone.now()
+        return (
+            good and self.revoked_at is None and (self.expires_at is None or self.expires_at > now)
+        )
+
+    def touch(self) -> None:
+        """Note the use, at most once a minute: it is not worth a write per request."""
+        now = timezone.now()
+        if self.last_used_at and self.last_used_at > now - timedelta(minutes=1):
+            return
+        stale = Q(last_used_at__isnull=True) | Q(last_used_at__lt=now - timedelta(minutes=1))
+        APIKey.objects.filter(stale, pk=self.pk).update(last_used_at=now)
+
+
+class Usage(models.Model):
+    """What a key with a quota has used on one day (UTC). Counted in `generation.limits`."""
+
+    api_key = models.ForeignKey(APIKey, on_delete=models.CASCADE, related_name="usage")
+    day = models.DateField()
+    images = models.PositiveIntegerField(default=0, help_text="Asked for.")
+    device_seconds = models.FloatField(default=0)
+
+    class Meta:
+        ordering = ["-day"]
+        verbose_name_plural = "usage"
+        constraints = [models.UniqueConstraint(fields=["api_key", "day"], name="one_usage_per_day")]
+
+    def __str__(self) -> str:
+        return f"{self.api_key_id} {self.day}"
+
+
+class AuditEntry(models.Model):
+    """Who changed a key or a release, when and how. Written by `generation.audit`, never changed."""
+
+    at = models.DateTimeField(default=timezone.now, editable=False)
+    actor = models.CharField(
+        max_length=150, help_text="Name of the user; empty: a process of ours."
+    )
+    via = models.CharField(max_length=10, help_text="admin, command, api or schedule")
+    action = models.CharField(max_length=40)
+    subject = models.CharField(max_length=160, help_text="The key or the release.")
+    detail = models.JSONField(default=dict, blank=True)
+
+    class Meta:
+        ordering = ["-at", "-id"]
+        verbose_name_plural = "audit log"
+        indexes = [models.Index(fields=["-at", "-id"], name="audit_newest")]
+
+    def __str__(self) -> str:
+        return f"{self.action} {self.subject}"

@@ -1,0 +1,290 @@
+"""Rows of jobs, their attempts and images. One-row methods only."""
+
+import uuid
+
+from django.conf import settings
+from django.contrib.postgres.fields import ArrayField
+from django.core.validators import MinValueValidator
+from django.db import models
+from django.db.models import Q
+from django.utils import timezone
+
+from generation.models.access import APIKey
+from generation.models.catalogue import Embedding, PromptVariant
+from generation.models.releases import TRIES, Release
+from generation.models.webhooks import WebhookEndpoint
+
+
+class Job(models.Model):
+    """One request for images. Status, lease and attempt change in `generation.jobs` only."""
+
+    class Status(models.TextChoices):
+        QUEUED = "queued"
+        RUNNING = "running"
+        SUCCEEDED = "succeeded"
+        FAILED = "failed"
+        CANCELED = "canceled"
+
+    class Cache(models.TextChoices):
+        MISS = "miss"
+        HIT = "hit", "hit (answered from stored images)"
+        SHARED = "shared", "shared (answered by an identical job)"
+
+    class Format(models.TextChoices):
+        WEBP = "webp", "WebP"
+        PNG = "png", "PNG"
+        JPEG = "jpeg", "JPEG"
+
+    class Via(models.TextChoices):
+        """How the job was asked for."""
+
+        JOBS = "jobs", "jobs (/v1/jobs)"
+        OPENAI = "openai", "OpenAI (/v1/images/generations)"
+        REPLICATE = "replicate", "Replicate (/v1/predictions)"
+        PAGE = "page", "page (/)"
+
+    TERMINAL = (Status.SUCCEEDED, Status.FAILED, Status.CANCELED)
+    has_twin = False  # said by a claim: an identical job has succeeded
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    owner = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="jobs"
+    )
+    api_key = models.ForeignKey(
+        APIKey,
+        null=True,
+        blank=True,
+        on_delete=models.SET_NULL,
+        related_name="jobs",
+        db_index=False,  # keys are never deleted
+    )
+    via = models.CharField(max_length=9, choices=Via, default=Via.JOBS)
+    external_id = models.CharField(
+        max_length=64, blank=True, help_text="Chosen by the client; unique to its owner."
+    )
+    variant = models.ForeignKey(PromptVariant, on_delete=models.PROTECT, related_name="jobs")
+    asked_text = models.CharField(
+        max_length=300,
+        blank=True,
+        help_text="A text that no variant has: the nearest one was taken.",
+    )
+    match_score = models.FloatField(
+        null=True,
+        blank=True,
+        help_text="How near the variant is to the text that was asked for; 1: the same.",
+    )
+    embedding = models.ForeignKey(Embedding, on_delete=models.PROTECT, related_name="jobs")
+    release = models.ForeignKey(Release, on_delete=models.PROTECT, related_name="jobs")
+    n = models.PositiveSmallIntegerField(default=1, validators=[MinValueValidator(1)])
+    seed = models.BigIntegerField(help_text="Of the first image; the next has seed + 1.")
+    width = models.PositiveIntegerField()
+    height = models.PositiveIntegerField()
+    num_inference_steps = models.PositiveIntegerField()
+    output_format = models.CharField(max_length=5, choices=Format, default=Format.WEBP)
+    priority = models.SmallIntegerField(
+        default=0, help_text="Higher runs first among the owner's own jobs."
+    )
+    weight = models.PositiveSmallIntegerField(
+        default=1, help_text="Of the key: with 2 the owner gets two turns where others get one."
+    )
+    key = models.CharField(max_length=64, help_text="Hash of everything that decides the images.")
+    has_metadata = models.BooleanField(default=False, help_text="The files say how they were made.")
+    cancel_at = models.DateTimeField(
+        null=True, blank=True, help_text="A job that has not ended by then is canceled."
+    )
+    webhook = models.ForeignKey(
+        WebhookEndpoint,
+        null=True,
+        blank=True,
+        on_delete=models.SET_NULL,
+        related_name="jobs",
+        db_index=False,
+    )
+    webhook_events = ArrayField(models.CharField(max_length=10), default=list, blank=True)
+    base_url = models.CharField(
+        max_length=200, blank=True, help_text="Where the client reached us: for links in webhooks."
+    )
+    max_tries = models.PositiveSmallIntegerField(
+        default=0, help_text=f"{TRIES}. Never more than 1 for a seed that was asked for."
+    )
+
+    status = models.CharField(max_length=10, choices=Status, default=Status.QUEUED)
+    cache = models.CharField(max_length=6, choices=Cache, default=Cache.MISS)
+    attempt = models.PositiveIntegerField(default=0, help_text="Also the fencing token.")
+    failures = models.PositiveIntegerField(
+        default=0, help_text="Attempts that ended in an error or a lost worker."
+    )
+    lease_expires_at = models.DateTimeField(null=True, blank=True)
+    worker_name = models.CharField(max_length=120, blank=True)
+    error_code = models.CharField(max_length=40, blank=True)
+    error_detail = models.TextField(blank=True)
+    device_seconds = models.FloatField(
+        default=0, help_text="This job's share of the device's time."
+    )
+    encode_seconds = models.FloatField(
+        default=0, help_text="This job's share of the time that its files took."
+    )
+    created_at = models.DateTimeField(default=timezone.now)
+    started_at = models.DateTimeField(null=True, blank=True)
+    finished_at = models.DateTimeField(null=True, blank=True)
+    purged_at = models.DateTimeField(
+        null=True, blank=True, help_text="Since when its images are removed."
+    )
+
+    class Meta:
+        ordering = ["-created_at", "-id"]
+        indexes = [
+            models.Index(
+                fields=["owner", "-priority", "created_at"],
+                condition=Q(status="queued"),
+                name="job_claimable",
+            ),
+            models.Index(fields=["key"], name="job_key"),
+            models.Index(
+                fields=["lease_expires_at"], condition=Q(status="running"), name="job_lease"
+            ),
+            models.Index(fields=["owner", "-created_at", "-id"], name="job_owner_newest"),
+            models.Index(fields=["-created_at", "-id"], name="job_newest"),
+            models.Index(fields=["variant", "-created_at"], name="job_variant_newest"),
+            models.Index(
+                fields=["api_key"], condition=Q(status="queued"), name="job_queued_of_key"
+            ),
+            models.Index(
+                fields=["cancel_at"],
+                condition=Q(cancel_at__isnull=False, status__in=("queued", "running")),
+                name="job_deadline",
+            ),
+            models.Index(
+                fields=["finished_at"],
+                condition=Q(finished_at__isnull=False, purged_at__isnull=True),
+                name="job_kept",
+            ),
+            models.Index(
+                fields=["owner", "-started_at"],
+                condition=Q(started_at__isnull=False),
+                name="job_owner_served",
+            ),
+        ]
+        constraints = [
+            # Single flight: of identical jobs at most one is being computed.
+            models.UniqueConstraint(
+                fields=["key"], condition=Q(status="running"), name="one_running_job_per_key"
+            ),
+            models.UniqueConstraint(
+                fields=["owner", "external_id"],
+                condition=~Q(external_id=""),
+                name="one_job_per_external_id",
+            ),
+            models.CheckConstraint(
+                condition=Q(status="running", lease_expires_at__isnull=False)
+                | (~Q(status="running") & Q(lease_expires_at__isnull=True)),
+                name="running_jobs_have_a_lease",
+            ),
+            models.CheckConstraint(
+                condition=Q(status__in=("queued", "running"), finished_at__isnull=True)
+                | Q(status__in=("succeeded", "failed", "canceled"), finished_at__isnull=False),
+                name="ended_jobs_have_a_time",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return str(self.id)
+
+    @property
+    def is_terminal(self) -> bool:
+        return self.status in self.TERMINAL
+
+
+class Attempt(models.Model):
+    """One execution of a job by a worker, with what came of it."""
+
+    class Outcome(models.TextChoices):
+        RUNNING = "running"
+        SUCCEEDED = "succeeded"
+        FAILED = "failed"
+        LOST = "lost", "lost (the lease ran out)"
+        CANCELED = "canceled"
+        RELEASED = "released", "released (the worker stopped in good order)"
+
+    job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="attempts")
+    number = models.PositiveIntegerField()
+    worker_name = models.CharField(max_length=120)
+    batch_size = models.PositiveIntegerField(help_text="Images in the batch that the job ran in.")
+    outcome = models.CharField(max_length=10, choices=Outcome, default=Outcome.RUNNING)
+    error_code = models.CharField(max_length=40, blank=True)
+    error_detail = models.TextField(blank=True)
+    device_seconds = models.FloatField(default=0)
+    started_at = models.DateTimeField(default=timezone.now)
+    ended_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["number"]
+        constraints = [
+            models.UniqueConstraint(fields=["job", "number"], name="one_row_per_attempt")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.job_id} #{self.number}"
+
+
+class Image(models.Model):
+    """One output of a job. Jobs with the same key share the file."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="images")
+    index = models.PositiveSmallIntegerField()
+    seed = models.BigIntegerField()
+    key = models.CharField(
+        max_length=64, db_index=True, help_text="Hash of everything that decides the pixels."
+    )
+    master = models.CharField(max_length=200, help_text="Storage name of the lossless file (PNG).")
+    file = models.CharField(
+        max_length=200, help_text="Storage name of the file in the job's output format."
+    )
+    format = models.CharField(max_length=5, choices=Job.Format)
+    sha256 = models.CharField(max_length=64, help_text="Of the file.")
+    size_bytes = models.PositiveIntegerField()
+    width = models.PositiveIntegerField()
+    height = models.PositiveIntegerField()
+    has_metadata = models.BooleanField(default=False, help_text="The file says how it was made.")
+    tries = models.PositiveSmallIntegerField(
+        default=1, help_text="Pictures that were made for this image; it is the best of them."
+    )
+    is_accepted = models.BooleanField(
+        null=True, help_text="By the detector; empty: nobody looked at it."
+    )
+    failing = ArrayField(
+        models.CharField(max_length=60), default=list, blank=True, help_text="The bits at fault."
+    )
+    detector = models.CharField(max_length=100, blank=True, help_text="The version that judged.")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["job", "index"]
+        constraints = [models.UniqueConstraint(fields=["job", "index"], name="one_image_per_index")]
+
+    def __str__(self) -> str:
+        return f"{self.job_id}/{self.index}"
+
+
+class IdempotencyKey(models.Model):
+    """A request that was answered with a job, so that its repetition gets the same job. `generation.idempotency`."""
+
+    owner = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="idempotency_keys"
+    )
+    route = models.CharField(max_length=40)
+    key = models.CharField(max_length=255)
+    fingerprint = models.CharField(max_length=64, help_text="SHA-256 of the request's body.")
+    job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="idempotency_keys")
+    created_at = models.DateTimeField(default=timezone.now, db_index=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["owner", "route", "key"], name="one_job_per_idempotency_key"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.route} {self.key}"

@@ -1,0 +1,85 @@
+"""Rows of releases. One-row methods only."""
+
+from django.core.validators import MaxValueValidator
+from django.db import models
+from django.db.models import Q
+
+MOST_TRIES = 10  # pictures that are made for one image, at most
+TRIES = "0: nobody looks at a picture before it is delivered; 1: it is judged; more: another one is made, up to so many"
+
+
+class Release(models.Model):
+    """Immutable weights and their manifest. Its life is in `generation.releases`."""
+
+    class Kind(models.TextChoices):
+        TEACHER = "teacher"
+        STUDENT = "student"
+
+    class Status(models.TextChoices):
+        CANDIDATE = "candidate"
+        ACTIVE = "active"
+        RETIRED = "retired"
+        REJECTED = "rejected"
+
+    name = models.SlugField(max_length=100, unique=True)
+    kind = models.CharField(max_length=10, choices=Kind)
+    status = models.CharField(max_length=10, choices=Status, default=Status.CANDIDATE)
+    path = models.CharField(
+        max_length=500, help_text="Folder, absolute or relative to the project."
+    )
+    manifest = models.JSONField(help_text="The content of release.json.")
+    manifest_sha256 = models.CharField(max_length=64)
+    encoder_fingerprint = models.CharField(max_length=64, db_index=True)
+    has_encoder = models.BooleanField(
+        help_text="The folder holds the tokenizer and the text encoder."
+    )
+    size_bytes = models.BigIntegerField()
+    max_tries = models.PositiveSmallIntegerField(
+        null=True,
+        blank=True,
+        validators=[MaxValueValidator(MOST_TRIES)],
+        help_text=f"{TRIES}. Empty: as the setting MAX_TRIES says.",
+    )
+    canary_percent = models.PositiveSmallIntegerField(
+        default=0,
+        validators=[MaxValueValidator(99)],
+        help_text="Of the jobs for the active release of its kind, this share is served by it.",
+    )
+    canary_started_at = models.DateTimeField(null=True, blank=True)
+    replaced = models.ForeignKey(
+        "self",
+        null=True,
+        blank=True,
+        on_delete=models.SET_NULL,
+        related_name="+",
+        help_text="The release that was active before this one: where a rollback leads.",
+    )
+    registered_at = models.DateTimeField(auto_now_add=True)
+    prepared_at = models.DateTimeField(
+        null=True, blank=True, help_text="Since when the workers hold it ready, to be served next."
+    )
+    activated_at = models.DateTimeField(null=True, blank=True)
+    retired_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["-registered_at"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["kind"], condition=Q(status="active"), name="one_active_release_per_kind"
+            ),
+            models.UniqueConstraint(
+                fields=["kind"], condition=Q(canary_percent__gt=0), name="one_canary_per_kind"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def image_sizes(self) -> list[tuple[int, int]]:
+        """(width, height) in pixels; the first is the default."""
+        return [(width, height) for width, height in self.manifest["image_sizes"]]
+
+    @property
+    def num_inference_steps(self) -> int:
+        return int(self.manifest["num_inference_steps"])

@@ -1,0 +1,92 @@
+"""Rows of webhooks: where they go, how they are signed, and each message until it is delivered."""
+
+import uuid
+
+from django.conf import settings
+from django.db import models
+from django.db.models import Q
+from django.utils import timezone
+
+
+class WebhookSecret(models.Model):
+    """What the messages to one owner are signed with. The one before it signs as well, for a while after a rotation."""
+
+    owner = models.OneToOneField(
+        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="webhook_secret"
+    )
+    secret = models.CharField(max_length=120, help_text="whsec_ and base64 of random bytes.")
+    previous = models.CharField(max_length=120, blank=True)
+    rotated_at = models.DateTimeField(default=timezone.now)
+
+    def __str__(self) -> str:
+        return f"of {self.owner_id}"
+
+
+class WebhookEndpoint(models.Model):
+    """A URL of an owner's, made by the first job that names it; what goes wrong there is counted here."""
+
+    owner = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="webhook_endpoints"
+    )
+    url = models.CharField(max_length=500)
+    failures = models.PositiveIntegerField(default=0, help_text="In a row.")
+    paused_until = models.DateTimeField(
+        null=True, blank=True, help_text="After failures in a row nothing is sent until then."
+    )
+    disabled_at = models.DateTimeField(null=True, blank=True)
+    disabled_reason = models.CharField(max_length=200, blank=True)
+    last_success_at = models.DateTimeField(null=True, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["-created_at"]
+        constraints = [
+            models.UniqueConstraint(fields=["owner", "url"], name="one_endpoint_per_owner_and_url")
+        ]
+
+    def __str__(self) -> str:
+        return self.url
+
+
+class Delivery(models.Model):
+    """One message to an endpoint, written in the transaction of the change that it tells of: an outbox."""
+
+    class Event(models.TextChoices):
+        START = "start"
+        OUTPUT = "output"
+        COMPLETED = "completed"
+
+    class Status(models.TextChoices):
+        PENDING = "pending"
+        DELIVERED = "delivered"
+        DEAD = "dead", "dead (given up)"
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    endpoint = models.ForeignKey(
+        WebhookEndpoint, on_delete=models.CASCADE, related_name="deliveries"
+    )
+    job = models.ForeignKey("generation.Job", on_delete=models.CASCADE, related_name="deliveries")
+    event = models.CharField(max_length=10, choices=Event)
+    body = models.TextField(
+        blank=True, help_text="The bytes that are signed; made at the first try."
+    )
+    status = models.CharField(max_length=10, choices=Status, default=Status.PENDING)
+    attempts = models.PositiveIntegerField(default=0)
+    next_attempt_at = models.DateTimeField(default=timezone.now)
+    last_status = models.PositiveIntegerField(null=True, blank=True, help_text="HTTP status.")
+    last_error = models.CharField(max_length=300, blank=True)
+    created_at = models.DateTimeField(default=timezone.now)
+    delivered_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["-created_at"]
+        verbose_name_plural = "deliveries"
+        indexes = [
+            models.Index(
+                fields=["next_attempt_at"], condition=Q(status="pending"), name="delivery_due"
+            ),
+            models.Index(fields=["-created_at"], name="delivery_newest"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.event} of {self.job_id}"

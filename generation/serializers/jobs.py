@@ -1,0 +1,162 @@
+"""Jobs, in and out. Shapes only: what is allowed is decided below, in `submission`."""
+
+from datetime import datetime
+from typing import Any
+
+from django.conf import settings
+from rest_framework import serializers
+
+from generation import jobs
+from generation.models import Job
+from generation.serializers.images import ImageSerializer
+from generation.serializers.shapes import PageQuery, Strict, url
+
+MAX_WAIT_SECONDS = 60
+
+
+class JobRequestSerializer(Strict):
+    """Exactly one of variant and text. Without a seed a fresh one is drawn and stated on the job."""
+
+    variant = serializers.CharField(required=False, help_text="Slug of a prompt variant.")
+    text = serializers.CharField(
+        required=False, help_text="A wording of the catalogue; case and spaces do not matter."
+    )
+    n = serializers.IntegerField(
+        required=False,
+        min_value=1,
+        max_value=settings.MAX_IMAGES_PER_JOB,
+        help_text="Images; default 1.",
+    )
+    seed = serializers.IntegerField(
+        required=False,
+        min_value=0,
+        max_value=2**32 - 1,
+        help_text="Of the first image; the next has seed + 1.",
+    )
+    size = serializers.RegexField(
+        r"^\d{1,5}x\d{1,5}$",
+        required=False,
+        help_text='"WIDTHxHEIGHT", one of the release\'s sizes.',
+    )
+    output_format = serializers.ChoiceField(
+        Job.Format.choices, required=False, help_text="Default webp."
+    )
+    model = serializers.CharField(
+        required=False,
+        help_text="student, teacher or a release's name. "
+        "By default the student if it covers the variant, else the teacher.",
+    )
+    priority = serializers.IntegerField(
+        required=False,
+        min_value=-100,
+        max_value=100,
+        help_text="Higher runs first among your own jobs; default 0.",
+    )
+
+
+class JobQuery(PageQuery):
+    status = serializers.ChoiceField(Job.Status.choices, required=False)
+
+
+class WaitQuery(Strict):
+    wait = serializers.FloatField(
+        required=False,
+        default=0,
+        min_value=0,
+        max_value=MAX_WAIT_SECONDS,
+        help_text="Seconds to hold the answer while the job has not ended.",
+    )
+
+
+class JobErrorSerializer(serializers.Serializer[Any]):
+    code = serializers.CharField()
+    detail = serializers.CharField()
+
+
+class JobMetricsSerializer(serializers.Serializer[Any]):
+    queue_seconds = serializers.FloatField(
+        allow_null=True, help_text="From creation to the last start."
+    )
+    device_seconds = serializers.FloatField()
+    total_seconds = serializers.FloatField(allow_null=True, help_text="From creation to the end.")
+
+
+class JobURLsSerializer(serializers.Serializer[Any]):
+    self = serializers.URLField()
+    cancel = serializers.URLField()
+
+
+class JobSerializer(serializers.Serializer[Job]):
+    id = serializers.UUIDField()
+    status = serializers.ChoiceField(Job.Status.choices)
+    variant = serializers.CharField(help_text="Slug.")
+    text = serializers.CharField(help_text="The wording that the images are made from.")
+    model = serializers.CharField(help_text="Name of the release.")
+    n = serializers.IntegerField(help_text="Images.")
+    seed = serializers.IntegerField(help_text="Of the first image; the next has seed + 1.")
+    size = serializers.CharField(help_text="WIDTHxHEIGHT")
+    num_inference_steps = serializers.IntegerField()
+    output_format = serializers.ChoiceField(Job.Format.choices)
+    priority = serializers.IntegerField()
+    max_tries = serializers.IntegerField(
+        help_text="0: nobody looks at an image; 1: it is judged; more: made again with other seeds while it fails."
+    )
+    cache = serializers.ChoiceField(Job.Cache.choices)
+    attempt = serializers.IntegerField(help_text="Executions so far.")
+    progress = serializers.IntegerField(help_text="Per cent.")
+    error = JobErrorSerializer(allow_null=True, help_text="Of a failed job.")
+    images = ImageSerializer(many=True, help_text="Of a succeeded job.")
+    created_at = serializers.DateTimeField()
+    started_at = serializers.DateTimeField(allow_null=True, help_text="Of the last attempt.")
+    finished_at = serializers.DateTimeField(allow_null=True)
+    metrics = JobMetricsSerializer()
+    urls = JobURLsSerializer()
+
+    def to_representation(self, instance: Job) -> dict[str, Any]:
+        return {
+            "id": str(instance.id),
+            "status": instance.status,
+            "variant": instance.variant.slug,
+            "text": instance.embedding.text,
+            "model": instance.release.name,
+            "n": instance.n,
+            "seed": instance.seed,
+            "size": f"{instance.width}x{instance.height}",
+            "num_inference_steps": instance.num_inference_steps,
+            "output_format": instance.output_format,
+            "priority": instance.priority,
+            "max_tries": instance.max_tries,
+            "cache": instance.cache,
+            "attempt": instance.attempt,
+            "progress": jobs.progress(instance),
+            "error": _error(instance),
+            "images": self._images(instance),
+            "created_at": instance.created_at,
+            "started_at": instance.started_at,
+            "finished_at": instance.finished_at,
+            "metrics": {
+                "queue_seconds": _seconds(instance.created_at, instance.started_at),
+                "device_seconds": round(instance.device_seconds, 4),
+                "total_seconds": _seconds(instance.created_at, instance.finished_at),
+            },
+            "urls": {
+                "self": url(self, "job", instance.id),
+                "cancel": url(self, "job-cancel", instance.id),
+            },
+        }
+
+    def _images(self, job: Job) -> list[dict[str, Any]]:
+        if job.status != Job.Status.SUCCEEDED:
+            return []
+        shown = ImageSerializer(context=self.context)
+        return [shown.to_representation(image) for image in job.images.all()]
+
+
+def _error(job: Job) -> dict[str, str] | None:
+    if job.status != Job.Status.FAILED:
+        return None
+    return {"code": job.error_code, "detail": job.error_detail}
+
+
+def _seconds(start: datetime, end: datetime | None) -> float | None:
+    return round((end - start).total_seconds(), 4) if end else None

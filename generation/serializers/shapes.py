@@ -1,0 +1,55 @@
+"""What every request and answer shares: strictness, pages, absolute addresses."""
+
+from typing import Any
+
+from django.urls import reverse
+from rest_framework import serializers
+from rest_framework.request import Request
+
+MAX_PAGE = 100
+
+
+class Strict(serializers.Serializer[Any]):
+    """Refuses, by name, what it does not know: a parameter that is silently dropped is a wrong picture."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        if hasattr(data, "keys"):
+            unknown = sorted(set(data.keys()) - set(self.fields))
+            if unknown:
+                known = ", ".join(sorted(self.fields))
+                raise serializers.ValidationError(
+                    dict.fromkeys(unknown, f"Unknown parameter. Known: {known}."),
+                    code="unsupported_parameter",
+                )
+        return super().to_internal_value(data)
+
+
+def query(serializer: type[Strict], request: Request) -> dict[str, Any]:
+    """The validated query of a request."""
+    checked = serializer(data=request.query_params.dict())
+    checked.is_valid(raise_exception=True)
+    return checked.validated_data
+
+
+def absolute(serializer: serializers.BaseSerializer[Any], path: str) -> str:
+    request = serializer.context.get("request")
+    return request.build_absolute_uri(path) if request else path
+
+
+def url(serializer: serializers.BaseSerializer[Any], name: str, *arguments: Any) -> str:
+    return absolute(serializer, reverse(name, args=arguments))
+
+
+class PageQuery(Strict):
+    limit = serializers.IntegerField(
+        required=False, default=20, min_value=1, max_value=MAX_PAGE, help_text="Results on a page."
+    )
+    cursor = serializers.CharField(required=False, help_text="From the links next and previous.")
+
+
+class NoQuery(Strict):
+    pass
+
+
+class SelfURLSerializer(serializers.Serializer[Any]):
+    self = serializers.URLField()

@@ -1,0 +1,54 @@
+"""Keeping a client until its job has ended: what it prefers, and the wish to the shell of `project.asgi`."""
+
+import re
+from dataclasses import dataclass
+
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from generation import hints
+from generation.models import Job
+from generation.serializers import MAX_WAIT_SECONDS
+from generation.waiting import HEADER, SHELL, Wait
+
+POLL_SECONDS = 1  # for a client that cannot wait
+_WAIT = re.compile(r'wait(?:\s*=\s*"?(\d{1,9})"?)?', re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Preference:
+    """Of an answer (RFC 7240). seconds: to hold it; applied: what Preference-Applied says, "" for nothing."""
+
+    seconds: float = 0.0
+    applied: str = ""
+
+
+def preference(request: Request) -> Preference:
+    """What the Prefer header asks for. Unknown and malformed preferences are ignored, as the RFC wants it."""
+    asked = [
+        part.partition(";")[0].strip() for part in request.headers.get("Prefer", "").split(",")
+    ]
+    if any(part.lower() == "respond-async" for part in asked):
+        return Preference(applied="respond-async")
+    for part in asked:
+        if found := _WAIT.fullmatch(part):
+            seconds = min(MAX_WAIT_SECONDS, int(found[1] or MAX_WAIT_SECONDS))
+            return Preference(seconds, f"wait={seconds}")
+    return Preference()
+
+
+def asked_again(request: Request) -> str:
+    """The method of the client's request, if this is the shell's question for the answer to it, else ""."""
+    return request.META.get("asgi.scope", {}).get(SHELL, "")
+
+
+def hold(request: Request, response: Response, job: Job, *, seconds: float, then: str) -> Response:
+    """Ask the shell to keep the client until the job has ended. Without a shell the answer goes out at once.
+
+    then: path and query whose answer to GET the client gets; `asked_again` tells that view so.
+    """
+    if seconds > 0 and not job.is_terminal and SHELL in request.META.get("asgi.scope", {}):
+        channel = f"{hints.CHANNEL_PREFIX}{job.id}"
+        words = tuple(str(word) for word in Job.TERMINAL)
+        response[HEADER] = Wait(channel, words, seconds, then).encode()
+    return response
