@@ -7,11 +7,15 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from generation import hints
+from generation.errors import InvalidRequest
 from generation.models import Job
 from generation.serializers import MAX_WAIT_SECONDS
 from generation.waiting import HEADER, SHELL, Wait
 
 POLL_SECONDS = 1  # for a client that cannot wait
+MAX_DEADLINE_SECONDS = 30 * 24 * 3600
+_DURATION = re.compile(r"(\d{1,9})([smhd]?)")
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
 _WAIT = re.compile(r'wait(?:\s*=\s*"?(\d{1,9})"?)?', re.IGNORECASE)
 
 
@@ -35,6 +39,20 @@ def preference(request: Request) -> Preference:
             seconds = min(MAX_WAIT_SECONDS, int(found[1] or MAX_WAIT_SECONDS))
             return Preference(seconds, f"wait={seconds}")
     return Preference()
+
+
+def cancel_after(request: Request) -> float | None:
+    """Seconds of the Cancel-After header ("90", "15s", "1m", "1h"); None without one. Raises InvalidRequest."""
+    header = request.headers.get("Cancel-After")
+    if header is None:
+        return None
+    found = _DURATION.fullmatch(header.strip())
+    seconds = int(found[1]) * _UNITS[found[2]] if found else 0
+    if not 1 <= seconds <= MAX_DEADLINE_SECONDS:
+        raise InvalidRequest(
+            "Give a duration from 1s to 30d, such as 15s, 5m or 1h.", parameter="Cancel-After"
+        )
+    return seconds
 
 
 def asked_again(request: Request) -> str:
