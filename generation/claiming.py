@@ -13,14 +13,21 @@ from django.db import connection
 from generation.models import Job
 
 # Per owner only the first rows of the index job_claimable are read, however long the queue is.
+# Owners are found one by one in the same index: DISTINCT would read all of it.
 CANDIDATES = """
-owners AS (
+waiting AS (
+    (SELECT owner_id FROM generation_job WHERE status = 'queued' ORDER BY owner_id LIMIT 1)
+    UNION ALL
+    SELECT (SELECT q.owner_id FROM generation_job q
+             WHERE q.status = 'queued' AND q.owner_id > w.owner_id ORDER BY q.owner_id LIMIT 1)
+      FROM waiting w WHERE w.owner_id IS NOT NULL
+), owners AS (
     SELECT owner_id,
            (SELECT coalesce(sum(n), 0) FROM generation_job r
              WHERE r.owner_id = o.owner_id AND r.status = 'running') AS running,
            (SELECT max(started_at) FROM generation_job s
              WHERE s.owner_id = o.owner_id AND s.started_at IS NOT NULL) AS served_at
-      FROM (SELECT DISTINCT owner_id FROM generation_job WHERE status = 'queued') o
+      FROM waiting o WHERE o.owner_id IS NOT NULL
 ), candidates AS (
     SELECT j.*, o.served_at, o.running + row_number() OVER (
                PARTITION BY o.owner_id ORDER BY j.priority DESC, j.created_at, j.id) AS turn
@@ -28,6 +35,7 @@ owners AS (
      CROSS JOIN LATERAL (
            SELECT q.* FROM generation_job q
             WHERE q.owner_id = o.owner_id AND q.status = 'queued'
+              AND (q.cancel_at IS NULL OR q.cancel_at > statement_timestamp())
               AND NOT EXISTS (SELECT 1 FROM generation_job r
                                WHERE r.key = q.key AND r.status = 'running')
               AND (%(kind)s::text IS NULL OR q.release_id IN (
@@ -43,7 +51,7 @@ owners AS (
 
 # `chosen` is a look without locks; `taken` locks what is still queued and leaves what another worker is taking.
 TAKE = f"""
-WITH {CANDIDATES}, compatible AS (
+WITH RECURSIVE {CANDIDATES}, compatible AS (
     SELECT r.*, row_number() OVER (PARTITION BY r.key ORDER BY r.place) AS copy
       FROM ranked r JOIN ranked head ON head.place = 1
      WHERE (r.release_id, r.width, r.height, r.num_inference_steps)
@@ -70,7 +78,7 @@ SELECT moved.*, EXISTS (SELECT 1 FROM generation_job d
                          WHERE d.key = moved.key AND d.status = 'succeeded') AS has_twin
   FROM moved ORDER BY place
 """
-OLDEST = f"WITH {CANDIDATES} SELECT min(created_at) FROM ranked"
+OLDEST = f"WITH RECURSIVE {CANDIDATES} SELECT min(created_at) FROM ranked"
 
 
 def take(

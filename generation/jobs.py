@@ -19,7 +19,13 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from generation import claiming, hints, images, presence
-from generation.errors import WORKER_LOST, JobFinished
+from generation.errors import (
+    CANCELED_BY_CLIENT,
+    DEADLINE_BEFORE_START,
+    DEADLINE_WHILE_RUNNING,
+    WORKER_LOST,
+    JobFinished,
+)
 from generation.images import StoredImage
 from generation.models import Attempt, Image, Job, Release
 from generation.reports import Report
@@ -304,14 +310,38 @@ def cancel(job_id: UUID) -> Job:
     """End a job that has not ended. The device drops it between two steps. Ended already: nothing changes."""
     with transaction.atomic():
         job = Job.objects.select_for_update().get(id=job_id)
-        open_states = (Status.QUEUED, Status.RUNNING)
-        if _move(Job.objects.filter(id=job_id, status__in=open_states), to=Status.CANCELED):
-            _end_attempt(Claim(job.id, job.attempt), Outcome.CANCELED)
-            job.refresh_from_db()
-            report = Report()
-            _finished(job, report)
-            report.wake()  # an identical job may have waited for this one
+        if not job.is_terminal:
+            _cancel(job, CANCELED_BY_CLIENT, "It was canceled before it had ended.")
     return job
+
+
+def end_overdue(job_id: UUID | None = None) -> int:
+    """Cancel the jobs, or this one, whose time is over (Job.cancel_at). Idempotent; any process may call it."""
+    overdue = Job.objects.filter(status__in=(Status.QUEUED, Status.RUNNING), cancel_at__lte=Now())
+    if job_id is not None:
+        overdue = overdue.filter(id=job_id)
+    ended = 0
+    for found in overdue.order_by("cancel_at").values_list("id", flat=True)[:1000]:
+        with transaction.atomic():
+            job = overdue.select_for_update(skip_locked=True).filter(id=found).first()
+            if job is not None and job.cancel_at is not None:
+                began = job.started_at is not None
+                code = DEADLINE_WHILE_RUNNING if began else DEADLINE_BEFORE_START
+                seconds = (job.cancel_at - job.created_at).total_seconds()
+                what = "had not ended" if began else "had not begun"
+                _cancel(job, code, f"It {what} {seconds:g} s after it was submitted.")
+                ended += 1
+    return ended
+
+
+def _cancel(job: Job, code: str, detail: str) -> None:
+    """job: locked and not ended."""
+    _move(Job.objects.filter(id=job.id), to=Status.CANCELED, error_code=code, error_detail=detail)
+    _end_attempt(Claim(job.id, job.attempt), Outcome.CANCELED)
+    job.refresh_from_db()
+    report = Report()
+    _finished(job, report, code=code)
+    report.wake()  # an identical job may have waited for this one
 
 
 def retry(job_id: UUID) -> Job:
@@ -319,7 +349,13 @@ def retry(job_id: UUID) -> Job:
     with transaction.atomic():
         again = Job.objects.filter(id=job_id, status__in=(Status.FAILED, Status.CANCELED))
         moved = _move(
-            again, to=Status.QUEUED, failures=0, finished_at=None, error_code="", error_detail=""
+            again,
+            to=Status.QUEUED,
+            failures=0,
+            finished_at=None,
+            cancel_at=None,
+            error_code="",
+            error_detail="",
         )
         job = Job.objects.get(id=job_id)
         if moved:

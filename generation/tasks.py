@@ -40,8 +40,9 @@ def encode(**_: object) -> None:
 
 @shared_task(name="generation.sweep", ignore_result=True)
 def sweep(**_: object) -> None:
-    """Rescue jobs of lost workers; wake a worker for every queue that nobody seems to read."""
+    """Rescue jobs of lost workers and end those whose time is over; wake a worker for every queue that nobody seems to read."""
     jobs.rescue()
+    jobs.end_overdue()
     presence.forget_gone()
     metrics.increment("retort_sweeps_total")
     if Job.objects.filter(status=Job.Status.QUEUED).exists():

@@ -330,6 +330,7 @@ def _tick() -> None:
         claims = set(_claims)
     now = time.monotonic()
     if claims:
+        jobs.end_overdue()
         extend = now - _lease_extended > settings.LEASE_SECONDS / 4
         lost = claims - jobs.held(claims, extend=extend)
         if extend:

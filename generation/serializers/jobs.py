@@ -104,7 +104,7 @@ class JobSerializer(serializers.Serializer[Job]):
     cache = serializers.ChoiceField(Job.Cache.choices)
     attempt = serializers.IntegerField(help_text="Executions so far.")
     progress = serializers.IntegerField(help_text="Per cent.")
-    error = JobErrorSerializer(allow_null=True, help_text="Of a failed job.")
+    error = JobErrorSerializer(allow_null=True, help_text="Of a failed or canceled job.")
     images = ImageSerializer(many=True, help_text="Of a succeeded job.")
     created_at = serializers.DateTimeField()
     started_at = serializers.DateTimeField(allow_null=True, help_text="Of the last attempt.")
@@ -153,7 +153,7 @@ class JobSerializer(serializers.Serializer[Job]):
 
 
 def _error(job: Job) -> dict[str, str] | None:
-    if job.status != Job.Status.FAILED:
+    if not job.error_code:
         return None
     return {"code": job.error_code, "detail": job.error_detail}
 
