@@ -2,7 +2,16 @@
 
 from django.urls import path
 
-from generation.views import health, images, jobs, metrics, releases, schema, variants
+from generation.views import (
+    health,
+    images,
+    jobs,
+    metrics,
+    predictions,
+    releases,
+    schema,
+    variants,
+)
 
 urlpatterns = [
     path("v1/variants", variants.VariantList.as_view(), name="variants"),
@@ -10,6 +19,16 @@ urlpatterns = [
     path("v1/jobs", jobs.JobList.as_view(), name="jobs"),
     path("v1/jobs/<uuid:job_id>", jobs.JobDetail.as_view(), name="job"),
     path("v1/jobs/<uuid:job_id>/cancel", jobs.JobCancel.as_view(), name="job-cancel"),
+    path(
+        "v1/predictions/<slug:prediction_id>",
+        predictions.PredictionDetail.as_view(),
+        name="prediction",
+    ),
+    path(
+        "v1/predictions/<slug:prediction_id>/cancel",
+        predictions.PredictionCancel.as_view(),
+        name="prediction-cancel",
+    ),
     path("v1/images/<uuid:image_id>", images.ImageDetail.as_view(), name="image"),
     path("v1/images/<uuid:image_id>/file", images.ImageFile.as_view(), name="image-file"),
     path("v1/releases", releases.ReleaseList.as_view(), name="releases"),

@@ -1,0 +1,135 @@
+"""A job in the form of a Replicate prediction, for answers and webhooks. Knows no request: links start at base_url."""
+
+from datetime import datetime
+from typing import Any
+from urllib.parse import urljoin
+
+from django.urls import reverse
+
+from generation import hints, links
+from generation.errors import DEADLINE_BEFORE_START
+from generation.models import Job, Release
+
+OWNER = "retort"  # of every model, in names of the form owner/name
+START = "start"  # the event that tells of a job as it was when it started
+
+# The six words of Replicate; a canceled job may also be "aborted".
+STATUSES = {
+    Job.Status.QUEUED: "starting",
+    Job.Status.RUNNING: "processing",
+    Job.Status.SUCCEEDED: "succeeded",
+    Job.Status.FAILED: "failed",
+    Job.Status.CANCELED: "canceled",
+}
+ABORTED = "aborted"
+FORMATS = {"webp": "webp", "png": "png", "jpeg": "jpg"}  # ours: Replicate's
+
+
+def as_prediction(job: Job, *, base_url: str, event: str | None = None) -> dict[str, Any]:
+    """The prediction, JSON throughout. base_url: scheme and host, where the client reaches us.
+
+    event: "start" = the job as it was when it started, whatever its row says by now.
+    """
+    has_ended = job.is_terminal and event != START
+    return {
+        "id": identifier(job),
+        "job": str(job.id),
+        "model": model_of(job.release),
+        "version": job.release.manifest_sha256,
+        "status": STATUSES[Job.Status.RUNNING] if event == START else status_of(job),
+        "input": _input(job),
+        "output": _output(job, base_url) if has_ended else None,
+        "error": (job.error_detail or None) if has_ended else None,
+        "error_code": (job.error_code or None) if has_ended else None,
+        "logs": _logs(job, 0 if event == START else _progress(job)),
+        "metrics": _metrics(job) if has_ended else {},
+        "data_removed": job.purged_at is not None,
+        "created_at": _time(job.created_at),
+        "started_at": _time(job.started_at),
+        "completed_at": _time(job.finished_at) if has_ended else None,
+        "urls": _urls(job, base_url),
+        "phase": Job.Status.RUNNING.value if event == START else job.status,
+        "variant": job.variant.slug,
+        "attempt": job.attempt,
+        "cache": job.cache,
+    }
+
+
+def identifier(job: Job) -> str:
+    """By which the client knows the job: the id that it chose, else ours."""
+    return job.external_id or str(job.id)
+
+
+def status_of(job: Job) -> str:
+    if job.status == Job.Status.CANCELED and job.error_code == DEADLINE_BEFORE_START:
+        return ABORTED
+    return STATUSES[Job.Status(job.status)]
+
+
+def model_of(release: Release) -> str:
+    """In the form owner/name. A model is a kind of release; its versions are the releases."""
+    return f"{OWNER}/{release.kind}"
+
+
+def _input(job: Job) -> dict[str, Any]:
+    """What to send again for the same pictures, whatever was left to us in the first request."""
+    return {
+        "prompt": job.asked_text or job.embedding.text,
+        "seed": job.seed,
+        "num_outputs": job.n,
+        "width": job.width,
+        "height": job.height,
+        "output_format": FORMATS[job.output_format],
+        "priority": job.priority,
+    }
+
+
+def _output(job: Job, base_url: str) -> list[str] | None:
+    if job.status != Job.Status.SUCCEEDED or job.purged_at is not None:
+        return None
+    return [urljoin(base_url, links.image_path(image.id)) for image in job.images.all()]
+
+
+def _progress(job: Job) -> int:
+    """Per cent."""
+    if job.status == Job.Status.RUNNING:
+        return hints.progress(job.id)
+    return 100 if job.status == Job.Status.SUCCEEDED else 0
+
+
+def _logs(job: Job, percent: int) -> str:
+    """One line in the form of a progress bar: clients read the steps out of it."""
+    if job.started_at is None:
+        return ""
+    steps = job.num_inference_steps
+    bar = "#" * (percent // 10)
+    return f"{percent:3d}%|{bar:<10}| {steps * percent // 100}/{steps}"
+
+
+def _metrics(job: Job) -> dict[str, float]:
+    """Seconds. predict_time is of the last attempt; pictures that existed already took none."""
+    was_made = job.cache == Job.Cache.MISS
+    return {
+        "predict_time": (_seconds(job.started_at, job.finished_at) if was_made else 0.0),
+        "total_time": _seconds(job.created_at, job.finished_at),
+        "queue_time": _seconds(job.created_at, job.started_at or job.finished_at),
+        "device_time": round(job.device_seconds, 4),
+        "encode_time": round(job.encode_seconds, 4),
+    }
+
+
+def _urls(job: Job, base_url: str) -> dict[str, str]:
+    name = identifier(job)
+    return {
+        "get": urljoin(base_url, reverse("prediction", args=[name])),
+        "cancel": urljoin(base_url, reverse("prediction-cancel", args=[name])),
+        "stream": urljoin(base_url, f"{reverse('job', args=[job.id])}/events"),
+    }
+
+
+def _time(at: datetime | None) -> str | None:
+    return at.isoformat().replace("+00:00", "Z") if at else None
+
+
+def _seconds(start: datetime | None, end: datetime | None) -> float:
+    return round((end - start).total_seconds(), 4) if start and end else 0.0
