@@ -18,7 +18,7 @@ from django.conf import settings
 from django.db import InterfaceError, OperationalError, close_old_connections
 from django.utils import timezone
 
-from generation import claiming, control, hints, images, jobs, metrics, presence
+from generation import claiming, control, hints, images, jobs, metrics, presence, rates
 from generation.connections import attempt
 from generation.control import Made
 from generation.engine.errors import EngineError
@@ -239,6 +239,7 @@ def _write(batch: Sequence[Job], claims: dict, results: Results, timings: Timing
 def _write_files(
     batch: Sequence[Job], claims: dict, results: Results, device_seconds: float
 ) -> None:
+    started = time.monotonic()
     finished: list[Result] = []
     images_in_batch = sum(job.n for job in batch)
     control.judge_rest(
@@ -256,6 +257,10 @@ def _write_files(
             finished.append(Result(job, stored, device_seconds * job.n / images_in_batch))
     if finished:
         _patiently(lambda: jobs.commit(finished))
+        first = batch[0]  # all of a batch have its release and its size
+        key = rates.key_of(first.release_id, first.width, first.height)
+        whole = device_seconds + time.monotonic() - started
+        rates.record({key: whole / images_in_batch})
 
 
 def _store(job: Job, outcome: list[Made] | Exception) -> list[images.StoredImage]:

@@ -7,6 +7,7 @@ from django.conf import settings
 from rest_framework import serializers
 
 from generation import jobs
+from generation.estimates import MOST_AHEAD, Estimate
 from generation.models import Job
 from generation.serializers.images import ImageSerializer
 from generation.serializers.shapes import PageQuery, Strict, url
@@ -56,6 +57,13 @@ class JobRequestSerializer(Strict):
 
 class JobQuery(PageQuery):
     status = serializers.ChoiceField(Job.Status.choices, required=False)
+    variant = serializers.CharField(required=False, help_text="Slug.")
+    model = serializers.CharField(required=False, help_text="Name of a release.")
+    via = serializers.ChoiceField(
+        Job.Via.choices, required=False, help_text="How the job was asked for."
+    )
+    created_after = serializers.DateTimeField(required=False, help_text="ISO 8601.")
+    created_before = serializers.DateTimeField(required=False, help_text="ISO 8601.")
 
 
 class WaitQuery(Strict):
@@ -81,6 +89,18 @@ class JobMetricsSerializer(serializers.Serializer[Any]):
     total_seconds = serializers.FloatField(allow_null=True, help_text="From creation to the end.")
 
 
+class QueueSerializer(serializers.Serializer[Any]):
+    position = serializers.IntegerField(
+        help_text=f"1: next, 0: running; {MOST_AHEAD + 1}: that or later."
+    )
+    eta_seconds_p50 = serializers.FloatField(
+        allow_null=True, help_text="From now to its end, from measured rates; null: not known."
+    )
+    eta_seconds_p90 = serializers.FloatField(allow_null=True)
+    feasible = serializers.BooleanField(help_text="Whether a living worker serves the release.")
+    reason = serializers.CharField(allow_blank=True, help_text="Why not.")
+
+
 class JobURLsSerializer(serializers.Serializer[Any]):
     self = serializers.URLField()
     cancel = serializers.URLField()
@@ -104,6 +124,10 @@ class JobSerializer(serializers.Serializer[Job]):
     cache = serializers.ChoiceField(Job.Cache.choices)
     attempt = serializers.IntegerField(help_text="Executions so far.")
     progress = serializers.IntegerField(help_text="Per cent.")
+    queue = QueueSerializer(
+        allow_null=True,
+        help_text="Of a job that has not ended, where one job is answered, not a list.",
+    )
     error = JobErrorSerializer(allow_null=True, help_text="Of a failed or canceled job.")
     images = ImageSerializer(many=True, help_text="Of a succeeded job.")
     created_at = serializers.DateTimeField()
@@ -129,6 +153,7 @@ class JobSerializer(serializers.Serializer[Job]):
             "cache": instance.cache,
             "attempt": instance.attempt,
             "progress": jobs.progress(instance),
+            "queue": _queue(self.context.get("estimate")),
             "error": _error(instance),
             "images": self._images(instance),
             "created_at": instance.created_at,
@@ -150,6 +175,22 @@ class JobSerializer(serializers.Serializer[Job]):
             return []
         shown = ImageSerializer(context=self.context)
         return [shown.to_representation(image) for image in job.images.all()]
+
+
+def _queue(estimate: Estimate | None) -> dict[str, Any] | None:
+    if estimate is None:
+        return None
+    return {
+        "position": estimate.position,
+        "eta_seconds_p50": _rounded(estimate.eta_p50),
+        "eta_seconds_p90": _rounded(estimate.eta_p90),
+        "feasible": estimate.feasible,
+        "reason": estimate.reason,
+    }
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)
 
 
 def _error(job: Job) -> dict[str, str] | None:

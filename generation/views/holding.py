@@ -3,6 +3,9 @@
 import re
 from dataclasses import dataclass
 
+from django.http import HttpRequest, HttpResponseBase
+from django.middleware.http import ConditionalGetMiddleware
+from django.utils.decorators import decorator_from_middleware
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -55,9 +58,26 @@ def cancel_after(request: Request) -> float | None:
     return seconds
 
 
+class _UnlessUnchanged(ConditionalGetMiddleware):
+    def process_response(
+        self, request: HttpRequest, response: HttpResponseBase
+    ) -> HttpResponseBase:
+        # Whoever is to wait gets the whole answer: nothing has changed yet, and that is what it waits for.
+        return response if HEADER in response else super().process_response(request, response)
+
+
+# A view's decorator: an ETag, and 304 for who has the answer already.
+unless_unchanged = decorator_from_middleware(_UnlessUnchanged)
+
+
 def asked_again(request: Request) -> str:
     """The method of the client's request, if this is the shell's question for the answer to it, else ""."""
     return request.META.get("asgi.scope", {}).get(SHELL, "")
+
+
+def holds(request: Request, job: Job, *, seconds: float) -> bool:
+    """Whether the client is kept: the answer that `hold` gets is then seldom what it sees."""
+    return seconds > 0 and not job.is_terminal and SHELL in request.META.get("asgi.scope", {})
 
 
 def hold(request: Request, response: Response, job: Job, *, seconds: float, then: str) -> Response:
@@ -65,7 +85,7 @@ def hold(request: Request, response: Response, job: Job, *, seconds: float, then
 
     then: path and query whose answer to GET the client gets; `asked_again` tells that view so.
     """
-    if seconds > 0 and not job.is_terminal and SHELL in request.META.get("asgi.scope", {}):
+    if holds(request, job, seconds=seconds):
         channel = f"{hints.CHANNEL_PREFIX}{job.id}"
         words = tuple(str(word) for word in Job.TERMINAL)
         response[HEADER] = Wait(channel, words, seconds, then).encode()

@@ -1,18 +1,22 @@
 """Jobs over HTTP: create, read, list, cancel. A client that wants to wait is handed to the shell of `project.asgi`."""
 
-from typing import Any
+import math
+from typing import Any, cast
 from uuid import UUID
 
 import structlog
 from django.db.models import QuerySet
 from django.shortcuts import get_object_or_404
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.decorators import method_decorator
 from drf_spectacular.utils import OpenApiResponse, extend_schema
 from rest_framework import status
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from generation import jobs, submission
+from generation import estimates, idempotency, jobs, submission
 from generation.models import APIKey, Job
 from generation.serializers import (
     JobQuery,
@@ -22,9 +26,19 @@ from generation.serializers import (
     WaitQuery,
     query,
 )
-from generation.views.holding import POLL_SECONDS, hold
+from generation.views.holding import (
+    POLL_SECONDS,
+    asked_again,
+    cancel_after,
+    hold,
+    holds,
+    preference,
+    unless_unchanged,
+)
 from generation.views.pages import ListView
 from generation.views.problems import responses
+
+MAX_POLL_SECONDS = 120  # clients of OpenAI give up on more
 
 
 def owned(request: Request) -> QuerySet[Job]:
@@ -35,17 +49,64 @@ def owned(request: Request) -> QuerySet[Job]:
         .only(
             *(field.attname for field in Job._meta.concrete_fields),
             "variant__slug",
+            "release__kind",
             "release__name",
             "embedding__text",
         )
     )
 
 
-def render(request: Request, job: Job, *, code: int = status.HTTP_200_OK) -> Response:
-    response = Response(JobSerializer(job, context={"request": request}).data, status=code)
+def one(request: Request, job_id: UUID) -> Job:
+    """The owner's job. Raises Http404."""
+    job = get_object_or_404(owned(request), id=job_id)
+    is_over = job.cancel_at is not None and job.cancel_at <= timezone.now()
+    if is_over and not job.is_terminal and jobs.end_overdue(job.id):
+        job = owned(request).get(id=job_id)
+    return job
+
+
+def render(
+    request: Request, job: Job, *, code: int = status.HTTP_200_OK, is_held: bool = False
+) -> Response:
+    """is_held: the client will get a later answer, so nothing is estimated for this one."""
+    estimate = None if is_held else estimates.of(job)
+    context = {"request": request, "estimate": estimate}
+    response = Response(JobSerializer(job, context=context).data, status=code)
     if not job.is_terminal:
-        response["Retry-After"] = str(POLL_SECONDS)
+        # A second for what will be there soon: a client that cannot wait need not miss it by much.
+        seconds = math.ceil((estimate and estimate.eta_p50) or POLL_SECONDS)
+        response["Retry-After"] = str(min(max(POLL_SECONDS, seconds), MAX_POLL_SECONDS))
     return response
+
+
+def _answer(
+    request: Request,
+    job: Job,
+    *,
+    seconds: float,
+    then: str,
+    applied: str = "",
+    is_new: bool = False,
+) -> Response:
+    """Now, or when the client has waited for it. applied: of its preferences; is_new: its request made the job."""
+    is_held = holds(request, job, seconds=seconds)
+    code = status.HTTP_202_ACCEPTED if is_new and not job.is_terminal else status.HTTP_200_OK
+    response = render(request, job, code=code, is_held=is_held)
+    if is_new:
+        response["Location"] = response.data["urls"]["self"]
+    if applied:
+        response["Preference-Applied"] = applied
+    return hold(request, response, job, seconds=seconds, then=then)
+
+
+FILTERS = {
+    "status": "status",
+    "variant": "variant__slug",
+    "model": "release__name",
+    "via": "via",
+    "created_after": "created_at__gt",
+    "created_before": "created_at__lt",
+}
 
 
 class JobList(ListView):
@@ -64,7 +125,9 @@ class JobList(ListView):
 
     def rows(self, request: Request, asked: dict[str, Any]) -> QuerySet[Job]:
         rows = owned(request).prefetch_related("images").order_by("-created_at", "-id")
-        return rows.filter(status=asked["status"]) if "status" in asked else rows
+        return rows.filter(
+            **{FILTERS[name]: value for name, value in asked.items() if name in FILTERS}
+        )
 
     @extend_schema(
         operation_id="create_job",
@@ -76,18 +139,35 @@ class JobList(ListView):
         | responses(400, 401, 403, 409, 422, 503),
     )
     def post(self, request: Request) -> Response:
-        """Ask for images."""
+        """Ask for images. `Prefer: wait=30` answers when they are there, or after 30 seconds."""
         query(NoQuery, request)
         asked = JobRequestSerializer(data=request.data)
         asked.is_valid(raise_exception=True)
-        job = submission.submit(request.user, **asked.validated_data)
+
+        def make() -> Job:
+            return submission.submit(
+                request.user,
+                **asked.validated_data,
+                cancel_after=cancel_after(request),
+                api_key=cast(APIKey, request.auth),
+                base_url=request.build_absolute_uri("/"),
+            )
+
+        key = idempotency.key_of(request.headers.get("Idempotency-Key"))
+        job, _ = idempotency.once(request.user, "jobs", key=key, body=request.data, make=make)
         structlog.contextvars.bind_contextvars(job_id=str(job.id))
-        code = status.HTTP_200_OK if job.is_terminal else status.HTTP_202_ACCEPTED
-        response = render(request, job, code=code)
-        response["Location"] = response.data["urls"]["self"]
-        return response
+        prefers = preference(request)
+        return _answer(
+            request,
+            job,
+            seconds=prefers.seconds,
+            then=reverse("job", args=[job.id]),
+            applied=prefers.applied,
+            is_new=True,
+        )
 
 
+@method_decorator(unless_unchanged, name="dispatch")
 class JobDetail(APIView):
     required_scopes = {"GET": APIKey.Scope.JOBS_READ}
 
@@ -100,9 +180,16 @@ class JobDetail(APIView):
         """A job as it is now, or, with `wait`, when it has ended or the time is up."""
         structlog.contextvars.bind_contextvars(job_id=str(job_id))
         asked = query(WaitQuery, request)
-        job = get_object_or_404(owned(request), id=job_id)
-        response = render(request, job)
-        return hold(request, response, job, seconds=asked["wait"], then=request.get_full_path())
+        job = one(request, job_id)
+        prefers = preference(request)
+        return _answer(
+            request,
+            job,
+            seconds=asked["wait"] or prefers.seconds,
+            then=request.get_full_path(),
+            applied="" if asked["wait"] else prefers.applied,
+            is_new=asked_again(request) == "POST",
+        )
 
 
 class JobCancel(APIView):
@@ -117,5 +204,5 @@ class JobCancel(APIView):
         """End a job. One that has ended already is answered unchanged."""
         structlog.contextvars.bind_contextvars(job_id=str(job_id))
         query(NoQuery, request)
-        jobs.cancel(get_object_or_404(owned(request), id=job_id).id)
+        jobs.cancel(one(request, job_id).id)
         return render(request, owned(request).get(id=job_id))

@@ -1,20 +1,30 @@
 """Jobs over HTTP: what is accepted, what is refused and how, what an owner sees."""
 
+from datetime import timedelta
 from uuid import uuid4
 
 import pytest
+from django.utils import timezone
 
-from generation import jobs
+from generation import estimates, jobs
 from generation.models import Job
 from generation.waiting import HEADER, SHELL, Wait
 from tests.client import API, problem
-from tests.people import make_embedding, make_image, make_job, make_release, make_user, make_variant
+from tests.people import (
+    make_embedding,
+    make_image,
+    make_job,
+    make_release,
+    make_user,
+    make_variant,
+    make_worker,
+)
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_server")]
 
 FIELDS = {
     "id", "status", "variant", "text", "model", "n", "seed", "size", "num_inference_steps", "output_format", "priority",
-    "max_tries", "cache", "attempt", "progress", "error", "images", "created_at", "started_at", "finished_at",
+    "max_tries", "cache", "attempt", "progress", "queue", "error", "images", "created_at", "started_at", "finished_at",
     "metrics", "urls",
 }  # fmt: skip
 
@@ -257,6 +267,171 @@ def test_cancel_leaves_a_job_that_has_ended():
     job = make_job(owner=api.owner, status="succeeded")
 
     assert api.post(f"/v1/jobs/{job.id}/cancel").json()["status"] == "succeeded"
+
+
+# --- preferences, deadlines, keys of requests -----------------------------------------------------
+SHELLED = {"asgi.scope": {SHELL: ""}}
+
+
+def test_prefer_wait_holds_the_answer_to_the_post_and_says_so(variant):
+    answer = API().post("/v1/jobs", {"variant": "red-vase"}, HTTP_PREFER="foo, wait=7", **SHELLED)
+
+    wait = asks_to_wait(answer)
+    assert wait and (wait.seconds, wait.then) == (7, f"/v1/jobs/{answer.json()['id']}")
+    assert answer["Preference-Applied"] == "wait=7"
+    assert answer.status_code == 202 and answer["Location"].endswith(wait.then)
+
+
+def test_the_answer_to_a_post_that_waited_is_that_of_the_post(variant):
+    api = API()
+    job = api.post("/v1/jobs", {"variant": "red-vase"}).json()
+    again = {"asgi.scope": {SHELL: "POST"}, "HTTP_PREFER": "wait=7"}
+
+    unfinished = api.get(f"/v1/jobs/{job['id']}", **again)
+    Job.objects.filter(id=job["id"]).update(status="succeeded", finished_at=timezone.now())
+    finished = api.get(f"/v1/jobs/{job['id']}", **again)
+
+    assert (unfinished.status_code, finished.status_code) == (202, 200)
+    for answer in (unfinished, finished):
+        assert answer["Location"] == job["urls"]["self"]
+        assert answer["Preference-Applied"] == "wait=7"
+
+
+@pytest.mark.parametrize(
+    ("header", "applied"),
+    [
+        ("respond-async", "respond-async"), ("respond-async, wait=5", "respond-async"), ("wait", "wait=60"),
+        ("wait=600", "wait=60"), ('wait="5"', "wait=5"), ("wait=soon", None), ("wait=-1", None), ("colour=red", None),
+        (",;,=", None),
+    ],
+)  # fmt: skip
+def test_preferences_are_applied_or_ignored_in_silence(variant, header: str, applied: str | None):
+    answer = API().post("/v1/jobs", {"variant": "red-vase"}, HTTP_PREFER=header)
+
+    assert answer.status_code == 202
+    assert answer.get("Preference-Applied") == applied
+
+
+@pytest.mark.parametrize(("header", "seconds"), [("15s", 15), ("1m", 60), ("2h", 7200), ("90", 90)])
+def test_cancel_after_sets_the_end_of_a_job(variant, header: str, seconds: int):
+    job = API().post("/v1/jobs", {"variant": "red-vase"}, HTTP_CANCEL_AFTER=header).json()
+
+    row = Job.objects.get(id=job["id"])
+    assert (row.cancel_at - row.created_at).total_seconds() == seconds
+
+
+@pytest.mark.parametrize(
+    "header", ["", "soon", "0s", "-5", "1.5s", "31d", "99999999999999s", "1s 2s"]
+)
+def test_a_cancel_after_that_is_no_duration_is_refused(variant, header: str):
+    answer = API().post("/v1/jobs", {"variant": "red-vase"}, HTTP_CANCEL_AFTER=header)
+
+    assert problem(answer, 400, "invalid_request")["parameter"] == "Cancel-After"
+
+
+def test_reading_a_job_whose_time_is_over_ends_it():
+    api = API()
+    now = timezone.now()
+    job = make_job(owner=api.owner, created_at=now - timedelta(60), cancel_at=now)
+
+    body = api.get(f"/v1/jobs/{job.id}").json()
+
+    assert (body["status"], body["error"]["code"]) == ("canceled", "deadline_before_start")
+
+
+def test_the_same_idempotency_key_gets_the_same_job(variant):
+    api = API()
+    asked = {"variant": "red-vase", "n": 2}
+    first = api.post("/v1/jobs", asked, HTTP_IDEMPOTENCY_KEY='"order-7"').json()
+    again = api.post("/v1/jobs", {"n": 2, "variant": "red-vase"}, HTTP_IDEMPOTENCY_KEY="order-7")
+
+    assert again.status_code == 202 and again.json()["id"] == first["id"]
+    assert Job.objects.count() == 1
+    other = api.post("/v1/jobs", asked | {"n": 1}, HTTP_IDEMPOTENCY_KEY="order-7")
+    problem(other, 422, "idempotency_key_reused")
+    assert (
+        API(owner=make_user(username="another"))
+        .post("/v1/jobs", asked, HTTP_IDEMPOTENCY_KEY="order-7")
+        .json()["id"]
+        != first["id"]
+    )
+
+
+def test_a_refused_request_leaves_its_idempotency_key_free(variant):
+    api = API()
+    problem(
+        api.post("/v1/jobs", {"variant": "gone"}, HTTP_IDEMPOTENCY_KEY="k"),
+        422,
+        "variant_not_found",
+    )
+
+    assert (
+        api.post("/v1/jobs", {"variant": "red-vase"}, HTTP_IDEMPOTENCY_KEY="k").status_code == 202
+    )
+
+
+@pytest.mark.parametrize("header", ["", '""', "x" * 256, "schlüssel", "two\tcells"])
+def test_an_idempotency_key_that_is_none_is_refused(variant, header: str):
+    answer = API().post("/v1/jobs", {"variant": "red-vase"}, HTTP_IDEMPOTENCY_KEY=header)
+
+    assert problem(answer, 400, "invalid_request")["parameter"] == "Idempotency-Key"
+
+
+def test_who_has_the_answer_already_gets_304_until_it_changes():
+    api = API()
+    job = make_job(owner=api.owner)
+    etag = api.get(f"/v1/jobs/{job.id}")["ETag"]
+
+    same = api.get(f"/v1/jobs/{job.id}", HTTP_IF_NONE_MATCH=etag)
+    jobs.cancel(job.id)
+    changed = api.get(f"/v1/jobs/{job.id}", HTTP_IF_NONE_MATCH=etag)
+
+    assert (same.status_code, same.content) == (304, b"")
+    assert changed.status_code == 200 and changed["ETag"] != etag
+
+
+def test_whoever_waits_with_an_etag_is_held_all_the_same():
+    api = API()
+    job = make_job(owner=api.owner)
+    etag = api.get(f"/v1/jobs/{job.id}")["ETag"]
+
+    held = api.get(f"/v1/jobs/{job.id}?wait=5", HTTP_IF_NONE_MATCH=etag, **SHELLED)
+
+    assert held.status_code == 200 and asks_to_wait(held)
+
+
+def test_the_queue_of_a_job_is_told_while_it_waits():
+    api = API()
+    first, second = make_job(owner=api.owner), make_job(owner=api.owner)
+    estimates._served_by.cache_clear()
+
+    alone = api.get(f"/v1/jobs/{second.id}").json()["queue"]
+    make_worker()
+    estimates._served_by.cache_clear()
+    served = api.get(f"/v1/jobs/{second.id}").json()["queue"]
+    jobs.cancel(first.id)
+
+    assert (alone["position"], alone["feasible"]) == (2, False) and "heartbeat" in alone["reason"]
+    assert (served["position"], served["feasible"], served["reason"]) == (2, True, "")
+    assert api.get(f"/v1/jobs/{second.id}").json()["queue"]["position"] == 1
+    assert api.get(f"/v1/jobs/{first.id}").json()["queue"] is None
+
+
+def test_a_list_is_filtered_by_what_its_jobs_are(variant):
+    api = API()
+    old = make_job(owner=api.owner, created_at=timezone.now() - timedelta(days=2))
+    new = api.post("/v1/jobs", {"variant": "red-vase"}).json()
+
+    def ids(**query) -> list[str]:
+        return [job["id"] for job in api.get("/v1/jobs", query).json()["results"]]
+
+    assert ids(variant="red-vase") == [new["id"]]
+    assert ids(model="student-1", via="jobs") == [new["id"], str(old.id)]
+    assert ids(via="openai") == []
+    yesterday = (timezone.now() - timedelta(days=1)).isoformat()
+    assert ids(created_after=yesterday) == [new["id"]]
+    assert ids(created_before=yesterday) == [str(old.id)]
+    problem(api.get("/v1/jobs", {"created_after": "yesterday"}), 400, "invalid_request")
 
 
 # --- wait (the shell's part is in test_waiting) -----------------------------------------------------
