@@ -6,11 +6,12 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from django.db import connection, transaction
+from django.db import IntegrityError, connection, transaction
 from django.utils import timezone
 
 from generation.errors import IdempotencyInProgress, IdempotencyKeyReused, InvalidRequest
 from generation.models import IdempotencyKey, Job
+from generation.predictions import called
 
 MAX_CHARACTERS = 255
 KEPT = timedelta(hours=48)
@@ -92,6 +93,30 @@ def by_body(owner, route: str, body: Any, *, seconds: float) -> Job | None:
     )
     row = rows.exclude(job__status__in=(Job.Status.FAILED, Job.Status.CANCELED)).first()
     return row.job if row else None
+
+
+def by_external_id(
+    owner, external_id: str, *, body: Any, make: Callable[[str], Job]
+) -> tuple[Job, bool]:
+    """The owner's job with this id, and whether an earlier request made it; as long as the job is there.
+
+    make: gets the fingerprint that the job keeps beside its external id. Raises IdempotencyKeyReused if another request
+    made the job, and what `make` raises.
+    """
+    mark = fingerprint(body)
+    known = Job.objects.filter(called(external_id), owner=owner)
+    job = known.first()
+    if job is None:
+        try:
+            with transaction.atomic():
+                return make(mark), False
+        except IntegrityError:  # the same request in another process was quicker
+            job = known.first()
+            if job is None:
+                raise
+    if job.external_fingerprint != mark:
+        raise IdempotencyKeyReused("Choose another id for another request.", parameter="id")
+    return job, True
 
 
 def forget_old() -> int:

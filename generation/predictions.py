@@ -1,9 +1,12 @@
 """A job in the form of a Replicate prediction, for answers and webhooks. Knows no request: links start at base_url."""
 
+import re
 from datetime import datetime
 from typing import Any
 from urllib.parse import urljoin
+from uuid import UUID
 
+from django.db.models import Q
 from django.urls import reverse
 
 from generation import hints, links
@@ -22,6 +25,8 @@ STATUSES = {
     Job.Status.CANCELED: "canceled",
 }
 ABORTED = "aborted"
+_IDENTIFIER = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 FORMATS = {"webp": "webp", "png": "png", "jpeg": "jpg"}  # ours: Replicate's
 
 
@@ -58,6 +63,17 @@ def as_prediction(job: Job, *, base_url: str, event: str | None = None) -> dict[
 def identifier(job: Job) -> str:
     """By which the client knows the job: the id that it chose, else ours."""
     return job.external_id or str(job.id)
+
+
+def is_identifier(name: str) -> bool:
+    """Whether a client may choose it."""
+    return _IDENTIFIER.fullmatch(name) is not None
+
+
+def called(name: str) -> Q:
+    """Jobs with this id, the client's or ours: of one owner there is at most one."""
+    chosen = Q(external_id=name)
+    return chosen | Q(id=UUID(name)) if _UUID.fullmatch(name) else chosen
 
 
 def status_of(job: Job) -> str:

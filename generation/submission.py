@@ -35,6 +35,7 @@ def submit(
     metadata: bool = False,
     cancel_after: float | None = None,
     external_id: str = "",
+    external_fingerprint: str = "",
     api_key: APIKey | None = None,
     via: str = Job.Via.JOBS,
     base_url: str = "",
@@ -44,7 +45,7 @@ def submit(
     variant: a slug; text: a wording of the catalogue; exactly one of the two. size: "WIDTHxHEIGHT". model: "student",
     "teacher" or the name of a release. Without a seed a fresh one is drawn and kept, so that the picture can be asked
     for again. cancel_after: seconds until a job that has not ended is canceled. external_id: chosen by the client,
-    unique to its owner. base_url: where the client reached us.
+    unique to its owner; external_fingerprint: of the request that chose it. base_url: where the client reached us.
     """
     if (variant is None) == (text is None):
         raise InvalidRequest("Give exactly one of variant and text.", parameter="variant")
@@ -84,6 +85,7 @@ def submit(
         has_metadata=metadata,
         cancel_at=None if cancel_after is None else now + timedelta(seconds=cancel_after),
         external_id=external_id,
+        external_fingerprint=external_fingerprint,
         api_key=api_key,
         weight=api_key.weight if api_key else 1,
         via=via,

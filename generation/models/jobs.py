@@ -62,6 +62,9 @@ class Job(models.Model):
     external_id = models.CharField(
         max_length=64, blank=True, help_text="Chosen by the client; unique to its owner."
     )
+    external_fingerprint = models.CharField(
+        max_length=64, blank=True, help_text="SHA-256 of the request that chose the external id."
+    )
     variant = models.ForeignKey(PromptVariant, on_delete=models.PROTECT, related_name="jobs")
     asked_text = models.CharField(
         max_length=300,
