@@ -6,7 +6,6 @@ are not followed, and addresses of private networks are refused when the connect
 
 import errno
 import importlib.util
-import ipaddress
 import posixpath
 import socket
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+from generation import addresses
 
 MAX_FILES = 100_000  # of a source; a listing that never ends must
 MAX_FOLDERS = 10_000
@@ -231,9 +232,7 @@ def _web(rules: Rules) -> Any:
 
     def connect(address: Any) -> socket.socket:
         family, kind, protocol, _, place = address
-        reached = ipaddress.ip_address(place[0])
-        reached = getattr(reached, "ipv4_mapped", None) or reached
-        if not rules.private_hosts and not reached.is_global:
+        if not rules.private_hosts and not addresses.is_public(place[0]):
             raise OSError(
                 errno.EACCES,
                 f"{place[0]} is in a private network (IMAGE_SOURCE_PRIVATE_HOSTS)",
