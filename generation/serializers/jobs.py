@@ -153,7 +153,7 @@ class JobSerializer(serializers.Serializer[Job]):
             "cache": instance.cache,
             "attempt": instance.attempt,
             "progress": jobs.progress(instance),
-            "queue": _queue(self.context.get("estimate")),
+            "queue": queue_of(self.context.get("estimate")),
             "error": _error(instance),
             "images": self._images(instance),
             "created_at": instance.created_at,
@@ -177,7 +177,8 @@ class JobSerializer(serializers.Serializer[Job]):
         return [shown.to_representation(image) for image in job.images.all()]
 
 
-def _queue(estimate: Estimate | None) -> dict[str, Any] | None:
+def queue_of(estimate: Estimate | None) -> dict[str, Any] | None:
+    """As QueueSerializer says."""
     if estimate is None:
         return None
     return {

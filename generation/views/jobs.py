@@ -5,7 +5,7 @@ from typing import Any, cast
 from uuid import UUID
 
 import structlog
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.shortcuts import get_object_or_404
 from django.urls import reverse
 from django.utils import timezone
@@ -17,6 +17,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from generation import estimates, idempotency, jobs, submission
+from generation.estimates import Estimate
 from generation.models import APIKey, Job
 from generation.serializers import (
     JobQuery,
@@ -50,18 +51,19 @@ def owned(request: Request) -> QuerySet[Job]:
             *(field.attname for field in Job._meta.concrete_fields),
             "variant__slug",
             "release__kind",
+            "release__manifest_sha256",
             "release__name",
             "embedding__text",
         )
     )
 
 
-def one(request: Request, job_id: UUID) -> Job:
+def one(request: Request, wanted: Q) -> Job:
     """The owner's job. Raises Http404."""
-    job = get_object_or_404(owned(request), id=job_id)
+    job = get_object_or_404(owned(request), wanted)
     is_over = job.cancel_at is not None and job.cancel_at <= timezone.now()
     if is_over and not job.is_terminal and jobs.end_overdue(job.id):
-        job = owned(request).get(id=job_id)
+        job = owned(request).get(id=job.id)
     return job
 
 
@@ -73,10 +75,15 @@ def render(
     context = {"request": request, "estimate": estimate}
     response = Response(JobSerializer(job, context=context).data, status=code)
     if not job.is_terminal:
-        # A second for what will be there soon: a client that cannot wait need not miss it by much.
-        seconds = math.ceil((estimate and estimate.eta_p50) or POLL_SECONDS)
-        response["Retry-After"] = str(min(max(POLL_SECONDS, seconds), MAX_POLL_SECONDS))
+        response["Retry-After"] = poll_after(estimate)
     return response
+
+
+def poll_after(estimate: Estimate | None) -> str:
+    """Retry-After of a job that has not ended."""
+    # A second for what will be there soon: a client that cannot wait need not miss it by much.
+    seconds = math.ceil((estimate and estimate.eta_p50) or POLL_SECONDS)
+    return str(min(max(POLL_SECONDS, seconds), MAX_POLL_SECONDS))
 
 
 def _answer(
@@ -180,7 +187,7 @@ class JobDetail(APIView):
         """A job as it is now, or, with `wait`, when it has ended or the time is up."""
         structlog.contextvars.bind_contextvars(job_id=str(job_id))
         asked = query(WaitQuery, request)
-        job = one(request, job_id)
+        job = one(request, Q(id=job_id))
         prefers = preference(request)
         return _answer(
             request,
@@ -204,5 +211,5 @@ class JobCancel(APIView):
         """End a job. One that has ended already is answered unchanged."""
         structlog.contextvars.bind_contextvars(job_id=str(job_id))
         query(NoQuery, request)
-        jobs.cancel(one(request, job_id).id)
+        jobs.cancel(one(request, Q(id=job_id)).id)
         return render(request, owned(request).get(id=job_id))
