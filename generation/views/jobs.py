@@ -58,8 +58,13 @@ def owned(request: Request) -> QuerySet[Job]:
     )
 
 
-def one(request: Request, wanted: Q) -> Job:
+def one(request: Request, job_id: UUID) -> Job:
     """The owner's job. Raises Http404."""
+    return found(request, Q(id=job_id))
+
+
+def found(request: Request, wanted: Q) -> Job:
+    """The owner's job, if it is what is wanted. Raises Http404."""
     job = get_object_or_404(owned(request), wanted)
     is_over = job.cancel_at is not None and job.cancel_at <= timezone.now()
     if is_over and not job.is_terminal and jobs.end_overdue(job.id):
@@ -187,7 +192,7 @@ class JobDetail(APIView):
         """A job as it is now, or, with `wait`, when it has ended or the time is up."""
         structlog.contextvars.bind_contextvars(job_id=str(job_id))
         asked = query(WaitQuery, request)
-        job = one(request, Q(id=job_id))
+        job = one(request, job_id)
         prefers = preference(request)
         return _answer(
             request,
@@ -211,5 +216,5 @@ class JobCancel(APIView):
         """End a job. One that has ended already is answered unchanged."""
         structlog.contextvars.bind_contextvars(job_id=str(job_id))
         query(NoQuery, request)
-        jobs.cancel(one(request, Q(id=job_id)).id)
+        jobs.cancel(one(request, job_id).id)
         return render(request, owned(request).get(id=job_id))
