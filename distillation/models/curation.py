@@ -129,6 +129,8 @@ class Example(models.Model):
                 name="one_example_per_content",
             )
         ]
+        # Before a stored file is removed it is asked whether a row refers to it.
+        indexes = [models.Index(fields=["file"], name="example_file")]
 
     def __str__(self) -> str:
         return self.location

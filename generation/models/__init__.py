@@ -2,7 +2,7 @@
 
 from generation.models.access import APIKey, APIKeyManager, AuditEntry, Usage
 from generation.models.catalogue import Embedding, PromptVariant
-from generation.models.jobs import Attempt, IdempotencyKey, Image, Job
+from generation.models.jobs import Attempt, IdempotencyKey, Image, Job, PurgedImage
 from generation.models.releases import MOST_TRIES, TRIES, Release
 from generation.models.webhooks import Delivery, WebhookEndpoint, WebhookSecret
 from generation.models.workers import Worker
@@ -20,6 +20,7 @@ __all__ = [
     "Image",
     "Job",
     "PromptVariant",
+    "PurgedImage",
     "Release",
     "Usage",
     "WebhookEndpoint",

@@ -45,6 +45,7 @@ class Job(models.Model):
 
     TERMINAL = (Status.SUCCEEDED, Status.FAILED, Status.CANCELED)
     has_twin = False  # said by a claim: an identical job has succeeded
+    is_metered = False  # said by a claim: its key has a daily quota
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     owner = models.ForeignKey(
@@ -265,9 +266,29 @@ class Image(models.Model):
     class Meta:
         ordering = ["job", "index"]
         constraints = [models.UniqueConstraint(fields=["job", "index"], name="one_image_per_index")]
+        # Before a file is removed it is asked whether a row refers to it.
+        indexes = [
+            models.Index(fields=["file"], name="image_file"),
+            models.Index(fields=["master"], name="image_master"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.job_id}/{self.index}"
+
+
+class PurgedImage(models.Model):
+    """An image that was removed, so that it can be told from one that never existed."""
+
+    id = models.UUIDField(primary_key=True, editable=False, help_text="The image's.")
+    job = models.ForeignKey(
+        Job,
+        on_delete=models.CASCADE,
+        related_name="purged_images",
+        db_index=False,  # jobs are never deleted
+    )
+
+    def __str__(self) -> str:
+        return str(self.id)
 
 
 class IdempotencyKey(models.Model):
