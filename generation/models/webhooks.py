@@ -30,6 +30,9 @@ class WebhookEndpoint(models.Model):
     )
     url = models.CharField(max_length=500)
     failures = models.PositiveIntegerField(default=0, help_text="In a row.")
+    failing_since = models.DateTimeField(
+        null=True, blank=True, help_text="The first of the failures in a row."
+    )
     paused_until = models.DateTimeField(
         null=True, blank=True, help_text="After failures in a row nothing is sent until then."
     )
@@ -62,6 +65,13 @@ class Delivery(models.Model):
         DEAD = "dead", "dead (given up)"
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    owner = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        on_delete=models.CASCADE,
+        related_name="deliveries",
+        db_index=False,  # delivery_of_owner begins with it
+        help_text="Of the endpoint.",
+    )
     endpoint = models.ForeignKey(
         WebhookEndpoint, on_delete=models.CASCADE, related_name="deliveries"
     )
@@ -86,6 +96,12 @@ class Delivery(models.Model):
                 fields=["next_attempt_at"], condition=Q(status="pending"), name="delivery_due"
             ),
             models.Index(fields=["-created_at"], name="delivery_newest"),
+            models.Index(fields=["owner", "-created_at", "-id"], name="delivery_of_owner"),
+            models.Index(
+                fields=["owner", "status", "-created_at", "-id"],
+                condition=Q(status__in=("pending", "dead")),
+                name="delivery_open",
+            ),
         ]
 
     def __str__(self) -> str:
