@@ -1,17 +1,19 @@
 """Messages that may be lost: wake-ups over Celery, "the job moved" over pub/sub, progress. Rows are the truth."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from uuid import UUID
 
 import celery
 import kombu.exceptions
 
+from generation import events
 from generation.connections import attempt
+from generation.events import CHANNEL_PREFIX as CHANNEL_PREFIX
+from generation.events import Event, Watched
 
 log = logging.getLogger(__name__)
 
-CHANNEL_PREFIX = "retort:job:"
 PROGRESS_PREFIX = "retort:progress:"
 PROGRESS_SECONDS = 60
 
@@ -35,28 +37,43 @@ def encode() -> None:
     send("generation.encode", expires=3600)
 
 
-def moved(jobs: Iterable[tuple[UUID, str]]) -> None:
-    """Tell whoever waits that these jobs (id, status) changed. Call after commit."""
-    messages = [(f"{CHANNEL_PREFIX}{job_id}", status) for job_id, status in jobs]
+def moved(jobs: Iterable[tuple[UUID, str]], *, attempts: Mapping[UUID, int] | None = None) -> None:
+    """Tell whoever waits that these jobs (id, status) changed. Call after commit.
 
-    def publish(redis) -> None:
+    attempts: of those that have not ended; who watches one of them is told.
+    """
+    messages = list(jobs)
+    going_on = attempts or {}
+
+    def publish(redis) -> Watched:
         with redis.pipeline(transaction=False) as pipe:
-            for channel, status in messages:
-                pipe.publish(channel, status)
-            pipe.execute()
+            for job_id, status in messages:
+                pipe.publish(f"{CHANNEL_PREFIX}{job_id}", status)
+            if going_on:
+                events.ask_who_is_watched(pipe, going_on)
+            answers = pipe.execute()
+        return events.watched(going_on, answers[-1]) if going_on else Watched()
 
     if messages:
-        attempt(publish, None)
+        watched = attempt(publish, Watched())
+        events.tell(
+            Event(job_id, "status", {"status": status, "attempt": going_on[job_id]})
+            for job_id, status in messages
+            if job_id in watched.events
+        )
 
 
-def set_progress(job_ids: Iterable[UUID], percent: int) -> None:
-    def write(redis) -> None:
+def set_progress(job_ids: Collection[UUID], percent: int) -> Watched:
+    """Returns which of them somebody watches."""
+
+    def write(redis) -> Watched:
         with redis.pipeline(transaction=False) as pipe:
             for job_id in job_ids:
                 pipe.set(f"{PROGRESS_PREFIX}{job_id}", percent, ex=PROGRESS_SECONDS)
-            pipe.execute()
+            events.ask_who_is_watched(pipe, job_ids)
+            return events.watched(job_ids, pipe.execute()[-1])
 
-    attempt(write, None)
+    return attempt(write, Watched())
 
 
 def progress(job_id: UUID) -> int:

@@ -19,14 +19,17 @@ class Report:
 
     def __init__(self) -> None:
         self._moved: list[tuple[UUID, str]] = []
+        self._attempts: dict[UUID, int] = {}
         self._lines: list[tuple[str, dict[str, object]]] = []
         self._amounts: Counter[str] = Counter()
         self._has_work = False
         transaction.on_commit(self._tell, robust=True)
 
     def moved(self, job_id: UUID, status: str, event: str, **facts: object) -> None:
-        """A job changed its status."""
+        """A job changed its status. Of one that goes on the fact `attempt` is told to who watches it."""
         self._moved.append((job_id, status))
+        if status in ("queued", "running") and isinstance(attempt := facts.get("attempt"), int):
+            self._attempts[job_id] = attempt
         self._lines.append((event, {"job_id": str(job_id), "status": str(status), **facts}))
 
     def count(self, name: str, by: float = 1, **labels: str) -> None:
@@ -40,7 +43,7 @@ class Report:
         self._has_work = True
 
     def _tell(self) -> None:
-        hints.moved(self._moved)  # first: somebody may be waiting
+        hints.moved(self._moved, attempts=self._attempts)  # first: somebody may be waiting
         if self._has_work:
             hints.wake()
         for event, facts in self._lines:

@@ -3,6 +3,7 @@
 from django.urls import path
 
 from generation.views import (
+    events,
     health,
     images,
     jobs,
@@ -11,6 +12,7 @@ from generation.views import (
     releases,
     schema,
     variants,
+    versions,
 )
 
 urlpatterns = [
@@ -18,16 +20,33 @@ urlpatterns = [
     path("v1/variants/<slug:slug>", variants.VariantDetail.as_view(), name="variant"),
     path("v1/jobs", jobs.JobList.as_view(), name="jobs"),
     path("v1/jobs/<uuid:job_id>", jobs.JobDetail.as_view(), name="job"),
+    path("v1/jobs/<uuid:job_id>/events", events.JobEvents.as_view(), name="job-events"),
     path("v1/jobs/<uuid:job_id>/cancel", jobs.JobCancel.as_view(), name="job-cancel"),
+    path("v1/predictions", predictions.PredictionList.as_view(), name="predictions"),
     path(
-        "v1/predictions/<slug:prediction_id>",
+        "v1/predictions/<str:prediction_id>",
         predictions.PredictionDetail.as_view(),
         name="prediction",
     ),
     path(
-        "v1/predictions/<slug:prediction_id>/cancel",
+        "v1/predictions/<str:prediction_id>/cancel",
         predictions.PredictionCancel.as_view(),
         name="prediction-cancel",
+    ),
+    path(
+        "v1/models/<slug:owner>/<slug:name>",
+        versions.ModelDetail.as_view(),
+        name="replicate-model",
+    ),
+    path(
+        "v1/models/<slug:owner>/<slug:name>/predictions",
+        predictions.ModelPredictions.as_view(),
+        name="replicate-model-predictions",
+    ),
+    path(
+        "v1/models/<slug:owner>/<slug:name>/versions/<slug:version>",
+        versions.VersionDetail.as_view(),
+        name="replicate-version",
     ),
     path("v1/images/<uuid:image_id>", images.ImageDetail.as_view(), name="image"),
     path("v1/images/<uuid:image_id>/file", images.ImageFile.as_view(), name="image-file"),

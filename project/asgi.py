@@ -2,7 +2,8 @@
 
 Django decides, the shell waits. Requests run on lasting threads, so that database connections last and a list costs two
 milliseconds. A view that wants its client to wait answers at once with the header of `generation.waiting`; the shell
-keeps the connection without a thread and asks Django again when something moved, or when the time is up.
+keeps the connection without a thread and asks Django again when something moved, or when the time is up. With the
+header of `generation.streaming` the client watches: it gets events until the end.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
+from functools import partial
 from types import FrameType
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -21,7 +23,9 @@ from a2wsgi import WSGIMiddleware
 from django.conf import settings
 from django.core.wsgi import get_wsgi_application
 
-from generation.waiting import HEADER, SHELL, Hub, Wait
+from generation import streaming, waiting
+from generation.streaming import Stream, Streams
+from generation.waiting import SHELL, Hub, Wait
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
 
@@ -39,7 +43,8 @@ STOP_SECONDS = 2.0
 BODY_BYTES = (
     1_048_576  # up to here a slow sender costs no thread; a longer body streams into Django
 )
-HEADER_NAME = HEADER.lower().encode()
+WAIT_HEADER = waiting.HEADER.lower().encode()
+STREAM_HEADER = streaming.HEADER.lower().encode()
 
 django_app = get_wsgi_application()
 
@@ -52,6 +57,12 @@ class Answer:
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
     body: bytearray = field(default_factory=bytearray)
     wait: Wait | None = None
+    stream: Stream | None = None
+
+    @property
+    def is_kept(self) -> bool:
+        """It goes to the client later, or in another form."""
+        return self.wait is not None or self.stream is not None
 
     async def send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status, "headers": self.headers})
@@ -65,6 +76,9 @@ class Shell:
         # Any: its types name every message of ASGI, those of websockets too.
         self._django: Any = WSGIMiddleware(wsgi_application, workers=THREADS)
         self._hub = hub
+        self._streams = Streams(
+            settings.REDIS_URL, hub, recheck_seconds=lambda: self._recheck_seconds()
+        )
         self._asking = asyncio.Semaphore(ASKING_AT_ONCE)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -79,11 +93,16 @@ class Shell:
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
         self._hub.start()
-        _before_stop(self._hub.close)
+        _before_stop(self._close)
         await send({"type": "lifespan.startup.complete"})
         await receive()
-        self._hub.close()
+        self._close()
+        await self._streams.aclose()
         await send({"type": "lifespan.shutdown.complete"})
+
+    def _close(self) -> None:
+        self._hub.close()
+        self._streams.close()
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         asked_at = time.monotonic()
@@ -93,15 +112,17 @@ class Shell:
         async def pass_or_keep(message: Message) -> None:
             if message["type"] == "http.response.start":
                 _read_start(answer, message)
-                if answer.wait is None:
+                if not answer.is_kept:
                     await send({**message, "headers": answer.headers})
-            elif answer.wait is None:
+            elif not answer.is_kept:
                 await send(message)
             else:
                 answer.body += message.get("body", b"")
 
         await self._django(scope, await _buffered(receive), pass_or_keep)
-        if answer.wait is not None:
+        if answer.stream is not None:
+            await self._show(scope, receive, send, answer, asked_at)
+        elif answer.wait is not None:
             await self._hold(scope, receive, send, answer, asked_at)
 
     # --- waiting ----------------------------------------------------------------------------------
@@ -141,6 +162,37 @@ class Shell:
                 break
         return answer
 
+    # --- watching ---------------------------------------------------------------------------------
+    async def _show(
+        self, scope: Scope, receive: Receive, send: Send, answer: Answer, asked_at: float
+    ) -> None:
+        """Send events until the last one; stop when the client has gone."""
+        stream = answer.stream
+        if stream is None:
+            return
+        headers = [(name, value) for name, value in answer.headers if name != b"content-length"]
+        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+
+        async def write(content: bytes) -> None:
+            await send({"type": "http.response.body", "body": content, "more_body": True})
+
+        ask = partial(self._ask, _question(scope, stream.then))
+        gone = asyncio.ensure_future(_disconnected(receive))
+        shown = asyncio.ensure_future(
+            self._streams.run(answer, asked_at=asked_at, ask=ask, write=write)
+        )
+        try:
+            await asyncio.wait((gone, shown), return_when=asyncio.FIRST_COMPLETED)
+            with contextlib.suppress(TimeoutError):  # a reader that takes nothing
+                if shown.done():
+                    shown.result()
+                    async with asyncio.timeout(STOP_SECONDS):
+                        await send({"type": "http.response.body", "body": b""})
+        finally:
+            gone.cancel()
+            shown.cancel()
+
+    # --- asking -----------------------------------------------------------------------------------
     def _recheck_seconds(self) -> float:
         fewest = RECHECK_SECONDS if self._hub.hears else RECHECK_DEAF_SECONDS
         return max(fewest, self._hub.waiters / RECHECKS_PER_SECOND)
@@ -160,16 +212,19 @@ class Shell:
 
 
 def _without_ours(headers: Any) -> list[tuple[bytes, bytes]]:
-    return [(name, value) for name, value in headers if name.lower() != HEADER_NAME]
+    ours = (WAIT_HEADER, STREAM_HEADER)
+    return [(name, value) for name, value in headers if name.lower() not in ours]
 
 
 def _read_start(answer: Answer, message: Message) -> None:
-    """Status, headers for the client, and the wish to wait. The one place where our header is taken off."""
+    """Status, headers for the client, the wish to wait or to watch. The one place where our headers are taken off."""
     answer.status = message["status"]
     answer.headers = _without_ours(message["headers"])
     for name, value in message["headers"]:
-        if name.lower() == HEADER_NAME:
+        if name.lower() == WAIT_HEADER:
             answer.wait = Wait.decode(value.decode())
+        elif name.lower() == STREAM_HEADER:
+            answer.stream = Stream.decode(value.decode())
 
 
 def _question(scope: Scope, target: str) -> Scope:

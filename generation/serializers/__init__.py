@@ -1,6 +1,7 @@
 """What goes in and out over the API, field by field. Shapes only: what is allowed is decided below, in `submission`."""
 
 from generation.serializers.catalogue import VariantQuery, VariantSerializer
+from generation.serializers.events import EVENT_ID, EventsQuery
 from generation.serializers.images import ImageDetailSerializer, ImageSerializer, LinkQuery
 from generation.serializers.jobs import (
     MAX_WAIT_SECONDS,
@@ -14,8 +15,10 @@ from generation.serializers.releases import ReleaseQuery, ReleaseSerializer
 from generation.serializers.shapes import MAX_PAGE, NoQuery, PageQuery, Strict, absolute, query, url
 
 __all__ = [
+    "EVENT_ID",
     "MAX_PAGE",
     "MAX_WAIT_SECONDS",
+    "EventsQuery",
     "ImageDetailSerializer",
     "ImageSerializer",
     "JobQuery",

@@ -103,6 +103,7 @@ class QueueSerializer(serializers.Serializer[Any]):
 
 class JobURLsSerializer(serializers.Serializer[Any]):
     self = serializers.URLField()
+    events = serializers.URLField()
     cancel = serializers.URLField()
 
 
@@ -166,6 +167,7 @@ class JobSerializer(serializers.Serializer[Job]):
             },
             "urls": {
                 "self": url(self, "job", instance.id),
+                "events": url(self, "job-events", instance.id),
                 "cancel": url(self, "job-cancel", instance.id),
             },
         }

@@ -1,0 +1,22 @@
+"""What a client says that watches a job."""
+
+import re
+
+from rest_framework import serializers
+
+from generation.serializers.shapes import Strict
+
+EVENT_ID = re.compile(r"\d{1,19}-\d{1,19}(-end)?")  # not more digits than Redis reads
+
+
+class EventsQuery(Strict):
+    last_event_id = serializers.RegexField(
+        f"^{EVENT_ID.pattern}$",
+        required=False,
+        allow_blank=True,
+        default="",
+        help_text="As the header Last-Event-ID, which wins, for clients that cannot send one.",
+    )
+    previews = serializers.BooleanField(
+        required=False, default=True, help_text="Whether to send pictures of the image forming."
+    )

@@ -1,0 +1,82 @@
+"""A job as it goes: server-sent events."""
+
+from uuid import UUID
+
+import structlog
+from django.http import HttpResponse, HttpResponseBase
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
+from rest_framework.request import Request
+from rest_framework.views import APIView
+
+from generation import events
+from generation.errors import InvalidRequest
+from generation.models import APIKey
+from generation.serializers import EVENT_ID, EventsQuery, query
+from generation.streaming import CONTENT_TYPE, FINAL_SUFFIX
+from generation.views.holding import asked_again
+from generation.views.images import AnyAccept
+from generation.views.jobs import one, render
+from generation.views.problems import responses
+from generation.views.streams import answer
+
+KINDS = ("status", "progress", "preview")
+
+
+class JobEvents(APIView):
+    required_scopes = {"GET": APIKey.Scope.JOBS_READ}
+    content_negotiation_class = AnyAccept
+
+    @extend_schema(
+        operation_id="watch_job",
+        parameters=[
+            EventsQuery,
+            OpenApiParameter(
+                "Last-Event-ID",
+                location=OpenApiParameter.HEADER,
+                description="The id of the last event that you have: what came after it is sent.",
+            ),
+        ],
+        responses={
+            (200, CONTENT_TYPE): OpenApiResponse(
+                OpenApiTypes.STR,
+                "Events: snapshot, then status, progress and preview, and the job again, named by its last status",
+            ),
+            204: OpenApiResponse(None, "You have the last event"),
+        }
+        | responses(400, 401, 403, 404),
+    )
+    def get(self, request: Request, job_id: UUID) -> HttpResponseBase:
+        """Watch a job: its state now, what changes, its end. Heartbeats are comments."""
+        structlog.contextvars.bind_contextvars(job_id=str(job_id))
+        asked = query(EventsQuery, request)
+        is_again = bool(asked_again(request))
+        # A browser that connects again sends the header beside the address that it had at first.
+        after = "" if is_again else _last_event_id(request) or asked["last_event_id"]
+        job = one(request, job_id)
+        if after.endswith(FINAL_SUFFIX):
+            if job.is_terminal:
+                return HttpResponse(status=204)  # a browser connects no more
+            after = ""  # it was retried since
+        watched = events.NO_ID
+        if not job.is_terminal:
+            watched = events.watch(job.id, previews=asked["previews"])
+            job = one(request, job_id)
+        return answer(
+            request,
+            render(request, job).data,
+            job=job,
+            watched=watched,
+            then=request.get_full_path(),
+            style="job",
+            options={"kinds": [kind for kind in KINDS if kind != "preview" or asked["previews"]]},
+            previews=asked["previews"],
+            after=after,
+        )
+
+
+def _last_event_id(request: Request) -> str:
+    header = request.headers.get("Last-Event-ID", "")
+    if header and not EVENT_ID.fullmatch(header):
+        raise InvalidRequest("Give the id of an event of this job.", parameter="Last-Event-ID")
+    return header
