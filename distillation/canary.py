@@ -60,9 +60,9 @@ def watch() -> None:
         ours, theirs = count(release, release), count(active, release)
         action, reason = decide(ours, theirs, jobs=settings.CANARY_JOBS)
         if action == "promote":
-            releases.activate(release)
+            releases.activate(release, reason=reason)
         elif action == "withdraw":
-            releases.reject(release)
+            releases.reject(release, reason=reason)
         else:
             continue
         log.info("canary_decided", release=release.name, action=action, reason=reason)

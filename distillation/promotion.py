@@ -34,9 +34,9 @@ def conclude(run: Run, hold: Hold, made: Mapping[str, Path]) -> None:
         handover.make_ready(release)
     with transaction.atomic():
         if outcome == Run.Outcome.REJECTED:
-            releases.reject(release)
+            releases.reject(release, reason="The gate was not passed.")
         elif outcome == Run.Outcome.PROMOTED:
-            releases.activate(release)
+            releases.activate(release, reason="The gate was passed.")
         elif outcome == Run.Outcome.CANARY:
             releases.begin_canary(release, settings.CANARY_PERCENT)
         if not runs.finish(hold, release=release, gate=gate, outcome=outcome):

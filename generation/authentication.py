@@ -15,7 +15,19 @@ if TYPE_CHECKING:  # REST framework imports this module while it imports its vie
 
 SCHEME = "Bearer"
 # Asked for at every request, so no more than is needed.
-COLUMNS = ("sha256", "scopes", "expires_at", "revoked_at", "last_used_at", "owner__is_active")
+COLUMNS = (
+    "sha256",
+    "scopes",
+    "weight",
+    "requests_per_minute",
+    "images_per_day",
+    "device_seconds_per_day",
+    "max_queued_jobs",
+    "expires_at",
+    "revoked_at",
+    "last_used_at",
+    "owner__is_active",
+)
 
 
 class APIKeyAuthentication(BaseAuthentication):

@@ -1,9 +1,10 @@
 """Which queued jobs a worker takes next, and taking them: one statement. `generation.jobs` owns the rest of their life.
 
 Order: owners take turns, image by image, counting what they have running; among owners on the same turn the one served
-longest ago comes first; an owner's own jobs go by priority, then age. The first job decides release, size and steps of
-the batch; others join while they fit. A job that has failed before runs alone, so that a poison job harms nobody else;
-and of identical jobs only one runs, the others are answered by it.
+longest ago comes first; an owner's own jobs go by priority, then age. An owner of weight w, which is that of its next
+job, has w images a turn, and was served when the last but w-1 of its jobs began. The first job decides release, size and
+steps of the batch; others join while they fit. A job that has failed before runs alone, so that a poison job harms
+nobody else; and of identical jobs only one runs, the others are answered by it.
 """
 
 from datetime import datetime
@@ -22,15 +23,21 @@ waiting AS (
              WHERE q.status = 'queued' AND q.owner_id > w.owner_id ORDER BY q.owner_id LIMIT 1)
       FROM waiting w WHERE w.owner_id IS NOT NULL
 ), owners AS (
-    SELECT owner_id,
+    SELECT owner_id, weight,
            (SELECT coalesce(sum(n), 0) FROM generation_job r
              WHERE r.owner_id = o.owner_id AND r.status = 'running') AS running,
-           (SELECT max(started_at) FROM generation_job s
-             WHERE s.owner_id = o.owner_id AND s.started_at IS NOT NULL) AS served_at
-      FROM waiting o WHERE o.owner_id IS NOT NULL
+           (SELECT started_at FROM generation_job s
+             WHERE s.owner_id = o.owner_id AND s.started_at IS NOT NULL
+             ORDER BY s.started_at DESC OFFSET o.weight - 1 LIMIT 1) AS served_at
+      FROM (SELECT w.owner_id,
+                   (SELECT q.weight FROM generation_job q
+                     WHERE q.owner_id = w.owner_id AND q.status = 'queued'
+                     ORDER BY q.priority DESC, q.created_at LIMIT 1) AS weight
+              FROM waiting w WHERE w.owner_id IS NOT NULL) o
 ), candidates AS (
-    SELECT j.*, o.served_at, o.running + row_number() OVER (
-               PARTITION BY o.owner_id ORDER BY j.priority DESC, j.created_at, j.id) AS turn
+    SELECT j.*, o.served_at, (o.running + coalesce(sum(j.n) OVER (
+               PARTITION BY o.owner_id ORDER BY j.priority DESC, j.created_at, j.id
+               ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0)) / o.weight AS turn
       FROM owners o
      CROSS JOIN LATERAL (
            SELECT q.* FROM generation_job q
@@ -75,7 +82,10 @@ WITH RECURSIVE {CANDIDATES}, compatible AS (
     SELECT id, attempt, worker_name, (SELECT sum(n) FROM moved), 'running', '', '', 0, started_at FROM moved
 )
 SELECT moved.*, EXISTS (SELECT 1 FROM generation_job d
-                         WHERE d.key = moved.key AND d.status = 'succeeded') AS has_twin
+                         WHERE d.key = moved.key AND d.status = 'succeeded') AS has_twin,
+       EXISTS (SELECT 1 FROM generation_apikey k
+                WHERE k.id = moved.api_key_id
+                  AND (k.images_per_day IS NOT NULL OR k.device_seconds_per_day IS NOT NULL)) AS is_metered
   FROM moved ORDER BY place
 """
 OLDEST = f"WITH RECURSIVE {CANDIDATES} SELECT min(created_at) FROM ranked"

@@ -64,10 +64,25 @@ class QuotaExceeded(GenerationError):
     retryable = True
 
 
+class KeyRefused(GenerationError):
+    """The API key cannot be changed like that."""
+
+    code = "key_refused"
+    status = 409
+
+
 class QueueFull(GenerationError):
     """More jobs wait than can be made in time."""
 
     code = "queue_full"
+    status = 503
+    retryable = True
+
+
+class JobUnfinished(GenerationError):
+    """The job has not ended in the time for which a client is kept."""
+
+    code = "job_unfinished"
     status = 503
     retryable = True
 

@@ -4,6 +4,7 @@ queued ─claim→ running ─commit→ succeeded          cancel: queued or run
    ↑─────────── settle (retryable, lost, released)  settle: running → failed when attempts are exhausted
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,7 +19,7 @@ from django.db.models.expressions import CombinedExpression
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from generation import claiming, hints, images, presence
+from generation import claiming, hints, images, limits, presence
 from generation.errors import (
     CANCELED_BY_CLIENT,
     DEADLINE_BEFORE_START,
@@ -152,11 +153,16 @@ def held(claims: Iterable[Claim], *, extend: bool) -> set[Claim]:
 def commit(results: Sequence[Result]) -> list[Claim]:
     """Finish a batch in one transaction. Returns the claims that were refused: held no longer, so nothing is kept."""
     refused: list[Claim] = []
+    spent: dict[int, float] = defaultdict(float)  # by the pk of a key with a quota
     with transaction.atomic():
         report = Report()
         for result in results:
+            job = result.job
             if not _commit_one(result, report):
-                refused.append(Claim.of(result.job))
+                refused.append(Claim.of(job))
+            elif job.is_metered and job.api_key_id is not None:
+                spent[job.api_key_id] += result.device_seconds
+        limits.spend(spent)
     for claim in refused:
         log.warning("result_refused", job_id=str(claim.job_id), attempt=claim.attempt)
     images.remember(image for r in results if Claim.of(r.job) not in refused for image in r.images)
@@ -360,7 +366,7 @@ def retry(job_id: UUID) -> Job:
         job = Job.objects.get(id=job_id)
         if moved:
             report = Report()
-            report.moved(job.id, job.status, "job_retried")
+            report.moved(job.id, job.status, "job_retried", attempt=job.attempt)
             report.wake()
         elif job.is_terminal:
             raise JobFinished("The job succeeded; ask for another seed to get another picture.")

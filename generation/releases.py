@@ -12,7 +12,7 @@ from django.db import transaction
 from django.db.models import Q
 from django.utils import timezone
 
-from generation import hints
+from generation import audit, hints
 from generation.engine import release as engine_release
 from generation.engine.errors import ReleaseInvalid
 from generation.engine.release import MANIFEST, Manifest, Progress
@@ -54,9 +54,11 @@ def register(
         "has_encoder": manifest.has_encoder,
         "size_bytes": sum(file.size_bytes for file in manifest.files),
     }
-    release, created = Release.objects.get_or_create(name=manifest.name, defaults=fields)
-    if not created:  # registered by somebody else while we were hashing
-        _refuse_known(manifest.name)
+    with transaction.atomic():
+        release, created = Release.objects.get_or_create(name=manifest.name, defaults=fields)
+        if not created:  # registered by somebody else while we were hashing
+            _refuse_known(manifest.name)
+        audit.record("release_registered", release.name, kind=release.kind)
     log.info("release_registered", release=release.name, kind=release.kind, path=release.path)
     transaction.on_commit(hints.encode, robust=True)
     return release
@@ -183,8 +185,11 @@ def _compare_manifest(release: Release, place: Path) -> None:
 
 
 # --- moving ---------------------------------------------------------------------------------------
-def activate(release: Release) -> Release:
-    """Serve this release instead of the active one of its kind, which retires. Raises ReleaseRefused."""
+def activate(release: Release, *, reason: str = "") -> Release:
+    """Serve this release instead of the active one of its kind, which retires. Raises ReleaseRefused.
+
+    reason: of a decision that no person made, for the audit log.
+    """
     place = folder(release)
     _verified(place, hashes=False)
     _compare_manifest(release, place)
@@ -200,7 +205,8 @@ def activate(release: Release) -> Release:
             raise ReleaseRefused(f"{release.name} was rejected. Register a better one.")
         current = next((row for row in rows.values() if row.status == Status.ACTIVE), None)
         release.replaced = current
-        _exchange(current, release)
+        action = "canary_promoted" if release.canary_percent else "release_activated"
+        _exchange(current, release, action, reason=reason)
         transaction.on_commit(hints.encode, robust=True)
     return release
 
@@ -225,19 +231,20 @@ def rollback(kind: str) -> Release:
         _verified(place, hashes=False)
         _compare_manifest(previous, place)
         # `previous.replaced` stays: a second rollback goes one further back, not to and fro.
-        _exchange(current, previous)
+        _exchange(current, previous, "release_rolled_back")
         transaction.on_commit(hints.encode, robust=True)
     return previous
 
 
-def reject(release: Release) -> Release:
-    """Never serve this release. Raises ReleaseRefused while it is active."""
+def reject(release: Release, *, reason: str = "") -> Release:
+    """Never serve this release. Raises ReleaseRefused while it is active. reason: as for `activate`."""
     with transaction.atomic():
         locked = Release.objects.select_for_update().get(pk=release.pk)
         if locked.status == Status.ACTIVE:
             raise ReleaseRefused(f"{locked.name} is active. Activate another first, or roll back.")
         if locked.status != Status.REJECTED:
-            _move(locked, Status.REJECTED)
+            action = "canary_withdrawn" if locked.canary_percent else "release_rejected"
+            _move(locked, Status.REJECTED, action, reason=reason)
     return locked
 
 
@@ -265,16 +272,31 @@ def begin_canary(release: Release, percent: int) -> Release:
                 )
         release.canary_percent, release.canary_started_at = percent, timezone.now()
         release.save(update_fields=["canary_percent", "canary_started_at"])
+        audit.record("canary_begun", release.name, percent=percent)
     log.info("canary_began", release=release.name, percent=percent)
     return release
 
 
 def end_canary(release: Release) -> Release:
     """Serve no more jobs with it; it stays what it was. Those that it was given it finishes."""
-    Release.objects.filter(pk=release.pk).update(canary_percent=0)
+    with transaction.atomic():
+        trying = Release.objects.filter(pk=release.pk, canary_percent__gt=0)
+        if trying.update(canary_percent=0):
+            audit.record("canary_ended", release.name)
     release.refresh_from_db()
     log.info("canary_ended", release=release.name)
     return release
+
+
+def set_max_tries(release: Release, max_tries: int | None) -> Release:
+    """How often an image of it may be made again. None: as the setting MAX_TRIES says."""
+    with transaction.atomic():
+        row = Release.objects.select_for_update().get(pk=release.pk)
+        before, row.max_tries = row.max_tries, max_tries
+        if before != max_tries:
+            row.save(update_fields=["max_tries"])
+            audit.record("release_edited", row.name, max_tries=[before, max_tries])
+    return row
 
 
 def in_service() -> list[Release]:
@@ -309,22 +331,26 @@ def _locked(kind: str) -> list[Release]:
     return list(Release.objects.select_for_update().filter(kind=kind).order_by("pk"))
 
 
-def _exchange(current: Release | None, following: Release) -> None:
+def _exchange(
+    current: Release | None, following: Release, action: str, *, reason: str = ""
+) -> None:
     now = timezone.now()
     if current is not None:
         current.retired_at = now
-        _move(current, Status.RETIRED)
+        _move(current, Status.RETIRED, "release_retired", by=following.name)
     following.activated_at = now
     following.retired_at = None
-    _move(following, Status.ACTIVE)
+    replaced = current.name if current else None
+    _move(following, Status.ACTIVE, action, reason=reason, replaced=replaced)
 
 
-def _move(release: Release, status: Release.Status) -> None:
-    """The one place where a status changes; the caller holds the row's lock."""
+def _move(release: Release, status: Release.Status, action: str, **facts: str | None) -> None:
+    """The one place where a status changes; the caller holds the row's lock. action, facts: for the audit log."""
     before = release.status
     release.status = status
     release.canary_percent = 0  # whatever it becomes now, it is tried no longer
     release.save(
         update_fields=["status", "activated_at", "retired_at", "replaced", "canary_percent"]
     )
+    audit.record(action, release.name, **{name: said for name, said in facts.items() if said})
     log.info("release_moved", release=release.name, kind=release.kind, before=before, after=status)

@@ -11,7 +11,7 @@ from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 
-from generation import catalogue, control, hints, images, jobs, presence, routing
+from generation import catalogue, control, hints, images, jobs, limits, presence, routing
 from generation.errors import InvalidRequest
 from generation.images import StoredImage
 from generation.models import MOST_TRIES, APIKey, Job, Release
@@ -99,7 +99,9 @@ def submit(
     found = None if is_fresh else images.find(keys, output_format)
     stored = [found[key] for key in keys] if found else None
     with transaction.atomic():
-        _write(job, stored if stored and images.answers(job, stored) else None)
+        answer = stored if stored and images.answers(job, stored) else None
+        limits.admit(job, waits=answer is None)
+        _write(job, answer)
     return job
 
 

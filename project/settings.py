@@ -100,6 +100,8 @@ MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "project.middleware.RequestLog",
+    "generation.middleware.actor",
+    "generation.middleware.rate_limit",
 ]
 ROOT_URLCONF = "project.urls"
 WSGI_APPLICATION = "project.asgi.django_app"
@@ -171,6 +173,51 @@ STATIC_URL = "/static/"
 WHITENOISE_USE_FINDERS = STATIC_ROOT is None or not STATIC_ROOT.is_dir()
 WHITENOISE_AUTOREFRESH = False
 
+# --- Images in an object store ---------------------------------------------------------------------
+S3_BUCKET = env.str("S3_BUCKET", default="")  # empty: they lie in DATA_DIR
+S3_ENDPOINT_URL = env.str("S3_ENDPOINT_URL", default="")  # empty: Amazon's
+S3_REGION = env.str("S3_REGION", default="")
+S3_PREFIX = env.str("S3_PREFIX", default="").strip("/")
+S3_DELIVERY = _choice(
+    "S3_DELIVERY", "redirect", ("redirect", "serve")
+)  # whether clients fetch files from the store themselves
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
+}
+if S3_BUCKET:
+    try:
+        import storages  # noqa: F401
+        from botocore.config import Config
+    except ImportError as error:
+        raise ImproperlyConfigured(
+            "S3_BUCKET is set, but the library for it is missing: pip install -r deploy/requirements-s3.txt"
+        ) from error
+    # Credentials are found by boto3 itself: environment, profile, or the role of the machine.
+    STORAGES["default"] = {
+        "BACKEND": "storages.backends.s3.S3Storage",
+        "OPTIONS": {
+            "bucket_name": S3_BUCKET,
+            "endpoint_url": S3_ENDPOINT_URL or None,
+            "region_name": S3_REGION or None,
+            "location": S3_PREFIX,
+            "file_overwrite": True,  # content decides the name
+            "default_acl": None,
+            "object_parameters": {"CacheControl": "public, max-age=31536000, immutable"},
+            "client_config": Config(
+                signature_version="s3v4",
+                s3={"addressing_style": "path" if S3_ENDPOINT_URL else "auto"},
+                connect_timeout=5,
+                read_timeout=20,
+                retries={"mode": "standard", "total_max_attempts": 3},
+                max_pool_connections=20,
+                # Not every store of this kind knows the newer checksums.
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
+            ),
+        },
+    }
+
 # --- Jobs -----------------------------------------------------------------------------------------
 BATCH_SIZE = _count("BATCH_SIZE", 8)  # most images in one UNet call
 LEASE_SECONDS = _positive("LEASE_SECONDS", 20)  # a silent worker loses its jobs after this long
@@ -196,6 +243,10 @@ ENCODE_BATCH_SIZE = _count("ENCODE_BATCH_SIZE", 128)
 IMAGE_CACHE_SECONDS = _count("IMAGE_CACHE_SECONDS", 7 * 24 * 3600)
 IMAGE_CACHE_ENTRIES = _count("IMAGE_CACHE_ENTRIES", 100_000)
 LINK_SECONDS = _count("LINK_SECONDS", 24 * 3600)  # how long a signed link to an image works
+RETENTION_DAYS = _whole(
+    "RETENTION_DAYS", 0, most=36_500
+)  # after the end of a job its images are removed; 0: never
+FILES_IN_USE = ["distillation.curation.files_in_use"]  # of stored files, those that other apps need
 WORKER_STALE_SECONDS = _positive(
     "WORKER_STALE_SECONDS", 15
 )  # a worker without a heartbeat for this long is gone
@@ -249,11 +300,21 @@ REDISTIL_WINDOW_DAYS = _count("REDISTIL_WINDOW_DAYS", 7)  # in which they are co
 LOCAL_API_KEY = env.str(
     "LOCAL_API_KEY", default=""
 )  # `manage.py bootstrap` makes sure that this key exists
+REQUESTS_PER_MINUTE = _whole(
+    "REQUESTS_PER_MINUTE", 0, most=1_000_000
+)  # of a key that says nothing else; 0: no limit
+MAX_QUEUED_JOBS = _whole(
+    "MAX_QUEUED_JOBS", 10_000, most=10_000_000
+)  # more are refused, unless stored images answer them; 0: no limit
+OPENAI_WAIT_SECONDS = _positive(
+    "OPENAI_WAIT_SECONDS", 540
+)  # the route of OpenAI keeps its clients; they themselves give up after 600
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["generation.authentication.APIKeyAuthentication"],
     "DEFAULT_PERMISSION_CLASSES": ["generation.authentication.HasScope"],
+    "DEFAULT_THROTTLE_CLASSES": ["generation.throttling.KeyThrottle"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
-    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_PARSER_CLASSES": ["generation.parsers.StrictJSON"],
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "EXCEPTION_HANDLER": "generation.views.problems.handle",
     "UNAUTHENTICATED_USER": None,
@@ -403,7 +464,7 @@ CELERY_TASK_CREATE_MISSING_QUEUES = (
     False  # a typing error in a route is an error, not a queue that nobody reads
 )
 CELERY_TASK_ROUTES = {
-    "generation.wake": {"queue": "generation"},
+    "generation.serve": {"queue": "generation"},
     "generation.encode": {"queue": "encode"},
     "distillation.wake": {"queue": "distillation"},
     "distillation.clean": {"queue": "distillation"},  # which has the libraries that know pairs
@@ -411,7 +472,7 @@ CELERY_TASK_ROUTES = {
 }
 # Rows are the truth: nobody reads results, so no result keys pile up in Redis, and no image passes through it.
 CELERY_TASK_IGNORE_RESULT = True
-# A wake-up is a hint: acknowledged early, so that the visibility timeout never runs one twice.
+# A message is a hint: acknowledged early, so that the visibility timeout never runs one twice.
 CELERY_TASK_ACKS_LATE = False
 CELERY_TASK_REJECT_ON_WORKER_LOST = True
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1  # a busy worker hides at most one message from an idle one

@@ -19,6 +19,7 @@ NOT_OVER_THE_API = {
     "engine_error",  # the two bases
     "prompt_invalid",
     "release_refused",
+    "key_refused",
     "job_finished",  # of the admin and the commands
     "text_too_long",  # a log line and a state of the catalogue
 }

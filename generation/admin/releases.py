@@ -66,6 +66,9 @@ class ReleaseAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
         ("release.json", {"fields": ("manifest_sha256", "manifest"), "classes": ["collapse"]}),
     )
 
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
+        releases.set_max_tries(obj, obj.max_tries)
+
     @display(description="release", ordering="name")
     def named(self, release: Release) -> Any:
         return pictures.wording(release.name, release.kind)

@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import secrets
+from collections.abc import Mapping
 from datetime import timedelta
 
 from django.conf import settings
@@ -15,9 +16,16 @@ from django.utils import timezone
 
 class APIKeyManager(models.Manager["APIKey"]):
     def issue(
-        self, owner, name: str, scopes: list[str], *, secret: str = "", expires_at=None
+        self,
+        owner,
+        name: str,
+        scopes: list[str],
+        *,
+        secret: str = "",
+        expires_at=None,
+        limits: Mapping[str, int | None] | None = None,
     ) -> tuple["APIKey", str]:
-        """A new key and its plain text, which is stored nowhere: `rt_<prefix>_<secret>`."""
+        """A new key and its plain text, which is stored nowhere: `rt_<prefix>_<secret>`. limits: by field."""
         plain = secret or f"rt_{secrets.token_hex(4)}_{secrets.token_urlsafe(32)}"
         key = self.create(
             owner=owner,
@@ -26,6 +34,7 @@ class APIKeyManager(models.Manager["APIKey"]):
             expires_at=expires_at,
             prefix=APIKey.prefix_of(plain),
             sha256=hashlib.sha256(plain.encode()).hexdigest(),
+            **(limits or {}),
         )
         return key, plain
 
@@ -39,6 +48,8 @@ class APIKey(models.Model):
         VARIANTS_READ = "variants:read", "read the catalogue"
         RELEASES_READ = "releases:read", "read releases and how they are made"
         RELEASES_WRITE = "releases:write", "make releases"
+
+    ACTIVE, EXPIRED, REVOKED = "active", "expired", "revoked"
 
     owner = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="api_keys"
@@ -98,13 +109,18 @@ class APIKey(models.Model):
     def prefix_of(plain: str) -> str:
         return "_".join(plain.split("_", 2)[:2])
 
+    @property
+    def state(self) -> str:
+        if self.revoked_at is not None:
+            return self.REVOKED
+        if self.expires_at is not None and self.expires_at <= timezone.now():
+            return self.EXPIRED
+        return self.ACTIVE
+
     def matches(self, plain: str) -> bool:
         """Whether `plain` is this key and the key is still good."""
         good = hmac.compare_digest(self.sha256, hashlib.sha256(plain.encode()).hexdigest())
-        now = timezone.now()
-        return (
-            good and self.revoked_at is None and (self.expires_at is None or self.expires_at > now)
-        )
+        return good and self.state == self.ACTIVE
 
     def touch(self) -> None:
         """Note the use, at most once a minute: it is not worth a write per request."""

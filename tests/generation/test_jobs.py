@@ -1,6 +1,8 @@
 """The life of a job against real PostgreSQL: guarded changes, fencing, fairness, rescue, single flight."""
 
+import itertools
 import threading
+from collections import Counter
 from datetime import timedelta
 
 import numpy as np
@@ -196,6 +198,58 @@ def test_owners_take_turns_however_much_one_of_them_asks_for(settings):
         jobs.commit([finished(claim)])
 
     assert order == ["greedy", "modest", "greedy", "modest"]
+
+
+def served(settings, *, batch_size: int, claims: int) -> list[str]:
+    """Names of the owners in the order in which their jobs were claimed, one batch after the other."""
+    settings.BATCH_SIZE = batch_size
+    names = []
+    for _ in range(claims):
+        taken = jobs.claim("w")
+        names += [job.owner.username for job in taken]
+        jobs.commit([finished(Claim.of(job)) for job in taken])
+    return names
+
+
+def queue_for(weights: dict[str, int], *, each: int) -> None:
+    """Jobs of one image, no two alike."""
+    seeds = itertools.count()
+    for name, weight in weights.items():
+        for _ in range(each):
+            queued(owner=make_user(username=name), seed=next(seeds), weight=weight)
+
+
+def test_an_owner_of_weight_two_gets_two_turns_where_others_get_one(settings):
+    queue_for({"double": 2, "single": 1, "other": 1}, each=8)
+
+    one_by_one = served(settings, batch_size=1, claims=8)
+    in_a_batch = served(settings, batch_size=4, claims=2)
+
+    assert Counter(one_by_one) == {"double": 4, "single": 2, "other": 2}
+    assert set(one_by_one[:4]) == set(one_by_one[4:]) == {"double", "single", "other"}
+    assert Counter(in_a_batch) == {"double": 4, "single": 2, "other": 2}
+
+
+def test_what_an_owner_has_running_counts_by_its_weight(settings):
+    settings.BATCH_SIZE = 2
+    queue_for({"double": 2, "single": 1}, each=8)
+
+    running = [job.owner.username for worker in "abcdef" for job in jobs.claim(worker)]
+
+    assert running[:4] == ["double", "double", "single", "single"]
+    assert Counter(running) == {"double": 8, "single": 4}
+
+
+def test_turns_are_counted_in_images(settings):
+    settings.BATCH_SIZE = 8
+    for seed in range(3):
+        queued(owner=make_user(username="four at once"), seed=seed * 10, n=4)
+    for seed in range(100, 106):
+        queued(owner=make_user(username="one by one"), seed=seed)
+
+    taken = [(job.owner.username, job.n) for job in jobs.claim("w")]
+
+    assert taken == [("four at once", 4)] + [("one by one", 1)] * 4
 
 
 def test_priority_orders_an_owners_own_jobs(settings):

@@ -168,8 +168,7 @@ class Command(BaseCommand):
         )
 
     def tries(self, options: dict[str, Any]) -> None:
-        release = _find(options["name"])
-        Release.objects.filter(pk=release.pk).update(max_tries=options["tries"])
+        release = releases.set_max_tries(_find(options["name"]), options["tries"])
         self.stdout.write(f"{release.name}: up to {options['tries']} pictures for an image.")
 
     def rollback(self, options: dict[str, Any]) -> None:

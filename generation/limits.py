@@ -1,0 +1,169 @@
+"""How much may be asked for: daily quotas and waiting jobs of a key, waiting jobs of all. Knows no HTTP.
+
+What a key with a quota has used is a row for each day of UTC. It is counted by a guarded update in the transaction that
+writes the job, so requests that come at once never use more than there is, and a refused one has used nothing. A key
+without limits costs no query.
+"""
+
+import math
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+
+from django.conf import settings
+from django.db.models import F, Q
+from django.utils import timezone
+
+from generation.errors import QueueFull, QuotaExceeded, RateLimited
+from generation.models import APIKey, Job, Usage
+
+MAX_RETRY_SECONDS = 120  # clients of OpenAI give up on more
+COUNT_SECONDS = 0.5
+RATE_SECONDS = 60.0  # over which the rate of the queue is measured
+RETURN_SHARE = 0.1  # of a full queue has drained when those who were refused come back
+JITTER = 0.25  # so that they do not come back all at once
+
+
+def admit(job: Job, *, waits: bool) -> None:
+    """Count the job, which is about to be written in this transaction. waits: no stored images answer it at once.
+
+    Raises QueueFull, RateLimited (too many jobs of its key wait) and QuotaExceeded.
+    """
+    key = job.api_key
+    if waits:
+        _check_queue()
+        if key is not None and key.max_queued_jobs is not None:
+            _check_queue_of(key, key.max_queued_jobs)
+    if key is not None and has_quota(key):
+        _use(key, job.n)
+
+
+def has_quota(key: APIKey) -> bool:
+    return key.images_per_day is not None or key.device_seconds_per_day is not None
+
+
+def spend(device_seconds: Mapping[int, float]) -> None:
+    """Add the seconds of jobs that have ended, by the pk of a key with a quota. At the end of their transaction."""
+    for pk in sorted(device_seconds):  # in one order: two workers must not wait for each other
+        _add(pk, device_seconds=device_seconds[pk])
+
+
+# --- quotas ---------------------------------------------------------------------------------------
+def _today() -> datetime:
+    return timezone.now().astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+def _use(key: APIKey, images: int) -> None:
+    left = Q()
+    if key.images_per_day is not None:
+        left &= Q(images__lte=key.images_per_day - images)
+    if key.device_seconds_per_day is not None:
+        left &= Q(device_seconds__lt=key.device_seconds_per_day)
+    if not _add(key.pk, images=images, left=left):
+        raise _exceeded(key, images)
+
+
+def _add(pk: int, *, images: int = 0, device_seconds: float = 0.0, left: Q | None = None) -> bool:
+    """False: the day's row does not meet `left`."""
+    day = _today().date()
+    rows = Usage.objects.filter(left or Q(), api_key_id=pk, day=day)
+    more = {"images": F("images") + images, "device_seconds": F("device_seconds") + device_seconds}
+    if rows.update(**more):
+        return True
+    if Usage.objects.filter(api_key_id=pk, day=day).exists():
+        return False
+    Usage.objects.bulk_create([Usage(api_key_id=pk, day=day)], ignore_conflicts=True)
+    return bool(rows.update(**more))
+
+
+def _exceeded(key: APIKey, images: int) -> QuotaExceeded:
+    now, again = timezone.now(), _today() + timedelta(days=1)
+    used = Usage.objects.filter(api_key=key, day=_today().date()).first() or Usage()
+    if key.images_per_day is not None and used.images + images > key.images_per_day:
+        what = (
+            f"This key may ask for {key.images_per_day} images a day; {used.images} of them were asked for today, and "
+            f"this job wants {images}."
+        )
+    else:
+        what = (
+            f"This key may use devices for {key.device_seconds_per_day} seconds a day, and has used "
+            f"{used.device_seconds:.1f} today."
+        )
+    seconds = math.ceil((again - now).total_seconds())
+    minutes = math.ceil(seconds / 60)
+    return QuotaExceeded(
+        f"{what} The quota is renewed at {again:%Y-%m-%dT%H:%MZ}, in {minutes // 60} h {minutes % 60} min.",
+        retry_after=min(MAX_RETRY_SECONDS, seconds),
+    )
+
+
+# --- queues ---------------------------------------------------------------------------------------
+def _check_queue_of(key: APIKey, most: int) -> None:
+    # Requests of this key wait here for each other, so that together they keep the limit.
+    APIKey.objects.select_for_update(no_key=True).only("pk").get(pk=key.pk)
+    waiting = Job.objects.filter(api_key=key, status=Job.Status.QUEUED).order_by()
+    if waiting[:most].count() >= most:
+        raise RateLimited(
+            f"{most} jobs of this key wait, and no more may. Send the request again when some have ended.",
+            retry_after=_seconds_until_gone(most),
+        )
+
+
+def _check_queue() -> None:
+    most = settings.MAX_QUEUED_JOBS
+    if most and _waiting.now() >= most:
+        raise QueueFull(
+            f"{most} jobs wait, and no more may. Send the request again later.",
+            retry_after=_seconds_until_gone(most),
+        )
+
+
+def _seconds_until_gone(waiting: int) -> int:
+    """Until a part of so many jobs has ended, as fast as jobs end of late; never more than MAX_RETRY_SECONDS."""
+    per_second = _ended.now() / RATE_SECONDS
+    if not per_second:
+        return MAX_RETRY_SECONDS
+    seconds = max(1.0, waiting * RETURN_SHARE) / per_second * random.uniform(1, 1 + JITTER)
+    return min(MAX_RETRY_SECONDS, max(1, math.ceil(seconds)))
+
+
+class Counted:
+    """A count of rows, remembered for COUNT_SECONDS. One thread counts anew, the others take the last number."""
+
+    def __init__(self, count: Callable[[], int]) -> None:
+        self._count = count
+        self._lock = threading.Lock()
+        self.forget()
+
+    def forget(self) -> None:
+        self._number, self._at = 0, -math.inf
+
+    def now(self) -> int:
+        if time.monotonic() - self._at >= COUNT_SECONDS and self._lock.acquire(blocking=False):
+            try:
+                self._number = self._count()
+                self._at = time.monotonic()
+            finally:
+                self._lock.release()
+        return self._number
+
+
+def _count_waiting() -> int:
+    # No more rows of the partial index are read than matter.
+    return (
+        Job.objects.filter(status=Job.Status.QUEUED).order_by()[: settings.MAX_QUEUED_JOBS].count()
+    )
+
+
+def _count_ended() -> int:
+    """Jobs that left the queue within RATE_SECONDS."""
+    since = timezone.now() - timedelta(seconds=RATE_SECONDS)
+    # The conditions on purged_at and finished_at are those of the index job_kept.
+    ended = Job.objects.filter(finished_at__gte=since, finished_at__isnull=False, purged_at=None)
+    return ended.exclude(cache=Job.Cache.HIT).order_by().count()
+
+
+_waiting = Counted(_count_waiting)
+_ended = Counted(_count_ended)
