@@ -3,6 +3,7 @@
 Knows nothing of what is stored there.
 """
 
+import functools
 import logging
 import time
 from collections.abc import Callable
@@ -31,6 +32,14 @@ def client() -> redis.Redis:
             decode_responses=True,
         )
     return _client
+
+
+@functools.cache
+def patient_client(seconds: int) -> redis.Redis:
+    """For commands that block for up to `seconds`."""
+    return redis.Redis.from_url(
+        settings.REDIS_URL, socket_timeout=seconds + 2, socket_connect_timeout=0.5
+    )
 
 
 def attempt(command: Callable[[redis.Redis], T], default: D) -> T | D:

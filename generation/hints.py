@@ -1,19 +1,25 @@
-"""Messages that may be lost: wake-ups over Celery, "the job moved" over pub/sub, progress. Rows are the truth."""
+"""Messages that may be lost: turns over Celery, calls, "the job moved" over pub/sub, progress. Rows are the truth."""
 
 import logging
+import time
 from collections.abc import Collection, Iterable, Mapping
 from uuid import UUID
 
 import celery
 import kombu.exceptions
+import redis
 
 from generation import events
-from generation.connections import attempt
+from generation.connections import attempt, patient_client
 from generation.events import CHANNEL_PREFIX as CHANNEL_PREFIX
 from generation.events import Event, Watched
 
 log = logging.getLogger(__name__)
 
+WORK_PREFIX = "retort:work:"  # list of calls that no worker has heard yet
+MOST_CALLS = 64  # more than workers: each finds what others left
+CALL_SECONDS = 60
+AWAY_SECONDS = 0.5
 PROGRESS_PREFIX = "retort:progress:"
 PROGRESS_SECONDS = 60
 
@@ -28,13 +34,44 @@ def send(task: str, *, expires: float, queue: str | None = None) -> None:
 
 
 def wake(queue: str = "generation") -> None:
-    """There may be queued jobs. queue: of the workers that should look. Call after commit."""
-    send("generation.wake", expires=60, queue=queue)
+    """There may be queued jobs: call one worker of this queue, if one has its turn. Call after commit.
+
+    Past Celery, whose message takes longer to send and to unpack than a claim takes.
+    """
+
+    def call(redis) -> None:
+        with redis.pipeline(transaction=False) as pipe:
+            pipe.lpush(WORK_PREFIX + queue, 1)
+            pipe.ltrim(WORK_PREFIX + queue, 0, MOST_CALLS - 1)
+            pipe.expire(WORK_PREFIX + queue, CALL_SECONDS)
+            pipe.execute()
+
+    attempt(call, None)
+
+
+def await_call(queue: str, *, seconds: int) -> None:
+    """Return when somebody calls, or after `seconds`; at once after a moment while Redis is away."""
+    try:
+        patient_client(seconds).blpop([WORK_PREFIX + queue], timeout=seconds)
+    except redis.RedisError:
+        time.sleep(AWAY_SECONDS)  # then the queue is looked at all the same
+
+
+def turn(queue: str) -> None:
+    """Have Celery give a worker of this queue its next turn, unless a message says so already."""
+    # Of a queue the Redis transport keeps a list of its name.
+    if not attempt(lambda redis: redis.llen(queue), 0):
+        send("generation.serve", expires=60, queue=queue)
 
 
 def encode() -> None:
     """There may be prompt variants without an embedding. Call after commit."""
     send("generation.encode", expires=3600)
+
+
+def match(expires: float) -> None:
+    """A question about a text waits. expires: as long as it does."""
+    send("generation.match", expires=expires)
 
 
 def moved(jobs: Iterable[tuple[UUID, str]], *, attempts: Mapping[UUID, int] | None = None) -> None:

@@ -21,26 +21,34 @@ from generation.models import Job, Worker
 log = structlog.get_logger(__name__)
 
 
-@shared_task(name="generation.wake", ignore_result=True)
-def wake(**_: object) -> None:
-    """Run batches until the queue is empty."""
+@shared_task(name="generation.serve", ignore_result=True)
+def serve(**_: object) -> None:
+    """A turn of a generation worker: batches as they are wanted."""
     from generation import worker
 
-    worker.run()
+    worker.serve()
 
 
 @shared_task(name="generation.encode", ignore_result=True)
 def encode(**_: object) -> None:
-    """Compute missing embeddings, for a bounded time."""
-    from generation import encoding
+    """Compute missing embeddings, for a bounded time. Who waits for a match does not wait for that."""
+    from generation import encoding, nearest
 
-    if encoding.encode_missing(seconds=20):
+    if encoding.encode_missing(seconds=20, between=nearest.answer_waiting):
         hints.encode()
+
+
+@shared_task(name="generation.match", ignore_result=True)
+def match(**_: object) -> None:
+    """Say which prompt variants are nearest to the texts that wait."""
+    from generation import nearest
+
+    nearest.answer_waiting()
 
 
 @shared_task(name="generation.sweep", ignore_result=True)
 def sweep(**_: object) -> None:
-    """Rescue jobs of lost workers and end those whose time is over; wake a worker for every queue that nobody seems to read."""
+    """Rescue jobs of lost workers, end those whose time is over, wake workers where jobs wait."""
     jobs.rescue()
     jobs.end_overdue()
     presence.forget_gone()
@@ -81,7 +89,7 @@ def _generation(queue: str) -> None:
     from generation import worker
 
     worker.begin(queue)
-    hints.wake(queue)  # through the broker, so that a worker which hears nothing shows it
+    hints.turn(queue)
 
 
 def _encode() -> None:

@@ -192,7 +192,7 @@ import os
 os.environ["DJANGO_SETTINGS_MODULE"] = "project.settings"
 from project import celery_app
 celery_app.loader.import_default_modules()
-assert {"generation.sweep", "generation.wake", "generation.encode"} <= set(celery_app.tasks)
+assert {"generation.sweep", "generation.serve", "generation.encode"} <= set(celery_app.tasks)
 from django.core.management import load_command_class
 for name in ("bootstrap", "apikey", "catalogue", "release"):
     load_command_class("generation", name)

@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
@@ -12,7 +14,7 @@ from django.conf import settings as django_settings
 from django.db import connection
 from django.utils import timezone
 
-from generation import encoding, images, jobs, presence, releases, submission, worker
+from generation import encoding, hints, images, jobs, presence, releases, submission, worker
 from generation.engine.errors import EmbeddingInvalid
 from generation.models import Attempt, Embedding, Image, Job, PromptVariant, Release, Worker
 from tests.people import make_job, make_release, make_user, make_variant, make_worker
@@ -286,3 +288,60 @@ def test_jobs_of_the_teacher_are_left_to_a_worker_of_their_own_while_there_is_on
 def test_an_idle_worker_with_nothing_to_do_is_not_deaf(served):
     assert not worker.is_deaf(idle_seconds=10_000)
     assert PromptVariant.objects.count() == len(TEXTS)
+
+
+# --- turns ----------------------------------------------------------------------------------------
+@pytest.fixture
+def short_turns(monkeypatch):
+    monkeypatch.setattr(worker, "TURN_SECONDS", 1.5)
+
+
+def serving() -> threading.Thread:
+    """A turn of the worker in a thread of its own."""
+
+    def turn() -> None:
+        try:
+            worker.serve()
+        finally:
+            connection.close()
+
+    thread = threading.Thread(target=turn)
+    thread.start()
+    return thread
+
+
+def test_a_worker_in_its_turn_takes_what_is_submitted_at_once(served, redis_server, short_turns):
+    thread = serving()
+    time.sleep(0.3)
+    job = submit(seed=1)
+    thread.join()
+
+    job.refresh_from_db()
+    assert job.status == "succeeded"
+    assert (job.started_at - job.created_at).total_seconds() < worker.LOOK_SECONDS / 2
+
+
+def test_a_call_that_was_lost_costs_a_moment(served, redis_server, short_turns):
+    thread = serving()
+    time.sleep(0.3)
+    job = submit(seed=1)
+    redis_server.flushdb()
+    thread.join()
+
+    job.refresh_from_db()
+    assert job.status == "succeeded"
+
+
+def test_the_next_turn_is_asked_for_once(redis_server, served, short_turns):
+    worker.serve()
+    hints.turn("generation")
+
+    assert redis_server.llen("generation") == 1
+
+
+def test_a_worker_without_a_turn_asks_for_one(redis_server, served, monkeypatch):
+    monkeypatch.setattr(worker, "_last_run", time.monotonic() - 3)
+
+    worker._tick()
+
+    assert redis_server.llen("generation") == 1
