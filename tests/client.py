@@ -23,6 +23,9 @@ class API:
     def post(self, path: str, body: Any = None, **extra: Any):
         return self._client.post(path, body or {}, content_type="application/json", **extra)
 
+    def put(self, path: str, body: Any = None, **extra: Any):
+        return self._client.put(path, body or {}, content_type="application/json", **extra)
+
     def delete(self, path: str):
         return self._client.delete(path)
 

@@ -1,6 +1,6 @@
 """What every request and answer shares: strictness, pages, absolute addresses."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from django.urls import reverse
 from rest_framework import serializers
@@ -12,13 +12,16 @@ MAX_PAGE = 100
 class Strict(serializers.Serializer[Any]):
     """Refuses, by name, what it does not know: a parameter that is silently dropped is a wrong picture."""
 
+    hints: ClassVar[dict[str, str]] = {}  # what to do instead, for names that clients bring along
+
     def to_internal_value(self, data: Any) -> Any:
         if hasattr(data, "keys"):
             unknown = sorted(set(data.keys()) - set(self.fields))
             if unknown:
                 known = ", ".join(sorted(self.fields))
+                said = {name: self.hints.get(name, f"Known: {known}.") for name in unknown}
                 raise serializers.ValidationError(
-                    dict.fromkeys(unknown, f"Unknown parameter. Known: {known}."),
+                    {name: f"Unknown parameter. {hint}" for name, hint in said.items()},
                     code="unsupported_parameter",
                 )
         return super().to_internal_value(data)

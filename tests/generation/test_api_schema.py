@@ -34,7 +34,9 @@ def test_every_operation_is_described_with_its_security():
     assert {path for _, path in operations} == {
         "/v1/variants", "/v1/variants/{slug}", "/v1/jobs", "/v1/jobs/{job_id}", "/v1/jobs/{job_id}/cancel", "/v1/jobs/{job_id}/events",
         "/v1/images/{image_id}", "/v1/images/{image_id}/file", "/v1/releases", "/v1/releases/{name}",
-        "/v1/predictions/{prediction_id}", "/v1/predictions/{prediction_id}/cancel",
+        "/v1/predictions", "/v1/predictions/{prediction_id}", "/v1/predictions/{prediction_id}/cancel",
+        "/v1/models/{owner}/{name}", "/v1/models/{owner}/{name}/predictions",
+        "/v1/models/{owner}/{name}/versions/{version}",
         "/v1/runs", "/v1/runs/{name}", "/v1/runs/{name}/pause", "/v1/runs/{name}/resume", "/v1/runs/{name}/cancel",
     }  # fmt: skip
     for (_, path), operation in operations.items():
@@ -58,6 +60,9 @@ def test_answers_have_the_fields_that_the_schema_promises():
         "Variant": api.get("/v1/variants").json()["results"][0],
         "Release": api.get("/v1/releases").json()["results"][0],
         "Run": api.get("/v1/runs").json()["results"][0],
+        "Prediction": api.get("/v1/predictions").json()["results"][0],
+        "ReplicateModel": api.get("/v1/models/retort/student").json(),
+        "Version": api.get("/v1/models/retort/student").json()["latest_version"],
     }
 
     for name, answer in shown.items():
