@@ -267,12 +267,16 @@ def find(*, slug: str | None = None, text: str | None = None) -> PromptVariant:
 
 
 def embedding_for(variant: PromptVariant, release: Release) -> Embedding:
-    """Of the current revision under the release's own encoder. Raises VariantNotEncoded and EncodingFailed."""
-    row = Embedding.objects.filter(
+    """Of the current revision under the release's own encoder, without its data (100 KB that only a worker needs).
+
+    Raises VariantNotEncoded and EncodingFailed.
+    """
+    rows = Embedding.objects.defer("data").filter(
         variant=variant,
         revision=variant.revision,
         encoder_fingerprint=release.encoder_fingerprint,
-    ).first()
+    )
+    row = rows.first()
     if row is None:
         stale = Embedding.objects.filter(variant=variant, error="").exists()
         why = (

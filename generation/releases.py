@@ -4,7 +4,9 @@ import hashlib
 import shutil
 import tempfile
 from datetime import timedelta
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import structlog
 from django.conf import settings
@@ -303,7 +305,20 @@ def in_service() -> list[Release]:
     """As `serving`, and after them the canaries."""
     served = Q(status=Status.ACTIVE) | Q(canary_percent__gt=0)
     # "active" sorts before what a canary can be.
-    return list(Release.objects.filter(served).order_by("status", "kind", "pk"))
+    rows = Release.objects.filter(served).order_by("status", "kind", "pk").defer("manifest")
+    return [with_manifest(row) for row in rows]
+
+
+def with_manifest(release: Release) -> Release:
+    """The row, read without its manifest, with it. A manifest names each variant of a catalogue, and never changes:
+    it is read once, and shared."""
+    release.manifest = _manifest(release.pk, release.manifest_sha256)
+    return release
+
+
+@lru_cache(maxsize=64)
+def _manifest(pk: int, _sha256: str) -> dict[str, Any]:
+    return Release.objects.values_list("manifest", flat=True).get(pk=pk)
 
 
 def canaries() -> list[Release]:

@@ -47,10 +47,9 @@ def resolve(model: str | None = None, *, variant: PromptVariant, lot: str = "") 
 
 def covers(release: Release, variant: PromptVariant) -> bool:
     """Whether the release was made for this variant, and for its text; one that names none is for all."""
-    covered = release.manifest["covered_variants"]
-    if not covered:
+    if not release.manifest["covered_variants"]:
         return True
-    if variant.slug not in covered:
+    if variant.slug not in _covered(release):
         return False
     is_as_it_was = variant.revision == 1 and (
         variant.created_at is None or variant.created_at <= release.registered_at
@@ -58,6 +57,19 @@ def covers(release: Release, variant: PromptVariant) -> bool:
     if is_as_it_was or not enclosed.brings(release.manifest):
         return True
     return texts(release).get(variant.slug, "") == variant.normalized_text
+
+
+def _covered(release: Release) -> frozenset[str]:
+    """Slugs. Kept, for a list is read from one end to the other at every request."""
+    key = (release.pk, release.manifest_sha256)
+    if key not in _slugs:
+        if len(_slugs) > 64:
+            _slugs.clear()
+        _slugs[key] = frozenset(release.manifest["covered_variants"])
+    return _slugs[key]
+
+
+_slugs: dict[tuple[int, str], frozenset[str]] = {}
 
 
 def texts(release: Release) -> Mapping[str, str]:

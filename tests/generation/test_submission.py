@@ -94,7 +94,8 @@ def test_without_a_model_the_student_serves_what_it_covers_and_the_teacher_the_r
     make_embedding(variant=make_variant(slug="new", text="something new"))
     student = routing.resolve("student", variant=PromptVariant(slug="vase"))
     assert submission.submit(owner, variant="new").release == student  # it covers everything
-    student.manifest["covered_variants"] = ["vase"]
+    student.manifest = student.manifest | {"covered_variants": ["vase"]}
+    student.manifest_sha256 = "0" * 64  # another manifest has another hash
     student.save()
 
     assert submission.submit(owner, variant="vase").release == student
