@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+# Texts encoded without a look at what else waits: a second of a large text encoder on one thread.
+TEXTS_AT_ONCE = 8
 _encoders: "dict[str, Encoder]" = {}  # of this process, by fingerprint
 
 
@@ -30,12 +32,16 @@ def begin() -> None:
 
 
 def encode_missing(
-    *, seconds: float | None = None, on_progress: Callable[[int], None] | None = None
+    *,
+    seconds: float | None = None,
+    on_progress: Callable[[int], None] | None = None,
+    between: Callable[[], None] | None = None,
 ) -> int:
     """Encode every active variant that lacks an embedding, for every encoder in use. Returns how many remain.
 
     seconds: stop after the batch in which they are over. on_progress: called with the size of each finished batch.
-    What cannot be encoded is stored with the reason and does not remain.
+    between: called every TEXTS_AT_ONCE texts, for work that cannot wait until all are encoded. What cannot be encoded
+    is stored with the reason and does not remain.
     """
     deadline = time.monotonic() + seconds if seconds is not None else float("inf")
     if taken := enclosed.store_missing():
@@ -57,7 +63,7 @@ def encode_missing(
         fingerprint = release.encoder_fingerprint
         if not catalogue.missing(fingerprint).exists():
             continue
-        encoder = _load(release)
+        encoder = load(release)
         if encoder is None:
             continue
         after = 0
@@ -65,7 +71,7 @@ def encode_missing(
             batch = list(catalogue.missing(fingerprint, settings.ENCODE_BATCH_SIZE, after=after))
             if not batch:
                 break
-            _store(batch, fingerprint, _encode(encoder, batch))
+            _store(batch, fingerprint, _encode(encoder, batch, between))
             after = batch[-1].pk
             if on_progress:
                 on_progress(len(batch))
@@ -74,8 +80,8 @@ def encode_missing(
     return remaining
 
 
-def _load(release: Release) -> "Encoder | None":
-    """The release's encoder, or None after its variants were marked with the reason."""
+def load(release: Release) -> "Encoder | None":
+    """The release's encoder, kept in this process; None after its variants were marked with the reason."""
     fingerprint = release.encoder_fingerprint
     if fingerprint in _encoders:
         return _encoders[fingerprint]
@@ -114,30 +120,38 @@ def _mark_unavailable(fingerprint: str, reason: str) -> None:
 
 
 def _encode(
-    encoder: "Encoder", batch: Sequence[PromptVariant]
+    encoder: "Encoder", batch: Sequence[PromptVariant], between: Callable[[], None] | None
 ) -> list[StoredEmbedding | Exception]:
     """For each variant its embedding, or why there is none."""
     started = time.monotonic()
-    results: list[StoredEmbedding | Exception]
+    results: list[StoredEmbedding | Exception] = []
+    for start in range(0, len(batch), TEXTS_AT_ONCE):
+        results += _results(encoder, batch[start : start + TEXTS_AT_ONCE])
+        if between:
+            between()
+    failed = sum(isinstance(result, Exception) for result in results)
+    log.info(
+        "variants_encoded",
+        encoder=encoder.fingerprint[:12],
+        encoded=len(batch) - failed,
+        failed=failed,
+        seconds=round(time.monotonic() - started, 3),
+    )
+    return results
+
+
+def _results(
+    encoder: "Encoder", variants: Sequence[PromptVariant]
+) -> list[StoredEmbedding | Exception]:
     try:
-        results = list(encoder.encode([variant.text for variant in batch]))
+        return list(encoder.encode([variant.text for variant in variants]))
     except Exception as error:
-        if len(batch) == 1:
+        if len(variants) == 1:
             if not isinstance(error, EngineError):
-                log.exception("encoding_crashed", variant=batch[0].slug)
+                log.exception("encoding_crashed", variant=variants[0].slug)
             return [error]
         # One of them is at fault. Alone, each gets its own verdict.
-        results = [_encode(encoder, [variant])[0] for variant in batch]
-    if len(batch) > 1:
-        failed = sum(isinstance(result, Exception) for result in results)
-        log.info(
-            "variants_encoded",
-            encoder=encoder.fingerprint[:12],
-            encoded=len(batch) - failed,
-            failed=failed,
-            seconds=round(time.monotonic() - started, 3),
-        )
-    return results
+        return [_results(encoder, [variant])[0] for variant in variants]
 
 
 def _store(

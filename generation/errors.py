@@ -1,5 +1,8 @@
 """What can go wrong in the app. The class docstring is the title; `status`, `code`, `retryable` are facts of it."""
 
+from collections.abc import Mapping
+from typing import Any
+
 
 class GenerationError(Exception):
     """The request could not be carried out."""
@@ -9,13 +12,19 @@ class GenerationError(Exception):
     retryable = False
 
     def __init__(
-        self, detail: str = "", *, parameter: str | None = None, retry_after: int | None = None
+        self,
+        detail: str = "",
+        *,
+        parameter: str | None = None,
+        retry_after: int | None = None,
+        members: Mapping[str, Any] | None = None,
     ) -> None:
-        """retry_after: whole seconds, for a retryable one; None = a default."""
+        """retry_after: whole seconds, for a retryable one; None = a default. members: what else a client is told."""
         self.title = (type(self).__doc__ or "").strip().rstrip(".")
         self.detail = detail or f"{self.title}."
         self.parameter = parameter
         self.retry_after = retry_after
+        self.members = dict(members or {})
         super().__init__(self.detail)
 
 
@@ -99,6 +108,22 @@ class VariantNotFound(GenerationError):
 
     code = "variant_not_found"
     status = 422
+
+
+class EncoderBusy(GenerationError):
+    """The encode worker has no time for another text."""
+
+    code = "encoder_busy"
+    status = 503
+    retryable = True
+
+
+class EncoderUnavailable(GenerationError):
+    """The text cannot be compared with the catalogue now."""
+
+    code = "encoder_unavailable"
+    status = 503
+    retryable = True
 
 
 class VariantNotEncoded(GenerationError):

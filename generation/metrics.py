@@ -56,6 +56,7 @@ COUNTERS = {
     "retort_cache_total": Counter("Succeeded jobs by how they were answered.", ("result",)),
     "retort_sweeps_total": Counter("Sweeps: beat and the light worker are alive."),
     "retort_encoded_total": Counter("Prompt variants encoded.", ("outcome",)),
+    "retort_matches_total": Counter("Texts that no prompt variant has.", ("outcome",)),
 }
 HISTOGRAMS = {
     "retort_job_seconds": Histogram("From a job's creation to its success.", SECONDS),

@@ -11,9 +11,10 @@ from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 
-from generation import catalogue, control, hints, images, jobs, limits, presence, routing
+from generation import catalogue, control, hints, images, jobs, limits, matching, presence, routing
 from generation.errors import InvalidRequest
 from generation.images import StoredImage
+from generation.matching import Match
 from generation.models import MOST_TRIES, APIKey, Job, Release
 
 log = structlog.get_logger(__name__)
@@ -26,6 +27,7 @@ def submit(
     *,
     variant: str | None = None,
     text: str | None = None,
+    match: bool | None = None,
     n: int = 1,
     seed: int | None = None,
     size: str | None = None,
@@ -42,13 +44,16 @@ def submit(
 ) -> Job:
     """Write a job for `owner`. Raises a GenerationError that says what to change.
 
-    variant: a slug; text: a wording of the catalogue; exactly one of the two. size: "WIDTHxHEIGHT". model: "student",
-    "teacher" or the name of a release. Without a seed a fresh one is drawn and kept, so that the picture can be asked
-    for again. cancel_after: seconds until a job that has not ended is canceled. external_id: chosen by the client,
-    unique to its owner; external_fingerprint: of the request that chose it. base_url: where the client reached us.
+    variant: a slug; text: a wording of the catalogue, or one that is near enough unless match is False; exactly one of
+    the two. size: "WIDTHxHEIGHT". model: "student", "teacher" or the name of a release. Without a seed a fresh one is
+    drawn and kept, so that the picture can be asked for again. cancel_after: seconds until a job that has not ended is
+    canceled. external_id: chosen by the client, unique to its owner; external_fingerprint: of the request that chose
+    it. base_url: where the client reached us.
     """
     if (variant is None) == (text is None):
         raise InvalidRequest("Give exactly one of variant and text.", parameter="variant")
+    if text is None and match is not None:
+        raise InvalidRequest("match goes with text: a slug means one variant.", parameter="match")
     if not 1 <= n <= settings.MAX_IMAGES_PER_JOB:
         raise InvalidRequest(
             f"n must be from 1 to {settings.MAX_IMAGES_PER_JOB}, not {n}.", parameter="n"
@@ -64,7 +69,12 @@ def submit(
             f"output_format must be one of {', '.join(Job.Format.values)}.",
             parameter="output_format",
         )
-    prompt_variant = catalogue.find(slug=variant, text=text)
+    found = (
+        Match(catalogue.find(slug=variant))
+        if text is None
+        else matching.find(text, exactly=match is False)
+    )
+    prompt_variant = found.variant
     release = routing.resolve(model, variant=prompt_variant, lot=f"{prompt_variant.slug} {seed}")
     max_tries = control.tries(prompt_variant, release)
     width, height = _size(size, release)
@@ -73,6 +83,8 @@ def submit(
     job = Job(
         owner=owner,
         variant=prompt_variant,
+        asked_text=found.asked,
+        match_score=found.score,
         embedding=embedding,
         release=release,
         n=n,
@@ -96,8 +108,8 @@ def submit(
     )
     keys = images.keys(job)
     job.key = images.job_key(keys, max_tries=job.max_tries)
-    found = None if is_fresh else images.find(keys, output_format)
-    stored = [found[key] for key in keys] if found else None
+    known = None if is_fresh else images.find(keys, output_format)
+    stored = [known[key] for key in keys] if known else None
     with transaction.atomic():
         answer = stored if stored and images.answers(job, stored) else None
         limits.admit(job, waits=answer is None)

@@ -236,6 +236,9 @@ JUDGED_SHARE = _share(
     "JUDGED_SHARE", 0.05
 )  # of the other images, judged to know how a release does
 RESULT_JUDGE = "distillation.control.judge"
+MATCH_THRESHOLD = _share(
+    "MATCH_THRESHOLD", 0.97
+)  # how near a text must be to a prompt variant's to mean it; 1: only the same text does
 LOADED_RELEASES = _count(
     "LOADED_RELEASES", 3
 )  # kept on a device: student, teacher, and the one that is served next
@@ -448,6 +451,11 @@ UNFOLD = {
                         "icon": "group",
                         "link": reverse_lazy("admin:auth_group_changelist"),
                     },
+                    {
+                        "title": "Audit log",
+                        "icon": "history",
+                        "link": reverse_lazy("admin:generation_auditentry_changelist"),
+                    },
                 ],
             },
         ],
@@ -466,6 +474,7 @@ CELERY_TASK_CREATE_MISSING_QUEUES = (
 CELERY_TASK_ROUTES = {
     "generation.serve": {"queue": "generation"},
     "generation.encode": {"queue": "encode"},
+    "generation.match": {"queue": "encode"},
     "distillation.wake": {"queue": "distillation"},
     "distillation.clean": {"queue": "distillation"},  # which has the libraries that know pairs
     "distillation.curate": {"queue": "distillation"},

@@ -76,6 +76,7 @@ class JobAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
             {
                 "fields": (
                     ("variant", "owner"),
+                    ("asked_text", "match_score"),
                     ("release", "output_format"),
                     ("count", "seed"),
                     ("size", "num_inference_steps"),

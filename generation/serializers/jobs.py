@@ -20,7 +20,12 @@ class JobRequestSerializer(Strict):
 
     variant = serializers.CharField(required=False, help_text="Slug of a prompt variant.")
     text = serializers.CharField(
-        required=False, help_text="A wording of the catalogue; case and spaces do not matter."
+        required=False,
+        help_text="A wording of the catalogue; case and spaces do not matter. Another text gets the variant that is "
+        "nearest to it, if that is near enough, and the job says so in match.",
+    )
+    match = serializers.BooleanField(
+        required=False, help_text="false: only a text that the catalogue has; default true."
     )
     n = serializers.IntegerField(
         required=False,
@@ -101,6 +106,13 @@ class QueueSerializer(serializers.Serializer[Any]):
     reason = serializers.CharField(allow_blank=True, help_text="Why not.")
 
 
+class MatchSerializer(serializers.Serializer[Any]):
+    asked = serializers.CharField(help_text="The text of the request.")
+    score = serializers.FloatField(
+        help_text="How near the variant's text is: the cosine of the two; 1: the same."
+    )
+
+
 class JobURLsSerializer(serializers.Serializer[Any]):
     self = serializers.URLField()
     events = serializers.URLField()
@@ -112,6 +124,9 @@ class JobSerializer(serializers.Serializer[Job]):
     status = serializers.ChoiceField(Job.Status.choices)
     variant = serializers.CharField(help_text="Slug.")
     text = serializers.CharField(help_text="The wording that the images are made from.")
+    match = MatchSerializer(
+        allow_null=True, help_text="Of a job whose text no variant has: the nearest was taken."
+    )
     model = serializers.CharField(help_text="Name of the release.")
     n = serializers.IntegerField(help_text="Images.")
     seed = serializers.IntegerField(help_text="Of the first image; the next has seed + 1.")
@@ -143,6 +158,7 @@ class JobSerializer(serializers.Serializer[Job]):
             "status": instance.status,
             "variant": instance.variant.slug,
             "text": instance.embedding.text,
+            "match": match_of(instance),
             "model": instance.release.name,
             "n": instance.n,
             "seed": instance.seed,
@@ -177,6 +193,13 @@ class JobSerializer(serializers.Serializer[Job]):
             return []
         shown = ImageSerializer(context=self.context)
         return [shown.to_representation(image) for image in job.images.all()]
+
+
+def match_of(job: Job) -> dict[str, Any] | None:
+    """As MatchSerializer says."""
+    if job.match_score is None:
+        return None
+    return {"asked": job.asked_text, "score": job.match_score}
 
 
 def queue_of(estimate: Estimate | None) -> dict[str, Any] | None:
