@@ -5,7 +5,7 @@ progress, preview; see `generation.events`), and makes of each an event or nothi
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,6 +18,11 @@ class Sent:
     data: bytes
 
 
+def progress_bar(percent: int, steps: int) -> str:
+    """As clients of Replicate read it in logs."""
+    return f"{percent:3d}%|{'#' * (percent // 10):<10}| {steps * percent // 100}/{steps}"
+
+
 class Style(Protocol):
     def __init__(self, options: Mapping[str, Any]) -> None:
         """options: what the view gave to `views.streams.answer`."""
@@ -28,8 +33,8 @@ class Style(Protocol):
     def event(self, kind: str, data: str) -> Sent | None:
         """One of the stream. data: JSON."""
 
-    def final(self, status: int, body: bytes) -> Sent | None:
-        """The last one. status: of the HTTP answer that `body` belongs to; 400 and above: a refusal."""
+    def final(self, status: int, body: bytes) -> Sequence[Sent]:
+        """The last ones. status: of the HTTP answer that `body` belongs to; 400 and above: a refusal."""
 
     def knows(self, body: bytes) -> bool:
         """Whether the client has been told what this answer says; if not, it gets it as a snapshot."""
@@ -56,9 +61,9 @@ class JobStyle:
             self._told = state
         return Sent(kind, data.encode())
 
-    def final(self, status: int, body: bytes) -> Sent:
+    def final(self, status: int, body: bytes) -> Sequence[Sent]:
         # A refusal is a problem like every other, but this client can see no HTTP status any more.
-        return Sent(json.loads(body)["status"] if status < 400 else "problem", body)
+        return [Sent(json.loads(body)["status"] if status < 400 else "problem", body)]
 
     def knows(self, body: bytes) -> bool:
         return _state(json.loads(body)) == self._told
@@ -98,11 +103,47 @@ class OpenAIStyle:
         self._sent += 1
         return Sent(name, json.dumps(shown).encode())
 
-    def final(self, status: int, body: bytes) -> Sent:
-        return Sent("image_generation.completed" if status < 400 else "error", body)
+    def final(self, status: int, body: bytes) -> Sequence[Sent]:
+        return [Sent("image_generation.completed" if status < 400 else "error", body)]
 
     def knows(self, body: bytes) -> bool:
         return True
 
 
-STYLES: dict[str, type[Style]] = {"job": JobStyle, "openai": OpenAIStyle}
+class ReplicateStyle:
+    """/v1/predictions/{id}/stream: logs, then the links one by one and that it is done, or what went wrong.
+
+    options: `steps` of the job.
+    """
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        self._steps: int = options["steps"]
+
+    def snapshot(self, body: bytes) -> None:
+        return None
+
+    def event(self, kind: str, data: str) -> Sent | None:
+        if kind != "progress":
+            return None
+        percent, total = json.loads(data)["percent"], self._steps
+        return Sent("logs", progress_bar(percent, total).encode())
+
+    def final(self, status: int, body: bytes) -> Sequence[Sent]:
+        last = json.loads(body)
+        if status >= 400:
+            return [Sent("error", str(last["detail"]).encode())]
+        if last["status"] == "failed":
+            return [Sent("error", str(last["error"]).encode())]
+        output = [Sent("output", link.encode()) for link in last["output"] or ()]
+        reason = {} if last["status"] == "succeeded" else {"reason": "canceled"}
+        return [*output, Sent("done", json.dumps(reason).encode())]
+
+    def knows(self, body: bytes) -> bool:
+        return True
+
+
+STYLES: dict[str, type[Style]] = {
+    "job": JobStyle,
+    "openai": OpenAIStyle,
+    "replicate": ReplicateStyle,
+}

@@ -11,6 +11,7 @@ from django.urls import reverse
 
 from generation import hints, links
 from generation.errors import DEADLINE_BEFORE_START
+from generation.event_styles import progress_bar
 from generation.models import Job, Release
 
 OWNER = "retort"  # of every model, in names of the form owner/name
@@ -114,12 +115,9 @@ def _progress(job: Job) -> int:
 
 
 def _logs(job: Job, percent: int) -> str:
-    """One line in the form of a progress bar: clients read the steps out of it."""
     if job.started_at is None:
         return ""
-    steps = job.num_inference_steps
-    bar = "#" * (percent // 10)
-    return f"{percent:3d}%|{bar:<10}| {steps * percent // 100}/{steps}"
+    return progress_bar(percent, job.num_inference_steps)
 
 
 def _metrics(job: Job) -> dict[str, float]:
@@ -139,7 +137,7 @@ def _urls(job: Job, base_url: str) -> dict[str, str]:
     return {
         "get": urljoin(base_url, reverse("prediction", args=[name])),
         "cancel": urljoin(base_url, reverse("prediction-cancel", args=[name])),
-        "stream": urljoin(base_url, f"{reverse('job', args=[job.id])}/events"),
+        "stream": urljoin(base_url, reverse("prediction-stream", args=[name])),
     }
 
 

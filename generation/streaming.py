@@ -5,7 +5,7 @@ it). The shell of `project.asgi` strips it and `Streams.run` holds the client: a
 what is written into the stream, then the end. When that may have come, and every few seconds because hints may be lost,
 the shell asks Django again: GET `then`, in which `asked_again(request)` gives the method of the client's request. An
 answer without the header, or with `is_final`, is the end: its body becomes the last event, and the connection closes.
-An answer of 5xx is none: it is asked again.
+A failure of a moment (`is_failure`) is none: it is asked again.
 
 How things look is up to the style, by name in `event_styles.STYLES`: it makes an event, or nothing, of the snapshot, of
 each entry of the stream and of the end.
@@ -83,6 +83,10 @@ class Answer(Protocol):
     body: bytearray
     stream: Stream | None
 
+    @property
+    def is_failure(self) -> bool:
+        """Of a moment."""
+
 
 Ask = Callable[[], Awaitable[Answer]]
 Write = Callable[[bytes], Awaitable[None]]
@@ -97,6 +101,12 @@ def frame(event: Sent | None, event_id: str) -> bytes:
     return b"\n".join(lines) + b"\n\n"
 
 
+def ending(events: Sequence[Sent], event_id: str) -> bytes:
+    """The last events; who comes back with the id of the very last one needs nothing more."""
+    ids = [event_id] * (len(events) - 1) + [event_id + FINAL_SUFFIX]
+    return b"".join(map(frame, events, ids))
+
+
 def beginning() -> bytes:
     return f"retry: {RETRY_MILLISECONDS}\n\n".encode()
 
@@ -105,7 +115,7 @@ def all_at_once(wish: Stream, body: bytes) -> bytes:
     """Where no shell is: the present state, after which a client connects again, or the end."""
     style = STYLES[wish.style](wish.options)
     sent = beginning() + frame(style.snapshot(body), wish.id)
-    return sent + (frame(style.final(200, body), wish.id + FINAL_SUFFIX) if wish.is_final else b"")
+    return sent + (ending(style.final(200, body), wish.id) if wish.is_final else b"")
 
 
 class Streams:
@@ -210,7 +220,7 @@ class _Client:
             if not is_whole or await self._should_ask():
                 self._asked_at = time.monotonic()
                 newer = await self._ask()
-                if newer.status < 500:  # a failure of a moment is no answer
+                if not newer.is_failure:
                     answer = newer
                     if not _is_final(answer) and not (is_whole and self._knows(answer)):
                         await self._snapshot(answer)
@@ -218,8 +228,8 @@ class _Client:
                 await self._write(b":\n\n")
         if self._seen:
             await self._forward()  # what was written before the end
-        event = self._style.final(answer.status, bytes(answer.body))
-        await self._write(frame(event, (self._seen or NO_ID) + FINAL_SUFFIX))
+        last = self._style.final(answer.status, bytes(answer.body))
+        await self._write(ending(last, self._seen or NO_ID))
 
     async def _until_something_moved(self) -> None:
         now = time.monotonic()

@@ -12,8 +12,9 @@ from rest_framework.views import APIView
 from generation import events
 from generation.errors import InvalidRequest
 from generation.models import APIKey
-from generation.serializers import EVENT_ID, EventsQuery, query
+from generation.serializers import EVENT_ID, EventsQuery, NoQuery, query
 from generation.streaming import CONTENT_TYPE, FINAL_SUFFIX
+from generation.views import predictions
 from generation.views.holding import asked_again
 from generation.views.images import AnyAccept
 from generation.views.jobs import one, render
@@ -72,6 +73,39 @@ class JobEvents(APIView):
             options={"kinds": [kind for kind in KINDS if kind != "preview" or asked["previews"]]},
             previews=asked["previews"],
             after=after,
+        )
+
+
+class PredictionStream(APIView):
+    required_scopes = {"GET": APIKey.Scope.JOBS_READ}
+    content_negotiation_class = AnyAccept
+
+    @extend_schema(
+        operation_id="watch_prediction",
+        responses={
+            (200, CONTENT_TYPE): OpenApiResponse(
+                OpenApiTypes.STR, "Events: logs, output for each link, and done; or error"
+            ),
+        }
+        | responses(400, 401, 403, 404),
+    )
+    def get(self, request: Request, prediction_id: str) -> HttpResponseBase:
+        """Watch a prediction in the way of Replicate. `/v1/jobs/{job}/events` tells more."""
+        query(NoQuery, request)
+        job = predictions.named(request, prediction_id)
+        watched = events.NO_ID
+        if not job.is_terminal:
+            watched = events.watch(job.id, previews=False)
+            job = one(request, job.id)
+        return answer(
+            request,
+            predictions.render(request, job).data,
+            job=job,
+            watched=watched,
+            then=request.get_full_path(),
+            style="replicate",
+            options={"steps": job.num_inference_steps},
+            previews=False,
         )
 
 

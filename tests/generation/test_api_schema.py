@@ -35,6 +35,7 @@ def test_every_operation_is_described_with_its_security():
         "/v1/variants", "/v1/variants/{slug}", "/v1/jobs", "/v1/jobs/{job_id}", "/v1/jobs/{job_id}/cancel", "/v1/jobs/{job_id}/events",
         "/v1/images/{image_id}", "/v1/images/{image_id}/file", "/v1/releases", "/v1/releases/{name}",
         "/v1/predictions", "/v1/predictions/{prediction_id}", "/v1/predictions/{prediction_id}/cancel",
+        "/v1/predictions/{prediction_id}/stream",
         "/v1/models/{owner}/{name}", "/v1/models/{owner}/{name}/predictions",
         "/v1/models/{owner}/{name}/versions/{version}",
         "/v1/runs", "/v1/runs/{name}", "/v1/runs/{name}/pause", "/v1/runs/{name}/resume", "/v1/runs/{name}/cancel",

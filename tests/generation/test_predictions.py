@@ -51,7 +51,7 @@ def test_a_succeeded_job_links_its_files_at_the_base_url():
     assert prediction["urls"] == {
         "get": f"{BASE}v1/predictions/{job.id}",
         "cancel": f"{BASE}v1/predictions/{job.id}/cancel",
-        "stream": f"{BASE}v1/jobs/{job.id}/events",
+        "stream": f"{BASE}v1/predictions/{job.id}/stream",
     }
     assert prediction["error"] is None
     assert prediction["metrics"]["device_time"] == 0.25
