@@ -6,9 +6,10 @@ rounding, which follows the shape of the batch: at most TOLERANCE of 255 in any 
 
 import json
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +43,20 @@ DECODED_PIXELS = 8 * 512 * 512  # of one VAE call: its activations are the peak 
 KEYVALUE_BYTES = 512 * 2**20  # resident; 2 MB a prompt variant at Stable Diffusion 1.5's widths
 OnStep = Callable[[int, int], Collection[int]]
 Rows = list[int]
+Pixels = npt.NDArray[np.uint8]
+
+
+class Previews(Protocol):
+    """Who wants to see images while they form. Nothing of it changes them."""
+
+    def wanted(self, step: int, steps: int) -> Collection[int]:
+        """Asked after each step but the last: indexes of the requests to be shown."""
+
+    def show(self, step: int, steps: int, pixels: Mapping[int, Pixels], seconds: float) -> None:
+        """What each would be if this step were the last, uint8 (height, width, 3), and how long that took."""
+
+    def failed(self, error: Exception) -> None:
+        """They could not be made. Nobody is asked again in this call."""
 
 
 def load(
@@ -116,6 +131,7 @@ class Pipeline:
         requests: Sequence[GenerationRequest],
         *,
         on_step: OnStep | None = None,
+        previews: Previews | None = None,
         timings: Timings | None = None,
     ) -> list[GenerationResult]:
         """The results in the order of the requests, which must all have the same size.
@@ -123,9 +139,9 @@ class Pipeline:
         on_step(step, steps) is called after each step and returns the indexes of requests that nobody wants any more;
         their results hold neither pixels nor an error. What it raises stops the batch. A request that alone is wrong,
         or too large for the device even alone, has its own error in its result; the others go on.
-        Raises SizeNotSupported.
+        previews: shown what the images would be, between the steps. Raises SizeNotSupported.
         """
-        return _Batch(self, requests, on_step, timings or Timings()).run()
+        return _Batch(self, requests, on_step, previews, timings or Timings()).run()
 
 
 class _Batch:
@@ -136,6 +152,7 @@ class _Batch:
         pipeline: Pipeline,
         requests: Sequence[GenerationRequest],
         on_step: OnStep | None,
+        previews: Previews | None,
         timings: Timings,
     ) -> None:
         self.pipeline = pipeline
@@ -143,26 +160,31 @@ class _Batch:
         self.device = pipeline.device
         self.requests = requests
         self.on_step = on_step
+        self.previews = previews
         self.timings = timings
         self.dropped: set[int] = set()
         self.errors: dict[int, EngineError] = {}
         self.latents: dict[int, torch.Tensor] = {}
-        self.pixels: dict[int, npt.NDArray[np.uint8]] = {}
+        self.pixels: dict[int, Pixels] = {}
 
     def run(self) -> list[GenerationResult]:
         self._check_sizes()
         rows = [row for row in range(len(self.requests)) if self._accepts(row)]
         self._halving(rows, self._denoise)
         rows = [row for row in self.latents if row not in self.dropped]
-        if rows:
-            width, height = self.requests[0].width, self.requests[0].height
-            chunk = max(1, DECODED_PIXELS // (width * height))
-            for start in range(0, len(rows), chunk):
-                self._halving(rows[start : start + chunk], self._decode)
+        for part in self._decoded_at_once(rows):
+            self._halving(part, self._decode)
         return [
             GenerationResult(request, self.pixels.get(row), self.errors.get(row))
             for row, request in enumerate(self.requests)
         ]
+
+    def _decoded_at_once(self, rows: Rows) -> list[Rows]:
+        if not rows:
+            return []
+        width, height = self.requests[0].width, self.requests[0].height
+        chunk = max(1, DECODED_PIXELS // (width * height))
+        return [rows[start : start + chunk] for start in range(0, len(rows), chunk)]
 
     def _check_sizes(self) -> None:
         sizes = {(request.width, request.height) for request in self.requests}
@@ -211,6 +233,7 @@ class _Batch:
         pipeline, manifest = self.pipeline, self.manifest
         self.timings.batches.append(len(rows))
         started = time.perf_counter()
+        shown_before = self.timings.preview_seconds
         noise_scheduler = sampling.make(
             manifest.noise_scheduler, pipeline._scheduler_config, manifest.timesteps
         )
@@ -231,8 +254,14 @@ class _Batch:
                 self.dropped.update(self.on_step(step, steps))
                 if self.dropped.issuperset(rows):
                     return
+            if self.previews is not None and step < steps:
+                clean = partial(
+                    sampling.predict_clean, noise_scheduler, model_input, output, timestep
+                )
+                self._preview(rows, step, clean)
         self.device.synchronize()
-        self.timings.unet_seconds += time.perf_counter() - started
+        shown_seconds = self.timings.preview_seconds - shown_before
+        self.timings.unet_seconds += time.perf_counter() - started - shown_seconds
         self.latents.update(zip(rows, latents, strict=True))
 
     def _noise(self, rows: Rows, generators: list[torch.Generator]) -> torch.Tensor:
@@ -283,16 +312,45 @@ class _Batch:
 
     def _decode(self, rows: Rows) -> None:
         started = time.perf_counter()
-        latents = torch.stack([self.latents[row] for row in rows])
+        pixels = self._pixels(rows, torch.stack([self.latents[row] for row in rows]))
+        self.timings.decoder_seconds += time.perf_counter() - started
+        self.pixels.update(pixels)
+        self.errors.update({row: NotFinite() for row in rows if row not in pixels})
+
+    def _pixels(self, rows: Rows, latents: torch.Tensor) -> dict[int, Pixels]:
+        """Of the rows whose images are numbers."""
         images = conversions.latents_to_image(self.pipeline.vae, latents)
         is_finite = images.isfinite().all(dim=(1, 2, 3)).tolist()
         pixels = conversions.to_pixels(images)
-        self.timings.decoder_seconds += time.perf_counter() - started
-        for row, image, is_right in zip(rows, pixels, is_finite, strict=True):
-            if is_right:
-                self.pixels[row] = image
-            else:
-                self.errors[row] = NotFinite()
+        found = zip(rows, pixels, is_finite, strict=True)
+        return {row: image for row, image, is_right in found if is_right}
+
+    def _preview(self, rows: Rows, step: int, clean: Callable[[], torch.Tensor]) -> None:
+        """Show what is wanted. clean: the predicted latents of all rows. A failure costs the previews, not the rows."""
+        previews, steps = self.previews, len(self.manifest.timesteps)
+        if previews is None:
+            return
+        wanted = set(previews.wanted(step, steps)).intersection(rows) - self.dropped
+        if not wanted:
+            return
+        self.device.synchronize()  # what was asked before is not theirs
+        started = time.perf_counter()
+        pixels: dict[int, Pixels] = {}
+        failure: Exception | None = None
+        try:
+            latents = dict(zip(rows, clean(), strict=True))
+            for part in self._decoded_at_once(sorted(wanted)):
+                pixels |= self._pixels(part, torch.stack([latents[row] for row in part]))
+        except Exception as error:
+            failure = error.with_traceback(None)  # it would keep the tensors that did not fit
+        seconds = time.perf_counter() - started
+        self.timings.preview_seconds += seconds
+        if failure is None:
+            previews.show(step, steps, pixels, seconds)
+        else:
+            self.previews = None
+            self.device.empty_cache()
+            previews.failed(failure)
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

@@ -49,6 +49,7 @@ class Timings:
 
     unet_seconds: float = 0.0
     decoder_seconds: float = 0.0
+    preview_seconds: float = 0.0  # in neither of the two
     batches: list[int] = field(
         default_factory=list
     )  # images in each UNet batch, more than one after out of memory

@@ -103,6 +103,22 @@ def make(name: str, config: dict[str, Any], timesteps: Sequence[int]) -> Any:
     return noise_scheduler
 
 
+def predict_clean(
+    noise_scheduler: Any, model_input: torch.Tensor, output: torch.Tensor, timestep: Any
+) -> torch.Tensor:
+    """The image that the network expects at the end: pred_x0 of what it was given and what it said.
+
+    The same for every noise scheduler: scaled for the network, a sample is √ᾱ x₀ + √(1 − ᾱ) ε.
+    """
+    alpha = float(noise_scheduler.alphas_cumprod[int(timestep)])
+    signal, noise = alpha**0.5, (1 - alpha) ** 0.5
+    if noise_scheduler.config.prediction_type == "epsilon":
+        return (model_input - noise * output) / signal
+    if noise_scheduler.config.prediction_type == "v_prediction":
+        return signal * model_input - noise * output
+    return output
+
+
 def check(name: str, config: dict[str, Any], timesteps: Sequence[int]) -> None:
     """Raises ReleaseInvalid for what no noise scheduler of ours can do rightly."""
     if name not in _CLASSES:

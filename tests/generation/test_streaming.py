@@ -1,19 +1,15 @@
 """Clients that watch: the streams alone, and the whole web process under uvicorn with real Redis and PostgreSQL."""
 
-import asyncio
 import contextlib
-import json
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
-from uuid import uuid4
 
 import httpx
 import pytest
 
-from generation import events, hints, jobs
-from generation.models import APIKey, Job
+from generation import events, jobs
+from generation.models import Job
 from generation.streaming import HEADER
 from tests import sse
 from tests.people import make_job, make_key
@@ -49,9 +45,10 @@ class Watching:
 
     def _read(self) -> None:
         started = time.monotonic()
-        with contextlib.suppress(httpx.TransportError), httpx.stream(
-            "GET", self._url, headers=self._sent, timeout=60
-        ) as answer:
+        with (
+            contextlib.suppress(httpx.TransportError),
+            httpx.stream("GET", self._url, headers=self._sent, timeout=60) as answer,
+        ):
             self.headers = answer.headers
             for event in sse.events(answer.iter_lines()):
                 self.events.append(event)

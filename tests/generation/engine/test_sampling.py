@@ -97,6 +97,20 @@ def test_zero_terminal_snr_starts_from_pure_noise_and_ends_at_the_image(name: st
     assert torch.allclose(result, oracle.x0, atol=0.2 if options else 2e-3)
 
 
+@pytest.mark.parametrize("name", sampling.NAMES)
+@pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction"])
+def test_the_clean_image_is_predicted_at_each_step_whatever_the_sampler(
+    name: str, prediction_type: str
+) -> None:
+    oracle = Oracle(name, prediction_type, UNEVEN)
+    generators = [torch.Generator().manual_seed(seed) for seed in (5, 6)]
+    inputs, _ = oracle.walk(**({"generator": generators} if name in sampling.DRAWS_NOISE else {}))
+    for model_input, timestep in zip(inputs, oracle.noise_scheduler.timesteps, strict=True):
+        output = oracle.answer(model_input, timestep)
+        clean = sampling.predict_clean(oracle.noise_scheduler, model_input, output, timestep)
+        assert torch.allclose(clean, oracle.x0, atol=1e-4), timestep
+
+
 @pytest.mark.parametrize("steps", [1, 4, 10, 20, 50])
 @pytest.mark.parametrize("spacing", ["leading", "trailing"])
 def test_on_even_timesteps_ddim_is_that_of_diffusers(steps: int, spacing: str) -> None:
