@@ -8,27 +8,30 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
 import structlog
 from django.conf import settings
 from django.db import IntegrityError, OperationalError, transaction
-from django.db.models import F, Q, QuerySet, prefetch_related_objects
+from django.db.models import F, Q, QuerySet
 from django.db.models.expressions import CombinedExpression
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from generation import claiming, hints, images, limits, presence
+from generation import claiming, hints, images, limits, presence, releases
 from generation.errors import (
     CANCELED_BY_CLIENT,
     DEADLINE_BEFORE_START,
     DEADLINE_WHILE_RUNNING,
     WORKER_LOST,
     JobFinished,
+    JobPurged,
+    StorageFailed,
 )
 from generation.images import StoredImage
-from generation.models import Attempt, Image, Job, Release
+from generation.models import Attempt, Embedding, Image, Job, Release
 from generation.reports import Report
 
 log = structlog.get_logger(__name__)
@@ -60,6 +63,7 @@ class Result:
     images: Sequence[StoredImage]
     device_seconds: float
     cache: Job.Cache = Job.Cache.MISS
+    encode_seconds: float = 0.0  # that its files took
 
 
 def _move(jobs: QuerySet[Job], *, to: Status, **fields: Any) -> int:
@@ -124,7 +128,7 @@ def _take(worker_name: str, kind: str | None) -> list[Job]:
         lease_seconds=settings.LEASE_SECONDS,
         kind=kind,
     )
-    prefetch_related_objects(taken, "release", "embedding")
+    _attach_what_is_needed(taken)
     report = Report()
     for job in taken:
         facts = {"attempt": job.attempt, "worker": worker_name, "jobs": len(taken)}
@@ -132,7 +136,23 @@ def _take(worker_name: str, kind: str | None) -> list[Job]:
         if job.started_at:
             waited = job.started_at - job.created_at
             report.observe("retort_queue_seconds", waited.total_seconds())
+    if webhooks.started(taken):
+        report.deliver()
     return taken
+
+
+def _attach_what_is_needed(taken: Sequence[Job]) -> None:
+    """Releases and embeddings of the jobs. What never changes of them is read once."""
+    rows = Release.objects.defer("manifest").in_bulk({job.release_id for job in taken})
+    for job in taken:
+        job.release = releases.with_manifest(rows[job.release_id])
+        job.embedding = _embedding(job.embedding_id)
+
+
+@lru_cache(maxsize=256)
+def _embedding(pk: int) -> Embedding:
+    """A job refers only to one that was encoded, and that stays as it is."""
+    return Embedding.objects.get(pk=pk)
 
 
 def held(claims: Iterable[Claim], *, extend: bool) -> set[Claim]:
@@ -151,13 +171,17 @@ def held(claims: Iterable[Claim], *, extend: bool) -> set[Claim]:
 
 # --- end ------------------------------------------------------------------------------------------
 def commit(results: Sequence[Result]) -> list[Claim]:
-    """Finish a batch in one transaction. Returns the claims that were refused: held no longer, so nothing is kept."""
+    """Finish a batch in one transaction. Returns the claims of which nothing is kept: refused, since they are held no
+    longer, or settled, since somebody removed a file that the result shares with an image."""
     refused: list[Claim] = []
     spent: dict[int, float] = defaultdict(float)  # by the pk of a key with a quota
     with transaction.atomic():
         report = Report()
+        lost = _lost(results)
         for result in results:
             job = result.job
+            if Claim.of(job) in lost:
+                continue
             if not _commit_one(result, report):
                 refused.append(Claim.of(job))
             elif job.is_metered and job.api_key_id is not None:
@@ -165,8 +189,24 @@ def commit(results: Sequence[Result]) -> list[Claim]:
         limits.spend(spent)
     for claim in refused:
         log.warning("result_refused", job_id=str(claim.job_id), attempt=claim.attempt)
-    images.remember(image for r in results if Claim.of(r.job) not in refused for image in r.images)
-    return refused
+    for claim, why in lost.items():
+        settle(claim, Outcome.FAILED, code=StorageFailed.code, detail=why)
+    dropped = [*refused, *lost]
+    images.remember(image for r in results if Claim.of(r.job) not in dropped for image in r.images)
+    return dropped
+
+
+def _lost(results: Sequence[Result]) -> dict[Claim, str]:
+    """Those whose files are not there, and why. The files of the others stay until the transaction ends."""
+    try:
+        gone = images.hold([image for result in results for image in result.images])
+    except StorageFailed as error:
+        return {Claim.of(result.job): error.detail for result in results}
+    return {
+        Claim.of(result.job): "A file was removed before the result was accepted."
+        for result in results
+        if any(image.file in gone for image in result.images)
+    }
 
 
 def _commit_one(result: Result, report: Report) -> bool:
@@ -178,6 +218,7 @@ def _commit_one(result: Result, report: Report) -> bool:
         to=Status.SUCCEEDED,
         finished_at=job.finished_at,
         device_seconds=seconds,
+        encode_seconds=F("encode_seconds") + result.encode_seconds,
         cache=result.cache,
     ):
         return False
@@ -193,9 +234,21 @@ def _commit_one(result: Result, report: Report) -> bool:
         key=job.key, status=Status.QUEUED
     )
     for twin in twins.order_by():
-        stored = [images.render(image, twin.output_format) for image in result.images]
-        _answer(twin, stored, Job.Cache.SHARED, report)
+        if stored := _rendered(twin, result.images):
+            _answer(twin, stored, Job.Cache.SHARED, report)
+        else:
+            report.wake()
     return True
+
+
+def _rendered(twin: Job, stored: Sequence[StoredImage]) -> list[StoredImage]:
+    """As this job wants them. None if that cannot be: then the job waits for a worker of its own."""
+    try:
+        own = [images.render(twin, index, image) for index, image in enumerate(stored)]
+        return [] if images.hold(own) else own
+    except StorageFailed as error:
+        log.warning("image_unreadable", job_id=str(twin.id), error=error.detail)
+        return []
 
 
 def _count_findings(stored: Sequence[StoredImage], report: Report) -> None:
@@ -207,7 +260,10 @@ def _count_findings(stored: Sequence[StoredImage], report: Report) -> None:
 
 
 def answer(job: Job, stored: Sequence[StoredImage]) -> bool:
-    """A queued job succeeds with images that exist already. False if it was not queued any more."""
+    """A queued job succeeds with images that exist already. False if it was not queued any more.
+
+    In the transaction that holds their files (`images.find`).
+    """
     with transaction.atomic():
         return _answer(job, stored, Job.Cache.HIT, Report())
 
@@ -246,6 +302,13 @@ def _finished(job: Job, report: Report, **facts: object) -> None:
         report.count("retort_cache_total", result=job.cache)
         report.count("retort_images_total", job.n)
         report.observe("retort_job_seconds", (job.finished_at - job.created_at).total_seconds())
+    _tell_webhook(job, report)
+
+
+def _tell_webhook(job: Job, report: Report) -> None:
+    """Of a job that has ended."""
+    if job.webhook_id is not None and webhooks.ended(job):
+        report.deliver()
 
 
 def settle(
@@ -292,6 +355,7 @@ def settle(
         report.count("retort_attempts_total", outcome=outcome)
         if to == Status.FAILED:
             report.count("retort_jobs_total", outcome=to)
+            _tell_webhook(job, report)
         report.wake()  # also after a failure: an identical job may have waited for this one
     return to
 
@@ -351,9 +415,14 @@ def _cancel(job: Job, code: str, detail: str) -> None:
 
 
 def retry(job_id: UUID) -> Job:
-    """Queue a failed or canceled job again, with all its attempts before it. Raises JobFinished for a succeeded one."""
+    """Queue a failed or canceled job again, with all its attempts before it.
+
+    Raises JobFinished for a succeeded one, JobPurged for one whose images were removed.
+    """
     with transaction.atomic():
-        again = Job.objects.filter(id=job_id, status__in=(Status.FAILED, Status.CANCELED))
+        again = Job.objects.filter(
+            id=job_id, status__in=(Status.FAILED, Status.CANCELED), purged_at__isnull=True
+        )
         moved = _move(
             again,
             to=Status.QUEUED,
@@ -368,6 +437,8 @@ def retry(job_id: UUID) -> Job:
             report = Report()
             report.moved(job.id, job.status, "job_retried", attempt=job.attempt)
             report.wake()
+        elif job.purged_at is not None:
+            raise JobPurged("Its owner, or the time limit, had its images removed. Submit it again.")
         elif job.is_terminal:
             raise JobFinished("The job succeeded; ask for another seed to get another picture.")
     return job
