@@ -169,6 +169,13 @@ class JobFinished(GenerationError):
     status = 409
 
 
+class WebhookDisabled(GenerationError):
+    """Nothing is sent to this webhook any more."""
+
+    code = "webhook_disabled"
+    status = 409
+
+
 class StorageFailed(GenerationError):
     """The image could not be stored."""
 

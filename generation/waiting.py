@@ -20,6 +20,8 @@ from redis.backoff import NoBackoff
 log = structlog.get_logger(__name__)
 
 HEADER = "X-Retort-Wait"  # from a view to the shell; no client ever sends or sees it
+# From a view to the shell, on an answer of 5xx: it says what became of the job, and is no failure of a moment.
+SETTLED = "X-Retort-Settled"
 # Key in the ASGI scope: a shell is there that reads the header. Its value: "" for a client's own request; for the
 # shell's question what became of it, the method of that request.
 SHELL = "retort.shell"
@@ -33,13 +35,15 @@ RETRY_SECONDS = (0.1, 0.2, 0.5, 1.0)
 class Wait:
     """What a view asks of the shell: hold the client until one of `words` comes on `channel`, `seconds` at most.
 
-    then: path and query of the answer to give; while that answer asks to wait as well, the holding goes on.
+    then: path and query of the answer to give; while that answer asks to wait as well, the holding goes on. status: of
+    the answer at hand if it is what the client gets in the end; 0: its own.
     """
 
     channel: str
     words: tuple[str, ...]
     seconds: float
     then: str
+    status: int = 0
 
     def encode(self) -> str:
         return json.dumps(asdict(self))

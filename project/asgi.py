@@ -45,6 +45,7 @@ BODY_BYTES = (
 )
 WAIT_HEADER = waiting.HEADER.lower().encode()
 STREAM_HEADER = streaming.HEADER.lower().encode()
+SETTLED_HEADER = waiting.SETTLED.lower().encode()
 
 django_app = get_wsgi_application()
 
@@ -58,6 +59,12 @@ class Answer:
     body: bytearray = field(default_factory=bytearray)
     wait: Wait | None = None
     stream: Stream | None = None
+    is_settled: bool = False
+
+    @property
+    def is_failure(self) -> bool:
+        """Of a moment (PostgreSQL restarts): no answer to somebody who waits."""
+        return self.status >= 500 and not self.is_settled
 
     @property
     def is_kept(self) -> bool:
@@ -156,10 +163,11 @@ class Shell:
                 # While the process stops nobody waits long for the latest state: the last known one will do.
                 async with asyncio.timeout(STOP_SECONDS if self._hub.closing else None):
                     newer = await self._ask(question)
-                # A failure of a moment (PostgreSQL restarts) is no answer to somebody who waits.
-                answer = answer if newer.status >= 500 else newer
+                answer = answer if newer.is_failure else newer
             if answer.wait is None:
                 break
+        if answer.wait is not None:
+            answer.status = answer.wait.status or answer.status
         return answer
 
     # --- watching ---------------------------------------------------------------------------------
@@ -212,7 +220,7 @@ class Shell:
 
 
 def _without_ours(headers: Any) -> list[tuple[bytes, bytes]]:
-    ours = (WAIT_HEADER, STREAM_HEADER)
+    ours = (WAIT_HEADER, STREAM_HEADER, SETTLED_HEADER)
     return [(name, value) for name, value in headers if name.lower() not in ours]
 
 
@@ -225,6 +233,8 @@ def _read_start(answer: Answer, message: Message) -> None:
             answer.wait = Wait.decode(value.decode())
         elif name.lower() == STREAM_HEADER:
             answer.stream = Stream.decode(value.decode())
+        elif name.lower() == SETTLED_HEADER:
+            answer.is_settled = True
 
 
 def _question(scope: Scope, target: str) -> Scope:

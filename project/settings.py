@@ -250,6 +250,10 @@ RETENTION_DAYS = _whole(
     "RETENTION_DAYS", 0, most=36_500
 )  # after the end of a job its images are removed; 0: never
 FILES_IN_USE = ["distillation.curation.files_in_use"]  # of stored files, those that other apps need
+WEBHOOK_PRIVATE_HOSTS = env.bool(
+    "WEBHOOK_PRIVATE_HOSTS", default=False
+)  # whether webhooks may go to addresses of private networks, and over http
+WEBHOOK_KEPT_DAYS = _count("WEBHOOK_KEPT_DAYS", 30)  # deliveries that were made or given up
 WORKER_STALE_SECONDS = _positive(
     "WORKER_STALE_SECONDS", 15
 )  # a worker without a heartbeat for this long is gone
@@ -466,7 +470,8 @@ UNFOLD = {
 CELERY_BROKER_URL = REDIS_URL.replace("unix://", "redis+socket://", 1)
 CELERY_TASK_DEFAULT_QUEUE = "light"
 CELERY_TASK_QUEUES = [
-    Queue(name) for name in ("generation", "reference", "encode", "distillation", "light")
+    Queue(name)
+    for name in ("generation", "reference", "encode", "distillation", "webhooks", "light")
 ]
 CELERY_TASK_CREATE_MISSING_QUEUES = (
     False  # a typing error in a route is an error, not a queue that nobody reads
@@ -474,6 +479,7 @@ CELERY_TASK_CREATE_MISSING_QUEUES = (
 CELERY_TASK_ROUTES = {
     "generation.serve": {"queue": "generation"},
     "generation.encode": {"queue": "encode"},
+    "generation.deliver": {"queue": "webhooks"},
     "generation.match": {"queue": "encode"},
     "distillation.wake": {"queue": "distillation"},
     "distillation.clean": {"queue": "distillation"},  # which has the libraries that know pairs
@@ -511,6 +517,11 @@ CELERY_BEAT_SCHEDULE = {
         "task": "generation.sweep",
         "schedule": SWEEP_SECONDS,
         "options": {"expires": SWEEP_SECONDS},
+    },
+    "forget-webhooks": {
+        "task": "generation.forget_webhooks",
+        "schedule": crontab(hour="3", minute="10"),
+        "options": {"expires": 3600},
     },
     "encode-missing": {"task": "generation.encode", "schedule": 60.0, "options": {"expires": 60}},
     "sweep-runs": {

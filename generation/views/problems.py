@@ -1,30 +1,26 @@
-"""Every refusal over HTTP, as RFC 9457 application/problem+json. The one place where errors become answers.
+"""Every refusal over HTTP, as RFC 9457 has it or, on OpenAI's routes, as OpenAI does. Where errors become answers.
 
 `code` is the stable word for programs; a failed job carries the same words in `job.error.code`.
 """
 
 import json
-from collections.abc import Iterator
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NamedTuple
 
-import structlog
-from django.conf import settings
-from django.core.exceptions import PermissionDenied, RequestDataTooBig
-from django.db import InterfaceError, OperationalError
-from django.http import Http404, HttpRequest, HttpResponse
+from django.core.exceptions import DisallowedHost
+from django.http import HttpRequest, HttpResponse
+from django.urls import reverse
 from django.views import defaults
 from drf_spectacular.utils import OpenApiResponse
-from rest_framework import exceptions
+from rest_framework.request import Request
 from rest_framework.response import Response
 
-from generation.errors import GenerationError
+from generation import problems
 from generation.serializers import ProblemSerializer
-
-log = structlog.get_logger(__name__)
+from generation.views import openai_errors, refusals
+from generation.views.refusals import Refusal
 
 CONTENT_TYPE = "application/problem+json"
-RETRY_AFTER_SECONDS = 2
 
 
 def responses(*statuses: int) -> dict[Any, Any]:
@@ -35,98 +31,83 @@ def responses(*statuses: int) -> dict[Any, Any]:
     }
 
 
-def _problem(
-    status: int, code: str, detail: str, *, title: str = "", **members: Any
-) -> dict[str, Any]:
+def page_of(code: str, request: HttpRequest | Request) -> str:
+    """The address of the page that explains the code; "about:blank" of one that has none."""
+    if problems.find(code) is None:
+        return "about:blank"
+    path = reverse("problem", args=[code])
+    try:
+        return request.build_absolute_uri(path)
+    except DisallowedHost:  # then this is what the refusal is about
+        return path
+
+
+def body_of(refusal: Refusal, request: HttpRequest | Request) -> dict[str, Any]:
+    """The problem document. Members without a value are left out."""
+    request_id = refusals.request_id()
     body = {
-        "type": "about:blank",
-        "title": title or HTTPStatus(status).phrase,
-        "status": status,
-        "detail": detail,
-        "code": code,
-        "retryable": False,
-        **members,
+        "type": page_of(refusal.code, request),
+        "title": refusal.title,
+        "status": refusal.status,
+        "detail": refusal.detail,
+        "instance": f"urn:uuid:{request_id}" if request_id else None,
+        "code": refusal.code,
+        "retryable": refusal.retryable,
+        "retry_after": refusal.retry_after,
+        "parameter": refusal.parameter,
+        "errors": list(refusal.errors) or None,
+        "job_id": refusals.job_id(refusal),
+        "trace_id": refusals.trace_id(request),
+        **refusal.members,
     }
-    request_id = structlog.contextvars.get_contextvars().get("request_id")
-    if request_id:
-        body["instance"] = f"urn:uuid:{request_id}"
-    return body
+    return {name: value for name, value in body.items() if value is not None}
+
+
+class Rendering(NamedTuple):
+    status: int
+    body: dict[str, Any]
+    headers: dict[str, str]
+    content_type: str
+
+
+def _render(refusal: Refusal, request: HttpRequest | Request) -> Rendering:
+    headers = dict(refusal.headers)
+    if refusal.retry_after is not None:
+        headers["Retry-After"] = str(refusal.retry_after)
+    if openai_errors.is_spoken(request.path):
+        return Rendering(
+            openai_errors.status_of(refusal),
+            openai_errors.body_of(refusal),
+            headers | openai_errors.headers_of(refusal),
+            openai_errors.CONTENT_TYPE,
+        )
+    return Rendering(refusal.status, body_of(refusal, request), headers, CONTENT_TYPE)
 
 
 # --- from the API's views -------------------------------------------------------------------------
 def handle(error: Exception, context: dict[str, Any]) -> Response | None:
     """REST framework's EXCEPTION_HANDLER. None: nobody anticipated it, Django logs it and `server_error` answers."""
-    headers: dict[str, str] = {}
-    if isinstance(error, Http404):
-        error = exceptions.NotFound()
-    elif isinstance(error, PermissionDenied):
-        error = exceptions.PermissionDenied()
-    if isinstance(error, GenerationError):
-        body = _of_ours(error)
-    elif isinstance(error, exceptions.ValidationError):
-        body = _of_validation(error, in_body=context["request"].method != "GET")
-    elif isinstance(error, exceptions.NotAuthenticated):
-        body = _problem(401, "not_authenticated", "Send an API key as: Authorization: Bearer rt_…")
-        headers["WWW-Authenticate"] = error.auth_header  # type: ignore[attr-defined]
-    elif isinstance(error, exceptions.APIException):
-        body = _problem(error.status_code, str(error.get_codes()), str(error.detail))
-        if getattr(error, "auth_header", None):
-            headers["WWW-Authenticate"] = error.auth_header  # type: ignore[attr-defined]
-    elif isinstance(error, RequestDataTooBig):
-        body = _problem(
-            413, "body_too_large", f"Send at most {settings.DATA_UPLOAD_MAX_MEMORY_SIZE} bytes."
-        )
-    elif isinstance(error, OperationalError | InterfaceError):
-        log.warning("database_away", error=str(error).strip())
-        body = _problem(
-            503, "database_unavailable", "The database does not answer.", retryable=True
-        )
-    else:
-        return None
-    if body["retryable"]:
-        headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
-    return Response(body, status=body["status"], headers=headers, content_type=CONTENT_TYPE)
+    refusal = refusals.of(error, context["request"])
+    return answer(refusal, context["request"]) if refusal else None
 
 
-def _of_ours(error: GenerationError) -> dict[str, Any]:
-    members: dict[str, Any] = {"title": error.title, "retryable": error.retryable}
-    if error.parameter:
-        members["parameter"] = error.parameter
-    return _problem(error.status, error.code, error.detail, **members)
-
-
-def _of_validation(error: exceptions.ValidationError, *, in_body: bool) -> dict[str, Any]:
-    errors: list[dict[str, str]] = []
-    for path, detail in _flatten(error.detail, ()):
-        entry = {"detail": str(detail), "code": detail.code or "invalid"}
-        if path:
-            entry["parameter"] = ".".join(path)
-        if path and in_body:
-            entry["pointer"] = "#/" + "/".join(path)
-        errors.append(entry)
-    said = "; ".join(
-        f"{entry['parameter']}: {entry['detail']}" if "parameter" in entry else entry["detail"]
-        for entry in errors
+def answer(refusal: Refusal, request: Request) -> Response:
+    """Of a view."""
+    shown = _render(refusal, request)
+    return Response(
+        shown.body, status=shown.status, headers=shown.headers, content_type=shown.content_type
     )
-    return _problem(400, "invalid_request", said, title="The request is not valid", errors=errors)
-
-
-def _flatten(
-    detail: Any, path: tuple[str, ...]
-) -> Iterator[tuple[tuple[str, ...], exceptions.ErrorDetail]]:
-    if isinstance(detail, dict):
-        for name, value in detail.items():
-            yield from _flatten(value, path if name == "non_field_errors" else (*path, str(name)))
-    elif isinstance(detail, list):
-        for value in detail:
-            yield from _flatten(value, path)
-    else:
-        yield path, detail
 
 
 # --- from Django, before or after a view ----------------------------------------------------------
-def _answer(body: dict[str, Any]) -> HttpResponse:
-    return HttpResponse(json.dumps(body), status=body["status"], content_type=CONTENT_TYPE)
+def _plain(refusal: Refusal, request: HttpRequest) -> HttpResponse:
+    shown = _render(refusal, request)
+    return HttpResponse(
+        json.dumps(shown.body),
+        status=shown.status,
+        headers=shown.headers,
+        content_type=shown.content_type,
+    )
 
 
 def _for_people(request: HttpRequest) -> bool:
@@ -136,22 +117,22 @@ def _for_people(request: HttpRequest) -> bool:
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
     if _for_people(request):
         return defaults.bad_request(request, exception)
-    return _answer(_problem(400, "bad_request", "The request cannot be understood."))
+    return _plain(refusals.BAD_REQUEST, request)
 
 
 def forbidden(request: HttpRequest, exception: Exception) -> HttpResponse:
     if _for_people(request):
         return defaults.permission_denied(request, exception)
-    return _answer(_problem(403, "permission_denied", "This is not allowed."))
+    return _plain(refusals.FORBIDDEN, request)
 
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
     if _for_people(request):
         return defaults.page_not_found(request, exception)
-    return _answer(_problem(404, "not_found", f"There is nothing at {request.path}."))
+    return _plain(refusals.nothing_at(request), request)
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
     if _for_people(request):
         return defaults.server_error(request)
-    return _answer(_problem(500, "internal_error", "This is our fault, and it was logged."))
+    return _plain(refusals.INTERNAL, request)

@@ -1,0 +1,76 @@
+"""Bodies of requests: one JSON object in UTF-8, of values that every part behind it can keep. Knows no fields."""
+
+import json
+import math
+import re
+from typing import IO, Any, NoReturn
+
+from rest_framework.exceptions import ParseError, ValidationError
+from rest_framework.parsers import JSONParser
+
+LARGEST = 2**63 - 1
+_UNKEPT = re.compile("[\0\ud800-\udfff]")  # PostgreSQL keeps no NUL, UTF-8 no lone surrogate
+
+
+class StrictJSON(JSONParser):
+    """Whatever the Content-Type says of a charset: JSON between programs is UTF-8 (RFC 8259)."""
+
+    def parse(
+        self, stream: IO[bytes], media_type: Any = None, parser_context: Any = None
+    ) -> dict[str, Any]:
+        try:
+            value = json.loads(
+                stream.read().decode(),
+                object_pairs_hook=_object,
+                parse_int=_integer,
+                parse_float=_number,
+                parse_constant=_constant,
+            )
+        except UnicodeDecodeError as error:
+            raise ParseError(f"The body is not UTF-8: {error.reason} at {error.start}.") from error
+        except ValueError as error:
+            raise ParseError(f"The body is not JSON: {error}.") from error
+        except RecursionError as error:
+            raise ParseError("The body is nested too deeply.") from error
+        if not isinstance(value, dict):
+            raise ValidationError("The body must be one JSON object.")
+        _check(value)
+        return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ParseError(f"The body has the name {twice!a} twice.")
+    return found
+
+
+def _integer(literal: str) -> int:
+    if len(literal) > 20 or abs(int(literal)) > LARGEST:
+        raise ParseError(f"The number {literal[:20]} is too large.")
+    return int(literal)
+
+
+def _number(literal: str) -> float:
+    if not math.isfinite(value := float(literal)):
+        raise ParseError(f"The number {literal[:20]} is too large.")
+    return value
+
+
+def _constant(name: str) -> NoReturn:
+    raise ParseError(f"{name} is not JSON.")
+
+
+def _check(value: dict[str, Any]) -> None:
+    waiting: list[Any] = [value]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, dict):
+            waiting += part.keys()
+            waiting += part.values()
+        elif isinstance(part, list):
+            waiting += part
+        elif isinstance(part, str) and _UNKEPT.search(part):
+            raise ParseError("The body has a NUL character or half a surrogate pair in a text.")
