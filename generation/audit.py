@@ -62,11 +62,9 @@ def _task_ends(**_: object) -> None:
     _who.set(_of_this_process)
 
 
-def record(
-    action: str, subject: object, *, actor: str = "", via: str = "", **detail: object
-) -> None:
-    """Write an entry, in the transaction of the change. actor, via: other than the context knows. detail: as JSON."""
-    who = Actor(actor, via) if via else _who.get()()
+def record(action: str, subject: object, **detail: object) -> None:
+    """Write an entry, in the transaction of the change. detail: what JSON can say."""
+    who = _who.get()()
     AuditEntry.objects.create(
         actor=who.name[:150], via=who.via, action=action, subject=str(subject)[:160], detail=detail
     )

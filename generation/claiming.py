@@ -2,8 +2,8 @@
 
 Order: owners take turns, image by image, counting what they have running; among owners on the same turn the one served
 longest ago comes first; an owner's own jobs go by priority, then age. An owner of weight w, which is that of its next
-job, has w images a turn, and was served when the last but w-1 of its jobs began. The first job decides release, size and
-steps of the batch; others join while they fit. A job that has failed before runs alone, so that a poison job harms
+job, has w images a turn, and was served when the last but w-1 of its jobs began. The first job decides release, size
+and steps of the batch; others join while they fit. A job that has failed before runs alone, so that a poison job harms
 nobody else; and of identical jobs only one runs, the others are answered by it.
 """
 

@@ -10,7 +10,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 from django.conf import settings
 from django.db.models import F, Q
@@ -51,8 +51,9 @@ def spend(device_seconds: Mapping[int, float]) -> None:
 
 
 # --- quotas ---------------------------------------------------------------------------------------
-def _today() -> datetime:
-    return timezone.now().astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+def today() -> date:
+    """The day that usage is counted for."""
+    return timezone.now().astimezone(UTC).date()
 
 
 def _use(key: APIKey, images: int) -> None:
@@ -67,7 +68,7 @@ def _use(key: APIKey, images: int) -> None:
 
 def _add(pk: int, *, images: int = 0, device_seconds: float = 0.0, left: Q | None = None) -> bool:
     """False: the day's row does not meet `left`."""
-    day = _today().date()
+    day = today()
     rows = Usage.objects.filter(left or Q(), api_key_id=pk, day=day)
     more = {"images": F("images") + images, "device_seconds": F("device_seconds") + device_seconds}
     if rows.update(**more):
@@ -79,8 +80,9 @@ def _add(pk: int, *, images: int = 0, device_seconds: float = 0.0, left: Q | Non
 
 
 def _exceeded(key: APIKey, images: int) -> QuotaExceeded:
-    now, again = timezone.now(), _today() + timedelta(days=1)
-    used = Usage.objects.filter(api_key=key, day=_today().date()).first() or Usage()
+    day = today()
+    again = datetime.combine(day + timedelta(days=1), datetime.min.time(), UTC)
+    used = Usage.objects.filter(api_key=key, day=day).first() or Usage()
     if key.images_per_day is not None and used.images + images > key.images_per_day:
         what = (
             f"This key may ask for {key.images_per_day} images a day; {used.images} of them were asked for today, and "
@@ -91,7 +93,7 @@ def _exceeded(key: APIKey, images: int) -> QuotaExceeded:
             f"This key may use devices for {key.device_seconds_per_day} seconds a day, and has used "
             f"{used.device_seconds:.1f} today."
         )
-    seconds = math.ceil((again - now).total_seconds())
+    seconds = math.ceil((again - timezone.now()).total_seconds())
     minutes = math.ceil(seconds / 60)
     return QuotaExceeded(
         f"{what} The quota is renewed at {again:%Y-%m-%dT%H:%MZ}, in {minutes // 60} h {minutes % 60} min.",
@@ -103,29 +105,29 @@ def _exceeded(key: APIKey, images: int) -> QuotaExceeded:
 def _check_queue_of(key: APIKey, most: int) -> None:
     # Requests of this key wait here for each other, so that together they keep the limit.
     APIKey.objects.select_for_update(no_key=True).only("pk").get(pk=key.pk)
-    waiting = Job.objects.filter(api_key=key, status=Job.Status.QUEUED).order_by()
-    if waiting[:most].count() >= most:
+    own = Job.objects.filter(api_key=key, status=Job.Status.QUEUED).order_by()
+    if own[:most].count() >= most:
         raise RateLimited(
             f"{most} jobs of this key wait, and no more may. Send the request again when some have ended.",
-            retry_after=_seconds_until_gone(most),
+            retry_after=seconds_until_gone(most),
         )
 
 
 def _check_queue() -> None:
     most = settings.MAX_QUEUED_JOBS
-    if most and _waiting.now() >= most:
+    if most and waiting.now() >= most:
         raise QueueFull(
             f"{most} jobs wait, and no more may. Send the request again later.",
-            retry_after=_seconds_until_gone(most),
+            retry_after=seconds_until_gone(most),
         )
 
 
-def _seconds_until_gone(waiting: int) -> int:
+def seconds_until_gone(count: int) -> int:
     """Until a part of so many jobs has ended, as fast as jobs end of late; never more than MAX_RETRY_SECONDS."""
-    per_second = _ended.now() / RATE_SECONDS
+    per_second = ended.now() / RATE_SECONDS
     if not per_second:
         return MAX_RETRY_SECONDS
-    seconds = max(1.0, waiting * RETURN_SHARE) / per_second * random.uniform(1, 1 + JITTER)
+    seconds = max(1.0, count * RETURN_SHARE) / per_second * random.uniform(1, 1 + JITTER)
     return min(MAX_RETRY_SECONDS, max(1, math.ceil(seconds)))
 
 
@@ -161,9 +163,9 @@ def _count_ended() -> int:
     """Jobs that left the queue within RATE_SECONDS."""
     since = timezone.now() - timedelta(seconds=RATE_SECONDS)
     # The conditions on purged_at and finished_at are those of the index job_kept.
-    ended = Job.objects.filter(finished_at__gte=since, finished_at__isnull=False, purged_at=None)
-    return ended.exclude(cache=Job.Cache.HIT).order_by().count()
+    rows = Job.objects.filter(finished_at__gte=since, finished_at__isnull=False, purged_at=None)
+    return rows.exclude(cache=Job.Cache.HIT).order_by().count()
 
 
-_waiting = Counted(_count_waiting)
-_ended = Counted(_count_ended)
+waiting = Counted(_count_waiting)
+ended = Counted(_count_ended)

@@ -10,8 +10,8 @@ from tests.people import EVERY_SCOPE, make_key
 class API:
     """`api.get("/v1/jobs")`: requests with the key of `owner`; problems come back like every other answer."""
 
-    def __init__(self, *, owner=None, scopes=EVERY_SCOPE) -> None:
-        self.key, self.plain = make_key(owner=owner, scopes=scopes)
+    def __init__(self, *, owner=None, scopes=EVERY_SCOPE, **limits: int) -> None:
+        self.key, self.plain = make_key(owner=owner, scopes=scopes, **limits)
         self.owner = self.key.owner
         self._client = Client(
             raise_request_exception=False, headers={"Authorization": f"Bearer {self.plain}"}

@@ -51,10 +51,17 @@ def make_user(
 
 
 def make_key(
-    *, owner=None, scopes=EVERY_SCOPE, name: str = "test", expires_at: datetime | None = None
+    *,
+    owner=None,
+    scopes=EVERY_SCOPE,
+    name: str = "test",
+    expires_at: datetime | None = None,
+    **limits: int | None,
 ):
     """(key, plain text)"""
-    return APIKey.objects.issue(owner or make_user(), name, list(scopes), expires_at=expires_at)
+    return APIKey.objects.issue(
+        owner or make_user(), name, list(scopes), expires_at=expires_at, limits=limits
+    )
 
 
 def make_variant(

@@ -1,5 +1,6 @@
 """Who may do what: API keys, users, groups. A key's plain text is shown once, in the answer that makes it."""
 
+from datetime import timedelta
 from typing import Any
 
 from django import forms
@@ -7,7 +8,6 @@ from django.contrib import admin, messages
 from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.models import Group, User
-from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
@@ -17,9 +17,11 @@ from unfold.decorators import action, display
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget
 
+from generation import keys, limits
 from generation.admin import pictures
 from generation.admin.actions import ObjectActionsMixin
-from generation.models import APIKey
+from generation.errors import KeyRefused
+from generation.models import APIKey, Usage
 
 
 class KeyForm(forms.ModelForm):
@@ -29,7 +31,7 @@ class KeyForm(forms.ModelForm):
 
     class Meta:
         model = APIKey
-        fields = ("name", "owner", "scopes", "expires_at")
+        fields = ("name", "owner", "scopes", "expires_at", *keys.LIMITS)
 
     def clean_expires_at(self) -> Any:
         expires_at = self.cleaned_data["expires_at"]
@@ -38,22 +40,23 @@ class KeyForm(forms.ModelForm):
         return expires_at
 
 
-def state_of(key: APIKey) -> str:
-    if key.revoked_at:
-        return "revoked"
-    if key.expires_at and key.expires_at <= timezone.now():
-        return "expired"
-    return "active"
+LIMIT_ROWS = [
+    ("weight", "requests_per_minute"),
+    ("images_per_day", "device_seconds_per_day"),
+    ("max_queued_jobs", "retention_days"),
+]
+USAGE_DAYS = 7
 
 
 @admin.register(APIKey)
 class APIKeyAdmin(ObjectActionsMixin, ModelAdmin):
     form = KeyForm
-    list_display = ("named", "state", "owner", "scope_list", "expires", "last_used")
+    change_form_outer_before_template = "generation/admin/apikey.html"
+    list_display = ("named", "state", "owner", "scope_list", "limits", "expires", "last_used")
     list_select_related = ("owner",)
     search_fields = ("name", "prefix", "owner__username")
     actions = ("revoke",)
-    object_actions = ("revoke",)
+    object_actions = ("rotate", "revoke")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[APIKey]:
         """Staff see their own keys, superusers everybody's."""
@@ -64,16 +67,20 @@ class APIKeyAdmin(ObjectActionsMixin, ModelAdmin):
         return False  # a revoked key stays as a trace of who could do what
 
     def get_fieldsets(self, request: HttpRequest, obj: APIKey | None = None) -> Any:
+        limits = ("Limits", {"fields": LIMIT_ROWS})
         if obj is None:
-            return [(None, {"fields": ["name", "owner", "scopes", "expires_at"]})]
-        facts = ["name", "prefix", "owner", "scope_list", "state"]
-        times = ("created_at", "expires_at", "revoked_at", "last_used_at")
-        return [(None, {"fields": [*facts, times[:2], times[2:]]})]
+            return [(None, {"fields": ["name", "owner", "scopes", "expires_at"]}), limits]
+        facts = [("name", "prefix"), ("owner", "state"), "scope_list", "replaced_by"]
+        times = [("created_at", "expires_at"), ("revoked_at", "last_used_at")]
+        return [(None, {"fields": [*facts, *times]}), limits]
 
     def get_readonly_fields(self, request: HttpRequest, obj: APIKey | None = None) -> list[str]:
         if obj is None:
             return []
-        return [*(field.name for field in self.opts.fields), "scope_list", "state"]
+        is_editor = self.has_change_permission(request, obj)
+        editable = keys.LIMITS if is_editor else ()
+        fixed = [field.name for field in self.opts.fields if field.name not in editable]
+        return [*fixed, "scope_list", "state"]
 
     def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
         scopes = APIKey.Scope.values
@@ -90,8 +97,16 @@ class APIKeyAdmin(ObjectActionsMixin, ModelAdmin):
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
         data = form.cleaned_data
-        key, plain = APIKey.objects.issue(
-            data["owner"], data["name"], data["scopes"], expires_at=data["expires_at"]
+        limits = {field: data[field] for field in keys.LIMITS if field in data}
+        if change:
+            keys.set_limits(obj, limits)
+            return
+        key, plain = keys.issue(
+            data["owner"],
+            data["name"],
+            data["scopes"],
+            expires_at=data["expires_at"],
+            limits=limits,
         )
         obj.__dict__.update(key.__dict__)
         request.issued_key = plain  # type: ignore[attr-defined]
@@ -99,13 +114,19 @@ class APIKeyAdmin(ObjectActionsMixin, ModelAdmin):
     def response_add(
         self, request: HttpRequest, obj: Any, post_url_continue: Any = None
     ) -> HttpResponse:
+        return self._show_once(request, obj, request.issued_key)  # type: ignore[attr-defined]
+
+    def _show_once(
+        self, request: HttpRequest, key: APIKey, plain: str, *, replaced: APIKey | None = None
+    ) -> HttpResponse:
         """The one page that shows the key. No redirect, so that it is stored neither in a session nor in a cookie."""
         context = {
             **self.admin_site.each_context(request),
-            "title": f"API key “{obj.name}”",
+            "title": f"API key “{key.name}”",
             "opts": self.opts,
-            "key": obj,
-            "plain": request.issued_key,  # type: ignore[attr-defined]
+            "key": key,
+            "plain": plain,
+            "replaced": replaced,
         }
         return TemplateResponse(request, "generation/admin/key.html", context)
 
@@ -118,10 +139,18 @@ class APIKeyAdmin(ObjectActionsMixin, ModelAdmin):
     ) -> Any:
         only = {"show_save_and_continue": False, "show_save_and_add_another": False}
         if object_id:
-            if request.method == "POST":
-                raise PermissionDenied  # a key is made and revoked, never edited
-            only |= {"show_save": False, "show_close": True}
+            only |= {"show_close": True}
         return super().changeform_view(request, object_id, form_url, only | (extra_context or {}))
+
+    def panel(self, request: HttpRequest, obj: Any) -> dict[str, Any]:
+        days = {row.day: row for row in obj.usage.all()[:USAGE_DAYS]}
+        today = limits.today()
+        shown = [today - timedelta(days=ago) for ago in range(USAGE_DAYS)]
+        return {
+            "key": obj,
+            "is_counted": limits.has_quota(obj) or bool(days),
+            "usage": [days.get(day) or Usage(day=day) for day in shown],
+        }
 
     # --- columns
     @display(description="key", ordering="name")
@@ -130,11 +159,15 @@ class APIKeyAdmin(ObjectActionsMixin, ModelAdmin):
 
     @display(description="state")
     def state(self, key: APIKey) -> str:
-        return pictures.badge(state_of(key))
+        return pictures.badge(key.state)
 
     @display(description="scopes")
     def scope_list(self, key: APIKey) -> str:
         return ", ".join(key.scopes)
+
+    @display(description="limits")
+    def limits(self, key: APIKey) -> str:
+        return ", ".join(keys.limits_in_words(key)) or "–"
 
     @display(description="expires", ordering="expires_at")
     def expires(self, key: APIKey) -> str:
@@ -146,17 +179,37 @@ class APIKeyAdmin(ObjectActionsMixin, ModelAdmin):
 
     # --- actions
     def action_applies(self, name: str, obj: Any) -> bool:
+        if name == "rotate":
+            return obj.state == APIKey.ACTIVE and obj.replaced_by_id is None
         return obj.revoked_at is None
+
+    def confirmation(self, name: str, obj: Any) -> str:
+        if name == "rotate":
+            return (
+                f"A new key with the same rights and limits is made. {obj.prefix} goes on working for "
+                f"{keys.GRACE.days} days, or until it is revoked."
+            )
+        return ""
+
+    @action(description="Rotate", icon="autorenew", permissions=["change"])
+    def rotate(self, request: HttpRequest, queryset: QuerySet) -> HttpResponse | None:
+        old = queryset.get()
+        try:
+            key, plain = keys.rotate(old)
+        except KeyRefused as error:
+            messages.error(request, error.detail)
+            return None
+        self.log_change(request, old, f"Rotated: {key.prefix} replaces it.")
+        return self._show_once(request, key, plain, replaced=old)
 
     @action(description="Revoke", icon="block", permissions=["change"])
     def revoke(self, request: HttpRequest, queryset: QuerySet) -> None:
-        keys = list(queryset.filter(revoked_at=None))
-        for key in keys:
-            key.revoked_at = timezone.now()
-            key.save(update_fields=["revoked_at"])
+        revoked = [key for key in queryset.filter(revoked_at=None) if keys.revoke(key)]
+        for key in revoked:
             self.log_change(request, key, "Revoked.")
         messages.success(
-            request, f"{len(keys)} keys were revoked." if len(keys) != 1 else "The key was revoked."
+            request,
+            f"{len(revoked)} keys were revoked." if len(revoked) != 1 else "The key was revoked.",
         )
 
 

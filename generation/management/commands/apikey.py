@@ -1,18 +1,54 @@
-"""`manage.py apikey create | list | revoke`: keys of the API without the admin."""
+"""`manage.py apikey create | list | limit | rotate | revoke`: keys of the API without the admin."""
 
-from argparse import ArgumentParser
+import re
+from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 from django.contrib.auth import get_user_model
+from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError
+from django.db import models
 from django.utils import timezone
 
+from generation import keys
+from generation.errors import GenerationError
 from generation.models import APIKey
+
+UNITS = {"m": "minutes", "h": "hours", "d": "days"}
+NO_VALUE = "none"
+PREFIX = "the part before the second underscore, such as rt_1a2b3c4d"
+
+
+def span(text: str) -> timedelta:
+    match = re.fullmatch(r"(\d{1,4})([mhd])", text)
+    if not match:
+        raise ArgumentTypeError(f"{text!r}: give a number with m, h or d after it, such as 7d")
+    return timedelta(**{UNITS[match[2]]: int(match[1])})
+
+
+def _limits() -> dict[str, models.Field]:
+    fields = {field.name: field for field in APIKey._meta.concrete_fields}
+    return {name: fields[name] for name in keys.LIMITS}
+
+
+def _value_of(field: models.Field) -> Callable[[str], int | None]:
+    """For argparse: what the field of a key may hold."""
+
+    def read(text: str) -> int | None:
+        if text == NO_VALUE and field.null:
+            return None
+        try:
+            return field.clean(text, None)
+        except ValidationError as error:
+            raise ArgumentTypeError(f"{text!r}: {' '.join(error.messages)}") from error
+
+    return read
 
 
 class Command(BaseCommand):
-    help = "Create, list or revoke keys of the API."
+    help = "Create, list, limit, rotate or revoke keys of the API."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         actions = parser.add_subparsers(dest="action", required=True)
@@ -32,15 +68,49 @@ class Command(BaseCommand):
         create.add_argument(
             "--days", type=int, help="valid for so many days; without it, until revoked"
         )
-        actions.add_parser("list", help="every key, without its secret")
-        revoke = actions.add_parser("revoke", help="make a key useless from now on")
-        revoke.add_argument(
-            "prefix", help="the part before the second underscore, such as rt_1a2b3c4d"
+        self.add_limits(create)
+        actions.add_parser("list", help="every key with its state and limits, without its secret")
+        limit = actions.add_parser("limit", help="change the limits of a key")
+        limit.add_argument("prefix", help=PREFIX)
+        self.add_limits(limit)
+        rotate = actions.add_parser(
+            "rotate", help="make a key in the place of one, which ends after a while; print it, once"
         )
+        rotate.add_argument("prefix", help=PREFIX)
+        rotate.add_argument(
+            "--grace",
+            type=span,
+            default=keys.GRACE,
+            metavar="SPAN",
+            help=f"how long the old key goes on working, such as 12h; default: {keys.GRACE.days}d",
+        )
+        revoke = actions.add_parser("revoke", help="make a key useless from now on")
+        revoke.add_argument("prefix", help=PREFIX)
+
+    def add_limits(self, parser: ArgumentParser) -> None:
+        for name, field in _limits().items():
+            words = str(field.help_text).replace("Empty:", f"{NO_VALUE}:").replace("%", "%%")
+            parser.add_argument(
+                f"--{name.replace('_', '-')}",
+                dest=name,
+                type=_value_of(field),
+                default=SUPPRESS,
+                metavar="N",
+                help=words,
+            )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        actions = {"create": self.create, "list": self.show, "revoke": self.revoke}
-        actions[options["action"]](options)
+        actions: dict[str, Callable[[dict[str, Any]], None]] = {
+            "create": self.create,
+            "list": self.show,
+            "limit": self.limit,
+            "rotate": self.rotate,
+            "revoke": self.revoke,
+        }
+        try:
+            actions[options["action"]](options)
+        except GenerationError as error:
+            raise CommandError(error.detail) from error
 
     def create(self, options: dict[str, Any]) -> None:
         owner = get_user_model().objects.filter(username=options["owner"]).first()
@@ -51,29 +121,60 @@ class Command(BaseCommand):
         if options["days"] is not None and options["days"] < 1:
             raise CommandError("--days must be at least 1.")
         expires_at = timezone.now() + timedelta(days=options["days"]) if options["days"] else None
-        _, plain = APIKey.objects.issue(
-            owner, options["name"], options["scopes"], expires_at=expires_at
+        _, plain = keys.issue(
+            owner,
+            options["name"],
+            options["scopes"],
+            expires_at=expires_at,
+            limits=_given(options),
         )
+        self.tell(plain)
+
+    def tell(self, plain: str) -> None:
         self.stderr.write("This is the only time that the key is shown:")
         self.stdout.write(plain)
 
     def show(self, options: dict[str, Any]) -> None:
-        for key in APIKey.objects.select_related("owner"):
-            state = (
-                "revoked"
-                if key.revoked_at
-                else "expired"
-                if key.expires_at and key.expires_at <= timezone.now()
-                else "good"
-            )
+        for key in APIKey.objects.select_related("owner", "replaced_by"):
+            state = key.state
+            if state == APIKey.ACTIVE and key.expires_at:
+                state += f" until {key.expires_at:%Y-%m-%d %H:%M}"
+            if key.replaced_by:
+                state += f", replaced by {key.replaced_by.prefix}"
             used = f"{key.last_used_at:%Y-%m-%d %H:%M}" if key.last_used_at else "never used"
+            limits = ", ".join(keys.limits_in_words(key)) or "no limits"
+            scopes = ",".join(key.scopes)
             self.stdout.write(
-                "\t".join([key.prefix, state, str(key.owner), key.name, ",".join(key.scopes), used])
+                "\t".join([key.prefix, state, str(key.owner), key.name, scopes, limits, used])
             )
 
+    def limit(self, options: dict[str, Any]) -> None:
+        key, limits = _find(options["prefix"]), _given(options)
+        if not limits:
+            names = ", ".join(f"--{name.replace('_', '-')}" for name in keys.LIMITS)
+            raise CommandError(f"Give at least one of {names}.")
+        keys.set_limits(key, limits)
+        self.stdout.write(f"{key.prefix}: {', '.join(keys.limits_in_words(key)) or 'no limits'}.")
+
+    def rotate(self, options: dict[str, Any]) -> None:
+        old = _find(options["prefix"])
+        _, plain = keys.rotate(old, grace=options["grace"])
+        self.stderr.write(f"{old.prefix} works until {old.expires_at:%Y-%m-%d %H:%M} UTC.")
+        self.tell(plain)
+
     def revoke(self, options: dict[str, Any]) -> None:
-        prefix = APIKey.prefix_of(options["prefix"])
-        if not APIKey.objects.filter(prefix=prefix).exists():
-            raise CommandError(f"There is no key {prefix}.")
-        APIKey.objects.filter(prefix=prefix, revoked_at=None).update(revoked_at=timezone.now())
-        self.stdout.write(f"{prefix} is revoked.")
+        key = _find(options["prefix"])
+        keys.revoke(key)
+        self.stdout.write(f"{key.prefix} is revoked.")
+
+
+def _given(options: dict[str, Any]) -> dict[str, int | None]:
+    return {name: options[name] for name in keys.LIMITS if name in options}
+
+
+def _find(prefix: str) -> APIKey:
+    prefix = APIKey.prefix_of(prefix)
+    key = APIKey.objects.select_related("owner").filter(prefix=prefix).first()
+    if key is None:
+        raise CommandError(f"There is no key {prefix}.")
+    return key

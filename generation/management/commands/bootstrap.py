@@ -16,7 +16,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import OperationalError, connection
 from django.db.migrations.executor import MigrationExecutor
 
-from generation import enclosed, hints, releases, resources
+from generation import enclosed, hints, keys, releases, resources
 from generation.engine import release as release_format
 from generation.engine.errors import ReleaseInvalid
 from generation.errors import GenerationError
@@ -139,7 +139,7 @@ class Command(BaseCommand):
                 .order_by("pk")
                 .first()
             )
-            APIKey.objects.issue(owner, "local", list(APIKey.Scope.values), secret=plain)
+            keys.issue(owner, "local", list(APIKey.Scope.values), secret=plain)
             return True
         if not key.matches(plain):
             raise CommandError(

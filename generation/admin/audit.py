@@ -1,0 +1,53 @@
+"""The audit log in the admin: who changed a key or a release, when and how. Nobody writes here."""
+
+import json
+from typing import Any
+
+from django.contrib import admin
+from django.http import HttpRequest
+from unfold.admin import ModelAdmin
+from unfold.contrib.filters.admin import (
+    AllValuesCheckboxFilter,
+    RangeDateTimeFilter,
+)
+from unfold.decorators import display
+
+from generation.admin import pictures
+from generation.admin.actions import ReadOnlyMixin
+from generation.models import AuditEntry
+
+
+@admin.register(AuditEntry)
+class AuditEntryAdmin(ReadOnlyMixin, ModelAdmin):
+    list_display = ("when", "who", "what", "subject", "facts")
+    list_filter = (
+        ("action", AllValuesCheckboxFilter),
+        ("via", AllValuesCheckboxFilter),
+        ("at", RangeDateTimeFilter),
+    )
+    list_filter_submit = True
+    search_fields = ("actor", "action", "subject")
+    fields = ("at", ("actor", "via"), ("action", "subject"), "detail")
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    @display(description="at", ordering="at")
+    def when(self, entry: AuditEntry) -> str:
+        return pictures.when(entry.at)
+
+    @display(description="by", ordering="actor")
+    def who(self, entry: AuditEntry) -> str:
+        return pictures.wording(entry.actor or "Retort", entry.via)
+
+    @display(description="action", ordering="action")
+    def what(self, entry: AuditEntry) -> str:
+        return entry.action.replace("_", " ")
+
+    @display(description="detail")
+    def facts(self, entry: AuditEntry) -> str:
+        return "; ".join(f"{name}: {_said(value)}" for name, value in entry.detail.items()) or "–"
+
+
+def _said(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
