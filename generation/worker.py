@@ -3,6 +3,7 @@
 Knows the engine and the life of a job; knows nothing of HTTP, of Celery's messages or of text encoders.
 """
 
+import math
 import os
 import threading
 import time
@@ -18,7 +19,7 @@ from django.conf import settings
 from django.db import InterfaceError, OperationalError, close_old_connections
 from django.utils import timezone
 
-from generation import claiming, control, hints, images, jobs, metrics, presence, rates
+from generation import claiming, control, hints, images, jobs, metrics, presence, rates, storage
 from generation.connections import attempt
 from generation.control import Made
 from generation.engine.errors import EngineError
@@ -33,13 +34,15 @@ from generation.errors import INTERNAL_ERROR, GenerationError, StorageFailed
 from generation.jobs import Claim, Outcome, Result
 from generation.loaded import Loaded, wanted
 from generation.models import Job, Release, Worker
+from generation.progress import BatchProgress
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
-RUN_SECONDS = 10.0  # then Celery gets the thread back for a moment, so that it sees signals
+TURN_SECONDS = 10.0
+LOOK_SECONDS = 1  # into the queue at least so often; also what a stop may wait for
+IDLE_SECONDS = 2.0  # without a turn for so long, one is asked for
 UNCOMMITTED_BATCHES = 2  # batches whose files may be written while the device runs the next
-PROGRESS_SECONDS = 0.1
 DATABASE_PATIENCE_SECONDS = 30.0
 EXIT_DEAF = 70
 
@@ -73,15 +76,27 @@ def begin(queue: str = "generation") -> None:
     _last_run = time.monotonic()
 
 
-def run() -> None:
-    """Batches until the queue is empty, the time is up or the process should stop."""
+def serve() -> None:
+    """A turn: batches as they are wanted, until it is over or the process should stop. Then the next turn is asked for.
+
+    Celery gets the thread back in between, so that it sees signals and what became of its connection.
+    """
+    deadline = time.monotonic() + TURN_SECONDS
+    while not presence.stopping.is_set() and time.monotonic() < deadline:
+        run(until=deadline)
+        # Whether or not somebody calls: without Redis the queue in PostgreSQL is served as well, a little later.
+        hints.await_call(_queue, seconds=LOOK_SECONDS)
+    if not presence.stopping.is_set():
+        hints.turn(_queue)
+
+
+def run(*, until: float = math.inf) -> None:
+    """Batches until the queue is empty, the time (time.monotonic) is up or the process should stop."""
     global _last_run
-    deadline = time.monotonic() + RUN_SECONDS
     writing: list[Future[None]] = []
     while not presence.stopping.is_set():
         _last_run = time.monotonic()
-        if _last_run > deadline:
-            hints.wake(_queue)
+        if _last_run > until:
             break
         batch = _patiently(lambda: jobs.claim(settings.WORKER_NAME, queue=_queue))
         if not batch:
@@ -162,8 +177,11 @@ def _call(batch: Sequence[Job], claims: dict, timings: Timings) -> Results:
     for start in range(0, len(rows), settings.BATCH_SIZE):
         part = rows[start : start + settings.BATCH_SIZE]
         requests = [_request(job, embeddings, job.seed + index) for job, index in part]
-        on_step = _watch([claims[job.id] for job, _ in part], done=start, total=len(rows))
-        results = loaded.generate(requests, on_step=on_step, timings=timings)
+        progress = BatchProgress(
+            [(job.id, index) for job, index in part], done=start, total=len(rows)
+        )
+        on_step = _watch([claims[job.id] for job, _ in part], progress)
+        results = loaded.generate(requests, on_step=on_step, previews=progress, timings=timings)
         made += [Made(*row, result) for row, result in zip(part, results, strict=True)]
 
     def again(failing: Sequence[Made]) -> list[GenerationResult]:
@@ -184,21 +202,15 @@ def _request(job: Job, embeddings: Mapping[UUID, StoredEmbedding], seed: int) ->
 
 
 def _watch(
-    rows: list[Claim], *, done: int = 0, total: int | None = None
+    rows: list[Claim], progress: BatchProgress | None = None
 ) -> Callable[[int, int], Collection[int]]:
-    """The callback between two steps: drops rows that were taken from us, stops with the process, says progress (of
-    `total` rows `done` were done before)."""
-    said = 0.0
+    """The callback between two steps: drops rows that were taken from us, stops with the process, says progress."""
 
     def on_step(step: int, steps: int) -> Collection[int]:
-        nonlocal said
         if presence.stopping.is_set():
             raise WorkerStopping
-        now = time.monotonic()
-        if total is not None and now - said >= PROGRESS_SECONDS:
-            said = now
-            part = len(rows) * step / steps
-            hints.set_progress({claim.job_id for claim in rows}, int(99 * (done + part) / total))
+        if progress is not None:
+            progress.stepped(step, steps)
         return [index for index, claim in enumerate(rows) if claim in _dropped] if _dropped else ()
 
     return on_step
@@ -245,16 +257,23 @@ def _write_files(
     control.judge_rest(
         [one for rows in results.values() if not isinstance(rows, Exception) for one in rows]
     )
-    for job in batch:
-        claim = claims[job.id]
-        if claim in _dropped:
-            continue  # canceled, or another worker has it: nothing of ours is wanted
+
+    def make(job: Job) -> Result | Exception:
+        began = time.monotonic()
         try:
-            stored = _store(job, results[claim])
+            stored = _store(job, results[claims[job.id]])
         except Exception as error:
-            _settle_error(claim, error)
+            return error
+        share = device_seconds * job.n / images_in_batch
+        return Result(job, stored, share, encode_seconds=time.monotonic() - began)
+
+    # The others were canceled, or another worker has them: nothing of ours is wanted.
+    kept = [job for job in batch if claims[job.id] not in _dropped]
+    for job, outcome in zip(kept, storage.at_once(make, kept), strict=True):
+        if isinstance(outcome, Exception):
+            _settle_error(claims[job.id], outcome)
         else:
-            finished.append(Result(job, stored, device_seconds * job.n / images_in_batch))
+            finished.append(outcome)
     if finished:
         _patiently(lambda: jobs.commit(finished))
         first = batch[0]  # all of a batch have its release and its size
@@ -276,7 +295,12 @@ def _store_one(job: Job, one: Made) -> images.StoredImage:
     if result.pixels is None:
         raise StorageFailed("The image was dropped between two steps.")
     seed = result.request.seed
-    stored = images.store(images.key_of(job, seed), result.pixels, job.output_format)
+    stored = images.store(
+        images.key_of(job, seed),
+        result.pixels,
+        job.output_format,
+        metadata=images.metadata(job, seed),
+    )
     stored = replace(stored, seed=seed, tries=one.tries)
     if finding is None:
         return stored
@@ -347,6 +371,8 @@ def _tick() -> None:
     elif is_deaf(idle_seconds=now - _last_run):
         log.error("worker_deaf", worker=settings.WORKER_NAME, idle_seconds=round(now - _last_run))
         os._exit(EXIT_DEAF)  # not an exception: the main thread may hang in the broker's socket
+    elif now - _last_run > IDLE_SECONDS:
+        hints.turn(_queue)  # its message was lost, or never sent
 
 
 def is_deaf(*, idle_seconds: float) -> bool:
