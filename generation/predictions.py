@@ -56,6 +56,7 @@ def as_prediction(job: Job, *, base_url: str, event: str | None = None) -> dict[
         "urls": _urls(job, base_url),
         "phase": Job.Status.RUNNING.value if event == START else job.status,
         "variant": job.variant.slug,
+        "match": _match(job),
         "attempt": job.attempt,
         "cache": job.cache,
     }
@@ -99,6 +100,12 @@ def _input(job: Job) -> dict[str, Any]:
         "output_format": FORMATS[job.output_format],
         "priority": job.priority,
     }
+
+
+def _match(job: Job) -> dict[str, Any] | None:
+    if job.match_score is None:
+        return None
+    return {"asked": job.asked_text, "score": job.match_score}
 
 
 def _output(job: Job, base_url: str) -> list[str] | None:

@@ -72,6 +72,7 @@ def schema(release: Release) -> dict[str, Any]:
     properties = {
         "prompt": text | {"description": "A wording of the catalogue; or give variant."},
         "variant": text | {"description": "Slug of a prompt variant; or give prompt."},
+        "match": {"type": "boolean", "default": True},
         "seed": {"type": "integer", "minimum": 0, "maximum": 2**32 - 1},
         "num_outputs": {
             "type": "integer",

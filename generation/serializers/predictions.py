@@ -5,11 +5,13 @@ from typing import Any
 from django.conf import settings
 from rest_framework import serializers
 
-from generation.models import Job
+from generation.models import Delivery, Job
 from generation.predictions import ABORTED, FORMATS, STATUSES, as_prediction
-from generation.serializers.jobs import QueueSerializer, queue_of
+from generation.serializers.jobs import MatchSerializer, QueueSerializer, queue_of
 from generation.serializers.shapes import PageQuery, Strict
+from generation.webhooks import MAX_URL
 
+LOGS = "logs"  # an event of Replicate's that never happens here
 THE_RELEASE_DECIDES = "The release decides it; leave it out."
 
 
@@ -29,7 +31,12 @@ class PredictionInputSerializer(Strict):
     }
 
     prompt = serializers.CharField(
-        required=False, help_text="A wording of the catalogue; case and spaces do not matter."
+        required=False,
+        help_text="A wording of the catalogue; case and spaces do not matter. Another text gets the variant that is "
+        "nearest to it, if that is near enough, and the prediction says so in match.",
+    )
+    match = serializers.BooleanField(
+        required=False, help_text="false: only a text that the catalogue has; default true."
     )
     variant = serializers.CharField(required=False, help_text="Slug of a prompt variant.")
     seed = serializers.IntegerField(
@@ -65,6 +72,8 @@ class PredictionInputSerializer(Strict):
         """In the words of `submission`."""
         if ("prompt" in attrs) == ("variant" in attrs):
             raise serializers.ValidationError({"prompt": "Give exactly one of prompt and variant."})
+        if "match" in attrs and "prompt" not in attrs:
+            raise serializers.ValidationError({"match": "It goes with prompt."})
         sides = [attrs.pop(name) for name in ("width", "height") if name in attrs]
         if len(sides) == 1 or (sides and "size" in attrs):
             raise serializers.ValidationError({"width": "Give width and height, or size."})
@@ -86,9 +95,32 @@ class ModelPredictionRequestSerializer(Strict):
     }
 
     input = PredictionInputSerializer()
+    webhook = serializers.CharField(
+        required=False,
+        max_length=MAX_URL,
+        help_text="https:// URL that is told of the prediction by signed messages.",
+    )
+    webhook_events_filter = serializers.ListField(
+        child=serializers.ChoiceField([*Delivery.Event.values, LOGS]),
+        required=False,
+        allow_empty=False,
+        max_length=len(Delivery.Event.values) + 1,
+        help_text="Of what it is told; default: of all. There are no messages about logs.",
+    )
     stream = serializers.BooleanField(
         required=False, help_text="Every prediction can be streamed, so this changes nothing."
     )
+
+    def validate_webhook_events_filter(self, events: list[str]) -> list[str]:
+        told = [event for event in events if event != LOGS]
+        if not told:
+            raise serializers.ValidationError("There are no messages about logs; name others.")
+        return told
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        if "webhook_events_filter" in attrs and "webhook" not in attrs:
+            raise serializers.ValidationError({"webhook_events_filter": "It goes with webhook."})
+        return attrs
 
 
 class PredictionRequestSerializer(ModelPredictionRequestSerializer):
@@ -106,7 +138,7 @@ class PredictionRequestSerializer(ModelPredictionRequestSerializer):
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         if "version" in attrs and "model" in attrs:
             raise serializers.ValidationError({"model": "Give one of version and model."})
-        return attrs
+        return super().validate(attrs)
 
 
 class PredictionQuery(PageQuery):
@@ -156,6 +188,9 @@ class PredictionSerializer(serializers.Serializer[Job]):
         allow_null=True, help_text="Of one that has not ended, where one is answered, not a list."
     )
     variant = serializers.CharField(help_text="Slug of the prompt variant.")
+    match = MatchSerializer(
+        allow_null=True, help_text="Of a prompt that no variant has; null: the variant has it."
+    )
     attempt = serializers.IntegerField(help_text="Executions so far.")
     cache = serializers.ChoiceField(Job.Cache.choices)
 

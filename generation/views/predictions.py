@@ -141,6 +141,8 @@ def _maker(
             return submission.submit(
                 request.user,
                 **asked["input"],
+                webhook=asked.get("webhook"),
+                webhook_events=asked.get("webhook_events_filter"),
                 model=versions.meant(reference) if reference else None,
                 cancel_after=deadline,
                 external_id=external_id,

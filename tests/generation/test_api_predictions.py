@@ -470,3 +470,42 @@ def test_a_deadline_that_passed_before_the_start_is_told_as_aborted(variant):
     job = make_job(owner=api.owner, cancel_at=past)
 
     assert api.get(f"/v1/predictions/{job.id}").json()["status"] == "aborted"
+
+
+# --- webhooks -------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("events", "told"),
+    [
+        (None, ["start", "output", "completed"]),
+        (["completed", "logs", "start"], ["start", "completed"]),
+    ],
+)
+def test_a_webhook_is_told_of_what_was_asked_for(variant, events, told: list[str]):
+    asked = {"input": INPUT, "webhook": "https://example.com/hook"}
+    asked |= {"webhook_events_filter": events} if events else {}
+
+    created(API().post("/v1/predictions", asked))
+
+    job = Job.objects.get()
+    assert (job.webhook.url, job.webhook_events) == ("https://example.com/hook", told)
+
+
+@pytest.mark.parametrize(
+    ("asked", "parameter"),
+    [
+        ({"webhook": "https://example.com", "webhook_events_filter": ["logs"]}, "events_filter"),
+        ({"webhook": "https://example.com", "webhook_events_filter": []}, "events_filter"),
+        ({"webhook": "https://example.com", "webhook_events_filter": ["end"]}, "events_filter"),
+        ({"webhook_events_filter": ["start"]}, "events_filter"),
+        ({"webhook": "https://" + "a" * 500}, "webhook"),
+        ({"webhook": "https://127.0.0.1/x"}, "webhook"),
+        ({"webhook": "ftp://example.com"}, "webhook"),
+    ],
+)
+def test_a_webhook_that_cannot_be_is_refused(variant, asked: dict, parameter: str):
+    body = {"input": INPUT} | asked
+
+    refused = problem(API().post("/v1/predictions", body), 400, "invalid_request")
+
+    named = refused.get("parameter") or refused["errors"][0]["parameter"]
+    assert parameter in named
