@@ -125,6 +125,12 @@ def accepted(variant: PromptVariant | None = None) -> QuerySet[Example]:
     return rows if variant is None else rows.filter(source__variants=variant)
 
 
+def files_in_use(names: Sequence[str]) -> set[str]:
+    """Of these stored files those that an example refers to: `generation` must not remove them."""
+    found = Example.objects.filter(file__in=names).order_by()
+    return set(found.values_list("file", flat=True))
+
+
 # --- how good the detector is ---------------------------------------------------------------------
 @dataclass(frozen=True)
 class Agreement:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 import structlog
+from django.db import transaction
 from django.db.models import Q
 from django.db.models.functions import Now
 from django.utils import timezone
@@ -22,7 +23,7 @@ from distillation.decoding import Crop, Refused
 from distillation.errors import DistillationRefused
 from distillation.models import Example, ImageSource
 from distillation.places import File, FileTooLarge, Place, PlaceUnusable
-from generation import releases, storage
+from generation import references, releases, storage
 from generation.errors import GenerationError
 from generation.models import Release
 
@@ -214,7 +215,12 @@ class _Ingest:
             row.width, row.height = crop.width, crop.height
             row.file = storage.save(crop.png, "png").name
             row.perceptual_hash = crop.perceptual_hash
-        self._note(file, known, row, file.stamp if stamp is None else stamp)
+        with transaction.atomic():
+            if crop is not None:
+                # An image of a job may have the same content, and be removed just now.
+                references.hold([row.file])
+                storage.keep(row.file, crop.png)
+            self._note(file, known, row, file.stamp if stamp is None else stamp)
         if sha256:
             self._by_sha256[sha256] = row
         if row.perceptual_hash:

@@ -5,8 +5,6 @@ With it go the accepted pictures of the field. Without any the files, and so the
 
 import hashlib
 import json
-import os
-import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,13 +50,16 @@ def pictures(catalogue: Path) -> Path | None:
 
 
 def _write_examples(slugs: Sequence[str], side: int, folder: Path) -> None:
-    """Those that training may use, of the teacher's size. They are linked: they take no space, and cannot go away."""
+    """Those that training may use, of the teacher's size. Files of this machine are linked: they take no space, and
+    cannot go away."""
     rows = curation.accepted().filter(side=side, source__variants__slug__in=slugs)
     fields = ("source__variants__slug", "sha256", "file")
+    found = list(rows.values_list(*fields).distinct().order_by(*fields))
+    is_there = storage.at_once(storage.exists, [file for *_, file in found])
     examples = [
         {"slug": slug, "sha256": sha256, "file": file}
-        for slug, sha256, file in rows.values_list(*fields).distinct().order_by(*fields)
-        if storage.exists(file)
+        for (slug, sha256, file), there in zip(found, is_there, strict=True)
+        if there
     ]
     if not examples:
         return
@@ -66,14 +67,7 @@ def _write_examples(slugs: Sequence[str], side: int, folder: Path) -> None:
     replacing.write_file(folder / catalogues.EXAMPLES, text)
     (folder / catalogues.PICTURES).mkdir()
     for file in {example["file"] for example in examples}:
-        _link(Path(storage.path_of(file)), folder / catalogues.PICTURES / Path(file).name)
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another file system, or one without links
-        shutil.copyfile(source, target)
+        storage.copy(file, folder / catalogues.PICTURES / Path(file).name)
 
 
 def _catalogue(teacher: Release, detector: Path | None) -> Catalogue:

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 from django.db import IntegrityError, connection, transaction
+from django.db.models import QuerySet
 from django.utils import timezone
 
 from generation.errors import IdempotencyInProgress, IdempotencyKeyReused, InvalidRequest
@@ -84,12 +85,13 @@ def remember_body(owner, route: str, body: Any, job: Job) -> None:
 
 
 def by_body(owner, route: str, body: Any, *, seconds: float) -> Job | None:
-    """The owner's job of the same body within the last `seconds`, unless it failed or was canceled."""
+    """The owner's job of the same body within the last `seconds`, unless it failed, was canceled or was purged."""
     rows = IdempotencyKey.objects.select_related("job").filter(
         owner=owner,
         route=BY_BODY + route,
         key=fingerprint(body),
         created_at__gte=timezone.now() - timedelta(seconds=seconds),
+        job__purged_at__isnull=True,
     )
     row = rows.exclude(job__status__in=(Job.Status.FAILED, Job.Status.CANCELED)).first()
     return row.job if row else None
@@ -119,6 +121,11 @@ def by_external_id(
     return job, True
 
 
+def old() -> QuerySet[IdempotencyKey]:
+    """What is older than KEPT."""
+    return IdempotencyKey.objects.filter(created_at__lt=timezone.now() - KEPT)
+
+
 def forget_old() -> int:
-    """Delete what is older than KEPT. Returns how many."""
-    return IdempotencyKey.objects.filter(created_at__lt=timezone.now() - KEPT).delete()[0]
+    """Returns how many."""
+    return old().delete()[0]

@@ -1,6 +1,7 @@
 """Images that exist already: what key an image has, where a stored one lies, and its rendering in another file format.
 
-A key hashes everything that decides the pixels. A file format is a rendering of the same image, made once and kept.
+A key hashes everything that decides the pixels. A file format is a rendering of the same image, made once and kept. A
+file that says how it was made belongs to one job alone: another job gets only the pixels, from the lossless master.
 """
 
 import hashlib
@@ -12,7 +13,7 @@ from uuid import UUID
 import structlog
 from django.db.models import F
 
-from generation import cache, storage
+from generation import cache, references, storage
 from generation.engine import files
 from generation.errors import StorageFailed
 from generation.models import Embedding, Image, Job, Release
@@ -22,7 +23,8 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class StoredImage:
-    """An image in the storage. master: name of the lossless PNG; file, format, sha256, size_bytes: of one rendering.
+    """An image in the storage. master: name of the lossless PNG, which never has metadata; file, format, sha256,
+    size_bytes, has_metadata: of one rendering.
 
     seed: if it is not the job's own for this index; tries: pictures made for it; is_accepted, failing, detector: what
     was found in it, None if nobody looked.
@@ -41,6 +43,7 @@ class StoredImage:
     is_accepted: bool | None = None
     failing: Sequence[str] = ()
     detector: str = ""
+    has_metadata: bool = False
 
 
 def _hash(*parts: object) -> str:
@@ -75,32 +78,67 @@ def job_key(image_keys: Iterable[str], *, max_tries: int = 0) -> str:
     return _hash(*image_keys, *([f"tries {max_tries}"] if max_tries > 1 else []))
 
 
-def store(key: str, pixels: Any, output_format: str) -> StoredImage:
-    """Store an image, pixels uint8 (height, width, 3), losslessly and as `output_format`. Raises StorageFailed."""
+def metadata(job: Job, seed: int) -> dict[str, object] | None:
+    """What the file of this job's image with this seed says; None if it should say nothing. No owner is in it."""
+    if not job.has_metadata:
+        return None
+    return {
+        "model": job.release.name,
+        "manifest_sha256": job.release.manifest_sha256,
+        "variant": job.variant.slug,
+        "text": job.embedding.text,
+        "seed": seed,
+        "size": f"{job.width}x{job.height}",
+        "num_inference_steps": job.num_inference_steps,
+        "job": str(job.id),
+        "created_at": job.created_at.isoformat(),
+    }
+
+
+def store(
+    key: str, pixels: Any, output_format: str, *, metadata: Mapping[str, object] | None = None
+) -> StoredImage:
+    """Store an image, pixels uint8 (height, width, 3), losslessly and as `output_format`. Raises StorageFailed.
+
+    metadata: what the file of this format says; None: nothing.
+    """
     height, width, _ = pixels.shape
-    master = storage.save(files.encode(pixels, "png"), "png")
-    file = (
-        master
-        if output_format == "png"
-        else storage.save(files.encode(pixels, output_format), output_format)
-    )
+    file = master = storage.save(files.encode(pixels, "png"), "png")
+    if output_format != "png" or metadata is not None:
+        content = files.encode(pixels, output_format, metadata=metadata)
+        file = storage.save(content, output_format)
     return StoredImage(
-        key, master.name, file.name, output_format, file.sha256, file.size_bytes, width, height
+        key,
+        master.name,
+        file.name,
+        output_format,
+        file.sha256,
+        file.size_bytes,
+        width,
+        height,
+        has_metadata=metadata is not None,
     )
 
 
-def render(image: StoredImage, output_format: str) -> StoredImage:
-    """The same image as another file. Raises StorageFailed."""
-    if image.format == output_format and storage.exists(image.file):
+def render(job: Job, index: int, image: StoredImage) -> StoredImage:
+    """The image as this job wants it: its format, with its metadata or with none. Raises StorageFailed."""
+    said = metadata(job, job.seed + index if image.seed is None else image.seed)
+    if said is None and _is_plain(image, job.output_format) and storage.exists(image.file):
         return image
-    file = storage.save(files.render(storage.read(image.master), output_format), output_format)
+    content = files.render(storage.read(image.master), job.output_format, metadata=said)
+    file = storage.save(content, job.output_format)
     return replace(
         image,
         file=file.name,
-        format=output_format,
+        format=job.output_format,
         sha256=file.sha256,
         size_bytes=file.size_bytes,
+        has_metadata=said is not None,
     )
+
+
+def _is_plain(image: StoredImage, output_format: str) -> bool:
+    return image.format == output_format and not image.has_metadata
 
 
 def answers(job: Job, stored: Iterable[StoredImage]) -> bool:
@@ -111,24 +149,42 @@ def answers(job: Job, stored: Iterable[StoredImage]) -> bool:
 def remember(images: Iterable[StoredImage]) -> None:
     """Put stored images into the cache. Call after commit."""
     # Of the picture alone, whatever else one job tried before it.
-    kept = [replace(image, seed=None, tries=1) for image in images]
+    kept = [replace(image, seed=None, tries=1) for image in images if not image.has_metadata]
     cache.put({f"{image.key}.{image.format}": asdict(image) for image in kept})
 
 
-def find(wanted: Collection[str], output_format: str) -> dict[str, StoredImage] | None:
-    """All of these images as `output_format`, or None if any is missing. Checks the files; an empty cache is fine."""
-    cached = cache.get(f"{key}.{output_format}" for key in wanted)
-    found = {value["key"]: StoredImage(**value) for value in cached.values()}
-    gone = [image for image in found.values() if not storage.exists(image.file)]
-    cache.forget(f"{image.key}.{image.format}" for image in gone)
-    for image in gone:
-        del found[image.key]
-    missing = [key for key in wanted if key not in found]
+def forget(images: Iterable[StoredImage]) -> None:
+    """Drop them from the cache. Their rows answer, if there are any."""
+    cache.forget(f"{image.key}.{image.format}" for image in images)
+
+
+def hold(images: Collection[StoredImage]) -> set[str]:
+    """Keep their files until the transaction ends. Returns the names of those that are gone. Raises StorageFailed."""
+    names = sorted({image.file for image in images})
+    references.hold({*names, *(image.master for image in images)})
+    is_there = storage.at_once(storage.exists, names)
+    return {name for name, there in zip(names, is_there, strict=True) if not there}
+
+
+def find(job: Job) -> list[StoredImage] | None:
+    """The job's images in order of index, or None if any is missing. Checks the files; an empty cache is fine.
+
+    Call in the transaction that writes their rows: until it ends the files stay.
+    """
+    own = keys(job)
+    found = {} if job.has_metadata else _held(_cached(own, job.output_format))
+    missing = [key for key in own if key not in found]
     if missing:
-        answered = _in(output_format, _rows(missing))
+        rows = _rows(missing)
+        made = {
+            key: image
+            for index, key in enumerate(own)
+            if key in rows and (image := _file(job, index, rows[key])) is not None
+        }
+        answered = _held(made)
         remember(answered.values())
         found |= answered
-    return found if len(found) == len(set(wanted)) else None
+    return [found[key] for key in own] if len(found) == len(own) else None
 
 
 def find_rows(jobs: Iterable[Job]) -> dict[UUID, list[StoredImage]]:
@@ -138,16 +194,30 @@ def find_rows(jobs: Iterable[Job]) -> dict[UUID, list[StoredImage]]:
     found = {}
     for job, own in wanted.items():
         if all(key in rows for key in own):
-            answered = _in(job.output_format, {key: rows[key] for key in own})
-            if len(answered) == len(own):
-                found[job.id] = [answered[key] for key in own]
+            answered = [_file(job, index, rows[key]) for index, key in enumerate(own)]
+            if all(image is not None for image in answered):
+                found[job.id] = [image for image in answered if image is not None]
     return found
+
+
+def _cached(wanted: Collection[str], output_format: str) -> dict[str, StoredImage]:
+    found = cache.get(f"{key}.{output_format}" for key in wanted)
+    return {value["key"]: StoredImage(**value) for value in found.values()}
+
+
+def _held(images: Mapping[str, StoredImage]) -> dict[str, StoredImage]:
+    """Those whose file is there, and stays until the transaction ends."""
+    if not images:
+        return {}
+    gone = hold(list(images.values()))
+    forget(image for image in images.values() if image.file in gone)
+    return {key: image for key, image in images.items() if image.file not in gone}
 
 
 def _rows(wanted: Collection[str]) -> dict[str, list[StoredImage]]:
     """What PostgreSQL knows under these keys."""
     fields = ("key", "master", "file", "format", "sha256", "size_bytes", "width", "height")
-    found = ("is_accepted", "failing", "detector")
+    found = ("is_accepted", "failing", "detector", "has_metadata")
     known: dict[str, list[StoredImage]] = {}
     rows = Image.objects.filter(key__in=wanted).values(*fields, *found).distinct()
     for row in rows.order_by(F("is_accepted").desc(nulls_last=True)):
@@ -155,18 +225,35 @@ def _rows(wanted: Collection[str]) -> dict[str, list[StoredImage]]:
     return known
 
 
-def _in(output_format: str, known: Mapping[str, Sequence[StoredImage]]) -> dict[str, StoredImage]:
-    """One file of each image in this format: an existing one, else rendered from the lossless master if that exists."""
-    chosen = {}
-    for key, candidates in known.items():
-        ready = [i for i in candidates if i.format == output_format and storage.exists(i.file)]
-        masters = [i for i in candidates if storage.exists(i.master)]
-        if ready:
-            chosen[key] = ready[0]
-        elif masters:
-            try:
-                chosen[key] = render(masters[0], output_format)
-            except (StorageFailed, OSError) as error:
-                # As good as missing: it is computed again.
-                log.warning("image_unreadable", file=masters[0].master, error=str(error))
-    return chosen
+def _file(job: Job, index: int, candidates: Sequence[StoredImage]) -> StoredImage | None:
+    """One file of the image as the job wants it: an existing one, else made of the lossless master if that exists."""
+    if not job.has_metadata:
+        for image in candidates:
+            if _is_plain(image, job.output_format) and storage.exists(image.file):
+                return image
+    for image in candidates:
+        if not storage.exists(image.master):
+            continue
+        try:
+            return render(job, index, image)
+        except (StorageFailed, OSError) as error:
+            # As good as missing: it is computed again.
+            log.warning("image_unreadable", file=image.master, error=str(error))
+            return None
+    return None
+
+
+def thumbnail(*names: str) -> str:
+    """Name of the small picture of the first of these files that is there; it is made when it is first asked for.
+
+    Raises StorageFailed.
+    """
+    name = storage.thumbnail_name(names[0])
+    if not storage.size(name):  # 0: of a machine that lost power
+        source = next((each for each in names if storage.exists(each)), names[0])
+        content = storage.read(source)
+        try:
+            storage.keep(name, files.thumbnail(content))
+        except OSError as error:
+            raise StorageFailed(f"{source} is no picture: {error}") from error
+    return name

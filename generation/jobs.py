@@ -15,12 +15,12 @@ from uuid import UUID
 import structlog
 from django.conf import settings
 from django.db import IntegrityError, OperationalError, transaction
-from django.db.models import F, Q, QuerySet
+from django.db.models import F, Q, QuerySet, prefetch_related_objects
 from django.db.models.expressions import CombinedExpression
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from generation import claiming, hints, images, limits, presence, releases
+from generation import claiming, hints, images, limits, presence, releases, webhooks
 from generation.errors import (
     CANCELED_BY_CLIENT,
     DEADLINE_BEFORE_START,
@@ -147,6 +147,8 @@ def _attach_what_is_needed(taken: Sequence[Job]) -> None:
     for job in taken:
         job.release = releases.with_manifest(rows[job.release_id])
         job.embedding = _embedding(job.embedding_id)
+    # What their files say; read here, because the threads that write files hold no connection.
+    prefetch_related_objects([job for job in taken if job.has_metadata], "variant")
 
 
 @lru_cache(maxsize=256)
@@ -302,12 +304,7 @@ def _finished(job: Job, report: Report, **facts: object) -> None:
         report.count("retort_cache_total", result=job.cache)
         report.count("retort_images_total", job.n)
         report.observe("retort_job_seconds", (job.finished_at - job.created_at).total_seconds())
-    _tell_webhook(job, report)
-
-
-def _tell_webhook(job: Job, report: Report) -> None:
-    """Of a job that has ended."""
-    if job.webhook_id is not None and webhooks.ended(job):
+    if webhooks.ended(job):
         report.deliver()
 
 
@@ -355,7 +352,8 @@ def settle(
         report.count("retort_attempts_total", outcome=outcome)
         if to == Status.FAILED:
             report.count("retort_jobs_total", outcome=to)
-            _tell_webhook(job, report)
+            if webhooks.ended(job):
+                report.deliver()
         report.wake()  # also after a failure: an identical job may have waited for this one
     return to
 

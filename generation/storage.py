@@ -1,17 +1,35 @@
-"""Names and places of image files. Content decides the name, so a file is stored once; writes are whole or absent."""
+"""Names and places of image files: a folder of this machine, or an object store. Knows no rows.
+
+Content decides the name, so a file is stored once; writes are whole or absent. What the storage refuses becomes
+StorageFailed.
+"""
 
 import hashlib
 import os
+import shutil
 import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from datetime import datetime
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
 
 from django.conf import settings
-from django.core.files.storage import default_storage
+from django.core.files.base import ContentFile
+from django.core.files.storage import FileSystemStorage, Storage, default_storage
 
 from generation.errors import StorageFailed
 
+T = TypeVar("T")
+R = TypeVar("R")
+
 CONTENT_TYPES = {"webp": "image/webp", "png": "image/png", "jpeg": "image/jpeg"}
+IMAGES, THUMBNAILS = "images", "thumbnails"  # folders; in each one folder per first byte of a hash
+AT_ONCE = 8  # requests to an object store
+
+_hands = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="storage")
 
 
 @dataclass(frozen=True)
@@ -26,12 +44,42 @@ class StoredFile:
 def save(content: bytes, extension: str) -> StoredFile:
     """Store `content` under the name that its hash gives. Raises StorageFailed."""
     sha256 = hashlib.sha256(content).hexdigest()
-    stored = StoredFile(f"images/{sha256[:2]}/{sha256}.{extension}", sha256, len(content))
-    path = Path(settings.MEDIA_ROOT) / stored.name
+    stored = StoredFile(_name(IMAGES, sha256, extension), sha256, len(content))
+    keep(stored.name, content)
+    return stored
+
+
+def thumbnail_name(file: str) -> str:
+    """Where the thumbnail of a stored file lies, if anybody asked for one."""
+    return _name(THUMBNAILS, PurePosixPath(file).stem, "webp")
+
+
+def source_name(name: str) -> str:
+    """Of a thumbnail the file that it was made of, which is always a PNG; else the file itself."""
+    folder, _, rest = name.partition("/")
+    return f"{IMAGES}/{PurePosixPath(rest).with_suffix('.png')}" if folder == THUMBNAILS else name
+
+
+def _name(folder: str, sha256: str, extension: str) -> str:
+    return f"{folder}/{sha256[:2]}/{sha256}.{extension}"
+
+
+def keep(name: str, content: bytes) -> None:
+    """Store `content` under this name, unless it is there. Raises StorageFailed."""
+    # A whole file is there already, or a torn one from a machine that lost power: the size tells.
+    if size(name) == len(content):
+        return
+    if _is_local():
+        _write(Path(settings.MEDIA_ROOT) / name, content)
+        return
+    file = ContentFile(content)
+    file.content_type = CONTENT_TYPES[PurePosixPath(name).suffix[1:]]  # type: ignore[attr-defined]
+    with _failing(name):
+        default_storage.save(name, file)
+
+
+def _write(path: Path, content: bytes) -> None:
     try:
-        # A whole file is there already, or a torn one from a machine that lost power: the size tells.
-        if path.is_file() and path.stat().st_size == stored.size_bytes:
-            return stored
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".partial-")
         with os.fdopen(handle, "wb") as file:
@@ -42,22 +90,111 @@ def save(content: bytes, extension: str) -> StoredFile:
         raise StorageFailed(
             f"{path.parent}: {error.strerror}. Check the space and the rights of DATA_DIR."
         ) from error
-    return stored
+
+
+def size(name: str) -> int | None:
+    """In bytes; None: there is no such file. Raises StorageFailed."""
+    try:
+        with _failing(name):
+            if _is_local():
+                return os.stat(Path(settings.MEDIA_ROOT) / name).st_size
+            return default_storage.size(name)
+    except FileNotFoundError:
+        return None
 
 
 def exists(name: str) -> bool:
-    return default_storage.exists(name)
+    """Raises StorageFailed."""
+    return size(name) is not None
+
+
+def modified_at(name: str) -> datetime | None:
+    """None: there is no such file. Raises StorageFailed."""
+    try:
+        with _failing(name):
+            return default_storage.get_modified_time(name)
+    except FileNotFoundError:
+        return None
 
 
 def read(name: str) -> bytes:
     """Raises StorageFailed."""
     try:
-        with default_storage.open(name) as file:
+        with _failing(name), default_storage.open(name) as file:
             return file.read()
+    except FileNotFoundError as error:
+        raise StorageFailed(f"{name} is not stored.") from error
+
+
+def copy(name: str, target: Path) -> None:
+    """A file of this machine with the same content; a second name of the same file where that can be."""
+    if not _is_local():
+        target.write_bytes(read(name))
+        return
+    source = Path(settings.MEDIA_ROOT) / name
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, target)
+
+
+def remove(name: str) -> None:
+    """A file that is not there is fine. Raises StorageFailed."""
+    with _failing(name):
+        default_storage.delete(name)
+
+
+def folders() -> Iterator[list[str]]:
+    """The names of all files, folder by folder. Raises StorageFailed."""
+    for top in (IMAGES, THUMBNAILS):
+        for part in sorted(_listed(top)[0]):
+            yield [f"{top}/{part}/{name}" for name in sorted(_listed(f"{top}/{part}")[1])]
+
+
+def _listed(folder: str) -> tuple[list[str], list[str]]:
+    try:
+        with _failing(folder):
+            return default_storage.listdir(folder)
+    except FileNotFoundError:
+        return [], []
+
+
+def link(name: str, *, seconds: int, save_as: str = "") -> str | None:
+    """Where a client may fetch the file itself for so long; None: we have to serve it. save_as: name for a download."""
+    if not settings.S3_BUCKET or settings.S3_DELIVERY != "redirect":
+        return None
+    parameters = {}
+    if save_as:
+        parameters["ResponseContentDisposition"] = f'attachment; filename="{save_as}"'
+    storage: Any = default_storage
+    with _failing(name):
+        return storage.url(name, parameters=parameters, expire=seconds)
+
+
+def at_once(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """`function` of each item, in their order; side by side where each waits for a network. Never inside another."""
+    if _is_local() or len(items) < 2:
+        return [function(item) for item in items]
+    return list(_hands.map(function, items))
+
+
+def _is_local() -> bool:
+    storage: Storage = default_storage
+    return isinstance(storage, FileSystemStorage)
+
+
+@contextmanager
+def _failing(name: str) -> Iterator[None]:
+    """What goes wrong becomes StorageFailed, but for a FileNotFoundError."""
+    try:
+        yield
+    except NotADirectoryError as error:
+        raise FileNotFoundError(name) from error
+    except FileNotFoundError:
+        raise
     except OSError as error:
-        raise StorageFailed(f"{name}: {error.strerror}.") from error
-
-
-def path_of(name: str) -> str:
-    """Where the file lies on this machine."""
-    return default_storage.path(name)
+        raise StorageFailed(f"{name}: {error.strerror or error}.") from error
+    except Exception as error:  # an object store's library has errors of its own
+        if _is_local():
+            raise
+        raise StorageFailed(f"{name}: {error}") from error

@@ -11,7 +11,18 @@ from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 
-from generation import catalogue, control, hints, images, jobs, limits, matching, presence, routing
+from generation import (
+    catalogue,
+    control,
+    hints,
+    images,
+    jobs,
+    limits,
+    matching,
+    presence,
+    routing,
+    webhooks,
+)
 from generation.errors import InvalidRequest
 from generation.images import StoredImage
 from generation.matching import Match
@@ -41,6 +52,8 @@ def submit(
     api_key: APIKey | None = None,
     via: str = Job.Via.JOBS,
     base_url: str = "",
+    webhook: str | None = None,
+    webhook_events: Sequence[str] | None = None,
 ) -> Job:
     """Write a job for `owner`. Raises a GenerationError that says what to change.
 
@@ -48,7 +61,8 @@ def submit(
     the two. size: "WIDTHxHEIGHT". model: "student", "teacher" or the name of a release. Without a seed a fresh one is
     drawn and kept, so that the picture can be asked for again. cancel_after: seconds until a job that has not ended is
     canceled. external_id: chosen by the client, unique to its owner; external_fingerprint: of the request that chose
-    it. base_url: where the client reached us.
+    it. base_url: where the client reached us. webhook: a URL that is told of the job; webhook_events: of which of
+    Delivery.Event, by default of all.
     """
     if (variant is None) == (text is None):
         raise InvalidRequest("Give exactly one of variant and text.", parameter="variant")
@@ -79,6 +93,9 @@ def submit(
     max_tries = control.tries(prompt_variant, release)
     width, height = _size(size, release)
     embedding = catalogue.embedding_for(prompt_variant, release)
+    told = webhooks.check_events(webhook_events)
+    if webhook is None and webhook_events is not None:
+        raise InvalidRequest("webhook_events goes with webhook.", parameter="webhook_events")
     now = timezone.now()
     job = Job(
         owner=owner,
@@ -102,15 +119,16 @@ def submit(
         weight=api_key.weight if api_key else 1,
         via=via,
         base_url=base_url,
+        webhook=None if webhook is None else webhooks.endpoint(owner, webhook),
+        webhook_events=[] if webhook is None else told,
         created_at=now,
         # Who asks for a seed gets the picture of that seed, flagged if it shows something else.
         max_tries=max_tries if is_fresh else min(max_tries, 1),
     )
     keys = images.keys(job)
     job.key = images.job_key(keys, max_tries=job.max_tries)
-    known = None if is_fresh else images.find(keys, output_format)
-    stored = [known[key] for key in keys] if known else None
     with transaction.atomic():
+        stored = None if is_fresh else images.find(job)
         answer = stored if stored and images.answers(job, stored) else None
         limits.admit(job, waits=answer is None)
         _write(job, answer)

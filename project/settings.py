@@ -341,6 +341,8 @@ SPECTACULAR_SETTINGS = {
         "FileFormat": "generation.models.Job.Format",
         "JobStatus": "generation.models.Job.Status",
         "JobCache": "generation.models.Job.Cache",
+        "WebhookEvent": "generation.models.Delivery.Event",
+        "DeliveryStatus": "generation.models.Delivery.Status",
         "RunStatus": "distillation.models.Run.Status",
         "RunOutcome": "distillation.models.Run.Outcome",
         "RunTrigger": "distillation.models.Run.Trigger",
