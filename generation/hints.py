@@ -64,6 +64,11 @@ def turn(queue: str) -> None:
         send("generation.serve", expires=60, queue=queue)
 
 
+def deliver() -> None:
+    """There may be webhooks to send. Call after commit."""
+    send("generation.deliver", expires=60)
+
+
 def encode() -> None:
     """There may be prompt variants without an embedding. Call after commit."""
     send("generation.encode", expires=3600)

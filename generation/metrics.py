@@ -24,7 +24,7 @@ from prometheus_client.core import (
 from prometheus_client.utils import floatToGoString
 
 from generation.connections import attempt
-from generation.models import Embedding, Job, PromptVariant, Release, Worker
+from generation.models import Delivery, Embedding, Job, PromptVariant, Release, Worker
 
 log = structlog.get_logger(__name__)
 
@@ -55,12 +55,14 @@ COUNTERS = {
     "retort_device_seconds_total": Counter("Seconds of devices spent on jobs that succeeded."),
     "retort_cache_total": Counter("Succeeded jobs by how they were answered.", ("result",)),
     "retort_sweeps_total": Counter("Sweeps: beat and the light worker are alive."),
+    "retort_webhooks_total": Counter("Tries to deliver a webhook.", ("outcome",)),
     "retort_encoded_total": Counter("Prompt variants encoded.", ("outcome",)),
     "retort_matches_total": Counter("Texts that no prompt variant has.", ("outcome",)),
 }
 HISTOGRAMS = {
     "retort_job_seconds": Histogram("From a job's creation to its success.", SECONDS),
     "retort_queue_seconds": Histogram("From a job's creation to its claim by a worker.", SECONDS),
+    "retort_webhook_seconds": Histogram("From an event to its delivery as a webhook.", SECONDS),
     "retort_batch_size": Histogram("Images in a batch.", (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)),
 }
 
@@ -113,7 +115,7 @@ def collect() -> Iterator[Metric]:
     """Everything, as Prometheus families. What Redis or PostgreSQL cannot say now is left out."""
     yield from _recorded()
     try:
-        known = [*_jobs(), *_workers(), *_catalogue()]
+        known = [*_jobs(), *_workers(), *_catalogue(), *_webhooks()]
     except DatabaseError as error:
         log.warning("metrics_without_database", error=str(error).strip())
         known = []
@@ -191,7 +193,7 @@ def _workers() -> Iterator[Metric]:
     alive = GaugeMetricFamily(
         "retort_workers", "Workers with a fresh heartbeat.", labels=("queue",)
     )
-    counts = dict.fromkeys(("generation", "encode"), 0)
+    counts = dict.fromkeys(("generation", "encode", "webhooks"), 0)
     silence = F("heartbeat_at") - Now()  # by PostgreSQL's clock, like the heartbeat's age in health
     for row in Worker.objects.annotate(silence=silence).values("queue", "silence"):
         fresh = -row["silence"].total_seconds() <= settings.WORKER_STALE_SECONDS
@@ -230,3 +232,15 @@ def _catalogue() -> Iterator[Metric]:
         for state, count in {**states, "missing": max(0, missing)}.items():
             encoded.add_metric([release.name, state], count)
     yield encoded
+
+
+def _webhooks() -> Iterator[Metric]:
+    waiting = GaugeMetricFamily(
+        "retort_webhook_deliveries", "Webhooks that wait or were given up.", labels=("status",)
+    )
+    unsent = (Delivery.Status.PENDING, Delivery.Status.DEAD)  # the index delivery_open has these
+    rows = Delivery.objects.filter(status__in=unsent).values_list("status")
+    counts = dict.fromkeys(unsent, 0) | dict(rows.annotate(Count("id")).order_by())
+    for status, count in counts.items():
+        waiting.add_metric([status], count)
+    yield waiting

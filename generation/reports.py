@@ -23,6 +23,7 @@ class Report:
         self._lines: list[tuple[str, dict[str, object]]] = []
         self._amounts: Counter[str] = Counter()
         self._has_work = False
+        self._has_deliveries = False
         transaction.on_commit(self._tell, robust=True)
 
     def moved(self, job_id: UUID, status: str, event: str, **facts: object) -> None:
@@ -42,10 +43,16 @@ class Report:
         """There may be something to claim now."""
         self._has_work = True
 
+    def deliver(self) -> None:
+        """There are webhooks to send."""
+        self._has_deliveries = True
+
     def _tell(self) -> None:
         hints.moved(self._moved, attempts=self._attempts)  # first: somebody may be waiting
         if self._has_work:
             hints.wake()
+        if self._has_deliveries:
+            hints.deliver()
         for event, facts in self._lines:
             log.info(event, **facts)
         metrics.add(self._amounts)

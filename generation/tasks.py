@@ -15,7 +15,7 @@ from celery.signals import (
     worker_shutting_down,
 )
 
-from generation import hints, jobs, metrics, presence
+from generation import hints, jobs, metrics, presence, webhooks
 from generation.models import Job, Worker
 
 log = structlog.get_logger(__name__)
@@ -46,6 +46,20 @@ def match(**_: object) -> None:
     nearest.answer_waiting()
 
 
+@shared_task(name="generation.deliver", ignore_result=True)
+def deliver(**_: object) -> None:
+    """Send webhooks until none is due."""
+    from generation import delivering
+
+    delivering.run()
+
+
+@shared_task(name="generation.forget_webhooks", ignore_result=True)
+def forget_webhooks(**_: object) -> None:
+    """Delete webhooks that were delivered, or given up, long ago."""
+    webhooks.forget_old()
+
+
 @shared_task(name="generation.sweep", ignore_result=True)
 def sweep(**_: object) -> None:
     """Rescue jobs of lost workers, end those whose time is over, wake workers where jobs wait."""
@@ -58,6 +72,8 @@ def sweep(**_: object) -> None:
             hints.wake()
         if presence.is_served(jobs.REFERENCE):  # unread hints must not pile up
             hints.wake(jobs.REFERENCE)
+    if webhooks.are_due() and presence.is_served("webhooks"):
+        hints.deliver()
 
 
 @setup_logging.connect
@@ -71,6 +87,7 @@ def begin(sender, **_: object) -> None:
     begin_for("generation", sender, partial(_generation, "generation"))
     begin_for("reference", sender, partial(_generation, "reference"))
     begin_for("encode", sender, _encode)
+    begin_for("webhooks", sender, _webhooks)
 
 
 def begin_for(queue: str, sender: Any, prepare: Callable[[], None]) -> None:
@@ -97,6 +114,12 @@ def _encode() -> None:
 
     encoding.begin()
     hints.encode()
+
+
+def _webhooks() -> None:
+    from generation import delivering
+
+    delivering.begin()
 
 
 @beat_init.connect

@@ -8,9 +8,10 @@ from rest_framework import serializers
 
 from generation import jobs
 from generation.estimates import MOST_AHEAD, Estimate
-from generation.models import Job
+from generation.models import Delivery, Job
 from generation.serializers.images import ImageSerializer
 from generation.serializers.shapes import PageQuery, Strict, url
+from generation.webhooks import MAX_URL
 
 MAX_WAIT_SECONDS = 60
 
@@ -57,6 +58,19 @@ class JobRequestSerializer(Strict):
         min_value=-100,
         max_value=100,
         help_text="Higher runs first among your own jobs; default 0.",
+    )
+    webhook = serializers.CharField(
+        required=False,
+        max_length=MAX_URL,
+        help_text="https:// URL that is told of the job by signed messages.",
+    )
+    webhook_events = serializers.ListField(
+        child=serializers.ChoiceField(Delivery.Event.choices),
+        required=False,
+        allow_empty=False,
+        max_length=len(Delivery.Event.values),
+        help_text="Of what it is told; default: of all. start: a worker took it; output: its images are there; "
+        "completed: it ended, however.",
     )
 
 
