@@ -12,7 +12,7 @@ from django.utils import timezone
 from PIL import Image as Picture
 
 from generation import catalogue, storage
-from generation.models import APIKey, Attempt, Job, PromptVariant, Release
+from generation.models import APIKey, Attempt, Job, PromptVariant, Release, Usage
 from tests.people import (
     make_embedding,
     make_image,
@@ -488,7 +488,12 @@ def test_a_silent_worker_is_marked(admin):
 
 # --- API keys -------------------------------------------------------------------------------------
 def issue(client: Client, **data: object):
-    form = {"name": "shop", "scopes": ["jobs:read"], "owner": make_user(username="admin").pk}
+    form = {
+        "name": "shop",
+        "scopes": ["jobs:read"],
+        "owner": make_user(username="admin").pk,
+        "weight": 1,
+    }
     return client.post(url("apikey", "add"), form | data)
 
 
@@ -522,15 +527,72 @@ def test_a_key_needs_a_scope_and_a_time_to_come(admin):
     assert not APIKey.objects.exists()
 
 
-def test_a_key_is_revoked_and_cannot_be_edited_or_deleted(admin):
+def test_limits_are_set_with_a_new_key_and_changed_afterwards(admin):
+    issue(admin, weight=2, images_per_day=100, retention_days=30)
+    key = APIKey.objects.get()
+    assert (key.weight, key.images_per_day, key.retention_days) == (2, 100, 30)
+
+    answer = admin.post(
+        url("apikey", "change", key.pk),
+        {"weight": 3, "requests_per_minute": 60, "images_per_day": ""},
+    )
+
+    assert answer.status_code == 302
+    key.refresh_from_db()
+    assert (key.weight, key.requests_per_minute, key.images_per_day) == (3, 60, None)
+    html = admin.get(url("apikey", "changelist")).content.decode()
+    assert "weight 3, 60 requests a minute" in html
+
+
+@pytest.mark.parametrize("weight", [0, 101, ""])
+def test_a_weight_is_from_one_to_a_hundred(admin, weight):
+    answer = issue(admin, weight=weight)
+    assert "weight" in answer.context["adminform"].form.errors
+    assert not APIKey.objects.exists()
+
+
+def test_of_a_key_only_its_limits_are_edited(admin):
+    key, _ = make_key(scopes=["jobs:read"])
+    form = {"weight": 2, "name": "other", "scopes": ["jobs:write"], "expires_at_0": "2000-01-01"}
+    admin.post(url("apikey", "change", key.pk), form | {"owner": make_user(username="admin").pk})
+    key.refresh_from_db()
+    assert (key.weight, key.name, key.scopes, key.owner.username, key.expires_at) == (
+        2, "test", ["jobs:read"], "owner", None,
+    )  # fmt: skip
+
+
+def test_a_rotated_key_shows_the_new_one_once(admin):
+    key, plain_old = make_key(weight=4)
+    assert "Rotate" in admin.get(url("apikey", "change", key.pk)).content.decode()
+    answer = do(admin, key, "rotate")
+    key.refresh_from_db()
+    new = key.replaced_by
+    assert new.matches(answer.context["plain"]) and new.weight == 4
+    assert key.matches(plain_old) and key.prefix in answer.content.decode()
+    assert "no-store" in answer["Cache-Control"]
+    assert "rotated already" in notices(do(admin, key, "rotate"))
+    assert "Rotate" not in admin.get(url("apikey", "change", key.pk)).content.decode()
+
+
+def test_the_page_of_a_key_shows_what_it_used(admin):
+    key, _ = make_key(images_per_day=50)
+    today = timezone.now().date()
+    Usage.objects.create(api_key=key, day=today, images=42, device_seconds=1.25)
+    Usage.objects.create(api_key=key, day=today - timedelta(days=3), images=17)
+    Usage.objects.create(api_key=key, day=today - timedelta(days=30), images=9999)
+    shown = admin.get(url("apikey", "change", key.pk)).context["usage"]
+    assert [row.images for row in shown] == [42, 0, 0, 17, 0, 0, 0]
+    assert shown[0].day == today
+    other, _ = make_key()
+    assert "is counted once" in admin.get(url("apikey", "change", other.pk)).content.decode()
+
+
+def test_a_key_is_revoked_and_cannot_be_deleted(admin):
     key, plain = make_key()
     assert key.matches(plain)
     do(admin, key, "revoke")
     key.refresh_from_db()
-    assert not key.matches(plain)
-    admin.post(url("apikey", "change", key.pk), {"name": "other", "scopes": ["jobs:write"]})
-    key.refresh_from_db()
-    assert key.name == "test" and key.revoked_at
+    assert not key.matches(plain) and key.revoked_at
     assert admin.post(url("apikey", "delete", key.pk), {"post": "yes"}).status_code == 403
 
 
@@ -541,6 +603,18 @@ def test_staff_make_and_see_keys_of_their_own_only():
     assert "owner" in answer.context["adminform"].form.errors
     issue(editor, owner=make_user(username="editor").pk)
     assert APIKey.objects.filter(owner__username="editor").count() == 1
-    assert editor.post(url("apikey", "do", others.pk, "revoke")).status_code == 404
+    for name in ("revoke", "rotate"):
+        assert editor.post(url("apikey", "do", others.pk, name)).status_code == 404
+    editor.post(url("apikey", "change", others.pk), {"weight": 9})
     others.refresh_from_db()
-    assert others.revoked_at is None
+    assert (others.revoked_at, others.replaced_by, others.weight) == (None, None, 1)
+
+
+def test_staff_who_may_only_see_keys_change_none():
+    reader = staff("view_apikey")
+    own, _ = make_key(owner=make_user(username="editor"))
+    assert "Rotate" not in reader.get(url("apikey", "change", own.pk)).content.decode()
+    reader.post(url("apikey", "change", own.pk), {"weight": 9})
+    assert reader.post(url("apikey", "do", own.pk, "rotate")).status_code == 403
+    own.refresh_from_db()
+    assert (own.weight, own.replaced_by) == (1, None)

@@ -1,13 +1,15 @@
-"""manage.py apikey: a key is shown once, works, is listed without its secret, and ends when revoked."""
+"""manage.py apikey: a key is shown once, works, is limited and rotated, and ends when revoked."""
 
 import io
+from datetime import timedelta
 
 import pytest
 from django.core.management import CommandError, call_command
 from django.test import Client
+from django.utils import timezone
 
 from generation.models import APIKey
-from tests.people import make_user
+from tests.people import make_key, make_user
 
 pytestmark = pytest.mark.django_db
 
@@ -47,6 +49,53 @@ def test_a_key_has_only_the_scopes_that_were_given():
     assert status(plain) == 403
 
 
+def test_limits_are_given_changed_and_listed():
+    make_user(username="shop")
+    run("create", "--owner", "shop", "--name", "x", "--weight", "2", "--images-per-day", "500")
+    key = APIKey.objects.get()
+    assert (key.weight, key.images_per_day, key.requests_per_minute) == (2, 500, None)
+
+    said = run("limit", key.prefix, "--images-per-day", "none", "--requests-per-minute", "60")
+
+    key.refresh_from_db()
+    assert (key.weight, key.images_per_day, key.requests_per_minute) == (2, None, 60)
+    assert said == f"{key.prefix}: weight 2, 60 requests a minute."
+    assert "active" in run("list") and "60 requests a minute" in run("list")
+
+
+def test_a_rotated_key_is_replaced_and_ends_after_the_grace():
+    key, plain = make_key(name="shop", scopes=["releases:read"])
+
+    new = run("rotate", key.prefix, "--grace", "12h")
+
+    assert status(new) == status(plain) == 200
+    key.refresh_from_db()
+    assert timedelta(hours=11) < key.expires_at - timezone.now() < timedelta(hours=12)
+    assert f"replaced by {APIKey.prefix_of(new)}" in run("list")
+    run("rotate", new, "--grace", "0m")
+    assert status(new) == 401
+    with pytest.raises(CommandError, match="rotated already"):
+        run("rotate", key.prefix)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--weight", "0"),
+        ("--weight", "none"),
+        ("--weight", "101"),
+        ("--images-per-day", "-1"),
+        ("--images-per-day", "many"),
+        ("--retention-days", "99999999999"),
+    ],
+)
+def test_a_limit_that_is_none_is_refused(arguments):
+    make_user(username="shop")
+    with pytest.raises(CommandError, match=arguments[0]):
+        run("create", "--owner", "shop", "--name", "x", *arguments)
+    assert not APIKey.objects.exists()
+
+
 def test_mistakes_are_said():
     with pytest.raises(CommandError, match="no user nobody"):
         run("create", "--owner", "nobody", "--name", "x")
@@ -57,3 +106,8 @@ def test_mistakes_are_said():
         run("create", "--owner", "shop", "--name", "x", "--scopes", "everything")
     with pytest.raises(CommandError, match="at least 1"):
         run("create", "--owner", "shop", "--name", "x", "--days", "0")
+    key, _ = make_key()
+    with pytest.raises(CommandError, match="at least one of --weight"):
+        run("limit", key.prefix)
+    with pytest.raises(CommandError, match="such as 7d"):
+        run("rotate", key.prefix, "--grace", "soon")
