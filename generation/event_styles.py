@@ -24,6 +24,8 @@ def progress_bar(percent: int, steps: int) -> str:
 
 
 class Style(Protocol):
+    is_resumed: bool  # its clients come back with the id of the last event; others get no ids
+
     def __init__(self, options: Mapping[str, Any]) -> None:
         """options: what the view gave to `views.streams.answer`."""
 
@@ -42,6 +44,8 @@ class Style(Protocol):
 
 class JobStyle:
     """/v1/jobs/{id}/events: the job as it is read, then increments, and the job again, named by its last status."""
+
+    is_resumed = True
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         self._kinds: list[str] = options["kinds"]
@@ -78,8 +82,10 @@ class OpenAIStyle:
 
     options: `partial_images`, how many may be sent, and `facts`, what every event says beside its picture
     (created_at, size, quality, background, output_format). Django's last answer is the whole completed event, or an
-    OpenAI error.
+    OpenAI error. OpenAI's client takes an id, or a `retry`, for an event of its own.
     """
+
+    is_resumed = False
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         self._left: int = options["partial_images"]
@@ -99,6 +105,7 @@ class OpenAIStyle:
             "b64_json": preview["b64_json"],
             "partial_image_index": self._sent,
             **self._facts,
+            "output_format": preview["format"],  # of this file, which is no more than a preview
         }
         self._sent += 1
         return Sent(name, json.dumps(shown).encode())
@@ -115,6 +122,8 @@ class ReplicateStyle:
 
     options: `steps` of the job.
     """
+
+    is_resumed = True
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         self._steps: int = options["steps"]

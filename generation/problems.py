@@ -116,7 +116,7 @@ add(
         of(
             errors.VariantNotEncoded,
             "The prompt variant is new or was changed, and the encode worker has not come to it.",
-            "Send the request again in some seconds. If it stays, the operator should see whether an encode worker runs.",
+            "Send the request again in some seconds. If it stays, see whether an encode worker runs.",
         ),
         of(
             errors.IdempotencyInProgress,
@@ -127,6 +127,11 @@ add(
             errors.IdempotencyKeyReused,
             "The Idempotency-Key came with another body before.",
             "Use a new key for a new request.",
+        ),
+        of(
+            errors.WebhookDisabled,
+            "The URL answered 410, nothing could be delivered to it for days, or a person disabled it.",
+            "See that it answers 2xx, then enable it: POST /v1/webhooks/{id}/enable. Its id is in GET /v1/webhooks.",
         ),
         of(
             errors.JobPurged,

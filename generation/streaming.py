@@ -26,7 +26,7 @@ import structlog
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from generation.event_styles import STYLES, Sent
+from generation.event_styles import STYLES, Sent, Style
 from generation.waiting import Hub, Wait
 
 log = structlog.get_logger(__name__)
@@ -93,29 +93,31 @@ Write = Callable[[bytes], Awaitable[None]]
 
 
 def frame(event: Sent | None, event_id: str) -> bytes:
-    """The event as it is sent; nothing for none."""
+    """The event as it is sent; nothing for none. event_id: "" = without."""
     if event is None:
         return b""
-    lines = [f"id: {event_id}".encode(), f"event: {event.name}".encode()]
+    lines = [f"id: {event_id}".encode()] if event_id else []
+    lines += [f"event: {event.name}".encode()]
     lines += [b"data: " + line for line in event.data.splitlines() or [b""]]
     return b"\n".join(lines) + b"\n\n"
 
 
 def ending(events: Sequence[Sent], event_id: str) -> bytes:
     """The last events; who comes back with the id of the very last one needs nothing more."""
-    ids = [event_id] * (len(events) - 1) + [event_id + FINAL_SUFFIX]
+    ids = [event_id] * (len(events) - 1) + [event_id and event_id + FINAL_SUFFIX]
     return b"".join(map(frame, events, ids))
 
 
-def beginning() -> bytes:
-    return f"retry: {RETRY_MILLISECONDS}\n\n".encode()
+def beginning(style: Style) -> bytes:
+    return f"retry: {RETRY_MILLISECONDS}\n\n".encode() if style.is_resumed else b""
 
 
 def all_at_once(wish: Stream, body: bytes) -> bytes:
     """Where no shell is: the present state, after which a client connects again, or the end."""
     style = STYLES[wish.style](wish.options)
-    sent = beginning() + frame(style.snapshot(body), wish.id)
-    return sent + (ending(style.final(200, body), wish.id) if wish.is_final else b"")
+    event_id = wish.id if style.is_resumed else ""
+    sent = beginning(style) + frame(style.snapshot(body), event_id)
+    return sent + (ending(style.final(200, body), event_id) if wish.is_final else b"")
 
 
 class Streams:
@@ -205,11 +207,12 @@ class _Client:
         self._end = Wait(wish.channel, wish.ends, 0, wish.then)
         self._seen = wish.after  # up to this id the client has everything; "": nothing is known
         self._asked_at = self._heard_until = self._looked_at = asked_at
+        self._look_at = asked_at + LOOK_SECONDS
         self._marked_at = asked_at  # by the view
         self._wrote_at = time.monotonic()
 
     async def run(self, answer: Answer) -> None:
-        await self._write(beginning())
+        await self._write(beginning(self._style))
         if not self._seen or not await self._forward():  # None as well: not known
             await self._snapshot(answer)
         while not _is_final(answer):
@@ -229,12 +232,12 @@ class _Client:
         if self._seen:
             await self._forward()  # what was written before the end
         last = self._style.final(answer.status, bytes(answer.body))
-        await self._write(ending(last, self._seen or NO_ID))
+        await self._write(ending(last, self._id))
 
     async def _until_something_moved(self) -> None:
         now = time.monotonic()
         due = min(
-            self._looked_at + LOOK_SECONDS,
+            self._look_at,
             self._wrote_at + HEARTBEAT_SECONDS,
             self._asked_at + self._streams.recheck_seconds(),
         )
@@ -246,13 +249,18 @@ class _Client:
             return True
         return time.monotonic() >= self._asked_at + self._streams.recheck_seconds()
 
+    @property
+    def _id(self) -> str:
+        """Of what is sent next."""
+        return (self._seen or NO_ID) if self._style.is_resumed else ""
+
     def _knows(self, answer: Answer) -> bool:
         return self._style.knows(bytes(answer.body))
 
     async def _snapshot(self, answer: Answer) -> None:
         if answer.stream is not None:
             self._seen = answer.stream.id if answer.stream.id != NO_ID else ""
-        await self._write(frame(self._style.snapshot(bytes(answer.body)), self._seen or NO_ID))
+        await self._write(frame(self._style.snapshot(bytes(answer.body)), self._id))
 
     async def _forward(self) -> bool | None:
         """Send what is new in the stream. False: it does not know any more what the client has seen; None: Redis is
@@ -265,6 +273,7 @@ class _Client:
             page = await self._streams.read(
                 self._wish.key, self._seen or "-", marks, self._wish.mark_seconds
             )
+            self._look_at = self._looked_at + (PAUSE_SECONDS if page is None else LOOK_SECONDS)
             if page is None:
                 return None
             if not self._seen or not page or page[0][0] != self._seen:
@@ -272,7 +281,7 @@ class _Client:
             for event_id, fields in page[1:]:
                 self._seen = event_id
                 await self._write(
-                    frame(self._style.event(fields["kind"], fields["data"]), event_id)
+                    frame(self._style.event(fields["kind"], fields["data"]), self._id)
                 )
             if len(page) <= PAGE:
                 return True

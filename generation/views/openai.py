@@ -1,6 +1,7 @@
 """OpenAI's route for images: jobs like every other, whose clients wait, for one answer or for a stream of events."""
 
 import re
+import time
 from typing import Any, cast
 from urllib.parse import urlencode
 
@@ -157,6 +158,7 @@ class ImageGenerations(APIView):
             _check_kept(job)
             shown = CompletedEventSerializer(job).data
         facts = FACTS | {
+            "created_at": int(time.time()),
             "size": f"{job.width}x{job.height}",
             "output_format": job.output_format,
         }

@@ -2,21 +2,19 @@
 
 import asyncio
 import io
-import threading
 import time
 from collections.abc import Callable, Iterator
 
 import httpx
-import numpy as np
 import pytest
 import replicate
-from django.db import connection
 from PIL import Image as Picture
 from replicate.exceptions import ModelError, ReplicateError
 from replicate.pagination import paginate
 
-from generation import hints, images, jobs
-from generation.models import Attempt, Job
+from generation import hints, jobs
+from generation.models import Job
+from tests.painter import begun, fail, make_pictures
 from tests.people import make_embedding, make_job, make_key, make_release, make_variant
 from tests.web import Web
 
@@ -42,43 +40,10 @@ def client(web: Web, transactional_db, redis_server, settings) -> Iterator[repli
     client._client.close()  # it has no public way
 
 
-def make_pictures() -> None:
-    """Of every job that waits; like a worker."""
-    for job in jobs.claim("worker-1"):
-        pixels = np.full((job.height, job.width, 3), (200, 40, 40), dtype=np.uint8)
-        stored = [images.store(key, pixels, job.output_format) for key in images.keys(job)]
-        jobs.commit([jobs.Result(job, stored, device_seconds=0.01)])
-
-
-def fail() -> None:
-    for job in jobs.claim("worker-1"):
-        claim = jobs.Claim.of(job)
-        jobs.settle(claim, Attempt.Outcome.FAILED, code="not_finite", detail="No.", retryable=False)
-
-
 @pytest.fixture
 def meanwhile() -> Iterator[Callable[..., None]]:
-    """Do something in a thread as soon as a job waits, `after` seconds later."""
-    threads = []
-
-    def start(action: Callable[[], None], *, after: float = 0) -> None:
-        def run() -> None:
-            try:
-                deadline = time.monotonic() + 10
-                while not Job.objects.filter(status="queued").exists():
-                    assert time.monotonic() < deadline
-                    time.sleep(0.02)
-                time.sleep(after)
-                action()
-            finally:
-                connection.close()
-
-        threads.append(threading.Thread(target=run))
-        threads[-1].start()
-
-    yield start
-    for thread in threads:
-        thread.join()
+    with begun() as begin:
+        yield begin
 
 
 # --- run ------------------------------------------------------------------------------------------

@@ -1,0 +1,72 @@
+"""What a worker does with jobs that wait, without a device: pictures of one colour, previews, failures."""
+
+import base64
+import io
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from django.db import connection
+from PIL import Image as Picture
+
+from generation import events, images, jobs
+from generation.models import Attempt, Job
+
+COLOR = (200, 40, 40)
+
+
+def make_pictures() -> None:
+    """Of every job that waits."""
+    finish(jobs.claim("worker-1"))
+
+
+def finish(claimed: list[Job]) -> None:
+    for job in claimed:
+        pixels = np.full((job.height, job.width, 3), COLOR, dtype=np.uint8)
+        stored = [images.store(key, pixels, job.output_format) for key in images.keys(job)]
+        jobs.commit([jobs.Result(job, stored, device_seconds=0.01)])
+
+
+def fail() -> None:
+    for job in jobs.claim("worker-1"):
+        claim = jobs.Claim.of(job)
+        jobs.settle(claim, Attempt.Outcome.FAILED, code="not_finite", detail="No.", retryable=False)
+
+
+def show_previews_then_pictures(*, previews: int) -> None:
+    """Of one job that somebody watches."""
+    claimed = jobs.claim("worker-1")
+    buffer = io.BytesIO()
+    Picture.new("RGB", (16, 16), COLOR).save(buffer, "webp")
+    content = base64.b64encode(buffer.getvalue()).decode()
+    for step in range(1, previews + 1):
+        shown = {"index": 0, "step": step, "steps": previews + 1, "format": "webp"}
+        events.tell([events.Event(claimed[0].id, "preview", shown | {"b64_json": content})])
+    finish(claimed)
+
+
+@contextmanager
+def begun() -> Iterator[Callable[..., None]]:
+    """`begin(action, after=1)`: act in a thread as soon as a job waits, and `after` seconds later."""
+    threads: list[threading.Thread] = []
+
+    def begin(action: Callable[[], None], *, after: float = 0) -> None:
+        def run() -> None:
+            try:
+                deadline = time.monotonic() + 10
+                while not Job.objects.filter(status="queued").exists():
+                    assert time.monotonic() < deadline
+                    time.sleep(0.02)
+                time.sleep(after)
+                action()
+            finally:
+                connection.close()
+
+        threads.append(threading.Thread(target=run))
+        threads[-1].start()
+
+    yield begin
+    for thread in threads:
+        thread.join()
