@@ -1,7 +1,11 @@
-"""Signed links to image files: the signature is the permission, so a browser or a CDN needs no key. Knows no rows."""
+"""Signed links to image files: the signature is the permission, so a browser or a CDN needs no key. Knows no rows.
+
+A link to the thumbnail does not open the file, nor the other way round.
+"""
 
 import math
 import time
+from functools import lru_cache
 from uuid import UUID
 
 from django.conf import settings
@@ -10,7 +14,8 @@ from django.urls import reverse
 
 from generation.errors import LinkExpired, LinkInvalid
 
-_SALT = "retort.image"
+FILE, THUMBNAIL = "image-file", "image-thumbnail"  # names of addresses
+_SALTS = {FILE: "retort.image", THUMBNAIL: "retort.thumbnail"}
 
 
 def image_path(image_id: UUID) -> str:
@@ -18,16 +23,27 @@ def image_path(image_id: UUID) -> str:
 
     The end is rounded up, so that everybody gets the same link for a while and caches can do their work.
     """
+    return _path(FILE, image_id)
+
+
+def thumbnail_path(image_id: UUID) -> str:
+    """Likewise of the image's thumbnail."""
+    return _path(THUMBNAIL, image_id)
+
+
+def _path(to: str, image_id: UUID) -> str:
     step = max(1, settings.LINK_SECONDS // 24)
     expires = math.ceil((time.time() + settings.LINK_SECONDS) / step) * step
-    signature = Signer(salt=_SALT).signature(f"{image_id}:{expires}")
-    return f"{reverse('image-file', args=[image_id])}?expires={expires}&signature={signature}"
+    shown = str(image_id)
+    signature = _signer(to, settings.SECRET_KEY).signature(f"{shown}:{expires}")
+    before, after = _address(to)
+    return f"{before}{shown}{after}?expires={expires}&signature={signature}"
 
 
-def check(image_id: UUID, expires: str, signature: str) -> int:
+def check(image_id: UUID, expires: str, signature: str, *, to: str = FILE) -> int:
     """Seconds that the link will go on to work. Raises LinkInvalid or LinkExpired."""
     try:
-        Signer(salt=_SALT).unsign(f"{image_id}:{expires}:{signature}")
+        _signer(to, settings.SECRET_KEY).unsign(f"{image_id}:{expires}:{signature}")
     except BadSignature as error:
         raise LinkInvalid(
             "The link is incomplete or was altered. Read the job or the image again."
@@ -36,3 +52,17 @@ def check(image_id: UUID, expires: str, signature: str) -> int:
     if left <= 0:
         raise LinkExpired("Read the job or the image again to get a new link.")
     return int(left)
+
+
+# Once for all links: both cost more than the signature itself, and a job may have twenty links.
+@lru_cache(maxsize=8)
+def _signer(to: str, secret_key: str) -> Signer:
+    return Signer(key=secret_key, salt=_SALTS[to])
+
+
+@lru_cache(maxsize=8)
+def _address(to: str) -> tuple[str, str]:
+    """What stands before and after the image's id."""
+    nobody = UUID(int=0)
+    before, _, after = reverse(to, args=[nobody]).partition(str(nobody))
+    return before, after

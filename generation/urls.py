@@ -16,6 +16,7 @@ from generation.views import (
     schema,
     variants,
     versions,
+    webhooks,
 )
 
 urlpatterns = [
@@ -58,6 +59,11 @@ urlpatterns = [
     ),
     path("v1/images/<uuid:image_id>", images.ImageDetail.as_view(), name="image"),
     path("v1/images/<uuid:image_id>/file", images.ImageFile.as_view(), name="image-file"),
+    path(
+        "v1/images/<uuid:image_id>/thumbnail",
+        images.ImageThumbnail.as_view(),
+        name="image-thumbnail",
+    ),
     path("v1/releases", releases.ReleaseList.as_view(), name="releases"),
     path("v1/releases/<slug:name>", releases.ReleaseDetail.as_view(), name="release"),
     path("v1/images/generations", openai.ImageGenerations.as_view(), name="openai-images"),
@@ -65,6 +71,19 @@ urlpatterns = [
     path("v1/models/<slug:name>", models.ModelDetail.as_view(), name="openai-model"),
     path("v1/problems", problem_pages.ProblemList.as_view(), name="problems"),
     path("v1/problems/<slug:code>", problem_pages.ProblemDetail.as_view(), name="problem"),
+    path("v1/webhooks", webhooks.WebhookList.as_view(), name="webhooks"),
+    path(
+        "v1/webhooks/<int:endpoint_id>/enable",
+        webhooks.WebhookEnable.as_view(),
+        name="webhook-enable",
+    ),
+    path("v1/webhooks/default/secret", webhooks.Secret.as_view(), name="webhook-secret"),
+    path("v1/webhooks/deliveries", webhooks.DeliveryList.as_view(), name="webhook-deliveries"),
+    path(
+        "v1/webhooks/deliveries/<uuid:delivery_id>/replay",
+        webhooks.DeliveryReplay.as_view(),
+        name="webhook-replay",
+    ),
     path("v1/openapi.json", schema.description, name="schema"),
     path("v1/docs", schema.page, name="docs"),
     path("health/live", health.live, name="health-live"),

@@ -2,7 +2,12 @@
 
 from generation.serializers.catalogue import VariantQuery, VariantSerializer
 from generation.serializers.events import EVENT_ID, EventsQuery
-from generation.serializers.images import ImageDetailSerializer, ImageSerializer, LinkQuery
+from generation.serializers.images import (
+    FileQuery,
+    ImageDetailSerializer,
+    ImageSerializer,
+    LinkQuery,
+)
 from generation.serializers.jobs import (
     MAX_WAIT_SECONDS,
     JobQuery,
@@ -19,6 +24,7 @@ __all__ = [
     "MAX_PAGE",
     "MAX_WAIT_SECONDS",
     "EventsQuery",
+    "FileQuery",
     "ImageDetailSerializer",
     "ImageSerializer",
     "JobQuery",

@@ -17,11 +17,20 @@ class LinkQuery(Strict):
     signature = serializers.CharField()
 
 
+class FileQuery(LinkQuery):
+    download = serializers.BooleanField(
+        required=False, default=False, help_text="Have a browser save the file, not show it."
+    )
+
+
 class ImageSerializer(serializers.Serializer[Image]):
     id = serializers.UUIDField()
     index = serializers.IntegerField()
     seed = serializers.IntegerField()
     url = serializers.URLField(help_text="A signed link to the file; needs no key, ends some time.")
+    thumbnail_url = serializers.URLField(
+        help_text="Likewise to a WebP of at most 256 pixels on its longest side."
+    )
     sha256 = serializers.CharField(help_text="Of the file; also its ETag.")
     width = serializers.IntegerField()
     height = serializers.IntegerField()
@@ -42,6 +51,7 @@ class ImageSerializer(serializers.Serializer[Image]):
             "index": instance.index,
             "seed": instance.seed,
             "url": absolute(self, links.image_path(instance.id)),
+            "thumbnail_url": absolute(self, links.thumbnail_path(instance.id)),
             "sha256": instance.sha256,
             "width": instance.width,
             "height": instance.height,

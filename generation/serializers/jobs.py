@@ -59,6 +59,10 @@ class JobRequestSerializer(Strict):
         max_value=100,
         help_text="Higher runs first among your own jobs; default 0.",
     )
+    metadata = serializers.BooleanField(
+        required=False,
+        help_text="Whether the files say how they were made; by default they hold the pixels alone.",
+    )
     webhook = serializers.CharField(
         required=False,
         max_length=MAX_URL,
@@ -105,6 +109,7 @@ class JobMetricsSerializer(serializers.Serializer[Any]):
         allow_null=True, help_text="From creation to the last start."
     )
     device_seconds = serializers.FloatField()
+    encode_seconds = serializers.FloatField(help_text="That its files took.")
     total_seconds = serializers.FloatField(allow_null=True, help_text="From creation to the end.")
 
 
@@ -148,6 +153,7 @@ class JobSerializer(serializers.Serializer[Job]):
     num_inference_steps = serializers.IntegerField()
     output_format = serializers.ChoiceField(Job.Format.choices)
     priority = serializers.IntegerField()
+    metadata = serializers.BooleanField(help_text="Whether the files say how they were made.")
     max_tries = serializers.IntegerField(
         help_text="0: nobody looks at an image; 1: it is judged; more: made again with other seeds while it fails."
     )
@@ -180,6 +186,7 @@ class JobSerializer(serializers.Serializer[Job]):
             "num_inference_steps": instance.num_inference_steps,
             "output_format": instance.output_format,
             "priority": instance.priority,
+            "metadata": instance.has_metadata,
             "max_tries": instance.max_tries,
             "cache": instance.cache,
             "attempt": instance.attempt,
@@ -193,6 +200,7 @@ class JobSerializer(serializers.Serializer[Job]):
             "metrics": {
                 "queue_seconds": _seconds(instance.created_at, instance.started_at),
                 "device_seconds": round(instance.device_seconds, 4),
+                "encode_seconds": round(instance.encode_seconds, 4),
                 "total_seconds": _seconds(instance.created_at, instance.finished_at),
             },
             "urls": {

@@ -45,7 +45,7 @@ class JobEvents(APIView):
             ),
             204: OpenApiResponse(None, "You have the last event"),
         }
-        | responses(400, 401, 403, 404),
+        | responses(400, 401, 403, 404, 410),
     )
     def get(self, request: Request, job_id: UUID) -> HttpResponseBase:
         """Watch a job: its state now, what changes, its end. Heartbeats are comments."""

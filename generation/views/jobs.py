@@ -16,7 +16,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from generation import estimates, idempotency, jobs, submission
+from generation import estimates, idempotency, jobs, retention, submission
+from generation.errors import JobPurged
 from generation.estimates import Estimate
 from generation.models import APIKey, Job
 from generation.serializers import (
@@ -59,8 +60,11 @@ def owned(request: Request) -> QuerySet[Job]:
 
 
 def one(request: Request, job_id: UUID) -> Job:
-    """The owner's job. Raises Http404."""
-    return found(request, Q(id=job_id))
+    """The owner's job. Raises Http404, JobPurged if its images were removed."""
+    job = found(request, Q(id=job_id))
+    if job.purged_at is not None:
+        raise JobPurged("Its images are gone. Submit the same request again for the same pictures.")
+    return job
 
 
 def found(request: Request, wanted: Q) -> Job:
@@ -136,7 +140,8 @@ class JobList(ListView):
         return self.page(request)
 
     def rows(self, request: Request, asked: dict[str, Any]) -> QuerySet[Job]:
-        rows = owned(request).prefetch_related("images").order_by("-created_at", "-id")
+        rows = owned(request).filter(purged_at__isnull=True)
+        rows = rows.prefetch_related("images").order_by("-created_at", "-id")
         return rows.filter(
             **{FILTERS[name]: value for name, value in asked.items() if name in FILTERS}
         )
@@ -181,12 +186,12 @@ class JobList(ListView):
 
 @method_decorator(unless_unchanged, name="dispatch")
 class JobDetail(APIView):
-    required_scopes = {"GET": APIKey.Scope.JOBS_READ}
+    required_scopes = {"GET": APIKey.Scope.JOBS_READ, "DELETE": APIKey.Scope.JOBS_WRITE}
 
     @extend_schema(
         operation_id="read_job",
         parameters=[WaitQuery],
-        responses={200: JobSerializer} | responses(400, 401, 403, 404),
+        responses={200: JobSerializer} | responses(400, 401, 403, 404, 410),
     )
     def get(self, request: Request, job_id: UUID) -> Response:
         """A job as it is now, or, with `wait`, when it has ended or the time is up."""
@@ -203,6 +208,18 @@ class JobDetail(APIView):
             is_new=asked_again(request) == "POST",
         )
 
+    @extend_schema(
+        operation_id="delete_job",
+        request=None,
+        responses={204: None} | responses(400, 401, 403, 404),
+    )
+    def delete(self, request: Request, job_id: UUID) -> Response:
+        """Remove its images for good; end it first if it has not ended. May be repeated."""
+        structlog.contextvars.bind_contextvars(job_id=str(job_id))
+        query(NoQuery, request)
+        retention.purge(found(request, Q(id=job_id)).id)
+        return Response(status=status.HTTP_204_NO_CONTENT)
+
 
 class JobCancel(APIView):
     required_scopes = {"POST": APIKey.Scope.JOBS_WRITE}
@@ -210,7 +227,7 @@ class JobCancel(APIView):
     @extend_schema(
         operation_id="cancel_job",
         request=None,
-        responses={200: JobSerializer} | responses(401, 403, 404),
+        responses={200: JobSerializer} | responses(401, 403, 404, 410),
     )
     def post(self, request: Request, job_id: UUID) -> Response:
         """End a job. One that has ended already is answered unchanged."""
