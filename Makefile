@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests setup-starter python run demo test unit check format format-check lint types imports migrations acceptance distill starter starter-report bench clean
+.PHONY: help setup setup-tests setup-starter python run demo test unit check format format-check lint types imports migrations acceptance distill starter starter-report bench bench-api clean
 
 BASE_PYTHON ?= python3
 RECIPE ?= starter-1step
@@ -85,6 +85,9 @@ starter-report: setup-starter ## measure the committed starter and write docs/st
 
 bench: setup-tests ## measure the student beside its teacher, and the whole stack (ARGS="sd15" for another shape)
 	@exec $(PYTHON) -m tests.bench $(ARGS)
+
+bench-api: setup-tests ## measure the API: rates, the wait around the engine, 1,000 clients that wait, a million rows
+	@exec $(PYTHON) -m tests.bench.api $(ARGS)
 
 clean: ## remove .venv and caches; the data in .retort stays
 	@echo "Removing .venv and caches …"

@@ -32,10 +32,10 @@ Say = Callable[[str], None]
 
 
 @contextmanager
-def serving(student: Path) -> Iterator[Stack]:
+def serving(student: Path, **environment: str) -> Iterator[Stack]:
     """A stack of its own with one generation worker that has the student active."""
     home = Path(tempfile.mkdtemp(prefix="retort-bench-"))
-    stack = Stack(home, workers=1, env={"LOG_LEVEL": "WARNING"})
+    stack = Stack(home, workers=1, env={"LOG_LEVEL": "WARNING", **environment})
     try:
         name = release.read(student).name
         known = {
@@ -164,14 +164,14 @@ class Client:
     def __init__(self, stack: Stack) -> None:
         address = urlsplit(stack.run["base_url"])
         self._connection = http.client.HTTPConnection(address.hostname or "", address.port)
-        self._headers = {
+        self.headers = {
             "Authorization": f"Bearer {stack.run['api_key']}",
             "Content-Type": "application/json",
         }
 
     def __call__(self, method: str, path: str, body: object = None) -> dict[str, Any]:
         data = None if body is None else json.dumps(body)
-        self._connection.request(method, path, data, self._headers)
+        self._connection.request(method, path, data, self.headers)
         answer = self._connection.getresponse()
         content = json.loads(answer.read() or b"{}")
         if answer.status >= 400:
