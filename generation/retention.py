@@ -126,9 +126,9 @@ def sweep(
 def due(now: datetime) -> QuerySet[Job]:
     """Jobs that ended longer ago than their images are kept."""
     own_days: dict[int, list[int]] = defaultdict(list)
-    own = APIKey.objects.filter(retention_days__isnull=False)
-    for pk, days in own.values_list("pk", "retention_days"):
-        own_days[min(days, MOST_DAYS)].append(pk)
+    for pk, days in APIKey.objects.values_list("pk", "retention_days"):
+        if days is not None:
+            own_days[min(days, MOST_DAYS)].append(pk)
     wanted = Q()
     cutoffs = []
     for days, keys in own_days.items():

@@ -15,7 +15,7 @@ from celery.signals import (
     worker_shutting_down,
 )
 
-from generation import hints, jobs, metrics, presence, webhooks
+from generation import hints, jobs, metrics, presence, retention, webhooks
 from generation.models import Job, Worker
 
 log = structlog.get_logger(__name__)
@@ -58,6 +58,12 @@ def deliver(**_: object) -> None:
 def forget_webhooks(**_: object) -> None:
     """Delete webhooks that were delivered, or given up, long ago."""
     webhooks.forget_old()
+
+
+@shared_task(name="generation.clean", ignore_result=True)
+def clean(**_: object) -> None:
+    """Remove images that have been kept long enough, and what no row refers to."""
+    retention.sweep()
 
 
 @shared_task(name="generation.sweep", ignore_result=True)

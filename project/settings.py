@@ -181,7 +181,7 @@ S3_PREFIX = env.str("S3_PREFIX", default="").strip("/")
 S3_DELIVERY = _choice(
     "S3_DELIVERY", "redirect", ("redirect", "serve")
 )  # whether clients fetch files from the store themselves
-STORAGES = {
+STORAGES: dict[str, dict[str, object]] = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
     "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
 }
@@ -237,7 +237,7 @@ JUDGED_SHARE = _share(
 )  # of the other images, judged to know how a release does
 RESULT_JUDGE = "distillation.control.judge"
 MATCH_THRESHOLD = _share(
-    "MATCH_THRESHOLD", 0.97
+    "MATCH_THRESHOLD", 0.98
 )  # how near a text must be to a prompt variant's to mean it; 1: only the same text does
 LOADED_RELEASES = _count(
     "LOADED_RELEASES", 3
@@ -539,6 +539,11 @@ CELERY_BEAT_SCHEDULE = {
     "refresh-image-sources": {
         "task": "distillation.refresh_sources",
         "schedule": crontab(hour="1", minute="30"),
+        "options": {"expires": 3600},
+    },
+    "clean-images": {
+        "task": "generation.clean",
+        "schedule": crontab(hour="3", minute="30"),
         "options": {"expires": 3600},
     },
     "clean-distillation": {

@@ -21,7 +21,7 @@ from unfold.contrib.filters.admin import (
 )
 from unfold.decorators import action, display
 
-from generation import jobs
+from generation import jobs, retention
 from generation.admin import pictures
 from generation.admin.actions import ObjectActionsMixin, ReadOnlyMixin
 from generation.errors import GenerationError
@@ -67,8 +67,8 @@ class JobAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
     show_full_result_count = False
     search_fields = ("id__startswith", "variant__slug", "embedding__text", "owner__username")
     search_help_text = "Beginning of the id, variant, text or owner"
-    actions = ("retry", "cancel")
-    object_actions = ("retry", "cancel")
+    actions = ("retry", "cancel", "delete_images")
+    object_actions = ("retry", "cancel", "delete_images")
     change_form_outer_before_template = "generation/admin/job.html"
     fieldsets = (
         (
@@ -80,7 +80,7 @@ class JobAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
                     ("release", "output_format"),
                     ("count", "seed"),
                     ("size", "num_inference_steps"),
-                    ("priority", "max_tries"),
+                    ("priority", "max_tries", "has_metadata"),
                     "key",
                 )
             },
@@ -89,10 +89,10 @@ class JobAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
             "What came of it",
             {
                 "fields": (
-                    ("cache", "device_seconds"),
+                    ("cache", "device_seconds", "encode_seconds"),
                     ("worker_name", "lease_expires_at"),
                     ("created_at", "started_at"),
-                    "finished_at",
+                    ("finished_at", "purged_at"),
                 )
             },
         ),
@@ -192,9 +192,18 @@ class JobAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
 
     # --- actions
     def action_applies(self, name: str, obj: Any) -> bool:
+        if obj.purged_at is not None:
+            return False
+        if name == "delete_images":
+            return obj.is_terminal
         if name == "cancel":
             return not obj.is_terminal
         return obj.status in (Job.Status.FAILED, Job.Status.CANCELED)
+
+    def confirmation(self, name: str, obj: Any) -> str:
+        if name == "delete_images":
+            return "The images are removed for good, and the job is gone for its owner."
+        return ""
 
     @action(description="Retry", icon="replay", permissions=["change"])
     def retry(self, request: HttpRequest, queryset: QuerySet) -> None:
@@ -203,6 +212,15 @@ class JobAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
     @action(description="Cancel", icon="cancel", permissions=["change"])
     def cancel(self, request: HttpRequest, queryset: QuerySet) -> None:
         self._each(request, queryset, jobs.cancel, Job.Status.CANCELED)
+
+    @action(description="Delete images", icon="delete_forever", permissions=["change"])
+    def delete_images(self, request: HttpRequest, queryset: QuerySet) -> None:
+        chosen = list(queryset.order_by().filter(purged_at__isnull=True))
+        for job in chosen:
+            retention.purge(job.pk)
+            self.log_change(request, job, "Its images were deleted in the admin.")
+        noun = "job" if len(chosen) == 1 else "jobs"
+        messages.success(request, f"The images of {len(chosen)} {noun} are deleted.")
 
     def _each(
         self,

@@ -1,10 +1,8 @@
 """Images for staff: the bytes, small or whole, and the HTML that shows them. Who may see jobs may see their images."""
 
-import io
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotModified
@@ -13,13 +11,12 @@ from django.template.loader import render_to_string
 from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
-from PIL import Image as Picture
 
-from generation import storage
+from generation import images, storage
+from generation.engine.files import THUMBNAIL_PIXELS
 from generation.errors import StorageFailed
 from generation.models import Image
 
-THUMBNAIL_PIXELS = 256  # longest side; twice what the pages show, for sharp screens
 # A name in the URL gives always the same bytes; private, since they are for staff only.
 CACHE_CONTROL = "private, max-age=31536000, immutable"
 
@@ -110,14 +107,20 @@ def respond(request: HttpRequest, image_id: UUID, size: str) -> HttpResponse:
     """The image's file, or a thumbnail of it. The caller has checked who asks."""
     image = get_object_or_404(Image, pk=image_id)
     return respond_file(
-        request, image.file, size, title=str(image.id), pixels=max(image.width, image.height)
+        request,
+        image.file,
+        size,
+        title=str(image.id),
+        pixels=max(image.width, image.height),
+        master=image.master,
     )
 
 
 def respond_file(
-    request: HttpRequest, file: str, size: str, *, title: str, pixels: int
+    request: HttpRequest, file: str, size: str, *, title: str, pixels: int, master: str = ""
 ) -> HttpResponse:
-    """A stored file, or a thumbnail of it. title: its name for whoever saves it; pixels: its longest side."""
+    """A stored file, or a thumbnail of it. title: its name for whoever saves it; pixels: its longest side; master: the
+    lossless file, if that is another."""
     if size not in ("full", "thumbnail"):
         raise Http404
     # The content decides the name of a file.
@@ -126,22 +129,13 @@ def respond_file(
         answer: HttpResponse = HttpResponseNotModified()
     else:
         try:
-            content, kind = storage.read(file), Path(file).suffix[1:]
+            is_small = size == "thumbnail" and pixels > THUMBNAIL_PIXELS
+            name = images.thumbnail(master or file, file) if is_small else file
+            content, kind = storage.read(name), Path(name).suffix[1:]
         except StorageFailed as error:
             raise Http404 from error
-        if size == "thumbnail" and pixels > THUMBNAIL_PIXELS:
-            content, kind = _shrink(content), "webp"
         answer = HttpResponse(content, content_type=storage.CONTENT_TYPES[kind])
         answer["Content-Disposition"] = f'inline; filename="{title}.{kind}"'
     answer["ETag"] = etag
     answer["Cache-Control"] = CACHE_CONTROL
     return answer
-
-
-def _shrink(content: bytes) -> bytes:
-    buffer = io.BytesIO()
-    with Picture.open(io.BytesIO(content)) as picture:
-        small: Any = picture.convert("RGB")
-        small.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
-        small.save(buffer, "webp", quality=85)
-    return buffer.getvalue()
