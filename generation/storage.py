@@ -197,4 +197,7 @@ def _failing(name: str) -> Iterator[None]:
     except Exception as error:  # an object store's library has errors of its own
         if _is_local():
             raise
+        answer = getattr(error, "response", None) or {}
+        if answer.get("ResponseMetadata", {}).get("HTTPStatusCode") == 404:
+            raise FileNotFoundError(name) from error
         raise StorageFailed(f"{name}: {error}") from error

@@ -173,19 +173,20 @@ STATIC_URL = "/static/"
 WHITENOISE_USE_FINDERS = STATIC_ROOT is None or not STATIC_ROOT.is_dir()
 WHITENOISE_AUTOREFRESH = False
 
-# --- Images in an object store ---------------------------------------------------------------------
+# --- Images in an object store --------------------------------------------------------------------
 S3_BUCKET = env.str("S3_BUCKET", default="")  # empty: they lie in DATA_DIR
 S3_ENDPOINT_URL = env.str("S3_ENDPOINT_URL", default="")  # empty: Amazon's
 S3_REGION = env.str("S3_REGION", default="")
-S3_PREFIX = env.str("S3_PREFIX", default="").strip("/")
+S3_PREFIX = env.str("S3_PREFIX", default="")
 S3_DELIVERY = _choice(
     "S3_DELIVERY", "redirect", ("redirect", "serve")
 )  # whether clients fetch files from the store themselves
-STORAGES: dict[str, dict[str, object]] = {
-    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
-    "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
-}
-if S3_BUCKET:
+
+
+def object_store(
+    bucket: str, *, endpoint_url: str = "", region: str = "", prefix: str = ""
+) -> dict[str, object]:
+    """An entry of STORAGES. Credentials are found by boto3 itself: environment, profile, or the machine's role."""
     try:
         import storages  # noqa: F401
         from botocore.config import Config
@@ -193,30 +194,37 @@ if S3_BUCKET:
         raise ImproperlyConfigured(
             "S3_BUCKET is set, but the library for it is missing: pip install -r deploy/requirements-s3.txt"
         ) from error
-    # Credentials are found by boto3 itself: environment, profile, or the role of the machine.
-    STORAGES["default"] = {
-        "BACKEND": "storages.backends.s3.S3Storage",
-        "OPTIONS": {
-            "bucket_name": S3_BUCKET,
-            "endpoint_url": S3_ENDPOINT_URL or None,
-            "region_name": S3_REGION or None,
-            "location": S3_PREFIX,
-            "file_overwrite": True,  # content decides the name
-            "default_acl": None,
-            "object_parameters": {"CacheControl": "public, max-age=31536000, immutable"},
-            "client_config": Config(
-                signature_version="s3v4",
-                s3={"addressing_style": "path" if S3_ENDPOINT_URL else "auto"},
-                connect_timeout=5,
-                read_timeout=20,
-                retries={"mode": "standard", "total_max_attempts": 3},
-                max_pool_connections=20,
-                # Not every store of this kind knows the newer checksums.
-                request_checksum_calculation="when_required",
-                response_checksum_validation="when_required",
-            ),
-        },
+    client_config = Config(
+        signature_version="s3v4",
+        s3={"addressing_style": "path" if endpoint_url else "auto"},
+        connect_timeout=5,
+        read_timeout=20,
+        retries={"mode": "standard", "total_max_attempts": 3},
+        # Not every store of this kind knows the newer checksums.
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
+    options = {
+        "bucket_name": bucket,
+        "endpoint_url": endpoint_url or None,
+        "region_name": region or None,
+        "location": prefix.strip("/"),
+        "file_overwrite": True,  # content decides the name
+        "default_acl": None,
+        "object_parameters": {"CacheControl": "public, max-age=31536000, immutable"},
+        "client_config": client_config,
     }
+    return {"BACKEND": "storages.backends.s3.S3Storage", "OPTIONS": options}
+
+
+STORAGES: dict[str, dict[str, object]] = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
+}
+if S3_BUCKET:
+    STORAGES["default"] = object_store(
+        S3_BUCKET, endpoint_url=S3_ENDPOINT_URL, region=S3_REGION, prefix=S3_PREFIX
+    )
 
 # --- Jobs -----------------------------------------------------------------------------------------
 BATCH_SIZE = _count("BATCH_SIZE", 8)  # most images in one UNet call

@@ -1,6 +1,8 @@
 """What every test gets: real PostgreSQL and Redis (DATABASE_URL, REDIS_URL), a Redis database of its own, --device."""
 
+import logging
 import os
+import uuid
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
@@ -52,6 +54,40 @@ def redis_server():
     client.flushdb()
     yield client
     client.flushdb()
+
+
+@pytest.fixture(scope="session")
+def object_store_url():
+    """An S3 server in this process."""
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel("ERROR")
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(object_store_url: str, settings, monkeypatch):
+    """Images of this test lie in a bucket of their own: a client of it, for a look from outside."""
+    import boto3
+
+    from project.settings import object_store
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    name = f"retort-{uuid.uuid4().hex}"
+    store = boto3.resource("s3", endpoint_url=object_store_url, region_name="us-east-1")
+    settings.S3_BUCKET = name
+    settings.STORAGES = {
+        **settings.STORAGES,
+        "default": object_store(
+            name, endpoint_url=object_store_url, region="us-east-1", prefix="pictures"
+        ),
+    }
+    return store.create_bucket(Bucket=name)
 
 
 @pytest.fixture(scope="session")
