@@ -198,6 +198,6 @@ def _failing(name: str) -> Iterator[None]:
         if _is_local():
             raise
         answer = getattr(error, "response", None) or {}
-        if answer.get("ResponseMetadata", {}).get("HTTPStatusCode") == 404:
+        if answer.get("Error", {}).get("Code") in ("404", "NoSuchKey"):
             raise FileNotFoundError(name) from error
         raise StorageFailed(f"{name}: {error}") from error
