@@ -1,0 +1,43 @@
+"""An encode worker for tests of the web side: a thread that answers questions in Redis with what the test says."""
+
+import threading
+import time
+from collections.abc import Mapping
+from types import TracebackType
+
+from generation import questions
+from generation.questions import Answer, Question
+
+
+class EncodeThread:
+    """`with EncodeThread({"a text": answer}) as worker:`; a text that is not there is never answered."""
+
+    def __init__(self, answers: Mapping[str, Answer] | None = None) -> None:
+        self.answers = dict(answers or {})
+        self.asked: list[Question] = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            taken = questions.take()
+            if taken is None:
+                time.sleep(0.005)
+                continue
+            asked, question = taken
+            self.asked.append(question)
+            if question.text in self.answers:
+                questions.answer(asked, question, self.answers[question.text])
+
+    def __enter__(self) -> "EncodeThread":
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        self._thread.join(timeout=5)
