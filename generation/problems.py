@@ -174,13 +174,13 @@ add(
         # --- limits
         of(
             errors.RateLimited,
-            "The key sends more requests a minute than it may.",
+            "The key sends more requests a minute than it may, or as many of its jobs wait as may.",
             "Wait as long as Retry-After says. The headers RateLimit and RateLimit-Policy say what is left.",
         ),
         of(
             errors.QuotaExceeded,
-            "The key has used up its images or its device time of the day, or as many of its jobs wait as may.",
-            "Wait for a free place or for the next day (UTC), or have the quota raised.",
+            "The key has used up its images or its device time of the day.",
+            "Wait for the next day (UTC), or have the quota raised. The message says when that is.",
         ),
         of(
             errors.QueueFull,

@@ -24,10 +24,11 @@ CONTENT_TYPE = "application/problem+json"
 
 
 def responses(*statuses: int) -> dict[Any, Any]:
-    """For the schema: these statuses answer with a problem."""
+    """For the schema: these statuses answer with a problem; where a key is needed, 429 as well."""
+    limited = {HTTPStatus.TOO_MANY_REQUESTS} if HTTPStatus.UNAUTHORIZED in statuses else set()
     return {
-        (status, CONTENT_TYPE): OpenApiResponse(ProblemSerializer, HTTPStatus(status).phrase)
-        for status in statuses
+        (int(status), CONTENT_TYPE): OpenApiResponse(ProblemSerializer, HTTPStatus(status).phrase)
+        for status in sorted({*statuses, *limited})
     }
 
 
