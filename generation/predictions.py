@@ -99,6 +99,7 @@ def _input(job: Job) -> dict[str, Any]:
         "height": job.height,
         "output_format": FORMATS[job.output_format],
         "priority": job.priority,
+        "metadata": job.has_metadata,
     }
 
 

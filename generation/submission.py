@@ -30,6 +30,7 @@ from generation.models import MOST_TRIES, APIKey, Job, Release
 
 log = structlog.get_logger(__name__)
 
+MAX_BASE_URL = 200  # of the column
 SEED_LIMIT = 2**32  # what clients of other services send; one integer in every language
 
 
@@ -66,6 +67,8 @@ def submit(
     """
     if (variant is None) == (text is None):
         raise InvalidRequest("Give exactly one of variant and text.", parameter="variant")
+    if len(base_url) > MAX_BASE_URL:
+        raise InvalidRequest("The name of the host is too long.", parameter="Host")
     if text is None and match is not None:
         raise InvalidRequest("match goes with text: a slug means one variant.", parameter="match")
     if not 1 <= n <= settings.MAX_IMAGES_PER_JOB:

@@ -84,6 +84,7 @@ def schema(release: Release) -> dict[str, Any]:
         "width": {"type": "integer", "enum": sorted(set(widths)), "default": widths[0]},
         "height": {"type": "integer", "enum": sorted(set(heights)), "default": heights[0]},
         "output_format": text | {"enum": list(FORMATS.values()), "default": Job.Format.WEBP.value},
+        "metadata": {"type": "boolean", "default": False},
         "priority": {"type": "integer", "minimum": -100, "maximum": 100, "default": 0},
     }
     links = {"type": "array", "items": {"type": "string", "format": "uri"}}

@@ -1,6 +1,7 @@
-"""What a client says that watches a job."""
+"""What a client says that watches a job, and what it gets."""
 
 import re
+from typing import Any
 
 from rest_framework import serializers
 
@@ -20,3 +21,11 @@ class EventsQuery(Strict):
     previews = serializers.BooleanField(
         required=False, default=True, help_text="Whether to send pictures of the image forming."
     )
+
+
+class SentEventSerializer(serializers.Serializer[Any]):
+    """One server-sent event."""
+
+    id = serializers.CharField(required=False)
+    event = serializers.CharField(required=False, help_text="Its type.")
+    data = serializers.CharField(required=False)  # type: ignore[assignment]

@@ -67,6 +67,10 @@ class PredictionInputSerializer(Strict):
         max_value=100,
         help_text="Higher runs first among your own jobs; default 0.",
     )
+    metadata = serializers.BooleanField(
+        required=False,
+        help_text="Whether the files say how they were made; by default they hold the pixels alone.",
+    )
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         """In the words of `submission`."""

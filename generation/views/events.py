@@ -4,7 +4,6 @@ from uuid import UUID
 
 import structlog
 from django.http import HttpResponse, HttpResponseBase
-from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
 from rest_framework.request import Request
 from rest_framework.views import APIView
@@ -13,6 +12,7 @@ from generation import events
 from generation.errors import InvalidRequest
 from generation.models import APIKey
 from generation.serializers import EVENT_ID, EventsQuery, NoQuery, query
+from generation.serializers.events import SentEventSerializer
 from generation.streaming import CONTENT_TYPE, FINAL_SUFFIX
 from generation.views import predictions
 from generation.views.holding import asked_again
@@ -40,7 +40,7 @@ class JobEvents(APIView):
         ],
         responses={
             (200, CONTENT_TYPE): OpenApiResponse(
-                OpenApiTypes.STR,
+                SentEventSerializer,
                 "Events: snapshot, then status, progress and preview, and the job again, named by its last status",
             ),
             204: OpenApiResponse(None, "You have the last event"),
@@ -84,7 +84,7 @@ class PredictionStream(APIView):
         operation_id="watch_prediction",
         responses={
             (200, CONTENT_TYPE): OpenApiResponse(
-                OpenApiTypes.STR, "Events: logs, output for each link, and done; or error"
+                SentEventSerializer, "Events: logs, output for each link, and done; or error"
             ),
         }
         | responses(400, 401, 403, 404),
@@ -96,7 +96,7 @@ class PredictionStream(APIView):
         watched = events.NO_ID
         if not job.is_terminal:
             watched = events.watch(job.id, previews=False)
-            job = one(request, job.id)
+            job = predictions.named(request, prediction_id)
         return answer(
             request,
             predictions.render(request, job).data,

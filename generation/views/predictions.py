@@ -196,7 +196,7 @@ class ModelPredictions(APIView):
     @extend_schema(
         operation_id="create_prediction_of_model",
         request=ModelPredictionRequestSerializer,
-        responses=CREATED | responses(400, 401, 403, 409, 422, 503),
+        responses=CREATED | responses(400, 401, 403, 404, 409, 422, 503),
     )
     def post(self, request: Request, owner: str, name: str) -> Response:
         """Ask a model for images."""
@@ -228,7 +228,7 @@ class PredictionDetail(APIView):
     @extend_schema(
         operation_id="put_prediction",
         request=PredictionRequestSerializer,
-        responses=CREATED | responses(400, 401, 403, 409, 422, 503),
+        responses=CREATED | responses(400, 401, 403, 404, 409, 422, 503),
     )
     def put(self, request: Request, prediction_id: str) -> Response:
         """Ask for images under an id of your own. The same again gets the same prediction, also when it has ended."""

@@ -57,6 +57,7 @@ def test_a_prediction_is_accepted_with_its_address_and_every_default_stated(vari
         "height": 64,
         "output_format": "webp",
         "priority": 0,
+        "metadata": False,
     }
     assert prediction["queue"]["position"] == 1
 
@@ -64,7 +65,7 @@ def test_a_prediction_is_accepted_with_its_address_and_every_default_stated(vari
 def test_everything_that_may_be_asked_for_reaches_the_job(variant):
     asked = {
         "prompt": "a red vase", "seed": 7, "num_outputs": 3, "width": 128, "height": 64, "output_format": "jpg",
-        "priority": 5,
+        "priority": 5, "metadata": True,
     }  # fmt: skip
 
     prediction = created(
@@ -147,6 +148,17 @@ def test_who_prefers_not_to_wait_hears_that_it_was_heard(variant):
     )
 
     assert answer["Preference-Applied"] == "respond-async"
+
+
+@pytest.mark.parametrize(
+    ("path", "body"), [("/v1/predictions", {"input": INPUT}), ("/v1/jobs", {"text": "a red vase"})]
+)
+def test_a_host_that_links_cannot_hold_is_refused(variant, settings, path: str, body: dict):
+    settings.ALLOWED_HOSTS = ["*"]
+
+    refused = API().post(path, body, headers={"Host": "a" * 200 + ".example"})
+
+    assert problem(refused, 400, "invalid_request")["parameter"] == "Host"
 
 
 def test_stored_images_answer_at_once(variant):

@@ -84,6 +84,7 @@ def test_the_input_says_what_to_send_again():
         "height": 64,
         "output_format": "jpg",
         "priority": 2,
+        "metadata": False,
     }
     asked = make_job(asked_text="a vase of red glass")
     assert shown(asked)["input"]["prompt"] == "a vase of red glass"
