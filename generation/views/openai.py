@@ -8,7 +8,6 @@ from urllib.parse import urlencode
 import structlog
 from django.conf import settings
 from django.http import HttpResponseBase
-from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
 from rest_framework.exceptions import MethodNotAllowed
 from rest_framework.request import Request
@@ -25,6 +24,7 @@ from generation.errors import (
 )
 from generation.models import APIKey, Job
 from generation.serializers import NoQuery, query
+from generation.serializers.events import SentEventSerializer
 from generation.serializers.openai import (
     FACTS,
     CompletedEventSerializer,
@@ -68,7 +68,7 @@ class ImageGenerations(APIView):
         responses={
             (200, "application/json"): GeneratedImagesSerializer,
             (200, CONTENT_TYPE): OpenApiResponse(
-                OpenApiTypes.STR,
+                SentEventSerializer,
                 "With stream: events image_generation.partial_image and image_generation.completed",
             ),
         }
