@@ -151,9 +151,15 @@ add(
                 "Send Content-Type: application/json."),
         # --- what it asks for
         of(
+            errors.PromptInvalid,
+            "The text has no words or more than 12, is too long, or holds a control character.",
+            "Shorten the text. The message says what is too much.",
+        ),
+        of(
             errors.VariantNotFound,
-            "No active prompt variant of the catalogue has this slug or text.",
-            "Choose from GET /v1/variants, or have the text added to the catalogue.",
+            "No active prompt variant of the catalogue has this slug, or has this text or one that is near enough. Of a "
+            "text, nearest lists the three nearest variants where a text encoder could compare them.",
+            "Take a variant of nearest or of GET /v1/variants, or have the text added to the catalogue.",
         ),
         of(
             errors.EncodingFailed,
@@ -194,6 +200,16 @@ add(
         Problem("database_unavailable", "The database does not answer", 503, True,
                 "PostgreSQL is away or is starting.",
                 "Send the request again when Retry-After has passed."),
+        of(
+            errors.EncoderBusy,
+            "No variant has the text, and the encode worker, which knows the nearest, did not come to it in time.",
+            "Send the request again when Retry-After has passed, or send the slug of a variant.",
+        ),
+        of(
+            errors.EncoderUnavailable,
+            "No variant has the text, and no encode worker runs that could compare it, or it cannot load its encoder.",
+            "Send the slug or the exact text of a variant meanwhile. The operator should look at the encode worker.",
+        ),
         of(
             errors.JobUnfinished,
             "A route that answers with the images kept its client for OPENAI_WAIT_SECONDS, or the web process stops.",

@@ -17,7 +17,6 @@ ROOT = Path(__file__).resolve().parents[1]
 NOT_OVER_THE_API = {
     "generation_error",
     "engine_error",  # the two bases
-    "prompt_invalid",
     "release_refused",
     "key_refused",
     "job_finished",  # of the admin and the commands
