@@ -49,7 +49,7 @@ class JobStyle:
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         self._kinds: list[str] = options["kinds"]
-        self._told: tuple[str, int] = ("", 0)  # status, attempt
+        self._told: tuple[str, int] | None = None  # status, attempt
 
     def snapshot(self, body: bytes) -> Sent:
         self._told = _state(json.loads(body))
@@ -70,7 +70,10 @@ class JobStyle:
         return [Sent(json.loads(body)["status"] if status < 400 else "problem", body)]
 
     def knows(self, body: bytes) -> bool:
-        return _state(json.loads(body)) == self._told
+        state = _state(json.loads(body))
+        if self._told is None:  # the client came back, and was told before
+            self._told = state
+        return state == self._told
 
 
 def _state(job: Mapping[str, Any]) -> tuple[str, int]:

@@ -162,6 +162,23 @@ def test_who_comes_back_gets_what_was_missed_and_no_snapshot(redis_server, setti
     play(redis_server, settings, action)
 
 
+def test_who_comes_back_is_not_shown_the_state_again_until_something_was_lost(
+    redis_server, settings
+):
+    async def action(made: Scene) -> None:
+        made.streams.recheck_seconds = lambda: 0.1
+        made.after = made.tell(1)
+        running = made.run()
+        await until(lambda: made.asked >= 3)
+        assert made.said == []
+        made.status = "queued"  # and the word of it was lost
+        await until(lambda: made.said == ["snapshot"])
+        made.end()
+        await running
+
+    play(redis_server, settings, action)
+
+
 def test_who_comes_back_after_the_end_gets_what_was_missed_and_the_end(redis_server, settings):
     async def action(made: Scene) -> None:
         ids = [made.tell(percent) for percent in (1, 2, 3)]
@@ -228,8 +245,10 @@ def test_silence_is_broken_by_comments(redis_server, settings, monkeypatch):
 
 
 def test_without_redis_the_state_and_the_end_come_and_events_again_when_it_is_back(
-    redis_server, settings
+    redis_server, settings, monkeypatch
 ):
+    monkeypatch.setattr(streaming, "LOOK_SECONDS", 0.5)
+
     async def whole() -> None:
         proxy = Proxy(settings.REDIS_URL)
         await proxy.mend()

@@ -1,0 +1,152 @@
+"""Watching jobs on real processes: a web process and workers that know of each other only through the two servers."""
+
+import base64
+import io
+import threading
+import time
+from typing import Any
+
+import httpx
+import pytest
+from PIL import Image
+
+from tests import sse
+from tests.acceptance.stack import Stack
+
+pytestmark = pytest.mark.acceptance
+
+
+def watch(
+    stack: Stack, job: dict[str, Any], *, last_event_id: str = "", most: int = 10_000
+) -> list[sse.Event]:
+    """Until the stream ends, or the client leaves after so many events."""
+    headers = {"Accept": "text/event-stream"}
+    if last_event_id:
+        headers["Last-Event-ID"] = last_event_id
+    seen: list[sse.Event] = []
+    with stack.http.stream("GET", job["urls"]["events"], headers=headers) as answer:
+        assert answer.status_code == 200
+        for event in sse.events(answer.iter_lines()):
+            seen.append(event)
+            if len(seen) == most:
+                break
+    return seen
+
+
+def of(events: list[sse.Event], name: str) -> list[dict[str, Any]]:
+    return [event.json() for event in events if event.name == name]
+
+
+def assert_previews(previews: list[dict[str, Any]], *, size: tuple[int, int], steps: int) -> None:
+    for preview in previews:
+        with Image.open(io.BytesIO(base64.b64decode(preview["b64_json"]))) as image:
+            image.load()
+            assert (image.format, image.size) == ("WEBP", size)
+        assert preview["format"] == "webp"
+        assert 1 <= preview["step"] < preview["steps"] == steps
+
+
+def assert_rises(progress: list[dict[str, Any]]) -> None:
+    steps = [told["step"] for told in progress]
+    assert steps == sorted(set(steps))
+    percents = [told["percent"] for told in progress]
+    assert percents == sorted(percents) and percents[0] < percents[-1] < 100
+
+
+def test_a_job_is_watched_from_its_queue_to_its_picture(stack: Stack, variants: list[str]):
+    job = stack.submit(variant=variants[0], model="slow", seed=9001)
+
+    seen = watch(stack, job)
+
+    names = [event.name for event in seen]
+    assert names[0] == "snapshot" and names[-1] == "succeeded"
+    assert set(names[1:-1]) <= {"status", "progress", "preview"}
+    assert of(seen, "snapshot")[0]["id"] == job["id"]
+    assert len(of(seen, "progress")) >= 3
+    assert_rises(of(seen, "progress"))
+    previews = of(seen, "preview")
+    assert len(previews) >= 2
+    assert_previews(previews, size=(64, 64), steps=150)
+    assert [told["step"] for told in previews] == sorted({told["step"] for told in previews})
+    assert of(seen, "succeeded")[0] == stack.job(job["id"])
+    assert len({event.id for event in seen}) == len(seen)
+
+
+def test_who_was_cut_off_in_the_middle_misses_nothing(stack: Stack, variants: list[str]):
+    job = stack.submit(variant=variants[1], model="slow", seed=9002)
+    first = watch(stack, job, most=6)
+    time.sleep(0.5)  # in which more is told
+
+    rest = watch(stack, job, last_event_id=first[-1].id)
+
+    assert "snapshot" not in [event.name for event in rest]
+    assert rest[-1].name == "succeeded"
+    assert_rises(of([*first, *rest], "progress"))
+    whole = watch(stack, job, last_event_id=first[0].id)
+    assert [event.id for event in whole] == [event.id for event in [*first[1:], *rest]]
+    over = stack.http.get(job["urls"]["events"], headers={"Last-Event-ID": rest[-1].id})
+    assert over.status_code == 204
+
+
+def test_a_student_of_few_steps_shows_each_step_but_the_last(stack: Stack, variants: list[str]):
+    """Others keep the workers busy, so that the client is there before its job begins."""
+    busy = [
+        stack.submit(variant=slug, model="slow", seed=9003 + number, n=2)["id"]
+        for number, slug in enumerate(variants[2:4])
+    ]
+    for job_id in busy:
+        stack.running_on(job_id)
+    job = stack.submit(variant=variants[4], model="quick", seed=9003, n=2)
+
+    seen = watch(stack, job)
+
+    assert [told["status"] for told in of(seen, "status")] == ["running"]
+    previews = of(seen, "preview")
+    assert_previews(previews, size=(64, 64), steps=4)
+    assert [(told["step"], told["index"]) for told in previews] == [
+        (step, index) for step in (1, 2, 3) for index in (0, 1)
+    ]
+    assert seen[-1].name == "succeeded"
+    stack.ended(busy, 120)
+
+
+def test_a_canceled_job_ends_its_stream_with_that_word(stack: Stack, variants: list[str]):
+    job = stack.submit(variant=variants[5], model="slow", seed=9005, n=8)
+    canceling = threading.Timer(1, lambda: stack.http.post(f"/v1/jobs/{job['id']}/cancel"))
+    canceling.start()
+
+    seen = watch(stack, job)
+
+    canceling.join()
+    assert seen[-1].name == "canceled" and seen[-1].json()["status"] == "canceled"
+
+
+def test_redis_killed_under_a_watching_client_does_not_keep_it_from_the_end(
+    stack: Stack, variants: list[str], redis_server
+):
+    job = stack.submit(variant=variants[6], model="slow", seed=9006, n=4)
+    stack.running_on(job["id"])
+    seen: list[sse.Event] = []
+    watching = threading.Thread(target=lambda: seen.extend(watch(stack, job)))
+    watching.start()
+    time.sleep(0.5)
+    redis_server.kill()
+    try:
+        watching.join(timeout=60)
+        assert not watching.is_alive()
+    finally:
+        redis_server.start()
+
+    assert seen[0].name == "snapshot" and seen[-1].name == "succeeded"
+
+
+def test_the_address_of_a_stranger_is_as_good_as_none(stack: Stack):
+    answer = httpx.get(
+        f"{stack.run['base_url']}/v1/jobs/00000000-0000-4000-8000-000000000000/events",
+        headers={**stack.http.headers, "Accept": "text/event-stream"},
+    )
+
+    assert (answer.status_code, answer.headers["content-type"]) == (
+        404,
+        "application/problem+json",
+    )
