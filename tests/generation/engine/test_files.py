@@ -1,4 +1,5 @@
 import io
+import json
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -46,3 +47,52 @@ def test_threads_encode_the_same_bytes(pixels: np.ndarray) -> None:
 def test_an_unknown_format_is_refused(pixels: np.ndarray) -> None:
     with pytest.raises(ValueError, match="'gif' is not one of webp, png, jpeg"):
         files.encode(pixels, "gif")
+
+
+def described(content: bytes) -> tuple[str, str]:
+    """Description and software, as any program reads them."""
+    with Image.open(io.BytesIO(content)) as image:
+        if image.format == "PNG":
+            return image.text["Description"], image.text["Software"]
+        exif = image.getexif()
+        return exif[0x010E], exif[0x0131]
+
+
+@pytest.mark.parametrize("name", files.FORMATS)
+def test_metadata_is_in_the_file_and_changes_no_pixel(pixels: np.ndarray, name: str) -> None:
+    plain = files.encode(pixels, name)
+
+    content = files.encode(pixels, name, metadata={"text": "eine grüne Vase", "seed": 2**32 - 1})
+
+    text, software = described(content)
+    assert json.loads(text) == {"text": "eine grüne Vase", "seed": 2**32 - 1}
+    assert software == "Retort"
+    assert np.array_equal(read(content)[1], read(plain)[1])
+
+
+@pytest.mark.parametrize("name", files.FORMATS)
+def test_without_it_a_file_holds_the_pixels_and_nothing_else(pixels: np.ndarray, name: str) -> None:
+    told = files.encode(pixels, "png", metadata={"seed": 1})
+
+    for content in (files.encode(pixels, name), files.render(told, name)):
+        assert content == files.encode(pixels, name)
+        with Image.open(io.BytesIO(content)) as image:
+            # What Pillow makes of the bare format: JFIF's version, WebP's animation.
+            assert set(image.info) <= {
+                "jfif", "jfif_version", "jfif_unit", "jfif_density", "loop", "background"
+            }  # fmt: skip
+            assert not image.getexif()
+
+
+@pytest.mark.parametrize(
+    ("size", "small"), [((800, 400), (256, 128)), ((128, 96), (128, 96)), ((64, 1000), (16, 256))]
+)
+def test_a_thumbnail_is_a_small_webp_and_never_larger_than_the_picture(
+    size: tuple[int, int], small: tuple[int, int]
+) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", size, (200, 40, 40)).save(buffer, "png")
+
+    with Image.open(io.BytesIO(files.thumbnail(buffer.getvalue()))) as image:
+        assert (image.format, image.size) == ("WEBP", small)
+        assert image.convert("RGB").getpixel((5, 5)) == pytest.approx((200, 40, 40), abs=4)
