@@ -4,6 +4,7 @@ import json
 from collections.abc import Collection, Sequence
 
 import structlog
+from django.db import connection
 from django.db.models import Prefetch, prefetch_related_objects
 from django.utils import timezone
 
@@ -14,6 +15,10 @@ from generation.sending import Message
 log = structlog.get_logger(__name__)
 
 MAX_BODY_BYTES = 20_000
+KEEP = """
+UPDATE generation_delivery d SET body = r.body
+  FROM unnest(%s::uuid[], %s::text[]) AS r(id, body) WHERE d.id = r.id
+"""
 MAX_ERROR = 1000  # characters that are left of a job's error in a body that is too long
 
 
@@ -40,7 +45,15 @@ def render(deliveries: Sequence[Delivery]) -> None:
             delivery.body = body_of(delivery)
         except Exception:  # the others have nothing to do with it
             log.exception("webhook_not_rendered", delivery_id=str(delivery.pk))
-    Delivery.objects.bulk_update([delivery for delivery in fresh if delivery.body], ["body"])
+    _keep([delivery for delivery in fresh if delivery.body])
+
+
+def _keep(rendered: Sequence[Delivery]) -> None:
+    """In one statement; Django's own for this costs a millisecond a row."""
+    if rendered:
+        ids = [str(delivery.pk) for delivery in rendered]
+        with connection.cursor() as cursor:
+            cursor.execute(KEEP, [ids, [delivery.body for delivery in rendered]])
 
 
 def body_of(delivery: Delivery) -> str:
@@ -66,8 +79,8 @@ def _as_text(facts: dict[str, object]) -> str:
 def signed(deliveries: Collection[Delivery]) -> list[Message]:
     """In the same order, with the secrets that sign now."""
     now = timezone.now()
-    owners = {delivery.owner_id for delivery in deliveries}
-    secrets = {owner: webhooks.signing(webhooks.secret_of(owner), now) for owner in owners}
+    known = webhooks.secrets_of(delivery.owner_id for delivery in deliveries)
+    secrets = {owner: webhooks.signing(secret, now) for owner, secret in known.items()}
     return [
         Message(
             id=str(delivery.pk),

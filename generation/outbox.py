@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from uuid import UUID
 
 import structlog
 from django.db import transaction
@@ -41,6 +42,7 @@ DISABLED_AFTER = timedelta(days=5)
 GONE = 410
 
 WINDOW = 100  # deliveries that are looked at in one query
+AT_ONCE = 5000  # that are put off or given up in one
 LEASE_SECONDS = 30  # longer than sending takes
 SUCCESS_SECONDS = 10  # an endpoint notes a success no oftener
 MAX_ERROR = 300
@@ -114,17 +116,16 @@ def take(shares: Shares) -> tuple[list[Delivery], bool]:
     rows = list(due.select_related("endpoint").defer("body")[:WINDOW])
     now = timezone.now()
     chosen: list[Delivery] = []
-    waiting: list[Delivery] = []
+    closed: dict[int, WebhookEndpoint] = {}
     for row in rows:
         endpoint = row.endpoint
-        if endpoint.disabled_at:
-            _give_up(row)
-        elif endpoint.paused_until and endpoint.paused_until > now:
-            waiting.append(row)
+        if endpoint.disabled_at or (endpoint.paused_until and endpoint.paused_until > now):
+            closed[endpoint.pk] = endpoint
         elif shares.has_room(row):
             shares.begin(row)
             chosen.append(row)
-    _put_off(waiting)
+    for endpoint in closed.values():
+        _give_up(endpoint) if endpoint.disabled_at else _put_off(endpoint)
     taken = _lease(chosen)
     held = {delivery.pk for delivery in taken}
     for row in chosen:
@@ -150,25 +151,24 @@ def _lease(rows: Sequence[Delivery]) -> list[Delivery]:
     return taken
 
 
-def _put_off(rows: Iterable[Delivery]) -> None:
-    until: dict[datetime | None, list[Delivery]] = {}
-    for row in rows:
-        until.setdefault(row.endpoint.paused_until, []).append(row)
-    for paused_until, group in until.items():
-        _still_due(group).update(next_attempt_at=paused_until)
+def _put_off(endpoint: WebhookEndpoint) -> None:
+    _due_of(endpoint).update(next_attempt_at=endpoint.paused_until)
 
 
-def _give_up(row: Delivery) -> None:
-    error = f"The endpoint is disabled: {row.endpoint.disabled_reason}"
-    if _still_due([row]).update(status=Status.DEAD, last_error=error[:MAX_ERROR]):
-        _said_dead(row, error)
-        metrics.increment("retort_webhooks_total", outcome="dead")
+def _give_up(endpoint: WebhookEndpoint) -> None:
+    error = f"The endpoint is disabled: {endpoint.disabled_reason}"
+    count = _due_of(endpoint).update(status=Status.DEAD, last_error=error[:MAX_ERROR])
+    log.warning("webhooks_given_up", endpoint=endpoint.pk, count=count, error=error)
+    metrics.increment("retort_webhooks_total", count, outcome="dead")
 
 
-def _still_due(rows: Iterable[Delivery]) -> QuerySet[Delivery]:
-    """Those of them that nobody took since they were looked at."""
-    ids = [row.pk for row in rows]
-    return Delivery.objects.filter(pk__in=ids, status=Status.PENDING, next_attempt_at__lte=Now())
+def _due_of(endpoint: WebhookEndpoint) -> QuerySet[Delivery]:
+    """Not more of them than can be changed in a moment."""
+    due = Delivery.objects.filter(
+        endpoint=endpoint, status=Status.PENDING, next_attempt_at__lte=Now()
+    )
+    first = due.order_by("next_attempt_at").values("pk")[:AT_ONCE]
+    return Delivery.objects.filter(pk__in=first, status=Status.PENDING, next_attempt_at__lte=Now())
 
 
 def give_back(deliveries: Iterable[Delivery]) -> None:
@@ -192,10 +192,11 @@ def note(ended: Collection[tuple[Delivery, Answer]]) -> None:
         # Not so strongly that jobs which name the endpoint would wait.
         locked = WebhookEndpoint.objects.select_for_update(no_key=True).order_by("pk")
         endpoints = locked.in_bulk({delivery.endpoint_id for delivery, _ in ended})
+        _delivered([(delivery, answer) for delivery, answer in ended if answer.is_success], now)
         for delivery, answer in ended:
             endpoint = endpoints[delivery.endpoint_id]
             if answer.is_success:
-                outcome = _delivered(delivery, answer, now)
+                outcome = "delivered"
                 _endpoint_succeeded(endpoint, now)
                 waited = (now - delivery.created_at).total_seconds()
                 amounts.update(metrics.observed("retort_webhook_seconds", waited))
@@ -206,12 +207,15 @@ def note(ended: Collection[tuple[Delivery, Answer]]) -> None:
     metrics.add(amounts)
 
 
-def _delivered(delivery: Delivery, answer: Answer, now: datetime) -> str:
-    _held(delivery).update(
-        status=Status.DELIVERED, delivered_at=now, last_status=answer.status, last_error=""
-    )
-    log.info("webhook_delivered", **_facts(delivery), http_status=answer.status)
-    return "delivered"
+def _delivered(ended: Iterable[tuple[Delivery, Answer]], now: datetime) -> None:
+    """One statement for those that are alike: nearly always all of them."""
+    alike: dict[tuple[int | None, int], list[UUID]] = {}
+    for delivery, answer in ended:
+        alike.setdefault((answer.status, delivery.attempts), []).append(delivery.pk)
+        log.info("webhook_delivered", **_facts(delivery), http_status=answer.status)
+    for (status, attempts), ids in alike.items():
+        held = Delivery.objects.filter(pk__in=ids, status=Status.PENDING, attempts=attempts)
+        held.update(status=Status.DELIVERED, delivered_at=now, last_status=status, last_error="")
 
 
 def _failed(delivery: Delivery, answer: Answer, now: datetime) -> str:

@@ -7,14 +7,14 @@ import base64
 import ipaddress
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from urllib.parse import urlsplit
 
 import structlog
 from django.conf import settings
 from django.db import transaction
-from django.db.models import F, Q
+from django.db.models import Count, F, Q
 from django.db.models.functions import Now
 from django.utils import timezone
 
@@ -133,6 +133,19 @@ def disable(found: WebhookEndpoint, reason: str) -> WebhookEndpoint:
     return found
 
 
+def unsent(endpoints: Sequence[WebhookEndpoint]) -> dict[tuple[int, str], int]:
+    """Deliveries of these that wait or were given up, by endpoint and status. All are of one owner."""
+    if not endpoints:
+        return {}
+    rows = Delivery.objects.filter(
+        owner_id=endpoints[0].owner_id,
+        status__in=(Status.PENDING, Status.DEAD),
+        endpoint__in=endpoints,
+    )
+    counts = rows.values_list("endpoint_id", "status").annotate(Count("pk")).order_by()
+    return {(endpoint_id, status): count for endpoint_id, status, count in counts}
+
+
 # --- secrets --------------------------------------------------------------------------------------
 def _new_secret() -> str:
     return "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
@@ -144,6 +157,13 @@ def secret_of(owner_id: int) -> WebhookSecret:
         owner_id=owner_id, defaults={"secret": _new_secret()}
     )
     return found
+
+
+def secrets_of(owner_ids: Iterable[int]) -> dict[int, WebhookSecret]:
+    """By owner."""
+    wanted = set(owner_ids)
+    found = {row.owner_id: row for row in WebhookSecret.objects.filter(owner_id__in=wanted)}
+    return found | {owner_id: secret_of(owner_id) for owner_id in wanted - set(found)}
 
 
 def rotate(owner_id: int) -> WebhookSecret:

@@ -16,7 +16,17 @@ from django.utils import timezone
 from PIL import Image as Picture
 
 from generation import storage
-from generation.models import APIKey, Embedding, Image, Job, PromptVariant, Release, Worker
+from generation.models import (
+    APIKey,
+    Delivery,
+    Embedding,
+    Image,
+    Job,
+    PromptVariant,
+    Release,
+    WebhookEndpoint,
+    Worker,
+)
 
 ENCODER = "e" * 64  # the fingerprint of the text encoder that every default here belongs to
 DEFAULT_TEXT = "a red glass vase on a wooden table"
@@ -266,4 +276,31 @@ def make_worker(
         device="cpu",
         release=release,
         heartbeat_at=timezone.now() - timedelta(seconds=silent_seconds),
+    )
+
+
+def make_endpoint(
+    *, owner=None, url: str = "https://example.org/hook", **fields: Any
+) -> WebhookEndpoint:
+    """The owner's endpoint at the URL, made if there is none."""
+    endpoint, _ = WebhookEndpoint.objects.get_or_create(
+        owner=owner or make_user(), url=url, defaults=fields
+    )
+    return endpoint
+
+
+def make_delivery(
+    *,
+    endpoint: WebhookEndpoint | None = None,
+    job: Job | None = None,
+    event: str = Delivery.Event.COMPLETED,
+    **fields: Any,
+) -> Delivery:
+    """A webhook that is due, of a job of the endpoint's owner that has succeeded."""
+    endpoint = endpoint or make_endpoint()
+    job = job or make_job(
+        owner=endpoint.owner, status=Job.Status.SUCCEEDED, base_url="https://retort.example.org/"
+    )
+    return Delivery.objects.create(
+        owner=endpoint.owner, endpoint=endpoint, job=job, event=event, **fields
     )

@@ -25,6 +25,11 @@ class WebhookSecret(models.Model):
 class WebhookEndpoint(models.Model):
     """A URL of an owner's, made by the first job that names it; what goes wrong there is counted here."""
 
+    class State(models.TextChoices):
+        ACTIVE = "active"
+        PAUSED = "paused"
+        DISABLED = "disabled"
+
     owner = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="webhook_endpoints"
     )
@@ -49,6 +54,13 @@ class WebhookEndpoint(models.Model):
 
     def __str__(self) -> str:
         return self.url
+
+    @property
+    def state(self) -> str:
+        if self.disabled_at:
+            return self.State.DISABLED
+        is_paused = self.paused_until is not None and self.paused_until > timezone.now()
+        return self.State.PAUSED if is_paused else self.State.ACTIVE
 
 
 class Delivery(models.Model):

@@ -9,7 +9,7 @@ from django.test import Client
 
 from tests.client import API
 from tests.distillation.people import make_run
-from tests.people import make_image, make_job
+from tests.people import make_delivery, make_endpoint, make_image, make_job
 
 
 def schema() -> dict:
@@ -38,6 +38,8 @@ def test_every_operation_is_described_with_its_security():
         "/v1/predictions/{prediction_id}/stream",
         "/v1/models/{owner}/{name}", "/v1/models/{owner}/{name}/predictions",
         "/v1/models/{owner}/{name}/versions/{version}",
+        "/v1/webhooks", "/v1/webhooks/{endpoint_id}/enable", "/v1/webhooks/default/secret",
+        "/v1/webhooks/deliveries", "/v1/webhooks/deliveries/{delivery_id}/replay",
         "/v1/runs", "/v1/runs/{name}", "/v1/runs/{name}/pause", "/v1/runs/{name}/resume", "/v1/runs/{name}/cancel",
     }  # fmt: skip
     for (_, path), operation in operations.items():
@@ -53,6 +55,7 @@ def test_answers_have_the_fields_that_the_schema_promises():
     job = make_job(owner=api.owner, status="succeeded")
     image = make_image(job=job)
     make_run()
+    make_delivery(endpoint=make_endpoint(owner=api.owner), job=job)
     components = schema()["components"]["schemas"]
     shown = {
         "Job": api.get(f"/v1/jobs/{job.id}").json(),
@@ -61,6 +64,8 @@ def test_answers_have_the_fields_that_the_schema_promises():
         "Variant": api.get("/v1/variants").json()["results"][0],
         "Release": api.get("/v1/releases").json()["results"][0],
         "Run": api.get("/v1/runs").json()["results"][0],
+        "Webhook": api.get("/v1/webhooks").json()["results"][0],
+        "Delivery": api.get("/v1/webhooks/deliveries").json()["results"][0],
         "Prediction": api.get("/v1/predictions").json()["results"][0],
         "ReplicateModel": api.get("/v1/models/retort/student").json(),
         "Version": api.get("/v1/models/retort/student").json()["latest_version"],
