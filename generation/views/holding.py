@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from typing import cast
 
 from django.http import HttpRequest, HttpResponseBase
 from django.middleware.http import ConditionalGetMiddleware
@@ -11,7 +12,7 @@ from rest_framework.response import Response
 
 from generation import hints
 from generation.errors import InvalidRequest
-from generation.models import Job
+from generation.models import APIKey, Job
 from generation.serializers import MAX_WAIT_SECONDS
 from generation.waiting import HEADER, SHELL, Wait
 
@@ -39,6 +40,9 @@ def preference(request: Request) -> Preference:
         return Preference(applied="respond-async")
     for part in asked:
         if found := _WAIT.fullmatch(part):
+            # What a client gets that waited is read with its key, so that it has to be one that may read.
+            if APIKey.Scope.JOBS_READ not in cast(APIKey, request.auth).scopes:
+                return Preference()
             seconds = min(MAX_WAIT_SECONDS, int(found[1] or MAX_WAIT_SECONDS))
             return Preference(seconds, f"wait={seconds}")
     return Preference()

@@ -26,7 +26,6 @@ from generation.serializers.predictions import (
     PredictionSerializer,
 )
 from generation.views.holding import (
-    Preference,
     asked_again,
     cancel_after,
     hold,
@@ -115,10 +114,6 @@ def _create(
         job, _ = idempotency.once(request.user, ROUTE, key=key, body=whole, make=make)
     structlog.contextvars.bind_contextvars(job_id=str(job.id))
     prefers = preference(request)
-    # What a client gets that waited is read with its key, so that it has to be one that may read.
-    may_wait = APIKey.Scope.JOBS_READ in cast(APIKey, request.auth).scopes
-    if prefers.seconds and not may_wait:
-        prefers = Preference()
     return _answer(
         request,
         job,

@@ -282,6 +282,15 @@ def test_prefer_wait_holds_the_answer_to_the_post_and_says_so(variant):
     assert answer.status_code == 202 and answer["Location"].endswith(wait.then)
 
 
+def test_a_key_that_may_not_read_is_not_kept_waiting(variant):
+    api = API(scopes=["jobs:write"])
+
+    answer = api.post("/v1/jobs", {"variant": "red-vase"}, HTTP_PREFER="wait=7", **SHELLED)
+
+    assert answer.status_code == 202 and asks_to_wait(answer) is None
+    assert "Preference-Applied" not in answer
+
+
 def test_the_answer_to_a_post_that_waited_is_that_of_the_post(variant):
     api = API()
     job = api.post("/v1/jobs", {"variant": "red-vase"}).json()
