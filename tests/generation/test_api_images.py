@@ -1,14 +1,17 @@
 """Images over HTTP: metadata for the owner, files for whoever holds a link."""
 
+import io
 import time
 from pathlib import Path
 
+import httpx
 import pytest
 from django.test import Client
+from PIL import Image as Picture
 
-from generation import links
+from generation import links, retention, storage
 from tests.client import API, problem
-from tests.people import make_image, make_job
+from tests.people import make_image, make_job, make_user
 
 pytestmark = pytest.mark.django_db
 
@@ -60,6 +63,10 @@ def test_a_head_request_names_the_size_without_the_file():
     answer = Client().head(link(image))
 
     assert (answer.status_code, answer.content) == (200, b"")
+    assert int(answer["Content-Length"]) == image.size_bytes
+    assert (answer["ETag"], answer["Content-Type"]) == (f'"{image.sha256}"', "image/webp")
+    storage.remove(image.file)
+    assert Client().head(link(image)).status_code == 410
 
 
 def test_forged_links_are_refused():
@@ -77,6 +84,7 @@ def test_forged_links_are_refused():
         problem(Client().get(url), 403, "link_invalid")
     problem(Client().get(path), 400, "invalid_request")
     problem(Client().get(f"{path}?{query}&size=big"), 400, "invalid_request")
+    problem(Client().get(f"{path}?{query}&download=maybe"), 400, "invalid_request")
 
 
 def test_a_link_ends(settings):
@@ -122,3 +130,127 @@ def test_the_request_log_names_the_file_but_never_its_signature(caplog):
     lines = [str(record.msg) for record in caplog.records]
     assert any(address.split("?")[0] in line for line in lines)
     assert not any("signature" in line for line in lines)
+
+
+def test_a_browser_saves_the_file_if_told_to():
+    image = make_image(job=make_job(status="succeeded", output_format="png"))
+
+    saved, shown = Client().get(f"{link(image)}&download=1"), Client().get(link(image))
+
+    assert saved["Content-Disposition"] == f'attachment; filename="{image.id}.png"'
+    assert "Content-Disposition" not in shown
+    assert saved.content == shown.content
+
+
+def test_what_was_removed_is_gone_and_what_never_was_is_unknown():
+    api = API()
+    image = make_image(job=make_job(owner=api.owner, status="succeeded"))
+    links_to_it = (link(image), links.thumbnail_path(image.id))
+    retention.purge(image.job_id)
+
+    for url in links_to_it:
+        problem(Client().get(url), 410, "job_purged")
+    problem(api.get(f"/v1/images/{image.id}"), 410, "job_purged")
+    problem(API(owner=make_user(username="else")).get(f"/v1/images/{image.id}"), 404, "not_found")
+
+
+# --- thumbnails -----------------------------------------------------------------------------------
+@pytest.mark.parametrize("output_format", ["webp", "png", "jpeg"])
+def test_every_image_has_a_thumbnail_behind_a_link_of_its_own(output_format: str):
+    api = API()
+    job = make_job(
+        owner=api.owner, status="succeeded", output_format=output_format, width=400, height=600
+    )
+    image = make_image(job=job)
+    (shown,) = api.get(f"/v1/jobs/{job.id}").json()["images"]
+
+    answer = Client().get(shown["thumbnail_url"])
+
+    assert (answer.status_code, answer["Content-Type"]) == (200, "image/webp")
+    with Picture.open(io.BytesIO(answer.content)) as picture:
+        assert picture.size == (171, 256)
+    assert "immutable" in answer["Cache-Control"]
+    again = Client().get(shown["thumbnail_url"], headers={"If-None-Match": answer["ETag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    assert answer["ETag"] != f'"{image.sha256}"'
+    assert int(Client().head(shown["thumbnail_url"])["Content-Length"]) == len(answer.content)
+
+
+def test_a_link_to_the_thumbnail_opens_nothing_else():
+    image = make_image()
+    for to, other in (("file", "thumbnail"), ("thumbnail", "file")):
+        url = link(image) if to == "file" else links.thumbnail_path(image.id)
+
+        problem(Client().get(url.replace(f"/{to}?", f"/{other}?")), 403, "link_invalid")
+
+
+def test_the_thumbnail_of_an_image_whose_files_are_gone_is_gone():
+    image = make_image()
+    storage.remove(image.file)
+    storage.remove(image.master)
+
+    problem(Client().get(links.thumbnail_path(image.id)), 410, "image_gone")
+
+
+# --- in an object store ---------------------------------------------------------------------------
+def test_from_an_object_store_the_client_fetches_the_file_itself(bucket):
+    image = make_image()
+
+    answer = Client().get(link(image))
+
+    assert (answer.status_code, answer.content) == (302, b"")
+    assert answer["Cache-Control"] == "public, max-age=600"
+    fetched = httpx.get(answer["Location"])
+    assert fetched.content == storage.read(image.file)
+    assert fetched.headers["Content-Type"] == "image/webp"
+    small = Client().get(links.thumbnail_path(image.id))
+    assert Picture.open(io.BytesIO(httpx.get(small["Location"]).content)).size == (64, 64)
+    saved = httpx.get(Client().get(f"{link(image)}&download=true")["Location"])
+    assert saved.headers["Content-Disposition"] == f'attachment; filename="{image.id}.webp"'
+
+
+def test_the_way_to_the_object_store_is_kept_no_longer_than_the_link_works(bucket, settings):
+    settings.LINK_SECONDS = 100
+
+    answer = Client().get(link(make_image()))
+
+    seconds = int(answer["Cache-Control"].rpartition("=")[2])
+    assert 90 <= seconds <= 104
+    assert f"X-Amz-Expires={seconds + 60}&" in answer["Location"]
+
+
+def test_the_head_and_a_good_copy_are_answered_here(bucket):
+    image = make_image()
+
+    head = Client().head(link(image))
+    copy = Client().get(link(image), headers={"If-None-Match": f'"{image.sha256}"'})
+
+    assert (head.status_code, int(head["Content-Length"])) == (200, image.size_bytes)
+    assert (copy.status_code, copy.content) == (304, b"")
+
+
+def test_an_object_store_that_clients_cannot_reach_is_read_for_them(bucket, settings):
+    settings.S3_DELIVERY = "serve"
+    image = make_image()
+
+    answer = Client().get(link(image))
+
+    assert (answer.status_code, answer.content) == (200, storage.read(image.file))
+    assert "immutable" in answer["Cache-Control"]
+    bucket.objects.delete()
+    problem(Client().get(link(image)), 410, "image_gone")
+
+
+def test_an_object_store_that_is_away_is_said_to_be_for_now(bucket, settings):
+    from project.settings import object_store
+
+    image = make_image()
+    url = link(image)
+    settings.S3_DELIVERY = "serve"
+    away = object_store("somewhere", endpoint_url="http://127.0.0.1:1", region="us-east-1")
+    settings.STORAGES = {**settings.STORAGES, "default": away}
+
+    answer = Client().get(url)
+
+    assert problem(answer, 503, "storage_failed")["retryable"] is True
+    assert int(answer["Retry-After"]) >= 1
