@@ -105,7 +105,7 @@ def memories(stack: Stack, say: Say) -> dict[str, Any]:
     stack.ended(jobs, 120)
     say("\nResident memory of the stack's processes, serving the student alone")
     found = {}
-    for name in ("generation-1", "web", "encode", "light", "beat"):
+    for name in ("generation-1", "web", "encode", "webhooks", "light", "beat"):
         seen = memory(stack.pid(name))
         found[name] = seen.plain()
         say(f"  {name:<16} {seen}")

@@ -197,6 +197,7 @@ from django.core.management import load_command_class
 for name in ("bootstrap", "apikey", "catalogue", "release"):
     load_command_class("generation", name)
 import celery.bin.beat, celery.beat, celery.concurrency.thread, deploy.healthcheck
+import generation.delivering
 print("ok")
 """
     assert run_in("web", code, tmp_path) == "ok\n"
@@ -339,12 +340,12 @@ def test_what_others_wait_for_has_a_health_check():
                 assert "test" in SERVICES[other]["healthcheck"], (name, other)
             else:
                 assert (other, how["condition"]) == ("setup", "service_completed_successfully")
-    for name in ("web", "generation", "encode", "light", "beat"):
+    for name in ("web", "generation", "encode", "webhooks", "light", "beat"):
         assert "setup" in SERVICES[name]["depends_on"]
 
 
 def test_the_web_process_and_the_workers_share_images_and_releases():
-    for name in ("setup", "web", "generation", "encode", "light", "beat"):
+    for name in ("setup", "web", "generation", "encode", "webhooks", "light", "beat"):
         assert SERVICES[name]["volumes"] == ["data:/data"]
         assert SERVICES[name]["environment"]["DATA_DIR"] == "/data"
     for service in SERVICES.values():

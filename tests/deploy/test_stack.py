@@ -91,7 +91,7 @@ def test_it_states_where_it_is_for_its_owner_only(run: Run) -> None:
     assert facts["admin_url"] == facts["base_url"] + "/admin/"
     assert facts["api_key"].startswith("rt_")
     names = {
-        "postgres", "redis", "web", "generation-1", "encode", "distillation", "light", "beat"
+        "postgres", "redis", "web", "generation-1", "encode", "distillation", "webhooks", "light", "beat"
     }  # fmt: skip
     assert set(facts["processes"]) == names
     assert all(psutil.pid_exists(pid) for pid in facts["processes"].values())

@@ -128,7 +128,7 @@ def test_compose_hands_over_only_variables_that_the_settings_read():
     services = yaml.safe_load(COMPOSE.read_text())["services"]
     ours = {name: service for name, service in services.items() if "build" in service}
     assert set(ours) == {
-        "setup", "web", "generation", "reference", "encode", "distillation", "light", "beat"
+        "setup", "web", "generation", "reference", "encode", "distillation", "webhooks", "light", "beat"
     }  # fmt: skip
     # Each process is its own: its name is made of the container's, and its static files are in the image.
     left_out = {"WORKER_NAME", "STATIC_ROOT"}
