@@ -84,6 +84,7 @@ INSTALLED_APPS = [
     "django_structlog",
     "import_export",
     "django_celery_beat",
+    "django_htmx",
     "rest_framework",
     "drf_spectacular",
     "drf_spectacular_sidecar",
@@ -91,6 +92,7 @@ INSTALLED_APPS = [
     "distillation",
 ]
 MIDDLEWARE = [
+    "project.middleware.well_formed",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -99,6 +101,7 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "django_htmx.middleware.HtmxMiddleware",
     "project.middleware.RequestLog",
     "generation.middleware.actor",
     "generation.middleware.rate_limit",
@@ -360,8 +363,12 @@ SPECTACULAR_SETTINGS = {
     },
 }
 
+# --- The page at / --------------------------------------------------------------------------------
+LOGIN_URL = "login"  # the admin has its own
+LOGIN_REDIRECT_URL = "home"
+CSRF_FAILURE_VIEW = "generation.views.page.people.csrf_failed"
+
 # --- Admin ----------------------------------------------------------------------------------------
-LOGIN_REDIRECT_URL = "admin:index"
 IMPORT_EXPORT_USE_TRANSACTIONS = True  # all or nothing
 UNFOLD = {
     "SITE_TITLE": "Retort",
@@ -402,6 +409,16 @@ UNFOLD = {
                         "title": "Workers",
                         "icon": "memory",
                         "link": reverse_lazy("admin:generation_worker_changelist"),
+                    },
+                    {
+                        "title": "Webhooks",
+                        "icon": "webhook",
+                        "link": reverse_lazy("admin:generation_webhookendpoint_changelist"),
+                    },
+                    {
+                        "title": "Webhook deliveries",
+                        "icon": "outbox",
+                        "link": reverse_lazy("admin:generation_delivery_changelist"),
                     },
                 ],
             },

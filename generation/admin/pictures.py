@@ -61,6 +61,8 @@ KINDS = {
     "silent": "danger",
     "revoked": "danger",
     "expired": "warning",
+    "delivered": "success",
+    "dead": "danger",
 }
 
 

@@ -1,0 +1,199 @@
+"""Webhooks in the admin: endpoints with what goes wrong there, deliveries with what was sent, sending again."""
+
+from typing import Any
+
+from django.contrib import admin, messages
+from django.db.models import Q, QuerySet
+from django.http import HttpRequest
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.html import format_html
+from unfold.admin import ModelAdmin
+from unfold.contrib.filters.admin import (
+    ChoicesDropdownFilter,
+    DropdownFilter,
+    RangeDateTimeFilter,
+)
+from unfold.decorators import action, display
+
+from generation import webhooks
+from generation.admin import pictures
+from generation.admin.actions import ObjectActionsMixin, ReadOnlyMixin
+from generation.errors import GenerationError
+from generation.models import Delivery, WebhookEndpoint
+
+
+class StateFilter(DropdownFilter):
+    title = "state"
+    parameter_name = "state"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return WebhookEndpoint.State.choices
+
+    def queryset(
+        self, request: HttpRequest, queryset: QuerySet[WebhookEndpoint]
+    ) -> QuerySet[WebhookEndpoint]:
+        is_paused = Q(disabled_at=None, paused_until__gt=timezone.now())
+        match self.value():
+            case WebhookEndpoint.State.DISABLED:
+                return queryset.exclude(disabled_at=None)
+            case WebhookEndpoint.State.PAUSED:
+                return queryset.filter(is_paused)
+            case WebhookEndpoint.State.ACTIVE:
+                return queryset.filter(disabled_at=None).exclude(is_paused)
+        return queryset
+
+
+@admin.register(WebhookEndpoint)
+class WebhookEndpointAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
+    list_display = ("named", "state_badge", "failures", "last_success", "created")
+    list_filter = (StateFilter, ("created_at", RangeDateTimeFilter))
+    list_filter_submit = True
+    list_select_related = ("owner",)
+    list_per_page = 50
+    show_full_result_count = False
+    search_fields = ("url", "owner__username")
+    actions = ("enable", "disable")
+    object_actions = ("enable", "disable")
+    readonly_fields = ("state_badge", "unsent")
+    fields = (
+        "url",
+        ("owner", "state_badge"),
+        ("failures", "failing_since"),
+        ("paused_until", "last_success_at"),
+        ("disabled_at", "disabled_reason"),
+        ("unsent", "created_at"),
+    )
+
+    @display(description="webhook", ordering="url")
+    def named(self, endpoint: WebhookEndpoint) -> str:
+        return pictures.wording(endpoint.url, endpoint.owner.get_username())
+
+    @display(description="state")
+    def state_badge(self, endpoint: WebhookEndpoint) -> str:
+        return pictures.badge(endpoint.state, endpoint.disabled_reason)
+
+    @display(description="last success", ordering="last_success_at")
+    def last_success(self, endpoint: WebhookEndpoint) -> str:
+        return pictures.when(endpoint.last_success_at)
+
+    @display(description="created", ordering="created_at")
+    def created(self, endpoint: WebhookEndpoint) -> str:
+        return pictures.when(endpoint.created_at)
+
+    @display(description="deliveries")
+    def unsent(self, endpoint: WebhookEndpoint) -> str:
+        found = webhooks.unsent([endpoint])
+        counts = ", ".join(
+            f"{found.get((endpoint.pk, status), 0)} {status}"
+            for status in (Delivery.Status.PENDING, Delivery.Status.DEAD)
+        )
+        address = reverse("admin:generation_delivery_changelist")
+        return format_html(
+            '<a href="{}?endpoint__id__exact={}">{}</a>', address, endpoint.pk, counts
+        )
+
+    # --- actions
+    def action_applies(self, name: str, obj: Any) -> bool:
+        # One that pauses can be enabled as well: then it is tried at once.
+        return (
+            obj.state != WebhookEndpoint.State.ACTIVE if name == "enable" else not obj.disabled_at
+        )
+
+    @action(description="Enable", icon="play_circle", permissions=["change"])
+    def enable(self, request: HttpRequest, queryset: QuerySet[WebhookEndpoint]) -> None:
+        for endpoint in queryset:
+            webhooks.enable(endpoint)
+            self.log_change(request, endpoint, "Enabled.")
+        messages.success(
+            request, "Webhooks are sent there again. What was given up is replayed by hand."
+        )
+
+    @action(description="Disable", icon="block", permissions=["change"])
+    def disable(self, request: HttpRequest, queryset: QuerySet[WebhookEndpoint]) -> None:
+        for endpoint in queryset.filter(disabled_at=None):
+            webhooks.disable(endpoint, "Disabled by an operator.")
+            self.log_change(request, endpoint, "Disabled.")
+        messages.success(request, "Nothing is sent there, and jobs that name it are refused.")
+
+
+@admin.register(Delivery)
+class DeliveryAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
+    list_display = ("what", "status_badge", "attempts", "answer", "created", "next_attempt")
+    list_filter = (
+        ("status", ChoicesDropdownFilter),
+        ("event", ChoicesDropdownFilter),
+        ("created_at", RangeDateTimeFilter),
+    )
+    list_filter_submit = True
+    list_select_related = ("endpoint",)
+    list_per_page = 50
+    show_full_result_count = False
+    search_fields = ("id__startswith", "job__id__startswith", "endpoint__url")
+    search_help_text = "Beginning of the delivery's or the job's id, or a part of the URL"
+    actions = ("replay",)
+    object_actions = ("replay",)
+    readonly_fields = ("status_badge", "next_attempt")
+    fields = (
+        ("id", "owner"),
+        ("endpoint", "job"),
+        ("event", "status_badge"),
+        ("attempts", "next_attempt"),
+        ("last_status", "last_error"),
+        ("created_at", "delivered_at"),
+        "body",
+    )
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Delivery]:
+        return super().get_queryset(request).defer("body")
+
+    def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest | None = None) -> bool:
+        """The page of an endpoint leads to its deliveries."""
+        return lookup == "endpoint__id__exact" or super().lookup_allowed(lookup, value, request)
+
+    @display(description="webhook")
+    def what(self, delivery: Delivery) -> str:
+        return pictures.wording(
+            f"{delivery.event} of {str(delivery.job_id)[:8]}", delivery.endpoint.url
+        )
+
+    @display(description="status", ordering="status")
+    def status_badge(self, delivery: Delivery) -> str:
+        return pictures.badge(delivery.status, delivery.last_error)
+
+    @display(description="last answer")
+    def answer(self, delivery: Delivery) -> str:
+        return delivery.last_error or (str(delivery.last_status) if delivery.last_status else "–")
+
+    @display(description="created", ordering="created_at")
+    def created(self, delivery: Delivery) -> str:
+        return pictures.nowrap(delivery.created_at.strftime("%m-%d %H:%M:%S"))
+
+    @display(description="next try", ordering="next_attempt_at")
+    def next_attempt(self, delivery: Delivery) -> str:
+        if delivery.status != Delivery.Status.PENDING:
+            return "–"
+        return pictures.nowrap(delivery.next_attempt_at.strftime("%m-%d %H:%M:%S"))
+
+    # --- actions
+    def action_applies(self, name: str, obj: Any) -> bool:
+        return obj.status != Delivery.Status.PENDING
+
+    @action(description="Send again", icon="replay", permissions=["change"])
+    def replay(self, request: HttpRequest, queryset: QuerySet[Delivery]) -> None:
+        done = 0
+        refused: dict[str, int] = {}
+        for delivery in queryset.exclude(status=Delivery.Status.PENDING):
+            try:
+                webhooks.replay(delivery)
+            except GenerationError as error:
+                refused[error.detail] = refused.get(error.detail, 0) + 1
+                continue
+            done += 1
+            self.log_change(request, delivery, "Sent again.")
+        for detail, count in refused.items():
+            messages.error(request, f"{count} not sent: {detail}")
+        if done:
+            messages.success(request, f"{done} will be sent now.")
+        elif not refused:
+            messages.warning(request, "What waits already was left as it is.")
