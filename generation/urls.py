@@ -1,4 +1,4 @@
-"""Addresses of the API, of health and of the figures. Version 1 stays as it is; a second one would stand beside it."""
+"""Addresses of the page, of the API, of health and figures. Version 1 stays as it is; a second one stands beside it."""
 
 from django.urls import path
 
@@ -18,8 +18,20 @@ from generation.views import (
     versions,
     webhooks,
 )
+from generation.views.page import creating, gallery, login
+from generation.views.page import jobs as results
 
 urlpatterns = [
+    path("", creating.Home.as_view(), name="home"),
+    path("choices", creating.Choices.as_view(), name="choices"),
+    path("gallery", gallery.GalleryPage.as_view(), name="gallery"),
+    path("jobs/<uuid:job_id>", results.Result.as_view(), name="result"),
+    path("jobs/<uuid:job_id>/now", results.Now.as_view(), name="result-now"),
+    path("jobs/<uuid:job_id>/events", results.Events.as_view(), name="result-events"),
+    path("jobs/<uuid:job_id>/cancel", results.Cancel.as_view(), name="result-cancel"),
+    path("jobs/<uuid:job_id>/delete", results.Delete.as_view(), name="result-delete"),
+    path("login", login.Login.as_view(), name="login"),
+    path("logout", login.Logout.as_view(), name="logout"),
     path("v1/variants", variants.VariantList.as_view(), name="variants"),
     path("v1/variants/<slug:slug>", variants.VariantDetail.as_view(), name="variant"),
     path("v1/jobs", jobs.JobList.as_view(), name="jobs"),

@@ -1,12 +1,9 @@
-"""What is reachable over HTTP: the API, the admin, health, and a page of links."""
+"""What is reachable over HTTP: the page at /, the API, the admin, health."""
 
 from django.contrib import admin
 from django.urls import include, path
 
-from generation.views import home
-
 urlpatterns = [
-    path("", home.page, name="home"),
     path("admin/", admin.site.urls),
     path("", include("generation.urls")),
     path("", include("distillation.urls")),

@@ -6,6 +6,7 @@ from uuid import UUID
 
 import structlog
 from django.db.models import Q, QuerySet
+from django.http import HttpRequest
 from django.shortcuts import get_object_or_404
 from django.urls import reverse
 from django.utils import timezone
@@ -43,7 +44,7 @@ from generation.views.problems import responses
 MAX_POLL_SECONDS = 120  # clients of OpenAI give up on more
 
 
-def owned(request: Request) -> QuerySet[Job]:
+def owned(request: HttpRequest | Request) -> QuerySet[Job]:
     """The jobs of the key's owner, with what a rendering reads and nothing big (an embedding is 100 KB)."""
     return (
         Job.objects.filter(owner_id=request.user.pk)
@@ -59,7 +60,7 @@ def owned(request: Request) -> QuerySet[Job]:
     )
 
 
-def one(request: Request, job_id: UUID) -> Job:
+def one(request: HttpRequest | Request, job_id: UUID) -> Job:
     """The owner's job. Raises Http404, JobPurged if its images were removed."""
     job = found(request, Q(id=job_id))
     if job.purged_at is not None:
@@ -67,7 +68,7 @@ def one(request: Request, job_id: UUID) -> Job:
     return job
 
 
-def found(request: Request, wanted: Q) -> Job:
+def found(request: HttpRequest | Request, wanted: Q) -> Job:
     """The owner's job, if it is what is wanted. Raises Http404."""
     job = get_object_or_404(owned(request), wanted)
     is_over = job.cancel_at is not None and job.cancel_at <= timezone.now()

@@ -1,0 +1,120 @@
+// What a page without a script cannot do: the events of jobs that go on, arrow keys into the list, words about trouble.
+// Jobs need none of it: htmx asks how they are every two seconds, and without htmx a reload does.
+"use strict";
+(() => {
+  const STREAMS = 2; // a browser holds six connections to a host over HTTP/1.1, for all of its tabs
+  const ENDS = ["succeeded", "failed", "canceled", "problem"];
+  const streams = new Map(); // by card
+
+  // --- jobs -------------------------------------------------------------------------------------------------------
+  function watch() {
+    for (const card of streams.keys()) {
+      if (!card.isConnected || document.hidden) stop(card);
+    }
+    if (document.hidden) return;
+    for (const card of document.querySelectorAll("[data-events]")) {
+      if (streams.size < STREAMS && !streams.has(card)) streams.set(card, begin(card));
+    }
+  }
+
+  function begin(card) {
+    const source = new EventSource(card.dataset.events);
+    const on = (name, act) => source.addEventListener(name, (event) => act(JSON.parse(event.data)));
+    on("snapshot", (job) => show(card, job.progress));
+    on("progress", (now) => show(card, now.percent));
+    on("preview", (preview) => {
+      const picture = card.querySelector(`img[data-index="${preview.index}"]`);
+      if (!picture) return;
+      picture.src = `data:image/${preview.format};base64,${preview.b64_json}`;
+      picture.hidden = false;
+    });
+    on("status", () => ask(card));
+    for (const name of ENDS) {
+      on(name, () => {
+        source.close(); // it would connect again
+        delete card.dataset.events;
+        ask(card);
+      });
+    }
+    return source;
+  }
+
+  function stop(card) {
+    streams.get(card).close();
+    streams.delete(card);
+  }
+
+  function show(card, percent) {
+    const bar = card.querySelector("progress");
+    if (bar) bar.value = percent;
+  }
+
+  // Its state as the server puts it; of a job that has ended, the pictures.
+  function ask(card) {
+    const now = card.querySelector(".now");
+    if (now) htmx.trigger(now, "moved");
+  }
+
+  document.addEventListener("visibilitychange", watch);
+  addEventListener("pagehide", () => [...streams.keys()].forEach(stop));
+  addEventListener("pageshow", watch);
+  document.addEventListener("htmx:afterSettle", watch);
+
+  // The last preview stays behind the picture until that has come.
+  let previews = {};
+  document.addEventListener("htmx:beforeSwap", (event) => {
+    const card = event.detail.target.closest(".card");
+    previews = {};
+    for (const picture of card ? card.querySelectorAll(".forming img[src]") : []) previews[picture.dataset.index] = picture.src;
+  });
+  document.addEventListener("htmx:afterSwap", (event) => {
+    for (const picture of event.detail.elt.querySelectorAll("figure:not(.forming) img")) {
+      const preview = previews[picture.dataset.index];
+      if (preview) picture.style.backgroundImage = `url(${preview})`;
+    }
+  });
+
+  // --- the form ---------------------------------------------------------------------------------------------------
+  document.addEventListener("keydown", (event) => {
+    if (event.key !== "ArrowDown" || event.target.id !== "text") return;
+    const radios = [...document.querySelectorAll(".variants input[type=radio]")];
+    const first = radios.find((radio) => radio.checked) || radios[0];
+    if (!first) return;
+    event.preventDefault();
+    first.focus();
+  });
+
+  document.addEventListener("htmx:beforeRequest", (event) => {
+    if (!event.detail.elt.matches(".now")) trouble("");
+    if (event.detail.elt.id !== "create") return;
+    for (const said of event.detail.elt.querySelectorAll(".error")) said.remove();
+    for (const field of event.detail.elt.querySelectorAll("[aria-invalid]")) field.removeAttribute("aria-invalid");
+  });
+
+  // A new card may be below what a phone shows; the first wrong field, above.
+  document.addEventListener("htmx:afterSwap", (event) => {
+    const form = event.detail.requestConfig.elt;
+    if (event.detail.target.id === "open") event.detail.target.firstElementChild.scrollIntoView({ block: "nearest" });
+    const wrong = form.id === "create" && document.querySelector("#create [aria-invalid]");
+    if (wrong && !document.querySelector("#create [autofocus]")) wrong.focus();
+  });
+
+  // --- words ------------------------------------------------------------------------------------------------------
+  function trouble(said) {
+    const place = document.getElementById("trouble");
+    place.textContent = said;
+    place.hidden = !said;
+  }
+
+  document.addEventListener("announced", (event) => {
+    document.getElementById("announced").textContent = event.detail.value;
+  });
+  document.addEventListener("trouble", (event) => trouble(event.detail.value));
+  document.addEventListener("htmx:sendError", () => trouble("The server cannot be reached. What you typed is still here."));
+  document.addEventListener("htmx:responseError", (event) => {
+    const isSaid = event.detail.xhr.getResponseHeader("HX-Trigger");
+    if (!isSaid) trouble("The server could not do that. What you typed is still here.");
+  });
+
+  watch();
+})();

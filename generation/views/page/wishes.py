@@ -1,0 +1,154 @@
+"""What a person has typed and chosen, as it was, and the job that it asks for. Knows no HTML."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rest_framework import serializers
+from rest_framework.exceptions import ValidationError
+
+from generation import choosing, submission
+from generation.choosing import Found, Offers
+from generation.errors import GenerationError, InvalidRequest
+from generation.models import Job, Release
+from generation.serializers import JobRequestSerializer, Strict
+from generation.views.page.people import read
+
+PROMPT = "prompt"  # both ways to say it: to a person they are one field
+OPTIONS = ("n", "seed", "size", "output_format", "model")
+
+
+def _typed() -> serializers.CharField:
+    return serializers.CharField(required=False, allow_blank=True, trim_whitespace=False)
+
+
+class SearchForm(Strict):
+    """Of the list of prompt variants."""
+
+    text = _typed()
+    variant = _typed()
+    tag = serializers.ListField(child=serializers.CharField(), required=False)
+
+
+class WishForm(SearchForm):
+    """looked: the text that the list was shown for; look: the button that shows it again."""
+
+    looked = _typed()
+    look = _typed()
+    n = _typed()
+    seed = _typed()
+    size = _typed()
+    output_format = _typed()
+    model = _typed()
+    csrfmiddlewaretoken = serializers.CharField(required=False)
+
+
+@dataclass(frozen=True)
+class Wish:
+    """text, variant, tags: how the prompt is said; options: by name, as typed."""
+
+    text: str = ""
+    variant: str = ""
+    tags: Sequence[str] = ()
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, form: Mapping[str, Any]) -> "Wish":
+        """form: validated by WishForm or SearchForm."""
+        text, variant = form.get("text", ""), form.get("variant", "")
+        if form.get("looked", text) != text:
+            variant = ""  # words that came after the choice
+        options = {name: form[name].strip() for name in OPTIONS if form.get(name, "").strip()}
+        return cls(text, variant, form.get("tag", ()), options)
+
+    def search(self) -> Found:
+        return choosing.search(self.text, self.tags, slug=self.variant)
+
+
+@dataclass(frozen=True)
+class Faults:
+    """Why there is no job. of: messages by field, "" = of no field; nearest: variants that may have been meant."""
+
+    of: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    nearest: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def general(self) -> Sequence[str]:
+        return self.of.get("", ())
+
+    @property
+    def said(self) -> str:
+        """All of it."""
+        return " ".join(said for messages in self.of.values() for said in messages)
+
+
+def submit(owner: Any, wish: Wish) -> Job | Faults:
+    """Ask for the images."""
+    try:
+        asked = read(JobRequestSerializer, {**wish.options, **_prompt(wish)})
+        return submission.submit(owner, via=Job.Via.PAGE, **asked)
+    except ValidationError as error:
+        detail: Any = error.detail
+        return Faults({name: [str(said) for said in detail[name]] for name in detail})
+    except GenerationError as error:
+        return _faults(error)
+
+
+def _prompt(wish: Wish) -> dict[str, str]:
+    if wish.variant:
+        return {"variant": wish.variant}
+    if wish.text.strip():
+        return {"text": wish.text}
+    raise InvalidRequest("Choose a prompt from the list, or write one.", parameter=PROMPT)
+
+
+def _faults(error: GenerationError) -> Faults:
+    name = error.parameter or ""
+    if name in ("variant", "text"):
+        name = PROMPT
+    elif name not in (PROMPT, *OPTIONS):
+        name = ""
+    said = [error.detail]
+    if error.retryable:
+        seconds = f" in {error.retry_after} s" if error.retry_after else " in a moment"
+        said.append(f"Try again{seconds}.")
+    return Faults({name: said}, error.members.get("nearest", ()))
+
+
+@dataclass(frozen=True)
+class Filled:
+    """The form as it is shown."""
+
+    wish: Wish
+    found: Found
+    offers: Offers
+    faults: Faults
+
+    @classmethod
+    def of(cls, wish: Wish, faults: Faults | None = None) -> "Filled":
+        return cls(wish, wish.search(), choosing.offers(), faults or Faults())
+
+    @property
+    def is_detailed(self) -> bool:
+        """Something was said about what is seldom said."""
+        seldom = {"size", "output_format", "model"}
+        return bool(seldom & {*self.wish.options, *self.faults.of})
+
+    @property
+    def sizes(self) -> list[tuple[str, str]]:
+        """With the one that was typed, whatever it is; and who makes it, if not all do."""
+        return _with(self.wish.options.get("size"), self.offers.sizes)
+
+    @property
+    def models(self) -> list[tuple[str, str]]:
+        """Names of releases, and what is to know of each."""
+        known = [
+            (offer.name, f"{offer.kind}, {offer.steps} step{'s' if offer.steps > 1 else ''}")
+            for offer in self.offers.releases
+        ]
+        named = self.wish.options.get("model")
+        return known if named in Release.Kind.values else _with(named, known)
+
+
+def _with(typed: str | None, known: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    return known if not typed or typed in dict(known) else [*known, (typed, "")]
