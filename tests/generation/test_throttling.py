@@ -63,6 +63,16 @@ def test_one_request_too_many_is_refused_with_the_time_to_come_back():
     assert "1 requests a minute" in body["detail"] and f"{seconds} s" in body["detail"]
 
 
+def test_on_openais_routes_the_refusal_has_openais_form():
+    api = API(requests_per_minute=1)
+    api.get(PATH)
+
+    answer = api.post("/v1/images/generations", {"prompt": "x"})
+
+    assert (answer.status_code, answer.json()["error"]["code"]) == (429, "rate_limited")
+    assert standing(answer)[0] == 0 and 1 <= int(answer["Retry-After"]) <= 60
+
+
 def test_keys_are_counted_each_for_itself():
     one, another = API(requests_per_minute=1), API(requests_per_minute=1)
     one.get(PATH)
