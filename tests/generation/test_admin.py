@@ -5,6 +5,7 @@ import json
 from datetime import timedelta
 
 import pytest
+from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission
 from django.test import Client
 from django.urls import reverse
@@ -12,7 +13,7 @@ from django.utils import timezone
 from PIL import Image as Picture
 
 from generation import catalogue, storage
-from generation.models import APIKey, Attempt, Job, PromptVariant, Release, Usage
+from generation.models import APIKey, Attempt, Image, Job, PromptVariant, Release, Usage
 from tests.people import (
     make_embedding,
     make_image,
@@ -348,9 +349,24 @@ def test_a_job_offers_only_what_makes_sense(admin, rows):
         page = admin.get(url("job", "change", job.pk))
         return [action["title"] for action in page.context["object_actions"]]
 
-    assert offered(rows["job"]) == []
+    assert offered(rows["job"]) == ["Delete images"]
     assert offered(make_job()) == ["Cancel"]
-    assert offered(make_job(status=Status.FAILED)) == ["Retry"]
+    assert offered(make_job(status=Status.FAILED)) == ["Retry", "Delete images"]
+    assert offered(make_job(status=Status.FAILED, purged_at=timezone.now())) == []
+
+
+def test_the_images_of_jobs_are_deleted_and_it_is_written_down(admin, rows):
+    image = rows["job"].images.get()
+    assert "removed for good" in admin.get(url("job", "change", image.job_id)).content.decode()
+
+    answer = choose(admin, "job", "delete_images", rows["job"])
+
+    assert "The images of 1 job are deleted." in notices(answer)
+    assert not Image.objects.filter(pk=image.pk).exists()
+    assert not storage.exists(image.file)
+    entry = LogEntry.objects.get(object_id=str(image.job_id))
+    assert "Its images were deleted" in entry.change_message
+    assert admin.get(url("job", "change", image.job_id)).status_code == 200
 
 
 def test_a_job_cannot_be_edited_added_or_deleted(admin, rows):
@@ -405,10 +421,8 @@ def test_images_are_kept_from_staff_without_the_permission(rows):
 
 
 def test_an_image_whose_file_is_gone_is_not_found(admin, rows):
-    from pathlib import Path
-
     image = rows["job"].images.get()
-    Path(storage.path_of(image.file)).unlink()
+    storage.remove(image.file)
     assert admin.get(url("job", "image", image.pk, "full")).status_code == 404
     assert admin.get(url("job", "image", image.pk, "other")).status_code == 404
 

@@ -1,5 +1,6 @@
 """Control of results: what fails its bits is made again, the best stays, and every image says how often and why."""
 
+import io
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -51,7 +52,7 @@ def brightness_of(images: list[Image]) -> list[float]:
     from generation import storage
 
     return [
-        float(np.asarray(Picture.open(storage.path_of(i.master)))[..., :3].mean()) for i in images
+        float(np.asarray(Picture.open(io.BytesIO(storage.read(i.master))))[..., :3].mean()) for i in images
     ]
 
 

@@ -14,7 +14,17 @@ from django.conf import settings as django_settings
 from django.db import connection
 from django.utils import timezone
 
-from generation import encoding, hints, images, jobs, presence, releases, submission, worker
+from generation import (
+    encoding,
+    hints,
+    images,
+    jobs,
+    presence,
+    releases,
+    storage,
+    submission,
+    worker,
+)
 from generation.engine.errors import EmbeddingInvalid
 from generation.models import Attempt, Embedding, Image, Job, PromptVariant, Release, Worker
 from tests.people import make_job, make_release, make_user, make_variant, make_worker
@@ -345,3 +355,56 @@ def test_a_worker_without_a_turn_asks_for_one(redis_server, served, monkeypatch)
     worker._tick()
 
     assert redis_server.llen("generation") == 1
+
+
+# --- files ----------------------------------------------------------------------------------------
+def test_the_time_that_its_files_took_is_on_the_job(served):
+    submit(seed=1, n=4)
+    submit(seed=9, n=1)
+
+    worker.run()
+
+    large, small = Job.objects.order_by("seed")
+    assert 0 < small.encode_seconds < large.encode_seconds < 5
+
+
+def test_files_say_how_they_were_made_where_that_was_asked_for(served):
+    told, plain = submit(seed=1, metadata=True, output_format="png"), submit(seed=2)
+
+    worker.run()
+
+    image = told.images.get()
+    assert image.has_metadata and image.file != image.master
+    assert str(told.id).encode() in storage.read(image.file)
+    assert b"Retort" not in storage.read(image.master) + storage.read(plain.images.get().file)
+
+
+def test_files_go_to_an_object_store(served, bucket, settings):
+    submitted = [submit(seed=seed, n=2) for seed in (1, 5)]
+
+    worker.run()
+
+    assert {Job.objects.get(id=job.id).status for job in submitted} == {"succeeded"}
+    lying = {found.key for found in bucket.objects.all()}
+    images_made = list(Image.objects.all())
+    assert lying == {
+        f"pictures/{name}" for image in images_made for name in (image.file, image.master)
+    }
+    assert len(lying) == 8 and not settings.MEDIA_ROOT.exists()
+
+
+def test_an_object_store_that_is_away_costs_attempts_and_no_worker(served, settings, monkeypatch):
+    from project.settings import object_store
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    away = object_store("somewhere", endpoint_url="http://127.0.0.1:1", region="us-east-1")
+    settings.STORAGES = {**settings.STORAGES, "default": away}
+    job = submit()
+
+    for _ in range(settings.MAX_ATTEMPTS):
+        worker.run()
+
+    job.refresh_from_db()
+    assert (job.status, job.error_code) == ("failed", "storage_failed")
+    assert job.attempts.count() == settings.MAX_ATTEMPTS
