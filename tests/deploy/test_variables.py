@@ -61,13 +61,13 @@ def table(heading: str) -> dict[str, list[str]]:
     """name → the other cells, of the table under this heading of deploy/README.md."""
     text = README.read_text().split(f"\n{heading}\n", 1)[1]
     text = re.split(r"\n#+ ", text, maxsplit=1)[0]
-    rows = re.findall(r"^\| `([A-Z_]+)` \|(.*)\|$", text, re.MULTILINE)
+    rows = re.findall(r"^\| `([A-Z0-9_]+)` \|(.*)\|$", text, re.MULTILINE)
     return {name: [cell.strip() for cell in cells.split(" | ")] for name, cells in rows}
 
 
 def example() -> dict[str, str]:
     """Of env.example, commented out or not."""
-    return dict(re.findall(r"^(?:# )?([A-Z_]+)=(.*)$", EXAMPLE.read_text(), re.MULTILINE))
+    return dict(re.findall(r"^(?:# )?([A-Z0-9_]+)=(.*)$", EXAMPLE.read_text(), re.MULTILINE))
 
 
 def test_the_settings_are_read_by_this_test():
@@ -119,7 +119,7 @@ def test_the_secrets_of_the_example_are_empty():
 
 
 def test_compose_takes_only_variables_that_are_documented():
-    taken = set(re.findall(r"(?<!\$)\$\{([A-Z_]+)", COMPOSE.read_text()))
+    taken = set(re.findall(r"(?<!\$)\$\{([A-Z0-9_]+)", COMPOSE.read_text()))
     assert taken <= settings_variables() | set(table("### Variables of compose.yaml"))
     assert set(table("### Variables of compose.yaml")) <= taken
 
