@@ -7,7 +7,7 @@ from rest_framework import serializers
 
 from generation.serializers.shapes import Strict
 
-EVENT_ID = re.compile(r"\d{1,19}-\d{1,19}(-end)?")  # not more digits than Redis reads
+EVENT_ID = re.compile(r"[0-9]{1,19}-[0-9]{1,19}(-end)?")  # not more digits than Redis reads
 
 
 class EventsQuery(Strict):

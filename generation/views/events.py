@@ -34,6 +34,7 @@ class JobEvents(APIView):
             EventsQuery,
             OpenApiParameter(
                 "Last-Event-ID",
+                {"type": "string", "pattern": f"^{EVENT_ID.pattern}$"},
                 location=OpenApiParameter.HEADER,
                 description="The id of the last event that you have: what came after it is sent.",
             ),

@@ -96,7 +96,8 @@ def test_the_header_wins_over_the_address_and_the_shell_asks_without_either():
 
 
 @pytest.mark.parametrize(
-    "bad", ["x", "1", "1-", "99999999999999999999-0", "1-1-over", "$", "1-1-end-end"]
+    "bad",
+    ["x", "1", "1-", "99999999999999999999-0", "1-1-over", "$", "1-1-end-end", "\u0661-\u0661"],
 )
 def test_an_id_that_is_none_is_refused(bad: str):
     api = API()
