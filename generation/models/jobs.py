@@ -148,6 +148,12 @@ class Job(models.Model):
                 fields=["lease_expires_at"], condition=Q(status="running"), name="job_lease"
             ),
             models.Index(fields=["owner", "-created_at", "-id"], name="job_owner_newest"),
+            # However many of an owner's jobs were purged: lists leave them out.
+            models.Index(
+                fields=["owner", "-created_at", "-id"],
+                condition=Q(purged_at__isnull=True),
+                name="job_owner_kept",
+            ),
             models.Index(fields=["-created_at", "-id"], name="job_newest"),
             models.Index(fields=["variant", "-created_at"], name="job_variant_newest"),
             models.Index(
