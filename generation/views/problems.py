@@ -8,16 +8,18 @@ from http import HTTPStatus
 from typing import Any, NamedTuple
 
 from django.core.exceptions import DisallowedHost
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.urls import reverse
 from django.views import defaults
 from drf_spectacular.utils import OpenApiResponse
+from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from generation import problems
 from generation.serializers import ProblemSerializer
 from generation.views import openai_errors, refusals
+from generation.views.page import people
 from generation.views.refusals import Refusal
 
 CONTENT_TYPE = "application/problem+json"
@@ -95,6 +97,8 @@ def handle(error: Exception, context: dict[str, Any]) -> Response | None:
 def answer(refusal: Refusal, request: Request) -> Response:
     """Of a view."""
     shown = _render(refusal, request)
+    request.accepted_renderer = JSONRenderer()  # a page's own would make HTML of it
+    request.accepted_media_type = shown.content_type
     return Response(
         shown.body, status=shown.status, headers=shown.headers, content_type=shown.content_type
     )
@@ -111,29 +115,36 @@ def _plain(refusal: Refusal, request: HttpRequest) -> HttpResponse:
     )
 
 
-def _for_people(request: HttpRequest) -> bool:
+def _shown(refusal: Refusal, request: HttpRequest) -> HttpResponseBase:
+    """To a browser outside of the API as a page, to everybody else as over the API."""
+    if "text/html" in request.headers.get("Accept", "") and not request.path.startswith("/v1/"):
+        return people.protected(people.refused(request, refusal))
+    return _plain(refusal, request)
+
+
+def _in_admin(request: HttpRequest) -> bool:
     return request.path.startswith("/admin")
 
 
-def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
-    if _for_people(request):
+def bad_request(request: HttpRequest, exception: Exception) -> HttpResponseBase:
+    if _in_admin(request):
         return defaults.bad_request(request, exception)
-    return _plain(refusals.BAD_REQUEST, request)
+    return _shown(refusals.BAD_REQUEST, request)
 
 
-def forbidden(request: HttpRequest, exception: Exception) -> HttpResponse:
-    if _for_people(request):
+def forbidden(request: HttpRequest, exception: Exception) -> HttpResponseBase:
+    if _in_admin(request):
         return defaults.permission_denied(request, exception)
-    return _plain(refusals.FORBIDDEN, request)
+    return _shown(refusals.FORBIDDEN, request)
 
 
-def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
-    if _for_people(request):
+def not_found(request: HttpRequest, exception: Exception) -> HttpResponseBase:
+    if _in_admin(request):
         return defaults.page_not_found(request, exception)
-    return _plain(refusals.nothing_at(request), request)
+    return _shown(refusals.nothing_at(request), request)
 
 
-def server_error(request: HttpRequest) -> HttpResponse:
-    if _for_people(request):
+def server_error(request: HttpRequest) -> HttpResponseBase:
+    if _in_admin(request):
         return defaults.server_error(request)
-    return _plain(refusals.INTERNAL, request)
+    return _shown(refusals.INTERNAL, request)

@@ -1,7 +1,5 @@
 """The page at `/`: choose or write a prompt, generate, see what is being made and what was made."""
 
-from http import HTTPStatus
-
 import structlog
 from django.conf import settings
 from django.http import HttpResponse, HttpResponseBase, HttpResponseRedirect
@@ -22,6 +20,7 @@ from generation.views.refusals import Refusal
 MOST_OPEN = 10  # jobs that have not ended, on one page
 OPEN = (Job.Status.QUEUED, Job.Status.RUNNING)
 FORM = "create"  # its id
+REFUSED = 422  # the one status of a refusal that the page's script takes as a form, not as trouble
 
 
 class Home(PageView):
@@ -66,16 +65,14 @@ def _page(request: PersonRequest, filled: Filled) -> HttpResponse:
 def _refused(request: PersonRequest, wish: Wish, faults: Faults) -> HttpResponse:
     """The form again, as it was filled in, with what is wrong."""
     if request.htmx and request.htmx.trigger != FORM:  # from a card: the form stays as it is
-        return refused(
-            request, Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_request", faults.said)
-        )
+        return refused(request, Refusal(REFUSED, "invalid_request", faults.said))
     filled = Filled.of(wish, faults)
     if request.htmx:
         form = render(request, "generation/page/form.html", _facts(filled))
         response = reswap(retarget(form, f"#{FORM}"), "outerHTML")
     else:
         response = _page(request, filled)
-    response.status_code = HTTPStatus.UNPROCESSABLE_ENTITY
+    response.status_code = REFUSED
     return response
 
 
@@ -83,5 +80,4 @@ def _facts(filled: Filled) -> dict[str, object]:
     return {
         "filled": filled,
         "most_images": settings.MAX_IMAGES_PER_JOB,
-        "formats": Job.Format.choices,
     }

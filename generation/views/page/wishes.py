@@ -136,14 +136,21 @@ class Filled:
 
     @property
     def sizes(self) -> list[tuple[str, str]]:
-        """With the one that was typed, whatever it is; and who makes it, if not all do."""
-        return _with(self.wish.options.get("size"), self.offers.sizes)
+        """Each with its label."""
+        known = [
+            (size, f"{size} ({makers})" if makers else size) for size, makers in self.offers.sizes
+        ]
+        return _with(self.wish.options.get("size"), known)
+
+    @property
+    def formats(self) -> list[tuple[str, str]]:
+        return _with(self.wish.options.get("output_format"), Job.Format.choices)
 
     @property
     def models(self) -> list[tuple[str, str]]:
-        """Names of releases, and what is to know of each."""
+        """By name."""
         known = [
-            (offer.name, f"{offer.kind}, {offer.steps} step{'s' if offer.steps > 1 else ''}")
+            (offer.name, f"{offer.name}, {offer.steps} step{'s' if offer.steps > 1 else ''}")
             for offer in self.offers.releases
         ]
         named = self.wish.options.get("model")
@@ -151,4 +158,5 @@ class Filled:
 
 
 def _with(typed: str | None, known: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    return known if not typed or typed in dict(known) else [*known, (typed, "")]
+    """What is offered, and what was typed, whatever that is."""
+    return known if not typed or typed in dict(known) else [*known, (typed, typed)]

@@ -1,0 +1,112 @@
+"""The gallery: whose pictures, in which order, in parts."""
+
+import re
+from datetime import timedelta
+
+import pytest
+from django.utils import timezone
+
+from generation.models import Job
+from tests.people import make_image, make_job, make_user, make_variant
+from tests.person import Person, html, words
+
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_server")]
+
+
+def ended(person: Person, **fields) -> Job:
+    job = make_job(owner=person.user, status="succeeded", **fields)
+    make_image(job=job)
+    return job
+
+
+def shown(answer) -> list[str]:
+    """Ids of the jobs, in order."""
+    return list(dict.fromkeys(re.findall(r'href="/jobs/([^"]+)"', html(answer))))
+
+
+def more(answer) -> str:
+    found = re.search(r'<li class="more"><a class="button" href="([^"]+)"', html(answer))
+    return found[1] if found else ""
+
+
+def test_pictures_are_shown_the_newest_first_and_each_leads_to_its_job():
+    person = Person()
+    first, second = ended(person), ended(person, via="jobs", n=2)
+    make_image(job=second, index=1)
+    page = person.get("/gallery")
+    assert shown(page) == [str(second.id), str(first.id)]
+    assert html(page).count('<img src="/v1/images/') == 3
+    picture = re.search(r'src="(/v1/images/[^"]+)"', html(page))
+    assert picture and person.get(picture[1])["Content-Type"] == "image/webp"
+    assert 'alt="a red glass vase on a wooden table, seed 1"' in html(page)
+
+
+def test_what_failed_says_so_and_what_was_canceled_or_removed_is_not_there():
+    person = Person()
+    failed = make_job(owner=person.user, status="failed")
+    make_job(owner=person.user, status="canceled")
+    make_job(owner=person.user)
+    ended(person, purged_at=timezone.now())
+    make_job(owner=make_user(username="somebody"), status="succeeded")
+    page = person.get("/gallery")
+    assert shown(page) == [str(failed.id)] and "Failed It broke." in words(page)
+
+
+def test_parts_follow_each_other_without_a_gap_or_a_repetition():
+    person = Person()
+    now = timezone.now()
+    # Several of the same moment.
+    jobs = [ended(person, created_at=now - timedelta(seconds=n // 3)) for n in range(60)]
+    seen: list[str] = []
+    answer = person.get("/gallery")
+    while True:
+        part = shown(answer)
+        assert 0 < len(part) <= 24
+        seen += part
+        if not more(answer):
+            break
+        answer = person.get(more(answer), htmx=True)
+        assert "<html" not in html(answer) and html(answer).count("autofocus") == 1
+        ended(person)  # new ones do not shift what is seen
+    expected = sorted(jobs, key=lambda job: (job.created_at, job.id), reverse=True)
+    assert seen == [str(job.id) for job in expected]
+
+
+def test_without_a_script_a_part_is_a_page():
+    person = Person()
+    for _ in range(25):
+        ended(person)
+    address = more(person.get("/"))
+    assert address.startswith("/gallery?before=")
+    page = person.get(address)
+    assert "<html" in html(page) and len(shown(page)) == 1
+
+
+def test_one_prompt_alone():
+    person = Person()
+    blue = make_variant(text="a blue bowl")
+    for _ in range(30):
+        ended(person, variant=blue)
+    ended(person)
+    page = person.get("/gallery", {"variant": "a-blue-bowl"})
+    assert len(shown(page)) == 24 and "variant=a-blue-bowl&before=" in more(page)
+    assert len(shown(person.get(more(page), htmx=True))) == 6
+    assert '<a class="tag only" href="/gallery"' in html(page)
+    assert person.get("/gallery", {"variant": "unknown"}).status_code == 404
+
+
+def test_more_pictures_cost_no_more_queries(django_assert_num_queries):
+    person = Person()
+    ended(person)
+    with django_assert_num_queries(4):  # session, person, jobs, images
+        person.get("/gallery")
+    for _ in range(30):
+        job = ended(person, variant=make_variant(), n=2)
+        make_image(job=job, index=1)
+    with django_assert_num_queries(4):
+        person.get("/gallery")
+
+
+def test_nothing_yet():
+    assert "Nothing yet." in words(Person().get("/gallery"))
+    assert "Nothing yet." in words(Person().get("/"))
