@@ -8,6 +8,7 @@ from rest_framework.exceptions import AuthenticationFailed, PermissionDenied
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 
+from generation.compiled import Compiled
 from generation.models import APIKey
 
 if TYPE_CHECKING:  # REST framework imports this module while it imports its views
@@ -27,6 +28,14 @@ COLUMNS = (
     "revoked_at",
     "last_used_at",
     "owner__is_active",
+)
+
+
+_KEYS = Compiled(
+    lambda prefix: (
+        APIKey.objects.filter(prefix=prefix).select_related("owner").only(*COLUMNS).order_by()
+    ),
+    prefix="?prefix",
 )
 
 
@@ -54,8 +63,7 @@ def find(plain: str) -> APIKey | None:
     """The good key with this plain text whose owner may still log in."""
     if not re.fullmatch(r"[!-~]{1,200}", plain):
         return None
-    keys = APIKey.objects.select_related("owner").only(*COLUMNS)
-    key = keys.filter(prefix=APIKey.prefix_of(plain)).order_by().first()
+    key = _KEYS.first(prefix=APIKey.prefix_of(plain))
     return key if key and key.matches(plain) and key.owner.is_active else None
 
 

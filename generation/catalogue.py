@@ -16,6 +16,7 @@ from django.utils import timezone
 from django.utils.text import slugify
 
 from generation import hints, releases
+from generation.compiled import Compiled
 from generation.engine import tokens
 from generation.engine.errors import ReleaseInvalid
 from generation.errors import EncodingFailed, PromptInvalid, VariantNotEncoded, VariantNotFound
@@ -242,17 +243,29 @@ def publish_encode() -> None:
 
 
 # --- find -----------------------------------------------------------------------------------------
+_BY_SLUG = Compiled(lambda wanted: PromptVariant.objects.filter(slug=wanted), wanted="?slug")
+_BY_TEXT = Compiled(
+    lambda wanted: PromptVariant.objects.filter(normalized_text=wanted), wanted="?text"
+)
+_EMBEDDINGS = Compiled(
+    lambda variant, revision, encoder: Embedding.objects.defer("data").filter(
+        variant_id=variant, revision=revision, encoder_fingerprint=encoder
+    ),
+    variant=-1,
+    revision=1_999_999_973,
+    encoder="?encoder",
+)
+
+
 def find(*, slug: str | None = None, text: str | None = None) -> PromptVariant:
     """The active variant with this slug or this text (normalised). Raises VariantNotFound."""
     if (slug is None) == (text is None):
         raise ValueError("Give exactly one of slug and text.")
     parameter, value = ("variant", slug) if slug is not None else ("text", text)
-    field, wanted = (
-        ("slug", slug) if slug is not None else ("normalized_text", normalize(text or ""))
-    )
+    wanted = slug if slug is not None else normalize(text or "")
     if not wanted or "\0" in wanted:
         raise VariantNotFound(parameter=parameter)
-    variant = PromptVariant.objects.filter(**{field: wanted}).first()
+    variant = (_BY_SLUG if slug is not None else _BY_TEXT).first(wanted=wanted)
     if variant is None:
         raise VariantNotFound(
             f"No prompt variant of the catalogue is “{(value or '')[:MAX_CHARACTERS]}”.",
@@ -271,12 +284,9 @@ def embedding_for(variant: PromptVariant, release: Release) -> Embedding:
 
     Raises VariantNotEncoded and EncodingFailed.
     """
-    rows = Embedding.objects.defer("data").filter(
-        variant=variant,
-        revision=variant.revision,
-        encoder_fingerprint=release.encoder_fingerprint,
+    row = _EMBEDDINGS.first(
+        variant=variant.pk, revision=variant.revision, encoder=release.encoder_fingerprint
     )
-    row = rows.first()
     if row is None:
         stale = Embedding.objects.filter(variant=variant, error="").exists()
         why = (

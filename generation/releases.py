@@ -15,6 +15,7 @@ from django.db.models import Q
 from django.utils import timezone
 
 from generation import audit, hints
+from generation.compiled import Compiled
 from generation.engine import release as engine_release
 from generation.engine.errors import ReleaseInvalid
 from generation.engine.release import MANIFEST, Manifest, Progress
@@ -303,10 +304,16 @@ def set_max_tries(release: Release, max_tries: int | None) -> Release:
 
 def in_service() -> list[Release]:
     """As `serving`, and after them the canaries."""
-    served = Q(status=Status.ACTIVE) | Q(canary_percent__gt=0)
-    # "active" sorts before what a canary can be.
-    rows = Release.objects.filter(served).order_by("status", "kind", "pk").defer("manifest")
-    return [with_manifest(row) for row in rows]
+    return [with_manifest(row) for row in _IN_SERVICE.all()]
+
+
+_IN_SERVICE = Compiled(
+    lambda: (
+        Release.objects.filter(Q(status=Status.ACTIVE) | Q(canary_percent__gt=0))
+        .order_by("status", "kind", "pk")  # "active" sorts before what a canary can be
+        .defer("manifest")
+    )
+)
 
 
 def with_manifest(release: Release) -> Release:

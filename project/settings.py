@@ -92,7 +92,7 @@ INSTALLED_APPS = [
     "distillation",
 ]
 MIDDLEWARE = [
-    "project.middleware.well_formed",
+    "project.middleware.sessions_of_ours",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -341,6 +341,7 @@ SPECTACULAR_SETTINGS = {
     "TITLE": "Retort",
     "DESCRIPTION": "Pictures for a catalogue of prompts.",
     "VERSION": "v1",
+    "OAS_VERSION": "3.1.0",
     "SERVE_INCLUDE_SCHEMA": False,
     "SERVE_PUBLIC": True,
     "SERVE_PERMISSIONS": ["rest_framework.permissions.AllowAny"],

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import structlog
 from django.db.models import Q, QuerySet
-from django.http import HttpRequest
+from django.http import Http404, HttpRequest
 from django.shortcuts import get_object_or_404
 from django.urls import reverse
 from django.utils import timezone
@@ -18,6 +18,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from generation import estimates, idempotency, jobs, retention, submission
+from generation.compiled import Compiled
 from generation.errors import JobPurged
 from generation.estimates import Estimate
 from generation.models import APIKey, Job
@@ -46,8 +47,12 @@ MAX_POLL_SECONDS = 120  # clients of OpenAI give up on more
 
 def owned(request: HttpRequest | Request) -> QuerySet[Job]:
     """The jobs of the key's owner, with what a rendering reads and nothing big (an embedding is 100 KB)."""
+    return _of(request.user.pk)
+
+
+def _of(owner_id: int | None) -> QuerySet[Job]:
     return (
-        Job.objects.filter(owner_id=request.user.pk)
+        Job.objects.filter(owner_id=owner_id)
         .select_related("variant", "release", "embedding")
         .only(
             *(field.attname for field in Job._meta.concrete_fields),
@@ -60,9 +65,17 @@ def owned(request: HttpRequest | Request) -> QuerySet[Job]:
     )
 
 
+_ONE = Compiled(
+    lambda owner, job_id: _of(owner).filter(id=job_id).order_by(), owner=-1, job_id=UUID(int=1)
+)
+
+
 def one(request: HttpRequest | Request, job_id: UUID) -> Job:
     """The owner's job. Raises Http404, JobPurged if its images were removed."""
-    job = found(request, Q(id=job_id))
+    job = _ONE.first(owner=request.user.pk, job_id=job_id)
+    if job is None:
+        raise Http404
+    job = _in_time(request, job)
     if job.purged_at is not None:
         raise JobPurged("Its images are gone. Submit the same request again for the same pictures.")
     return job
@@ -70,7 +83,11 @@ def one(request: HttpRequest | Request, job_id: UUID) -> Job:
 
 def found(request: HttpRequest | Request, wanted: Q) -> Job:
     """The owner's job, if it is what is wanted. Raises Http404."""
-    job = get_object_or_404(owned(request), wanted)
+    return _in_time(request, get_object_or_404(owned(request), wanted))
+
+
+def _in_time(request: HttpRequest | Request, job: Job) -> Job:
+    """The job, ended if its time is over."""
     is_over = job.cancel_at is not None and job.cancel_at <= timezone.now()
     if is_over and not job.is_terminal and jobs.end_overdue(job.id):
         job = owned(request).get(id=job.id)

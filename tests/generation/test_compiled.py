@@ -1,0 +1,59 @@
+"""Querysets that are compiled once give what Django's own give."""
+
+from uuid import UUID
+
+import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+
+from generation.compiled import Compiled
+from generation.models import Job, PromptVariant
+from tests.people import make_job, make_variant
+
+pytestmark = pytest.mark.django_db
+
+JOBS = Compiled(
+    lambda **given: (
+        Job.objects.filter(owner_id=given["owner"], id=given["job_id"])
+        .select_related("variant", "release")
+        .defer("release__manifest")
+    ),
+    owner=-73,
+    job_id=UUID(int=73),
+)
+
+
+def test_rows_come_with_what_belongs_to_them_and_with_nothing_else():
+    job = make_job()
+    JOBS.all(owner=0, job_id=UUID(int=0))
+
+    with CaptureQueriesContext(connection) as asked:
+        (found,) = JOBS.all(owner=job.owner_id, job_id=job.id)
+        assert (found.variant.slug, found.release.name) == (job.variant.slug, job.release.name)
+
+    assert len(asked) == 1
+    assert found.release.get_deferred_fields() == {"manifest"}
+    plain = Job.objects.get(id=job.id)
+    for field in Job._meta.concrete_fields:
+        assert getattr(found, field.attname) == getattr(plain, field.attname), field.name
+
+
+def test_values_take_the_place_of_the_stand_ins_each_time():
+    first, second = make_job(), make_job()
+
+    assert JOBS.first(owner=first.owner_id, job_id=first.id) == first
+    assert JOBS.first(owner=second.owner_id, job_id=second.id) == second
+    assert JOBS.first(owner=first.owner_id + 1, job_id=first.id) is None
+
+
+def test_a_value_is_never_taken_for_sql():
+    make_variant(slug="mug", text="a mug")
+    by_slug = Compiled(lambda slug: PromptVariant.objects.filter(slug=slug), slug="?slug?")
+
+    assert by_slug.all(slug="' OR 1=1 --") == []
+    assert [variant.slug for variant in by_slug.all(slug="mug")] == ["mug"]
+
+
+def test_a_stand_in_that_the_query_does_not_use_is_an_error():
+    with pytest.raises(ValueError, match="lost name"):
+        Compiled(lambda name: PromptVariant.objects.all(), name="x").all(name="y")
