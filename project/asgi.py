@@ -26,6 +26,7 @@ from django.core.wsgi import get_wsgi_application
 from generation import streaming, waiting
 from generation.streaming import Stream, Streams
 from generation.waiting import SHELL, Hub, Wait
+from project.middleware import in_utf8
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
 
@@ -43,11 +44,12 @@ STOP_SECONDS = 2.0
 BODY_BYTES = (
     1_048_576  # up to here a slow sender costs no thread; a longer body streams into Django
 )
+ENDLESS = 2**62  # bytes, more than any view takes
 WAIT_HEADER = waiting.HEADER.lower().encode()
 STREAM_HEADER = streaming.HEADER.lower().encode()
 SETTLED_HEADER = waiting.SETTLED.lower().encode()
 
-django_app = get_wsgi_application()
+django_app = in_utf8(get_wsgi_application())
 
 
 @dataclass
@@ -126,7 +128,7 @@ class Shell:
             else:
                 answer.body += message.get("body", b"")
 
-        await self._django(scope, await _buffered(receive), pass_or_keep)
+        await self._django(*await _buffered(scope, receive), pass_or_keep)
         if answer.stream is not None:
             await self._show(scope, receive, send, answer, asked_at)
         elif answer.wait is not None:
@@ -261,19 +263,26 @@ async def _disconnected(receive: Receive) -> None:
         pass
 
 
-async def _buffered(receive: Receive) -> Receive:
-    """`receive` with the body read ahead, up to BODY_BYTES."""
+async def _buffered(scope: Scope, receive: Receive) -> tuple[Scope, Receive]:
+    """`receive` with the body read ahead, up to BODY_BYTES; a scope that says how long it is.
+
+    WSGI takes a body without a length, which came in chunks, for none.
+    """
     messages = [await receive()]
     size = len(messages[0].get("body", b""))
     while messages[-1].get("more_body", False) and size < BODY_BYTES:
         messages.append(await receive())
         size += len(messages[-1].get("body", b""))
+    is_whole = not messages[-1].get("more_body", False)
     messages.reverse()
+    if size and not any(name == b"content-length" for name, _ in scope["headers"]):
+        length = str(size if is_whole else ENDLESS).encode()
+        scope = {**scope, "headers": [*scope["headers"], (b"content-length", length)]}
 
     async def replay() -> Message:
         return messages.pop() if messages else await receive()
 
-    return replay
+    return scope, replay
 
 
 def _before_stop(action: Callable[[], None]) -> None:

@@ -1,7 +1,42 @@
-"""What our request log leaves out."""
+"""What every view may rely on of a request, and what our request log leaves out."""
 
-from django.http import HttpRequest
+import re
+from collections.abc import Callable
+from typing import Any
+
+from django.conf import settings
+from django.http import HttpRequest, HttpResponseBase
 from django_structlog.middlewares import RequestMiddleware
+
+_SESSION_KEY = re.compile(r"[a-z0-9]{1,40}")
+_CHARSET = re.compile(r";\s*charset\s*=[^;]*", re.IGNORECASE)
+
+
+def in_utf8(application: Callable[..., Any]) -> Callable[..., Any]:
+    """Of WSGI: texts are UTF-8, whatever charset a request names. Django would take one that is none, such as zlib,
+
+    while it makes the request, where no handler of errors is yet.
+    """
+
+    def wrapped(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        if "CONTENT_TYPE" in environ:
+            environ["CONTENT_TYPE"] = _CHARSET.sub("", environ["CONTENT_TYPE"])
+        return application(environ, start_response)
+
+    return wrapped
+
+
+def sessions_of_ours(
+    get_response: Callable[[HttpRequest], HttpResponseBase],
+) -> Callable[[HttpRequest], HttpResponseBase]:
+    """A session's key is one that Django could have made, else there is none: PostgreSQL is asked for no NUL."""
+
+    def middleware(request: HttpRequest) -> HttpResponseBase:
+        if not _SESSION_KEY.fullmatch(request.COOKIES.get(settings.SESSION_COOKIE_NAME, "")):
+            request.COOKIES.pop(settings.SESSION_COOKIE_NAME, None)
+        return get_response(request)
+
+    return middleware
 
 
 class RequestLog(RequestMiddleware):

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from django.conf import settings
-from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from generation import counting, storage
@@ -18,8 +17,9 @@ UNSUPPORTED = "unsupported_parameter"
 MAX_CHARACTERS = 32_000  # of a prompt, as at OpenAI
 MAX_PARTIAL_IMAGES = 3
 
-# Parameters of other services that decide the picture; here the release does.
-FIXED = {
+# Parameters of OpenAI and of others of which no value can be honoured.
+REFUSED = {
+    "style": "Styles are variants of the catalogue.",
     "num_inference_steps": "The release fixes the steps that it was distilled for.",
     "guidance_scale": "The release fixes the guidance that it was distilled for.",
     "negative_prompt": "The release fixes what it was distilled against.",
@@ -41,18 +41,6 @@ class Only(serializers.ChoiceField):
             raise serializers.ValidationError(
                 f"{self._why} Give {known}, or leave it out.", code=UNSUPPORTED
             ) from error
-
-
-@extend_schema_field({"not": {}})
-class Never(serializers.CharField):
-    """No value of it can be honoured."""
-
-    def __init__(self, *, why: str) -> None:
-        super().__init__(required=False, allow_null=True)
-        self._why = why
-
-    def to_internal_value(self, data: Any) -> Any:
-        raise serializers.ValidationError(f"{self._why} Leave it out.", code=UNSUPPORTED)
 
 
 class ImagesRequestSerializer(Strict):
@@ -103,7 +91,6 @@ class ImagesRequestSerializer(Strict):
         ["b64_json", "url"], required=False, allow_null=True, help_text="Default b64_json."
     )
     quality = Only(["auto", "standard"], why="A release has one quality.")
-    style = Never(why="Styles are variants of the catalogue.")  # type: ignore[assignment]
     background = Only(["auto", "opaque"], why="Pictures have no transparency.")
     moderation = Only(["auto", "low"], why="The catalogue is all that can be asked for.")
     user = serializers.CharField(
@@ -124,11 +111,11 @@ class ImagesRequestSerializer(Strict):
     )
 
     def to_internal_value(self, data: Any) -> Any:
-        fixed = {name: why for name, why in FIXED.items() if data.get(name) is not None}
-        if fixed:
-            raise serializers.ValidationError(fixed, code=UNSUPPORTED)
+        refused = {name: why for name, why in REFUSED.items() if data.get(name) is not None}
+        if refused:
+            raise serializers.ValidationError(refused, code=UNSUPPORTED)
         return super().to_internal_value(
-            {name: value for name, value in data.items() if name not in FIXED}
+            {name: value for name, value in data.items() if name not in REFUSED}
         )
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:

@@ -19,4 +19,4 @@ class APIKeyScheme(OpenApiAuthenticationExtension):
 
 
 description = SpectacularJSONAPIView.as_view()
-page = SpectacularSwaggerView.as_view(url_name="schema")
+page = SpectacularSwaggerView.as_view(url_name="schema", http_method_names=["get", "head"])
