@@ -21,6 +21,7 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from generation import claiming, hints, images, limits, presence, releases, webhooks
+from generation.compiled import Compiled
 from generation.errors import (
     CANCELED_BY_CLIENT,
     DEADLINE_BEFORE_START,
@@ -211,6 +212,14 @@ def _lost(results: Sequence[Result]) -> dict[Claim, str]:
     }
 
 
+_TWINS = Compiled(
+    lambda key: Job.objects.select_for_update(skip_locked=True)
+    .filter(key=key, status=Status.QUEUED)
+    .order_by(),
+    key="?key",
+)
+
+
 def _commit_one(result: Result, report: Report) -> bool:
     job, claim = result.job, Claim.of(result.job)
     seconds = F("device_seconds") + result.device_seconds
@@ -232,10 +241,7 @@ def _commit_one(result: Result, report: Report) -> bool:
     report.count("retort_attempts_total", outcome=Outcome.SUCCEEDED)
     if result.cache == Job.Cache.MISS:
         _count_findings(result.images, report)
-    twins = Job.objects.select_for_update(skip_locked=True).filter(
-        key=job.key, status=Status.QUEUED
-    )
-    for twin in twins.order_by():
+    for twin in _TWINS.all(key=job.key):
         if stored := _rendered(twin, result.images):
             _answer(twin, stored, Job.Cache.SHARED, report)
         else:
