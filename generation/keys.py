@@ -73,7 +73,9 @@ def rotate(key: APIKey, *, grace: timedelta = GRACE) -> tuple[APIKey, str]:
         old.expires_at = min(old.expires_at, end) if old.expires_at else end
         old.replaced_by = new
         old.save(update_fields=["expires_at", "replaced_by"])
-        audit.record("key_rotated", old, to=str(new), expires_at=old.expires_at.isoformat())
+        audit.record(
+            "key_rotated", old, to=str(new), expires_at=old.expires_at.isoformat(timespec="minutes")
+        )
     key.refresh_from_db()
     return new, plain
 

@@ -46,8 +46,13 @@ class AuditEntryAdmin(ReadOnlyMixin, ModelAdmin):
 
     @display(description="detail")
     def facts(self, entry: AuditEntry) -> str:
-        return "; ".join(f"{name}: {_said(value)}" for name, value in entry.detail.items()) or "–"
+        # Of an edit each fact is what it was and what it is.
+        between = " → " if entry.action.endswith("_edited") else ", "
+        facts = (f"{name}: {_said(value, between)}" for name, value in entry.detail.items())
+        return "; ".join(facts) or "–"
 
 
-def _said(value: object) -> str:
+def _said(value: object, between: str) -> str:
+    if isinstance(value, list):
+        return between.join(_said(part, between) for part in value)
     return value if isinstance(value, str) else json.dumps(value)

@@ -177,9 +177,11 @@ def test_the_log_is_listed_filtered_and_searched(admin):
     keys.revoke(key)
     audit.record("release_activated", "student-1", replaced="student-0")
 
+    keys.set_limits(key, {"images_per_day": None})
     html = page(admin).content.decode()
 
     assert "images_per_day: 5" in html and "replaced: student-0" in html
+    assert "images_per_day: 5 → null" in html and "scopes: jobs:read;" in html
     assert "key revoked" in page(admin, action="key_revoked").content.decode()
     assert "student-1" not in page(admin, action="key_revoked").content.decode()
     assert "student-1" in page(admin, q="student").content.decode()

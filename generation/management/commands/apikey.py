@@ -74,7 +74,8 @@ class Command(BaseCommand):
         limit.add_argument("prefix", help=PREFIX)
         self.add_limits(limit)
         rotate = actions.add_parser(
-            "rotate", help="make a key in the place of one, which ends after a while; print it, once"
+            "rotate",
+            help="make a key in the place of one, which ends after a while; print it, once",
         )
         rotate.add_argument("prefix", help=PREFIX)
         rotate.add_argument(
