@@ -114,7 +114,8 @@ class Index:
             if count > self._texts.max_tokens
             else ""
         )
-        scores = self._vectors @ self._texts.encode(text)
+        ways = dict.fromkeys((text, wording.plain(text) or text))  # the better of the two counts
+        scores = np.max([self._vectors @ self._texts.encode(way) for way in ways], axis=0)
         variants = list(self._rows.values())
         near = []
         for place in np.argsort(-scores, kind="stable")[:SHOWN]:

@@ -22,6 +22,11 @@ BARELY_HEARD = frozenset(f"{NEGATIONS} {NUMBERS} {PLACES}".split())
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
 
 
+def plain(text: str) -> str:
+    """Without punctuation, which moves a vector and no meaning; "" of a text that is nothing else."""
+    return " ".join(_WORD.findall(text))
+
+
 def words(text: str) -> list[str]:
     """Of a normalised text, without punctuation; "isn't" is "not"."""
     found = _WORD.findall(text.replace("’", "'"))

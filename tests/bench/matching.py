@@ -58,6 +58,8 @@ def rewordings(variants: Sequence[Combination]) -> Iterator[Asked]:
             f"{bare}, {colour} {material} {thing}",
         ):
             yield Asked("another order of words", text, place)
+        for text in (f"{own[0]}!", f"{own[4].replace(' with', ', with')}."):
+            yield Asked("punctuation", text, place)
         words = own[0].split()
         for _ in range(TYPOS):
             spoilt = chance.choice([at for at, word in enumerate(words) if len(word) > 2])
@@ -150,7 +152,8 @@ class Catalogue:
 
     def nearest(self, text: str) -> tuple[int, float, str]:
         """Its place, its score, and what the words have against it. As `generation.nearest` says it."""
-        scores = self._matrix @ self._vectors.encode(text)
+        ways = (text, wording.plain(text))
+        scores = np.max([self._matrix @ self._vectors.encode(way) for way in ways], axis=0)
         place = int(scores.argmax())
         said = "too long" * (self._vectors.count(text) > self._vectors.max_tokens)
         said = said or wording.objection(

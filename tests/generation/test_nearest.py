@@ -76,6 +76,13 @@ def test_the_scores_are_the_cosines_of_the_whole_stored_embeddings(variants):
         assert near.score == pytest.approx(cosine, abs=0.002)
 
 
+def test_punctuation_does_not_matter(variants):
+    answer = ask("a red glass vase, on a wooden table!")
+    assert answer.near[0].variant_id == variants[0].pk
+    assert answer.near[0].score == pytest.approx(1, abs=0.002)
+    assert len(ask("!!!").near) == nearest.SHOWN
+
+
 def test_words_that_tell_texts_apart_object(variants):
     for text, word in (
         (f"not {TEXTS[0]}", "“not”"),

@@ -78,6 +78,11 @@ def test_a_slip_is_a_letter_missing_too_many_or_swapped(word, meant, is_slip):
     assert wording.is_slip(word, meant) is is_slip
 
 
+def test_punctuation_can_be_left_out():
+    assert wording.plain("a vase, red; it isn't (very) big!") == "a vase red it isn't very big"
+    assert wording.plain("!!!") == ""
+
+
 def test_a_text_without_words_objects_to_nothing_and_breaks_nothing():
     assert objection("!!! …") == ""
     assert wording.words("") == []
