@@ -5,7 +5,7 @@ is cut off in between is found by the next sweep.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -27,6 +27,9 @@ log = structlog.get_logger(__name__)
 BATCH = 200  # jobs in one transaction
 FILES = 1000  # names asked for at once
 ORPHAN_AGE = timedelta(days=1)  # a file is written before its row is
+FEW_ORPHANS = (
+    20  # more, and more than half of all files: the database is hardly the one that belongs to them
+)
 MOST_DAYS = 36_500
 
 
@@ -46,6 +49,7 @@ class Report:
 
     owners: dict[str, Tally] = field(default_factory=lambda: defaultdict(Tally))
     orphans: list[Removed] = field(default_factory=list)
+    orphans_kept: int = 0
     idempotency_keys: int = 0
 
     @property
@@ -96,20 +100,20 @@ def _forget(rows: Sequence[Image]) -> None:
 def sweep(
     *,
     is_dry: bool = False,
+    all_files: bool = False,
     now: datetime | None = None,
     on_progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> Report:
     """Purge what is due, and clear away what nobody needs; or say what would be. Any process may call it at any time.
 
-    on_progress: called with how many jobs are done, and of how many.
+    all_files: clear away files that no row refers to even if they are most of all files. on_progress: called with how
+    many jobs are done, and of how many.
     """
     now = timezone.now() if now is None else now
     report = Report()
     _sweep_jobs(report, now, is_dry=is_dry, on_progress=on_progress)
     report.idempotency_keys = idempotency.old().count() if is_dry else idempotency.forget_old()
-    report.orphans = [
-        found for names in storage.folders() for found in _orphans(names, now, is_dry)
-    ]
+    _sweep_files(report, now, is_dry=is_dry, all_files=all_files)
     if not is_dry:
         total = report.total
         log.info(
@@ -214,17 +218,27 @@ def _removable(names: set[str], *, without: QuerySet[Job]) -> list[Removed]:
 
 
 # --- files that no row refers to ------------------------------------------------------------------
-def _orphans(names: Sequence[str], now: datetime, is_dry: bool) -> Iterator[Removed]:
-    """Of these files of one folder: what a kill, or a result that was refused, has left."""
-    for start in range(0, len(names), FILES):
-        part = names[start : start + FILES]
-        source = {name: storage.source_name(name) for name in part}
-        used = references.in_use(sorted(set(source.values())))
-        loose = [name for name in part if source[name] not in used]
-        ages = storage.at_once(storage.modified_at, loose)
-        old = [
-            name
-            for name, at in zip(loose, ages, strict=True)
-            if at is not None and at < now - ORPHAN_AGE
-        ]
-        yield from references.sizes(old) if is_dry else references.remove(old)
+def _sweep_files(report: Report, now: datetime, *, is_dry: bool, all_files: bool) -> None:
+    old, total = [], 0
+    for names in storage.folders():
+        total += len(names)
+        for start in range(0, len(names), FILES):
+            old += _orphans(names[start : start + FILES], now)
+    if len(old) > max(FEW_ORPHANS, total / 2) and not all_files:
+        report.orphans_kept = len(old)
+        log.warning("orphans_kept", orphans=len(old), files=total)
+        return
+    report.orphans = references.sizes(old) if is_dry else references.remove(old)
+
+
+def _orphans(names: Sequence[str], now: datetime) -> list[str]:
+    """Of these files what a kill, or a result that was refused, has left."""
+    source = {name: storage.source_name(name) for name in names}
+    used = references.in_use(sorted(set(source.values())))
+    loose = [name for name in names if source[name] not in used]
+    changed = storage.at_once(storage.modified_at, loose)
+    return [
+        name
+        for name, at in zip(loose, changed, strict=True)
+        if at is not None and at < now - ORPHAN_AGE
+    ]

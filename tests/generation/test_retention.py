@@ -384,6 +384,24 @@ def test_files_that_nobody_refers_to_go_when_they_are_a_day_old(settings):
     assert stored_names() == {image.file, image.master, small, fresh}
 
 
+def test_files_of_another_database_are_kept_until_somebody_insists(settings):
+    """Two installations that share a place by mistake, or a database that was made anew."""
+    image = make_image()
+    names = [storage.save(str(number).encode(), "webp").name for number in range(21)]
+    for name in (image.file, image.master, *names):
+        age(name, 2, settings)
+
+    report = retention.sweep()
+
+    assert (report.orphans, report.orphans_kept) == ([], 21)
+    assert storage.exists(names[0])
+    out = StringIO()
+    call_command("retention", stdout=out)
+    assert "No image refers to 21 files" in out.getvalue() and "--all-files" in out.getvalue()
+    call_command("retention", "--all-files", stdout=out)
+    assert stored_names() == {image.file, image.master}
+
+
 def test_in_an_object_store_as_well(bucket, settings):
     settings.RETENTION_DAYS = 1
     old, kept = ended(2, color=1), ended(0, color=2)

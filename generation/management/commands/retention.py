@@ -22,6 +22,11 @@ class Command(BaseCommand):
         parser.add_argument(
             "--dry-run", action="store_true", help="remove nothing; list what would be"
         )
+        parser.add_argument(
+            "--all-files",
+            action="store_true",
+            help="remove files that no image refers to even if they are most of all files",
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         is_dry = options["dry_run"]
@@ -33,7 +38,9 @@ class Command(BaseCommand):
                 bar.update(done - bar.n)
 
             try:
-                report = retention.sweep(is_dry=is_dry, on_progress=show)
+                report = retention.sweep(
+                    is_dry=is_dry, all_files=options["all_files"], on_progress=show
+                )
             except GenerationError as error:
                 raise CommandError(error.detail) from error
         self._say(report, is_dry=is_dry)
@@ -48,6 +55,11 @@ class Command(BaseCommand):
         if is_dry:
             for orphan in report.orphans:
                 self.stdout.write(f"no image refers to {orphan.name}, {orphan.size_bytes} bytes")
+        if report.orphans_kept:
+            self.stdout.write(
+                f"No image refers to {report.orphans_kept} files, most of all, so they are kept: is this the database "
+                "that belongs to them? If it is: --all-files."
+            )
         size = sum(orphan.size_bytes for orphan in report.orphans)
         verb = "Would remove" if is_dry else "Removed"
         self.stdout.write(
