@@ -10,6 +10,7 @@ import threading
 import structlog
 from asgiref.sync import async_to_sync, sync_to_async
 from django.conf import settings
+from django.db import InterfaceError, OperationalError
 
 from generation import addresses, hints, messages, outbox, presence
 from generation.models import Delivery
@@ -40,6 +41,10 @@ def run() -> None:
             return
         try:
             async_to_sync(_send_due)()
+        except (OperationalError, InterfaceError) as error:
+            # What was under way is due again when its lease is over, and the sweep calls.
+            log.warning("database_away", error=str(error).strip())
+            return
         finally:
             _running.release()
 

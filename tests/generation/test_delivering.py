@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
-from django.db import connection
+from django.db import OperationalError, connection
 from django.utils import timezone
 from standardwebhooks import WebhookVerificationError
 
@@ -265,7 +265,26 @@ def test_many_are_sent_in_little_time(receiver):
 
     assert len({got.id for got in receiver.got}) == 300 == len(receiver.got)
     assert time.monotonic() - started < 15
-    print(f"{300 / (time.monotonic() - started):.0f} deliveries a second")
+
+
+def test_a_database_that_is_away_ends_the_run_and_the_next_one_sends(
+    receiver, delivery, monkeypatch
+):
+    def away(ended):
+        raise OperationalError("server closed the connection")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(outbox, "note", away)
+        delivering.run()
+    delivery.refresh_from_db()
+    assert (delivery.status, delivery.attempts) == ("pending", 1)
+    make_due(delivery)  # the lease is over
+
+    delivering.run()
+
+    assert len({got.id for got in receiver.got}) == 1
+    delivery.refresh_from_db()
+    assert delivery.status == "delivered"
 
 
 # --- figures --------------------------------------------------------------------------------------
