@@ -62,7 +62,8 @@ class Compiled(Generic[M]):
         fields = info["select_fields"]
         start, end = fields[0], fields[-1] + 1
         names = [compiler.select[place][0].target.attname for place in range(start, end)]
-        populators = get_related_populators(info, compiler.select, DEFAULT_DB_ALIAS)
+        # The stubs describe a later Django than the one that is required.
+        populators = get_related_populators(info, compiler.select, DEFAULT_DB_ALIAS)  # type: ignore[call-arg]
         made = []
         for row in compiler.results_iter([rows]):
             instance = info["model"].from_db(DEFAULT_DB_ALIAS, names, row[start:end])

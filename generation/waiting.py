@@ -63,6 +63,7 @@ class Hub:
         self._waiters: defaultdict[str, set[asyncio.Future[bool]]] = defaultdict(set)
         self._recent: OrderedDict[tuple[str, str], float] = OrderedDict()
         self._connected_at: float | None = None
+        self.waiters = 0  # clients, however many words each waits for
         self.closing = False
 
     def start(self) -> None:
@@ -74,10 +75,6 @@ class Hub:
         """Whether moves are being heard. If not, waiters have to ask by themselves."""
         return self._connected_at is not None
 
-    @property
-    def waiters(self) -> int:
-        return sum(len(waiting) for waiting in self._waiters.values())
-
     async def moved(self, wait: Wait, *, since: float, timeout: float) -> bool:
         """Whether it may have moved since `since` (time.monotonic); False after `timeout` seconds of silence."""
         if self.closing or self._missed(wait, since):
@@ -86,11 +83,13 @@ class Hub:
         keys = [f"{wait.channel} {word}" for word in wait.words]
         for key in keys:
             self._waiters[key].add(future)
+        self.waiters += 1
         timer = asyncio.get_running_loop().call_later(timeout, _settle, future, False)
         try:
             return await future
         finally:
             timer.cancel()
+            self.waiters -= 1
             for key in keys:
                 self._waiters[key].discard(future)
                 if not self._waiters[key]:
