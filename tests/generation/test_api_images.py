@@ -12,6 +12,7 @@ from PIL import Image as Picture
 from generation import links, retention, storage
 from tests.client import API, problem
 from tests.people import make_image, make_job, make_user
+from tests.web import Web
 
 pytestmark = pytest.mark.django_db
 
@@ -254,3 +255,25 @@ def test_an_object_store_that_is_away_is_said_to_be_for_now(bucket, settings):
 
     assert problem(answer, 503, "storage_failed")["retryable"] is True
     assert int(answer["Retry-After"]) >= 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_process_with_the_variables_of_the_store_sends_clients_there(
+    bucket, object_store_url: str, tmp_path: Path
+):
+    image = make_image()
+    web = Web(
+        tmp_path,
+        S3_BUCKET=bucket.name,
+        S3_ENDPOINT_URL=object_store_url,
+        S3_REGION="us-east-1",
+        S3_PREFIX="/pictures/",
+    )
+    try:
+        answer = web.http.get(link(image))
+        assert (answer.status_code, answer.content) == (302, b"")
+        assert httpx.get(answer.headers["Location"]).content == storage.read(image.file)
+        head = web.http.head(link(image))
+        assert (head.status_code, head.headers["Content-Length"]) == (200, str(image.size_bytes))
+    finally:
+        web.stop()
