@@ -59,14 +59,14 @@ def search(text: str, tags: Sequence[str], *, slug: str = "") -> Found:
         chosen = same
     elif chosen is not None and not _fits(chosen, words, tags):
         chosen = None
-    shown = found[:MOST_VARIANTS]
+    shown, has_more = found[:MOST_VARIANTS], len(found) > MOST_VARIANTS
     if chosen is not None and chosen not in shown:
         shown = [chosen, *shown[: MOST_VARIANTS - 1]]
     return Found(
         shown,
         chosen,
-        _tags(rows, tags),
-        has_more=len(found) > MOST_VARIANTS,
+        _tags(rows, tags, every=None if has_more else len(found)),
+        has_more=has_more,
         is_wording=bool(normalized) and same is None,
     )
 
@@ -95,13 +95,18 @@ def _named(normalized: str, slug: str) -> tuple[PromptVariant | None, PromptVari
     return same, next((row for row in rows if row.slug == slug), None)
 
 
-def _tags(rows: QuerySet[PromptVariant], chosen: Sequence[str]) -> list[Tag]:
-    """The most frequent tags of these variants, the chosen ones among them."""
+def _tags(rows: QuerySet[PromptVariant], chosen: Sequence[str], *, every: int | None) -> list[Tag]:
+    """The chosen tags, and the most frequent ones but for those that all of these variants have. every: how many these
+    are, if that is known."""
     counted = rows.order_by().annotate(tag=_Unnest(F("tags"))).values_list("tag")
     counts = dict(counted.annotate(n=Count("pk")).order_by("-n", "tag")[:MOST_TAGS])
     return [
         *(Tag(name, counts.get(name), True) for name in chosen),
-        *(Tag(name, count, False) for name, count in counts.items() if name not in chosen),
+        *(
+            Tag(name, count, False)
+            for name, count in counts.items()
+            if name not in chosen and count != every
+        ),
     ]
 
 

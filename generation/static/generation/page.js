@@ -20,15 +20,15 @@
   function begin(card) {
     const source = new EventSource(card.dataset.events);
     const on = (name, act) => source.addEventListener(name, (event) => act(JSON.parse(event.data)));
-    on("snapshot", (job) => show(card, job.progress));
-    on("progress", (now) => show(card, now.percent));
+    on("snapshot", (job) => show(card, job.status, job.progress));
+    on("progress", (now) => show(card, "running", now.percent));
     on("preview", (preview) => {
       const picture = card.querySelector(`img[data-index="${preview.index}"]`);
       if (!picture) return;
       picture.src = `data:image/${preview.format};base64,${preview.b64_json}`;
       picture.hidden = false;
     });
-    on("status", () => ask(card));
+    on("status", (job) => show(card, job.status, 0));
     for (const name of ENDS) {
       on(name, () => {
         source.close(); // it would connect again
@@ -44,12 +44,15 @@
     streams.delete(card);
   }
 
-  function show(card, percent) {
-    const bar = card.querySelector("progress");
-    if (bar) bar.value = percent;
+  function show(card, status, percent) {
+    const now = card.querySelector(".now");
+    if (!now) return;
+    now.querySelector("progress").value = percent;
+    if (now.dataset.status !== status) ask(card);
+    now.dataset.status = status;
   }
 
-  // Its state as the server puts it; of a job that has ended, the pictures.
+  // Its state in the server's words; of a job that has ended, the pictures.
   function ask(card) {
     const now = card.querySelector(".now");
     if (now) htmx.trigger(now, "moved");
@@ -100,8 +103,10 @@
   });
 
   // --- words ------------------------------------------------------------------------------------------------------
+  const AWAY = "The server cannot be reached. What you typed is still here.";
+  const place = document.getElementById("trouble");
+
   function trouble(said) {
-    const place = document.getElementById("trouble");
     place.textContent = said;
     place.hidden = !said;
   }
@@ -110,10 +115,14 @@
     document.getElementById("announced").textContent = event.detail.value;
   });
   document.addEventListener("trouble", (event) => trouble(event.detail.value));
-  document.addEventListener("htmx:sendError", () => trouble("The server cannot be reached. What you typed is still here."));
+  document.addEventListener("htmx:sendError", () => trouble(AWAY));
+  document.addEventListener("htmx:afterRequest", (event) => {
+    if (event.detail.successful && place.textContent === AWAY) trouble("");
+  });
   document.addEventListener("htmx:responseError", (event) => {
-    const isSaid = event.detail.xhr.getResponseHeader("HX-Trigger");
-    if (!isSaid) trouble("The server could not do that. What you typed is still here.");
+    const { xhr, elt } = event.detail;
+    if (elt.matches(".now") && [404, 410].includes(xhr.status)) elt.closest(".card").remove(); // deleted meanwhile
+    else if (!xhr.getResponseHeader("HX-Trigger")) trouble("The server could not do that. What you typed is still here.");
   });
 
   watch();

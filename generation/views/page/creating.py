@@ -30,13 +30,13 @@ class Home(PageView):
         return super().anonymous(request)
 
     def get(self, request: PersonRequest) -> HttpResponse:
-        return _page(request, Filled.of(Wish.of(read(WishForm, request.GET))))
+        return _page(request, Filled(Wish.of(read(WishForm, request.GET))))
 
     def post(self, request: PersonRequest) -> HttpResponseBase:
         form = read(WishForm, request.POST)
         wish = Wish.of(form)
         if "look" in form:
-            return _page(request, Filled.of(wish))
+            return _page(request, Filled(wish))
         made = submit(request.user, wish)
         if isinstance(made, Faults):
             return _refused(request, wish, made)
@@ -53,7 +53,7 @@ class Choices(PageView):
         wish = Wish.of(read(SearchForm, request.GET))
         if not request.htmx:
             return HttpResponseRedirect(f"{reverse('home')}?{request.GET.urlencode()}")
-        return render(request, "generation/page/choices.html", {"filled": Filled.of(wish)})
+        return render(request, "generation/page/choices.html", {"filled": Filled(wish)})
 
 
 def _page(request: PersonRequest, filled: Filled) -> HttpResponse:
@@ -66,7 +66,7 @@ def _refused(request: PersonRequest, wish: Wish, faults: Faults) -> HttpResponse
     """The form again, as it was filled in, with what is wrong."""
     if request.htmx and request.htmx.trigger != FORM:  # from a card: the form stays as it is
         return refused(request, Refusal(REFUSED, "invalid_request", faults.said))
-    filled = Filled.of(wish, faults)
+    filled = Filled(wish, faults)
     if request.htmx:
         form = render(request, "generation/page/form.html", _facts(filled))
         response = reswap(retarget(form, f"#{FORM}"), "outerHTML")

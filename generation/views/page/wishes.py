@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from django.utils.functional import cached_property
 from rest_framework import serializers
 from rest_framework.exceptions import ValidationError
 
@@ -61,9 +62,6 @@ class Wish:
         options = {name: form[name].strip() for name in OPTIONS if form.get(name, "").strip()}
         return cls(text, variant, form.get("tag", ()), options)
 
-    def search(self) -> Found:
-        return choosing.search(self.text, self.tags, slug=self.variant)
-
 
 @dataclass(frozen=True)
 class Faults:
@@ -120,13 +118,15 @@ class Filled:
     """The form as it is shown."""
 
     wish: Wish
-    found: Found
-    offers: Offers
-    faults: Faults
+    faults: Faults = field(default_factory=Faults)
 
-    @classmethod
-    def of(cls, wish: Wish, faults: Faults | None = None) -> "Filled":
-        return cls(wish, wish.search(), choosing.offers(), faults or Faults())
+    @cached_property
+    def found(self) -> Found:
+        return choosing.search(self.wish.text, self.wish.tags, slug=self.wish.variant)
+
+    @cached_property
+    def offers(self) -> Offers:
+        return choosing.offers()
 
     @property
     def is_detailed(self) -> bool:
