@@ -442,7 +442,7 @@ def retry(job_id: UUID) -> Job:
             report.moved(job.id, job.status, "job_retried", attempt=job.attempt)
             report.wake()
         elif job.purged_at is not None:
-            raise JobPurged("Its owner, or the time limit, had its images removed. Submit it again.")
+            raise JobPurged("Its images were removed. Submit the same request again.")
         elif job.is_terminal:
             raise JobFinished("The job succeeded; ask for another seed to get another picture.")
     return job

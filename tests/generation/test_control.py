@@ -52,7 +52,8 @@ def brightness_of(images: list[Image]) -> list[float]:
     from generation import storage
 
     return [
-        float(np.asarray(Picture.open(io.BytesIO(storage.read(i.master))))[..., :3].mean()) for i in images
+        float(np.asarray(Picture.open(io.BytesIO(storage.read(i.master))))[..., :3].mean())
+        for i in images
     ]
 
 
