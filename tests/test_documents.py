@@ -6,22 +6,12 @@ from pathlib import Path
 
 from django.urls import URLPattern
 
-import generation.engine.errors
-import generation.errors
 from distillation import urls as distillation_urls
-from generation import metrics, urls
+from generation import metrics, problems, urls
 from generation.engine.release import Manifest
 from generation.models import APIKey, Attempt, Job
 
 ROOT = Path(__file__).resolve().parents[1]
-NOT_OVER_THE_API = {
-    "generation_error",
-    "engine_error",  # the two bases
-    "release_refused",
-    "key_refused",
-    "job_finished",  # of the admin and the commands
-    "text_too_long",  # a log line and a state of the catalogue
-}
 
 
 def document(name: str) -> str:
@@ -34,21 +24,24 @@ def first_cells(text: str) -> set[str]:
     return {word for row in rows for word in re.findall(r"`([^`]+)`", row)}
 
 
-def codes() -> set[str]:
-    classes = [*vars(generation.errors).values(), *vars(generation.engine.errors).values()]
-    found = {kind.code for kind in classes if isinstance(kind, type) and hasattr(kind, "code")}
-    return found | {generation.errors.WORKER_LOST, generation.errors.INTERNAL_ERROR}
-
-
 def test_every_field_of_the_manifest_is_explained():
     text = document("release-format.md").split("## Fields of", 1)[1].split("\n## ", 1)[0]
     assert first_cells(text) == {field.name for field in fields(Manifest)}
 
 
-def test_every_code_of_an_error_that_a_client_can_meet_is_explained():
-    assert codes() > NOT_OVER_THE_API
-    text = document("api.md").split("## Errors", 1)[1]
-    assert codes() - NOT_OVER_THE_API - first_cells(text) == set()
+def test_the_table_of_errors_has_what_every_answer_may_have():
+    text = document("api.md").split("| code | status |", 1)[1].split("\n\n", 1)[0]
+    listed = {
+        (code, int(status))
+        for codes, status in re.findall(r"^\| ([^|]+) \| (\d+) \|", text, re.MULTILINE)
+        for code in re.findall(r"`(\w+)`", codes)
+    }
+    assert listed == {(known.code, known.status) for known in problems.known() if known.status}
+
+
+def test_the_table_of_failures_has_what_every_job_may_have():
+    text = document("api.md").split("| code | retried by itself |", 1)[1].split("\n\n", 1)[0]
+    assert first_cells(text) == {known.code for known in problems.known() if known.is_of_jobs}
 
 
 def test_every_address_of_the_api_is_listed():

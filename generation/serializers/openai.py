@@ -9,6 +9,7 @@ from django.conf import settings
 from rest_framework import serializers
 
 from generation import counting, storage
+from generation.errors import ImageGone
 from generation.models import Image, Job
 from generation.serializers.images import ImageSerializer
 from generation.serializers.shapes import Strict
@@ -57,6 +58,11 @@ class ImagesRequestSerializer(Strict):
         required=False,
         allow_null=True,
         help_text="Slug of a prompt variant, instead of a prompt. Not OpenAI's.",
+    )
+    match = serializers.BooleanField(
+        required=False,
+        allow_null=True,
+        help_text="false: only a prompt that the catalogue has. Not OpenAI's.",
     )
     model = serializers.CharField(
         required=False, allow_null=True, help_text="student, teacher or a release's name."
@@ -228,6 +234,9 @@ class CompletedEventSerializer(serializers.Serializer[Job]):
 
 
 def _base64(image: Image) -> str:
+    """Raises ImageGone and StorageFailed."""
+    if not storage.exists(image.file):
+        raise ImageGone("Submit it again with the seed of the job: it gives the same picture.")
     return base64.b64encode(storage.read(image.file)).decode()
 
 

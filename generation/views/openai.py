@@ -103,6 +103,7 @@ class ImageGenerations(APIView):
                 request.user,
                 variant=wish.get("variant"),
                 text=wish.get("prompt") or None,
+                match=wish.get("match"),
                 n=wish.get("n", 1),
                 seed=wish.get("seed"),
                 size=None if size == "auto" else size,

@@ -36,6 +36,7 @@ def test_every_operation_is_described_with_its_security():
         "/v1/images/{image_id}", "/v1/images/{image_id}/file", "/v1/images/{image_id}/thumbnail", "/v1/releases", "/v1/releases/{name}",
         "/v1/predictions", "/v1/predictions/{prediction_id}", "/v1/predictions/{prediction_id}/cancel",
         "/v1/predictions/{prediction_id}/stream",
+        "/v1/images/generations", "/v1/models", "/v1/models/{name}",
         "/v1/models/{owner}/{name}", "/v1/models/{owner}/{name}/predictions",
         "/v1/models/{owner}/{name}/versions/{version}",
         "/v1/webhooks", "/v1/webhooks/{endpoint_id}/enable", "/v1/webhooks/default/secret",
