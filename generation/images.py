@@ -158,6 +158,15 @@ def forget(images: Iterable[StoredImage]) -> None:
     cache.forget(f"{image.key}.{image.format}" for image in images)
 
 
+def cached(wanted: Collection[str]) -> list[StoredImage]:
+    """What the cache has under these keys, in whatever format."""
+    return [
+        image
+        for output_format in files.FORMATS
+        for image in _cached(wanted, output_format).values()
+    ]
+
+
 def hold(images: Collection[StoredImage]) -> set[str]:
     """Keep their files until the transaction ends. Returns the names of those that are gone. Raises StorageFailed."""
     names = sorted({image.file for image in images})

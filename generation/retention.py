@@ -5,7 +5,7 @@ is cut off in between is found by the next sweep.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -18,7 +18,7 @@ from django.db.models import Q, QuerySet
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from generation import cache, idempotency, jobs, references, storage
+from generation import idempotency, images, jobs, references, storage
 from generation.models import APIKey, Image, Job, PurgedImage
 from generation.references import Removed
 
@@ -73,8 +73,7 @@ def purge(job_id: UUID) -> None:
         job = Job.objects.select_for_update().get(id=job_id)
         jobs.cancel(job_id)
         rows = _remove_rows([job_id])
-    _forget(rows)
-    removed = references.remove(_names(rows))
+    removed = references.remove(_files(rows, is_dry=False))
     if job.purged_at is None:
         log.info("job_purged", job_id=str(job_id), images=len(rows), files=len(removed))
 
@@ -88,12 +87,14 @@ def _remove_rows(job_ids: Sequence[UUID]) -> list[Image]:
     return rows
 
 
-def _names(rows: Sequence[Image]) -> set[str]:
-    return {name for row in rows for name in (row.file, row.master)}
-
-
-def _forget(rows: Sequence[Image]) -> None:
-    cache.forget(f"{row.key}.{row.format}" for row in rows)
+def _files(rows: Sequence[Image], *, is_dry: bool) -> dict[str, Image]:
+    """Every file of these images: those that they name, and renderings that only the cache knows. It forgets them."""
+    found = {name: row for row in rows for name in (row.file, row.master)}
+    row_of = {row.key: row for row in rows}
+    cached = images.cached(row_of.keys())
+    if not is_dry:
+        images.forget(cached)
+    return {image.file: row_of[image.key] for image in cached} | found
 
 
 # --- what has been kept long enough ---------------------------------------------------------------
@@ -159,7 +160,7 @@ def _sweep_jobs(
         with transaction.atomic(durable=True):
             batch = _next(jobs_due, after, is_locked=not is_dry)
             job_ids = [job.id for job in batch]
-            images = (
+            rows = (
                 list(Image.objects.filter(job_id__in=job_ids)) if is_dry else _remove_rows(job_ids)
             )
         if not batch:
@@ -167,13 +168,13 @@ def _sweep_jobs(
         last = batch[-1]
         assert last.finished_at is not None
         after = last.finished_at, last.id
-        if is_dry:
-            removed = _removable(_names(images), without=jobs_due.filter(_until(*after)))
-        else:
-            _forget(images)
-            removed = references.remove(_names(images))
+        files = _files(rows, is_dry=is_dry)
+        until = jobs_due.filter(_until(*after))
+        removed = _removable(files, without=until) if is_dry else references.remove(files)
         owner_of = {job.id: users[job.owner_id] for job in batch}
-        _count(report, owner_of, images, removed)
+        _count(
+            report, owner_of, rows, {name: owner_of[files[name].job_id] for name in files}, removed
+        )
         done += len(batch)
         on_progress(done, max(done, total))
 
@@ -194,27 +195,27 @@ def _until(finished_at: datetime, job_id: UUID) -> Q:
 
 
 def _count(
-    report: Report, owner_of: dict[UUID, str], images: Sequence[Image], removed: Sequence[Removed]
+    report: Report,
+    owner_of: Mapping[UUID, str],
+    rows: Sequence[Image],
+    owner_of_file: Mapping[str, str],
+    removed: Sequence[Removed],
 ) -> None:
     for owner in owner_of.values():
         report.owners[owner].jobs += 1
-    owner_of_file = {}
-    for image in images:
-        owner = owner_of[image.job_id]
-        report.owners[owner].images += 1
-        for name in (image.file, image.master):
-            owner_of_file[name] = owner
-            owner_of_file[storage.thumbnail_name(name)] = owner
+    for row in rows:
+        report.owners[owner_of[row.job_id]].images += 1
+    small = {storage.thumbnail_name(name): owner for name, owner in owner_of_file.items()}
     for one in removed:
-        tally = report.owners[owner_of_file[one.name]]
+        tally = report.owners[owner_of_file.get(one.name) or small[one.name]]
         tally.files += 1
         tally.size_bytes += one.size_bytes
 
 
-def _removable(names: set[str], *, without: QuerySet[Job]) -> list[Removed]:
+def _removable(names: Collection[str], *, without: QuerySet[Job]) -> list[Removed]:
     """What `references.remove` would remove after these jobs are purged."""
     used = references.in_use(sorted(names), without=without)
-    return references.sizes(references.with_thumbnails(names - used))
+    return references.sizes(references.with_thumbnails(set(names) - used))
 
 
 # --- files that no row refers to ------------------------------------------------------------------

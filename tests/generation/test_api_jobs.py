@@ -24,8 +24,8 @@ pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_server")]
 
 FIELDS = {
     "id", "status", "variant", "text", "match", "model", "n", "seed", "size", "num_inference_steps", "output_format",
-    "priority", "metadata", "max_tries", "cache", "attempt", "progress", "queue", "error", "images", "created_at", "started_at", "finished_at",
-    "metrics", "urls",
+    "priority", "metadata", "max_tries", "cache", "attempt", "progress", "queue", "error", "images", "created_at",
+    "started_at", "finished_at", "metrics", "urls",
 }  # fmt: skip
 
 

@@ -151,6 +151,24 @@ def test_a_file_that_another_job_shares_stays(variant):
     assert stored_names() == set()
 
 
+def test_renderings_that_only_the_cache_knows_go_too(variant, monkeypatch):
+    first = submit()
+    finish(first)
+
+    def refuse(*arguments, **options):
+        raise JobPurged  # whatever: after the file was made, and before a row
+
+    with monkeypatch.context() as patch:
+        patch.setattr(submission.limits, "admit", refuse)
+        with pytest.raises(JobPurged):
+            submit(output_format="jpeg")
+    assert any(name.endswith(".jpeg") for name in stored_names())
+
+    retention.purge(first.id)
+
+    assert stored_names() == set()
+
+
 def test_the_same_request_is_computed_anew(variant):
     first = submit()
     finish(first)
