@@ -1,0 +1,158 @@
+"""OpenAI's way through the whole stack: the official client, and the commands of docs/api.md as they stand."""
+
+import base64
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+from openai import OpenAI
+from PIL import Image
+
+from tests.acceptance.stack import ROOT, Stack, wait_for
+
+pytestmark = pytest.mark.acceptance
+
+WORDS = "a red glass vase on a wooden table"
+
+
+@pytest.fixture
+def client(stack: Stack) -> Iterator[OpenAI]:
+    with OpenAI(base_url=f"{stack.run['base_url']}/v1", api_key=stack.run["api_key"]) as client:
+        yield client
+
+
+def picture(content: bytes | str) -> Image.Image:
+    content = base64.b64decode(content) if isinstance(content, str) else content
+    return Image.open(io.BytesIO(content)).convert("RGB")
+
+
+def test_pictures_come_with_the_answer_and_as_links_and_are_those_of_every_other_route(
+    stack: Stack, client: OpenAI, variants: list[str]
+):
+    asked = {"prompt": WORDS, "model": "quick", "n": 2, "extra_body": {"seed": 88_001}}
+
+    answer = client.images.generate(**asked)
+    linked = client.images.generate(**asked, response_format="url")
+
+    pictures = [picture(image.b64_json) for image in answer.data]
+    assert pictures[0].tobytes() != pictures[1].tobytes()
+    assert answer.size == "{}x{}".format(*pictures[0].size)
+    for image, link in zip(pictures, linked.data, strict=True):
+        assert picture(httpx.get(link.url).content).tobytes() == image.tobytes()
+    # The starter's tokenizer counts more than the eight words: two markers, at least.
+    assert answer.usage.input_tokens >= len(WORDS.split()) + 2
+    assert answer.usage.output_tokens == 2 * pictures[0].width * pictures[0].height // 64
+    job = stack.ended(
+        [stack.submit(text=WORDS, model="quick", seed=88_001, n=2, output_format="png")["id"]], 30
+    )[0]
+    assert job["cache"] == "hit"
+
+
+def test_a_stream_brings_the_picture_as_it_forms(client: OpenAI, variants: list[str]):
+    stream = client.images.generate(
+        prompt="", model="slow", stream=True, partial_images=3,
+        extra_body={"variant": variants[3], "seed": 88_002},
+    )  # fmt: skip
+
+    seen = list(stream)
+
+    names = [event.type.removeprefix("image_generation.") for event in seen]
+    assert names == ["partial_image"] * (len(seen) - 1) + ["completed"]
+    assert 1 <= len(seen) - 1 <= 3
+    assert [event.partial_image_index for event in seen[:-1]] == list(range(len(seen) - 1))
+    whole = picture(seen[-1].b64_json)
+    assert seen[-1].size == "{}x{}".format(*whole.size)
+    for event in seen[:-1]:
+        assert picture(event.b64_json).tobytes() != whole.tobytes()
+
+
+def test_a_client_that_gave_up_gets_the_first_job_when_it_tries_again(
+    stack: Stack, client: OpenAI, variants: list[str]
+):
+    """One picture of the slow release takes longer than the client waits at first."""
+    hurried = client.with_options(timeout=1, max_retries=20)
+
+    raw = hurried.images.with_raw_response.generate(
+        prompt="", model="slow", extra_body={"variant": variants[4], "seed": 88_003}
+    )
+
+    rows = stack.query("SELECT id::text FROM generation_job WHERE seed = 88003")
+    assert [row["id"] for row in rows] == [raw.headers["x-job-id"]]
+    assert raw.parse().data[0].b64_json
+
+
+def test_a_job_that_is_canceled_by_another_way_ends_the_waiting(
+    stack: Stack, client: OpenAI, variants: list[str]
+):
+    def cancel() -> None:
+        rows = "SELECT id::text FROM generation_job WHERE seed = 88004"
+        found = wait_for(lambda: stack.query(rows), 20, "the job is there")
+        httpx.post(
+            f"{stack.run['base_url']}/v1/jobs/{found[0]['id']}/cancel",
+            headers={"Authorization": f"Bearer {client.api_key}"},
+        ).raise_for_status()
+
+    canceling = threading.Thread(target=cancel)
+    canceling.start()
+    started = time.monotonic()
+    with pytest.raises(openai.ConflictError) as caught:
+        client.images.generate(
+            prompt="", model="slow", extra_body={"variant": variants[5], "seed": 88_004}
+        )
+    canceling.join()
+
+    assert caught.value.code == "canceled_by_client"
+    assert time.monotonic() - started < 20
+
+
+def test_other_words_are_answered_with_what_was_made(client: OpenAI, variants: list[str]):
+    def look() -> str | None:
+        try:
+            answer = client.images.generate(
+                prompt="a glass vase in red on the wooden table", model="quick"
+            )
+        except openai.InternalServerError as error:
+            assert error.code in ("encoder_busy", "encoder_unavailable")
+            return None  # the encode worker is starting
+        return answer.data[0].revised_prompt
+
+    assert wait_for(look, 90, "the encode worker answers") == WORDS
+
+
+def test_models_and_refusals(client: OpenAI, variants: list[str]):
+    assert {"student", "teacher"} <= {model.id for model in client.models.list()}
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.images.generate(prompt=WORDS, quality="hd")
+    assert caught.value.param == "quality"
+
+
+def blocks(language: str) -> list[str]:
+    """Of the section OpenAI of docs/api.md."""
+    text = (ROOT / "docs" / "api.md").read_text()
+    section = text.split("\n## OpenAI\n", 1)[1].split("\n## ", 1)[0]
+    return re.findall(rf"^```{language}\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+
+
+def test_what_the_document_shows_works(stack: Stack, variants: list[str], tmp_path: Path):
+    env = {**os.environ, "URL": stack.run["base_url"], "KEY": stack.run["api_key"]}
+    run = {"cwd": tmp_path, "env": env, "capture_output": True, "text": True, "timeout": 100}
+    (python,), (shell,) = blocks("python"), blocks("sh")
+
+    shown = subprocess.run([sys.executable, "-c", python], **run)
+    assert shown.returncode == 0, shown.stderr
+    assert "image_generation.completed 128x128" in shown.stdout
+    assert picture((tmp_path / "vase.png").read_bytes()).size == (128, 128)
+
+    said = subprocess.run(["bash", "-euc", shell], **run)
+    assert said.returncode == 0, said.stderr + said.stdout
+    assert picture(httpx.get(json.loads(said.stdout)["data"][0]["url"]).content)
