@@ -75,9 +75,15 @@ def one(request: HttpRequest | Request, job_id: UUID) -> Job:
     job = _ONE.first(owner=request.user.pk, job_id=job_id)
     if job is None:
         raise Http404
-    job = _in_time(request, job)
+    return kept(_in_time(request, job))
+
+
+def kept(job: Job) -> Job:
+    """The job. Raises JobPurged."""
     if job.purged_at is not None:
-        raise JobPurged("Its images are gone. Submit the same request again for the same pictures.")
+        raise JobPurged(
+            "Its images are gone. Send the same request again, with another Idempotency-Key if one came with it."
+        )
     return job
 
 
@@ -171,7 +177,7 @@ class JobList(ListView):
             200: OpenApiResponse(JobSerializer, "Answered at once from stored images"),
             202: OpenApiResponse(JobSerializer, "Accepted; Location says where to ask"),
         }
-        | responses(400, 401, 403, 409, 422, 503),
+        | responses(400, 401, 403, 409, 410, 422, 503),
     )
     def post(self, request: Request) -> Response:
         """Ask for images. `Prefer: wait=30` answers when they are there, or after 30 seconds."""
@@ -194,7 +200,7 @@ class JobList(ListView):
         prefers = preference(request)
         return _answer(
             request,
-            job,
+            kept(job),
             seconds=prefers.seconds,
             then=reverse("job", args=[job.id]),
             applied=prefers.applied,

@@ -83,6 +83,20 @@ def test_a_body_seen_before_is_not_answered_with_a_job_that_was_deleted():
     assert idempotency.by_body(api.owner, "openai", {"prompt": "a vase"}, seconds=60) is None
 
 
+def test_an_idempotency_key_of_a_deleted_job_makes_no_other():
+    make_release()
+    make_embedding(variant=make_variant(slug="red-vase", text="a red vase"))
+    api = API()
+
+    def post(key: str):
+        return api.post("/v1/jobs", {"variant": "red-vase"}, headers={"Idempotency-Key": key})
+
+    api.delete(f"/v1/jobs/{post('order-1').json()['id']}")
+
+    problem(post("order-1"), 410, "job_purged")
+    assert post("order-2").status_code == 202
+
+
 def test_metadata_is_asked_for_and_stated():
     make_release()
     make_embedding(variant=make_variant(slug="red-vase", text="a red vase"))
