@@ -26,11 +26,6 @@ TEXTS_AT_ONCE = 8
 _encoders: "dict[str, Encoder]" = {}  # of this process, by fingerprint
 
 
-def begin() -> None:
-    """Show the heartbeat of an encode worker. The encoder itself is loaded when there is something to encode."""
-    presence.begin("encode", device="cpu")
-
-
 def encode_missing(
     *,
     seconds: float | None = None,

@@ -1,11 +1,17 @@
 """Which prompt variants are nearest to a text: the encode worker's answers to `questions`. Decides nothing."""
 
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import numpy.typing as npt
 import structlog
+from django.conf import settings
 from django.db import connection
 
-from generation import encoding, matching, questions, releases, wording
+from generation import encoding, hints, matching, presence, questions, releases, wording
 from generation.engine.text_vectors import TextVectors, Vector
 from generation.models import Embedding
 from generation.questions import Answer, Near, Question
@@ -14,8 +20,41 @@ log = structlog.get_logger(__name__)
 
 SHOWN = 3
 READ_AT_ONCE = 1000
+IDLE_SECONDS = 1.0  # a question that waits so long beside an idle worker has lost its message
+EXIT_DEAF = 70
 
 _indexes: "dict[str, Index]" = {}  # of this process, by encoder fingerprint
+_is_busy = False
+_heard_at = time.monotonic()  # since then questions wait beside this worker, which does nothing
+
+
+def begin() -> None:
+    """Show the heartbeat of an encode worker. An encoder is loaded when there is something to encode."""
+    presence.begin("encode", device="cpu", tick=_tick)
+
+
+@contextmanager
+def busy() -> Iterator[None]:
+    """Around what a message asked for: loading the tensor libraries alone may take longer than DEAF_SECONDS."""
+    global _is_busy
+    _is_busy = True
+    try:
+        yield
+    finally:
+        _is_busy = False
+
+
+def _tick() -> None:
+    """In the heartbeat thread: send a lost message again; end a worker that hears none (why: `worker.is_deaf`)."""
+    global _heard_at
+    now = time.monotonic()
+    if _is_busy or not questions.are_waiting():
+        _heard_at = now
+    elif now - _heard_at > settings.DEAF_SECONDS:
+        log.error("worker_deaf", worker=settings.WORKER_NAME, idle_seconds=round(now - _heard_at))
+        os._exit(EXIT_DEAF)  # not an exception: the main thread may hang in the broker's socket
+    elif now - _heard_at > IDLE_SECONDS:
+        hints.match(IDLE_SECONDS)
 
 
 def answer_waiting() -> None:

@@ -81,6 +81,11 @@ def wait(asked: str, *, seconds: int) -> Answer | None:
 
 
 # --- who answers ----------------------------------------------------------------------------------
+def are_waiting() -> bool:
+    """Whether there is a question that nobody has taken; not while Redis is away."""
+    return bool(attempt(lambda redis: redis.llen(WAITING), 0))
+
+
 def take() -> tuple[str, Question] | None:
     """The id and the question that waits longest, which is nobody else's then."""
 

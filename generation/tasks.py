@@ -34,8 +34,9 @@ def encode(**_: object) -> None:
     """Compute missing embeddings, for a bounded time. Who waits for a match does not wait for that."""
     from generation import encoding, nearest
 
-    if encoding.encode_missing(seconds=20, between=nearest.answer_waiting):
-        hints.encode()
+    with nearest.busy():
+        if encoding.encode_missing(seconds=20, between=nearest.answer_waiting):
+            hints.encode()
 
 
 @shared_task(name="generation.match", ignore_result=True)
@@ -43,7 +44,8 @@ def match(**_: object) -> None:
     """Say which prompt variants are nearest to the texts that wait."""
     from generation import nearest
 
-    nearest.answer_waiting()
+    with nearest.busy():
+        nearest.answer_waiting()
 
 
 @shared_task(name="generation.deliver", ignore_result=True)
@@ -116,9 +118,9 @@ def _generation(queue: str) -> None:
 
 
 def _encode() -> None:
-    from generation import encoding
+    from generation import nearest
 
-    encoding.begin()
+    nearest.begin()
     hints.encode()
 
 

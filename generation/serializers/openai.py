@@ -12,6 +12,7 @@ from generation import counting, storage
 from generation.errors import ImageGone
 from generation.models import Image, Job
 from generation.serializers.images import ImageSerializer
+from generation.serializers.problems import NearestSerializer
 from generation.serializers.shapes import Strict
 
 UNSUPPORTED = "unsupported_parameter"
@@ -270,6 +271,9 @@ class OpenAIFaultSerializer(serializers.Serializer[Any]):
     type = serializers.CharField()
     param = serializers.CharField(allow_null=True)
     code = serializers.CharField(help_text="A stable word for programs; it has a page.")
+    nearest = NearestSerializer(
+        many=True, required=False, help_text="Of variant_not_found: the nearest prompt variants."
+    )
 
 
 class OpenAIErrorSerializer(serializers.Serializer[Any]):

@@ -287,6 +287,34 @@ def test_a_busy_encoder_over_http_is_503_with_retry_after(variants, monkeypatch)
     assert int(answer["Retry-After"]) >= 1
 
 
+def test_a_prediction_of_another_text_is_of_the_nearest_variant(variants):
+    with EncodeThread(near(variants, 0.99)):
+        answer = API().post("/v1/predictions", {"version": "teacher", "input": {"prompt": ASKED}})
+    assert answer.status_code in (201, 202), answer.content
+    job = Job.objects.get()
+    assert (job.variant, job.match_score, job.via) == (variants[0], 0.99, "replicate")
+
+
+def test_a_refusal_on_the_route_of_openai_names_the_three_nearest(variants):
+    with EncodeThread(near(variants, 0.5, 0.4, 0.3)):
+        answer = API().post("/v1/images/generations", {"prompt": ASKED})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["param"]) == (
+        400,
+        "variant_not_found",
+        "prompt",
+    )
+    assert [one["variant"] for one in error["nearest"]] == [one.slug for one in variants[:3]]
+
+
+def test_the_page_of_a_job_shows_what_was_asked_for(variants, client):
+    with EncodeThread(near(variants, 0.99)):
+        job = submission.submit(make_user(), text=ASKED)
+    client.force_login(make_user(username="admin", is_superuser=True))
+    page = client.get(f"/admin/generation/job/{job.pk}/change/").content.decode()
+    assert "The RED vase on a table" in page and "0.99" in page
+
+
 def test_a_text_that_is_too_long_over_http_is_422(variants):
     body = problem(API().post("/v1/jobs", {"text": "vase " * 13}), 422, "prompt_invalid")
     assert body["parameter"] == "text" and "13 words" in body["detail"]

@@ -38,6 +38,14 @@ def test_questions_are_taken_once_the_oldest_first():
     assert questions.take() is None
 
 
+def test_what_nobody_has_taken_waits():
+    assert not questions.are_waiting()
+    questions.put(QUESTION, seconds=5)
+    assert questions.are_waiting()
+    questions.take()
+    assert not questions.are_waiting()
+
+
 def test_a_question_that_nobody_waits_for_any_more_is_dropped(redis_server):
     given_up = questions.put(QUESTION, seconds=5)
     waits = questions.put(QUESTION, seconds=5)
