@@ -157,8 +157,8 @@ add(
         ),
         of(
             errors.VariantNotFound,
-            "No active prompt variant of the catalogue has this slug, or has this text or one that is near enough. Of a "
-            "text, nearest lists the three nearest variants where a text encoder could compare them.",
+            "No active prompt variant of the catalogue has this slug, or has this text or one that is near enough. "
+            "Of a text, nearest lists the three nearest variants where a text encoder could compare them.",
             "Take a variant of nearest or of GET /v1/variants, or have the text added to the catalogue.",
         ),
         of(

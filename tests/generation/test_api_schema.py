@@ -32,7 +32,8 @@ def test_every_operation_is_described_with_its_security():
     }
 
     assert {path for _, path in operations} == {
-        "/v1/variants", "/v1/variants/{slug}", "/v1/jobs", "/v1/jobs/{job_id}", "/v1/jobs/{job_id}/cancel", "/v1/jobs/{job_id}/events",
+        "/v1/variants", "/v1/variants/{slug}", "/v1/jobs", "/v1/jobs/{job_id}", "/v1/jobs/{job_id}/cancel",
+        "/v1/jobs/{job_id}/events",
         "/v1/images/{image_id}", "/v1/images/{image_id}/file", "/v1/images/{image_id}/thumbnail",
         "/v1/releases", "/v1/releases/{name}",
         "/v1/predictions", "/v1/predictions/{prediction_id}", "/v1/predictions/{prediction_id}/cancel",
