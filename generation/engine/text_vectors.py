@@ -42,9 +42,10 @@ class TextVectors:
         return (self.count(text) - 1) * self.bytes
 
     def read(self, stored: bytes) -> Vector:
-        """The vector of `bytes` bytes of a stored embedding."""
+        """The vector of `bytes` bytes of a stored embedding; of damaged ones, zeros: near to nothing."""
         vector = np.frombuffer(stored, STORED).astype(np.float32)
-        return vector / max(float(np.linalg.norm(vector)), 1e-12)
+        length = float(np.linalg.norm(vector))
+        return vector / length if 0 < length < np.inf else np.zeros_like(vector)
 
     def encode(self, text: str) -> Vector:
         """Of a text of any length; of one that is too long, of as much of its beginning as the encoder reads."""

@@ -59,5 +59,8 @@ def test_a_word_without_a_token_of_its_own_is_spelt(vectors):
     assert vectors.is_spelt("vases") and vectors.is_spelt("🙂")
 
 
-def test_an_embedding_of_zeros_is_near_to_nothing(vectors):
-    assert not vectors.read(bytes(vectors.bytes)).any()
+@pytest.mark.parametrize(
+    "damaged", [b"\0\0", b"\xff\xff", b"\0\x7c"]
+)  # zero, not a number, infinite
+def test_a_damaged_embedding_is_near_to_nothing(vectors, damaged):
+    assert not vectors.read(damaged * vectors.width).any()
