@@ -75,12 +75,13 @@ def _lock(name: str) -> None:
 
 def remember_body(owner, route: str, body: Any, job: Job) -> None:
     """So that `by_body` finds the job."""
-    IdempotencyKey.objects.update_or_create(
-        owner=owner,
-        route=BY_BODY + route,
-        key=fingerprint(body),
-        defaults={"job": job, "created_at": timezone.now()},
-        create_defaults={"job": job, "fingerprint": fingerprint(body)},
+    mark = fingerprint(body)
+    row = IdempotencyKey(owner=owner, route=BY_BODY + route, key=mark, fingerprint=mark, job=job)
+    IdempotencyKey.objects.bulk_create(
+        [row],
+        update_conflicts=True,
+        unique_fields=["owner", "route", "key"],
+        update_fields=["job", "created_at"],
     )
 
 

@@ -42,6 +42,7 @@ from generation.waiting import SETTLED
 ROUTE = "openai"  # of idempotency keys
 # A client of OpenAI gives up after 600 seconds, and comes back after 120 at most.
 RETRY_SECONDS = 900
+RETRY_COUNT = "x-stainless-retry-count"  # a header of each request of theirs, 0 in the first
 B64_JSON = "b64_json"
 # Of a job that ended otherwise than by a fault of ours.
 STATUSES = {CANCELED_BY_CLIENT: 409, DEADLINE_BEFORE_START: 504, DEADLINE_WHILE_RUNNING: 504}
@@ -121,8 +122,9 @@ class ImageGenerations(APIView):
         first = None
         if _is_retry(request):
             first = idempotency.by_body(owner, ROUTE, body, seconds=RETRY_SECONDS)
-        job = make() if first is None or first.purged_at else first
-        idempotency.remember_body(owner, ROUTE, body, job)
+        job = first or make()
+        if RETRY_COUNT in request.headers:
+            idempotency.remember_body(owner, ROUTE, body, job)
         return job
 
     def _waited(self, request: Request, job: Job, response_format: str) -> Response:
@@ -180,7 +182,7 @@ class ImageGenerations(APIView):
 
 def _is_retry(request: Request) -> bool:
     """Whether a client of OpenAI says that it sends this once more."""
-    return bool(re.fullmatch(r"0*[1-9]\d{0,3}", request.headers.get("x-stainless-retry-count", "")))
+    return bool(re.fullmatch(r"0*[1-9]\d{0,3}", request.headers.get(RETRY_COUNT, "")))
 
 
 def _then(request: Request, job: Job, **asked: Any) -> str:

@@ -1,12 +1,14 @@
 """OpenAI's routes: what is accepted and refused, and how; what a live client sees is in test_openai_client."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.test import Client
+from django.utils import timezone
 
 from generation import submission
-from generation.models import Image, Job
+from generation.models import IdempotencyKey, Image, Job
 from tests.client import API
 from tests.painter import make_pictures
 from tests.people import make_embedding, make_image, make_job, make_release, make_user, make_variant
@@ -214,6 +216,19 @@ def test_a_retry_of_what_failed_or_was_deleted_is_made_anew():
         first = unfinished(again(api, 0))
         Job.objects.filter(id=first.id).update(finished_at=first.created_at, **fields)
         assert unfinished(again(api, 1)) != first
+
+
+def test_a_retry_finds_its_first_request_for_as_long_as_a_client_may_take():
+    api = API()
+    first = unfinished(again(api, 0))
+    rows = IdempotencyKey.objects.filter(job=first)
+
+    rows.update(created_at=timezone.now() - timedelta(seconds=890))
+    assert unfinished(again(api, 1)) == first
+    rows.update(created_at=timezone.now() - timedelta(seconds=890))
+    assert unfinished(again(api, 2)) == first  # counted from the retry before
+    rows.update(created_at=timezone.now() - timedelta(seconds=910))
+    assert unfinished(again(api, 2)) != first
 
 
 def test_an_idempotency_key_is_this_routes_own():
