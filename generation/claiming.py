@@ -58,7 +58,9 @@ waiting AS (
 )"""
 
 # `chosen` is a look without locks; `taken` locks what is still queued and leaves what another worker is taking.
+# A claim that is lost with PostgreSQL is a job that is still queued, so nobody waits for the disk.
 TAKE = f"""
+SET LOCAL synchronous_commit TO off;
 WITH RECURSIVE {CANDIDATES}, compatible AS (
     SELECT r.*, row_number() OVER (PARTITION BY r.key ORDER BY r.place) AS copy
       FROM ranked r JOIN ranked head ON head.place = 1

@@ -1,15 +1,16 @@
-"""Querysets whose SQL is made once. Knows no model.
+"""Querysets and inserts whose SQL is made once. Knows no model.
 
 Django builds the SQL of a queryset anew each time, which takes a request longer than PostgreSQL's answer does. What is
 asked at every request is written as any queryset, with stand-ins for what changes, and compiled at its first use.
 """
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 from django.db import DEFAULT_DB_ALIAS, connection
-from django.db.models import Model, QuerySet
+from django.db.models import Field, Model, QuerySet
 from django.db.models.query import get_related_populators
 
 M = TypeVar("M", bound=Model)
@@ -71,3 +72,31 @@ class Compiled(Generic[M]):
                 populator.populate(row, instance)
             made.append(instance)
         return made
+
+
+class Insert(Generic[M]):
+    """Writes new rows whose primary key is known, as `save(force_insert=True)` does, without signals."""
+
+    def __init__(self, model: type[M]) -> None:
+        self._model = model
+
+    def __call__(self, row: M) -> None:
+        values = [
+            field.get_db_prep_save(getattr(row, field.attname), connection)
+            for field in self._fields
+        ]
+        with connection.cursor() as cursor:
+            cursor.execute(self._sql, values)
+        row._state.adding = False
+        row._state.db = DEFAULT_DB_ALIAS
+
+    @cached_property
+    def _fields(self) -> "Sequence[Field[Any, Any]]":
+        return self._model._meta.concrete_fields
+
+    @cached_property
+    def _sql(self) -> str:
+        quote = connection.ops.quote_name
+        columns = ", ".join(quote(field.column) for field in self._fields)
+        marks = ", ".join(["%s"] * len(self._fields))
+        return f"INSERT INTO {quote(self._model._meta.db_table)} ({columns}) VALUES ({marks})"

@@ -14,8 +14,8 @@ from uuid import UUID
 
 import structlog
 from django.conf import settings
-from django.db import IntegrityError, OperationalError, transaction
-from django.db.models import F, Q, QuerySet, prefetch_related_objects
+from django.db import IntegrityError, OperationalError, connection, transaction
+from django.db.models import Q, QuerySet, prefetch_related_objects
 from django.db.models.expressions import CombinedExpression
 from django.db.models.functions import Now
 from django.utils import timezone
@@ -68,7 +68,7 @@ class Result:
 
 
 def _move(jobs: QuerySet[Job], *, to: Status, **fields: Any) -> int:
-    """Where a status changes, but for the claim (one statement in `claiming`).
+    """Where a status changes, but for the claim (`claiming.TAKE`) and the success of one that runs (`SUCCEED`).
 
     `jobs` is filtered on the old status and token; callers check the count.
     """
@@ -212,30 +212,48 @@ def _lost(results: Sequence[Result]) -> dict[Claim, str]:
     }
 
 
+# The job and its attempt in one round trip: somebody waits for this transaction.
+SUCCEED = """
+WITH moved AS (
+    UPDATE generation_job
+       SET status = 'succeeded', lease_expires_at = NULL, finished_at = %(at)s, cache = %(cache)s,
+           device_seconds = device_seconds + %(device_seconds)s, encode_seconds = encode_seconds + %(encode_seconds)s
+     WHERE id = %(job_id)s AND status = 'running' AND attempt = %(attempt)s
+    RETURNING id
+), noted AS (
+    UPDATE generation_attempt a
+       SET outcome = 'succeeded', ended_at = %(at)s, device_seconds = %(device_seconds)s
+      FROM moved WHERE a.job_id = moved.id AND a.number = %(attempt)s AND a.outcome = 'running'
+)
+SELECT id FROM moved
+"""
 _TWINS = Compiled(
-    lambda key: Job.objects.select_for_update(skip_locked=True)
-    .filter(key=key, status=Status.QUEUED)
-    .order_by(),
+    lambda key: (
+        Job.objects.select_for_update(skip_locked=True)
+        .filter(key=key, status=Status.QUEUED)
+        .order_by()
+    ),
     key="?key",
 )
 
 
 def _commit_one(result: Result, report: Report) -> bool:
     job, claim = result.job, Claim.of(result.job)
-    seconds = F("device_seconds") + result.device_seconds
     job.finished_at = timezone.now()
-    if not _move(
-        _held(claim),
-        to=Status.SUCCEEDED,
-        finished_at=job.finished_at,
-        device_seconds=seconds,
-        encode_seconds=F("encode_seconds") + result.encode_seconds,
-        cache=result.cache,
-    ):
-        return False
+    facts = {
+        "job_id": job.id,
+        "attempt": claim.attempt,
+        "at": job.finished_at,
+        "device_seconds": result.device_seconds,
+        "encode_seconds": result.encode_seconds,
+        "cache": result.cache.value,
+    }
+    with connection.cursor() as cursor:
+        cursor.execute(SUCCEED, facts)
+        if cursor.fetchone() is None:
+            return False
     job.status, job.cache = Status.SUCCEEDED, result.cache
     _attach(job, result.images)
-    _end_attempt(claim, Outcome.SUCCEEDED, device_seconds=result.device_seconds)
     _finished(job, report, device_seconds=round(result.device_seconds, 4), attempt=claim.attempt)
     report.count("retort_device_seconds_total", result.device_seconds)
     report.count("retort_attempts_total", outcome=Outcome.SUCCEEDED)

@@ -8,13 +8,14 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import structlog
 from django.conf import settings
 from django.db import DatabaseError, close_old_connections, connection
 from django.utils import timezone
 
+from generation.compiled import Compiled
 from generation.models import Release, Worker
 
 log = structlog.get_logger(__name__)
@@ -101,7 +102,16 @@ def wait_for_beat_lock() -> None:
 def is_served(queue: str) -> bool:
     """Whether a living worker consumes the queue."""
     alive = timezone.now() - timedelta(seconds=settings.WORKER_STALE_SECONDS)
-    return Worker.objects.filter(queue=queue, heartbeat_at__gte=alive).exists()
+    return _SERVING.first(queue=queue, alive=alive) is not None
+
+
+_SERVING = Compiled(
+    lambda queue, alive: (
+        Worker.objects.filter(queue=queue, heartbeat_at__gte=alive).only("pk").order_by()[:1]
+    ),
+    queue="?queue",
+    alive=datetime(1973, 1, 1, tzinfo=UTC),
+)
 
 
 def forget_gone() -> None:

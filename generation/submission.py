@@ -23,6 +23,7 @@ from generation import (
     routing,
     webhooks,
 )
+from generation.compiled import Insert
 from generation.errors import InvalidRequest
 from generation.images import StoredImage
 from generation.matching import Match
@@ -138,8 +139,11 @@ def submit(
     return job
 
 
+_insert = Insert(Job)
+
+
 def _write(job: Job, stored: Sequence[StoredImage] | None) -> None:
-    job.save(force_insert=True)
+    _insert(job)
     log.info(
         "job_accepted",
         job_id=str(job.id),

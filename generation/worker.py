@@ -82,6 +82,7 @@ def serve() -> None:
     Celery gets the thread back in between, so that it sees signals and what became of its connection.
     """
     deadline = time.monotonic() + TURN_SECONDS
+    close_old_connections()
     while not presence.stopping.is_set() and time.monotonic() < deadline:
         run(until=deadline)
         # Whether or not somebody calls: without Redis the queue in PostgreSQL is served as well, a little later.
@@ -340,12 +341,12 @@ def _patiently(action: Callable[[], T]) -> T:
     deadline = time.monotonic() + DATABASE_PATIENCE_SECONDS
     while True:
         try:
-            close_old_connections()
             return action()
         except (OperationalError, InterfaceError) as error:
             if time.monotonic() > deadline:
                 raise
             log.warning("database_away", error=str(error).strip())
+            close_old_connections()  # the one that broke; a new one is tried
             time.sleep(0.25)
 
 

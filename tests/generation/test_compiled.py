@@ -6,7 +6,7 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from generation.compiled import Compiled
+from generation.compiled import Compiled, Insert
 from generation.models import Job, PromptVariant
 from tests.people import make_job, make_variant
 
@@ -57,3 +57,19 @@ def test_a_value_is_never_taken_for_sql():
 def test_a_stand_in_that_the_query_does_not_use_is_an_error():
     with pytest.raises(ValueError, match="lost name"):
         Compiled(lambda name: PromptVariant.objects.all(), name="x").all(name="y")
+
+
+def test_an_inserted_row_is_the_row_that_save_would_have_written():
+    known = make_job(webhook_events=["start"])
+    row = Job.objects.get(id=known.id)
+    row.id = UUID(int=5)
+    row.key = "another"
+
+    Insert(Job)(row)
+
+    written = Job.objects.get(id=row.id)
+    for field in Job._meta.concrete_fields:
+        assert getattr(written, field.attname) == getattr(row, field.attname), field.name
+    row.seed = 77
+    row.save()
+    assert Job.objects.get(id=row.id).seed == 77
