@@ -5,6 +5,7 @@ import base64
 import io
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import httpx
@@ -226,6 +227,7 @@ def test_a_failed_job_is_an_error_with_its_code_and_is_not_tried_again(client: O
 
     assert (caught.value.code, caught.value.type) == ("not_finite", "server_error")
     assert Job.objects.count() == 1
+    assert not [name for name in caught.value.response.headers if name.startswith("x-retort")]
 
 
 def test_a_canceled_job_is_a_conflict_that_is_not_tried_again(client: OpenAI, meanwhile):
@@ -273,6 +275,19 @@ def test_when_the_time_is_up_the_error_says_that_the_job_goes_on(hurried_web: We
     assert (answer.headers["x-should-retry"], answer.headers["retry-after"]) == ("true", "1")
     assert answer.headers["x-job-id"] == str(Job.objects.get().id)
     assert '"level": "error"' not in hurried_web.log.read_text()
+
+
+def test_a_process_that_stops_says_that_the_job_goes_on(tmp_path, key: str):
+    web = Web(tmp_path)
+    with connected(web, key, max_retries=0) as client, ThreadPoolExecutor(1) as threads:
+        answer = threads.submit(client.images.generate, prompt=PROMPT)
+        time.sleep(1)
+
+        assert web.stop() < 4
+
+        with pytest.raises(openai.InternalServerError) as caught:
+            answer.result()
+    assert (caught.value.status_code, caught.value.code) == (503, "job_unfinished")
 
 
 def test_an_idempotency_key_gets_the_same_job_once_more(client: OpenAI, meanwhile):
