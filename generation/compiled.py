@@ -97,6 +97,6 @@ class Insert(Generic[M]):
     @cached_property
     def _sql(self) -> str:
         quote = connection.ops.quote_name
-        columns = ", ".join(quote(field.column) for field in self._fields)
+        columns = ", ".join(quote(str(field.column)) for field in self._fields)
         marks = ", ".join(["%s"] * len(self._fields))
         return f"INSERT INTO {quote(self._model._meta.db_table)} ({columns}) VALUES ({marks})"

@@ -240,7 +240,7 @@ _TWINS = Compiled(
 def _commit_one(result: Result, report: Report) -> bool:
     job, claim = result.job, Claim.of(result.job)
     job.finished_at = timezone.now()
-    facts = {
+    facts: dict[str, Any] = {
         "job_id": job.id,
         "attempt": claim.attempt,
         "at": job.finished_at,

@@ -4,9 +4,12 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import structlog
 from django.conf import settings
-from django.http import HttpRequest, HttpResponseBase
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django_structlog.middlewares import RequestMiddleware
+
+from generation.waiting import SHELL
 
 _SESSION_KEY = re.compile(r"[a-z0-9]{1,40}")
 _CHARSET = re.compile(r";\s*charset\s*=[^;]*", re.IGNORECASE)
@@ -41,6 +44,18 @@ def sessions_of_ours(
 
 class RequestLog(RequestMiddleware):
     """One line a request, without its query: the signature of an image's link is a secret."""
+
+    @classmethod
+    def bind_ip(cls, request: HttpRequest) -> None:
+        """The address that the server knows: any client may write another one into a header."""
+        structlog.contextvars.bind_contextvars(ip=request.META.get("REMOTE_ADDR"))
+
+    def handle_response(self, request: HttpRequest, response: HttpResponse) -> None:
+        # The shell asks for somebody who waits, over and over: that request has had its line.
+        if request.META.get("asgi.scope", {}).get(SHELL) and response.status_code < 400:
+            structlog.contextvars.clear_contextvars()
+            return
+        super().handle_response(request, response)
 
     @staticmethod
     def format_request(request: HttpRequest) -> str:
