@@ -11,6 +11,8 @@ from django_structlog.middlewares import RequestMiddleware
 
 from generation.waiting import SHELL
 
+log = structlog.get_logger(__name__)
+
 _SESSION_KEY = re.compile(r"[a-z0-9]{1,40}")
 _CHARSET = re.compile(r";\s*charset\s*=[^;]*", re.IGNORECASE)
 
@@ -53,6 +55,9 @@ class RequestLog(RequestMiddleware):
     def handle_response(self, request: HttpRequest, response: HttpResponse) -> None:
         # The shell asks for somebody who waits, over and over: that request has had its line.
         if request.META.get("asgi.scope", {}).get(SHELL) and response.status_code < 400:
+            log.debug(
+                "request_finished", code=response.status_code, request=self.format_request(request)
+            )
             structlog.contextvars.clear_contextvars()
             return
         super().handle_response(request, response)

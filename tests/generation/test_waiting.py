@@ -200,7 +200,11 @@ def test_the_wish_survives_the_header():
 @pytest.fixture(scope="module")
 def web(django_db_setup, django_db_blocker, tmp_path_factory) -> Iterator[Web]:
     with django_db_blocker.unblock():
-        web = Web(tmp_path_factory.mktemp("web"), PGAPPNAME="the web process of the tests")
+        web = Web(
+            tmp_path_factory.mktemp("web"),
+            PGAPPNAME="the web process of the tests",
+            LOG_LEVEL="DEBUG",
+        )
     yield web
     web.stop()
 
