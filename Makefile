@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests setup-starter python run demo test unit check format format-check lint types imports migrations acceptance distill starter starter-report bench bench-api clean
+.PHONY: help setup setup-tests setup-starter python run demo test unit check format format-check lint types imports migrations acceptance distill starter starter-report bench bench-api screenshots clean
 
 BASE_PYTHON ?= python3
 RECIPE ?= starter-1step
@@ -88,6 +88,9 @@ bench: setup-tests ## measure the student beside its teacher, and the whole stac
 
 bench-api: setup-tests ## measure the API: rates, the wait around the engine, 1,000 clients that wait, a million rows
 	@exec $(PYTHON) -m tests.bench.api $(ARGS)
+
+screenshots: setup-tests ## take the pictures of the page in docs/page/ anew (needs Chromium)
+	@exec $(PYTHON) -m tests.acceptance.screenshots
 
 clean: ## remove .venv and caches; the data in .retort stays
 	@echo "Removing .venv and caches …"

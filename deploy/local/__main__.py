@@ -185,12 +185,13 @@ def _picture(
 
 
 def _explain(stack: Stack) -> None:
-    print(f"\n  API       {stack.base_url}/v1/docs")
+    print(f"\n  page      {stack.base_url}/")
     print(f"  admin     {stack.base_url}/admin/")
     if stack.new_admin_password:
         print(
-            f"            user admin, password {stack.new_admin_password}  (shown this once; keep it)"
+            f"            both: user admin, password {stack.new_admin_password}  (shown this once; keep it)"
         )
+    print(f"  API       {stack.base_url}/v1/docs")
     print(f"  API key   in {stack.home.run_file}")
     print(f"  logs      {stack.home.logs}")
     print("\nServing. Ctrl-C stops everything and keeps the data.", flush=True)

@@ -169,6 +169,7 @@ def test_the_nearest_are_offered_where_none_is_near_enough(encoder, variants):
     assert Job.objects.count() == 0
     assert offered(answer, "variant")[:3] == [variant.slug for variant in variants]
     assert checked(answer, "variant") == []  # nothing is guessed
+    assert "noscript" not in html(answer)  # htmx would make its button the one that Enter presses
     assert "that is not near enough" in words(answer)
     assert 'value="a purple giraffe"' in html(answer) and 'value="3"' in html(answer)
 

@@ -25,7 +25,7 @@ REFUSED = 422  # the one status of a refusal that the page's script takes as a f
 
 class Home(PageView):
     def anonymous(self, request: PersonRequest) -> HttpResponseBase:
-        if request.method == "GET" and not request.htmx:
+        if request.method in ("GET", "HEAD") and not request.htmx:
             return Login.as_view()(request)
         return super().anonymous(request)
 

@@ -130,9 +130,11 @@ class Filled:
 
     @property
     def is_detailed(self) -> bool:
-        """Something was said about what is seldom said."""
-        seldom = {"size", "output_format", "model"}
-        return bool(seldom & {*self.wish.options, *self.faults.of})
+        """Something was said of what is seldom said."""
+        said = {*self.wish.options, *self.faults.of}
+        if self.wish.options.get("output_format") == Job.Format.WEBP:
+            said.discard("output_format")
+        return bool(said & {"size", "output_format", "model"})
 
     @property
     def sizes(self) -> list[tuple[str, str]]:

@@ -1,0 +1,95 @@
+"""A real Chromium without a window, and a person in it. Knows the page at / and nothing of what is behind it."""
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+from tests.acceptance.stack import Stack
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+# Nothing is asked of the network but what the page itself asks for.
+ARGUMENTS = [
+    "--no-sandbox", "--disable-quic", "--disable-background-networking", "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+SECONDS = 60.0
+
+
+def installed() -> str | None:
+    """Where the browser is: CHROME, or one that is found by name."""
+    return os.environ.get("CHROME") or next(filter(None, map(shutil.which, NAMES)), None)
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=installed(), args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+def admin_password(stack: Stack) -> str:
+    """As the launcher printed it."""
+    printed = (stack.home / "launcher.log").read_text()
+    found = re.search(r"user admin, password (\S+)", printed)
+    assert found, printed[-2000:]
+    return found[1]
+
+
+class Visitor:
+    """One window of its own. requests: addresses that it asked for; complaints: of the console and of scripts."""
+
+    def __init__(self, browser: Browser, base_url: str, **options: Any) -> None:
+        self.context: BrowserContext = browser.new_context(base_url=base_url, **options)
+        self.page: Page = self.context.new_page()
+        self.page.set_default_timeout(SECONDS * 1000)
+        self.base_url = base_url
+        self.requests: list[str] = []
+        self.complaints: list[str] = []
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on(
+            "console",
+            lambda said: said.type in ("error", "warning") and self.complaints.append(said.text),
+        )
+
+    def log_in(self, password: str, *, user: str = "admin") -> None:
+        self.page.goto("/")
+        self.page.get_by_label("User name").fill(user)
+        self.page.get_by_label("Password").fill(password)
+        self.page.get_by_role("button", name="Log in").click()
+        self.page.get_by_role("button", name="Generate").wait_for()
+
+    def strangers(self) -> list[str]:
+        """Addresses of other hosts that it asked for."""
+        own = urlsplit(self.base_url).netloc
+        return [
+            url
+            for url in self.requests
+            if urlsplit(url).scheme not in ("data", "blob") and urlsplit(url).netloc != own
+        ]
+
+    def overflow(self) -> int:
+        """Pixels that the page is wider than the window."""
+        return self.page.evaluate(
+            "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        )
+
+    def loaded(self, selector: str) -> list[int]:
+        """Widths in pixels of the files of these pictures, once each has come."""
+        pictures = self.page.locator(selector)
+        pictures.first.wait_for()
+        return [
+            pictures.nth(number).evaluate(
+                "async (img) => { img.loading = 'eager'; await img.decode(); return img.naturalWidth }"
+            )
+            for number in range(pictures.count())
+        ]
+
+    def close(self) -> None:
+        self.context.close()

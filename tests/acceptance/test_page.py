@@ -1,0 +1,238 @@
+"""The page at / in a real browser: with and without a script, with the keyboard alone, on a phone."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from tests.acceptance import browser as browsers
+from tests.acceptance.browser import Visitor, admin_password
+from tests.acceptance.stack import Stack
+
+pytestmark = [
+    pytest.mark.acceptance,
+    pytest.mark.skipif(
+        browsers.installed() is None,
+        reason="No Chromium here. Install it (apt install chromium), or say in CHROME where one is.",
+    ),
+]
+
+PICTURES = ".card figure:not(.forming) img"
+Visit = Callable[..., Visitor]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with browsers.chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def visit(stack: Stack, variants: list[str], browser: Browser) -> Iterator[Visit]:
+    """Windows that are closed at the end, after a look at what they asked for and what they complained about."""
+    visitors: list[Visitor] = []
+
+    def visit(**options: Any) -> Visitor:
+        visitors.append(Visitor(browser, stack.run["base_url"], **options))
+        return visitors[-1]
+
+    yield visit
+    for visitor in visitors:
+        assert visitor.strangers() == []
+        assert visitor.complaints == []
+        visitor.close()
+
+
+def generate(visitor: Visitor, prompt: str = "", **options: str) -> None:
+    """prompt: words that find one alone; options: by label."""
+    page = visitor.page
+    if prompt:
+        page.get_by_label("Prompt", exact=True).fill(prompt)
+        choice = page.locator(".variant", has_not_text="My words")
+        expect(choice).to_have_count(1)
+        choice.click()
+    if not page.get_by_label("Model").is_visible():
+        page.get_by_text("Size, format, model").click()
+    for label, value in options.items():
+        field = page.get_by_label(label, exact=True)
+        if field.evaluate("field => field.localName") == "select":
+            field.select_option(value)
+        else:
+            field.fill(value)
+    page.get_by_role("button", name="Generate").click()
+
+
+def test_a_picture_is_chosen_watched_and_found_again(stack: Stack, visit: Visit):
+    visitor = visit()
+    visitor.log_in(admin_password(stack))
+    page = visitor.page
+
+    generate(visitor, "red glass vase", Model="teacher", Pictures="2")
+    card = page.locator(".card").first
+    expect(card).to_contain_text("a red glass vase on a wooden table")
+    preview = card.locator(".forming img[src^='data:image/webp']")
+    preview.first.wait_for()
+    assert page.locator(PICTURES).count() == 0  # before the picture itself
+    expect(card.get_by_role("progressbar")).to_be_visible()
+
+    assert visitor.loaded(PICTURES) == [128, 128]
+    expect(page.locator("#announced")).to_have_text(
+        "2 pictures are ready: a red glass vase on a wooden table"
+    )
+    expect(card).to_contain_text("starter-teacher")
+    assert not card.locator(".forming").count()
+    seed = card.locator("figcaption span").first.inner_text()
+
+    page.reload()
+    tile = page.locator(".tile img").first
+    assert visitor.loaded(".tile img")[:2] == [128, 128]
+    assert tile.get_attribute("alt") == f"a red glass vase on a wooden table, {seed}"
+    tile.click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("a red glass vase on a wooden table")
+    expect(page.locator(".facts")).to_contain_text("starter-teacher (teacher), 50 steps")
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download").first.click()
+    assert download.value.suggested_filename.endswith(".webp")
+
+
+def test_a_student_of_one_step_is_there_at_once(stack: Stack, visit: Visit):
+    visitor = visit()
+    visitor.log_in(admin_password(stack))
+    generate(visitor, "blue glass bowl", Model="student", Seed="3")
+    assert visitor.loaded(PICTURES) == [128]
+    generate(visitor, Seed="3")  # stored by now
+    expect(visitor.page.locator(".card").first).to_contain_text("already made before")
+    assert visitor.page.locator(".card").count() == 2
+
+
+def test_everything_is_done_with_the_keyboard_alone(stack: Stack, visit: Visit):
+    visitor = visit()
+    page, keys = visitor.page, visitor.page.keyboard
+    page.goto("/")
+    expect(page.get_by_label("User name")).to_be_focused()
+    keys.type("admin")
+    keys.press("Tab")
+    keys.type(admin_password(stack))
+    keys.press("Enter")
+    page.get_by_role("button", name="Generate").wait_for()
+
+    keys.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    expect(page.get_by_role("link", name="Skip to the content")).to_be_in_viewport()
+    keys.press("Enter")
+    keys.press("Tab")
+    expect(page.get_by_label("Prompt", exact=True)).to_be_focused()
+    keys.type("green ball")
+    expect(page.locator("#variant-of-own-words")).to_be_checked()
+    keys.press("ArrowDown")
+    keys.press("ArrowDown")
+    chosen = page.locator(".variants input:focus")
+    expect(chosen).to_be_checked()
+    slug = chosen.get_attribute("value")
+    assert slug and slug.startswith("green-")
+    outline = "field => getComputedStyle(field.closest('label')).outlineStyle"
+    assert chosen.evaluate(outline) == "solid"
+    keys.press("Tab")
+    expect(page.get_by_label("Pictures", exact=True)).to_be_focused()
+    keys.press("Enter")
+    assert visitor.loaded(PICTURES) == [128]
+    expect(page.locator(f"#variant-{slug}")).to_be_checked()  # nothing was lost
+
+
+def test_tags_narrow_the_list_and_keep_the_focus(stack: Stack, visit: Visit):
+    visitor = visit()
+    visitor.log_in(admin_password(stack))
+    page = visitor.page
+    for tag, left in (("vase", 32), ("glass", 8), ("red", 1)):
+        box = page.get_by_role("checkbox", name=tag, exact=True)
+        box.focus()
+        page.keyboard.press("Space")
+        expect(page.locator(".variant")).to_have_count(left)
+        expect(box).to_be_checked()
+        expect(box).to_be_focused()
+
+
+def test_other_words_are_answered_with_the_nearest_prompts(stack: Stack, visit: Visit):
+    visitor = visit()
+    visitor.log_in(admin_password(stack))
+    page = visitor.page
+    page.get_by_label("Prompt", exact=True).fill("a purple giraffe")
+    page.get_by_label("Pictures", exact=True).fill("2")
+    page.get_by_role("button", name="Generate").click()
+    expect(page.locator("#error-prompt")).to_contain_text("The nearest is")
+    expect(page.locator(".variant.near")).to_have_count(3)
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value("a purple giraffe")
+    expect(page.locator(".variant.near input").first).to_be_focused()
+    page.keyboard.press("Space")
+    page.keyboard.press("Enter")
+    assert visitor.loaded(PICTURES) == [128, 128]
+    assert page.locator(".error").count() == 0
+    # A browser itself says so of every answer of that kind.
+    visitor.complaints = [said for said in visitor.complaints if "422" not in said]
+
+
+def test_a_job_is_canceled(stack: Stack, visit: Visit):
+    visitor = visit()
+    visitor.log_in(admin_password(stack))
+    generate(visitor, "red glass vase", Model="slow", Pictures="5")
+    card = visitor.page.locator(".card").first
+    expect(card).to_contain_text("In the making")
+    card.get_by_role("button", name="Cancel").click()
+    expect(card).to_contain_text("Canceled")
+    assert card.locator(".forming").count() == 0
+
+
+def test_without_events_asking_again_gets_there_too(stack: Stack, visit: Visit):
+    visitor = visit()
+    visitor.log_in(admin_password(stack))
+    visitor.page.route("**/events", lambda route: route.abort())
+    generate(visitor, "white glass vase", Model="teacher")
+    assert visitor.loaded(PICTURES) == [128]
+    visitor.complaints = [said for said in visitor.complaints if "ERR_FAILED" not in said]
+
+
+@pytest.mark.parametrize("width", [360, 320])
+def test_a_phone_needs_no_sideways_scrolling(stack: Stack, visit: Visit, width: int):
+    visitor = visit(
+        viewport={"width": width, "height": 740},
+        is_mobile=True,
+        has_touch=True,
+        color_scheme="dark",
+    )
+    visitor.page.goto("/")
+    assert visitor.overflow() == 0
+    visitor.log_in(admin_password(stack))
+    assert visitor.overflow() == 0
+    generate(visitor, "red glass vase", Model="student", Pictures="2")
+    assert visitor.loaded(PICTURES) == [128, 128]
+    expect(visitor.page.locator(PICTURES).first).to_be_in_viewport()
+    assert visitor.overflow() == 0
+    visitor.page.locator(".card h2 a").first.click()
+    visitor.page.locator(".facts").wait_for()
+    assert visitor.overflow() == 0
+    visitor.page.goto("/gallery")
+    assert visitor.overflow() == 0
+
+
+def test_without_a_script_everything_works(stack: Stack, visit: Visit):
+    visitor = visit(java_script_enabled=False)
+    visitor.log_in(admin_password(stack))
+    page = visitor.page
+    page.get_by_label("Prompt", exact=True).fill("yellow metal")
+    page.get_by_label("Pictures", exact=True).fill("2")
+    page.get_by_role("button", name="Search").click()
+    expect(page.get_by_label("Pictures", exact=True)).to_have_value("2")
+    page.get_by_role("radio", name="a yellow metal vase on a wooden table").check()
+    page.get_by_text("Size, format, model").click()
+    page.get_by_label("Model").select_option("teacher")
+    with page.expect_response(lambda answer: "/v1/images/" in answer.url and answer.ok):
+        page.get_by_role("button", name="Generate").click()
+    expect(page.locator(PICTURES)).to_have_count(2)  # the page has looked again by itself
+    page.get_by_role("button", name="Again, same seed").click()
+    expect(page.locator(".facts")).to_contain_text("already made before")
+    page.get_by_text("Delete", exact=True).click()
+    page.get_by_role("button", name="Delete them").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Your pictures")
+    page.get_by_role("button", name="Log out").click()
+    page.get_by_role("button", name="Log in").wait_for()
