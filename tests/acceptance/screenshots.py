@@ -1,4 +1,4 @@
-"""`make screenshots`: the pictures of the page in docs/page/, taken anew. With the starter, so what they show is real."""
+"""`make screenshots`: the pictures of the page in docs/page/, taken anew with the starter: what they show is real."""
 
 import io
 import tempfile
