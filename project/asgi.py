@@ -18,6 +18,7 @@ from functools import partial
 from types import FrameType
 from typing import Any
 from urllib.parse import unquote, urlsplit
+from uuid import uuid4
 
 from a2wsgi import WSGIMiddleware
 from django.conf import settings
@@ -25,7 +26,7 @@ from django.core.wsgi import get_wsgi_application
 
 from generation import streaming, waiting
 from generation.streaming import Stream, Streams
-from generation.waiting import SHELL, Hub, Wait
+from generation.waiting import REQUEST_ID, SHELL, Hub, Wait
 from project.middleware import in_utf8
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
@@ -115,7 +116,12 @@ class Shell:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         asked_at = time.monotonic()
-        scope = {**scope, "headers": _without_ours(scope["headers"]), SHELL: ""}
+        scope = {
+            **scope,
+            "headers": _without_ours(scope["headers"]),
+            SHELL: "",
+            REQUEST_ID: str(uuid4()),
+        }
         answer = Answer()
 
         async def pass_or_keep(message: Message) -> None:

@@ -9,7 +9,7 @@ from django.conf import settings
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django_structlog.middlewares import RequestMiddleware
 
-from generation.waiting import SHELL
+from generation.waiting import REQUEST_ID, SHELL
 
 log = structlog.get_logger(__name__)
 
@@ -51,6 +51,11 @@ class RequestLog(RequestMiddleware):
     def bind_ip(cls, request: HttpRequest) -> None:
         """The address that the server knows: any client may write another one into a header."""
         structlog.contextvars.bind_contextvars(ip=request.META.get("REMOTE_ADDR"))
+
+    def prepare(self, request: HttpRequest) -> None:
+        super().prepare(request)
+        if request_id := request.META.get("asgi.scope", {}).get(REQUEST_ID):
+            structlog.contextvars.bind_contextvars(request_id=request_id)
 
     def handle_response(self, request: HttpRequest, response: HttpResponse) -> None:
         # The shell asks for somebody who waits, over and over: that request has had its line.

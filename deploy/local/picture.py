@@ -112,6 +112,9 @@ def _is_slug(api: API, text: str) -> bool:
     return True
 
 
+NOT_YET = ("variant_not_encoded", "encoder_busy", "encoder_unavailable")
+
+
 def _submit(
     api: API, wanted: dict[str, Any], bar: "_Bar", on_look: Callable[[], None]
 ) -> dict[str, Any]:
@@ -121,7 +124,7 @@ def _submit(
             return dict(api.post("/v1/jobs", wanted))
         except APIError as error:
             # The same code stands for "not yet" and for "tried, and failed".
-            waiting = error.code == "variant_not_encoded"
+            waiting = error.code in NOT_YET
             if not waiting or time.monotonic() > deadline:
                 raise
             bar.waiting("encoding the prompt")

@@ -60,8 +60,8 @@ def application(*, port: int, workers: int) -> list[Program]:
             _worker("distillation", "distillation", "solo", 1),
             {"WORKER_NAME": "distillation"},
         ),
-        # By itself: a receiver of webhooks that does not answer must not hold up the sweeps of `light`. Two threads: one
-        # sends, the other hears that there is more.
+        # By itself: a receiver of webhooks that does not answer must not hold up the sweeps of `light`. Two threads:
+        # one sends, the other hears that there is more.
         Program(
             "webhooks", _worker("webhooks", "webhooks", "threads", 2), {"WORKER_NAME": "webhooks"}
         ),
