@@ -88,7 +88,8 @@ SELECT moved.*, EXISTS (SELECT 1 FROM generation_job d
                          WHERE d.key = moved.key AND d.status = 'succeeded') AS has_twin,
        EXISTS (SELECT 1 FROM generation_apikey k
                 WHERE k.id = moved.api_key_id
-                  AND (k.images_per_day IS NOT NULL OR k.device_seconds_per_day IS NOT NULL)) AS is_metered
+                  AND (k.images_per_day IS NOT NULL OR k.device_seconds_per_day IS NOT NULL)) AS is_metered,
+       (SELECT count(*) FROM ranked) > (SELECT count(*) FROM moved) AS has_more
   FROM moved ORDER BY place
 """
 OLDEST = f"WITH RECURSIVE {CANDIDATES} SELECT min(created_at) FROM ranked"

@@ -75,20 +75,25 @@ class Compiled(Generic[M]):
 
 
 class Insert(Generic[M]):
-    """Writes new rows whose primary key is known, as `save(force_insert=True)` does, without signals."""
+    """Writes new rows whose primary keys are known, as `bulk_create` does."""
 
     def __init__(self, model: type[M]) -> None:
         self._model = model
 
-    def __call__(self, row: M) -> None:
+    def __call__(self, rows: Sequence[M]) -> None:
+        if not rows:
+            return
         values = [
-            field.get_db_prep_save(getattr(row, field.attname), connection)
+            field.get_db_prep_save(field.pre_save(row, add=True), connection)
+            for row in rows
             for field in self._fields
         ]
+        marks = ", ".join([self._marks] * len(rows))
         with connection.cursor() as cursor:
-            cursor.execute(self._sql, values)
-        row._state.adding = False
-        row._state.db = DEFAULT_DB_ALIAS
+            cursor.execute(f"{self._sql} VALUES {marks}", values)
+        for row in rows:
+            row._state.adding = False
+            row._state.db = DEFAULT_DB_ALIAS
 
     @cached_property
     def _fields(self) -> "Sequence[Field[Any, Any]]":
@@ -98,5 +103,8 @@ class Insert(Generic[M]):
     def _sql(self) -> str:
         quote = connection.ops.quote_name
         columns = ", ".join(quote(str(field.column)) for field in self._fields)
-        marks = ", ".join(["%s"] * len(self._fields))
-        return f"INSERT INTO {quote(self._model._meta.db_table)} ({columns}) VALUES ({marks})"
+        return f"INSERT INTO {quote(self._model._meta.db_table)} ({columns})"
+
+    @cached_property
+    def _marks(self) -> str:
+        return "({})".format(", ".join(["%s"] * len(self._fields)))

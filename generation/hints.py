@@ -50,9 +50,14 @@ def wake(queue: str = "generation") -> None:
 
 
 def await_call(queue: str, *, seconds: int) -> None:
-    """Return when somebody calls, or after `seconds`; at once after a moment while Redis is away."""
+    """Return when somebody calls, or after `seconds`; after a moment while Redis is away.
+
+    Other calls are taken with it: whoever is called looks at the whole queue, and calls again if it leaves something.
+    """
+    client = patient_client(seconds)
     try:
-        patient_client(seconds).blpop([WORK_PREFIX + queue], timeout=seconds)
+        if client.blpop([WORK_PREFIX + queue], timeout=seconds):
+            client.delete(WORK_PREFIX + queue)
     except redis.RedisError:
         time.sleep(AWAY_SECONDS)  # then the queue is looked at all the same
 

@@ -21,7 +21,7 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from generation import claiming, hints, images, limits, presence, releases, webhooks
-from generation.compiled import Compiled
+from generation.compiled import Compiled, Insert
 from generation.errors import (
     CANCELED_BY_CLIENT,
     DEADLINE_BEFORE_START,
@@ -142,11 +142,17 @@ def _take(worker_name: str, kind: str | None) -> list[Job]:
     return taken
 
 
+_RELEASES = Compiled(lambda pk: Release.objects.defer("manifest").filter(pk=pk).order_by(), pk=-1)
+
+
 def _attach_what_is_needed(taken: Sequence[Job]) -> None:
     """Releases and embeddings of the jobs. What never changes of them is read once."""
-    rows = Release.objects.defer("manifest").in_bulk({job.release_id for job in taken})
+    if not taken:
+        return
+    (row,) = _RELEASES.all(pk=taken[0].release_id)  # all of a batch have one
+    release = releases.with_manifest(row)
     for job in taken:
-        job.release = releases.with_manifest(rows[job.release_id])
+        job.release = release
         job.embedding = _embedding(job.embedding_id)
     # What their files say; read here, because the threads that write files hold no connection.
     prefetch_related_objects([job for job in taken if job.has_metadata], "variant")
@@ -305,19 +311,24 @@ def _answer(job: Job, stored: Sequence[StoredImage], how: Job.Cache, report: Rep
     return True
 
 
+_insert_images = Insert(Image)
+
+
 def _attach(job: Job, stored: Sequence[StoredImage]) -> None:
     """The job's image rows, in order of index."""
-    Image.objects.bulk_create(
-        Image(
-            job=job,
-            index=index,
-            **vars(image)
-            | {
-                "seed": job.seed + index if image.seed is None else image.seed,
-                "failing": list(image.failing),
-            },
-        )
-        for index, image in enumerate(stored)
+    _insert_images(
+        [
+            Image(
+                job=job,
+                index=index,
+                **vars(image)
+                | {
+                    "seed": job.seed + index if image.seed is None else image.seed,
+                    "failing": list(image.failing),
+                },
+            )
+            for index, image in enumerate(stored)
+        ]
     )
 
 

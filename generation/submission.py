@@ -143,7 +143,7 @@ _insert = Insert(Job)
 
 
 def _write(job: Job, stored: Sequence[StoredImage] | None) -> None:
-    _insert(job)
+    _insert([job])
     log.info(
         "job_accepted",
         job_id=str(job.id),

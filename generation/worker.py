@@ -83,28 +83,45 @@ def serve() -> None:
     """
     deadline = time.monotonic() + TURN_SECONDS
     close_old_connections()
+    writing: list[Future[None]] = []
     while not presence.stopping.is_set() and time.monotonic() < deadline:
-        run(until=deadline)
+        _run_batches(writing, until=deadline)
         # Whether or not somebody calls: without Redis the queue in PostgreSQL is served as well, a little later.
         hints.await_call(_queue, seconds=LOOK_SECONDS)
+    _finish(writing)
     if not presence.stopping.is_set():
         hints.turn(_queue)
 
 
-def run(*, until: float = math.inf) -> None:
-    """Batches until the queue is empty, the time (time.monotonic) is up or the process should stop."""
-    global _last_run
+def run() -> None:
+    """Batches until the queue is empty or the process should stop."""
     writing: list[Future[None]] = []
-    while not presence.stopping.is_set():
+    _run_batches(writing)
+    _finish(writing)
+
+
+def _run_batches(writing: list[Future[None]], *, until: float = math.inf) -> None:
+    """Batches until nothing is left to claim. writing: those whose files are being made, then and afterwards."""
+    global _last_run
+    has_more = True
+    while has_more and not presence.stopping.is_set():
         _last_run = time.monotonic()
         if _last_run > until:
             break
         batch = _patiently(lambda: jobs.claim(settings.WORKER_NAME, queue=_queue))
         if not batch:
             break
+        has_more = batch[0].has_more
+        if has_more:
+            hints.wake(_queue)  # somebody else may be idle
         writing.append(_run_batch(batch))
         if len(writing) >= UNCOMMITTED_BATCHES:
             writing.pop(0).result()
+    _last_run = time.monotonic()
+
+
+def _finish(writing: list[Future[None]]) -> None:
+    global _last_run
     for future in writing:
         future.result()
     _last_run = time.monotonic()

@@ -2,13 +2,15 @@
 
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from django.conf import settings
 from rest_framework import serializers
 
 from generation import jobs
+from generation.compiled import Compiled
 from generation.estimates import MOST_AHEAD, Estimate
-from generation.models import Delivery, Job
+from generation.models import Delivery, Image, Job
 from generation.serializers.images import ImageSerializer
 from generation.serializers.shapes import PageQuery, Strict, url
 from generation.webhooks import MAX_URL
@@ -214,7 +216,15 @@ class JobSerializer(serializers.Serializer[Job]):
         if job.status != Job.Status.SUCCEEDED:
             return []
         shown = ImageSerializer(context=self.context)
-        return [shown.to_representation(image) for image in job.images.all()]
+        # A list has fetched them for all of its jobs at once.
+        fetched = "images" in getattr(job, "_prefetched_objects_cache", {})
+        images = job.images.all() if fetched else _IMAGES.all(job_id=job.id)
+        return [shown.to_representation(image) for image in images]
+
+
+_IMAGES = Compiled(
+    lambda job_id: Image.objects.filter(job_id=job_id).order_by("index"), job_id=UUID(int=1)
+)
 
 
 def match_of(job: Job) -> dict[str, Any] | None:

@@ -65,7 +65,7 @@ def test_an_inserted_row_is_the_row_that_save_would_have_written():
     row.id = UUID(int=5)
     row.key = "another"
 
-    Insert(Job)(row)
+    Insert(Job)([row])
 
     written = Job.objects.get(id=row.id)
     for field in Job._meta.concrete_fields:
