@@ -8,7 +8,7 @@ from django.db.models import Q
 from django.http import HttpResponse, HttpResponseBase, HttpResponseRedirect
 from django.shortcuts import render
 from django.urls import reverse
-from django_htmx.http import reswap, retarget, trigger_client_event
+from django_htmx.http import retarget, trigger_client_event
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.authentication import SessionAuthentication
@@ -68,9 +68,9 @@ class Now(JobPage):
         if not request.htmx:
             return HttpResponseRedirect(reverse("result", args=[job_id]))
         if job.is_terminal:
-            response = card(request, job, whole=asked["whole"])
-            return reswap(retarget(response, f"#job-{job_id}"), "outerHTML")
-        response = _part(request, "now", alone(job), whole=asked["whole"])
+            return card(request, job, whole=asked["whole"])
+        # Not the card, but the part of it that asked. By no id: it may have been replaced meanwhile.
+        response = retarget(_part(request, "now", alone(job), whole=asked["whole"]), "this")
         if asked.get("was") == job.status:
             del response["HX-Trigger"]  # nothing to announce
         return response
