@@ -4,11 +4,11 @@ queued ─claim→ running ─commit→ succeeded          cancel: queued or run
    ↑─────────── settle (retryable, lost, released)  settle: running → failed when attempts are exhausted
 """
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
@@ -40,6 +40,7 @@ log = structlog.get_logger(__name__)
 Status = Job.Status
 Outcome = Attempt.Outcome
 CLAIM_TRIES = 10
+MOST_EMBEDDINGS = 256  # kept by a worker; some 100 KB each
 REFERENCE = "reference"  # the queue of workers that hold a teacher alone
 
 
@@ -158,10 +159,19 @@ def _attach_what_is_needed(taken: Sequence[Job]) -> None:
     prefetch_related_objects([job for job in taken if job.has_metadata], "variant")
 
 
-@lru_cache(maxsize=256)
 def _embedding(pk: int) -> Embedding:
-    """A job refers only to one that was encoded, and that stays as it is."""
-    return Embedding.objects.get(pk=pk)
+    """Kept, unless it is damaged: then somebody may mend the row."""
+    known = _embeddings.get(pk)
+    if known is None:
+        known = Embedding.objects.get(pk=pk)
+        if hashlib.sha256(known.data or b"").hexdigest() == known.sha256:
+            if len(_embeddings) >= MOST_EMBEDDINGS:
+                _embeddings.clear()
+            _embeddings[pk] = known
+    return known
+
+
+_embeddings: dict[int, Embedding] = {}
 
 
 def held(claims: Iterable[Claim], *, extend: bool) -> set[Claim]:

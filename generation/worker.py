@@ -3,6 +3,7 @@
 Knows the engine and the life of a job; knows nothing of HTTP, of Celery's messages or of text encoders.
 """
 
+import gc
 import math
 import os
 import threading
@@ -73,6 +74,10 @@ def begin(queue: str = "generation") -> None:
     presence.begin(queue, device=loaded.describe() if loaded else "", release=release, tick=_tick)
     _said = (release.pk if release else None, [])
     _say_loaded()
+    # What is loaded now stays: a full collection that looks through torch again stops everything for tens of
+    # milliseconds.
+    gc.collect()
+    gc.freeze()
     _last_run = time.monotonic()
 
 

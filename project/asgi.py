@@ -8,6 +8,7 @@ header of `generation.streaming` the client watches: it gets events until the en
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import threading
@@ -104,6 +105,7 @@ class Shell:
         await receive()
         self._hub.start()
         _before_stop(self._close)
+        gc.freeze()  # the whole of Django stays: no collection need look through it again
         await send({"type": "lifespan.startup.complete"})
         await receive()
         self._close()

@@ -83,7 +83,8 @@ def test_a_job_larger_than_a_batch_is_done_in_parts_with_consecutive_seeds(serve
 
 def test_a_damaged_embedding_fails_its_own_job_at_once_and_no_other(served):
     damaged, good = submit(TEXTS[0], seed=1), submit(TEXTS[1], seed=1)
-    Embedding.objects.filter(id=damaged.embedding_id).update(data=b"\0")
+    row = Embedding.objects.get(id=damaged.embedding_id)
+    Embedding.objects.filter(id=row.id).update(data=b"\0")
 
     worker.run()
 
@@ -91,6 +92,10 @@ def test_a_damaged_embedding_fails_its_own_job_at_once_and_no_other(served):
     good.refresh_from_db()
     assert (damaged.status, damaged.error_code) == ("failed", "embedding_invalid")
     assert good.status == "succeeded"
+    row.save()  # somebody mends it
+    mended = submit(TEXTS[0], seed=2)
+    worker.run()
+    assert Job.objects.get(id=mended.id).status == "succeeded"
 
 
 def test_an_embedding_of_another_encoder_is_refused_never_used(served):

@@ -87,6 +87,12 @@
     first.focus();
   });
 
+  // What was typed before htmx had read the page, or what the browser put back into the field.
+  document.addEventListener("htmx:load", () => {
+    const field = document.getElementById("text");
+    if (field && field.value !== field.defaultValue) htmx.trigger(field, "search");
+  }, { once: true });
+
   document.addEventListener("htmx:beforeRequest", (event) => {
     if (!event.detail.elt.matches(".now")) trouble("");
     if (event.detail.elt.id !== "create") return;
