@@ -114,7 +114,8 @@ def plan(ask: Callable[[], Any]) -> dict[str, Any]:
     blocks, ways = 0, set()
     for sql, params in statements:
         with transaction.atomic(), connection.cursor() as cursor:
-            cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS, SUMMARY OFF, TIMING OFF) {sql}", params)
+            asked = sql[sql.find("WITH RECURSIVE") :] if "SET LOCAL" in sql else sql
+            cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS, SUMMARY OFF, TIMING OFF) {asked}", params)
             lines = [line for (line,) in cursor.fetchall()]
             transaction.set_rollback(True)
         hits = re.findall(r"Buffers: shared (?:hit=(\d+))?(?: read=(\d+))?", "\n".join(lines))
