@@ -1,8 +1,8 @@
 """When a job will probably end: its place among those that are served before it, and how fast they are served.
 
 Knows no HTTP. The place follows the order of `generation.claiming`: owners take turns, so of every other owner as many
-jobs count as are before this one among its own owner's. Reads ranges of an index, MOST_AHEAD rows of each owner at
-most, so that it costs the same however long the queue is.
+jobs count as are before this one among its own owner's. Reads ranges of an index, MOST_AHEAD rows or little more, so
+that it costs about the same however long the queue is.
 """
 
 import time
@@ -26,12 +26,12 @@ PLACE = """
 WITH RECURSIVE own AS (
     SELECT n FROM (SELECT q.n FROM generation_job q
       WHERE q.owner_id = %(owner)s AND q.status = 'queued' AND q.priority > %(priority)s {lane}
-      LIMIT %(most)s) higher
+      ORDER BY q.priority DESC, q.created_at LIMIT %(most)s) higher
     UNION ALL
     SELECT n FROM (SELECT q.n FROM generation_job q
       WHERE q.owner_id = %(owner)s AND q.status = 'queued' AND q.priority = %(priority)s
         AND q.created_at < %(created)s {lane}
-      ORDER BY q.created_at LIMIT %(most)s) earlier
+      ORDER BY q.priority DESC, q.created_at LIMIT %(most)s) earlier
 ), waiting AS (
     (SELECT owner_id FROM generation_job WHERE status = 'queued' ORDER BY owner_id LIMIT 1)
     UNION ALL
@@ -39,12 +39,13 @@ WITH RECURSIVE own AS (
              WHERE q.status = 'queued' AND q.owner_id > w.owner_id ORDER BY q.owner_id LIMIT 1)
       FROM waiting w WHERE w.owner_id IS NOT NULL
 ), others AS (
-    SELECT j.n FROM waiting w CROSS JOIN LATERAL (
+    SELECT n FROM (SELECT j.n FROM waiting w CROSS JOIN LATERAL (
         SELECT q.n FROM generation_job q
          WHERE q.owner_id = w.owner_id AND q.status = 'queued' {lane}
          ORDER BY q.priority DESC, q.created_at
          LIMIT least((SELECT count(*) FROM own), %(most)s)) j
-     WHERE w.owner_id IS NOT NULL AND w.owner_id <> %(owner)s
+     WHERE w.owner_id IS NOT NULL AND w.owner_id <> %(owner)s) counted
+     LIMIT greatest(0, %(most)s - (SELECT count(*) FROM own))
 ), ahead AS (
     SELECT n FROM own UNION ALL SELECT n FROM others
 )

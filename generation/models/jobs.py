@@ -151,6 +151,11 @@ class Job(models.Model):
             models.Index(fields=["owner", "-created_at", "-id"], name="job_owner_newest"),
             # However many of an owner's jobs were purged: lists leave them out.
             models.Index(
+                fields=["owner", "status", "-created_at", "-id"],
+                condition=Q(purged_at__isnull=True),
+                name="job_owner_status",
+            ),
+            models.Index(
                 fields=["owner", "-created_at", "-id"],
                 condition=Q(purged_at__isnull=True),
                 name="job_owner_kept",
@@ -158,7 +163,10 @@ class Job(models.Model):
             models.Index(fields=["-created_at", "-id"], name="job_newest"),
             models.Index(fields=["variant", "-created_at"], name="job_variant_newest"),
             models.Index(
-                fields=["api_key"], condition=Q(status="queued"), name="job_queued_of_key"
+                fields=["api_key"],
+                # The second condition says nothing new; it keeps this small index from being read whole for the others.
+                condition=Q(status="queued", api_key__isnull=False),
+                name="job_queued_of_key",
             ),
             models.Index(
                 fields=["cancel_at"],

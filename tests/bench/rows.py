@@ -19,7 +19,7 @@ from generation import claiming, estimates
 from generation.models import APIKey, Job
 
 OWNERS = 20
-QUEUED_ONE_IN = 50
+QUEUED_ONE_IN = 100  # as many as MAX_QUEUED_JOBS lets wait, of a million
 ROUNDS = 30
 COPIED = (
     "id",
@@ -38,7 +38,7 @@ def fill(rows: int, template: Job, owners: list[int]) -> None:
     columns = ", ".join((*COPIED, *others))
     sql = f"""
         INSERT INTO generation_job ({columns})
-        SELECT gen_random_uuid(), (%s::int[])[1 + g %% {len(owners)}], md5(g::text) || md5((g + 1)::text),
+        SELECT gen_random_uuid(), (%s::int[])[1 + (g / {QUEUED_ONE_IN}) %% {len(owners)}], md5(g::text) || md5((g + 1)::text),
                CASE WHEN g %% {QUEUED_ONE_IN} = 0 THEN 'queued' ELSE 'succeeded' END,
                now() - g * interval '1 s',
                CASE WHEN g %% {QUEUED_ONE_IN} = 0 THEN NULL ELSE now() - g * interval '1 s' END,
@@ -47,7 +47,7 @@ def fill(rows: int, template: Job, owners: list[int]) -> None:
           FROM generate_series(1, %s) g, generation_job t WHERE t.id = %s"""
     with connection.cursor() as cursor:
         cursor.execute(sql, [owners, rows, template.id])
-        cursor.execute("ANALYZE generation_job")
+        cursor.execute("VACUUM ANALYZE generation_job")
 
 
 class Questions:
