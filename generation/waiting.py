@@ -25,7 +25,9 @@ SETTLED = "X-Retort-Settled"
 # Key in the ASGI scope: a shell is there that reads the header. Its value: "" for a client's own request; for the
 # shell's question what became of it, the method of that request.
 SHELL = "retort.shell"
-REQUEST_ID = "retort.request_id"  # key in the ASGI scope: the shell's questions bear the id of the request
+REQUEST_ID = (
+    "retort.request_id"  # key in the ASGI scope: the shell's questions bear the id of the request
+)
 PATTERN = "retort:job:*"  # hints.CHANNEL_PREFIX
 REMEMBER_SECONDS = 10.0
 PING_SECONDS = 5.0  # a silent connection is asked; no answer for as long again, and it is given up

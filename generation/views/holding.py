@@ -93,7 +93,9 @@ def hold(request: Request, response: Response, job: Job, *, seconds: float, then
         channel = f"{hints.CHANNEL_PREFIX}{job.id}"
         words = tuple(str(word) for word in Job.TERMINAL)
         late = 0
-        if response.status_code >= 500:  # only if it goes out: the log should not speak of a failure
+        if (
+            response.status_code >= 500
+        ):  # only if it goes out: the log should not speak of a failure
             late, response.status_code = response.status_code, 202
         response[HEADER] = Wait(channel, words, seconds, then, late).encode()
     return response

@@ -38,7 +38,8 @@ def fill(rows: int, template: Job, owners: list[int]) -> None:
     columns = ", ".join((*COPIED, *others))
     sql = f"""
         INSERT INTO generation_job ({columns})
-        SELECT gen_random_uuid(), (%s::int[])[1 + (g / {QUEUED_ONE_IN}) %% {len(owners)}], md5(g::text) || md5((g + 1)::text),
+        SELECT gen_random_uuid(), (%s::int[])[1 + (g / {QUEUED_ONE_IN}) %% {len(owners)}],
+               md5(g::text) || md5((g + 1)::text),
                CASE WHEN g %% {QUEUED_ONE_IN} = 0 THEN 'queued' ELSE 'succeeded' END,
                now() - g * interval '1 s',
                CASE WHEN g %% {QUEUED_ONE_IN} = 0 THEN NULL ELSE now() - g * interval '1 s' END,
