@@ -49,17 +49,19 @@ def wake(queue: str = "generation") -> None:
     attempt(call, None)
 
 
-def await_call(queue: str, *, seconds: int) -> None:
-    """Return when somebody calls, or after `seconds`; after a moment while Redis is away.
+def await_call(queue: str, *, seconds: int) -> bool:
+    """Whether somebody calls within `seconds`. While Redis is away: yes, after a moment, for nobody could be heard.
 
     Other calls are taken with it: whoever is called looks at the whole queue, and calls again if it leaves something.
     """
     client = patient_client(seconds)
     try:
-        if client.blpop([WORK_PREFIX + queue], timeout=seconds):
-            client.delete(WORK_PREFIX + queue)
+        if client.blpop([WORK_PREFIX + queue], timeout=seconds) is None:
+            return False
+        client.delete(WORK_PREFIX + queue)
     except redis.RedisError:
-        time.sleep(AWAY_SECONDS)  # then the queue is looked at all the same
+        time.sleep(AWAY_SECONDS)
+    return True
 
 
 def turn(queue: str) -> None:

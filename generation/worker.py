@@ -41,7 +41,8 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 TURN_SECONDS = 10.0
-LOOK_SECONDS = 1  # into the queue at least so often; also what a stop may wait for
+LOOK_SECONDS = 5.0  # into the queue at least so often
+CALL_SECONDS = 1  # waiting for a call at once: what a stop may wait for
 IDLE_SECONDS = 2.0  # without a turn for so long, one is asked for
 UNCOMMITTED_BATCHES = 2  # batches whose files may be written while the device runs the next
 DATABASE_PATIENCE_SECONDS = 30.0
@@ -86,13 +87,19 @@ def serve() -> None:
 
     Celery gets the thread back in between, so that it sees signals and what became of its connection.
     """
+    global _last_run
     deadline = time.monotonic() + TURN_SECONDS
     close_old_connections()
     writing: list[Future[None]] = []
+    look_at = time.monotonic()
+    is_called = False
     while not presence.stopping.is_set() and time.monotonic() < deadline:
-        _run_batches(writing, until=deadline)
-        # Whether or not somebody calls: without Redis the queue in PostgreSQL is served as well, a little later.
-        hints.await_call(_queue, seconds=LOOK_SECONDS)
+        # Also if nobody calls: a call may be lost.
+        if is_called or time.monotonic() >= look_at:
+            _run_batches(writing, until=deadline)
+            look_at = time.monotonic() + LOOK_SECONDS
+        is_called = hints.await_call(_queue, seconds=CALL_SECONDS)
+        _last_run = time.monotonic()
     _finish(writing)
     if not presence.stopping.is_set():
         hints.turn(_queue)

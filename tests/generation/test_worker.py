@@ -333,10 +333,11 @@ def test_a_worker_in_its_turn_takes_what_is_submitted_at_once(served, redis_serv
 
     job.refresh_from_db()
     assert job.status == "succeeded"
-    assert (job.started_at - job.created_at).total_seconds() < worker.LOOK_SECONDS / 2
+    assert (job.started_at - job.created_at).total_seconds() < worker.CALL_SECONDS / 2
 
 
-def test_a_call_that_was_lost_costs_a_moment(served, redis_server, short_turns):
+def test_a_call_that_was_lost_costs_a_moment(served, redis_server, short_turns, monkeypatch):
+    monkeypatch.setattr(worker, "LOOK_SECONDS", 0.5)
     thread = serving()
     time.sleep(0.3)
     job = submit(seed=1)
