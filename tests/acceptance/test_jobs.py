@@ -170,11 +170,16 @@ def test_a_job_whose_work_raises_fails_after_its_attempts_and_its_neighbours_suc
 ):
     good = [stack.submit(variant=slug, model="slow", seed=31)["id"] for slug in variants[:2]]
     bad = stack.submit(variant=variants[3], model="quick", seed=31)["id"]
-    stack.query("UPDATE generation_embedding SET data = '\\x00' WHERE id ="
-                " (SELECT embedding_id FROM generation_job WHERE id = %s) RETURNING id", bad)  # fmt: skip
+    (row,) = stack.query("SELECT id, data FROM generation_embedding WHERE id ="
+                         " (SELECT embedding_id FROM generation_job WHERE id = %s)", bad)  # fmt: skip
+    damage = "UPDATE generation_embedding SET data = %s WHERE id = %s"
+    stack.query(damage, b"\x00", row["id"])
     pids = {name: stack.pid(name) for name in ("generation-1", "generation-2")}
 
-    jobs = {job["id"]: job for job in stack.ended([*good, bad], 60)}
+    try:
+        jobs = {job["id"]: job for job in stack.ended([*good, bad], 60)}
+    finally:
+        stack.query(damage, row["data"], row["id"])  # the tests after this one use it
 
     assert jobs[bad]["status"] == "failed"
     assert jobs[bad]["error"]["code"] == "embedding_invalid"
