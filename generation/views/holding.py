@@ -31,8 +31,13 @@ class Preference:
     applied: str = ""
 
 
-def preference(request: Request) -> Preference:
-    """What the Prefer header asks for. Unknown and malformed preferences are ignored, as the RFC wants it."""
+def preference(request: Request, *, wait: float = 0.0) -> Preference:
+    """What the Prefer header asks for. Unknown and malformed preferences are ignored, as the RFC wants it.
+
+    wait: seconds that the query asks for; they go before, and are no preference.
+    """
+    if wait:
+        return Preference(wait)
     asked = [
         part.partition(";")[0].strip() for part in request.headers.get("Prefer", "").split(",")
     ]
@@ -84,11 +89,16 @@ def holds(request: Request, job: Job, *, seconds: float) -> bool:
     return seconds > 0 and not job.is_terminal and SHELL in request.META.get("asgi.scope", {})
 
 
-def hold(request: Request, response: Response, job: Job, *, seconds: float, then: str) -> Response:
+def hold(
+    request: Request, response: Response, job: Job, *, seconds: float, then: str, applied: str = ""
+) -> Response:
     """Ask the shell to keep the client until the job has ended. Without a shell the answer goes out at once.
 
-    then: path and query whose answer to GET the client gets; `asked_again` tells that view so.
+    then: path and query whose answer to GET the client gets; `asked_again` tells that view so. applied: of its
+    preferences.
     """
+    if applied:
+        response["Preference-Applied"] = applied
     if holds(request, job, seconds=seconds):
         channel = f"{hints.CHANNEL_PREFIX}{job.id}"
         words = tuple(str(word) for word in Job.TERMINAL)

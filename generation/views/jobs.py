@@ -15,6 +15,7 @@ from drf_spectacular.utils import OpenApiResponse, extend_schema
 from rest_framework import status
 from rest_framework.request import Request
 from rest_framework.response import Response
+from rest_framework.serializers import BaseSerializer
 from rest_framework.views import APIView
 
 from generation import estimates, idempotency, jobs, retention, submission
@@ -32,6 +33,7 @@ from generation.serializers import (
 )
 from generation.views.holding import (
     POLL_SECONDS,
+    Preference,
     asked_again,
     cancel_after,
     hold,
@@ -101,42 +103,38 @@ def _in_time(request: HttpRequest | Request, job: Job) -> Job:
 
 
 def render(
-    request: Request, job: Job, *, code: int = status.HTTP_200_OK, is_held: bool = False
+    request: Request,
+    job: Job,
+    *,
+    code: int = status.HTTP_200_OK,
+    is_held: bool = False,
+    serializer: type[BaseSerializer[Job]] = JobSerializer,
 ) -> Response:
     """is_held: the client will get a later answer, so nothing is estimated for this one."""
     estimate = None if is_held else estimates.of(job)
     context = {"request": request, "estimate": estimate}
-    response = Response(JobSerializer(job, context=context).data, status=code)
+    response = Response(serializer(job, context=context).data, status=code)
     if not job.is_terminal:
-        response["Retry-After"] = poll_after(estimate)
+        response["Retry-After"] = _poll_after(estimate)
     return response
 
 
-def poll_after(estimate: Estimate | None) -> str:
-    """Retry-After of a job that has not ended."""
+def _poll_after(estimate: Estimate | None) -> str:
     # A second for what will be there soon: a client that cannot wait need not miss it by much.
     seconds = math.ceil((estimate and estimate.eta_p50) or POLL_SECONDS)
     return str(min(max(POLL_SECONDS, seconds), MAX_POLL_SECONDS))
 
 
 def _answer(
-    request: Request,
-    job: Job,
-    *,
-    seconds: float,
-    then: str,
-    applied: str = "",
-    is_new: bool = False,
+    request: Request, job: Job, prefers: Preference, *, then: str, is_new: bool = False
 ) -> Response:
-    """Now, or when the client has waited for it. applied: of its preferences; is_new: its request made the job."""
-    is_held = holds(request, job, seconds=seconds)
+    """Now, or when the client has waited for it. is_new: its request made the job."""
     code = status.HTTP_202_ACCEPTED if is_new and not job.is_terminal else status.HTTP_200_OK
+    is_held = holds(request, job, seconds=prefers.seconds)
     response = render(request, job, code=code, is_held=is_held)
     if is_new:
         response["Location"] = response.data["urls"]["self"]
-    if applied:
-        response["Preference-Applied"] = applied
-    return hold(request, response, job, seconds=seconds, then=then)
+    return hold(request, response, job, seconds=prefers.seconds, then=then, applied=prefers.applied)
 
 
 FILTERS = {
@@ -147,6 +145,11 @@ FILTERS = {
     "created_after": "created_at__gt",
     "created_before": "created_at__lt",
 }
+
+
+def filtered(rows: QuerySet[Job], asked: dict[str, Any]) -> QuerySet[Job]:
+    """By what was asked for of FILTERS."""
+    return rows.filter(**{FILTERS[name]: asked[name] for name in FILTERS.keys() & asked.keys()})
 
 
 class JobList(ListView):
@@ -165,10 +168,7 @@ class JobList(ListView):
 
     def rows(self, request: Request, asked: dict[str, Any]) -> QuerySet[Job]:
         rows = owned(request).filter(purged_at__isnull=True)
-        rows = rows.prefetch_related("images").order_by("-created_at", "-id")
-        return rows.filter(
-            **{FILTERS[name]: value for name, value in asked.items() if name in FILTERS}
-        )
+        return filtered(rows.prefetch_related("images").order_by("-created_at", "-id"), asked)
 
     @extend_schema(
         operation_id="create_job",
@@ -197,15 +197,8 @@ class JobList(ListView):
         key = idempotency.key_of(request.headers.get("Idempotency-Key"))
         job, _ = idempotency.once(request.user, "jobs", key=key, body=request.data, make=make)
         structlog.contextvars.bind_contextvars(job_id=str(job.id))
-        prefers = preference(request)
-        return _answer(
-            request,
-            kept(job),
-            seconds=prefers.seconds,
-            then=reverse("job", args=[job.id]),
-            applied=prefers.applied,
-            is_new=True,
-        )
+        then = reverse("job", args=[job.id])
+        return _answer(request, kept(job), preference(request), then=then, is_new=True)
 
 
 @method_decorator(unless_unchanged, name="dispatch")
@@ -221,14 +214,11 @@ class JobDetail(APIView):
         """A job as it is now, or, with `wait`, when it has ended or the time is up."""
         structlog.contextvars.bind_contextvars(job_id=str(job_id))
         asked = query(WaitQuery, request)
-        job = one(request, job_id)
-        prefers = preference(request)
         return _answer(
             request,
-            job,
-            seconds=asked["wait"] or prefers.seconds,
+            one(request, job_id),
+            preference(request, wait=asked["wait"]),
             then=request.get_full_path(),
-            applied="" if asked["wait"] else prefers.applied,
             is_new=asked_again(request) == "POST",
         )
 

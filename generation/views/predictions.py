@@ -1,6 +1,7 @@
 """Predictions over HTTP, as clients of Replicate know them: a job seen in another form."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import structlog
@@ -14,7 +15,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from generation import estimates, idempotency, jobs, submission, versions
+from generation import idempotency, jobs, submission, versions
 from generation.errors import GenerationError, InvalidRequest
 from generation.models import APIKey, Job
 from generation.predictions import STATUSES, called, identifier, is_identifier
@@ -25,7 +26,9 @@ from generation.serializers.predictions import (
     PredictionRequestSerializer,
     PredictionSerializer,
 )
+from generation.views import jobs as jobs_views
 from generation.views.holding import (
+    Preference,
     asked_again,
     cancel_after,
     hold,
@@ -33,7 +36,7 @@ from generation.views.holding import (
     preference,
     unless_unchanged,
 )
-from generation.views.jobs import found, owned, poll_after
+from generation.views.jobs import filtered, found, owned
 from generation.views.pages import ListView
 from generation.views.problems import responses
 
@@ -57,40 +60,23 @@ def named(request: Request, name: str) -> Job:
     return job
 
 
-def render(
-    request: Request, job: Job, *, code: int = status.HTTP_200_OK, is_held: bool = False
-) -> Response:
-    """is_held: the client will get a later answer, so nothing is estimated for this one."""
-    estimate = None if is_held else estimates.of(job)
-    context = {"request": request, "estimate": estimate}
-    response = Response(PredictionSerializer(job, context=context).data, status=code)
-    if not job.is_terminal:
-        response["Retry-After"] = poll_after(estimate)
-    return response
+render = partial(jobs_views.render, serializer=PredictionSerializer)
 
 
 def _answer(
-    request: Request,
-    job: Job,
-    *,
-    seconds: float,
-    then: str,
-    applied: str = "",
-    is_creation: bool = False,
+    request: Request, job: Job, prefers: Preference, *, then: str, is_creation: bool = False
 ) -> Response:
-    """Now, or when the client has waited for it. applied: of its preferences."""
-    is_held = holds(request, job, seconds=seconds)
+    """Now, or when the client has waited for it."""
     created = status.HTTP_201_CREATED if job.is_terminal else status.HTTP_202_ACCEPTED
     code = created if is_creation else status.HTTP_200_OK
+    is_held = holds(request, job, seconds=prefers.seconds)
     response = render(request, job, code=code, is_held=is_held)
     if is_creation:
         response["Location"] = response.data["urls"]["get"]
         if not job.is_terminal:
             # As Replicate has it: clients take every other word in this answer for the end. `phase` says more.
             response.data["status"] = STATUSES[Job.Status.QUEUED]
-    if applied:
-        response["Preference-Applied"] = applied
-    return hold(request, response, job, seconds=seconds, then=then)
+    return hold(request, response, job, seconds=prefers.seconds, then=then, applied=prefers.applied)
 
 
 def _create(
@@ -113,15 +99,8 @@ def _create(
         whole = {**body, "model": model} if model else body
         job, _ = idempotency.once(request.user, ROUTE, key=key, body=whole, make=make)
     structlog.contextvars.bind_contextvars(job_id=str(job.id))
-    prefers = preference(request)
-    return _answer(
-        request,
-        job,
-        seconds=prefers.seconds,
-        then=reverse("prediction", args=[identifier(job)]),
-        applied=prefers.applied,
-        is_creation=True,
-    )
+    then = reverse("prediction", args=[identifier(job)])
+    return _answer(request, job, preference(request), then=then, is_creation=True)
 
 
 def _maker(
@@ -169,11 +148,7 @@ class PredictionList(ListView):
 
     def rows(self, request: Request, asked: dict[str, Any]) -> QuerySet[Job]:
         rows = owned(request).prefetch_related("images").order_by("-created_at", "-id")
-        if "created_after" in asked:
-            rows = rows.filter(created_at__gt=asked["created_after"])
-        if "created_before" in asked:
-            rows = rows.filter(created_at__lt=asked["created_before"])
-        return rows
+        return filtered(rows, asked)
 
     @extend_schema(
         operation_id="create_prediction",
@@ -210,13 +185,11 @@ class PredictionDetail(APIView):
     def get(self, request: Request, prediction_id: str) -> Response:
         """A prediction, by your id or ours, as it is now, or, with `wait`, when it has ended or the time is up."""
         asked = query(WaitQuery, request)
-        prefers = preference(request)
         return _answer(
             request,
             named(request, prediction_id),
-            seconds=asked["wait"] or prefers.seconds,
+            preference(request, wait=asked["wait"]),
             then=request.get_full_path(),
-            applied="" if asked["wait"] else prefers.applied,
             is_creation=asked_again(request) in ("POST", "PUT"),
         )
 
