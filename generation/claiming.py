@@ -13,17 +13,19 @@ from django.db import connection
 
 from generation.models import Job
 
-# Per owner only the first rows of the index job_claimable are read, however long the queue is.
-# Owners are found one by one in the same index: DISTINCT would read all of it. What is known of each is asked for once,
-# not for each of its rows: hence MATERIALIZED.
-CANDIDATES = """
+# Owners who wait, found one by one in the index job_claimable: DISTINCT would read all of it.
+WAITING = """
 waiting AS (
     (SELECT owner_id FROM generation_job WHERE status = 'queued' ORDER BY owner_id LIMIT 1)
     UNION ALL
     SELECT (SELECT q.owner_id FROM generation_job q
              WHERE q.status = 'queued' AND q.owner_id > w.owner_id ORDER BY q.owner_id LIMIT 1)
       FROM waiting w WHERE w.owner_id IS NOT NULL
-), owners AS MATERIALIZED (
+)"""
+# Per owner only the first rows of that index are read, however long the queue is. What is known of each is asked for
+# once, not for each of its rows: hence MATERIALIZED.
+CANDIDATES = f"""
+{WAITING}, owners AS MATERIALIZED (
     SELECT owner_id, weight,
            (SELECT coalesce(sum(n), 0) FROM generation_job r
              WHERE r.owner_id = o.owner_id AND r.status = 'running') AS running,

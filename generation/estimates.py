@@ -14,14 +14,15 @@ from django.conf import settings
 from django.db import connection
 from django.utils import timezone
 
-from generation import jobs, presence, rates
+from generation import claiming, jobs, presence, rates
 from generation.models import Job, Release, Worker
 from generation.rates import Rate
 
 MOST_AHEAD = 1000
 REMEMBERED_SECONDS = 1.0  # workers and rates: many clients ask at once
 
-# Two ranges of the index job_claimable for the owner's own jobs, as many rows of every other owner's.
+# Two ranges of the index job_claimable for the owner's own jobs, as many rows of every other owner's. The
+# order of the index is asked for, or PostgreSQL may read all that waits by a smaller one.
 PLACE = """
 WITH RECURSIVE own AS (
     SELECT n FROM (SELECT q.n FROM generation_job q
@@ -32,13 +33,7 @@ WITH RECURSIVE own AS (
       WHERE q.owner_id = %(owner)s AND q.status = 'queued' AND q.priority = %(priority)s
         AND q.created_at < %(created)s {lane}
       ORDER BY q.priority DESC, q.created_at LIMIT %(most)s) earlier
-), waiting AS (
-    (SELECT owner_id FROM generation_job WHERE status = 'queued' ORDER BY owner_id LIMIT 1)
-    UNION ALL
-    SELECT (SELECT q.owner_id FROM generation_job q
-             WHERE q.status = 'queued' AND q.owner_id > w.owner_id ORDER BY q.owner_id LIMIT 1)
-      FROM waiting w WHERE w.owner_id IS NOT NULL
-), others AS (
+), {waiting}, others AS (
     SELECT n FROM (SELECT j.n FROM waiting w CROSS JOIN LATERAL (
         SELECT q.n FROM generation_job q
          WHERE q.owner_id = w.owner_id AND q.status = 'queued' {lane}
@@ -100,7 +95,9 @@ def _ahead(job: Job, kind: str | None) -> tuple[int, int, int]:
         "kind": kind,
     }
     with connection.cursor() as cursor:
-        cursor.execute(PLACE.format(lane=LANE if kind else ""), parameters)
+        cursor.execute(
+            PLACE.format(lane=LANE if kind else "", waiting=claiming.WAITING), parameters
+        )
         return cursor.fetchone()
 
 
