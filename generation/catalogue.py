@@ -243,10 +243,26 @@ def publish_encode() -> None:
 
 
 # --- find -----------------------------------------------------------------------------------------
-_BY_SLUG = Compiled(lambda wanted: PromptVariant.objects.filter(slug=wanted), wanted="?slug")
-_BY_TEXT = Compiled(
-    lambda wanted: PromptVariant.objects.filter(normalized_text=wanted), wanted="?text"
-)
+def _variant_by(field: str) -> "Compiled[PromptVariant]":
+    return Compiled(
+        lambda wanted: PromptVariant.objects.filter(**{field: wanted}), wanted="?wanted"
+    )
+
+
+def _encoded_by(field: str) -> "Compiled[Embedding]":
+    """The variant's current embeddings, and with each of them the variant: usually all, in one round trip."""
+    return Compiled(
+        lambda wanted: (
+            Embedding.objects.defer("data")
+            .select_related("variant")
+            .filter(**{f"variant__{field}": wanted}, revision=F("variant__revision"))
+        ),
+        wanted="?wanted",
+    )
+
+
+_VARIANT = {field: _variant_by(field) for field in ("slug", "normalized_text")}
+_ENCODED = {field: _encoded_by(field) for field in ("slug", "normalized_text")}
 _EMBEDDINGS = Compiled(
     lambda variant, revision, encoder: Embedding.objects.defer("data").filter(
         variant_id=variant, revision=revision, encoder_fingerprint=encoder
@@ -265,7 +281,9 @@ def find(*, slug: str | None = None, text: str | None = None) -> PromptVariant:
     wanted = slug if slug is not None else normalize(text or "")
     if not wanted or "\0" in wanted:
         raise VariantNotFound(parameter=parameter)
-    variant = (_BY_SLUG if slug is not None else _BY_TEXT).first(wanted=wanted)
+    field = "slug" if slug is not None else "normalized_text"
+    encoded = _ENCODED[field].all(wanted=wanted)
+    variant = encoded[0].variant if encoded else _VARIANT[field].first(wanted=wanted)
     if variant is None:
         raise VariantNotFound(
             f"No prompt variant of the catalogue is “{(value or '')[:MAX_CHARACTERS]}”.",
@@ -276,6 +294,7 @@ def find(*, slug: str | None = None, text: str | None = None) -> PromptVariant:
             f"The prompt variant “{variant.slug}” is {variant.get_status_display().lower()}, not active.",
             parameter=parameter,
         )
+    variant.encoded = {row.encoder_fingerprint: row for row in encoded}
     return variant
 
 
@@ -284,8 +303,9 @@ def embedding_for(variant: PromptVariant, release: Release) -> Embedding:
 
     Raises VariantNotEncoded and EncodingFailed.
     """
-    row = _EMBEDDINGS.first(
-        variant=variant.pk, revision=variant.revision, encoder=release.encoder_fingerprint
+    encoder = release.encoder_fingerprint
+    row = variant.encoded.get(encoder) or _EMBEDDINGS.first(
+        variant=variant.pk, revision=variant.revision, encoder=encoder
     )
     if row is None:
         stale = Embedding.objects.filter(variant=variant, error="").exists()

@@ -12,6 +12,7 @@ from datetime import datetime
 from django.db import connection
 
 from generation.models import Job
+from generation.statements import Statement
 
 # Owners who wait, found one by one in the index job_claimable: DISTINCT would read all of it.
 WAITING = """
@@ -49,9 +50,9 @@ CANDIDATES = f"""
               AND NOT EXISTS (SELECT 1 FROM generation_job r
                                WHERE r.key = q.key AND r.status = 'running')
               AND (%(kind)s::text IS NULL OR q.release_id IN (
-                   SELECT id FROM generation_release WHERE kind = %(kind)s))
+                   SELECT id FROM generation_release WHERE kind = %(kind)s::text))
             ORDER BY q.priority DESC, q.created_at, q.id
-            LIMIT %(limit)s
+            LIMIT %(limit)s::int
      ) j
 ), ranked AS (
     SELECT id, key, n, failures, created_at, release_id, width, height, num_inference_steps,
@@ -59,10 +60,11 @@ CANDIDATES = f"""
       FROM candidates
 )"""
 
+# One round trip, which is a transaction of its own. Webhooks are told of a start once a job, whatever workers are lost.
 # `chosen` is a look without locks; `taken` locks what is still queued and leaves what another worker is taking.
 # A claim that is lost with PostgreSQL is a job that is still queued, so nobody waits for the disk.
-TAKE = f"""
-SET LOCAL synchronous_commit TO off;
+TAKE = Statement(
+    f"""
 WITH RECURSIVE {CANDIDATES}, compatible AS (
     SELECT r.*, row_number() OVER (PARTITION BY r.key ORDER BY r.place) AS copy
       FROM ranked r JOIN ranked head ON head.place = 1
@@ -73,27 +75,37 @@ WITH RECURSIVE {CANDIDATES}, compatible AS (
     SELECT id, place, sum(n) OVER (ORDER BY place) AS images FROM compatible WHERE copy = 1
 ), taken AS (
     SELECT j.id, c.place FROM generation_job j JOIN chosen c ON c.id = j.id
-     WHERE j.status = 'queued' AND (c.place = 1 OR c.images <= %(batch_size)s)
+     WHERE j.status = 'queued' AND (c.place = 1 OR c.images <= %(batch_size)s::int)
        FOR UPDATE OF j SKIP LOCKED
 ), moved AS (
     UPDATE generation_job j
-       SET status = 'running', attempt = attempt + 1, worker_name = %(worker)s, started_at = statement_timestamp(),
-           lease_expires_at = statement_timestamp() + %(lease)s * interval '1 second'
+       SET status = 'running', attempt = attempt + 1, worker_name = %(worker)s::text,
+           started_at = statement_timestamp(),
+           lease_expires_at = statement_timestamp() + %(lease)s::float * interval '1 second'
       FROM taken WHERE j.id = taken.id AND j.status = 'queued'
     RETURNING j.*, taken.place
 ), noted AS (
     INSERT INTO generation_attempt (job_id, number, worker_name, batch_size, outcome, error_code, error_detail,
                                     device_seconds, started_at)
     SELECT id, attempt, worker_name, (SELECT sum(n) FROM moved), 'running', '', '', 0, started_at FROM moved
+), told AS (
+    INSERT INTO generation_delivery (id, owner_id, endpoint_id, job_id, event, body, status, attempts, last_error,
+                                     next_attempt_at, created_at)
+    SELECT gen_random_uuid(), owner_id, webhook_id, id, 'start', '', 'pending', 0, '', started_at, started_at
+      FROM moved WHERE attempt = 1 AND webhook_id IS NOT NULL AND 'start' = ANY(webhook_events)
+    RETURNING job_id
 )
 SELECT moved.*, EXISTS (SELECT 1 FROM generation_job d
                          WHERE d.key = moved.key AND d.status = 'succeeded') AS has_twin,
        EXISTS (SELECT 1 FROM generation_apikey k
                 WHERE k.id = moved.api_key_id
                   AND (k.images_per_day IS NOT NULL OR k.device_seconds_per_day IS NOT NULL)) AS is_metered,
-       (SELECT count(*) FROM ranked) > (SELECT count(*) FROM moved) AS has_more
+       (SELECT count(*) FROM ranked) > (SELECT count(*) FROM moved) AS has_more,
+       EXISTS (SELECT 1 FROM told WHERE told.job_id = moved.id) AS is_told
   FROM moved ORDER BY place
-"""
+""",
+    settings="SET LOCAL synchronous_commit TO off; SET LOCAL plan_cache_mode TO force_generic_plan;",
+)
 OLDEST = f"WITH RECURSIVE {CANDIDATES} SELECT min(created_at) FROM ranked"
 
 
@@ -111,7 +123,7 @@ def take(
         "lease": lease_seconds,
         "kind": kind,
     }
-    return list(Job.objects.raw(TAKE, parameters))
+    return list(Job.objects.raw(TAKE.call(), parameters))
 
 
 def oldest(kind: str | None = None) -> datetime | None:

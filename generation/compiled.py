@@ -1,17 +1,21 @@
 """Querysets and inserts whose SQL is made once. Knows no model.
 
 Django builds the SQL of a queryset anew each time, which takes a request longer than PostgreSQL's answer does. What is
-asked at every request is written as any queryset, with stand-ins for what changes, and compiled at its first use.
+asked at every request is written as any queryset, with stand-ins for what changes, and compiled at its first use; its
+plan is kept as well.
 """
 
+import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 from django.db import DEFAULT_DB_ALIAS, connection
-from django.db.models import Field, Model, QuerySet
+from django.db.models import Model, QuerySet
 from django.db.models.query import get_related_populators
+
+from generation.statements import Statement
 
 M = TypeVar("M", bound=Model)
 
@@ -28,17 +32,15 @@ class Compiled(Generic[M]):
         self._stand_ins: Mapping[str, str] = {str(value): name for name, value in stand_ins.items()}
         self._given = stand_ins
         self._compiler: Any = None
-        self._sql = ""
-        self._parameters: list[tuple[str | None, Any]] = []
+        self._statement = Statement("")
         self._guard = threading.Lock()
 
     def all(self, **values: Any) -> list[M]:
         """The rows with these values in place of the stand-ins."""
         if self._compiler is None:
             self._compile()
-        parameters = [values[name] if name else value for name, value in self._parameters]
         with connection.cursor() as cursor:
-            cursor.execute(self._sql, parameters)
+            cursor.execute(self._statement.call(), values)
             rows = cursor.fetchall()
         return self._instances(rows) if rows else []
 
@@ -48,63 +50,83 @@ class Compiled(Generic[M]):
 
     def _compile(self) -> None:
         with self._guard:
+            if self._compiler is not None:
+                return
             compiler = self._build(**self._given).query.get_compiler(DEFAULT_DB_ALIAS)
-            self._sql, parameters = compiler.as_sql()
-            self._parameters = [(self._stand_ins.get(str(value)), value) for value in parameters]
-            missing = set(self._given) - {name for name, _ in self._parameters}
-            if missing:
+            sql, parameters = compiler.as_sql()
+            names = [self._stand_ins.get(str(value)) for value in parameters]
+            if missing := set(self._given) - set(names):
                 raise ValueError(f"The queryset lost {', '.join(sorted(missing))}.")
+            # What does not change is written out: only so can a plan use an index that is for some rows.
+            with connection.cursor() as cursor:
+                marks = [
+                    f"%({name})s"
+                    if name
+                    else cursor.mogrify("%s", [value]).decode().replace("%", "%%")
+                    for name, value in zip(names, parameters, strict=True)
+                ]
+            self._statement = Statement(sql % tuple(marks))
+            self._read_shape(compiler)
             self._compiler = compiler
+
+    def _read_shape(self, compiler: Any) -> None:
+        """What Django's ModelIterable finds out for each queryset again."""
+        info = compiler.klass_info
+        fields = info["select_fields"]
+        self._own = slice(fields[0], fields[-1] + 1)  # the columns of the row itself
+        self._names = [compiler.select[place][0].target.attname for place in fields]
+        self._class: type[M] = info["model"]
+        self._converters = compiler.get_converters([column for column, *_ in compiler.select])
+        # The stubs describe a later Django than the one that is required.
+        self._populators = get_related_populators(info, compiler.select, DEFAULT_DB_ALIAS)  # type: ignore[call-arg]
 
     def _instances(self, rows: list[Any]) -> list[M]:
         """As Django's ModelIterable makes them."""
-        compiler = self._compiler
-        info = compiler.klass_info
-        fields = info["select_fields"]
-        start, end = fields[0], fields[-1] + 1
-        names = [compiler.select[place][0].target.attname for place in range(start, end)]
-        # The stubs describe a later Django than the one that is required.
-        populators = get_related_populators(info, compiler.select, DEFAULT_DB_ALIAS)  # type: ignore[call-arg]
         made = []
-        for row in compiler.results_iter([rows]):
-            instance = info["model"].from_db(DEFAULT_DB_ALIAS, names, row[start:end])
-            for populator in populators:
+        for row in map(tuple, self._compiler.apply_converters(rows, self._converters)):
+            instance = self._class.from_db(DEFAULT_DB_ALIAS, self._names, row[self._own])
+            for populator in self._populators:
                 populator.populate(row, instance)
             made.append(instance)
         return made
 
 
 class Insert(Generic[M]):
-    """Writes new rows whose primary keys are known, as `bulk_create` does."""
+    """Writes new rows whose primary keys are known, as `bulk_create` does.
 
-    def __init__(self, model: type[M]) -> None:
+    returning: SQL whose values are returned, with %(name)s for what changes.
+    """
+
+    def __init__(self, model: type[M], *, returning: str = "") -> None:
         self._model = model
+        self._returning = returning
 
-    def __call__(self, rows: Sequence[M]) -> None:
+    def __call__(self, rows: Sequence[M], **values: Any) -> list[tuple[Any, ...]]:
         if not rows:
-            return
-        values = [
-            field.get_db_prep_save(field.pre_save(row, add=True), connection)
-            for row in rows
-            for field in self._fields
-        ]
-        marks = ", ".join([self._marks] * len(rows))
+            return []
         with connection.cursor() as cursor:
-            cursor.execute(f"{self._sql} VALUES {marks}", values)
+            cursor.execute(self._statement.call(), {"rows": as_json(rows), **values})
+            returned = cursor.fetchall() if self._returning else []
         for row in rows:
             row._state.adding = False
             row._state.db = DEFAULT_DB_ALIAS
+        return returned
 
     @cached_property
-    def _fields(self) -> "Sequence[Field[Any, Any]]":
-        return self._model._meta.concrete_fields
+    def _statement(self) -> Statement:
+        table = connection.ops.quote_name(self._model._meta.db_table)
+        return Statement(
+            f"INSERT INTO {table} SELECT * FROM jsonb_populate_recordset(NULL::{table}, %(rows)s::jsonb)"
+            + (f" RETURNING {self._returning}" if self._returning else "")
+        )
 
-    @cached_property
-    def _sql(self) -> str:
-        quote = connection.ops.quote_name
-        columns = ", ".join(quote(str(field.column)) for field in self._fields)
-        return f"INSERT INTO {quote(self._model._meta.db_table)} ({columns})"
 
-    @cached_property
-    def _marks(self) -> str:
-        return "({})".format(", ".join(["%s"] * len(self._fields)))
+def as_json(rows: Sequence[Model]) -> str:
+    """For jsonb_populate_recordset. Fields of binary data are not for it."""
+    return json.dumps(
+        [
+            {field.column: field.pre_save(row, add=True) for field in row._meta.concrete_fields}
+            for row in rows
+        ],
+        default=str,
+    )

@@ -18,7 +18,6 @@ log = logging.getLogger(__name__)
 
 WORK_PREFIX = "retort:work:"  # list of calls that no worker has heard yet
 MOST_CALLS = 64  # more than workers: each finds what others left
-CALL_SECONDS = 60
 AWAY_SECONDS = 0.5
 PROGRESS_PREFIX = "retort:progress:"
 PROGRESS_SECONDS = 60
@@ -40,11 +39,9 @@ def wake(queue: str = "generation") -> None:
     """
 
     def call(redis) -> None:
-        with redis.pipeline(transaction=False) as pipe:
-            pipe.lpush(WORK_PREFIX + queue, 1)
-            pipe.ltrim(WORK_PREFIX + queue, 0, MOST_CALLS - 1)
-            pipe.expire(WORK_PREFIX + queue, CALL_SECONDS)
-            pipe.execute()
+        # One command, and seldom a second: somebody waits.
+        if redis.lpush(WORK_PREFIX + queue, 1) > MOST_CALLS:
+            redis.ltrim(WORK_PREFIX + queue, 0, MOST_CALLS - 1)
 
     attempt(call, None)
 
@@ -54,14 +51,14 @@ def await_call(queue: str, *, seconds: int) -> bool:
 
     Other calls are taken with it: whoever is called looks at the whole queue, and calls again if it leaves something.
     """
-    client = patient_client(seconds)
     try:
-        if client.blpop([WORK_PREFIX + queue], timeout=seconds) is None:
-            return False
-        client.delete(WORK_PREFIX + queue)
+        calls = patient_client(seconds).blmpop(
+            seconds, 1, WORK_PREFIX + queue, direction="LEFT", count=MOST_CALLS
+        )
     except redis.RedisError:
         time.sleep(AWAY_SECONDS)
-    return True
+        return True
+    return calls is not None
 
 
 def turn(queue: str) -> None:

@@ -17,6 +17,7 @@ from generation import cache, references, storage
 from generation.engine import files
 from generation.errors import StorageFailed
 from generation.models import Embedding, Job, Release
+from generation.statements import Statement
 
 log = structlog.get_logger(__name__)
 
@@ -224,18 +225,20 @@ def _held(images: Mapping[str, StoredImage]) -> dict[str, StoredImage]:
 
 
 # By hand: it is asked for every request with a seed, and Django takes longer to write it than PostgreSQL to answer.
-_STORED = """
+_STORED = Statement(
+    """
 SELECT DISTINCT key, master, file, format, sha256, size_bytes, width, height, is_accepted, failing, detector,
                 has_metadata
-  FROM generation_image WHERE key = ANY(%s) ORDER BY is_accepted DESC NULLS LAST
+  FROM generation_image WHERE key = ANY(%(keys)s::text[]) ORDER BY is_accepted DESC NULLS LAST
 """
+)
 
 
 def _rows(wanted: Collection[str]) -> dict[str, list[StoredImage]]:
     """What PostgreSQL knows under these keys."""
     known: dict[str, list[StoredImage]] = {}
     with connection.cursor() as cursor:
-        cursor.execute(_STORED, [list(wanted)])
+        cursor.execute(_STORED.call(), {"keys": list(wanted)})
         names = [column.name for column in cursor.description or ()]
         for row in cursor.fetchall():
             image = StoredImage(**dict(zip(names, row, strict=True)))

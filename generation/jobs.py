@@ -5,10 +5,12 @@ queued ─claim→ running ─commit→ succeeded          cancel: queued or run
 """
 
 import hashlib
+import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
@@ -21,7 +23,7 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from generation import claiming, hints, images, limits, presence, releases, webhooks
-from generation.compiled import Compiled, Insert
+from generation.compiled import Compiled, Insert, as_json
 from generation.errors import (
     CANCELED_BY_CLIENT,
     DEADLINE_BEFORE_START,
@@ -33,7 +35,8 @@ from generation.errors import (
 )
 from generation.images import StoredImage
 from generation.models import Attempt, Embedding, Image, Job, Release
-from generation.reports import Report
+from generation.reports import Report, Tell
+from generation.statements import Statement
 
 log = structlog.get_logger(__name__)
 
@@ -105,53 +108,63 @@ def wanted_kind(queue: str) -> str | None:
     return Release.Kind.STUDENT if presence.is_served(REFERENCE) else None
 
 
-def claim(worker_name: str, *, queue: str = "generation") -> list[Job]:
-    """Take the next batch for this worker: compatible jobs, now running, with a lease. Empty when there is nothing."""
+def claim(
+    worker_name: str,
+    *,
+    queue: str = "generation",
+    known: Mapping[int, Release] = MappingProxyType({}),
+    tell: Tell | None = None,
+) -> list[Job]:
+    """Take the next batch for this worker: compatible jobs, now running, with a lease. Empty when there is nothing.
+
+    known: releases by pk that need not be read again. tell: as for a Report; by default others are told before the jobs
+    are returned.
+    """
     kind = wanted_kind(queue)
     for _ in range(CLAIM_TRIES):
         try:
-            taken = _take(worker_name, kind)
+            taken = claiming.take(
+                worker_name,
+                batch_size=settings.BATCH_SIZE,
+                lease_seconds=settings.LEASE_SECONDS,
+                kind=kind,
+            )
         except (IntegrityError, OperationalError) as error:
             # Two workers met over identical jobs (unique key, or a deadlock of two such pairs): choose again.
             is_deadlock = getattr(error.__cause__, "pgcode", "") == "40P01"
             if isinstance(error, OperationalError) and not is_deadlock:
                 raise
             continue
-        if taken or claiming.oldest(kind) is None:
+        if taken:
+            _attach_what_is_needed(taken, known)
+            with transaction.atomic():  # of nothing: the claim is committed
+                _say_claimed(taken, Report(tell))
             return taken
+        if claiming.oldest(kind) is None:
+            break
     return []
 
 
-@transaction.atomic
-def _take(worker_name: str, kind: str | None) -> list[Job]:
-    taken = claiming.take(
-        worker_name,
-        batch_size=settings.BATCH_SIZE,
-        lease_seconds=settings.LEASE_SECONDS,
-        kind=kind,
-    )
-    _attach_what_is_needed(taken)
-    report = Report()
+def _say_claimed(taken: Sequence[Job], report: Report) -> None:
     for job in taken:
-        facts = {"attempt": job.attempt, "worker": worker_name, "jobs": len(taken)}
+        facts = {"attempt": job.attempt, "worker": job.worker_name, "jobs": len(taken)}
         report.moved(job.id, job.status, "job_claimed", **facts)
         if job.started_at:
             waited = job.started_at - job.created_at
             report.observe("retort_queue_seconds", waited.total_seconds())
-    if webhooks.started(taken):
-        report.deliver()
-    return taken
+        if job.is_told:
+            report.deliver()
 
 
 _RELEASES = Compiled(lambda pk: Release.objects.defer("manifest").filter(pk=pk).order_by(), pk=-1)
 
 
-def _attach_what_is_needed(taken: Sequence[Job]) -> None:
+def _attach_what_is_needed(taken: Sequence[Job], known: Mapping[int, Release]) -> None:
     """Releases and embeddings of the jobs. What never changes of them is read once."""
-    if not taken:
-        return
-    (row,) = _RELEASES.all(pk=taken[0].release_id)  # all of a batch have one
-    release = releases.with_manifest(row)
+    release = known.get(taken[0].release_id)  # all of a batch have one
+    if release is None:
+        (row,) = _RELEASES.all(pk=taken[0].release_id)
+        release = releases.with_manifest(row)
     for job in taken:
         job.release = release
         job.embedding = _embedding(job.embedding_id)
@@ -197,13 +210,17 @@ def commit(results: Sequence[Result]) -> list[Claim]:
     with transaction.atomic():
         report = Report()
         lost = _lost(results)
-        for result in results:
+        kept = [result for result in results if Claim.of(result.job) not in lost]
+        moved = _succeed(kept)
+        for result in kept:
             job = result.job
-            if Claim.of(job) in lost:
-                continue
-            if not _commit_one(result, report):
+            if job.id not in moved:
                 refused.append(Claim.of(job))
-            elif job.is_metered and job.api_key_id is not None:
+                continue
+            _say_succeeded(result, report)
+            if moved[job.id]:
+                _answer_twins(result, report)
+            if job.is_metered and job.api_key_id is not None:
                 spent[job.api_key_id] += result.device_seconds
         limits.spend(spent)
     for claim in refused:
@@ -228,21 +245,73 @@ def _lost(results: Sequence[Result]) -> dict[Claim, str]:
     }
 
 
-# The job and its attempt in one round trip: somebody waits for this transaction.
-SUCCEED = """
-WITH moved AS (
-    UPDATE generation_job
-       SET status = 'succeeded', lease_expires_at = NULL, finished_at = %(at)s, cache = %(cache)s,
-           device_seconds = device_seconds + %(device_seconds)s, encode_seconds = encode_seconds + %(encode_seconds)s
-     WHERE id = %(job_id)s AND status = 'running' AND attempt = %(attempt)s
-    RETURNING id
+# A batch in one round trip: somebody waits for it.
+SUCCEED = Statement(
+    """
+WITH made AS (
+    SELECT * FROM jsonb_to_recordset(%(made)s::jsonb)
+        AS r(job_id uuid, attempt int, cache text, device_seconds float, encode_seconds float)
+), moved AS (
+    UPDATE generation_job j
+       SET status = 'succeeded', lease_expires_at = NULL, finished_at = %(at)s::timestamptz, cache = m.cache,
+           device_seconds = j.device_seconds + m.device_seconds, encode_seconds = j.encode_seconds + m.encode_seconds
+      FROM made m WHERE j.id = m.job_id AND j.status = 'running' AND j.attempt = m.attempt
+    RETURNING j.id, j.key, m.attempt, m.device_seconds
 ), noted AS (
     UPDATE generation_attempt a
-       SET outcome = 'succeeded', ended_at = %(at)s, device_seconds = %(device_seconds)s
-      FROM moved WHERE a.job_id = moved.id AND a.number = %(attempt)s AND a.outcome = 'running'
+       SET outcome = 'succeeded', ended_at = %(at)s::timestamptz, device_seconds = moved.device_seconds
+      FROM moved WHERE a.job_id = moved.id AND a.number = moved.attempt AND a.outcome = 'running'
+), shown AS (
+    INSERT INTO generation_image
+    SELECT i.* FROM jsonb_populate_recordset(NULL::generation_image, %(images)s::jsonb) i
+      JOIN moved ON moved.id = i.job_id
 )
-SELECT id FROM moved
+SELECT id, EXISTS (SELECT 1 FROM generation_job twin WHERE twin.key = moved.key AND twin.status = 'queued') FROM moved
 """
+)
+
+
+def _succeed(results: Sequence[Result]) -> dict[UUID, bool]:
+    """End the jobs that are still held by whoever made these, with their images. Returns the ids of the jobs, and
+    whether an identical one waits."""
+    if not results:
+        return {}
+    now = timezone.now()
+    made = [
+        {
+            "job_id": result.job.id,
+            "attempt": result.job.attempt,
+            "cache": result.cache,
+            "device_seconds": result.device_seconds,
+            "encode_seconds": result.encode_seconds,
+        }
+        for result in results
+    ]
+    shown = [row for r in results for row in _image_rows(r.job, r.images)]
+    facts: dict[str, Any] = {
+        "made": json.dumps(made, default=str),
+        "images": as_json(shown),
+        "at": now,
+    }
+    with connection.cursor() as cursor:
+        cursor.execute(SUCCEED.call(), facts)
+        moved = dict(cursor.fetchall())
+    for result in results:
+        if result.job.id in moved:
+            job = result.job
+            job.status, job.cache, job.finished_at = Status.SUCCEEDED, result.cache, now
+    return moved
+
+
+def _say_succeeded(result: Result, report: Report) -> None:
+    job = result.job
+    _finished(job, report, device_seconds=round(result.device_seconds, 4), attempt=job.attempt)
+    report.count("retort_device_seconds_total", result.device_seconds)
+    report.count("retort_attempts_total", outcome=Outcome.SUCCEEDED)
+    if result.cache == Job.Cache.MISS:
+        _count_findings(result.images, report)
+
+
 _TWINS = Compiled(
     lambda key: (
         Job.objects.select_for_update(skip_locked=True)
@@ -253,34 +322,13 @@ _TWINS = Compiled(
 )
 
 
-def _commit_one(result: Result, report: Report) -> bool:
-    job, claim = result.job, Claim.of(result.job)
-    job.finished_at = timezone.now()
-    facts: dict[str, Any] = {
-        "job_id": job.id,
-        "attempt": claim.attempt,
-        "at": job.finished_at,
-        "device_seconds": result.device_seconds,
-        "encode_seconds": result.encode_seconds,
-        "cache": result.cache.value,
-    }
-    with connection.cursor() as cursor:
-        cursor.execute(SUCCEED, facts)
-        if cursor.fetchone() is None:
-            return False
-    job.status, job.cache = Status.SUCCEEDED, result.cache
-    _attach(job, result.images)
-    _finished(job, report, device_seconds=round(result.device_seconds, 4), attempt=claim.attempt)
-    report.count("retort_device_seconds_total", result.device_seconds)
-    report.count("retort_attempts_total", outcome=Outcome.SUCCEEDED)
-    if result.cache == Job.Cache.MISS:
-        _count_findings(result.images, report)
-    for twin in _TWINS.all(key=job.key):
+def _answer_twins(result: Result, report: Report) -> None:
+    """The identical jobs that wait succeed with the same images."""
+    for twin in _TWINS.all(key=result.job.key):
         if stored := _rendered(twin, result.images):
             _answer(twin, stored, Job.Cache.SHARED, report)
         else:
             report.wake()
-    return True
 
 
 def _rendered(twin: Job, stored: Sequence[StoredImage]) -> list[StoredImage]:
@@ -316,7 +364,7 @@ def _answer(job: Job, stored: Sequence[StoredImage], how: Job.Cache, report: Rep
     if not _move(queued, to=Status.SUCCEEDED, cache=how, finished_at=now):
         return False
     job.status, job.cache, job.finished_at = Status.SUCCEEDED, how, now
-    _attach(job, stored)
+    _insert_images(_image_rows(job, stored))
     _finished(job, report)
     return True
 
@@ -324,22 +372,20 @@ def _answer(job: Job, stored: Sequence[StoredImage], how: Job.Cache, report: Rep
 _insert_images = Insert(Image)
 
 
-def _attach(job: Job, stored: Sequence[StoredImage]) -> None:
-    """The job's image rows, in order of index."""
-    _insert_images(
-        [
-            Image(
-                job=job,
-                index=index,
-                **vars(image)
-                | {
-                    "seed": job.seed + index if image.seed is None else image.seed,
-                    "failing": list(image.failing),
-                },
-            )
-            for index, image in enumerate(stored)
-        ]
-    )
+def _image_rows(job: Job, stored: Sequence[StoredImage]) -> list[Image]:
+    """In order of index."""
+    return [
+        Image(
+            job=job,
+            index=index,
+            **vars(image)
+            | {
+                "seed": job.seed + index if image.seed is None else image.seed,
+                "failing": list(image.failing),
+            },
+        )
+        for index, image in enumerate(stored)
+    ]
 
 
 def _finished(job: Job, report: Report, **facts: object) -> None:

@@ -26,18 +26,19 @@ RETURN_SHARE = 0.1  # of a full queue has drained when those who were refused co
 JITTER = 0.25  # so that they do not come back all at once
 
 
-def admit(job: Job, *, waits: bool) -> None:
-    """Count the job, which is about to be written in this transaction. waits: no stored images answer it at once.
-
-    Raises QueueFull, RateLimited (too many jobs of its key wait) and QuotaExceeded.
-    """
+def refusal(job: Job) -> QueueFull | RateLimited | None:
+    """Why the job, which is about to be written in this transaction, may not wait."""
     key = job.api_key
-    if waits:
-        _check_queue()
-        if key is not None and key.max_queued_jobs is not None:
-            _check_queue_of(key, key.max_queued_jobs)
-    if key is not None and has_quota(key):
-        _use(key, job.n)
+    found: QueueFull | RateLimited | None = _refusal_of_queue()
+    if found is None and key is not None and key.max_queued_jobs is not None:
+        found = _refusal_of(key, key.max_queued_jobs)
+    return found
+
+
+def use(job: Job) -> None:
+    """Count the job, which is about to be written in this transaction. Raises QuotaExceeded."""
+    if job.api_key is not None and has_quota(job.api_key):
+        _use(job.api_key, job.n)
 
 
 def has_quota(key: APIKey) -> bool:
@@ -102,24 +103,26 @@ def _exceeded(key: APIKey, images: int) -> QuotaExceeded:
 
 
 # --- queues ---------------------------------------------------------------------------------------
-def _check_queue_of(key: APIKey, most: int) -> None:
+def _refusal_of(key: APIKey, most: int) -> RateLimited | None:
     # Requests of this key wait here for each other, so that together they keep the limit.
     APIKey.objects.select_for_update(no_key=True).only("pk").get(pk=key.pk)
     own = Job.objects.filter(api_key=key, status=Job.Status.QUEUED).order_by()
-    if own[:most].count() >= most:
-        raise RateLimited(
-            f"{most} jobs of this key wait, and no more may. Send the request again when some have ended.",
-            retry_after=seconds_until_gone(most),
-        )
+    if own[:most].count() < most:
+        return None
+    return RateLimited(
+        f"{most} jobs of this key wait, and no more may. Send the request again when some have ended.",
+        retry_after=seconds_until_gone(most),
+    )
 
 
-def _check_queue() -> None:
+def _refusal_of_queue() -> QueueFull | None:
     most = settings.MAX_QUEUED_JOBS
-    if most and waiting.now() >= most:
-        raise QueueFull(
-            f"{most} jobs wait, and no more may. Send the request again later.",
-            retry_after=seconds_until_gone(most),
-        )
+    if not most or waiting.now() < most:
+        return None
+    return QueueFull(
+        f"{most} jobs wait, and no more may. Send the request again later.",
+        retry_after=seconds_until_gone(most),
+    )
 
 
 def seconds_until_gone(count: int) -> int:

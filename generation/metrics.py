@@ -3,7 +3,9 @@
 Recording never raises and costs milliseconds at most when Redis is away; a figure may be lost then, a job never.
 """
 
+import collections
 import json
+import threading
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -85,7 +87,36 @@ def observed(name: str, value: float, **labels: str) -> dict[str, float]:
 
 
 def add(amounts: Mapping[str, float]) -> None:
-    """Add to the figures of all processes, in one round trip."""
+    """Add to the figures of all processes: at once, or with the next `flush` of a process that keeps them back."""
+    if _is_kept_back:
+        with _guard:
+            _kept.update(amounts)
+    elif amounts:
+        _write(amounts)
+
+
+def keep_back() -> None:
+    """From now on this process calls `flush` often: while a client waits for it, it sends no figures."""
+    global _is_kept_back
+    _is_kept_back = True
+
+
+def flush() -> None:
+    """Send what was kept back."""
+    with _guard:
+        amounts = dict(_kept)
+        _kept.clear()
+    if amounts:
+        _write(amounts)
+
+
+_is_kept_back = False
+_kept: collections.Counter[str] = collections.Counter()
+_guard = threading.Lock()
+
+
+def _write(amounts: Mapping[str, float]) -> None:
+    """In one round trip."""
 
     def write(redis) -> None:
         with redis.pipeline(transaction=False) as pipe:
@@ -93,8 +124,7 @@ def add(amounts: Mapping[str, float]) -> None:
                 pipe.hincrbyfloat(HASH, field, amount)
             pipe.execute()
 
-    if amounts:
-        attempt(write, None)
+    attempt(write, None)
 
 
 def increment(name: str, by: float = 1, **labels: str) -> None:

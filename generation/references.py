@@ -17,6 +17,7 @@ from django.utils.module_loading import import_string
 from generation import storage
 from generation.errors import StorageFailed
 from generation.models import Image, Job
+from generation.statements import Statement
 
 log = structlog.get_logger(__name__)
 
@@ -35,11 +36,12 @@ def hold(names: Collection[str]) -> None:
     """Keep these files from being removed until the transaction ends. They may be gone already: look after this."""
     if names:
         with connection.cursor() as cursor:
-            cursor.execute(
-                "SELECT pg_advisory_xact_lock_shared(hashtextextended('file ' || name, 0))"
-                " FROM unnest(%s::text[]) name",
-                [list(names)],
-            )
+            cursor.execute(_HOLD.call(), {"names": list(names)})
+
+
+_HOLD = Statement(
+    "SELECT pg_advisory_xact_lock_shared(hashtextextended('file ' || name, 0)) FROM unnest(%(names)s::text[]) name"
+)
 
 
 def in_use(names: Sequence[str], *, without: QuerySet[Job] | None = None) -> set[str]:

@@ -4,6 +4,8 @@ Knows nothing of what the events mean. What is rolled back is never told.
 """
 
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from uuid import UUID
 
 import structlog
@@ -13,18 +15,23 @@ from generation import hints, metrics
 
 log = structlog.get_logger("generation.jobs")
 
+Tell = Callable[[Callable[[], None]], object]
+
 
 class Report:
-    """Make one inside a transaction, add to it, and forget it."""
+    """Make one inside a transaction, add to it, and forget it.
 
-    def __init__(self) -> None:
+    tell: is called after the commit with what tells others, to call it soon; by default it is called at once.
+    """
+
+    def __init__(self, tell: Tell | None = None) -> None:
         self._moved: list[tuple[UUID, str]] = []
         self._attempts: dict[UUID, int] = {}
         self._lines: list[tuple[str, dict[str, object]]] = []
         self._amounts: Counter[str] = Counter()
         self._has_work = False
         self._has_deliveries = False
-        transaction.on_commit(self._tell, robust=True)
+        transaction.on_commit(partial(tell, self._tell) if tell else self._tell, robust=True)
 
     def moved(self, job_id: UUID, status: str, event: str, **facts: object) -> None:
         """A job changed its status. Of one that goes on the fact `attempt` is told to who watches it."""

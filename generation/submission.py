@@ -132,25 +132,25 @@ def submit(
     keys = images.keys(job)
     job.key = images.job_key(keys, max_tries=job.max_tries)
     with transaction.atomic():
-        stored = None if is_fresh else images.find(job)
-        answer = stored if stored and images.answers(job, stored) else None
-        limits.admit(job, waits=answer is None)
-        _write(job, answer)
+        _write(job, keys, is_fresh=is_fresh)
     return job
 
 
-_insert = Insert(Job)
+# Whether any of its images exists is asked in the same round trip; what there is, is looked for only then.
+_insert = Insert(
+    Job,
+    returning="EXISTS (SELECT 1 FROM generation_image image WHERE image.key = ANY(%(keys)s::text[]))",
+)
 
 
-def _write(job: Job, stored: Sequence[StoredImage] | None) -> None:
-    _insert([job])
-    log.info(
-        "job_accepted",
-        job_id=str(job.id),
-        variant=job.variant.slug,
-        release=job.release.name,
-        n=job.n,
-    )
+def _write(job: Job, keys: list[str], *, is_fresh: bool) -> None:
+    """And answer it with stored images, or call a worker. Raises what `limits` does."""
+    refusal = limits.refusal(job)
+    if refusal is not None and (is_fresh or _stored(job) is None):
+        raise refusal
+    limits.use(job)
+    ((is_known,),) = _insert([job], keys=keys)
+    stored = _stored(job) if is_known and not is_fresh else None
     if stored is None:
         is_reference = job.release.kind == Release.Kind.TEACHER and presence.is_served(
             jobs.REFERENCE
@@ -159,6 +159,23 @@ def _write(job: Job, stored: Sequence[StoredImage] | None) -> None:
         transaction.on_commit(partial(hints.wake, queue), robust=True)
     else:
         jobs.answer(job, stored)
+    transaction.on_commit(partial(_say_accepted, job), robust=True)
+
+
+def _stored(job: Job) -> Sequence[StoredImage] | None:
+    """Images that answer the job."""
+    stored = images.find(job)
+    return stored if stored is not None and images.answers(job, stored) else None
+
+
+def _say_accepted(job: Job) -> None:
+    log.info(
+        "job_accepted",
+        job_id=str(job.id),
+        variant=job.variant.slug,
+        release=job.release.name,
+        n=job.n,
+    )
 
 
 def _size(size: str | None, release: Release) -> tuple[int, int]:

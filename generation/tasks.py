@@ -144,3 +144,4 @@ def stop(**_: object) -> None:
 @worker_shutdown.connect
 def end(**_: object) -> None:
     presence.end()
+    metrics.flush()

@@ -184,16 +184,11 @@ def signing(secret: WebhookSecret, now: datetime) -> list[str]:
 
 
 # --- the outbox -----------------------------------------------------------------------------------
-def started(jobs: Iterable[Job]) -> bool:
-    """Write what is to be told of jobs that were claimed, in the claim's transaction. Whether there is anything.
-
-    Once a job: who is told of a start need not know that a worker was lost.
-    """
-    return _write((job, Event.START) for job in jobs if job.attempt == 1)
-
-
 def ended(job: Job) -> bool:
-    """Write what is to be told of a job that ended, in the same transaction. Whether there is anything."""
+    """Write what is to be told of a job that ended, in the same transaction. Whether there is anything.
+
+    What is told of a start is written by the claim itself.
+    """
     events = [Event.COMPLETED]
     if job.status == Job.Status.SUCCEEDED:
         events.insert(0, Event.OUTPUT)

@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from functools import partial
 from typing import TypeVar
@@ -63,6 +63,8 @@ _queue = "generation"
 _last_run = time.monotonic()
 _lease_extended = 0.0
 _writers = ThreadPoolExecutor(UNCOMMITTED_BATCHES, thread_name_prefix="writer")
+_teller = ThreadPoolExecutor(1, thread_name_prefix="teller")  # of claims, while the device runs
+_known: dict[int, Release] = {}  # what is served, as of the last tick
 
 
 # --- the process ----------------------------------------------------------------------------------
@@ -72,6 +74,7 @@ def begin(queue: str = "generation") -> None:
     _queue = queue
     release = next(iter(_wanted()), None)
     loaded = _loaded.get(release) if release else None
+    metrics.keep_back()
     presence.begin(queue, device=loaded.describe() if loaded else "", release=release, tick=_tick)
     _said = (release.pk if release else None, [])
     _say_loaded()
@@ -120,16 +123,29 @@ def _run_batches(writing: list[Future[None]], *, until: float = math.inf) -> Non
         _last_run = time.monotonic()
         if _last_run > until:
             break
-        batch = _patiently(lambda: jobs.claim(settings.WORKER_NAME, queue=_queue))
+        batch, told = _claim()
         if not batch:
             break
         has_more = batch[0].has_more
         if has_more:
             hints.wake(_queue)  # somebody else may be idle
-        writing.append(_run_batch(batch))
+        writing.append(_run_batch(batch, told))
         if len(writing) >= UNCOMMITTED_BATCHES:
             writing.pop(0).result()
     _last_run = time.monotonic()
+
+
+def _claim() -> tuple[list[Job], list[Future[None]]]:
+    """A batch, and what is done when others were told of it."""
+    told: list[Future[None]] = []
+
+    def tell(others: Callable[[], None]) -> None:
+        told.append(_teller.submit(others))
+
+    batch = _patiently(
+        lambda: jobs.claim(settings.WORKER_NAME, queue=_queue, known=_known, tell=tell)
+    )
+    return batch, told
 
 
 def _finish(writing: list[Future[None]]) -> None:
@@ -139,8 +155,8 @@ def _finish(writing: list[Future[None]]) -> None:
     _last_run = time.monotonic()
 
 
-def _run_batch(batch: list[Job]) -> "Future[None]":
-    """Generate, then hand the pixels to a writer thread."""
+def _run_batch(batch: list[Job], told: Collection[Future[None]] = ()) -> "Future[None]":
+    """Generate, then hand the pixels to a writer thread. told: done when others know of the claim."""
     claims = {job.id: Claim.of(job) for job in batch}
     with _guard:
         _claims.update(claims.values())
@@ -153,7 +169,7 @@ def _run_batch(batch: list[Job]) -> "Future[None]":
     except BaseException:
         _let_go(claims.values())  # their leases run out, and somebody else gets them
         raise
-    return _writers.submit(_write, batch, claims, results, timings)
+    return _writers.submit(_write, batch, claims, results, timings, told)
 
 
 def _answer_repeats(batch: list[Job]) -> list[Job]:
@@ -270,8 +286,15 @@ def _say_loaded(release: Release | None = None) -> None:
 
 
 # --- in a writer thread ---------------------------------------------------------------------------
-def _write(batch: Sequence[Job], claims: dict, results: Results, timings: Timings) -> None:
+def _write(
+    batch: Sequence[Job],
+    claims: dict,
+    results: Results,
+    timings: Timings,
+    told: Collection[Future[None]],
+) -> None:
     """Make the files, commit what succeeded in one transaction, settle what did not."""
+    wait(told)  # nobody hears of an end before the start
     try:
         _write_files(batch, claims, results, timings.unet_seconds + timings.decoder_seconds)
     finally:
@@ -382,8 +405,11 @@ def _patiently(action: Callable[[], T]) -> T:
 # --- in the heartbeat thread ----------------------------------------------------------------------
 def _tick() -> None:
     """Renew the leases, notice jobs that are ours no more, prepare what is served next, notice that we are deaf."""
-    global _lease_extended, _last_run
-    _loaded.prepare(_wanted())
+    global _lease_extended, _last_run, _known
+    served = _wanted()
+    _known = {release.pk: release for release in served}
+    _loaded.prepare(served)
+    metrics.flush()
     _say_loaded()
     with _guard:
         claims = set(_claims)

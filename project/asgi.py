@@ -21,13 +21,13 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
-from a2wsgi import WSGIMiddleware
 from django.conf import settings
 from django.core.wsgi import get_wsgi_application
 
 from generation import streaming, waiting
 from generation.streaming import Stream, Streams
 from generation.waiting import REQUEST_ID, SHELL, Hub, Wait
+from project.bridge import Bridge
 from project.middleware import in_utf8
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
@@ -84,8 +84,7 @@ class Shell:
     """Passes everything to Django; holds the clients that Django wants to wait."""
 
     def __init__(self, wsgi_application: Any, hub: Hub) -> None:
-        # Any: its types name every message of ASGI, those of websockets too.
-        self._django: Any = WSGIMiddleware(wsgi_application, workers=THREADS)
+        self._django = Bridge(wsgi_application, threads=THREADS)
         self._hub = hub
         self._streams = Streams(
             settings.REDIS_URL, hub, recheck_seconds=lambda: self._recheck_seconds()

@@ -1,5 +1,8 @@
 """Rows of the catalogue: prompt variants and their embeddings. One-row methods only."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from django.contrib.postgres.fields import ArrayField
 from django.core.validators import MaxValueValidator
 from django.db import models
@@ -34,6 +37,9 @@ class PromptVariant(models.Model):
     notes = models.TextField(blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
+
+    # Current ones by the fingerprint of their encoder, as far as `catalogue.find` has read them with the row.
+    encoded: "Mapping[str, Embedding]" = MappingProxyType({})
 
     class Meta:
         ordering = ["slug"]

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 from django.urls import reverse
 from rest_framework import serializers
 from rest_framework.request import Request
+from rest_framework.utils.serializer_helpers import BindingDict
 
 MAX_PAGE = 100
 
@@ -13,6 +14,18 @@ class Strict(serializers.Serializer[Any]):
     """Refuses, by name, what it does not know: a parameter that is silently dropped is a wrong picture."""
 
     hints: ClassVar[dict[str, str]] = {}  # what to do instead, for names that clients bring along
+    _fields: ClassVar[dict[type, BindingDict]] = {}
+
+    @property
+    def fields(self) -> BindingDict:
+        """Made once for each class: REST framework copies them for every request, which takes longer than to validate.
+
+        They keep no state of a request, and are bound to the first of these serializers.
+        """
+        kind = type(self)
+        if kind not in self._fields:
+            self._fields[kind] = super().fields
+        return self._fields[kind]
 
     def to_internal_value(self, data: Any) -> Any:
         if hasattr(data, "keys"):

@@ -106,7 +106,7 @@ def plan(ask: Callable[[], Any]) -> dict[str, Any]:
     statements: list[tuple[str, Any]] = []
 
     def note(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
-        if "generation_job" in sql and not sql.startswith("EXPLAIN"):
+        if ("generation_job" in sql or "EXECUTE" in sql) and not sql.startswith("EXPLAIN"):
             statements.append((sql, params))
         return execute(sql, params, many, context)
 
@@ -115,8 +115,9 @@ def plan(ask: Callable[[], Any]) -> dict[str, Any]:
     blocks, ways = 0, set()
     for sql, params in statements:
         with transaction.atomic(), connection.cursor() as cursor:
-            asked = sql[sql.find("WITH RECURSIVE") :] if "SET LOCAL" in sql else sql
-            cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS, SUMMARY OFF, TIMING OFF) {asked}", params)
+            settings, asked = sql.rpartition(";")[::2]
+            explain = "EXPLAIN (ANALYZE, BUFFERS, SUMMARY OFF, TIMING OFF)"
+            cursor.execute(f"{settings}; {explain} {asked}", params)
             lines = [line for (line,) in cursor.fetchall()]
             transaction.set_rollback(True)
         hits = re.findall(r"Buffers: shared (?:hit=(\d+))?(?: read=(\d+))?", "\n".join(lines))

@@ -162,7 +162,8 @@ def test_a_key_without_a_quota_costs_no_query(django_assert_num_queries):
     limits.waiting.now()
 
     with django_assert_num_queries(0):
-        limits.admit(job, waits=True)
+        assert limits.refusal(job) is None
+        limits.use(job)
         limits.spend({})
     (taken,) = jobs.claim("w")
     assert taken.is_metered is False
@@ -221,7 +222,7 @@ def test_without_a_limit_the_queue_is_not_counted(settings, django_assert_num_qu
     job = make_job()
 
     with django_assert_num_queries(0):
-        limits.admit(job, waits=True)
+        assert limits.refusal(job) is None
 
 
 def test_the_queue_is_counted_once_for_many_requests(django_assert_num_queries):

@@ -159,7 +159,7 @@ def test_renderings_that_only_the_cache_knows_go_too(variant, monkeypatch):
         raise JobPurged  # whatever: after the file was made, and before a row
 
     with monkeypatch.context() as patch:
-        patch.setattr(submission.limits, "admit", refuse)
+        patch.setattr(submission.jobs, "answer", refuse)
         with pytest.raises(JobPurged):
             submit(output_format="jpeg")
     assert any(name.endswith(".jpeg") for name in stored_names())
@@ -206,13 +206,13 @@ def test_what_was_found_just_before_is_not_answered_with_after(variant, monkeypa
 def test_files_that_a_request_found_stay_until_it_has_written(variant, monkeypatch):
     first = submit()
     finish(first)
-    admit = submission.limits.admit
+    answer = submission.jobs.answer
 
     def while_they_go(*arguments, **options):
         in_another_process(lambda: retention.purge(first.id))
-        return admit(*arguments, **options)
+        return answer(*arguments, **options)
 
-    monkeypatch.setattr(submission.limits, "admit", while_they_go)
+    monkeypatch.setattr(submission.jobs, "answer", while_they_go)
 
     hit = submit()
 
@@ -231,13 +231,13 @@ def test_files_of_a_result_stay_while_it_is_accepted(variant, monkeypatch):
         images.store(key, np.full((64, 64, 3), 90 + index, np.uint8), "webp")
         for index, key in enumerate(images.keys(job))
     ]
-    commit_one = jobs._commit_one
+    succeed = jobs._succeed
 
     def while_they_go(*arguments):
         in_another_process(lambda: retention.purge(older.id))
-        return commit_one(*arguments)
+        return succeed(*arguments)
 
-    monkeypatch.setattr(jobs, "_commit_one", while_they_go)
+    monkeypatch.setattr(jobs, "_succeed", while_they_go)
 
     assert jobs.commit([jobs.Result(claimed, stored, 0.1)]) == []
 

@@ -9,7 +9,7 @@ import pytest
 from django.db import connection
 from django.utils import timezone
 
-from generation import claiming, images, jobs, submission, webhooks
+from generation import images, jobs, limits, submission, webhooks
 from generation.errors import InvalidRequest, WebhookDisabled
 from generation.jobs import Claim, Outcome, Result
 from generation.models import Delivery, Job, WebhookEndpoint
@@ -240,13 +240,13 @@ def test_a_result_that_is_refused_tells_nothing():
 
 def test_what_is_rolled_back_is_never_told(monkeypatch):
     job = watched()
-    monkeypatch.setattr(claiming, "take", lambda *a, **k: [Job.objects.get(id=job.id)])
-    monkeypatch.setattr(webhooks, "started", lambda taken: 1 / 0)
+    (claimed,) = jobs.claim("w1")
+    monkeypatch.setattr(limits, "spend", lambda seconds: 1 / 0)
 
     with pytest.raises(ZeroDivisionError):
-        jobs.claim("w1")
+        jobs.commit([finished(claimed)])
 
-    assert not Delivery.objects.exists()
+    assert told(job) == ["start"]
 
 
 def test_a_job_without_a_webhook_costs_no_query_for_it():
