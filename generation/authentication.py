@@ -1,8 +1,6 @@
 """Who asks and what their key allows. Knows API keys and scopes; knows nothing of what is asked for."""
 
 import re
-import time
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rest_framework.authentication import BaseAuthentication, get_authorization_header
@@ -12,14 +10,11 @@ from rest_framework.request import Request
 
 from generation.compiled import Compiled
 from generation.models import APIKey
-from generation.waiting import SHELL
 
 if TYPE_CHECKING:  # REST framework imports this module while it imports its views
     from rest_framework.views import APIView
 
 SCHEME = "Bearer"
-KEY = "retort.key"  # in the ASGI scope, which the shell's questions share: the key, and when it was found good
-REMEMBERED_SECONDS = 0.25
 # Asked for at every request, so no more than is needed.
 COLUMNS = (
     "sha256",
@@ -53,25 +48,15 @@ class APIKeyAuthentication(BaseAuthentication):
             return None
         if scheme.lower() != SCHEME.lower() or not plain.strip():
             raise AuthenticationFailed("Send the key as: Authorization: Bearer rt_…")
-        scope = request.META.get("asgi.scope", {})
-        key = _remembered(scope)
+        key = find(plain.strip())
         if key is None:
-            key = find(plain.strip())
-            if key is None:
-                # One answer for unknown, wrong, revoked and expired: it helps nobody to guess.
-                raise AuthenticationFailed("The API key is not valid, was revoked or has expired.")
-            key.touch()
-            scope[KEY] = (key, time.monotonic())
+            # One answer for unknown, wrong, revoked and expired: it helps nobody to guess.
+            raise AuthenticationFailed("The API key is not valid, was revoked or has expired.")
+        key.touch()
         return key.owner, key
 
     def authenticate_header(self, request: Request) -> str:
         return f'{SCHEME} realm="retort"'
-
-
-def _remembered(scope: Mapping[str, Any]) -> APIKey | None:
-    """Of the request that the shell asks for again, if that was not long ago: a watcher's key may have been revoked."""
-    key, at = scope.get(KEY, (None, 0.0)) if scope.get(SHELL) else (None, 0.0)
-    return key if time.monotonic() - at < REMEMBERED_SECONDS else None
 
 
 def find(plain: str) -> APIKey | None:

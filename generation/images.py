@@ -170,8 +170,13 @@ def cached(wanted: Collection[str]) -> list[StoredImage]:
 
 def hold(images: Collection[StoredImage]) -> set[str]:
     """Keep their files until the transaction ends. Returns the names of those that are gone. Raises StorageFailed."""
+    references.hold({name for image in images for name in (image.file, image.master)})
+    return gone(images)
+
+
+def gone(images: Collection[StoredImage]) -> set[str]:
+    """The names of the files that are not there. Raises StorageFailed."""
     names = sorted({image.file for image in images})
-    references.hold({*names, *(image.master for image in images)})
     is_there = storage.at_once(storage.exists, names)
     return {name for name, there in zip(names, is_there, strict=True) if not there}
 

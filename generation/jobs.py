@@ -205,37 +205,42 @@ def held(claims: Iterable[Claim], *, extend: bool) -> set[Claim]:
 def commit(results: Sequence[Result]) -> list[Claim]:
     """Finish a batch in one transaction. Returns the claims of which nothing is kept: refused, since they are held no
     longer, or settled, since somebody removed a file that the result shares with an image."""
+    if not results:
+        return []
     refused: list[Claim] = []
     spent: dict[int, float] = defaultdict(float)  # by the pk of a key with a quota
     with transaction.atomic():
         report = Report()
+        moved = _succeed(results)
         lost = _lost(results)
-        kept = [result for result in results if Claim.of(result.job) not in lost]
-        moved = _succeed(kept)
-        for result in kept:
-            job = result.job
-            if job.id not in moved:
-                refused.append(Claim.of(job))
-                continue
-            _say_succeeded(result, report)
-            if moved[job.id]:
-                _answer_twins(result, report)
-            if job.is_metered and job.api_key_id is not None:
-                spent[job.api_key_id] += result.device_seconds
-        limits.spend(spent)
+        if lost:
+            transaction.set_rollback(True)
+        else:
+            for result in results:
+                job = result.job
+                if job.id not in moved:
+                    refused.append(Claim.of(job))
+                    continue
+                _say_succeeded(result, report)
+                if moved[job.id]:
+                    _answer_twins(result, report)
+                if job.is_metered and job.api_key_id is not None:
+                    spent[job.api_key_id] += result.device_seconds
+            limits.spend(spent)
+    if lost:
+        for claim, why in lost.items():
+            settle(claim, Outcome.FAILED, code=StorageFailed.code, detail=why)
+        return [*lost, *commit([r for r in results if Claim.of(r.job) not in lost])]
     for claim in refused:
         log.warning("result_refused", job_id=str(claim.job_id), attempt=claim.attempt)
-    for claim, why in lost.items():
-        settle(claim, Outcome.FAILED, code=StorageFailed.code, detail=why)
-    dropped = [*refused, *lost]
-    images.remember(image for r in results if Claim.of(r.job) not in dropped for image in r.images)
-    return dropped
+    images.remember(image for r in results if Claim.of(r.job) not in refused for image in r.images)
+    return refused
 
 
 def _lost(results: Sequence[Result]) -> dict[Claim, str]:
     """Those whose files are not there, and why. The files of the others stay until the transaction ends."""
     try:
-        gone = images.hold([image for result in results for image in result.images])
+        gone = images.gone([image for result in results for image in result.images])
     except StorageFailed as error:
         return {Claim.of(result.job): error.detail for result in results}
     return {
@@ -245,10 +250,12 @@ def _lost(results: Sequence[Result]) -> dict[Claim, str]:
     }
 
 
-# A batch in one round trip: somebody waits for it.
+# A batch in one round trip: somebody waits for it. The locks of its files are those of `references.hold`.
 SUCCEED = Statement(
     """
-WITH made AS (
+WITH held AS MATERIALIZED (
+    SELECT pg_advisory_xact_lock_shared(hashtextextended('file ' || name, 0)) FROM unnest(%(files)s::text[]) name
+), made AS (
     SELECT * FROM jsonb_to_recordset(%(made)s::jsonb)
         AS r(job_id uuid, attempt int, cache text, device_seconds float, encode_seconds float)
 ), moved AS (
@@ -266,16 +273,16 @@ WITH made AS (
     SELECT i.* FROM jsonb_populate_recordset(NULL::generation_image, %(images)s::jsonb) i
       JOIN moved ON moved.id = i.job_id
 )
-SELECT id, EXISTS (SELECT 1 FROM generation_job twin WHERE twin.key = moved.key AND twin.status = 'queued') FROM moved
+SELECT id, EXISTS (SELECT 1 FROM generation_job twin WHERE twin.key = moved.key AND twin.status = 'queued'),
+       (SELECT count(*) FROM held)
+  FROM moved
 """
 )
 
 
 def _succeed(results: Sequence[Result]) -> dict[UUID, bool]:
-    """End the jobs that are still held by whoever made these, with their images. Returns the ids of the jobs, and
-    whether an identical one waits."""
-    if not results:
-        return {}
+    """End the jobs that are still held by whoever made these, with their images, and keep the files until the
+    transaction ends. Returns the ids of the jobs, and whether an identical one waits."""
     now = timezone.now()
     made = [
         {
@@ -291,11 +298,12 @@ def _succeed(results: Sequence[Result]) -> dict[UUID, bool]:
     facts: dict[str, Any] = {
         "made": json.dumps(made, default=str),
         "images": as_json(shown),
+        "files": sorted({file for row in shown for file in (row.file, row.master)}),
         "at": now,
     }
     with connection.cursor() as cursor:
         cursor.execute(SUCCEED.call(), facts)
-        moved = dict(cursor.fetchall())
+        moved = {job_id: has_twin for job_id, has_twin, _ in cursor.fetchall()}
     for result in results:
         if result.job.id in moved:
             job = result.job

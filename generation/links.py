@@ -5,7 +5,7 @@ A link to the thumbnail does not open the file, nor the other way round.
 
 import math
 import time
-from functools import lru_cache
+from functools import cache, lru_cache
 from uuid import UUID
 
 from django.conf import settings
@@ -36,7 +36,7 @@ def _path(to: str, image_id: UUID) -> str:
     expires = math.ceil((time.time() + settings.LINK_SECONDS) / step) * step
     shown = str(image_id)
     signature = _signer(to, settings.SECRET_KEY).signature(f"{shown}:{expires}")
-    before, after = _address(to)
+    before, after = around(to)
     return f"{before}{shown}{after}?expires={expires}&signature={signature}"
 
 
@@ -60,9 +60,9 @@ def _signer(to: str, secret_key: str) -> Signer:
     return Signer(key=secret_key, salt=_SALTS[to])
 
 
-@lru_cache(maxsize=8)
-def _address(to: str) -> tuple[str, str]:
-    """What stands before and after the image's id."""
+@cache
+def around(name: str) -> tuple[str, str]:
+    """What stands before and after the id in the path of this name."""
     nobody = UUID(int=0)
-    before, _, after = reverse(to, args=[nobody]).partition(str(nobody))
+    before, _, after = reverse(name, args=[nobody]).partition(str(nobody))
     return before, after

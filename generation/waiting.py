@@ -25,6 +25,9 @@ SETTLED = "X-Retort-Settled"
 # Key in the ASGI scope: a shell is there that reads the header. Its value: "" for a client's own request; for the
 # shell's question what became of it, the method of that request.
 SHELL = "retort.shell"
+# Key in the ASGI scope: waits for a moment in the thread of the view; whether the job moved. It is there if a thread is
+# to spare: a job that is over in a moment is answered sooner than by a question.
+BRIEFLY = "retort.briefly"
 REQUEST_ID = (
     "retort.request_id"  # key in the ASGI scope: the shell's questions bear the id of the request
 )

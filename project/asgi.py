@@ -26,7 +26,7 @@ from django.core.wsgi import get_wsgi_application
 
 from generation import streaming, waiting
 from generation.streaming import Stream, Streams
-from generation.waiting import REQUEST_ID, SHELL, Hub, Wait
+from generation.waiting import BRIEFLY, REQUEST_ID, SHELL, Hub, Wait
 from project.bridge import Bridge
 from project.middleware import in_utf8
 
@@ -39,6 +39,8 @@ Send = Callable[[Message], Awaitable[None]]
 
 THREADS = 8
 ASKING_AT_ONCE = 4  # repeated questions leave threads to new requests
+BRIEF_SECONDS = 0.2  # a thread waits for a job that should be over in a moment
+VAIN_SECONDS = 1.0  # and not again for so long after it waited in vain
 RECHECK_SECONDS = 5.0  # a hint may be lost: its sender gave up on Redis for a moment
 RECHECK_DEAF_SECONDS = 1.0
 RECHECKS_PER_SECOND = 100  # of all waiters together
@@ -90,6 +92,7 @@ class Shell:
             settings.REDIS_URL, hub, recheck_seconds=lambda: self._recheck_seconds()
         )
         self._asking = asyncio.Semaphore(ASKING_AT_ONCE)
+        self._brief_from = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -122,6 +125,7 @@ class Shell:
             "headers": _without_ours(scope["headers"]),
             SHELL: "",
             REQUEST_ID: str(uuid4()),
+            BRIEFLY: self._briefly(asked_at),
         }
         answer = Answer()
 
@@ -142,6 +146,23 @@ class Shell:
             await self._hold(scope, receive, send, answer, asked_at)
 
     # --- waiting ----------------------------------------------------------------------------------
+    def _briefly(self, asked_at: float) -> Callable[[str, tuple[str, ...]], bool] | None:
+        """For BRIEFLY. None: no thread is to spare, or the last wait of a thread was in vain."""
+        is_free = self._django.busy < THREADS // 2 and asked_at >= self._brief_from
+        if not is_free or not self._hub.hears:
+            return None
+        loop = asyncio.get_running_loop()
+
+        def moved(channel: str, words: tuple[str, ...]) -> bool:
+            wait = Wait(channel, words, BRIEF_SECONDS, "")
+            heard = self._hub.moved(wait, since=asked_at, timeout=BRIEF_SECONDS)
+            if asyncio.run_coroutine_threadsafe(heard, loop).result():
+                return True
+            self._brief_from = time.monotonic() + VAIN_SECONDS
+            return False
+
+        return moved
+
     async def _hold(
         self, scope: Scope, receive: Receive, send: Send, answer: Answer, asked_at: float
     ) -> None:
@@ -253,6 +274,7 @@ def _question(scope: Scope, target: str) -> Scope:
     return {
         **scope,
         SHELL: scope["method"],
+        BRIEFLY: None,
         "method": "GET",
         "path": unquote(parts.path),
         "raw_path": parts.path.encode(),

@@ -5,15 +5,13 @@ from collections.abc import Callable
 from typing import Any
 
 import structlog
-from django.conf import settings
-from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.http import HttpRequest, HttpResponse
 from django_structlog.middlewares import RequestMiddleware
 
 from generation.waiting import REQUEST_ID, SHELL
 
 log = structlog.get_logger(__name__)
 
-_SESSION_KEY = re.compile(r"[a-z0-9]{1,40}")
 _CHARSET = re.compile(r";\s*charset\s*=[^;]*", re.IGNORECASE)
 
 
@@ -29,19 +27,6 @@ def in_utf8(application: Callable[..., Any]) -> Callable[..., Any]:
         return application(environ, start_response)
 
     return wrapped
-
-
-def sessions_of_ours(
-    get_response: Callable[[HttpRequest], HttpResponseBase],
-) -> Callable[[HttpRequest], HttpResponseBase]:
-    """A session's key is one that Django could have made, else there is none: PostgreSQL is asked for no NUL."""
-
-    def middleware(request: HttpRequest) -> HttpResponseBase:
-        if not _SESSION_KEY.fullmatch(request.COOKIES.get(settings.SESSION_COOKIE_NAME, "")):
-            request.COOKIES.pop(settings.SESSION_COOKIE_NAME, None)
-        return get_response(request)
-
-    return middleware
 
 
 class RequestLog(RequestMiddleware):

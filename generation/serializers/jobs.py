@@ -12,7 +12,7 @@ from generation.compiled import Compiled
 from generation.estimates import MOST_AHEAD, Estimate
 from generation.models import Delivery, Image, Job
 from generation.serializers.images import ImageSerializer
-from generation.serializers.shapes import PageQuery, Strict, url
+from generation.serializers.shapes import PageQuery, Strict, url_of
 from generation.webhooks import MAX_URL
 
 MAX_WAIT_SECONDS = 60
@@ -206,9 +206,9 @@ class JobSerializer(serializers.Serializer[Job]):
                 "total_seconds": _seconds(instance.created_at, instance.finished_at),
             },
             "urls": {
-                "self": url(self, "job", instance.id),
-                "events": url(self, "job-events", instance.id),
-                "cancel": url(self, "job-cancel", instance.id),
+                "self": url_of(self, "job", instance.id),
+                "events": url_of(self, "job-events", instance.id),
+                "cancel": url_of(self, "job-cancel", instance.id),
             },
         }
 

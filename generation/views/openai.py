@@ -34,7 +34,7 @@ from generation.serializers.openai import (
 )
 from generation.streaming import CONTENT_TYPE
 from generation.views import openai_errors, problems, refusals, streams
-from generation.views.holding import POLL_SECONDS, asked_again, hold, holds
+from generation.views.holding import POLL_SECONDS, asked_again, hold, holds, in_a_moment
 from generation.views.jobs import one
 from generation.views.refusals import Refusal
 from generation.waiting import SETTLED
@@ -130,6 +130,7 @@ class ImageGenerations(APIView):
     def _waited(self, request: Request, job: Job, response_format: str) -> Response:
         """One answer: the images, what became of the job, or, when the time is up, that it goes on."""
         structlog.contextvars.bind_contextvars(job_id=str(job.id))
+        job = in_a_moment(request, job, seconds=settings.OPENAI_WAIT_SECONDS)
         if not job.is_terminal:
             return hold(
                 request,

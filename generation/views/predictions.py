@@ -33,6 +33,7 @@ from generation.views.holding import (
     cancel_after,
     hold,
     holds,
+    in_a_moment,
     preference,
     unless_unchanged,
 )
@@ -67,6 +68,7 @@ def _answer(
     request: Request, job: Job, prefers: Preference, *, then: str, is_creation: bool = False
 ) -> Response:
     """Now, or when the client has waited for it."""
+    job = in_a_moment(request, job, seconds=prefers.seconds)
     created = status.HTTP_201_CREATED if job.is_terminal else status.HTTP_202_ACCEPTED
     code = created if is_creation else status.HTTP_200_OK
     is_held = holds(request, job, seconds=prefers.seconds)

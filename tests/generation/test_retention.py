@@ -231,13 +231,13 @@ def test_files_of_a_result_stay_while_it_is_accepted(variant, monkeypatch):
         images.store(key, np.full((64, 64, 3), 90 + index, np.uint8), "webp")
         for index, key in enumerate(images.keys(job))
     ]
-    succeed = jobs._succeed
+    lost = jobs._lost
 
     def while_they_go(*arguments):
         in_another_process(lambda: retention.purge(older.id))
-        return succeed(*arguments)
+        return lost(*arguments)
 
-    monkeypatch.setattr(jobs, "_succeed", while_they_go)
+    monkeypatch.setattr(jobs, "_lost", while_they_go)
 
     assert jobs.commit([jobs.Result(claimed, stored, 0.1)]) == []
 
