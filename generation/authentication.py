@@ -1,6 +1,7 @@
 """Who asks and what their key allows. Knows API keys and scopes; knows nothing of what is asked for."""
 
 import re
+import time
 from typing import TYPE_CHECKING, Any
 
 from rest_framework.authentication import BaseAuthentication, get_authorization_header
@@ -31,6 +32,9 @@ COLUMNS = (
 )
 
 
+REMEMBERED_SECONDS = 0.25
+MOST_REMEMBERED = 1000
+_found: dict[str, tuple[APIKey, float]] = {}
 _KEYS = Compiled(
     lambda prefix: (
         APIKey.objects.filter(prefix=prefix).select_related("owner").only(*COLUMNS).order_by()
@@ -63,8 +67,17 @@ def find(plain: str) -> APIKey | None:
     """The good key with this plain text whose owner may still log in."""
     if not re.fullmatch(r"[!-~]{1,200}", plain):
         return None
-    key = _KEYS.first(prefix=APIKey.prefix_of(plain))
-    return key if key and key.matches(plain) and key.owner.is_active else None
+    known, since = _found.get(plain, (None, 0.0))
+    key = known if time.monotonic() - since < REMEMBERED_SECONDS else None
+    if key is None:
+        key = _KEYS.first(prefix=APIKey.prefix_of(plain))
+    if key is None or not key.matches(plain) or not key.owner.is_active:
+        return None
+    if key is not known:
+        if len(_found) >= MOST_REMEMBERED:
+            _found.clear()
+        _found[plain] = (key, time.monotonic())
+    return key
 
 
 class HasScope(BasePermission):

@@ -10,7 +10,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
@@ -108,19 +107,28 @@ def wanted_kind(queue: str) -> str | None:
     return Release.Kind.STUDENT if presence.is_served(REFERENCE) else None
 
 
+@dataclass(frozen=True)
+class Served:
+    """What a worker need not ask at each claim. kind: as `wanted_kind`; releases: by pk."""
+
+    kind: str | None
+    releases: Mapping[int, Release]
+
+
 def claim(
     worker_name: str,
     *,
     queue: str = "generation",
-    known: Mapping[int, Release] = MappingProxyType({}),
+    served: Served | None = None,
     tell: Tell | None = None,
 ) -> list[Job]:
     """Take the next batch for this worker: compatible jobs, now running, with a lease. Empty when there is nothing.
 
-    known: releases by pk that need not be read again. tell: as for a Report; by default others are told before the jobs
+    served: by default it is asked for. tell: as for a Report; by default others are told before the jobs
     are returned.
     """
-    kind = wanted_kind(queue)
+    kind = wanted_kind(queue) if served is None else served.kind
+    known = {} if served is None else served.releases
     for _ in range(CLAIM_TRIES):
         try:
             taken = claiming.take(

@@ -32,7 +32,7 @@ from generation.engine.request import (
     Timings,
 )
 from generation.errors import INTERNAL_ERROR, GenerationError, StorageFailed
-from generation.jobs import Claim, Outcome, Result
+from generation.jobs import Claim, Outcome, Result, Served
 from generation.loaded import Loaded, wanted
 from generation.models import Job, Release, Worker
 from generation.progress import BatchProgress
@@ -64,7 +64,7 @@ _last_run = time.monotonic()
 _lease_extended = 0.0
 _writers = ThreadPoolExecutor(UNCOMMITTED_BATCHES, thread_name_prefix="writer")
 _teller = ThreadPoolExecutor(1, thread_name_prefix="teller")  # of claims, while the device runs
-_known: dict[int, Release] = {}  # what is served, as of the last tick
+_served: Served | None = None  # as of the last tick
 
 
 # --- the process ----------------------------------------------------------------------------------
@@ -72,7 +72,7 @@ def begin(queue: str = "generation") -> None:
     """Load what is being served, then show the heartbeat. queue: what the process consumes."""
     global _last_run, _queue, _said
     _queue = queue
-    release = next(iter(_wanted()), None)
+    release = next(iter(_look().releases.values()), None)
     loaded = _loaded.get(release) if release else None
     metrics.keep_back()
     presence.begin(queue, device=loaded.describe() if loaded else "", release=release, tick=_tick)
@@ -110,6 +110,8 @@ def serve() -> None:
 
 def run() -> None:
     """Batches until the queue is empty or the process should stop."""
+    global _served
+    _served = None  # whoever calls this need not tick
     writing: list[Future[None]] = []
     _run_batches(writing)
     _finish(writing)
@@ -143,7 +145,7 @@ def _claim() -> tuple[list[Job], list[Future[None]]]:
         told.append(_teller.submit(others))
 
     batch = _patiently(
-        lambda: jobs.claim(settings.WORKER_NAME, queue=_queue, known=_known, tell=tell)
+        lambda: jobs.claim(settings.WORKER_NAME, queue=_queue, served=_served, tell=tell)
     )
     return batch, told
 
@@ -268,10 +270,10 @@ def _pipeline(release: Release) -> Pipeline:
     return loaded
 
 
-def _wanted() -> list[Release]:
-    """What this worker should hold ready."""
+def _look() -> Served:
+    """What this worker should hold ready, and of which releases it takes jobs."""
     kind = jobs.wanted_kind(_queue)
-    return [release for release in wanted() if kind in (None, release.kind)]
+    return Served(kind, {one.pk: one for one in wanted() if kind in (None, one.kind)})
 
 
 def _say_loaded(release: Release | None = None) -> None:
@@ -405,10 +407,9 @@ def _patiently(action: Callable[[], T]) -> T:
 # --- in the heartbeat thread ----------------------------------------------------------------------
 def _tick() -> None:
     """Renew the leases, notice jobs that are ours no more, prepare what is served next, notice that we are deaf."""
-    global _lease_extended, _last_run, _known
-    served = _wanted()
-    _known = {release.pk: release for release in served}
-    _loaded.prepare(served)
+    global _lease_extended, _last_run, _served
+    _served = _look()
+    _loaded.prepare(list(_served.releases.values()))
     metrics.flush()
     _say_loaded()
     with _guard:

@@ -295,7 +295,7 @@ def test_jobs_of_the_teacher_are_left_to_a_worker_of_their_own_while_there_is_on
     assert not worker.is_deaf(idle_seconds=10_000)
     monkeypatch.setattr(worker, "_queue", "reference")
     assert worker.is_deaf(idle_seconds=10_000)
-    assert [release.name for release in worker._wanted()] == ["big"]
+    assert [release.name for release in worker._look().releases.values()] == ["big"]
     worker.run()
     assert Job.objects.get(pk=late.pk).status == "succeeded"
 
