@@ -20,7 +20,19 @@ from django.conf import settings
 from django.db import InterfaceError, OperationalError, close_old_connections
 from django.utils import timezone
 
-from generation import claiming, control, hints, images, jobs, metrics, presence, rates, storage
+from generation import (
+    claiming,
+    completion,
+    control,
+    hints,
+    images,
+    jobs,
+    metrics,
+    presence,
+    rates,
+    storage,
+)
+from generation.completion import Result
 from generation.connections import attempt
 from generation.control import Made
 from generation.engine.errors import EngineError
@@ -32,7 +44,7 @@ from generation.engine.request import (
     Timings,
 )
 from generation.errors import INTERNAL_ERROR, GenerationError, StorageFailed
-from generation.jobs import Claim, Outcome, Result, Served
+from generation.jobs import Claim, Outcome, Served
 from generation.loaded import Loaded, wanted
 from generation.models import Job, Release, Worker
 from generation.progress import BatchProgress
@@ -186,7 +198,7 @@ def _answer_repeats(batch: list[Job]) -> list[Job]:
         if job.id in found and images.answers(job, found[job.id])
     ]
     if repeats:
-        _patiently(lambda: jobs.commit(repeats))
+        _patiently(lambda: completion.commit(repeats))
     answered = {repeat.job.id for repeat in repeats}
     return [job for job in batch if job.id not in answered]
 
@@ -330,7 +342,7 @@ def _write_files(
         else:
             finished.append(outcome)
     if finished:
-        _patiently(lambda: jobs.commit(finished))
+        _patiently(lambda: completion.commit(finished))
         first = batch[0]  # all of a batch have its release and its size
         key = rates.key_of(first.release_id, first.width, first.height)
         whole = device_seconds + time.monotonic() - started

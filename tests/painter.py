@@ -11,7 +11,7 @@ import numpy as np
 from django.db import connection
 from PIL import Image as Picture
 
-from generation import events, images, jobs
+from generation import completion, events, images, jobs
 from generation.models import Attempt, Job
 
 COLOR = (200, 40, 40)
@@ -26,7 +26,7 @@ def finish(claimed: list[Job]) -> None:
     for job in claimed:
         pixels = np.full((job.height, job.width, 3), COLOR, dtype=np.uint8)
         stored = [images.store(key, pixels, job.output_format) for key in images.keys(job)]
-        jobs.commit([jobs.Result(job, stored, device_seconds=0.01)])
+        completion.commit([completion.Result(job, stored, device_seconds=0.01)])
 
 
 def fail() -> None:

@@ -6,7 +6,7 @@ from uuid import uuid4
 import pytest
 from django.utils import timezone
 
-from generation import estimates, jobs
+from generation import completion, estimates, jobs
 from generation.models import Job
 from generation.waiting import HEADER, SHELL, Wait
 from tests.client import API, problem
@@ -501,4 +501,4 @@ def finish(job: Job) -> None:
     (claimed,) = jobs.claim("worker")
     pixels = np.full((job.height, job.width, 3), 120, dtype=np.uint8)
     stored = [images.store(key, pixels, job.output_format) for key in images.keys(job)]
-    assert jobs.commit([jobs.Result(claimed, stored, 0.1)]) == []
+    assert completion.commit([completion.Result(claimed, stored, 0.1)]) == []

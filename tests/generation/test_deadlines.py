@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
-from generation import claiming, jobs
+from generation import claiming, completion, jobs
 from generation.models import Job
 from tests.people import make_job
 
@@ -39,7 +39,7 @@ def test_a_running_job_loses_its_claim_when_its_time_is_over():
     job.refresh_from_db()
     assert (job.status, job.error_code) == (Job.Status.CANCELED, "deadline_while_running")
     assert jobs.held([claim], extend=False) == set()
-    assert jobs.commit([jobs.Result(job, [], 0.1)]) == [claim]
+    assert completion.commit([completion.Result(job, [], 0.1)]) == [claim]
 
 
 def test_jobs_that_ended_or_have_time_are_left_alone():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image as Picture
 
-from generation import cache, images, jobs, storage, submission
+from generation import cache, completion, images, jobs, storage, submission
 from generation.errors import StorageFailed
 from generation.models import Job
 from tests.people import make_embedding, make_image, make_job, make_release, make_user, make_variant
@@ -42,7 +42,7 @@ def finish() -> Job:
         )
         for index, key in enumerate(images.keys(job))
     ]
-    assert jobs.commit([jobs.Result(job, stored, 0.1)]) == []
+    assert completion.commit([completion.Result(job, stored, 0.1)]) == []
     return Job.objects.get(id=job.id)
 
 

@@ -10,9 +10,10 @@ import pytest
 from django.db import connection
 from django.utils import timezone
 
-from generation import images, jobs
+from generation import completion, images, jobs
+from generation.completion import Result
 from generation.errors import JobFinished
-from generation.jobs import Claim, Outcome, Result
+from generation.jobs import Claim, Outcome
 from generation.models import Attempt, Image, Job
 from tests.people import make_job, make_release, make_user
 
@@ -60,7 +61,7 @@ def test_a_commit_with_the_token_succeeds_and_keeps_the_images():
     job = queued(n=2, seed=5)
     (claim,) = claimed()
 
-    assert jobs.commit([finished(claim)]) == []
+    assert completion.commit([finished(claim)]) == []
 
     job.refresh_from_db()
     assert (job.status, job.lease_expires_at, job.device_seconds) == ("succeeded", None, 0.5)
@@ -75,9 +76,9 @@ def test_a_late_commit_with_an_old_token_is_refused_and_leaves_nothing():
     jobs.rescue()
     (second,) = claimed("other")
 
-    assert jobs.commit([finished(late)]) == [late]
+    assert completion.commit([finished(late)]) == [late]
     assert not Image.objects.exists()
-    assert jobs.commit([finished(second)]) == []
+    assert completion.commit([finished(second)]) == []
     assert [a.outcome for a in Attempt.objects.all()] == [Outcome.LOST, Outcome.SUCCEEDED]
 
 
@@ -129,14 +130,14 @@ def test_a_canceled_job_refuses_the_result_that_comes_later():
 
     assert jobs.cancel(job.id).status == "canceled"
     assert jobs.held([claim], extend=True) == set()
-    assert jobs.commit([finished(claim)]) == [claim]
+    assert completion.commit([finished(claim)]) == [claim]
     assert jobs.cancel(job.id).status == "canceled"
 
 
 def test_canceling_an_ended_job_changes_nothing():
     job = queued()
     (claim,) = claimed()
-    jobs.commit([finished(claim)])
+    completion.commit([finished(claim)])
 
     assert jobs.cancel(job.id).status == "succeeded"
 
@@ -150,7 +151,7 @@ def test_a_failed_job_can_be_queued_again_and_a_succeeded_one_cannot():
 
     (claim,) = claimed()
     assert claim.attempt == 2
-    jobs.commit([finished(claim)])
+    completion.commit([finished(claim)])
     with pytest.raises(JobFinished):
         jobs.retry(job.id)
 
@@ -195,7 +196,7 @@ def test_owners_take_turns_however_much_one_of_them_asks_for(settings):
     for _ in range(4):
         (claim,) = claimed()
         order.append(Job.objects.get(id=claim.job_id).owner.username)
-        jobs.commit([finished(claim)])
+        completion.commit([finished(claim)])
 
     assert order == ["greedy", "modest", "greedy", "modest"]
 
@@ -207,7 +208,7 @@ def served(settings, *, batch_size: int, claims: int) -> list[str]:
     for _ in range(claims):
         taken = jobs.claim("w")
         names += [job.owner.username for job in taken]
-        jobs.commit([finished(Claim.of(job)) for job in taken])
+        completion.commit([finished(Claim.of(job)) for job in taken])
     return names
 
 
@@ -279,7 +280,7 @@ def test_of_identical_jobs_one_is_computed_and_answers_the_others_in_their_forma
     (claim,) = claimed()
     assert claimed("w2") == []
 
-    jobs.commit([finished(claim)])
+    completion.commit([finished(claim)])
 
     second.refresh_from_db()
     assert (second.status, second.cache, second.attempt) == ("succeeded", "shared", 0)
@@ -310,7 +311,7 @@ def test_workers_that_claim_at_once_never_share_a_job(settings):
         try:
             while batch := claimed(name):
                 taken.extend(batch)
-                jobs.commit([finished(claim) for claim in batch])
+                completion.commit([finished(claim) for claim in batch])
         except Exception as error:
             errors.append(error)
         finally:

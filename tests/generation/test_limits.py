@@ -9,9 +9,10 @@ import pytest
 from django.db import connection
 from django.utils import timezone
 
-from generation import images, jobs, limits, submission
+from generation import completion, images, jobs, limits, submission
+from generation.completion import Result
 from generation.errors import InvalidRequest, QueueFull, QuotaExceeded, RateLimited
-from generation.jobs import Claim, Result
+from generation.jobs import Claim
 from generation.models import Job, Usage
 from tests.client import API, problem
 from tests.people import make_embedding, make_job, make_key, make_release
@@ -50,7 +51,7 @@ def make(key, *, seconds: float, **asked) -> None:
     """Submit a job and have it made."""
     submit(key, **asked)
     (taken,) = jobs.claim("w")
-    jobs.commit([result(taken, seconds)])
+    completion.commit([result(taken, seconds)])
 
 
 # --- images a day -----------------------------------------------------------------------------------
@@ -151,7 +152,7 @@ def test_a_late_result_that_is_refused_costs_the_key_nothing():
     (taken,) = jobs.claim("w")
     jobs.cancel(job.id)
 
-    assert jobs.commit([result(taken, 0.5)]) == [Claim.of(taken)]
+    assert completion.commit([result(taken, 0.5)]) == [Claim.of(taken)]
 
     assert used(key) == (1, 0.0)
 

@@ -13,7 +13,7 @@ from django.core.management import call_command
 from django.db import connection
 from django.utils import timezone
 
-from generation import images, jobs, retention, storage, submission
+from generation import completion, images, jobs, retention, storage, submission
 from generation.errors import JobPurged
 from generation.models import IdempotencyKey, Image, Job, PurgedImage
 from tests.people import (
@@ -69,7 +69,7 @@ def finish(job: Job, color: int = 90) -> None:
         )
         for index, key in enumerate(images.keys(job))
     ]
-    assert jobs.commit([jobs.Result(claimed, stored, 0.1)]) == []
+    assert completion.commit([completion.Result(claimed, stored, 0.1)]) == []
 
 
 # --- one job --------------------------------------------------------------------------------------
@@ -120,7 +120,7 @@ def test_a_result_that_comes_after_is_refused(variant):
         images.store(key, np.zeros((64, 64, 3), np.uint8), "webp") for key in images.keys(job)
     ]
 
-    refused = jobs.commit([jobs.Result(claimed, stored, 0.1)])
+    refused = completion.commit([completion.Result(claimed, stored, 0.1)])
 
     assert refused == [jobs.Claim.of(claimed)]
     assert not Image.objects.exists()
@@ -231,15 +231,15 @@ def test_files_of_a_result_stay_while_it_is_accepted(variant, monkeypatch):
         images.store(key, np.full((64, 64, 3), 90 + index, np.uint8), "webp")
         for index, key in enumerate(images.keys(job))
     ]
-    lost = jobs._lost
+    lost = completion._lost
 
     def while_they_go(*arguments):
         in_another_process(lambda: retention.purge(older.id))
         return lost(*arguments)
 
-    monkeypatch.setattr(jobs, "_lost", while_they_go)
+    monkeypatch.setattr(completion, "_lost", while_they_go)
 
-    assert jobs.commit([jobs.Result(claimed, stored, 0.1)]) == []
+    assert completion.commit([completion.Result(claimed, stored, 0.1)]) == []
 
     assert not older.images.exists()
     assert all(storage.exists(image.file) for image in job.images.all())
@@ -256,7 +256,9 @@ def test_a_result_whose_file_went_before_it_was_accepted_is_made_again(variant):
     Image.objects.filter(job=older).update(file=stored.file, master=stored.master)
     retention.purge(older.id)
 
-    assert jobs.commit([jobs.Result(claimed, [stored], 0.1)]) == [jobs.Claim.of(claimed)]
+    assert completion.commit([completion.Result(claimed, [stored], 0.1)]) == [
+        jobs.Claim.of(claimed)
+    ]
 
     job.refresh_from_db()
     assert (job.status, job.failures) == ("queued", 1)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from generation import images, jobs, routing, submission
+from generation import completion, images, jobs, routing, submission
 from generation.errors import (
     InvalidRequest,
     ReleaseNotAvailable,
@@ -30,7 +30,7 @@ def finish(job: Job) -> None:
     (claimed,) = jobs.claim("w")
     pixels = np.zeros((job.height, job.width, 3), dtype=np.uint8)
     stored = [images.store(key, pixels, job.output_format) for key in images.keys(claimed)]
-    assert jobs.commit([Result(claimed, stored, 0.1)]) == []
+    assert completion.commit([Result(claimed, stored, 0.1)]) == []
 
 
 def test_a_variant_or_its_text_in_any_spelling_makes_the_same_job(owner):

@@ -9,9 +9,10 @@ import pytest
 from django.db import connection
 from django.utils import timezone
 
-from generation import images, jobs, limits, submission, webhooks
+from generation import completion, images, jobs, limits, submission, webhooks
+from generation.completion import Result
 from generation.errors import InvalidRequest, WebhookDisabled
-from generation.jobs import Claim, Outcome, Result
+from generation.jobs import Claim, Outcome
 from generation.models import Delivery, Job, WebhookEndpoint
 from tests.people import (
     make_delivery,
@@ -173,7 +174,7 @@ def test_a_start_is_told_with_the_claim_and_the_end_with_the_commit():
     (claimed,) = jobs.claim("w1")
     assert told(job) == ["start"]
 
-    assert jobs.commit([finished(claimed)]) == []
+    assert completion.commit([finished(claimed)]) == []
     assert told(job) == ["start", "output", "completed"]
     delivery = job.deliveries.first()
     assert (delivery.owner_id, delivery.endpoint_id) == (job.owner_id, job.webhook_id)
@@ -184,7 +185,7 @@ def test_only_what_was_asked_for_is_told():
     job = watched(events=["completed"])
 
     (claimed,) = jobs.claim("w1")
-    jobs.commit([finished(claimed)])
+    completion.commit([finished(claimed)])
 
     assert told(job) == ["completed"]
 
@@ -223,7 +224,7 @@ def test_a_twin_that_is_answered_by_a_commit_is_told_too():
     twin = make_job(webhook=make_endpoint(), webhook_events=ALL, key=job.key)
     (claimed,) = jobs.claim("w1")
 
-    jobs.commit([finished(claimed)])
+    completion.commit([finished(claimed)])
 
     assert told(twin) == ["output", "completed"]
 
@@ -233,7 +234,7 @@ def test_a_result_that_is_refused_tells_nothing():
     (late,) = jobs.claim("slow")
     jobs.cancel(job.id)
 
-    assert jobs.commit([finished(late)]) != []
+    assert completion.commit([finished(late)]) != []
 
     assert told(job) == ["start", "completed"]
 
@@ -244,7 +245,7 @@ def test_what_is_rolled_back_is_never_told(monkeypatch):
     monkeypatch.setattr(limits, "spend", lambda seconds: 1 / 0)
 
     with pytest.raises(ZeroDivisionError):
-        jobs.commit([finished(claimed)])
+        completion.commit([finished(claimed)])
 
     assert told(job) == ["start"]
 
@@ -259,7 +260,7 @@ def test_a_job_without_a_webhook_costs_no_query_for_it():
     with connection.execute_wrapper(keep):
         make_job()
         (claimed,) = jobs.claim("w1")
-        jobs.commit([finished(claimed)])
+        completion.commit([finished(claimed)])
         jobs.cancel(make_job(seed=2).id)
 
     assert len(statements) > 10
