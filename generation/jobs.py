@@ -56,7 +56,7 @@ class Claim:
 
 
 def _move(jobs: QuerySet[Job], *, to: Status, **fields: Any) -> int:
-    """Where a status changes, but for the claim (`claiming.TAKE`) and the success of one that runs (`SUCCEED`).
+    """Where a status changes, but for the claim (`claiming.TAKE`) and the success of what runs (`completion.SUCCEED`).
 
     `jobs` is filtered on the old status and token; callers check the count.
     """

@@ -45,6 +45,14 @@ def own_places(settings, tmp_path: Path) -> None:
     settings.RELEASES_ROOT = tmp_path / "data" / "releases"
 
 
+@pytest.fixture(autouse=True)
+def keys_are_read_each_time(monkeypatch) -> None:
+    """What a test changes of a key holds at once, and no key outlives its test."""
+    from generation import authentication
+
+    monkeypatch.setattr(authentication, "REMEMBERED_SECONDS", 0.0)
+
+
 @pytest.fixture
 def redis_server():
     """A client of this test's empty Redis database."""

@@ -129,6 +129,7 @@ class APIKey(models.Model):
             return
         stale = Q(last_used_at__isnull=True) | Q(last_used_at__lt=now - timedelta(minutes=1))
         APIKey.objects.filter(stale, pk=self.pk).update(last_used_at=now)
+        self.last_used_at = now
 
 
 class Usage(models.Model):

@@ -1,11 +1,13 @@
 """Keys and scopes: who is let in, what a key allows, and what a refusal says."""
 
+import time
 from datetime import timedelta
 
 import pytest
 from django.test import Client
 from django.utils import timezone
 
+from generation import authentication
 from generation.models import APIKey
 from tests.client import API, problem
 from tests.people import make_key, make_user
@@ -95,3 +97,29 @@ def test_the_use_of_a_key_is_written_at_most_once_a_minute(django_assert_num_que
 
     with django_assert_num_queries(2):  # the key, the releases
         api.get("/v1/releases")
+
+
+def test_a_key_that_is_used_all_the_time_is_read_now_and_then(
+    monkeypatch, django_assert_num_queries
+):
+    monkeypatch.setattr(authentication, "REMEMBERED_SECONDS", 0.3)
+    api = API()
+    api.get("/v1/releases")
+
+    with django_assert_num_queries(1):  # the releases
+        assert api.get("/v1/releases").status_code == 200
+
+    APIKey.objects.update(revoked_at=timezone.now())
+    deadline = time.monotonic() + 5
+    while api.get("/v1/releases").status_code == 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    problem(api.get("/v1/releases"), 401, "authentication_failed")
+
+
+def test_a_remembered_key_helps_no_other_text(monkeypatch):
+    monkeypatch.setattr(authentication, "REMEMBERED_SECONDS", 60.0)
+    _, plain = make_key()
+    assert ask(f"Bearer {plain}").status_code == 200
+
+    problem(ask(f"Bearer {plain[:-1]}x"), 401, "authentication_failed")

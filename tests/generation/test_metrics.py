@@ -61,6 +61,20 @@ def test_counters_add_up_by_label(redis):
 
 
 @pytest.mark.django_db
+def test_what_is_kept_back_is_counted_with_the_next_flush(redis, monkeypatch):
+    monkeypatch.setattr(metrics, "_is_kept_back", False)
+    metrics.keep_back()
+    metrics.increment("retort_jobs_total", outcome="succeeded")
+    metrics.increment("retort_jobs_total", outcome="succeeded")
+    assert ("retort_jobs_total", ("outcome", "succeeded")) not in scraped()
+
+    metrics.flush()
+    metrics.flush()
+
+    assert scraped()["retort_jobs_total", ("outcome", "succeeded")] == 2
+
+
+@pytest.mark.django_db
 def test_histograms_are_cumulative_with_sum_and_count(redis):
     for seconds in (0.005, 0.02, 0.02, 4, 1000):
         metrics.observe("retort_job_seconds", seconds)

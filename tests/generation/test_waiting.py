@@ -15,9 +15,10 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from generation import hints, jobs
+from generation import estimates, hints, jobs, rates
 from generation.models import Job
 from generation.waiting import HEADER, Hub, Wait
+from project.asgi import Shell
 from tests.people import make_job, make_key
 from tests.web import Web
 
@@ -258,6 +259,47 @@ def test_a_waiting_client_gets_the_final_answer_as_soon_as_the_job_has_ended(web
     assert (answer.status_code, answer.json()["status"]) == (200, "canceled")
     assert 0.4 < seconds < 2
     assert "retry-after" not in answer.headers
+
+
+def questions(web: Web, job: Job) -> int:
+    """Requests of the shell for this job, so far."""
+    lines = [json.loads(line) for line in web.log.read_text().splitlines() if str(job.id) in line]
+    return sum((line["event"], line["level"]) == ("request_finished", "debug") for line in lines)
+
+
+def test_a_job_that_is_over_in_a_moment_is_waited_for_by_its_own_request(web: Web, key):
+    quick, slow = make_job(n=1), make_job(n=20)
+    rates.record({rates.key_of(quick.release_id, quick.width, quick.height): 0.01})
+    time.sleep(estimates.REMEMBERED_SECONDS)
+    for job in (quick, slow):
+        cancel = later(0.1, lambda job=job: jobs.cancel(job.id))
+        answer, seconds = waited(web, job, key, 20)
+        cancel.join()
+        assert (answer.status_code, answer.json()["status"], seconds < 2) == (200, "canceled", True)
+
+    time.sleep(0.1)
+    assert questions(web, quick) == 0 and questions(web, slow) == 1
+
+
+def test_no_thread_waits_where_one_has_waited_in_vain(redis_server, settings):
+    async def scene() -> None:
+        async with hub_on(settings.REDIS_URL) as hub:
+            shell = Shell(None, hub)
+            assert shell._briefly(time.monotonic()) is None  # nothing is heard yet
+            await until(lambda: hub.hears)
+            briefly = shell._briefly(time.monotonic())
+            assert briefly is not None
+            began = time.monotonic()
+
+            assert not await asyncio.to_thread(briefly, WAIT.channel, WAIT.words)
+
+            assert 0.1 < time.monotonic() - began < 2
+            assert shell._briefly(time.monotonic()) is None
+            assert shell._briefly(time.monotonic() + 2) is not None
+            shell._django.busy = 4  # the other threads are for whoever comes
+            assert shell._briefly(time.monotonic() + 2) is None
+
+    asyncio.run(scene())
 
 
 def test_at_the_deadline_the_answer_is_the_state_as_it_is(web: Web, key):
