@@ -3,6 +3,7 @@
 import pytest
 
 from generation import completion, images, jobs, routing, submission
+from generation.completion import Result
 from generation.errors import (
     InvalidRequest,
     ReleaseNotAvailable,
@@ -10,7 +11,6 @@ from generation.errors import (
     VariantNotEncoded,
     VariantNotFound,
 )
-from generation.jobs import Result
 from generation.models import Job, PromptVariant
 from tests.people import make_embedding, make_release, make_user, make_variant
 

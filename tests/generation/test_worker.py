@@ -166,7 +166,7 @@ def test_whatever_breaks_a_worker_never_renews_a_lease_that_it_does_not_work_on(
 
     job = submit(seed=1)
     with monkeypatch.context() as patch:
-        patch.setattr(jobs, "commit", broken)
+        patch.setattr(completion, "commit", broken)
         with pytest.raises(RuntimeError):
             worker.run()
 
