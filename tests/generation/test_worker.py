@@ -15,6 +15,7 @@ from django.db import connection
 from django.utils import timezone
 
 from generation import (
+    completion,
     encoding,
     hints,
     images,
