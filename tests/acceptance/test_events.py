@@ -83,7 +83,9 @@ def test_who_was_cut_off_in_the_middle_misses_nothing(stack: Stack, variants: li
     assert rest[-1].name == "succeeded"
     assert_rises(of([*first, *rest], "progress"))
     whole = watch(stack, job, last_event_id=first[0].id)
-    assert [event.id for event in whole] == [event.id for event in [*first[1:], *rest]]
+    # A status that its snapshot has said is not told again to the same client.
+    told = [event for event in [*first[1:], *rest] if event.name != "status"]
+    assert [event.id for event in whole if event.name != "status"] == [event.id for event in told]
     over = stack.http.get(job["urls"]["events"], headers={"Last-Event-ID": rest[-1].id})
     assert over.status_code == 204
 
