@@ -63,6 +63,8 @@ CANDIDATES = f"""
 # One round trip, which is a transaction of its own. Webhooks are told of a start once a job, whatever workers are lost.
 # `chosen` is a look without locks; `taken` locks what is still queued and leaves what another worker is taking.
 # A claim that is lost with PostgreSQL is a job that is still queued, so nobody waits for the disk.
+# Columns by name: the plan outlives a migration that adds one.
+_FIELDS = Job._meta.concrete_fields
 TAKE = Statement(
     f"""
 WITH RECURSIVE {CANDIDATES}, compatible AS (
@@ -95,7 +97,8 @@ WITH RECURSIVE {CANDIDATES}, compatible AS (
       FROM moved WHERE attempt = 1 AND webhook_id IS NOT NULL AND 'start' = ANY(webhook_events)
     RETURNING job_id
 )
-SELECT moved.*, EXISTS (SELECT 1 FROM generation_job d
+SELECT {", ".join(f"moved.{field.column}" for field in _FIELDS)},
+       EXISTS (SELECT 1 FROM generation_job d
                          WHERE d.key = moved.key AND d.status = 'succeeded') AS has_twin,
        EXISTS (SELECT 1 FROM generation_apikey k
                 WHERE k.id = moved.api_key_id
@@ -106,7 +109,7 @@ SELECT moved.*, EXISTS (SELECT 1 FROM generation_job d
 """,
     settings="SET LOCAL synchronous_commit TO off; SET LOCAL plan_cache_mode TO force_generic_plan;",
 )
-SAID = ("has_twin", "is_metered", "has_more", "is_told")  # of the columns of TAKE
+SAID = ("has_twin", "is_metered", "has_more", "is_told")  # the last columns of TAKE
 OLDEST = f"WITH RECURSIVE {CANDIDATES} SELECT min(created_at) FROM ranked"
 
 
@@ -127,15 +130,13 @@ def take(
     with connection.cursor() as cursor:
         cursor.execute(TAKE.call(), parameters)
         rows = cursor.fetchall()
-        place = {column.name: index for index, column in enumerate(cursor.description or ())}
     # By hand: `raw` takes as long to find out which column is which as PostgreSQL takes for all of it.
-    fields = Job._meta.concrete_fields
-    names = [field.attname for field in fields]
+    names = [field.attname for field in _FIELDS]
     taken = []
     for row in rows:
-        job = Job.from_db(DEFAULT_DB_ALIAS, names, [row[place[field.column]] for field in fields])
-        for name in SAID:
-            setattr(job, name, row[place[name]])
+        job = Job.from_db(DEFAULT_DB_ALIAS, names, row[: len(names)])
+        for name, value in zip(SAID, row[len(names) :], strict=True):
+            setattr(job, name, value)
         taken.append(job)
     return taken
 
