@@ -327,3 +327,19 @@ def test_workers_that_claim_at_once_never_share_a_job(settings):
     assert len(taken) == len(set(taken))
     assert set(Job.objects.values_list("status", flat=True)) == {"succeeded"}
     assert Image.objects.count() == 40
+
+
+def test_plans_that_are_kept_outlive_a_migration_that_adds_columns():
+    make_job()
+    (first,) = claimed()
+    completion.commit([finished(first)])
+    make_job()
+    with connection.cursor() as cursor:
+        cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
+        for table in ("generation_job", "generation_image", "generation_attempt"):
+            cursor.execute(f"ALTER TABLE {table} ADD COLUMN newer integer")
+
+    (second,) = claimed()
+
+    assert completion.commit([finished(second)]) == []
+    assert Job.objects.filter(status="succeeded").count() == 2
