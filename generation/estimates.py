@@ -7,15 +7,14 @@ that it costs about the same however long the queue is.
 
 import time
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import lru_cache
 
-from django.conf import settings
 from django.db import connection
 from django.utils import timezone
 
 from generation import claiming, jobs, presence, rates
-from generation.models import Job, Release, Worker
+from generation.models import Job, Release
 from generation.rates import Rate
 
 MOST_AHEAD = 1000
@@ -131,6 +130,4 @@ def _served_by(kind: str, _now: int) -> tuple[str | None, int]:
     """The kind of releases that share the lane (None = all), and how many living workers serve it."""
     is_split = presence.is_served(jobs.REFERENCE)
     queue = jobs.REFERENCE if is_split and kind == Release.Kind.TEACHER else "generation"
-    alive = timezone.now() - timedelta(seconds=settings.WORKER_STALE_SECONDS)
-    workers = Worker.objects.filter(queue=queue, heartbeat_at__gte=alive).count()
-    return kind if is_split else None, workers
+    return kind if is_split else None, presence.living(queue)

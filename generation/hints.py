@@ -61,10 +61,10 @@ def await_call(queue: str, *, seconds: int) -> bool:
     return calls is not None
 
 
-def turn(queue: str) -> None:
-    """Have Celery give a worker of this queue its next turn, unless a message says so already."""
+def turn(queue: str, *, workers: int = 1) -> None:
+    """Have Celery give a worker of this queue its next turn, unless there is a message for each of its workers."""
     # Of a queue the Redis transport keeps a list of its name.
-    if not attempt(lambda redis: redis.llen(queue), 0):
+    if attempt(lambda redis: redis.llen(queue), 0) < workers:
         send("generation.serve", expires=60, queue=queue)
 
 

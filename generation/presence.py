@@ -105,6 +105,12 @@ def is_served(queue: str) -> bool:
     return _SERVING.first(queue=queue, alive=alive) is not None
 
 
+def living(queue: str) -> int:
+    """How many living workers consume the queue."""
+    alive = timezone.now() - timedelta(seconds=settings.WORKER_STALE_SECONDS)
+    return Worker.objects.filter(queue=queue, heartbeat_at__gte=alive).count()
+
+
 _SERVING = Compiled(
     lambda queue, alive: (
         Worker.objects.filter(queue=queue, heartbeat_at__gte=alive).only("pk").order_by()[:1]

@@ -114,7 +114,7 @@ def _generation(queue: str) -> None:
     from generation import worker
 
     worker.begin(queue)
-    hints.turn(queue)
+    hints.turn(queue, workers=presence.living(queue))
 
 
 def _encode() -> None:

@@ -77,6 +77,7 @@ _lease_extended = 0.0
 _writers = ThreadPoolExecutor(UNCOMMITTED_BATCHES, thread_name_prefix="writer")
 _teller = ThreadPoolExecutor(1, thread_name_prefix="teller")  # of claims, while the device runs
 _served: Served | None = None  # as of the last tick
+_peers = 1  # workers of the queue, this one included, as of the last tick
 
 
 # --- the process ----------------------------------------------------------------------------------
@@ -117,7 +118,7 @@ def serve() -> None:
         _last_run = time.monotonic()
     _finish(writing)
     if not presence.stopping.is_set():
-        hints.turn(_queue)
+        hints.turn(_queue, workers=_peers)
 
 
 def run() -> None:
@@ -419,8 +420,8 @@ def _patiently(action: Callable[[], T]) -> T:
 # --- in the heartbeat thread ----------------------------------------------------------------------
 def _tick() -> None:
     """Renew the leases, notice jobs that are ours no more, prepare what is served next, notice that we are deaf."""
-    global _lease_extended, _last_run, _served
-    _served = _look()
+    global _lease_extended, _last_run, _peers, _served
+    _served, _peers = _look(), max(1, presence.living(_queue))
     _loaded.prepare(list(_served.releases.values()))
     metrics.flush()
     _say_loaded()
@@ -441,7 +442,7 @@ def _tick() -> None:
         log.error("worker_deaf", worker=settings.WORKER_NAME, idle_seconds=round(now - _last_run))
         os._exit(EXIT_DEAF)  # not an exception: the main thread may hang in the broker's socket
     elif now - _last_run > IDLE_SECONDS:
-        hints.turn(_queue)  # its message was lost, or never sent
+        hints.turn(_queue, workers=_peers)  # its message was lost, or never sent
 
 
 def is_deaf(*, idle_seconds: float) -> bool:

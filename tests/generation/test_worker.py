@@ -364,6 +364,17 @@ def test_a_worker_without_a_turn_asks_for_one(redis_server, served, monkeypatch)
     assert redis_server.llen("generation") == 1
 
 
+def test_workers_whose_turns_end_together_get_one_each(redis_server, served, monkeypatch):
+    """With one message for both, one of two stood still for two seconds."""
+    for name in ("worker-1", "worker-2"):
+        make_worker(name=name)
+    for _ in range(5):
+        monkeypatch.setattr(worker, "_last_run", time.monotonic() - 3)
+        worker._tick()
+
+    assert redis_server.llen("generation") == 2
+
+
 # --- files ----------------------------------------------------------------------------------------
 def test_the_time_that_its_files_took_is_on_the_job(served):
     submit(seed=1, n=4)
