@@ -11,7 +11,7 @@ import structlog
 from django.db import connection, transaction
 from django.utils import timezone
 
-from generation import images, jobs, limits
+from generation import images, jobs, limits, references
 from generation.compiled import Compiled, as_json
 from generation.errors import StorageFailed
 from generation.images import StoredImage
@@ -82,12 +82,10 @@ def _lost(results: Sequence[Result]) -> dict[Claim, str]:
     }
 
 
-# A batch in one round trip: somebody waits for it. The locks of its files are those of `references.hold`.
+# A batch in one round trip: somebody waits for it.
 SUCCEED = Statement(
-    """
-WITH held AS MATERIALIZED (
-    SELECT pg_advisory_xact_lock_shared(hashtextextended('file ' || name, 0)) FROM unnest(%(files)s::text[]) name
-), made AS (
+    f"""
+WITH held AS MATERIALIZED ({references.HOLD}), made AS (
     SELECT * FROM jsonb_to_recordset(%(made)s::jsonb)
         AS r(job_id uuid, attempt int, cache text, device_seconds float, encode_seconds float)
 ), moved AS (

@@ -205,6 +205,7 @@ def answer(job: Job, stored: Sequence[StoredImage]) -> bool:
 
 
 def answer_in(job: Job, stored: Sequence[StoredImage], how: Job.Cache, report: Report) -> bool:
+    """As `answer`, in a transaction of the caller, who says how it was answered."""
     now = timezone.now()
     queued = Job.objects.filter(id=job.id, status=Status.QUEUED)
     if not _move(queued, to=Status.SUCCEEDED, cache=how, finished_at=now):
@@ -219,7 +220,7 @@ _insert_images = Insert(Image)
 
 
 def image_rows(job: Job, stored: Sequence[StoredImage]) -> list[Image]:
-    """In order of index."""
+    """The job's images as rows that are not written yet, in order of index."""
     return [
         Image(
             job=job,
@@ -235,6 +236,7 @@ def image_rows(job: Job, stored: Sequence[StoredImage]) -> list[Image]:
 
 
 def finished(job: Job, report: Report, **facts: object) -> None:
+    """Tell what became of a job that has just ended, in the transaction that ends it. facts: for the log."""
     report.moved(job.id, job.status, f"job_{job.status}", cache=job.cache, **facts)
     report.count("retort_jobs_total", outcome=job.status)
     if job.status == Status.SUCCEEDED and job.finished_at:

@@ -101,14 +101,17 @@ def wait_for_beat_lock() -> None:
 
 def is_served(queue: str) -> bool:
     """Whether a living worker consumes the queue."""
-    alive = timezone.now() - timedelta(seconds=settings.WORKER_STALE_SECONDS)
-    return _SERVING.first(queue=queue, alive=alive) is not None
+    return _SERVING.first(queue=queue, alive=_alive_since()) is not None
 
 
 def living(queue: str) -> int:
     """How many living workers consume the queue."""
-    alive = timezone.now() - timedelta(seconds=settings.WORKER_STALE_SECONDS)
-    return Worker.objects.filter(queue=queue, heartbeat_at__gte=alive).count()
+    return Worker.objects.filter(queue=queue, heartbeat_at__gte=_alive_since()).count()
+
+
+def _alive_since() -> datetime:
+    """The last heartbeat of a living worker is not older."""
+    return timezone.now() - timedelta(seconds=settings.WORKER_STALE_SECONDS)
 
 
 _SERVING = Compiled(

@@ -36,12 +36,12 @@ def hold(names: Collection[str]) -> None:
     """Keep these files from being removed until the transaction ends. They may be gone already: look after this."""
     if names:
         with connection.cursor() as cursor:
-            cursor.execute(_HOLD.call(), {"names": list(names)})
+            cursor.execute(_HOLD.call(), {"files": list(names)})
 
 
-_HOLD = Statement(
-    "SELECT pg_advisory_xact_lock_shared(hashtextextended('file ' || name, 0)) FROM unnest(%(names)s::text[]) name"
-)
+# For statements that hold files with what else they do.
+HOLD = "SELECT pg_advisory_xact_lock_shared(hashtextextended('file ' || name, 0)) FROM unnest(%(files)s::text[]) name"
+_HOLD = Statement(HOLD)
 
 
 def in_use(names: Sequence[str], *, without: QuerySet[Job] | None = None) -> set[str]:

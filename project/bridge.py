@@ -1,7 +1,7 @@
 """Django's WSGI application as an ASGI application: a2wsgi, but an answer crosses from its thread to the loop once.
 
-a2wsgi hands over the start and each piece of an answer by itself, and its thread waits each time, which takes
-longer than a small answer itself. What grows large is handed over piece by piece, as there.
+a2wsgi hands over the start and each piece of an answer by itself, and its thread waits each time. What grows large is
+handed over piece by piece, as there.
 """
 
 from concurrent.futures import ThreadPoolExecutor

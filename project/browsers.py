@@ -1,7 +1,4 @@
-"""Middleware for people with a browser: sessions, forms, messages. Requests of the API bring a key, and pass it by.
-
-It is a tenth of what an API request takes.
-"""
+"""Middleware for people with a browser: sessions, forms, messages. Requests of the API bring a key, and pass it by."""
 
 import re
 
@@ -18,7 +15,7 @@ _SESSION_KEY = re.compile(r"[a-z0-9]{1,40}")
 
 
 class _ForBrowsers:
-    """Passes requests of the API by: these bring a key, and know no session. A tenth of what such a request takes."""
+    """Passes requests of the API by: these know no session."""
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         if request.path_info.startswith(API):

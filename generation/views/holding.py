@@ -93,7 +93,7 @@ def holds(request: Request, job: Job, *, seconds: float) -> bool:
 
 def in_a_moment(request: Request, job: Job, *, seconds: float) -> Job:
     """The job, if its client is kept: as it is when it has ended, if it should be over in a moment and a thread is to
-    spare for that. That is half of the time that a question of the shell takes."""
+    spare for that. A question of the shell takes half as long again."""
     briefly = request.META.get("asgi.scope", {}).get(BRIEFLY)
     if not briefly or not holds(request, job, seconds=seconds) or not estimates.is_quick(job):
         return job

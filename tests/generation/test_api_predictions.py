@@ -1,11 +1,9 @@
 """Predictions over HTTP: what is accepted, what is refused and how, ids that the client chose."""
 
-import threading
 from datetime import timedelta
 from uuid import uuid4
 
 import pytest
-from django.db import connection
 from django.utils import timezone
 
 from generation import images, jobs
@@ -15,6 +13,7 @@ from generation.serializers.predictions import PredictionInputSerializer
 from generation.waiting import HEADER, SHELL, Wait
 from tests.client import API, problem
 from tests.people import make_embedding, make_image, make_job, make_release, make_user, make_variant
+from tests.threads import in_threads
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_server")]
 
@@ -409,17 +408,7 @@ def test_a_refused_put_leaves_its_id_free(variant):
 def test_of_the_same_puts_at_once_one_makes_the_job(variant):
     api, answers = API(), []
 
-    def ask() -> None:
-        try:
-            answers.append(put(api, "vase", {"input": INPUT}))
-        finally:
-            connection.close()
-
-    threads = [threading.Thread(target=ask) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(lambda: answers.append(put(api, "vase", {"input": INPUT})), count=6)
 
     assert {created(answer)["job"] for answer in answers} == {str(Job.objects.get().id)}
 

@@ -1,12 +1,10 @@
 """Limits of a key and of the queue, against real PostgreSQL: what is used is counted exactly, also in a race."""
 
 import re
-import threading
 from datetime import timedelta
 
 import numpy as np
 import pytest
-from django.db import connection
 from django.utils import timezone
 
 from generation import completion, images, jobs, limits, submission
@@ -16,6 +14,7 @@ from generation.jobs import Claim
 from generation.models import Job, Usage
 from tests.client import API, problem
 from tests.people import make_embedding, make_job, make_key, make_release
+from tests.threads import in_threads
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -106,32 +105,19 @@ def test_a_refused_job_has_used_nothing():
 def test_requests_at_once_never_use_more_than_the_quota():
     key, _ = make_key(images_per_day=7)
     outcomes: list[str] = []
-    start = threading.Barrier(4)
 
     def ask() -> None:
-        try:
-            start.wait()
-            for _ in range(5):
-                try:
-                    submit(key)
-                    outcomes.append("accepted")
-                except QuotaExceeded:
-                    outcomes.append("refused")
-        finally:
-            connection.close()
+        for _ in range(5):
+            try:
+                submit(key)
+                outcomes.append("accepted")
+            except QuotaExceeded:
+                outcomes.append("refused")
 
     in_threads(ask, count=4)
 
     assert outcomes.count("accepted") == 7 and outcomes.count("refused") == 13
     assert used(key)[0] == Job.objects.count() == 7
-
-
-def in_threads(work, *, count: int) -> None:
-    threads = [threading.Thread(target=work) for _ in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
 
 
 # --- device seconds a day ---------------------------------------------------------------------------
@@ -187,18 +173,13 @@ def test_a_key_may_have_so_many_jobs_waiting():
 
 def test_together_requests_keep_the_limit_of_waiting_jobs():
     key, _ = make_key(max_queued_jobs=3)
-    start = threading.Barrier(4)
 
     def ask() -> None:
-        try:
-            start.wait()
-            for _ in range(3):
-                try:
-                    submit(key)
-                except RateLimited:
-                    return
-        finally:
-            connection.close()
+        for _ in range(3):
+            try:
+                submit(key)
+            except RateLimited:
+                return
 
     in_threads(ask, count=4)
 

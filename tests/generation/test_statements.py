@@ -1,7 +1,5 @@
 """Statements whose plan PostgreSQL keeps."""
 
-import threading
-
 import pytest
 from django.db import connection, transaction
 from django.db.utils import ProgrammingError
@@ -10,6 +8,7 @@ from generation.compiled import Compiled
 from generation.models import PromptVariant
 from generation.statements import Statement
 from tests.people import make_variant
+from tests.threads import in_threads
 
 ADD = Statement("SELECT %(left)s::int + %(right)s::int, %(left)s::int, '100 %%'")
 SETTING = Statement(
@@ -82,21 +81,12 @@ def test_a_mistake_is_an_error_of_django():
 def test_threads_that_meet_a_new_queryset_all_get_its_rows():
     make_variant(slug="mug", text="a mug")
     by_slug = Compiled(lambda slug: PromptVariant.objects.filter(slug=slug), slug="?slug")
-    start = threading.Barrier(6)
     found: list[str] = []
 
     def ask() -> None:
-        try:
-            start.wait()
-            for _ in range(5):
-                found.extend(variant.slug for variant in by_slug.all(slug="mug"))
-        finally:
-            connection.close()
+        for _ in range(5):
+            found.extend(variant.slug for variant in by_slug.all(slug="mug"))
 
-    threads = [threading.Thread(target=ask) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(ask, count=6)
 
     assert found == ["mug"] * 30
