@@ -71,17 +71,34 @@ def read_quantised(path: Path, device: Device) -> dict[str, Tensor]:
 
 
 def load_stock(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
-    """A diffusers network, frozen, in evaluation mode, on the CPU. Raises OSError, ValueError for missing weights."""
-    network, info = kind.from_pretrained(
-        folder,
-        torch_dtype=dtype,
-        use_safetensors=True,
-        local_files_only=True,
-        output_loading_info=True,
-    )
-    if missing := sorted(info["missing_keys"]):  # else they would stay random
-        raise ValueError(f"the weights of {folder.name} lack {', '.join(missing[:3])}")
+    """A diffusers network, frozen, in evaluation mode, on the CPU. Raises OSError, ValueError, RuntimeError.
+
+    Not by `from_pretrained`: while that builds a network it changes `nn.Module` and the default dtype for every thread,
+    and whatever another thread loads or generates meanwhile comes out on the meta device or in another dtype.
+    """
+    with torch.device("meta"):  # of this thread alone
+        network = kind.from_config(read_config(folder))
+    tensors: dict[str, Tensor] = {}
+    for path in _weight_files(folder):
+        with safe_open(path, framework="pt") as stored:
+            for name in stored.keys():  # noqa: SIM118 (not a mapping)
+                tensors[name] = stored.get_tensor(name).to(dtype)
+    network._fix_state_dict_keys_on_load(tensors)  # the names of old files
+    missing, _ = network.load_state_dict(tensors, strict=False, assign=True)
+    if missing:  # else they would stay without values
+        raise ValueError(f"the weights of {folder.name} lack {', '.join(sorted(missing)[:3])}")
     return network.requires_grad_(False).eval()
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """One, or the shards that an index names."""
+    index = folder / f"{WEIGHTS}.index.json"
+    if not index.is_file():
+        return [folder / WEIGHTS]
+    return [
+        folder / name
+        for name in sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+    ]
 
 
 def _placed(network: Any, device: Device) -> Any:

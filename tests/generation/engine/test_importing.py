@@ -14,7 +14,7 @@ from transformers import CLIPTextConfig
 from transformers.models.clip.modeling_clip import CLIPTextModel
 
 from generation.engine import encoder as encoders
-from generation.engine import importing, pipeline, release, tokens
+from generation.engine import importing, networks, pipeline, release, tokens
 from generation.engine.errors import ReleaseInvalid
 from generation.engine.importing import Options
 from generation.engine.request import GenerationRequest
@@ -231,9 +231,12 @@ def test_weights_in_shards_are_taken_with_their_index(source: Path, variant: str
     index.write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": weight_map}))
     target, manifest = take(source)
     assert len([file for file in manifest.files if "-of-00002" in file.path]) == 2
-    unet = UNet2DConditionModel.from_pretrained(target / "unet", use_safetensors=True)
-    for name, value in unet.state_dict().items():
-        assert torch.allclose(value, weights[name].float(), atol=1e-3)
+    for unet in (
+        networks.load_stock(UNet2DConditionModel, target / "unet", torch.float32),
+        UNet2DConditionModel.from_pretrained(target / "unet", use_safetensors=True),
+    ):
+        for name, value in unet.state_dict().items():
+            assert torch.allclose(value, weights[name].float(), atol=1e-3)
 
 
 def test_nothing_else_of_the_folder_is_taken(source: Path) -> None:

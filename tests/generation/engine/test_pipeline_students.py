@@ -19,6 +19,7 @@ from generation.engine.pipeline import TOLERANCE, Pipeline
 from generation.engine.request import GenerationRequest, GenerationResult, StoredEmbedding, Timings
 from tests import tiny
 from tests.generation.engine import toys
+from tests.threads import in_threads
 
 RequestFor = Callable[..., GenerationRequest]
 
@@ -52,6 +53,31 @@ def pixels(result: GenerationResult) -> np.ndarray:
 
 def difference(first: GenerationResult, second: GenerationResult) -> int:
     return int(np.abs(pixels(first) - pixels(second)).max())
+
+
+def test_releases_may_be_loaded_in_one_thread_while_another_loads_and_generates(
+    tiny_release: Path, student: Path, device: str, request_for: RequestFor
+) -> None:
+    folders = {"teacher": tiny_release, "student": student}
+    requests = [request_for(0)]
+    expected = {
+        name: pipelines.load(folder, device=device).generate(requests)[0]
+        for name, folder in folders.items()
+    }
+    wrong: list[str] = []
+
+    def work() -> None:
+        for _ in range(4):
+            for name, folder in folders.items():
+                try:
+                    found = pipelines.load(folder, device=device).generate(requests)[0]
+                    if difference(found, expected[name]):
+                        wrong.append(f"{name}: another picture")
+                except Exception as error:
+                    wrong.append(f"{name}: {error}")
+
+    in_threads(work, count=3)
+    assert wrong == []
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
