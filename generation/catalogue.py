@@ -257,6 +257,7 @@ def _encoded_by(field: str) -> "Compiled[Embedding]":
             .select_related("variant")
             .filter(**{f"variant__{field}": wanted}, revision=F("variant__revision"))
         ),
+        is_versioned=True,
         wanted="?wanted",
     )
 

@@ -12,7 +12,7 @@ from datetime import datetime
 from django.db import DEFAULT_DB_ALIAS, connection
 
 from generation.models import Job
-from generation.statements import Statement
+from generation.statements import EARLY, Statement
 
 # Owners who wait, found one by one in the index job_claimable: DISTINCT would read all of it.
 WAITING = """
@@ -107,7 +107,7 @@ SELECT {", ".join(f"moved.{field.column}" for field in _FIELDS)},
        EXISTS (SELECT 1 FROM told WHERE told.job_id = moved.id) AS is_told
   FROM moved ORDER BY place
 """,
-    settings="SET LOCAL synchronous_commit TO off; SET LOCAL plan_cache_mode TO force_generic_plan;",
+    settings=f"{EARLY} SET LOCAL plan_cache_mode TO force_generic_plan;",
 )
 SAID = ("has_twin", "is_metered", "has_more", "is_told")  # the last columns of TAKE
 OLDEST = f"WITH RECURSIVE {CANDIDATES} SELECT min(created_at) FROM ranked"

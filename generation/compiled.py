@@ -25,10 +25,14 @@ class Compiled(Generic[M]):
 
     build: called once with the stand-ins by name; returns a queryset of whole or deferred rows with select_related, no
     annotations, no prefetch_related. stand_ins: values of the right types that occur nowhere else in the query.
+    is_versioned: each row gets `version`, a text that changes with it and with the rows that it is joined with.
     """
 
-    def __init__(self, build: Callable[..., QuerySet[M]], **stand_ins: Any) -> None:
+    def __init__(
+        self, build: Callable[..., QuerySet[M]], *, is_versioned: bool = False, **stand_ins: Any
+    ) -> None:
         self._build = build
+        self._is_versioned = is_versioned
         self._stand_ins: Mapping[str, str] = {str(value): name for name, value in stand_ins.items()}
         self._given = stand_ins
         self._compiler: Any = None
@@ -42,7 +46,12 @@ class Compiled(Generic[M]):
         with connection.cursor() as cursor:
             cursor.execute(self._statement.call(), values)
             rows = cursor.fetchall()
-        return self._instances(rows) if rows else []
+        if not rows or not self._is_versioned:
+            return self._instances(rows)
+        found = self._instances([row[1:] for row in rows])
+        for instance, row in zip(found, rows, strict=True):
+            instance.version = row[0]  # type: ignore[attr-defined]
+        return found
 
     def first(self, **values: Any) -> M | None:
         """The first of the rows; the queryset should be limited to one."""
@@ -65,7 +74,12 @@ class Compiled(Generic[M]):
                     else cursor.mogrify("%s", [value]).decode().replace("%", "%%")
                     for name, value in zip(names, parameters, strict=True)
                 ]
-            self._statement = Statement(sql % tuple(marks))
+            sql = sql % tuple(marks)
+            if self._is_versioned:
+                tables = dict.fromkeys(column.alias for column, *_ in compiler.select)
+                versions = ", ".join(f"{connection.ops.quote_name(name)}.xmin" for name in tables)
+                sql = f"SELECT concat_ws(' ', {versions}), {sql.removeprefix('SELECT ')}"
+            self._statement = Statement(sql)
             self._read_shape(compiler)
             self._compiler = compiler
 
@@ -94,12 +108,17 @@ class Compiled(Generic[M]):
 class Insert(Generic[M]):
     """Writes new rows whose primary keys are known, as `bulk_create` does.
 
-    returning: SQL whose values are returned, with %(name)s for what changes.
+    where: SQL without which nothing is written; returning: SQL whose values are returned; both with %(name)s for what
+    changes. settings: of the Statement.
     """
 
-    def __init__(self, model: type[M], *, returning: str = "") -> None:
+    def __init__(
+        self, model: type[M], *, where: str = "", returning: str = "", settings: str = ""
+    ) -> None:
         self._model = model
+        self._where = where
         self._returning = returning
+        self._settings = settings
 
     def __call__(self, rows: Sequence[M], **values: Any) -> list[tuple[Any, ...]]:
         if not rows:
@@ -117,16 +136,20 @@ class Insert(Generic[M]):
         table = connection.ops.quote_name(self._model._meta.db_table)
         return Statement(
             f"INSERT INTO {table} SELECT * FROM jsonb_populate_recordset(NULL::{table}, %(rows)s::jsonb)"
-            + (f" RETURNING {self._returning}" if self._returning else "")
+            + (f" WHERE {self._where}" if self._where else "")
+            + (f" RETURNING {self._returning}" if self._returning else ""),
+            settings=self._settings,
         )
 
 
 def as_json(rows: Sequence[Model]) -> str:
     """For jsonb_populate_recordset. Fields of binary data are not for it."""
-    return json.dumps(
-        [
-            {field.column: field.pre_save(row, add=True) for field in row._meta.concrete_fields}
-            for row in rows
-        ],
-        default=str,
-    )
+    return json.dumps(as_rows(rows), default=str)
+
+
+def as_rows(rows: Sequence[Model]) -> list[dict[str, Any]]:
+    """The values of new rows by column."""
+    return [
+        {str(field.column): field.pre_save(row, add=True) for field in row._meta.concrete_fields}
+        for row in rows
+    ]

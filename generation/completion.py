@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -11,8 +11,8 @@ import structlog
 from django.db import connection, transaction
 from django.utils import timezone
 
-from generation import images, jobs, limits, references
-from generation.compiled import Compiled, as_json
+from generation import endings, images, jobs, limits, references
+from generation.compiled import Compiled, as_rows
 from generation.errors import StorageFailed
 from generation.images import StoredImage
 from generation.jobs import Claim, Outcome, Status
@@ -43,7 +43,8 @@ def commit(results: Sequence[Result]) -> list[Claim]:
     spent: dict[int, float] = defaultdict(float)  # by the pk of a key with a quota
     with transaction.atomic():
         report = Report()
-        moved = _succeed(results)
+        rows = {r.job.id: as_rows(jobs.image_rows(r.job, r.images)) for r in results}
+        moved = _succeed(results, rows)
         lost = _lost(results)
         if lost:
             transaction.set_rollback(True)
@@ -53,7 +54,7 @@ def commit(results: Sequence[Result]) -> list[Claim]:
                 if job.id not in moved:
                     refused.append(Claim.of(job))
                     continue
-                _say_succeeded(result, report)
+                _say_succeeded(result, rows[job.id], report)
                 if moved[job.id]:
                     _answer_twins(result, report)
                 if job.is_metered and job.api_key_id is not None:
@@ -110,7 +111,10 @@ SELECT id, EXISTS (SELECT 1 FROM generation_job twin WHERE twin.key = moved.key 
 )
 
 
-def _succeed(results: Sequence[Result]) -> dict[UUID, bool]:
+Rows = Mapping[UUID, list[dict[str, Any]]]  # of images, by the id of their job
+
+
+def _succeed(results: Sequence[Result], rows: Rows) -> dict[UUID, bool]:
     """End the jobs that are still held by whoever made these, with their images, and keep the files until the
     transaction ends. Returns the ids of the jobs, and whether an identical one waits."""
     now = timezone.now()
@@ -124,11 +128,11 @@ def _succeed(results: Sequence[Result]) -> dict[UUID, bool]:
         }
         for result in results
     ]
-    shown = [row for r in results for row in jobs.image_rows(r.job, r.images)]
+    shown = [row for result in results for row in rows[result.job.id]]
     facts: dict[str, Any] = {
         "made": json.dumps(made, default=str),
-        "images": as_json(shown),
-        "files": sorted({file for row in shown for file in (row.file, row.master)}),
+        "images": json.dumps(shown, default=str),
+        "files": sorted({file for row in shown for file in (row["file"], row["master"])}),
         "at": now,
     }
     with connection.cursor() as cursor:
@@ -138,12 +142,15 @@ def _succeed(results: Sequence[Result]) -> dict[UUID, bool]:
         if result.job.id in moved:
             job = result.job
             job.status, job.cache, job.finished_at = Status.SUCCEEDED, result.cache, now
+            job.device_seconds += result.device_seconds
+            job.encode_seconds += result.encode_seconds
     return moved
 
 
-def _say_succeeded(result: Result, report: Report) -> None:
+def _say_succeeded(result: Result, rows: list[dict[str, Any]], report: Report) -> None:
     job = result.job
-    jobs.finished(job, report, device_seconds=round(result.device_seconds, 4), attempt=job.attempt)
+    facts = {"device_seconds": round(result.device_seconds, 4), "attempt": job.attempt}
+    jobs.finished(job, report, told=endings.encode(job, rows), **facts)
     report.count("retort_device_seconds_total", result.device_seconds)
     report.count("retort_attempts_total", outcome=Outcome.SUCCEEDED)
     if result.cache == Job.Cache.MISS:

@@ -140,8 +140,14 @@ def claim(
 
 def _say_claimed(taken: Sequence[Job], report: Report) -> None:
     for job in taken:
-        facts = {"attempt": job.attempt, "worker": job.worker_name, "jobs": len(taken)}
-        report.moved(job.id, job.status, "job_claimed", **facts)
+        report.moved(
+            job.id,
+            job.status,
+            "job_claimed",
+            attempt=job.attempt,
+            worker=job.worker_name,
+            jobs=len(taken),
+        )
         if job.started_at:
             waited = job.started_at - job.created_at
             report.observe("retort_queue_seconds", waited.total_seconds())
@@ -235,9 +241,10 @@ def image_rows(job: Job, stored: Sequence[StoredImage]) -> list[Image]:
     ]
 
 
-def finished(job: Job, report: Report, **facts: object) -> None:
-    """Tell what became of a job that has just ended, in the transaction that ends it. facts: for the log."""
-    report.moved(job.id, job.status, f"job_{job.status}", cache=job.cache, **facts)
+def finished(job: Job, report: Report, *, told: str = "", **facts: Any) -> None:
+    """Tell what became of a job that has just ended, in the transaction that ends it. told: of `endings`, to those who
+    wait. facts: for the log."""
+    report.moved(job.id, job.status, f"job_{job.status}", told=told, cache=job.cache, **facts)
     report.count("retort_jobs_total", outcome=job.status)
     if job.status == Status.SUCCEEDED and job.finished_at:
         report.count("retort_cache_total", result=job.cache)

@@ -51,7 +51,7 @@ class Loaded:
                 self._pipelines.move_to_end(release.pk)
                 return found
             self._make_room()  # before it is loaded: both at once may be too much
-        loaded = self._load(release)
+        loaded = self._load(release, threads=settings.TORCH_THREADS)
         with self._guard:
             self._pipelines[release.pk] = loaded
         return loaded
@@ -84,7 +84,7 @@ class Loaded:
 
     def _prepare(self, release: Release) -> None:
         try:
-            loaded = self._load(release)
+            loaded = self._load(release, threads=1)  # beside the one that generates
             self._warm(release, loaded)
             with self._guard:
                 self._pipelines[release.pk] = loaded
@@ -104,13 +104,10 @@ class Loaded:
         if row is not None:
             loaded.generate([GenerationRequest(row.stored(), 0, *release.image_sizes[0])])
 
-    def _load(self, release: Release) -> Pipeline:
+    def _load(self, release: Release, *, threads: int = 0) -> Pipeline:
         started = time.monotonic()
         loaded = pipeline.load(
-            releases.folder(release),
-            device=settings.DEVICE,
-            dtype=settings.DTYPE,
-            threads=settings.TORCH_THREADS,
+            releases.folder(release), device=settings.DEVICE, dtype=settings.DTYPE, threads=threads
         )
         log.info(
             "release_loaded",

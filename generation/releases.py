@@ -312,7 +312,8 @@ _IN_SERVICE = Compiled(
         Release.objects.filter(Q(status=Status.ACTIVE) | Q(canary_percent__gt=0))
         .order_by("status", "kind", "pk")  # "active" sorts before what a canary can be
         .defer("manifest")
-    )
+    ),
+    is_versioned=True,
 )
 
 

@@ -26,6 +26,7 @@ class Report:
 
     def __init__(self, tell: Tell | None = None) -> None:
         self._moved: list[tuple[UUID, str]] = []
+        self._told: dict[UUID, str] = {}
         self._attempts: dict[UUID, int] = {}
         self._lines: list[tuple[str, dict[str, object]]] = []
         self._amounts: Counter[str] = Counter()
@@ -33,9 +34,16 @@ class Report:
         self._has_deliveries = False
         transaction.on_commit(partial(tell, self._tell) if tell else self._tell, robust=True)
 
-    def moved(self, job_id: UUID, status: str, event: str, **facts: object) -> None:
-        """A job changed its status. Of one that goes on the fact `attempt` is told to who watches it."""
+    def moved(
+        self, job_id: UUID, status: str, event: str, *, told: str = "", **facts: object
+    ) -> None:
+        """A job changed its status. Of one that goes on the fact `attempt` is told to who watches it.
+
+        told: what else is told to those who wait.
+        """
         self._moved.append((job_id, status))
+        if told:
+            self._told[job_id] = told
         if status in ("queued", "running") and isinstance(attempt := facts.get("attempt"), int):
             self._attempts[job_id] = attempt
         self._lines.append((event, {"job_id": str(job_id), "status": str(status), **facts}))
@@ -55,7 +63,8 @@ class Report:
         self._has_deliveries = True
 
     def _tell(self) -> None:
-        hints.moved(self._moved, attempts=self._attempts)  # first: somebody may be waiting
+        # First: somebody may be waiting.
+        hints.moved(self._moved, attempts=self._attempts, told=self._told)
         if self._has_work:
             hints.wake()
         if self._has_deliveries:

@@ -1,6 +1,6 @@
 """Which release serves a request: the one that is named, or by what each covers, the setting UNCOVERED and a canary."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -14,16 +14,23 @@ from generation.models import PromptVariant, Release
 log = structlog.get_logger(__name__)
 
 
-def resolve(model: str | None = None, *, variant: PromptVariant, lot: str = "") -> Release:
+def resolve(
+    model: str | None = None,
+    *,
+    variant: PromptVariant,
+    lot: str = "",
+    in_service: Sequence[Release] | None = None,
+) -> Release:
     """The release that a request for this prompt variant means.
 
     model: a kind, a name, or None for what UNCOVERED says where the student does not cover the variant: the teacher,
     the student all the same, or nothing. lot: decides, by its hash, whether a canary serves the request; the same
-    request should have the same. Raises ReleaseNotAvailable and VariantNotCovered.
+    request should have the same. in_service: as `releases.in_service`, if that was asked already. Raises
+    ReleaseNotAvailable and VariantNotCovered.
     """
     active: list[Release] = []
     if model is None or model in Release.Kind.values:
-        for release in releases.in_service():
+        for release in releases.in_service() if in_service is None else in_service:
             if release.status == Release.Status.ACTIVE:
                 active.append(release)
             elif release.kind == (model or Release.Kind.STUDENT) and _tries(release, variant, lot):

@@ -3,12 +3,13 @@
 import re
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 
 import structlog
 from django.conf import settings
-from django.db import transaction
+from django.db import connection, transaction
 from django.utils import timezone
 
 from generation import (
@@ -20,14 +21,19 @@ from generation import (
     limits,
     matching,
     presence,
+    recall,
+    releases,
     routing,
+    statements,
     webhooks,
 )
 from generation.compiled import Insert
-from generation.errors import InvalidRequest
+from generation.errors import GenerationError, InvalidRequest
 from generation.images import StoredImage
 from generation.matching import Match
 from generation.models import MOST_TRIES, APIKey, Job, Release
+from generation.recall import Known
+from generation.statements import EARLY
 
 log = structlog.get_logger(__name__)
 
@@ -87,53 +93,91 @@ def submit(
             f"output_format must be one of {', '.join(Job.Format.values)}.",
             parameter="output_format",
         )
+    told = webhooks.check_events(webhook_events)
+    if webhook is None and webhook_events is not None:
+        raise InvalidRequest("webhook_events goes with webhook.", parameter="webhook_events")
+
+    def made(found: Match, in_service: Sequence[Release] | None) -> Job:
+        lot = f"{found.variant.slug} {seed}"
+        release = routing.resolve(model, variant=found.variant, lot=lot, in_service=in_service)
+        max_tries = control.tries(found.variant, release)
+        width, height = _size(size, release)
+        now = timezone.now()
+        return Job(
+            owner=owner,
+            variant=found.variant,
+            asked_text=found.asked,
+            match_score=found.score,
+            embedding=catalogue.embedding_for(found.variant, release),
+            release=release,
+            n=n,
+            seed=seed,
+            width=width,
+            height=height,
+            num_inference_steps=release.num_inference_steps,
+            output_format=output_format,
+            priority=priority,
+            has_metadata=metadata,
+            cancel_at=None if cancel_after is None else now + timedelta(seconds=cancel_after),
+            external_id=external_id,
+            external_fingerprint=external_fingerprint,
+            api_key=api_key,
+            weight=api_key.weight if api_key else 1,
+            via=via,
+            base_url=base_url,
+            webhook=None if webhook is None else webhooks.endpoint(owner, webhook),
+            webhook_events=[] if webhook is None else told,
+            created_at=now,
+            # Who asks for a seed gets the picture of that seed, flagged if it shows something else.
+            max_tries=max_tries if is_fresh else min(max_tries, 1),
+        )
+
+    known = recall.find(variant, text) if model is None else None
+    if known is not None:
+        with suppress(GenerationError):  # of yesterday: what is refused is said below
+            job = made(Match(known.variant), known.in_service)
+            if _write_as_known(job, known, is_fresh=is_fresh):
+                return job
     found = (
         Match(catalogue.find(slug=variant))
         if text is None
         else matching.find(text, exactly=match is False)
     )
-    prompt_variant = found.variant
-    release = routing.resolve(model, variant=prompt_variant, lot=f"{prompt_variant.slug} {seed}")
-    max_tries = control.tries(prompt_variant, release)
-    width, height = _size(size, release)
-    embedding = catalogue.embedding_for(prompt_variant, release)
-    told = webhooks.check_events(webhook_events)
-    if webhook is None and webhook_events is not None:
-        raise InvalidRequest("webhook_events goes with webhook.", parameter="webhook_events")
-    now = timezone.now()
-    job = Job(
-        owner=owner,
-        variant=prompt_variant,
-        asked_text=found.asked,
-        match_score=found.score,
-        embedding=embedding,
-        release=release,
-        n=n,
-        seed=seed,
-        width=width,
-        height=height,
-        num_inference_steps=release.num_inference_steps,
-        output_format=output_format,
-        priority=priority,
-        has_metadata=metadata,
-        cancel_at=None if cancel_after is None else now + timedelta(seconds=cancel_after),
-        external_id=external_id,
-        external_fingerprint=external_fingerprint,
-        api_key=api_key,
-        weight=api_key.weight if api_key else 1,
-        via=via,
-        base_url=base_url,
-        webhook=None if webhook is None else webhooks.endpoint(owner, webhook),
-        webhook_events=[] if webhook is None else told,
-        created_at=now,
-        # Who asks for a seed gets the picture of that seed, flagged if it shows something else.
-        max_tries=max_tries if is_fresh else min(max_tries, 1),
-    )
+    in_service = releases.in_service() if model is None else None
+    job = made(found, in_service)
+    with transaction.atomic():
+        _write(job, is_fresh=is_fresh)
+    if in_service is not None and found.score is None:
+        recall.keep(variant, text, Known(found.variant, in_service))
+    return job
+
+
+# One round trip, which is a transaction of its own, if all is as it was known to be, and none of the images exists.
+_insert_as_known = Insert(
+    Job,
+    where=f"{recall.HOLDS} AND NOT EXISTS ("
+    "SELECT 1 FROM generation_image image WHERE image.key = ANY(%(keys)s::text[]))",
+    returning="true",
+    settings=EARLY,
+)
+
+
+def _write_as_known(job: Job, known: Known, *, is_fresh: bool) -> bool:
+    """And call a worker; False: nothing was done, for there is more to it.
+
+    The worker is called while the row is on its way to the disk. Whoever gets an answer gets it when it is there.
+    """
+    if connection.in_atomic_block or limits.is_limited(job) or limits.refusal(job) is not None:
+        return False
     keys = images.keys(job)
     job.key = images.job_key(keys, max_tries=job.max_tries)
-    with transaction.atomic():
-        _write(job, keys, is_fresh=is_fresh)
-    return job
+    wanted = [] if is_fresh else keys
+    if not _insert_as_known([job], keys=wanted, **known.rows(job.embedding)):
+        return False
+    hints.wake(_queue(job))
+    statements.make_durable()
+    _say_accepted(job)
+    return True
 
 
 # Whether any of its images exists is asked in the same round trip; what there is, is looked for only then.
@@ -143,8 +187,10 @@ _insert = Insert(
 )
 
 
-def _write(job: Job, keys: list[str], *, is_fresh: bool) -> None:
+def _write(job: Job, *, is_fresh: bool) -> None:
     """And answer it with stored images, or call a worker. Raises what `limits` does."""
+    keys = images.keys(job)
+    job.key = images.job_key(keys, max_tries=job.max_tries)
     refusal = limits.refusal(job)
     if refusal is not None and (is_fresh or _stored(job) is None):
         raise refusal
@@ -152,14 +198,16 @@ def _write(job: Job, keys: list[str], *, is_fresh: bool) -> None:
     ((is_known,),) = _insert([job], keys=keys)
     stored = _stored(job) if is_known and not is_fresh else None
     if stored is None:
-        is_reference = job.release.kind == Release.Kind.TEACHER and presence.is_served(
-            jobs.REFERENCE
-        )
-        queue = jobs.REFERENCE if is_reference else "generation"
-        transaction.on_commit(partial(hints.wake, queue), robust=True)
+        transaction.on_commit(partial(hints.wake, _queue(job)), robust=True)
     else:
         jobs.answer(job, stored)
     transaction.on_commit(partial(_say_accepted, job), robust=True)
+
+
+def _queue(job: Job) -> str:
+    """Of the workers that take it."""
+    is_reference = job.release.kind == Release.Kind.TEACHER and presence.is_served(jobs.REFERENCE)
+    return jobs.REFERENCE if is_reference else "generation"
 
 
 def _stored(job: Job) -> Sequence[StoredImage] | None:

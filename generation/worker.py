@@ -35,6 +35,7 @@ from generation import (
 from generation.completion import Result
 from generation.connections import attempt
 from generation.control import Made
+from generation.engine.device import use_threads
 from generation.engine.errors import EngineError
 from generation.engine.pipeline import Pipeline
 from generation.engine.request import (
@@ -74,7 +75,9 @@ _guard = threading.Lock()
 _queue = "generation"
 _last_run = time.monotonic()
 _lease_extended = 0.0
-_writers = ThreadPoolExecutor(UNCOMMITTED_BATCHES, thread_name_prefix="writer")
+_writers = ThreadPoolExecutor(  # each beside the thread that generates
+    UNCOMMITTED_BATCHES, thread_name_prefix="writer", initializer=partial(use_threads, 1)
+)
 _teller = ThreadPoolExecutor(1, thread_name_prefix="teller")  # of claims, while the device runs
 _served: Served | None = None  # as of the last tick
 _peers = 1  # workers of the queue, this one included, as of the last tick
@@ -85,6 +88,7 @@ def begin(queue: str = "generation") -> None:
     """Load what is being served, then show the heartbeat. queue: what the process consumes."""
     global _last_run, _queue, _said
     _queue = queue
+    use_threads(settings.TORCH_THREADS)
     release = next(iter(_look().releases.values()), None)
     loaded = _loaded.get(release) if release else None
     metrics.keep_back()

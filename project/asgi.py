@@ -146,22 +146,19 @@ class Shell:
             await self._hold(scope, receive, send, answer, asked_at)
 
     # --- waiting ----------------------------------------------------------------------------------
-    def _briefly(self, asked_at: float) -> Callable[[str, tuple[str, ...]], bool] | None:
+    def _briefly(self, asked_at: float) -> Callable[[str, tuple[str, ...]], str | None] | None:
         """For BRIEFLY. None: no thread is to spare, or the last wait of a thread was in vain."""
         is_free = self._django.busy < THREADS // 2 and asked_at >= self._brief_from
         if not is_free or not self._hub.hears:
             return None
-        loop = asyncio.get_running_loop()
 
-        def moved(channel: str, words: tuple[str, ...]) -> bool:
-            wait = Wait(channel, words, BRIEF_SECONDS, "")
-            heard = self._hub.moved(wait, since=asked_at, timeout=BRIEF_SECONDS)
-            if asyncio.run_coroutine_threadsafe(heard, loop).result():
-                return True
-            self._brief_from = time.monotonic() + VAIN_SECONDS
-            return False
+        def listen(channel: str, words: tuple[str, ...]) -> str | None:
+            told = self._hub.listen(channel, words, since=asked_at, timeout=BRIEF_SECONDS)
+            if told is None:
+                self._brief_from = time.monotonic() + VAIN_SECONDS
+            return told
 
-        return moved
+        return listen
 
     async def _hold(
         self, scope: Scope, receive: Receive, send: Send, answer: Answer, asked_at: float

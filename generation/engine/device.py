@@ -59,8 +59,7 @@ def choose(device: str = "auto", dtype: str = "auto", *, threads: int = 0) -> De
 
     Raises DeviceUnavailable.
     """
-    if threads > 0:
-        torch.set_num_threads(threads)
+    use_threads(threads)
     place = _place(device)
     if dtype == "auto":
         chosen, reason = _dtype(place)
@@ -69,6 +68,17 @@ def choose(device: str = "auto", dtype: str = "auto", *, threads: int = 0) -> De
     else:
         raise DeviceUnavailable(f"dtype {dtype!r}: give auto, {', '.join(DTYPES)}.")
     return Device(place, chosen, reason)
+
+
+def use_threads(count: int) -> None:
+    """How many threads torch computes with on a CPU, when the calling thread asks; 0: as many as before.
+
+    Of the threads of a process that generates, one alone should have several: each has its own, and with more of them
+    than cores GNU OpenMP lets all wait asleep, which makes a student's picture take twice as long.
+    """
+    # Asked for even if it is not needed: from then on this thread heeds no number that another one sets.
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
 
 
 def _place(device: str) -> torch.device:

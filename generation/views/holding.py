@@ -11,7 +11,7 @@ from django.utils.decorators import decorator_from_middleware
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from generation import estimates, hints
+from generation import endings, estimates, hints
 from generation.compiled import Compiled
 from generation.errors import InvalidRequest
 from generation.models import APIKey, Job
@@ -97,7 +97,11 @@ def in_a_moment(request: Request, job: Job, *, seconds: float) -> Job:
     briefly = request.META.get("asgi.scope", {}).get(BRIEFLY)
     if not briefly or not holds(request, job, seconds=seconds) or not estimates.is_quick(job):
         return job
-    if not briefly(f"{hints.CHANNEL_PREFIX}{job.id}", _WORDS):
+    told = briefly(f"{hints.CHANNEL_PREFIX}{job.id}", _WORDS)
+    if told is None:
+        return job
+    if told:
+        endings.apply(told, job)
         return job
     ended = _ROW.first(job_id=job.id)
     if ended is None or ended.purged_at is not None:

@@ -47,10 +47,20 @@ def serving(student: Path, **environment: str) -> Iterator[Stack]:
         if known.get(name) != "active":
             stack.manage("release", "activate", name)
             _restart_worker(stack)
+        wait_for(lambda: _holds_all(stack), 120, "the worker has loaded what is served")
         yield stack
     finally:
         stack.stop()
         shutil.rmtree(home, ignore_errors=True)
+
+
+def _holds_all(stack: Stack) -> bool:
+    """Whether nothing is loaded any more beside what is measured."""
+    (row,) = stack.query(
+        "SELECT loaded::bigint[] @> array(SELECT id FROM generation_release WHERE status = 'active') AS all"
+        " FROM generation_worker WHERE queue = 'generation' ORDER BY started_at DESC LIMIT 1"
+    )
+    return row["all"]
 
 
 def _restart_worker(stack: Stack) -> None:

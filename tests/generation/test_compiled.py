@@ -7,8 +7,8 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from generation.compiled import Compiled, Insert
-from generation.models import Job, PromptVariant
-from tests.people import make_job, make_variant
+from generation.models import Embedding, Job, PromptVariant
+from tests.people import make_embedding, make_job, make_variant
 
 pytestmark = pytest.mark.django_db
 
@@ -57,6 +57,39 @@ def test_a_value_is_never_taken_for_sql():
 def test_a_stand_in_that_the_query_does_not_use_is_an_error():
     with pytest.raises(ValueError, match="lost name"):
         Compiled(lambda name: PromptVariant.objects.all(), name="x").all(name="y")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_version_changes_with_the_row_and_with_what_it_is_joined_with():
+    embedding = make_embedding()
+    rows = Compiled(
+        lambda pk: Embedding.objects.select_related("variant").defer("data").filter(pk=pk),
+        is_versioned=True,
+        pk=-73,
+    )
+
+    def found() -> Embedding:
+        (row,) = rows.all(pk=embedding.pk)
+        return row
+
+    first = found()
+    assert (first.variant, found().version) == (embedding.variant, first.version)
+    PromptVariant.objects.update(revision=1)
+    second = found()
+    assert second.version != first.version
+    Embedding.objects.update(error="")
+    assert found().version != second.version
+
+
+def test_without_what_it_depends_on_no_row_is_inserted():
+    row = make_job()
+    insert = Insert(Job, where="%(wanted)s::int = 5", returning="seed")
+    row.id = UUID(int=5)
+
+    assert insert([row], wanted=4) == []
+    assert Job.objects.count() == 1
+    assert insert([row], wanted=5) == [(row.seed,)]
+    assert Job.objects.count() == 2
 
 
 def test_an_inserted_row_is_the_row_that_save_would_have_written():

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 @pytest.fixture
 def rows(tmp_path: Path, settings) -> list[Release]:
-    settings.TORCH_THREADS = 1
+    settings.TORCH_THREADS = 2
     found = []
     for number in range(3):
         make_tiny_release(tmp_path / f"tiny-{number}", name=f"tiny-{number}", kind="student")
@@ -35,6 +35,8 @@ def loads(monkeypatch) -> list[tuple[str, str]]:
     load = pipeline.load
 
     def counted(folder, **options):
+        # Who generates computes with several threads, and nobody else.
+        assert options["threads"] == (1 if threading.current_thread().name == "loader" else 2)
         found.append((threading.current_thread().name, Path(folder).name))
         return load(folder, **options)
 

@@ -1,18 +1,21 @@
 """Accepting a request: what is refused and how, what a job records, and when no work is needed."""
 
 import pytest
+from django.db import connection, transaction
+from django.test.utils import CaptureQueriesContext
 
 from generation import completion, images, jobs, routing, submission
 from generation.completion import Result
 from generation.errors import (
     InvalidRequest,
+    QuotaExceeded,
     ReleaseNotAvailable,
     VariantNotCovered,
     VariantNotEncoded,
     VariantNotFound,
 )
-from generation.models import Job, PromptVariant
-from tests.people import make_embedding, make_release, make_user, make_variant
+from generation.models import Job, PromptVariant, Release
+from tests.people import make_embedding, make_key, make_release, make_user, make_variant
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -171,6 +174,106 @@ def test_another_seed_size_or_release_is_another_image(owner):
     ]
 
     assert len({job.key for job in jobs_made}) == 4
+
+
+# --- what was asked for before ---------------------------------------------------------------------
+def queries(work) -> list[str]:
+    with CaptureQueriesContext(connection) as asked:
+        work()
+    return [query["sql"] for query in asked]
+
+
+def lsn(which: str) -> int:
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT pg_current_wal_{which}_lsn() - '0/0'::pg_lsn")
+        return int(cursor.fetchone()[0])
+
+
+def test_what_was_asked_for_before_is_not_read_again(owner):
+    first = submission.submit(owner, variant="vase")
+
+    asked = queries(lambda: submission.submit(owner, variant="vase"))
+
+    assert len(asked) == 2, asked  # the row, and that it is on the disk
+    again = Job.objects.exclude(id=first.id).get()
+    for field in ("owner_id", "variant_id", "embedding_id", "release_id", "width", "max_tries"):
+        assert getattr(again, field) == getattr(first, field)
+
+
+def test_a_worker_is_called_at_once_and_the_client_answered_when_the_row_is_on_the_disk(
+    owner, monkeypatch
+):
+    called = []
+
+    def wake(queue: str) -> None:
+        assert Job.objects.filter(status="queued").count() == 2
+        called.append(lsn("insert"))
+
+    submission.submit(owner, variant="vase")
+    monkeypatch.setattr(submission.hints, "wake", wake)
+    with connection.cursor() as cursor:  # the servers of the tests do not wait for the disk
+        cursor.execute("SET synchronous_commit TO on")
+    submission.submit(owner, variant="vase")
+
+    (written,) = called
+    assert lsn("flush") >= written
+    connection.close()  # and its setting
+
+
+def test_another_text_is_what_its_variant_means_at_once(owner):
+    submission.submit(owner, variant="vase")
+    variant = PromptVariant.objects.get(slug="vase")
+    variant.text, variant.normalized_text, variant.revision = "a blue vase", "a blue vase", 2
+    variant.save()
+    with pytest.raises(VariantNotEncoded):
+        submission.submit(owner, variant="vase")
+    with pytest.raises(VariantNotFound):
+        submission.submit(owner, text="a red glass vase on a wooden table", match=False)
+    embedding = make_embedding(variant=variant)
+
+    assert submission.submit(owner, variant="vase").embedding == embedding
+
+
+def test_an_archived_variant_is_refused_at_once(owner):
+    submission.submit(owner, variant="vase")
+    PromptVariant.objects.update(status=PromptVariant.Status.ARCHIVED)
+
+    with pytest.raises(VariantNotFound, match="archived"):
+        submission.submit(owner, variant="vase")
+
+
+def test_another_release_in_service_serves_at_once(owner):
+    before = submission.submit(owner, variant="vase").release
+    Release.objects.filter(pk=before.pk).update(status="retired")
+    with pytest.raises(ReleaseNotAvailable):
+        submission.submit(owner, variant="vase")
+    after = make_release(name="after")
+    assert submission.submit(owner, variant="vase").release == after
+    canary = make_release(name="canary", status="candidate")
+    Release.objects.filter(pk=canary.pk).update(canary_percent=100)
+
+    assert submission.submit(owner, variant="vase").release == canary
+
+
+def test_the_limits_of_a_key_hold_for_what_was_asked_for_before(owner):
+    key, _ = make_key(owner=owner, images_per_day=2)
+    for _ in range(2):
+        submission.submit(owner, variant="vase", api_key=key)
+
+    with pytest.raises(QuotaExceeded):
+        submission.submit(owner, variant="vase", api_key=key)
+
+
+def test_in_a_transaction_of_the_caller_nothing_is_done_before_its_end(owner, monkeypatch):
+    submission.submit(owner, variant="vase")
+    called: list[str] = []
+    monkeypatch.setattr(submission.hints, "wake", called.append)
+    with transaction.atomic():
+        submission.submit(owner, variant="vase")
+        assert called == []
+        transaction.set_rollback(True)
+
+    assert (Job.objects.count(), called) == (1, [])
 
 
 def test_with_redis_away_a_job_is_still_accepted(owner, settings, monkeypatch):

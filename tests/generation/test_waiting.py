@@ -117,6 +117,34 @@ def test_a_move_between_the_first_answer_and_the_wait_is_not_missed(redis_server
     asyncio.run(scene())
 
 
+def test_a_thread_that_listens_hears_what_is_told_with_the_word(redis_server, settings):
+    async def scene() -> None:
+        async with hub_on(settings.REDIS_URL) as hub:
+            await until(lambda: hub.hears)
+
+            def listen(channel: str = WAIT.channel, timeout: float = 5) -> str | None:
+                return hub.listen(channel, WAIT.words, since=time.monotonic(), timeout=timeout)
+
+            listening = asyncio.create_task(asyncio.to_thread(listen))
+            other = asyncio.create_task(asyncio.to_thread(listen, "retort:job:3"))
+            await until(lambda: len(hub._listeners) == 2)
+            asked_at = time.monotonic()
+            redis_server.publish("retort:job:2", "succeeded another's")
+            redis_server.publish("retort:job:1", "running")
+            redis_server.publish("retort:job:1", 'failed {"why": "no reason"}')
+
+            assert await asyncio.wait_for(listening, 1) == '{"why": "no reason"}'
+            # Told before it listened: that it moved is known, not what was told.
+            assert hub.listen(WAIT.channel, WAIT.words, since=asked_at, timeout=0) == ""
+            assert await asyncio.to_thread(listen, timeout=0.1) is None
+            assert not other.done()
+            hub.close()
+            assert await asyncio.wait_for(other, 1) == ""
+            assert hub._listeners == set()
+
+    asyncio.run(scene())
+
+
 def test_silence_ends_at_the_timeout_and_leaves_nothing_in_the_table(redis_server, settings):
     async def scene() -> None:
         async with hub_on(settings.REDIS_URL) as hub:
@@ -291,7 +319,7 @@ def test_no_thread_waits_where_one_has_waited_in_vain(redis_server, settings):
             assert briefly is not None
             began = time.monotonic()
 
-            assert not await asyncio.to_thread(briefly, WAIT.channel, WAIT.words)
+            assert await asyncio.to_thread(briefly, WAIT.channel, WAIT.words) is None
 
             assert 0.1 < time.monotonic() - began < 2
             assert shell._briefly(time.monotonic()) is None

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -30,6 +31,21 @@ def test_threads_are_set() -> None:
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_each_thread_keeps_the_number_that_it_asked_for() -> None:
+    before = torch.get_num_threads()
+    with ThreadPoolExecutor(1, initializer=devices.use_threads, initargs=(1,)) as beside:
+        try:
+            assert beside.submit(torch.get_num_threads).result() == 1
+            devices.use_threads(3)
+            assert beside.submit(torch.get_num_threads).result() == 1
+            beside.submit(devices.use_threads, 2).result()
+            assert torch.get_num_threads() == 3
+            devices.use_threads(0)
+            assert torch.get_num_threads() == 3
+        finally:
+            torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("name", ["cuda:7", "tpu", "cpu:x", "meta", "cuda:-1"])

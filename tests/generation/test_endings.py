@@ -1,0 +1,63 @@
+"""What is told of a job's end is what its rows say."""
+
+import numpy as np
+import pytest
+
+from generation import completion, endings, hints, images, jobs, worker
+from generation.completion import Result
+from generation.models import Image, Job
+from generation.serializers import JobSerializer
+from tests.people import make_job
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("redis_server")]
+
+
+def finish(job: Job) -> None:
+    (claimed,) = jobs.claim("worker-1")
+    pixels = np.zeros((job.height, job.width, 3), dtype=np.uint8)
+    stored = [images.store(key, pixels, job.output_format) for key in images.keys(claimed)]
+    assert completion.commit([Result(claimed, stored, 0.25, encode_seconds=0.125)]) == []
+
+
+def told_of(job: Job, monkeypatch) -> str:
+    said: dict = {}
+    monkeypatch.setattr(hints, "moved", lambda _, attempts, told: said.update(told))
+    finish(job)
+    return said[job.id]
+
+
+def test_who_is_told_of_an_end_need_not_read_the_rows(monkeypatch, django_assert_num_queries):
+    job = make_job(n=2, device_seconds=0.5)  # of an attempt that failed
+    read_before = Job.objects.select_related("variant", "release", "embedding").get(id=job.id)
+    told = told_of(job, monkeypatch)
+
+    with django_assert_num_queries(0):
+        endings.apply(told, read_before)
+        shown = JobSerializer(read_before).data
+
+    after = Job.objects.get(id=job.id)
+    for field in Job._meta.concrete_fields:
+        assert getattr(read_before, field.attname) == getattr(after, field.attname), field.name
+    for image, row in zip(read_before.images.all(), after.images.order_by("index"), strict=True):
+        for field in Image._meta.concrete_fields:
+            assert getattr(image, field.attname) == getattr(row, field.attname), field.name
+    assert shown == JobSerializer(after).data
+    assert after.device_seconds == 0.75
+
+
+def test_what_is_told_comes_with_the_status_to_those_who_wait(redis_server):
+    job = make_job()
+    with redis_server.pubsub() as hearing:
+        hearing.subscribe(f"{hints.CHANNEL_PREFIX}{job.id}")
+        finish(job)
+        messages = [hearing.get_message(timeout=5) for _ in range(3)]
+
+    said = [str(message["data"]).partition(" ") for message in messages if message][1:]
+    assert [word for word, _, _ in said] == ["running", "succeeded"]
+    assert f'"job_id": "{job.id}"' in said[1][2]
+
+
+def test_threads_that_write_files_leave_the_cores_to_the_one_that_generates():
+    import torch
+
+    assert worker._writers.submit(torch.get_num_threads).result() == 1
