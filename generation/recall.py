@@ -1,14 +1,17 @@
 """What requests that say no model meant of late, and the rows that it was read from. Knows nothing of who asks.
 
 A job that is made of it is written only if these rows are still as they were, which the statement that writes it finds
-out itself. So nothing old is ever used, and what is asked for again and again is not read again.
+out itself, or `holds` before it. So nothing old is used, and what is asked for again and again is not read again.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from django.db import connection
+
 from generation.models import Embedding, PromptVariant, Release
+from generation.statements import Statement
 
 MOST_KNOWN = 1000  # wordings
 # Of Insert: whether the rows are as they were.
@@ -32,8 +35,10 @@ class Known:
         """The values for HOLDS. embedding: of the variant."""
         return {
             "embedding": embedding.pk,
-            "wording": getattr(embedding, "version", ""),
-            "in_service": " ".join(_version(row) for row in sorted(self.in_service, key=_pk)),
+            "wording": embedding.version,
+            "in_service": " ".join(
+                row.version for row in sorted(self.in_service, key=lambda row: row.pk)
+            ),
         }
 
 
@@ -45,15 +50,17 @@ def find(slug: str | None, text: str | None) -> Known | None:
     return _known.get((slug, text))
 
 
+def holds(known: Known, embedding: Embedding) -> bool:
+    """Whether the rows are as they were. embedding: of the variant."""
+    with connection.cursor() as cursor:
+        cursor.execute(_HOLDS.call(), known.rows(embedding))
+        return bool(cursor.fetchone()[0])
+
+
+_HOLDS = Statement(f"SELECT {HOLDS}")
+
+
 def keep(slug: str | None, text: str | None, known: Known) -> None:
     if len(_known) >= MOST_KNOWN:
         _known.clear()
     _known[slug, text] = known
-
-
-def _version(row: Any) -> str:
-    return row.version
-
-
-def _pk(row: Any) -> int:
-    return row.pk

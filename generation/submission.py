@@ -132,23 +132,27 @@ def submit(
             max_tries=max_tries if is_fresh else min(max_tries, 1),
         )
 
+    job = None
     known = recall.find(variant, text) if model is None else None
     if known is not None:
         with suppress(GenerationError):  # of yesterday: what is refused is said below
             job = made(Match(known.variant), known.in_service)
-            if _write_as_known(job, known, is_fresh=is_fresh):
-                return job
-    found = (
-        Match(catalogue.find(slug=variant))
-        if text is None
-        else matching.find(text, exactly=match is False)
-    )
-    in_service = releases.in_service() if model is None else None
-    job = made(found, in_service)
+        if job is not None and _write_as_known(job, known, is_fresh=is_fresh):
+            return job
+        if job is not None and not recall.holds(known, job.embedding):
+            job = None
+    if job is None:
+        found = (
+            Match(catalogue.find(slug=variant))
+            if text is None
+            else matching.find(text, exactly=match is False)
+        )
+        in_service = releases.in_service() if model is None else None
+        job = made(found, in_service)
+        if in_service is not None and found.score is None:
+            recall.keep(variant, text, Known(found.variant, in_service))
     with transaction.atomic():
         _write(job, is_fresh=is_fresh)
-    if in_service is not None and found.score is None:
-        recall.keep(variant, text, Known(found.variant, in_service))
     return job
 
 
@@ -163,7 +167,7 @@ _insert_as_known = Insert(
 
 
 def _write_as_known(job: Job, known: Known, *, is_fresh: bool) -> bool:
-    """And call a worker; False: nothing was done, for there is more to it.
+    """And call a worker; False: nothing was done, for something changed, or there is more to it.
 
     The worker is called while the row is on its way to the disk. Whoever gets an answer gets it when it is there.
     """

@@ -52,6 +52,8 @@ class PromptVariant(models.Model):
 class Embedding(models.Model):
     """Text-encoder output for one revision of a variant under one encoder. A failed encoding keeps its reason."""
 
+    version = ""  # said by a Compiled that is versioned
+
     variant = models.ForeignKey(PromptVariant, on_delete=models.CASCADE, related_name="embeddings")
     revision = models.PositiveIntegerField()
     text = models.CharField(max_length=300, help_text="What was encoded.")

@@ -11,6 +11,8 @@ TRIES = "0: nobody looks at a picture before it is delivered; 1: it is judged; m
 class Release(models.Model):
     """Immutable weights and their manifest. Its life is in `generation.releases`."""
 
+    version = ""  # said by a Compiled that is versioned
+
     class Kind(models.TextChoices):
         TEACHER = "teacher"
         STUDENT = "student"

@@ -200,6 +200,16 @@ def test_what_was_asked_for_before_is_not_read_again(owner):
         assert getattr(again, field) == getattr(first, field)
 
 
+def test_a_stored_image_of_what_was_asked_for_before_is_found_without_reading_that_again(
+    owner, redis_server, monkeypatch
+):
+    finish(submission.submit(owner, variant="vase", seed=7))
+    for module, name in ((submission.catalogue, "find"), (submission.releases, "in_service")):
+        monkeypatch.setattr(module, name, None)  # a call would fail
+
+    assert submission.submit(owner, variant="vase", seed=7).cache == "hit"
+
+
 def test_a_worker_is_called_at_once_and_the_client_answered_when_the_row_is_on_the_disk(
     owner, monkeypatch
 ):
