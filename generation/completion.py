@@ -142,15 +142,19 @@ def _succeed(results: Sequence[Result], rows: Rows) -> dict[UUID, bool]:
         if result.job.id in moved:
             job = result.job
             job.status, job.cache, job.finished_at = Status.SUCCEEDED, result.cache, now
-            job.device_seconds += result.device_seconds
-            job.encode_seconds += result.encode_seconds
     return moved
 
 
 def _say_succeeded(result: Result, rows: list[dict[str, Any]], report: Report) -> None:
     job = result.job
+    told = endings.encode(
+        job,
+        rows,
+        device_seconds=job.device_seconds + result.device_seconds,
+        encode_seconds=job.encode_seconds + result.encode_seconds,
+    )
     facts = {"device_seconds": round(result.device_seconds, 4), "attempt": job.attempt}
-    jobs.finished(job, report, told=endings.encode(job, rows), **facts)
+    jobs.finished(job, report, told=told, **facts)
     report.count("retort_device_seconds_total", result.device_seconds)
     report.count("retort_attempts_total", outcome=Outcome.SUCCEEDED)
     if result.cache == Job.Cache.MISS:

@@ -6,6 +6,8 @@ It is told after the commit, and is what the rows say. Knows no HTTP.
 import json
 from typing import Any
 
+from django.core.exceptions import ValidationError
+
 from generation.models import Image, Job
 
 # What a row of a job gets after it was written.
@@ -27,19 +29,28 @@ _CHANGED = [
 ]
 
 
-def encode(job: Job, images: list[dict[str, Any]]) -> str:
-    """images: as `compiled.as_rows` gives them, in order of index."""
+def encode(
+    job: Job, images: list[dict[str, Any]], *, device_seconds: float, encode_seconds: float
+) -> str:
+    """images: as `compiled.as_rows` gives them, in order of index; seconds: of all attempts, as in the row."""
     facts = {field.name: getattr(job, field.name) for field in _CHANGED}
+    facts |= {"device_seconds": device_seconds, "encode_seconds": encode_seconds}
     return json.dumps({"job": facts, "images": images}, default=str)
 
 
-def apply(told: str, job: Job) -> None:
-    """Bring a job that was read before its end, and its images, to what was told of it."""
-    facts = json.loads(told)
-    for field in _CHANGED:
-        setattr(job, field.name, field.to_python(facts["job"][field.name]))
-    images = [_image(row) for row in facts["images"]]
+def apply(told: str, job: Job) -> bool:
+    """Bring a job that was read before its end, and its images, to what was told of it. False: it says too little, as
+    that of another version may while a new one is rolled out."""
+    try:
+        facts = json.loads(told)
+        changed = {field.name: field.to_python(facts["job"][field.name]) for field in _CHANGED}
+        images = [_image(row) for row in facts["images"]]
+    except (KeyError, TypeError, ValueError, ValidationError):
+        return False
+    for name, value in changed.items():
+        setattr(job, name, value)
     job._prefetched_objects_cache = {"images": images}  # type: ignore[attr-defined]
+    return True
 
 
 def _image(row: dict[str, Any]) -> Image:

@@ -100,8 +100,7 @@ def in_a_moment(request: Request, job: Job, *, seconds: float) -> Job:
     told = briefly(f"{hints.CHANNEL_PREFIX}{job.id}", _WORDS)
     if told is None:
         return job
-    if told:
-        endings.apply(told, job)
+    if endings.apply(told, job):
         return job
     ended = _ROW.first(job_id=job.id)
     if ended is None or ended.purged_at is not None:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from django.db import OperationalError
 
 from generation import completion, endings, hints, images, jobs, worker
 from generation.completion import Result
@@ -32,7 +33,7 @@ def test_who_is_told_of_an_end_need_not_read_the_rows(monkeypatch, django_assert
     told = told_of(job, monkeypatch)
 
     with django_assert_num_queries(0):
-        endings.apply(told, read_before)
+        assert endings.apply(told, read_before)
         shown = JobSerializer(read_before).data
 
     after = Job.objects.get(id=job.id)
@@ -43,6 +44,45 @@ def test_who_is_told_of_an_end_need_not_read_the_rows(monkeypatch, django_assert
             assert getattr(image, field.attname) == getattr(row, field.attname), field.name
     assert shown == JobSerializer(after).data
     assert after.device_seconds == 0.75
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda told: "",
+        lambda told: "no JSON",
+        lambda told: "[]",
+        lambda told: told.replace('"finished_at"', '"ended_at"'),
+        lambda told: told.replace('"sha256"', '"digest"'),
+        lambda told: told.replace('"finished_at": "20', '"finished_at": "yesterday 20'),
+    ],
+)
+def test_what_another_version_tells_changes_nothing(monkeypatch, change):
+    job = make_job()
+    told = change(told_of(job, monkeypatch))
+
+    assert not endings.apply(told, job)
+    assert (job.status, job.attempt) == ("queued", 0)
+
+
+def test_a_batch_that_is_committed_again_is_told_as_its_rows_say(monkeypatch):
+    job = make_job()
+    succeed, failed = completion._succeed, []
+
+    def once_in_vain(*arguments):
+        moved = succeed(*arguments)
+        if not failed:
+            failed.append(True)
+            raise OperationalError("PostgreSQL restarts")
+        return moved
+
+    monkeypatch.setattr(completion, "_succeed", once_in_vain)
+    commit = completion.commit
+    monkeypatch.setattr(completion, "commit", lambda r: worker._patiently(lambda: commit(r)))
+    read_before = Job.objects.get(id=job.id)
+
+    assert endings.apply(told_of(job, monkeypatch), read_before)
+    assert read_before.device_seconds == Job.objects.get(id=job.id).device_seconds == 0.25
 
 
 def test_what_is_told_comes_with_the_status_to_those_who_wait(redis_server):
