@@ -104,7 +104,7 @@ class Loaded:
         if row is not None:
             loaded.generate([GenerationRequest(row.stored(), 0, *release.image_sizes[0])])
 
-    def _load(self, release: Release, *, threads: int = 0) -> Pipeline:
+    def _load(self, release: Release, *, threads: int) -> Pipeline:
         started = time.monotonic()
         loaded = pipeline.load(
             releases.folder(release), device=settings.DEVICE, dtype=settings.DTYPE, threads=threads

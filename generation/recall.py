@@ -14,7 +14,7 @@ from generation.models import Embedding, PromptVariant, Release
 from generation.statements import Statement
 
 MOST_KNOWN = 1000  # wordings
-# Of Insert: whether the rows are as they were.
+# Of Insert: whether the rows are as they were; the releases are those of `releases.in_service`.
 HOLDS = """
     (SELECT concat_ws(' ', e.xmin, v.xmin) FROM generation_embedding e
        JOIN generation_promptvariant v ON v.id = e.variant_id

@@ -103,7 +103,7 @@ def submit(
         max_tries = control.tries(found.variant, release)
         width, height = _size(size, release)
         now = timezone.now()
-        return Job(
+        job = Job(
             owner=owner,
             variant=found.variant,
             asked_text=found.asked,
@@ -131,6 +131,8 @@ def submit(
             # Who asks for a seed gets the picture of that seed, flagged if it shows something else.
             max_tries=max_tries if is_fresh else min(max_tries, 1),
         )
+        job.key = images.job_key(images.keys(job), max_tries=job.max_tries)
+        return job
 
     job = None
     known = recall.find(variant, text) if model is None else None
@@ -156,11 +158,12 @@ def submit(
     return job
 
 
+# Of %(keys)s, which is empty where nobody can have asked for these images before.
+_IS_KNOWN = "EXISTS (SELECT 1 FROM generation_image image WHERE image.key = ANY(%(keys)s::text[]))"
 # One round trip, which is a transaction of its own, if all is as it was known to be, and none of the images exists.
 _insert_as_known = Insert(
     Job,
-    where=f"{recall.HOLDS} AND NOT EXISTS ("
-    "SELECT 1 FROM generation_image image WHERE image.key = ANY(%(keys)s::text[]))",
+    where=f"{recall.HOLDS} AND NOT {_IS_KNOWN}",
     returning="true",
     settings=EARLY,
 )
@@ -173,10 +176,8 @@ def _write_as_known(job: Job, known: Known, *, is_fresh: bool) -> bool:
     """
     if connection.in_atomic_block or limits.is_limited(job) or limits.refusal(job) is not None:
         return False
-    keys = images.keys(job)
-    job.key = images.job_key(keys, max_tries=job.max_tries)
-    wanted = [] if is_fresh else keys
-    if not _insert_as_known([job], keys=wanted, **known.rows(job.embedding)):
+    keys = [] if is_fresh else images.keys(job)
+    if not _insert_as_known([job], keys=keys, **known.rows(job.embedding)):
         return False
     hints.wake(_queue(job))
     statements.make_durable()
@@ -185,22 +186,17 @@ def _write_as_known(job: Job, known: Known, *, is_fresh: bool) -> bool:
 
 
 # Whether any of its images exists is asked in the same round trip; what there is, is looked for only then.
-_insert = Insert(
-    Job,
-    returning="EXISTS (SELECT 1 FROM generation_image image WHERE image.key = ANY(%(keys)s::text[]))",
-)
+_insert = Insert(Job, returning=_IS_KNOWN)
 
 
 def _write(job: Job, *, is_fresh: bool) -> None:
     """And answer it with stored images, or call a worker. Raises what `limits` does."""
-    keys = images.keys(job)
-    job.key = images.job_key(keys, max_tries=job.max_tries)
     refusal = limits.refusal(job)
     if refusal is not None and (is_fresh or _stored(job) is None):
         raise refusal
     limits.use(job)
-    ((is_known,),) = _insert([job], keys=keys)
-    stored = _stored(job) if is_known and not is_fresh else None
+    ((is_known,),) = _insert([job], keys=[] if is_fresh else images.keys(job))
+    stored = _stored(job) if is_known else None
     if stored is None:
         transaction.on_commit(partial(hints.wake, _queue(job)), robust=True)
     else:

@@ -22,11 +22,17 @@ def make_pictures() -> None:
     finish(jobs.claim("worker-1"))
 
 
-def finish(claimed: list[Job]) -> None:
+def finish(
+    claimed: list[Job], *, device_seconds: float = 0.01, encode_seconds: float = 0.0
+) -> list[jobs.Claim]:
+    """Returns what was refused."""
+    refused = []
     for job in claimed:
         pixels = np.full((job.height, job.width, 3), COLOR, dtype=np.uint8)
         stored = [images.store(key, pixels, job.output_format) for key in images.keys(job)]
-        completion.commit([completion.Result(job, stored, device_seconds=0.01)])
+        result = completion.Result(job, stored, device_seconds, encode_seconds=encode_seconds)
+        refused += completion.commit([result])
+    return refused
 
 
 def fail() -> None:

@@ -1,29 +1,26 @@
 """What is told of a job's end is what its rows say."""
 
-import numpy as np
 import pytest
 from django.db import OperationalError
 
-from generation import completion, endings, hints, images, jobs, worker
-from generation.completion import Result
+from generation import completion, endings, hints, jobs, worker
 from generation.models import Image, Job
 from generation.serializers import JobSerializer
+from tests import painter
 from tests.people import make_job
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("redis_server")]
 
 
-def finish(job: Job) -> None:
-    (claimed,) = jobs.claim("worker-1")
-    pixels = np.zeros((job.height, job.width, 3), dtype=np.uint8)
-    stored = [images.store(key, pixels, job.output_format) for key in images.keys(claimed)]
-    assert completion.commit([Result(claimed, stored, 0.25, encode_seconds=0.125)]) == []
+def finish() -> None:
+    claimed = jobs.claim("worker-1")
+    assert painter.finish(claimed, device_seconds=0.25, encode_seconds=0.125) == []
 
 
 def told_of(job: Job, monkeypatch) -> str:
     said: dict = {}
     monkeypatch.setattr(hints, "moved", lambda _, attempts, told: said.update(told))
-    finish(job)
+    finish()
     return said[job.id]
 
 
@@ -89,7 +86,7 @@ def test_what_is_told_comes_with_the_status_to_those_who_wait(redis_server):
     job = make_job()
     with redis_server.pubsub() as hearing:
         hearing.subscribe(f"{hints.CHANNEL_PREFIX}{job.id}")
-        finish(job)
+        finish()
         messages = [hearing.get_message(timeout=5) for _ in range(3)]
 
     said = [str(message["data"]).partition(" ") for message in messages if message][1:]
