@@ -7,7 +7,7 @@ class DistillationConfig(AppConfig):
     name = "distillation"
 
     def ready(self) -> None:
-        from distillation.problems import PROBLEMS
-        from generation import problems
+        from distillation.api.problems import PROBLEMS
+        from generation.api import problems
 
         problems.add(PROBLEMS)

@@ -5,15 +5,18 @@ from typing import Any
 from celery import shared_task
 from celery.signals import worker_ready
 
-from distillation import canary, curation, hints, redistillation, runs
+from distillation import notifications
+from distillation.examples import lifecycle as examples
 from distillation.models import ImageSource, Run
+from distillation.runs import canary, policy
+from distillation.runs import lifecycle as runs
 from generation.tasks import begin_for
 
 
 @shared_task(name="distillation.wake", ignore_result=True)
 def wake(**_: object) -> None:
     """One slice of the oldest queued run."""
-    from distillation import worker
+    from distillation.runs import worker
 
     worker.run()
 
@@ -23,15 +26,15 @@ def sweep(**_: object) -> None:
     """Give back the runs of lost workers; wake a worker while runs are queued or sources wait."""
     runs.rescue()
     if Run.objects.filter(status=Run.Status.QUEUED).exists():
-        hints.wake()
-    if curation.waiting().exists():
-        hints.curate()
+        notifications.wake()
+    if examples.waiting().exists():
+        notifications.curate()
 
 
 @shared_task(name="distillation.curate", ignore_result=True)
 def curate(**_: object) -> None:
     """Read and judge the sources that wait."""
-    from distillation import worker
+    from distillation.runs import worker
 
     worker.curate()
 
@@ -39,13 +42,13 @@ def curate(**_: object) -> None:
 @shared_task(name="distillation.refresh_sources", ignore_result=True)
 def refresh_sources(**_: object) -> None:
     """Have every source looked at for what is new."""
-    curation.ask(ImageSource.objects.all())
+    examples.ask(ImageSource.objects.all())
 
 
 @shared_task(name="distillation.consider", ignore_result=True)
 def consider(**_: object) -> None:
     """Decide whether it is time to distil again."""
-    redistillation.consider()
+    policy.consider()
 
 
 @shared_task(name="distillation.watch_canary", ignore_result=True)
@@ -57,7 +60,7 @@ def watch_canary(**_: object) -> None:
 @shared_task(name="distillation.clean", ignore_result=True)
 def clean(**_: object) -> None:
     """Clear away what no run needs any more."""
-    from distillation import cleaning
+    from distillation.runs import cleaning
 
     cleaning.clean()
 
@@ -69,7 +72,7 @@ def begin(sender: Any, **_: object) -> None:
 
 
 def _begin() -> None:
-    from distillation import worker
+    from distillation.runs import worker
 
     worker.begin()
-    hints.wake()
+    notifications.wake()

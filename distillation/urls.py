@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from distillation import views
+from distillation.api import views
 
 urlpatterns = [
     path("v1/runs", views.RunList.as_view(), name="runs"),

@@ -5,13 +5,13 @@ from typing import Any
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 
-from generation import presence
+from generation.infra import heartbeat
 
 
 @register(Tags.compatibility)
 def check_leases(**_: Any) -> list[CheckMessage]:
     """A living worker must never lose its jobs. It renews at LEASE_SECONDS / 4, looking every TICK_SECONDS."""
-    least = 4 * presence.TICK_SECONDS
+    least = 4 * heartbeat.TICK_SECONDS
     if least <= settings.LEASE_SECONDS:
         return []
     return [
@@ -26,13 +26,13 @@ def check_leases(**_: Any) -> list[CheckMessage]:
 @register(Tags.compatibility)
 def check_heartbeats(**_: Any) -> list[CheckMessage]:
     """A worker that beats in time must not count as gone."""
-    least = 2 * presence.HEARTBEAT_SECONDS
+    least = 2 * heartbeat.HEARTBEAT_SECONDS
     if least <= settings.WORKER_STALE_SECONDS:
         return []
     return [
         Error(
             f"WORKER_STALE_SECONDS={settings.WORKER_STALE_SECONDS:g}: workers beat every "
-            f"{presence.HEARTBEAT_SECONDS:g} s, so one late beat would make them count as gone.",
+            f"{heartbeat.HEARTBEAT_SECONDS:g} s, so one late beat would make them count as gone.",
             hint=f"Give at least {least:g}; 15 is a good value.",
             id="generation.E002",
         )

@@ -15,8 +15,11 @@ from celery.signals import (
     worker_shutting_down,
 )
 
-from generation import hints, jobs, metrics, presence, retention, webhooks
+from generation.infra import heartbeat, metrics, notifications, queues
+from generation.jobs import lifecycle as jobs
+from generation.jobs import retention
 from generation.models import Job, Worker
+from generation.webhooks import endpoints as webhooks
 
 log = structlog.get_logger(__name__)
 
@@ -24,7 +27,7 @@ log = structlog.get_logger(__name__)
 @shared_task(name="generation.serve", ignore_result=True)
 def serve(**_: object) -> None:
     """A turn of a generation worker: batches as they are wanted."""
-    from generation import worker
+    from generation.worker import process as worker
 
     worker.serve()
 
@@ -32,17 +35,17 @@ def serve(**_: object) -> None:
 @shared_task(name="generation.encode", ignore_result=True)
 def encode(**_: object) -> None:
     """Compute missing embeddings, for a bounded time. Who waits for a match does not wait for that."""
-    from generation import encoding, nearest
+    from generation.catalogue import encoding, nearest
 
     with nearest.busy():
         if encoding.encode_missing(seconds=20, between=nearest.answer_waiting):
-            hints.encode()
+            notifications.encode()
 
 
 @shared_task(name="generation.match", ignore_result=True)
 def match(**_: object) -> None:
     """Say which prompt variants are nearest to the texts that wait."""
-    from generation import nearest
+    from generation.catalogue import nearest
 
     with nearest.busy():
         nearest.answer_waiting()
@@ -51,9 +54,9 @@ def match(**_: object) -> None:
 @shared_task(name="generation.deliver", ignore_result=True)
 def deliver(**_: object) -> None:
     """Send webhooks until none is due."""
-    from generation import delivering
+    from generation.webhooks import delivery
 
-    delivering.run()
+    delivery.run()
 
 
 @shared_task(name="generation.forget_webhooks", ignore_result=True)
@@ -73,15 +76,15 @@ def sweep(**_: object) -> None:
     """Rescue jobs of lost workers, end those whose time is over, wake workers where jobs wait."""
     jobs.rescue()
     jobs.end_overdue()
-    presence.forget_gone()
+    heartbeat.forget_gone()
     metrics.increment("retort_sweeps_total")
     if Job.objects.filter(status=Job.Status.QUEUED).exists():
         for _worker in range(max(1, Worker.objects.filter(queue="generation").count())):
-            hints.wake()
-        if presence.is_served(jobs.REFERENCE):  # unread hints must not pile up
-            hints.wake(jobs.REFERENCE)
-    if webhooks.are_due() and presence.is_served("webhooks"):
-        hints.deliver()
+            notifications.wake()
+        if heartbeat.is_served(queues.REFERENCE):  # unread hints must not pile up
+            notifications.wake(queues.REFERENCE)
+    if webhooks.are_due() and heartbeat.is_served("webhooks"):
+        notifications.deliver()
 
 
 @setup_logging.connect
@@ -111,21 +114,21 @@ def begin_for(queue: str, sender: Any, prepare: Callable[[], None]) -> None:
 
 
 def _generation(queue: str) -> None:
-    from generation import worker
+    from generation.worker import process as worker
 
     worker.begin(queue)
-    hints.turn(queue, workers=presence.living(queue))
+    notifications.turn(queue, workers=heartbeat.living(queue))
 
 
 def _encode() -> None:
-    from generation import nearest
+    from generation.catalogue import nearest
 
     nearest.begin()
-    hints.encode()
+    notifications.encode()
 
 
 def _webhooks() -> None:
-    from generation import delivering
+    from generation.webhooks import delivery as delivering
 
     delivering.begin()
 
@@ -133,15 +136,15 @@ def _webhooks() -> None:
 @beat_init.connect
 def be_the_only_beat(**_: object) -> None:
     """A second beat would send every tick twice: it stands by until the first is gone."""
-    presence.wait_for_beat_lock()
+    heartbeat.wait_for_beat_lock()
 
 
 @worker_shutting_down.connect
 def stop(**_: object) -> None:
-    presence.stopping.set()
+    heartbeat.stopping.set()
 
 
 @worker_shutdown.connect
 def end(**_: object) -> None:
-    presence.end()
+    heartbeat.end()
     metrics.flush()

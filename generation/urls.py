@@ -2,28 +2,28 @@
 
 from django.urls import path
 
-from generation.views import (
+from generation.api.openai import images as openai
+from generation.api.openai import models
+from generation.api.replicate import models as versions
+from generation.api.replicate import predictions
+from generation.api.views import (
     events,
     health,
     images,
     jobs,
     metrics,
-    models,
-    openai,
-    predictions,
     problem_pages,
     releases,
     schema,
     variants,
-    versions,
     webhooks,
 )
-from generation.views.page import creating, gallery, login
-from generation.views.page import jobs as results
+from generation.page import gallery, home, login
+from generation.page import jobs as results
 
 urlpatterns = [
-    path("", creating.Home.as_view(), name="home"),
-    path("choices", creating.Choices.as_view(), name="choices"),
+    path("", home.Home.as_view(), name="home"),
+    path("choices", home.Choices.as_view(), name="choices"),
     path("gallery", gallery.GalleryPage.as_view(), name="gallery"),
     path("jobs/<uuid:job_id>", results.Result.as_view(), name="result"),
     path("jobs/<uuid:job_id>/now", results.Now.as_view(), name="result-now"),

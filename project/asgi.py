@@ -1,9 +1,9 @@
 """The web process: a thin ASGI shell around Django's WSGI application. `uvicorn project.asgi:application`
 
 Django decides, the shell waits. Requests run on lasting threads, so that database connections last and a list costs two
-milliseconds. A view that wants its client to wait answers at once with the header of `generation.waiting`; the shell
-keeps the connection without a thread and asks Django again when something moved, or when the time is up. With the
-header of `generation.streaming` the client watches: it gets events until the end.
+milliseconds. A view that wants its client to wait answers at once with the header of `generation.realtime.hub`;
+the shell keeps the connection without a thread and asks Django again when something moved, or when time is up. With the
+header of `generation.realtime.sse` the client watches: it gets events until the end.
 """
 
 import asyncio
@@ -24,9 +24,10 @@ from uuid import uuid4
 from django.conf import settings
 from django.core.wsgi import get_wsgi_application
 
-from generation import streaming, waiting
-from generation.streaming import Stream, Streams
-from generation.waiting import BRIEFLY, REQUEST_ID, SHELL, Hub, Wait
+from generation.realtime import hub as waiting
+from generation.realtime import sse
+from generation.realtime.hub import BRIEFLY, REQUEST_ID, SHELL, Hub, Wait
+from generation.realtime.sse import Stream, Streams
 from project.bridge import Bridge
 from project.middleware import in_utf8
 
@@ -50,7 +51,7 @@ BODY_BYTES = (
 )
 ENDLESS = 2**62  # bytes, more than any view takes
 WAIT_HEADER = waiting.HEADER.lower().encode()
-STREAM_HEADER = streaming.HEADER.lower().encode()
+STREAM_HEADER = sse.HEADER.lower().encode()
 SETTLED_HEADER = waiting.SETTLED.lower().encode()
 
 django_app = in_utf8(get_wsgi_application())

@@ -8,7 +8,7 @@ import structlog
 from django.http import HttpRequest, HttpResponse
 from django_structlog.middlewares import RequestMiddleware
 
-from generation.waiting import REQUEST_ID, SHELL
+from generation.realtime.hub import REQUEST_ID, SHELL
 
 log = structlog.get_logger(__name__)
 

@@ -102,8 +102,8 @@ MIDDLEWARE = [
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "project.browsers.HtmxMiddleware",
     "project.middleware.RequestLog",
-    "generation.middleware.actor",
-    "generation.middleware.rate_limit",
+    "generation.api.middleware.actor",
+    "generation.api.middleware.rate_limit",
 ]
 ROOT_URLCONF = "project.urls"
 WSGI_APPLICATION = "project.asgi.django_app"
@@ -246,7 +246,7 @@ MAX_TRIES = _whole(
 JUDGED_SHARE = _share(
     "JUDGED_SHARE", 0.05
 )  # of the other images, judged to know how a release does
-RESULT_JUDGE = "distillation.control.judge"
+RESULT_JUDGE = "distillation.detectors.result_judge.judge"
 MATCH_THRESHOLD = _share(
     "MATCH_THRESHOLD", 0.98
 )  # how near a text must be to a prompt variant's to mean it; 1: only the same text does
@@ -260,7 +260,9 @@ LINK_SECONDS = _count("LINK_SECONDS", 24 * 3600)  # how long a signed link to an
 RETENTION_DAYS = _whole(
     "RETENTION_DAYS", 0, most=36_500
 )  # after the end of a job its images are removed; 0: never
-FILES_IN_USE = ["distillation.curation.files_in_use"]  # of stored files, those that other apps need
+FILES_IN_USE = [
+    "distillation.examples.lifecycle.files_in_use"
+]  # of stored files, those that other apps need
 WEBHOOK_PRIVATE_HOSTS = env.bool(
     "WEBHOOK_PRIVATE_HOSTS", default=False
 )  # whether webhooks may go to addresses of private networks, and over http
@@ -328,13 +330,13 @@ OPENAI_WAIT_SECONDS = _positive(
     "OPENAI_WAIT_SECONDS", 540
 )  # the route of OpenAI keeps its clients; they themselves give up after 600
 REST_FRAMEWORK = {
-    "DEFAULT_AUTHENTICATION_CLASSES": ["generation.authentication.APIKeyAuthentication"],
-    "DEFAULT_PERMISSION_CLASSES": ["generation.authentication.HasScope"],
-    "DEFAULT_THROTTLE_CLASSES": ["generation.throttling.KeyThrottle"],
+    "DEFAULT_AUTHENTICATION_CLASSES": ["generation.api.authentication.APIKeyAuthentication"],
+    "DEFAULT_PERMISSION_CLASSES": ["generation.api.authentication.HasScope"],
+    "DEFAULT_THROTTLE_CLASSES": ["generation.api.throttling.KeyThrottle"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
-    "DEFAULT_PARSER_CLASSES": ["generation.parsers.StrictJSON"],
+    "DEFAULT_PARSER_CLASSES": ["generation.api.parsers.StrictJSON"],
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
-    "EXCEPTION_HANDLER": "generation.views.problems.handle",
+    "EXCEPTION_HANDLER": "generation.api.views.problem_responses.handle",
     "UNAUTHENTICATED_USER": None,
 }
 SPECTACULAR_SETTINGS = {
@@ -367,7 +369,7 @@ SPECTACULAR_SETTINGS = {
 # --- The page at / --------------------------------------------------------------------------------
 LOGIN_URL = "login"  # the admin has its own
 LOGIN_REDIRECT_URL = "home"
-CSRF_FAILURE_VIEW = "generation.views.page.people.csrf_failed"
+CSRF_FAILURE_VIEW = "generation.page.responses.csrf_failed"
 
 # --- Admin ----------------------------------------------------------------------------------------
 IMPORT_EXPORT_USE_TRANSACTIONS = True  # all or nothing

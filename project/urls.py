@@ -9,7 +9,7 @@ urlpatterns = [
     path("", include("distillation.urls")),
 ]
 
-handler400 = "generation.views.problems.bad_request"
-handler403 = "generation.views.problems.forbidden"
-handler404 = "generation.views.problems.not_found"
-handler500 = "generation.views.problems.server_error"
+handler400 = "generation.page.error_pages.bad_request"
+handler403 = "generation.page.error_pages.forbidden"
+handler404 = "generation.page.error_pages.not_found"
+handler500 = "generation.page.error_pages.server_error"

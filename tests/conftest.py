@@ -48,7 +48,7 @@ def own_places(settings, tmp_path: Path) -> None:
 @pytest.fixture(autouse=True)
 def keys_are_read_each_time(monkeypatch) -> None:
     """What a test changes of a key holds at once, and no key outlives its test."""
-    from generation import authentication
+    from generation.api import authentication
 
     monkeypatch.setattr(authentication, "REMEMBERED_SECONDS", 0.0)
 
@@ -56,9 +56,9 @@ def keys_are_read_each_time(monkeypatch) -> None:
 @pytest.fixture
 def redis_server():
     """A client of this test's empty Redis database."""
-    from generation import connections
+    from generation.infra import redis_client
 
-    client = connections.client()
+    client = redis_client.client()
     client.flushdb()
     yield client
     client.flushdb()

@@ -11,7 +11,10 @@ import numpy as np
 from django.db import connection
 from PIL import Image as Picture
 
-from generation import completion, events, images, jobs
+from generation.images import store as images
+from generation.infra import events
+from generation.jobs import completion
+from generation.jobs import lifecycle as jobs
 from generation.models import Attempt, Job
 
 COLOR = (200, 40, 40)

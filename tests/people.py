@@ -15,7 +15,7 @@ from django.contrib.auth import get_user_model
 from django.utils import timezone
 from PIL import Image as Picture
 
-from generation import storage
+from generation.images import storage
 from generation.models import (
     APIKey,
     Delivery,
@@ -83,7 +83,7 @@ def make_variant(
     notes: str = "",
     revision: int = 1,
 ) -> PromptVariant:
-    """A new catalogue row; past `generation.catalogue`, so nothing is validated and nothing is encoded."""
+    """A new catalogue row; past `generation.catalogue.variants`, so nothing is validated and nothing is encoded."""
     if slug is None:
         slug = f"variant-{next(_numbers)}" if text is None else "-".join(text.lower().split())[:120]
     if text is None:
@@ -198,7 +198,7 @@ def make_job(
     key: str | None = None,
     **fields: Any,
 ) -> Job:
-    """A job written past `generation.jobs`, with what its status needs. Its key is its own, so it has no twin."""
+    """A job written past `generation.jobs.lifecycle`, with what its status needs. Its key is unique."""
     now = timezone.now()
     release = release or make_release()
     variant = variant or (embedding.variant if embedding else _default_variant())

@@ -42,7 +42,7 @@ def walk(patterns, seen):
 
 views = walk(get_resolver().url_patterns, [])
 assert len(views) > 20 and admin.site._registry
-import generation.submission, generation.checks
+import generation.jobs.submission, generation.checks
 assert Client().get("/v1/openapi.json", headers={"host": "localhost"}).status_code == 200
 heavy = {"torch", "diffusers", "transformers", "accelerate", "safetensors.torch"} & set(sys.modules)
 print(sorted(heavy))
@@ -66,9 +66,9 @@ def test_the_generation_worker_never_imports_a_text_encoder():
 import sys, django, os
 os.environ["DJANGO_SETTINGS_MODULE"] = "project.settings"
 django.setup()
-import generation.tasks, generation.worker
+import generation.tasks, generation.worker.process
 import generation.engine.pipeline
 names = [name for name in sys.modules if "CLIPText" in name or name.startswith("transformers.models.clip")]
-print(sorted({"generation.engine.encoder", "generation.encoding"} & set(sys.modules)), names)
+print(sorted({"generation.engine.encoder", "generation.catalogue.encoding"} & set(sys.modules)), names)
 """
     assert run(code) == "[] []"

@@ -7,8 +7,10 @@ from pathlib import Path
 from django.urls import URLPattern
 
 from distillation import urls as distillation_urls
-from generation import metrics, problems, urls
+from generation import urls
+from generation.api import problems
 from generation.engine.release import Manifest
+from generation.infra import metrics
 from generation.models import APIKey, Attempt, Job
 
 ROOT = Path(__file__).resolve().parents[1]

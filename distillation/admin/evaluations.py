@@ -16,10 +16,10 @@ from unfold.admin import ModelAdmin
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from unfold.decorators import display
 
-from distillation import reports
 from distillation.admin import files
 from distillation.models import Evaluation, Run
-from distillation.reports import OfVariant, Report
+from distillation.runs import reports
+from distillation.runs.reports import OfVariant, Report
 from generation.admin import pictures
 from generation.admin.actions import ObjectActionsMixin, ReadOnlyMixin
 from generation.models import Release

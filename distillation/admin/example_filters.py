@@ -6,7 +6,7 @@ from django.db.models import Exists, OuterRef, QuerySet
 from django.http import HttpRequest
 from unfold.contrib.filters.admin import DropdownFilter
 
-from distillation import curation
+from distillation.examples import lifecycle as examples
 from distillation.models import Example, Verdict
 from generation.models import PromptVariant
 
@@ -15,7 +15,7 @@ def verdicts(**fields: Any) -> Exists:
     """Whether the active detector said this of an example."""
     return Exists(
         Verdict.objects.filter(
-            example=OuterRef("pk"), detector=curation.active_detector(), **fields
+            example=OuterRef("pk"), detector=examples.active_detector(), **fields
         )
     )
 
@@ -28,7 +28,7 @@ class StandingFilter(DropdownFilter):
         return [("accepted", "accepted, by people or the detector"), ("not", "not accepted")]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet) -> QuerySet:
-        used = curation.accepted().values("pk")
+        used = examples.accepted().values("pk")
         if self.value() == "accepted":
             return queryset.filter(pk__in=used)
         return queryset.exclude(pk__in=used) if self.value() else queryset
@@ -54,7 +54,7 @@ class FailingBitFilter(DropdownFilter):
     parameter_name = "bit"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        detector = curation.active_detector()
+        detector = examples.active_detector()
         return [(bit, bit) for bit in detector.bits] if detector else []
 
     def queryset(self, request: HttpRequest, queryset: QuerySet) -> QuerySet:

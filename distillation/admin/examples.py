@@ -15,7 +15,6 @@ from unfold.admin import ModelAdmin
 from unfold.contrib.filters.admin import RelatedDropdownFilter
 from unfold.decorators import action, display
 
-from distillation import curation
 from distillation.admin.example_filters import (
     FailingBitFilter,
     OverrideFilter,
@@ -24,7 +23,8 @@ from distillation.admin.example_filters import (
     VariantFilter,
     VerdictFilter,
 )
-from distillation.curation import Override
+from distillation.examples import lifecycle as examples
+from distillation.examples.lifecycle import Override
 from distillation.models import Detector, Example, Verdict
 from generation.admin import pictures
 from generation.admin.actions import ObjectActionsMixin, ReadOnlyMixin
@@ -73,7 +73,7 @@ class ExampleAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
     )
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Example]:
-        active = Verdict.objects.filter(detector=curation.active_detector())
+        active = Verdict.objects.filter(detector=examples.active_detector())
         rows = super().get_queryset(request)
         return rows.prefetch_related(Prefetch("verdicts", active, to_attr="active_verdicts"))
 
@@ -102,13 +102,13 @@ class ExampleAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
         """How far people and a version of the detector agree: ?detector=NAME, else the active one."""
         name = request.GET.get("detector")
         known = Detector.objects.all()
-        detector = get_object_or_404(known, name=name) if name else curation.active_detector()
+        detector = get_object_or_404(known, name=name) if name else examples.active_detector()
         context = self.admin_site.each_context(request) | {
             "title": "Precision by bit",
             "opts": self.opts,
             "detector": detector,
             "detectors": known,
-            "precision": curation.precision(detector) if detector else None,
+            "precision": examples.precision(detector) if detector else None,
             "examples": reverse("admin:distillation_example_changelist"),
         }
         return TemplateResponse(request, "distillation/admin/precision.html", context)
@@ -188,7 +188,7 @@ class ExampleAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
         decision, said = DECISIONS[name]
         chosen = Example.objects.filter(pk__in=queryset.order_by().values("pk"))
         changing = list(chosen.filter(refusal="").exclude(override=decision))
-        changed = curation.override(chosen, decision, by=request.user)
+        changed = examples.override(chosen, decision, by=request.user)
         if changing:
             message = f"{said.capitalize()} in the admin."
             LogEntry.objects.log_actions(cast(int, request.user.pk), changing, CHANGE, message)

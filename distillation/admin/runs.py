@@ -22,9 +22,11 @@ from unfold.widgets import (
     UnfoldBooleanSwitchWidget,
 )
 
-from distillation import curves, folders, redistillation, reports, runs
 from distillation.admin import evaluations, files
 from distillation.models import Decision, Run
+from distillation.runs import curves, folders, reports
+from distillation.runs import lifecycle as runs
+from distillation.runs import policy as redistillation
 from generation.admin import pictures
 from generation.admin.actions import ObjectActionsMixin, ReadOnlyMixin
 from generation.admin.jobs import seconds_between

@@ -14,12 +14,12 @@ from unfold.admin import ModelAdmin
 from unfold.decorators import action, display
 from unfold.widgets import UnfoldAdminTextInputWidget
 
-from distillation import curation
 from distillation.errors import DistillationRefused
+from distillation.examples import lifecycle as examples
 from distillation.models import ImageSource
-from generation import catalogue
 from generation.admin import pictures
 from generation.admin.actions import ObjectActionsMixin
+from generation.catalogue import variants as catalogue
 from generation.errors import GenerationError
 
 
@@ -46,7 +46,7 @@ class SourceForm(forms.ModelForm):
 
     def clean_url(self) -> str:
         try:
-            curation.check_url(self.cleaned_data["url"])
+            examples.check_url(self.cleaned_data["url"])
         except DistillationRefused as error:
             raise ValidationError(error.detail) from error
         return self.cleaned_data["url"]
@@ -60,7 +60,7 @@ class SourceForm(forms.ModelForm):
     def clean(self) -> dict[str, Any]:
         data = super().clean() or self.cleaned_data
         try:
-            curation.check_tags(data.get("tags", ()), data.get("variants", ()))
+            examples.check_tags(data.get("tags", ()), data.get("variants", ()))
         except DistillationRefused as error:
             self.add_error("tags", error.detail)
         return data
@@ -96,13 +96,13 @@ class ImageSourceAdmin(ObjectActionsMixin, ModelAdmin):
             .annotate(
                 taken_count=Count("examples", filter=pictures_of),
                 refused_count=Count("examples", filter=~pictures_of),
-                accepted_count=Count("examples", filter=Q(examples__in=curation.accepted())),
+                accepted_count=Count("examples", filter=Q(examples__in=examples.accepted())),
             )
         )
 
     def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
         super().save_related(request, form, formsets, change)
-        if curation.ask(ImageSource.objects.filter(pk=form.instance.pk)):
+        if examples.ask(ImageSource.objects.filter(pk=form.instance.pk)):
             messages.info(request, f"{form.instance.name} is read as soon as a worker is free.")
 
     # --- columns
@@ -147,7 +147,7 @@ class ImageSourceAdmin(ObjectActionsMixin, ModelAdmin):
 
     @action(description="Ingest now", icon="sync", permissions=["change"])
     def ingest(self, request: HttpRequest, queryset: QuerySet) -> None:
-        asked = curation.ask(ImageSource.objects.filter(pk__in=queryset.values("pk")))
+        asked = examples.ask(ImageSource.objects.filter(pk__in=queryset.values("pk")))
         if not asked:
             messages.warning(request, "Nothing is read: what you chose is disabled.")
         elif asked == 1:

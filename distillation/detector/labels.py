@@ -20,7 +20,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from distillation.detector.errors import LabelsUnusable
-from distillation.progress import Bar
+from distillation.resumable.progress import Bar
 
 LABELS = "labels.csv"
 BITS = "bits.json"

@@ -12,8 +12,8 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from distillation import replacing
 from distillation.detector.errors import DetectorUnusable
+from distillation.resumable import atomic
 
 __all__ = ["Detector", "DetectorConfig", "DetectorUnusable", "as_float", "load", "save"]
 
@@ -148,8 +148,8 @@ def save(detector: Detector, folder: Path, *, dtype: torch.dtype = torch.float32
     folder.mkdir(parents=True, exist_ok=True)
     tensors = in_storage(detector, dtype)
     config = {"format_version": FORMAT_VERSION, **asdict(detector.config)}
-    replacing.write_file(folder / WEIGHTS, save_tensors(tensors))
-    replacing.write_file(folder / CONFIG, json.dumps(config, indent=2) + "\n")
+    atomic.write_file(folder / WEIGHTS, save_tensors(tensors))
+    atomic.write_file(folder / CONFIG, json.dumps(config, indent=2) + "\n")
 
 
 def in_storage(module: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:

@@ -16,9 +16,9 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from distillation import replacing
 from distillation.detector.errors import DetectorUnusable
 from distillation.detector.network import as_float, in_storage
+from distillation.resumable import atomic
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -153,8 +153,8 @@ def save(unet: UNet, folder: Path, *, dtype: torch.dtype = torch.float32) -> Non
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     config = {"format_version": FORMAT_VERSION, **asdict(unet.config)}
-    replacing.write_file(folder / WEIGHTS, save_tensors(in_storage(unet, dtype)))
-    replacing.write_file(folder / CONFIG, json.dumps(config, indent=2) + "\n")
+    atomic.write_file(folder / WEIGHTS, save_tensors(in_storage(unet, dtype)))
+    atomic.write_file(folder / CONFIG, json.dumps(config, indent=2) + "\n")
 
 
 def load(folder: Path) -> UNet:

@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from distillation import replacing
 from distillation.detector.errors import DetectorUnusable
+from distillation.resumable import atomic
 
 MANIFEST = "detector.json"
 CLASSIFIER = "config.json"
@@ -90,7 +90,7 @@ def write(
         figures=figures,
     )
     text = json.dumps(to_dict(made), indent=1, ensure_ascii=False)
-    replacing.write_file(folder / MANIFEST, text + "\n")
+    atomic.write_file(folder / MANIFEST, text + "\n")
     return made
 
 

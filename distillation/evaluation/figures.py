@@ -7,7 +7,7 @@ from typing import Any
 
 from distillation.evaluation.distances import Distance, Interval
 from distillation.evaluation.latency import Speed
-from distillation.evaluation.verdicts import Margins, Verdict
+from distillation.evaluation.noninferiority import Margins, Verdict
 
 FORMAT_VERSION = 1
 DIGITS = 6  # that a number keeps in JSON

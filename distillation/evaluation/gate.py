@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from distillation.evaluation import verdicts
+from distillation.evaluation import noninferiority
 from distillation.evaluation.measured import Measured
-from distillation.evaluation.verdicts import NON_INFERIOR, NOT_MEASURED, Margins
+from distillation.evaluation.noninferiority import NON_INFERIOR, NOT_MEASURED, Margins
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def decide(
 
 
 def _against(name: str, margins: Margins, candidate: Measured, other: Measured) -> list[Check]:
-    found = verdicts.judge(
+    found = noninferiority.judge(
         margins,
         right=_pair(candidate.right, other.right),
         spread=(candidate.spread, other.spread),
@@ -136,8 +136,8 @@ def _against(name: str, margins: Margins, candidate: Measured, other: Measured) 
             verdict.estimate,
             verdict.low,
             ""
-            if verdict.prompts >= verdicts.FEWEST
-            else f"{verdict.prompts} prompts decide nothing; {verdicts.FEWEST} do.",
+            if verdict.prompts >= noninferiority.FEWEST
+            else f"{verdict.prompts} prompts decide nothing; {noninferiority.FEWEST} do.",
         )
         for verdict in found
         if verdict.outcome != NOT_MEASURED

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from distillation.stages import cpu_model
+from distillation.resumable.stages import cpu_model
 
 LIBRARIES = ("torch", "diffusers", "transformers")
 

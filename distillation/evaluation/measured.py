@@ -9,8 +9,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from distillation import replacing
-from distillation.evaluation.judging import Judged
+from distillation.evaluation.scoring import Judged
+from distillation.resumable import atomic
 
 FILE = "measured.safetensors"
 NAMES = ("right", "clip_score", "spread")
@@ -51,7 +51,7 @@ def write(slugs: tuple[str, ...], judged: Judged, folder: Path) -> None:
         for place, side in enumerate(("student", "teacher"))
     }
     about = {"slugs": json.dumps(slugs)}
-    replacing.make_file(folder / FILE, lambda path: save_file(tensors, path, about))
+    atomic.make_file(folder / FILE, lambda path: save_file(tensors, path, about))
 
 
 def read(folder: Path, side: str) -> Measured:

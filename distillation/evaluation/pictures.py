@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from distillation import replacing
 from distillation.evaluation.prompts import Prompts, Seeds, check_seeds
-from distillation.progress import Bar
+from distillation.resumable import atomic
+from distillation.resumable.progress import Bar
 from generation.engine import device as devices
 from generation.engine import pipeline as pipelines
 from generation.engine import release as releases
@@ -106,7 +106,7 @@ def make_missing(
                 if result.pixels is None:
                     raise result.error or RuntimeError("The engine dropped a picture.")
                 path.parent.mkdir(parents=True, exist_ok=True)
-                replacing.write_file(path, encode(result.pixels, "png"))
+                atomic.write_file(path, encode(result.pixels, "png"))
             bar.add(len(part))
             bar.stop_if_over()
 

@@ -8,29 +8,28 @@ from pathlib import Path
 
 from torch import Tensor
 
-from distillation import replacing
 from distillation.detector import network as detectors
 from distillation.evaluation import (
     attributes,
     clip,
     figures,
-    gallery,
-    judging,
     latency,
     machine,
     means,
     measured,
+    noninferiority,
     pictures,
-    plots,
-    report,
-    verdicts,
+    scoring,
 )
 from distillation.evaluation.distances import Distance, distance, paired_distance
 from distillation.evaluation.figures import Both, Evaluation, OfPrompt, Side
-from distillation.evaluation.judging import Judged, Judges
 from distillation.evaluation.latency import Speed, SpeedRecipe
+from distillation.evaluation.noninferiority import Margins
 from distillation.evaluation.prompts import Prompts, Seeds
-from distillation.evaluation.verdicts import Margins
+from distillation.evaluation.report import gallery, plots
+from distillation.evaluation.report import writer as report
+from distillation.evaluation.scoring import Judged, Judges
+from distillation.resumable import atomic
 from generation.engine.release import ENCODER_FOLDERS, Manifest
 
 
@@ -89,14 +88,14 @@ def evaluate(
     of_student, of_teacher = albums
 
     with clock.part("judging"):
-        judged = judging.judge(of_student, of_teacher, prompts, judges, progress_bar=progress_bar)
+        judged = scoring.judge(of_student, of_teacher, prompts, judges, progress_bar=progress_bar)
         spread = judged.student.spread, judged.teacher.spread
-        found = verdicts.judge(
+        found = noninferiority.judge(
             margins, right=judged.right, spread=spread, clip_score=judged.clip_score
         )
         distances = _distances(judged)
         if real_pictures is not None and judges.clip is not None:
-            real = judging.features_of(judges.clip, real_pictures, progress_bar=progress_bar)
+            real = scoring.features_of(judges.clip, real_pictures, progress_bar=progress_bar)
             distances |= _to_real(judged, real)
 
     speeds: list[Speed | None] = [None, None]
@@ -107,7 +106,7 @@ def evaluate(
     evaluation = Evaluation(
         student=_side(of_student.manifest, speeds[0]),
         teacher=_side(of_teacher.manifest, speeds[1]),
-        outcome=verdicts.overall(found),
+        outcome=noninferiority.overall(found),
         verdicts=found,
         margins=margins,
         prompts=len(prompts),
@@ -130,10 +129,10 @@ def evaluate(
     drawn = plots.draw(evaluation, folder)
     drawn |= gallery.draw(evaluation, of_student, of_teacher, judged.right, folder)
     document = report.document(evaluation, drawn)
-    replacing.write_file(folder / "report.md", document.markdown())
-    replacing.write_file(folder / "report.html", document.html(folder))
+    atomic.write_file(folder / "report.md", document.markdown())
+    atomic.write_file(folder / "report.html", document.html(folder))
     text = json.dumps(figures.as_json(evaluation), indent=2, ensure_ascii=False, allow_nan=False)
-    replacing.write_file(folder / "evaluation.json", text + "\n")
+    atomic.write_file(folder / "evaluation.json", text + "\n")
     return evaluation
 
 

@@ -10,7 +10,7 @@ from generation.models import PromptVariant
 
 
 class Detector(models.Model):
-    """A version of the detector, immutable like a release. Its life is in `distillation.detectors`."""
+    """A version of the detector, immutable like a release. Its life is in `distillation.detectors.registry`."""
 
     class Status(models.TextChoices):
         CANDIDATE = "candidate"

@@ -8,10 +8,10 @@ from dataclasses import astuple, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distillation import stages
-from distillation.stages import StageError, Status
-from distillation.starter.records import HistoryUnusable
-from distillation.trainers.errors import TrainingError
+from distillation.resumable import stages
+from distillation.resumable.stages import StageError, Status
+from distillation.starter.report.records import HistoryUnusable
+from distillation.training.errors import TrainingError
 from generation.engine.errors import EngineError
 
 if TYPE_CHECKING:
@@ -125,7 +125,8 @@ def _build(options: argparse.Namespace) -> None:
 def _report(options: argparse.Namespace) -> None:
     from transformers.utils import logging
 
-    from distillation.starter import recipe, report
+    from distillation.starter import recipe
+    from distillation.starter.report import writer as report
 
     logging.disable_progress_bar()
     measured, docs = recipe.PUBLISHED, ROOT / "docs"

@@ -4,7 +4,7 @@ import csv
 import io
 from pathlib import Path
 
-from distillation import replacing
+from distillation.resumable import atomic
 from distillation.starter.words import ATTRIBUTES, COLOURS, GROUNDS, MATERIALS, OBJECTS, Combination
 
 MOST_WORDS = 12  # of a prompt variant
@@ -78,7 +78,7 @@ def write_catalogue(path: Path) -> None:
     for combination in catalogue():
         tags = (combination.object, combination.colour, combination.material, combination.ground)
         writer.writerow((combination.slug, captions(combination)[0], ",".join(tags), "active", ""))
-    replacing.write_file(path, file.getvalue())
+    atomic.write_file(path, file.getvalue())
 
 
 def _article(word: str) -> str:

@@ -15,14 +15,14 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
-from distillation import replacing
+from distillation.detector_training.augmentation import Augmentation
+from distillation.resumable import atomic
 from distillation.starter.captions import captions, phrases
 from distillation.starter.tokenizer import MODEL_MAX_LENGTH
 from distillation.starter.words import ATTRIBUTES, COMBINATIONS, Combination
-from distillation.trainers import loop
-from distillation.trainers.augmentation import Augmentation
-from distillation.trainers.ema import Ema
-from distillation.trainers.optimizers import adamw
+from distillation.training import loop
+from distillation.training.ema import Ema
+from distillation.training.optimizers import adamw
 
 if TYPE_CHECKING:
     from distillation.starter.photographs import Photographs
@@ -112,7 +112,7 @@ def build(recipe: ClipRecipe, tokenizer: CLIPTokenizer) -> CLIPModel:
 
 
 class ClipTask:
-    """What is trained, for `distillation.trainers.loop`."""
+    """What is trained, for `distillation.training.loop`."""
 
     def __init__(
         self,
@@ -249,7 +249,7 @@ def save(clip: CLIPModel, folder: Path) -> None:
         text = json.dumps(processor, indent=2) + "\n"
         (new / "preprocessor_config.json").write_text(text, "utf-8")
 
-    replacing.make_folder(folder, make)
+    atomic.make_folder(folder, make)
 
 
 def load(folder: Path) -> CLIPModel:

@@ -14,8 +14,8 @@ from torch import Generator, Tensor
 
 from distillation.starter.latents import Latents
 from distillation.starter.vae import as_values, psnr_of, reconstruction_errors, spread
-from distillation.trainers import loop, networks
-from distillation.trainers.ema import Ema
+from distillation.training import loop, networks
+from distillation.training.ema import Ema
 
 if TYPE_CHECKING:
     from distillation.starter.photographs import Photographs
@@ -51,7 +51,7 @@ class DecoderRecipe:
 
 
 class DecoderTask:
-    """What is trained, for `distillation.trainers.loop`: the decoder and the convolution before it."""
+    """What is trained, for `distillation.training.loop`: the decoder and the convolution before it."""
 
     def __init__(
         self,

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Generator, Tensor
 from tqdm import tqdm
 
-from distillation import replacing
+from distillation.resumable import atomic
 from distillation.starter import vae as vaes
 from distillation.starter.words import COMBINATIONS, Combination
 from generation.engine.latents import image_to_latents
@@ -153,4 +153,4 @@ def _zoom(image: Tensor, most: float, generator: Generator) -> Tensor:
 
 def _write(path: Path, values: Tensor, combinations: list[int]) -> None:
     about = {"combinations": json.dumps(combinations)}
-    replacing.make_file(path, lambda new: save_file({"latents": values}, new, about))
+    atomic.make_file(path, lambda new: save_file({"latents": values}, new, about))

@@ -14,8 +14,8 @@ import diffusers
 import torch
 from safetensors.torch import load_file, save_file
 
-from distillation import replacing
 from distillation.detector import network as detectors
+from distillation.resumable import atomic
 from distillation.starter import clip as clips
 from generation.engine import importing
 from generation.engine.importing import TOKENIZER_FILES, Options
@@ -99,7 +99,7 @@ def write(
             )
         return manifest
 
-    return replacing.make_folder(target, make)
+    return atomic.make_folder(target, make)
 
 
 def write_judges(target: Path, *, detector: Path, clip: Path) -> None:
@@ -109,7 +109,7 @@ def write_judges(target: Path, *, detector: Path, clip: Path) -> None:
         detectors.save(detectors.load(detector), folder / "detector")
         clips.save(clips.load(clip).half(), folder / "clip")
 
-    replacing.make_folder(target, make)
+    atomic.make_folder(target, make)
 
 
 def write_history(target: Path, stages: Mapping[str, Path]) -> None:
@@ -126,13 +126,13 @@ def write_history(target: Path, stages: Mapping[str, Path]) -> None:
             if curve.is_file():
                 shutil.copyfile(curve, folder / f"{name}.jsonl")
 
-    replacing.make_folder(target, make)
+    atomic.make_folder(target, make)
 
 
 def publish(source: Path, target: Path) -> None:
     """Copy a folder that was written here to `target`, in place of one that is there."""
 
-    replacing.make_folder(target, lambda folder: shutil.copytree(source, folder))
+    atomic.make_folder(target, lambda folder: shutil.copytree(source, folder))
 
 
 # --- components -----------------------------------------------------------------------------------

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from distillation.detector.network import DetectorConfig
-from distillation.stages import Context, Stage, StageError
+from distillation.detector_training import classifier
+from distillation.detector_training.classifier import DetectorRecipe
+from distillation.resumable.stages import Context, Stage, StageError
 from distillation.starter import captions as grammar
 from distillation.starter import (
     clip,
@@ -29,8 +31,6 @@ from distillation.starter.pack import PackRecipe
 from distillation.starter.teacher import TeacherRecipe
 from distillation.starter.vae import VaeRecipe
 from distillation.starter.words import ATTRIBUTES, BITS, COMBINATIONS
-from distillation.trainers import detector
-from distillation.trainers.detector import DetectorRecipe
 
 PACK = "pack"  # the stage whose result is published
 
@@ -82,7 +82,7 @@ def _captions(context: Context) -> None:
 def _detector(context: Context) -> None:
     train = photographs.read(context.needs["scenes"], "train")
     validation = photographs.read(context.needs["scenes"], "validation")
-    detector.train(
+    classifier.train(
         context.recipe.training,
         images=train.images,
         bits=train.bits,

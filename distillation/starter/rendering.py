@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 from tqdm import tqdm
 
-from distillation import replacing
+from distillation.resumable import atomic
 from distillation.starter import scenes
 from distillation.starter.words import COMBINATIONS, HELD_OUT, TRAINED, Combination
 
@@ -232,5 +232,5 @@ def _write_shard(path: Path, batch: list[Shot], recipe: scenes.Recipe) -> int:
         "seeds": json.dumps([shot.seed for shot in batch]),
         "recipe": json.dumps(asdict(recipe)),
     }
-    replacing.make_file(path, lambda new: save_file(tensors, new, metadata=about))
+    atomic.make_file(path, lambda new: save_file(tensors, new, metadata=about))
     return len(batch)

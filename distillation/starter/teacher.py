@@ -20,9 +20,9 @@ from distillation.starter import clip as clips
 from distillation.starter.captions import captions
 from distillation.starter.latents import Latents
 from distillation.starter.words import COMBINATIONS, Combination
-from distillation.trainers import loop, networks
-from distillation.trainers.ema import Ema
-from distillation.trainers.optimizers import adamw
+from distillation.training import loop, networks
+from distillation.training.ema import Ema
+from distillation.training.optimizers import adamw
 
 # As Stable Diffusion's, but for the terminal SNR, and the prediction that this asks for.
 SCHEDULER: dict[str, Any] = {
@@ -160,7 +160,7 @@ def encode_captions(clip: CLIPModel, tokenizer: CLIPTokenizer) -> Conditions:
 
 # --- training -------------------------------------------------------------------------------------
 class TeacherTask:
-    """What is trained, for `distillation.trainers.loop`."""
+    """What is trained, for `distillation.training.loop`."""
 
     def __init__(
         self,

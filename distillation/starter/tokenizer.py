@@ -10,7 +10,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
 
-from distillation import replacing
+from distillation.resumable import atomic
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 MODEL_MAX_LENGTH = 16  # tokens, with both markers
@@ -44,14 +44,14 @@ def train(folder: Path, texts: Iterable[str]) -> CLIPTokenizer:
     }
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    replacing.write_file(folder / "vocab.json", json.dumps(vocab, ensure_ascii=False) + "\n")
+    atomic.write_file(folder / "vocab.json", json.dumps(vocab, ensure_ascii=False) + "\n")
     lines = ["#version: 0.2", *(f"{left} {right}" for left, right in merges)]
-    replacing.write_file(folder / "merges.txt", "\n".join(lines) + "\n")
-    replacing.write_file(
+    atomic.write_file(folder / "merges.txt", "\n".join(lines) + "\n")
+    atomic.write_file(
         folder / "tokenizer.json", tokenizer.backend_tokenizer.to_str(pretty=True) + "\n"
     )
-    replacing.write_file(folder / "special_tokens_map.json", json.dumps(special, indent=2) + "\n")
-    replacing.write_file(folder / "tokenizer_config.json", json.dumps(config, indent=2) + "\n")
+    atomic.write_file(folder / "special_tokens_map.json", json.dumps(special, indent=2) + "\n")
+    atomic.write_file(folder / "tokenizer_config.json", json.dumps(config, indent=2) + "\n")
     return tokenizer
 
 

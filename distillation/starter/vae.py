@@ -13,8 +13,8 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Generator, Tensor
 
 from distillation.evaluation.distances import psnr
-from distillation.trainers import loop, networks
-from distillation.trainers.ema import Ema
+from distillation.training import loop, networks
+from distillation.training.ema import Ema
 
 if TYPE_CHECKING:
     from distillation.starter.photographs import Photographs
@@ -99,7 +99,7 @@ def build(recipe: VaeRecipe, *, image_size: int) -> AutoencoderKL:
 
 
 class VaeTask:
-    """What is trained, for `distillation.trainers.loop`."""
+    """What is trained, for `distillation.training.loop`."""
 
     def __init__(
         self, recipe: VaeRecipe, *, images: Tensor, masks: Tensor, validation: Tensor

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from distillation import replacing
 from distillation.detector.labels import NOT
+from distillation.resumable import atomic
 
 INDEX = "catalogue.json"
 TENSORS = "catalogue.safetensors"
@@ -83,7 +83,7 @@ def write(catalogue: Catalogue, folder: Path) -> None:
         part: Tensor | None = getattr(catalogue, name)
         if part is not None:
             tensors[name] = part.to(torch.uint8).contiguous()
-    replacing.make_file(folder / TENSORS, lambda path: save_file(tensors, path))
+    atomic.make_file(folder / TENSORS, lambda path: save_file(tensors, path))
     index = {
         "encoder_fingerprint": catalogue.encoder_fingerprint,
         "variants": [
@@ -91,7 +91,7 @@ def write(catalogue: Catalogue, folder: Path) -> None:
             for slug, text in zip(catalogue.slugs, catalogue.texts, strict=True)
         ],
     }
-    replacing.write_file(folder / INDEX, json.dumps(index, indent=1, ensure_ascii=False) + "\n")
+    atomic.write_file(folder / INDEX, json.dumps(index, indent=1, ensure_ascii=False) + "\n")
 
 
 def read(folder: Path) -> Catalogue:

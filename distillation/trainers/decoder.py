@@ -13,17 +13,17 @@ import torch
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from torch import Generator, Tensor, nn
 
-from distillation import replacing
 from distillation.evaluation.distances import psnr
 from distillation.losses.pairs import pseudo_huber
-from distillation.trainers import loop, networks, processes
-from distillation.trainers.ema import Ema
-from distillation.trainers.errors import RecipeRefused
-from distillation.trainers.optimizers import adamw, update
+from distillation.resumable import atomic
 from distillation.trainers.pairs import Pairs
-from distillation.trainers.samples import Samples, sheet_of
-from distillation.trainers.targets import VaePictures
+from distillation.trainers.sample_sheets import Samples, sheet_of
 from distillation.trainers.teacher import Teacher
+from distillation.trainers.vae_targets import VaePictures
+from distillation.training import loop, networks, processes
+from distillation.training.ema import Ema
+from distillation.training.errors import RecipeRefused
+from distillation.training.optimizers import adamw, update
 from generation.engine.latents import as_uint8
 
 MEASURED = "measured.json"
@@ -95,7 +95,7 @@ def build(recipe: DecoderRecipe, *, latent_channels: int) -> AutoencoderTiny:
 
 
 class DecoderTask:
-    """What is trained, for `distillation.trainers.loop`: the decoder, without the rest of its class."""
+    """What is trained, for `distillation.training.loop`: the decoder, without the rest of its class."""
 
     def __init__(self, recipe: DecoderRecipe, *, teacher: Teacher, latents: Tensor) -> None:
         """latents: [n, C, h, w] of the teacher, scaled. Raises RecipeRefused."""
@@ -238,7 +238,7 @@ def train(
     networks.save(decoder, folder / "vae")
     if processes.is_main():
         measured = measure(decoder, teacher, pairs.latents[held_out])
-        replacing.write_file(folder / MEASURED, json.dumps(measured, indent=1) + "\n")
+        atomic.write_file(folder / MEASURED, json.dumps(measured, indent=1) + "\n")
     processes.barrier()
     return decoder
 

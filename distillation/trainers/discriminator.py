@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from distillation.losses import adversarial
-from distillation.trainers.errors import RecipeRefused
 from distillation.trainers.perception import tapped
 from distillation.trainers.teacher import Teacher
+from distillation.training.errors import RecipeRefused
 
 
 @dataclass(frozen=True)

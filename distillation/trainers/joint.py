@@ -17,16 +17,17 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Generator, Tensor, nn
 
 from distillation.losses.pairs import pseudo_huber
-from distillation.trainers import loop, networks, optimizers, processes, simulation
+from distillation.trainers import rollout
 from distillation.trainers.catalogue import Catalogue
 from distillation.trainers.decoder import picture_errors
-from distillation.trainers.ema import Ema
-from distillation.trainers.errors import RecipeRefused
 from distillation.trainers.pairs import Pairs
-from distillation.trainers.samples import Samples, sheet_of
-from distillation.trainers.simulation import Examples
-from distillation.trainers.targets import VaePictures
+from distillation.trainers.rollout import Examples
+from distillation.trainers.sample_sheets import Samples, sheet_of
 from distillation.trainers.teacher import Teacher
+from distillation.trainers.vae_targets import VaePictures
+from distillation.training import loop, networks, optimizers, processes
+from distillation.training.ema import Ema
+from distillation.training.errors import RecipeRefused
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class JointRecipe:
 
 
 class JointTask:
-    """What is trained, for `distillation.trainers.loop`: the two networks as one."""
+    """What is trained, for `distillation.training.loop`: the two networks as one."""
 
     def __init__(
         self,
@@ -90,7 +91,7 @@ class JointTask:
         timesteps: Sequence[int],
     ) -> None:
         """Raises RecipeRefused where the timesteps contradict the teacher, and if no pair has the margin."""
-        self._timesteps = simulation.check(timesteps, teacher.schedule)
+        self._timesteps = rollout.check(timesteps, teacher.schedule)
         self._recipe = recipe
         self._teacher = teacher
         pairs = pairs.take(pairs.accepted & (pairs.margins >= recipe.least_margin))
@@ -144,7 +145,7 @@ class JointTask:
         recipe, examples = self._recipe, self._examples
         loop.anneal(self._optimizer, index, recipe)
         rows = examples.drawn(processes.share(recipe.batch), generator)
-        output = simulation.one_pass(
+        output = rollout.one_pass(
             self._student,
             examples.noise(rows),
             examples.embeds(rows),
@@ -171,7 +172,7 @@ class JointTask:
         measured = {name: float(value.detach()) for name, value in {"loss": loss, **errors}.items()}
         measured["gradient_norm"] = norm
         if (index + 1) % recipe.watch_every == 0 or index + 1 == recipe.steps:
-            measured |= simulation.watch(
+            measured |= rollout.watch(
                 self.averaged,
                 examples,
                 teacher=self._teacher,

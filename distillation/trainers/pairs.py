@@ -20,15 +20,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from distillation import replacing
 from distillation.detector.network import Detector
 from distillation.evaluation import attributes, perception
-from distillation.progress import Bar
-from distillation.trainers import processes
+from distillation.resumable import atomic
+from distillation.resumable.progress import Bar
 from distillation.trainers.catalogue import Catalogue
-from distillation.trainers.errors import RecipeRefused
 from distillation.trainers.schedule import CLEAN
 from distillation.trainers.teacher import Teacher
+from distillation.training import processes
+from distillation.training.errors import RecipeRefused
 from generation.engine import sampling
 from generation.engine.latents import as_uint8
 
@@ -212,7 +212,7 @@ def generate(
             for place, row in enumerate(group):
                 of_row = slice(place * each, (place + 1) * each)
                 own = {key: value[of_row].contiguous() for key, value in tensors.items()}
-                replacing.make_file(paths[row], partial(save_file, own))
+                atomic.make_file(paths[row], partial(save_file, own))
             bar.stop_if_over()
     processes.barrier()
     if processes.is_main():
@@ -362,4 +362,4 @@ def _summarise(folder: Path, paths: list[Path], recipe: PairsRecipe) -> None:
         for split in SPLITS
         for found in [_read(folder, summary, split)]
     }
-    replacing.write_file(folder / SUMMARY, json.dumps(summary, indent=1) + "\n")
+    atomic.write_file(folder / SUMMARY, json.dumps(summary, indent=1) + "\n")

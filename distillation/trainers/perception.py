@@ -14,8 +14,8 @@ from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from torch import Tensor
 
 from distillation.losses.pairs import pair_regression
-from distillation.trainers.errors import RecipeRefused
 from distillation.trainers.teacher import Teacher
+from distillation.training.errors import RecipeRefused
 
 
 @dataclass(frozen=True)

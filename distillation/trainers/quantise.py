@@ -18,14 +18,15 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Generator, Tensor, nn
 from torch.func import functional_call
 
-from distillation import replacing
-from distillation.trainers import loop, networks, processes, simulation
+from distillation.resumable import atomic
+from distillation.trainers import rollout
 from distillation.trainers.catalogue import Catalogue
-from distillation.trainers.ema import Ema
-from distillation.trainers.optimizers import adamw, update
 from distillation.trainers.pairs import Pairs, noise_of
-from distillation.trainers.simulation import Examples
+from distillation.trainers.rollout import Examples
 from distillation.trainers.teacher import Teacher
+from distillation.training import loop, networks, processes
+from distillation.training.ema import Ema
+from distillation.training.optimizers import adamw, update
 from generation.engine import folding, quantization
 
 MEASURED = "measured.json"
@@ -136,7 +137,7 @@ class _Rounding(nn.Module):
 
 # --- training -------------------------------------------------------------------------------------
 class QuantiseTask:
-    """What is trained, for `distillation.trainers.loop`."""
+    """What is trained, for `distillation.training.loop`."""
 
     def __init__(
         self,
@@ -149,7 +150,7 @@ class QuantiseTask:
         timesteps: Sequence[int],
     ) -> None:
         """student: the target, left as it is. Raises RecipeRefused."""
-        self._timesteps = simulation.check(timesteps, teacher.schedule)
+        self._timesteps = rollout.check(timesteps, teacher.schedule)
         self._recipe = recipe
         self._examples = Examples(teacher, pairs=pairs, catalogue=catalogue)
         # What rounding does is smaller than what bf16 does: both are computed in fp32.
@@ -202,7 +203,7 @@ class QuantiseTask:
     def _estimate(
         self, network: nn.Module, latents: Tensor, timesteps: Tensor, embeds: Tensor
     ) -> Tensor:
-        return simulation.estimate(network, latents, timesteps, embeds, teacher=self._teacher)
+        return rollout.estimate(network, latents, timesteps, embeds, teacher=self._teacher)
 
     def _stepped(self, x0: Tensor, latents: Tensor, timesteps: Tensor, following: int) -> Tensor:
         schedule = self._teacher.schedule
@@ -234,7 +235,7 @@ def measure(
     pictures: list[Tensor] = []
     for walked in (network, reference):
         parts = [
-            simulation.walk(
+            rollout.walk(
                 walked,
                 noise[part].to(teacher.device),
                 catalogue.embeds(rows[part]).to(teacher.device),
@@ -314,6 +315,6 @@ def train(
     networks.save(candidates[kept], folder / "unet")
     if processes.is_main():
         found = {"seeds": recipe.measured, "timesteps": list(timesteps), "kept": kept, **measured}
-        replacing.write_file(folder / MEASURED, json.dumps(found, indent=1) + "\n")
+        atomic.write_file(folder / MEASURED, json.dumps(found, indent=1) + "\n")
     processes.barrier()
     return candidates[kept]

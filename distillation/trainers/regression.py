@@ -13,22 +13,16 @@ from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Generator, Tensor
 
-from distillation.trainers import (
-    loop,
-    networks,
-    optimizers,
-    perception,
-    processes,
-    simulation,
-)
+from distillation.trainers import perception, rollout
 from distillation.trainers.catalogue import Catalogue
-from distillation.trainers.ema import Ema
-from distillation.trainers.errors import RecipeRefused
 from distillation.trainers.pairs import Pairs
 from distillation.trainers.perception import PerceptionRecipe
-from distillation.trainers.samples import Samples, sheet_of
-from distillation.trainers.simulation import Examples
+from distillation.trainers.rollout import Examples
+from distillation.trainers.sample_sheets import Samples, sheet_of
 from distillation.trainers.teacher import Teacher
+from distillation.training import loop, networks, optimizers, processes
+from distillation.training.ema import Ema
+from distillation.training.errors import RecipeRefused
 
 
 @dataclass(frozen=True)
@@ -93,7 +87,7 @@ class RegressionRecipe:
 
 
 class RegressionTask:
-    """What is trained, for `distillation.trainers.loop`."""
+    """What is trained, for `distillation.training.loop`."""
 
     def __init__(
         self,
@@ -107,7 +101,7 @@ class RegressionTask:
         timesteps: Sequence[int],
     ) -> None:
         """Raises RecipeRefused where recipe, timesteps and pairs contradict each other."""
-        self._timesteps = simulation.check(timesteps, teacher.schedule)
+        self._timesteps = rollout.check(timesteps, teacher.schedule)
         self._recipe = recipe
         self._check(pairs)
         self._teacher = teacher
@@ -155,7 +149,7 @@ class RegressionTask:
         times = torch.cat(
             [torch.full_like(part, t) for part, t in zip(parts, self._timesteps, strict=True)]
         )
-        output = simulation.estimate(
+        output = rollout.estimate(
             self.student,
             latents,
             times.to(latents.device),
@@ -174,7 +168,7 @@ class RegressionTask:
             for t, value in zip(self._timesteps, losses, strict=True):
                 measured[f"loss_{t}"] = float(value.detach())
         if (index + 1) % recipe.watch_every == 0 or index + 1 == recipe.steps:
-            measured |= simulation.watch(
+            measured |= rollout.watch(
                 self.averaged,
                 self._examples,
                 teacher=self._teacher,
@@ -192,7 +186,7 @@ class RegressionTask:
         parts = []
         if len(simulated):
             parts.append(
-                simulation.arrive(
+                rollout.arrive(
                     self.student,
                     self._examples.noise(simulated),
                     self._examples.embeds(simulated),

@@ -10,19 +10,19 @@ import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 
-from distillation.trainers import loop, networks, processes
 from distillation.trainers.catalogue import Catalogue
-from distillation.trainers.ema import Ema
 from distillation.trainers.objectives.batches import Batches, Shares
 from distillation.trainers.objectives.bayes import BayesRecipe
 from distillation.trainers.objectives.guidance import GuidanceRecipe
 from distillation.trainers.objectives.methods import METHODS, MethodRecipe
 from distillation.trainers.objectives.protocol import Objective, Sources
-from distillation.trainers.optimizers import adamw, update
 from distillation.trainers.pairs import Pairs
-from distillation.trainers.samples import Samples, sheet_of
+from distillation.trainers.sample_sheets import Samples, sheet_of
 from distillation.trainers.student import StudentRecipe, make
 from distillation.trainers.teacher import Teacher
+from distillation.training import loop, networks, processes
+from distillation.training.ema import Ema
+from distillation.training.optimizers import adamw, update
 from generation.engine import sampling
 
 NAME = "unet"

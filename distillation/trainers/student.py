@@ -11,8 +11,8 @@ from torch import Tensor
 from distillation.students import channels, cuts, pruning, unets, weights, widths
 from distillation.students.errors import StudentRefused
 from distillation.students.posterior import Posterior
-from distillation.trainers.errors import RecipeRefused
 from distillation.trainers.teacher import Teacher
+from distillation.training.errors import RecipeRefused
 
 
 @dataclass(frozen=True)

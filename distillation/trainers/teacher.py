@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from distillation.losses.noise_regression import guided
-from distillation.trainers import networks, processes
-from distillation.trainers.errors import TeacherRefused
 from distillation.trainers.schedule import NoiseSchedule
+from distillation.training import networks, processes
+from distillation.training.errors import TeacherRefused
 from generation.engine import device as devices
 from generation.engine import release as releases
 from generation.engine.errors import EngineError

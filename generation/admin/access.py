@@ -17,7 +17,7 @@ from unfold.decorators import action, display
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget
 
-from generation import keys, limits
+from generation.access import keys, quotas
 from generation.admin import pictures
 from generation.admin.actions import ObjectActionsMixin
 from generation.errors import KeyRefused
@@ -144,11 +144,11 @@ class APIKeyAdmin(ObjectActionsMixin, ModelAdmin):
 
     def panel(self, request: HttpRequest, obj: Any) -> dict[str, Any]:
         days = {row.day: row for row in obj.usage.all()[:USAGE_DAYS]}
-        today = limits.today()
+        today = quotas.today()
         shown = [today - timedelta(days=ago) for ago in range(USAGE_DAYS)]
         return {
             "key": obj,
-            "is_counted": limits.has_quota(obj) or bool(days),
+            "is_counted": quotas.has_quota(obj) or bool(days),
             "usage": [days.get(day) or Usage(day=day) for day in shown],
         }
 

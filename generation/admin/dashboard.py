@@ -9,8 +9,8 @@ from django.http import HttpRequest
 from django.urls import reverse
 from django.utils import timezone
 
-from generation import catalogue
 from generation.admin import pictures
+from generation.catalogue import variants as catalogue
 from generation.models import Image, Job, Release, Worker
 
 LATEST_PICTURES = 18

@@ -21,10 +21,11 @@ from unfold.contrib.filters.admin import (
 )
 from unfold.decorators import action, display
 
-from generation import jobs, retention
 from generation.admin import pictures
 from generation.admin.actions import ObjectActionsMixin, ReadOnlyMixin
 from generation.errors import GenerationError
+from generation.jobs import lifecycle as jobs
+from generation.jobs import retention
 from generation.models import Image, Job
 
 LIST_PICTURES = 3

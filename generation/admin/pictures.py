@@ -12,9 +12,10 @@ from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
-from generation import images, storage
 from generation.engine.files import THUMBNAIL_PIXELS
 from generation.errors import StorageFailed
+from generation.images import storage
+from generation.images import store as images
 from generation.models import Image
 
 # A name in the URL gives always the same bytes; private, since they are for staff only.

@@ -12,11 +12,12 @@ from unfold.admin import ModelAdmin
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from unfold.decorators import action, display
 
-from generation import handover, releases
 from generation.admin import pictures
 from generation.admin.actions import ObjectActionsMixin, ReadOnlyMixin
 from generation.errors import GenerationError
 from generation.models import Release
+from generation.releases import activation
+from generation.releases import lifecycle as releases
 
 
 @admin.register(Release)
@@ -138,14 +139,14 @@ class ReleaseAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
 
     @action(description="Activate", icon="play_circle", permissions=["change"])
     def activate(self, request: HttpRequest, queryset: QuerySet) -> None:
-        self._one(request, queryset, handover.activate, "{} is active.")
+        self._one(request, queryset, activation.activate, "{} is active.")
 
     @action(description="Try as canary", icon="science", permissions=["change"])
     def canary(self, request: HttpRequest, queryset: QuerySet) -> None:
         self._one(
             request,
             queryset,
-            lambda release: handover.begin_canary(release, settings.CANARY_PERCENT),
+            lambda release: activation.begin_canary(release, settings.CANARY_PERCENT),
             f"{{}} serves {settings.CANARY_PERCENT} % of the jobs.",
         )
 

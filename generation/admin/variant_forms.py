@@ -16,8 +16,8 @@ from unfold.widgets import (
     UnfoldBooleanWidget,
 )
 
-from generation import catalogue
-from generation.catalogue import EmbeddingState
+from generation.catalogue import variants as catalogue
+from generation.catalogue.variants import EmbeddingState
 from generation.errors import PromptInvalid
 from generation.models import PromptVariant
 

@@ -4,8 +4,8 @@ from django.core.exceptions import ValidationError
 from import_export import resources
 from import_export.results import Result
 
+from generation.catalogue.import_export import VariantResource
 from generation.models import PromptVariant
-from generation.resources import VariantResource
 
 PREVIEW_ROWS = 200
 

@@ -15,7 +15,6 @@ from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from unfold.contrib.import_export.forms import ExportForm
 from unfold.decorators import action, display
 
-from generation import catalogue, releases, submission
 from generation.admin import pictures
 from generation.admin.actions import ObjectActionsMixin
 from generation.admin.variant_forms import (
@@ -26,10 +25,13 @@ from generation.admin.variant_forms import (
     VariantImportForm,
 )
 from generation.admin.variant_import import PreviewResource
-from generation.catalogue import EmbeddingState
+from generation.catalogue import variants as catalogue
+from generation.catalogue.import_export import CatalogueCSV, CatalogueJSON
+from generation.catalogue.variants import EmbeddingState
 from generation.errors import GenerationError
+from generation.jobs import submission
 from generation.models import Embedding, Image, PromptVariant
-from generation.resources import CatalogueCSV, CatalogueJSON
+from generation.releases import lifecycle as releases
 
 MAX_PREVIEWS = 20  # jobs that one click may start
 LIST_PICTURES, PAGE_PICTURES = 3, 12

@@ -16,11 +16,11 @@ from unfold.contrib.filters.admin import (
 )
 from unfold.decorators import action, display
 
-from generation import webhooks
 from generation.admin import pictures
 from generation.admin.actions import ObjectActionsMixin, ReadOnlyMixin
 from generation.errors import GenerationError
 from generation.models import Delivery, WebhookEndpoint
+from generation.webhooks import endpoints as webhooks
 
 
 class StateFilter(DropdownFilter):

@@ -133,7 +133,7 @@ class APIKey(models.Model):
 
 
 class Usage(models.Model):
-    """What a key with a quota has used on one day (UTC). Counted in `generation.limits`."""
+    """What a key with a quota has used on one day (UTC). Counted in `generation.access.quotas`."""
 
     api_key = models.ForeignKey(APIKey, on_delete=models.CASCADE, related_name="usage")
     day = models.DateField()
@@ -150,7 +150,7 @@ class Usage(models.Model):
 
 
 class AuditEntry(models.Model):
-    """Who changed a key or a release, when and how. Written by `generation.audit`, never changed."""
+    """Who changed a key or a release, when and how. Written by `generation.access.audit`, never changed."""
 
     at = models.DateTimeField(default=timezone.now, editable=False)
     actor = models.CharField(

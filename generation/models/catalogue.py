@@ -13,7 +13,7 @@ from generation.models.releases import MOST_TRIES, TRIES
 
 
 class PromptVariant(models.Model):
-    """A catalogue row: one wording that pictures may be asked for. Change it through `generation.catalogue` only."""
+    """A catalogue row: one wording that pictures may be asked for. Change it through `catalogue.variants` only."""
 
     class Status(models.TextChoices):
         DRAFT = "draft"

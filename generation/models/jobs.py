@@ -16,7 +16,7 @@ from generation.models.webhooks import WebhookEndpoint
 
 
 class Job(models.Model):
-    """One request for images. Status, lease and attempt change in `generation.jobs` only."""
+    """One request for images. Status, lease and attempt change in `generation.jobs.lifecycle` only."""
 
     class Status(models.TextChoices):
         QUEUED = "queued"
@@ -308,7 +308,7 @@ class PurgedImage(models.Model):
 
 
 class IdempotencyKey(models.Model):
-    """A request that was answered with a job, so that its repetition gets the same job. `generation.idempotency`."""
+    """A request that was answered with a job, so that its repetition gets the same job. `jobs.idempotency`."""
 
     owner = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="idempotency_keys"

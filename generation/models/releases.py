@@ -9,7 +9,7 @@ TRIES = "0: nobody looks at a picture before it is delivered; 1: it is judged; m
 
 
 class Release(models.Model):
-    """Immutable weights and their manifest. Its life is in `generation.releases`."""
+    """Immutable weights and their manifest. Its life is in `generation.releases.lifecycle`."""
 
     version = ""  # said by a Compiled that is versioned
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from django.db import connection
 
-from generation import jobs
+from generation.jobs import lifecycle as jobs
 from generation.models import Job
 from tests.distillation.people import make_run
 from tests.people import (

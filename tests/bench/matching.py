@@ -3,7 +3,7 @@
 python -m tests.bench.matching        # the starter's text encoder and catalogue; two minutes
 
 Texts that mean a variant in other words, and texts that mean none, are compared with the catalogue as the encode worker
-does: by vectors alone, and with the objections of `generation.wording`. All of them are normalised as they are.
+does: by vectors alone, and with the objections of `generation.catalogue.objections`. All are normalised.
 """
 
 import random
@@ -16,7 +16,7 @@ import numpy as np
 
 from distillation.starter.captions import GROUND_PHRASES, captions, catalogue
 from distillation.starter.words import ATTRIBUTES, COMBINATIONS, Combination
-from generation import wording
+from generation.catalogue import objections
 from generation.engine import device, encoder
 from generation.engine.text_vectors import TextVectors
 
@@ -148,15 +148,15 @@ class Catalogue:
         self.texts = texts
         self._vectors = vectors
         self._matrix = np.stack([vectors.encode(text) for text in texts])
-        self._vocabulary = {word for text in texts for word in wording.words(text)}
+        self._vocabulary = {word for text in texts for word in objections.words(text)}
 
     def nearest(self, text: str) -> tuple[int, float, str]:
-        """Its place, its score, and what the words have against it. As `generation.nearest` says it."""
-        ways = (text, wording.plain(text))
+        """Its place, its score, and what the words have against it. As `generation.catalogue.nearest` says it."""
+        ways = (text, objections.plain(text))
         scores = np.max([self._matrix @ self._vectors.encode(way) for way in ways], axis=0)
         place = int(scores.argmax())
         said = "too long" * (self._vectors.count(text) > self._vectors.max_tokens)
-        said = said or wording.objection(
+        said = said or objections.objection(
             text,
             self.texts[place],
             vocabulary=self._vocabulary,

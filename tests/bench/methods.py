@@ -18,9 +18,11 @@ import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 from distillation.detector import network as detectors
-from distillation.trainers import changes, networks, pairs, recipes, simulation
-from distillation.trainers.chain import Chain, Inputs
+from distillation.pipeline import overrides, recipes
+from distillation.pipeline.stages import Chain, Inputs
+from distillation.trainers import pairs, rollout
 from distillation.trainers.pairs import Pairs
+from distillation.training import networks
 from generation.engine.latents import as_uint8
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,7 +52,7 @@ def main() -> int:
     found: dict[str, list[dict[str, float]]] = {name: [] for name in METHODS}
     for seed in range(options.seeds):
         for name in METHODS:
-            recipe = changes.changed(
+            recipe = overrides.changed(
                 recipes.named(name), {"structure": {"steps": options.steps, "seed": seed}}
             )
             inputs = Inputs(
@@ -92,7 +94,7 @@ def measure(chain: Chain, of_pairs: Path, trained: Path, count: int) -> dict[str
             output = student(noised, times, encoder_hidden_states=embeds, return_dict=False)[0]
         difference = output.float() - teacher.predict(noised, times, embeds)
         errors.append(difference.square().flatten(1).mean(1))
-        latents = simulation.walk(student, noise, embeds, teacher=teacher, timesteps=PASSES)
+        latents = rollout.walk(student, noise, embeds, teacher=teacher, timesteps=PASSES)
         shown = detector.probabilities(as_uint8(teacher.decode(latents)).cpu())
         config = detector.config
         right.append(

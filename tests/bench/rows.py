@@ -15,7 +15,7 @@ from django.contrib.auth.models import User
 from django.db import connection, transaction
 from django.test import Client
 
-from generation import claiming, estimates
+from generation.jobs import claiming, estimates
 from generation.models import APIKey, Job
 
 OWNERS = 20

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
+from distillation.pipeline import recipes
 from distillation.students import cuts
 from distillation.trainers import decoder as decoders
-from distillation.trainers import recipes
 from generation.engine import bundle, release
 from tests.bench import distilled
 from tests.bench.distilled import Say

@@ -201,7 +201,7 @@ from django.utils.module_loading import import_string
 for path in settings.FILES_IN_USE:
     import_string(path)
 import celery.bin.beat, celery.beat, celery.concurrency.thread, deploy.healthcheck
-import generation.delivering
+import generation.webhooks.delivery
 print("ok")
 """
     assert run_in("web", code, tmp_path) == "ok\n"
@@ -213,7 +213,7 @@ import os
 os.environ["DJANGO_SETTINGS_MODULE"] = "project.settings"
 import django
 django.setup()
-import generation.tasks, generation.worker, generation.encoding, generation.registration
+import generation.tasks, generation.worker.process, generation.catalogue.encoding, generation.releases.registration
 from django.core.management import load_command_class
 for name in ("generate", "release", "catalogue"):
     load_command_class("generation", name)

@@ -6,9 +6,11 @@ import pytest
 
 from distillation.detector import network as detectors
 from distillation.detector.network import Detector, DetectorConfig
-from generation import encoding, registration, releases
+from generation.catalogue import encoding
 from generation.engine.importing import Options
 from generation.models import Release
+from generation.releases import lifecycle as releases
+from generation.releases import registration
 from tests.people import make_variant
 from tests.tiny import make_sd15_folder
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from distillation.models import Detector, Example, ImageSource, Verdict
-from generation import storage
+from generation.images import storage
 from generation.models import PromptVariant
 
 _numbers = itertools.count(1)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from distillation import folders
+from distillation.runs import folders
 
 
 def summary(**changes: Any) -> dict[str, Any]:

@@ -25,13 +25,13 @@ from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from PIL import Image
 
+from distillation.pipeline.recipes import RECIPES
 from distillation.students import cuts
 from distillation.trainers import (
     catalogue,
     decoder,
+    dmd2,
     joint,
-    matching,
-    networks,
     pairs,
     quantise,
     regression,
@@ -40,7 +40,7 @@ from distillation.trainers import (
 from distillation.trainers import teacher as teachers
 from distillation.trainers.catalogue import Catalogue
 from distillation.trainers.pairs import Pairs
-from distillation.trainers.recipes import RECIPES
+from distillation.training import networks
 from generation.engine import (
     bundle,
     embeddings,
@@ -181,7 +181,7 @@ class Parts:
         options: dict[str, Any] = {}
         if recipe.fake_score == "student":
             options["structure"] = self._student("structure")
-        self._tune(matching.train, recipe, "matching", "regression", **options)
+        self._tune(dmd2.train, recipe, "matching", "regression", **options)
 
     def joint(self) -> None:
         if RECIPE.joint is None:

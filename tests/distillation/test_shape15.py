@@ -8,7 +8,8 @@ import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 from distillation.students import cuts
-from distillation.trainers import decoder, networks
+from distillation.trainers import decoder
+from distillation.training import networks
 from generation.engine import release
 from tests.distillation import checkpoint15, shape15
 from tests.distillation.shape15 import NAMES, RECIPE, Parts, bundle_bytes, folder_bytes

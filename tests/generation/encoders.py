@@ -5,8 +5,8 @@ import time
 from collections.abc import Mapping
 from types import TracebackType
 
-from generation import questions
-from generation.questions import Answer, Question
+from generation.catalogue import match_requests
+from generation.catalogue.match_requests import Answer, Question
 
 
 class EncodeThread:
@@ -20,14 +20,14 @@ class EncodeThread:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            taken = questions.take()
+            taken = match_requests.take()
             if taken is None:
                 time.sleep(0.005)
                 continue
             asked, question = taken
             self.asked.append(question)
             if question.text in self.answers:
-                questions.answer(asked, question, self.answers[question.text])
+                match_requests.answer(asked, question, self.answers[question.text])
 
     def __enter__(self) -> "EncodeThread":
         self._thread.start()

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from generation.control import Finding
+from generation.jobs.quality_control import Finding
 from generation.models import Release
 
 NAME = "brightness"

@@ -10,7 +10,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from distillation import detectors
+from distillation.detectors import registry as detectors
 from distillation.models import Detector
 from generation.errors import GenerationError
 
@@ -115,7 +115,7 @@ class Command(BaseCommand):
 
     def train(self, options: dict[str, Any]) -> None:
         from distillation.detector import labels  # the tensor libraries: the others do without
-        from distillation.trainers import judge
+        from distillation.detector_training import version
 
         with _told():
             recipe = _recipe(options)
@@ -131,7 +131,7 @@ class Command(BaseCommand):
             _refuse_name(name)
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "name").write_text(name, encoding="utf-8")
-            made = judge.make(
+            made = version.make(
                 recipe,
                 labelled,
                 name=name,
@@ -149,24 +149,26 @@ class Command(BaseCommand):
 
     def test(self, options: dict[str, Any]) -> None:
         from distillation.detector import judge, labels
-        from distillation.evaluation import trial
+        from distillation.evaluation import detector_accuracy
 
         with _told():
             judging = judge.load(_folder(options["detector"]))
             labelled = labels.read(options["folder"])
-            found = trial.run(judging, labelled)
+            found = detector_accuracy.run(judging, labelled)
             out = options["out"] or options["folder"]
-            trial.write(found, labelled, out, image_size=judging.image_size)
+            detector_accuracy.write(found, labelled, out, image_size=judging.image_size)
         self.stdout.write(f"{judging.name} on {len(labelled)} pictures of {options['folder']}\n")
-        self.stdout.write(trial.text(found))
-        self.stdout.write(f"\nWrote {out / trial.JSON} and {out / trial.SHEET}.")
+        self.stdout.write(detector_accuracy.text(found))
+        self.stdout.write(
+            f"\nWrote {out / detector_accuracy.JSON} and {out / detector_accuracy.SHEET}."
+        )
 
 
 @contextmanager
 def _told() -> Iterator[None]:
     """What tensor code refuses, as an error of the command."""
     from distillation.detector.errors import DetectorUnusable, LabelsUnusable
-    from distillation.trainers.errors import TrainingError
+    from distillation.training.errors import TrainingError
 
     try:
         yield
@@ -177,7 +179,7 @@ def _told() -> Iterator[None]:
 def _recipe(options: dict[str, Any]) -> Any:
     from dataclasses import replace
 
-    from distillation.trainers.judge import JudgeRecipe
+    from distillation.detector_training.version import JudgeRecipe
 
     recipe = JudgeRecipe()
     size, steps = options["image_size"], options["steps"]

@@ -12,18 +12,19 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from distillation.detector.network import DetectorUnusable
-from distillation.stages import StageError, Status
-from distillation.trainers import changes, processes, recipes
-from distillation.trainers.errors import TrainingError
-from generation import releases
+from distillation.pipeline import overrides, recipes
+from distillation.resumable.stages import StageError, Status
+from distillation.training import processes
+from distillation.training.errors import TrainingError
 from generation.engine.errors import EngineError
 from generation.errors import GenerationError
 from generation.models import Release
+from generation.releases import lifecycle as releases
 
 try:
-    from distillation import folders, inputs, redistillation, reports
-    from distillation.trainers.chain import Chain
-    from distillation.trainers.proof import GATE, GATE_FILE, RELEASE
+    from distillation.pipeline.acceptance import GATE, GATE_FILE, RELEASE
+    from distillation.pipeline.stages import Chain
+    from distillation.runs import folders, inputs, policy, reports
 except ModuleNotFoundError as error:  # a library that serving does without
     sys.exit(
         f"Distilling needs {error.name}, which is not installed: pip install -r requirements.txt."
@@ -112,8 +113,8 @@ class Command(BaseCommand):
 
     def distil(self, options: dict[str, Any]) -> None:
         student = _student(options["student"])
-        recipe = inputs.recipe_of(redistillation.described(options["recipe"]))
-        recipe = changes.changed(recipe, changes.parse(options["changes"]))
+        recipe = inputs.recipe_of(policy.described(options["recipe"]))
+        recipe = overrides.changed(recipe, overrides.parse(options["changes"]))
         if student is not None:
             recipe = recipes.warm(recipe)
         given = inputs.gather(

@@ -11,9 +11,10 @@ from django.db import connection
 from django.db.models import Count, Q
 from tqdm import tqdm
 
-from distillation import curation, detectors
 from distillation.detector.errors import DetectorUnusable
+from distillation.detectors import registry as detectors
 from distillation.errors import DistillationRefused
+from distillation.examples import lifecycle as examples
 from distillation.models import Detector, ImageSource
 from generation.errors import GenerationError
 from generation.models import PromptVariant
@@ -65,7 +66,7 @@ class Command(BaseCommand):
             raise CommandError(str(error)) from error
 
     def add(self, options: dict[str, Any]) -> None:
-        source = curation.add(
+        source = examples.add(
             options["name"],
             options["url"],
             tags=_names(options["tags"]),
@@ -86,7 +87,7 @@ class Command(BaseCommand):
             self.stdout.write(f"{source.name:<24} {said}  {source.url}  {state}".rstrip())
 
     def ingest(self, options: dict[str, Any]) -> None:
-        from distillation import ingestion
+        from distillation.examples import ingestion
 
         failed = []
         for source in _sources(options["name"]):
@@ -107,7 +108,7 @@ class Command(BaseCommand):
 
     def _judge(self, given: Detector | None) -> None:
         """By the active version, if none is given."""
-        from distillation import verdicts
+        from distillation.examples import verdicts
 
         detector = given or detectors.active()
         if detector is None or (given is None and not verdicts.knows(detector)):

@@ -9,8 +9,9 @@ from django.core.management.base import BaseCommand, CommandError
 from django.template.defaultfilters import filesizeformat
 from tqdm import tqdm
 
-from distillation import cleaning, redistillation, runs
 from distillation.models import Run
+from distillation.runs import cleaning, policy
+from distillation.runs import lifecycle as runs
 from generation.errors import GenerationError
 
 STEER = {"pause": runs.pause, "resume": runs.resume, "cancel": runs.cancel}
@@ -81,13 +82,13 @@ class Command(BaseCommand):
             raise CommandError(error.detail) from error
 
     def start(self, options: dict[str, Any]) -> None:
-        run = redistillation.start(
+        run = policy.start(
             recipe=_recipe(options), is_warm=not options["anew"], policy=options["policy"]
         )
         self.stdout.write(f"{run.name} is {run.status}. Watch it: manage.py run watch")
 
     def consider(self, _options: dict[str, Any]) -> None:
-        decision = redistillation.consider()
+        decision = policy.consider()
         self.stdout.write(f"Begun: {decision.run}." if decision.run else "Nothing begun.")
         for reason in decision.reasons:
             self.stdout.write(f"  {reason}")
@@ -133,13 +134,13 @@ class Command(BaseCommand):
 
 def _recipe(options: dict[str, Any]) -> dict[str, Any]:
     """Checked here, so that whoever mistypes a field hears it at once."""
-    from distillation import inputs  # the tensor libraries: the other commands do without
-    from distillation.trainers import changes
-    from distillation.trainers.errors import TrainingError
+    from distillation.pipeline import overrides
+    from distillation.runs import inputs  # the tensor libraries: the other commands do without
+    from distillation.training.errors import TrainingError
 
-    recipe = redistillation.described(options["recipe"] or settings.DISTILLATION_RECIPE)
+    recipe = policy.described(options["recipe"] or settings.DISTILLATION_RECIPE)
     try:
-        _merge(recipe, changes.parse(options["changes"]))
+        _merge(recipe, overrides.parse(options["changes"]))
         inputs.recipe_of(recipe)
     except TrainingError as error:
         raise CommandError(str(error)) from error

@@ -13,10 +13,10 @@ from torch import Generator, Tensor
 from distillation.losses.predictions import min_snr_weights
 from distillation.trainers import pairs as pairs_of_teacher
 from distillation.trainers.catalogue import Catalogue
-from distillation.trainers.errors import RecipeRefused
 from distillation.trainers.pairs import Pairs
 from distillation.trainers.schedule import NoiseSchedule
 from distillation.trainers.teacher import Teacher
+from distillation.training.errors import RecipeRefused
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from distillation.losses.bayes import DiagonalGaussian, divergence, prior_penalt
 from distillation.losses.noise_regression import noise_regression
 from distillation.students import channels, cuts, pruning, unets, widths
 from distillation.students.posterior import Posterior
-from distillation.trainers import posterior as posteriors
 from distillation.trainers.objectives import checks, passes
+from distillation.trainers.objectives import posterior as posteriors
 from distillation.trainers.objectives.batches import Batch
+from distillation.trainers.objectives.posterior import Estimate, PosteriorRecipe
 from distillation.trainers.objectives.protocol import Listened, Sources
-from distillation.trainers.posterior import Estimate, PosteriorRecipe
 from distillation.trainers.student import StudentRecipe
 from distillation.trainers.teacher import Teacher
 

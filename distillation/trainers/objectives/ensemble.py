@@ -15,11 +15,11 @@ from torch import Generator, Tensor, nn
 from distillation.losses.ensembles import SUM_TOLERANCE, ensemble_regression
 from distillation.losses.noise_regression import guided
 from distillation.trainers import teacher as teachers
-from distillation.trainers.errors import RecipeRefused
 from distillation.trainers.objectives import checks, passes
 from distillation.trainers.objectives.batches import Batch
 from distillation.trainers.objectives.protocol import Listened, Sources
 from distillation.trainers.teacher import Teacher
+from distillation.training.errors import RecipeRefused
 
 SPREAD = (0.75, 1.0, 1.25)  # of w − 1, where no scales are given
 

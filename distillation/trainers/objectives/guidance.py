@@ -10,11 +10,11 @@ from torch import Generator, Tensor, nn
 
 from distillation.losses.features import normalised_matching
 from distillation.losses.noise_regression import guidance_distillation, noise_regression
-from distillation.trainers.errors import RecipeRefused
 from distillation.trainers.objectives import checks, passes
 from distillation.trainers.objectives.batches import Batch
 from distillation.trainers.objectives.protocol import Listened, Sources
 from distillation.trainers.student import feature_pairs
+from distillation.training.errors import RecipeRefused
 
 
 @dataclass(frozen=True)

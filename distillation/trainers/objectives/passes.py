@@ -9,10 +9,10 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
 from distillation.losses.noise_regression import guided
-from distillation.trainers.errors import RecipeRefused
 from distillation.trainers.objectives.batches import Batch
 from distillation.trainers.student import predict
 from distillation.trainers.teacher import Teacher
+from distillation.training.errors import RecipeRefused
 
 
 @contextmanager

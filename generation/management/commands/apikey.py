@@ -12,7 +12,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import models
 from django.utils import timezone
 
-from generation import keys
+from generation.access import keys
 from generation.errors import GenerationError
 from generation.models import APIKey
 

@@ -16,11 +16,14 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import OperationalError, connection
 from django.db.migrations.executor import MigrationExecutor
 
-from generation import enclosed, hints, keys, releases, resources
+from generation.access import keys
+from generation.catalogue import bundled_embeddings, import_export
 from generation.engine import release as release_format
 from generation.engine.errors import ReleaseInvalid
 from generation.errors import GenerationError
+from generation.infra import notifications
 from generation.models import APIKey, PromptVariant, Release
+from generation.releases import lifecycle as releases
 
 STARTER = settings.BASE_DIR / "generation" / "starter"
 LOCK = 0x5265746F7274  # "Retort": the advisory lock of whoever prepares the database
@@ -43,12 +46,12 @@ class Command(BaseCommand):
                     "migrations": self.migrate(),
                     "releases": self.register_starter(),
                     "imported_variants": self.import_catalogue(),
-                    "stored_embeddings": enclosed.store_missing(),
+                    "stored_embeddings": bundled_embeddings.store_missing(),
                     # After what may fail: a password that nobody was shown would be lost.
                     **self.make_admin(),
                     "made_api_key": self.make_api_key(),
                 }
-            hints.encode()
+            notifications.encode()
         except OperationalError as error:
             database = connection.settings_dict
             raise CommandError(
@@ -120,7 +123,7 @@ class Command(BaseCommand):
         if PromptVariant.objects.exists():
             return 0
         self.say("Importing the starter catalogue …")
-        report = resources.import_file(STARTER / "catalogue.csv")
+        report = import_export.import_file(STARTER / "catalogue.csv")
         if report.errors:
             row, reason = report.errors[0]
             raise CommandError(f"The starter catalogue is damaged, row {row}: {reason}")

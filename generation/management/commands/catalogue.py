@@ -10,9 +10,12 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import connection
 from tqdm import tqdm
 
-from generation import catalogue, hints, releases, resources
+from generation.catalogue import import_export
+from generation.catalogue import variants as catalogue
 from generation.errors import GenerationError
+from generation.infra import notifications
 from generation.models import PromptVariant
+from generation.releases import lifecycle as releases
 
 SHOWN_ERRORS = 50
 
@@ -25,7 +28,7 @@ class Command(BaseCommand):
         importing = actions.add_parser(
             "import",
             help="take variants from a CSV or JSON file, all or nothing",
-            description=f"Columns: {', '.join(resources.COLUMNS)}. Without a slug it is made of the text.",
+            description=f"Columns: {', '.join(import_export.COLUMNS)}. Without a slug it is made of the text.",
         )
         importing.add_argument("file", type=Path)
         importing.add_argument("--dry-run", action="store_true", help="check only, write nothing")
@@ -62,9 +65,9 @@ class Command(BaseCommand):
             raise CommandError(error.detail) from error
 
     def import_file(self, options: dict) -> None:
-        dataset = resources.read(options["file"])
+        dataset = import_export.read(options["file"])
         with self._bar(len(dataset), "Rows") as bar:
-            report = resources.import_dataset(
+            report = import_export.import_dataset(
                 dataset,
                 dry_run=options["dry_run"],
                 new_revisions=options["new_revisions"],
@@ -83,7 +86,7 @@ class Command(BaseCommand):
         )
 
     def export_file(self, options: dict) -> None:
-        count = resources.export_file(options["file"])
+        count = import_export.export_file(options["file"])
         self.stdout.write(f"{count} prompt variants written to {options['file']}.")
 
     def encode(self, options: dict) -> None:
@@ -91,10 +94,10 @@ class Command(BaseCommand):
             marked = catalogue.encode_again(PromptVariant.objects.all())
             self.stdout.write(f"{marked} embeddings are to be encoded again.")
         if options["publish"]:
-            hints.encode()
+            notifications.encode()
             self.stdout.write("The encode worker was asked.")
             return
-        from generation import encoding
+        from generation.catalogue import encoding
 
         waiting = sum(
             catalogue.missing(fingerprint).count() for fingerprint in catalogue.fingerprints()

@@ -12,11 +12,13 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 from tqdm import tqdm
 
-from generation import catalogue, releases, routing
+from generation.catalogue import variants as catalogue
 from generation.engine.errors import EngineError
 from generation.engine.files import FORMATS, encode
 from generation.errors import GenerationError
-from generation.submission import SEED_LIMIT
+from generation.jobs import routing
+from generation.jobs.submission import SEED_LIMIT
+from generation.releases import lifecycle as releases
 
 
 class Command(BaseCommand):

@@ -11,10 +11,12 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 from tqdm import tqdm
 
-from generation import handover, releases
+from generation.catalogue import bundled_embeddings
 from generation.engine.release import KINDS, Progress
 from generation.errors import GenerationError
 from generation.models import MOST_TRIES, PromptVariant, Release
+from generation.releases import activation
+from generation.releases import lifecycle as releases
 
 OPTIONS = ("kind", "steps", "guidance_scale", "noise_scheduler", "image_sizes")
 
@@ -110,8 +112,8 @@ class Command(BaseCommand):
 
     def register(self, options: dict[str, Any]) -> None:
         # Here, because it loads torch: the other actions answer at once.
-        from generation import registration
         from generation.engine.importing import Options
+        from generation.releases import registration
 
         given = {name: options[name] for name in OPTIONS if options[name] is not None}
         if "image_sizes" in given:
@@ -123,6 +125,7 @@ class Command(BaseCommand):
                 options=Options(**given) if given else None,
                 on_progress=on_progress,
             )
+        bundled_embeddings.store(release)
         self.stdout.write(
             f"Registered {release.name} ({release.kind}, {_megabytes(release.size_bytes)}) in "
             f"{releases.folder(release)}.\nServe it with: manage.py release activate {release.name}"
@@ -152,7 +155,7 @@ class Command(BaseCommand):
         release = _find(options["name"])
         with self.progress("Verifying") as on_progress:
             releases.verify(release, on_progress)
-        release = handover.activate(release)
+        release = activation.activate(release)
         replaced = f", which replaces {release.replaced.name}" if release.replaced else ""
         self.stdout.write(f"The active {release.kind} is {release.name}{replaced}.")
 
@@ -162,7 +165,7 @@ class Command(BaseCommand):
             releases.end_canary(release)
             self.stdout.write(f"{release.name} serves no more jobs.")
             return
-        release = handover.begin_canary(release, percent or settings.CANARY_PERCENT)
+        release = activation.begin_canary(release, percent or settings.CANARY_PERCENT)
         self.stdout.write(
             f"{release.name} serves {release.canary_percent} % of the jobs of the active {release.kind}."
         )

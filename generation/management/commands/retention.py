@@ -8,8 +8,8 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import connection
 from tqdm import tqdm
 
-from generation import retention
 from generation.errors import GenerationError
+from generation.jobs import retention
 
 
 class Command(BaseCommand):

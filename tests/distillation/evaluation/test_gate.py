@@ -8,7 +8,7 @@ import torch
 from distillation.evaluation import gate
 from distillation.evaluation.gate import Costs, Gate, GateRecipe
 from distillation.evaluation.measured import Measured
-from distillation.evaluation.verdicts import FEWEST
+from distillation.evaluation.noninferiority import FEWEST
 
 RECIPE = GateRecipe()
 COSTS = Costs(0.01, 5_000_000)

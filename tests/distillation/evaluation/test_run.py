@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from distillation.evaluation import figures, run, verdicts
+from distillation.evaluation import figures, noninferiority, run
 from distillation.evaluation.figures import ALL, Evaluation
 from distillation.evaluation.latency import SpeedRecipe
+from distillation.evaluation.noninferiority import Margins
 from distillation.evaluation.prompts import Prompts, seeds_of
-from distillation.evaluation.verdicts import Margins
 from tests.distillation.evaluation import toys
 from tests.distillation.starter import toys as starter
 
@@ -66,7 +66,7 @@ def test_every_figure_is_in_the_json(done: tuple[Evaluation, Path]):
 
 def test_few_prompts_decide_nothing_and_the_report_says_so(done: tuple[Evaluation, Path]):
     found, folder = done
-    assert found.outcome == verdicts.INCONCLUSIVE and len(found.verdicts) == 4
+    assert found.outcome == noninferiority.INCONCLUSIVE and len(found.verdicts) == 4
     text = (folder / "report.md").read_text()
     assert text.startswith("# toy-student against toy-teacher\n\n**inconclusive** 3 prompts")
     assert "Fewer than 20 prompts decide nothing." in text
@@ -110,7 +110,7 @@ def test_an_evaluation_makes_no_picture_twice(done: tuple[Evaluation, Path], tmp
 
 def test_a_summary_for_the_manifest_is_small_and_says_the_outcome(done: tuple[Evaluation, Path]):
     value = figures.summary(done[0])
-    assert value["outcome"] == verdicts.INCONCLUSIVE and value["teacher"] == "toy-teacher"
+    assert value["outcome"] == noninferiority.INCONCLUSIVE and value["teacher"] == "toy-teacher"
     assert set(value["seconds_per_picture"]) == {"student", "teacher"}
     assert len(json.dumps(value)) < 3000
 

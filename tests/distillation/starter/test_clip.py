@@ -5,12 +5,12 @@ import pytest
 import torch
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
+from distillation.detector_training.augmentation import Augmentation
 from distillation.starter import clip as module
 from distillation.starter import tokenizer as vocabulary
 from distillation.starter.captions import captions, phrases
 from distillation.starter.clip import ClipRecipe, ClipTask
 from distillation.starter.words import ATTRIBUTES, COLOURS, COMBINATIONS, Combination
-from distillation.trainers.augmentation import Augmentation
 
 TOY = ClipRecipe(
     image_size=32,

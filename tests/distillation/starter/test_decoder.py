@@ -13,7 +13,7 @@ from distillation.starter import vae as vaes
 from distillation.starter.decoder import DecoderRecipe, DecoderTask
 from distillation.starter.latents import Latents, LatentsRecipe
 from distillation.starter.vae import VaeRecipe, psnr_of
-from distillation.trainers import networks
+from distillation.training import networks
 from tests.distillation.starter import toys
 
 torch.set_num_threads(1)

@@ -10,7 +10,7 @@ from distillation.starter import latents, vae
 from distillation.starter.latents import WHOLE, LatentsRecipe
 from distillation.starter.photographs import Photographs
 from distillation.starter.vae import VaeRecipe
-from distillation.trainers import networks
+from distillation.training import networks
 from generation.engine.latents import image_to_latents
 from tests.distillation.starter import toys
 

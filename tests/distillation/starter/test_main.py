@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from distillation.stages import Context, Stage
+from distillation.resumable.stages import Context, Stage
 from distillation.starter import __main__ as command
 from distillation.starter import recipe, rendering
-from distillation.trainers.errors import TrainingDiverged
+from distillation.training.errors import TrainingDiverged
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -123,7 +123,7 @@ def test_an_error_is_one_line_that_says_what_to_do(tmp_path, published, monkeypa
 def test_a_report_is_of_what_is_published_and_a_quick_one_of_the_toy(
     tmp_path, published, monkeypatch
 ):
-    from distillation.starter import report
+    from distillation.starter.report import writer as report
 
     asked = []
 
@@ -153,7 +153,7 @@ def test_durations_are_read_at_a_glance(seconds, text):
 
 SLOW = """
 import dataclasses, runpy, sys, time, types
-from distillation.stages import Stage
+from distillation.resumable.stages import Stage
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:

@@ -18,7 +18,7 @@ from distillation.starter import pack, teacher, vae
 from distillation.starter.pack import PackRefused
 from distillation.starter.teacher import TeacherRecipe
 from distillation.starter.vae import VaeRecipe
-from distillation.trainers import networks
+from distillation.training import networks
 from generation.engine import encoder as encoders
 from generation.engine import pipeline as pipelines
 from generation.engine import release

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from distillation import stages
+from distillation.resumable import stages
 from distillation.starter import recipe, rendering
 from distillation.starter.words import COLOURS, COMBINATIONS
 from generation.engine import release

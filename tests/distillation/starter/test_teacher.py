@@ -22,7 +22,7 @@ from distillation.starter.teacher import (
     timestep_density,
 )
 from distillation.starter.words import COMBINATIONS, TRAINED
-from distillation.trainers import loop, networks
+from distillation.training import loop, networks
 from tests.distillation.starter import toys
 
 torch.set_num_threads(1)

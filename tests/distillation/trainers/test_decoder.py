@@ -10,11 +10,11 @@ from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from safetensors.torch import load_file
 
 from distillation.trainers import decoder as decoders
-from distillation.trainers import loop, networks
 from distillation.trainers.decoder import DecoderRecipe, DecoderTask, picture_errors
-from distillation.trainers.errors import RecipeRefused
 from distillation.trainers.pairs import Pairs
 from distillation.trainers.teacher import Teacher
+from distillation.training import loop, networks
+from distillation.training.errors import RecipeRefused
 from generation.engine.latents import as_uint8
 from tests.distillation.trainers import few_step_toys as toys
 

@@ -8,8 +8,8 @@ import torch
 from distillation.losses import adversarial
 from distillation.trainers import discriminator
 from distillation.trainers.discriminator import AdversarialRecipe
-from distillation.trainers.errors import RecipeRefused
 from distillation.trainers.perception import tapped
+from distillation.training.errors import RecipeRefused
 from tests.distillation.trainers import few_step_toys as toys
 
 LAYERS = ("down_blocks.0", "down_blocks.1", "mid_block")

@@ -11,9 +11,10 @@ import torch
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
-from distillation.trainers import joint, loop, networks
-from distillation.trainers.errors import RecipeRefused
+from distillation.trainers import joint
 from distillation.trainers.joint import JointRecipe, JointTask
+from distillation.training import loop, networks
+from distillation.training.errors import RecipeRefused
 from tests.distillation.trainers import few_step_toys as toys
 
 torch.set_num_threads(1)

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from distillation import progress
 from distillation.detector.network import Detector, DetectorConfig
+from distillation.resumable import progress
 from distillation.trainers import pairs
 from distillation.trainers import teacher as teachers
 from distillation.trainers.catalogue import Catalogue, bits_of
-from distillation.trainers.errors import RecipeRefused
 from distillation.trainers.pairs import PairsRecipe, drawn, generate, read, solver_timesteps
 from distillation.trainers.schedule import CLEAN
 from distillation.trainers.teacher import Teacher
+from distillation.training.errors import RecipeRefused
 from generation.engine import embeddings, pipeline, release
 from generation.engine.latents import to_pixels
 from generation.engine.request import GenerationRequest

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from distillation.trainers import perception
-from distillation.trainers.errors import RecipeRefused
 from distillation.trainers.perception import FEATURES, PerceptionRecipe, tapped
+from distillation.training.errors import RecipeRefused
 from tests.distillation.trainers import few_step_toys as toys
 
 

@@ -9,9 +9,10 @@ import pytest
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
-from distillation.trainers import loop, networks, quantise, simulation
+from distillation.trainers import quantise, rollout
 from distillation.trainers.quantise import QuantiseRecipe, QuantiseTask, on_grid, rounded
-from distillation.trainers.simulation import Examples
+from distillation.trainers.rollout import Examples
+from distillation.training import loop, networks
 from generation.engine import folding, quantization
 from tests.distillation.trainers import few_step_toys as toys
 
@@ -191,7 +192,7 @@ def test_the_loss_is_the_distance_of_each_pass_on_its_own_path(
     expected = []
     for passes in range(1, len(timesteps) + 1):
         ours, theirs = (
-            simulation.walk(
+            rollout.walk(
                 network,
                 examples.noise(rows),
                 examples.embeds(rows),

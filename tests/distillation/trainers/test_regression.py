@@ -8,10 +8,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from distillation.trainers import loop, regression, simulation
-from distillation.trainers.errors import RecipeRefused
+from distillation.trainers import regression, rollout
 from distillation.trainers.regression import RegressionRecipe, RegressionTask
-from distillation.trainers.simulation import Examples
+from distillation.trainers.rollout import Examples
+from distillation.training import loop
+from distillation.training.errors import RecipeRefused
 from tests.distillation.trainers import few_step_toys as toys
 
 RECIPE = RegressionRecipe(
@@ -64,7 +65,7 @@ def test_it_learns_what_the_teacher_makes_of_the_same_noise(tmp_path, kind, time
     student = toys.student(teacher)
     options = {"teacher": teacher, "timesteps": (timestep,), "count": 12}
     examples = Examples(teacher, pairs=pairs, catalogue=toys.catalogue())
-    before = simulation.watch(student, examples, **options)
+    before = rollout.watch(student, examples, **options)
     trained = regression.train(
         RECIPE,
         teacher=teacher,
@@ -76,7 +77,7 @@ def test_it_learns_what_the_teacher_makes_of_the_same_noise(tmp_path, kind, time
         folder=tmp_path,
         progress_bar=False,
     )
-    after = simulation.watch(trained, examples, **options)
+    after = rollout.watch(trained, examples, **options)
     assert after["watched_error"] < 0.7 * before["watched_error"]
     assert lines(tmp_path)[-1]["loss"] < 0.7 * lines(tmp_path)[0]["loss"]
     assert lines(tmp_path)[-1]["watched_error"] == pytest.approx(after["watched_error"], rel=1e-4)
@@ -147,7 +148,7 @@ def test_later_passes_see_the_teachers_path_and_the_students_own_steps():
         recipe = replace(TWO, batch=8, simulated=simulated)
         task = task_of(recipe, (999, 499), pairs=pairs)
         student = toys.student(teacher)
-        own = simulation.arrive(
+        own = rollout.arrive(
             student,
             pairs.noise(every),
             toys.catalogue().embeds(pairs.prompts),

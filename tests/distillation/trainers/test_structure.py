@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
-from distillation.trainers import networks, structure
+from distillation.trainers import structure
 from distillation.trainers.objectives.batches import Batches
 from distillation.trainers.objectives.bayes import BayesRecipe
 from distillation.trainers.objectives.ensemble import EnsembleRecipe
@@ -18,6 +18,7 @@ from distillation.trainers.objectives.hinton import HintonRecipe
 from distillation.trainers.objectives.methods import METHODS
 from distillation.trainers.objectives.mmd import MmdRecipe
 from distillation.trainers.structure import StructureRecipe
+from distillation.training import networks
 
 from .objectives import toys
 

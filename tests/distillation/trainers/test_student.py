@@ -9,9 +9,9 @@ import torch
 from distillation.students import unets
 from distillation.trainers import student as students
 from distillation.trainers import teacher as teachers
-from distillation.trainers.errors import RecipeRefused
 from distillation.trainers.student import StudentRecipe
 from distillation.trainers.teacher import Teacher
+from distillation.training.errors import RecipeRefused
 from generation.engine import importing
 from generation.engine.importing import Options
 from tests.tiny import TOKENS, WIDTH, make_sd15_folder, make_tiny_release

@@ -15,9 +15,9 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from safetensors.torch import load_file, save_file
 
 from distillation.trainers import teacher as teachers
-from distillation.trainers.errors import TeacherRefused
 from distillation.trainers.schedule import CLEAN
 from distillation.trainers.teacher import Teacher
+from distillation.training.errors import TeacherRefused
 from generation.engine import importing, release
 from generation.engine.errors import ReleaseInvalid
 from generation.engine.importing import Options

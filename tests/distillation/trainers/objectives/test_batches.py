@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from distillation.starter import teacher as starter
-from distillation.trainers.errors import RecipeRefused
 from distillation.trainers.objectives.batches import Batches, Shares, density, draw_timesteps
+from distillation.training.errors import RecipeRefused
 
 from . import toys
 

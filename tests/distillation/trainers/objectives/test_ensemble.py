@@ -5,10 +5,10 @@ import torch
 
 from distillation.losses.noise_regression import noise_regression
 from distillation.trainers import teacher as teachers
-from distillation.trainers.errors import RecipeRefused
 from distillation.trainers.objectives import passes
 from distillation.trainers.objectives.ensemble import EnsembleRecipe
 from distillation.trainers.student import make
+from distillation.training.errors import RecipeRefused
 from tests import tiny
 
 from . import toys

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from distillation.losses.features import normalised_matching
-from distillation.trainers.errors import RecipeRefused
 from distillation.trainers.objectives import passes
 from distillation.trainers.objectives.guidance import GuidanceRecipe
 from distillation.trainers.student import StudentRecipe, make
+from distillation.training.errors import RecipeRefused
 
 from . import toys
 

@@ -5,11 +5,11 @@ from dataclasses import asdict
 
 import pytest
 
-from distillation.trainers.changes import changed
-from distillation.trainers.errors import RecipeRefused
+from distillation.pipeline.overrides import changed
 from distillation.trainers.objectives.ensemble import EnsembleRecipe
 from distillation.trainers.objectives.methods import METHODS
 from distillation.trainers.structure import StructureRecipe
+from distillation.training.errors import RecipeRefused
 
 STRUCTURE = StructureRecipe(weight_decay=0.0)
 

@@ -1,0 +1,97 @@
+"""What clients send and see of runs."""
+
+from typing import Any
+
+from rest_framework import serializers
+
+from distillation.models import Run
+from generation.api.serializers import PageQuery, Strict
+
+
+class RunQuery(PageQuery):
+    status = serializers.ChoiceField(Run.Status.choices, required=False)
+
+
+class RunRequestSerializer(Strict):
+    recipe = serializers.JSONField(
+        required=False,
+        help_text="A recipe's name, or {\"recipe\": NAME, FIELD: VALUE, …}; without it the server's.",
+    )
+    anew = serializers.BooleanField(
+        default=False,
+        help_text="Cut a student out of the teacher instead of training the active one on.",
+    )
+    policy = serializers.ChoiceField(
+        Run.Policy.choices, required=False, help_text="Without it the server's."
+    )
+
+    def validate_recipe(self, value: Any) -> dict[str, Any]:
+        if isinstance(value, str) and value and not value.endswith(".json"):
+            return {"recipe": value}
+        if isinstance(value, dict) and isinstance(value.get("recipe"), str):
+            return value
+        raise serializers.ValidationError(
+            'Give a recipe\'s name, or an object {"recipe": NAME, FIELD: VALUE, …}.'
+        )
+
+
+class CheckSerializer(serializers.Serializer[Any]):
+    name = serializers.CharField()
+    passed = serializers.BooleanField()
+    limit = serializers.FloatField()
+    found = serializers.FloatField(allow_null=True)
+    low = serializers.FloatField(
+        allow_null=True, help_text="Lower end of the one-sided 95 % interval."
+    )
+    detail = serializers.CharField(allow_blank=True)
+
+
+class RunErrorSerializer(serializers.Serializer[Any]):
+    code = serializers.CharField()
+    detail = serializers.CharField()
+
+
+class RunSerializer(serializers.Serializer[Run]):
+    name = serializers.CharField(help_text="Also of the release that it makes.")
+    status = serializers.ChoiceField(Run.Status.choices)
+    progress = serializers.FloatField(help_text="Per cent.")
+    stage = serializers.CharField(allow_blank=True)
+    slices = serializers.IntegerField(help_text="So far.")
+    outcome = serializers.ChoiceField(Run.Outcome.choices)
+    recipe = serializers.JSONField()
+    teacher = serializers.CharField(help_text="Name of the release.")
+    begins_with = serializers.CharField(allow_null=True, help_text="The student that it trains on.")
+    variants = serializers.IntegerField(help_text="Prompt variants; 0 before the first slice.")
+    trigger = serializers.ChoiceField(Run.Trigger.choices)
+    reasons = serializers.ListField(child=serializers.CharField())
+    policy = serializers.ChoiceField(Run.Policy.choices)
+    gate = CheckSerializer(many=True, help_text="Its checks, once they are made.")
+    error = RunErrorSerializer(allow_null=True, help_text="Of a failed run.")
+    created_at = serializers.DateTimeField()
+    started_at = serializers.DateTimeField(allow_null=True)
+    finished_at = serializers.DateTimeField(allow_null=True)
+
+    def to_representation(self, instance: Run) -> dict[str, Any]:
+        failed = instance.status == Run.Status.FAILED
+        return {
+            "name": instance.name,
+            "status": instance.status,
+            "progress": instance.percent,
+            "stage": instance.stage,
+            "slices": instance.token,
+            "outcome": instance.outcome,
+            "recipe": instance.recipe,
+            "teacher": instance.teacher.name,
+            "begins_with": instance.begins_with.name if instance.begins_with else None,
+            "variants": instance.variants,
+            "trigger": instance.trigger,
+            "reasons": instance.reasons,
+            "policy": instance.policy,
+            "gate": (instance.gate or {}).get("checks", []),
+            "error": {"code": instance.error_code, "detail": instance.error_detail}
+            if failed
+            else None,
+            "created_at": instance.created_at,
+            "started_at": instance.started_at,
+            "finished_at": instance.finished_at,
+        }

@@ -1,0 +1,248 @@
+"""Trains a classifier on labelled photographs and on spoilt copies of them, then calibrates each bit.
+
+Unlike `trainers.detector` it bears labels that are not known, can begin with a detector of other bits, and learns
+`sharp` and `clean` from pictures that it spoils itself, if these are its last bits. Knows no generated image.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from distillation.detector import calibration
+from distillation.detector.labels import UNKNOWN
+from distillation.detector.network import Detector, DetectorConfig, as_float
+from distillation.detector_training import degradations
+from distillation.detector_training.augmentation import Augmentation
+from distillation.detector_training.classifier import check
+from distillation.detector_training.degradations import BITS, Spoiling
+from distillation.detector_training.segmentation import threshold
+from distillation.training import loop
+from distillation.training.ema import Ema
+from distillation.training.optimizers import adamw
+
+# What a picture that is sharp and clean may have of everything: what small networks draw is a good deal softer than a
+# photograph, files are a little blocky.
+SOUND = Augmentation(blurred=0.6, smallest=0.4, noise=0.0, blocked=0.0)
+FINISH = Augmentation(
+    is_mirrored=False,
+    moved=0.0,
+    brightness=0.0,
+    contrast=0.0,
+    blurred=0.0,
+    noise=0.05,
+    blocked=0.4,
+    coarseness=1.2,
+)
+
+
+@dataclass(frozen=True)
+class QualityRecipe:
+    """Adam with decoupled decay, a cosine after a warm-up; every batch is drawn with replacement.
+
+    spoilt, worn: shares of a batch. Of the spoilt only `sharp` and `clean` are learned; of the worn, which are as bad
+    as `wear` makes them, everything else; of the rest, which are `sound`, all. finished: share of the sound and of the
+    spoilt alike that get the traces of a camera and a file, `finish`, last. Were they there before a picture is
+    blurred, blurring would take them away, and what has no noise would pass for blurred.
+    """
+
+    steps: int = 900
+    batch: int = 64
+    learning_rate: float = 3e-3  # peak
+    warmup: int = 60
+    weight_decay: float = 0.02
+    is_bf16: bool = True  # forward passes; weights and updates stay fp32
+    spoilt: float = 0.35
+    worn: float = 0.15
+    spoiling: Spoiling = field(default_factory=Spoiling)
+    sound: Augmentation = SOUND
+    finished: float = 0.5
+    finish: Augmentation = FINISH
+    wear: Augmentation = field(default_factory=Augmentation)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch < 2 or not 0 <= self.warmup <= self.steps:
+            raise ValueError(
+                "A run needs a step, batches of two, and a warm-up that ends within it."
+            )
+        if self.learning_rate <= 0 or self.weight_decay < 0:
+            raise ValueError("The learning rate must be above 0, the weight decay not below.")
+        if self.spoilt < 0 or self.worn < 0 or self.spoilt + self.worn >= 1:
+            raise ValueError("spoilt and worn are shares of a batch that leave something sound.")
+        if not 0 <= self.finished <= 1 or self.finish.is_mirrored or self.finish.moved:
+            raise ValueError(
+                "finished is a share, 0 to 1; what finishes a picture must not move it."
+            )
+
+
+class QualityTask:
+    """What is trained, for `distillation.training.loop`."""
+
+    def __init__(
+        self,
+        recipe: QualityRecipe,
+        config: DetectorConfig,
+        *,
+        images: Tensor,
+        bits: Tensor,
+        begins_with: Detector | None = None,
+    ) -> None:
+        """images: uint8 [N, 3, size, size]; bits: float [N, bits], 0, 1 or UNKNOWN."""
+        check(config, images=images, bits=bits)
+        if recipe.spoilt and config.bits[-len(BITS) :] != BITS:
+            raise ValueError(
+                f"Spoilt pictures teach {', '.join(BITS)}, which must be the last bits of the detector."
+            )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            self.detector = Detector(config)
+        if begins_with is not None:
+            take_over(self.detector, begins_with)
+        self._recipe = recipe
+        self._images = images
+        self._bits = bits.float()
+        self._optimizer = adamw(
+            self.detector, learning_rate=recipe.learning_rate, weight_decay=recipe.weight_decay
+        )
+        self.modules: dict[str, nn.Module] = {"detector": self.detector}
+        self.optimizers: dict[str, torch.optim.Optimizer] = {"detector": self._optimizer}
+        self.emas: dict[str, Ema] = {}
+
+    def step(self, index: int, generator: Generator) -> dict[str, float]:
+        recipe = self._recipe
+        loop.anneal(self._optimizer, index, recipe)
+        chosen = torch.randint(len(self._images), (recipe.batch,), generator=generator)
+        images, bits = self._drawn(as_float(self._images[chosen]), self._bits[chosen], generator)
+        self.detector.train()
+        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.is_bf16):
+            logits = self.detector(images).float()
+        known = bits != UNKNOWN
+        loss = F.binary_cross_entropy_with_logits(logits[known], bits[known])
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self._optimizer.step()
+        right = (logits.detach() > 0) == (bits > 0.5)
+        return {"loss": loss.item(), "bits_right": right[known].float().mean().item()}
+
+    def _drawn(self, images: Tensor, bits: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+        recipe, count = self._recipe, len(images)
+        spoilt, worn = round(recipe.spoilt * count), round(recipe.worn * count)
+        parts = images.split([spoilt, worn, count - spoilt - worn])
+        bits = bits.clone()
+        made = [recipe.sound(parts[0], generator), recipe.wear(parts[1], generator)]
+        made.append(recipe.sound(parts[2], generator))
+        if spoilt:
+            quality = slice(-len(BITS), None)
+            made[0], found = recipe.spoiling(made[0], generator)
+            bits[:spoilt] = UNKNOWN
+            bits[:spoilt, quality] = found
+            bits[spoilt : spoilt + worn, quality] = UNKNOWN
+        return finished(torch.cat(made), recipe, generator), bits
+
+
+def train(
+    recipe: QualityRecipe,
+    *,
+    images: Tensor,
+    bits: Tensor,
+    validation_images: Tensor,
+    validation_bits: Tensor,
+    config: DetectorConfig,
+    begins_with: Detector | None,
+    false_accepts: float,
+    folder: Path,
+    title: str,
+    progress_bar: bool,
+) -> Detector:
+    """Train (going on from the folder's checkpoint) and calibrate. Shapes as those of QualityTask.
+
+    false_accepts: share of the pictures without a bit of which that may be said all the same.
+    """
+    check(config, images=validation_images, bits=validation_bits)
+    task = QualityTask(recipe, config, images=images, bits=bits, begins_with=begins_with)
+    loop.run(
+        task,
+        folder,
+        steps=recipe.steps,
+        seed=recipe.seed,
+        title=title,
+        progress_bar=progress_bar,
+    )
+    calibrate(
+        task.detector,
+        recipe,
+        images=validation_images,
+        bits=validation_bits,
+        false_accepts=false_accepts,
+    )
+    return task.detector.requires_grad_(False).eval()
+
+
+def calibrate(
+    detector: Detector,
+    recipe: QualityRecipe,
+    *,
+    images: Tensor,
+    bits: Tensor,
+    false_accepts: float,
+) -> None:
+    """Set temperatures, then thresholds, by pictures that were not trained on: as they are, sound, and spoilt."""
+    generator = torch.Generator().manual_seed(recipe.seed)
+    floats = as_float(images)
+    sound = finished(recipe.sound(floats, generator), recipe, generator)
+    pictures, truths = [images, _eight_bits(sound)], [bits, bits]
+    for way in degradations.WAYS if recipe.spoilt else ():
+        made, quality = recipe.spoiling.spoil(way, floats, generator)
+        truth = torch.full_like(bits, UNKNOWN, dtype=torch.float32)
+        truth[:, -len(BITS) :] = quality
+        pictures.append(_eight_bits(finished(made, recipe, generator)))
+        truths.append(truth)
+    logits, truth = torch.cat([detector.logits(part) for part in pictures]), torch.cat(truths)
+    for number, name in enumerate(detector.config.bits):
+        rows = truth[:, number] != UNKNOWN
+        z, y = logits[rows, number : number + 1], truth[rows, number : number + 1] > 0.5
+        if not 0 < int(y.sum()) < len(y):
+            raise ValueError(
+                f"The bit {name} is the same in all {len(y)} held-out pictures of which it is known: "
+                "give more pictures with and without it."
+            )
+        temperature = calibration.fit_temperatures(z, y)
+        detector.temperatures[number] = temperature[0]
+        detector.thresholds[number] = threshold(
+            torch.sigmoid(z / temperature), y, false_accepts=false_accepts
+        )
+
+
+def finished(images: Tensor, recipe: QualityRecipe, generator: Generator) -> Tensor:
+    """Some of them with the traces of a camera and a file. images: float [N, 3, H, W], −1 to 1."""
+    chosen = (torch.rand(len(images), generator=generator) < recipe.finished).nonzero()[:, 0]
+    if not len(chosen):
+        return images
+    return images.index_copy(0, chosen, recipe.finish(images[chosen], generator))
+
+
+@torch.no_grad()
+def take_over(detector: Detector, other: Detector) -> None:
+    """Begin with the weights of a detector of the same build; of its head, with the bits of the same names."""
+    if (other.config.widths, other.config.depths) != (
+        detector.config.widths,
+        detector.config.depths,
+    ):
+        raise ValueError(
+            f"A detector of widths {other.config.widths} and depths {other.config.depths} is no beginning for one of "
+            f"{detector.config.widths} and {detector.config.depths}."
+        )
+    rest = {k: v for k, v in other.state_dict().items() if k.startswith(("stem.", "blocks."))}
+    detector.load_state_dict(rest, strict=False)
+    for number, name in enumerate(detector.config.bits):
+        if name in other.config.bits:
+            of = other.config.bits.index(name)
+            detector.head.weight[number] = other.head.weight[of]
+            detector.head.bias[number] = other.head.bias[of]
+
+
+def _eight_bits(images: Tensor) -> Tensor:
+    return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)

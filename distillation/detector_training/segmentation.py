@@ -1,0 +1,243 @@
+"""Trains the network that finds the object on photographs with masks, and calibrates its bits. Knows no word."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Generator, Tensor, nn
+
+from distillation.detector import calibration
+from distillation.detector.network import as_float
+from distillation.detector.segmentation import BITS, SegmentationConfig, UNet, bit_logits, rim
+from distillation.detector_training.augmentation import Augmentation
+from distillation.detector_training.framing import Framing
+from distillation.losses.segmentation import class_balance, pixel_cross_entropy, weight_map
+from distillation.training import loop
+from distillation.training.ema import Ema
+from distillation.training.optimizers import adamw
+
+SURE = 20.0  # the logit that a pixel of a true mask counts as
+FRAMINGS = 4  # of each photograph that the bits are calibrated by
+GAP = 0.8  # an object between this multiple of the smallest and the smallest itself is neither large nor small
+
+
+@dataclass(frozen=True)
+class SegmentationRecipe:
+    """Adam with decoupled decay, a cosine after a warm-up. border_weight, sigma (pixels of the mask): U-Net's w₀ and σ.
+
+    smallest: what an object must have at least, as a share of the area of the smallest of the training set.
+    """
+
+    steps: int = 600
+    batch: int = 32
+    learning_rate: float = 3e-3  # peak
+    warmup: int = 30
+    weight_decay: float = 0.01
+    border_weight: float = 10.0
+    sigma: float = 2.5
+    smallest: float = 0.75
+    is_bf16: bool = False  # slower for networks as narrow as this
+    framing: Framing = field(default_factory=Framing)
+    augmentation: Augmentation = field(
+        default_factory=lambda: Augmentation(is_mirrored=False, moved=0.0)
+    )
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch < 2 or not 0 <= self.warmup <= self.steps:
+            raise ValueError(
+                "A run needs a step, batches of two, and a warm-up that ends within it."
+            )
+        if self.learning_rate <= 0 or self.weight_decay < 0 or not 0 < self.smallest <= 1:
+            raise ValueError(
+                "The learning rate must be above 0, the weight decay not below, smallest a share."
+            )
+        if self.augmentation.is_mirrored or self.augmentation.moved:
+            raise ValueError(
+                "The framing moves the images, with their masks; augmentation must not."
+            )
+
+
+class SegmentationTask:
+    """What is trained, for `distillation.training.loop`."""
+
+    def __init__(
+        self,
+        recipe: SegmentationRecipe,
+        config: SegmentationConfig,
+        *,
+        images: Tensor,
+        masks: Tensor,
+    ) -> None:
+        """images: uint8 [N, 3, size, size]; masks: uint8 [N, size, size], 0 on the ground, objects numbered from 1."""
+        check(config, images=images, masks=masks)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            self.unet = UNet(config)
+        self._recipe = recipe
+        self._images = images
+        objects = reduced(masks, config)
+        classes = (objects > 0).long()
+        weights = weight_map(
+            classes,
+            objects.long(),
+            class_weights=class_balance(classes, count=2),
+            border_weight=recipe.border_weight,
+            sigma=recipe.sigma,
+        )
+        self._maps = torch.stack([classes.float(), weights], dim=1)
+        self._optimizer = adamw(
+            self.unet, learning_rate=recipe.learning_rate, weight_decay=recipe.weight_decay
+        )
+        self.modules: dict[str, nn.Module] = {"segmentation": self.unet}
+        self.optimizers: dict[str, torch.optim.Optimizer] = {"segmentation": self._optimizer}
+        self.emas: dict[str, Ema] = {}
+
+    def step(self, index: int, generator: Generator) -> dict[str, float]:
+        recipe = self._recipe
+        loop.anneal(self._optimizer, index, recipe)
+        chosen = torch.randint(len(self._images), (recipe.batch,), generator=generator)
+        images, maps = recipe.framing(as_float(self._images[chosen]), self._maps[chosen], generator)
+        images = recipe.augmentation(images, generator)
+        classes, weights = maps[:, 0].long(), maps[:, 1]
+        self.unet.train()
+        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.is_bf16):
+            logits = self.unet(images).float()
+        loss = pixel_cross_entropy(logits, classes, weights=weights)
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self._optimizer.step()
+        return {"loss": loss.item(), "overlap": overlap(logits.argmax(1), classes)}
+
+
+def train(
+    recipe: SegmentationRecipe,
+    *,
+    images: Tensor,
+    masks: Tensor,
+    validation_images: Tensor,
+    validation_masks: Tensor,
+    config: SegmentationConfig,
+    false_accepts: float,
+    folder: Path,
+    progress_bar: bool,
+) -> UNet:
+    """Train (going on from the folder's checkpoint) and calibrate. Shapes as those of SegmentationTask.
+
+    config.smallest is replaced by what the training set shows. false_accepts: share of the pictures without a bit of
+    which that may be said all the same.
+    """
+    config = fitted(config, masks, share=recipe.smallest)
+    check(config, images=validation_images, masks=validation_masks)
+    task = SegmentationTask(recipe, config, images=images, masks=masks)
+    loop.run(
+        task,
+        folder,
+        steps=recipe.steps,
+        seed=recipe.seed,
+        title="segmentation",
+        progress_bar=progress_bar,
+    )
+    calibrate(
+        task.unet,
+        images=validation_images,
+        masks=validation_masks,
+        framing=recipe.framing,
+        false_accepts=false_accepts,
+        seed=recipe.seed,
+    )
+    return task.unet.requires_grad_(False).eval()
+
+
+def fitted(config: SegmentationConfig, masks: Tensor, *, share: float) -> SegmentationConfig:
+    """With `smallest` as a share of the smallest object of the training set, but for a hundredth that may be odd."""
+    areas = (masks > 0).flatten(1).float().mean(1)
+    return SegmentationConfig(
+        image_size=config.image_size,
+        reduction=config.reduction,
+        widths=config.widths,
+        rim=config.rim,
+        tolerance=config.tolerance,
+        smallest=min(0.99, max(1e-3, share * float(areas.quantile(0.01)))),
+    )
+
+
+def calibrate(
+    unet: UNet,
+    *,
+    images: Tensor,
+    masks: Tensor,
+    framing: Framing,
+    false_accepts: float,
+    seed: int,
+) -> None:
+    """Set temperatures, then thresholds, by photographs that were not trained on, as they are and framed anew."""
+    generator = torch.Generator().manual_seed(seed)
+    maps = (reduced(masks, unet.config) > 0).float()[:, None]
+    logits, truths = [], []
+    for number in range(1 + FRAMINGS):
+        framed, seen = as_float(images), maps
+        if number:
+            framed, seen = framing(framed, maps, generator)
+        eight_bits = ((framed + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        logits.append(unet.bit_logits(eight_bits))
+        truths.append(true_bits(seen[:, 0] > 0.5, unet.config))
+    found, (true, known) = (
+        torch.cat(logits),
+        (torch.cat(part) for part in zip(*truths, strict=True)),
+    )
+    for bit, name in enumerate(BITS):
+        rows = known[:, bit]
+        z, y = found[rows, bit : bit + 1], true[rows, bit : bit + 1]
+        if not 0 < int(y.sum()) < len(y):
+            raise ValueError(f"No framing gave objects that are {name} and others that are not.")
+        temperature = calibration.fit_temperatures(z, y)
+        p = torch.sigmoid(z / temperature)
+        unet.temperatures[bit] = temperature[0]
+        unet.thresholds[bit] = threshold(p, y, false_accepts=false_accepts)
+
+
+def threshold(probabilities: Tensor, bits: Tensor, *, false_accepts: float) -> float:
+    """Of one bit, [N, 1] each: the most balanced one where that accepts few enough, else the lowest that does."""
+    at_rate = calibration.thresholds_at_false_accepts(probabilities, bits, rate=false_accepts)
+    return float(torch.maximum(at_rate, calibration.fit_thresholds(probabilities, bits))[0])
+
+
+def true_bits(masks: Tensor, config: SegmentationConfig) -> tuple[Tensor, Tensor]:
+    """(BITS by the true masks, whether that is beyond doubt), bool [N, 2] each. masks: bool [N, H, W] of mask_size."""
+    found = bit_logits((masks.float() * 2 - 1) * SURE, config) > 0
+    on_rim = masks[:, rim(config)].sum(1)
+    share = masks.float().mean(dim=(1, 2))
+    is_known = torch.stack(
+        [
+            (on_rim == 0) | (on_rim > 2 * config.tolerance),
+            (share >= config.smallest) | (share < GAP * config.smallest),
+        ],
+        dim=1,
+    )
+    return found, is_known
+
+
+def reduced(masks: Tensor, config: SegmentationConfig) -> Tensor:
+    """Every `reduction`-th pixel of the masks: uint8 [N, mask_size, mask_size]."""
+    start = config.reduction // 2
+    return masks[:, start :: config.reduction, start :: config.reduction]
+
+
+def overlap(found: Tensor, classes: Tensor) -> float:
+    """Intersection over union of the object, over all pixels. int [N, H, W] each."""
+    both, either = (found & classes).sum(), (found | classes).sum()
+    return float(both / either.clamp(min=1))
+
+
+def check(config: SegmentationConfig, *, images: Tensor, masks: Tensor) -> None:
+    """Raises ValueError for images or masks that the network has no place for."""
+    size = config.image_size
+    if images.dtype != torch.uint8 or images.shape[1:] != (3, size, size) or not len(images):
+        raise ValueError(
+            f"Give uint8 images [N, 3, {size}, {size}], not {images.dtype} {list(images.shape)}."
+        )
+    if masks.dtype != torch.uint8 or masks.shape != (len(images), size, size):
+        raise ValueError(
+            f"Give uint8 masks [{len(images)}, {size}, {size}], not {masks.dtype} {list(masks.shape)}."
+        )

@@ -1,0 +1,1 @@
+"""Versions of the detector: registration, loading, and judging of results."""

@@ -1,0 +1,76 @@
+"""What the setting RESULT_JUDGE names: who judges the pictures of a release that were just made. Knows no jobs."""
+
+import threading
+import time
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from distillation.detector.judge import Judge
+from distillation.detectors import loading
+from distillation.detectors import registry as detectors
+from distillation.models import Detector
+from generation.catalogue.variants import NOT
+from generation.jobs.quality_control import Finding
+from generation.models import Release
+
+LOOK_SECONDS = 5.0  # between two looks at which version is active
+# Learnt from photographs, and denied to a third of what the starter's student draws (docs/experiments.md), since small
+# networks are softer. A variant whose tags name it asks for it all the same.
+SOFT = frozenset({"sharp"})
+
+_guard = threading.Lock()  # results are judged in several threads
+_looked: float | None = None
+_version: Detector | None = None
+_judge: Judge | None = None
+
+
+class ReleaseJudge:
+    def __init__(self, judge: Judge) -> None:
+        self._judge = judge
+
+    def __call__(self, pixels: Sequence[Any], tags: Sequence[Collection[str]]) -> list[Finding]:
+        """pixels: uint8 [height, width, 3] each, of any size; tags: of the prompt variants."""
+        judgements = self._judge.judge(
+            torch.cat([self._scaled(torch.from_numpy(one)) for one in pixels]),
+            present=[[tag for tag in row if not tag.startswith(NOT)] for row in tags],
+            absent=[[tag.removeprefix(NOT) for tag in row if tag.startswith(NOT)] for row in tags],
+            required=[bit for bit in self._judge.required if bit not in SOFT],
+        )
+        name = self._judge.name
+        return [Finding(one.is_accepted, one.failing, one.score, name) for one in judgements]
+
+    def _scaled(self, picture: torch.Tensor) -> torch.Tensor:
+        """uint8 [1, 3, size, size], as the detector takes it."""
+        image = picture.permute(2, 0, 1)[None]
+        size = self._judge.image_size
+        if image.shape[2:] == (size, size):
+            return image
+        scaled = F.interpolate(image.float(), (size, size), mode="bilinear", antialias=True)
+        return scaled.round().clamp(0, 255).to(torch.uint8)
+
+
+def judge(release: Release) -> ReleaseJudge | None:
+    """By the version that is active now; None without one, or if it does not know the pictures of this release."""
+    with _guard:
+        version, loaded = _active()
+    if version is None or loaded is None:
+        return None
+    teacher = release.name if release.kind == Release.Kind.TEACHER else release.manifest["parent"]
+    if detectors.is_shipped(version) and teacher != detectors.STARTER_TEACHER:
+        return None
+    return ReleaseJudge(loaded)
+
+
+def _active() -> tuple[Detector | None, Judge | None]:
+    global _looked, _version, _judge
+    now = time.monotonic()
+    if _looked is None or now - _looked > LOOK_SECONDS:
+        active = detectors.active()
+        if active != _version:
+            _judge = loading.load(active) if active else None
+            _version = active
+        _looked = now
+    return _version, _judge

@@ -1,0 +1,1 @@
+"""Image sources and the examples that are read from them."""

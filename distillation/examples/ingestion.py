@@ -1,0 +1,242 @@
+"""Reads a source: its new files become examples, or refused ones with the reason. Judges nothing.
+
+A file is read if what the file system says of it has changed, decoded if its bytes are new, and kept if no other
+example of the same variants looks alike.
+"""
+
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import structlog
+from django.db import transaction
+from django.db.models import Q
+from django.db.models.functions import Now
+from django.utils import timezone
+
+from distillation.errors import DistillationRefused
+from distillation.examples import decoding, sources
+from distillation.examples import lifecycle as examples
+from distillation.examples.decoding import Crop, Refused
+from distillation.examples.duplicates import Alike
+from distillation.examples.sources import File, FileTooLarge, Place, PlaceUnusable
+from distillation.models import Example, ImageSource
+from generation.errors import GenerationError
+from generation.images import references, storage
+from generation.models import Release
+from generation.releases import lifecycle as releases
+
+log = structlog.get_logger(__name__)
+
+LEASE = timedelta(minutes=10)  # the slowest file takes a minute or two
+RENEW_SECONDS = 60.0
+# Fields of an example. The others are people's, who may decide while a source is read.
+OURS = (
+    "location",
+    "stamps",
+    "sha256",
+    "perceptual_hash",
+    "file",
+    "side",
+    "width",
+    "height",
+    "refusal",
+    "refusal_detail",
+)
+
+
+@dataclass
+class Report:
+    """taken: new examples; unchanged: files whose bytes are known; refused: how many for which code."""
+
+    files: int = 0
+    read: int = 0
+    taken: int = 0
+    unchanged: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+
+    def __str__(self) -> str:
+        said = [f"{self.files} files", f"{self.taken} taken", f"{self.unchanged} unchanged"]
+        said += [f"{count} {code}" for code, count in sorted(self.refused.items())]
+        return ", ".join(said)
+
+
+def ingest(
+    source: ImageSource,
+    *,
+    on_progress: Callable[[int, int], object] = lambda done, total: None,
+    is_over: Callable[[], bool] = lambda: False,
+) -> Report:
+    """Read what is new in the source. on_progress: called with files done and in all. is_over: stop after this file.
+
+    Raises DistillationRefused if it cannot be read, or is being read; StorageFailed. The source's row says why.
+    """
+    if not _lease(source):
+        raise DistillationRefused(f"The source {source.name} is being read by another process.")
+    error = "It ended at an error of ours; the log has it."
+    try:
+        report = _read(source, on_progress, is_over)
+        error = ""
+    except GenerationError as refused:
+        error = refused.detail
+        log.warning("image_source_unusable", source=source.name, error=error)
+        raise
+    finally:
+        row = ImageSource.objects.filter(pk=source.pk)
+        row.update(lease_expires_at=None, error=error[:500])
+        if not is_over():
+            # Who asked meanwhile waits for the next time.
+            row.filter(asked_at=source.asked_at).update(asked_at=None)
+    if not is_over():
+        row.update(ingested_at=timezone.now())
+    log.info("image_source_read", source=source.name, report=str(report))
+    return report
+
+
+def _lease(source: ImageSource) -> bool:
+    free = Q(lease_expires_at__isnull=True) | Q(lease_expires_at__lt=Now())
+    rows = ImageSource.objects.filter(free, pk=source.pk)
+    return bool(rows.update(lease_expires_at=Now() + LEASE))
+
+
+def side() -> int:
+    """Of a crop: what the active teacher draws. Raises DistillationRefused."""
+    try:
+        teacher = releases.named(Release.Kind.TEACHER)
+    except GenerationError as error:
+        raise DistillationRefused(f"Crops have the teacher's size. {error.detail}") from error
+    return min(teacher.image_sizes[0])
+
+
+def _read(
+    source: ImageSource,
+    on_progress: Callable[[int, int], object],
+    is_over: Callable[[], bool],
+) -> Report:
+    try:
+        place = sources.open_place(source.url, examples.rules())
+        files = place.files()
+    except PlaceUnusable as error:
+        raise DistillationRefused(str(error)) from error
+    ingest = _Ingest(source, place, side())
+    renewed = time.monotonic()
+    for done, file in enumerate(files, start=1):
+        if is_over():
+            break
+        ingest.take(file)
+        on_progress(done, len(files))
+        if time.monotonic() - renewed > RENEW_SECONDS:
+            renewed = time.monotonic()
+            ImageSource.objects.filter(pk=source.pk).update(lease_expires_at=Now() + LEASE)
+    return ingest.report
+
+
+class _Ingest:
+    """One reading of one source."""
+
+    def __init__(self, source: ImageSource, place: Place, side: int) -> None:
+        self.report = Report()
+        self._source, self._place, self._side = source, place, side
+        own = list(Example.objects.filter(source=source))
+        self._by_sha256 = {row.sha256: row for row in own if row.sha256}
+        self._at = {location: row for row in own for location in row.stamps}
+        self._alike = Alike(source)
+
+    def take(self, file: File) -> None:
+        self.report.files += 1
+        known = self._at.get(file.location)
+        try:
+            file = self._place.described(file)
+            if known is not None and self._is_unchanged(known, file):
+                self.report.unchanged += 1
+                return
+            content = self._place.read(file, most=decoding.MAX_BYTES)
+        except FileTooLarge:
+            size = "" if file.size_bytes is None else f"{file.size_bytes} bytes; "
+            detail = f"{size}at most {decoding.MAX_BYTES} are read."
+            self._keep(file, known, "", refused=Refused("too_large", detail))
+            return
+        except OSError as error:
+            self._keep_unreadable(file, known, str(error))
+            return
+        self.report.read += 1
+        self._take_bytes(file, known, content)
+
+    def _keep_unreadable(self, file: File, known: Example | None, why: str) -> None:
+        """The next time it may be readable, so no stamp is kept; nor is what was taken of it before touched."""
+        if known is not None and known.sha256:
+            self.report.refused["unreadable"] += 1
+        else:
+            self._keep(file, known, "", refused=Refused("unreadable", why), stamp="")
+
+    def _is_unchanged(self, known: Example, file: File) -> bool:
+        same = file.stamp and known.stamps[file.location] == file.stamp
+        return bool(same) and known.side == self._side
+
+    def _take_bytes(self, file: File, known: Example | None, content: bytes) -> None:
+        sha256 = hashlib.sha256(content).hexdigest()
+        same = self._by_sha256.get(sha256)
+        if same is not None and same.side == self._side:
+            self.report.unchanged += 1
+            self._note(file, known, same, file.stamp)
+            return
+        try:
+            crop = decoding.decode(content, side=self._side)
+            self._alike.check(crop, but=same)
+        except Refused as refused:
+            self._keep(file, known, sha256, refused=refused)
+        else:
+            self._keep(file, known, sha256, crop=crop)
+
+    def _keep(
+        self,
+        file: File,
+        known: Example | None,
+        sha256: str,
+        *,
+        crop: Crop | None = None,
+        refused: Refused | None = None,
+        stamp: str | None = None,
+    ) -> None:
+        """As a row: of these bytes, or of this place where they could not be read."""
+        unread = known if known is not None and not known.sha256 and not sha256 else None
+        row = self._by_sha256.get(sha256) or unread or Example(source=self._source, sha256=sha256)
+        row.location = row.location or file.location[:1000]
+        row.side = self._side
+        if refused is not None:
+            self.report.refused[refused.code] += 1
+            row.refusal, row.refusal_detail = refused.code, sources.readable(refused.detail)[:500]
+            row.width, row.height = refused.width, refused.height
+            row.file = row.perceptual_hash = ""
+        elif crop is not None:
+            self.report.taken += 1
+            row.refusal = row.refusal_detail = ""
+            row.width, row.height = crop.width, crop.height
+            row.file = storage.save(crop.png, "png").name
+            row.perceptual_hash = crop.perceptual_hash
+        with transaction.atomic():
+            if crop is not None:
+                # An image of a job may have the same content, and be removed just now.
+                references.hold([row.file])
+                storage.keep(row.file, crop.png)
+            self._note(file, known, row, file.stamp if stamp is None else stamp)
+        if sha256:
+            self._by_sha256[sha256] = row
+        if row.perceptual_hash:
+            self._alike.add(row)
+
+    def _note(self, file: File, known: Example | None, row: Example, stamp: str) -> None:
+        """That these bytes are the ones that lie there now."""
+        if known is not None and known is not row:
+            known.stamps.pop(file.location, None)
+            if known.sha256 or known.stamps:
+                # It stays an example, though its file is another now.
+                known.save(update_fields=["stamps"])
+            else:
+                known.delete()
+        row.stamps[file.location] = stamp
+        row.save(update_fields=OURS if row.pk else None)
+        self._at[file.location] = row

@@ -1,0 +1,189 @@
+"""Sources and examples as rows: who waits to be read, what people decide, what training may use, who agrees with whom.
+
+Reads no file and judges no picture: `ingestion` and `verdicts` do.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+from django.conf import settings
+from django.db import transaction
+from django.db.models import Exists, OuterRef, Q, QuerySet
+from django.db.models.functions import Now
+from django.utils import timezone
+
+from distillation import notifications
+from distillation.errors import DistillationRefused
+from distillation.examples import sources as places
+from distillation.models import Detector, Example, ImageSource, Verdict
+from generation.catalogue import variants as catalogue
+from generation.errors import PromptInvalid
+from generation.models import PromptVariant
+
+log = structlog.get_logger(__name__)
+
+Override = Example.Override
+
+
+# --- sources --------------------------------------------------------------------------------------
+def rules() -> places.Rules:
+    """What sources may reach."""
+    roots = settings.IMAGE_SOURCE_ROOTS or [Path(settings.DATA_DIR) / "sources"]
+    return places.Rules([Path(root) for root in roots], settings.IMAGE_SOURCE_PRIVATE_HOSTS)
+
+
+def check_url(url: str) -> None:
+    """Raises DistillationRefused for what `ingestion` would not open. Reaches nothing."""
+    try:
+        if places.scheme_of(url) == "":
+            places.folder_of(url, rules())
+    except places.PlaceUnusable as error:
+        raise DistillationRefused(str(error)) from error
+
+
+def check_tags(tags: Iterable[str], variants: Iterable[PromptVariant]) -> None:
+    """Raises DistillationRefused if a picture cannot show what these tags and those of the variants say together."""
+    try:
+        catalogue.tidy_tags([*tags, *(tag for variant in variants for tag in variant.tags)])
+    except PromptInvalid as error:
+        raise DistillationRefused(error.detail) from error
+
+
+def add(
+    name: str,
+    url: str,
+    *,
+    tags: Sequence[str] = (),
+    variants: Sequence[PromptVariant] = (),
+) -> ImageSource:
+    """A source that waits to be read. Raises DistillationRefused."""
+    check_url(url)
+    check_tags(tags, variants)
+    with transaction.atomic():
+        if ImageSource.objects.filter(name=name).exists():
+            raise DistillationRefused(f"There is a source named {name} already.")
+        source = ImageSource.objects.create(name=name, url=url, tags=catalogue.tidy_tags(tags))
+        source.variants.set(variants)
+        log.info("image_source_added", source=name, url=url)
+        ask(ImageSource.objects.filter(pk=source.pk))
+    return source
+
+
+def ask(sources: QuerySet[ImageSource]) -> int:
+    """Have those that are enabled read and judged by the distillation worker. Returns how many that is."""
+    asked = sources.order_by().filter(is_enabled=True).update(asked_at=timezone.now())
+    if asked:
+        log.info("image_sources_asked", count=asked)
+        transaction.on_commit(notifications.curate, robust=True)
+    return asked
+
+
+def waiting() -> QuerySet[ImageSource]:
+    """Sources that somebody asked for and that nobody reads, the oldest first."""
+    free = Q(lease_expires_at__isnull=True) | Q(lease_expires_at__lt=Now())
+    return ImageSource.objects.filter(free, asked_at__isnull=False, is_enabled=True).order_by(
+        "asked_at", "pk"
+    )
+
+
+def demands(source: ImageSource) -> tuple[list[str], list[str]]:
+    """What each picture of the source must show and must not, as names: a picture illustrates all of its variants."""
+    tags = {*source.tags, *(tag for variant in source.variants.all() for tag in variant.tags)}
+    prefix = catalogue.NOT
+    absent = {tag.removeprefix(prefix) for tag in tags if tag.startswith(prefix)}
+    return sorted(tag for tag in tags if not tag.startswith(prefix)), sorted(absent)
+
+
+# --- examples -------------------------------------------------------------------------------------
+def override(examples: QuerySet[Example], decision: Override, *, by: Any) -> int:
+    """A person's decision, which stands above every detector's; NONE takes it back. Returns how many changed."""
+    if decision not in Override.values:
+        raise ValueError(f"{decision!r} is none of {Override.values}.")
+    rows = examples.order_by().filter(refusal="").exclude(override=decision)
+    changed = rows.update(override=decision, overridden_by=by, overridden_at=timezone.now())
+    log.info("examples_overridden", decision=str(decision), count=changed, by=str(by))
+    return changed
+
+
+def active_detector() -> Detector | None:
+    """By its row alone: nothing is registered or loaded."""
+    return Detector.objects.filter(status=Detector.Status.ACTIVE).first()
+
+
+def accepted(variant: PromptVariant | None = None) -> QuerySet[Example]:
+    """What training may use: accepted by a person, or not overridden and accepted by the active detector."""
+    verdicts = Verdict.objects.filter(
+        example=OuterRef("pk"), detector=active_detector(), is_accepted=True
+    )
+    rows = Example.objects.filter(
+        Q(override=Override.ACCEPTED) | (Q(override=Override.NONE) & Exists(verdicts)),
+        refusal="",
+        source__is_enabled=True,
+    )
+    return rows if variant is None else rows.filter(source__variants=variant)
+
+
+def files_in_use(names: Sequence[str]) -> set[str]:
+    """Of these stored files those that an example refers to: `generation` must not remove them."""
+    found = Example.objects.filter(file__in=names).order_by()
+    return set(found.values_list("file", flat=True))
+
+
+# --- how good the detector is ---------------------------------------------------------------------
+@dataclass(frozen=True)
+class Agreement:
+    """Of pictures that the detector decided alike, how many people judged, and how many of these as it did."""
+
+    judged: int = 0
+    agreed: int = 0
+
+    @property
+    def percent(self) -> float | None:
+        return 100 * self.agreed / self.judged if self.judged else None
+
+    def with_one(self, agrees: bool) -> "Agreement":
+        return Agreement(self.judged + 1, self.agreed + agrees)
+
+
+@dataclass(frozen=True)
+class BitPrecision:
+    """failed: pictures that failed for this bit; passed: accepted ones of which the bit was stated."""
+
+    bit: str
+    failed: Agreement
+    passed: Agreement
+
+
+@dataclass(frozen=True)
+class Precision:
+    """By what people decided. accepted, rejected: all pictures that the detector accepted or rejected."""
+
+    accepted: Agreement
+    rejected: Agreement
+    bits: tuple[BitPrecision, ...]
+
+
+def precision(detector: Detector) -> Precision:
+    """How far people agreed with this version of the detector, bit by bit; bits of which nothing is known left out."""
+    verdicts = Verdict.objects.filter(detector=detector, example__refusal="").exclude(
+        example__override=Override.NONE
+    )
+    overall = {True: Agreement(), False: Agreement()}
+    failed: dict[str, Agreement] = {}
+    passed: dict[str, Agreement] = {}
+    fields = ("is_accepted", "failing", "present", "absent", "example__override")
+    for is_accepted, failing, present, absent, decision in verdicts.values_list(*fields).iterator():
+        agrees = (decision == Override.ACCEPTED) == is_accepted
+        overall[is_accepted] = overall[is_accepted].with_one(agrees)
+        counted, bits = (passed, {*present, *absent}) if is_accepted else (failed, {*failing})
+        for bit in bits:
+            counted[bit] = counted.get(bit, Agreement()).with_one(agrees)
+    known = [bit for bit in detector.bits if bit in failed or bit in passed]
+    rows = (
+        BitPrecision(bit, failed.get(bit, Agreement()), passed.get(bit, Agreement()))
+        for bit in known
+    )
+    return Precision(overall[True], overall[False], tuple(rows))

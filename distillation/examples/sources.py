@@ -1,0 +1,271 @@
+"""A place with pictures, whatever fsspec makes of its URL: what may be reached, its files, their bytes. Knows no rows.
+
+Whoever may add a source must not read this machine's files or its network by it: folders lie below the roots, links
+are not followed, and addresses of private networks are refused when the connection is made, redirects included.
+"""
+
+import errno
+import importlib.util
+import posixpath
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from generation.infra import addresses
+
+MAX_FILES = 100_000  # of a source; a listing that never ends must
+MAX_FOLDERS = 10_000
+MAX_LISTING_BYTES = 8 * 2**20  # of one page of a web server
+CONNECT_SECONDS, READ_SECONDS = 10, 60
+# What must be installed to reach it, beside fsspec.
+PACKAGES = {"http": "aiohttp", "https": "aiohttp", "s3": "s3fs", "gs": "gcsfs", "abfs": "adlfs"}
+WEB = ("http", "https")
+# What file systems call what changes with the content; the first that is there, else size and time.
+CHECKSUMS = ("ETag", "etag", "content_md5", "Content-MD5", "md5Hash", "Digest")
+TIMES = ("mtime", "LastModified", "last_modified", "Last-Modified", "updated")
+
+
+class PlaceUnusable(Exception):
+    """The place is not allowed, not there, or not to be reached: the message says which, and what to do."""
+
+
+class FileTooLarge(Exception):
+    """A file has more bytes than may be read."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """roots: below which folders of this machine may be read; the first one completes relative paths."""
+
+    roots: Sequence[Path]
+    private_hosts: bool = False
+
+
+@dataclass(frozen=True)
+class File:
+    """location: within the place. size_bytes: None = the place does not say. stamp: "" = nothing tells a change."""
+
+    location: str
+    path: str
+    size_bytes: int | None
+    stamp: str
+
+
+def scheme_of(url: str) -> str:
+    """ "" is a folder of this machine. Raises PlaceUnusable for what is not allowed, before anything is reached."""
+    head, separator, rest = url.partition("://")
+    if not separator:
+        if "::" in url or not url.strip():
+            raise PlaceUnusable(f"{url!r} is neither a folder nor a URL.")
+        return ""
+    scheme = head.lower()
+    if scheme == "file":
+        return ""
+    if scheme not in PACKAGES:
+        raise PlaceUnusable(f"{scheme}:// is not read. Give a folder, or {', '.join(PACKAGES)}.")
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise PlaceUnusable(f"{url} is no address: {error}.") from error
+    if not rest.strip("/") or not parts.netloc:
+        raise PlaceUnusable(f"{url} names no place: {scheme}://NAME/FOLDER.")
+    if parts.username is not None or parts.password is not None:
+        raise PlaceUnusable("Leave credentials out of the URL: many may read it.")
+    if scheme in WEB and (parts.query or parts.fragment):
+        raise PlaceUnusable("Give the address of a listing, without ? and #.")
+    return scheme
+
+
+def folder_of(url: str, rules: Rules) -> Path:
+    """The folder of this machine that the URL names, links resolved. Raises PlaceUnusable outside of the roots."""
+    given = url.partition("://")[2] if "://" in url else url
+    path = Path(given)
+    roots = [Path(root).resolve() for root in rules.roots]
+    if not path.is_absolute() and roots:
+        path = roots[0] / path
+    path = path.resolve()
+    if not any(path.is_relative_to(root) for root in roots):
+        allowed = ", ".join(map(str, roots)) or "nothing"
+        raise PlaceUnusable(
+            f"{given} is outside of what may be read (IMAGE_SOURCE_ROOTS): {allowed}."
+        )
+    return path
+
+
+class Place:
+    """An open place. Made by `open_place`."""
+
+    def __init__(self, filesystem: Any, base: str, *, scheme: str) -> None:
+        self._filesystem = filesystem
+        self._base = base.rstrip("/")
+        self._scheme = scheme
+
+    def files(self) -> list[File]:
+        """All of them, hidden ones and links left out, by location. Raises PlaceUnusable."""
+        found: list[File] = []
+        for entry in self._entries():
+            if len(found) == MAX_FILES:
+                raise PlaceUnusable(
+                    f"{self._base} has more than {MAX_FILES} files. Make several sources of it."
+                )
+            name = entry["name"]
+            location = readable(name[len(self._base) :].lstrip("/"))
+            found.append(File(location, name, entry.get("size"), _stamp(entry)))
+        return sorted(found, key=lambda file: file.location)
+
+    def _entries(self) -> Iterator[Mapping[str, Any]]:
+        waiting, known = [self._base], {self._base}
+        while waiting:
+            folder = waiting.pop()
+            for entry in self._listed(folder):
+                name = entry["name"].rstrip("/")
+                if not self._is_ours(name, entry):
+                    continue
+                if entry["type"] == "file":
+                    yield entry
+                elif entry["type"] == "directory" and name not in known:
+                    if len(known) == MAX_FOLDERS:
+                        raise PlaceUnusable(f"{self._base} has more than {MAX_FOLDERS} folders.")
+                    known.add(name)
+                    waiting.append(name)
+
+    def _listed(self, folder: str) -> list[Mapping[str, Any]]:
+        # Of a web server a folder's address ends so, or it is sent elsewhere.
+        asked = f"{folder}/" if self._scheme in WEB else folder
+        try:
+            return self._filesystem.ls(asked, detail=True)
+        except PlaceUnusable:
+            raise
+        except Exception as error:  # each backend has its own
+            raise PlaceUnusable(f"{folder} cannot be listed: {_said(error)}") from error
+
+    def _is_ours(self, name: str, entry: Mapping[str, Any]) -> bool:
+        """Below the base, not hidden, no link, and of a web server no other view of the listing."""
+        below = name[len(self._base) :]
+        if not name.startswith(self._base) or not below.startswith("/") or entry.get("islink"):
+            return False
+        if any(part.startswith(".") for part in below.split("/") if part):
+            return False
+        return self._scheme not in WEB or not ("?" in below or "#" in below)
+
+    def described(self, file: File) -> File:
+        """With size and stamp, where the listing had none (web servers). Raises OSError."""
+        if self._scheme not in WEB:
+            return file
+        try:
+            info = self._filesystem.info(file.path)
+        except Exception as error:
+            raise OSError(_said(error)) from error
+        return File(file.location, file.path, info.get("size"), _stamp(info))
+
+    def read(self, file: File, *, most: int) -> bytes:
+        """Raises FileTooLarge above `most` bytes, whatever the place said before, and OSError."""
+        if file.size_bytes is not None and file.size_bytes > most:
+            raise FileTooLarge
+        if self._scheme == "":
+            self._check_still_inside(file)
+        parts, count = [], 0
+        try:
+            with self._filesystem.open(file.path, "rb") as stream:
+                while part := stream.read(min(2**20, most + 1 - count)):
+                    parts.append(part)
+                    count += len(part)
+                    if count > most:
+                        raise FileTooLarge
+        except (FileTooLarge, OSError):
+            raise
+        except Exception as error:
+            raise OSError(_said(error)) from error
+        return b"".join(parts)
+
+    def _check_still_inside(self, file: File) -> None:
+        """A folder may have become a link since it was listed."""
+        if not Path(file.path).resolve().is_relative_to(self._base):
+            raise OSError("It leads out of the source.")
+
+
+def is_installed(scheme: str) -> bool:
+    return importlib.util.find_spec(PACKAGES[scheme]) is not None
+
+
+def open_place(url: str, rules: Rules) -> Place:
+    """Raises PlaceUnusable."""
+    import fsspec  # the web process checks URLs, and does without
+
+    scheme = scheme_of(url)
+    if scheme == "":
+        folder = folder_of(url, rules)
+        if not folder.is_dir():
+            raise PlaceUnusable(f"{folder} is not a folder.")
+        return Place(fsspec.filesystem("file", skip_instance_cache=True), str(folder), scheme="")
+    package = PACKAGES[scheme]
+    if not is_installed(scheme):
+        raise PlaceUnusable(
+            f"{scheme}:// needs the Python package {package}, which is not installed: pip install {package}."
+        )
+    if scheme in WEB:
+        return Place(_web(rules), url, scheme=scheme)
+    try:
+        filesystem = fsspec.filesystem(scheme, skip_instance_cache=True, use_listings_cache=False)
+    except Exception as error:
+        raise PlaceUnusable(f"{scheme}:// cannot be opened: {_said(error)}") from error
+    return Place(filesystem, posixpath.normpath(url.partition("://")[2]), scheme=scheme)
+
+
+def _web(rules: Rules) -> Any:
+    import aiohttp
+    from fsspec.implementations.http import HTTPFileSystem
+
+    class Response(aiohttp.ClientResponse):
+        async def read(self) -> bytes:
+            """What fsspec reads whole are listings alone."""
+            body = bytearray()
+            async for part in self.content.iter_chunked(2**16):
+                body += part
+                if len(body) > MAX_LISTING_BYTES:
+                    raise PlaceUnusable(f"{self.url} lists more than {MAX_LISTING_BYTES} bytes.")
+            self._body = bytes(body)
+            return self._body
+
+    def connect(address: Any) -> socket.socket:
+        family, kind, protocol, _, place = address
+        if not rules.private_hosts and not addresses.is_public(place[0]):
+            raise OSError(
+                errno.EACCES,
+                f"{place[0]} is in a private network (IMAGE_SOURCE_PRIVATE_HOSTS)",
+            )
+        return socket.socket(family, kind, protocol)
+
+    async def session(**options: Any) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(socket_factory=connect),
+            response_class=Response,
+            timeout=aiohttp.ClientTimeout(sock_connect=CONNECT_SECONDS, total=READ_SECONDS),
+            **options,
+        )
+
+    return HTTPFileSystem(
+        get_client=session, simple_links=False, block_size=0, skip_instance_cache=True
+    )
+
+
+def readable(text: str) -> str:
+    """Names of files are bytes: as text that can be stored."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
+
+
+def _stamp(entry: Mapping[str, Any]) -> str:
+    for name in CHECKSUMS:
+        if entry.get(name):
+            return str(entry[name])[:200]
+    for name in TIMES:
+        if entry.get(name) and entry.get("size") is not None:
+            return f"{entry['size']} {entry[name]}"[:200]
+    return ""
+
+
+def _said(error: Exception) -> str:
+    return (str(error) or type(error).__name__)[:300]

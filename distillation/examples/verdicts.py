@@ -1,0 +1,129 @@
+"""Has a version of the detector judge examples, and keeps what it says. Loads tensors; touches no person's decision.
+
+There is one verdict of an example by a version. It is made again only if the tags ask for something else since.
+"""
+
+import io
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import structlog
+import torch
+from django.db.models import Exists, OuterRef, QuerySet
+from PIL import Image
+from torch import Tensor
+
+from distillation.detector.judge import Judge
+from distillation.detectors import loading
+from distillation.detectors import registry as detectors
+from distillation.evaluation.perception import fitted
+from distillation.examples import lifecycle as examples
+from distillation.models import Detector, Example, ImageSource, Verdict
+from generation.errors import StorageFailed
+from generation.images import storage
+from generation.models import Release
+
+log = structlog.get_logger(__name__)
+
+BATCH = 32
+
+
+def judge_all(*, is_over: Callable[[], bool] = lambda: False) -> int:
+    """`judge` by the active version, if there is one that knows such pictures."""
+    detector = detectors.active()
+    if detector is None or not knows(detector):
+        return 0
+    return judge(detector, is_over=is_over)
+
+
+def knows(detector: Detector) -> bool:
+    """Whether it was made for pictures like these: what the project ships knows the starter's and no others."""
+    teacher = Release.objects.filter(
+        kind=Release.Kind.TEACHER, status=Release.Status.ACTIVE
+    ).first()
+    is_starter = teacher is not None and teacher.name == detectors.STARTER_TEACHER
+    return is_starter or not detectors.is_shipped(detector)
+
+
+def judge(
+    detector: Detector,
+    *,
+    on_progress: Callable[[int, int], object] = lambda done, total: None,
+    is_over: Callable[[], bool] = lambda: False,
+) -> int:
+    """Give every example a verdict of this version that lacks one. Returns how many were given.
+
+    Raises DetectorUnusable, DistillationRefused.
+    """
+    waiting = {source: missing(detector, source) for source in ImageSource.objects.all()}
+    total = sum(rows.count() for rows in waiting.values())
+    if not total:
+        return 0
+    judge_of_pictures = loading.load(detector)
+    done = judged = 0
+    for source, rows in waiting.items():
+        present, absent = examples.demands(source)
+        for batch in _batches(rows):
+            if is_over():
+                return judged
+            judged += _judge(judge_of_pictures, detector, batch, present, absent)
+            done += len(batch)
+            on_progress(done, total)
+    log.info("examples_judged", detector=detector.name, count=judged)
+    return judged
+
+
+def missing(detector: Detector, source: ImageSource) -> QuerySet[Example]:
+    """Examples of the source that this version has not judged, or not by what is asked of them now."""
+    present, absent = examples.demands(source)
+    judged = Verdict.objects.filter(
+        example=OuterRef("pk"), detector=detector, present=present, absent=absent
+    )
+    return Example.objects.filter(~Exists(judged), source=source, refusal="").order_by("pk")
+
+
+def _batches(rows: QuerySet[Example]) -> Iterator[list[Example]]:
+    ids = list(rows.values_list("pk", flat=True))
+    for start in range(0, len(ids), BATCH):
+        yield list(Example.objects.filter(pk__in=ids[start : start + BATCH]).order_by("pk"))
+
+
+def _judge(
+    judge: Judge,
+    detector: Detector,
+    batch: Sequence[Example],
+    present: list[str],
+    absent: list[str],
+) -> int:
+    readable, pictures = [], []
+    for example in batch:
+        try:
+            pictures.append(_picture(storage.read(example.file), judge.image_size))
+            readable.append(example)
+        except (StorageFailed, OSError) as error:
+            log.warning("example_unreadable", example=example.pk, error=str(error))
+    if not readable:
+        return 0
+    count = len(readable)
+    found = judge.judge(torch.cat(pictures), present=[present] * count, absent=[absent] * count)
+    for example, judgement in zip(readable, found, strict=True):
+        Verdict.objects.update_or_create(
+            example=example,
+            detector=detector,
+            defaults={
+                "is_accepted": judgement.is_accepted,
+                "failing": list(judgement.failing),
+                "present": present,
+                "absent": absent,
+                "score": judgement.score,
+                "probabilities": judgement.probabilities,
+            },
+        )
+    return count
+
+
+def _picture(content: bytes, side: int) -> Tensor:
+    """uint8 [1, 3, side, side] of a crop."""
+    with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+        pixels = np.array(image.convert("RGB"))
+    return fitted(torch.from_numpy(pixels).permute(2, 0, 1)[None], side)

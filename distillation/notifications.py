@@ -1,0 +1,13 @@
+"""Messages of distillation that may be lost: rows are the truth, and the sweep says the same again."""
+
+from generation.infra import notifications
+
+
+def wake() -> None:
+    """There may be queued runs. Call after commit."""
+    notifications.send("distillation.wake", expires=60)
+
+
+def curate() -> None:
+    """There may be sources that wait to be read. Call after commit."""
+    notifications.send("distillation.curate", expires=60)

@@ -1,0 +1,1 @@
+"""The stages from a teacher and a catalogue to a release."""

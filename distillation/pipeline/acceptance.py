@@ -1,0 +1,200 @@
+"""The last stages of a chain: measure the student and the release that it is to replace, and decide."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+
+from distillation.evaluation import figures, measured, pictures
+from distillation.evaluation import gate as gates
+from distillation.evaluation import run as evaluations
+from distillation.evaluation.figures import Evaluation
+from distillation.evaluation.gate import Costs, GateRecipe
+from distillation.evaluation.prompts import Prompts, seeds_of
+from distillation.evaluation.report import gallery
+from distillation.pipeline.recipes import Recipe
+from distillation.resumable import atomic
+from distillation.resumable.stages import Context
+from distillation.trainers.catalogue import Catalogue
+from distillation.training import processes
+from generation.engine import release as releases
+
+RELEASE = "release"  # the last stage, and the folder of a release in a stage's
+SUMMARY = "summary.json"
+INCUMBENT, GATE = "incumbent", "gate"  # stages
+GATE_FILE = "gate.json"
+PICTURES = "pictures"  # of all evaluations: the teacher's are made once
+COMPARED, COMPARED_SEEDS = "compared.webp", 2
+
+
+class Proof:
+    """What the stages do with the student in the folder of the stage `bundle`."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        catalogue: Catalogue,
+        *,
+        teacher: Path,
+        active: Path | None,
+        detector: Path | None,
+        clip: Path | None,
+        real: Path | None,
+    ) -> None:
+        """active: the release to be replaced. detector, clip, real: see `chain.Inputs`."""
+        self._recipe, self._catalogue = recipe, catalogue
+        self._teacher, self._active = teacher, active
+        self._detector, self._clip, self._real = detector, clip, real
+
+    @cached_property
+    def has_incumbent(self) -> bool:
+        """Whether there is a release to be replaced that can be compared: of the same encoder, with common variants."""
+        if self._active is None:
+            return False
+        manifest = releases.read(self._active)
+        return manifest.encoder_fingerprint == self._catalogue.encoder_fingerprint and bool(
+            self._covered(self._catalogue.slugs)
+        )
+
+    def evaluation(self, context: Context) -> None:
+        if not processes.is_main():
+            return
+        release = context.needs["bundle"] / RELEASE
+        evaluation = self._evaluated(release, self.prompts, context.folder, context)
+        summary = json.dumps(figures.summary(evaluation), indent=2, allow_nan=False)
+        atomic.write_file(context.folder / SUMMARY, summary + "\n")
+
+    def incumbent(self, context: Context) -> None:
+        """The active release against the teacher, on those of the prompts that it covers."""
+        if processes.is_main() and self._active is not None:
+            self._evaluated(self._active, self._of_active, context.folder, context)
+
+    def gate(self, context: Context) -> None:
+        if not processes.is_main():
+            return
+        recipe: GateRecipe = context.recipe.recipe
+        folder = context.needs["evaluation"]
+        candidate, teacher = (measured.read(folder, side) for side in ("student", "teacher"))
+        active = active_costs = None
+        if INCUMBENT in context.needs and self._active is not None:
+            self._compare(self._active, context)
+            active = measured.read(context.needs[INCUMBENT], "student")
+            active_costs = _costs(context.needs[INCUMBENT])
+        suspected = gates.suspects(recipe, candidate, teacher, active)
+        found = gates.decide(
+            recipe,
+            candidate,
+            teacher,
+            active,
+            costs=_costs(folder),
+            active_costs=active_costs,
+            again=self._measured_again(context, recipe, tuple(suspected)),
+        )
+        text = json.dumps(asdict(found), indent=2, allow_nan=False)
+        atomic.write_file(context.folder / GATE_FILE, text + "\n")
+
+    def _compare(self, active: Path, context: Context) -> None:
+        """A sheet of all three releases: pictures that the two evaluations have made."""
+        covered = self._covered(self.prompts.slugs)
+        prompts = self.prompts.of([covered[row] for row in gallery.spread(len(covered))])
+        each = min(COMPARED_SEEDS, self._recipe.evaluation.seeds_per_variant)
+        albums = {
+            name: pictures.make(
+                release,
+                prompts,
+                seeds_of(prompts.slugs, each=each),
+                cache=context.folder.parent / PICTURES,
+                title=f"pictures of the {name}",
+                progress_bar=context.progress_bar,
+            )
+            for name, release in (
+                ("teacher", self._teacher),
+                ("active", active),
+                ("candidate", context.needs["bundle"] / RELEASE),
+            )
+        }
+        atomic.make_file(
+            context.folder / COMPARED, lambda path: gallery.compare(path, albums, prompts.texts)
+        )
+
+    def _measured_again(
+        self, context: Context, recipe: GateRecipe, suspected: tuple[str, ...]
+    ) -> dict[str, float]:
+        """The changes of these variants, with seeds that nothing was chosen by."""
+        if not suspected:
+            return {}
+        release = context.needs["bundle"] / RELEASE
+        folder = context.folder / "again"
+        options = {"each": recipe.second_look, "skip": self._recipe.evaluation.seeds_per_variant}
+        prompts = self.prompts.of(suspected)
+        self._evaluated(release, prompts, folder, context, is_timed=False, **options)
+        ours = measured.read(folder, "student")
+        found = gates.changes(ours, measured.read(folder, "teacher"))
+        covered = self._covered(suspected)
+        if self.has_incumbent and self._active is not None and covered:
+            folder = context.folder / "again-active"
+            prompts = self.prompts.of(covered)
+            self._evaluated(self._active, prompts, folder, context, is_timed=False, **options)
+            found |= gates.changes(ours, measured.read(folder, "student"))
+        return found
+
+    @cached_property
+    def prompts(self) -> Prompts:
+        """All variants of the catalogue."""
+        catalogue = self._catalogue
+        return Prompts(
+            slugs=catalogue.slugs,
+            texts=catalogue.texts,
+            prompt_embeds=catalogue.prompt_embeds,
+            encoder_fingerprint=catalogue.encoder_fingerprint,
+            wanted=catalogue.wanted,
+            stated=catalogue.stated,
+        )
+
+    @cached_property
+    def _of_active(self) -> Prompts:
+        """Those that the release to be replaced covers as well."""
+        return self.prompts.of(self._covered(self.prompts.slugs))
+
+    def _evaluated(
+        self,
+        release: Path,
+        prompts: Prompts,
+        folder: Path,
+        context: Context,
+        *,
+        each: int | None = None,
+        skip: int = 0,
+        is_timed: bool = True,
+    ) -> Evaluation:
+        recipe = self._recipe.evaluation
+        return evaluations.evaluate(
+            release,
+            self._teacher,
+            prompts,
+            seeds_of(prompts.slugs, each=each or recipe.seeds_per_variant, skip=skip),
+            folder=folder,
+            detector=self._detector,
+            clip_name=self._clip,
+            tokenizer=self._teacher / "tokenizer",
+            real_pictures=self._real,
+            margins=recipe.margins,
+            speed=recipe.speed if is_timed else None,
+            cache=context.folder.parent / PICTURES,
+            progress_bar=context.progress_bar,
+        )
+
+    def _covered(self, slugs: Sequence[str]) -> list[str]:
+        """Those of the slugs that the release to be replaced covers."""
+        if self._active is None:
+            return []
+        covered = set(releases.read(self._active).covered_variants)
+        return [slug for slug in slugs if not covered or slug in covered]
+
+
+def _costs(folder: Path) -> Costs:
+    """Of the student of an evaluation."""
+    side = json.loads((folder / "evaluation.json").read_text("utf-8"))["student"]
+    seconds = side["speed"]["seconds"]["total"]["median"] if side["speed"] else None
+    return Costs(seconds, sum(side["bytes_on_disk"].values()))

@@ -1,0 +1,100 @@
+"""Owns how a recipe is changed: by the names of its fields, from JSON or a command line. Knows not what they mean.
+
+Recipes are frozen dataclasses of numbers, texts, tuples and other recipes. What does not fit is refused by its name.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass, replace
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from distillation.trainers.objectives.methods import METHODS
+from distillation.training.errors import RecipeRefused
+
+Recipe = TypeVar("Recipe")
+
+
+def changed(recipe: Recipe, changes: Mapping[str, Any], *, place: str = "") -> Recipe:
+    """A copy with other values: {"pairs": {"batch": 8}}. Raises RecipeRefused, which names the field."""
+    if not is_dataclass(recipe) or isinstance(recipe, type):
+        raise TypeError(f"{recipe!r} is no recipe.")
+    known = get_type_hints(type(recipe))
+    values = {}
+    for name, value in changes.items():
+        path = f"{place}{name}"
+        if name not in known:
+            raise RecipeRefused(
+                f"{path} is no field of the recipe. There are: {', '.join(place + n for n in sorted(known))}."
+            )
+        values[name] = _value(getattr(recipe, name), value, _kinds(known[name]), path)
+    try:
+        return replace(recipe, **values)
+    except ValueError as error:
+        raise RecipeRefused(f"{place}{error!s}") from error
+
+
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    """What a field may hold: the parts of `A | B`, or A alone."""
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+
+
+def _value(present: Any, value: Any, kinds: tuple[Any, ...], path: str) -> Any:
+    """`value` as the field takes it: lists as tuples, whole numbers as numbers."""
+    if value is None and type(None) in kinds:
+        return None
+    parts: list[Any] = [kind for kind in kinds if is_dataclass(kind)]
+    if parts:
+        # A part that the recipe left out is there, with its defaults, once one of its fields is set.
+        return _part(parts[0]() if present is None else present, value, path)
+    if isinstance(value, list | tuple) and any(get_origin(kind) is tuple for kind in kinds):
+        return tuple(tuple(part) if isinstance(part, list) else part for part in value)
+    if type(value) is int and int not in kinds and float in kinds:
+        return float(value)
+    if value is None or type(value) not in kinds:
+        raise RecipeRefused(f"{path} takes {_words(kinds)} (it is {present!r} now), not {value!r}.")
+    return value
+
+
+def _words(kinds: tuple[Any, ...]) -> str:
+    names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+    return " or ".join(
+        names.get(kind, "null" if kind is type(None) else "a list") for kind in kinds
+    )
+
+
+def _part(present: Any, value: Any, path: str) -> Any:
+    """A recipe inside a recipe: changed, or for a method with other fields made anew."""
+    if not isinstance(value, Mapping):
+        raise RecipeRefused(f"{path} has fields of its own: set {path}.FIELD.")
+    if "method" in value and value["method"] != getattr(present, "method", None):
+        kind = METHODS.get(value["method"]) if isinstance(value["method"], str) else None
+        if kind is None:
+            raise RecipeRefused(
+                f"{path}.method must be one of {', '.join(METHODS)}, not {value['method']!r}."
+            )
+        return changed(kind(), value, place=f"{path}.")
+    return changed(present, value, place=f"{path}.")
+
+
+def parse(settings: Sequence[str]) -> dict[str, Any]:
+    """Changes from texts "structure.steps=100". The value is JSON, or text where it is not. Raises RecipeRefused."""
+    changes: dict[str, Any] = {}
+    for setting in settings:
+        path, equals, text = setting.partition("=")
+        names = path.split(".")
+        if not equals or not all(names):
+            raise RecipeRefused(f"{setting!r}: give FIELD=VALUE, such as structure.steps=100.")
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        place = changes
+        for name in names[:-1]:
+            place = place.setdefault(name, {})
+            if not isinstance(place, dict):
+                raise RecipeRefused(f"{path} is given twice.")
+        if names[-1] in place:
+            raise RecipeRefused(f"{path} is given twice.")
+        place[names[-1]] = value
+    return changes

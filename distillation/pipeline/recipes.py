@@ -1,0 +1,236 @@
+"""The table of recipes: all that shapes a student beside its teacher and its catalogue. Knows no tensors.
+
+A run takes one by its name, and may change single fields (`changes`).
+"""
+
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+
+from distillation.evaluation.gate import GateRecipe
+from distillation.evaluation.latency import SpeedRecipe
+from distillation.evaluation.noninferiority import Margins
+from distillation.evaluation.prompts import SEEDS_EACH
+from distillation.trainers import rollout
+from distillation.trainers.decoder import DecoderRecipe
+from distillation.trainers.dmd2 import MatchingRecipe
+from distillation.trainers.joint import JointRecipe
+from distillation.trainers.objectives.bayes import BayesRecipe
+from distillation.trainers.objectives.ensemble import EnsembleRecipe
+from distillation.trainers.objectives.hinton import HintonRecipe
+from distillation.trainers.objectives.methods import MethodRecipe
+from distillation.trainers.objectives.mmd import MmdRecipe
+from distillation.trainers.pairs import PairsRecipe
+from distillation.trainers.quantise import QuantiseRecipe
+from distillation.trainers.regression import RegressionRecipe
+from distillation.trainers.structure import StructureRecipe
+from distillation.trainers.student import StudentRecipe
+from distillation.trainers.teacher import Teacher
+from distillation.training.errors import RecipeRefused
+
+
+@dataclass(frozen=True)
+class EvaluationRecipe:
+    """seeds_per_variant: none of them is a pair's, so no training has seen them.
+
+    margins: what counts as no worse than the teacher, said before anything is measured. speed: None = not measured.
+    """
+
+    seeds_per_variant: int = 4
+    margins: Margins = field(default_factory=Margins)
+    speed: SpeedRecipe | None = field(default_factory=SpeedRecipe)
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.seeds_per_variant <= SEEDS_EACH:
+            raise ValueError(
+                f"seeds_per_variant must lie from 1 to {SEEDS_EACH}, not {self.seeds_per_variant}."
+            )
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """timesteps: in which the student is served, descending; they are folded into its weights.
+
+    image_size: of the teachers that it is made for, pixels a side. decoder, structure: None takes these networks from a
+    student release (`warm`). regression, matching, joint: None leaves the stage out. again: the joint training of a run
+    that begins with a student release.
+    """
+
+    name: str
+    summary: str
+    image_size: int
+    timesteps: tuple[int, ...]
+    student: StudentRecipe = field(default_factory=StudentRecipe)
+    pairs: PairsRecipe = field(default_factory=PairsRecipe)
+    decoder: DecoderRecipe | None = field(default_factory=DecoderRecipe)
+    structure: StructureRecipe | None = field(default_factory=StructureRecipe)
+    regression: RegressionRecipe | None = field(default_factory=RegressionRecipe)
+    matching: MatchingRecipe | None = field(default_factory=MatchingRecipe)
+    joint: JointRecipe | None = field(default_factory=JointRecipe)
+    again: JointRecipe | None = field(default_factory=JointRecipe)
+    quantise: QuantiseRecipe = field(default_factory=QuantiseRecipe)
+    evaluation: EvaluationRecipe = field(default_factory=EvaluationRecipe)
+    gate: GateRecipe = field(default_factory=GateRecipe)
+
+    def __post_init__(self) -> None:
+        if not self.timesteps or min(self.timesteps) < 0:
+            raise ValueError(f"timesteps must be whole numbers from 0, not {self.timesteps}.")
+        if any(later >= earlier for earlier, later in pairwise(self.timesteps)):
+            raise ValueError(f"timesteps must be descending, not {self.timesteps}.")
+        if (self.decoder is None) != (self.structure is None):
+            raise ValueError(
+                "decoder and structure are both left out, where a student release has them, or both set."
+            )
+        if self.is_warm:
+            if self.regression is not None or self.matching is not None:
+                raise ValueError(
+                    "regression and matching begin with the stage structure: set that, or leave them out."
+                )
+        elif self.regression is not None:
+            passes = len(self.regression.pass_weights)
+            if passes != len(self.timesteps):
+                raise ValueError(
+                    f"timesteps has {len(self.timesteps)} passes and regression.pass_weights {passes}: give as many."
+                )
+            if unknown := sorted(set(self.timesteps[1:]) - set(self.pairs.path_timesteps)):
+                raise ValueError(
+                    f"timesteps after the first begin at stored points of the teacher's path: add {unknown} to "
+                    "pairs.path_timesteps, or choose among these."
+                )
+        elif self.matching is not None:
+            raise ValueError(
+                "matching needs a student that regression has warmed up: leave it out as well, or set regression."
+            )
+        elif self.joint is not None:
+            raise ValueError(
+                "joint needs a student that regression has warmed up: leave it out as well, or set regression."
+            )
+
+    @property
+    def is_warm(self) -> bool:
+        """Whether it begins with the networks of a student release."""
+        return self.structure is None
+
+    def check(self, teacher: Teacher) -> None:
+        """Raises RecipeRefused, which names the field, if the recipe is not for such a teacher."""
+        sizes = teacher.manifest.image_sizes
+        if sizes[0] != (self.image_size, self.image_size):
+            raise RecipeRefused(
+                f"image_size: the recipe {self.name} is for teachers of {self.image_size} × {self.image_size} pixels, "
+                f"{teacher.manifest.name} makes {sizes[0][0]} × {sizes[0][1]}. Choose another recipe: "
+                f"{', '.join(RECIPES)}."
+            )
+        rollout.check(self.timesteps, teacher.schedule)
+
+
+# --- the starter's --------------------------------------------------------------------------------
+_STRUCTURE = StructureRecipe(steps=1500)
+_REGRESSION = RegressionRecipe(steps=2200, learning_rate=3e-4)
+ONE_STEP = Recipe(
+    name="starter-1step",
+    summary="The starter's student: one pass of the tiny cut.",
+    image_size=128,
+    timesteps=(999,),
+    pairs=PairsRecipe(seeds_per_variant=48),
+    decoder=DecoderRecipe(
+        channels=48, blocks=(3, 3, 2, 0), steps=5000, pictures=8192, latent_noise=0.0
+    ),
+    structure=_STRUCTURE,
+    regression=_REGRESSION,
+    matching=None,
+    joint=JointRecipe(steps=3500, learning_rate=3e-4, least_margin=0.6),
+    again=JointRecipe(steps=1500, learning_rate=2e-4, least_margin=0.6),
+    evaluation=EvaluationRecipe(),
+)
+TWO_STEP = replace(
+    ONE_STEP,
+    name="starter-2step",
+    summary="Two passes of the tiny cut.",
+    timesteps=(999, 499),
+    regression=replace(_REGRESSION, pass_weights=(1.0, 1.0), simulated=0.5),
+)
+
+
+def _method(
+    name: str, objective: MethodRecipe, summary: str, *, weight_decay: float = 0.01
+) -> Recipe:
+    """One method of the structure stage alone; the student then takes ten passes."""
+    return replace(
+        ONE_STEP,
+        name=name,
+        summary=f"{summary} The structure stage alone, ten passes.",
+        timesteps=tuple(range(999, 0, -100)),
+        structure=replace(_STRUCTURE, objective=objective, weight_decay=weight_decay),
+        regression=None,
+        joint=None,
+        again=None,
+    )
+
+
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        ONE_STEP,
+        TWO_STEP,
+        Recipe(
+            name="sd15-tiny-1step",
+            summary="Stable Diffusion 1.5 at 512 × 512: one pass of BK-SDM's tiny cut.",
+            image_size=512,
+            timesteps=(
+                625,
+            ),  # at 999 an error of the predicted noise is 14.6 times as large in the picture
+            pairs=PairsRecipe(
+                seeds_per_variant=200,
+                num_inference_steps=40,
+                path_timesteps=(749, 499, 249),
+                batch=8,
+                written=64,
+            ),
+            decoder=DecoderRecipe(
+                channels=64, blocks=(3, 3, 3, 1), steps=20_000, batch=8, learning_rate=5e-4
+            ),
+            structure=StructureRecipe(steps=20_000, batch=64, learning_rate=5e-5, warmup=500),
+            regression=RegressionRecipe(
+                steps=20_000, batch=32, learning_rate=1e-5, final_learning_rate=1e-6, warmup=500
+            ),
+            # A fake score of the teacher's size takes 3.4 GB four times over: weights, gradients, two moments.
+            matching=MatchingRecipe(
+                steps=3000,
+                student_after=200,
+                fake_score="student",
+                learning_rate=1e-5,
+                final_learning_rate=1e-6,
+                fake_learning_rate=2e-5,
+            ),
+            joint=JointRecipe(steps=5000, batch=8, learning_rate=1e-5, warmup=200, pictures=2048),
+            again=JointRecipe(steps=2500, batch=8, learning_rate=1e-5, warmup=200, pictures=2048),
+            quantise=QuantiseRecipe(measured=16),
+        ),
+        _method("hinton", HintonRecipe(), "Soft and hard targets (Hinton et al. 2015)."),
+        _method("ensemble", EnsembleRecipe(), "Several teachers, weighted by their agreement."),
+        _method("mmd", MmdRecipe(), "MMD between the outputs of all layers (Huang & Wang 2017)."),
+        _method(
+            "bayes",
+            BayesRecipe(),
+            "The teacher's posterior as the student's prior (Grabovoy & Strijov 2021).",
+            weight_decay=0.0,
+        ),
+    )
+}
+
+
+def warm(recipe: Recipe) -> Recipe:
+    """Its run that begins with a student release: joint training as `again` says. Raises RecipeRefused."""
+    if recipe.again is None:
+        raise RecipeRefused(
+            f"again: the recipe {recipe.name} does not say how a student is trained on. Set it, or begin anew."
+        )
+    return replace(
+        recipe, decoder=None, structure=None, regression=None, matching=None, joint=recipe.again
+    )
+
+
+def named(name: str) -> Recipe:
+    """Of the table. Raises RecipeRefused."""
+    if name not in RECIPES:
+        raise RecipeRefused(f"recipe: there is no {name!r}; there are {', '.join(RECIPES)}.")
+    return RECIPES[name]

@@ -1,0 +1,1 @@
+"""Resumable stages, progress, and atomic writes."""

@@ -1,0 +1,331 @@
+"""Owns which stage is built when: keys by inputs, resuming, locks, times. Knows not what any stage makes.
+
+A stage's folder is named by a hash of all that it is made from, so a changed recipe makes a new folder, as it does for
+all that need it, and leaves the rest alone. `done.json`, written last, says that a folder is finished.
+"""
+
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from distillation.resumable import atomic
+
+DONE = "done.json"
+SECONDS = "seconds.json"
+LOCK = "build.lock"
+STATES = ("finished", "started", "absent")
+KEEP_TIME_EVERY_SECONDS = (
+    10.0  # what a kill makes the recorded time of a stage too short by, at most
+)
+
+
+class StageError(Exception):
+    """A stage cannot be built."""
+
+
+class StagesInvalid(StageError):
+    """The table of stages contradicts itself, or was asked for a stage that it lacks."""
+
+
+class StageBusy(StageError):
+    """Another process is building the stage."""
+
+
+class StageDamaged(StageError):
+    """What a stage left in its folder cannot be read."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a stage's `build` gets. folder: its own, with what an interrupted build left; needs: folders by name."""
+
+    folder: Path
+    needs: dict[str, Path]
+    recipe: Any  # the Stage's
+    progress_bar: bool
+
+
+@dataclass(frozen=True)
+class Stage:
+    """recipe: a frozen dataclass of JSON values, all inputs but the needs; build: makes the folder or goes on with it.
+
+    revision: raised by hand when the code changes what the stage makes.
+    """
+
+    name: str
+    recipe: Any
+    needs: tuple[str, ...]
+    build: Callable[[Context], None]
+    revision: int = 1
+
+
+@dataclass(frozen=True)
+class Status:
+    """state: one of STATES; seconds: spent in all sessions; bytes: on disk."""
+
+    name: str
+    state: str
+    seconds: float
+    folder: Path
+    bytes: int
+
+
+OnStage = Callable[
+    [Status], None
+]  # before a stage is built ("absent", "started") and when it is there ("finished")
+
+
+def build(
+    stages: Sequence[Stage],
+    root: Path,
+    *,
+    only: Collection[str] | None = None,
+    on_stage: OnStage | None = None,
+    progress_bar: bool = True,
+    clock: Callable[[], float] = time.monotonic,
+    leads: bool = True,
+    meet: Callable[[], None] = lambda: None,
+) -> dict[str, Path]:
+    """Build what is not finished, in order; the folders by name. only: these stages and what they need.
+
+    Interrupted at any instant, it goes on when called again. Raises StagesInvalid, StageBusy, StageDamaged, and what a
+    stage raises. Several processes may build together: one leads, which locks and records; `meet` waits for all.
+    """
+    root = Path(root)
+    wanted = _with_needs(stages, only)
+    folders = {name: root / f"{name}-{key}" for name, key in keys(stages).items()}
+    report = on_stage or (lambda status: None)
+    for stage in stages:
+        if stage.name not in wanted:
+            continue
+        folder = folders[stage.name]
+        is_done = _is_done(folder)
+        meet()  # so that all have looked before one begins
+        if not is_done:
+            report(_status(stage, folder))
+            context = Context(
+                folder=folder,
+                needs={need: folders[need] for need in stage.needs},
+                recipe=stage.recipe,
+                progress_bar=progress_bar,
+            )
+            if leads:
+                _build_one(stage, context, clock)
+            else:
+                stage.build(context)
+            meet()
+        report(_status(stage, folder))
+    return {stage.name: folders[stage.name] for stage in stages if stage.name in wanted}
+
+
+def status(stages: Sequence[Stage], root: Path) -> list[Status]:
+    """How far each stage is, in order."""
+    return [_status(stage, folder_of(stages, Path(root), stage.name)) for stage in stages]
+
+
+def folder_of(stages: Sequence[Stage], root: Path, name: str) -> Path:
+    """Where the stage is built, whether or not it has been."""
+    found = keys(stages)
+    if name not in found:
+        raise StagesInvalid(f"There is no stage {name!r}. There are: {', '.join(found)}.")
+    return Path(root) / f"{name}-{found[name]}"
+
+
+def keys(stages: Sequence[Stage]) -> dict[str, str]:
+    """The key of each stage by name, 16 hexadecimal digits: a hash of its inputs and of the keys of what it needs."""
+    found: dict[str, str] = {}
+    for stage in stages:
+        if stage.name in found:
+            raise StagesInvalid(f"Two stages are named {stage.name!r}. Rename one.")
+        if missing := [need for need in stage.needs if need not in found]:
+            raise StagesInvalid(
+                f"The stage {stage.name!r} needs {', '.join(missing)}, which must come before it in the table."
+            )
+        inputs = {
+            "name": stage.name,
+            "revision": stage.revision,
+            "recipe": _recipe_values(stage),
+            "needs": [found[need] for need in stage.needs],
+        }
+        found[stage.name] = _hash(inputs)
+    return found
+
+
+def key_of(recipe: Any) -> str:
+    """16 hexadecimal digits of a dataclass of JSON values: of what stages of other inputs share."""
+    return _hash(asdict(recipe))
+
+
+def _hash(values: dict[str, Any]) -> str:
+    text = json.dumps(values, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _recipe_values(stage: Stage) -> dict[str, Any]:
+    if not is_dataclass(stage.recipe) or isinstance(stage.recipe, type):
+        raise StagesInvalid(f"The recipe of the stage {stage.name!r} must be a dataclass instance.")
+    values = asdict(stage.recipe)
+    try:
+        json.dumps(values, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise StagesInvalid(
+            f"The recipe of the stage {stage.name!r} holds a value that is not JSON: {error}. "
+            "Use numbers, text, true, false, None, tuples and dataclasses of these."
+        ) from error
+    return values
+
+
+def _with_needs(stages: Sequence[Stage], only: Collection[str] | None) -> set[str]:
+    names = {stage.name for stage in stages}
+    if only is None:
+        return names
+    if unknown := sorted(set(only) - names):
+        known = ", ".join(stage.name for stage in stages)
+        raise StagesInvalid(f"There is no stage {', '.join(unknown)}. There are: {known}.")
+    wanted = set(only)
+    for stage in reversed(stages):  # needs come earlier in the table
+        if stage.name in wanted:
+            wanted |= set(stage.needs)
+    return wanted
+
+
+# --- one stage ------------------------------------------------------------------------------------
+def _build_one(stage: Stage, context: Context, clock: Callable[[], float]) -> None:
+    folder = context.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(stage, folder):
+        if _is_done(folder):  # by another process, while this one was on its way here
+            return
+        with _timed(folder, clock) as elapsed:
+            stage.build(context)
+        _write_json(
+            folder / DONE,
+            {
+                "name": stage.name,
+                "key": folder.name.rpartition("-")[2],
+                "revision": stage.revision,
+                "seconds": round(elapsed(), 1),
+                "recipe": asdict(stage.recipe),
+                "needs": {name: path.name for name, path in context.needs.items()},
+                "machine": _machine(),
+            },
+        )
+
+
+def _is_done(folder: Path) -> bool:
+    return _read_json(folder / DONE) is not None
+
+
+def _status(stage: Stage, folder: Path) -> Status:
+    done, spent = _read_json(folder / DONE), _read_json(folder / SECONDS)
+    state = "finished" if done is not None else "started" if folder.exists() else "absent"
+    record = done or spent or {}
+    return Status(stage.name, state, float(record.get("seconds", 0.0)), folder, _bytes(folder))
+
+
+def _bytes(folder: Path) -> int:
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(place, name)).st_size
+            except FileNotFoundError:  # a running build has just moved it
+                continue
+    return total
+
+
+@contextmanager
+def _locked(stage: Stage, folder: Path) -> Iterator[None]:
+    """Holds the folder for this process; the system lets go of it even if the process is killed."""
+    with (folder / LOCK).open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            raise StageBusy(
+                f"The stage {stage.name!r} is being built in {folder} by another process (id {holder}). "
+                "Wait for it, or stop it; the same command then goes on from there."
+            ) from None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+
+
+@contextmanager
+def _timed(folder: Path, clock: Callable[[], float]) -> Iterator[Callable[[], float]]:
+    """Gives the seconds spent on the folder in all sessions, and keeps them on disk against a kill."""
+    path = folder / SECONDS
+    before = float((_read_json(path) or {}).get("seconds", 0.0))
+    started = clock()
+    ended = threading.Event()
+
+    def elapsed() -> float:
+        return before + clock() - started
+
+    def keep() -> None:
+        while not ended.wait(KEEP_TIME_EVERY_SECONDS):
+            _write_json(path, {"seconds": round(elapsed(), 1)})
+
+    keeper = threading.Thread(target=keep, daemon=True)
+    keeper.start()
+    try:
+        yield elapsed
+    finally:
+        ended.set()
+        keeper.join()
+        _write_json(path, {"seconds": round(elapsed(), 1)})
+
+
+def _machine() -> dict[str, Any]:
+    """What the time of a stage depends on."""
+    return {
+        "cpu": cpu_model(),
+        "cores": len(os.sched_getaffinity(0)),
+        "torch": importlib.metadata.version("torch"),
+    }
+
+
+def cpu_model() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text("utf-8", errors="replace")
+    except OSError:
+        return platform.processor() or platform.machine()
+    for line in text.splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+# --- files ----------------------------------------------------------------------------------------
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """None if there is no such file. Raises StageDamaged."""
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise StageDamaged(
+            f"{path} cannot be read: {error}. Delete {path.parent} to build the stage anew."
+        ) from error
+    if not isinstance(value, dict):
+        raise StageDamaged(
+            f"{path} must hold an object. Delete {path.parent} to build the stage anew."
+        )
+    return value
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    """Whole or not at all."""
+    atomic.write_file(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

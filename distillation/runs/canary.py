@@ -1,0 +1,91 @@
+"""A release that serves a share of the jobs: counted beside the active one, then promoted or withdrawn.
+
+The decision is a pure function of the counts. Runs that ended with a canary hear what became of it.
+"""
+
+from dataclasses import dataclass
+
+import structlog
+from django.conf import settings
+from django.db.models import Count, Q
+
+from distillation.evaluation.proportions import Share, difference
+from distillation.models import Run
+from generation.models import Image, Job, Release
+from generation.releases import lifecycle as releases
+
+log = structlog.get_logger(__name__)
+
+# It is looked at every few seconds, so chance has many turns, and images of one variant fail together: without these
+# two, canaries as good as the active release were withdrawn after 26 and 61 images.
+FEWEST = 50  # jobs or judged images of each of the two, before they are compared
+MARGIN = 0.05  # by which the share of failures must be higher at the least, for sure
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Since the canary began. ended: succeeded and failed jobs; judged, failing: images."""
+
+    ended: int = 0
+    failed: int = 0
+    judged: int = 0
+    failing: int = 0
+
+
+def decide(canary: Counts, active: Counts, *, jobs: int) -> tuple[str, str]:
+    """("withdraw" | "promote" | "wait", why). jobs: that the canary must have served."""
+    for what, ours, theirs in (
+        ("jobs failed", (canary.failed, canary.ended), (active.failed, active.ended)),
+        ("judged images failed", (canary.failing, canary.judged), (active.failing, active.judged)),
+    ):
+        if min(ours[1], theirs[1]) < FEWEST:
+            continue
+        share, other = Share(*ours), Share(*theirs)
+        if difference(share, other)[0] > MARGIN:
+            return "withdraw", (
+                f"{share.value:.1%} of {share.total} {what}, and {other.value:.1%} of the {other.total} of the active "
+                "release."
+            )
+    if canary.ended >= jobs:
+        return "promote", f"{canary.ended} jobs without getting worse."
+    return "wait", f"{canary.ended} of {jobs} jobs."
+
+
+def watch() -> None:
+    """Look at every canary once, promote or withdraw it, and tell the runs. Doubled beats are harmless."""
+    for release in releases.canaries():
+        active = Release.objects.filter(kind=release.kind, status=Release.Status.ACTIVE).first()
+        if active is None:
+            continue
+        ours, theirs = count(release, release), count(active, release)
+        action, reason = decide(ours, theirs, jobs=settings.CANARY_JOBS)
+        if action == "promote":
+            releases.activate(release, reason=reason)
+        elif action == "withdraw":
+            releases.reject(release, reason=reason)
+        else:
+            continue
+        log.info("canary_decided", release=release.name, action=action, reason=reason)
+    _tell_runs()
+
+
+def count(release: Release, canary: Release) -> Counts:
+    """Of the jobs of `release` that were made since the canary began."""
+    own = Job.objects.filter(release=release, created_at__gte=canary.canary_started_at)
+    jobs = own.aggregate(
+        ended=Count("pk", filter=Q(status__in=(Job.Status.SUCCEEDED, Job.Status.FAILED))),
+        failed=Count("pk", filter=Q(status=Job.Status.FAILED)),
+    )
+    images = Image.objects.filter(job__in=own).aggregate(
+        judged=Count("pk", filter=Q(is_accepted__isnull=False)),
+        failing=Count("pk", filter=Q(is_accepted=False)),
+    )
+    return Counts(**jobs, **images)
+
+
+def _tell_runs() -> None:
+    """Of canaries that are none any more, whoever decided."""
+    for run in Run.objects.filter(outcome=Run.Outcome.CANARY, release__canary_percent=0):
+        is_served = run.release is not None and run.release.status == Release.Status.ACTIVE
+        became = Run.Outcome.PROMOTED if is_served else Run.Outcome.WITHDRAWN
+        Run.objects.filter(pk=run.pk, outcome=Run.Outcome.CANARY).update(outcome=became)

@@ -1,0 +1,255 @@
+"""Clears away what no run needs any more: folders of stages, snapshots, pictures and pairs. Trains nothing.
+
+Everything here can be made again of the releases and the catalogue; what is deleted too early costs time. What people
+look at later, the reports of evaluations (`reports`), stays.
+"""
+
+import fcntl
+import json
+import os
+import re
+import shutil
+import stat
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+from django.conf import settings
+from django.db import transaction
+from django.db.models import Q
+
+from distillation.detector.errors import DetectorUnusable
+from distillation.models import Run
+from distillation.resumable import stages
+from distillation.runs import folders, policy, reports
+from distillation.training.errors import TrainingError
+from generation.engine.errors import EngineError
+from generation.errors import GenerationError
+from generation.models import Release
+from generation.releases import lifecycle as releases
+
+log = structlog.get_logger(__name__)
+
+KEPT_RUNS = 2  # of those that ended, the latest: the next one is likely to share their stages
+UNUSED_DAYS = 30.0  # of what no run is known to have made, since somebody may work with it by hand; and of pairs
+SETTLED_DAYS = 1.0  # of pictures, and of what a kill left half written
+NAME = re.compile(r"(?P<of>.+)-[0-9a-f]{16}")
+# One of them is in the folder of a stage, or of a snapshot.
+MARKS = (stages.DONE, stages.LOCK, stages.SECONDS, "catalogue.json")
+DAY = 24 * 3600.0
+
+
+@dataclass(frozen=True)
+class Removed:
+    """place: in the data of distillation, a folder, or the folder of `files` files."""
+
+    place: str
+    size_bytes: int
+    why: str
+    files: int = 0
+
+
+def clean(
+    *, kept_runs: int = KEPT_RUNS, is_dry: bool = False, now: float | None = None
+) -> list[Removed]:
+    """What was cleared away, or would be. May run beside slices. now: seconds since 1970, for what goes by age."""
+    now = time.time() if now is None else now
+    if not folders.root().is_dir():
+        return []
+    if not is_dry:
+        for run in Run.objects.exclude(status__in=Run.OPEN):
+            reports.keep_of(run)  # of a time before reports were kept
+    found, aside = [], []
+    with transaction.atomic():
+        # Held while folders are renamed: a slice writes what it needs before it looks what is there.
+        wanted = [*Run.objects.select_for_update().filter(status__in=Run.OPEN), *_latest(kept_runs)]
+        for path, why in [*_stages(wanted, now), *_pictures(wanted, now)]:
+            with _held(path) as is_free:
+                if not is_free:
+                    continue
+                found.append(Removed(_place(path), _size(path), why))
+                if not is_dry:
+                    aside.append(path.rename(path.with_name(f".removing-{path.name}")))
+    for path in aside:
+        _delete(path)
+    found += _pairs(wanted, now, is_dry=is_dry)
+    if not is_dry:
+        freed = sum(removed.size_bytes for removed in found)
+        log.info("distillation_cleaned", removed=len(found), freed_bytes=freed)
+    return found
+
+
+def _latest(count: int) -> list[Run]:
+    ended = Run.objects.filter(status__in=(Run.Status.SUCCEEDED, Run.Status.FAILED))
+    return list(ended.order_by("-finished_at")[:count]) if count else []
+
+
+# --- folders of stages and snapshots --------------------------------------------------------------
+def _stages(wanted: Sequence[Run], now: float) -> list[tuple[Path, str]]:
+    """What to remove, and why; and what kills have left."""
+    root = folders.root()
+    needed, known = _named_by(wanted), _named_by(Run.objects.all())
+    found = [
+        (path, "a kill left it") for path in root.glob(".*") if _age(path, now) > SETTLED_DAYS * DAY
+    ]
+    spare = [
+        path
+        for path in sorted(root.iterdir())
+        if path.name not in needed and _is_stage(path) and not _holds_release(path)
+    ]
+    for path in spare:
+        with _held(path) as is_free:
+            if not is_free:  # by hand, and what that stage needs may be any of the others
+                return found
+    for path in spare:
+        if path.name in known:
+            found.append((path, "no run needs it"))
+        elif _age(path, now) > UNUSED_DAYS * DAY:
+            found.append((path, f"nobody used it for {UNUSED_DAYS:g} days"))
+    return found
+
+
+def _named_by(runs: Iterable[Run]) -> set[str]:
+    return {name for run in runs for name in (*run.folders.values(), run.catalogue)}
+
+
+def _is_stage(path: Path) -> bool:
+    is_named = NAME.fullmatch(path.name) is not None
+    return is_named and path.is_dir() and any((path / mark).exists() for mark in MARKS)
+
+
+def _holds_release(path: Path) -> bool:
+    """A release may have been registered where it lay."""
+    places = [releases.folder(release).resolve() for release in Release.objects.all()]
+    return any(place.is_relative_to(path.resolve()) for place in places)
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[bool]:
+    """Whether nobody builds the stage in this folder; while it lasts nobody can begin to."""
+    lock = path / stages.LOCK
+    if not lock.is_file():
+        yield True
+        return
+    with lock.open("r+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_free = True
+        except BlockingIOError:
+            is_free = False
+        yield is_free
+
+
+# --- pictures -------------------------------------------------------------------------------------
+def _pictures(wanted: Sequence[Run], now: float) -> list[tuple[Path, str]]:
+    """Of releases that no evaluation will ask for again."""
+    serving = Q(status=Release.Status.ACTIVE) | Q(canary_percent__gt=0)
+    needed = set(Release.objects.filter(serving).values_list("name", flat=True))
+    for run in wanted:
+        rows = (run.teacher, run.begins_with, run.replaces, run.release)
+        needed |= {run.name, *(row.name for row in rows if row is not None)}
+    known = set(Run.objects.values_list("name", flat=True))
+    known |= set(Release.objects.values_list("name", flat=True))
+    found = []
+    for path in sorted((folders.root() / "pictures").glob("*")):
+        match = NAME.fullmatch(path.name)
+        if match is None or match["of"] in needed:
+            continue
+        days = SETTLED_DAYS if match["of"] in known else UNUSED_DAYS
+        if _age(path, now) > days * DAY:
+            found.append((path, f"nobody asks for pictures of {match['of']}"))
+    return found
+
+
+# --- pairs ----------------------------------------------------------------------------------------
+def _pairs(wanted: Sequence[Run], now: float, *, is_dry: bool) -> list[Removed]:
+    """Old ones of variants that no catalogue in use has: they are what costs most to make."""
+    root = folders.root()
+    old = [
+        path
+        for path in sorted((root / "pairs").glob("*/*.safetensors"))
+        if now - path.stat().st_mtime > UNUSED_DAYS * DAY
+    ]
+    if not old:
+        return []
+    try:
+        needed = _needed_pairs(wanted)
+    except (
+        GenerationError, EngineError, TrainingError, DetectorUnusable, OSError, ValueError
+    ) as error:  # fmt: skip
+        # Nobody can say what is needed, such as while variants wait for their embeddings.
+        log.warning("pairs_kept", reason=str(error))
+        return []
+    spare = defaultdict(list)
+    for path in old:
+        if path.relative_to(root) not in needed:
+            spare[path.parent].append(path)
+    found = []
+    for folder, paths in spare.items():
+        size = sum(_size(path) for path in paths)
+        found.append(Removed(_place(folder), size, "of variants in no catalogue", len(paths)))
+        if not is_dry:
+            for path in paths:
+                _delete(path)
+            if not any(folder.iterdir()):
+                folder.rmdir()
+    return found
+
+
+def _needed_pairs(wanted: Sequence[Run]) -> set[Path]:
+    """Of these runs, and of the active catalogue with the recipe of the next one. Relative to the root."""
+    # The tensor libraries: few cleanings come here.
+    from distillation.pipeline.stages import Chain
+    from distillation.runs import inputs
+
+    root = folders.root()
+    found: set[Path] = set()
+    asked = []
+    for run in wanted:
+        place = folders.stage(run, "pairs")
+        if place is not None and (place / "pairs.json").is_file():
+            summary = json.loads((place / "pairs.json").read_text("utf-8"))
+            found |= {Path(os.path.normpath(f"{place.name}/{name}")) for name in summary["files"]}
+        elif run.catalogue and (root / run.catalogue).is_dir():
+            asked.append((run.recipe, inputs.gather(run.teacher, catalogue=root / run.catalogue)))
+    recipe = policy.described(settings.DISTILLATION_RECIPE)
+    with tempfile.TemporaryDirectory() as scratch:
+        teachers = Release.objects.filter(kind=Release.Kind.TEACHER, status=Release.Status.ACTIVE)
+        asked += [(recipe, inputs.gather(row, within=Path(scratch))) for row in teachers]
+        for description, given in asked:
+            chain = Chain(inputs.recipe_of(description), given, name="cleaning")
+            found |= set(chain.files_of_pairs())
+    return found
+
+
+# --- files ----------------------------------------------------------------------------------------
+def _place(path: Path) -> str:
+    return str(path.relative_to(folders.root()))
+
+
+def _age(path: Path, now: float) -> float:
+    """Seconds since anything in it changed."""
+    return now - max((found.st_mtime for found in _within(path)), default=now)
+
+
+def _size(path: Path) -> int:
+    return sum(found.st_size for found in _within(path) if stat.S_ISREG(found.st_mode))
+
+
+def _within(path: Path) -> Iterator[os.stat_result]:
+    """Of the file or folder, and of all that is in it."""
+    for inner in (path, *path.rglob("*")):
+        with suppress(FileNotFoundError):  # a running build has just moved it
+            yield inner.lstat()
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,94 @@
+"""What the files in a run's folders say of its training, for people who watch it. Reads; needs no tensor library."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from distillation.models import Run
+from distillation.runs import folders
+
+POINTS = 200  # of a curve
+STEPPED = ("decoder", "structure", "regression", "matching", "joint", "quantise")  # have curves
+LOSS = "loss"
+METRICS = "metrics.jsonl"
+SHEET, SHEET_FACTS = "samples.webp", "samples.json"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The loss of one stage. steps, values: at most POINTS of them."""
+
+    stage: str
+    steps: tuple[int, ...]
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Pictures that a student made in training, below its teacher's. texts: their prompts."""
+
+    stage: str
+    step: int
+    steps: int
+    texts: tuple[str, ...]
+    path: Path
+    version: str  # another one for other pictures
+
+
+def curves(run: Run) -> list[Curve]:
+    """Of the stages that have begun, in their order."""
+    found = []
+    for stage in STEPPED:
+        place = folders.stage(run, stage)
+        curve = None if place is None else _curve(stage, place / METRICS)
+        if curve is not None:
+            found.append(curve)
+    return found
+
+
+def sheet(run: Run) -> Sheet | None:
+    """The latest one."""
+    for stage in reversed(STEPPED):
+        place = folders.stage(run, stage)
+        found = None if place is None else _sheet(stage, place)
+        if found is not None:
+            return found
+    return None
+
+
+def _sheet(stage: str, place: Path) -> Sheet | None:
+    path = place / SHEET
+    try:
+        facts = json.loads((place / SHEET_FACTS).read_text("utf-8"))
+        version = f"{path.stat().st_mtime_ns:x}"
+        texts = tuple(map(str, facts["texts"]))
+        return Sheet(stage, int(facts["step"]), int(facts["steps"]), texts, path, version)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # none yet
+
+
+def _curve(stage: str, path: Path) -> Curve | None:
+    points = []
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            for line in file:
+                try:
+                    value = json.loads(line)
+                    points.append((int(value["step"]), float(value[LOSS])))
+                except (ValueError, KeyError, TypeError):
+                    continue  # being written, or without a loss of its own
+    except OSError:
+        return None
+    chosen = _thinned(points)
+    if len(chosen) < 2:
+        return None
+    steps, values = zip(*chosen, strict=True)
+    return Curve(stage, steps, values)
+
+
+def _thinned(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
+    """Means of neighbours where there are many."""
+    size = -(-len(points) // POINTS)
+    groups = [points[start : start + size] for start in range(0, len(points), size or 1)]
+    return [(group[-1][0], sum(value for _, value in group) / len(group)) for group in groups]

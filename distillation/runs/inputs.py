@@ -1,0 +1,96 @@
+"""What a run starts from, as folders: recipe, teacher, students, judges, a snapshot of the catalogue."""
+
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+
+from distillation.detectors import registry as detectors
+from distillation.errors import DistillationRefused
+from distillation.pipeline import overrides, recipes
+from distillation.pipeline.recipes import Recipe
+from distillation.pipeline.stages import Inputs
+from distillation.runs import folders, snapshot
+from generation.models import Release
+from generation.releases import lifecycle as releases
+
+STARTER_JUDGES = Path(settings.BASE_DIR) / "distillation" / "starter" / "judges"
+
+
+def recipe_of(description: Mapping[str, Any]) -> Recipe:
+    """Of {"recipe": NAME, FIELD: VALUE, …}. Raises RecipeRefused, which names the field."""
+    fields = dict(description)
+    return overrides.changed(recipes.named(str(fields.pop("recipe", ""))), fields)
+
+
+def gather(
+    teacher: Release,
+    *,
+    begins_with: Release | None = None,
+    active: Release | None = None,
+    catalogue: Path | None = None,
+    within: Path | None = None,
+    detector: str = "",
+    clip: str = "",
+    real: str = "",
+) -> Inputs:
+    """catalogue: a snapshot; None takes one, within that folder or the usual one. detector, clip: folders; "" is the
+    setting's, else the active detector if it fits, else the starter's for its own teacher, else none. real: a folder;
+    "" is the snapshot's pictures of the field, if there are any. Raises DistillationRefused."""
+    is_starter = teacher.name == detectors.STARTER_TEACHER
+    detector_folder = _folder(
+        detector or settings.DISTILLATION_DETECTOR,
+        default=_active_detector(teacher) or (STARTER_JUDGES / "detector" if is_starter else None),
+    )
+    clip_folder = _folder(
+        clip or settings.DISTILLATION_CLIP, default=STARTER_JUDGES / "clip" if is_starter else None
+    )
+    catalogue = catalogue or snapshot.take(
+        teacher, within or folders.root(), detector=detector_folder
+    )
+    # They are compared by a CLIP.
+    of_field = None if clip_folder is None else snapshot.pictures(catalogue)
+    return Inputs(
+        teacher=releases.folder(teacher),
+        catalogue=catalogue,
+        student=None if begins_with is None else releases.folder(begins_with),
+        active=None if active is None else releases.folder(active),
+        detector=detector_folder,
+        clip=clip_folder,
+        real=_folder(real, default=of_field),
+        code_revision=_code_revision(),
+    )
+
+
+def _active_detector(teacher: Release) -> Path | None:
+    """The folder of the active version, if it takes pictures of the teacher's size and knows what they show."""
+    active = detectors.active()
+    if active is None or (
+        detectors.is_shipped(active) and teacher.name != detectors.STARTER_TEACHER
+    ):
+        return None
+    size = active.manifest["image_size"]
+    return detectors.folder(active) if teacher.image_sizes[0] == (size, size) else None
+
+
+def _folder(given: str, *, default: Path | None) -> Path | None:
+    if not given:
+        return default
+    folder = Path(given).resolve()
+    if not folder.is_dir():
+        raise DistillationRefused(f"{given} is not a folder.")
+    return folder
+
+
+def _code_revision() -> str:
+    """Of the checkout; empty where there is none."""
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "--short=12", "HEAD"],
+            cwd=settings.BASE_DIR, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    except OSError:
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

@@ -1,0 +1,277 @@
+"""The life of a run: the only module that changes a run's status, lease, token or slices. Trains nothing.
+
+    create: queued            claim: queued → running, token + 1, a lease        pause: queued, running → paused
+    give_back: running → queued (a slice is over, failed or was lost), or failed when too many failed in a row
+    finish: running → succeeded                                                  resume: paused → queued
+    cancel: queued, running, paused → canceled
+
+A worker presents the token with all that it writes. Paused, canceled or rescued, a run's token is void: the worker
+notices, and nothing of its late work shows. What a slice did stays in the folders of the stages.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import structlog
+from django.conf import settings
+from django.db import IntegrityError, transaction
+from django.db.models import F, QuerySet
+from django.db.models.functions import Now
+from django.utils import timezone
+
+from distillation import notifications
+from distillation.errors import RunFinished, RunOpen
+from distillation.models import Run, Slice
+from generation.models import Release
+
+log = structlog.get_logger(__name__)
+
+Status = Run.Status
+REFUSED = "refused"  # the code of an error that the next slice would meet again
+
+
+@dataclass(frozen=True)
+class Hold:
+    """What a worker holds of a run: the number of the slice is the fencing token."""
+
+    run_id: int
+    token: int
+
+
+def _held(hold: Hold) -> QuerySet[Run]:
+    return Run.objects.filter(pk=hold.run_id, status=Status.RUNNING, token=hold.token)
+
+
+def _lease_end() -> Any:
+    """By PostgreSQL's clock: the workers' clocks may differ."""
+    return Now() + timedelta(seconds=settings.LEASE_SECONDS)
+
+
+def _move(runs: QuerySet[Run], *, to: Status, **fields: Any) -> int:
+    """The one place where a status changes. `runs` is filtered on the old status and token; callers check the count."""
+    if to != Status.RUNNING:
+        fields["lease_expires_at"] = None
+    if to not in Run.OPEN:
+        fields.setdefault("finished_at", timezone.now())
+    return runs.update(status=to, **fields)
+
+
+# --- begin ----------------------------------------------------------------------------------------
+def create(
+    *,
+    name: str,
+    recipe: Mapping[str, Any],
+    teacher: Release,
+    begins_with: Release | None,
+    trigger: Run.Trigger = Run.Trigger.PERSON,
+    reasons: Sequence[str] = (),
+    policy: Run.Policy = Run.Policy.AUTO,
+    created_by: Any = None,
+) -> Run:
+    """A queued run. Raises RunOpen while another one of this teacher is open."""
+    try:
+        with transaction.atomic():
+            run = Run.objects.create(
+                name=name,
+                recipe=dict(recipe),
+                teacher=teacher,
+                begins_with=begins_with,
+                trigger=trigger,
+                reasons=list(reasons),
+                policy=policy,
+                created_by=created_by,
+            )
+    except IntegrityError as error:
+        raise _refused(name, teacher) from error
+    log.info("run_created", run=run.name, trigger=trigger, reasons=list(reasons))
+    transaction.on_commit(notifications.wake, robust=True)
+    return run
+
+
+def _refused(name: str, teacher: Release) -> RunOpen:
+    current = Run.objects.filter(teacher=teacher, status__in=Run.OPEN).first()
+    if current is None:
+        return RunOpen(f"There is a run named {name} already. Give another name.")
+    return RunOpen(
+        f"The run {current.name} of {teacher.name} is {current.status} ({current.percent:.0f} %). "
+        "Wait for it, or cancel it."
+    )
+
+
+# --- claim and hold -------------------------------------------------------------------------------
+def claim(worker_name: str) -> tuple[Run, Hold] | None:
+    """Take the oldest queued run for one slice. None: there is none."""
+    with transaction.atomic():
+        queued = Run.objects.filter(status=Status.QUEUED).order_by("created_at", "pk")
+        run = queued.select_for_update(skip_locked=True).first()
+        if run is None:
+            return None
+        _move(
+            Run.objects.filter(pk=run.pk, status=Status.QUEUED, token=run.token),
+            to=Status.RUNNING,
+            token=F("token") + 1,
+            worker_name=worker_name,
+            started_at=run.started_at or timezone.now(),
+            lease_expires_at=_lease_end(),
+        )
+        run.refresh_from_db()
+        Slice.objects.create(
+            run=run,
+            number=run.token,
+            worker_name=worker_name,
+            stage=run.stage,
+            percent=run.percent,
+        )
+    log.info("slice_begins", run=run.name, slice=run.token, worker=worker_name)
+    return run, Hold(run.pk, run.token)
+
+
+def is_held(hold: Hold, *, extend: bool) -> bool:
+    """Whether the run is still this worker's (it may have been paused, canceled or rescued); renews the lease."""
+    rows = _held(hold)
+    return bool(rows.update(lease_expires_at=_lease_end())) if extend else rows.exists()
+
+
+def note(hold: Hold, **fields: Any) -> bool:
+    """Write what the worker found out: stage, percent, catalogue, folders. False: the run is not its any more."""
+    return bool(_held(hold).update(**fields))
+
+
+def renew(hold: Hold, **fields: Any) -> Hold | None:
+    """The slice is over and its worker goes on with the next. None: the run is not its any more, or another one waits.
+
+    fields: as for `note`.
+    """
+    if Run.objects.filter(status=Status.QUEUED).exists():
+        return None
+    with transaction.atomic():
+        run = _held(hold).select_for_update().first()
+        if run is None:
+            return None
+        for name, value in fields.items():
+            setattr(run, name, value)
+        _end_slice(run, Slice.Outcome.OVER)
+        _held(hold).update(
+            token=F("token") + 1, failures=0, lease_expires_at=_lease_end(), **fields
+        )
+        Slice.objects.create(
+            run=run,
+            number=hold.token + 1,
+            worker_name=run.worker_name,
+            stage=run.stage,
+            percent=run.percent,
+        )
+    return Hold(hold.run_id, hold.token + 1)
+
+
+# --- end of a slice -------------------------------------------------------------------------------
+def give_back(hold: Hold, outcome: Slice.Outcome, *, detail: str = "", code: str = "") -> bool:
+    """A slice ended before the run did. Failed and lost ones count: too many in a row, and the run failed.
+
+    False: the run was not held any more.
+    """
+    is_failure = outcome in (Slice.Outcome.FAILED, Slice.Outcome.LOST)
+    with transaction.atomic():
+        run = _held(hold).select_for_update().first()
+        if run is None:
+            return False
+        failures = run.failures + 1 if is_failure else 0
+        if is_failure and (failures >= settings.MAX_ATTEMPTS or code == REFUSED):
+            _move(
+                _held(hold),
+                to=Status.FAILED,
+                failures=failures,
+                error_code=code or str(outcome),
+                error_detail=detail,
+            )
+        else:
+            _move(_held(hold), to=Status.QUEUED, failures=failures)
+            transaction.on_commit(notifications.wake, robust=True)
+        _end_slice(run, outcome, detail)
+    log.info("slice_ends", run=run.name, slice=hold.token, outcome=str(outcome), detail=detail)
+    return True
+
+
+def finish(hold: Hold, **fields: Any) -> bool:
+    """The run is done. fields: what came of it. False: it was not held any more, and nothing is kept."""
+    with transaction.atomic():
+        run = _held(hold).select_for_update().first()
+        if run is None:
+            return False
+        run.percent = 100.0
+        _move(_held(hold), to=Status.SUCCEEDED, percent=100.0, failures=0, **fields)
+        _end_slice(run, Slice.Outcome.FINISHED)
+    log.info("run_succeeded", run=run.name, slices=hold.token, outcome=str(fields.get("outcome")))
+    return True
+
+
+def _end_slice(run: Run, outcome: Slice.Outcome, detail: str = "") -> None:
+    Slice.objects.filter(run=run, number=run.token, outcome=Slice.Outcome.RUNNING).update(
+        outcome=outcome,
+        stage=run.stage,
+        percent=run.percent,
+        error_detail=detail,
+        ended_at=timezone.now(),
+    )
+
+
+# --- from outside ---------------------------------------------------------------------------------
+def rescue() -> int:
+    """Give back the runs whose lease ran out. Idempotent; any process may call it."""
+    lost = Run.objects.filter(status=Status.RUNNING, lease_expires_at__lt=Now())
+    moved = 0
+    for run in lost:
+        detail = (
+            f"Worker {run.worker_name} did not renew its lease of {settings.LEASE_SECONDS:g} s."
+        )
+        moved += give_back(Hold(run.pk, run.token), Slice.Outcome.LOST, detail=detail)
+    return moved
+
+
+def pause(run: Run) -> Run:
+    """Its worker stops after the running step. Raises RunFinished."""
+    return _stop(run, (Status.QUEUED, Status.RUNNING), Status.PAUSED)
+
+
+def cancel(run: Run) -> Run:
+    """For good; the folders of its stages stay. Canceled already: nothing changes. Raises RunFinished."""
+    return _stop(run, Run.OPEN, Status.CANCELED)
+
+
+def _stop(run: Run, before: Sequence[Status], to: Status) -> Run:
+    with transaction.atomic():
+        run = Run.objects.select_for_update().get(pk=run.pk)
+        if run.status in before:
+            _move(Run.objects.filter(pk=run.pk), to=to)
+            _end_slice(run, Slice.Outcome.STOPPED)
+            run.refresh_from_db()
+            log.info(f"run_{to}", run=run.name)
+        elif run.status != to:
+            raise RunFinished(f"The run {run.name} is {run.status}.")
+    return run
+
+
+def resume(run: Run) -> Run:
+    """A paused or failed run goes on where it was. Raises RunFinished, and RunOpen if another one has begun."""
+    again = Run.objects.filter(pk=run.pk, status__in=(Status.PAUSED, Status.FAILED))
+    try:
+        with transaction.atomic():
+            moved = _move(
+                again,
+                to=Status.QUEUED,
+                failures=0,
+                finished_at=None,
+                error_code="",
+                error_detail="",
+            )
+    except IntegrityError as error:
+        raise _refused(run.name, run.teacher) from error
+    run = Run.objects.get(pk=run.pk)
+    if moved:
+        log.info("run_resumed", run=run.name)
+        transaction.on_commit(notifications.wake, robust=True)
+    elif not run.is_open:
+        raise RunFinished(f"The run {run.name} is {run.status}.")
+    return run

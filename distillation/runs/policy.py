@@ -1,0 +1,277 @@
+"""Whether it is time to distil again: facts from the database, a pure decision on them, and the run that it starts.
+
+Nothing is trained here and no tensor is loaded: a schedule asks every night, a person whenever they like.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import structlog
+from django.conf import settings
+from django.db.models import Count, Max, Q, QuerySet
+from django.utils import timezone
+
+from distillation.errors import DistillationRefused, RunOpen
+from distillation.evaluation.proportions import Share
+from distillation.models import Decision, Run
+from distillation.runs import lifecycle as runs
+from generation.catalogue import variants as catalogue
+from generation.jobs import routing
+from generation.models import Image, PromptVariant, Release
+from generation.releases import lifecycle as releases
+
+log = structlog.get_logger(__name__)
+
+NAMED = 5  # variants that a reason names
+
+
+@dataclass(frozen=True)
+class Facts:
+    """uncovered, changed: slugs of active variants that the active student was not made for, or whose text it does not
+    know; settled: since when no variant was touched, seconds; tried: an ended run had the same catalogue and recipe;
+    judged, failing: images of the active student in a window, None while it has not been active for all of it."""
+
+    teacher: str | None
+    active: str | None
+    active_teacher: str | None
+    variants: int
+    uncovered: tuple[str, ...]
+    changed: tuple[str, ...]
+    unencoded: int
+    settled_seconds: float
+    age_days: float | None
+    open_run: str | None
+    tried: str | None
+    canary: str | None = None
+    judged: int | None = None
+    failing: int | None = None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """new_variants: of new or changed ones, at least this many start a run; settled_seconds: the catalogue must have
+    rested this long, so that a run does not begin in the middle of an editor's work; age_days: 0 = age is no reason;
+    failing_share: of the judged images more than this, for sure; 0 = no reason."""
+
+    new_variants: int = 1
+    settled_seconds: float = 600
+    age_days: float = 0
+    failing_share: float = 0
+
+
+def decide(facts: Facts, limits: Limits) -> tuple[bool, list[str]]:
+    """Whether to begin, and why or why not."""
+    if facts.teacher is None:
+        return False, ["No teacher is active."]
+    if facts.variants == 0:
+        return False, ["No prompt variant is active."]
+    if facts.open_run is not None:
+        return False, [f"The run {facts.open_run} is under way."]
+    if facts.canary is not None:
+        return False, [f"{facts.canary} serves a share of the jobs, and is not decided yet."]
+    wanted = _wanted(facts, limits)
+    if not wanted:
+        return False, ["The active student covers the catalogue as it is."]
+    if facts.unencoded:
+        return False, [*wanted, f"But {facts.unencoded} prompt variants wait to be encoded."]
+    if facts.settled_seconds < limits.settled_seconds:
+        return False, [
+            *wanted,
+            f"But the catalogue was changed {facts.settled_seconds:.0f} s ago; it must rest for "
+            f"{limits.settled_seconds:.0f} s.",
+        ]
+    if facts.tried is not None:
+        return False, [
+            *wanted,
+            f"But {facts.tried} had the same catalogue: begin by hand, with another recipe.",
+        ]
+    return True, wanted
+
+
+def _wanted(facts: Facts, limits: Limits) -> list[str]:
+    """The reasons to begin, if there are any."""
+    if facts.active is None:
+        return ["No student is active."]
+    found = []
+    if facts.active_teacher != facts.teacher:
+        found.append(
+            f"{facts.active} was made from {facts.active_teacher}; the teacher is {facts.teacher}."
+        )
+    if len(facts.uncovered) + len(facts.changed) >= max(1, limits.new_variants):
+        for slugs, what in (
+            (facts.uncovered, "are not covered"),
+            (facts.changed, "have another text"),
+        ):
+            if slugs:
+                more = ", …" if len(slugs) > NAMED else ""
+                named = ", ".join(slugs[:NAMED]) + more
+                found.append(f"{len(slugs)} prompt variants {what}: {named}.")
+    if limits.age_days and facts.age_days is not None and facts.age_days >= limits.age_days:
+        found.append(f"{facts.active} is {facts.age_days:.0f} days old.")
+    if limits.failing_share and facts.judged and facts.failing is not None:
+        share = Share(facts.failing, facts.judged)
+        if share.interval[0] > limits.failing_share:
+            found.append(
+                f"{share.value:.0%} of {share.total} judged images of {facts.active} fail."
+            )
+    return [reason[:300] for reason in found]
+
+
+# --- facts ----------------------------------------------------------------------------------------
+def gather(now: Any = None) -> Facts:
+    now = now or timezone.now()
+    active = {release.kind: release for release in releases.serving()}
+    teacher, student = active.get(Release.Kind.TEACHER), active.get(Release.Kind.STUDENT)
+    variants = catalogue.usable(teacher.encoder_fingerprint if teacher else "")
+    uncovered, changed = _not_covered(student, variants)
+    touched = PromptVariant.objects.aggregate(at=Max("updated_at"))["at"]
+    open_run = Run.objects.filter(teacher=teacher, status__in=Run.OPEN).first() if teacher else None
+    return Facts(
+        teacher=teacher.name if teacher else None,
+        active=student.name if student else None,
+        active_teacher=student.manifest["parent"] if student else None,
+        variants=variants.count(),
+        uncovered=tuple(uncovered),
+        changed=tuple(changed),
+        unencoded=_unencoded(teacher),
+        settled_seconds=(now - touched).total_seconds() if touched else 0.0,
+        age_days=_age_days(student, now),
+        open_run=open_run.name if open_run else None,
+        tried=_tried(touched),
+        canary=next((release.name for release in releases.canaries()), None),
+        **_findings(student, now),
+    )
+
+
+def _not_covered(
+    student: Release | None, variants: QuerySet[PromptVariant]
+) -> tuple[list[str], list[str]]:
+    """Slugs of those that the student was not made for, and of those whose text it does not know."""
+    active = dict(variants.values_list("slug", "normalized_text"))
+    if student is None:
+        return list(active), []
+    # Without the texts that it was made for, it counts as made for those of today.
+    known = {slug: active.get(slug, "") for slug in student.manifest["covered_variants"] or active}
+    known |= routing.texts(student)
+    uncovered = [slug for slug in active if slug not in known]
+    changed = [slug for slug, text in active.items() if slug in known and known[slug] != text]
+    return uncovered, changed
+
+
+def _unencoded(teacher: Release | None) -> int:
+    """Active variants without an embedding that may still come."""
+    if teacher is None:
+        return 0
+    return catalogue.missing(teacher.encoder_fingerprint).count()
+
+
+def _age_days(student: Release | None, now: Any) -> float | None:
+    if student is None or student.activated_at is None:
+        return None
+    return (now - student.activated_at) / timedelta(days=1)
+
+
+def _findings(student: Release | None, now: Any) -> dict[str, int]:
+    """Of the images of the last days, if the student has been active since: a new one is given its time first."""
+    since = now - timedelta(days=settings.REDISTIL_WINDOW_DAYS)
+    if student is None or student.activated_at is None or student.activated_at > since:
+        return {}
+    judged = Image.objects.filter(
+        job__release=student, created_at__gte=since, is_accepted__isnull=False
+    )
+    return judged.aggregate(judged=Count("pk"), failing=Count("pk", filter=Q(is_accepted=False)))
+
+
+def _tried(touched: Any) -> str | None:
+    """A run that ended without a release to serve, begun after the catalogue last changed: it would end so again."""
+    if touched is None:
+        return None
+    ended = Run.objects.filter(started_at__gte=touched).exclude(status__in=Run.OPEN)
+    in_vain = ended.filter(
+        Q(outcome__in=(Run.Outcome.REJECTED, Run.Outcome.CANDIDATE, Run.Outcome.WITHDRAWN))
+        | Q(status__in=(Run.Status.FAILED, Run.Status.CANCELED))
+    )
+    run = in_vain.order_by("-created_at").first()
+    return f"{run.name} ({run.status}, {run.outcome})" if run else None
+
+
+# --- starting -------------------------------------------------------------------------------------
+def consider() -> Decision:
+    """Gather, decide, begin if it is time; the decision is kept either way. Doubled beats are harmless."""
+    facts = gather()
+    limits = Limits(
+        settings.REDISTIL_NEW_VARIANTS,
+        settings.REDISTIL_SETTLED_SECONDS,
+        settings.REDISTIL_AGE_DAYS,
+        settings.REDISTIL_FAILING_SHARE,
+    )
+    is_start, reasons = decide(facts, limits)
+    run = None
+    if is_start:
+        try:
+            run = start(trigger=Run.Trigger.SCHEDULE, reasons=reasons)
+        except RunOpen as error:  # another beat was faster
+            is_start, reasons = False, [error.detail]
+    decision = Decision.objects.create(
+        is_start=is_start, reasons=reasons, facts=asdict(facts), run=run
+    )
+    log.info("redistillation_considered", is_start=is_start, reasons=reasons)
+    return decision
+
+
+def start(
+    *,
+    trigger: Run.Trigger = Run.Trigger.PERSON,
+    reasons: tuple[str, ...] | list[str] = (),
+    recipe: dict[str, Any] | None = None,
+    is_warm: bool = True,
+    policy: str | None = None,
+    created_by: Any = None,
+) -> Run:
+    """A run from the active teacher for the active catalogue. Raises DistillationRefused, RunOpen.
+
+    is_warm: it trains the active student on, if that is this teacher's; else one is cut out of the teacher.
+    """
+    teacher = releases.named(Release.Kind.TEACHER)
+    student = Release.objects.filter(
+        kind=Release.Kind.STUDENT, status=Release.Status.ACTIVE, manifest__parent=teacher.name
+    ).first()
+    if not PromptVariant.objects.filter(status=PromptVariant.Status.ACTIVE).exists():
+        raise DistillationRefused("No prompt variant is active, so there is nothing to distil for.")
+    return runs.create(
+        name=_name(),
+        recipe=recipe or described(settings.DISTILLATION_RECIPE),
+        teacher=teacher,
+        begins_with=student if is_warm else None,
+        trigger=trigger,
+        reasons=reasons,
+        policy=Run.Policy(policy or settings.PROMOTION),
+        created_by=created_by,
+    )
+
+
+def described(given: str) -> dict[str, Any]:
+    """The description of a recipe that is given by its name, or by a JSON file of a description."""
+    path = Path(given)
+    if path.suffix != ".json":
+        return {"recipe": given}
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise DistillationRefused(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(value, dict) or not isinstance(value.get("recipe"), str):
+        raise DistillationRefused(f'{path} must hold {{"recipe": NAME, FIELD: VALUE, …}}.')
+    return value
+
+
+def _name() -> str:
+    """Of the release: students are told apart by when their runs began."""
+    stem = f"student-{timezone.now():%Y%m%d-%H%M%S}"
+    number, name = 1, stem
+    while Run.objects.filter(name=name).exists() or Release.objects.filter(name=name).exists():
+        number += 1
+        name = f"{stem}-{number}"
+    return name

@@ -1,0 +1,158 @@
+"""What is kept of an evaluation when the folders of its run are cleared away, and the figures in it, for people.
+
+Knows no tensors: it reads `evaluation.json` as the evaluation wrote it.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distillation.models import Run
+from distillation.resumable import atomic
+from distillation.runs import folders
+
+FIGURES, ACTIVE = "evaluation.json", "active.json"
+REPORT, COMPARED = "report.html", "compared.webp"
+PLOTS = ("attributes.png", "diversity.png", "clip.png", "speed.png")
+SHEETS = ("sheet.webp", "worst.webp")
+# By stage: files, and their names in the report.
+KEPT: Mapping[str, Mapping[str, str]] = {
+    "evaluation": {name: name for name in (FIGURES, REPORT, *SHEETS, *PLOTS)},
+    "incumbent": {FIGURES: ACTIVE},
+    "gate": {COMPARED: COMPARED},
+}
+
+
+def keep(release: str, stages: Mapping[str, Path | None]) -> bool:
+    """Copy what people may want to see of the evaluation of this release. False: nothing was measured.
+
+    stages: the folders of its run by stage, those that are there.
+    """
+    found = {
+        kept: place / file
+        for stage, files in KEPT.items()
+        if (place := stages.get(stage)) is not None
+        for file, kept in files.items()
+        if (place / file).is_file()
+    }
+    if FIGURES not in found:
+        return False
+
+    def make(folder: Path) -> None:
+        folder.mkdir()
+        for name, source in found.items():
+            shutil.copyfile(source, folder / name)
+
+    atomic.make_folder(folders.report(release), make)
+    return True
+
+
+def keep_of(run: Run) -> bool:
+    """Of a run whose stages are still there, if it is not kept yet."""
+    if (folders.report(run.name) / FIGURES).is_file():
+        return True
+    return keep(run.name, {name: folders.stage(run, name) for name in KEPT})
+
+
+# --- reading --------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class OfVariant:
+    """right: share of pictures, by release; changes: candidate less the other, None where nobody judged.
+
+    The other is the active release where that covers the variant, else the teacher.
+    """
+
+    slug: str
+    text: str
+    right: Mapping[str, float | None]
+    right_change: float | None
+    clip_change: float | None
+    spread_ratio: float | None
+    distance: float | None
+    is_new: bool  # not covered by the active release
+
+
+ORDERS: Mapping[str, Callable[[OfVariant], tuple[Any, ...]]] = {  # the worst first
+    "right": lambda row: (_low(row.right_change), _low(row.clip_change), row.slug),
+    "clip": lambda row: (_low(row.clip_change), row.slug),
+    "diversity": lambda row: (_low(row.spread_ratio), row.slug),
+    "distance": lambda row: (-(row.distance or 0.0), row.slug),
+    "prompt": lambda row: (row.slug,),
+}
+
+
+@dataclass(frozen=True)
+class Report:
+    """figures, active: `evaluation.json` of the candidate, and of the release that it is to replace."""
+
+    folder: Path
+    figures: Mapping[str, Any]
+    active: Mapping[str, Any] | None
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        names = (COMPARED, *SHEETS, *PLOTS, REPORT)
+        return tuple(name for name in names if (self.folder / name).is_file())
+
+    def variants(self, order: str) -> list[OfVariant]:
+        """order: of ORDERS."""
+        known = {} if self.active is None else {p["slug"]: p for p in self.active["per_prompt"]}
+        rows = [_of_variant(prompt, known.get(prompt["slug"])) for prompt in self.prompts]
+        return sorted(rows, key=ORDERS[order])
+
+    @property
+    def prompts(self) -> Sequence[Mapping[str, Any]]:
+        return self.figures["per_prompt"]
+
+
+def read(release: str) -> Report | None:
+    """None: nothing was kept, or it cannot be read any more."""
+    folder = folders.report(release)
+    figures = _json(folder / FIGURES)
+    return None if figures is None else Report(folder, figures, _json(folder / ACTIVE))
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) and "per_prompt" in value else None
+
+
+def _of_variant(ours: Mapping[str, Any], active: Mapping[str, Any] | None) -> OfVariant:
+    """active: the same prompt in the evaluation of the active release."""
+
+    def value(prompt: Mapping[str, Any] | None, measure: str, side: str) -> float | None:
+        pair = None if prompt is None else prompt[measure]
+        return None if pair is None else pair[side]
+
+    def change(measure: str) -> float | None:
+        mine = value(ours, measure, "student")
+        other = value(active, measure, "student")
+        other = value(ours, measure, "teacher") if other is None else other
+        return None if mine is None or other is None else mine - other
+
+    spread, of_teacher = (value(ours, "spread", side) for side in ("student", "teacher"))
+    return OfVariant(
+        slug=ours["slug"],
+        text=ours["text"],
+        right={
+            "candidate": value(ours, "right", "student"),
+            "active": value(active, "right", "student"),
+            "teacher": value(ours, "right", "teacher"),
+        },
+        right_change=change("right"),
+        clip_change=change("clip_score"),
+        spread_ratio=spread / of_teacher if spread is not None and of_teacher else None,
+        distance=ours["distance"],
+        is_new=active is None,
+    )
+
+
+def _low(value: float | None) -> float:
+    """What nobody judged comes last."""
+    return float("inf") if value is None else value

@@ -1,0 +1,195 @@
+"""Executes slices of a run: builds stages until the time is up or the run is wanted no more. Knows no loss.
+
+Generation comes first: while jobs wait or run, a slice stands still between two steps. When its time is up and nothing
+else waits, the same process goes on with the next slice and keeps its networks.
+"""
+
+import time
+from collections.abc import Mapping
+
+import structlog
+from django.conf import settings
+
+from distillation.detector.network import DetectorUnusable
+from distillation.examples import lifecycle as examples
+from distillation.models import Run, Slice
+from distillation.pipeline import recipes
+from distillation.pipeline.acceptance import RELEASE
+from distillation.pipeline.stages import START, Chain
+from distillation.resumable import progress, stages
+from distillation.resumable.stages import StageBusy, StageError, Status
+from distillation.runs import folders, inputs, promotion, reports
+from distillation.runs import lifecycle as runs
+from distillation.runs.lease import Holding
+from distillation.training.errors import TrainingError
+from generation.engine.errors import EngineError
+from generation.errors import GenerationError
+from generation.infra import heartbeat
+from generation.models import Job, Release
+
+log = structlog.get_logger(__name__)
+
+NOTE_SECONDS = 1.0  # between two writes of the percentage
+LOOK_SECONDS = 0.05  # between two looks at the queue of jobs
+# Shares of a run's time, measured on the starter; a stage that a run lacks leaves its share to the others.
+SHARES: Mapping[str, float] = {
+    "pairs": 30, "decoder": 11, "structure": 17, "regression": 13, "matching": 12, "start": 0.1, "joint": 16,
+    "quantise": 2, "bundle": 0.1, "evaluation": 12, "incumbent": 3, "gate": 1, RELEASE: 0.1,
+}  # fmt: skip
+# A run that trains a student on finds most pairs made: those of the variants that are not new.
+WARM_SHARES = {**SHARES, "pairs": 3}
+
+
+def execute(run: Run, holding: Holding) -> None:
+    """What came of it is in the rows. Anything that goes wrong ends the slice, not the process."""
+
+    def give_back(outcome: Slice.Outcome, detail: str = "", code: str = "") -> None:
+        if holding.hold is not None:
+            runs.give_back(holding.hold, outcome, detail=detail, code=code)
+
+    try:
+        _build(run, holding)
+    except progress.SliceOver:
+        stopped = heartbeat.stopping.is_set()
+        give_back(Slice.Outcome.STOPPED if stopped else Slice.Outcome.OVER)
+    except StageBusy as error:
+        # A worker that was thought lost still has the folder: its lock goes with its process.
+        give_back(Slice.Outcome.FAILED, str(error), "stage_busy")
+    except (TrainingError, StageError, DetectorUnusable) as error:
+        give_back(Slice.Outcome.FAILED, str(error), runs.REFUSED)
+    except (GenerationError, EngineError) as error:
+        code = error.code if error.retryable else runs.REFUSED
+        give_back(Slice.Outcome.FAILED, error.detail, code)
+    except Exception as error:
+        log.exception("slice_crashed", run=run.name)
+        give_back(Slice.Outcome.FAILED, str(error)[:2000] or repr(error), "internal_error")
+
+
+def _build(run: Run, holding: Holding) -> None:
+    """The stages that are missing. Raises SliceOver when the run is to be given back, and what a stage raises."""
+    chain = _chain(run, holding)
+    watch = _Watch(holding, stages.status(chain.table(), folders.root()))
+    with progress.watched(watch):
+        made = chain.build(folders.root(), on_stage=watch.enter, progress_bar=False)
+    if holding.hold is not None:
+        reports.keep(run.name, made)
+        promotion.conclude(run, holding.hold, made)
+
+
+def _chain(run: Run, holding: Holding) -> Chain:
+    """As the row says. What it leaves open (catalogue, the release to replace) the first slice decides, and writes."""
+    recipe = inputs.recipe_of(run.recipe)
+    if run.begins_with is not None:
+        recipe = recipes.warm(recipe)
+    is_first = not run.catalogue
+    if is_first:
+        students = Release.objects.filter(kind=Release.Kind.STUDENT)
+        run.replaces = students.filter(status=Release.Status.ACTIVE).first()
+    given = inputs.gather(
+        run.teacher,
+        begins_with=run.begins_with,
+        active=run.replaces,
+        catalogue=None if is_first else folders.root() / run.catalogue,
+    )
+    chain = Chain(recipe, given, name=run.name)
+    if is_first:
+        chain.check()
+    is_held = holding.hold is not None and runs.note(
+        holding.hold,
+        catalogue=given.catalogue.name,
+        variants=len(chain.catalogue),
+        replaces=run.replaces,
+        folders={
+            status.name: status.folder.name
+            for status in stages.status(chain.table(), folders.root())
+        },
+    )
+    if not is_held:
+        raise progress.SliceOver
+    return chain
+
+
+class _Watch:
+    """Hears how far the run is: says it to the row, waits while jobs wait, ends the slice in time."""
+
+    def __init__(self, holding: Holding, table: list[Status]) -> None:
+        self._holding = holding
+        self._names = [status.name for status in table]
+        self._shares = WARM_SHARES if START in self._names else SHARES
+        self._finished = {status.name for status in table if status.state == "finished"}
+        self._stage = next((name for name in self._names if name not in self._finished), RELEASE)
+        self._part = 0.0
+        self._has_worked = (
+            False  # else slices that are shorter than it takes to begin would never end a run
+        )
+        self._ends = time.monotonic() + settings.SLICE_SECONDS
+        self._noted = self._looked = 0.0
+
+    def enter(self, status: Status) -> None:
+        """A stage begins, or is there."""
+        if status.state == "finished":
+            self._has_worked |= status.name not in self._finished
+            self._finished.add(status.name)
+        else:
+            self._stage = status.name
+        self._part = 0.0
+        self._note()
+        if self._is_stopped() or (self._has_worked and self._is_over()):
+            raise progress.SliceOver
+
+    def __call__(self, title: str, done: int, total: int) -> bool:
+        """`distillation.resumable.progress.Watcher`, between two steps."""
+        self._part = done / max(1, total)
+        self._has_worked = True
+        now = time.monotonic()
+        if now - self._noted >= NOTE_SECONDS:
+            self._note()
+        if now - self._looked >= LOOK_SECONDS:
+            self._give_way()
+        return self._is_over()
+
+    def _is_stopped(self) -> bool:
+        return self._holding.lost.is_set() or heartbeat.stopping.is_set()
+
+    def _is_over(self) -> bool:
+        if self._is_stopped():
+            return True
+        return time.monotonic() >= self._ends and not self._renew()
+
+    def _renew(self) -> bool:
+        """Go on with the next slice, unless another run or a source waits."""
+        hold = self._holding.hold
+        if hold is None or examples.waiting().exists():
+            return False
+        following = runs.renew(hold, **self._facts())
+        if following is None:
+            return False
+        self._holding.hold = following
+        self._ends = time.monotonic() + settings.SLICE_SECONDS
+        return True
+
+    def _give_way(self) -> None:
+        """Stand still while jobs wait or run."""
+        while settings.DISTILLATION_YIELDS and not self._is_over():
+            busy = Job.objects.filter(status__in=(Job.Status.QUEUED, Job.Status.RUNNING)).exists()
+            self._looked = time.monotonic()
+            if not busy:
+                return
+            time.sleep(LOOK_SECONDS)
+
+    def _note(self) -> None:
+        self._noted = time.monotonic()
+        hold = self._holding.hold
+        if hold is None or not runs.note(hold, **self._facts()):
+            self._holding.lost.set()
+
+    def _facts(self) -> dict[str, str | float]:
+        return {"stage": self._stage, "percent": round(self._percent(), 1)}
+
+    def _percent(self) -> float:
+        """Below 100, which only a finished run has."""
+        whole = sum(self._shares.get(name, 1) for name in self._names)
+        done = sum(self._shares.get(name, 1) for name in self._finished)
+        if self._stage not in self._finished:
+            done += self._shares.get(self._stage, 1) * self._part
+        return min(99.9, 100 * done / whole)

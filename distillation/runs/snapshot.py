@@ -1,0 +1,117 @@
+"""Writes the active catalogue as the files that a run starts from. Knows no training: they are all it is given.
+
+With it go the accepted pictures of the field. Without any the files, and so the name, are those of the catalogue alone.
+"""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from distillation.detector import network as detectors
+from distillation.errors import DistillationRefused
+from distillation.examples import lifecycle as curation
+from distillation.resumable import atomic
+from distillation.trainers import catalogue as catalogues
+from distillation.trainers.catalogue import Catalogue
+from generation.catalogue import variants as prompts
+from generation.engine.embeddings import unpack
+from generation.engine.errors import EngineError
+from generation.images import storage
+from generation.models import Embedding, Release
+
+
+def take(teacher: Release, root: Path, *, detector: Path | None) -> Path:
+    """A folder in `root`, named by its content, that `trainers.catalogue.read` reads. Raises DistillationRefused.
+
+    detector: whose bits the variants' tags are compared with; None if nothing judges.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".catalogue-", dir=root) as temporary:
+        folder = Path(temporary) / "catalogue"
+        catalogue = _catalogue(teacher, detector)
+        catalogues.write(catalogue, folder)
+        _write_examples(catalogue.slugs, min(teacher.image_sizes[0]), folder)
+        files = sorted(path for path in folder.iterdir() if path.is_file())
+        digest = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+        target = root / f"catalogue-{digest[:16]}"
+        if not target.exists():
+            folder.rename(target)
+    return target
+
+
+def pictures(catalogue: Path) -> Path | None:
+    """The folder of the snapshot's pictures of the field, if there are at least two."""
+    folder = catalogue / catalogues.PICTURES
+    return folder if folder.is_dir() and len(list(folder.iterdir())) > 1 else None
+
+
+def _write_examples(slugs: Sequence[str], side: int, folder: Path) -> None:
+    """Those that training may use, of the teacher's size. Files of this machine are linked: they take no space, and
+    cannot go away."""
+    rows = curation.accepted().filter(side=side, source__variants__slug__in=slugs)
+    fields = ("source__variants__slug", "sha256", "file")
+    found = list(rows.values_list(*fields).distinct().order_by(*fields))
+    is_there = storage.at_once(storage.exists, [file for *_, file in found])
+    examples = [
+        {"slug": slug, "sha256": sha256, "file": file}
+        for (slug, sha256, file), there in zip(found, is_there, strict=True)
+        if there
+    ]
+    if not examples:
+        return
+    text = json.dumps(examples, indent=1) + "\n"
+    atomic.write_file(folder / catalogues.EXAMPLES, text)
+    (folder / catalogues.PICTURES).mkdir()
+    for file in {example["file"] for example in examples}:
+        storage.copy(file, folder / catalogues.PICTURES / Path(file).name)
+
+
+def _catalogue(teacher: Release, detector: Path | None) -> Catalogue:
+    """Every active prompt variant that can be encoded, with its embedding under the teacher's encoder."""
+    variants = list(prompts.usable(teacher.encoder_fingerprint))
+    if not variants:
+        raise DistillationRefused(
+            "No prompt variant is active. Import a catalogue: manage.py catalogue import FILE."
+        )
+    stored = {
+        (row.variant_id, row.revision): row
+        for row in Embedding.objects.filter(
+            encoder_fingerprint=teacher.encoder_fingerprint,
+            variant__in=variants,
+            data__isnull=False,
+        )
+    }
+    missing = [v.slug for v in variants if (v.pk, v.revision) not in stored]
+    if missing:
+        raise DistillationRefused(
+            f"{len(missing)} of {len(variants)} active prompt variants have no embedding under the encoder of "
+            f"{teacher.name}, the first is {missing[0]}. Encode them: manage.py catalogue encode."
+        )
+    try:
+        embeds = np.stack([unpack(stored[v.pk, v.revision].stored()) for v in variants])
+    except EngineError as error:
+        raise DistillationRefused(error.detail) from error
+    stated = wanted = None
+    if detector is not None:
+        config = detectors.load(detector).config
+        stated, wanted = catalogues.bits_of(
+            [variant.tags for variant in variants], config.bits, config.groups
+        )
+        if not stated.any():
+            raise DistillationRefused(
+                f"No tag of the active prompt variants is a bit of the detector {detector} "
+                f"({', '.join(config.bits[:8])} …). Tag the variants with its bits, or leave the detector out."
+            )
+    return Catalogue(
+        slugs=tuple(variant.slug for variant in variants),
+        texts=tuple(variant.text for variant in variants),
+        prompt_embeds=torch.from_numpy(embeds.astype(np.float16)),
+        encoder_fingerprint=teacher.encoder_fingerprint,
+        stated=stated,
+        wanted=wanted,
+    )

@@ -1,0 +1,202 @@
+"""Estimates what is known of a teacher's weights, by gradients of its own loss on the pairs; kept. Knows no student.
+
+The likelihood of an example is a Gaussian around the teacher's unguided prediction of what was drawn, of the variance
+τ² that its errors have. Laplace: the curvature of that at the trained weights (`students.posterior`).
+"""
+
+import copy
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from distillation.resumable import atomic
+from distillation.resumable.progress import Bar
+from distillation.students.posterior import LARGEST, SMALLEST, Posterior, fisher, laplace
+from distillation.trainers.objectives.batches import Batch, Batches
+from distillation.trainers.student import predict
+from distillation.trainers.teacher import Teacher
+from distillation.training import processes
+from distillation.training.errors import CheckpointUnusable
+
+FILE = "fisher.safetensors"
+KEPT_EVERY = 16  # batches; what an interruption costs at most
+
+
+@dataclass(frozen=True)
+class PosteriorRecipe:
+    """batches: of the transfer set, whose squared gradients are averaged; as many samples each as a training batch.
+
+    examples: N, by which the likelihood counts; None is the number of pairs. precision: λ of the teacher's own prior,
+    its weight decay. smallest, largest: limits of the variances, in squared units of a weight.
+    """
+
+    batches: int = 128
+    examples: int | None = None
+    precision: float = 1.0
+    smallest: float = SMALLEST
+    largest: float = LARGEST
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.batches < 1:
+            raise ValueError(f"batches must be at least 1, not {self.batches}.")
+        if self.examples is not None and self.examples < 1:
+            raise ValueError(f"examples must be at least 1, not {self.examples}.")
+        if self.precision < 0:
+            raise ValueError(f"precision must not be negative, not {self.precision}.")
+        if not 0 < self.smallest <= self.largest:
+            raise ValueError(
+                f"smallest ({self.smallest}) must be positive and at most largest ({self.largest})."
+            )
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """posterior: of the teacher's weights, under their names; variance: τ², in squared units of the prediction.
+
+    values: d, the numbers of one prediction; examples: N.
+    """
+
+    posterior: Posterior
+    variance: float
+    values: int
+    examples: int
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """Over the batches so far. squares: ∂(½ ‖error‖²) ÷ ∂w squared, the Fisher information times τ⁴ times `batches`."""
+
+    batches: int
+    squares: dict[str, Tensor]
+    errors: float  # mean squared errors of the batches, added up
+
+
+def estimate(
+    recipe: PosteriorRecipe,
+    *,
+    teacher: Teacher,
+    batches: Batches,
+    examples: int,
+    folder: Path,
+    progress_bar: bool = True,
+) -> Estimate:
+    """From folder/fisher.safetensors, going on with it if it is not complete. Raises CheckpointUnusable.
+
+    batches: the noised samples of them count. examples: N if the recipe names none. One process estimates for all.
+    """
+    path = Path(folder) / FILE
+    if processes.is_main():
+        _accumulate(recipe, teacher, batches, path, progress_bar)
+    processes.barrier()
+    sums = _read(path, recipe)
+    if sums is None or sums.batches < recipe.batches:
+        raise CheckpointUnusable(path, f"does not hold {recipe.batches} batches")
+    variance = sums.errors / sums.batches
+    information = {
+        name: total / (sums.batches * variance**2) for name, total in sums.squares.items()
+    }
+    count = recipe.examples or examples
+    mean = {name: value.detach().cpu() for name, value in teacher.unet.named_parameters()}
+    known = laplace(
+        mean,
+        information,
+        examples=count,
+        precision=recipe.precision,
+        limits=(recipe.smallest, recipe.largest),
+    )
+    channels, height, width = teacher.latent_shape
+    return Estimate(known, variance, channels * height * width, count)
+
+
+def _accumulate(
+    recipe: PosteriorRecipe, teacher: Teacher, batches: Batches, path: Path, progress_bar: bool
+) -> None:
+    sums = _read(path, recipe) or _Sums(0, {}, 0.0)
+    if sums.batches >= recipe.batches:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    network: UNet2DConditionModel = copy.deepcopy(teacher.unet).requires_grad_(True)
+    with Bar(
+        recipe.batches,
+        title="posterior",
+        unit="batch",
+        done=sums.batches,
+        is_shown=progress_bar,
+    ) as bar:
+        while sums.batches < recipe.batches:
+            done = sums.batches
+            stop = min(recipe.batches, done + KEPT_EVERY)
+            sums = _more(sums, range(done, stop), recipe, network, teacher, batches)
+            _write(path, sums, recipe)
+            bar.add(stop - done)
+            bar.stop_if_over()
+
+
+def _more(
+    sums: _Sums,
+    indices: range,
+    recipe: PosteriorRecipe,
+    network: UNet2DConditionModel,
+    teacher: Teacher,
+    batches: Batches,
+) -> _Sums:
+    """With the batches of these indices."""
+    parameters = dict(network.named_parameters())
+    errors = []
+
+    def gradients(batch: Batch) -> dict[str, Tensor]:
+        count = len(batch.hard)  # of the first samples it is known what was drawn
+        with teacher.autocast():
+            prediction = predict(
+                network, batch.latents[:count], batch.timesteps[:count], batch.prompt_embeds[:count]
+            )
+        squares = (prediction - batch.hard).square().flatten(1)
+        errors.append(float(squares.detach().mean()))
+        found = torch.autograd.grad(
+            0.5 * squares.sum(1).mean(), list(parameters.values()), materialize_grads=True
+        )
+        return dict(zip(parameters, found, strict=True))
+
+    found = fisher(
+        gradients,
+        (batches.draw(_generator(recipe.seed, index)) for index in indices),
+        examples_per_batch=batches.noised,
+    )
+    squares = {name: value.cpu() * len(indices) for name, value in found.items()}
+    if sums.squares:
+        squares = {name: sums.squares[name] + value for name, value in squares.items()}
+    return _Sums(indices.stop, squares, sums.errors + sum(errors))
+
+
+def _generator(seed: int, index: int) -> torch.Generator:
+    """Of the batch: the same however often the estimate was interrupted."""
+    return torch.Generator().manual_seed((seed * 1_000_003 + index) * 0x9E3779B97F4A7C15 % 2**63)
+
+
+# --- the file -------------------------------------------------------------------------------------
+def _write(path: Path, sums: _Sums, recipe: PosteriorRecipe) -> None:
+    state = {"batches": sums.batches, "errors": sums.errors, "seed": recipe.seed}
+    atomic.make_file(path, lambda new: save_file(sums.squares, new, {"state": json.dumps(state)}))
+
+
+def _read(path: Path, recipe: PosteriorRecipe) -> _Sums | None:
+    """None if there is no file."""
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            state = json.loads(file.metadata()["state"])
+            squares = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        sums = _Sums(int(state["batches"]), squares, float(state["errors"]))
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointUnusable(path, f"cannot be read: {error}") from error
+    if state["seed"] != recipe.seed or sums.batches > recipe.batches:
+        raise CheckpointUnusable(path, "was made by another recipe")
+    return sums

@@ -1,0 +1,236 @@
+"""Passes of a few-step student, from noise to clean latents, and the pairs that they start from. Knows no loss.
+
+A student served in the timesteps t_1 > … > t_k gets pure noise at t_1, even where α(t_1) > 0. Every pass predicts what
+the teacher predicts, converted to x₀; DDIM (η = 0) leads to the next timestep, and after the last pass x₀ is the
+result: as the engine walks.
+What a later pass sees in training must be the student's own work (backward simulation; DMD2, arXiv 2405.14867, §4.5):
+noised latents of the teacher are not what it meets when it serves.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch import Generator, Tensor
+
+from distillation.trainers import pairs as pairing
+from distillation.trainers import student as students
+from distillation.trainers.catalogue import Catalogue
+from distillation.trainers.pairs import Pairs
+from distillation.trainers.schedule import NoiseSchedule
+from distillation.trainers.teacher import Teacher
+from distillation.training.errors import RecipeRefused
+
+WATCHED_AT_ONCE = 16
+
+
+def check(timesteps: Sequence[int], schedule: NoiseSchedule) -> tuple[int, ...]:
+    """The timesteps that a student can be served in. Raises RecipeRefused, which says what is wrong with them."""
+    if not timesteps or any(later >= earlier for earlier, later in pairwise(timesteps)):
+        raise RecipeRefused(
+            f"timesteps must be descending, at least one of them, not {tuple(timesteps)}."
+        )
+    if timesteps[0] >= len(schedule) or timesteps[-1] < 0:
+        raise RecipeRefused(
+            f"timesteps must lie from 0 to {len(schedule) - 1}, the teacher's own, not {tuple(timesteps)}."
+        )
+    if schedule.prediction_type == "epsilon" and schedule.alphas[timesteps[0]] <= 0:
+        raise RecipeRefused(
+            f"timesteps begins at {timesteps[0]}, where the teacher's schedule leaves no signal: a student that "
+            "predicts noise says nothing of the image there. Begin lower, or take a teacher that predicts v."
+        )
+    return tuple(timesteps)
+
+
+class Examples:
+    """Accepted pairs with their prompts, in fp32 on the teacher's device. Rows, int64 [B] on the CPU, are of these."""
+
+    def __init__(self, teacher: Teacher, *, pairs: Pairs, catalogue: Catalogue) -> None:
+        """Raises RecipeRefused if no pair was accepted, or if the pairs are of another catalogue."""
+        if not pairs.accepted.any():
+            raise RecipeRefused(
+                "pairs holds none that the detector accepted, so there is nothing to learn from."
+            )
+        if int(pairs.prompts.max()) >= len(catalogue):
+            raise RecipeRefused(
+                f"pairs has the prompt variant {int(pairs.prompts.max())}, but the catalogue ends at "
+                f"{len(catalogue) - 1}: give the catalogue that the pairs were made for."
+            )
+        self._pairs = pairs.take(pairs.accepted)
+        self._device = teacher.device
+        self._embeds = catalogue.prompt_embeds.to(teacher.device)
+
+    def drawn(self, count: int, generator: Generator) -> Tensor:
+        """Rows, with replacement."""
+        return pairing.drawn(self._pairs, count, generator)
+
+    def by_prompt(self, count: int) -> Tensor:
+        """The first rows in the order of their prompts: few prompts, each with several seeds."""
+        return self._pairs.prompts.argsort(stable=True)[:count]
+
+    def prompts(self, rows: Tensor) -> Tensor:
+        """int64 [B], rows of the catalogue."""
+        return self._pairs.prompts[rows]
+
+    def embeds(self, rows: Tensor) -> Tensor:
+        """prompt_embeds [B, tokens, width]."""
+        return self._embeds[self.prompts(rows).to(self._device)].float()
+
+    @property
+    def latents(self) -> Tensor:
+        """All clean latents, as they are stored: fp16 [n, C, h, w]."""
+        return self._pairs.latents
+
+    def noise(self, rows: Tensor) -> Tensor:
+        """What the teacher's trajectories begin with, [B, C, h, w]."""
+        return self._pairs.noise(rows).to(self._device)
+
+    def targets(self, rows: Tensor) -> Tensor:
+        """Where they end: clean latents [B, C, h, w]."""
+        return self._pairs.latents[rows].float().to(self._device)
+
+    def path(self, rows: Tensor, timestep: int) -> Tensor:
+        """Where they are at the timestep, one of the pairs' path_timesteps: [B, C, h, w]."""
+        place = self._pairs.path_timesteps.index(timestep)
+        return self._pairs.path[rows, place].float().to(self._device)
+
+    def fresh_noise(self, count: int, generator: Generator) -> Tensor:
+        """[count, C, h, w], drawn on the CPU."""
+        shape = (count, *self._pairs.latents.shape[1:])
+        return torch.randn(shape, generator=generator).to(self._device)
+
+
+def estimate(
+    student: UNet2DConditionModel,
+    latents: Tensor,
+    timesteps: Tensor,
+    prompt_embeds: Tensor,
+    *,
+    teacher: Teacher,
+) -> Tensor:
+    """x̂₀ of one pass, fp32 [B, C, h, w], with its gradient where gradients are on.
+
+    latents x_t [B, C, h, w]; timesteps int64 [B]; prompt_embeds [B, tokens, width]; all on the teacher's device.
+    """
+    return teacher.schedule.as_x0(
+        _prediction(student, latents, timesteps, prompt_embeds, teacher=teacher), latents, timesteps
+    )
+
+
+@torch.no_grad()
+def arrive(
+    student: UNet2DConditionModel,
+    noise: Tensor,
+    prompt_embeds: Tensor,
+    *,
+    teacher: Teacher,
+    timesteps: Sequence[int],
+    index: int,
+) -> Tensor:
+    """What pass `index` (from 0) gets as its latents: the noise itself, or where the student's passes before it lead.
+
+    noise fp32 [B, C, h, w], of unit variance. fp32, without gradient.
+    """
+    latents = noise
+    for now, following in pairwise(timesteps[: index + 1]):
+        times = torch.full((len(noise),), now, device=noise.device)
+        latents = teacher.schedule.stepped(
+            _prediction(student, latents, times, prompt_embeds, teacher=teacher),
+            latents,
+            times,
+            torch.full_like(times, following),
+        )
+    return latents
+
+
+def one_pass(
+    student: UNet2DConditionModel,
+    noise: Tensor,
+    prompt_embeds: Tensor,
+    *,
+    teacher: Teacher,
+    timesteps: Sequence[int],
+    generator: Generator,
+) -> Tensor:
+    """x̂₀ of one of the student's passes, drawn at random, with its gradient; the passes before it are simulated."""
+    number = int(torch.randint(len(timesteps), (), generator=generator))
+    latents = arrive(
+        student, noise, prompt_embeds, teacher=teacher, timesteps=timesteps, index=number
+    )
+    times = torch.full((len(noise),), timesteps[number], device=noise.device)
+    return estimate(student, latents, times, prompt_embeds, teacher=teacher)
+
+
+@torch.no_grad()
+def walk(
+    student: UNet2DConditionModel,
+    noise: Tensor,
+    prompt_embeds: Tensor,
+    *,
+    teacher: Teacher,
+    timesteps: Sequence[int],
+) -> Tensor:
+    """Clean latents of all passes, fp32 [B, C, h, w], without gradient."""
+    last = len(timesteps) - 1
+    latents = arrive(
+        student, noise, prompt_embeds, teacher=teacher, timesteps=timesteps, index=last
+    )
+    times = torch.full((len(noise),), timesteps[last], device=noise.device)
+    return estimate(student, latents, times, prompt_embeds, teacher=teacher)
+
+
+def watch(
+    student: UNet2DConditionModel,
+    examples: Examples,
+    *,
+    teacher: Teacher,
+    timesteps: Sequence[int],
+    count: int,
+) -> dict[str, float]:
+    """`likeness` of what the student makes of `count` noises that the teacher solved, as `watched_…`."""
+    rows = examples.by_prompt(count)
+    parts = [
+        walk(
+            student,
+            examples.noise(part),
+            examples.embeds(part),
+            teacher=teacher,
+            timesteps=timesteps,
+        )
+        for part in rows.split(WATCHED_AT_ONCE)
+    ]
+    found = likeness(torch.cat(parts), examples.targets(rows), examples.prompts(rows))
+    return {f"watched_{name}": value for name, value in found.items()}
+
+
+def likeness(output: Tensor, target: Tensor, prompts: Tensor) -> dict[str, float]:
+    """How a student's clean latents stand beside the teacher's of the same noise: a collapse is seen here first.
+
+    output, target [B, C, h, w]; prompts int64 [B]. `error`: root mean square of the difference. `std_ratio`: spread of
+    the student's values ÷ the teacher's; above 1 is oversaturation. `diversity`: root mean square distance between
+    images of one prompt ÷ the teacher's; 0 is one picture for every seed (left out if no prompt comes twice).
+    """
+    output, target = output.detach().float(), target.detach().float()
+    found = {
+        "error": float((output - target).square().mean().sqrt()),
+        "std_ratio": float(output.std() / target.std()),
+    }
+    same = (prompts[:, None] == prompts[None, :]).triu(1).nonzero()
+    if len(same):
+        left, right = same[:, 0], same[:, 1]
+        spread = [(part[left] - part[right]).square().mean().sqrt() for part in (output, target)]
+        found["diversity"] = float(spread[0] / spread[1])
+    return found
+
+
+def _prediction(
+    student: UNet2DConditionModel,
+    latents: Tensor,
+    timesteps: Tensor,
+    prompt_embeds: Tensor,
+    *,
+    teacher: Teacher,
+) -> Tensor:
+    with teacher.autocast():
+        return students.predict(student, latents, timesteps, prompt_embeds)

@@ -1,0 +1,93 @@
+"""The sheet that shows people how far a student is: its pictures below its teacher's. Knows no training.
+
+Of prompts and noise that are held out, the same in all stages of a run, so that their sheets can be compared.
+"""
+
+import json
+import textwrap
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch import Tensor, nn
+
+from distillation.evaluation.report import sheets
+from distillation.evaluation.report.sheets import Row
+from distillation.resumable import atomic
+from distillation.trainers import rollout
+from distillation.trainers.catalogue import Catalogue
+from distillation.trainers.pairs import Pairs
+from distillation.trainers.teacher import Teacher
+from distillation.training.task import Progress
+from generation.engine.latents import as_uint8
+
+SHEET, FACTS = "samples.webp", "samples.json"
+COLUMNS = 4  # pictures beside each other: more would be too small on a phone
+TEXT_PIXELS, PIXELS_A_LETTER = 11, 6
+
+
+class Samples:
+    """noise, latents [B, C, h, w]: of one pair of each prompt; embeds [B, tokens, width]; on the teacher's device."""
+
+    def __init__(self, teacher: Teacher, *, pairs: Pairs, catalogue: Catalogue) -> None:
+        """pairs: held out, of the prompts that are shown. The teacher's pictures are drawn here, once."""
+        pairs = pairs.take(_first_of_each(pairs))
+        self._teacher = teacher
+        self._texts = [catalogue.texts[row] for row in pairs.prompts.tolist()]
+        self.noise = pairs.noise(torch.arange(len(pairs))).to(teacher.device)
+        self.embeds = catalogue.embeds(pairs.prompts).to(teacher.device)
+        self.latents = pairs.latents.float().to(teacher.device)
+        self._of_teacher = _shown(teacher.decode(self.latents))
+
+    def walked(self, student: UNet2DConditionModel, timesteps: Sequence[int]) -> Tensor:
+        """Clean latents of the student, [B, C, h, w]."""
+        return rollout.walk(
+            student, self.noise, self.embeds, teacher=self._teacher, timesteps=timesteps
+        )
+
+    @torch.no_grad()
+    def drawn(self, decoder: nn.Module, latents: Tensor) -> Tensor:
+        """By the decoder of an AutoencoderTiny: fp32 [B, 3, H, W] in [−1, 1]."""
+        with self._teacher.autocast():
+            pictures: Tensor = decoder(latents)
+        return pictures.float()
+
+    def write(self, folder: Path, pictures: Tensor, progress: Progress) -> None:
+        """samples.webp, and in samples.json of which step it is and of what. pictures [B, 3, H, W] in [−1, 1]."""
+        ours = _shown(pictures)
+        letters = ours.shape[3] // PIXELS_A_LETTER
+        captions = [textwrap.fill(text, letters) for text in self._texts]
+        rows = []
+        for start in range(0, len(ours), COLUMNS):
+            part = slice(start, start + COLUMNS)
+            rows.append(Row("teacher", self._of_teacher[part]))
+            rows.append(Row("student", ours[part], tuple(captions[part])))
+        atomic.make_file(
+            folder / SHEET, lambda path: sheets.write(path, rows, text_size=TEXT_PIXELS)
+        )
+        facts = {"step": progress.step, "steps": progress.steps, "texts": self._texts}
+        atomic.write_file(folder / FACTS, json.dumps(facts, ensure_ascii=False) + "\n")
+
+
+def sheet_of(
+    samples: Samples | None, folder: Path, pictures: Callable[[Samples], Tensor]
+) -> Callable[[Progress], None] | None:
+    """What `loop.run` calls to draw the sheet; None without samples."""
+    if samples is None:
+        return None
+    return lambda progress: samples.write(Path(folder), pictures(samples), progress)
+
+
+def _first_of_each(pairs: Pairs) -> Tensor:
+    """Of each prompt a row, int64: the first that the detector accepted, else the first."""
+    found: dict[int, int] = {}
+    for only_accepted in (True, False):
+        for row, prompt in enumerate(pairs.prompts.tolist()):
+            if prompt not in found and (pairs.accepted[row] or not only_accepted):
+                found[prompt] = row
+    return torch.tensor([found[prompt] for prompt in sorted(found)])
+
+
+def _shown(pictures: Tensor) -> Tensor:
+    return sheets.small(as_uint8(pictures).cpu())

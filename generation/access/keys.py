@@ -1,0 +1,121 @@
+"""The life of an API key: issued, limited, rotated, revoked, each with its entry in the audit log. Knows no HTTP."""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+
+from django.db import transaction
+from django.utils import timezone
+
+from generation.access import audit
+from generation.errors import KeyRefused
+from generation.models import APIKey
+
+# What may be changed of a key that exists.
+LIMITS = (
+    "weight",
+    "requests_per_minute",
+    "images_per_day",
+    "device_seconds_per_day",
+    "max_queued_jobs",
+    "retention_days",
+)
+GRACE = timedelta(days=7)
+_IN_WORDS = {
+    "requests_per_minute": "{} requests a minute",
+    "images_per_day": "{} images a day",
+    "device_seconds_per_day": "{} device seconds a day",
+    "max_queued_jobs": "{} jobs queued",
+    "retention_days": "images kept for {} days",
+}
+
+Limits = Mapping[str, int | None]
+
+
+def issue(
+    owner,
+    name: str,
+    scopes: list[str],
+    *,
+    expires_at: datetime | None = None,
+    secret: str = "",
+    limits: Limits | None = None,
+) -> tuple[APIKey, str]:
+    """A new key and its plain text, which is stored nowhere. limits: of LIMITS; secret: instead of a drawn one."""
+    with transaction.atomic():
+        key, plain = APIKey.objects.issue(
+            owner, name, scopes, secret=secret, expires_at=expires_at, limits=limits
+        )
+        facts = {field: value for field, value in _limits_of(key).items() if value is not None}
+        audit.record("key_issued", key, owner=str(owner), scopes=list(scopes), **facts)
+    return key, plain
+
+
+def rotate(key: APIKey, *, grace: timedelta = GRACE) -> tuple[APIKey, str]:
+    """A key of the same name, owner, scopes and limits, and its plain text. The old one works on for `grace`.
+
+    The new key is good for as long as the old one was made for. Raises KeyRefused.
+    """
+    with transaction.atomic():
+        old = APIKey.objects.select_related("owner").select_for_update(of=("self",)).get(pk=key.pk)
+        now = timezone.now()
+        if old.state != APIKey.ACTIVE:
+            raise KeyRefused(f"{old.prefix} is {old.state}. Make a new key.")
+        if old.replaced_by_id is not None:
+            raise KeyRefused(f"{old.prefix} was rotated already. Rotate the key that replaces it.")
+        new, plain = APIKey.objects.issue(
+            old.owner,
+            old.name,
+            old.scopes,
+            expires_at=now + (old.expires_at - old.created_at) if old.expires_at else None,
+            limits=_limits_of(old),
+        )
+        end = now + grace
+        old.expires_at = min(old.expires_at, end) if old.expires_at else end
+        old.replaced_by = new
+        old.save(update_fields=["expires_at", "replaced_by"])
+        audit.record(
+            "key_rotated", old, to=str(new), expires_at=old.expires_at.isoformat(timespec="minutes")
+        )
+    key.refresh_from_db()
+    return new, plain
+
+
+def set_limits(key: APIKey, limits: Limits) -> dict[str, list[int | None]]:
+    """Change some of LIMITS. Returns what changed: {field: [before, after]}."""
+    with transaction.atomic():
+        row = APIKey.objects.select_for_update().get(pk=key.pk)
+        before = _limits_of(row)
+        changed = {
+            field: [before[field], value]
+            for field, value in limits.items()
+            if before[field] != value
+        }
+        if changed:
+            APIKey.objects.filter(pk=key.pk).update(**{field: limits[field] for field in changed})
+            audit.record("key_edited", row, **changed)
+    key.refresh_from_db()
+    return changed
+
+
+def revoke(key: APIKey) -> bool:
+    """Useless from now on. False: it was already."""
+    with transaction.atomic():
+        if not APIKey.objects.filter(pk=key.pk, revoked_at=None).update(revoked_at=timezone.now()):
+            return False
+        audit.record("key_revoked", key)
+    key.refresh_from_db()
+    return True
+
+
+def limits_in_words(key: APIKey) -> list[str]:
+    """What is not as with every other key."""
+    words = [f"weight {key.weight}"] if key.weight != 1 else []
+    for field, text in _IN_WORDS.items():
+        value = getattr(key, field)
+        if value is not None:
+            words.append(text.format(value))
+    return words
+
+
+def _limits_of(key: APIKey) -> dict[str, int | None]:
+    return {field: getattr(key, field) for field in LIMITS}

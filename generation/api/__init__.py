@@ -1,0 +1,1 @@
+"""The REST API: authentication, limits, problem details, views and serializers."""

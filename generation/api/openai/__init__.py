@@ -1,0 +1,1 @@
+"""The image routes of OpenAI's API."""

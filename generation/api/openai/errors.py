@@ -1,0 +1,78 @@
+"""Refusals in the words of OpenAI's API, and the routes on which they are spoken. Knows no exceptions."""
+
+import re
+from http import HTTPStatus
+from typing import Any
+
+from drf_spectacular.utils import OpenApiResponse
+
+from generation.api.openai.serializers import OpenAIErrorSerializer
+from generation.api.views import refusals
+from generation.api.views.refusals import MOST_SECONDS, Refusal
+from generation.errors import QuotaExceeded
+
+CONTENT_TYPE = "application/json"
+# Below /v1/models/{one}/ are addresses of Replicate.
+ROUTES = re.compile(r"/v1/(images/generations(/.*)?|models(/[^/]*)?)")
+TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+# Of parameters that have another name on these routes.
+PARAMETERS = {"text": "prompt"}
+
+
+def is_spoken(path: str) -> bool:
+    """Whether clients of this path are OpenAI's."""
+    return bool(ROUTES.fullmatch(path))
+
+
+def status_of(refusal: Refusal) -> int:
+    """A value that cannot be honoured is a bad request here: OpenAI knows no 422 for it."""
+    return HTTPStatus.BAD_REQUEST if refusal.status == 422 else refusal.status
+
+
+def body_of(refusal: Refusal) -> dict[str, Any]:
+    """`{"error": …}`; also the data of the last event of a stream that went wrong."""
+    first = refusal.errors[0] if refusal.errors else {}
+    parameter = refusal.parameter or first.get("parameter")
+    kind = "server_error" if refusal.status >= 500 else "invalid_request_error"
+    return {
+        "error": {
+            "message": _message(refusal),
+            "type": TYPES.get(refusal.status, kind),
+            "param": PARAMETERS.get(parameter or "", parameter),
+            "code": "unsupported_parameter"
+            if first.get("code") == "unsupported_parameter"
+            else refusal.code,
+            **refusal.members,
+        }
+    }
+
+
+def _message(refusal: Refusal) -> str:
+    """Here is no title, and a detail may only say what to do."""
+    said = refusal.detail
+    return said if said.startswith(refusal.title) else f"{refusal.title}. {said}"
+
+
+def headers_of(refusal: Refusal) -> dict[str, str]:
+    """What OpenAI's clients obey before they think of the status, and under which id they tell of the request."""
+    is_soon = (
+        refusal.retryable
+        and (refusal.wait_seconds or 0) <= MOST_SECONDS
+        and refusal.code != QuotaExceeded.code  # its day lasts longer
+    )
+    headers = {"x-should-retry": "true" if is_soon else "false"}
+    return headers | identity(refusals.job_id(refusal))
+
+
+def identity(job_id: str | None) -> dict[str, str]:
+    """Headers that name the request and its job."""
+    named = {"X-Request-Id": refusals.request_id(), "X-Job-Id": job_id}
+    return {name: value for name, value in named.items() if value}
+
+
+def responses(*statuses: int) -> dict[Any, Any]:
+    """For the schema: these statuses answer with an error of OpenAI's form."""
+    return {
+        (status, CONTENT_TYPE): OpenApiResponse(OpenAIErrorSerializer, HTTPStatus(status).phrase)
+        for status in statuses
+    }

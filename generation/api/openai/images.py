@@ -1,0 +1,216 @@
+"""OpenAI's route for images: jobs like every other, whose clients wait, for one answer or for a stream of events."""
+
+import re
+import time
+from typing import Any, cast
+from urllib.parse import urlencode
+
+import structlog
+from django.conf import settings
+from django.http import HttpResponseBase
+from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
+from rest_framework.exceptions import MethodNotAllowed
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from generation.api.openai import errors
+from generation.api.openai.serializers import (
+    FACTS,
+    CompletedEventSerializer,
+    GeneratedImagesSerializer,
+    ImagesAnswerQuery,
+    ImagesRequestSerializer,
+)
+from generation.api.serializers import NoQuery, query
+from generation.api.serializers.events import SentEventSerializer
+from generation.api.views import problem_responses, refusals, streams
+from generation.api.views.jobs import one
+from generation.api.views.refusals import Refusal
+from generation.api.views.waiting import POLL_SECONDS, asked_again, hold, holds, in_a_moment
+from generation.errors import (
+    CANCELED_BY_CLIENT,
+    DEADLINE_BEFORE_START,
+    DEADLINE_WHILE_RUNNING,
+    JobPurged,
+    JobUnfinished,
+)
+from generation.infra import events
+from generation.jobs import idempotency, submission
+from generation.models import APIKey, Job
+from generation.realtime.hub import SETTLED
+from generation.realtime.sse import CONTENT_TYPE
+
+ROUTE = "openai"  # of idempotency keys
+# A client of OpenAI gives up after 600 seconds, and comes back after 120 at most.
+RETRY_SECONDS = 900
+RETRY_COUNT = "x-stainless-retry-count"  # a header of each request of theirs, 0 in the first
+B64_JSON = "b64_json"
+# Of a job that ended otherwise than by a fault of ours.
+STATUSES = {CANCELED_BY_CLIENT: 409, DEADLINE_BEFORE_START: 504, DEADLINE_WHILE_RUNNING: 504}
+
+
+class ImageGenerations(APIView):
+    # The shell asks by GET for the answer to a POST of the same client.
+    required_scopes = {"GET": APIKey.Scope.JOBS_WRITE, "POST": APIKey.Scope.JOBS_WRITE}
+
+    @property
+    def allowed_methods(self) -> list[str]:
+        return ["POST", "OPTIONS"]
+
+    @extend_schema(
+        operation_id="create_images",
+        parameters=[
+            OpenApiParameter(
+                "Idempotency-Key",
+                location=OpenApiParameter.HEADER,
+                description="The same key with the same body gets the same job.",
+            )
+        ],
+        request=ImagesRequestSerializer,
+        responses={
+            (200, "application/json"): GeneratedImagesSerializer,
+            (200, CONTENT_TYPE): OpenApiResponse(
+                SentEventSerializer,
+                "With stream: events image_generation.partial_image and image_generation.completed",
+            ),
+        }
+        | errors.responses(400, 401, 403, 409, 410, 413, 415, 429, 500, 503, 504),
+    )
+    def post(self, request: Request) -> HttpResponseBase:
+        """Images, asked for and answered as at OpenAI: when they are there."""
+        query(NoQuery, request)
+        asked = ImagesRequestSerializer(data=request.data)
+        asked.is_valid(raise_exception=True)
+        wish = asked.validated_data
+        job = self._job(request, wish)
+        if wish.get("stream"):
+            return self._watched(request, job, wish.get("partial_images", 0))
+        return self._waited(request, job, wish.get("response_format", B64_JSON))
+
+    @extend_schema(exclude=True)
+    def get(self, request: Request) -> HttpResponseBase:
+        """The shell's question for the answer."""
+        if asked_again(request) != "POST":
+            raise MethodNotAllowed("GET")
+        asked = query(ImagesAnswerQuery, request)
+        job = one(request, asked["job"])
+        if "partial_images" in asked:
+            return self._watched(request, job, asked["partial_images"])
+        return self._waited(request, job, asked["response_format"])
+
+    def _job(self, request: Request, wish: dict[str, Any]) -> Job:
+        def make() -> Job:
+            size = wish.get("size")
+            return submission.submit(
+                request.user,
+                variant=wish.get("variant"),
+                text=wish.get("prompt") or None,
+                match=wish.get("match"),
+                n=wish.get("n", 1),
+                seed=wish.get("seed"),
+                size=None if size == "auto" else size,
+                output_format=wish.get("output_format", Job.Format.PNG),
+                model=wish.get("model"),
+                api_key=cast(APIKey, request.auth),
+                via=Job.Via.OPENAI,
+                base_url=request.build_absolute_uri("/"),
+            )
+
+        owner, body = request.user, request.data
+        key = idempotency.key_of(request.headers.get("Idempotency-Key"))
+        if key is not None:
+            return idempotency.once(owner, ROUTE, key=key, body=body, make=make)[0]
+        first = None
+        if _is_retry(request):
+            first = idempotency.by_body(owner, ROUTE, body, seconds=RETRY_SECONDS)
+        job = first or make()
+        if RETRY_COUNT in request.headers:
+            idempotency.remember_body(owner, ROUTE, body, job)
+        return job
+
+    def _waited(self, request: Request, job: Job, response_format: str) -> Response:
+        """One answer: the images, what became of the job, or, when the time is up, that it goes on."""
+        structlog.contextvars.bind_contextvars(job_id=str(job.id))
+        job = in_a_moment(request, job, seconds=settings.OPENAI_WAIT_SECONDS)
+        if not job.is_terminal:
+            return hold(
+                request,
+                _unfinished(request),
+                job,
+                seconds=settings.OPENAI_WAIT_SECONDS,
+                then=_then(request, job, response_format=response_format),
+            )
+        if job.status != Job.Status.SUCCEEDED:
+            return _failed(request, job)
+        _check_kept(job)
+        context = {"request": request, "response_format": response_format}
+        shown = GeneratedImagesSerializer(job, context=context).data
+        return Response(shown, headers=errors.identity(str(job.id)))
+
+    def _watched(self, request: Request, job: Job, partial_images: int) -> HttpResponseBase:
+        """Events: partial images, then the completed one, or the error."""
+        structlog.contextvars.bind_contextvars(job_id=str(job.id))
+        watched, previews = events.NO_ID, partial_images > 0
+        if not job.is_terminal:
+            if not holds(request, job, seconds=1):
+                return _unfinished(request)
+            watched = events.watch(job.id, previews=previews)
+            job = one(request, job.id)
+        if job.status in (Job.Status.FAILED, Job.Status.CANCELED):
+            return _failed(request, job)
+        shown: Any = {}
+        if job.is_terminal:
+            _check_kept(job)
+            shown = CompletedEventSerializer(job).data
+        facts = FACTS | {
+            "created_at": int(time.time()),
+            "size": f"{job.width}x{job.height}",
+            "output_format": job.output_format,
+        }
+        response = streams.answer(
+            request,
+            shown,
+            job=job,
+            watched=watched,
+            then=_then(request, job, partial_images=partial_images),
+            style="openai",
+            options={"partial_images": partial_images, "facts": facts},
+            previews=previews,
+        )
+        for name, value in errors.identity(str(job.id)).items():
+            response[name] = value
+        return response
+
+
+def _is_retry(request: Request) -> bool:
+    """Whether a client of OpenAI says that it sends this once more."""
+    return bool(re.fullmatch(r"0*[1-9]\d{0,3}", request.headers.get(RETRY_COUNT, "")))
+
+
+def _then(request: Request, job: Job, **asked: Any) -> str:
+    return f"{request.path}?{urlencode({'job': job.id, **asked})}"
+
+
+def _unfinished(request: Request) -> Response:
+    error = JobUnfinished(
+        "The job goes on. Send the same request again, or read the job under the id in X-Job-Id.",
+        retry_after=POLL_SECONDS,
+    )
+    return problem_responses.answer(refusals.of_ours(error), request)
+
+
+def _failed(request: Request, job: Job) -> Response:
+    """What the job ended with. It was tried as often as it may be, so no client should try again by itself."""
+    code = job.error_code or CANCELED_BY_CLIENT
+    detail = job.error_detail or "The job was canceled."
+    refusal = Refusal(STATUSES.get(code, 500), code, detail)
+    response = problem_responses.answer(refusal, request)
+    if asked_again(request):
+        response[SETTLED] = "1"
+    return response
+
+
+def _check_kept(job: Job) -> None:
+    if job.purged_at is not None:
+        raise JobPurged("Send the same request again, changed if an Idempotency-Key came with it.")

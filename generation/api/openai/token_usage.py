@@ -1,0 +1,34 @@
+"""How many tokens a text and a picture come to, for services that count in them. Bills nothing."""
+
+from functools import lru_cache
+
+import structlog
+
+from generation.engine import tokens
+from generation.engine.errors import ReleaseInvalid
+from generation.models import Job, Release
+from generation.releases import lifecycle as releases
+
+log = structlog.get_logger(__name__)
+
+PIXELS = 8  # along each side of a token of a picture: a position of the latents
+
+
+def of_text(job: Job) -> int:
+    """Tokens for the text encoder, with the two markers; words where no release on this machine has its tokenizer."""
+    return _of_text(job.release_id, job.embedding.text)
+
+
+@lru_cache(maxsize=4096)
+def _of_text(release_id: int, text: str) -> int:
+    holder = releases.encoder_holder(Release.objects.get(pk=release_id))
+    if holder is not None:
+        try:
+            return tokens.count_tokens(releases.folder(holder), text)
+        except ReleaseInvalid as error:
+            log.warning("tokenizer_unreadable", release=holder.name, error=error.detail)
+    return len(text.split())
+
+
+def of_images(job: Job) -> int:
+    return job.n * (job.width // PIXELS) * (job.height // PIXELS)

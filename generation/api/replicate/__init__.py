@@ -1,0 +1,1 @@
+"""The prediction and model routes of Replicate's API."""

@@ -1,0 +1,226 @@
+"""Predictions over HTTP, as clients of Replicate know them: a job seen in another form."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, cast
+
+import structlog
+from django.db.models import Q, QuerySet
+from django.http import Http404
+from django.urls import reverse
+from django.utils.decorators import method_decorator
+from drf_spectacular.utils import OpenApiResponse, extend_schema
+from rest_framework import status
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from generation.api.replicate import versions
+from generation.api.replicate.serializers import (
+    ModelPredictionRequestSerializer,
+    PredictionQuery,
+    PredictionRequestSerializer,
+    PredictionSerializer,
+)
+from generation.api.serializers import NoQuery, Strict, WaitQuery, query
+from generation.api.views import jobs as jobs_views
+from generation.api.views.jobs import filtered, found, owned
+from generation.api.views.pagination import ListView
+from generation.api.views.problem_responses import responses
+from generation.api.views.waiting import (
+    Preference,
+    asked_again,
+    cancel_after,
+    hold,
+    holds,
+    in_a_moment,
+    preference,
+    unless_unchanged,
+)
+from generation.errors import GenerationError, InvalidRequest
+from generation.jobs import idempotency, submission
+from generation.jobs import lifecycle as jobs
+from generation.models import APIKey, Job
+from generation.webhooks.predictions import STATUSES, called, identifier, is_identifier
+
+ROUTE = "predictions"  # of idempotency keys
+CREATED: dict[Any, Any] = {
+    201: OpenApiResponse(PredictionSerializer, "It has ended"),
+    202: OpenApiResponse(PredictionSerializer, "Accepted; Location says where to ask"),
+}
+# What `submission` calls it: where it stands in a prediction.
+PARAMETERS = {"text": "input.prompt", "n": "input.num_outputs"} | {
+    name: f"input.{name}" for name in ("variant", "seed", "size", "output_format", "priority")
+}
+
+
+def named(request: Request, name: str) -> Job:
+    """The owner's job that is called so. Raises Http404."""
+    if not is_identifier(name):
+        raise Http404
+    job = found(request, called(name))
+    structlog.contextvars.bind_contextvars(job_id=str(job.id))
+    return job
+
+
+render = partial(jobs_views.render, serializer=PredictionSerializer)
+
+
+def _answer(
+    request: Request, job: Job, prefers: Preference, *, then: str, is_creation: bool = False
+) -> Response:
+    """Now, or when the client has waited for it."""
+    job = in_a_moment(request, job, seconds=prefers.seconds)
+    created = status.HTTP_201_CREATED if job.is_terminal else status.HTTP_202_ACCEPTED
+    code = created if is_creation else status.HTTP_200_OK
+    is_held = holds(request, job, seconds=prefers.seconds)
+    response = render(request, job, code=code, is_held=is_held)
+    if is_creation:
+        response["Location"] = response.data["urls"]["get"]
+        if not job.is_terminal:
+            # As Replicate has it: clients take every other word in this answer for the end. `phase` says more.
+            response.data["status"] = STATUSES[Job.Status.QUEUED]
+    return hold(request, response, job, seconds=prefers.seconds, then=then, applied=prefers.applied)
+
+
+def _create(
+    request: Request,
+    serializer: type[Strict],
+    *,
+    model: str | None = None,
+    external_id: str = "",
+) -> Response:
+    """model: that the address names, "owner/name"; external_id: that it chooses."""
+    query(NoQuery, request)
+    body = cast(dict[str, Any], request.data)
+    asked = serializer(data=body)
+    asked.is_valid(raise_exception=True)
+    make = _maker(request, asked.validated_data, model=model, external_id=external_id)
+    if external_id:
+        job, _ = idempotency.by_external_id(request.user, external_id, body=request.data, make=make)
+    else:
+        key = idempotency.key_of(request.headers.get("Idempotency-Key"))
+        whole = {**body, "model": model} if model else body
+        job, _ = idempotency.once(request.user, ROUTE, key=key, body=whole, make=make)
+    structlog.contextvars.bind_contextvars(job_id=str(job.id))
+    then = reverse("prediction", args=[identifier(job)])
+    return _answer(request, job, preference(request), then=then, is_creation=True)
+
+
+def _maker(
+    request: Request, asked: dict[str, Any], *, model: str | None, external_id: str
+) -> Callable[..., Job]:
+    """Which submits what was asked for; its argument is the fingerprint that goes with the external id."""
+    deadline = cancel_after(request)
+
+    def make(external_fingerprint: str = "") -> Job:
+        reference = model or asked.get("version") or asked.get("model")
+        try:
+            return submission.submit(
+                request.user,
+                **asked["input"],
+                webhook=asked.get("webhook"),
+                webhook_events=asked.get("webhook_events_filter"),
+                model=versions.meant(reference) if reference else None,
+                cancel_after=deadline,
+                external_id=external_id,
+                external_fingerprint=external_fingerprint,
+                api_key=cast(APIKey, request.auth),
+                via=Job.Via.REPLICATE,
+                base_url=request.build_absolute_uri("/"),
+            )
+        except GenerationError as error:
+            error.parameter = PARAMETERS.get(error.parameter or "", error.parameter)
+            raise
+
+    return make
+
+
+class PredictionList(ListView):
+    required_scopes = {"GET": APIKey.Scope.JOBS_READ, "POST": APIKey.Scope.JOBS_WRITE}
+    query_class = PredictionQuery
+    serializer_class = PredictionSerializer
+
+    @extend_schema(
+        operation_id="list_predictions",
+        parameters=[PredictionQuery],
+        responses={200: PredictionSerializer(many=True)} | responses(400, 401, 403),
+    )
+    def get(self, request: Request) -> Response:
+        """Your jobs as predictions, newest first, however they were asked for."""
+        return self.page(request)
+
+    def rows(self, request: Request, asked: dict[str, Any]) -> QuerySet[Job]:
+        rows = owned(request).prefetch_related("images").order_by("-created_at", "-id")
+        return filtered(rows, asked)
+
+    @extend_schema(
+        operation_id="create_prediction",
+        request=PredictionRequestSerializer,
+        responses=CREATED | responses(400, 401, 403, 409, 422, 503),
+    )
+    def post(self, request: Request) -> Response:
+        """Ask for images. `Prefer: wait` answers when they are there, or after 60 seconds."""
+        return _create(request, PredictionRequestSerializer)
+
+
+class ModelPredictions(APIView):
+    required_scopes = {"POST": APIKey.Scope.JOBS_WRITE}
+
+    @extend_schema(
+        operation_id="create_prediction_of_model",
+        request=ModelPredictionRequestSerializer,
+        responses=CREATED | responses(400, 401, 403, 404, 409, 422, 503),
+    )
+    def post(self, request: Request, owner: str, name: str) -> Response:
+        """Ask a model for images."""
+        return _create(request, ModelPredictionRequestSerializer, model=f"{owner}/{name}")
+
+
+@method_decorator(unless_unchanged, name="dispatch")
+class PredictionDetail(APIView):
+    required_scopes = {"GET": APIKey.Scope.JOBS_READ, "PUT": APIKey.Scope.JOBS_WRITE}
+
+    @extend_schema(
+        operation_id="read_prediction",
+        parameters=[WaitQuery],
+        responses={200: PredictionSerializer, 304: None} | responses(400, 401, 403, 404),
+    )
+    def get(self, request: Request, prediction_id: str) -> Response:
+        """A prediction, by your id or ours, as it is now, or, with `wait`, when it has ended or the time is up."""
+        asked = query(WaitQuery, request)
+        return _answer(
+            request,
+            named(request, prediction_id),
+            preference(request, wait=asked["wait"]),
+            then=request.get_full_path(),
+            is_creation=asked_again(request) in ("POST", "PUT"),
+        )
+
+    @extend_schema(
+        operation_id="put_prediction",
+        request=PredictionRequestSerializer,
+        responses=CREATED | responses(400, 401, 403, 404, 409, 422, 503),
+    )
+    def put(self, request: Request, prediction_id: str) -> Response:
+        """Ask for images under an id of your own. The same again gets the same prediction, also when it has ended."""
+        if not is_identifier(prediction_id):
+            raise InvalidRequest(
+                "Give 1 to 64 letters of ASCII, digits, hyphens and underscores.", parameter="id"
+            )
+        return _create(request, PredictionRequestSerializer, external_id=prediction_id)
+
+
+class PredictionCancel(APIView):
+    required_scopes = {"POST": APIKey.Scope.JOBS_WRITE}
+
+    @extend_schema(
+        operation_id="cancel_prediction",
+        request=None,
+        responses={200: PredictionSerializer} | responses(400, 401, 403, 404),
+    )
+    def post(self, request: Request, prediction_id: str) -> Response:
+        """End a prediction. One that has ended already is answered unchanged."""
+        query(NoQuery, request)
+        job_id = jobs.cancel(named(request, prediction_id).id).id
+        return render(request, found(request, Q(id=job_id)))

@@ -1,0 +1,261 @@
+"""Jobs, in and out. Shapes only: what is allowed is decided below, in `submission`."""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+from rest_framework import serializers
+
+from generation.api.serializers.images import ImageSerializer
+from generation.api.serializers.shapes import PageQuery, Strict, url_of
+from generation.infra.compiled import Compiled
+from generation.jobs import lifecycle as jobs
+from generation.jobs.estimates import MOST_AHEAD, Estimate
+from generation.models import Delivery, Image, Job
+from generation.webhooks.endpoints import MAX_URL
+
+MAX_WAIT_SECONDS = 60
+
+
+class JobRequestSerializer(Strict):
+    """Exactly one of variant and text. Without a seed a fresh one is drawn and stated on the job."""
+
+    variant = serializers.CharField(required=False, help_text="Slug of a prompt variant.")
+    text = serializers.CharField(
+        required=False,
+        help_text="A wording of the catalogue; case and spaces do not matter. Another text gets the variant that is "
+        "nearest to it, if that is near enough, and the job says so in match.",
+    )
+    match = serializers.BooleanField(
+        required=False, help_text="false: only a text that the catalogue has; default true."
+    )
+    n = serializers.IntegerField(
+        required=False,
+        min_value=1,
+        max_value=settings.MAX_IMAGES_PER_JOB,
+        help_text="Images; default 1.",
+    )
+    seed = serializers.IntegerField(
+        required=False,
+        min_value=0,
+        max_value=2**32 - 1,
+        help_text="Of the first image; the next has seed + 1.",
+    )
+    size = serializers.RegexField(
+        r"^\d{1,5}x\d{1,5}$",
+        required=False,
+        help_text='"WIDTHxHEIGHT", one of the release\'s sizes.',
+    )
+    output_format = serializers.ChoiceField(
+        Job.Format.choices, required=False, help_text="Default webp."
+    )
+    model = serializers.CharField(
+        required=False,
+        help_text="student, teacher or a release's name. "
+        "By default the student if it covers the variant, else the teacher.",
+    )
+    priority = serializers.IntegerField(
+        required=False,
+        min_value=-100,
+        max_value=100,
+        help_text="Higher runs first among your own jobs; default 0.",
+    )
+    metadata = serializers.BooleanField(
+        required=False,
+        help_text="Whether the files say how they were made; by default they hold the pixels alone.",
+    )
+    webhook = serializers.CharField(
+        required=False,
+        max_length=MAX_URL,
+        help_text="https:// URL that is told of the job by signed messages.",
+    )
+    webhook_events = serializers.ListField(
+        child=serializers.ChoiceField(Delivery.Event.choices),
+        required=False,
+        allow_empty=False,
+        max_length=len(Delivery.Event.values),
+        help_text="Of what it is told; default: of all. start: a worker took it; output: its images are there; "
+        "completed: it ended, however.",
+    )
+
+
+class JobQuery(PageQuery):
+    status = serializers.ChoiceField(Job.Status.choices, required=False)
+    variant = serializers.CharField(required=False, help_text="Slug.")
+    model = serializers.CharField(required=False, help_text="Name of a release.")
+    via = serializers.ChoiceField(
+        Job.Via.choices, required=False, help_text="How the job was asked for."
+    )
+    created_after = serializers.DateTimeField(required=False, help_text="ISO 8601.")
+    created_before = serializers.DateTimeField(required=False, help_text="ISO 8601.")
+
+
+class WaitQuery(Strict):
+    wait = serializers.FloatField(
+        required=False,
+        default=0,
+        min_value=0,
+        max_value=MAX_WAIT_SECONDS,
+        help_text="Seconds to hold the answer while the job has not ended.",
+    )
+
+
+class JobErrorSerializer(serializers.Serializer[Any]):
+    code = serializers.CharField()
+    detail = serializers.CharField()
+
+
+class JobMetricsSerializer(serializers.Serializer[Any]):
+    queue_seconds = serializers.FloatField(
+        allow_null=True, help_text="From creation to the last start."
+    )
+    device_seconds = serializers.FloatField()
+    encode_seconds = serializers.FloatField(help_text="That its files took.")
+    total_seconds = serializers.FloatField(allow_null=True, help_text="From creation to the end.")
+
+
+class QueueSerializer(serializers.Serializer[Any]):
+    position = serializers.IntegerField(
+        help_text=f"1: next, 0: running; {MOST_AHEAD + 1}: that or later."
+    )
+    eta_seconds_p50 = serializers.FloatField(
+        allow_null=True, help_text="From now to its end, from measured rates; null: not known."
+    )
+    eta_seconds_p90 = serializers.FloatField(allow_null=True)
+    feasible = serializers.BooleanField(help_text="Whether a living worker serves the release.")
+    reason = serializers.CharField(allow_blank=True, help_text="Why not.")
+
+
+class MatchSerializer(serializers.Serializer[Any]):
+    asked = serializers.CharField(help_text="The text of the request.")
+    score = serializers.FloatField(
+        help_text="How near the variant's text is: the cosine of the two; 1: the same."
+    )
+
+
+class JobURLsSerializer(serializers.Serializer[Any]):
+    self = serializers.URLField()
+    events = serializers.URLField()
+    cancel = serializers.URLField()
+
+
+class JobSerializer(serializers.Serializer[Job]):
+    id = serializers.UUIDField()
+    status = serializers.ChoiceField(Job.Status.choices)
+    variant = serializers.CharField(help_text="Slug.")
+    text = serializers.CharField(help_text="The wording that the images are made from.")
+    match = MatchSerializer(
+        allow_null=True, help_text="Of a job whose text no variant has: the nearest was taken."
+    )
+    model = serializers.CharField(help_text="Name of the release.")
+    n = serializers.IntegerField(help_text="Images.")
+    seed = serializers.IntegerField(help_text="Of the first image; the next has seed + 1.")
+    size = serializers.CharField(help_text="WIDTHxHEIGHT")
+    num_inference_steps = serializers.IntegerField()
+    output_format = serializers.ChoiceField(Job.Format.choices)
+    priority = serializers.IntegerField()
+    metadata = serializers.BooleanField(help_text="Whether the files say how they were made.")
+    max_tries = serializers.IntegerField(
+        help_text="0: nobody looks at an image; 1: it is judged; more: made again with other seeds while it fails."
+    )
+    cache = serializers.ChoiceField(Job.Cache.choices)
+    attempt = serializers.IntegerField(help_text="Executions so far.")
+    progress = serializers.IntegerField(help_text="Per cent.")
+    queue = QueueSerializer(
+        allow_null=True,
+        help_text="Of a job that has not ended, where one job is answered, not a list.",
+    )
+    error = JobErrorSerializer(allow_null=True, help_text="Of a failed or canceled job.")
+    images = ImageSerializer(many=True, help_text="Of a succeeded job.")
+    created_at = serializers.DateTimeField()
+    started_at = serializers.DateTimeField(allow_null=True, help_text="Of the last attempt.")
+    finished_at = serializers.DateTimeField(allow_null=True)
+    metrics = JobMetricsSerializer()
+    urls = JobURLsSerializer()
+
+    def to_representation(self, instance: Job) -> dict[str, Any]:
+        return {
+            "id": str(instance.id),
+            "status": instance.status,
+            "variant": instance.variant.slug,
+            "text": instance.embedding.text,
+            "match": match_of(instance),
+            "model": instance.release.name,
+            "n": instance.n,
+            "seed": instance.seed,
+            "size": f"{instance.width}x{instance.height}",
+            "num_inference_steps": instance.num_inference_steps,
+            "output_format": instance.output_format,
+            "priority": instance.priority,
+            "metadata": instance.has_metadata,
+            "max_tries": instance.max_tries,
+            "cache": instance.cache,
+            "attempt": instance.attempt,
+            "progress": jobs.progress(instance),
+            "queue": queue_of(self.context.get("estimate")),
+            "error": _error(instance),
+            "images": self._images(instance),
+            "created_at": instance.created_at,
+            "started_at": instance.started_at,
+            "finished_at": instance.finished_at,
+            "metrics": {
+                "queue_seconds": _seconds(instance.created_at, instance.started_at),
+                "device_seconds": round(instance.device_seconds, 4),
+                "encode_seconds": round(instance.encode_seconds, 4),
+                "total_seconds": _seconds(instance.created_at, instance.finished_at),
+            },
+            "urls": {
+                "self": url_of(self, "job", instance.id),
+                "events": url_of(self, "job-events", instance.id),
+                "cancel": url_of(self, "job-cancel", instance.id),
+            },
+        }
+
+    def _images(self, job: Job) -> list[dict[str, Any]]:
+        if job.status != Job.Status.SUCCEEDED:
+            return []
+        shown = ImageSerializer(context=self.context)
+        # A list has fetched them for all of its jobs at once.
+        fetched = "images" in getattr(job, "_prefetched_objects_cache", {})
+        images = job.images.all() if fetched else _IMAGES.all(job_id=job.id)
+        return [shown.to_representation(image) for image in images]
+
+
+_IMAGES = Compiled(
+    lambda job_id: Image.objects.filter(job_id=job_id).order_by("index"), job_id=UUID(int=1)
+)
+
+
+def match_of(job: Job) -> dict[str, Any] | None:
+    """As MatchSerializer says."""
+    if job.match_score is None:
+        return None
+    return {"asked": job.asked_text, "score": job.match_score}
+
+
+def queue_of(estimate: Estimate | None) -> dict[str, Any] | None:
+    """As QueueSerializer says."""
+    if estimate is None:
+        return None
+    return {
+        "position": estimate.position,
+        "eta_seconds_p50": _rounded(estimate.eta_p50),
+        "eta_seconds_p90": _rounded(estimate.eta_p90),
+        "feasible": estimate.feasible,
+        "reason": estimate.reason,
+    }
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)
+
+
+def _error(job: Job) -> dict[str, str] | None:
+    if not job.error_code:
+        return None
+    return {"code": job.error_code, "detail": job.error_detail}
+
+
+def _seconds(start: datetime, end: datetime | None) -> float | None:
+    return round((end - start).total_seconds(), 4) if end else None

@@ -1,0 +1,117 @@
+"""A job as it goes: server-sent events."""
+
+from uuid import UUID
+
+import structlog
+from django.http import HttpResponse, HttpResponseBase
+from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
+from rest_framework.request import Request
+from rest_framework.views import APIView
+
+from generation.api.replicate import predictions
+from generation.api.serializers import EVENT_ID, EventsQuery, NoQuery, query
+from generation.api.serializers.events import SentEventSerializer
+from generation.api.views.images import AnyAccept
+from generation.api.views.jobs import one, render
+from generation.api.views.problem_responses import responses
+from generation.api.views.streams import answer
+from generation.api.views.waiting import asked_again
+from generation.errors import InvalidRequest
+from generation.infra import events
+from generation.models import APIKey
+from generation.realtime.sse import CONTENT_TYPE, FINAL_SUFFIX
+
+KINDS = ("status", "progress", "preview")
+
+
+class JobEvents(APIView):
+    required_scopes = {"GET": APIKey.Scope.JOBS_READ}
+    content_negotiation_class = AnyAccept
+
+    @extend_schema(
+        operation_id="watch_job",
+        parameters=[
+            EventsQuery,
+            OpenApiParameter(
+                "Last-Event-ID",
+                {"type": "string", "pattern": f"^{EVENT_ID.pattern}$"},
+                location=OpenApiParameter.HEADER,
+                description="The id of the last event that you have: what came after it is sent.",
+            ),
+        ],
+        responses={
+            (200, CONTENT_TYPE): OpenApiResponse(
+                SentEventSerializer,
+                "Events: snapshot, then status, progress and preview, and the job again, named by its last status",
+            ),
+            204: OpenApiResponse(None, "You have the last event"),
+        }
+        | responses(400, 401, 403, 404, 410),
+    )
+    def get(self, request: Request, job_id: UUID) -> HttpResponseBase:
+        """Watch a job: its state now, what changes, its end. Heartbeats are comments."""
+        structlog.contextvars.bind_contextvars(job_id=str(job_id))
+        asked = query(EventsQuery, request)
+        is_again = bool(asked_again(request))
+        # A browser that connects again sends the header beside the address that it had at first.
+        after = "" if is_again else _last_event_id(request) or asked["last_event_id"]
+        job = one(request, job_id)
+        if after.endswith(FINAL_SUFFIX):
+            if job.is_terminal:
+                return HttpResponse(status=204)  # a browser connects no more
+            after = ""  # it was retried since
+        watched = events.NO_ID
+        if not job.is_terminal:
+            watched = events.watch(job.id, previews=asked["previews"])
+            job = one(request, job_id)
+        return answer(
+            request,
+            render(request, job).data,
+            job=job,
+            watched=watched,
+            then=request.get_full_path(),
+            style="job",
+            options={"kinds": [kind for kind in KINDS if kind != "preview" or asked["previews"]]},
+            previews=asked["previews"],
+            after=after,
+        )
+
+
+class PredictionStream(APIView):
+    required_scopes = {"GET": APIKey.Scope.JOBS_READ}
+    content_negotiation_class = AnyAccept
+
+    @extend_schema(
+        operation_id="watch_prediction",
+        responses={
+            (200, CONTENT_TYPE): OpenApiResponse(
+                SentEventSerializer, "Events: logs, output for each link, and done; or error"
+            ),
+        }
+        | responses(400, 401, 403, 404),
+    )
+    def get(self, request: Request, prediction_id: str) -> HttpResponseBase:
+        """Watch a prediction in the way of Replicate. `/v1/jobs/{job}/events` tells more."""
+        query(NoQuery, request)
+        job = predictions.named(request, prediction_id)
+        watched = events.NO_ID
+        if not job.is_terminal:
+            watched = events.watch(job.id, previews=False)
+            job = predictions.named(request, prediction_id)
+        return answer(
+            request,
+            predictions.render(request, job).data,
+            job=job,
+            watched=watched,
+            then=request.get_full_path(),
+            style="replicate",
+            options={"steps": job.num_inference_steps},
+            previews=False,
+        )
+
+
+def _last_event_id(request: Request) -> str:
+    header = request.headers.get("Last-Event-ID", "")
+    if header and not EVENT_ID.fullmatch(header):
+        raise InvalidRequest("Give the id of an event of this job.", parameter="Last-Event-ID")
+    return header

@@ -1,0 +1,112 @@
+"""Whether the process lives, and whether the whole can serve. Quick: a part that hangs is a part that is down."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+import structlog
+from django.conf import settings
+from django.db import connection
+from django.db.models import F, Max
+from django.db.models.functions import Now
+from django.http import HttpRequest, JsonResponse
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_safe
+
+from generation.infra import redis_client
+from generation.models import Worker
+
+log = structlog.get_logger(__name__)
+
+PART_SECONDS = 2.0
+QUESTIONS_AT_ONCE = 4  # per part: what hangs is not asked again and again
+
+_asked: Counter[str] = Counter()
+_guard = threading.Lock()
+
+
+@require_safe
+@never_cache
+def live(request: HttpRequest) -> JsonResponse:
+    """This process answers."""
+    return JsonResponse({"status": "ok"})
+
+
+@require_safe
+@never_cache
+def ready(request: HttpRequest) -> JsonResponse:
+    """PostgreSQL and Redis answer, and a generation worker showed its heartbeat."""
+    deadline = time.monotonic() + PART_SECONDS
+    asked = {name: _ask(name) for name in PARTS}
+    parts = {name: _outcome(name, future, deadline) for name, future in asked.items()}
+    good = all(part["ok"] for part in parts.values())
+    return JsonResponse(
+        {"status": "ok" if good else "unavailable", **parts}, status=200 if good else 503
+    )
+
+
+def _ask(name: str) -> "Future[dict[str, Any]]":
+    """Ask a part in a thread of its own, which may hang with it: it keeps neither requests nor the process's end."""
+    future: Future[dict[str, Any]] = Future()
+
+    def ask() -> None:
+        try:
+            future.set_result(PARTS[name]())
+        except Exception as error:
+            future.set_exception(error)
+        finally:
+            with _guard:
+                _asked[name] -= 1
+
+    with _guard:
+        hanging = _asked[name] >= QUESTIONS_AT_ONCE
+        _asked[name] += not hanging
+    if hanging:
+        future.set_exception(TimeoutError(f"{QUESTIONS_AT_ONCE} questions hang"))
+    else:
+        threading.Thread(target=ask, name=f"health-{name}", daemon=True).start()
+    return future
+
+
+def _outcome(name: str, future: "Future[dict[str, Any]]", deadline: float) -> dict[str, Any]:
+    try:
+        return future.result(timeout=max(0.0, deadline - time.monotonic()))
+    except Exception as error:
+        # What exactly is wrong is for the log; the address is open to anybody.
+        log.warning("health_part_failed", part=name, error=str(error).strip() or repr(error))
+        return {"ok": False, "detail": "no answer"}
+
+
+def _database() -> dict[str, Any]:
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+        return {"ok": True}
+    finally:
+        connection.close()
+
+
+def _redis() -> dict[str, Any]:
+    return {"ok": bool(redis_client.client().ping())}
+
+
+def _workers() -> dict[str, Any]:
+    try:
+        rows = Worker.objects.filter(queue="generation")
+        newest = rows.aggregate(silence=Now() - Max(F("heartbeat_at")))["silence"]
+    finally:
+        connection.close()
+    if newest is None:
+        return {"ok": False, "detail": "no generation worker", "heartbeat_seconds": None}
+    seconds = round(newest.total_seconds(), 1)
+    return {"ok": seconds <= settings.WORKER_STALE_SECONDS, "heartbeat_seconds": seconds}
+
+
+PARTS: dict[str, Callable[[], dict[str, Any]]] = {
+    "database": _database,
+    "redis": _redis,
+    "workers": _workers,
+}

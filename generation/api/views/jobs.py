@@ -1,0 +1,254 @@
+"""Jobs over HTTP: create, read, list, cancel. A client that wants to wait is handed to the shell of `project.asgi`."""
+
+import math
+from typing import Any, cast
+from uuid import UUID
+
+import structlog
+from django.db.models import Q, QuerySet
+from django.http import Http404, HttpRequest
+from django.shortcuts import get_object_or_404
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.decorators import method_decorator
+from drf_spectacular.utils import OpenApiResponse, extend_schema
+from rest_framework import status
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.serializers import BaseSerializer
+from rest_framework.views import APIView
+
+from generation.api.serializers import (
+    JobQuery,
+    JobRequestSerializer,
+    JobSerializer,
+    NoQuery,
+    WaitQuery,
+    query,
+)
+from generation.api.views.pagination import ListView
+from generation.api.views.problem_responses import responses
+from generation.api.views.waiting import (
+    POLL_SECONDS,
+    Preference,
+    asked_again,
+    cancel_after,
+    hold,
+    holds,
+    in_a_moment,
+    preference,
+    unless_unchanged,
+)
+from generation.errors import JobPurged
+from generation.infra.compiled import Compiled
+from generation.jobs import estimates, idempotency, retention, submission
+from generation.jobs import lifecycle as jobs
+from generation.jobs.estimates import Estimate
+from generation.models import APIKey, Job
+
+MAX_POLL_SECONDS = 120  # clients of OpenAI give up on more
+
+
+def owned(request: HttpRequest | Request) -> QuerySet[Job]:
+    """The jobs of the key's owner, with what a rendering reads and nothing big (an embedding is 100 KB)."""
+    return _of(request.user.pk)
+
+
+def _of(owner_id: int | None) -> QuerySet[Job]:
+    return (
+        Job.objects.filter(owner_id=owner_id)
+        .select_related("variant", "release", "embedding")
+        .only(
+            *(field.attname for field in Job._meta.concrete_fields),
+            "variant__slug",
+            "release__kind",
+            "release__manifest_sha256",
+            "release__name",
+            "embedding__text",
+        )
+    )
+
+
+_ONE = Compiled(
+    lambda owner, job_id: _of(owner).filter(id=job_id).order_by(), owner=-1, job_id=UUID(int=1)
+)
+
+
+def one(request: HttpRequest | Request, job_id: UUID) -> Job:
+    """The owner's job. Raises Http404, JobPurged if its images were removed."""
+    job = _ONE.first(owner=request.user.pk, job_id=job_id)
+    if job is None:
+        raise Http404
+    return kept(_in_time(request, job))
+
+
+def kept(job: Job) -> Job:
+    """The job. Raises JobPurged."""
+    if job.purged_at is not None:
+        raise JobPurged(
+            "Its images are gone. Send the same request again, with another Idempotency-Key if one came with it."
+        )
+    return job
+
+
+def found(request: HttpRequest | Request, wanted: Q) -> Job:
+    """The owner's job, if it is what is wanted. Raises Http404."""
+    return _in_time(request, get_object_or_404(owned(request), wanted))
+
+
+def _in_time(request: HttpRequest | Request, job: Job) -> Job:
+    """The job, ended if its time is over."""
+    is_over = job.cancel_at is not None and job.cancel_at <= timezone.now()
+    if is_over and not job.is_terminal and jobs.end_overdue(job.id):
+        job = owned(request).get(id=job.id)
+    return job
+
+
+def render(
+    request: Request,
+    job: Job,
+    *,
+    code: int = status.HTTP_200_OK,
+    is_held: bool = False,
+    serializer: type[BaseSerializer[Job]] = JobSerializer,
+) -> Response:
+    """is_held: the client will get a later answer, so nothing is estimated for this one."""
+    estimate = None if is_held else estimates.of(job)
+    context = {"request": request, "estimate": estimate}
+    response = Response(serializer(job, context=context).data, status=code)
+    if not job.is_terminal:
+        response["Retry-After"] = _poll_after(estimate)
+    return response
+
+
+def _poll_after(estimate: Estimate | None) -> str:
+    # A second for what will be there soon: a client that cannot wait need not miss it by much.
+    seconds = math.ceil((estimate and estimate.eta_p50) or POLL_SECONDS)
+    return str(min(max(POLL_SECONDS, seconds), MAX_POLL_SECONDS))
+
+
+def _answer(
+    request: Request, job: Job, prefers: Preference, *, then: str, is_new: bool = False
+) -> Response:
+    """Now, or when the client has waited for it. is_new: its request made the job."""
+    job = in_a_moment(request, job, seconds=prefers.seconds)
+    code = status.HTTP_202_ACCEPTED if is_new and not job.is_terminal else status.HTTP_200_OK
+    is_held = holds(request, job, seconds=prefers.seconds)
+    response = render(request, job, code=code, is_held=is_held)
+    if is_new:
+        response["Location"] = response.data["urls"]["self"]
+    return hold(request, response, job, seconds=prefers.seconds, then=then, applied=prefers.applied)
+
+
+FILTERS = {
+    "status": "status",
+    "variant": "variant__slug",
+    "model": "release__name",
+    "via": "via",
+    "created_after": "created_at__gt",
+    "created_before": "created_at__lt",
+}
+
+
+def filtered(rows: QuerySet[Job], asked: dict[str, Any]) -> QuerySet[Job]:
+    """By what was asked for of FILTERS."""
+    return rows.filter(**{FILTERS[name]: asked[name] for name in FILTERS.keys() & asked.keys()})
+
+
+class JobList(ListView):
+    required_scopes = {"GET": APIKey.Scope.JOBS_READ, "POST": APIKey.Scope.JOBS_WRITE}
+    query_class = JobQuery
+    serializer_class = JobSerializer
+
+    @extend_schema(
+        operation_id="list_jobs",
+        parameters=[JobQuery],
+        responses={200: JobSerializer(many=True)} | responses(400, 401, 403),
+    )
+    def get(self, request: Request) -> Response:
+        """Your jobs, newest first."""
+        return self.page(request)
+
+    def rows(self, request: Request, asked: dict[str, Any]) -> QuerySet[Job]:
+        rows = owned(request).filter(purged_at__isnull=True)
+        return filtered(rows.prefetch_related("images").order_by("-created_at", "-id"), asked)
+
+    @extend_schema(
+        operation_id="create_job",
+        request=JobRequestSerializer,
+        responses={
+            200: OpenApiResponse(JobSerializer, "Answered at once from stored images"),
+            202: OpenApiResponse(JobSerializer, "Accepted; Location says where to ask"),
+        }
+        | responses(400, 401, 403, 409, 410, 422, 503),
+    )
+    def post(self, request: Request) -> Response:
+        """Ask for images. `Prefer: wait=30` answers when they are there, or after 30 seconds."""
+        query(NoQuery, request)
+        asked = JobRequestSerializer(data=request.data)
+        asked.is_valid(raise_exception=True)
+
+        def make() -> Job:
+            return submission.submit(
+                request.user,
+                **asked.validated_data,
+                cancel_after=cancel_after(request),
+                api_key=cast(APIKey, request.auth),
+                base_url=request.build_absolute_uri("/"),
+            )
+
+        key = idempotency.key_of(request.headers.get("Idempotency-Key"))
+        job, _ = idempotency.once(request.user, "jobs", key=key, body=request.data, make=make)
+        structlog.contextvars.bind_contextvars(job_id=str(job.id))
+        then = reverse("job", args=[job.id])
+        return _answer(request, kept(job), preference(request), then=then, is_new=True)
+
+
+@method_decorator(unless_unchanged, name="dispatch")
+class JobDetail(APIView):
+    required_scopes = {"GET": APIKey.Scope.JOBS_READ, "DELETE": APIKey.Scope.JOBS_WRITE}
+
+    @extend_schema(
+        operation_id="read_job",
+        parameters=[WaitQuery],
+        responses={200: JobSerializer} | responses(400, 401, 403, 404, 410),
+    )
+    def get(self, request: Request, job_id: UUID) -> Response:
+        """A job as it is now, or, with `wait`, when it has ended or the time is up."""
+        structlog.contextvars.bind_contextvars(job_id=str(job_id))
+        asked = query(WaitQuery, request)
+        return _answer(
+            request,
+            one(request, job_id),
+            preference(request, wait=asked["wait"]),
+            then=request.get_full_path(),
+            is_new=asked_again(request) == "POST",
+        )
+
+    @extend_schema(
+        operation_id="delete_job",
+        request=None,
+        responses={204: None} | responses(400, 401, 403, 404),
+    )
+    def delete(self, request: Request, job_id: UUID) -> Response:
+        """Remove its images for good; end it first if it has not ended. May be repeated."""
+        structlog.contextvars.bind_contextvars(job_id=str(job_id))
+        query(NoQuery, request)
+        retention.purge(found(request, Q(id=job_id)).id)
+        return Response(status=status.HTTP_204_NO_CONTENT)
+
+
+class JobCancel(APIView):
+    required_scopes = {"POST": APIKey.Scope.JOBS_WRITE}
+
+    @extend_schema(
+        operation_id="cancel_job",
+        request=None,
+        responses={200: JobSerializer} | responses(401, 403, 404, 410),
+    )
+    def post(self, request: Request, job_id: UUID) -> Response:
+        """End a job. One that has ended already is answered unchanged."""
+        structlog.contextvars.bind_contextvars(job_id=str(job_id))
+        query(NoQuery, request)
+        jobs.cancel(one(request, job_id).id)
+        return render(request, owned(request).get(id=job_id))

@@ -1,0 +1,67 @@
+"""Pages of lists: {next, previous, results} with opaque keyset cursors; a long table costs the same anywhere."""
+
+from typing import Any
+
+from django.core.exceptions import ValidationError
+from django.db.models import Model, QuerySet
+from rest_framework import exceptions
+from rest_framework.exceptions import NotFound
+from rest_framework.pagination import CursorPagination
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.serializers import BaseSerializer
+from rest_framework.views import APIView
+
+from generation.api.serializers import MAX_PAGE, PageQuery, Strict, query
+
+
+class InvalidCursor(exceptions.ValidationError):
+    def __init__(self) -> None:
+        super().__init__({"cursor": "Take it from the links next and previous."}, code="invalid")
+
+
+class Cursor(CursorPagination):
+    page_size = 20
+    page_size_query_param = "limit"
+    max_page_size = MAX_PAGE
+
+    def get_ordering(
+        self, request: Request, queryset: QuerySet[Any], view: APIView
+    ) -> tuple[str, ...]:
+        return tuple(str(name) for name in queryset.query.order_by)
+
+    def decode_cursor(self, request: Request) -> Any:
+        """The place that the query names. What no page of ours ever named is refused, not read as "from the start"."""
+        cursor = super().decode_cursor(request)
+        if cursor and cursor.position is None and not cursor.offset:
+            raise InvalidCursor
+        return cursor
+
+    def paginate_queryset(self, queryset: Any, request: Request, view: Any = None) -> Any:
+        try:
+            return super().paginate_queryset(queryset, request, view=view)
+        except (
+            NotFound,
+            ValidationError,
+            ValueError,
+        ) as error:  # by hand: no base64, or no date in it
+            raise InvalidCursor from error
+
+
+class ListView(APIView):
+    """A list of rows. Subclasses say which, by a validated query."""
+
+    query_class: type[Strict] = PageQuery
+    serializer_class: type[BaseSerializer[Any]]
+    pagination_class = Cursor  # read by the schema
+
+    def rows(self, request: Request, asked: dict[str, Any]) -> QuerySet[Any, Any]:
+        """Ordered rows."""
+        raise NotImplementedError
+
+    def page(self, request: Request) -> Response:
+        rows: QuerySet[Model] = self.rows(request, query(self.query_class, request))
+        cursor = Cursor()
+        found = cursor.paginate_queryset(rows, request, view=self)
+        shown = self.serializer_class(found, many=True, context={"request": request})
+        return cursor.get_paginated_response(shown.data)

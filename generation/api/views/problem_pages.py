@@ -1,0 +1,47 @@
+"""The pages that explain the codes of refusals and failed jobs, for people: the addresses in `type`."""
+
+from http import HTTPStatus
+from typing import Any
+
+from django.http import Http404, HttpResponse
+from django.template.loader import render_to_string
+from drf_spectacular.utils import extend_schema
+from rest_framework.request import Request
+from rest_framework.views import APIView
+
+from generation.api import problems
+from generation.api.serializers import NoQuery, query
+from generation.api.views.images import AnyAccept
+
+
+class Page(APIView):
+    """Open to anybody, whatever its Accept header prefers."""
+
+    authentication_classes = ()
+    permission_classes = ()
+    content_negotiation_class = AnyAccept
+
+    def page(self, request: Request, name: str, facts: dict[str, Any]) -> HttpResponse:
+        query(NoQuery, request)
+        return HttpResponse(render_to_string(f"generation/problems/{name}.html", facts))
+
+
+@extend_schema(exclude=True)
+class ProblemList(Page):
+    def get(self, request: Request) -> HttpResponse:
+        known = problems.known()
+        facts = {
+            "answers": [problem for problem in known if problem.status],
+            "of_jobs": [problem for problem in known if problem.is_of_jobs],
+        }
+        return self.page(request, "list", facts)
+
+
+@extend_schema(exclude=True)
+class ProblemDetail(Page):
+    def get(self, request: Request, code: str) -> HttpResponse:
+        problem = problems.find(code)
+        if problem is None:
+            raise Http404
+        phrase = HTTPStatus(problem.status).phrase if problem.status else ""
+        return self.page(request, "one", {"problem": problem, "phrase": phrase})

@@ -1,0 +1,160 @@
+"""What an exception means to a client, in one form for every rendering. Knows neither problem documents nor OpenAI."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote
+
+import structlog
+from django.conf import settings
+from django.core.exceptions import PermissionDenied, RequestDataTooBig
+from django.db import InterfaceError, OperationalError
+from django.http import Http404, HttpRequest
+from rest_framework import exceptions
+from rest_framework.request import Request
+
+from generation.api import problems
+from generation.errors import INTERNAL_ERROR, GenerationError
+
+log = structlog.get_logger(__name__)
+
+RETRY_AFTER_SECONDS = 2  # where nothing better is known
+MOST_SECONDS = 120  # OpenAI's clients give up at more
+NOT_FOUND = "not_found"
+_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """wait_seconds: until the same request may succeed, as far as known; errors: each fault of the request alone;
+
+    members: what else there is to tell.
+    """
+
+    status: int
+    code: str
+    detail: str
+    retryable: bool = False
+    wait_seconds: int | None = None
+    parameter: str | None = None
+    errors: tuple[Mapping[str, str], ...] = ()
+    members: Mapping[str, Any] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        known = problems.find(self.code)
+        return known.title if known else self.code
+
+    @property
+    def retry_after(self) -> int | None:
+        """Whole seconds to state, for a retryable one."""
+        if not self.retryable:
+            return None
+        return max(1, min(MOST_SECONDS, self.wait_seconds or RETRY_AFTER_SECONDS))
+
+
+def of(error: Exception, request: Request) -> Refusal | None:
+    """None: nobody anticipated it."""
+    if isinstance(error, GenerationError):
+        return of_ours(error)
+    if isinstance(error, Http404):
+        error = exceptions.NotFound()
+    elif isinstance(error, PermissionDenied):
+        error = exceptions.PermissionDenied()
+    if isinstance(error, exceptions.ValidationError):
+        return _of_validation(error, request)
+    if isinstance(error, exceptions.APIException):
+        return _of_framework(error)
+    if isinstance(error, RequestDataTooBig):
+        most = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
+        return Refusal(413, "body_too_large", f"Send at most {most} bytes.")
+    if isinstance(error, OperationalError | InterfaceError):
+        log.warning("database_away", error=str(error).strip())
+        return Refusal(503, "database_unavailable", "The database does not answer.", True)
+    return None
+
+
+def of_ours(error: GenerationError) -> Refusal:
+    return Refusal(
+        error.status,
+        error.code,
+        error.detail,
+        error.retryable,
+        error.retry_after,
+        error.parameter,
+        members=error.members,
+    )
+
+
+def _of_framework(error: exceptions.APIException) -> Refusal:
+    """Of REST framework; its auth_header and wait are where it puts them."""
+    headers = {}
+    if getattr(error, "auth_header", None):
+        headers["WWW-Authenticate"] = str(error.auth_header)  # type: ignore[attr-defined]
+    detail = str(error.detail)
+    if isinstance(error, exceptions.NotAuthenticated):
+        detail = "Send an API key as: Authorization: Bearer rt_…"
+    return Refusal(error.status_code, str(error.get_codes()), detail, headers=headers)
+
+
+def _of_validation(error: exceptions.ValidationError, request: Request) -> Refusal:
+    entries: list[Mapping[str, str]] = []
+    for path, detail in _flatten(error.detail, ()):
+        entry = {"detail": str(detail), "code": detail.code or "invalid"}
+        if path:
+            entry["parameter"] = ".".join(path)
+        if path and request.method != "GET" and path[0] not in request.query_params:
+            entry["pointer"] = "#/" + "/".join(_token(part) for part in path)
+        entries.append(entry)
+    said = "; ".join(
+        f"{entry['parameter']}: {entry['detail']}" if "parameter" in entry else entry["detail"]
+        for entry in entries
+    )
+    return Refusal(400, "invalid_request", said, errors=tuple(entries))
+
+
+def _token(name: str) -> str:
+    """Of a JSON Pointer in a fragment (RFC 6901)."""
+    return quote(name.replace("~", "~0").replace("/", "~1"), safe="~")
+
+
+def _flatten(
+    detail: Any, path: tuple[str, ...]
+) -> Iterator[tuple[tuple[str, ...], exceptions.ErrorDetail]]:
+    if isinstance(detail, dict):
+        for name, value in detail.items():
+            yield from _flatten(value, path if name == "non_field_errors" else (*path, str(name)))
+    elif isinstance(detail, list):
+        for value in detail:
+            yield from _flatten(value, path)
+    else:
+        yield path, detail
+
+
+INTERNAL = Refusal(500, INTERNAL_ERROR, "This is our fault, and it was logged.")
+BAD_REQUEST = Refusal(400, "bad_request", "The request cannot be understood.")
+FORBIDDEN = Refusal(403, "permission_denied", "This is not allowed.")
+
+
+def nothing_at(request: HttpRequest) -> Refusal:
+    return Refusal(404, NOT_FOUND, f"There is nothing at {request.path}.")
+
+
+# --- what every rendering may say of the request ---------------------------------------------------
+def request_id() -> str | None:
+    """Of the request in hand, in the log."""
+    return structlog.contextvars.get_contextvars().get("request_id")
+
+
+def job_id(refusal: Refusal) -> str | None:
+    """Of the job that the request is about, if there is one."""
+    known = structlog.contextvars.get_contextvars().get("job_id")
+    return None if refusal.code == NOT_FOUND else known
+
+
+def trace_id(request: HttpRequest | Request) -> str | None:
+    """Of the client's traceparent (W3C Trace Context), if it sent one."""
+    found = _TRACEPARENT.match(request.headers.get("traceparent", "").strip())
+    return found[1] if found else None

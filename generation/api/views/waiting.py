@@ -1,0 +1,135 @@
+"""Keeping a client until its job has ended: what it prefers, and the wish to the shell of `project.asgi`."""
+
+import re
+from dataclasses import dataclass
+from typing import cast
+from uuid import UUID
+
+from django.http import HttpRequest, HttpResponseBase
+from django.middleware.http import ConditionalGetMiddleware
+from django.utils.decorators import decorator_from_middleware
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from generation.api.serializers import MAX_WAIT_SECONDS
+from generation.errors import InvalidRequest
+from generation.infra import notifications
+from generation.infra.compiled import Compiled
+from generation.jobs import estimates, final_state
+from generation.models import APIKey, Job
+from generation.realtime.hub import BRIEFLY, HEADER, SHELL, Wait
+
+POLL_SECONDS = 1  # for a client that cannot wait
+MAX_DEADLINE_SECONDS = 30 * 24 * 3600
+_DURATION = re.compile(r"(\d{1,9})([smhd]?)")
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
+_WAIT = re.compile(r'wait(?:\s*=\s*"?(\d{1,9})"?)?', re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Preference:
+    """Of an answer (RFC 7240). seconds: to hold it; applied: what Preference-Applied says, "" for nothing."""
+
+    seconds: float = 0.0
+    applied: str = ""
+
+
+def preference(request: Request, *, wait: float = 0.0) -> Preference:
+    """What the Prefer header asks for. Unknown and malformed preferences are ignored, as the RFC wants it.
+
+    wait: seconds that the query asks for; they go before, and are no preference.
+    """
+    if wait:
+        return Preference(wait)
+    asked = [
+        part.partition(";")[0].strip() for part in request.headers.get("Prefer", "").split(",")
+    ]
+    if any(part.lower() == "respond-async" for part in asked):
+        return Preference(applied="respond-async")
+    for part in asked:
+        if found := _WAIT.fullmatch(part):
+            # What a client gets that waited is read with its key, so that it has to be one that may read.
+            if APIKey.Scope.JOBS_READ not in cast(APIKey, request.auth).scopes:
+                return Preference()
+            seconds = min(MAX_WAIT_SECONDS, int(found[1] or MAX_WAIT_SECONDS))
+            return Preference(seconds, f"wait={seconds}")
+    return Preference()
+
+
+def cancel_after(request: Request) -> float | None:
+    """Seconds of the Cancel-After header ("90", "15s", "1m", "1h"); None without one. Raises InvalidRequest."""
+    header = request.headers.get("Cancel-After")
+    if header is None:
+        return None
+    found = _DURATION.fullmatch(header.strip())
+    seconds = int(found[1]) * _UNITS[found[2]] if found else 0
+    if not 1 <= seconds <= MAX_DEADLINE_SECONDS:
+        raise InvalidRequest(
+            "Give a duration from 1s to 30d, such as 15s, 5m or 1h.", parameter="Cancel-After"
+        )
+    return seconds
+
+
+class _UnlessUnchanged(ConditionalGetMiddleware):
+    def process_response(
+        self, request: HttpRequest, response: HttpResponseBase
+    ) -> HttpResponseBase:
+        # Whoever is to wait gets the whole answer: nothing has changed yet, and that is what it waits for.
+        return response if HEADER in response else super().process_response(request, response)
+
+
+# A view's decorator: an ETag, and 304 for who has the answer already.
+unless_unchanged = decorator_from_middleware(_UnlessUnchanged)
+
+
+def asked_again(request: Request) -> str:
+    """The method of the client's request, if this is the shell's question for the answer to it, else ""."""
+    return request.META.get("asgi.scope", {}).get(SHELL, "")
+
+
+def holds(request: Request, job: Job, *, seconds: float) -> bool:
+    """Whether the client is kept: the answer that `hold` gets is then seldom what it sees."""
+    return seconds > 0 and not job.is_terminal and SHELL in request.META.get("asgi.scope", {})
+
+
+def in_a_moment(request: Request, job: Job, *, seconds: float) -> Job:
+    """The job, if its client is kept: as it is when it has ended, if it should be over in a moment and a thread is to
+    spare for that. A question of the shell takes half as long again."""
+    briefly = request.META.get("asgi.scope", {}).get(BRIEFLY)
+    if not briefly or not holds(request, job, seconds=seconds) or not estimates.is_quick(job):
+        return job
+    told = briefly(f"{notifications.CHANNEL_PREFIX}{job.id}", _WORDS)
+    if told is None:
+        return job
+    if final_state.apply(told, job):
+        return job
+    ended = _ROW.first(job_id=job.id)
+    if ended is None or ended.purged_at is not None:
+        return job
+    ended.variant, ended.release, ended.embedding = job.variant, job.release, job.embedding
+    return ended
+
+
+_WORDS = tuple(str(word) for word in Job.TERMINAL)
+_ROW = Compiled(lambda job_id: Job.objects.filter(id=job_id).order_by(), job_id=UUID(int=1))
+
+
+def hold(
+    request: Request, response: Response, job: Job, *, seconds: float, then: str, applied: str = ""
+) -> Response:
+    """Ask the shell to keep the client until the job has ended. Without a shell the answer goes out at once.
+
+    then: path and query whose answer to GET the client gets; `asked_again` tells that view so. applied: of its
+    preferences.
+    """
+    if applied:
+        response["Preference-Applied"] = applied
+    if holds(request, job, seconds=seconds):
+        channel = f"{notifications.CHANNEL_PREFIX}{job.id}"
+        late = 0
+        if (
+            response.status_code >= 500
+        ):  # only if it goes out: the log should not speak of a failure
+            late, response.status_code = response.status_code, 202
+        response[HEADER] = Wait(channel, _WORDS, seconds, then, late).encode()
+    return response

@@ -1,0 +1,1 @@
+"""The catalogue of prompt variants and their embeddings."""

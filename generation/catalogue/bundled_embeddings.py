@@ -1,0 +1,66 @@
+"""Embeddings that a release brings along, stored for the prompt variants of the same text. Needs no tensor library.
+
+With them a machine that serves a student alone needs no text encoder, and a first start waits for none.
+"""
+
+import structlog
+
+from generation.catalogue import embeddings
+from generation.catalogue import variants as catalogue
+from generation.engine import prompt_embeds
+from generation.engine.errors import ReleaseInvalid
+from generation.engine.request import StoredEmbedding
+from generation.models import PromptVariant, Release
+from generation.releases import lifecycle as releases
+
+log = structlog.get_logger(__name__)
+
+BATCH = 200  # rows of one transaction
+
+
+def store_missing() -> int:
+    """`store` for every candidate and active release. What one of them cannot give is logged, not raised."""
+    stored = 0
+    served = (Release.Status.CANDIDATE, Release.Status.ACTIVE)
+    for release in Release.objects.filter(status__in=served).order_by("registered_at", "pk"):
+        try:
+            stored += store(release)
+        except ReleaseInvalid as error:
+            log.error("embeddings_unreadable", release=release.name, error=error.detail)
+    return stored
+
+
+def store(release: Release) -> int:
+    """Store what the release brings for active variants of the same slug and text that lack an embedding.
+
+    Texts are compared as the catalogue compares them. Returns how many were stored. Raises ReleaseInvalid if the file
+    is damaged.
+    """
+    if not prompt_embeds.brings(release.manifest):
+        return 0
+    waiting = catalogue.missing(release.encoder_fingerprint)
+    by_slug = {
+        variant.slug: variant
+        for variant in waiting.filter(slug__in=release.manifest["covered_variants"])
+    }
+    if not by_slug:
+        return 0
+    stored = 0
+    batch: list[tuple[PromptVariant, StoredEmbedding]] = []
+    for slug, text, embedding in prompt_embeds.read(releases.folder(release), release.manifest):
+        variant = by_slug.get(slug)
+        if variant is not None and variant.normalized_text == catalogue.normalize(text):
+            batch.append((variant, embedding))
+        if len(batch) == BATCH:
+            stored += _write(release, batch)
+            batch.clear()
+    stored += _write(release, batch)
+    if stored:
+        log.info("embeddings_taken_from_release", release=release.name, stored=stored)
+    return stored
+
+
+def _write(release: Release, batch: list[tuple[PromptVariant, StoredEmbedding]]) -> int:
+    variants = [variant for variant, _ in batch]
+    embeddings.store(variants, release.encoder_fingerprint, [embedding for _, embedding in batch])
+    return len(batch)

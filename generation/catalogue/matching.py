@@ -1,0 +1,146 @@
+"""Which prompt variant a text means: the one that has it, else the nearest, if that is near enough. Knows no vectors.
+
+The encode worker says which are near, since only it holds a text encoder. Whether one is taken is decided here.
+"""
+
+import threading
+from dataclasses import dataclass
+
+import structlog
+from django.conf import settings
+from django.db.models import Count, F, QuerySet, Sum
+
+from generation.catalogue import match_requests
+from generation.catalogue import variants as catalogue
+from generation.catalogue.match_requests import Answer, Near, Question
+from generation.errors import EncoderBusy, EncoderUnavailable, VariantNotFound
+from generation.infra import heartbeat, metrics, notifications
+from generation.models import Embedding, PromptVariant
+from generation.releases import lifecycle as releases
+
+log = structlog.get_logger(__name__)
+
+WAIT_SECONDS = 5
+WAITING_AT_ONCE = 2  # of the web process's threads: the others go on answering
+_places = threading.BoundedSemaphore(WAITING_AT_ONCE)
+
+
+@dataclass(frozen=True)
+class Match:
+    """asked, score: of a text that is not the variant's own, and how near that is to it, 1 = the same."""
+
+    variant: PromptVariant
+    asked: str = ""
+    score: float | None = None
+
+
+def find(text: str, *, exactly: bool = False) -> Match:
+    """The variant that a text means. exactly: only one that has this text (normalised).
+
+    May hold the thread for WAIT_SECONDS. Raises PromptInvalid, VariantNotFound (with the nearest variants, where they
+    are known), EncoderBusy and EncoderUnavailable.
+    """
+    normalized = catalogue.check_text(text, ())
+    try:
+        return Match(catalogue.find(text=text))
+    except VariantNotFound:
+        # An archived variant is not replaced by its neighbour.
+        is_known = PromptVariant.objects.filter(normalized_text=normalized).exists()
+        if exactly or is_known or settings.MATCH_THRESHOLD >= 1:
+            raise
+    fingerprint = _fingerprint()
+    if fingerprint is None:
+        raise VariantNotFound(
+            f"No prompt variant of the catalogue is “{text}”, and without a text encoder here none can be matched.",
+            parameter="text",
+        )
+    question = Question(normalized, fingerprint, stamp(fingerprint))
+    try:
+        answer = match_requests.known(question) or _ask(question)
+    except (EncoderBusy, EncoderUnavailable):
+        metrics.increment("retort_matches_total", outcome="unanswered")
+        raise
+    return _decide(catalogue.tidy(text), answer.near)
+
+
+def _fingerprint() -> str | None:
+    """Of the active teacher's encoder, else of the active student's, if a registered release holds it."""
+    held = {release.encoder_fingerprint for release in releases.encoders_in_use()}
+    served = (release.encoder_fingerprint for release in reversed(releases.serving()))
+    return next((fingerprint for fingerprint in served if fingerprint in held), None)
+
+
+# --- what is compared -----------------------------------------------------------------------------
+def encoded(fingerprint: str) -> QuerySet[Embedding]:
+    """The embeddings of the active variants' present texts."""
+    return Embedding.objects.filter(
+        encoder_fingerprint=fingerprint,
+        error="",
+        revision=F("variant__revision"),
+        variant__status=PromptVariant.Status.ACTIVE,
+    )
+
+
+def stamp(fingerprint: str) -> str:
+    """A word that changes with `encoded`: rows are inserted and left, never written again with other values."""
+    of = encoded(fingerprint).aggregate(
+        rows=Count("pk"), ids=Sum("pk"), squares=Sum(F("pk") * F("pk"))
+    )
+    return "{rows}.{ids}.{squares}".format(**of)
+
+
+# --- asking ---------------------------------------------------------------------------------------
+def _ask(question: Question) -> Answer:
+    if not heartbeat.is_served("encode"):
+        raise EncoderUnavailable("No encode worker runs.", parameter="text", retry_after=10)
+    if not _places.acquire(blocking=False):
+        raise EncoderBusy(parameter="text", retry_after=2)
+    try:
+        asked = match_requests.put(question, seconds=WAIT_SECONDS)
+        if asked is None:
+            raise EncoderUnavailable("Redis does not answer.", parameter="text", retry_after=5)
+        notifications.match(WAIT_SECONDS)
+        answer = match_requests.wait(asked, seconds=WAIT_SECONDS)
+    finally:
+        _places.release()
+    if answer is None:
+        raise EncoderBusy(
+            f"The encode worker did not answer within {WAIT_SECONDS} seconds.",
+            parameter="text",
+            retry_after=5,
+        )
+    if answer.failure:
+        raise EncoderUnavailable(answer.failure, parameter="text", retry_after=30)
+    return answer
+
+
+# --- deciding -------------------------------------------------------------------------------------
+def _decide(text: str, near: tuple[Near, ...]) -> Match:
+    variants = PromptVariant.objects.filter(status=PromptVariant.Status.ACTIVE).in_bulk(
+        [one.variant_id for one in near]
+    )
+    alive = [(variants[one.variant_id], one) for one in near if one.variant_id in variants]
+    if not alive:
+        raise VariantNotFound(
+            f"No prompt variant of the catalogue is “{text}”, and none is encoded that could be matched.",
+            parameter="text",
+        )
+    variant, first = alive[0]
+    if first.score >= settings.MATCH_THRESHOLD and not first.objection:
+        metrics.increment("retort_matches_total", outcome="matched")
+        log.info("text_matched", text=text, variant=variant.slug, score=first.score)
+        return Match(variant, text, first.score)
+    why = first.objection or "that is not near enough"
+    metrics.increment("retort_matches_total", outcome="refused")
+    log.info("text_not_matched", text=text, nearest=variant.slug, score=first.score, why=why)
+    raise VariantNotFound(
+        f"No prompt variant of the catalogue is “{text}”. The nearest is “{variant.text}” ({first.score:.2f}), "
+        f"but {why}.",
+        parameter="text",
+        members={
+            "nearest": [
+                {"variant": variant.slug, "text": variant.text, "score": one.score}
+                for variant, one in alive
+            ]
+        },
+    )

@@ -1,0 +1,168 @@
+"""Which prompt variants are nearest to a text: the encode worker's answers to `questions`. Decides nothing."""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import numpy.typing as npt
+import structlog
+from django.conf import settings
+from django.db import connection
+
+from generation.catalogue import encoding, match_requests, matching, objections
+from generation.catalogue.match_requests import Answer, Near, Question
+from generation.engine.text_vectors import TextVectors, Vector
+from generation.infra import heartbeat, notifications
+from generation.models import Embedding
+from generation.releases import lifecycle as releases
+
+log = structlog.get_logger(__name__)
+
+SHOWN = 3
+READ_AT_ONCE = 1000
+IDLE_SECONDS = 1.0  # a question that waits so long beside an idle worker has lost its message
+EXIT_DEAF = 70
+
+_indexes: "dict[str, Index]" = {}  # of this process, by encoder fingerprint
+_is_busy = False
+_heard_at = time.monotonic()  # since then questions wait beside this worker, which does nothing
+
+
+def begin() -> None:
+    """Show the heartbeat of an encode worker. An encoder is loaded when there is something to encode."""
+    heartbeat.begin("encode", device="cpu", tick=_tick)
+
+
+@contextmanager
+def busy() -> Iterator[None]:
+    """Around what a message asked for: loading the tensor libraries alone may take longer than DEAF_SECONDS."""
+    global _is_busy
+    _is_busy = True
+    try:
+        yield
+    finally:
+        _is_busy = False
+
+
+def _tick() -> None:
+    """In the heartbeat thread: send a lost message again; end a worker that hears none (why: `worker.is_deaf`)."""
+    global _heard_at
+    now = time.monotonic()
+    if _is_busy or not match_requests.are_waiting():
+        _heard_at = now
+    elif now - _heard_at > settings.DEAF_SECONDS:
+        log.error("worker_deaf", worker=settings.WORKER_NAME, idle_seconds=round(now - _heard_at))
+        os._exit(EXIT_DEAF)  # not an exception: the main thread may hang in the broker's socket
+    elif now - _heard_at > IDLE_SECONDS:
+        notifications.match(IDLE_SECONDS)
+
+
+def answer_waiting() -> None:
+    """Answer every question that waits. Raises nothing: whoever calls it has other work to do as well."""
+    while taken := match_requests.take():
+        asked, question = taken
+        try:
+            found = _answer(question)
+        except Exception:
+            log.exception("question_failed")
+            found = Answer(failure="The encode worker failed; its log says why.")
+        match_requests.answer(asked, question, found)
+
+
+def _answer(question: Question) -> Answer:
+    fingerprint = question.encoder_fingerprint
+    in_use = {release.encoder_fingerprint: release for release in releases.encoders_in_use()}
+    for gone in set(_indexes) - set(in_use):
+        del _indexes[gone]
+    release = in_use.get(fingerprint)
+    encoder = encoding.load(release) if release else None
+    if release is None or encoder is None:
+        return Answer(
+            failure="The text encoder cannot be loaded; the encode worker's log says why."
+        )
+    index = _indexes.get(fingerprint)
+    if index is None:
+        index = Index(TextVectors(encoder, releases.folder(release)))
+        _indexes[fingerprint] = index
+    if index.stamp != question.stamp:
+        index.refresh()
+    return Answer(index.nearest(question.text))
+
+
+class Index:
+    """The encoded catalogue in memory: a vector and the normalised text of each variant."""
+
+    def __init__(self, texts: TextVectors) -> None:
+        self.stamp = ""
+        self._texts = texts
+        self._rows: dict[int, tuple[int, str]] = {}  # embedding → variant, normalised text
+        self._vectors: npt.NDArray[np.float32] = np.empty((0, texts.width), np.float32)
+        self._vocabulary: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def refresh(self) -> None:
+        """Read what is new and forget what is gone."""
+        fingerprint = self._texts.fingerprint
+        self.stamp = matching.stamp(fingerprint)
+        rows = {
+            pk: (variant, normalized, text)
+            for pk, variant, normalized, text in matching.encoded(fingerprint).values_list(
+                "pk", "variant_id", "variant__normalized_text", "text"
+            )
+        }
+        places = {pk: place for place, pk in enumerate(self._rows)}
+        kept = [pk for pk in places if pk in rows]
+        read = self._read({pk: text for pk, (_, _, text) in rows.items() if pk not in places})
+        self._vectors = np.concatenate(
+            [
+                self._vectors[[places[pk] for pk in kept]],
+                *(vector[np.newaxis] for vector in read.values()),
+            ]
+        )
+        self._rows = {pk: rows[pk][:2] for pk in (*kept, *read)}
+        self._vocabulary = {
+            word for _, normalized in self._rows.values() for word in objections.words(normalized)
+        }
+        log.info("catalogue_read", encoder=fingerprint[:12], variants=len(self), read=len(read))
+
+    def _read(self, texts: dict[int, str]) -> dict[int, Vector]:
+        """The vectors of these embeddings, and no more of them; one that is not of the encoder's shape is left out."""
+        found = {}
+        ids = list(texts)
+        for start in range(0, len(ids), READ_AT_ONCE):
+            batch = ids[start : start + READ_AT_ONCE]
+            with connection.cursor() as cursor:
+                cursor.execute(
+                    "SELECT wanted.id, substring(stored.data FROM wanted.first FOR %s)"
+                    " FROM unnest(%s::bigint[], %s::int[]) AS wanted (id, first)"
+                    f" JOIN {Embedding._meta.db_table} stored ON stored.id = wanted.id",
+                    [self._texts.bytes, batch, [1 + self._texts.offset(texts[pk]) for pk in batch]],
+                )
+                for pk, data in cursor:
+                    if data is not None and len(data) == self._texts.bytes:
+                        found[pk] = self._texts.read(data)
+        return found
+
+    def nearest(self, text: str) -> tuple[Near, ...]:
+        """The SHOWN nearest variants to a normalised text, nearest first."""
+        count = self._texts.count(text)
+        too_long = (
+            f"the text has {count} tokens, and the text encoder reads {self._texts.max_tokens}"
+            if count > self._texts.max_tokens
+            else ""
+        )
+        ways = dict.fromkeys((text, objections.plain(text) or text))  # the better of the two counts
+        scores = np.max([self._vectors @ self._texts.encode(way) for way in ways], axis=0)
+        variants = list(self._rows.values())
+        near = []
+        for place in np.argsort(-scores, kind="stable")[:SHOWN]:
+            variant_id, normalized = variants[place]
+            said = too_long or objections.objection(
+                text, normalized, vocabulary=self._vocabulary, is_spelt=self._texts.is_spelt
+            )
+            near.append(Near(variant_id, round(float(scores[place]), 4), said))
+        return tuple(near)

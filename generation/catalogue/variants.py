@@ -1,0 +1,433 @@
+"""The catalogue: which texts are allowed, how they change, which variant is meant, what is encoded. Knows no tensors.
+
+The rules of a text are in `check_text` and `validate_text`, for forms, imports and the API alike.
+"""
+
+import hashlib
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+from django.db import IntegrityError, connection, models, transaction
+from django.db.models import Case, Exists, F, OuterRef, Q, QuerySet, Subquery, Value, When
+from django.utils import timezone
+from django.utils.text import slugify
+
+from generation.engine import tokens
+from generation.engine.errors import ReleaseInvalid
+from generation.errors import EncodingFailed, PromptInvalid, VariantNotEncoded, VariantNotFound
+from generation.infra import notifications
+from generation.infra.compiled import Compiled
+from generation.models import Embedding, Image, PromptVariant, Release
+from generation.releases import lifecycle as releases
+
+log = structlog.get_logger(__name__)
+
+MAX_WORDS = 12
+MAX_CHARACTERS = 300
+MAX_TAG_CHARACTERS = 60
+TAG_SEPARATORS = ",|"
+NOT = "not-"  # before a tag: what it names must not be in the picture
+
+# Reasons in `Embedding.error` that time or a person has an answer to: such rows count as missing again.
+ENCODE_AGAIN = "To be encoded again."
+ENCODER_UNAVAILABLE = "The text encoder could not be loaded: "
+
+
+class EmbeddingState(models.TextChoices):
+    """Of a variant, over all encoders in use. None at all: it is not active, so nothing is encoded for it."""
+
+    ENCODED = "encoded"
+    PENDING = "pending"
+    STALE = "stale", "stale (encoded before the text or the encoder changed)"
+    FAILED = "failed"
+
+
+# --- text -----------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Limit:
+    """A text encoder in use: where its tokenizer lies and how many tokens it takes, start and end included."""
+
+    release_name: str
+    folder: Path
+    max_tokens: int
+
+
+def limits() -> list[Limit]:
+    """Of every encoder in use whose tokenizer can be read. Read once for many texts."""
+    found = []
+    for release in releases.encoders_in_use():
+        folder = releases.folder(release)
+        try:
+            tokens.load_tokenizer(folder)
+        except ReleaseInvalid as error:
+            # The encode worker will refuse what is too long, and say that the encoder is missing.
+            log.warning("tokenizer_unavailable", release=release.name, error=str(error))
+        else:
+            found.append(Limit(release.name, folder, int(release.manifest["max_tokens"])))
+    return found
+
+
+def tidy(text: str) -> str:
+    """The text as it is stored: the editor's letters, single spaces."""
+    return " ".join(text.split())
+
+
+def normalize(text: str) -> str:
+    """What two texts must differ in: NFKC, no case, single spaces. Twice NFKC, because folding case can undo it."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return " ".join(unicodedata.normalize("NFKC", folded).split())
+
+
+def check_text(text: str, encoders: Iterable[Limit]) -> str:
+    """The normalised text, if words, characters and tokens are within the limits. Raises PromptInvalid."""
+    normalized = normalize(text)
+    words = len(normalized.split())
+    if words == 0:
+        raise PromptInvalid(f"The text has 0 words; give 1 to {MAX_WORDS} words.", parameter="text")
+    if words > MAX_WORDS:
+        raise PromptInvalid(
+            f"The text has {words} words; at most {MAX_WORDS} are allowed.", parameter="text"
+        )
+    characters = max(len(tidy(text)), len(normalized))
+    if characters > MAX_CHARACTERS:
+        raise PromptInvalid(
+            f"The text has {characters} characters; at most {MAX_CHARACTERS} are allowed.",
+            parameter="text",
+        )
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in tidy(text)):
+        raise PromptInvalid("The text holds a control character.", parameter="text")
+    for encoder in encoders:
+        count = tokens.count_tokens(encoder.folder, tidy(text))
+        if count > encoder.max_tokens:
+            raise PromptInvalid(
+                f"The text has {count} tokens; the text encoder of {encoder.release_name} takes at most "
+                f"{encoder.max_tokens}. Use fewer or more common words.",
+                parameter="text",
+            )
+    return normalized
+
+
+def duplicate(slug: str) -> PromptInvalid:
+    """The error of a text that another variant has."""
+    return PromptInvalid(
+        f"The prompt variant “{slug}” has this text already (case, spaces and Unicode forms do not count).",
+        parameter="text",
+    )
+
+
+def validate_text(text: str, *, pk: int | None = None) -> str:
+    """The normalised text. pk: the variant whose text it is to be, if that exists. Raises PromptInvalid."""
+    normalized = check_text(text, limits())
+    same = PromptVariant.objects.filter(normalized_text=normalized).first()
+    if same and same.pk != pk:
+        raise duplicate(same.slug)
+    return normalized
+
+
+def tidy_tags(tags: Iterable[str]) -> list[str]:
+    """Each tag once, in order. Raises PromptInvalid."""
+    clean = list(dict.fromkeys(tag for tag in map(tidy, tags) if tag))
+    for tag in clean:
+        if len(tag) > MAX_TAG_CHARACTERS or any(mark in tag for mark in TAG_SEPARATORS):
+            raise PromptInvalid(
+                f"The tag “{tag}” is not allowed: at most {MAX_TAG_CHARACTERS} characters, no comma, no bar.",
+                parameter="tags",
+            )
+        if f"{NOT}{tag}" in clean:
+            raise PromptInvalid(
+                f"The tags “{tag}” and “{NOT}{tag}” contradict each other: leave one out.",
+                parameter="tags",
+            )
+    return clean
+
+
+def slug_for(text: str, taken: Iterable[str] | None = None) -> str:
+    """A free slug made of the text. taken: the slugs that are not free; without it the catalogue is asked."""
+    limit = 110  # room for a number within the column's 120
+    stem = slugify(text)[:limit].rstrip("-") or hashlib.sha256(text.encode()).hexdigest()[:12]
+    if taken is None:
+        taken = set(
+            PromptVariant.objects.filter(slug__startswith=stem).values_list("slug", flat=True)
+        )
+    slug, number = stem, 1
+    while slug in taken:
+        number += 1
+        slug = f"{stem}-{number}"
+    return slug
+
+
+# --- change ---------------------------------------------------------------------------------------
+def has_images(variant: PromptVariant) -> bool:
+    return Image.objects.filter(job__variant=variant).exists()
+
+
+def text_is_locked(slug: str) -> PromptInvalid:
+    """The error of changing a text that images were made of."""
+    return PromptInvalid(
+        f"Images were made of the text of “{slug}”. Ask for a new revision to change it: they keep the old text.",
+        parameter="text",
+    )
+
+
+@transaction.atomic
+def save(variant: PromptVariant, *, new_revision: bool = False) -> PromptVariant:
+    """Insert or update: the only way in which a text changes. Raises PromptInvalid.
+
+    A changed text is a new revision; embeddings of the old one stay, since jobs refer to them. If images were made of
+    the old text, `new_revision` must say that this is meant.
+    """
+    stored = (
+        PromptVariant.objects.select_for_update().filter(pk=variant.pk).first()
+        if variant.pk
+        else None
+    )
+    variant.text = tidy(variant.text)
+    variant.tags = tidy_tags(variant.tags)
+    variant.slug = variant.slug or slug_for(variant.text)
+    changed = stored is not None and stored.text != variant.text
+    if stored is None or changed:
+        variant.normalized_text = validate_text(variant.text, pk=variant.pk)
+    if stored:
+        if changed and not new_revision and has_images(stored):
+            raise text_is_locked(stored.slug)
+        variant.revision = stored.revision + changed
+    try:
+        with transaction.atomic():
+            variant.save()
+    except IntegrityError as error:
+        raise _conflict(variant) from error
+    log.info(
+        "variant_saved",
+        variant=variant.slug,
+        revision=variant.revision,
+        status=variant.status,
+        is_new=stored is None,
+        text_changed=changed,
+    )
+    if variant.status == PromptVariant.Status.ACTIVE:
+        publish_encode()
+    return variant
+
+
+def _conflict(variant: PromptVariant) -> PromptInvalid:
+    """Somebody else saved the same text or slug between our check and our write."""
+    same = PromptVariant.objects.filter(normalized_text=variant.normalized_text)
+    same = same.exclude(pk=variant.pk)
+    if other := same.first():
+        return duplicate(other.slug)
+    return PromptInvalid(f"The slug “{variant.slug}” is taken.", parameter="slug")
+
+
+def set_status(variants: QuerySet[PromptVariant], status: PromptVariant.Status) -> int:
+    """Activate, archive or put back to draft. Returns how many changed."""
+    with transaction.atomic():
+        other = variants.exclude(status=status).order_by("pk").select_for_update()
+        ids = list(other.values_list("pk", flat=True))
+        rows = PromptVariant.objects.filter(pk__in=ids)
+        changed = rows.update(status=status, updated_at=timezone.now())
+        log.info("variants_changed", status=str(status), count=changed)
+        if changed and status == PromptVariant.Status.ACTIVE:
+            publish_encode()
+    return changed
+
+
+def publish_encode() -> None:
+    """Ask for missing embeddings when this transaction commits; one message, however many variants it changes."""
+    # An entry of a savepoint that is rolled back leaves this list with it.
+    if any(entry[1] is notifications.encode for entry in connection.run_on_commit):
+        return
+    # robust: the rows are committed, and the schedule asks again every minute.
+    transaction.on_commit(notifications.encode, robust=True)
+
+
+# --- find -----------------------------------------------------------------------------------------
+def _variant_by(field: str) -> "Compiled[PromptVariant]":
+    return Compiled(
+        lambda wanted: PromptVariant.objects.filter(**{field: wanted}), wanted="?wanted"
+    )
+
+
+def _encoded_by(field: str) -> "Compiled[Embedding]":
+    """The variant's current embeddings, and with each of them the variant: usually all, in one round trip."""
+    return Compiled(
+        lambda wanted: (
+            Embedding.objects.defer("data")
+            .select_related("variant")
+            .filter(**{f"variant__{field}": wanted}, revision=F("variant__revision"))
+        ),
+        is_versioned=True,
+        wanted="?wanted",
+    )
+
+
+_VARIANT = {field: _variant_by(field) for field in ("slug", "normalized_text")}
+_ENCODED = {field: _encoded_by(field) for field in ("slug", "normalized_text")}
+_EMBEDDINGS = Compiled(
+    lambda variant, revision, encoder: Embedding.objects.defer("data").filter(
+        variant_id=variant, revision=revision, encoder_fingerprint=encoder
+    ),
+    variant=-1,
+    revision=1_999_999_973,
+    encoder="?encoder",
+)
+
+
+def find(*, slug: str | None = None, text: str | None = None) -> PromptVariant:
+    """The active variant with this slug or this text (normalised). Raises VariantNotFound."""
+    if (slug is None) == (text is None):
+        raise ValueError("Give exactly one of slug and text.")
+    parameter, value = ("variant", slug) if slug is not None else ("text", text)
+    wanted = slug if slug is not None else normalize(text or "")
+    if not wanted or "\0" in wanted:
+        raise VariantNotFound(parameter=parameter)
+    field = "slug" if slug is not None else "normalized_text"
+    encoded = _ENCODED[field].all(wanted=wanted)
+    variant = encoded[0].variant if encoded else _VARIANT[field].first(wanted=wanted)
+    if variant is None:
+        raise VariantNotFound(
+            f"No prompt variant of the catalogue is “{(value or '')[:MAX_CHARACTERS]}”.",
+            parameter=parameter,
+        )
+    if variant.status != PromptVariant.Status.ACTIVE:
+        raise VariantNotFound(
+            f"The prompt variant “{variant.slug}” is {variant.get_status_display().lower()}, not active.",
+            parameter=parameter,
+        )
+    variant.encoded = {row.encoder_fingerprint: row for row in encoded}
+    return variant
+
+
+def embedding_for(variant: PromptVariant, release: Release) -> Embedding:
+    """Of the current revision under the release's own encoder, without its data (100 KB that only a worker needs).
+
+    Raises VariantNotEncoded and EncodingFailed.
+    """
+    encoder = release.encoder_fingerprint
+    row = variant.encoded.get(encoder) or _EMBEDDINGS.first(
+        variant=variant.pk, revision=variant.revision, encoder=encoder
+    )
+    if row is None:
+        stale = Embedding.objects.filter(variant=variant, error="").exists()
+        why = (
+            "its embedding is stale: the text or the encoder changed"
+            if stale
+            else "it waits for the encode worker"
+        )
+    elif row.error and not is_missing(row):
+        raise EncodingFailed(
+            f"The prompt variant “{variant.slug}” cannot be encoded for the release {release.name}: {row.error}",
+            parameter="variant",
+        )
+    elif row.error:
+        why = f"it waits for the encode worker ({row.error})"
+    else:
+        return row
+    raise VariantNotEncoded(
+        f"The prompt variant “{variant.slug}” is not encoded for the release {release.name}: {why}.",
+        parameter="variant",
+    )
+
+
+# --- states and what is missing -------------------------------------------------------------------
+def is_missing(row: Embedding) -> bool:
+    """Whether the encode worker will try this row again by itself."""
+    return row.error == ENCODE_AGAIN or row.error.startswith(ENCODER_UNAVAILABLE)
+
+
+def fingerprints() -> list[str]:
+    """Of the encoders in use, those included whose embeddings come with a release and whose files are not here."""
+    return sorted(releases.fingerprints_in_use())
+
+
+def with_states(
+    variants: QuerySet[PromptVariant], encoders: Sequence[str] | None = None
+) -> QuerySet[PromptVariant]:
+    """Annotate `embedding_state` (EmbeddingState or None) and `embedding_reason`. encoders: fingerprints in use."""
+    if encoders is None:
+        encoders = fingerprints()
+    current = Embedding.objects.filter(
+        variant=OuterRef("pk"), revision=OuterRef("revision"), encoder_fingerprint__in=encoders
+    )
+    failed = current.exclude(error__in=["", ENCODE_AGAIN])
+    encoded = Q(Value(bool(encoders)))
+    for fingerprint in encoders:
+        encoded &= Q(Exists(current.filter(encoder_fingerprint=fingerprint, error="")))
+    older = Embedding.objects.filter(variant=OuterRef("pk"), error="").exclude(
+        revision=OuterRef("revision"), encoder_fingerprint__in=encoders
+    )
+    return variants.annotate(
+        embedding_state=Case(
+            When(Exists(failed), then=Value(EmbeddingState.FAILED)),
+            When(encoded, then=Value(EmbeddingState.ENCODED)),
+            When(~Q(status=PromptVariant.Status.ACTIVE), then=Value(None)),
+            When(Exists(older), then=Value(EmbeddingState.STALE)),
+            default=Value(EmbeddingState.PENDING),
+            output_field=models.CharField(null=True),
+        ),
+        embedding_reason=Subquery(failed.values("error")[:1]),
+    )
+
+
+def count_states(encoders: Sequence[str] | None = None) -> dict[str, int]:
+    """How many active variants are in each state."""
+    active = PromptVariant.objects.filter(status=PromptVariant.Status.ACTIVE).order_by()
+    rows: QuerySet = with_states(active, encoders)
+    rows = rows.values("embedding_state").annotate(count=models.Count("pk"))
+    return {state.value: 0 for state in EmbeddingState} | {
+        row["embedding_state"]: row["count"] for row in rows
+    }
+
+
+def missing(
+    encoder_fingerprint: str, limit: int | None = None, *, after: int = 0
+) -> QuerySet[PromptVariant]:
+    """Active variants that the encode worker has to encode for this encoder, by id, from the one past `after`."""
+    done = Embedding.objects.filter(
+        variant=OuterRef("pk"),
+        revision=OuterRef("revision"),
+        encoder_fingerprint=encoder_fingerprint,
+    ).exclude(Q(error=ENCODE_AGAIN) | Q(error__startswith=ENCODER_UNAVAILABLE))
+    rows = PromptVariant.objects.filter(
+        ~Exists(done), status=PromptVariant.Status.ACTIVE, pk__gt=after
+    ).order_by("pk")
+    return rows if limit is None else rows[:limit]
+
+
+def usable(encoder_fingerprint: str) -> QuerySet[PromptVariant]:
+    """Active variants but for those whose text this encoder refused: what a release can be made for, by slug."""
+    refused = Embedding.objects.filter(
+        variant=OuterRef("pk"),
+        revision=OuterRef("revision"),
+        encoder_fingerprint=encoder_fingerprint,
+        data__isnull=True,
+    ).exclude(Q(error=ENCODE_AGAIN) | Q(error__startswith=ENCODER_UNAVAILABLE))
+    return PromptVariant.objects.filter(
+        ~Exists(refused), status=PromptVariant.Status.ACTIVE
+    ).order_by("slug")
+
+
+def encode_again(variants: QuerySet[PromptVariant]) -> int:
+    """Have failed and damaged embeddings of these variants encoded again. Returns how many rows that is.
+
+    Sound rows stay: encoding is deterministic and jobs refer to them. What is missing is asked for as well.
+    """
+    rows = Embedding.objects.filter(
+        variant__in=variants.order_by().values("pk"),
+        revision=F("variant__revision"),
+        encoder_fingerprint__in=fingerprints(),
+    )
+    with transaction.atomic():
+        damaged = [
+            row.pk
+            for row in rows.filter(error="").only("data", "sha256").iterator(chunk_size=200)
+            if hashlib.sha256(row.data or b"").hexdigest() != row.sha256
+        ]
+        marked = Embedding.objects.filter(
+            Q(pk__in=damaged) | Q(pk__in=rows.exclude(error="").values("pk"))
+        ).update(data=None, error=ENCODE_AGAIN)
+        log.info("encode_again", marked=marked, damaged=len(damaged))
+        publish_encode()
+    return marked

@@ -1,0 +1,1 @@
+"""Stored images: keys, files, cache, links."""

@@ -1,0 +1,285 @@
+"""Images that exist already: what key an image has, where a stored one lies, and its rendering in another file format.
+
+A key hashes everything that decides the pixels. A file format is a rendering of the same image, made once and kept. A
+file that says how it was made belongs to one job alone: another job gets only the pixels, from the lossless master.
+"""
+
+import hashlib
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+from uuid import UUID
+
+import structlog
+from django.db import connection
+
+from generation.engine import files
+from generation.errors import StorageFailed
+from generation.images import cache, references, storage
+from generation.infra.prepared import Statement
+from generation.models import Embedding, Job, Release
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """An image in the storage. master: name of the lossless PNG, which never has metadata; file, format, sha256,
+    size_bytes, has_metadata: of one rendering.
+
+    seed: if it is not the job's own for this index; tries: pictures made for it; is_accepted, failing, detector: what
+    was found in it, None if nobody looked.
+    """
+
+    key: str
+    master: str
+    file: str
+    format: str
+    sha256: str
+    size_bytes: int
+    width: int
+    height: int
+    seed: int | None = None
+    tries: int = 1
+    is_accepted: bool | None = None
+    failing: Sequence[str] = ()
+    detector: str = ""
+    has_metadata: bool = False
+
+
+def _hash(*parts: object) -> str:
+    return hashlib.sha256("\n".join(str(part) for part in parts).encode()).hexdigest()
+
+
+def image_key(
+    release: Release, embedding: Embedding, *, seed: int, width: int, height: int, steps: int
+) -> str:
+    return _hash(release.manifest_sha256, embedding.sha256, seed, width, height, steps)
+
+
+def key_of(job: Job, seed: int) -> str:
+    """Of the job's image with this seed."""
+    return image_key(
+        job.release,
+        job.embedding,
+        seed=seed,
+        width=job.width,
+        height=job.height,
+        steps=job.num_inference_steps,
+    )
+
+
+def keys(job: Job) -> list[str]:
+    """Of the job's images, in order of index."""
+    return [key_of(job, job.seed + index) for index in range(job.n)]
+
+
+def job_key(image_keys: Iterable[str], *, max_tries: int = 0) -> str:
+    """Of a job's images together: identical jobs have the same. One that may end with other seeds is like no other."""
+    return _hash(*image_keys, *([f"tries {max_tries}"] if max_tries > 1 else []))
+
+
+def metadata(job: Job, seed: int) -> dict[str, object] | None:
+    """What the file of this job's image with this seed says; None if it should say nothing. No owner is in it."""
+    if not job.has_metadata:
+        return None
+    return {
+        "model": job.release.name,
+        "manifest_sha256": job.release.manifest_sha256,
+        "variant": job.variant.slug,
+        "text": job.embedding.text,
+        "seed": seed,
+        "size": f"{job.width}x{job.height}",
+        "num_inference_steps": job.num_inference_steps,
+        "job": str(job.id),
+        "created_at": job.created_at.isoformat(),
+    }
+
+
+def store(
+    key: str, pixels: Any, output_format: str, *, metadata: Mapping[str, object] | None = None
+) -> StoredImage:
+    """Store an image, pixels uint8 (height, width, 3), losslessly and as `output_format`. Raises StorageFailed.
+
+    metadata: what the file of this format says; None: nothing.
+    """
+    height, width, _ = pixels.shape
+    file = master = storage.save(files.encode(pixels, "png"), "png")
+    if output_format != "png" or metadata is not None:
+        content = files.encode(pixels, output_format, metadata=metadata)
+        file = storage.save(content, output_format)
+    return StoredImage(
+        key,
+        master.name,
+        file.name,
+        output_format,
+        file.sha256,
+        file.size_bytes,
+        width,
+        height,
+        has_metadata=metadata is not None,
+    )
+
+
+def render(job: Job, index: int, image: StoredImage) -> StoredImage:
+    """The image as this job wants it: its format, with its metadata or with none. Raises StorageFailed."""
+    said = metadata(job, job.seed + index if image.seed is None else image.seed)
+    if said is None and _is_plain(image, job.output_format) and storage.exists(image.file):
+        return image
+    content = files.render(storage.read(image.master), job.output_format, metadata=said)
+    file = storage.save(content, job.output_format)
+    return replace(
+        image,
+        file=file.name,
+        format=job.output_format,
+        sha256=file.sha256,
+        size_bytes=file.size_bytes,
+        has_metadata=said is not None,
+    )
+
+
+def _is_plain(image: StoredImage, output_format: str) -> bool:
+    return image.format == output_format and not image.has_metadata
+
+
+def answers(job: Job, stored: Iterable[StoredImage]) -> bool:
+    """Whether these may be delivered as the job's: one whose pictures are to be judged takes no others."""
+    return not job.max_tries or all(image.is_accepted is not None for image in stored)
+
+
+def remember(images: Iterable[StoredImage]) -> None:
+    """Put stored images into the cache. Call after commit."""
+    # Of the picture alone, whatever else one job tried before it.
+    kept = [replace(image, seed=None, tries=1) for image in images if not image.has_metadata]
+    cache.put({f"{image.key}.{image.format}": asdict(image) for image in kept})
+
+
+def forget(images: Iterable[StoredImage]) -> None:
+    """Drop them from the cache. Their rows answer, if there are any."""
+    cache.forget(f"{image.key}.{image.format}" for image in images)
+
+
+def cached(wanted: Collection[str]) -> list[StoredImage]:
+    """What the cache has under these keys, in whatever format."""
+    return [
+        image
+        for output_format in files.FORMATS
+        for image in _cached(wanted, output_format).values()
+    ]
+
+
+def hold(images: Collection[StoredImage]) -> set[str]:
+    """Keep their files until the transaction ends. Returns the names of those that are gone. Raises StorageFailed."""
+    references.hold({name for image in images for name in (image.file, image.master)})
+    return gone(images)
+
+
+def gone(images: Collection[StoredImage]) -> set[str]:
+    """The names of the files that are not there. Raises StorageFailed."""
+    names = sorted({image.file for image in images})
+    is_there = storage.at_once(storage.exists, names)
+    return {name for name, there in zip(names, is_there, strict=True) if not there}
+
+
+def find(job: Job) -> list[StoredImage] | None:
+    """The job's images in order of index, or None if any is missing. Checks the files; an empty cache is fine.
+
+    Call in the transaction that writes their rows: until it ends the files stay.
+    """
+    own = keys(job)
+    found = {} if job.has_metadata else _held(_cached(own, job.output_format))
+    missing = [key for key in own if key not in found]
+    if missing:
+        rows = _rows(missing)
+        made = {
+            key: image
+            for index, key in enumerate(own)
+            if key in rows and (image := _file(job, index, rows[key])) is not None
+        }
+        answered = _held(made)
+        remember(answered.values())
+        found |= answered
+    return [found[key] for key in own] if len(found) == len(own) else None
+
+
+def find_rows(jobs: Iterable[Job]) -> dict[UUID, list[StoredImage]]:
+    """Of these jobs those whose images exist already, in order of index. One query, to PostgreSQL alone."""
+    wanted = {job: keys(job) for job in jobs}
+    rows = _rows([key for own in wanted.values() for key in own])
+    found = {}
+    for job, own in wanted.items():
+        if all(key in rows for key in own):
+            answered = [_file(job, index, rows[key]) for index, key in enumerate(own)]
+            if all(image is not None for image in answered):
+                found[job.id] = [image for image in answered if image is not None]
+    return found
+
+
+def _cached(wanted: Collection[str], output_format: str) -> dict[str, StoredImage]:
+    found = cache.get(f"{key}.{output_format}" for key in wanted)
+    return {value["key"]: StoredImage(**value) for value in found.values()}
+
+
+def _held(images: Mapping[str, StoredImage]) -> dict[str, StoredImage]:
+    """Those whose file is there, and stays until the transaction ends."""
+    if not images:
+        return {}
+    gone = hold(list(images.values()))
+    forget(image for image in images.values() if image.file in gone)
+    return {key: image for key, image in images.items() if image.file not in gone}
+
+
+# By hand: it is asked for every request with a seed, and Django takes longer to write it than PostgreSQL to answer.
+_STORED = Statement(
+    """
+SELECT DISTINCT key, master, file, format, sha256, size_bytes, width, height, is_accepted, failing, detector,
+                has_metadata
+  FROM generation_image WHERE key = ANY(%(keys)s::text[]) ORDER BY is_accepted DESC NULLS LAST
+"""
+)
+
+
+def _rows(wanted: Collection[str]) -> dict[str, list[StoredImage]]:
+    """What PostgreSQL knows under these keys."""
+    known: dict[str, list[StoredImage]] = {}
+    with connection.cursor() as cursor:
+        cursor.execute(_STORED.call(), {"keys": list(wanted)})
+        names = [column.name for column in cursor.description or ()]
+        for row in cursor.fetchall():
+            image = StoredImage(**dict(zip(names, row, strict=True)))
+            known.setdefault(image.key, []).append(image)
+    return known
+
+
+def _file(job: Job, index: int, candidates: Sequence[StoredImage]) -> StoredImage | None:
+    """One file of the image as the job wants it: an existing one, else made of the lossless master if that exists."""
+    if not job.has_metadata:
+        for image in candidates:
+            if _is_plain(image, job.output_format) and storage.exists(image.file):
+                return image
+    for image in candidates:
+        if not storage.exists(image.master):
+            continue
+        try:
+            return render(job, index, image)
+        except (StorageFailed, OSError) as error:
+            # As good as missing: it is computed again.
+            log.warning("image_unreadable", file=image.master, error=str(error))
+            return None
+    return None
+
+
+def thumbnail(*names: str) -> str:
+    """Name of the small picture of the first of these files that is there; it is made when it is first asked for.
+
+    Raises StorageFailed.
+    """
+    name = storage.thumbnail_name(names[0])
+    if not storage.size(name):  # 0: of a machine that lost power
+        source = next((each for each in names if storage.exists(each)), names[0])
+        content = storage.read(source)
+        try:
+            storage.keep(name, files.thumbnail(content))
+        except OSError as error:
+            raise StorageFailed(f"{source} is no picture: {error}") from error
+    return name

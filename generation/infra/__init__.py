@@ -1,0 +1,1 @@
+"""Redis, notifications, heartbeats, metrics and prepared SQL."""

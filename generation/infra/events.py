@@ -1,0 +1,108 @@
+"""Events of jobs that somebody watches, in a stream of Redis for each. Knows no workers, no HTTP and no rows.
+
+For a job that nobody watches nothing is written. Like every hint an event may be lost: who watches reads the row too.
+"""
+
+import json
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import redis
+
+from generation.infra.redis_client import attempt
+
+CHANNEL_PREFIX = "retort:job:"
+WORD = "event"  # on the job's channel: there is something new in its stream
+STREAM_PREFIX = "retort:events:"
+WATCHED_PREFIX = "retort:watched:"
+PREVIEWED_PREFIX = "retort:previewed:"
+WATCHED_SECONDS = 20  # the shell renews a mark while its client is there
+KEPT_SECONDS = 600  # after the last event: a client may come back for what it missed
+KEPT_EVENTS = 1024
+NO_ID = "0-0"  # Redis is away
+
+
+@dataclass(frozen=True)
+class Event:
+    """kind: status, progress or preview; data: JSON values."""
+
+    job_id: UUID
+    kind: str
+    data: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Watched:
+    """Jobs whose events somebody wants to see, and those whose previews."""
+
+    events: frozenset[UUID] = frozenset()
+    previews: frozenset[UUID] = frozenset()
+
+
+def channel(job_id: UUID) -> str:
+    return f"{CHANNEL_PREFIX}{job_id}"
+
+
+def stream(job_id: UUID) -> str:
+    return f"{STREAM_PREFIX}{job_id}"
+
+
+def marks(job_id: UUID, *, previews: bool) -> tuple[str, ...]:
+    """Keys that say that somebody watches."""
+    return (
+        f"{WATCHED_PREFIX}{job_id}",
+        *((f"{PREVIEWED_PREFIX}{job_id}",) if previews else ()),
+    )
+
+
+def watch(job_id: UUID, *, previews: bool) -> str:
+    """From now on its events are written. Returns the id of the last one so far: read the row after this, and it covers
+    all events up to that id."""
+
+    def begin(redis: redis.Redis) -> str:
+        with redis.pipeline(transaction=False) as pipe:
+            for mark in marks(job_id, previews=previews):
+                pipe.set(mark, "1", ex=WATCHED_SECONDS)
+            pipe.xrevrange(stream(job_id), count=1)
+            newest = pipe.execute()[-1]
+        if newest:
+            return newest[0][0]
+        # An id that the stream knows as long as it has forgotten nothing.
+        (event_id, *_) = _write(redis, [Event(job_id, "watched", {})])
+        return event_id
+
+    return attempt(begin, NO_ID)
+
+
+def ask_who_is_watched(pipe: Any, job_ids: Collection[UUID]) -> None:
+    """Add the question to a pipeline of Redis; `watched` reads its answer."""
+    pipe.mget([name for job_id in job_ids for name in marks(job_id, previews=True)])
+
+
+def watched(job_ids: Collection[UUID], answer: list[str | None]) -> Watched:
+    pairs = list(zip(job_ids, answer[::2], answer[1::2], strict=True))
+    return Watched(
+        frozenset(job_id for job_id, mark, _ in pairs if mark),
+        frozenset(job_id for job_id, _, mark in pairs if mark),
+    )
+
+
+def tell(events: Iterable[Event]) -> None:
+    """Write events of jobs that are watched, and wake those who watch."""
+    found = list(events)
+    if found:
+        attempt(lambda redis: _write(redis, found), None)
+
+
+def _write(redis: redis.Redis, events: Collection[Event]) -> list[str]:
+    """The ids."""
+    with redis.pipeline(transaction=False) as pipe:
+        for event in events:
+            key = stream(event.job_id)
+            fields: dict[Any, Any] = {"kind": event.kind, "data": json.dumps(dict(event.data))}
+            pipe.xadd(key, fields, maxlen=KEPT_EVENTS, approximate=True)
+            pipe.expire(key, KEPT_SECONDS)
+            pipe.publish(channel(event.job_id), WORD)
+        return pipe.execute()[::3]

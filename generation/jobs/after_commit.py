@@ -1,0 +1,74 @@
+"""What is told once a transaction is committed: log lines, hints to those who wait, figures. One round trip to Redis.
+
+Knows nothing of what the events mean. What is rolled back is never told.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from uuid import UUID
+
+import structlog
+from django.db import transaction
+
+from generation.infra import metrics, notifications
+
+log = structlog.get_logger("generation.jobs")
+
+Tell = Callable[[Callable[[], None]], object]
+
+
+class Report:
+    """Make one inside a transaction, add to it, and forget it.
+
+    tell: is called after the commit with what tells others, to call it soon; by default it is called at once.
+    """
+
+    def __init__(self, tell: Tell | None = None) -> None:
+        self._moved: list[tuple[UUID, str]] = []
+        self._told: dict[UUID, str] = {}
+        self._attempts: dict[UUID, int] = {}
+        self._lines: list[tuple[str, dict[str, object]]] = []
+        self._amounts: Counter[str] = Counter()
+        self._has_work = False
+        self._has_deliveries = False
+        transaction.on_commit(partial(tell, self._tell) if tell else self._tell, robust=True)
+
+    def moved(
+        self, job_id: UUID, status: str, event: str, *, told: str = "", **facts: object
+    ) -> None:
+        """A job changed its status. Of one that goes on the fact `attempt` is told to who watches it.
+
+        told: what else is told to those who wait.
+        """
+        self._moved.append((job_id, status))
+        if told:
+            self._told[job_id] = told
+        if status in ("queued", "running") and isinstance(attempt := facts.get("attempt"), int):
+            self._attempts[job_id] = attempt
+        self._lines.append((event, {"job_id": str(job_id), "status": str(status), **facts}))
+
+    def count(self, name: str, by: float = 1, **labels: str) -> None:
+        self._amounts.update(metrics.counted(name, by, **labels))
+
+    def observe(self, name: str, value: float, **labels: str) -> None:
+        self._amounts.update(metrics.observed(name, value, **labels))
+
+    def wake(self) -> None:
+        """There may be something to claim now."""
+        self._has_work = True
+
+    def deliver(self) -> None:
+        """There are webhooks to send."""
+        self._has_deliveries = True
+
+    def _tell(self) -> None:
+        # First: somebody may be waiting.
+        notifications.moved(self._moved, attempts=self._attempts, told=self._told)
+        if self._has_work:
+            notifications.wake()
+        if self._has_deliveries:
+            notifications.deliver()
+        for event, facts in self._lines:
+            log.info(event, **facts)
+        metrics.add(self._amounts)

@@ -1,0 +1,202 @@
+"""The end of a batch: its images are accepted in one transaction."""
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import structlog
+from django.db import connection, transaction
+from django.utils import timezone
+
+from generation.access import quotas
+from generation.errors import StorageFailed
+from generation.images import references
+from generation.images import store as images
+from generation.images.store import StoredImage
+from generation.infra.compiled import Compiled, as_rows
+from generation.infra.prepared import Statement
+from generation.jobs import final_state
+from generation.jobs import lifecycle as jobs
+from generation.jobs.after_commit import Report
+from generation.jobs.lifecycle import Claim, Outcome, Status
+from generation.models import Job
+
+log = structlog.get_logger("generation.jobs")
+
+
+@dataclass(frozen=True)
+class Result:
+    """A job as it was claimed, its images by index, and its share of the device's time in seconds."""
+
+    job: Job
+    images: Sequence[StoredImage]
+    device_seconds: float
+    cache: Job.Cache = Job.Cache.MISS
+    encode_seconds: float = 0.0  # that its files took
+
+
+def commit(results: Sequence[Result]) -> list[Claim]:
+    """Finish a batch in one transaction. Returns the claims of which nothing is kept: refused, since they are held no
+    longer, or settled, since somebody removed a file that the result shares with an image."""
+    if not results:
+        return []
+    refused: list[Claim] = []
+    spent: dict[int, float] = defaultdict(float)  # by the pk of a key with a quota
+    with transaction.atomic():
+        report = Report()
+        rows = {r.job.id: as_rows(jobs.image_rows(r.job, r.images)) for r in results}
+        moved = _succeed(results, rows)
+        lost = _lost(results)
+        if lost:
+            transaction.set_rollback(True)
+        else:
+            for result in results:
+                job = result.job
+                if job.id not in moved:
+                    refused.append(Claim.of(job))
+                    continue
+                _say_succeeded(result, rows[job.id], report)
+                if moved[job.id]:
+                    _answer_twins(result, report)
+                if job.is_metered and job.api_key_id is not None:
+                    spent[job.api_key_id] += result.device_seconds
+            quotas.spend(spent)
+    if lost:
+        for claim, why in lost.items():
+            jobs.settle(claim, Outcome.FAILED, code=StorageFailed.code, detail=why)
+        return [*lost, *commit([r for r in results if Claim.of(r.job) not in lost])]
+    for claim in refused:
+        log.warning("result_refused", job_id=str(claim.job_id), attempt=claim.attempt)
+    images.remember(image for r in results if Claim.of(r.job) not in refused for image in r.images)
+    return refused
+
+
+def _lost(results: Sequence[Result]) -> dict[Claim, str]:
+    """Those whose files are not there, and why. The files of the others stay until the transaction ends."""
+    try:
+        gone = images.gone([image for result in results for image in result.images])
+    except StorageFailed as error:
+        return {Claim.of(result.job): error.detail for result in results}
+    return {
+        Claim.of(result.job): "A file was removed before the result was accepted."
+        for result in results
+        if any(image.file in gone for image in result.images)
+    }
+
+
+# A batch in one round trip: somebody waits for it.
+SUCCEED = Statement(
+    f"""
+WITH held AS MATERIALIZED ({references.HOLD}), made AS (
+    SELECT * FROM jsonb_to_recordset(%(made)s::jsonb)
+        AS r(job_id uuid, attempt int, cache text, device_seconds float, encode_seconds float)
+), moved AS (
+    UPDATE generation_job j
+       SET status = 'succeeded', lease_expires_at = NULL, finished_at = %(at)s::timestamptz, cache = m.cache,
+           device_seconds = j.device_seconds + m.device_seconds, encode_seconds = j.encode_seconds + m.encode_seconds
+      FROM made m WHERE j.id = m.job_id AND j.status = 'running' AND j.attempt = m.attempt
+    RETURNING j.id, j.key, m.attempt, m.device_seconds
+), noted AS (
+    UPDATE generation_attempt a
+       SET outcome = 'succeeded', ended_at = %(at)s::timestamptz, device_seconds = moved.device_seconds
+      FROM moved WHERE a.job_id = moved.id AND a.number = moved.attempt AND a.outcome = 'running'
+), shown AS (
+    INSERT INTO generation_image
+    SELECT i.* FROM jsonb_populate_recordset(NULL::generation_image, %(images)s::jsonb) i
+      JOIN moved ON moved.id = i.job_id
+)
+SELECT id, EXISTS (SELECT 1 FROM generation_job twin WHERE twin.key = moved.key AND twin.status = 'queued'),
+       (SELECT count(*) FROM held)
+  FROM moved
+"""
+)
+
+
+Rows = Mapping[UUID, list[dict[str, Any]]]  # of images, by the id of their job
+
+
+def _succeed(results: Sequence[Result], rows: Rows) -> dict[UUID, bool]:
+    """End the jobs that are still held by whoever made these, with their images, and keep the files until the
+    transaction ends. Returns the ids of the jobs, and whether an identical one waits."""
+    now = timezone.now()
+    made = [
+        {
+            "job_id": result.job.id,
+            "attempt": result.job.attempt,
+            "cache": result.cache,
+            "device_seconds": result.device_seconds,
+            "encode_seconds": result.encode_seconds,
+        }
+        for result in results
+    ]
+    shown = [row for result in results for row in rows[result.job.id]]
+    facts: dict[str, Any] = {
+        "made": json.dumps(made, default=str),
+        "images": json.dumps(shown, default=str),
+        "files": sorted({file for row in shown for file in (row["file"], row["master"])}),
+        "at": now,
+    }
+    with connection.cursor() as cursor:
+        cursor.execute(SUCCEED.call(), facts)
+        moved = {job_id: has_twin for job_id, has_twin, _ in cursor.fetchall()}
+    for result in results:
+        if result.job.id in moved:
+            job = result.job
+            job.status, job.cache, job.finished_at = Status.SUCCEEDED, result.cache, now
+    return moved
+
+
+def _say_succeeded(result: Result, rows: list[dict[str, Any]], report: Report) -> None:
+    job = result.job
+    told = final_state.encode(
+        job,
+        rows,
+        device_seconds=job.device_seconds + result.device_seconds,
+        encode_seconds=job.encode_seconds + result.encode_seconds,
+    )
+    facts = {"device_seconds": round(result.device_seconds, 4), "attempt": job.attempt}
+    jobs.finished(job, report, told=told, **facts)
+    report.count("retort_device_seconds_total", result.device_seconds)
+    report.count("retort_attempts_total", outcome=Outcome.SUCCEEDED)
+    if result.cache == Job.Cache.MISS:
+        _count_findings(result.images, report)
+
+
+_TWINS = Compiled(
+    lambda key: (
+        Job.objects.select_for_update(skip_locked=True)
+        .filter(key=key, status=Status.QUEUED)
+        .order_by()
+    ),
+    key="?key",
+)
+
+
+def _answer_twins(result: Result, report: Report) -> None:
+    """The identical jobs that wait succeed with the same images."""
+    for twin in _TWINS.all(key=result.job.key):
+        if stored := _rendered(twin, result.images):
+            jobs.answer_in(twin, stored, Job.Cache.SHARED, report)
+        else:
+            report.wake()
+
+
+def _rendered(twin: Job, stored: Sequence[StoredImage]) -> list[StoredImage]:
+    """As this job wants them. None if that cannot be: then the job waits for a worker of its own."""
+    try:
+        own = [images.render(twin, index, image) for index, image in enumerate(stored)]
+        return [] if images.hold(own) else own
+    except StorageFailed as error:
+        log.warning("image_unreadable", job_id=str(twin.id), error=error.detail)
+        return []
+
+
+def _count_findings(stored: Sequence[StoredImage], report: Report) -> None:
+    report.count("retort_tries_total", sum(image.tries for image in stored))
+    for image in stored:
+        if image.is_accepted is not None:
+            outcome = "accepted" if image.is_accepted else "rejected"
+            report.count("retort_judged_total", outcome=outcome)

@@ -1,0 +1,134 @@
+"""When a job will probably end: its place among those that are served before it, and how fast they are served.
+
+The place follows the order of `generation.jobs.claiming`: owners take turns, so of every other owner as many
+jobs count as are before this one among its own owner's. Reads ranges of an index, MOST_AHEAD rows or little more, so
+that it costs about the same however long the queue is.
+"""
+
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+
+from django.db import connection
+from django.utils import timezone
+
+from generation.infra import heartbeat, queues
+from generation.jobs import claiming, throughput
+from generation.jobs.throughput import Rate
+from generation.models import Job, Release
+
+MOST_AHEAD = 1000
+MOMENT_SECONDS = 0.1
+REMEMBERED_SECONDS = 1.0  # workers and rates: many clients ask at once
+
+# Two ranges of the index job_claimable for the owner's own jobs, as many rows of every other owner's. The
+# order of the index is asked for, or PostgreSQL may read all that waits by a smaller one.
+PLACE = """
+WITH RECURSIVE own AS (
+    SELECT n FROM (SELECT q.n FROM generation_job q
+      WHERE q.owner_id = %(owner)s AND q.status = 'queued' AND q.priority > %(priority)s {lane}
+      ORDER BY q.priority DESC, q.created_at LIMIT %(most)s) higher
+    UNION ALL
+    SELECT n FROM (SELECT q.n FROM generation_job q
+      WHERE q.owner_id = %(owner)s AND q.status = 'queued' AND q.priority = %(priority)s
+        AND q.created_at < %(created)s {lane}
+      ORDER BY q.priority DESC, q.created_at LIMIT %(most)s) earlier
+), {waiting}, others AS (
+    SELECT n FROM (SELECT j.n FROM waiting w CROSS JOIN LATERAL (
+        SELECT q.n FROM generation_job q
+         WHERE q.owner_id = w.owner_id AND q.status = 'queued' {lane}
+         ORDER BY q.priority DESC, q.created_at
+         LIMIT least((SELECT count(*) FROM own), %(most)s)) j
+     WHERE w.owner_id IS NOT NULL AND w.owner_id <> %(owner)s) counted
+     LIMIT greatest(0, %(most)s - (SELECT count(*) FROM own))
+), ahead AS (
+    SELECT n FROM own UNION ALL SELECT n FROM others
+)
+SELECT (SELECT count(*) FROM ahead), (SELECT coalesce(sum(n), 0) FROM ahead),
+       (SELECT coalesce(sum(n), 0) FROM generation_job q WHERE q.status = 'running' {lane})
+"""
+LANE = "AND q.release_id IN (SELECT id FROM generation_release WHERE kind = %(kind)s)"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """position: 1 = next, 0 = running; MOST_AHEAD + 1 and more are told as that. eta: seconds from now, None where
+    nothing was measured or nobody serves. feasible: whether a living worker serves the release; else reason says why.
+    """
+
+    position: int
+    eta_p50: float | None
+    eta_p90: float | None
+    feasible: bool
+    reason: str = ""
+
+
+def of(job: Job) -> Estimate | None:
+    """None of a job that has ended."""
+    if job.is_terminal:
+        return None
+    kind = job.release.kind
+    lane, workers = _served_by(kind, _now())
+    rate = _rate(throughput.key_of(job.release_id, job.width, job.height), _now())
+    if job.status == Job.Status.RUNNING:
+        started = job.started_at or job.created_at
+        gone = (timezone.now() - started).total_seconds()
+        return Estimate(0, *_seconds(rate, job.n, less=gone), feasible=True)
+    count, images, running = _ahead(job, lane)
+    position = min(count, MOST_AHEAD) + 1
+    if not workers:
+        reason = f"No worker that serves a {kind} shows a heartbeat. The job waits for one."
+        return Estimate(position, None, None, feasible=False, reason=reason)
+    # Of what runs now half is done, as a mean.
+    return Estimate(
+        position, *_seconds(rate, (images + running / 2) / workers + job.n), feasible=True
+    )
+
+
+def is_quick(job: Job) -> bool:
+    """Whether its images take a moment, as far as anybody measured. Nothing is said of the queue."""
+    rate = _rate(throughput.key_of(job.release_id, job.width, job.height), _now())
+    return rate is not None and job.n * rate.p50 <= MOMENT_SECONDS
+
+
+def _ahead(job: Job, kind: str | None) -> tuple[int, int, int]:
+    """Jobs and images before this one, and images that run."""
+    parameters: dict[str, int | str | datetime | None] = {
+        "owner": job.owner_id,
+        "priority": job.priority,
+        "created": job.created_at,
+        "most": MOST_AHEAD,
+        "kind": kind,
+    }
+    with connection.cursor() as cursor:
+        cursor.execute(
+            PLACE.format(lane=LANE if kind else "", waiting=claiming.WAITING), parameters
+        )
+        return cursor.fetchone()
+
+
+def _seconds(
+    rate: Rate | None, images: float, *, less: float = 0.0
+) -> tuple[float | None, float | None]:
+    if rate is None:
+        return None, None
+    return max(0.0, images * rate.p50 - less), max(0.0, images * rate.p90 - less)
+
+
+def _now() -> int:
+    """Changes every REMEMBERED_SECONDS: part of the keys of what is remembered."""
+    return int(time.monotonic() / REMEMBERED_SECONDS)
+
+
+@lru_cache(maxsize=64)
+def _rate(key: str, _now: int) -> Rate | None:
+    return throughput.read(key)
+
+
+@lru_cache(maxsize=8)
+def _served_by(kind: str, _now: int) -> tuple[str | None, int]:
+    """The kind of releases that share the lane (None = all), and how many living workers serve it."""
+    is_split = heartbeat.is_served(queues.REFERENCE)
+    queue = queues.REFERENCE if is_split and kind == Release.Kind.TEACHER else "generation"
+    return kind if is_split else None, heartbeat.living(queue)

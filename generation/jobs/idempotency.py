@@ -1,0 +1,132 @@
+"""The same request twice gets the same job: by a key that the client chose, or by its body. Knows nothing of HTTP."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+from django.db import IntegrityError, connection, transaction
+from django.db.models import QuerySet
+from django.utils import timezone
+
+from generation.errors import IdempotencyInProgress, IdempotencyKeyReused, InvalidRequest
+from generation.models import IdempotencyKey, Job
+from generation.webhooks.predictions import called
+
+MAX_CHARACTERS = 255
+KEPT = timedelta(hours=48)
+BY_BODY = "by body: "  # before the route of requests that are known by their body alone
+
+
+def key_of(header: str | None) -> str | None:
+    """The key in an Idempotency-Key header, in quotes or bare. Raises InvalidRequest."""
+    if header is None:
+        return None
+    key = header.strip()
+    if len(key) >= 2 and key[0] == key[-1] == '"':
+        key = key[1:-1]
+    if not key or len(key) > MAX_CHARACTERS or not (key.isascii() and key.isprintable()):
+        raise InvalidRequest(
+            f"Give 1 to {MAX_CHARACTERS} printable ASCII characters.", parameter="Idempotency-Key"
+        )
+    return key
+
+
+def fingerprint(body: Any) -> str:
+    """Of a JSON body, however it was spelt."""
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def once(
+    owner, route: str, *, key: str | None, body: Any, make: Callable[[], Job]
+) -> tuple[Job, bool]:
+    """The job of this request, and whether an earlier one made it. key: None = this request is like no other.
+
+    Raises IdempotencyKeyReused if the key came with another body, IdempotencyInProgress while another process makes
+    the job, and what `make` raises; then nothing is kept, and the key is free.
+    """
+    if key is None:
+        return make(), False
+    mark = fingerprint(body)
+    with transaction.atomic():
+        _lock(f"{owner.pk} {route} {key}")
+        known = IdempotencyKey.objects.select_related("job").filter(
+            owner=owner, route=route, key=key
+        )
+        if row := known.first():
+            if row.fingerprint != mark:
+                raise IdempotencyKeyReused(
+                    "Send another key with another body.", parameter="Idempotency-Key"
+                )
+            return row.job, True
+        job = make()
+        IdempotencyKey.objects.create(owner=owner, route=route, key=key, fingerprint=mark, job=job)
+    return job, False
+
+
+def _lock(name: str) -> None:
+    """Until the transaction ends. Raises IdempotencyInProgress."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_try_advisory_xact_lock(hashtextextended(%s, 0))", [name])
+        if not cursor.fetchone()[0]:
+            raise IdempotencyInProgress("Send it again in a second.", retry_after=1)
+
+
+def remember_body(owner, route: str, body: Any, job: Job) -> None:
+    """So that `by_body` finds the job."""
+    mark = fingerprint(body)
+    row = IdempotencyKey(owner=owner, route=BY_BODY + route, key=mark, fingerprint=mark, job=job)
+    IdempotencyKey.objects.bulk_create(
+        [row],
+        update_conflicts=True,
+        unique_fields=["owner", "route", "key"],
+        update_fields=["job", "created_at"],
+    )
+
+
+def by_body(owner, route: str, body: Any, *, seconds: float) -> Job | None:
+    """The owner's job of the same body within the last `seconds`, unless it failed, was canceled or was purged."""
+    rows = IdempotencyKey.objects.select_related("job").filter(
+        owner=owner,
+        route=BY_BODY + route,
+        key=fingerprint(body),
+        created_at__gte=timezone.now() - timedelta(seconds=seconds),
+        job__purged_at__isnull=True,
+    )
+    row = rows.exclude(job__status__in=(Job.Status.FAILED, Job.Status.CANCELED)).first()
+    return row.job if row else None
+
+
+def by_external_id(
+    owner, external_id: str, *, body: Any, make: Callable[[str], Job]
+) -> tuple[Job, bool]:
+    """The owner's job with this id, and whether an earlier request made it; as long as the job is there.
+
+    make: gets the fingerprint that the job keeps beside its external id. Raises IdempotencyKeyReused if another request
+    made the job, and what `make` raises.
+    """
+    mark = fingerprint(body)
+    known = Job.objects.filter(called(external_id), owner=owner)
+    job = known.first()
+    if job is None:
+        try:
+            with transaction.atomic():
+                return make(mark), False
+        except IntegrityError:  # the same request in another process was quicker
+            job = known.first()
+            if job is None:
+                raise
+    if job.external_fingerprint != mark:
+        raise IdempotencyKeyReused("Choose another id for another request.", parameter="id")
+    return job, True
+
+
+def old() -> QuerySet[IdempotencyKey]:
+    """What is older than KEPT."""
+    return IdempotencyKey.objects.filter(created_at__lt=timezone.now() - KEPT)
+
+
+def forget_old() -> int:
+    """Returns how many."""
+    return old().delete()[0]

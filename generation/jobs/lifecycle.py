@@ -1,0 +1,397 @@
+"""The life of a job: every change of status, each a guarded update. Decides nothing about pictures and knows no Celery.
+
+queued ─claim→ running ─commit→ succeeded          cancel: queued or running → canceled
+   ↑─────────── settle (retryable, lost, released)  settle: running → failed when attempts are exhausted
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import structlog
+from django.conf import settings
+from django.db import IntegrityError, OperationalError, transaction
+from django.db.models import Q, QuerySet, prefetch_related_objects
+from django.db.models.expressions import CombinedExpression
+from django.db.models.functions import Now
+from django.utils import timezone
+
+from generation.errors import (
+    CANCELED_BY_CLIENT,
+    DEADLINE_BEFORE_START,
+    DEADLINE_WHILE_RUNNING,
+    WORKER_LOST,
+    JobFinished,
+    JobPurged,
+)
+from generation.images.store import StoredImage
+from generation.infra import heartbeat, notifications, queues
+from generation.infra.compiled import Compiled, Insert
+from generation.jobs import claiming
+from generation.jobs.after_commit import Report, Tell
+from generation.models import Attempt, Embedding, Image, Job, Release
+from generation.releases import lifecycle as releases
+from generation.webhooks import endpoints as webhooks
+
+log = structlog.get_logger(__name__)
+
+Status = Job.Status
+Outcome = Attempt.Outcome
+CLAIM_TRIES = 10
+MOST_EMBEDDINGS = 256  # kept by a worker; some 100 KB each
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a worker holds: the attempt number is the fencing token that a result must present."""
+
+    job_id: UUID
+    attempt: int
+
+    @classmethod
+    def of(cls, job: Job) -> "Claim":
+        """Of a job as `claim` returned it."""
+        return cls(job.id, job.attempt)
+
+
+def _move(jobs: QuerySet[Job], *, to: Status, **fields: Any) -> int:
+    """Where a status changes, but for the claim (`claiming.TAKE`) and the success of what runs (`completion.SUCCEED`).
+
+    `jobs` is filtered on the old status and token; callers check the count.
+    """
+    fields["lease_expires_at"] = None
+    if to in Job.TERMINAL:
+        fields.setdefault("finished_at", timezone.now())
+    return jobs.update(status=to, **fields)
+
+
+def _held(claim: Claim) -> QuerySet[Job]:
+    return Job.objects.filter(id=claim.job_id, status=Status.RUNNING, attempt=claim.attempt)
+
+
+def _lease_end() -> CombinedExpression:
+    """By PostgreSQL's clock: the workers' clocks may differ."""
+    return Now() + timedelta(seconds=settings.LEASE_SECONDS)
+
+
+def _end_attempt(claim: Claim, outcome: Attempt.Outcome, **fields: Any) -> None:
+    Attempt.objects.filter(
+        job_id=claim.job_id, number=claim.attempt, outcome=Outcome.RUNNING
+    ).update(outcome=outcome, ended_at=timezone.now(), **fields)
+
+
+# --- claim and hold -------------------------------------------------------------------------------
+def wanted_kind(queue: str) -> str | None:
+    """Of the releases whose jobs workers of this queue take; None = all.
+
+    Jobs of a teacher are for the queue `reference`; while nobody consumes that, the others take them as well.
+    """
+    if queue == queues.REFERENCE:
+        return Release.Kind.TEACHER
+    return Release.Kind.STUDENT if heartbeat.is_served(queues.REFERENCE) else None
+
+
+@dataclass(frozen=True)
+class Served:
+    """What a worker need not ask at each claim. kind: as `wanted_kind`; releases: by pk."""
+
+    kind: str | None
+    releases: Mapping[int, Release]
+
+
+def claim(
+    worker_name: str,
+    *,
+    queue: str = "generation",
+    served: Served | None = None,
+    tell: Tell | None = None,
+) -> list[Job]:
+    """Take the next batch for this worker: compatible jobs, now running, with a lease. Empty when there is nothing.
+
+    served: by default it is asked for. tell: as for a Report; by default others are told before the jobs
+    are returned.
+    """
+    kind = wanted_kind(queue) if served is None else served.kind
+    known = {} if served is None else served.releases
+    for _ in range(CLAIM_TRIES):
+        try:
+            taken = claiming.take(
+                worker_name,
+                batch_size=settings.BATCH_SIZE,
+                lease_seconds=settings.LEASE_SECONDS,
+                kind=kind,
+            )
+        except (IntegrityError, OperationalError) as error:
+            # Two workers met over identical jobs (unique key, or a deadlock of two such pairs): choose again.
+            is_deadlock = getattr(error.__cause__, "pgcode", "") == "40P01"
+            if isinstance(error, OperationalError) and not is_deadlock:
+                raise
+            continue
+        if taken:
+            _attach_what_is_needed(taken, known)
+            with transaction.atomic():  # of nothing: the claim is committed
+                _say_claimed(taken, Report(tell))
+            return taken
+        if claiming.oldest(kind) is None:
+            break
+    return []
+
+
+def _say_claimed(taken: Sequence[Job], report: Report) -> None:
+    for job in taken:
+        report.moved(
+            job.id,
+            job.status,
+            "job_claimed",
+            attempt=job.attempt,
+            worker=job.worker_name,
+            jobs=len(taken),
+        )
+        if job.started_at:
+            waited = job.started_at - job.created_at
+            report.observe("retort_queue_seconds", waited.total_seconds())
+        if job.is_told:
+            report.deliver()
+
+
+_RELEASES = Compiled(lambda pk: Release.objects.defer("manifest").filter(pk=pk).order_by(), pk=-1)
+
+
+def _attach_what_is_needed(taken: Sequence[Job], known: Mapping[int, Release]) -> None:
+    """Releases and embeddings of the jobs. What never changes of them is read once."""
+    release = known.get(taken[0].release_id)  # all of a batch have one
+    if release is None:
+        (row,) = _RELEASES.all(pk=taken[0].release_id)
+        release = releases.with_manifest(row)
+    for job in taken:
+        job.release = release
+        job.embedding = _embedding(job.embedding_id)
+    # What their files say; read here, because the threads that write files hold no connection.
+    prefetch_related_objects([job for job in taken if job.has_metadata], "variant")
+
+
+def _embedding(pk: int) -> Embedding:
+    """Kept, unless it is damaged: then somebody may mend the row."""
+    known = _embeddings.get(pk)
+    if known is None:
+        known = Embedding.objects.get(pk=pk)
+        if hashlib.sha256(known.data or b"").hexdigest() == known.sha256:
+            if len(_embeddings) >= MOST_EMBEDDINGS:
+                _embeddings.clear()
+            _embeddings[pk] = known
+    return known
+
+
+_embeddings: dict[int, Embedding] = {}
+
+
+def held(claims: Iterable[Claim], *, extend: bool) -> set[Claim]:
+    """Which claims this worker still holds (the others were canceled or rescued); `extend` renews their leases."""
+    wanted = {claim.job_id: claim for claim in claims}
+    if not wanted:
+        return set()
+    rows = Job.objects.filter(
+        Q(*(Q(id=c.job_id, attempt=c.attempt) for c in wanted.values()), _connector=Q.OR),
+        status=Status.RUNNING,
+    )
+    if extend:
+        rows.update(lease_expires_at=_lease_end())
+    return {wanted[job_id] for job_id in rows.values_list("id", flat=True)}
+
+
+# --- end ------------------------------------------------------------------------------------------
+def answer(job: Job, stored: Sequence[StoredImage]) -> bool:
+    """A queued job succeeds with images that exist already. False if it was not queued any more.
+
+    In the transaction that holds their files (`images.find`).
+    """
+    with transaction.atomic():
+        return answer_in(job, stored, Job.Cache.HIT, Report())
+
+
+def answer_in(job: Job, stored: Sequence[StoredImage], how: Job.Cache, report: Report) -> bool:
+    """As `answer`, in a transaction of the caller, who says how it was answered."""
+    now = timezone.now()
+    queued = Job.objects.filter(id=job.id, status=Status.QUEUED)
+    if not _move(queued, to=Status.SUCCEEDED, cache=how, finished_at=now):
+        return False
+    job.status, job.cache, job.finished_at = Status.SUCCEEDED, how, now
+    _insert_images(image_rows(job, stored))
+    finished(job, report)
+    return True
+
+
+_insert_images = Insert(Image)
+
+
+def image_rows(job: Job, stored: Sequence[StoredImage]) -> list[Image]:
+    """The job's images as rows that are not written yet, in order of index."""
+    return [
+        Image(
+            job=job,
+            index=index,
+            **vars(image)
+            | {
+                "seed": job.seed + index if image.seed is None else image.seed,
+                "failing": list(image.failing),
+            },
+        )
+        for index, image in enumerate(stored)
+    ]
+
+
+def finished(job: Job, report: Report, *, told: str = "", **facts: Any) -> None:
+    """Tell what became of a job that has just ended, in the transaction that ends it. told: of `endings`, to those who
+    wait. facts: for the log."""
+    report.moved(job.id, job.status, f"job_{job.status}", told=told, cache=job.cache, **facts)
+    report.count("retort_jobs_total", outcome=job.status)
+    if job.status == Status.SUCCEEDED and job.finished_at:
+        report.count("retort_cache_total", result=job.cache)
+        report.count("retort_images_total", job.n)
+        report.observe("retort_job_seconds", (job.finished_at - job.created_at).total_seconds())
+    if webhooks.ended(job):
+        report.deliver()
+
+
+def settle(
+    claim: Claim,
+    outcome: Attempt.Outcome,
+    *,
+    code: str = "",
+    detail: str = "",
+    retryable: bool = True,
+    only_expired: bool = False,
+) -> Status | None:
+    """End an attempt that made no images: back to queued, or failed. None: the claim was not held any more.
+
+    A released attempt (the worker stops in good order) is no failure of the job. `only_expired`: only if the lease
+    has run out.
+    """
+    with transaction.atomic():
+        rows = _held(claim)
+        if only_expired:
+            rows = rows.filter(lease_expires_at__lt=Now())
+        job = rows.select_for_update(skip_locked=True).first()
+        if job is None:
+            return None
+        failures = job.failures + (outcome != Outcome.RELEASED)
+        exhausted = failures >= settings.MAX_ATTEMPTS
+        to = (
+            Status.QUEUED
+            if outcome == Outcome.RELEASED or (retryable and not exhausted)
+            else Status.FAILED
+        )
+        error = {"error_code": code, "error_detail": detail} if to == Status.FAILED else {}
+        _move(_held(claim), to=to, failures=failures, **error)
+        _end_attempt(claim, outcome, error_code=code, error_detail=detail)
+        report = Report()
+        report.moved(
+            job.id,
+            to,
+            f"job_{to}",
+            attempt=claim.attempt,
+            outcome=str(outcome),
+            code=code,
+            detail=detail,
+        )
+        report.count("retort_attempts_total", outcome=outcome)
+        if to == Status.FAILED:
+            report.count("retort_jobs_total", outcome=to)
+            if webhooks.ended(job):
+                report.deliver()
+        report.wake()  # also after a failure: an identical job may have waited for this one
+    return to
+
+
+# --- from outside ---------------------------------------------------------------------------------
+def rescue() -> int:
+    """Move on the jobs whose lease ran out. Idempotent; any process may call it."""
+    lost = Job.objects.filter(status=Status.RUNNING, lease_expires_at__lt=Now()).order_by(
+        "lease_expires_at"
+    )
+    moved = 0
+    for job_id, number, worker in lost.values_list("id", "attempt", "worker_name")[:1000]:
+        detail = f"Worker {worker} did not renew its lease of {settings.LEASE_SECONDS:g} s."
+        settled = settle(
+            Claim(job_id, number), Outcome.LOST, code=WORKER_LOST, detail=detail, only_expired=True
+        )
+        moved += settled is not None
+    return moved
+
+
+def cancel(job_id: UUID) -> Job:
+    """End a job that has not ended. The device drops it between two steps. Ended already: nothing changes."""
+    with transaction.atomic():
+        job = Job.objects.select_for_update().get(id=job_id)
+        if not job.is_terminal:
+            _cancel(job, CANCELED_BY_CLIENT, "It was canceled before it had ended.")
+    return job
+
+
+def end_overdue(job_id: UUID | None = None) -> int:
+    """Cancel the jobs, or this one, whose time is over (Job.cancel_at). Idempotent; any process may call it."""
+    overdue = Job.objects.filter(status__in=(Status.QUEUED, Status.RUNNING), cancel_at__lte=Now())
+    if job_id is not None:
+        overdue = overdue.filter(id=job_id)
+    ended = 0
+    for found in overdue.order_by("cancel_at").values_list("id", flat=True)[:1000]:
+        with transaction.atomic():
+            job = overdue.select_for_update(skip_locked=True).filter(id=found).first()
+            if job is not None and job.cancel_at is not None:
+                began = job.started_at is not None
+                code = DEADLINE_WHILE_RUNNING if began else DEADLINE_BEFORE_START
+                seconds = (job.cancel_at - job.created_at).total_seconds()
+                what = "had not ended" if began else "had not begun"
+                _cancel(job, code, f"It {what} {seconds:g} s after it was submitted.")
+                ended += 1
+    return ended
+
+
+def _cancel(job: Job, code: str, detail: str) -> None:
+    """job: locked and not ended."""
+    _move(Job.objects.filter(id=job.id), to=Status.CANCELED, error_code=code, error_detail=detail)
+    _end_attempt(Claim(job.id, job.attempt), Outcome.CANCELED)
+    job.refresh_from_db()
+    report = Report()
+    finished(job, report, code=code)
+    report.wake()  # an identical job may have waited for this one
+
+
+def retry(job_id: UUID) -> Job:
+    """Queue a failed or canceled job again, with all its attempts before it.
+
+    Raises JobFinished for a succeeded one, JobPurged for one whose images were removed.
+    """
+    with transaction.atomic():
+        again = Job.objects.filter(
+            id=job_id, status__in=(Status.FAILED, Status.CANCELED), purged_at__isnull=True
+        )
+        moved = _move(
+            again,
+            to=Status.QUEUED,
+            failures=0,
+            finished_at=None,
+            cancel_at=None,
+            error_code="",
+            error_detail="",
+        )
+        job = Job.objects.get(id=job_id)
+        if moved:
+            report = Report()
+            report.moved(job.id, job.status, "job_retried", attempt=job.attempt)
+            report.wake()
+        elif job.purged_at is not None:
+            raise JobPurged("Its images were removed. Submit the same request again.")
+        elif job.is_terminal:
+            raise JobFinished("The job succeeded; ask for another seed to get another picture.")
+    return job
+
+
+def progress(job: Job) -> int:
+    """Per cent done, as last said by the worker."""
+    if job.status == Status.SUCCEEDED:
+        return 100
+    return notifications.progress(job.id) if job.status == Status.RUNNING else 0

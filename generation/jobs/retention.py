@@ -1,0 +1,248 @@
+"""Removing images for good: those of one job, those of jobs that ended long ago, and files that no row refers to.
+
+Rows go first, in one transaction with the mark on the job; files after it, if no row refers to them any more. Whatever
+is cut off in between is found by the next sweep.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from uuid import UUID
+
+import structlog
+from django.conf import settings
+from django.contrib.auth import get_user_model
+from django.db import transaction
+from django.db.models import Q, QuerySet
+from django.db.models.functions import Now
+from django.utils import timezone
+
+from generation.images import references, storage
+from generation.images import store as images
+from generation.images.references import Removed
+from generation.jobs import idempotency
+from generation.jobs import lifecycle as jobs
+from generation.models import APIKey, Image, Job, PurgedImage
+
+log = structlog.get_logger(__name__)
+
+BATCH = 200  # jobs in one transaction
+FILES = 1000  # names asked for at once
+ORPHAN_AGE = timedelta(days=1)  # a file is written before its row is
+FEW_ORPHANS = (
+    20  # more, and more than half of all files: the database is hardly the one that belongs to them
+)
+MOST_DAYS = 36_500
+
+
+@dataclass
+class Tally:
+    """What was removed of one owner."""
+
+    jobs: int = 0
+    images: int = 0
+    files: int = 0
+    size_bytes: int = 0
+
+
+@dataclass
+class Report:
+    """What a sweep removed, or would remove. owners: by name; orphans: files that no row refers to."""
+
+    owners: dict[str, Tally] = field(default_factory=lambda: defaultdict(Tally))
+    orphans: list[Removed] = field(default_factory=list)
+    orphans_kept: int = 0
+    idempotency_keys: int = 0
+
+    @property
+    def total(self) -> Tally:
+        parts = self.owners.values()
+        return Tally(
+            sum(part.jobs for part in parts),
+            sum(part.images for part in parts),
+            sum(part.files for part in parts),
+            sum(part.size_bytes for part in parts),
+        )
+
+
+# --- one job --------------------------------------------------------------------------------------
+def purge(job_id: UUID) -> None:
+    """Remove the job's images for good; if it has not ended, it is canceled. May be repeated.
+
+    A file that another job's image refers to stays.
+    """
+    with transaction.atomic(durable=True):
+        job = Job.objects.select_for_update().get(id=job_id)
+        jobs.cancel(job_id)
+        rows = _remove_rows([job_id])
+    removed = references.remove(_files(rows, is_dry=False))
+    if job.purged_at is None:
+        log.info("job_purged", job_id=str(job_id), images=len(rows), files=len(removed))
+
+
+def _remove_rows(job_ids: Sequence[UUID]) -> list[Image]:
+    """Of these jobs, which have ended and are locked. Returns the images as they were."""
+    rows = list(Image.objects.filter(job_id__in=job_ids))
+    PurgedImage.objects.bulk_create(PurgedImage(id=row.id, job_id=row.job_id) for row in rows)
+    Image.objects.filter(id__in=[row.id for row in rows]).delete()
+    Job.objects.filter(id__in=job_ids, purged_at__isnull=True).update(purged_at=Now())
+    return rows
+
+
+def _files(rows: Sequence[Image], *, is_dry: bool) -> dict[str, Image]:
+    """Every file of these images: those that they name, and renderings that only the cache knows. It forgets them."""
+    found = {name: row for row in rows for name in (row.file, row.master)}
+    row_of = {row.key: row for row in rows}
+    cached = images.cached(row_of.keys())
+    if not is_dry:
+        images.forget(cached)
+    return {image.file: row_of[image.key] for image in cached} | found
+
+
+# --- what has been kept long enough ---------------------------------------------------------------
+def sweep(
+    *,
+    is_dry: bool = False,
+    all_files: bool = False,
+    now: datetime | None = None,
+    on_progress: Callable[[int, int], object] = lambda done, total: None,
+) -> Report:
+    """Purge what is due, and clear away what nobody needs; or say what would be. Any process may call it at any time.
+
+    all_files: clear away files that no row refers to even if they are most of all files. on_progress: called with how
+    many jobs are done, and of how many.
+    """
+    now = timezone.now() if now is None else now
+    report = Report()
+    _sweep_jobs(report, now, is_dry=is_dry, on_progress=on_progress)
+    report.idempotency_keys = idempotency.old().count() if is_dry else idempotency.forget_old()
+    _sweep_files(report, now, is_dry=is_dry, all_files=all_files)
+    if not is_dry:
+        total = report.total
+        log.info(
+            "images_swept",
+            jobs=total.jobs,
+            images=total.images,
+            files=total.files,
+            orphans=len(report.orphans),
+            freed_bytes=total.size_bytes + sum(one.size_bytes for one in report.orphans),
+        )
+    return report
+
+
+def due(now: datetime) -> QuerySet[Job]:
+    """Jobs that ended longer ago than their images are kept."""
+    own_days: dict[int, list[int]] = defaultdict(list)
+    for pk, days in APIKey.objects.values_list("pk", "retention_days"):
+        if days is not None:
+            own_days[min(days, MOST_DAYS)].append(pk)
+    wanted = Q()
+    cutoffs = []
+    for days, keys in own_days.items():
+        if days:
+            cutoffs.append(now - timedelta(days=days))
+            wanted |= Q(api_key__in=keys, finished_at__lt=cutoffs[-1])
+    if settings.RETENTION_DAYS:
+        cutoffs.append(now - timedelta(days=settings.RETENTION_DAYS))
+        others = ~Q(api_key__in=[pk for keys in own_days.values() for pk in keys])
+        wanted |= others & Q(finished_at__lt=cutoffs[-1])
+    if not cutoffs:
+        return Job.objects.none()
+    return Job.objects.filter(wanted, purged_at__isnull=True, finished_at__lt=max(cutoffs))
+
+
+def _sweep_jobs(
+    report: Report, now: datetime, *, is_dry: bool, on_progress: Callable[[int, int], object]
+) -> None:
+    jobs_due = due(now)
+    total, done = jobs_due.count(), 0
+    users = dict(get_user_model().objects.values_list("pk", "username"))
+    after: tuple[datetime, UUID] | None = None
+    while True:
+        with transaction.atomic(durable=True):
+            batch = _next(jobs_due, after, is_locked=not is_dry)
+            job_ids = [job.id for job in batch]
+            rows = (
+                list(Image.objects.filter(job_id__in=job_ids)) if is_dry else _remove_rows(job_ids)
+            )
+        if not batch:
+            return
+        last = batch[-1]
+        assert last.finished_at is not None
+        after = last.finished_at, last.id
+        files = _files(rows, is_dry=is_dry)
+        until = jobs_due.filter(_until(*after))
+        removed = _removable(files, without=until) if is_dry else references.remove(files)
+        owner_of = {job.id: users[job.owner_id] for job in batch}
+        _count(
+            report, owner_of, rows, {name: owner_of[files[name].job_id] for name in files}, removed
+        )
+        done += len(batch)
+        on_progress(done, max(done, total))
+
+
+def _next(
+    jobs_due: QuerySet[Job], after: tuple[datetime, UUID] | None, *, is_locked: bool
+) -> list[Job]:
+    rows = jobs_due.order_by("finished_at", "id").only("id", "owner_id", "finished_at")
+    if after is not None:
+        rows = rows.filter(~_until(*after), finished_at__gte=after[0])
+    if is_locked:
+        rows = rows.select_for_update(skip_locked=True)  # somebody purges it just now
+    return list(rows[:BATCH])
+
+
+def _until(finished_at: datetime, job_id: UUID) -> Q:
+    return Q(finished_at__lt=finished_at) | Q(finished_at=finished_at, id__lte=job_id)
+
+
+def _count(
+    report: Report,
+    owner_of: Mapping[UUID, str],
+    rows: Sequence[Image],
+    owner_of_file: Mapping[str, str],
+    removed: Sequence[Removed],
+) -> None:
+    for owner in owner_of.values():
+        report.owners[owner].jobs += 1
+    for row in rows:
+        report.owners[owner_of[row.job_id]].images += 1
+    small = {storage.thumbnail_name(name): owner for name, owner in owner_of_file.items()}
+    for one in removed:
+        tally = report.owners[owner_of_file.get(one.name) or small[one.name]]
+        tally.files += 1
+        tally.size_bytes += one.size_bytes
+
+
+def _removable(names: Collection[str], *, without: QuerySet[Job]) -> list[Removed]:
+    """What `references.remove` would remove after these jobs are purged."""
+    used = references.in_use(sorted(names), without=without)
+    return references.sizes(references.with_thumbnails(set(names) - used))
+
+
+# --- files that no row refers to ------------------------------------------------------------------
+def _sweep_files(report: Report, now: datetime, *, is_dry: bool, all_files: bool) -> None:
+    old, total = [], 0
+    for names in storage.folders():
+        total += len(names)
+        for start in range(0, len(names), FILES):
+            old += _orphans(names[start : start + FILES], now)
+    if len(old) > max(FEW_ORPHANS, total / 2) and not all_files:
+        report.orphans_kept = len(old)
+        log.warning("orphans_kept", orphans=len(old), files=total)
+        return
+    report.orphans = references.sizes(old) if is_dry else references.remove(old)
+
+
+def _orphans(names: Sequence[str], now: datetime) -> list[str]:
+    """Of these files what a kill, or a result that was refused, has left."""
+    source = {name: storage.source_name(name) for name in names}
+    used = references.in_use(sorted(set(source.values())))
+    loose = [name for name in names if source[name] not in used]
+    changed = storage.at_once(storage.modified_at, loose)
+    return [
+        name
+        for name, at in zip(loose, changed, strict=True)
+        if at is not None and at < now - ORPHAN_AGE
+    ]

@@ -1,0 +1,177 @@
+"""What a person may choose from: active prompt variants by words and tags, releases and their sizes. Knows no HTTP."""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from django.db.models import Case, Count, F, Func, Q, QuerySet, Value, When
+from django.utils.functional import cached_property
+
+from generation.catalogue import variants as catalogue
+from generation.models import PromptVariant, Release
+
+MOST_VARIANTS = 50
+MOST_TAGS = 24
+MOST_RELEASES = 12
+
+
+class _Unnest(Func):
+    function = "unnest"
+    set_returning = True
+
+
+# --- prompt variants ------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Tag:
+    """count: found variants that have it; None of a chosen one that is not among the most frequent."""
+
+    name: str
+    count: int | None
+    is_chosen: bool
+
+
+@dataclass(frozen=True)
+class Found:
+    """variants: the chosen one first if the search would not show it; chosen: which one the search leaves chosen.
+
+    is_wording: the text of the search is no variant's, so it can only be taken as it is.
+    """
+
+    variants: Sequence[PromptVariant]
+    chosen: PromptVariant | None
+    tags: Sequence[Tag]
+    has_more: bool
+    is_wording: bool
+
+
+def search(text: str, tags: Sequence[str], *, slug: str = "") -> Found:
+    """Active variants with all words of `text`, in any order, and all tags; MOST_VARIANTS of them at most.
+
+    slug: of the one that was chosen before. It stays chosen if it fits the search, unless the text is another's.
+    """
+    normalized = catalogue.normalize(text)
+    words = normalized.split()[: catalogue.MAX_WORDS]
+    tags = list(dict.fromkeys(tags))[:MOST_TAGS]
+    rows = _fitting(words, tags)
+    found = list(rows.order_by("slug")[: MOST_VARIANTS + 1])
+    same, chosen = _named(normalized, slug)
+    if same is not None:
+        chosen = same
+    elif chosen is not None and not _fits(chosen, words, tags):
+        chosen = None
+    shown, has_more = found[:MOST_VARIANTS], len(found) > MOST_VARIANTS
+    if chosen is not None and chosen not in shown:
+        shown = [chosen, *shown[: MOST_VARIANTS - 1]]
+    return Found(
+        shown,
+        chosen,
+        _tags(rows, tags, every=None if has_more else len(found)),
+        has_more=has_more,
+        is_wording=bool(normalized) and same is None,
+    )
+
+
+def _fitting(words: Iterable[str], tags: Collection[str]) -> QuerySet[PromptVariant]:
+    rows = PromptVariant.objects.filter(status=PromptVariant.Status.ACTIVE)
+    for word in words:
+        rows = rows.filter(Q(normalized_text__contains=word) | Q(slug__contains=word))
+    return rows.filter(tags__contains=tags) if tags else rows
+
+
+def _fits(variant: PromptVariant, words: Iterable[str], tags: Iterable[str]) -> bool:
+    said = all(word in variant.normalized_text or word in variant.slug for word in words)
+    return said and set(tags) <= set(variant.tags)
+
+
+def _named(normalized: str, slug: str) -> tuple[PromptVariant | None, PromptVariant | None]:
+    """The active variant that has this text, and the one with this slug."""
+    if not normalized and not slug:
+        return None, None
+    named = PromptVariant.objects.filter(
+        Q(slug=slug) | Q(normalized_text=normalized), status=PromptVariant.Status.ACTIVE
+    )
+    rows = list(named)
+    same = next((row for row in rows if row.normalized_text == normalized), None)
+    return same, next((row for row in rows if row.slug == slug), None)
+
+
+def _tags(rows: QuerySet[PromptVariant], chosen: Sequence[str], *, every: int | None) -> list[Tag]:
+    """The chosen tags, and the most frequent ones but for those that all of these variants have. every: how many these
+    are, if that is known."""
+    counted = rows.order_by().annotate(tag=_Unnest(F("tags"))).values_list("tag")
+    counts = dict(counted.annotate(n=Count("pk")).order_by("-n", "tag")[:MOST_TAGS])
+    return [
+        *(Tag(name, counts.get(name), True) for name in chosen),
+        *(
+            Tag(name, count, False)
+            for name, count in counts.items()
+            if name not in chosen and count != every
+        ),
+    ]
+
+
+# --- releases -------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Offer:
+    """A release that may be asked for by name. sizes: WIDTHxHEIGHT, its default first."""
+
+    name: str
+    kind: str
+    is_active: bool
+    steps: int
+    sizes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Offers:
+    """Active releases first, the newest others after them; MOST_RELEASES at most."""
+
+    releases: Sequence[Offer]
+
+    @cached_property
+    def active(self) -> list[Offer]:
+        return [offer for offer in self.releases if offer.is_active]
+
+    @cached_property
+    def sizes(self) -> list[tuple[str, str]]:
+        """Each size, and the names of those that make it, if not all do."""
+        known = list(dict.fromkeys(size for offer in self.releases for size in offer.sizes))
+        makers = {
+            size: [offer.name for offer in self.releases if size in offer.sizes] for size in known
+        }
+        every = len(self.releases)
+        return [
+            (size, "" if len(names) == every else ", ".join(names))
+            for size, names in makers.items()
+        ]
+
+
+def offers() -> Offers:
+    """What `model` and `size` of a request may be."""
+    rank = Case(
+        When(status=Release.Status.ACTIVE, then=Value(0)),
+        When(status=Release.Status.CANDIDATE, then=Value(1)),
+        default=Value(2),
+    )
+    rows = Release.objects.exclude(status=Release.Status.REJECTED)
+    rows = rows.order_by(rank, "kind", "-registered_at")[:MOST_RELEASES]
+    named = list(rows.values_list("pk", "manifest_sha256", "name", "kind", "status"))
+    facts = _facts(tuple((pk, sha256) for pk, sha256, *_ in named))
+    return Offers(
+        [
+            Offer(name, kind, status == Release.Status.ACTIVE, *facts[pk])
+            for pk, _, name, kind, status in named
+        ]
+    )
+
+
+@lru_cache(maxsize=8)
+def _facts(keys: tuple[tuple[int, str], ...]) -> dict[int, tuple[int, tuple[str, ...]]]:
+    """Steps and sizes by pk. A manifest never changes, and names each variant of a catalogue: read once."""
+    rows = Release.objects.filter(pk__in=[pk for pk, _ in keys]).values_list(
+        "pk", "manifest__num_inference_steps", "manifest__image_sizes"
+    )
+    return {
+        pk: (steps, tuple(f"{width}x{height}" for width, height in sizes))
+        for pk, steps, sizes in rows
+    }

@@ -1,0 +1,83 @@
+"""The page at `/`: choose or write a prompt, generate, see what is being made and what was made."""
+
+import structlog
+from django.conf import settings
+from django.http import HttpResponse, HttpResponseBase, HttpResponseRedirect
+from django.shortcuts import render
+from django.urls import reverse
+from django_htmx.http import reswap, retarget
+
+from generation.api.views.jobs import owned
+from generation.api.views.refusals import Refusal
+from generation.models import Job
+from generation.page.forms import Faults, Filled, SearchForm, Wish, WishForm, submit
+from generation.page.gallery import gallery
+from generation.page.jobs import card
+from generation.page.login import Login
+from generation.page.presentation import shown
+from generation.page.responses import PageView, PersonRequest, read, refused
+
+MOST_OPEN = 10  # jobs that have not ended, on one page
+OPEN = (Job.Status.QUEUED, Job.Status.RUNNING)
+FORM = "create"  # its id
+REFUSED = 422  # the one status of a refusal that the page's script takes as a form, not as trouble
+
+
+class Home(PageView):
+    def anonymous(self, request: PersonRequest) -> HttpResponseBase:
+        if request.method in ("GET", "HEAD") and not request.htmx:
+            return Login.as_view()(request)
+        return super().anonymous(request)
+
+    def get(self, request: PersonRequest) -> HttpResponse:
+        return _page(request, Filled(Wish.of(read(WishForm, request.GET))))
+
+    def post(self, request: PersonRequest) -> HttpResponseBase:
+        form = read(WishForm, request.POST)
+        wish = Wish.of(form)
+        if "look" in form:
+            return _page(request, Filled(wish))
+        made = submit(request.user, wish)
+        if isinstance(made, Faults):
+            return _refused(request, wish, made)
+        structlog.contextvars.bind_contextvars(job_id=str(made.id))
+        if request.htmx:
+            return card(request, owned(request).get(id=made.id))
+        return HttpResponseRedirect(reverse("result", args=[made.id]))
+
+
+class Choices(PageView):
+    """The list of prompt variants, while somebody types."""
+
+    def get(self, request: PersonRequest) -> HttpResponseBase:
+        wish = Wish.of(read(SearchForm, request.GET))
+        if not request.htmx:
+            return HttpResponseRedirect(f"{reverse('home')}?{request.GET.urlencode()}")
+        return render(request, "generation/page/choices.html", {"filled": Filled(wish)})
+
+
+def _page(request: PersonRequest, filled: Filled) -> HttpResponse:
+    rows = owned(request).filter(status__in=OPEN).order_by("-created_at", "-id")
+    facts = {"open": shown(rows[:MOST_OPEN]), "gallery": gallery(request), **_facts(filled)}
+    return render(request, "generation/page/home.html", facts)
+
+
+def _refused(request: PersonRequest, wish: Wish, faults: Faults) -> HttpResponse:
+    """The form again, as it was filled in, with what is wrong."""
+    if request.htmx and request.htmx.trigger != FORM:  # from a card: the form stays as it is
+        return refused(request, Refusal(REFUSED, "invalid_request", faults.said))
+    filled = Filled(wish, faults)
+    if request.htmx:
+        form = render(request, "generation/page/form.html", _facts(filled))
+        response = reswap(retarget(form, f"#{FORM}"), "outerHTML")
+    else:
+        response = _page(request, filled)
+    response.status_code = REFUSED
+    return response
+
+
+def _facts(filled: Filled) -> dict[str, object]:
+    return {
+        "filled": filled,
+        "most_images": settings.MAX_IMAGES_PER_JOB,
+    }

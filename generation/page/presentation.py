@@ -1,0 +1,169 @@
+"""A job and its pictures as people see them. Knows no HTTP."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from urllib.parse import urlencode
+
+from django.db.models import QuerySet
+from django.urls import reverse
+from django.utils.functional import cached_property
+
+from generation.api import problems
+from generation.images import links
+from generation.jobs import lifecycle as jobs
+from generation.jobs.estimates import MOST_AHEAD, Estimate
+from generation.models import Image, Job
+
+WORDS = {
+    Job.Status.QUEUED: "Waiting",
+    Job.Status.RUNNING: "In the making",
+    Job.Status.SUCCEEDED: "Ready",
+    Job.Status.FAILED: "Failed",
+    Job.Status.CANCELED: "Canceled",
+}
+CACHES = {
+    Job.Cache.HIT: "Already made before",
+    Job.Cache.SHARED: "Made for an identical job",
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    image: Image
+
+    @cached_property
+    def address(self) -> str:
+        return links.image_path(self.image.id)
+
+    @property
+    def download(self) -> str:
+        return f"{self.address}&download=true"
+
+    @cached_property
+    def thumbnail(self) -> str:
+        return links.thumbnail_path(self.image.id)
+
+    @property
+    def fault(self) -> str:
+        """What the detector finds at fault, "" for nothing."""
+        return "" if self.image.is_accepted is not False else ", ".join(self.image.failing)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """estimate: of one that has not ended, where it is shown alone."""
+
+    job: Job
+    estimate: Estimate | None = None
+
+    @property
+    def text(self) -> str:
+        return self.job.embedding.text
+
+    @property
+    def word(self) -> str:
+        return WORDS[Job.Status(self.job.status)]
+
+    @property
+    def is_running(self) -> bool:
+        return self.job.status == Job.Status.RUNNING
+
+    @cached_property
+    def progress(self) -> int:
+        return jobs.progress(self.job)
+
+    @cached_property
+    def pictures(self) -> list[Picture]:
+        if self.job.status != Job.Status.SUCCEEDED:
+            return []
+        return [Picture(image) for image in self.job.images.all()]
+
+    @property
+    def forming(self) -> Sequence[int]:
+        """Indices of the pictures to come."""
+        return () if self.job.is_terminal else range(self.job.n)
+
+    @property
+    def announcement(self) -> str:
+        """For who does not see it."""
+        if self.job.status == Job.Status.SUCCEEDED:
+            many = f"{self.job.n} pictures are" if self.job.n > 1 else "The picture is"
+            return f"{many} ready: {self.text}"
+        return f"{self.word}: {self.text}"
+
+    # --- while it waits and runs ---
+    @property
+    def place(self) -> str:
+        """In the queue."""
+        if self.estimate is None or self.estimate.position == 0:
+            return ""
+        if self.estimate.position == 1:
+            return "next in the queue"
+        if self.estimate.position > MOST_AHEAD:
+            return f"more than {MOST_AHEAD} jobs before it"
+        return f"number {self.estimate.position} in the queue"
+
+    @property
+    def remaining(self) -> str:
+        if self.estimate is None or self.estimate.eta_p50 is None:
+            return ""
+        return f"about {duration(max(1.0, self.estimate.eta_p50))}"
+
+    # --- when it has ended ---
+    @property
+    def took(self) -> str:
+        """From the request to the end."""
+        if self.job.finished_at is None:
+            return ""
+        return duration((self.job.finished_at - self.job.created_at).total_seconds())
+
+    @property
+    def on_device(self) -> str:
+        return duration(self.job.device_seconds)
+
+    @property
+    def size(self) -> str:
+        return f"{self.job.width}x{self.job.height}"
+
+    @property
+    def from_cache(self) -> str:
+        return CACHES.get(Job.Cache(self.job.cache), "")
+
+    @property
+    def explanation(self) -> str:
+        """The page of its error's code."""
+        known = problems.find(self.job.error_code)
+        return reverse("problem", args=[self.job.error_code]) if known else ""
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What the form was, or would have been, but for the seed."""
+        return {
+            "variant": self.job.variant.slug,
+            "n": str(self.job.n),
+            "size": self.size,
+            "output_format": self.job.output_format,
+            "model": self.job.release.name,
+        }
+
+    @property
+    def form(self) -> str:
+        """The address of the form, filled in like this."""
+        return f"{reverse('home')}?{urlencode(self.settings | {'seed': str(self.job.seed)})}"
+
+
+def duration(seconds: float) -> str:
+    if seconds < 0.1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.0f} h"
+
+
+def shown(rows: QuerySet[Job]) -> list[Shown]:
+    """With their pictures, in two queries."""
+    return [Shown(job) for job in rows.prefetch_related("images")]

@@ -1,0 +1,297 @@
+"""Clients that watch: server-sent events from a job's stream in Redis. Knows neither Django nor tensors.
+
+A view answers at once with the header X-Retort-Stream, which is a `Stream` (`generation.api.views.streams.answer` makes
+it). The shell of `project.asgi` strips it and `Streams.run` holds the client: a snapshot (the body of that answer),
+what is written into the stream, then the end. When that may have come, and every few seconds because hints may be lost,
+the shell asks Django again: GET `then`, in which `asked_again(request)` gives the method of the client's request. An
+answer without the header, or with `is_final`, is the end: its body becomes the last event, and the connection closes.
+A failure of a moment (`is_failure`) is none: it is asked again.
+
+How things look is up to the style, by name in `event_styles.STYLES`: it makes an event, or nothing, of the snapshot, of
+each entry of the stream and of the end.
+
+An id is that of the stream. A client that comes back with Last-Event-ID gets what it missed; where the stream has
+forgotten that, it begins with a snapshot again, and so it does whenever something told may have been lost.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+import redis.asyncio
+import structlog
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from generation.realtime.formats import STYLES, Sent, Style
+from generation.realtime.hub import Hub, Wait
+
+log = structlog.get_logger(__name__)
+
+HEADER = "X-Retort-Stream"  # from a view to the shell; no client ever sends or sees it
+CONTENT_TYPE = "text/event-stream"
+NO_ID = "0-0"
+FINAL_SUFFIX = "-end"  # of the last event's id: who comes back with it needs nothing more
+RETRY_MILLISECONDS = 1000  # after which a browser connects again
+HEARTBEAT_SECONDS = 15.0
+LOOK_SECONDS = 5.0  # a hint may be lost; less than the hub remembers
+SEND_SECONDS = 60.0  # a reader that takes nothing for so long is given up
+PAGE = 16  # events in memory for one client; a preview may have 100 KB
+CONNECTIONS = 4  # to Redis, of all clients together
+PAUSE_SECONDS = 1.0  # after a failure of Redis
+
+
+@dataclass(frozen=True)
+class Stream:
+    """What a view asks of the shell: show the client the events of `key`, woken by `words` on `channel`.
+
+    ends: those of the words after which Django is asked for the end. id: the last event that the snapshot, which is the
+    answer's body, covers; after: what the client has seen already, "" for a new one. marks: keys to renew, each for
+    `mark_seconds`, while somebody watches.
+    """
+
+    channel: str
+    words: tuple[str, ...]
+    ends: tuple[str, ...]
+    key: str
+    then: str
+    style: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    id: str = NO_ID
+    after: str = ""
+    marks: tuple[str, ...] = ()
+    mark_seconds: int = 60
+    is_final: bool = False
+
+    def encode(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def decode(cls, header: str) -> "Stream":
+        fields = json.loads(header)
+        lists = {name: tuple(fields[name]) for name in ("words", "ends", "marks")}
+        return cls(**{**fields, **lists})
+
+
+class Answer(Protocol):
+    """Django's, as the shell keeps it. stream: None = the header was not there."""
+
+    status: int
+    body: bytearray
+    stream: Stream | None
+
+    @property
+    def is_failure(self) -> bool:
+        """Of a moment."""
+
+
+Ask = Callable[[], Awaitable[Answer]]
+Write = Callable[[bytes], Awaitable[None]]
+
+
+def frame(event: Sent | None, event_id: str) -> bytes:
+    """The event as it is sent; nothing for none. event_id: "" = without."""
+    if event is None:
+        return b""
+    lines = [f"id: {event_id}".encode()] if event_id else []
+    lines += [f"event: {event.name}".encode()]
+    lines += [b"data: " + line for line in event.data.splitlines() or [b""]]
+    return b"\n".join(lines) + b"\n\n"
+
+
+def ending(events: Sequence[Sent], event_id: str) -> bytes:
+    """The last events; who comes back with the id of the very last one needs nothing more."""
+    ids = [event_id] * (len(events) - 1) + [event_id and event_id + FINAL_SUFFIX]
+    return b"".join(map(frame, events, ids))
+
+
+def beginning(style: Style) -> bytes:
+    return f"retry: {RETRY_MILLISECONDS}\n\n".encode() if style.is_resumed else b""
+
+
+def all_at_once(wish: Stream, body: bytes) -> bytes:
+    """Where no shell is: the present state, after which a client connects again, or the end."""
+    style = STYLES[wish.style](wish.options)
+    event_id = wish.id if style.is_resumed else ""
+    sent = beginning(style) + frame(style.snapshot(body), event_id)
+    return sent + (ending(style.final(200, body), event_id) if wish.is_final else b"")
+
+
+class Streams:
+    """All clients of this process that watch."""
+
+    def __init__(self, url: str, hub: Hub, *, recheck_seconds: Callable[[], float]) -> None:
+        self.hub = hub
+        self.recheck_seconds = recheck_seconds
+        self._url = url
+        self._redis: redis.asyncio.Redis | None = None
+        self._resume_at = 0.0
+        self._open: set[asyncio.Task[None]] = set()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    async def run(self, first: Answer, *, asked_at: float, ask: Ask, write: Write) -> None:
+        """Returns after the last event, or without one when the process stops."""
+        if self.hub.closing or first.stream is None:
+            return
+        client = asyncio.ensure_future(_Client(self, first.stream, asked_at, ask, write).run(first))
+        self._open.add(client)
+        try:
+            await asyncio.wait(
+                (client,)
+            )  # unlike `await client`: `close` ends the client, not the caller
+            if not client.cancelled():
+                client.result()
+        finally:
+            client.cancel()
+            self._open.discard(client)
+
+    def close(self) -> None:
+        """End all of them without a last event, so that they connect to another process."""
+        for client in self._open:
+            client.cancel()
+
+    async def aclose(self) -> None:
+        self.close()
+        if self._redis is not None:
+            await self._redis.aclose()
+            await self._redis.connection_pool.disconnect()
+
+    async def read(
+        self, key: str, start: str, renew: Sequence[str], seconds: int
+    ) -> list[tuple[str, dict[str, str]]] | None:
+        """A page from `start` on, inclusive, and the marks renewed; None while Redis is away."""
+        if time.monotonic() < self._resume_at:
+            return None
+        try:
+            async with self._client().pipeline(transaction=False) as pipe:
+                for mark in renew:
+                    pipe.set(mark, "1", ex=seconds)
+                pipe.xrange(key, min=start, count=PAGE + 1)
+                return (await pipe.execute())[-1]
+        except redis.RedisError as error:
+            self._resume_at = time.monotonic() + PAUSE_SECONDS
+            log.warning("streams_lost_redis", error=str(error) or repr(error))
+            return None
+
+    def _client(self) -> redis.asyncio.Redis:
+        if self._redis is None:  # made in the loop
+            pool = redis.asyncio.BlockingConnectionPool.from_url(
+                self._url,
+                max_connections=CONNECTIONS,
+                timeout=5,
+                socket_timeout=2,
+                socket_connect_timeout=1,
+                decode_responses=True,
+                retry=Retry(NoBackoff(), 1),  # one: the server may have been started again
+            )
+            self._redis = redis.asyncio.Redis(connection_pool=pool)
+        return self._redis
+
+
+class _Client:
+    """One of them."""
+
+    def __init__(
+        self, streams: Streams, wish: Stream, asked_at: float, ask: Ask, write: Write
+    ) -> None:
+        self._streams, self._hub = streams, streams.hub
+        self._wish = wish
+        self._ask, self._write_bytes = ask, write
+        self._style = STYLES[wish.style](wish.options)
+        self._any = Wait(wish.channel, wish.words, 0, wish.then)
+        self._end = Wait(wish.channel, wish.ends, 0, wish.then)
+        self._seen = wish.after  # up to this id the client has everything; "": nothing is known
+        self._asked_at = self._heard_until = self._looked_at = asked_at
+        self._look_at = asked_at + LOOK_SECONDS
+        self._marked_at = asked_at  # by the view
+        self._wrote_at = time.monotonic()
+
+    async def run(self, answer: Answer) -> None:
+        await self._write(beginning(self._style))
+        if not self._seen or not await self._forward():  # None as well: not known
+            await self._snapshot(answer)
+        while not _is_final(answer):
+            await self._until_something_moved()
+            if self._hub.closing:
+                return
+            is_whole = await self._forward() is not False
+            if not is_whole or await self._should_ask():
+                self._asked_at = time.monotonic()
+                newer = await self._ask()
+                if not newer.is_failure:
+                    answer = newer
+                    if not _is_final(answer) and not (is_whole and self._knows(answer)):
+                        await self._snapshot(answer)
+            if time.monotonic() >= self._wrote_at + HEARTBEAT_SECONDS:
+                await self._write(b":\n\n")
+        if self._seen:
+            await self._forward()  # what was written before the end
+        last = self._style.final(answer.status, bytes(answer.body))
+        await self._write(ending(last, self._id))
+
+    async def _until_something_moved(self) -> None:
+        now = time.monotonic()
+        due = min(
+            self._look_at,
+            self._wrote_at + HEARTBEAT_SECONDS,
+            self._asked_at + self._streams.recheck_seconds(),
+        )
+        await self._hub.moved(self._any, since=self._looked_at, timeout=max(0.0, due - now))
+
+    async def _should_ask(self) -> bool:
+        since, self._heard_until = self._heard_until, self._looked_at
+        if await self._hub.moved(self._end, since=since, timeout=0):
+            return True
+        return time.monotonic() >= self._asked_at + self._streams.recheck_seconds()
+
+    @property
+    def _id(self) -> str:
+        """Of what is sent next."""
+        return (self._seen or NO_ID) if self._style.is_resumed else ""
+
+    def _knows(self, answer: Answer) -> bool:
+        return self._style.knows(bytes(answer.body))
+
+    async def _snapshot(self, answer: Answer) -> None:
+        if answer.stream is not None:
+            self._seen = answer.stream.id if answer.stream.id != NO_ID else ""
+        await self._write(frame(self._style.snapshot(bytes(answer.body)), self._id))
+
+    async def _forward(self) -> bool | None:
+        """Send what is new in the stream. False: it does not know any more what the client has seen; None: Redis is
+        away, and the next look will tell."""
+        self._looked_at = time.monotonic()
+        while True:
+            marks: tuple[str, ...] = ()
+            if time.monotonic() >= self._marked_at + self._wish.mark_seconds / 3:
+                marks, self._marked_at = self._wish.marks, time.monotonic()
+            page = await self._streams.read(
+                self._wish.key, self._seen or "-", marks, self._wish.mark_seconds
+            )
+            self._look_at = self._looked_at + (PAUSE_SECONDS if page is None else LOOK_SECONDS)
+            if page is None:
+                return None
+            if not self._seen or not page or page[0][0] != self._seen:
+                return False
+            for event_id, fields in page[1:]:
+                self._seen = event_id
+                await self._write(
+                    frame(self._style.event(fields["kind"], fields["data"]), self._id)
+                )
+            if len(page) <= PAGE:
+                return True
+
+    async def _write(self, content: bytes) -> None:
+        if content:
+            async with asyncio.timeout(SEND_SECONDS):
+                await self._write_bytes(content)
+            self._wrote_at = time.monotonic()
+
+
+def _is_final(answer: Answer) -> bool:
+    return answer.stream is None or answer.stream.is_final

@@ -1,0 +1,1 @@
+"""The life of a release, from registration to activation."""

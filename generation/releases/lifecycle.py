@@ -1,0 +1,380 @@
+"""The life of a release: registered → active → retired or rejected, and back. Knows no tensors: `registration` does."""
+
+import hashlib
+import shutil
+import tempfile
+from datetime import timedelta
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import structlog
+from django.conf import settings
+from django.db import transaction
+from django.db.models import Q
+from django.utils import timezone
+
+from generation.access import audit
+from generation.engine import release as engine_release
+from generation.engine.errors import ReleaseInvalid
+from generation.engine.release import MANIFEST, Manifest, Progress
+from generation.errors import ReleaseNotAvailable, ReleaseRefused
+from generation.infra import notifications
+from generation.infra.compiled import Compiled
+from generation.models import Release
+
+log = structlog.get_logger(__name__)
+
+Status = Release.Status
+PREPARED_SECONDS = 300.0
+STARTER = Path(__file__).resolve().parent / "starter"
+
+
+# --- registering ----------------------------------------------------------------------------------
+def register(
+    source: Path | str, *, name: str | None = None, on_progress: Progress | None = None
+) -> Release:
+    """Make a release folder (one with `release.json`) known, as a candidate. Raises ReleaseRefused.
+
+    A folder inside RELEASES_ROOT or the package is used where it lies; any other is copied into RELEASES_ROOT.
+    """
+    place = Path(source).resolve()
+    manifest = _verified(place, on_progress)
+    if name is not None and name != manifest.name:
+        raise ReleaseRefused(
+            f"The release calls itself {manifest.name}, and a release is immutable: register it without a name."
+        )
+    _refuse_known(manifest.name)
+    root = Path(settings.RELEASES_ROOT).resolve()
+    if not (place.is_relative_to(STARTER) or place.is_relative_to(root)):
+        place = _copy(place, root / manifest.name, on_progress)
+    fields = {
+        "name": manifest.name,
+        "kind": manifest.kind,
+        "path": _stored_path(place),
+        "manifest": engine_release.manifest_to_dict(manifest),
+        "manifest_sha256": _manifest_sha256(place),
+        "encoder_fingerprint": manifest.encoder_fingerprint,
+        "has_encoder": manifest.has_encoder,
+        "size_bytes": sum(file.size_bytes for file in manifest.files),
+    }
+    with transaction.atomic():
+        release, created = Release.objects.get_or_create(name=manifest.name, defaults=fields)
+        if not created:  # registered by somebody else while we were hashing
+            _refuse_known(manifest.name)
+        audit.record("release_registered", release.name, kind=release.kind)
+    log.info("release_registered", release=release.name, kind=release.kind, path=release.path)
+    transaction.on_commit(notifications.encode, robust=True)
+    return release
+
+
+def _refuse_known(name: str) -> None:
+    if Release.objects.filter(name=name).exists():
+        raise ReleaseRefused(
+            f"A release named {name} is registered already. Give another name, or use that one."
+        )
+
+
+def _copy(place: Path, target: Path, on_progress: Progress | None) -> Path:
+    if target.exists():
+        raise ReleaseRefused(
+            f"{target} exists already but is not registered. Register that folder, or remove it."
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".registering-", dir=target.parent) as temporary:
+        copied = Path(temporary) / target.name
+        try:
+            shutil.copytree(place, copied, copy_function=shutil.copyfile)
+        except OSError as error:
+            raise ReleaseRefused(
+                f"{place} could not be copied to {target}: {error}. Check the space and the rights of DATA_DIR."
+            ) from error
+        _verified(copied, on_progress)
+        copied.rename(target)
+    return target
+
+
+def _stored_path(place: Path) -> str:
+    """Relative for what the project ships, so that the project may move."""
+    base = Path(settings.BASE_DIR).resolve()
+    if place.is_relative_to(STARTER) and place.is_relative_to(base):
+        return place.relative_to(base).as_posix()
+    return str(place)
+
+
+def _verified(place: Path, on_progress: Progress | None = None, *, hashes: bool = True) -> Manifest:
+    try:
+        return engine_release.verify(place, on_progress, hashes=hashes)
+    except ReleaseInvalid as error:
+        raise ReleaseRefused(error.detail) from error
+
+
+def _manifest_sha256(place: Path) -> str:
+    return hashlib.sha256((place / MANIFEST).read_bytes()).hexdigest()
+
+
+# --- looking up -----------------------------------------------------------------------------------
+def folder(release: Release) -> Path:
+    """Where the files lie on this machine."""
+    return Path(settings.BASE_DIR) / release.path  # an absolute path stays as it is
+
+
+def serving() -> list[Release]:
+    """The active releases, the one that is taken first for a request first: "student" sorts before "teacher"."""
+    return list(Release.objects.filter(status=Status.ACTIVE).order_by("kind"))
+
+
+def named(model: str) -> Release:
+    """The active release of a kind, or the one of this name unless it was rejected. Raises ReleaseNotAvailable."""
+    if model in Release.Kind.values:
+        release = Release.objects.filter(kind=model, status=Status.ACTIVE).first()
+        if release is None:
+            raise ReleaseNotAvailable(f"No {model} is active.", parameter="model")
+        return release
+    release = Release.objects.filter(name=model).exclude(status=Status.REJECTED).first()
+    if release is None:
+        raise ReleaseNotAvailable(
+            f"There is no release {model!r}. Give student, teacher or the name of a registered release.",
+            parameter="model",
+        )
+    return release
+
+
+def fingerprints_in_use() -> set[str]:
+    """Of every encoder whose embeddings a candidate or active release needs, whether or not its files are here."""
+    return set(
+        Release.objects.filter(status__in=(Status.CANDIDATE, Status.ACTIVE)).values_list(
+            "encoder_fingerprint", flat=True
+        )
+    )
+
+
+def encoders_in_use() -> list[Release]:
+    """For every encoder in use, one release that holds its files, if there is one.
+
+    A student whose teacher is retired still needs the teacher's encoder; one whose embeddings came with it needs none.
+    """
+    holders: dict[str, Release] = {}
+    for release in Release.objects.filter(
+        has_encoder=True, encoder_fingerprint__in=fingerprints_in_use()
+    ).order_by("-registered_at", "-pk"):
+        holders[release.encoder_fingerprint] = release  # the oldest stays
+    return list(holders.values())
+
+
+def encoder_holder(release: Release) -> Release | None:
+    """A release, this one if possible, whose folder holds the text encoder that this one needs."""
+    if release.has_encoder:
+        return release
+    return (
+        Release.objects.filter(has_encoder=True, encoder_fingerprint=release.encoder_fingerprint)
+        .order_by("registered_at", "pk")
+        .first()
+    )
+
+
+def verify(release: Release, on_progress: Progress | None = None) -> Manifest:
+    """Compare the files with the manifest, and the manifest with what was registered. Raises ReleaseRefused."""
+    place = folder(release)
+    manifest = _verified(place, on_progress)
+    _compare_manifest(release, place)
+    return manifest
+
+
+def _compare_manifest(release: Release, place: Path) -> None:
+    if _manifest_sha256(place) != release.manifest_sha256:
+        raise ReleaseRefused(
+            f"{place / MANIFEST} was changed after {release.name} was registered. Restore it from where it came."
+        )
+
+
+# --- moving ---------------------------------------------------------------------------------------
+def activate(release: Release, *, reason: str = "") -> Release:
+    """Serve this release instead of the active one of its kind, which retires. Raises ReleaseRefused.
+
+    reason: of a decision that no person made, for the audit log.
+    """
+    place = folder(release)
+    _verified(place, hashes=False)
+    _compare_manifest(release, place)
+    with transaction.atomic():
+        # Every release of the kind is locked, in one order, so two activations wait for each other.
+        rows = {row.pk: row for row in _locked(release.kind)}
+        if release.pk not in rows:
+            raise ReleaseRefused(f"{release.name} is not registered any more.")
+        release = rows[release.pk]
+        if release.status == Status.ACTIVE:
+            return release
+        if release.status == Status.REJECTED:
+            raise ReleaseRefused(f"{release.name} was rejected. Register a better one.")
+        current = next((row for row in rows.values() if row.status == Status.ACTIVE), None)
+        release.replaced = current
+        action = "canary_promoted" if release.canary_percent else "release_activated"
+        _exchange(current, release, action, reason=reason)
+        transaction.on_commit(notifications.encode, robust=True)
+    return release
+
+
+def rollback(kind: str) -> Release:
+    """Serve again what the active release of this kind replaced. Raises ReleaseRefused."""
+    with transaction.atomic():
+        rows = {row.pk: row for row in _locked(kind)}
+        current = next((row for row in rows.values() if row.status == Status.ACTIVE), None)
+        if current is None:
+            raise ReleaseRefused(f"No {kind} is active, so there is nothing to roll back.")
+        previous = rows.get(current.replaced_id) if current.replaced_id else None
+        if previous is None:
+            raise ReleaseRefused(
+                f"{current.name} replaced nothing that is still registered. Activate a release by name."
+            )
+        if previous.status == Status.REJECTED:
+            raise ReleaseRefused(
+                f"{previous.name}, which {current.name} replaced, was rejected. Activate a release by name."
+            )
+        place = folder(previous)
+        _verified(place, hashes=False)
+        _compare_manifest(previous, place)
+        # `previous.replaced` stays: a second rollback goes one further back, not to and fro.
+        _exchange(current, previous, "release_rolled_back")
+        transaction.on_commit(notifications.encode, robust=True)
+    return previous
+
+
+def reject(release: Release, *, reason: str = "") -> Release:
+    """Never serve this release. Raises ReleaseRefused while it is active. reason: as for `activate`."""
+    with transaction.atomic():
+        locked = Release.objects.select_for_update().get(pk=release.pk)
+        if locked.status == Status.ACTIVE:
+            raise ReleaseRefused(f"{locked.name} is active. Activate another first, or roll back.")
+        if locked.status != Status.REJECTED:
+            action = "canary_withdrawn" if locked.canary_percent else "release_rejected"
+            _move(locked, Status.REJECTED, action, reason=reason)
+    return locked
+
+
+def begin_canary(release: Release, percent: int) -> Release:
+    """Serve a share of the jobs for the active release of this kind with this one. Raises ReleaseRefused."""
+    if not 1 <= percent <= 99:
+        raise ReleaseRefused(f"A canary serves from 1 to 99 % of the jobs, not {percent}.")
+    place = folder(release)
+    _verified(place, hashes=False)
+    _compare_manifest(release, place)
+    with transaction.atomic():
+        rows = {row.pk: row for row in _locked(release.kind)}
+        release = rows[release.pk]
+        others = [row for row in rows.values() if row.pk != release.pk]
+        if release.status not in (Status.CANDIDATE, Status.RETIRED):
+            raise ReleaseRefused(
+                f"{release.name} is {release.status}; a canary is a candidate or a retired release."
+            )
+        if not any(row.status == Status.ACTIVE for row in others):
+            raise ReleaseRefused(f"No {release.kind} is active beside it. Activate {release.name}.")
+        for row in others:
+            if row.canary_percent:
+                raise ReleaseRefused(
+                    f"{row.name} is the canary. Activate or reject it, or end it, before another one begins."
+                )
+        release.canary_percent, release.canary_started_at = percent, timezone.now()
+        release.save(update_fields=["canary_percent", "canary_started_at"])
+        audit.record("canary_begun", release.name, percent=percent)
+    log.info("canary_began", release=release.name, percent=percent)
+    return release
+
+
+def end_canary(release: Release) -> Release:
+    """Serve no more jobs with it; it stays what it was. Those that it was given it finishes."""
+    with transaction.atomic():
+        trying = Release.objects.filter(pk=release.pk, canary_percent__gt=0)
+        if trying.update(canary_percent=0):
+            audit.record("canary_ended", release.name)
+    release.refresh_from_db()
+    log.info("canary_ended", release=release.name)
+    return release
+
+
+def set_max_tries(release: Release, max_tries: int | None) -> Release:
+    """How often an image of it may be made again. None: as the setting MAX_TRIES says."""
+    with transaction.atomic():
+        row = Release.objects.select_for_update().get(pk=release.pk)
+        before, row.max_tries = row.max_tries, max_tries
+        if before != max_tries:
+            row.save(update_fields=["max_tries"])
+            audit.record("release_edited", row.name, max_tries=[before, max_tries])
+    return row
+
+
+def in_service() -> list[Release]:
+    """As `serving`, and after them the canaries."""
+    return [with_manifest(row) for row in _IN_SERVICE.all()]
+
+
+_IN_SERVICE = Compiled(
+    lambda: (
+        Release.objects.filter(Q(status=Status.ACTIVE) | Q(canary_percent__gt=0))
+        .order_by("status", "kind", "pk")  # "active" sorts before what a canary can be
+        .defer("manifest")
+    ),
+    is_versioned=True,
+)
+
+
+def with_manifest(release: Release) -> Release:
+    """The row, read without its manifest, with it. A manifest names each variant of a catalogue, and never changes:
+    it is read once, and shared."""
+    release.manifest = _manifest(release.pk, release.manifest_sha256)
+    return release
+
+
+@lru_cache(maxsize=64)
+def _manifest(pk: int, _sha256: str) -> dict[str, Any]:
+    return Release.objects.values_list("manifest", flat=True).get(pk=pk)
+
+
+def canaries() -> list[Release]:
+    return list(Release.objects.filter(canary_percent__gt=0).order_by("pk"))
+
+
+def prepare(release: Release) -> Release:
+    """Have the workers load this release, which is about to be served. Raises ReleaseRefused."""
+    place = folder(release)
+    _verified(place, hashes=False)
+    _compare_manifest(release, place)
+    Release.objects.filter(pk=release.pk).update(prepared_at=timezone.now())
+    release.refresh_from_db()
+    return release
+
+
+def prepared() -> list[Release]:
+    """Those that are about to be served; one that was not for PREPARED_SECONDS is forgotten."""
+    since = timezone.now() - timedelta(seconds=PREPARED_SECONDS)
+    waiting = (Status.CANDIDATE, Status.RETIRED)
+    return list(Release.objects.filter(prepared_at__gte=since, status__in=waiting).order_by("pk"))
+
+
+def _locked(kind: str) -> list[Release]:
+    return list(Release.objects.select_for_update().filter(kind=kind).order_by("pk"))
+
+
+def _exchange(
+    current: Release | None, following: Release, action: str, *, reason: str = ""
+) -> None:
+    now = timezone.now()
+    if current is not None:
+        current.retired_at = now
+        _move(current, Status.RETIRED, "release_retired", by=following.name)
+    following.activated_at = now
+    following.retired_at = None
+    replaced = current.name if current else None
+    _move(following, Status.ACTIVE, action, reason=reason, replaced=replaced)
+
+
+def _move(release: Release, status: Release.Status, action: str, **facts: str | None) -> None:
+    """The one place where a status changes; the caller holds the row's lock. action, facts: for the audit log."""
+    before = release.status
+    release.status = status
+    release.canary_percent = 0  # whatever it becomes now, it is tried no longer
+    release.save(
+        update_fields=["status", "activated_at", "retired_at", "replaced", "canary_percent"]
+    )
+    audit.record(action, release.name, **{name: said for name, said in facts.items() if said})
+    log.info("release_moved", release=release.name, kind=release.kind, before=before, after=status)

@@ -1,0 +1,127 @@
+"""One process that sends webhooks: takes what is due, has many messages under way at once, has the answers noted.
+
+A receiver that is slow or dead costs its own share of what may be under way, nothing else. One run at a time in a
+process. What a killed process held is due again when the lease is over; receivers tell repetitions by the id.
+"""
+
+import asyncio
+import threading
+
+import structlog
+from asgiref.sync import async_to_sync, sync_to_async
+from django.conf import settings
+from django.db import InterfaceError, OperationalError
+
+from generation.infra import addresses, heartbeat, notifications
+from generation.models import Delivery
+from generation.webhooks import outbox, payload
+from generation.webhooks.outbox import Shares
+from generation.webhooks.sender import Answer, Message, Sender
+
+log = structlog.get_logger(__name__)
+
+QUEUE = "webhooks"
+TICK_SECONDS = 0.05  # a hint, or the wish to stop, is seen after that
+STOP_SECONDS = 2.0
+
+_asked = threading.Event()  # there may be something due
+_running = threading.Lock()
+
+
+def begin() -> None:
+    """This process consumes the queue: show that it lives, and look for what is due."""
+    heartbeat.begin(QUEUE, device="")
+    notifications.deliver()
+
+
+def run() -> None:
+    """Send until nothing is due. While another thread of this process is at it, that one looks again instead."""
+    _asked.set()
+    while _asked.is_set() and not heartbeat.stopping.is_set():
+        if not _running.acquire(blocking=False):
+            return
+        try:
+            async_to_sync(_send_due)()
+        except (OperationalError, InterfaceError) as error:
+            # What was under way is due again when its lease is over, and the sweep calls.
+            log.warning("database_away", error=str(error).strip())
+            return
+        finally:
+            _running.release()
+
+
+async def _send_due() -> None:
+    async with Sender(_may_reach) as sender:
+        await Run(sender).until_nothing_is_due()
+
+
+def _may_reach(address: str) -> bool:
+    return settings.WEBHOOK_PRIVATE_HOSTS or addresses.is_public(address)
+
+
+class Run:
+    """Of one event loop. Rows are read and written in the thread that waits for it."""
+
+    def __init__(self, sender: Sender) -> None:
+        self._sender = sender
+        self._under_way: dict[asyncio.Task[Answer], Delivery] = {}
+        self._shares = Shares()
+
+    async def until_nothing_is_due(self) -> None:
+        try:
+            while not heartbeat.stopping.is_set():
+                if _asked.is_set() and self._shares.free() > 0:
+                    _asked.clear()
+                    await self._begin()
+                if not self._under_way and not _asked.is_set():
+                    return
+                await self._finish(TICK_SECONDS)
+            await self._stop()
+        finally:
+            for task in self._under_way:
+                task.cancel()
+            await asyncio.gather(*self._under_way, return_exceptions=True)
+
+    async def _begin(self) -> None:
+        taken, has_more = await sync_to_async(outbox.take)(self._shares)
+        for delivery, message in await sync_to_async(_prepare)(taken):
+            self._under_way[asyncio.create_task(self._send(message))] = delivery
+        if has_more:
+            _asked.set()
+
+    async def _send(self, message: Message | None) -> Answer:
+        if message is None:
+            return Answer(error="It could not be rendered.")
+        return await self._sender.send(message)
+
+    async def _finish(self, seconds: float) -> None:
+        """Note what has ended, waiting for something so long at most."""
+        if not self._under_way:
+            return
+        done, _ = await asyncio.wait(
+            self._under_way, timeout=seconds, return_when=asyncio.FIRST_COMPLETED
+        )
+        if done:
+            ended = [(self._under_way.pop(task), task.result()) for task in done]
+            await sync_to_async(outbox.note)(ended)
+            for delivery, _answer in ended:
+                self._shares.end(delivery)
+            _asked.set()  # there is room for others
+
+    async def _stop(self) -> None:
+        """The process should end: what does not end soon is given back."""
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + STOP_SECONDS
+        while self._under_way and (left := deadline - clock()) > 0:
+            await self._finish(left)
+        for task in self._under_way:
+            task.cancel()
+        await sync_to_async(outbox.give_back)(list(self._under_way.values()))
+
+
+def _prepare(taken: list[Delivery]) -> list[tuple[Delivery, Message | None]]:
+    """None: no body could be made for it."""
+    payload.render(taken)
+    ready = [delivery for delivery in taken if delivery.body]
+    by_id = {message.id: message for message in payload.signed(ready)}
+    return [(delivery, by_id.get(str(delivery.pk))) for delivery in taken]

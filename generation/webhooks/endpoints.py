@@ -1,0 +1,243 @@
+"""Webhooks as rows: where they go, how they are signed, and the outbox of what is to be told. Sends nothing itself.
+
+Deliveries are written in the transaction of the change that they tell of; `generation.webhooks.delivery` sends them.
+"""
+
+import base64
+import ipaddress
+import re
+import secrets
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from urllib.parse import urlsplit
+
+import structlog
+from django.conf import settings
+from django.db import transaction
+from django.db.models import Count, F, Q
+from django.db.models.functions import Now
+from django.utils import timezone
+
+from generation.errors import InvalidRequest, WebhookDisabled
+from generation.infra import addresses, notifications
+from generation.models import Delivery, Job, WebhookEndpoint, WebhookSecret
+
+log = structlog.get_logger(__name__)
+
+Event = Delivery.Event
+Status = Delivery.Status
+MAX_URL = 500
+ROTATION = timedelta(hours=24)  # so long the secret before signs as well
+FORGOTTEN_AT_ONCE = 5000
+_LABEL = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
+_NAME = re.compile(rf"{_LABEL}(\.{_LABEL})*\.?")
+
+
+# --- endpoints ------------------------------------------------------------------------------------
+def endpoint(owner, url: str) -> WebhookEndpoint:
+    """The owner's endpoint at this URL, made if there is none. Raises InvalidRequest or WebhookDisabled."""
+    _check(url)
+    found, _ = WebhookEndpoint.objects.get_or_create(owner=owner, url=url)
+    _check_enabled(found)
+    return found
+
+
+def check_events(events: Iterable[str] | None) -> list[str]:
+    """Of Delivery.Event, in their order, each once; None = all. Raises InvalidRequest."""
+    asked = set(Event.values if events is None else events)
+    if not asked or asked - set(Event.values):
+        raise InvalidRequest(
+            f"Give at least one of {', '.join(Event.values)}.", parameter="webhook_events"
+        )
+    return [event for event in Event.values if event in asked]
+
+
+def _check(url: str) -> None:
+    """Of what can be said without asking for the name; the address is judged when a connection is made."""
+    fault = _fault(url)
+    if fault:
+        raise InvalidRequest(fault, parameter="webhook")
+
+
+def _fault(url: str) -> str:
+    if len(url) > MAX_URL:
+        return f"The URL may have at most {MAX_URL} characters."
+    if not re.fullmatch(r"[!-~]+", url) or "\\" in url:
+        return "Write the URL in ASCII: names as punycode, other characters as %XX."
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        return f"This is no URL: {error}."
+    schemes = ("https", "http") if settings.WEBHOOK_PRIVATE_HOSTS else ("https",)
+    if parts.scheme not in schemes:
+        return f"The URL must begin with {' or '.join(f'{scheme}://' for scheme in schemes)}."
+    if parts.username is not None or parts.password is not None:
+        return "Leave credentials out of the URL; the signature says who sends."
+    if "#" in url:
+        return "Leave the fragment (#) out of the URL."
+    if port is not None and not _is_fit_port(port):
+        return "The port must be 80, 443 or above 1023."
+    return _fault_of_host(parts.hostname or "")
+
+
+def _is_fit_port(port: int) -> bool:
+    """Below 1024 are services that nobody means to send webhooks to."""
+    return port in (80, 443) or port > 1023
+
+
+def _fault_of_host(host: str) -> str:
+    is_literal = ":" in host or re.fullmatch(r"[0-9.]+", host)
+    if is_literal:
+        try:
+            ipaddress.ip_address(host)
+        except ValueError:
+            return f"{host} is no address."
+    elif not _NAME.fullmatch(host) or len(host) > 253:
+        return "The URL names no host."
+    if settings.WEBHOOK_PRIVATE_HOSTS:
+        return ""
+    is_local = host.rstrip(".").split(".")[-1] == "localhost"
+    if is_local or (is_literal and not addresses.is_public(host)):
+        return "Webhooks are sent to public addresses only."
+    return ""
+
+
+def _check_enabled(found: WebhookEndpoint) -> None:
+    if found.disabled_at:
+        raise WebhookDisabled(
+            f"Nothing is sent to this URL any more: {found.disabled_reason} "
+            f"Enable it with POST /v1/webhooks/{found.pk}/enable."
+        )
+
+
+def enable(found: WebhookEndpoint) -> WebhookEndpoint:
+    """As if nothing had ever gone wrong there. What was given up meanwhile can be replayed."""
+    found.disabled_at = found.paused_until = found.failing_since = None
+    found.disabled_reason, found.failures = "", 0
+    found.save(
+        update_fields=[
+            "disabled_at", "paused_until", "failing_since", "disabled_reason", "failures",
+        ]
+    )  # fmt: skip
+    log.info("webhook_enabled", endpoint=found.pk)
+    transaction.on_commit(notifications.deliver, robust=True)
+    return found
+
+
+def disable(found: WebhookEndpoint, reason: str) -> WebhookEndpoint:
+    """Nothing is sent there any more, and jobs that name it are refused."""
+    found.disabled_at, found.disabled_reason = timezone.now(), reason
+    found.save(update_fields=["disabled_at", "disabled_reason"])
+    log.warning("webhook_disabled", endpoint=found.pk, owner=found.owner_id, reason=reason)
+    return found
+
+
+def unsent(endpoints: Sequence[WebhookEndpoint]) -> dict[tuple[int, str], int]:
+    """Deliveries of these that wait or were given up, by endpoint and status. All are of one owner."""
+    if not endpoints:
+        return {}
+    rows = Delivery.objects.filter(
+        owner_id=endpoints[0].owner_id,
+        status__in=(Status.PENDING, Status.DEAD),
+        endpoint__in=endpoints,
+    )
+    counts = rows.values_list("endpoint_id", "status").annotate(Count("pk")).order_by()
+    return {(endpoint_id, status): count for endpoint_id, status, count in counts}
+
+
+# --- secrets --------------------------------------------------------------------------------------
+def _new_secret() -> str:
+    return "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
+
+
+def secret_of(owner_id: int) -> WebhookSecret:
+    """What the owner's messages are signed with; made when it is first asked for."""
+    found, _ = WebhookSecret.objects.get_or_create(
+        owner_id=owner_id, defaults={"secret": _new_secret()}
+    )
+    return found
+
+
+def secrets_of(owner_ids: Iterable[int]) -> dict[int, WebhookSecret]:
+    """By owner."""
+    wanted = set(owner_ids)
+    found = {row.owner_id: row for row in WebhookSecret.objects.filter(owner_id__in=wanted)}
+    return found | {owner_id: secret_of(owner_id) for owner_id in wanted - set(found)}
+
+
+def rotate(owner_id: int) -> WebhookSecret:
+    """A new secret; the one before signs as well for ROTATION, so that receivers can change theirs meanwhile."""
+    kept = secret_of(owner_id)
+    WebhookSecret.objects.filter(pk=kept.pk).update(
+        previous=F("secret"), secret=_new_secret(), rotated_at=Now()
+    )
+    log.info("webhook_secret_rotated", owner=owner_id)
+    kept.refresh_from_db()
+    return kept
+
+
+def signing(secret: WebhookSecret, now: datetime) -> list[str]:
+    """The secrets that sign now, the present one first."""
+    is_rotating = secret.previous and now < secret.rotated_at + ROTATION
+    return [secret.secret, secret.previous] if is_rotating else [secret.secret]
+
+
+# --- the outbox -----------------------------------------------------------------------------------
+def ended(job: Job) -> bool:
+    """Write what is to be told of a job that ended, in the same transaction. Whether there is anything.
+
+    What is told of a start is written by the claim itself.
+    """
+    events = [Event.COMPLETED]
+    if job.status == Job.Status.SUCCEEDED:
+        events.insert(0, Event.OUTPUT)
+    return _write((job, event) for event in events)
+
+
+def _write(told: Iterable[tuple[Job, Delivery.Event]]) -> bool:
+    rows = [
+        Delivery(owner_id=job.owner_id, endpoint_id=job.webhook_id, job_id=job.id, event=event)
+        for job, event in told
+        if job.webhook_id is not None and event in job.webhook_events
+    ]
+    if rows:
+        Delivery.objects.bulk_create(rows)
+    return bool(rows)
+
+
+def are_due() -> bool:
+    return Delivery.objects.filter(status=Status.PENDING, next_attempt_at__lte=Now()).exists()
+
+
+def replay(delivery: Delivery) -> Delivery:
+    """Send it again, at once: same id, same bytes. One that still waits is left as it is. Raises WebhookDisabled."""
+    with transaction.atomic():
+        found = WebhookEndpoint.objects.select_for_update(no_key=True).get(pk=delivery.endpoint_id)
+        _check_enabled(found)
+        ended = Delivery.objects.filter(~Q(status=Status.PENDING), pk=delivery.pk)
+        moved = ended.update(
+            status=Status.PENDING,
+            attempts=0,
+            next_attempt_at=Now(),
+            last_status=None,
+            last_error="",
+            delivered_at=None,
+        )
+        if moved:
+            # Who asks for it has mended the receiver; a single message tries whether that is so.
+            WebhookEndpoint.objects.filter(pk=found.pk).update(paused_until=None)
+            transaction.on_commit(notifications.deliver, robust=True)
+            log.info("webhook_replayed", delivery_id=str(delivery.pk), endpoint=found.pk)
+    delivery.refresh_from_db()
+    return delivery
+
+
+def forget_old() -> int:
+    """Delete what was delivered or given up WEBHOOK_KEPT_DAYS ago; how many."""
+    before = timezone.now() - timedelta(days=settings.WEBHOOK_KEPT_DAYS)
+    old = Delivery.objects.filter(created_at__lt=before).exclude(status=Status.PENDING)
+    forgotten = 0
+    while ids := list(old.order_by("created_at").values_list("pk", flat=True)[:FORGOTTEN_AT_ONCE]):
+        forgotten += Delivery.objects.filter(pk__in=ids).delete()[0]
+    return forgotten

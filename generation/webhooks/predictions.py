@@ -1,0 +1,158 @@
+"""A job in the form of a Replicate prediction, for answers and webhooks. Knows no request: links start at base_url."""
+
+import re
+from datetime import datetime
+from typing import Any
+from urllib.parse import urljoin
+from uuid import UUID
+
+from django.db.models import Q
+from django.urls import reverse
+
+from generation.errors import DEADLINE_BEFORE_START
+from generation.images import links
+from generation.infra import notifications
+from generation.models import Job, Release
+from generation.realtime.formats import progress_bar
+
+OWNER = "retort"  # of every model, in names of the form owner/name
+START = "start"  # the event that tells of a job as it was when it started
+
+# The six words of Replicate; a canceled job may also be "aborted".
+STATUSES = {
+    Job.Status.QUEUED: "starting",
+    Job.Status.RUNNING: "processing",
+    Job.Status.SUCCEEDED: "succeeded",
+    Job.Status.FAILED: "failed",
+    Job.Status.CANCELED: "canceled",
+}
+ABORTED = "aborted"
+_IDENTIFIER = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+FORMATS = {"webp": "webp", "png": "png", "jpeg": "jpg"}  # ours: Replicate's
+
+
+def as_prediction(job: Job, *, base_url: str, event: str | None = None) -> dict[str, Any]:
+    """The prediction, JSON throughout. base_url: scheme and host, where the client reaches us.
+
+    event: "start" = the job as it was when it started, whatever its row says by now.
+    """
+    has_ended = job.is_terminal and event != START
+    return {
+        "id": identifier(job),
+        "job": str(job.id),
+        "model": model_of(job.release),
+        "version": job.release.manifest_sha256,
+        "status": STATUSES[Job.Status.RUNNING] if event == START else status_of(job),
+        "input": _input(job),
+        "output": _output(job, base_url) if has_ended else None,
+        "error": (job.error_detail or None) if has_ended else None,
+        "error_code": (job.error_code or None) if has_ended else None,
+        "logs": _logs(job, 0 if event == START else _progress(job)),
+        "metrics": _metrics(job) if has_ended else {},
+        "data_removed": job.purged_at is not None,
+        "created_at": _time(job.created_at),
+        "started_at": _time(job.started_at),
+        "completed_at": _time(job.finished_at) if has_ended else None,
+        "urls": _urls(job, base_url),
+        "phase": Job.Status.RUNNING.value if event == START else job.status,
+        "variant": job.variant.slug,
+        "match": _match(job),
+        "attempt": job.attempt,
+        "cache": job.cache,
+    }
+
+
+def identifier(job: Job) -> str:
+    """By which the client knows the job: the id that it chose, else ours."""
+    return job.external_id or str(job.id)
+
+
+def is_identifier(name: str) -> bool:
+    """Whether a client may choose it."""
+    return _IDENTIFIER.fullmatch(name) is not None
+
+
+def called(name: str) -> Q:
+    """Jobs with this id, the client's or ours: of one owner there is at most one."""
+    chosen = Q(external_id=name)
+    return chosen | Q(id=UUID(name)) if _UUID.fullmatch(name) else chosen
+
+
+def status_of(job: Job) -> str:
+    if job.status == Job.Status.CANCELED and job.error_code == DEADLINE_BEFORE_START:
+        return ABORTED
+    return STATUSES[Job.Status(job.status)]
+
+
+def model_of(release: Release) -> str:
+    """In the form owner/name. A model is a kind of release; its versions are the releases."""
+    return f"{OWNER}/{release.kind}"
+
+
+def _input(job: Job) -> dict[str, Any]:
+    """What to send again for the same pictures, whatever was left to us in the first request."""
+    return {
+        "prompt": job.asked_text or job.embedding.text,
+        "seed": job.seed,
+        "num_outputs": job.n,
+        "width": job.width,
+        "height": job.height,
+        "output_format": FORMATS[job.output_format],
+        "priority": job.priority,
+        "metadata": job.has_metadata,
+    }
+
+
+def _match(job: Job) -> dict[str, Any] | None:
+    if job.match_score is None:
+        return None
+    return {"asked": job.asked_text, "score": job.match_score}
+
+
+def _output(job: Job, base_url: str) -> list[str] | None:
+    if job.status != Job.Status.SUCCEEDED or job.purged_at is not None:
+        return None
+    return [urljoin(base_url, links.image_path(image.id)) for image in job.images.all()]
+
+
+def _progress(job: Job) -> int:
+    """Per cent."""
+    if job.status == Job.Status.RUNNING:
+        return notifications.progress(job.id)
+    return 100 if job.status == Job.Status.SUCCEEDED else 0
+
+
+def _logs(job: Job, percent: int) -> str:
+    if job.started_at is None:
+        return ""
+    return progress_bar(percent, job.num_inference_steps)
+
+
+def _metrics(job: Job) -> dict[str, float]:
+    """Seconds. predict_time is of the last attempt; pictures that existed already took none."""
+    was_made = job.cache == Job.Cache.MISS
+    return {
+        "predict_time": (_seconds(job.started_at, job.finished_at) if was_made else 0.0),
+        "total_time": _seconds(job.created_at, job.finished_at),
+        "queue_time": _seconds(job.created_at, job.started_at or job.finished_at),
+        "device_time": round(job.device_seconds, 4),
+        "encode_time": round(job.encode_seconds, 4),
+    }
+
+
+def _urls(job: Job, base_url: str) -> dict[str, str]:
+    name = identifier(job)
+    return {
+        "get": urljoin(base_url, reverse("prediction", args=[name])),
+        "cancel": urljoin(base_url, reverse("prediction-cancel", args=[name])),
+        "stream": urljoin(base_url, reverse("prediction-stream", args=[name])),
+    }
+
+
+def _time(at: datetime | None) -> str | None:
+    return at.isoformat().replace("+00:00", "Z") if at else None
+
+
+def _seconds(start: datetime | None, end: datetime | None) -> float:
+    return round((end - start).total_seconds(), 4) if start and end else 0.0

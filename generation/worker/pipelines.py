@@ -1,0 +1,134 @@
+"""The releases that this process holds ready on its device. Knows no jobs.
+
+What will be served next is loaded and warmed in a thread beside the one that generates, so that a new release costs no
+pause. If that fails, for lack of memory or of files, it is loaded when the first job asks for it.
+"""
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import structlog
+from django.conf import settings
+from django.db import connection
+
+from generation.engine import pipeline
+from generation.engine.pipeline import Pipeline
+from generation.engine.request import GenerationRequest
+from generation.models import Embedding, Release
+from generation.releases import lifecycle as releases
+
+log = structlog.get_logger(__name__)
+
+
+class Loaded:
+    """At most LOADED_RELEASES; the one that was used longest ago leaves first."""
+
+    def __init__(self) -> None:
+        self._pipelines: OrderedDict[int, Pipeline] = OrderedDict()
+        self._refused: set[int] = set()  # could not be prepared; a job that asks hears why
+        self._guard = threading.Lock()  # of the three above and below
+        self._loader: threading.Thread | None = None
+        self._loading: int | None = None
+
+    def ids(self) -> list[int]:
+        with self._guard:
+            return sorted(self._pipelines)
+
+    def clear(self) -> None:
+        """For tests."""
+        self._wait_for(None)
+        self._pipelines.clear()
+        self._refused.clear()
+
+    def get(self, release: Release) -> Pipeline:
+        """Loaded now if it is not. Raises what `pipeline.load` raises."""
+        self._wait_for(release.pk)
+        with self._guard:
+            found = self._pipelines.get(release.pk)
+            if found is not None:
+                self._pipelines.move_to_end(release.pk)
+                return found
+            self._make_room()  # before it is loaded: both at once may be too much
+        loaded = self._load(release, threads=settings.TORCH_THREADS)
+        with self._guard:
+            self._pipelines[release.pk] = loaded
+        return loaded
+
+    def prepare(self, wanted: Sequence[Release]) -> None:
+        """Begin to load the first of these that is missing, unless another one is being loaded. Returns at once."""
+        with self._guard:
+            missing = [
+                release
+                for release in wanted
+                if release.pk not in self._pipelines and release.pk not in self._refused
+            ]
+            if self._loading is not None or not missing or not self._has_room(wanted):
+                return
+            self._loading = missing[0].pk
+            self._loader = threading.Thread(
+                target=self._prepare, args=(missing[0],), name="loader", daemon=True
+            )
+        self._loader.start()
+
+    def _has_room(self, wanted: Sequence[Release]) -> bool:
+        """For one more; one that is not wanted leaves if it must. Else room is made when a job asks."""
+        if len(self._pipelines) < settings.LOADED_RELEASES:
+            return True
+        names = {release.pk for release in wanted}
+        spare = next((pk for pk in self._pipelines if pk not in names), None)
+        if spare is not None:
+            del self._pipelines[spare]
+        return spare is not None
+
+    def _prepare(self, release: Release) -> None:
+        try:
+            loaded = self._load(release, threads=1)  # beside the one that generates
+            self._warm(release, loaded)
+            with self._guard:
+                self._pipelines[release.pk] = loaded
+                self._pipelines.move_to_end(release.pk, last=False)
+        except Exception as error:
+            log.warning("release_not_prepared", release=release.name, error=str(error))
+            self._refused.add(release.pk)
+        finally:
+            self._loading = None
+            connection.close()
+
+    def _warm(self, release: Release, loaded: Pipeline) -> None:
+        """One picture: the first call chooses kernels and lays out weights."""
+        row = Embedding.objects.filter(
+            encoder_fingerprint=release.encoder_fingerprint, error=""
+        ).first()
+        if row is not None:
+            loaded.generate([GenerationRequest(row.stored(), 0, *release.image_sizes[0])])
+
+    def _load(self, release: Release, *, threads: int) -> Pipeline:
+        started = time.monotonic()
+        loaded = pipeline.load(
+            releases.folder(release), device=settings.DEVICE, dtype=settings.DTYPE, threads=threads
+        )
+        log.info(
+            "release_loaded",
+            release=release.name,
+            seconds=round(time.monotonic() - started, 2),
+            device=loaded.describe(),
+        )
+        return loaded
+
+    def _make_room(self) -> None:
+        while len(self._pipelines) >= settings.LOADED_RELEASES:
+            self._pipelines.popitem(last=False)
+
+    def _wait_for(self, pk: int | None) -> None:
+        """Until the release, or any, is not being loaded any more."""
+        loader = self._loader
+        if loader is not None and (pk is None or self._loading == pk):
+            loader.join()
+
+
+def wanted() -> list[Release]:
+    """What a worker should hold ready: what is served, also to a share of the jobs, and what is about to be."""
+    found = [*releases.in_service(), *releases.prepared()]
+    return list({release.pk: release for release in found}.values())

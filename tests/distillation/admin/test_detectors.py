@@ -1,0 +1,84 @@
+"""The pages of detectors: what each can say, how it did, which one judges."""
+
+import pytest
+from django.contrib.auth.models import Permission
+from django.test import Client
+from django.urls import reverse
+
+from distillation.detectors import registry as detectors
+from distillation.models import Detector
+from tests.distillation.detector.folders import make_version
+from tests.people import make_user
+
+pytestmark = pytest.mark.django_db
+
+TEST = {
+    "good": 200, "good_lost": 3, "lost_by": {"red": 3}, "bad": 50, "bad_caught": 49,
+    "defects": {"blurred": {"pictures": 50, "caught": 49, "at_fault": {"sharp": 48}}},
+    "bits": {"sharp": {"precision": 0.991, "recall": None, "threshold": 0.4, "pictures": 250}},
+}  # fmt: skip
+
+
+@pytest.fixture
+def admin() -> Client:
+    client = Client()
+    client.force_login(make_user(username="admin", is_superuser=True))
+    return client
+
+
+@pytest.fixture
+def row(tmp_path) -> Detector:
+    row = detectors.register(make_version(tmp_path / "made", name="mine"))
+    row.manifest["figures"] |= {"test": TEST, "pictures": {"trained": 900, "held_out": 300}}
+    row.save()
+    return row
+
+
+def url(page: str, *args: object) -> str:
+    return reverse(f"admin:distillation_detector_{page}", args=args)
+
+
+def text(answer) -> str:
+    assert answer.status_code == 200
+    return answer.content.decode()
+
+
+def test_the_list_shows_bits_and_figures(admin, row):
+    page = text(admin.get(url("changelist")))
+    assert "mine" in page and "candidate" in page and "red, green, blue, sharp" in page
+    assert "49 of 50 (98.0 %)" in page and "3 of 200 (1.5 %)" in page
+
+
+def test_the_page_of_one_shows_groups_defects_and_bits(admin, row):
+    page = text(admin.get(url("change", row.pk)))
+    assert "red, green, blue<br>sharp" in page
+    assert "blurred" in page and "sharp 48" in page and "99.1 %" in page
+    assert "900 pictures, calibrated by 300 others" in page
+
+
+def test_one_without_figures_has_a_page_too(admin, tmp_path):
+    row = detectors.register(make_version(tmp_path / "made"))
+    text(admin.get(url("change", row.pk)))
+
+
+def test_a_person_activates_a_version(admin, row):
+    answer = admin.post(f"{url('change', row.pk)[: -len('change/')]}do/activate/", follow=True)
+    assert "mine is active." in text(answer)
+    assert detectors.active() == row
+    assert 'value="activate"' not in text(admin.get(url("change", row.pk)))
+
+
+def test_two_cannot_judge_at_once(admin, row, tmp_path):
+    other = detectors.register(make_version(tmp_path / "other", name="other"))
+    given = {"action": "activate", "_selected_action": [row.pk, other.pk]}
+    assert "One version judges at a time" in text(admin.post(url("changelist"), given, follow=True))
+    assert not Detector.objects.filter(status="active").exists()
+
+
+def test_who_may_only_look_cannot_activate(row):
+    user = make_user(username="viewer", is_staff=True)
+    user.user_permissions.add(Permission.objects.get(codename="view_detector"))
+    client = Client()
+    client.force_login(user)
+    text(client.get(url("change", row.pk)))
+    assert client.post(f"{url('change', row.pk)[: -len('change/')]}do/activate/").status_code == 403

@@ -1,0 +1,308 @@
+"""The pages of redistillation: begin a run, watch it, steer it, read what the gate said, change the schedule."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from django.contrib.auth.models import Permission
+from django.test import Client
+from django.urls import reverse
+from django_celery_beat.models import IntervalSchedule, PeriodicTask
+
+from distillation.models import Decision, Run
+from distillation.runs import folders
+from distillation.runs import lifecycle as runs
+from generation.models import Release
+from tests.distillation.people import make_run
+from tests.distillation.reporting import figures, summary, write_stage
+from tests.people import make_release, make_user, make_variant
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def admin() -> Client:
+    client = Client()
+    client.force_login(make_user(username="admin", is_superuser=True))
+    return client
+
+
+def url(page: str, *args: object, model: str = "run") -> str:
+    return reverse(f"admin:distillation_{model}_{page}", args=args)
+
+
+def text(answer) -> str:
+    return answer.content.decode()
+
+
+# --- beginning ------------------------------------------------------------------------------------
+def test_a_person_begins_a_run_and_a_second_one_is_refused_in_words(admin, settings):
+    make_release(name="teacher-1", kind="teacher")
+    make_variant()
+    page = admin.get(url("add"))
+    assert settings.DISTILLATION_RECIPE in text(page)
+    given = {"recipe": "starter-2step", "trains_on": "on", "policy": "manual"}
+    assert admin.post(url("add"), given).status_code == 302
+    run = Run.objects.get()
+    assert (run.recipe, run.policy) == ({"recipe": "starter-2step"}, "manual")
+    assert (run.trigger, run.created_by.username) == ("person", "admin")
+
+    answer = admin.post(url("add"), given, follow=True)
+    assert f"The run {run.name} of teacher-1 is queued" in text(answer)
+    assert Run.objects.count() == 1
+
+
+def test_a_recipe_file_that_is_not_there_is_said_at_the_field(admin):
+    given = {"recipe": "nowhere.json", "trains_on": "on", "policy": "auto"}
+    answer = admin.post(url("add"), given)
+    assert "cannot be read as JSON" in text(answer) and not Run.objects.exists()
+
+
+# --- watching -------------------------------------------------------------------------------------
+@pytest.fixture
+def running(settings) -> Run:
+    """In its second slice, with a curve and a finished evaluation."""
+    run = make_run(folders={"joint": "joint-1", "evaluation": "evaluation-1"}, variants=7)
+    runs.renew(runs.claim("worker-1")[1], stage="joint", percent=42.0)
+    root = Path(settings.DATA_DIR) / "distillation"
+    for name in run.folders.values():
+        (root / name).mkdir(parents=True)
+    lines = [json.dumps({"step": step, "loss": 1 / step}) for step in range(1, 1001)]
+    (root / "joint-1" / "metrics.jsonl").write_text("\n".join([*lines, '{"step": 10']))
+    (root / "evaluation-1" / "report.html").write_text("<h1>Report</h1>")
+    (root / "evaluation-1" / "sheet.webp").write_bytes(b"RIFF")
+    return Run.objects.get(pk=run.pk)
+
+
+def test_the_page_polls_how_far_it_is_with_the_curve_of_its_losses(admin, running):
+    now = admin.get(url("now", running.pk)).json()
+    assert (now["status"], now["stage"], now["percent"], now["slice"]) == ("running", "joint", 42.0, 2)  # fmt: skip
+    (curve,) = now["curves"]
+    assert curve["stage"] == "joint" and curve["steps"][-1] == 1000
+    assert len(curve["values"]) == 200 and curve["values"] == sorted(curve["values"], reverse=True)
+    page = text(admin.get(url("change", running.pk)))
+    for part in ("run-progress", "7 prompt variants", "#2", "over", url("now", running.pk)):
+        assert part in page
+
+
+def test_the_report_is_shown_and_may_run_nothing(admin, running):
+    answer = admin.get(url("file", running.pk, "report.html"))
+    assert text(answer) == "<h1>Report</h1>"
+    assert "default-src 'none'" in answer["Content-Security-Policy"]
+    page = text(admin.get(url("change", running.pk)))
+    for name in ("report.html", "sheet.webp"):
+        assert url("file", running.pk, name) in page
+    assert admin.get(url("file", running.pk, "compared.webp")).status_code == 404
+    assert admin.get(url("file", running.pk, "..")).status_code == 404
+
+
+def test_what_was_kept_of_the_evaluation_is_shown_when_its_stage_is_gone(admin, running):
+    write_stage(
+        f"reports/{running.name}", {"evaluation.json": figures(), "report.html": "<h1>Kept"}
+    )
+    assert text(admin.get(url("file", running.pk, "report.html"))) == "<h1>Kept"
+    shutil.rmtree(folders.root() / "evaluation-1")
+    assert text(admin.get(url("file", running.pk, "report.html"))) == "<h1>Kept"
+    assert admin.get(url("file", running.pk, "sheet.webp")).status_code == 404
+
+
+def test_the_latest_sheet_of_samples_is_shown_and_sent_again_when_it_has_changed(admin, running):
+    assert admin.get(url("now", running.pk)).json()["samples"] is None
+    assert admin.get(url("samples", running.pk)).status_code == 404
+    facts = {"step": 40, "steps": 90, "texts": ["a red vase"]}
+    write_stage("joint-1", {"samples.json": facts, "samples.webp": b"RIFF1"})
+    found = admin.get(url("now", running.pk)).json()["samples"]
+    assert (found["stage"], found["step"], found["steps"]) == ("joint", 40, 90)
+    assert found["url"] == url("samples", running.pk) and found["texts"] == ["a red vase"]
+    answer = admin.get(found["url"])
+    assert answer.content == b"RIFF1" and answer["Content-Type"] == "image/webp"
+    assert "no-cache" in answer["Cache-Control"]
+    assert admin.get(found["url"], headers={"If-None-Match": answer["ETag"]}).status_code == 304
+    write_stage("joint-1", {"samples.webp": b"RIFF22"})
+    again = admin.get(found["url"], headers={"If-None-Match": answer["ETag"]})
+    assert again.content == b"RIFF22"
+    assert admin.get(url("now", running.pk)).json()["samples"]["version"] != found["version"]
+    assert "run-samples" in text(admin.get(url("change", running.pk)))
+
+
+def test_a_sheet_that_is_half_there_is_none_yet(admin, running):
+    write_stage("joint-1", {"samples.webp": b"RIFF1"})
+    assert admin.get(url("now", running.pk)).json()["samples"] is None
+    write_stage("joint-1", {"samples.json": '{"step": 1'})
+    assert admin.get(url("now", running.pk)).json()["samples"] is None
+
+
+def test_what_the_gate_said_is_on_the_page(admin, running):
+    check = {"name": "diversity to active", "passed": False, "limit": 0.9, "found": 0.71,
+             "low": 0.68, "detail": "It collapsed."}  # fmt: skip
+    hold = runs.Hold(running.pk, running.token)
+    runs.finish(hold, gate={"passed": False, "checks": [check]}, outcome="rejected")
+    page = text(admin.get(url("change", running.pk)))
+    for part in ("diversity to active", "0.710, at least 0.680", "It collapsed.", "rejected"):
+        assert part in page
+    assert "run-progress" not in page
+
+
+def test_who_may_not_see_runs_sees_none_of_it(running):
+    client = Client()
+    user = make_user(username="editor", is_staff=True)
+    client.force_login(user)
+    for page, *args in (("now",), ("samples",), ("file", "report.html"), ("change",)):
+        assert client.get(url(page, running.pk, *args)).status_code == 403
+    user.user_permissions.set(Permission.objects.filter(codename="view_run"))
+    assert client.get(url("now", running.pk)).status_code == 200
+    assert client.post(url("do", running.pk, "cancel")).status_code == 403
+    assert Run.objects.get(pk=running.pk).status == "running"
+
+
+# --- steering -------------------------------------------------------------------------------------
+def test_the_buttons_pause_resume_and_cancel(admin, running):
+    for name, status in (("pause", "paused"), ("resume", "queued"), ("cancel", "canceled")):
+        answer = admin.post(url("do", running.pk, name), follow=True)
+        assert f"{running.name} is {status}." in text(answer)
+    answer = admin.post(url("do", running.pk, "pause"), follow=True)
+    assert f"The run {running.name} is canceled." in text(answer)
+
+
+def test_lists_show_runs_and_decisions(admin, running):
+    Decision.objects.create(is_start=True, reasons=["2 are new"], facts={}, run=running)
+    page = text(admin.get(url("changelist")))
+    assert running.name in page and "42 %" in page
+    page = text(admin.get(url("changelist", model="decision")))
+    assert "2 are new" in page and "begun" in page
+
+
+# --- evaluations ----------------------------------------------------------------------------------
+@pytest.fixture
+def measured() -> Run:
+    """A run whose release was measured against teacher and active release, with a kept report."""
+    teacher = make_release(name="starter-teacher", kind="teacher")
+    active = make_release(name="student-old", parent="starter-teacher")
+    release = make_release(name="student-new", parent="starter-teacher", status="candidate")
+    release.manifest["evaluation"] = summary()
+    release.save()
+    check = {"name": "diversity to active", "passed": False, "limit": 0.9, "found": 0.71,
+             "low": 0.68, "detail": ""}  # fmt: skip
+    run = make_run(
+        name="student-new", teacher=teacher, begins_with=active, replaces=active, release=release,
+        status="succeeded", outcome="rejected", finished_at=release.registered_at,
+        gate={"passed": False, "checks": [check]}, reasons=["2 are new"],
+    )  # fmt: skip
+    write_stage(
+        "reports/student-new",
+        {"evaluation.json": figures(), "active.json": figures(new="mug"), "report.html": "<h1>",
+         "compared.webp": b"RIFF", "worst.webp": b"RIFF", "clip.png": b"PNG"},
+    )  # fmt: skip
+    return run
+
+
+def test_evaluations_are_listed_with_what_they_were_against(admin, measured):
+    make_release(name="never-measured", status="retired")
+    page = text(admin.get(url("changelist", model="evaluation")))
+    for part in ("student-new", "against starter-teacher and student-old", "not passed",
+                 "diversity to active", "80.0 % ← 85.0 %"):  # fmt: skip
+        assert part in page
+    assert "never-measured" not in page
+
+
+def test_an_evaluation_shows_figures_pictures_plots_and_variants(admin, measured):
+    page = text(admin.get(url("change", measured.release_id, model="evaluation")))
+    for part in (
+        "80.0 (70.0 – 90.0)", "85.0", "50.0 (40.0 – 60.0)",  # candidate, teacher, active
+        "0.71", "diversity within a prompt, ÷ teacher", "The whole report",
+        "teacher, active release, candidate", "The prompts that lost most", "CLIP score of each prompt",
+        "3 prompt variants", "mug, new", url("change", measured.pk),
+    ):  # fmt: skip
+        assert part in page, part
+    for name in ("compared.webp", "worst.webp", "clip.png", "report.html"):
+        link = url("file", measured.release_id, name, model="evaluation")
+        assert link in page and admin.get(link).status_code == 200
+    for name in ("sheet.webp", "evaluation.json", ".."):
+        assert admin.get(url("file", measured.release_id, name, model="evaluation")).status_code == 404  # fmt: skip
+
+
+def test_its_variants_are_sorted_as_asked_the_worst_first(admin, measured):
+    def order(query: str) -> list[str]:
+        page = text(admin.get(url("change", measured.release_id, model="evaluation") + query))
+        table = page[page.index('id="variants"') :]
+        return sorted(("a vase", "a mug", "a bowl"), key=table.index)
+
+    assert order("?order=clip") == ["a mug", "a bowl", "a vase"]
+    assert order("?order=distance") == ["a bowl", "a vase", "a mug"]
+    assert order("") == order("?order=nonsense&page=7") == ["a mug", "a vase", "a bowl"]
+
+
+def test_a_release_that_was_measured_elsewhere_has_its_figures_alone(admin, measured):
+    shutil.rmtree(folders.report("student-new"))
+    Run.objects.all().delete()
+    page = text(admin.get(url("change", measured.release_id, model="evaluation")))
+    assert "80.0 (70.0 – 90.0)" in page and "No report was kept" in page
+    assert "inconclusive" in page and "compared.webp" not in page
+    assert "student-new" in text(admin.get(url("changelist", model="evaluation")))
+
+
+def test_who_may_not_see_evaluations_sees_none_of_it(measured):
+    client = Client()
+    user = make_user(username="editor", is_staff=True)
+    client.force_login(user)
+    pages = (
+        url("changelist", model="evaluation"),
+        url("change", measured.release_id, model="evaluation"),
+        url("file", measured.release_id, "report.html", model="evaluation"),
+    )
+    assert {client.get(page).status_code for page in pages} == {403}
+    user.user_permissions.set(Permission.objects.filter(codename="view_evaluation"))
+    assert {client.get(page).status_code for page in pages} == {200}
+
+
+# --- releases -------------------------------------------------------------------------------------
+def release_page(admin: Client, name: str) -> str:
+    release = Release.objects.get(name=name)
+    return text(admin.get(reverse("admin:generation_release_change", args=[release.pk])))
+
+
+def test_a_release_shows_where_it_came_from_and_what_came_before_and_after(admin, measured):
+    old, new = (Release.objects.get(name=name) for name in ("student-old", "student-new"))
+    Release.objects.filter(pk=old.pk).update(status="retired")
+    Release.objects.filter(pk=new.pk).update(status="active", replaced=old)
+    page = release_page(admin, "student-new")
+    for part in ("starter-teacher", "trained on from", "2 are new", url("change", measured.pk),
+                 url("change", new.pk, model="evaluation"), "not passed: diversity to active"):  # fmt: skip
+        assert part in page, part
+    chain = page[page.index("rt-chain") :]
+    assert chain.index("student-old") < chain.index("student-new")
+    page = release_page(admin, "student-old")
+    assert "student-new" in page[page.index("rt-chain") :] and "trained on to" in page
+    page = release_page(admin, "starter-teacher")
+    assert "student-new" in page and "rt-chain" not in page
+
+
+def test_a_person_confirms_before_jobs_are_served_by_another_release(admin, measured):
+    old, new = (Release.objects.get(name=name) for name in ("student-old", "student-new"))
+    page = release_page(admin, "student-new")
+    assert "New jobs are then made by student-new instead of student-old" in page
+    Release.objects.filter(pk=old.pk).update(status="retired")
+    Release.objects.filter(pk=new.pk).update(status="active", replaced=old)
+    page = release_page(admin, "student-new")
+    assert "New jobs are then made by student-old again" in page
+    assert reverse("admin:generation_release_do", args=[new.pk, "rollback"]) in page
+
+
+# --- the schedule ---------------------------------------------------------------------------------
+def test_the_schedule_can_be_changed(admin):
+    every = IntervalSchedule.objects.create(every=1, period="hours")
+    task = PeriodicTask.objects.create(
+        name="consider-redistillation", task="distillation.consider", interval=every
+    )
+    page = reverse("admin:django_celery_beat_periodictask_change", args=[task.pk])
+    assert "distillation.consider" in text(admin.get(page))
+    other = IntervalSchedule.objects.create(every=5, period="minutes")
+    given = {"name": task.name, "task": task.task, "interval": other.pk, "enabled": "on",
+             "args": "[]", "kwargs": "{}", "headers": "{}", "start_time_0": "", "start_time_1": ""}  # fmt: skip
+    answer = admin.post(page, given)
+    assert answer.status_code == 302, text(answer)[-2000:]
+    task.refresh_from_db()
+    assert task.interval == other
+    for model in ("periodictask", "intervalschedule", "crontabschedule"):
+        assert admin.get(reverse(f"admin:django_celery_beat_{model}_changelist")).status_code == 200

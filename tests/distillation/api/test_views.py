@@ -1,0 +1,77 @@
+"""/v1/runs: begin a run, follow it, steer it; with keys that may."""
+
+import pytest
+
+from distillation.models import Run
+from distillation.runs import lifecycle as runs
+from tests.client import API, problem
+from tests.distillation.people import make_run
+from tests.people import make_release, make_variant
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def teacher():
+    make_variant()
+    return make_release(name="teacher-1", kind="teacher")
+
+
+def test_a_run_is_begun_and_followed(teacher):
+    api = API()
+    answer = api.post("/v1/runs", {"recipe": {"recipe": "starter-1step", "again": {"steps": 9}}})
+    assert (answer.status_code, answer["Retry-After"]) == (202, "5")
+    body = answer.json()
+    assert (body["status"], body["progress"], body["teacher"]) == ("queued", 0.0, "teacher-1")
+    assert body["recipe"]["again"] == {"steps": 9} and body["begins_with"] is None
+    runs.renew(runs.claim("worker-1")[1], stage="joint", percent=31.5)
+    body = api.get(answer["Location"]).json()
+    assert (body["status"], body["progress"]) == ("running", 31.5)
+    assert (body["stage"], body["slices"]) == ("joint", 2)
+    assert Run.objects.get().created_by == api.owner
+    problem(api.post("/v1/runs"), 409, "run_open")
+
+
+def test_without_fields_the_servers_recipe_and_policy_hold(teacher, settings):
+    settings.PROMOTION = "manual"
+    body = API().post("/v1/runs").json()
+    assert (body["recipe"], body["policy"]) == ({"recipe": settings.DISTILLATION_RECIPE}, "manual")
+
+
+@pytest.mark.parametrize(
+    "given", [{"recipe": 7}, {"recipe": {"steps": 1}}, {"recipe": "/etc/x.json"}, {"policy": "maybe"}, {"speed": 1}]
+)  # fmt: skip
+def test_what_is_not_understood_is_refused(teacher, given):
+    problem(API().post("/v1/runs", given), 400, "invalid_request")
+    assert not Run.objects.exists()
+
+
+def test_without_a_teacher_nothing_can_be_distilled():
+    make_variant()
+    problem(API().post("/v1/runs"), 422, "release_not_available")
+
+
+def test_a_run_is_paused_resumed_and_canceled():
+    run, api = make_run(), API()
+    for name, status in (("pause", "paused"), ("resume", "queued"), ("cancel", "canceled")):
+        assert api.post(f"/v1/runs/{run.name}/{name}").json()["status"] == status
+    assert api.post(f"/v1/runs/{run.name}/cancel").status_code == 200
+    problem(api.post(f"/v1/runs/{run.name}/resume"), 409, "run_finished")
+    problem(api.post("/v1/runs/nobody/pause"), 404, "not_found")
+
+
+def test_the_list_is_filtered_and_a_finished_run_says_what_its_gate_found():
+    run = make_run()
+    check = {"name": "each variant", "passed": True, "limit": -0.6, "found": None, "low": None,
+             "detail": ""}  # fmt: skip
+    runs.finish(runs.claim("worker-1")[1], gate={"passed": True, "checks": [check]}, outcome="candidate")  # fmt: skip
+    make_run()
+    (found,) = API().get("/v1/runs", {"status": "succeeded"}).json()["results"]
+    assert (found["name"], found["outcome"], found["gate"]) == (run.name, "candidate", [check])
+
+
+def test_reading_and_beginning_need_their_scopes():
+    reader = API(scopes=["releases:read"])
+    assert reader.get("/v1/runs").status_code == 200
+    problem(reader.post("/v1/runs"), 403, "permission_denied")
+    problem(API(scopes=["jobs:write"]).get("/v1/runs"), 403, "permission_denied")

@@ -1,0 +1,124 @@
+"""One version of the detector judges at a time; a version does not change; out of the box there is one."""
+
+import json
+
+import pytest
+
+from distillation.detectors import registry as detectors
+from distillation.errors import DetectorRefused
+from distillation.models import Detector
+from distillation.runs import inputs
+from tests.distillation.detector.folders import make_version
+from tests.people import make_release
+
+pytestmark = pytest.mark.django_db
+
+Status = Detector.Status
+
+
+@pytest.fixture
+def none_shipped(monkeypatch, tmp_path):
+    monkeypatch.setattr(detectors, "SHIPPED", tmp_path / "nothing")
+
+
+# --- registering ----------------------------------------------------------------------------------
+def test_a_registered_folder_is_copied_and_remembered(tmp_path):
+    row = detectors.register(make_version(tmp_path / "made", name="mine", with_mask=True))
+    assert (row.name, row.status) == ("mine", Status.CANDIDATE)
+    assert row.bits == ["red", "green", "blue", "sharp", "whole", "large"]
+    assert detectors.folder(row) == detectors.root() / "mine"
+    assert (detectors.folder(row) / "segmentation" / "model.safetensors").is_file()
+    row.refresh_from_db()
+    assert row.manifest["figures"] == {"seconds": 1.5}
+
+
+def test_only_what_the_version_names_is_copied(tmp_path):
+    folder = make_version(tmp_path / "made")
+    (folder / "notes.txt").write_text("private")
+    assert not (detectors.folder(detectors.register(folder)) / "notes.txt").exists()
+
+
+def test_a_name_is_registered_once(tmp_path):
+    detectors.register(make_version(tmp_path / "one", name="mine"))
+    with pytest.raises(DetectorRefused, match="mine is registered already"):
+        detectors.register(make_version(tmp_path / "two", name="mine"))
+
+
+def test_a_folder_that_holds_none_is_refused_in_words(tmp_path):
+    with pytest.raises(DetectorRefused, match="holds no usable detector"):
+        detectors.register(tmp_path)
+    assert not Detector.objects.exists()
+
+
+# --- activating -----------------------------------------------------------------------------------
+def test_activating_one_retires_the_other_and_back(tmp_path):
+    one, two = (
+        detectors.register(make_version(tmp_path / name, name=name)) for name in ("one", "two")
+    )
+    for first, second in ((one, two), (two, one)):
+        detectors.activate(first)
+        assert detectors.active() == first
+        detectors.activate(second)
+        first.refresh_from_db()
+        assert first.status == Status.RETIRED and detectors.active() == second
+
+
+def test_a_version_whose_files_changed_is_not_activated(tmp_path):
+    row = detectors.register(make_version(tmp_path / "made"))
+    path = detectors.folder(row) / "detector.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"required": []}))
+    with pytest.raises(DetectorRefused, match="changed after toy was registered"):
+        detectors.activate(row)
+    (detectors.folder(row) / "config.json").unlink()
+    with pytest.raises(DetectorRefused, match="no usable detector"):
+        detectors.activate(row)
+    assert not Detector.objects.filter(status=Status.ACTIVE).exists()
+
+
+# --- out of the box -------------------------------------------------------------------------------
+def test_where_none_was_registered_the_shipped_one_judges():
+    row = detectors.active()
+    assert row is not None and row.status == Status.ACTIVE
+    assert detectors.folder(row).resolve() == detectors.SHIPPED.resolve()
+    assert not row.path.startswith("/")  # so that the project may move
+    assert detectors.active() == row and Detector.objects.count() == 1
+
+
+def test_the_shipped_one_is_whole_and_caught_what_was_planted():
+    from distillation.detector import judge
+
+    made = judge.load(detectors.SHIPPED)
+    assert made.required == ("sharp", "clean", "whole", "large") and len(made.bits) == 27
+    test = made.version.figures["test"]
+    assert test["bad_caught"] >= 0.95 * test["bad"] and test["good_lost"] <= 0.03 * test["good"]
+    assert sum(file.size_bytes for file in made.version.files) < 3.6e6
+
+
+def test_who_registered_one_decides_alone_whether_it_judges(tmp_path):
+    detectors.register(make_version(tmp_path / "made"))
+    assert detectors.active() is None
+
+
+def test_where_nothing_is_shipped_there_is_none(none_shipped):
+    assert detectors.active() is None and not Detector.objects.exists()
+
+
+# --- what a run is judged by ----------------------------------------------------------------------
+def make_teacher(name: str, side: int = 32):
+    release = make_release(name=name, kind="teacher")
+    release.manifest["image_sizes"] = [[side, side]]
+    release.save()
+    return release
+
+
+def test_a_run_is_judged_by_the_active_version_if_its_size_fits(tmp_path):
+    row = detectors.activate(detectors.register(make_version(tmp_path / "made")))
+    assert inputs._active_detector(make_teacher("fits")) == detectors.folder(row)
+    assert inputs._active_detector(make_teacher("larger", 64)) is None
+
+
+def test_the_shipped_one_judges_no_pictures_but_the_starters():
+    size = detectors.active().manifest["image_size"]
+    assert inputs._active_detector(make_teacher("other", size)) is None
+    found = inputs._active_detector(make_teacher("starter-teacher", size))
+    assert found is not None and found.resolve() == detectors.SHIPPED.resolve()

@@ -1,0 +1,42 @@
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from distillation.evaluation.report import sheets
+from distillation.evaluation.report.sheets import GAP, PARTING, Row
+
+
+def pictures(*values: int) -> torch.Tensor:
+    return torch.stack([torch.full((3, 32, 32), value, dtype=torch.uint8) for value in values])
+
+
+def test_pictures_lie_side_by_side_under_their_title(tmp_path: Path):
+    sheets.write(tmp_path / "sheet.webp", [Row("two", pictures(0, 128), ("dark\nfar", "grey"))])
+    with Image.open(tmp_path / "sheet.webp") as sheet:
+        assert sheet.width == 2 * 32 + 3 * GAP
+        top = sheet.height - (2 * (13 + GAP) + GAP) - 16  # the middle of the pictures
+        dark, grey = (sheet.getpixel((GAP + 16 + n * (32 + GAP), top)) for n in range(2))
+        assert max(dark) < 10 and all(abs(value - 128) < 8 for value in grey)
+
+
+def test_a_row_may_be_parted(tmp_path: Path):
+    row = Row("", pictures(0, 0, 0), parted_at=2)
+    sheets.write(tmp_path / "sheet.webp", [row])
+    with Image.open(tmp_path / "sheet.webp") as sheet:
+        assert sheet.width == 3 * 32 + 4 * GAP + PARTING
+        second, third = (
+            sheet.getpixel((left + 16, GAP + 16)) for left in (GAP + 36, GAP + 72 + 16)
+        )
+        between = sheet.getpixel((GAP + 2 * 36 + PARTING // 2, GAP + 16))
+    assert max(second) < 10 and max(third) < 10 and min(between) > 245
+
+
+def test_a_row_without_pictures_or_with_too_few_captions_is_refused(tmp_path: Path):
+    path = tmp_path / "sheet.webp"
+    with pytest.raises(ValueError, match="at least one"):
+        sheets.write(path, [Row("none", pictures(1)[:0])])
+    with pytest.raises(ValueError, match="caption for each"):
+        sheets.write(path, [Row("two", pictures(1, 2), ("one",))])
+    assert not path.exists()

@@ -1,0 +1,162 @@
+"""Places of pictures: what may be reached, what is listed, what is read. Real folders and a real web server."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from distillation.examples import sources
+from distillation.examples.sources import FileTooLarge, PlaceUnusable, Rules, open_place
+from tests.distillation.served import serve
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    folder = tmp_path / "sources"
+    (folder / "vases" / "more").mkdir(parents=True)
+    (folder / "vases" / "b.png").write_bytes(b"bb")
+    (folder / "vases" / "more" / "a.jpg").write_bytes(b"a")
+    return folder
+
+
+def locations(url: str, rules: Rules) -> list[str]:
+    return [file.location for file in open_place(url, rules).files()]
+
+
+# --- folders --------------------------------------------------------------------------------------
+def test_a_folder_lists_what_is_in_it_and_below(root):
+    rules = Rules([root])
+    for url in ("vases", str(root / "vases"), f"file://{root}/vases", f"{root}/./vases/"):
+        assert locations(url, rules) == ["b.png", "more/a.jpg"]
+
+
+def test_a_stamp_changes_with_the_file_and_not_otherwise(root):
+    rules = Rules([root])
+    before = open_place("vases", rules).files()
+    assert open_place("vases", rules).files() == before and all(file.stamp for file in before)
+    os.utime(root / "vases" / "b.png", (1, 1))
+    after = open_place("vases", rules).files()
+    assert after[0].stamp != before[0].stamp and after[1] == before[1]
+
+
+@pytest.mark.parametrize("url", ["/etc", "..", "vases/../..", "file:///etc", "/", "link"])
+def test_folders_outside_of_the_roots_are_refused(root, url):
+    (root / "link").symlink_to("/etc")
+    with pytest.raises(PlaceUnusable, match="IMAGE_SOURCE_ROOTS"):
+        open_place(url, Rules([root]))
+
+
+def test_a_folder_that_is_not_there_is_said(root):
+    with pytest.raises(PlaceUnusable, match="is not a folder"):
+        open_place("nowhere", Rules([root]))
+
+
+def test_links_hidden_files_and_pipes_are_left_out(root, tmp_path):
+    (tmp_path / "secret.png").write_bytes(b"secret")
+    vases = root / "vases"
+    (vases / "link.png").symlink_to(tmp_path / "secret.png")
+    (vases / "folder").symlink_to(tmp_path)
+    (vases / "round").symlink_to(vases)
+    (vases / ".hidden.png").write_bytes(b"x")
+    (vases / ".git").mkdir()
+    (vases / ".git" / "c.png").write_bytes(b"x")
+    os.mkfifo(vases / "pipe.png")
+    assert locations("vases", Rules([root])) == ["b.png", "more/a.jpg"]
+
+
+def test_a_folder_that_became_a_link_after_it_was_listed_is_not_followed(root, tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"secret")
+    place = open_place("vases", Rules([root]))
+    file = place.files()[1]
+    (root / "vases" / "more").rename(root / "moved")
+    (root / "vases" / "more").symlink_to(tmp_path)
+    with pytest.raises(OSError, match="leads out"):
+        place.read(file, most=100)
+
+
+def test_no_more_bytes_are_read_than_allowed_whatever_was_listed(root):
+    place = open_place("vases", Rules([root]))
+    file = place.files()[0]
+    assert place.read(file, most=2) == b"bb"
+    with pytest.raises(FileTooLarge):
+        place.read(file, most=1)
+    (root / "vases" / "b.png").write_bytes(b"b" * 5000)  # it grew since
+    with pytest.raises(FileTooLarge):
+        place.read(file, most=100)
+    (root / "vases" / "b.png").unlink()
+    with pytest.raises(OSError):
+        place.read(file, most=100)
+
+
+def test_a_listing_that_is_too_long_is_refused(root, monkeypatch):
+    monkeypatch.setattr(sources, "MAX_FILES", 1)
+    with pytest.raises(PlaceUnusable, match="more than 1 files"):
+        locations("vases", Rules([root]))
+
+
+# --- URLs -----------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("ftp://host/x", "ftp:// is not read"),
+        ("memory://x", "is not read"),
+        ("simplecache::s3://bucket", "simplecache"),
+        ("s3://", "names no place"),
+        ("https://", "names no place"),
+        ("https://user:secret@host/x", "credentials"),
+        ("https://host/x?token=1", "without"),
+        ("https://[::1", "is no address"),
+        ("", "neither"),
+        ("zip://*.png::/etc/x.zip", "is not read"),
+    ],
+)
+def test_addresses_that_are_not_read_are_refused_in_words(root, url, said):
+    with pytest.raises(PlaceUnusable, match=said):
+        open_place(url, Rules([root]))
+
+
+def test_a_backend_that_is_not_installed_is_named():
+    missing = [scheme for scheme in ("gs", "abfs") if not sources.is_installed(scheme)]
+    if not missing:
+        pytest.skip("every backend is installed here")
+    package = sources.PACKAGES[missing[0]]
+    with pytest.raises(PlaceUnusable, match=f"pip install {package}"):
+        open_place(f"{missing[0]}://bucket/folder", Rules([]))
+
+
+# --- web servers ----------------------------------------------------------------------------------
+@pytest.fixture
+def web(root) -> Iterator[str]:
+    with serve(root, broken=set()) as url:
+        yield url
+
+
+INSIDE = Rules([], private_hosts=True)
+
+
+def test_the_listing_of_a_web_server_is_read_with_what_it_says_of_each_file(web):
+    place = open_place(f"{web}/vases", INSIDE)
+    files = [place.described(file) for file in place.files()]
+    assert [(file.location, file.size_bytes) for file in files] == [("b.png", 2), ("more/a.jpg", 1)]
+    assert all(file.stamp for file in files)
+    assert place.read(files[0], most=2) == b"bb"
+    with pytest.raises(FileTooLarge):
+        place.read(place.files()[0], most=1)
+
+
+def test_private_addresses_are_refused_by_name_and_by_number(web):
+    port = web.rpartition(":")[2]
+    for url in (web, f"http://localhost:{port}", f"http://[::ffff:127.0.0.1]:{port}"):
+        with pytest.raises(PlaceUnusable, match="private network"):
+            open_place(f"{url}/vases", Rules([])).files()
+
+
+def test_a_page_that_never_ends_is_refused(web):
+    with pytest.raises(PlaceUnusable, match="bytes"):
+        open_place(f"{web}/endless", INSIDE).files()
+
+
+def test_a_server_that_is_not_there_is_said():
+    with pytest.raises(PlaceUnusable, match="cannot be listed"):
+        open_place("http://127.0.0.1:9/x", INSIDE).files()

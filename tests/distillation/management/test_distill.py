@@ -1,0 +1,183 @@
+"""`manage.py distill` with every stage, at toy size, on a teacher with the layout of Stable Diffusion 1.5."""
+
+import json
+import os
+import subprocess
+import sys
+from io import StringIO
+
+import pytest
+from django.conf import settings
+from django.core.management import call_command
+from django.core.management.base import CommandError
+from safetensors.torch import load_file
+
+from generation.catalogue import encoding
+from generation.engine import pipeline
+from generation.engine.networks import WEIGHTS
+from generation.engine.request import GenerationRequest
+from generation.models import Embedding, Release
+from generation.releases import lifecycle as releases
+from tests.distillation.toys import SMALL
+from tests.people import make_variant
+
+pytestmark = pytest.mark.django_db
+
+
+def distil(*arguments: str, changes: tuple[str, ...] = SMALL) -> str:
+    out = StringIO()
+    settings = [part for change in changes for part in ("--set", change)]
+    call_command(
+        "distill",
+        "--recipe",
+        "starter-1step",
+        *settings,
+        *arguments,
+        stdout=out,
+        stderr=StringIO(),
+        verbosity=0,
+    )
+    return out.getvalue()
+
+
+def test_a_catalogue_becomes_an_active_student_and_a_second_call_does_nothing_twice(
+    teacher, settings, detector
+):
+    judged = ("--detector", str(detector))
+    said = distil(*judged, "--name", "toy-student", "--activate")
+
+    student = Release.objects.get(name="toy-student")
+    assert (student.kind, student.status) == ("student", "active")
+    assert "toy-student" in said
+    manifest = releases.verify(student)
+    assert manifest.parent == "toy"
+    assert manifest.timesteps == [625]
+    assert manifest.has_encoder is False
+    assert sorted(manifest.covered_variants) == sorted(
+        Embedding.objects.values_list("variant__slug", flat=True)
+    )
+    assert manifest.evaluation["teacher"] == "toy"
+    assert manifest.recipe["structure"]["steps"] == 2
+    report = next((settings.DATA_DIR / "distillation").glob("evaluation-*/report.html"))
+    assert "toy-student" in report.read_text("utf-8")
+
+    loaded = pipeline.load(releases.folder(student), device="cpu", dtype="float32")
+    stored = Embedding.objects.first().stored()
+    (result,) = loaded.generate([GenerationRequest(stored, 7, 64, 64)])
+    assert result.pixels.shape == (64, 64, 3)
+
+    written = {
+        path: path.stat().st_mtime_ns
+        for path in (settings.DATA_DIR / "distillation").rglob("done.json")
+    }
+    assert "registered already" in distil(*judged, "--name", "toy-student")
+    assert written == {path: path.stat().st_mtime_ns for path in written}
+
+
+def test_a_student_is_trained_on_for_a_catalogue_that_grew(teacher, settings, detector):
+    judged = ("--detector", str(detector))
+    distil(*judged, "--name", "first", "--activate")
+    make_variant(text="a green metal cone")
+    encoding.encode_missing()
+    root = settings.DATA_DIR / "distillation"
+    before = {path: path.stat().st_mtime_ns for path in root.glob("pairs/*/*")}
+
+    distil(*judged, "--name", "second", "--student", "first")
+
+    second = Release.objects.get(name="second")
+    assert len(releases.verify(second).covered_variants) == 3
+    assert len(list(root.glob("pairs/*/*"))) == len(before) + 1 == 3
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    assert len(list(root.glob("structure-*"))) == len(list(root.glob("decoder-*"))) == 1
+    (start,) = root.glob("start-*")
+    ours, its = (
+        load_file(folder / "unet" / WEIGHTS)["conv_in.weight"]
+        for folder in (start, next(root.glob("quantise-*")))
+    )
+    assert (ours - its).abs().max() < 0.05  # the served weights: int8, multiplied out
+
+
+@pytest.mark.parametrize(
+    ("student", "changes", "named"),
+    [
+        ("toy", SMALL, "teacher"),
+        ("first", (*SMALL, "timesteps=[999]"), "timesteps"),
+        ("first", (*SMALL, "again=null"), "again"),
+        ("nobody", SMALL, "nobody"),
+    ],
+)
+def test_a_student_that_cannot_be_trained_on_is_refused(teacher, detector, student, changes, named):
+    judged = ("--detector", str(detector))
+    if student == "first":
+        distil(*judged, "--name", "first", "--activate")
+    with pytest.raises(CommandError, match=named):
+        distil(*judged, "--student", student, changes=changes)
+
+
+def test_stages_can_be_built_alone(teacher, settings, detector):
+    assert distil("--detector", str(detector), "--only", "pairs") == ""
+
+    made = {
+        path.parent.name.partition("-")[0]
+        for path in (settings.DATA_DIR / "distillation").rglob("done.json")
+    }
+    assert made == {"pairs"}
+    assert not Release.objects.filter(kind="student").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "changes", "named"),
+    [
+        (("--teacher", "nobody"), SMALL, "nobody"),
+        ((), SMALL, "--clip"),
+        ((), ("student.cut=minute",), "student.cut"),
+        ((), ("structure.steeps=1",), r"structure\.steeps"),
+        ((), (), "image_size"),
+        ((), ("image_size=64", "student.width=3/7"), "width"),
+        (("--detector", "nowhere"), SMALL, "nowhere"),
+        (("--only", "polish"), SMALL, "polish"),
+    ],
+)
+def test_what_cannot_be_distilled_is_refused_by_name_before_anything_is_made(
+    teacher, settings, detector, arguments, changes, named
+):
+    if "--clip" not in named and "--detector" not in arguments:
+        arguments = (*arguments, "--detector", str(detector))
+    with pytest.raises(CommandError, match=named):
+        distil(*arguments, changes=changes)
+    assert not list((settings.DATA_DIR).rglob("done.json"))
+
+
+def test_variants_without_embeddings_are_named(teacher):
+    make_variant(text="a green metal cone", slug="green-cone")
+
+    with pytest.raises(CommandError, match=r"green-cone.*catalogue encode"):
+        distil()
+
+
+def test_recipes_can_be_read_from_a_file(teacher, tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({"recipe": "starter-1step", "pairs": {"sedes": 3}}), "utf-8")
+
+    with pytest.raises(CommandError, match=r"pairs\.sedes"):
+        call_command("distill", "--recipe", str(path), stdout=StringIO(), stderr=StringIO())
+
+
+def test_a_missing_library_is_named_with_what_to_install():
+    code = (
+        "import sys; sys.modules['matplotlib'] = None; from django.core import management as m; "
+        "m.execute_from_command_line(['manage.py', 'distill', '--list'])"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False,
+        env=os.environ | {"DJANGO_SETTINGS_MODULE": "project.settings"}, cwd=settings.BASE_DIR,
+    )  # fmt: skip
+    assert ended.returncode == 1
+    assert "matplotlib" in ended.stderr and "requirements.txt" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_the_recipes_are_listed(db):
+    out = StringIO()
+    call_command("distill", "--list", stdout=out)
+    assert "sd15-tiny-1step" in out.getvalue()

@@ -1,0 +1,88 @@
+"""`manage.py images`: a source is named, read and judged, and what came of it is said by code."""
+
+import io
+from pathlib import Path
+
+import pytest
+from django.core.management import call_command
+from django.core.management.base import CommandError
+
+from distillation.detectors import registry as detectors
+from distillation.models import ImageSource, Verdict
+from tests.distillation.pictures import png
+from tests.people import make_release, make_variant
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture(autouse=True)
+def teacher():
+    return make_release(name="teacher-1", kind="teacher", image_sizes=((64, 64),))
+
+
+@pytest.fixture
+def folder(settings) -> Path:
+    place = Path(settings.DATA_DIR) / "sources" / "vases"
+    place.mkdir(parents=True)
+    (place / "good.png").write_bytes(png(1))
+    (place / "page.png").write_bytes(b"<html>")
+    return place
+
+
+def images(*arguments: str) -> str:
+    out = io.StringIO()
+    call_command("images", *arguments, stdout=out, stderr=out)
+    return out.getvalue()
+
+
+def test_a_source_is_added_read_and_judged(folder, detector):
+    version = detectors.activate(detectors.register(detector))
+    make_variant(slug="red-vase", tags=["vase"])
+    said = images("add", "field", "vases", "--variants", "red-vase", "--tags", "winter, not-bowl")
+    assert "images ingest field" in said
+    source = ImageSource.objects.get()
+    assert source.tags == ["winter", "not-bowl"]
+    assert "not read yet" in images("list")
+
+    said = images("ingest")
+    assert "field: 2 files, 1 taken, 0 unchanged, 1 format" in said
+    assert f"{version.name}: 1 judged now" in said
+    assert Verdict.objects.get().absent == ["bowl"]
+    assert "1 examples, 1 refused" in images("list")
+    assert "0 taken, 2 unchanged" in images("ingest", "field")
+    assert "0 judged now" in images("judge", "--detector", version.name)
+
+
+def test_variants_are_named_by_a_tag(folder):
+    one, two = make_variant(tags=["vases"]), make_variant(tags=["vases"])
+    make_variant(tags=["vases"], status="archived")
+    images("add", "field", "vases", "--variants-tag", "vases")
+    assert set(ImageSource.objects.get().variants.all()) == {one, two}
+
+
+def test_without_a_detector_for_such_pictures_people_decide(folder):
+    images("add", "field", "vases")
+    assert "people decide" in images("ingest")
+
+
+def test_one_source_that_cannot_be_read_does_not_keep_the_others_from_it(folder):
+    images("add", "broken", "nowhere")
+    images("add", "field", "vases")
+    with pytest.raises(CommandError, match="Not read: broken"):
+        images("ingest")
+    assert "not a folder" in images("list") and ImageSource.objects.get(name="field").ingested_at
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("add", "field", "/etc"), "IMAGE_SOURCE_ROOTS"),
+        (("add", "field", "vases", "--variants", "nothing"), "nothing"),
+        (("add", "field", "vases", "--variants-tag", "nothing"), "nothing"),
+        (("ingest", "nobody"), "nobody"),
+        (("judge", "--detector", "nobody"), "nobody"),
+    ],
+)
+def test_what_is_not_there_is_named(folder, arguments, said):
+    with pytest.raises(CommandError, match=said):
+        images(*arguments)

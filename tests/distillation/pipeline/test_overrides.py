@@ -1,0 +1,100 @@
+"""Changing a recipe by the names of its fields: what is taken, and that what does not fit is refused by its name."""
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from distillation.pipeline import overrides
+from distillation.trainers.objectives.guidance import GuidanceRecipe
+from distillation.trainers.objectives.hinton import HintonRecipe
+from distillation.training.errors import RecipeRefused
+
+
+@dataclass(frozen=True)
+class Inner:
+    batch: int = 8
+    rate: float = 0.5
+    places: tuple[int, ...] = (1, 2)
+
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise ValueError(f"batch must be at least 1, not {self.batch}.")
+
+
+@dataclass(frozen=True)
+class Outer:
+    name: str = "outer"
+    scale: float | None = None
+    is_on: bool = True
+    inner: Inner = field(default_factory=Inner)
+    objective: GuidanceRecipe | HintonRecipe = field(default_factory=GuidanceRecipe)
+    extra: Inner | None = None
+
+
+def test_fields_change_at_any_depth_and_the_rest_stays():
+    changed = overrides.changed(Outer(), {"inner": {"batch": 2}, "scale": 1.5})
+
+    assert changed == Outer(scale=1.5, inner=Inner(batch=2))
+
+
+def test_texts_of_a_command_line_become_changes():
+    parsed = overrides.parse(["inner.batch=2", "inner.places=[3, 4]", "name=other", "scale=null"])
+
+    assert parsed == {"inner": {"batch": 2, "places": [3, 4]}, "name": "other", "scale": None}
+    assert overrides.changed(Outer(scale=2.0), parsed) == Outer(
+        name="other", scale=None, inner=Inner(batch=2, places=(3, 4))
+    )
+
+
+def test_a_whole_number_is_taken_where_a_number_is_asked_for():
+    rate = overrides.changed(Outer(), {"inner": {"rate": 2}}).inner.rate
+
+    assert isinstance(rate, float) and rate == 2
+
+
+def test_a_part_that_was_left_out_is_there_when_one_of_its_fields_is_set_and_null_leaves_it_out():
+    changed = overrides.changed(Outer(), {"extra": {"batch": 2}})
+
+    assert changed.extra == Inner(batch=2)
+    assert overrides.changed(changed, {"extra": None}).extra is None
+
+
+def test_another_method_is_a_recipe_with_its_own_fields():
+    changed = overrides.changed(Outer(), {"objective": {"method": "hinton", "soft_weight": 0.5}})
+
+    assert changed.objective == HintonRecipe(soft_weight=0.5)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"inner": {"size": 3}}, "inner.size"),
+        ({"sise": 3}, "sise"),
+        ({"inner": {"batch": "many"}}, "inner.batch"),
+        ({"inner": {"batch": 2.5}}, "inner.batch"),
+        ({"inner": {"batch": True}}, "inner.batch"),
+        ({"inner": {"batch": None}}, "inner.batch"),
+        ({"inner": {"places": 3}}, "inner.places"),
+        ({"inner": {"rate": [1.0]}}, "inner.rate"),
+        ({"is_on": 1}, "is_on"),
+        ({"inner": 3}, "inner"),
+        ({"inner": {"batch": 0}}, "inner.batch"),
+        ({"objective": {"method": "alchemy"}}, "method"),
+        ({"objective": {"method": "hinton", "feature_weight": 1.0}}, "feature_weight"),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_the_name_of_its_field(change, named):
+    with pytest.raises(RecipeRefused, match=named.replace(".", r"\.")):
+        overrides.changed(Outer(), change)
+
+
+@pytest.mark.parametrize("text", ["batch", "=3", "inner.=3", ".batch=3"])
+def test_a_text_that_is_no_change_is_refused(text):
+    with pytest.raises(RecipeRefused, match="FIELD=VALUE"):
+        overrides.parse([text])
+
+
+@pytest.mark.parametrize("texts", [["a=1", "a=2"], ["a=1", "a.b=2"], ["a.b=1", "a=2"]])
+def test_a_field_that_is_given_twice_is_refused(texts):
+    with pytest.raises(RecipeRefused, match="twice"):
+        overrides.parse(texts)

@@ -1,0 +1,247 @@
+"""What no run needs is cleared away; what a run, a person or a page may still want stays."""
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from django.core.management import call_command
+from django.utils import timezone
+
+from distillation.models import Run
+from distillation.pipeline import overrides
+from distillation.pipeline.stages import Chain
+from distillation.runs import cleaning, folders, inputs, reports
+from generation.models import PromptVariant, Release
+from tests.distillation.people import make_run
+from tests.distillation.reporting import figures, write_stage
+from tests.distillation.toys import SMALL
+from tests.people import make_release, make_variant
+
+pytestmark = pytest.mark.django_db
+
+KEY = "0123456789abcdef"
+
+
+def stage(name: str, key: str = KEY, **files: object) -> str:
+    """A finished stage's folder, by its name."""
+    write_stage(
+        f"{name}-{key}", {"done.json": {}, "build.lock": "1\n", "weights": b"x" * 100, **files}
+    )
+    return f"{name}-{key}"
+
+
+def there() -> set[str]:
+    return {path.name for path in folders.root().iterdir()} - {"reports", "pictures", "pairs"}
+
+
+def ended(number: int, **fields: object) -> Run:
+    """A run that ended `number` days ago, with folders of its own: joint, evaluation and a snapshot."""
+    key = f"{number:016x}"
+    made = {name: stage(name, key) for name in ("joint", "evaluation")}
+    write_stage(f"evaluation-{key}", {"evaluation.json": figures(), "report.html": "<h1>"})
+    write_stage(f"catalogue-{key}", {"catalogue.json": {}})
+    at = timezone.now() - timezone.timedelta(days=number)
+    fields = {"status": "succeeded", "finished_at": at} | fields
+    return make_run(name=f"run-{number}", folders=made, catalogue=f"catalogue-{key}", **fields)
+
+
+def age(path: Path, days: float) -> None:
+    at = time.time() - days * 24 * 3600
+    for inner in (*path.rglob("*"), path):
+        os.utime(inner, (at, at))
+
+
+def test_the_latest_runs_keep_their_folders_and_older_ones_their_reports():
+    runs = [ended(number) for number in (1, 2, 3)]
+    removed = cleaning.clean()
+    key = f"{3:016x}"
+    assert {row.place for row in removed} == {
+        f"joint-{key}",
+        f"evaluation-{key}",
+        f"catalogue-{key}",
+    }
+    assert all(row.why == "no run needs it" for row in removed)
+    assert sum(row.size_bytes for row in removed) > 200
+    assert there() == {n for run in runs[:2] for n in (*run.folders.values(), run.catalogue)}
+    assert reports.read("run-3") is not None
+    assert cleaning.clean() == []
+
+
+def test_what_an_open_run_shares_with_an_old_one_stays():
+    runs = [ended(number) for number in (1, 2, 3, 4)]
+    open_run = make_run(folders={"joint": runs[3].folders["joint"]}, catalogue=runs[2].catalogue)
+    cleaning.clean(kept_runs=0)
+    assert there() == {open_run.folders["joint"], open_run.catalogue}
+
+
+def test_a_canceled_run_keeps_nothing():
+    run = ended(1, status="canceled")
+    assert {row.place for row in cleaning.clean()} == {*run.folders.values(), run.catalogue}
+
+
+def test_what_nobody_is_known_to_have_made_stays_for_a_month():
+    stage("structure")
+    write_stage("catalogue-" + KEY, {"catalogue.json": {}})
+    assert cleaning.clean() == []
+    age(folders.root() / f"structure-{KEY}", 31)
+    assert [row.place for row in cleaning.clean()] == [f"structure-{KEY}"]
+    assert there() == {f"catalogue-{KEY}"}
+
+
+def test_folders_that_are_no_stages_are_never_touched():
+    for name in ("notes", "my-folder-" + KEY, "reports/run-1"):
+        write_stage(name, {"file": "mine"})
+    age(folders.root(), 400)
+    assert cleaning.clean() == []
+    assert {"notes", "my-folder-" + KEY, "reports"} <= {p.name for p in folders.root().iterdir()}
+
+
+@pytest.fixture
+def locked() -> Iterator[str]:
+    """A stage that somebody builds by hand."""
+    name = stage("structure", "f" * 16)
+    with (folders.root() / name / "build.lock").open("r+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield name
+
+
+def test_while_somebody_builds_by_hand_no_stage_is_removed(locked):
+    run = ended(1)
+    age(folders.root() / locked, 90)
+    assert cleaning.clean(kept_runs=0) == []
+    assert {locked, *run.folders.values()} <= there()
+
+
+def test_a_run_that_holds_its_own_stage_does_not_keep_others_from_being_removed():
+    old, name = ended(1), stage("joint", "e" * 16)
+    make_run(folders={"joint": name})
+    with (folders.root() / name / "build.lock").open("r+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        cleaning.clean(kept_runs=0)
+    assert there() == {name} and old.folders["joint"] not in there()
+
+
+def test_a_release_that_was_registered_where_it_lay_stays():
+    run = ended(1)
+    place = folders.root() / run.folders["joint"] / "release"
+    place.mkdir()
+    make_release(path=str(place))
+    cleaning.clean(kept_runs=0)
+    assert there() == {run.folders["joint"]}
+
+
+def test_what_kills_left_is_removed_after_a_day():
+    write_stage(".replacing-abc/unet", {"weights": b"xx"})
+    write_stage("", {".catalogue.json.77": "{"})
+    assert cleaning.clean() == []
+    age(folders.root(), 2)
+    assert {row.place for row in cleaning.clean()} == {".replacing-abc", ".catalogue.json.77"}
+    assert there() == set()
+
+
+def test_a_dry_run_removes_nothing_and_says_the_same():
+    ended(1)
+    before = there()
+    said = cleaning.clean(kept_runs=0, is_dry=True)
+    assert there() == before and reports.read("run-1") is None
+    assert cleaning.clean(kept_runs=0) == said and there() == set()
+
+
+def test_pictures_stay_of_releases_that_are_measured_again():
+    teacher = make_release(name="teacher-x", kind="teacher", status="retired")
+    make_release(name="serves", status="active")
+    run = ended(1, teacher=teacher, release=make_release(name="run-1", status="rejected"))
+    make_release(name="forgotten", status="rejected")
+    names = ("teacher-x", "serves", run.name, "forgotten", "by-hand")
+    for name in names:
+        write_stage(f"pictures/{name}-{KEY}", {"1.png": b"PNG"})
+    age(folders.root() / "pictures", 2)
+    assert [row.place for row in cleaning.clean()] == [f"pictures/forgotten-{KEY}"]
+    age(folders.root() / "pictures", 31)
+    assert [row.place for row in cleaning.clean()] == [f"pictures/by-hand-{KEY}"]
+    left = {path.name for path in (folders.root() / "pictures").iterdir()}
+    assert left == {f"{name}-{KEY}" for name in ("teacher-x", "serves", "run-1")}
+
+
+# --- pairs ----------------------------------------------------------------------------------------
+@pytest.fixture
+def made(teacher, detector, settings, tmp_path) -> Run:
+    """A run that has made the pairs of both variants, which are old."""
+    settings.DISTILLATION_DETECTOR = str(detector)
+    description = {"recipe": "starter-1step", **overrides.parse(SMALL)}
+    (tmp_path / "recipe.json").write_text(json.dumps(description))
+    settings.DISTILLATION_RECIPE = str(tmp_path / "recipe.json")
+    given = inputs.gather(teacher)
+    chain = Chain(inputs.recipe_of(description), given, name="any")
+    found = chain.build(folders.root(), only=["pairs"], progress_bar=False)
+    age(folders.root() / "pairs", 31)
+    return make_run(
+        teacher=teacher, recipe=description, catalogue=given.catalogue.name,
+        folders={"pairs": found["pairs"].name}, status="failed", finished_at=timezone.now(),
+    )  # fmt: skip
+
+
+def pairs() -> int:
+    return len(list((folders.root() / "pairs").glob("*/*.safetensors")))
+
+
+def archive(text: str) -> None:
+    PromptVariant.objects.filter(text=text).update(status="archived")
+
+
+def test_old_pairs_stay_while_a_variant_or_a_kept_run_has_them(made):
+    archive("a blue glass mug")
+    before = there()
+    assert cleaning.clean(kept_runs=1) == [] and pairs() == 2
+    (removed,) = [row for row in cleaning.clean(kept_runs=0) if row.place.startswith("pairs/")]
+    assert (removed.files, pairs()) == (1, 1)
+    assert before - there() == {made.catalogue, made.folders["pairs"]}
+
+
+def test_an_open_run_that_has_not_made_all_of_them_keeps_those_of_its_snapshot(made):
+    (folders.root() / made.folders["pairs"] / "pairs.json").unlink()
+    Run.objects.filter(pk=made.pk).update(status="queued", finished_at=None)
+    archive("a blue glass mug")
+    assert cleaning.clean(kept_runs=0) == [] and pairs() == 2
+
+
+def test_pairs_that_were_made_lately_stay(made):
+    archive("a blue glass mug")
+    age(folders.root() / "pairs", 29)
+    cleaning.clean(kept_runs=0)
+    assert pairs() == 2
+
+
+def test_while_nobody_can_say_what_is_needed_all_pairs_stay(made):
+    archive("a blue glass mug")
+    make_variant(text="a green cone")  # not encoded yet: no snapshot can be taken
+    cleaning.clean(kept_runs=0)
+    assert pairs() == 2
+
+
+def test_pairs_of_a_teacher_that_serves_no_more_are_removed(made):
+    Release.objects.update(status="retired")
+    cleaning.clean(kept_runs=0)
+    assert pairs() == 0 and list((folders.root() / "pairs").iterdir()) == []
+
+
+# --- the command ----------------------------------------------------------------------------------
+def test_the_command_says_what_and_how_much():
+    ended(1)
+    out = StringIO()
+    call_command("run", "clean", "--keep", "0", "--dry-run", stdout=out)
+    assert (
+        f"joint-{1:016x}: no run needs it" in out.getvalue()
+        and "would be removed." in out.getvalue()
+    )
+    out = StringIO()
+    call_command("run", "clean", "--keep", "0", stdout=out)
+    assert out.getvalue().strip().endswith("removed.") and there() == set()
+    out = StringIO()
+    call_command("run", "clean", stdout=out)
+    assert out.getvalue() == "Nothing to remove.\n"

@@ -1,0 +1,221 @@
+"""A run begins when facts changed, once, and not in vain; every decision says why."""
+
+import hashlib
+import json
+from dataclasses import replace
+from datetime import timedelta
+
+import numpy as np
+import pytest
+from django.utils import timezone
+from safetensors.numpy import save_file
+
+from distillation.errors import DistillationRefused
+from distillation.models import Decision, Run
+from distillation.runs import lifecycle as runs
+from distillation.runs import policy
+from distillation.runs.policy import Facts, Limits, consider, decide, gather
+from generation.catalogue import variants as catalogue
+from generation.engine.release import PROMPT_EMBEDS
+from generation.jobs import routing
+from generation.models import PromptVariant, Release
+from tests.people import make_embedding, make_image, make_job, make_release, make_variant
+
+FACTS = Facts(
+    teacher="teacher-1",
+    active="student-1",
+    active_teacher="teacher-1",
+    variants=100,
+    uncovered=(),
+    changed=(),
+    unencoded=0,
+    settled_seconds=3600,
+    age_days=3,
+    open_run=None,
+    tried=None,
+)
+LIMITS = Limits(failing_share=0.3)
+
+
+def said(facts: Facts, limits: Limits = LIMITS) -> tuple[bool, str]:
+    is_start, reasons = decide(facts, limits)
+    return is_start, " ".join(reasons)
+
+
+# --- the decision ---------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"uncovered": ("red-vase", "blue-bowl")}, "2 prompt variants are not covered: red-vase, blue"),
+        ({"changed": ("red-vase",)}, "1 prompt variants have another text: red-vase"),
+        ({"active": None}, "No student"),
+        ({"active_teacher": "old"}, "the teacher is teacher-1"),
+        ({"judged": 400, "failing": 200}, "50% of 400 judged images of student-1 fail"),
+    ],
+)  # fmt: skip
+def test_a_run_begins_when_facts_changed(changes, reason):
+    is_start, reasons = said(replace(FACTS, **changes))
+    assert is_start and reason in reasons
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({}, "covers the catalogue"),
+        ({"teacher": None, "uncovered": ("a",)}, "No teacher"),
+        ({"variants": 0, "active": None}, "No prompt variant"),
+        ({"uncovered": ("a",), "open_run": "student-2"}, "student-2 is under way"),
+        ({"uncovered": ("a",), "canary": "student-2"}, "student-2 serves a share of the jobs"),
+        ({"judged": 20, "failing": 9}, "covers the catalogue"),
+        ({"uncovered": ("a",), "unencoded": 4}, "4 prompt variants wait"),
+        ({"uncovered": ("a",), "settled_seconds": 30}, "must rest"),
+        ({"uncovered": ("a",), "tried": "student-2 (rejected)"}, "student-2 (rejected) had the same"),
+    ],
+)  # fmt: skip
+def test_no_run_begins_without_a_reason_or_in_vain(changes, reason):
+    is_start, reasons = said(replace(FACTS, **changes))
+    assert not is_start and reason in reasons
+
+
+def test_few_new_variants_wait_for_more_if_so_set():
+    facts = replace(FACTS, uncovered=("a", "b"), changed=("c",))
+    assert said(facts, Limits(new_variants=3))[0]
+    assert not said(facts, Limits(new_variants=4))[0]
+
+
+def test_age_is_a_reason_only_if_so_set():
+    old = replace(FACTS, age_days=40)
+    assert not said(old)[0]
+    assert said(old, Limits(age_days=30)) == (True, "student-1 is 40 days old.")
+
+
+# --- the facts ------------------------------------------------------------------------------------
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def releases(settings) -> tuple[Release, Release]:
+    """A teacher, and a student of it that covers two variants."""
+    settings.REDISTIL_SETTLED_SECONDS = 60
+    teacher = make_release(name="teacher-1", kind="teacher", status="active")
+    student = make_release(
+        name="student-1", kind="student", status="active", parent="teacher-1",
+        covered_variants=["red-vase", "blue-bowl"],
+    )  # fmt: skip
+    for slug in ("red-vase", "blue-bowl"):
+        make_embedding(variant=make_variant(slug=slug))
+    rest()
+    return teacher, student
+
+
+def rest() -> None:
+    """As if the catalogue had not been touched for an hour."""
+    PromptVariant.objects.update(updated_at=timezone.now() - timedelta(hours=1))
+
+
+def test_a_covered_catalogue_starts_nothing_and_the_decision_is_kept(releases):
+    decision = consider()
+    assert not decision.is_start and decision.run is None
+    assert Decision.objects.get().facts["uncovered"] == []
+
+
+def test_a_new_variant_starts_one_run_that_trains_the_active_student_on(releases):
+    teacher, student = releases
+    make_embedding(variant=make_variant(slug="green-mug"))
+    rest()
+    decision = consider()
+    assert decision.is_start and "green-mug" in decision.reasons[0]
+    run = Run.objects.get()
+    assert decision.run == run
+    assert (run.teacher, run.begins_with, run.trigger) == (teacher, student, "schedule")
+    assert run.recipe == {"recipe": "starter-1step"}
+    second = consider()
+    assert not second.is_start and run.name in second.reasons[0]
+    assert Run.objects.count() == 1
+
+
+def test_a_changed_text_is_told_from_the_one_that_the_student_was_made_for(releases, tmp_path):
+    _, student = releases
+    texts = ["Red  vase", "another bowl"]
+    path = tmp_path / PROMPT_EMBEDS
+    save_file(
+        {"prompt_embeds": np.zeros((2, 4, 8), np.float16)}, path, {"texts": json.dumps(texts)}
+    )
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    student.manifest["files"] = [{"path": PROMPT_EMBEDS, "sha256": sha256}]
+    student.path = str(tmp_path)
+    student.save()
+    assert (gather().uncovered, gather().changed) == ((), ("blue-bowl",))
+    routing._texts.cache_clear()  # as in another process
+    path.write_bytes(b"damaged")
+    assert gather().changed == ()
+
+
+def test_a_variant_that_cannot_be_encoded_is_no_reason(releases):
+    make_embedding(variant=make_variant(slug="too-long"), error="78 tokens.")
+    rest()
+    assert not consider().is_start
+
+
+def test_a_variant_that_waits_for_its_embedding_delays_the_run(releases):
+    make_variant(slug="green-mug")
+    rest()
+    assert gather().unencoded == 1
+    assert "wait to be encoded" in consider().reasons[-1]
+
+
+def test_a_catalogue_that_was_tried_in_vain_is_not_tried_again_until_it_changes(releases):
+    make_embedding(variant=make_variant(slug="green-mug"))
+    rest()
+    run = consider().run
+    claimed = runs.claim("worker-1")
+    runs.finish(claimed[1], outcome=Run.Outcome.REJECTED)
+    assert run.name in consider().reasons[-1]
+    variant = PromptVariant.objects.get(slug="green-mug")
+    variant.notes = "touched"
+    catalogue.save(variant)
+    PromptVariant.objects.filter(pk=variant.pk).update(
+        updated_at=timezone.now() + timedelta(seconds=1)
+    )
+    assert gather().tried is None
+
+
+def test_another_teacher_is_a_reason_and_its_student_is_cut_anew(releases):
+    make_release(name="teacher-2", kind="teacher", status="candidate")
+    Release.objects.filter(name="teacher-1").update(status="retired")
+    Release.objects.filter(name="teacher-2").update(status="active")
+    decision = consider()
+    assert decision.is_start and "teacher-2" in decision.reasons[0]
+    assert decision.run.begins_with is None
+
+
+def test_without_variants_nothing_can_be_started(releases):
+    PromptVariant.objects.update(status=PromptVariant.Status.ARCHIVED)
+    with pytest.raises(DistillationRefused, match="No prompt variant"):
+        policy.start()
+
+
+# --- images that fail -----------------------------------------------------------------------------
+def judged(release: Release, *, accepted: int, failing: int) -> None:
+    job = make_job(release=release, status="succeeded")
+    for index in range(accepted + failing):
+        image = make_image(job=job, index=index)
+        image.is_accepted = index < accepted
+        image.save()
+
+
+def test_the_share_of_failing_images_is_a_fact_once_the_student_served_for_the_window(releases):
+    student = releases[1]
+    judged(student, accepted=3, failing=2)
+    assert gather().judged is None  # it is new: its time is not over
+
+    long_ago = timezone.now() - timedelta(days=8)
+    Release.objects.filter(pk=student.pk).update(activated_at=long_ago)
+    facts = gather()
+    assert (facts.judged, facts.failing) == (5, 2)
+
+
+def test_failing_images_begin_a_run_only_if_so_set():
+    facts = replace(FACTS, judged=400, failing=200)
+    assert not said(facts, Limits())[0]
+    assert not said(facts, Limits(failing_share=0.5))[0]  # half of 400 is not surely more than half

@@ -1,0 +1,246 @@
+"""A worker executes a run in slices, whatever interrupts it, and what the gate says happens to the release."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from distillation.models import Run, Slice
+from distillation.pipeline import overrides
+from distillation.runs import lifecycle as runs
+from distillation.runs import policy, promotion, slices, worker
+from distillation.training import loop
+from generation.catalogue import encoding
+from generation.infra import heartbeat
+from generation.jobs import routing
+from generation.models import Job, PromptVariant, Release
+from tests.distillation.toys import SMALL
+from tests.people import make_job, make_release, make_variant
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def run(teacher, detector, settings) -> Iterator[Run]:
+    settings.DISTILLATION_DETECTOR = str(detector)
+    settings.SLICE_SECONDS = 1000
+    yield policy.start(recipe={"recipe": "starter-1step", **overrides.parse(SMALL)})
+    heartbeat.stopping.clear()
+
+
+def again(run: Run) -> Run:
+    return Run.objects.get(pk=run.pk)
+
+
+def outcomes(run: Run) -> list[str]:
+    return list(run.slices.values_list("outcome", flat=True))
+
+
+def root(settings) -> Path:
+    return settings.DATA_DIR / "distillation"
+
+
+def test_a_run_ends_with_a_release_that_two_prompts_are_too_few_to_serve(run, settings):
+    worker.run()
+    run = again(run)
+    assert (run.status, run.error_detail) == ("succeeded", "")
+    assert (run.percent, run.variants, run.outcome) == (100.0, 2, "rejected")
+    assert outcomes(run) == [Slice.Outcome.FINISHED]
+    release = Release.objects.get(name=run.name)
+    assert (run.release, release.status) == (release, "rejected")
+    failed = [check for check in run.gate["checks"] if not check["passed"]]
+    assert "20 do" in failed[0]["detail"]
+    assert set(run.folders) >= {"pairs", "structure", "joint", "evaluation", "gate", "release"}
+    assert (root(settings) / run.folders["evaluation"] / "report.html").exists()
+
+
+def test_a_run_in_many_slices_makes_the_same_student(run, settings, monkeypatch):
+    """A slice that is over stops after the running step; the next one goes on from there."""
+    settings.SLICE_SECONDS = 0.0  # over as soon as it has done anything
+    monkeypatch.setattr(runs, "renew", lambda hold, **fields: None)  # as if another run waited
+    count = 0
+    while again(run).is_open:
+        worker.run()
+        count += 1
+        assert count < 100
+    run = again(run)
+    assert run.status == "succeeded" and run.token == count > 15
+    assert outcomes(run) == [Slice.Outcome.OVER] * (count - 1) + [Slice.Outcome.FINISHED]
+    percents = list(run.slices.values_list("percent", flat=True))
+    assert percents == sorted(percents) and percents[-1] == 100
+
+    other = policy.start(recipe=run.recipe, is_warm=False)
+    settings.SLICE_SECONDS = 1000
+    worker.run()
+    whole = again(other)
+    assert {name: folder for name, folder in whole.folders.items() if name in loop_stages(run)} == {
+        name: folder for name, folder in run.folders.items() if name in loop_stages(run)
+    }
+
+
+def loop_stages(run: Run) -> set[str]:
+    return {"pairs", "decoder", "structure", "regression", "joint", "quantise"}
+
+
+def test_the_same_worker_goes_on_when_nothing_waits(run, settings):
+    settings.SLICE_SECONDS = 0.05
+    worker.run()
+    run = again(run)
+    assert run.status == "succeeded" and run.token > 1
+    assert set(outcomes(run)[:-1]) == {Slice.Outcome.OVER}
+
+
+@pytest.mark.parametrize("change", [runs.pause, runs.cancel])
+def test_a_run_that_is_stopped_by_a_person_stops_after_the_step(run, monkeypatch, change):
+    steps = []
+    seed_of = loop._seed_of
+
+    def counted(seed: int, index: int, rank: int) -> int:
+        steps.append(index)
+        if len(steps) == 3:
+            change(run)
+            worker.holding.keep()  # what the heartbeat thread does
+        return seed_of(seed, index, rank)
+
+    monkeypatch.setattr(loop, "_seed_of", counted)
+    worker.run()
+    assert len(steps) == 3
+    assert outcomes(run) == [Slice.Outcome.STOPPED]
+    assert again(run).status in ("paused", "canceled")
+    assert not Release.objects.filter(name=run.name).exists()
+
+
+def test_a_worker_that_should_end_gives_the_run_back(run, monkeypatch):
+    seed_of = loop._seed_of
+
+    def stopping(*arguments: int) -> int:
+        heartbeat.stopping.set()
+        return seed_of(*arguments)
+
+    monkeypatch.setattr(loop, "_seed_of", stopping)
+    worker.run()
+    assert again(run).status == "queued" and outcomes(run) == [Slice.Outcome.STOPPED]
+    worker.run()  # a process that ends takes nothing new
+    assert again(run).token == 1
+
+
+def test_jobs_come_first(run, settings, monkeypatch):
+    """While a job waits no step is made; when it is done the run goes on."""
+    variant = PromptVariant.objects.first()
+    job = make_job(variant=variant, release=run.teacher, status=Job.Status.QUEUED)
+    waited = []
+
+    def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        if len(waited) == 3:
+            Job.objects.filter(pk=job.pk).update(status="canceled", finished_at=job.created_at)
+
+    monkeypatch.setattr(slices.time, "sleep", sleep)
+    worker.run()
+    assert len(waited) >= 3 and again(run).status == "succeeded"
+
+
+def test_a_recipe_that_does_not_fit_fails_at_once_and_says_the_field(run):
+    Run.objects.filter(pk=run.pk).update(recipe={"recipe": "sd15-tiny-1step"})
+    worker.run()
+    run = again(run)
+    assert (run.status, run.error_code) == ("failed", "refused")
+    assert "image_size" in run.error_detail
+
+
+def test_a_crash_ends_the_slice_and_the_third_one_the_run(run, monkeypatch):
+    def crash(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(slices, "_chain", crash)
+    for _ in range(3):
+        worker.run()
+    run = again(run)
+    assert (run.status, run.error_code) == ("failed", "internal_error")
+    assert "No space left" in run.error_detail and outcomes(run) == [Slice.Outcome.FAILED] * 3
+
+
+# --- what becomes of the release ------------------------------------------------------------------
+@pytest.fixture
+def made(run) -> tuple[Run, dict[str, Path]]:
+    """A run whose stages are all there, that is held by this process and not concluded."""
+    found = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(promotion, "conclude", lambda row, hold, folders: found.update(folders))
+        patch.setattr(slices.runs, "give_back", lambda *_, **__: None)
+        worker.run()
+    return again(run), found
+
+
+def decided(made: tuple[Run, dict[str, Path]], *, passed: bool) -> Run:
+    row, folders = made
+    path = folders["gate"] / "gate.json"
+    path.write_text(json.dumps({"passed": passed, "checks": []}))
+    promotion.conclude(row, runs.Hold(row.pk, row.token), folders)
+    return again(row)
+
+
+def test_one_that_passed_is_served(made):
+    run = decided(made, passed=True)
+    assert (run.outcome, run.status) == ("promoted", "succeeded")
+    assert (
+        routing.resolve(None, variant=PromptVariant.objects.get(slug="a-red-clay-vase"))
+        == run.release
+    )
+
+
+def test_one_that_passed_waits_for_a_person_if_so_set(made):
+    Run.objects.filter(pk=made[0].pk).update(policy="manual")
+    made[0].refresh_from_db()
+    run = decided(made, passed=True)
+    assert (run.outcome, run.release.status) == ("candidate", "candidate")
+
+
+def test_one_that_passed_is_tried_beside_the_active_one_if_so_set(made):
+    active = make_release(name="active")
+    Run.objects.filter(pk=made[0].pk).update(policy="canary")
+    made[0].refresh_from_db()
+    run = decided(made, passed=True)
+    assert (run.outcome, run.status) == ("canary", "succeeded")
+    assert (run.release.status, run.release.canary_percent) == ("candidate", 10)
+    active.refresh_from_db()
+    assert active.status == "active"
+
+
+def test_with_nothing_to_compare_it_with_a_canary_is_served_at_once(made):
+    Run.objects.filter(pk=made[0].pk).update(policy="canary")
+    made[0].refresh_from_db()
+    assert decided(made, passed=True).outcome == "promoted"
+
+
+def test_a_ruined_one_is_never_served(made):
+    run = decided(made, passed=False)
+    assert (run.outcome, run.release.status) == ("rejected", "rejected")
+    assert (
+        routing.resolve(None, variant=PromptVariant.objects.get(slug="a-red-clay-vase")).kind
+        == "teacher"
+    )
+
+
+def test_a_worker_that_lost_the_run_moves_nothing(made):
+    row, folders = made
+    (folders["gate"] / "gate.json").write_text(json.dumps({"passed": True, "checks": []}))
+    promotion.conclude(row, runs.Hold(row.pk, row.token - 1), folders)
+    assert again(row).status == "running"
+    assert Release.objects.get(name=row.name).status == "candidate"
+    promotion.conclude(row, runs.Hold(row.pk, row.token), folders)
+    assert Release.objects.get(name=row.name).status == "active"
+
+
+def test_a_second_run_trains_the_first_ones_student_on(made, settings):
+    first = decided(made, passed=True)
+    make_variant(text="a green metal cone")
+    encoding.encode_missing()
+    second = policy.start(recipe=first.recipe)
+    assert second.begins_with == first.release
+    worker.run()
+    second = again(second)
+    assert (second.status, second.variants, second.replaces) == ("succeeded", 3, first.release)
+    assert {"start", "incumbent"} <= set(second.folders) and "structure" not in second.folders
+    assert len(second.release.manifest["covered_variants"]) == 3

@@ -1,0 +1,81 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from distillation.starter.report import measuring
+from distillation.starter.words import ATTRIBUTES, BITS, COMBINATIONS, Combination
+
+RED_VASE = Combination("vase", "red", "clay", "table")
+BLUE_MUG = Combination("mug", "blue", "metal", "slab")
+
+
+def detector_that_sees(*rows: dict[str, float]) -> SimpleNamespace:
+    """By image the probability of each word; of the others 0.1. Present is what has ½."""
+    probabilities = torch.tensor([[row.get(word, 0.1) for word in BITS] for row in rows])
+    return SimpleNamespace(
+        probabilities=lambda images: probabilities, thresholds=torch.full((len(BITS),), 0.5)
+    )
+
+
+def sees(combination: Combination, **others: float) -> dict[str, float]:
+    words = (combination.object, combination.colour, combination.material, combination.ground)
+    return dict.fromkeys(words, 0.9) | others
+
+
+def judge(*rows: dict[str, float], asked: tuple[Combination, ...]) -> measuring.BitVerdict:
+    return measuring.by_detector(detector_that_sees(*rows), torch.empty(len(rows)), asked)
+
+
+def test_all_four_asks_for_the_likeliest_word_and_strict_for_every_bit():
+    rows = (
+        sees(RED_VASE),
+        sees(RED_VASE, glass=0.6),  # clay is likelier
+        sees(RED_VASE, clay=0.4),  # likeliest, but not present
+        sees(RED_VASE, glass=0.95),
+    )
+    verdict = judge(*rows, asked=(RED_VASE,) * 4)
+    assert verdict.right.tolist() == [True, True, True, False]
+    assert (verdict.all_four.count, verdict.strict.count) == (3, 1)
+    assert {a: s.count for a, s in verdict.per_attribute.items()} == {
+        "object": 4,
+        "colour": 4,
+        "material": 3,
+        "ground": 4,
+    }
+    assert verdict.bits_right == pytest.approx(1 - 3 / (4 * 23))
+
+
+def test_balanced_accuracy_counts_presences_and_absences_alike():
+    rows = (sees(RED_VASE), sees(RED_VASE, red=0.2), sees(BLUE_MUG), sees(BLUE_MUG))
+    accuracies = judge(*rows, asked=(RED_VASE, RED_VASE, BLUE_MUG, BLUE_MUG)).balanced_accuracy
+    assert accuracies["red"] == pytest.approx((1 / 2 + 1) / 2)
+    assert accuracies["blue"] == 1
+    assert "green" not in accuracies  # asked for nowhere: nothing can be said
+
+
+def test_the_worst_confusions_come_first_by_what_was_asked():
+    rows = (sees(RED_VASE), sees(RED_VASE, bowl=0.95), sees(BLUE_MUG, bottle=0.95))
+    verdict = judge(*rows, asked=(RED_VASE, RED_VASE, BLUE_MUG))
+    found = measuring.worst_confusions(verdict, "object")
+    assert [(c.asked, c.judged, c.share.count, c.share.total) for c in found] == [
+        ("mug", "bottle", 1, 1),
+        ("vase", "bowl", 1, 2),
+    ]
+    assert measuring.worst_confusions(verdict, "colour") == []
+
+
+def test_a_confusion_matrix_has_what_was_asked_in_its_rows():
+    verdict = judge(sees(BLUE_MUG, bottle=0.95), asked=(BLUE_MUG,))
+    words = ATTRIBUTES["object"]
+    matrix = measuring.confusion_matrix(verdict, "object")
+    assert matrix.nonzero().tolist() == [[words.index("mug"), words.index("bottle")]]
+
+
+def test_clip_is_compared_word_by_word():
+    words = measuring.asked_words(COMBINATIONS[:5])
+    guess = {attribute: words[:, column] for column, attribute in enumerate(ATTRIBUTES)}
+    guess["ground"] = 1 - guess["ground"].clamp(max=1)
+    verdict = measuring.by_zero_shot(lambda images: guess, torch.empty(5), COMBINATIONS[:5])
+    assert verdict.per_attribute["object"].count == 5
+    assert verdict.per_attribute["ground"].count < 5

@@ -1,0 +1,51 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from distillation.starter.report import plots
+from distillation.starter.report.records import History, HistoryUnusable
+
+
+def test_curves_and_times_are_read_by_stage(tmp_path: Path):
+    (tmp_path / "vae.jsonl").write_text('{"step": 1, "seconds": 2.0, "loss": 0.5}\n')
+    for stage, needs in (("latents", {"vae": "vae-1"}), ("scenes", {}), ("vae", {"scenes": "s-1"})):
+        record = {"seconds": 60, "machine": {"cores": 2}, "needs": needs}
+        (tmp_path / f"{stage}.json").write_text(json.dumps(record))
+    history = History.read(tmp_path)
+    assert history.curves == {"vae": tmp_path / "vae.jsonl"}
+    assert [time.stage for time in history.times] == ["scenes", "vae", "latents"]
+    assert (history.times[1].seconds, history.times[1].machine) == (60, {"cores": 2})
+
+
+def test_a_damaged_or_missing_history_is_refused(tmp_path: Path):
+    with pytest.raises(HistoryUnusable, match="make starter"):
+        History.read(tmp_path / "nothing")
+    (tmp_path / "vae.json").write_text("{}")
+    with pytest.raises(HistoryUnusable, match=r"vae\.json"):
+        History.read(tmp_path)
+
+
+def test_each_loss_of_a_curve_keeps_its_own_steps(tmp_path: Path):
+    curve = tmp_path / "teacher.jsonl"
+    rows = [
+        {"step": 10, "seconds": 1, "loss": 2.0},
+        {"step": 20, "seconds": 2, "loss": 1.0, "kl": 3},
+    ]
+    curve.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert plots.read_curve(curve) == {"loss": ([10, 20], [2, 1]), "kl": ([20], [3])}
+
+
+@pytest.mark.parametrize("content", ["", "no json\n", '{"loss": 1}\n', '{"step": 1}\n'])
+def test_what_is_no_curve_is_refused(tmp_path: Path, content: str):
+    curve = tmp_path / "teacher.jsonl"
+    curve.write_text(content)
+    with pytest.raises(ValueError, match=r"teacher\.jsonl"):
+        plots.read_curve(curve)
+
+
+def test_a_curve_becomes_a_small_plot(tmp_path: Path):
+    curve = tmp_path / "teacher.jsonl"
+    curve.write_text("".join(f'{{"step": {n}, "loss": {1 / n}}}\n' for n in range(1, 50)))
+    plots.losses(tmp_path / "losses.png", curve, title="teacher")
+    assert 2_000 < (tmp_path / "losses.png").stat().st_size < 100_000

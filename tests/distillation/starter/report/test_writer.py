@@ -1,0 +1,175 @@
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from transformers import CLIPTokenizer
+
+from distillation.detector import network as detectors
+from distillation.detector.network import Detector, DetectorConfig
+from distillation.evaluation.distances import Interval
+from distillation.evaluation.proportions import Share
+from distillation.starter import clip as clips
+from distillation.starter import tokenizer
+from distillation.starter.captions import captions, phrases
+from distillation.starter.clip import ClipRecipe
+from distillation.starter.photographs import Photographs
+from distillation.starter.report import document, gallery
+from distillation.starter.report import writer as report
+from distillation.starter.report.measuring import SweepPoint
+from distillation.starter.report.pictures import Studio
+from distillation.starter.report.records import History
+from distillation.starter.words import (
+    ATTRIBUTES,
+    BITS,
+    COMBINATIONS,
+    HELD_OUT,
+    TRAINED,
+    Combination,
+)
+from tests import tiny
+
+TEXTS = ["a red clay vase on a wooden table", "a blue metal mug on a linen cloth"]
+SIZE = 64  # of the tiny release
+
+
+@pytest.fixture(scope="module")
+def pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("pack") / "release"
+    tiny.make_tiny_release(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def judges(tmp_path_factory: pytest.TempPathFactory) -> report.Judges:
+    folder = tmp_path_factory.mktemp("judges")
+    torch.manual_seed(0)
+    config = DetectorConfig(BITS, (8, 8, 4, 3), image_size=SIZE, widths=(4, 8), depths=(0, 1))
+    detectors.save(Detector(config), folder / "detector")
+    texts = [text for combination in COMBINATIONS for text in captions(combination)]
+    texts += [
+        t for name, words in ATTRIBUTES.items() for word in words for t in phrases(name, word)
+    ]
+    tokenizer.train(folder / "tokenizer", texts)
+    recipe = ClipRecipe(image_layers=1, image_width=24, image_hidden=24, text_layers=1)
+    clip = clips.build(recipe, CLIPTokenizer.from_pretrained(folder / "tokenizer"))
+    clips.save(clip, folder / "clip")
+    return report.load_judges(folder, folder / "tokenizer")
+
+
+def album(combinations: tuple[Combination, ...], *, seed: int) -> Photographs:
+    shape = (len(combinations), 3, SIZE, SIZE)
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(256, shape, generator=generator, dtype=torch.uint8)
+    masks = torch.zeros(len(images), SIZE, SIZE, dtype=torch.uint8)
+    return Photographs(images, masks, combinations, tuple(range(len(images))))
+
+
+# --- pictures -------------------------------------------------------------------------------------
+def test_pictures_are_made_once_and_kept(pack: Path, tmp_path: Path):
+    first = Studio(pack, tmp_path, steps=2, progress_bar=False)
+    made = first.make(TEXTS, [1, 2], guidance_scale=2, title="two")
+    assert made.shape == (2, 3, SIZE, SIZE) and made.dtype == torch.uint8
+    again = Studio(pack, tmp_path, steps=2, progress_bar=False)
+    # In another order, and with one that is new.
+    more = again.make([*reversed(TEXTS), TEXTS[0]], [2, 1, 3], guidance_scale=2, title="three")
+    assert torch.equal(more[:2], made.flip(0))
+    assert len(list(tmp_path.rglob("*.png"))) == 3
+    once_more = Studio(pack, tmp_path, steps=2, progress_bar=False)
+    once_more.make(TEXTS, [1, 2], guidance_scale=2, title="two")
+    assert "served" not in vars(once_more)  # no network was loaded
+
+
+def test_guidance_and_steps_make_other_pictures(pack: Path, tmp_path: Path):
+    made = [
+        Studio(pack, tmp_path, steps=steps, progress_bar=False).make(
+            TEXTS[:1], [1], guidance_scale=scale, title="one"
+        )
+        for steps, scale in ((2, 1), (2, 4), (3, 4))
+    ]
+    assert not torch.equal(made[0], made[1]) and not torch.equal(made[1], made[2])
+    assert len(list(tmp_path.rglob("*.png"))) == 3
+
+
+def test_at_the_settings_of_the_release_the_pictures_are_those_that_it_serves(
+    pack: Path, tmp_path: Path
+):
+    from generation.engine.request import GenerationRequest
+
+    studio = Studio(pack, tmp_path, steps=3, progress_bar=False)
+    served = studio.served
+    served.manifest = replace(served.manifest, timesteps=studio.timesteps, noise_scheduler="ddim")
+    [made] = studio.make(TEXTS[:1], [7], guidance_scale=studio.manifest.guidance_scale, title="one")
+    request = GenerationRequest(studio._encode(TEXTS[:1])[TEXTS[0]], 7, SIZE, SIZE)
+    [expected] = served.generate([request])
+    difference = made.permute(1, 2, 0).int() - torch.from_numpy(expected.pixels).int()
+    assert difference.abs().max() <= 2
+
+
+def test_texts_without_a_seed_are_refused(pack: Path, tmp_path: Path):
+    with pytest.raises(ValueError, match="seed of its own"):
+        Studio(pack, tmp_path, steps=2).make(TEXTS, [1], guidance_scale=1, title="two")
+
+
+# --- the report -----------------------------------------------------------------------------------
+def test_guidance_is_chosen_by_what_is_right_and_then_by_distance():
+    def point(scale: float, right: int, kid: float) -> SweepPoint:
+        return SweepPoint(scale, Share(right, 10), Share(0, 10), Interval(kid, kid, kid))
+
+    points = [point(1, 7, 0.1), point(2, 9, 3.0), point(3, 9, 2.0), point(4, 8, 0.0)]
+    assert report.choose(points) == 3
+
+
+def test_the_prompts_of_the_contact_sheet_cover_the_words_and_end_with_held_out_ones():
+    chosen = gallery.sheet_combinations()
+    for attribute, words in ATTRIBUTES.items():
+        assert {getattr(combination, attribute) for combination in chosen} == set(words)
+    assert [combination in HELD_OUT for combination in chosen] == [False] * 6 + [True] * 2
+
+
+def test_a_report_is_whole_and_its_pictures_are_there(
+    pack: Path, judges: report.Judges, tmp_path: Path
+):
+    history = tmp_path / "history"
+    history.mkdir()
+    (history / "vae.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.0}\n')
+    (history / "vae.json").write_text(
+        json.dumps({"seconds": 90, "needs": {}, "machine": {"cpu": "a CPU", "cores": 2}})
+    )
+    splits = report.Splits(
+        album(TRAINED[::60], seed=1),
+        album(TRAINED[::50], seed=2),
+        album(tuple(HELD_OUT)[:8], seed=3),
+    )
+    docs = tmp_path / "docs"
+    written = report.write_of(
+        Studio(pack, tmp_path / "cache", steps=2, progress_bar=False),
+        judges,
+        splits,
+        History.read(history),
+        recipe=report.Recipe(steps=2, guidance_scales=(1, 3), sweep=3, pictures=6, sheet=2),
+        docs=docs,
+    )
+    text = written.read_text()
+    named = re.findall(r"!\[[^]]*\]\(([^)]+)\)", text)
+    assert len(named) == len(set(named)) >= 6
+    for name in named:
+        with Image.open(docs / name) as image:
+            image.verify()
+        assert (docs / name).stat().st_size < 500_000
+    assert {path.name for path in (docs / "starter").iterdir()} == {
+        Path(name).name for name in named
+    } | {"figures.json"}
+    assert "nan" not in text and "| vae | 1.5 | a CPU, 2 |" in text
+    figures = json.loads((docs / "starter" / "figures.json").read_text())
+    assert figures["teacher"]["held-out"]["all_four"]["total"] == 6
+    assert figures["guidance_scale"] in (1, 3)
+    assert [row["met"] for row in figures["targets"]][-1] is False
+
+
+def test_a_target_is_met_from_its_own_value_on():
+    assert document.Target("x", 32, 32.0, "dB").is_met
+    assert not document.Target("x", 32, 31.99, "dB").is_met

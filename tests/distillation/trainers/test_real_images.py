@@ -1,0 +1,76 @@
+"""Pictures of the field as latents of their prompts, and the heads that take them for real ones."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from distillation.trainers import real_images as fields
+from distillation.trainers.catalogue import EXAMPLES, PICTURES
+from distillation.trainers.discriminator import AdversarialRecipe
+from distillation.trainers.real_images import Field
+from generation.engine.latents import image_to_latents, latents_to_image
+from tests.distillation.pictures import picture, png
+from tests.distillation.trainers import few_step_toys as toys
+from tests.distillation.trainers.test_dmd2 import ADVERSARIAL, RECIPE, same, steps, task_of
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A snapshot's, with a picture of the first variant and one of the first and the third."""
+    (tmp_path / PICTURES).mkdir()
+    for name, seed in (("one.png", 1), ("both.png", 2)):
+        (tmp_path / PICTURES / name).write_bytes(png(seed, width=64, height=64))
+    rows = [("variant-0", "one"), ("variant-0", "both"), ("variant-2", "both")]
+    examples = [
+        {"slug": slug, "sha256": name, "file": f"images/ab/{name}.png"} for slug, name in rows
+    ]
+    (tmp_path / EXAMPLES).write_text(json.dumps(examples))
+    return tmp_path
+
+
+def test_pictures_are_encoded_as_the_teachers_vae_does(folder):
+    teacher = toys.teacher()
+    found = fields.read(folder, teacher=teacher, catalogue=toys.catalogue())
+    assert found.prompts.tolist() == [0, 0, 2]
+    assert found.latents.shape[1:] == teacher.latent_shape and found.latents.dtype == torch.float16
+    assert found.latents[1].equal(found.latents[2])
+    pixels = torch.tensor(list(picture(1, width=64, height=64).tobytes())).view(1, 64, 64, 3)
+    wanted = image_to_latents(teacher.vae, pixels.permute(0, 3, 1, 2).float() / 127.5 - 1)
+    assert (found.latents[0] - wanted[0]).abs().max() < 0.01
+    assert latents_to_image(teacher.vae, found.latents.float()).shape == (3, 3, 64, 64)
+
+
+def test_a_snapshot_without_pictures_has_no_field(tmp_path):
+    assert fields.read(tmp_path, teacher=toys.teacher(), catalogue=toys.catalogue()) is None
+
+
+def test_a_share_of_the_targets_becomes_the_fields_of_the_same_prompt():
+    field = Field(torch.tensor([10.0, 20.0, 30.0]).half().view(3, 1, 1, 1), torch.tensor([0, 0, 2]))
+    prompts = torch.tensor([0, 1, 2]).repeat(400)
+    targets = torch.zeros(len(prompts), 1, 1, 1)
+
+    def mixed(share: float) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(0)
+        return field.mixed_into(targets, prompts, share=share, generator=generator).flatten()
+
+    half = mixed(0.5)
+    assert not targets.any()  # those of the pairs stay as they are
+    assert set(half[prompts == 0].tolist()) == {0.0, 10.0, 20.0}
+    assert not half[prompts == 1].any()
+    assert 0.4 < (half[prompts == 2] == 30).float().mean() < 0.6
+    assert mixed(0).equal(targets.flatten())
+    assert set(mixed(1)[prompts == 2].tolist()) == {30.0}
+
+
+def test_only_the_heads_learn_from_the_field(folder):
+    adversarial = replace(ADVERSARIAL, learn_after=0, field_share=1.0)
+    recipe = replace(RECIPE, adversarial=adversarial)
+    field = fields.read(folder, teacher=toys.teacher(), catalogue=toys.catalogue())
+    with_field, without = task_of(recipe, field=field), task_of(recipe)
+    for task in (with_field, without):
+        steps(task, [0])
+    assert not same(with_field, without, "heads") and same(with_field, without, "fake")
+    with pytest.raises(ValueError, match="field_share"):
+        AdversarialRecipe(field_share=1.5)

@@ -1,0 +1,262 @@
+"""Limits of a key and of the queue, against real PostgreSQL: what is used is counted exactly, also in a race."""
+
+import re
+from datetime import timedelta
+
+import numpy as np
+import pytest
+from django.utils import timezone
+
+from generation.access import quotas
+from generation.errors import InvalidRequest, QueueFull, QuotaExceeded, RateLimited
+from generation.images import store as images
+from generation.jobs import completion, submission
+from generation.jobs import lifecycle as jobs
+from generation.jobs.completion import Result
+from generation.jobs.lifecycle import Claim
+from generation.models import Job, Usage
+from tests.client import API, problem
+from tests.people import make_embedding, make_job, make_key, make_release
+from tests.threads import in_threads
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_known_of_the_queue():
+    quotas.waiting.forget()
+    quotas.ended.forget()
+
+
+@pytest.fixture(autouse=True)
+def variant(redis_server):
+    return make_embedding(encoder_fingerprint=make_release().encoder_fingerprint).variant
+
+
+def submit(key, **asked) -> Job:
+    return submission.submit(key.owner, api_key=key, variant="red-glass-vase", **asked)
+
+
+def used(key) -> tuple[int, float]:
+    row = Usage.objects.get(api_key=key)
+    return row.images, row.device_seconds
+
+
+def result(job: Job, seconds: float) -> Result:
+    """Of a claimed job, with real files."""
+    pixels = np.full((job.height, job.width, 3), 90, dtype=np.uint8)
+    stored = [images.store(key, pixels, job.output_format) for key in images.keys(job)]
+    return Result(job, stored, seconds)
+
+
+def make(key, *, seconds: float, **asked) -> None:
+    """Submit a job and have it made."""
+    submit(key, **asked)
+    (taken,) = jobs.claim("w")
+    completion.commit([result(taken, seconds)])
+
+
+# --- images a day -----------------------------------------------------------------------------------
+def test_images_are_counted_until_the_quota_is_used_up():
+    key, _ = make_key(images_per_day=5)
+    submit(key, n=2)
+    submit(key, n=3)
+
+    with pytest.raises(QuotaExceeded) as refused:
+        submit(key, n=1)
+
+    assert used(key)[0] == 5 and Job.objects.count() == 2
+    assert (
+        "5 images a day; 5 of them were asked for today, and this job wants 1"
+        in refused.value.detail
+    )
+    assert re.search(r"renewed at \d{4}-\d\d-\d\dT00:00Z, in \d+ h \d+ min", refused.value.detail)
+    assert 1 <= refused.value.retry_after <= 120
+
+
+def test_a_smaller_job_still_fits_after_a_larger_one_was_refused():
+    key, _ = make_key(images_per_day=3)
+    submit(key, n=2)
+    with pytest.raises(QuotaExceeded):
+        submit(key, n=2)
+
+    submit(key, n=1)
+
+    assert used(key)[0] == 3
+
+
+def test_yesterdays_use_does_not_count():
+    key, _ = make_key(images_per_day=1)
+    Usage.objects.create(api_key=key, day=quotas.today() - timedelta(days=1), images=1)
+
+    submit(key)
+
+    assert Usage.objects.filter(api_key=key).count() == 2
+
+
+def test_a_refused_job_has_used_nothing():
+    key, _ = make_key(images_per_day=5)
+    submit(key, external_id="a")
+    with pytest.raises(InvalidRequest):
+        submit(key, size="1x1")
+    with pytest.raises(Exception, match="one_job_per_external_id"):
+        submit(key, external_id="a", n=2)
+
+    assert used(key)[0] == 1
+
+
+def test_requests_at_once_never_use_more_than_the_quota():
+    key, _ = make_key(images_per_day=7)
+    outcomes: list[str] = []
+
+    def ask() -> None:
+        for _ in range(5):
+            try:
+                submit(key)
+                outcomes.append("accepted")
+            except QuotaExceeded:
+                outcomes.append("refused")
+
+    in_threads(ask, count=4)
+
+    assert outcomes.count("accepted") == 7 and outcomes.count("refused") == 13
+    assert used(key)[0] == Job.objects.count() == 7
+
+
+# --- device seconds a day ---------------------------------------------------------------------------
+def test_seconds_of_devices_are_counted_at_commit_and_end_the_day():
+    key, _ = make_key(device_seconds_per_day=1)
+    make(key, seconds=0.5)
+    make(key, seconds=0.75)
+
+    with pytest.raises(QuotaExceeded, match=r"1 seconds a day, and has used 1\.2 today"):
+        submit(key)
+
+    assert used(key) == (2, 1.25)
+
+
+def test_a_late_result_that_is_refused_costs_the_key_nothing():
+    key, _ = make_key(device_seconds_per_day=1)
+    job = submit(key)
+    (taken,) = jobs.claim("w")
+    jobs.cancel(job.id)
+
+    assert completion.commit([result(taken, 0.5)]) == [Claim.of(taken)]
+
+    assert used(key) == (1, 0.0)
+
+
+def test_a_key_without_a_quota_costs_no_query(django_assert_num_queries):
+    key, _ = make_key()
+    job = make_job(api_key=key, owner=key.owner)
+    quotas.waiting.now()
+
+    with django_assert_num_queries(0):
+        assert quotas.refusal(job) is None
+        quotas.use(job)
+        quotas.spend({})
+    (taken,) = jobs.claim("w")
+    assert taken.is_metered is False
+    assert not Usage.objects.exists()
+
+
+# --- waiting jobs -----------------------------------------------------------------------------------
+def test_a_key_may_have_so_many_jobs_waiting():
+    key, _ = make_key(max_queued_jobs=2)
+    submit(key)
+    submit(key)
+    with pytest.raises(RateLimited, match="2 jobs of this key wait") as refused:
+        submit(key)
+    assert refused.value.retry_after == 120  # no job has ended of late
+
+    jobs.claim("w")
+
+    submit(key)
+
+
+def test_together_requests_keep_the_limit_of_waiting_jobs():
+    key, _ = make_key(max_queued_jobs=3)
+
+    def ask() -> None:
+        for _ in range(3):
+            try:
+                submit(key)
+            except RateLimited:
+                return
+
+    in_threads(ask, count=4)
+
+    assert Job.objects.count() == 3
+
+
+def test_a_full_queue_refuses_what_would_wait_and_answers_what_is_stored(settings):
+    key, _ = make_key(max_queued_jobs=1)
+    make(key, seed=1, seconds=0.5)
+    settings.MAX_QUEUED_JOBS = 1
+    submit(key)
+    quotas.waiting.forget()
+
+    with pytest.raises(QueueFull, match="1 jobs wait"):
+        submit(make_key(name="another")[0])
+
+    assert submit(key, seed=1).cache == Job.Cache.HIT
+
+
+def test_without_a_limit_the_queue_is_not_counted(settings, django_assert_num_queries):
+    settings.MAX_QUEUED_JOBS = 0
+    job = make_job()
+
+    with django_assert_num_queries(0):
+        assert quotas.refusal(job) is None
+
+
+def test_the_queue_is_counted_once_for_many_requests(django_assert_num_queries):
+    make_job()
+
+    with django_assert_num_queries(1):
+        assert {quotas.waiting.now() for _ in range(50)} == {1}
+
+
+def test_the_time_to_return_follows_the_rate_at_which_jobs_end(settings):
+    settings.MAX_QUEUED_JOBS = 600
+    for _ in range(60):  # one a second
+        make_job(status=Job.Status.SUCCEEDED, finished_at=timezone.now() - timedelta(seconds=5))
+    make_job(status=Job.Status.SUCCEEDED, finished_at=timezone.now() - timedelta(hours=1))
+    make_job(status=Job.Status.SUCCEEDED, cache=Job.Cache.HIT)
+
+    seconds = {quotas.seconds_until_gone(600) for _ in range(50)}
+
+    assert min(seconds) >= 60 and max(seconds) <= 76 and len(seconds) > 1
+    assert quotas.seconds_until_gone(5) <= 2
+    assert quotas.seconds_until_gone(100_000) == 120
+
+
+# --- over HTTP --------------------------------------------------------------------------------------
+def test_refusals_say_when_to_come_back(settings):
+    api = API(images_per_day=1, max_queued_jobs=1)
+    asked = {"variant": "red-glass-vase"}
+    assert api.post("/v1/jobs", asked).status_code == 202
+
+    waiting = api.post("/v1/jobs", asked)
+    jobs.claim("w")
+    used_up = api.post("/v1/jobs", asked)
+    settings.MAX_QUEUED_JOBS = 1
+    make_job()
+    quotas.waiting.forget()
+    full = api.post("/v1/jobs", asked)
+
+    problem(waiting, 429, "rate_limited")
+    problem(used_up, 429, "quota_exceeded")
+    problem(full, 503, "queue_full")
+    for answer in (waiting, used_up, full):
+        assert 1 <= int(answer["Retry-After"]) <= 120
+
+
+def test_a_repeated_request_with_its_idempotency_key_uses_the_quota_once():
+    api = API(images_per_day=1)
+    asked = {"variant": "red-glass-vase"}
+
+    answers = [api.post("/v1/jobs", asked, headers={"Idempotency-Key": "once"}) for _ in range(2)]
+
+    assert [answer.status_code for answer in answers] == [202, 202]
+    assert used(api.key)[0] == 1

@@ -1,0 +1,635 @@
+"""The admin through its real pages: who may do what, what a form refuses, what a button does."""
+
+import io
+import json
+from datetime import timedelta
+
+import pytest
+from django.contrib.admin.models import LogEntry
+from django.contrib.auth.models import Permission
+from django.test import Client
+from django.urls import reverse
+from django.utils import timezone
+from PIL import Image as Picture
+
+from generation.catalogue import variants as catalogue
+from generation.images import storage
+from generation.models import APIKey, Attempt, Image, Job, PromptVariant, Release, Usage
+from tests.people import (
+    make_embedding,
+    make_image,
+    make_job,
+    make_key,
+    make_release,
+    make_user,
+    make_variant,
+    make_worker,
+)
+
+pytestmark = pytest.mark.django_db
+
+Status = Job.Status
+
+
+@pytest.fixture
+def admin() -> Client:
+    client = Client()
+    client.force_login(make_user(username="admin", is_superuser=True))
+    return client
+
+
+def staff(*permissions: str) -> Client:
+    user = make_user(username="editor", is_staff=True)
+    user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
+    client = Client()
+    client.force_login(user)
+    return client
+
+
+def url(model: str, page: str, *args: object) -> str:
+    return reverse(f"admin:generation_{model}_{page}", args=args)
+
+
+def do(client: Client, obj, name: str):
+    return client.post(url(obj._meta.model_name, "do", obj.pk, name), follow=True)
+
+
+def choose(client: Client, model: str, name: str, *objects):
+    data = {"action": name, "_selected_action": [obj.pk for obj in objects]}
+    return client.post(url(model, "changelist"), data, follow=True)
+
+
+def notices(answer) -> str:
+    return " ".join(str(message) for message in answer.context["messages"])
+
+
+# --- every page -----------------------------------------------------------------------------------
+@pytest.fixture
+def rows() -> dict:
+    release = make_release(has_encoder=True)
+    job = make_job(status=Status.SUCCEEDED, worker_name="worker-1")
+    make_image(job=job)
+    Attempt.objects.create(job=job, number=1, worker_name="worker-1", batch_size=2)
+    make_job(status=Status.FAILED)
+    make_worker(release=release)
+    key, _ = make_key()
+    return {"promptvariant": job.variant, "job": job, "release": release, "apikey": key}
+
+
+@pytest.mark.parametrize("model", ["promptvariant", "job", "release", "apikey", "worker"])
+def test_every_list_and_page_opens_with_rows_and_a_search(admin, rows, model):
+    assert admin.get(url(model, "changelist")).status_code == 200
+    assert admin.get(url(model, "changelist"), {"q": "worker vase"}).status_code == 200
+    if model in rows:
+        assert admin.get(url(model, "change", rows[model].pk)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "page", ["admin:auth_user_changelist", "admin:auth_group_add", "admin:auth_user_add"]
+)
+def test_users_and_groups_have_their_pages(admin, page):
+    assert admin.get(reverse(page)).status_code == 200
+
+
+def test_the_first_page_shows_the_figures_and_the_latest_pictures(admin, rows):
+    html = admin.get(reverse("admin:index")).content.decode()
+    for word in ("Queued", "Failed", "Workers", "Catalogue", rows["release"].name):
+        assert word in html
+    assert url("job", "image", rows["job"].images.get().pk, "thumbnail") in html
+
+
+def test_the_first_page_shows_nothing_to_whom_nothing_is_permitted(rows):
+    html = staff().get(reverse("admin:index")).content.decode()
+    assert "Queued" not in html and "/image/" not in html
+
+
+@pytest.mark.parametrize("model", ["promptvariant", "job"])
+def test_a_list_of_many_rows_costs_no_more_queries_than_one_of_few(
+    admin, django_assert_max_num_queries, model
+):
+    release = make_release(has_encoder=True)
+    for number in range(12):
+        embedding = make_embedding(variant=make_variant(slug=f"v{number}"))
+        make_image(job=make_job(embedding=embedding, release=release, status=Status.SUCCEEDED))
+    admin.get(url(model, "changelist"))
+    with django_assert_max_num_queries(12):
+        assert admin.get(url(model, "changelist")).status_code == 200
+
+
+def test_without_a_login_nothing_is_shown(rows, client):
+    for page in (url("job", "changelist"), url("job", "now", rows["job"].pk)):
+        answer = client.get(page)
+        assert answer.status_code == 302 and "login" in answer["Location"]
+
+
+# --- prompt variants ------------------------------------------------------------------------------
+def fields(**changed: str) -> dict[str, str]:
+    return {"text": "a red vase", "slug": "", "tags": "", "status": "active", "notes": ""} | changed
+
+
+def test_a_variant_is_made_with_a_slug_of_its_text(admin):
+    admin.post(url("promptvariant", "add"), fields(text=" A  red vase", tags="glass, still life,"))
+    variant = PromptVariant.objects.get()
+    assert (variant.slug, variant.text, variant.normalized_text) == (
+        "a-red-vase",
+        "A red vase",
+        "a red vase",
+    )
+    assert variant.tags == ["glass", "still life"]
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"), [("word " * 13, "13 words"), ("A  RED vase", "“vase” has this text")]
+)
+def test_the_form_refuses_what_the_catalogue_refuses(admin, text, complaint):
+    make_variant(slug="vase", text="a red vase")
+    answer = admin.post(url("promptvariant", "add"), fields(text=text))
+    assert complaint in answer.content.decode()
+    assert PromptVariant.objects.count() == 1
+
+
+def test_a_text_with_images_needs_the_tick_for_a_new_revision(admin):
+    embedding = make_embedding(variant=make_variant(slug="vase", text="a red vase"))
+    make_image(job=make_job(embedding=embedding, status=Status.SUCCEEDED))
+    page = url("promptvariant", "change", embedding.variant_id)
+    changed = fields(slug="vase", text="a blue vase")
+
+    assert "new revision" in admin.post(page, changed).context["errors"].as_text()
+    assert admin.post(page, changed | {"new_revision": "on"}).status_code == 302
+
+    variant = PromptVariant.objects.get()
+    assert (variant.text, variant.revision) == ("a blue vase", 2)
+
+
+def test_notes_can_be_changed_without_a_tick(admin):
+    embedding = make_embedding(variant=make_variant(slug="vase", text="a red vase"))
+    make_image(job=make_job(embedding=embedding, status=Status.SUCCEEDED))
+    admin.post(
+        url("promptvariant", "change", embedding.variant_id), fields(slug="vase", notes="kept")
+    )
+    variant = PromptVariant.objects.get()
+    assert (variant.notes, variant.revision) == ("kept", 1)
+
+
+def test_the_list_is_filtered_by_state_tag_and_status(admin):
+    make_release(has_encoder=True)
+    make_embedding(variant=make_variant(slug="done", tags=["glass"]))
+    make_embedding(variant=make_variant(slug="broken"), error="It has 99 tokens.")
+    make_variant(slug="old", status="archived")
+
+    def listed(**query: str) -> list[str]:
+        answer = admin.get(url("promptvariant", "changelist"), query)
+        return sorted(row.slug for row in answer.context["cl"].result_list)
+
+    assert listed(embedding="encoded") == ["done"]
+    assert listed(embedding="failed") == ["broken"]
+    assert listed(tag="glass") == ["done"]
+    assert listed(status__exact="archived") == ["old"]
+    assert "It has 99 tokens." in admin.get(url("promptvariant", "changelist")).content.decode()
+
+
+def test_a_preview_becomes_a_job_of_the_editor_and_its_page_opens(admin):
+    make_release(has_encoder=True)
+    variant = make_variant(slug="vase")
+    make_embedding(variant=variant)
+    answer = do(admin, variant, "preview")
+    job = Job.objects.get()
+    assert (job.variant, job.owner.username, job.status) == (variant, "admin", "queued")
+    assert answer.redirect_chain[-1][0] == url("job", "change", job.pk)
+
+
+def test_a_preview_of_what_is_not_encoded_says_why(admin):
+    make_release(has_encoder=True)
+    answer = do(admin, make_variant(slug="vase"), "preview")
+    assert "waits for the encode worker" in notices(answer)
+    assert not Job.objects.exists()
+
+
+def test_variants_are_encoded_again_archived_and_activated_from_the_list(admin):
+    make_release(has_encoder=True)
+    one, two = make_variant(slug="one"), make_variant(slug="two", status="draft")
+    failed = make_embedding(variant=one, error="It has 99 tokens.")
+
+    choose(admin, "promptvariant", "encode_again", one, two)
+    failed.refresh_from_db()
+    assert failed.error == catalogue.ENCODE_AGAIN
+
+    choose(admin, "promptvariant", "archive", one)
+    choose(admin, "promptvariant", "activate", two)
+    assert dict(PromptVariant.objects.values_list("slug", "status")) == {
+        "one": "archived",
+        "two": "active",
+    }
+
+
+def test_a_variant_is_deleted_with_its_embeddings_unless_jobs_refer_to_it(admin):
+    make_release(has_encoder=True)
+    free = make_embedding(variant=make_variant(slug="free")).variant
+    used = make_job().variant
+    for variant in (free, used):
+        data = {"action": "delete_selected", "_selected_action": [variant.pk], "post": "yes"}
+        admin.post(url("promptvariant", "changelist"), data)
+    assert list(PromptVariant.objects.all()) == [used]
+
+
+def test_who_may_only_look_can_change_nothing(rows):
+    viewer = staff("view_promptvariant", "view_job", "view_release")
+    variant, job = rows["promptvariant"], rows["job"]
+    page = viewer.get(url("promptvariant", "change", variant.pk))
+    assert page.status_code == 200 and page.context["object_actions"] == []
+    assert viewer.get(url("promptvariant", "import")).status_code == 403
+    for obj, name in (
+        (variant, "archive"),
+        (variant, "preview"),
+        (job, "retry"),
+        (rows["release"], "reject"),
+    ):
+        assert viewer.post(url(obj._meta.model_name, "do", obj.pk, name)).status_code == 403
+    variant.refresh_from_db()
+    assert variant.status == "active"
+
+
+def test_a_link_changes_nothing(admin, rows):
+    assert (
+        admin.get(url("promptvariant", "do", rows["promptvariant"].pk, "archive")).status_code
+        == 405
+    )
+    assert (
+        admin.post(url("promptvariant", "do", rows["promptvariant"].pk, "delete")).status_code
+        == 404
+    )
+
+
+# --- import and export ----------------------------------------------------------------------------
+def upload(client: Client, content: str, **data: str):
+    file = io.BytesIO(content.encode())
+    file.name = "catalogue.csv"
+    page = url("promptvariant", "import")
+    return client.post(page, {"import_file": file, "format": "0", "resource": "0"} | data)
+
+
+def confirm(client: Client, answer):
+    initial = answer.context["confirm_form"].initial
+    return client.post(url("promptvariant", "process_import"), initial, follow=True)
+
+
+def test_a_file_is_previewed_then_imported(admin):
+    answer = upload(admin, "text,tags\na red vase,glass\n")
+    assert "a-red-vase" in answer.content.decode()
+    assert not PromptVariant.objects.exists()
+    assert "1 new" in notices(confirm(admin, answer))
+    assert PromptVariant.objects.get().tags == ["glass"]
+
+
+def test_the_preview_of_a_large_file_shows_its_first_changes_and_counts_the_rest(admin):
+    for number in range(210):
+        make_variant(slug=f"old-{number}", text=f"old {number}")
+    old = "".join(f"old {number}\n" for number in range(210))
+    new = "".join(f"new {number}\n" for number in range(210))
+    answer = upload(admin, f"text\n{old}{new}")
+    html = answer.content.decode()
+    assert "210 new, 0 changed, 210 unchanged" in " ".join(html.split())
+    assert "new-199" in html and "new-200" not in html and "old-0" not in html
+    confirm(admin, answer)
+    assert PromptVariant.objects.count() == 420
+
+
+def test_a_wrong_row_is_shown_with_its_reason_and_cannot_be_confirmed(admin):
+    answer = upload(admin, f"text\na red vase\n{'word ' * 13}\n")
+    assert "13 words" in answer.content.decode()
+    assert "confirm_form" not in answer.context
+
+
+def test_an_unknown_column_is_an_error_of_the_form(admin):
+    html = upload(admin, "text,colour\na red vase,red\n").content.decode()
+    assert "Unknown columns: colour" in html and "Traceback" not in html
+
+
+def test_an_import_changes_texts_with_images_only_if_the_editor_ticks_it(admin):
+    embedding = make_embedding(variant=make_variant(slug="vase", text="a red vase"))
+    make_image(job=make_job(embedding=embedding, status=Status.SUCCEEDED))
+    content = "slug,text\nvase,a blue vase\n"
+    assert "new revision" in upload(admin, content).content.decode()
+    confirm(admin, upload(admin, content, new_revisions="on"))
+    assert PromptVariant.objects.get().revision == 2
+
+
+def test_the_catalogue_is_exported_as_csv_and_json(admin):
+    make_variant(slug="vase", text="a red vase", tags=["glass", "red"])
+    page = url("promptvariant", "export")
+    csv = admin.post(page, {"format": "0", "resource": "0"}).content.decode()
+    assert csv.split() == ["slug,text,tags,status,notes", "vase,a", "red", "vase,glass|red,active,"]
+    (row,) = json.loads(admin.post(page, {"format": "1", "resource": "0"}).content)
+    assert row == {
+        "slug": "vase",
+        "text": "a red vase",
+        "tags": ["glass", "red"],
+        "status": "active",
+        "notes": "",
+    }
+
+
+# --- jobs -----------------------------------------------------------------------------------------
+def test_a_job_is_canceled_and_retried(admin):
+    job = make_job()
+    assert "canceled" in notices(do(admin, job, "cancel"))
+    job.refresh_from_db()
+    assert job.status == "canceled"
+    do(admin, job, "retry")
+    job.refresh_from_db()
+    assert job.status == "queued"
+
+
+def test_a_succeeded_job_is_not_retried_and_the_reason_is_shown(admin, rows):
+    answer = choose(admin, "job", "retry", rows["job"])
+    assert "ask for another seed" in notices(answer)
+
+
+def test_a_job_offers_only_what_makes_sense(admin, rows):
+    def offered(job: Job) -> list[str]:
+        page = admin.get(url("job", "change", job.pk))
+        return [action["title"] for action in page.context["object_actions"]]
+
+    assert offered(rows["job"]) == ["Delete images"]
+    assert offered(make_job()) == ["Cancel"]
+    assert offered(make_job(status=Status.FAILED)) == ["Retry", "Delete images"]
+    assert offered(make_job(status=Status.FAILED, purged_at=timezone.now())) == []
+
+
+def test_the_images_of_jobs_are_deleted_and_it_is_written_down(admin, rows):
+    image = rows["job"].images.get()
+    assert "removed for good" in admin.get(url("job", "change", image.job_id)).content.decode()
+
+    answer = choose(admin, "job", "delete_images", rows["job"])
+
+    assert "The images of 1 job are deleted." in notices(answer)
+    assert not Image.objects.filter(pk=image.pk).exists()
+    assert not storage.exists(image.file)
+    entry = LogEntry.objects.get(object_id=str(image.job_id))
+    assert "Its images were deleted" in entry.change_message
+    assert admin.get(url("job", "change", image.job_id)).status_code == 200
+
+
+def test_a_job_cannot_be_edited_added_or_deleted(admin, rows):
+    job = rows["job"]
+    assert admin.post(url("job", "change", job.pk), {"seed": "9"}).status_code == 403
+    assert admin.get(url("job", "add")).status_code == 403
+    assert admin.post(url("job", "delete", job.pk), {"post": "yes"}).status_code == 403
+
+
+def test_the_page_of_a_job_shows_images_and_attempts_with_their_errors(admin, rows):
+    job = rows["job"]
+    Attempt.objects.filter(job=job).update(
+        outcome="lost", error_code="worker_lost", error_detail="It went away."
+    )
+    html = admin.get(url("job", "change", job.pk)).content.decode()
+    assert "It went away." in html and "in a batch of 2" in html
+    assert url("job", "image", job.images.get().pk, "full") in html
+
+
+def test_the_page_of_a_job_polls_its_status(admin, redis_server):
+    from generation.infra import notifications
+
+    job = make_job(status=Status.RUNNING)
+    notifications.set_progress([job.pk], 40)
+    answer = admin.get(url("job", "now", job.pk))
+    assert answer.json() == {"status": "running", "percent": 40, "attempt": 1, "is_terminal": False}
+    assert "no-store" in answer["Cache-Control"]
+
+
+# --- images ---------------------------------------------------------------------------------------
+def test_staff_who_may_see_jobs_get_the_bytes_with_cache_headers(rows):
+    image, viewer = rows["job"].images.get(), staff("view_job")
+    answer = viewer.get(url("job", "image", image.pk, "full"))
+    assert answer.content == storage.read(image.file)
+    assert answer["Content-Type"] == "image/webp"
+    assert answer["Cache-Control"] == "private, max-age=31536000, immutable"
+    again = viewer.get(
+        url("job", "image", image.pk, "full"), headers={"If-None-Match": answer["ETag"]}
+    )
+    assert (again.status_code, again.content) == (304, b"")
+
+
+def test_a_large_image_has_a_small_thumbnail(admin):
+    image = make_image(job=make_job(status=Status.SUCCEEDED, width=800, height=400))
+    content = admin.get(url("job", "image", image.pk, "thumbnail")).content
+    assert Picture.open(io.BytesIO(content)).size == (256, 128)
+
+
+def test_images_are_kept_from_staff_without_the_permission(rows):
+    image = rows["job"].images.get()
+    assert staff("view_promptvariant").get(url("job", "image", image.pk, "full")).status_code == 403
+
+
+def test_an_image_whose_file_is_gone_is_not_found(admin, rows):
+    image = rows["job"].images.get()
+    storage.remove(image.file)
+    assert admin.get(url("job", "image", image.pk, "full")).status_code == 404
+    assert admin.get(url("job", "image", image.pk, "other")).status_code == 404
+
+
+# --- releases and workers -------------------------------------------------------------------------
+def test_a_release_is_rejected_and_an_active_one_is_not(admin):
+    active, candidate = make_release(name="one"), make_release(name="two")
+    assert "two is rejected" in notices(do(admin, candidate, "reject"))
+    assert "Activate another first" in notices(choose(admin, "release", "reject", active))
+    assert dict(Release.objects.values_list("name", "status")) == {
+        "one": "active",
+        "two": "rejected",
+    }
+
+
+def test_of_a_release_only_how_often_an_image_may_be_made_is_edited(admin):
+    release = make_release(name="one")
+    url = reverse("admin:generation_release_change", args=[release.pk])
+
+    answer = admin.post(url, {"max_tries": "3", "status": "rejected", "name": "other"})
+
+    assert answer.status_code == 302
+    release.refresh_from_db()
+    assert (release.max_tries, release.status, release.name) == (3, "active", "one")
+    assert "less than or equal to 10" in admin.post(url, {"max_tries": "11"}).content.decode()
+
+
+def test_a_canary_is_shown_with_its_share_and_ended(admin):
+    make_release(name="one")
+    canary = make_release(name="two")
+    canary.canary_percent = 10
+    canary.save()
+
+    assert (
+        "10 % of the jobs"
+        in admin.get(reverse("admin:generation_release_changelist")).content.decode()
+    )
+    assert "two serves no more jobs" in notices(choose(admin, "release", "end_canary", canary))
+
+    canary.refresh_from_db()
+    assert (canary.canary_percent, canary.status) == (0, "candidate")
+
+
+def test_flagged_images_are_found_and_their_faults_shown(admin):
+    flagged, good = make_job(status=Status.SUCCEEDED), make_job(status=Status.SUCCEEDED, seed=2)
+    for job, is_accepted in ((flagged, False), (good, True)):
+        image = make_image(job=job)
+        image.is_accepted, image.failing, image.tries = (
+            is_accepted,
+            [] if is_accepted else ["red"],
+            4,
+        )
+        image.save()
+
+    listed = admin.get(
+        reverse("admin:generation_job_changelist") + "?images=flagged"
+    ).content.decode()
+    page = admin.get(reverse("admin:generation_job_change", args=[flagged.pk])).content.decode()
+
+    assert str(flagged.pk) in listed and str(good.pk) not in listed
+    assert "fails: red" in page and "the best of 4" in page
+
+
+def test_a_release_whose_files_are_gone_is_not_activated_and_the_reason_is_shown(admin):
+    candidate = make_release(name="gone", status=Release.Status.CANDIDATE)
+    assert notices(do(admin, candidate, "activate"))
+    candidate.refresh_from_db()
+    assert candidate.status == "candidate"
+
+
+def test_a_silent_worker_is_marked(admin):
+    make_worker(name="alive")
+    make_worker(name="dead", silent_seconds=600)
+    html = admin.get(url("worker", "changelist")).content.decode()
+    assert html.count("fresh") == html.count("silent") == 1
+
+
+# --- API keys -------------------------------------------------------------------------------------
+def issue(client: Client, **data: object):
+    form = {
+        "name": "shop",
+        "scopes": ["jobs:read"],
+        "owner": make_user(username="admin").pk,
+        "weight": 1,
+    }
+    return client.post(url("apikey", "add"), form | data)
+
+
+def test_a_new_key_is_shown_once_and_never_again(admin):
+    answer = issue(admin, scopes=["jobs:read", "jobs:write"])
+    plain = answer.context["plain"]
+    assert plain in answer.content.decode()
+    assert "no-store" in answer["Cache-Control"]
+    key = APIKey.objects.get()
+    assert key.matches(plain) and key.scopes == ["jobs:read", "jobs:write"]
+    for page in (url("apikey", "changelist"), url("apikey", "change", key.pk)):
+        html = admin.get(page).content.decode()
+        assert plain.rsplit("_", 1)[1] not in html and key.sha256 not in html
+
+
+def test_the_form_of_a_key_offers_the_present_user_and_every_scope(admin):
+    form = admin.get(url("apikey", "add")).context["adminform"].form
+    assert form.initial["owner"] == make_user(username="admin").pk
+    assert form.initial["scopes"] == APIKey.Scope.values
+
+
+def test_a_key_needs_a_scope_and_a_time_to_come(admin):
+    past = timezone.now() - timedelta(days=1)
+    answer = issue(
+        admin,
+        scopes=[],
+        expires_at_0=past.strftime("%Y-%m-%d"),
+        expires_at_1=past.strftime("%H:%M:%S"),
+    )
+    assert {"scopes", "expires_at"} <= set(answer.context["adminform"].form.errors)
+    assert not APIKey.objects.exists()
+
+
+def test_limits_are_set_with_a_new_key_and_changed_afterwards(admin):
+    issue(admin, weight=2, images_per_day=100, retention_days=30)
+    key = APIKey.objects.get()
+    assert (key.weight, key.images_per_day, key.retention_days) == (2, 100, 30)
+
+    answer = admin.post(
+        url("apikey", "change", key.pk),
+        {"weight": 3, "requests_per_minute": 60, "images_per_day": ""},
+    )
+
+    assert answer.status_code == 302
+    key.refresh_from_db()
+    assert (key.weight, key.requests_per_minute, key.images_per_day) == (3, 60, None)
+    html = admin.get(url("apikey", "changelist")).content.decode()
+    assert "weight 3, 60 requests a minute" in html
+
+
+@pytest.mark.parametrize("weight", [0, 101, ""])
+def test_a_weight_is_from_one_to_a_hundred(admin, weight):
+    answer = issue(admin, weight=weight)
+    assert "weight" in answer.context["adminform"].form.errors
+    assert not APIKey.objects.exists()
+
+
+def test_of_a_key_only_its_limits_are_edited(admin):
+    key, _ = make_key(scopes=["jobs:read"])
+    form = {"weight": 2, "name": "other", "scopes": ["jobs:write"], "expires_at_0": "2000-01-01"}
+    admin.post(url("apikey", "change", key.pk), form | {"owner": make_user(username="admin").pk})
+    key.refresh_from_db()
+    assert (key.weight, key.name, key.scopes, key.owner.username, key.expires_at) == (
+        2, "test", ["jobs:read"], "owner", None,
+    )  # fmt: skip
+
+
+def test_a_rotated_key_shows_the_new_one_once(admin):
+    key, plain_old = make_key(weight=4)
+    assert "Rotate" in admin.get(url("apikey", "change", key.pk)).content.decode()
+    answer = do(admin, key, "rotate")
+    key.refresh_from_db()
+    new = key.replaced_by
+    assert new.matches(answer.context["plain"]) and new.weight == 4
+    assert key.matches(plain_old) and key.prefix in answer.content.decode()
+    assert "no-store" in answer["Cache-Control"]
+    assert "rotated already" in notices(do(admin, key, "rotate"))
+    assert "Rotate" not in admin.get(url("apikey", "change", key.pk)).content.decode()
+
+
+def test_the_page_of_a_key_shows_what_it_used(admin):
+    key, _ = make_key(images_per_day=50)
+    today = timezone.now().date()
+    Usage.objects.create(api_key=key, day=today, images=42, device_seconds=1.25)
+    Usage.objects.create(api_key=key, day=today - timedelta(days=3), images=17)
+    Usage.objects.create(api_key=key, day=today - timedelta(days=30), images=9999)
+    shown = admin.get(url("apikey", "change", key.pk)).context["usage"]
+    assert [row.images for row in shown] == [42, 0, 0, 17, 0, 0, 0]
+    assert shown[0].day == today
+    other, _ = make_key()
+    assert "is counted once" in admin.get(url("apikey", "change", other.pk)).content.decode()
+
+
+def test_a_key_is_revoked_and_cannot_be_deleted(admin):
+    key, plain = make_key()
+    assert key.matches(plain)
+    do(admin, key, "revoke")
+    key.refresh_from_db()
+    assert not key.matches(plain) and key.revoked_at
+    assert admin.post(url("apikey", "delete", key.pk), {"post": "yes"}).status_code == 403
+
+
+def test_staff_make_and_see_keys_of_their_own_only():
+    others, _ = make_key(owner=make_user(username="other"))
+    editor = staff("add_apikey", "view_apikey", "change_apikey")
+    answer = issue(editor, owner=others.owner_id)
+    assert "owner" in answer.context["adminform"].form.errors
+    issue(editor, owner=make_user(username="editor").pk)
+    assert APIKey.objects.filter(owner__username="editor").count() == 1
+    for name in ("revoke", "rotate"):
+        assert editor.post(url("apikey", "do", others.pk, name)).status_code == 404
+    editor.post(url("apikey", "change", others.pk), {"weight": 9})
+    others.refresh_from_db()
+    assert (others.revoked_at, others.replaced_by, others.weight) == (None, None, 1)
+
+
+def test_staff_who_may_only_see_keys_change_none():
+    reader = staff("view_apikey")
+    own, _ = make_key(owner=make_user(username="editor"))
+    assert "Rotate" not in reader.get(url("apikey", "change", own.pk)).content.decode()
+    reader.post(url("apikey", "change", own.pk), {"weight": 9})
+    assert reader.post(url("apikey", "do", own.pk, "rotate")).status_code == 403
+    own.refresh_from_db()
+    assert (own.weight, own.replaced_by) == (1, None)

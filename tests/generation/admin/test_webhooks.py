@@ -1,0 +1,144 @@
+"""Webhooks in the admin, through its real pages: states, dead letters, what was sent, sending again."""
+
+from datetime import timedelta
+
+import pytest
+from django.contrib.admin.models import LogEntry
+from django.test import Client
+from django.utils import timezone
+
+from generation.models import Delivery
+from generation.webhooks import endpoints as webhooks
+from tests.generation.admin.test_admin import choose, do, staff, url
+from tests.people import make_delivery, make_endpoint, make_job, make_user
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def admin() -> Client:
+    client = Client()
+    client.force_login(make_user(username="admin", is_superuser=True))
+    return client
+
+
+# --- endpoints ------------------------------------------------------------------------------------
+def test_endpoints_are_listed_and_filtered_by_state(admin):
+    soon = timezone.now() + timedelta(hours=1)
+    make_endpoint(url="https://active.example/")
+    make_endpoint(url="https://paused.example/", paused_until=soon, failures=5)
+    webhooks.disable(make_endpoint(url="https://disabled.example/"), "Gone.")
+
+    for state in ("active", "paused", "disabled"):
+        page = admin.get(url("webhookendpoint", "changelist"), {"state": state}).content.decode()
+        shown = {word for word in ("active", "paused", "disabled") if f"https://{word}." in page}
+        assert shown == {state}
+
+
+def test_an_endpoint_is_disabled_and_enabled_with_a_trace(admin):
+    endpoint = make_endpoint(failures=3)
+
+    do(admin, endpoint, "disable")
+    endpoint.refresh_from_db()
+    assert (endpoint.state, endpoint.disabled_reason) == ("disabled", "Disabled by an operator.")
+    do(admin, endpoint, "enable")
+    endpoint.refresh_from_db()
+    assert (endpoint.state, endpoint.failures) == ("active", 0)
+
+    said = LogEntry.objects.order_by("pk").values_list("change_message", flat=True)
+    assert ["Disabled" in said[0], "Enabled" in said[1]] == [True, True]
+
+
+def test_the_page_of_an_endpoint_leads_to_its_deliveries(admin):
+    endpoint = make_endpoint(url="https://a.example/")
+    make_delivery(endpoint=endpoint, status="dead")
+    make_delivery(endpoint=make_endpoint(url="https://b.example/"), job=make_job(seed=2))
+
+    page = admin.get(url("webhookendpoint", "change", endpoint.pk)).content.decode()
+    assert "0 pending, 1 dead" in page
+    query = {"endpoint__id__exact": endpoint.pk}
+    listed = admin.get(url("delivery", "changelist"), query).content.decode()
+
+    assert "https://a.example/" in listed and "https://b.example/" not in listed
+
+
+# --- deliveries -----------------------------------------------------------------------------------
+def test_dead_letters_are_found_and_sent_again_together(admin):
+    job = make_job(status="succeeded")
+    dead = [make_delivery(job=job, status="dead", attempts=10) for _ in range(3)]
+    make_delivery(job=job, status="delivered", last_status=200)
+
+    listed = admin.get(url("delivery", "changelist"), {"status__exact": "dead"})
+    assert listed.context["cl"].result_count == 3
+    answer = choose(admin, "delivery", "replay", *dead)
+
+    assert "3 will be sent now" in answer.content.decode()
+    assert Delivery.objects.filter(status="pending", attempts=0).count() == 3
+
+
+def test_one_is_sent_again_from_its_page_which_shows_what_was_sent(admin):
+    delivery = make_delivery(
+        status="dead", body='{"type":"prediction.completed"}', last_error="It answered 500."
+    )
+
+    page = admin.get(url("delivery", "change", delivery.pk)).content.decode()
+    assert "prediction.completed" in page and "It answered 500." in page
+    do(admin, delivery, "replay")
+
+    delivery.refresh_from_db()
+    assert delivery.status == "pending"
+
+
+def test_what_waits_is_left_as_it_is(admin):
+    later = timezone.now() + timedelta(hours=1)
+    delivery = make_delivery(attempts=2, next_attempt_at=later)
+
+    answer = choose(admin, "delivery", "replay", delivery)
+
+    assert "left as it is" in answer.content.decode()
+    delivery.refresh_from_db()
+    assert (delivery.attempts, delivery.next_attempt_at) == (2, later)
+
+
+def test_what_cannot_be_sent_is_said_once_with_the_reason(admin):
+    endpoint = webhooks.disable(make_endpoint(), "It answered 410 Gone.")
+    dead = [make_delivery(endpoint=endpoint, status="dead") for _ in range(2)]
+
+    page = choose(admin, "delivery", "replay", *dead).content.decode()
+
+    assert "2 not sent: Nothing is sent to this URL any more: It answered 410 Gone." in page
+
+
+def test_staff_without_the_permission_only_look():
+    endpoint = make_endpoint()
+    delivery = make_delivery(endpoint=endpoint, status="dead")
+    viewer = staff("view_delivery", "view_webhookendpoint")
+
+    assert viewer.get(url("delivery", "change", delivery.pk)).status_code == 200
+    assert do(viewer, delivery, "replay").status_code == 403
+    assert do(viewer, endpoint, "disable").status_code == 403
+    delivery.refresh_from_db()
+    assert delivery.status == "dead"
+
+
+def test_nobody_edits_adds_or_deletes(admin):
+    delivery = make_delivery()
+
+    for model, pk in (("delivery", delivery.pk), ("webhookendpoint", delivery.endpoint_id)):
+        assert admin.get(url(model, "add")).status_code == 403
+        assert (
+            admin.post(url(model, "change", pk), {"url": "https://x.example/"}).status_code == 403
+        )
+        assert admin.post(url(model, "delete", pk), {"post": "yes"}).status_code == 403
+
+
+def test_no_page_shows_a_secret(admin):
+    delivery = make_delivery()
+    secret = webhooks.secret_of(delivery.owner_id).secret
+
+    for path in (
+        url("delivery", "changelist"),
+        url("delivery", "change", delivery.pk),
+        url("webhookendpoint", "change", delivery.endpoint_id),
+    ):
+        assert secret not in admin.get(path).content.decode()

@@ -1,0 +1,83 @@
+"""Health: true about each part, and quick when a part is dead."""
+
+import threading
+import time
+
+import pytest
+from django.test import Client
+
+from generation.api.views import health
+from generation.infra import redis_client
+from tests.people import make_worker
+
+# The parts are asked in threads of their own, which see committed rows only.
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("redis_server")]
+
+
+def ready() -> tuple[int, dict]:
+    answer = Client().get("/health/ready")
+    return answer.status_code, answer.json()
+
+
+@pytest.fixture
+def dead_redis(settings, monkeypatch):
+    settings.REDIS_URL = "redis://127.0.0.1:1/0"
+    monkeypatch.setattr(redis_client, "_client", None)
+    monkeypatch.setattr(redis_client, "_resume_at", 0.0)
+
+
+def test_the_process_lives_whatever_else_is_dead(dead_redis):
+    assert Client().get("/health/live").status_code == 200
+
+
+def test_ready_with_database_redis_and_a_worker_that_beats():
+    make_worker(silent_seconds=2)
+
+    status, body = ready()
+
+    assert (status, body["status"]) == (200, "ok")
+    assert all(body[part]["ok"] for part in ("database", "redis", "workers"))
+    assert 1.5 <= body["workers"]["heartbeat_seconds"] < 10
+
+
+def test_not_ready_without_a_worker_or_with_silent_or_other_ones(settings):
+    assert ready()[0] == 503
+    make_worker(name="encoder", queue="encode")
+    assert ready()[0] == 503
+    make_worker(name="silent", silent_seconds=settings.WORKER_STALE_SECONDS + 5)
+
+    status, body = ready()
+
+    assert (status, body["workers"]["ok"], body["database"]["ok"]) == (503, False, True)
+    make_worker(name="fresh")
+    assert ready()[0] == 200
+
+
+def test_a_dead_redis_is_said_quickly(dead_redis):
+    make_worker()
+    started = time.monotonic()
+
+    status, body = ready()
+
+    assert (status, body["redis"]["ok"], body["workers"]["ok"]) == (503, False, True)
+    assert time.monotonic() - started < health.PART_SECONDS
+
+
+def test_a_part_that_hangs_counts_as_down_however_often_it_is_asked(monkeypatch):
+    make_worker()
+    end = threading.Event()
+    monkeypatch.setattr(health, "PART_SECONDS", 0.2)
+    # A server that takes the question and never answers.
+    monkeypatch.setitem(health.PARTS, "database", lambda: {"ok": end.wait(10)})
+    threads = threading.active_count()
+    try:
+        for _ in range(8):
+            started = time.monotonic()
+            status, body = ready()
+            assert (status, body["database"]["ok"], body["redis"]["ok"]) == (503, False, True)
+            assert time.monotonic() - started < 0.6
+        assert threading.active_count() - threads <= health.QUESTIONS_AT_ONCE
+    finally:
+        end.set()
+    time.sleep(0.1)
+    assert ready()[0] == 200

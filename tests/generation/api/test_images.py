@@ -1,0 +1,280 @@
+"""Images over HTTP: metadata for the owner, files for whoever holds a link."""
+
+import io
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+from django.test import Client
+from PIL import Image as Picture
+
+from generation.images import links, storage
+from generation.jobs import retention
+from tests.client import API, problem
+from tests.people import make_image, make_job, make_user
+from tests.web import Web
+
+pytestmark = pytest.mark.django_db
+
+
+def link(image) -> str:
+    return links.image_path(image.id)
+
+
+def test_metadata_carries_a_link_to_the_file():
+    api = API()
+    image = make_image(job=make_job(owner=api.owner, status="succeeded"))
+
+    shown = api.get(f"/v1/images/{image.id}").json()
+
+    assert (shown["sha256"], shown["job"], shown["format"]) == (
+        image.sha256,
+        str(image.job_id),
+        "webp",
+    )
+    assert Client().get(shown["url"]).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("output_format", "start"), [("webp", b"RIFF"), ("png", b"\x89PNG"), ("jpeg", b"\xff\xd8")]
+)
+def test_the_file_needs_no_key_and_says_what_it_is(output_format: str, start: bytes):
+    image = make_image(job=make_job(status="succeeded", output_format=output_format))
+
+    answer = Client().get(link(image), headers={"Accept": "image/*"})
+
+    assert (answer.status_code, answer["Content-Type"]) == (200, f"image/{output_format}")
+    assert answer.content.startswith(start)
+    assert answer["ETag"] == f'"{image.sha256}"'
+    assert "immutable" in answer["Cache-Control"]
+
+
+def test_a_copy_that_is_still_good_is_not_sent_again():
+    image = make_image()
+
+    answer = Client().get(link(image), headers={"If-None-Match": f'"{image.sha256}"'})
+
+    assert (answer.status_code, answer.content) == (304, b"")
+    assert Client().get(link(image), headers={"If-None-Match": '"other"'}).status_code == 200
+
+
+def test_a_head_request_names_the_size_without_the_file():
+    image = make_image()
+
+    answer = Client().head(link(image))
+
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert int(answer["Content-Length"]) == image.size_bytes
+    assert (answer["ETag"], answer["Content-Type"]) == (f'"{image.sha256}"', "image/webp")
+    storage.remove(image.file)
+    assert Client().head(link(image)).status_code == 410
+
+
+def test_forged_links_are_refused():
+    image, other = make_image(), make_image(job=make_job(status="succeeded", seed=2))
+    path, query = link(image).split("?")
+    expires, signature = (part.split("=")[1] for part in query.split("&"))
+    forged = [
+        f"{path}?expires={int(expires) + 1}&signature={signature}",
+        f"{path}?expires={expires}&signature={signature[:-1]}",
+        f"{path}?expires={expires}&signature=x:y",
+        f"/v1/images/{other.id}/file?{query}",
+    ]
+
+    for url in forged:
+        problem(Client().get(url), 403, "link_invalid")
+    problem(Client().get(path), 400, "invalid_request")
+    problem(Client().get(f"{path}?{query}&size=big"), 400, "invalid_request")
+    problem(Client().get(f"{path}?{query}&download=maybe"), 400, "invalid_request")
+
+
+def test_a_link_ends(settings):
+    settings.LINK_SECONDS = 1
+    url = link(make_image())
+    assert Client().get(url).status_code == 200
+
+    time.sleep(2.1)
+
+    problem(Client().get(url), 403, "link_expired")
+
+
+def test_everybody_gets_the_same_link_for_a_while_so_that_caches_can_keep_it():
+    image = make_image()
+
+    first = link(image)
+    time.sleep(1.1)
+
+    assert link(image) == first
+
+
+def test_a_file_that_is_gone_is_said_to_be_gone(settings):
+    image = make_image()
+    (Path(settings.MEDIA_ROOT) / image.file).unlink()
+
+    problem(Client().get(link(image)), 410, "image_gone")
+
+
+def test_a_link_to_an_image_that_was_deleted_leads_nowhere():
+    image = make_image()
+    url = link(image)
+    image.delete()
+
+    problem(Client().get(url), 404, "not_found")
+
+
+def test_the_request_log_names_the_file_but_never_its_signature(caplog):
+    address = link(make_image())
+
+    with caplog.at_level("INFO"):
+        Client().get(address)
+
+    lines = [str(record.msg) for record in caplog.records]
+    assert any(address.split("?")[0] in line for line in lines)
+    assert not any("signature" in line for line in lines)
+
+
+def test_a_browser_saves_the_file_if_told_to():
+    image = make_image(job=make_job(status="succeeded", output_format="png"))
+
+    saved, shown = Client().get(f"{link(image)}&download=1"), Client().get(link(image))
+
+    assert saved["Content-Disposition"] == f'attachment; filename="{image.id}.png"'
+    assert "Content-Disposition" not in shown
+    assert saved.content == shown.content
+
+
+def test_what_was_removed_is_gone_and_what_never_was_is_unknown():
+    api = API()
+    image = make_image(job=make_job(owner=api.owner, status="succeeded"))
+    links_to_it = (link(image), links.thumbnail_path(image.id))
+    retention.purge(image.job_id)
+
+    for url in links_to_it:
+        problem(Client().get(url), 410, "job_purged")
+    problem(api.get(f"/v1/images/{image.id}"), 410, "job_purged")
+    problem(API(owner=make_user(username="else")).get(f"/v1/images/{image.id}"), 404, "not_found")
+
+
+# --- thumbnails -----------------------------------------------------------------------------------
+@pytest.mark.parametrize("output_format", ["webp", "png", "jpeg"])
+def test_every_image_has_a_thumbnail_behind_a_link_of_its_own(output_format: str):
+    api = API()
+    job = make_job(
+        owner=api.owner, status="succeeded", output_format=output_format, width=400, height=600
+    )
+    image = make_image(job=job)
+    (shown,) = api.get(f"/v1/jobs/{job.id}").json()["images"]
+
+    answer = Client().get(shown["thumbnail_url"])
+
+    assert (answer.status_code, answer["Content-Type"]) == (200, "image/webp")
+    with Picture.open(io.BytesIO(answer.content)) as picture:
+        assert picture.size == (171, 256)
+    assert "immutable" in answer["Cache-Control"]
+    again = Client().get(shown["thumbnail_url"], headers={"If-None-Match": answer["ETag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    assert answer["ETag"] != f'"{image.sha256}"'
+    assert int(Client().head(shown["thumbnail_url"])["Content-Length"]) == len(answer.content)
+
+
+def test_a_link_to_the_thumbnail_opens_nothing_else():
+    image = make_image()
+    for to, other in (("file", "thumbnail"), ("thumbnail", "file")):
+        url = link(image) if to == "file" else links.thumbnail_path(image.id)
+
+        problem(Client().get(url.replace(f"/{to}?", f"/{other}?")), 403, "link_invalid")
+
+
+def test_the_thumbnail_of_an_image_whose_files_are_gone_is_gone():
+    image = make_image()
+    storage.remove(image.file)
+    storage.remove(image.master)
+
+    problem(Client().get(links.thumbnail_path(image.id)), 410, "image_gone")
+
+
+# --- in an object store ---------------------------------------------------------------------------
+def test_from_an_object_store_the_client_fetches_the_file_itself(bucket):
+    image = make_image()
+
+    answer = Client().get(link(image))
+
+    assert (answer.status_code, answer.content) == (302, b"")
+    assert answer["Cache-Control"] == "public, max-age=600"
+    fetched = httpx.get(answer["Location"])
+    assert fetched.content == storage.read(image.file)
+    assert fetched.headers["Content-Type"] == "image/webp"
+    small = Client().get(links.thumbnail_path(image.id))
+    assert Picture.open(io.BytesIO(httpx.get(small["Location"]).content)).size == (64, 64)
+    saved = httpx.get(Client().get(f"{link(image)}&download=true")["Location"])
+    assert saved.headers["Content-Disposition"] == f'attachment; filename="{image.id}.webp"'
+
+
+def test_the_way_to_the_object_store_is_kept_no_longer_than_the_link_works(bucket, settings):
+    settings.LINK_SECONDS = 100
+
+    answer = Client().get(link(make_image()))
+
+    seconds = int(answer["Cache-Control"].rpartition("=")[2])
+    assert 90 <= seconds <= 104
+    assert f"X-Amz-Expires={seconds + 60}&" in answer["Location"]
+
+
+def test_the_head_and_a_good_copy_are_answered_here(bucket):
+    image = make_image()
+
+    head = Client().head(link(image))
+    copy = Client().get(link(image), headers={"If-None-Match": f'"{image.sha256}"'})
+
+    assert (head.status_code, int(head["Content-Length"])) == (200, image.size_bytes)
+    assert (copy.status_code, copy.content) == (304, b"")
+
+
+def test_an_object_store_that_clients_cannot_reach_is_read_for_them(bucket, settings):
+    settings.S3_DELIVERY = "serve"
+    image = make_image()
+
+    answer = Client().get(link(image))
+
+    assert (answer.status_code, answer.content) == (200, storage.read(image.file))
+    assert "immutable" in answer["Cache-Control"]
+    bucket.objects.delete()
+    problem(Client().get(link(image)), 410, "image_gone")
+
+
+def test_an_object_store_that_is_away_is_said_to_be_for_now(bucket, settings):
+    from project.settings import object_store
+
+    image = make_image()
+    url = link(image)
+    settings.S3_DELIVERY = "serve"
+    away = object_store("somewhere", endpoint_url="http://127.0.0.1:1", region="us-east-1")
+    settings.STORAGES = {**settings.STORAGES, "default": away}
+
+    answer = Client().get(url)
+
+    assert problem(answer, 503, "storage_failed")["retryable"] is True
+    assert int(answer["Retry-After"]) >= 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_process_with_the_variables_of_the_store_sends_clients_there(
+    bucket, object_store_url: str, tmp_path: Path
+):
+    image = make_image()
+    web = Web(
+        tmp_path,
+        S3_BUCKET=bucket.name,
+        S3_ENDPOINT_URL=object_store_url,
+        S3_REGION="us-east-1",
+        S3_PREFIX="/pictures/",
+    )
+    try:
+        answer = web.http.get(link(image))
+        assert (answer.status_code, answer.content) == (302, b"")
+        assert httpx.get(answer.headers["Location"]).content == storage.read(image.file)
+        head = web.http.head(link(image))
+        assert (head.status_code, head.headers["Content-Length"]) == (200, str(image.size_bytes))
+    finally:
+        web.stop()

@@ -1,0 +1,51 @@
+"""Bodies: one JSON object in UTF-8, or a refusal that says what is wrong."""
+
+import io
+
+import pytest
+from rest_framework.exceptions import APIException
+
+from generation.api.parsers import StrictJSON
+
+
+def parse(body: bytes) -> dict:
+    return StrictJSON().parse(io.BytesIO(body))
+
+
+def test_an_object_is_read_as_it_is():
+    body = '{"text": "ä 💥 \\ud83d\\ude00", "n": 2, "x": [1.5, null, true, {"y": ""}]}'
+
+    assert parse(body.encode()) == {
+        "text": "ä 💥 😀",
+        "n": 2,
+        "x": [1.5, None, True, {"y": ""}],
+    }
+    assert parse(b'{"n": 9223372036854775807}') == {"n": 2**63 - 1}
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"[1]", "one JSON object"),
+        (b'"text"', "one JSON object"),
+        (b"{", "not JSON"),
+        (b"", "not JSON"),
+        (b'{"a": 1} x', "not JSON"),
+        (b'{"a": "\xff"}', "not UTF-8"),
+        ('{"a": 1}'.encode("utf-16"), "not UTF-8"),
+        (b'{"a": "\\u0000"}', "NUL"),
+        (b'{"\\u0000": 1}', "NUL"),
+        (b'{"a": {"b": ["\\ud800"]}}', "surrogate"),
+        (b'{"a": 9223372036854775808}', "too large"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "too large"),
+        (b'{"a": 1e999}', "too large"),
+        (b'{"a": NaN}', "NaN"),
+        (b'{"seed": 1, "seed": 2}', "seed"),
+        (b'{"a":' * 100_000, "deeply"),
+    ],
+)
+def test_what_nobody_could_keep_is_refused_and_says_why(body: bytes, said: str):
+    with pytest.raises(APIException, match=said) as caught:
+        parse(body)
+
+    assert caught.value.status_code == 400

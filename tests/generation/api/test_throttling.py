@@ -1,0 +1,202 @@
+"""How many requests a key may send: against real Redis, in this process and through a real web process."""
+
+import re
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from deploy.local import binaries
+from generation.infra import redis_client
+from generation.models import APIKey
+from generation.realtime.hub import SHELL
+from tests.client import API, problem
+from tests.people import make_image, make_job, make_key, make_release
+from tests.web import Web
+
+pytestmark = pytest.mark.django_db
+PATH = "/v1/releases"
+
+
+@pytest.fixture(autouse=True)
+def empty_redis(redis_server):
+    return redis_server
+
+
+def standing(answer) -> tuple[int, int]:
+    """(requests left, seconds until there are more) as the header says."""
+    match = re.fullmatch(r'"burst";r=(\d+);t=(\d+)', answer.headers["RateLimit"])
+    assert match
+    return int(match[1]), int(match[2])
+
+
+def use_redis(monkeypatch, settings, url: str) -> None:
+    settings.REDIS_URL = url
+    monkeypatch.setattr(redis_client, "_client", None)
+    monkeypatch.setattr(redis_client, "_resume_at", 0.0)
+
+
+def test_every_answer_says_how_many_requests_are_left():
+    api = API(requests_per_minute=3)
+
+    answers = [api.get(PATH) for _ in range(3)]
+
+    assert [answer.status_code for answer in answers] == [200, 200, 200]
+    assert [standing(answer)[0] for answer in answers] == [2, 1, 0]
+    assert {answer["RateLimit-Policy"] for answer in answers} == {'"burst";q=3;w=60'}
+    assert all(1 <= standing(answer)[1] <= 60 for answer in answers)
+
+
+def test_one_request_too_many_is_refused_with_the_time_to_come_back():
+    api = API(requests_per_minute=1)
+    api.get(PATH)
+
+    answer = api.get(PATH)
+
+    body = problem(answer, 429, "rate_limited")
+    left, seconds = standing(answer)
+    assert left == 0 and answer["Retry-After"] == str(seconds) and 1 <= seconds <= 60
+    assert "1 requests a minute" in body["detail"] and f"{seconds} s" in body["detail"]
+
+
+def test_on_openais_routes_the_refusal_has_openais_form():
+    api = API(requests_per_minute=1)
+    api.get(PATH)
+
+    answer = api.post("/v1/images/generations", {"prompt": "x"})
+
+    assert (answer.status_code, answer.json()["error"]["code"]) == (429, "rate_limited")
+    assert standing(answer)[0] == 0 and 1 <= int(answer["Retry-After"]) <= 60
+
+
+def test_keys_are_counted_each_for_itself():
+    one, another = API(requests_per_minute=1), API(requests_per_minute=1)
+    one.get(PATH)
+
+    assert one.get(PATH).status_code == 429
+    assert another.get(PATH).status_code == 200
+
+
+def test_the_setting_holds_for_keys_that_say_nothing_else(settings):
+    settings.REQUESTS_PER_MINUTE = 5
+
+    assert API().get(PATH)["RateLimit-Policy"] == '"burst";q=5;w=60'
+    assert API(requests_per_minute=9).get(PATH)["RateLimit-Policy"] == '"burst";q=9;w=60'
+    assert "RateLimit" not in API(requests_per_minute=0).get(PATH)
+
+
+def test_a_key_without_a_limit_costs_no_round_trip(empty_redis):
+    api = API()
+    api.get(PATH)
+
+    def commands() -> int:
+        return empty_redis.info("stats")["total_commands_processed"]
+
+    before = commands()
+    answer = api.get(PATH)
+
+    assert commands() - before == 1  # the question itself
+    assert "RateLimit" not in answer and "RateLimit-Policy" not in answer
+
+
+def test_a_refusal_counts_and_says_so_whatever_it_is_for():
+    api = API(requests_per_minute=9, scopes=["jobs:read", "jobs:write"])
+    paths = [PATH, "/v1/jobs?x=1", "/v1/jobs/00000000-0000-0000-0000-000000000000"]
+
+    answers = [api.get(path) for path in paths]
+    answers.append(api.post("/v1/jobs", {}))
+
+    assert [answer.status_code for answer in answers] == [403, 400, 404, 400]
+    assert [standing(answer)[0] for answer in answers] == [8, 7, 6, 5]
+
+
+def test_links_to_images_and_health_are_not_limited(settings):
+    settings.REQUESTS_PER_MINUTE = 1
+    api = API()
+    image = make_image(job=make_job(owner=api.owner, status="succeeded"))
+    link = api.get(f"/v1/images/{image.id}").json()["url"].removeprefix("http://testserver")
+
+    for path in [link, link, "/health/live", "/health/live", "/v1/openapi.json"]:
+        answer = api.get(path)
+        assert answer.status_code == 200 and "RateLimit" not in answer
+
+
+def test_the_questions_of_the_shell_for_who_waits_are_no_requests():
+    api = API(requests_per_minute=2)
+    api.get(PATH)
+
+    answers = [api.get(PATH, **{"asgi.scope": {SHELL: "GET"}}) for _ in range(3)]
+
+    assert [standing(answer)[0] for answer in answers] == [1, 1, 1]
+    assert standing(api.get(PATH, **{"asgi.scope": {SHELL: ""}}))[0] == 0
+
+
+def test_while_redis_is_away_nothing_is_limited(monkeypatch, settings):
+    api = API(requests_per_minute=1)
+    use_redis(monkeypatch, settings, "redis://127.0.0.1:1/0")
+
+    started = time.monotonic()
+    answers = [api.get(PATH) for _ in range(5)]
+
+    assert [answer.status_code for answer in answers] == [200] * 5
+    assert "RateLimit" not in answers[0]
+    assert time.monotonic() - started < 1
+
+
+@pytest.fixture
+def socket_url() -> Iterator[str]:
+    """A Redis that listens on a Unix socket alone."""
+    with (
+        tempfile.TemporaryDirectory() as folder
+    ):  # short: a socket's path has at most 107 characters
+        path = Path(folder) / "redis"
+        command = [str(binaries.redis()), "--port", "0", "--unixsocket", str(path), "--save", ""]
+        server = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 10
+        while not path.exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        yield f"unix://{path}?db=1"
+        server.terminate()
+        server.wait(timeout=10)
+
+
+def test_redis_may_be_reached_through_a_unix_socket(monkeypatch, settings, socket_url):
+    use_redis(monkeypatch, settings, socket_url)
+    api = API(requests_per_minute=1)
+
+    answers = [api.get(PATH) for _ in range(2)]
+    redis_client.client().close()
+
+    assert [answer.status_code for answer in answers] == [200, 429]
+
+
+# --- through the web process ------------------------------------------------------------------------
+@pytest.fixture
+def web(transactional_db, tmp_path: Path) -> Iterator[Web]:
+    web = Web(tmp_path, REQUESTS_PER_MINUTE="3")
+    yield web
+    web.stop()
+
+
+def test_waiting_is_one_request_and_the_one_too_many_is_refused(web: Web):
+    make_release()
+    key, plain = make_key()
+    job = make_job(owner=key.owner)
+
+    def ask(path: str) -> httpx.Response:
+        return web.http.get(path, headers={"Authorization": f"Bearer {plain}"})
+
+    waited = ask(f"/v1/jobs/{job.id}?wait=1")
+    answers = [ask(PATH) for _ in range(3)]
+
+    assert (waited.status_code, waited.json()["status"], standing(waited)[0]) == (200, "queued", 2)
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    assert [standing(answer)[0] for answer in answers] == [1, 0, 0]
+    assert 1 <= int(answers[-1].headers["Retry-After"]) <= 60
+    APIKey.objects.filter(pk=key.pk).update(requests_per_minute=0)
+    time.sleep(0.5)  # a key that is used all the time is read now and then
+    assert ask(PATH).status_code == 200

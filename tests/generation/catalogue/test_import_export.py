@@ -1,0 +1,179 @@
+"""The catalogue as CSV and JSON: what is taken, what is refused, and that a refused file changes nothing."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from generation.catalogue import import_export
+from generation.catalogue import variants as catalogue
+from generation.errors import InvalidRequest
+from generation.models import Job, PromptVariant
+from tests.people import make_embedding, make_image, make_job, make_variant
+
+pytestmark = pytest.mark.django_db
+
+
+def write(tmp_path: Path, content: str, name: str = "catalogue.csv") -> Path:
+    path = tmp_path / name
+    path.write_text(content, encoding="utf-8")
+    return path
+
+
+def texts() -> dict[str, str]:
+    return dict(PromptVariant.objects.values_list("slug", "text"))
+
+
+def test_new_variants_are_made_with_slugs_tags_and_status(tmp_path):
+    file = write(
+        tmp_path,
+        'slug,text,tags,status,notes\nvase,A  red vase,"glass, still life",,\n,a blue jug,clay|blue,draft,old\n',
+    )
+    report = import_export.import_file(file)
+
+    assert (report.new, report.updated, report.unchanged, report.errors) == (2, 0, 0, [])
+    vase, jug = PromptVariant.objects.get(slug="vase"), PromptVariant.objects.get(slug="a-blue-jug")
+    assert (vase.text, vase.normalized_text, vase.status) == ("A red vase", "a red vase", "active")
+    assert vase.tags == ["glass", "still life"]
+    assert (jug.tags, jug.status, jug.notes, jug.revision) == (["clay", "blue"], "draft", "old", 1)
+
+
+def test_importing_the_same_file_twice_changes_nothing(tmp_path):
+    file = write(tmp_path, "text,tags\na red vase,glass\na blue jug,\n")
+    import_export.import_file(file)
+    before = list(PromptVariant.objects.values())
+    report = import_export.import_file(file)
+    assert (report.new, report.updated, report.unchanged) == (0, 0, 2)
+    assert list(PromptVariant.objects.values()) == before
+
+
+def test_a_changed_text_is_a_new_revision(tmp_path):
+    make_variant(slug="vase", text="a red vase", tags=["glass"])
+    report = import_export.import_file(write(tmp_path, "slug,text\nvase,a blue vase\n"))
+    assert report.updated == 1
+    vase = PromptVariant.objects.get()
+    assert (vase.text, vase.normalized_text, vase.revision) == ("a blue vase", "a blue vase", 2)
+    assert vase.tags == ["glass"]  # the file has no such column
+
+
+def test_every_wrong_row_is_named_and_nothing_is_written(tmp_path):
+    make_variant(slug="jug", text="a blue jug")
+    rows = [
+        "good,a red vase,,",
+        f"long,{'word ' * 13},,",
+        "copy,A RED  vase,,",
+        "other,A blue JUG,,",
+        "Bad Slug,a pink cup,,",
+        "state,a green cup,,nonsense",
+        "good,a grey cup,,",
+        f"tagged,a white cup,{'x' * 61},",
+    ]
+    file = write(tmp_path, "slug,text,tags,status\n" + "\n".join(rows) + "\n")
+
+    report = import_export.import_file(file)
+
+    complaints = dict(report.errors)
+    assert sorted(complaints) == [2, 3, 4, 5, 6, 7, 8]
+    assert "13 words" in complaints[2]
+    assert "“good”" in complaints[3]
+    assert "“jug”" in complaints[4]
+    assert "valid" in complaints[5]
+    assert "draft, active, archived" in complaints[6]
+    assert "Row 1 is about “good”" in complaints[7]
+    assert "tag" in complaints[8]
+    assert texts() == {"jug": "a blue jug"}
+
+
+def test_a_dry_run_reports_and_writes_nothing(tmp_path):
+    report = import_export.import_file(write(tmp_path, "text\na red vase\n"), dry_run=True)
+    assert (report.new, report.errors) == (1, [])
+    assert texts() == {}
+
+
+def test_the_text_behind_images_changes_only_when_new_revisions_are_asked_for(tmp_path):
+    embedding = make_embedding(variant=make_variant(slug="vase", text="a red vase"))
+    make_image(job=make_job(embedding=embedding, status=Job.Status.SUCCEEDED))
+    file = write(tmp_path, "slug,text\nvase,a blue vase\n")
+
+    refused = import_export.import_file(file)
+    assert "new revision" in refused.errors[0][1]
+    assert texts() == {"vase": "a red vase"}
+
+    assert import_export.import_file(file, new_revisions=True).updated == 1
+    assert PromptVariant.objects.get().revision == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "complaint"),
+    [
+        ("c.csv", "slug,text,colour\nvase,a red vase,red\n", "Unknown columns: colour"),
+        ("c.csv", "slug,tags\nvase,red\n", "column text is missing"),
+        ("c.csv", "text,text\na,b\n", "occurs twice"),
+        ("c.csv", "slug,text\nvase,a red vase,more\n", "more cells"),
+        ("c.json", "{", "Expecting"),
+        ("c.json", '{"text": "a red vase"}', "list of objects"),
+        ("c.json", '[{"text": "a red vase", "colour": 1}]', "Unknown columns: colour"),
+        ("c.xml", "", r"ends in \.csv or \.json"),
+    ],
+)
+def test_a_file_that_is_not_a_catalogue_is_refused_as_a_whole(tmp_path, name, content, complaint):
+    with pytest.raises(InvalidRequest, match=complaint):
+        import_export.import_file(write(tmp_path, content, name))
+
+
+def test_a_missing_file_is_said_so(tmp_path):
+    with pytest.raises(InvalidRequest, match="No such file"):
+        import_export.import_file(tmp_path / "none.csv")
+
+
+def test_objects_of_a_json_file_may_have_their_keys_in_any_order_and_leave_some_out(tmp_path):
+    make_variant(slug="vase", text="a red vase", tags=["old"], notes="kept")
+    content = [
+        {"text": "a red vase", "slug": "vase", "tags": ["new", "glass"]},
+        {"slug": "jug", "notes": "n", "text": "a blue jug"},
+    ]
+    report = import_export.import_file(write(tmp_path, json.dumps(content), "c.json"))
+    assert (report.new, report.updated, report.errors) == (1, 1, [])
+    vase, jug = PromptVariant.objects.get(slug="vase"), PromptVariant.objects.get(slug="jug")
+    assert (vase.tags, vase.notes) == (["new", "glass"], "kept")
+    assert (jug.text, jug.notes, jug.tags) == ("a blue jug", "n", [])
+
+
+@pytest.mark.parametrize("name", ["out.csv", "out.json"])
+def test_what_is_exported_is_imported_unchanged(tmp_path, name):
+    make_variant(
+        slug="vase", text="a red, “glass” vase", tags=["glass", "still life"], notes="a\nb"
+    )
+    make_variant(slug="jug", text="a blue jug", status="draft")
+    path = tmp_path / name
+    assert import_export.export_file(path) == 2
+    before = list(PromptVariant.objects.values("slug", "text", "tags", "status", "notes"))
+
+    assert import_export.import_file(path).unchanged == 2
+    PromptVariant.objects.all().delete()
+    assert import_export.import_file(path).new == 2
+    assert list(PromptVariant.objects.values("slug", "text", "tags", "status", "notes")) == before
+
+
+def test_a_spreadsheet_with_a_byte_order_mark_is_read(tmp_path):
+    path = tmp_path / "excel.csv"
+    path.write_bytes("\ufefftext\r\na red vase\r\n".encode())
+    assert import_export.import_file(path).new == 1
+
+
+def test_thousands_of_rows_take_few_queries(tmp_path, django_assert_max_num_queries):
+    file = write(tmp_path, "text\n" + "".join(f"vase number {n}\n" for n in range(3000)))
+    seen: list[int] = []
+    with django_assert_max_num_queries(30):
+        report = import_export.import_file(file, on_progress=seen.append)
+    assert (report.new, sum(seen)) == (3000, 3000)
+    assert catalogue.find(text="vase NUMBER 2999").revision == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_import_asks_for_encoding_once_and_a_dry_run_does_not(tmp_path, redis_server):
+    file = write(tmp_path, "text\na red vase\na blue jug\n")
+    import_export.import_file(file, dry_run=True)
+    assert redis_server.llen("encode") == 0
+    import_export.import_file(file)
+    assert redis_server.llen("encode") == 1

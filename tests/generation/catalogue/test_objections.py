@@ -1,0 +1,88 @@
+"""What words say against a match: where a text encoder hears no difference, and where it would only guess."""
+
+import pytest
+
+from generation.catalogue import objections
+
+VASE = "a red glass vase on a wooden table"
+VOCABULARY = set(objections.words("a an on red blue glass clay vase bowl wooden table linen cloth"))
+KNOWN = VOCABULARY | set(objections.words("photo of the in with not under two crimson"))
+
+
+def objection(asked: str, text: str = VASE) -> str:
+    return objections.objection(
+        asked, text, vocabulary=VOCABULARY, is_spelt=lambda word: word not in KNOWN
+    )
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "the red glass vase on the wooden table",
+        "red glass vase, wooden table.",
+        "a photo of a vase of red glass with a wooden table",
+        "on a wooden table a glass vase in red",
+        "a crimson glass vase on a wooden table",  # a word that the encoder knows: the vectors decide
+        "a red glas vase on a wooden tabel",
+        "a red glass vase on wooden tables",
+    ],
+)
+def test_other_words_for_the_same_are_left_to_the_vectors(asked):
+    assert objection(asked) == ""
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("not a red glass vase on a wooden table", "only one of the two says “not”"),
+        ("a red glass vase that isn't on a wooden table", "only one of the two says “not”"),
+        ("a red glass vase that isn’t on a wooden table", "only one of the two says “not”"),
+        ("two red glass vases on a wooden table", "only one of the two says “two”"),
+        ("3 red glass vases on a wooden table", "only one of the two says “3”"),
+        ("a red glass vase under a wooden table", "only one of the two says “under”"),
+        ("a red and blue glass vase on a wooden table", "it does not say “blue”"),
+        ("a red glass vase and a bowl on a wooden table", "it does not say “bowl”"),
+        ("a red glass vase on a linen cloth", "it does not say “linen”"),
+        ("a red glass jug on a wooden table", "the text encoder does not know “jug”"),
+        ("a red gloss vase on a wooden table", "the text encoder does not know “gloss”"),
+        ("a red glass grass vase on a wooden table", "the text encoder does not know “grass”"),
+    ],
+)
+def test_a_word_that_tells_the_two_apart_objects(asked, said):
+    assert objection(asked) == said
+
+
+def test_a_negation_of_the_variant_must_be_asked_for_as_well():
+    assert objection("a vase with a bowl", "a vase without a bowl") != ""
+    assert objection("the vase without the bowl", "a vase without a bowl") == ""
+
+
+def test_a_slip_stands_for_one_word_only():
+    assert objection("a red glas glaass vase on a wooden table") != ""
+
+
+@pytest.mark.parametrize(
+    ("word", "meant", "is_slip"),
+    [
+        ("glas", "glass", True),
+        ("glasss", "glass", True),
+        ("galss", "glass", True),
+        ("vases", "vase", True),
+        ("grass", "glass", False),
+        ("lass", "glass", False),  # the first letter is seldom the wrong one
+        ("string", "ring", False),
+        ("vase", "vessel", False),
+    ],
+)
+def test_a_slip_is_a_letter_missing_too_many_or_swapped(word, meant, is_slip):
+    assert objections.is_slip(word, meant) is is_slip
+
+
+def test_punctuation_can_be_left_out():
+    assert objections.plain("a vase, red; it isn't (very) big!") == "a vase red it isn't very big"
+    assert objections.plain("!!!") == ""
+
+
+def test_a_text_without_words_objects_to_nothing_and_breaks_nothing():
+    assert objection("!!! …") == ""
+    assert objections.words("") == []

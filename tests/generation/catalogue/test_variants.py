@@ -1,0 +1,347 @@
+"""The catalogue: which texts are allowed, how they change, which variant is meant and what is encoded."""
+
+from pathlib import Path
+
+import pytest
+from django.conf import settings
+from django.db import transaction
+
+from generation.catalogue import variants as catalogue
+from generation.engine import tokens
+from generation.errors import EncodingFailed, PromptInvalid, VariantNotEncoded, VariantNotFound
+from generation.models import Embedding, Job, PromptVariant
+from tests.people import (
+    ENCODER,
+    make_embedding,
+    make_image,
+    make_job,
+    make_release,
+    make_variant,
+)
+
+pytestmark = pytest.mark.django_db
+
+STARTER = Path(settings.BASE_DIR) / "generation" / "starter" / "teacher"
+TWELVE = "one two three four five six seven eight nine ten eleven twelve"
+
+
+@pytest.fixture
+def encoder():
+    """A release in use whose tokenizer is the real one of the starter."""
+    release = make_release(name="with-encoder", has_encoder=True, path=str(STARTER))
+    release.manifest["max_tokens"] = tokens.limit(STARTER)
+    release.save()
+    return release
+
+
+# --- text -----------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("text", "normalized"),
+    [
+        ("  A  Red\tVase\n", "a red vase"),
+        ("Ａ ＲＥＤ vase", "a red vase"),  # full width
+        ("Straße", "strasse"),
+        ("cafe\u0301", "caf\u00e9"),  # a combining accent
+        ("ﬁne\u00a0glass", "fine glass"),  # a ligature and a no-break space
+    ],
+)
+def test_case_spaces_and_unicode_forms_are_normalised(text, normalized):
+    assert catalogue.normalize(text) == normalized
+    assert catalogue.normalize(normalized) == normalized
+
+
+def test_up_to_twelve_words_are_allowed():
+    assert catalogue.validate_text(TWELVE) == TWELVE
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (f"{TWELVE} thirteen", "13 words; at most 12"),
+        ("", "0 words"),
+        (" \t ", "0 words"),
+        ("x" * 301, "301 characters; at most 300"),
+        ("a red\x00vase", "control character"),
+    ],
+)
+def test_a_refused_text_is_told_the_count(text, complaint):
+    with pytest.raises(PromptInvalid, match=complaint) as refused:
+        catalogue.validate_text(text)
+    assert refused.value.parameter == "text"
+
+
+def test_a_text_that_the_encoder_would_cut_is_refused_with_count_and_limit(encoder):
+    assert catalogue.validate_text("a red glass vase")
+    with pytest.raises(
+        PromptInvalid, match=r"has \d\d tokens; .* of with-encoder takes at most 16"
+    ):
+        catalogue.validate_text("incomprehensibilities photosynthesised")
+
+
+def test_without_an_encoder_only_the_words_are_checked():
+    assert catalogue.validate_text("incomprehensibilities photosynthesised")
+
+
+def test_an_encoder_that_lies_on_another_machine_does_not_stop_the_editor():
+    make_release(name="elsewhere", has_encoder=True, path="/nowhere/at-all")
+    assert catalogue.validate_text("incomprehensibilities photosynthesised")
+
+
+def test_a_text_that_another_variant_has_is_refused_with_its_slug():
+    make_variant(slug="vase", text="a red vase")
+    with pytest.raises(PromptInvalid, match="“vase” has this text already"):
+        catalogue.validate_text("Ａ red  VASE")
+
+
+def test_a_variant_may_keep_its_own_text():
+    variant = make_variant(slug="vase", text="a red vase")
+    assert catalogue.validate_text("A red vase", pk=variant.pk) == "a red vase"
+
+
+def test_a_tag_and_its_contrary_contradict_each_other():
+    assert catalogue.tidy_tags(["red", "not-blue"]) == ["red", "not-blue"]
+    for tags in (["red", "not-red"], ["not-red", "blue", "red"]):
+        with pytest.raises(PromptInvalid, match="contradict"):
+            catalogue.tidy_tags(tags)
+
+
+def test_tags_are_tidied_and_may_hold_no_separator():
+    assert catalogue.tidy_tags([" still  life", "", "still life", "glass"]) == [
+        "still life",
+        "glass",
+    ]
+    for bad in ("a,b", "a|b", "x" * 61):
+        with pytest.raises(PromptInvalid, match="not allowed"):
+            catalogue.tidy_tags([bad])
+
+
+# --- change ---------------------------------------------------------------------------------------
+def test_a_new_variant_gets_a_slug_of_its_text_and_a_number_if_that_is_taken():
+    first = catalogue.save(PromptVariant(text=" A  red vase"))
+    second = catalogue.save(PromptVariant(text="a red, vase"))
+    third = catalogue.save(PromptVariant(text="красная ваза"))
+
+    assert (first.slug, first.text, first.normalized_text) == (
+        "a-red-vase",
+        "A red vase",
+        "a red vase",
+    )
+    assert second.slug == "a-red-vase-2"
+    assert third.slug
+
+
+def test_a_changed_text_is_a_new_revision_and_anything_else_is_not():
+    variant = catalogue.save(PromptVariant(text="a red vase"))
+    variant.notes, variant.status = "for the shop", PromptVariant.Status.ARCHIVED
+    assert catalogue.save(variant).revision == 1
+    variant.text = "a red  jug"
+    assert catalogue.save(variant).revision == 2
+    variant.refresh_from_db()
+    assert (variant.text, variant.normalized_text) == ("a red jug", "a red jug")
+
+
+def test_the_text_behind_images_changes_only_as_a_new_revision():
+    embedding = make_embedding()
+    make_image(job=make_job(embedding=embedding, status=Job.Status.SUCCEEDED))
+    variant = embedding.variant
+    old_text, variant.text = variant.text, "a blue glass jug"
+
+    with pytest.raises(PromptInvalid, match="new revision"):
+        catalogue.save(variant)
+    assert PromptVariant.objects.get().text == old_text
+
+    assert catalogue.save(variant, new_revision=True).revision == 2
+    assert Embedding.objects.get().text == old_text  # what the images were made of
+
+
+def test_a_stale_copy_cannot_take_a_revision_back():
+    variant = catalogue.save(PromptVariant(text="a red vase"))
+    copy = PromptVariant.objects.get()
+    variant.text = "a red jug"
+    catalogue.save(variant)
+    copy.text = "a red mug"
+    assert catalogue.save(copy).revision == 3
+
+
+def test_a_text_that_became_too_long_for_a_new_encoder_can_still_be_archived(encoder):
+    variant = make_variant(slug="long", text="incomprehensibilities photosynthesised")
+    variant.status = PromptVariant.Status.ARCHIVED
+    assert catalogue.save(variant).status == "archived"
+
+
+def test_a_taken_slug_is_refused():
+    make_variant(slug="vase", text="a red vase")
+    with pytest.raises(PromptInvalid, match="slug “vase” is taken") as refused:
+        catalogue.save(PromptVariant(slug="vase", text="a blue vase"))
+    assert refused.value.parameter == "slug"
+
+
+# --- the message to the encode worker -------------------------------------------------------------
+@pytest.mark.django_db(transaction=True)
+def test_a_transaction_asks_for_encoding_once_however_many_variants_it_saves(redis_server):
+    with transaction.atomic():
+        for colour in ("red", "green", "blue"):
+            catalogue.save(PromptVariant(text=f"a {colour} vase"))
+        assert redis_server.llen("encode") == 0
+    assert redis_server.llen("encode") == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_save_after_one_that_was_rolled_back_asks_for_encoding(redis_server):
+    with transaction.atomic():
+        with pytest.raises(RuntimeError), transaction.atomic():
+            catalogue.save(PromptVariant(text="a red vase"))
+            raise RuntimeError
+        catalogue.save(PromptVariant(text="a blue vase"))
+    assert redis_server.llen("encode") == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_is_not_active_asks_for_no_encoding_until_it_is_activated(redis_server):
+    catalogue.save(PromptVariant(text="a red vase", status=PromptVariant.Status.DRAFT))
+    assert redis_server.llen("encode") == 0
+    assert catalogue.set_status(PromptVariant.objects.all(), PromptVariant.Status.ACTIVE) == 1
+    assert redis_server.llen("encode") == 1
+
+
+# --- find -----------------------------------------------------------------------------------------
+def test_a_variant_is_found_by_slug_and_by_its_text_in_any_spelling():
+    variant = make_variant(slug="vase", text="a red vase")
+    assert catalogue.find(slug="vase") == variant
+    assert catalogue.find(text="A  RED vase") == variant
+
+
+@pytest.mark.parametrize(
+    "wanted", [{"slug": "jug"}, {"text": "a jug"}, {"slug": ""}, {"text": "a\0"}]
+)
+def test_what_is_not_in_the_catalogue_is_not_found(wanted):
+    make_variant(slug="vase", text="a red vase")
+    with pytest.raises(VariantNotFound):
+        catalogue.find(**wanted)
+
+
+@pytest.mark.parametrize("status", ["draft", "archived"])
+def test_a_variant_that_is_not_active_is_not_served_and_the_error_says_why(status):
+    make_variant(slug="vase", text="a red vase", status=status)
+    with pytest.raises(VariantNotFound, match=f"“vase” is {status}, not active"):
+        catalogue.find(slug="vase")
+
+
+def test_the_embedding_of_a_release_is_that_of_its_own_encoder_and_the_current_revision():
+    release, variant = make_release(), make_variant(slug="vase", text="a red vase")
+    make_embedding(variant=variant, encoder_fingerprint="f" * 64)
+    own = make_embedding(variant=variant, encoder_fingerprint=release.encoder_fingerprint)
+    assert catalogue.embedding_for(variant, release) == own
+
+    variant.revision = 2
+    with pytest.raises(VariantNotEncoded, match="stale"):
+        catalogue.embedding_for(variant, release)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (None, "waits for the encode worker"),
+        (catalogue.ENCODE_AGAIN, "waits for the encode worker"),
+    ],
+)
+def test_a_variant_without_a_usable_embedding_is_refused_with_the_reason(error, reason):
+    release, variant = make_release(), make_variant()
+    if error:
+        make_embedding(variant=variant, error=error)
+    with pytest.raises(VariantNotEncoded, match=reason):
+        catalogue.embedding_for(variant, release)
+
+
+def test_a_variant_whose_encoding_failed_is_refused_for_good_with_the_reason():
+    release, variant = make_release(), make_variant()
+    make_embedding(variant=variant, error="It has 99 tokens.")
+    with pytest.raises(EncodingFailed, match="It has 99 tokens") as caught:
+        catalogue.embedding_for(variant, release)
+    assert not caught.value.retryable
+
+
+# --- states ---------------------------------------------------------------------------------------
+def states(*encoders: str) -> dict[str, str | None]:
+    rows = catalogue.with_states(PromptVariant.objects.all(), encoders or [ENCODER])
+    return dict(rows.values_list("slug", "embedding_state"))
+
+
+def test_every_variant_has_one_state_and_a_failed_one_its_reason():
+    make_embedding(variant=make_variant(slug="encoded"))
+    make_variant(slug="pending")
+    stale = make_variant(slug="stale")
+    make_embedding(variant=stale)
+    PromptVariant.objects.filter(pk=stale.pk).update(revision=2)
+    make_embedding(variant=make_variant(slug="failed"), error="It has 99 tokens.")
+    make_embedding(variant=make_variant(slug="again"), error=catalogue.ENCODE_AGAIN)
+    make_variant(slug="draft", status="draft")
+
+    assert states() == {
+        "encoded": "encoded",
+        "pending": "pending",
+        "stale": "stale",
+        "failed": "failed",
+        "again": "pending",
+        "draft": None,
+    }
+    failed = catalogue.with_states(PromptVariant.objects.all(), [ENCODER]).get(slug="failed")
+    assert failed.embedding_reason == "It has 99 tokens."
+    counts = catalogue.count_states([ENCODER])
+    assert counts == {"encoded": 1, "pending": 2, "stale": 1, "failed": 1}
+
+
+def test_a_changed_encoder_makes_embeddings_stale_and_a_second_one_leaves_them_unfinished():
+    make_embedding(variant=make_variant(slug="vase"))
+    assert states("f" * 64) == {"vase": "stale"}
+    assert states(ENCODER, "f" * 64) == {"vase": "pending"}
+    assert states(ENCODER) == {"vase": "encoded"}
+
+
+def test_without_an_encoder_in_use_nothing_counts_as_encoded():
+    make_variant(slug="vase")
+    assert dict(
+        catalogue.with_states(PromptVariant.objects.all(), []).values_list(
+            "slug", "embedding_state"
+        )
+    ) == {"vase": "pending"}
+
+
+def test_the_states_of_many_variants_cost_one_query(django_assert_num_queries):
+    for number in range(5):
+        make_embedding(variant=make_variant(slug=f"v{number}"))
+    with django_assert_num_queries(1):
+        rows = catalogue.with_states(PromptVariant.objects.all(), [ENCODER])
+        assert [row.embedding_state for row in rows] == ["encoded"] * 5
+
+
+def test_missing_lists_what_the_encode_worker_has_to_do_and_nothing_that_failed_for_good():
+    make_embedding(variant=make_variant(slug="done"))
+    make_embedding(variant=make_variant(slug="hopeless"), error="It has 99 tokens.")
+    make_embedding(
+        variant=make_variant(slug="later"), error=f"{catalogue.ENCODER_UNAVAILABLE}no such folder"
+    )
+    make_variant(slug="draft", status="draft")
+    fresh = make_variant(slug="fresh")
+
+    assert [row.slug for row in catalogue.missing(ENCODER)] == ["later", "fresh"]
+    assert [row.slug for row in catalogue.missing(ENCODER, 1)] == ["later"]
+    assert list(catalogue.missing(ENCODER, after=fresh.pk)) == []
+
+
+def test_encode_again_marks_failed_and_damaged_rows_and_leaves_sound_ones(encoder):
+    sound = make_embedding(variant=make_variant(slug="sound"))
+    damaged = make_embedding(variant=make_variant(slug="damaged"))
+    failed = make_embedding(variant=make_variant(slug="failed"), error="It has 99 tokens.")
+    import hashlib
+
+    sound.sha256 = hashlib.sha256(sound.data).hexdigest()
+    sound.save()
+
+    assert catalogue.encode_again(PromptVariant.objects.all()) == 2
+
+    for row in (sound, damaged, failed):
+        row.refresh_from_db()
+    assert not sound.error and sound.data
+    assert damaged.error == failed.error == catalogue.ENCODE_AGAIN
+    assert damaged.data is None and damaged.sha256  # what the new bytes are compared with

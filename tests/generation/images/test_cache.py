@@ -1,0 +1,31 @@
+"""The result cache: a cap, a lifetime, and no harm when Redis is away."""
+
+from generation.images import cache
+from generation.infra import redis_client
+
+
+def test_entries_live_for_a_limited_time(redis_server, settings):
+    settings.IMAGE_CACHE_SECONDS = 100
+    cache.put({"k": {"file": "x"}})
+
+    assert cache.get(["k", "missing"]) == {"k": {"file": "x"}}
+    assert 0 < redis_server.ttl(cache.PREFIX + "k") <= 100
+
+
+def test_the_oldest_entries_go_when_there_are_too_many(redis_server, settings):
+    settings.IMAGE_CACHE_ENTRIES = 3
+    for number in range(5):
+        cache.put({f"k{number}": {"n": number}})
+
+    assert sorted(cache.get(f"k{number}" for number in range(5))) == ["k2", "k3", "k4"]
+
+
+def test_without_redis_the_cache_is_empty_and_quick(settings, monkeypatch):
+    settings.REDIS_URL = "redis://127.0.0.1:1/0"
+    monkeypatch.setattr(redis_client, "_client", None)
+    monkeypatch.setattr(redis_client, "_resume_at", 0.0)
+
+    cache.put({"k": {}})
+
+    assert cache.get(["k"]) == {}
+    assert redis_client._resume_at > 0

@@ -1,0 +1,139 @@
+"""Image files: named by content, whole or absent, in a folder or in an object store."""
+
+import os
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+
+from generation.errors import StorageFailed
+from generation.images import storage
+
+
+@pytest.fixture(params=["folder", "object store"])
+def place(request):
+    """Both kinds of places."""
+    if request.param == "object store":
+        request.getfixturevalue("bucket")
+    return request.param
+
+
+def test_the_same_content_is_stored_once(settings):
+    first = storage.save(b"picture", "webp")
+    second = storage.save(b"picture", "webp")
+
+    assert first == second
+    assert storage.read(first.name) == b"picture"
+    assert len([path for path in settings.MEDIA_ROOT.rglob("*") if path.is_file()]) == 1
+
+
+def test_what_is_stored_is_read_measured_copied_and_removed(place: str, tmp_path: Path):
+    stored = storage.save(b"picture", "png")
+
+    assert storage.read(stored.name) == b"picture"
+    assert storage.exists(stored.name) and storage.size(stored.name) == 7
+    assert abs(storage.modified_at(stored.name) - datetime.now(UTC)) < timedelta(minutes=1)
+    storage.copy(stored.name, tmp_path / "copy.png")
+    assert (tmp_path / "copy.png").read_bytes() == b"picture"
+    storage.remove(stored.name)
+    storage.remove(stored.name)
+    assert not storage.exists(stored.name)
+    assert storage.modified_at(stored.name) is None
+    with pytest.raises(StorageFailed, match="is not stored"):
+        storage.read(stored.name)
+
+
+def test_all_files_are_listed_folder_by_folder(place: str):
+    assert list(storage.folders()) == []
+    names = [storage.save(str(number).encode(), "webp").name for number in range(20)]
+    thumbnail = storage.thumbnail_name(names[0])
+    storage.keep(thumbnail, b"small")
+
+    listed = list(storage.folders())
+
+    assert sorted(name for part in listed for name in part) == sorted([*names, thumbnail])
+    assert all(len({Path(name).parent for name in part}) == 1 for part in listed)
+
+
+def test_a_torn_file_of_an_earlier_crash_is_replaced(settings):
+    stored = storage.save(b"whole picture", "png")
+    (settings.MEDIA_ROOT / stored.name).write_bytes(b"whol")
+
+    storage.save(b"whole picture", "png")
+
+    assert storage.read(stored.name) == b"whole picture"
+
+
+def test_a_place_that_cannot_be_written_is_an_error_that_may_be_retried(settings):
+    settings.MEDIA_ROOT.parent.mkdir(parents=True)
+    settings.MEDIA_ROOT.write_text("a file where the folder should be")
+
+    with pytest.raises(StorageFailed, match="DATA_DIR") as caught:
+        storage.save(b"picture", "png")
+    assert caught.value.retryable
+
+
+def test_a_copy_on_this_machine_takes_no_space(tmp_path: Path, settings):
+    stored = storage.save(b"picture", "png")
+
+    storage.copy(stored.name, tmp_path / "copy.png")
+
+    assert os.path.samefile(settings.MEDIA_ROOT / stored.name, tmp_path / "copy.png")
+
+
+# --- an object store ------------------------------------------------------------------------------
+def test_in_an_object_store_a_file_lies_under_the_prefix_with_its_type_and_nothing_on_the_disk(
+    bucket, settings
+):
+    stored = storage.save(b"picture", "webp")
+
+    (found,) = bucket.objects.all()
+    assert found.key == f"pictures/{stored.name}"
+    assert (found.Object().content_type, found.Object().cache_control) == (
+        "image/webp",
+        "public, max-age=31536000, immutable",
+    )
+    assert not settings.MEDIA_ROOT.exists()
+
+
+def test_what_lies_in_the_object_store_is_not_sent_again(bucket):
+    storage.save(b"picture", "webp")
+    (before,) = (found.last_modified for found in bucket.objects.all())
+    time.sleep(1.1)
+
+    storage.save(b"picture", "webp")
+
+    assert [found.last_modified for found in bucket.objects.all()] == [before]
+
+
+def test_a_link_of_the_object_store_fetches_the_file_for_a_while(bucket, settings):
+    name = storage.save(b"picture", "webp").name
+
+    shown = httpx.get(storage.link(name, seconds=60))
+    saved = httpx.get(storage.link(name, seconds=60, save_as="picture.webp"))
+
+    assert (shown.content, shown.headers["Content-Type"]) == (b"picture", "image/webp")
+    assert "X-Amz-Expires=60" in storage.link(name, seconds=60)
+    assert saved.headers["Content-Disposition"] == 'attachment; filename="picture.webp"'
+    settings.S3_DELIVERY = "serve"
+    assert storage.link(name, seconds=60) is None
+
+
+def test_files_of_this_machine_have_no_other_address():
+    assert storage.link(storage.save(b"picture", "webp").name, seconds=60) is None
+
+
+def test_an_object_store_that_refuses_or_is_away_is_an_error_that_may_be_retried(bucket, settings):
+    from project.settings import object_store
+
+    bucket.delete()
+    with pytest.raises(StorageFailed, match="NoSuchBucket") as caught:
+        storage.save(b"picture", "png")
+    assert caught.value.retryable
+    away = object_store("somewhere", endpoint_url="http://127.0.0.1:1", region="us-east-1")
+    settings.STORAGES = {**settings.STORAGES, "default": away}
+    for action in (storage.exists, storage.read, storage.remove):
+        with pytest.raises(StorageFailed, match=r"127\.0\.0\.1:1"):
+            action("images/ab/abc.png")

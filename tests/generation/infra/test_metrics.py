@@ -1,0 +1,225 @@
+"""Figures: added up across processes in Redis, completed by PostgreSQL at the time of asking, never in the way."""
+
+import re
+import socket
+import subprocess
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from django.db import DatabaseError
+from django.test import Client
+from django.utils import timezone
+from prometheus_client.parser import text_string_to_metric_families
+
+from generation.infra import metrics, redis_client
+from tests.people import (
+    make_embedding,
+    make_job,
+    make_release,
+    make_user,
+    make_variant,
+    make_worker,
+)
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture
+def redis(redis_server, monkeypatch):
+    monkeypatch.setattr(redis_client, "_resume_at", 0.0)
+    return redis_server
+
+
+def scraped() -> dict[tuple, float]:
+    """Every value of /metrics by name and labels."""
+    answer = Client().get("/metrics")
+    assert answer.status_code == 200
+    assert answer["Content-Type"].startswith("text/plain; version=0.0.4")
+    return {
+        (sample.name, *sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(answer.content.decode())
+        for sample in family.samples
+    }
+
+
+@pytest.mark.django_db
+def test_counters_add_up_by_label(redis):
+    metrics.increment("retort_jobs_total", outcome="succeeded")
+    metrics.increment("retort_jobs_total", outcome="succeeded")
+    metrics.increment("retort_jobs_total", outcome="failed")
+    metrics.increment("retort_device_seconds_total", 1.25)
+    metrics.increment("retort_device_seconds_total", 0.25)
+
+    values = scraped()
+
+    assert values["retort_jobs_total", ("outcome", "succeeded")] == 2
+    assert values["retort_jobs_total", ("outcome", "failed")] == 1
+    assert values["retort_device_seconds_total",] == 1.5
+
+
+@pytest.mark.django_db
+def test_what_is_kept_back_is_counted_with_the_next_flush(redis, monkeypatch):
+    monkeypatch.setattr(metrics, "_is_kept_back", False)
+    metrics.keep_back()
+    metrics.increment("retort_jobs_total", outcome="succeeded")
+    metrics.increment("retort_jobs_total", outcome="succeeded")
+    assert ("retort_jobs_total", ("outcome", "succeeded")) not in scraped()
+
+    metrics.flush()
+    metrics.flush()
+
+    assert scraped()["retort_jobs_total", ("outcome", "succeeded")] == 2
+
+
+@pytest.mark.django_db
+def test_histograms_are_cumulative_with_sum_and_count(redis):
+    for seconds in (0.005, 0.02, 0.02, 4, 1000):
+        metrics.observe("retort_job_seconds", seconds)
+
+    values = scraped()
+
+    bucket = {
+        le: values["retort_job_seconds_bucket", ("le", le)]
+        for le in ("0.005", "0.01", "0.025", "5.0", "300.0", "+Inf")
+    }
+    assert list(bucket.values()) == [1, 1, 3, 4, 4, 5]
+    assert values["retort_job_seconds_count",] == 5
+    assert values["retort_job_seconds_sum",] == pytest.approx(1004.045)
+
+
+@pytest.mark.django_db
+def test_other_processes_add_to_the_same_figures(redis, settings):
+    metrics.increment("retort_images_total", 2)
+    code = "import django; django.setup(); from generation import metrics; metrics.increment('retort_images_total', 3)"
+
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env=environment(settings))
+
+    assert scraped()["retort_images_total",] == 5
+
+
+def environment(settings) -> dict[str, str]:
+    import os
+
+    return {
+        **os.environ,
+        "REDIS_URL": settings.REDIS_URL,
+        "DJANGO_SETTINGS_MODULE": "project.settings",
+    }
+
+
+@pytest.mark.django_db
+def test_gauges_tell_what_the_rows_say(redis, settings):
+    release = make_release()
+    make_job(created_at=timezone.now() - timedelta(seconds=90))
+    make_job(seed=2)
+    make_job(status="running", seed=3)
+    make_job(status="succeeded", seed=4)
+    make_worker(name="fresh")
+    make_worker(name="gone", silent_seconds=settings.WORKER_STALE_SECONDS + 1)
+    make_variant(slug="not-encoded")
+    make_embedding(variant=make_variant(slug="failed"), error="It broke.")
+    make_variant(slug="draft", status="draft")
+
+    values = scraped()
+
+    named = ("release", release.name)
+    assert values["retort_queue_jobs", named] == 2
+    assert values["retort_running_jobs", named] == 1
+    assert 89 < values["retort_queue_oldest_seconds", named] < 120
+    assert values["retort_workers", ("queue", "generation")] == 1
+    assert values["retort_workers", ("queue", "encode")] == 0
+    assert values["retort_variants", ("status", "draft")] == 1
+    states = {
+        s: values["retort_variant_embeddings", named, ("state", s)]
+        for s in ("encoded", "failed", "missing")
+    }
+    assert states == {"encoded": 1, "failed": 1, "missing": 1}
+    assert (values["retort_redis_up",], values["retort_database_up",]) == (1, 1)
+
+
+@pytest.mark.django_db
+def test_of_a_student_only_the_variants_that_it_covers_are_counted(redis):
+    release = make_release()
+    release.manifest["covered_variants"] = ["vase", "mug"]
+    release.save()
+    make_embedding(variant=make_variant(slug="vase"))
+    make_embedding(variant=make_variant(slug="other"), error="cannot be encoded")
+    make_variant(slug="mug")
+
+    values = scraped()
+
+    states = {
+        s: values["retort_variant_embeddings", ("release", release.name), ("state", s)]
+        for s in ("encoded", "failed", "missing")
+    }
+    assert states == {"encoded": 1, "failed": 0, "missing": 1}
+
+
+@pytest.mark.django_db
+def test_an_empty_system_states_zeros(redis):
+    release = make_release()
+
+    values = scraped()
+
+    assert values["retort_images_total",] == 0
+    assert values["retort_queue_jobs", ("release", release.name)] == 0
+    assert values["retort_batch_size_count",] == 0
+
+
+@pytest.mark.django_db
+def test_the_scrape_does_not_slow_with_jobs_that_ended(redis, django_assert_max_num_queries):
+    for seed in range(5):
+        make_job(seed=seed, owner=make_user(username=f"user-{seed}"))
+
+    with django_assert_max_num_queries(7):
+        scraped()
+
+
+@pytest.mark.django_db
+def test_without_redis_the_rows_still_tell_and_recording_costs_nothing(settings, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections and never answers
+        settings.REDIS_URL = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
+        monkeypatch.setattr(redis_client, "_client", None)
+        monkeypatch.setattr(redis_client, "_resume_at", 0.0)
+        make_job()
+        started = time.monotonic()
+
+        for _ in range(500):
+            metrics.increment("retort_images_total")
+            metrics.observe("retort_job_seconds", 0.1)
+        recording = time.monotonic() - started
+        values = scraped()
+
+    assert recording < 2.5
+    assert values["retort_redis_up",] == 0
+    assert values["retort_queue_jobs", ("release", "student-1")] == 1
+    assert not [name for name, *_ in values if name == "retort_images_total"]
+
+
+@pytest.mark.django_db
+def test_without_postgresql_redis_still_tells(redis, monkeypatch):
+    def away():
+        raise DatabaseError("gone")
+
+    monkeypatch.setattr(metrics, "_workers", away)
+    metrics.increment("retort_images_total")
+
+    values = scraped()
+
+    assert (values["retort_images_total",], values["retort_database_up",]) == (1, 0)
+
+
+def test_every_figure_that_the_code_records_is_declared():
+    used = set()
+    for file in (ROOT / "generation").rglob("*.py"):
+        used |= (
+            set(re.findall(r"""["'](retort_[a-z_]+)["']""", file.read_text()))
+            if file.name != "metrics.py"
+            else set()
+        )
+
+    assert used
+    assert used <= set(metrics.COUNTERS) | set(metrics.HISTOGRAMS)

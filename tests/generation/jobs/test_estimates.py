@@ -1,0 +1,108 @@
+"""When a job will probably end: its place in the order of claims, and what was measured of late."""
+
+from datetime import timedelta
+
+import pytest
+from django.utils import timezone
+
+from generation.jobs import claiming, estimates, throughput
+from generation.models import Job
+from tests.people import make_job, make_release, make_user, make_worker
+
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_server")]
+
+
+@pytest.fixture(autouse=True)
+def nothing_remembered():
+    estimates._served_by.cache_clear()
+    estimates._rate.cache_clear()
+
+
+def place(job: Job) -> int:
+    found = estimates.of(job)
+    assert found
+    return found.position
+
+
+def at(seconds: float):
+    return timezone.now() + timedelta(seconds=seconds)
+
+
+def test_the_place_is_the_order_in_which_jobs_are_claimed():
+    release = make_release()
+    one, two = make_user(username="one"), make_user(username="two")
+    rows = [make_job(owner=one, release=release, created_at=at(-50 + k)) for k in range(4)]
+    rows += [make_job(owner=two, release=release, created_at=at(-20 + k)) for k in range(2)]
+    rows.append(make_job(owner=one, release=release, priority=5, created_at=at(-1)))
+    places = {job.id: place(job) for job in rows}
+
+    claimed = []
+    while taken := claiming.take("worker-1", batch_size=1, lease_seconds=60):
+        claimed += [job.id for job in taken]
+        Job.objects.filter(id=taken[0].id).update(
+            status="canceled", finished_at=timezone.now(), lease_expires_at=None
+        )
+
+    # Of other owners as many count as are before it among its own: one place more or less.
+    assert len(claimed) == len(rows)
+    for real, job_id in enumerate(claimed, start=1):
+        assert abs(places[job_id] - real) <= 1
+    assert places[claimed[0]] == 1 and places[claimed[-1]] == len(rows)
+
+
+def test_the_time_follows_what_was_measured_and_who_works():
+    make_worker()
+    first = make_job(n=4)
+    job = make_job(n=2)
+    assert estimates.of(job).eta_p50 is None  # nothing was measured yet
+    key = throughput.key_of(job.release_id, job.width, job.height)
+    for seconds in [0.1] * 8 + [0.5] * 2:
+        throughput.record({key: seconds})
+    estimates._rate.cache_clear()
+
+    alone = estimates.of(job)
+    make_worker(name="worker-2")
+    estimates._served_by.cache_clear()
+    shared = estimates.of(job)
+
+    assert (alone.eta_p50, alone.eta_p90) == (pytest.approx(0.6), pytest.approx(3.0))
+    assert shared.eta_p50 == pytest.approx(0.4)  # 4 images by two workers, then its own 2
+    assert estimates.of(first).eta_p50 == pytest.approx(0.4)
+
+
+def test_a_worker_that_is_silent_serves_nobody():
+    make_worker(silent_seconds=600)
+
+    found = estimates.of(make_job())
+
+    assert not found.feasible and "student" in found.reason
+    assert (found.eta_p50, found.position) == (None, 1)
+
+
+def test_a_running_job_has_no_place_and_one_that_ended_no_estimate():
+    assert place(make_job(status="running")) == 0
+    assert estimates.of(make_job(status="succeeded")) is None
+
+
+def test_jobs_of_the_other_lane_are_not_in_the_way():
+    teacher = make_release(name="teacher-1", kind="teacher")
+    student = make_release(name="student-1", kind="student")
+    for _ in range(3):
+        make_job(release=teacher)
+    job = make_job(release=student)
+    assert place(job) == 4
+
+    make_worker(name="reference-1", queue="reference")
+    estimates._served_by.cache_clear()
+
+    assert place(job) == 1
+
+
+def test_a_place_behind_many_is_told_as_that():
+    release, owner = make_release(), make_user(username="busy")
+    first = make_job(owner=owner, release=release)
+    fields = [f.attname for f in Job._meta.concrete_fields if f.attname not in ("id", "key")]
+    facts = {name: getattr(first, name) for name in fields}
+    Job.objects.bulk_create(Job(**facts, key=f"{k:064}") for k in range(estimates.MOST_AHEAD + 50))
+
+    assert place(make_job(owner=owner, release=release)) == estimates.MOST_AHEAD + 1

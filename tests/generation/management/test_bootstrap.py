@@ -1,0 +1,126 @@
+"""`manage.py bootstrap`: everything once, nothing twice, and no tensors."""
+
+import json
+import os
+import subprocess
+import sys
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from django.contrib.auth import authenticate, get_user_model
+from django.core.management import CommandError, call_command
+from django.utils import timezone
+
+from generation.errors import VariantNotEncoded
+from generation.jobs import submission
+from generation.management.commands import bootstrap as command
+from generation.models import APIKey, PromptVariant, Release
+from tests import tiny
+from tests.generation.students import make_bundle
+
+ROOT = Path(__file__).resolve().parents[3]
+KEY = "rt_0123abcd_secret-of-this-test"
+
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_server")]
+
+
+@pytest.fixture(autouse=True)
+def local_key(settings) -> None:
+    settings.LOCAL_API_KEY = KEY
+
+
+def bootstrap() -> dict:
+    out = StringIO()
+    call_command("bootstrap", "--json", stdout=out, stderr=StringIO())
+    return json.loads(out.getvalue())
+
+
+def test_an_empty_database_is_made_ready() -> None:
+    done = bootstrap()
+    assert authenticate(username="admin", password=done["admin_password"]).is_superuser
+    active = Release.objects.filter(status="active").values_list("name", flat=True)
+    assert set(active) == set(done["releases"])
+    assert "starter-teacher" in active
+    assert PromptVariant.objects.filter(status="active").count() == done["imported_variants"] > 0
+    key = APIKey.objects.get()
+    assert key.matches(KEY)
+    assert set(key.scopes) == set(APIKey.Scope.values)
+
+
+def test_a_second_time_changes_nothing() -> None:
+    first = bootstrap()
+    again = bootstrap()
+    assert again == first | {
+        "admin_password": None,
+        "imported_variants": 0,
+        "stored_embeddings": 0,
+        "made_api_key": False,
+    }
+    assert get_user_model().objects.count() == 1
+    assert Release.objects.count() == len(first["releases"])
+
+
+def test_what_an_operator_decided_stays() -> None:
+    bootstrap()
+    Release.objects.update(status="retired")
+    PromptVariant.objects.exclude(pk=PromptVariant.objects.first().pk).delete()
+    bootstrap()
+    assert set(Release.objects.values_list("status", flat=True)) == {"retired"}
+    assert PromptVariant.objects.count() == 1
+
+
+@pytest.fixture
+def shipped(tmp_path: Path, settings, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A starter of a teacher and a student at toy size, whose student covers two of three variants."""
+    folder = settings.RELEASES_ROOT / "starter"
+    folder.mkdir(parents=True)
+    tiny.make_tiny_release(folder / "teacher", name="toy-teacher")
+    prompts = {"red-vase": "a red vase", "blue-mug": "a blue mug"}
+    make_bundle(folder / "student", folder / "teacher", prompts, name="toy-student")
+    (folder / "catalogue.csv").write_text(
+        "slug,text\nred-vase,a red vase\nblue-mug,a blue mug\nnew,a white cone\n"
+    )
+    monkeypatch.setattr(command, "STARTER", folder)
+    return folder
+
+
+def test_a_shipped_student_is_served_at_once_without_any_encoding(shipped: Path) -> None:
+    done = bootstrap()
+    assert (done["releases"], done["stored_embeddings"]) == (["toy-teacher", "toy-student"], 2)
+    owner = get_user_model().objects.get()
+    for slug in ("red-vase", "blue-mug"):
+        assert submission.submit(owner, variant=slug).release.name == "toy-student"
+    with pytest.raises(VariantNotEncoded, match="toy-teacher"):  # what it does not cover
+        submission.submit(owner, variant="new")
+    assert bootstrap()["stored_embeddings"] == 0
+
+
+def test_a_student_that_an_operator_rolled_back_from_stays_so(shipped: Path) -> None:
+    bootstrap()
+    Release.objects.filter(name="toy-student").update(status="retired")
+    bootstrap()
+    assert Release.objects.get(name="toy-student").status == "retired"
+
+
+def test_a_damaged_student_is_said(shipped: Path) -> None:
+    with (shipped / "student/prompt_embeds.safetensors").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(CommandError, match="starter release is damaged"):
+        bootstrap()
+
+
+def test_a_revoked_key_is_said_and_not_revived() -> None:
+    bootstrap()
+    APIKey.objects.update(revoked_at=timezone.now())
+    with pytest.raises(CommandError, match="revoked"):
+        bootstrap()
+
+
+def test_it_loads_no_tensor_library() -> None:
+    code = (
+        "import sys, django; django.setup(); import generation.management.commands.bootstrap;"
+        "sys.exit(bool({'torch', 'numpy', 'safetensors'} & set(sys.modules)))"
+    )
+    environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "project.settings"}
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment).returncode == 0

@@ -1,0 +1,129 @@
+"""Searching the catalogue, and what releases offer."""
+
+import pytest
+
+from generation.models import PromptVariant, Release
+from generation.page import choices
+from generation.page.choices import MOST_RELEASES, MOST_TAGS, MOST_VARIANTS
+from tests.people import make_release, make_variant
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def catalogue() -> None:
+    for text, tags in (
+        ("a red glass vase on a wooden table", ["vase", "red", "glass"]),
+        ("a red clay bowl on a wooden table", ["bowl", "red", "clay"]),
+        ("a blue glass bowl on a marble slab", ["bowl", "blue", "glass"]),
+        ("ein grüner Würfel", ["cube", "green"]),
+    ):
+        make_variant(text=text, tags=tags)
+    make_variant(text="a red glass ring", tags=["red"], status=PromptVariant.Status.ARCHIVED)
+
+
+def texts(found: choices.Found) -> list[str]:
+    return [variant.text for variant in found.variants]
+
+
+def test_words_are_found_in_any_order_whatever_their_case(catalogue):
+    assert texts(choices.search("GLASS  red", ())) == ["a red glass vase on a wooden table"]
+    assert texts(choices.search("würf", ())) == ["ein grüner Würfel"]
+    assert texts(choices.search("%", ())) == texts(choices.search("_", ())) == []
+
+
+def test_without_words_it_is_the_active_catalogue_by_slug(catalogue):
+    found = choices.search("", ())
+    assert [variant.slug for variant in found.variants] == sorted(
+        PromptVariant.objects.filter(status="active").values_list("slug", flat=True)
+    )
+    assert (found.chosen, found.is_wording, found.has_more) == (None, False, False)
+
+
+def test_all_tags_must_be_there_and_those_that_would_narrow_it_down_are_counted(catalogue):
+    found = choices.search("", ["bowl", "glass"])
+    assert texts(found) == ["a blue glass bowl on a marble slab"]
+    assert [(tag.name, tag.count) for tag in found.tags if tag.is_chosen] == [
+        ("bowl", 1),
+        ("glass", 1),
+    ]
+    assert [tag.name for tag in found.tags if not tag.is_chosen] == []  # blue would change nothing
+    counts = {tag.name: tag.count for tag in choices.search("", ()).tags}
+    assert (counts["red"], counts["glass"], counts["cube"]) == (2, 2, 1)
+
+
+def test_a_tag_that_nothing_has_can_still_be_taken_back(catalogue):
+    found = choices.search("", ["nothing"])
+    assert (texts(found), [(tag.name, tag.count, tag.is_chosen) for tag in found.tags]) == (
+        [],
+        [("nothing", None, True)],
+    )
+
+
+def test_the_text_of_a_variant_chooses_it(catalogue):
+    found = choices.search("A red  GLASS vase on a wooden table", (), slug="ein-grüner-würfel")
+    assert found.chosen and found.chosen.text == "a red glass vase on a wooden table"
+    assert not found.is_wording
+
+
+def test_a_choice_stays_while_it_fits_the_search(catalogue):
+    slug = PromptVariant.objects.get(text__startswith="a red clay").slug
+    kept = choices.search("red", ["clay"], slug=slug)
+    assert kept.chosen and kept.chosen.slug == slug
+    for text, tags in (("blue", []), ("red", ["glass"])):
+        assert choices.search(text, tags, slug=slug).chosen is None
+
+
+def test_an_archived_choice_is_none(catalogue):
+    slug = PromptVariant.objects.get(status="archived").slug
+    found = choices.search("a red glass ring", (), slug=slug)
+    assert (found.chosen, found.is_wording) == (None, True)
+
+
+def test_a_large_catalogue_is_cut_and_the_choice_is_among_what_is_shown(django_assert_num_queries):
+    rows = [
+        PromptVariant(
+            slug=f"v-{n:05}",
+            text=f"a vase {n}",
+            normalized_text=f"a vase {n}",
+            tags=[f"t{n}", "vase"],
+        )
+        for n in range(300)
+    ]
+    PromptVariant.objects.bulk_create(rows)
+    with django_assert_num_queries(3):
+        found = choices.search("vase", (), slug="v-00299")
+    assert (len(found.variants), found.has_more, len(found.tags)) == (
+        MOST_VARIANTS,
+        True,
+        MOST_TAGS,
+    )
+    assert found.chosen and found.variants[0].slug == "v-00299"
+
+
+def test_releases_are_offered_the_active_ones_first_with_their_sizes(django_assert_num_queries):
+    make_release(name="old", status=Release.Status.RETIRED, image_sizes=((32, 32),))
+    make_release(name="bad", status=Release.Status.REJECTED)
+    make_release(
+        name="teacher", kind=Release.Kind.TEACHER, steps=25, image_sizes=((64, 64), (128, 64))
+    )
+    make_release(name="student", steps=1, image_sizes=((64, 64),))
+    with django_assert_num_queries(2):
+        found = choices.offers()
+    assert [(offer.name, offer.steps, offer.is_active) for offer in found.releases] == [
+        ("student", 1, True),
+        ("teacher", 25, True),
+        ("old", 4, False),
+    ]
+    assert [offer.name for offer in found.active] == ["student", "teacher"]
+    assert found.sizes == [("64x64", "student, teacher"), ("128x64", "teacher"), ("32x32", "old")]
+    with django_assert_num_queries(1):  # what never changes is known
+        choices.offers()
+
+
+def test_not_every_release_that_ever_was_is_offered():
+    for number in range(MOST_RELEASES + 3):
+        make_release(name=f"student-{number}")
+    found = choices.offers()
+    assert len(found.releases) == MOST_RELEASES and found.releases[0].name == "student-0"
+    assert found.releases[1].name == f"student-{MOST_RELEASES + 2}"

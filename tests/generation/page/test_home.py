@@ -1,0 +1,260 @@
+"""The form at /: what is found, what is typed, what is refused, and the job that comes of it."""
+
+import pytest
+
+from generation.catalogue.match_requests import Answer, Near
+from generation.models import Job, PromptVariant, Release
+from tests.generation.encoders import EncodeThread
+from tests.people import (
+    make_embedding,
+    make_job,
+    make_release,
+    make_user,
+    make_variant,
+    make_worker,
+)
+from tests.person import Person, checked, html, offered, words
+
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_server")]
+
+CREATE = {"htmx": True, "HX-Trigger": "create"}
+
+
+@pytest.fixture
+def variants() -> list[PromptVariant]:
+    """Three of them, encoded for the active student."""
+    make_release(image_sizes=((64, 64), (32, 32)))
+    found = [
+        make_variant(text="a red glass vase", tags=["vase", "glass"]),
+        make_variant(text="a blue glass bowl", tags=["bowl", "glass"]),
+        make_variant(text="a green cube", tags=["cube"]),
+    ]
+    for variant in found:
+        make_embedding(variant=variant)
+    return found
+
+
+# --- choosing -------------------------------------------------------------------------------------
+def test_the_page_shows_the_catalogue_with_its_tags(variants):
+    page = Person().get("/")
+    assert offered(page, "variant") == ["a-blue-glass-bowl", "a-green-cube", "a-red-glass-vase"]
+    assert offered(page, "tag") == ["glass", "bowl", "cube", "vase"]
+    assert checked(page, "variant") == checked(page, "tag") == []
+
+
+def test_the_list_follows_what_is_typed_and_offers_the_words_themselves(variants):
+    part = Person().get("/choices", {"text": "glass red"}, htmx=True)
+    assert "<html" not in html(part)
+    assert offered(part, "variant") == ["", "a-red-glass-vase"]
+    assert checked(part, "variant") == [""]
+    assert "My words: glass red" in words(part)
+
+
+def test_the_list_follows_the_tags_and_keeps_a_choice_that_fits(variants):
+    asked = {"tag": ["glass", "bowl"], "variant": "a-blue-glass-bowl"}
+    part = Person().get("/choices", asked, htmx=True)
+    assert checked(part, "variant") == offered(part, "variant") == ["a-blue-glass-bowl"]
+    assert sorted(checked(part, "tag")) == ["bowl", "glass"]
+    part = Person().get("/choices", {**asked, "tag": "cube"}, htmx=True)
+    assert (checked(part, "variant"), offered(part, "variant")) == ([], ["a-green-cube"])
+
+
+def test_the_list_alone_is_no_page(variants):
+    answer = Person().get("/choices", {"text": "red vase", "tag": ["a", "b"]})
+    assert (answer.status_code, answer["Location"]) == (302, "/?text=red+vase&tag=a&tag=b")
+
+
+def test_without_a_script_a_button_searches_and_nothing_is_lost(variants):
+    page = Person().post(
+        "/", {"text": "glass", "looked": "", "look": "1", "n": "3", "seed": "7", "tag": "bowl"}
+    )
+    assert page.status_code == 200 and Job.objects.count() == 0
+    assert offered(page, "variant") == ["", "a-blue-glass-bowl"]
+    assert 'name="n" type="number" inputmode="numeric" min="1" max="10" value="3"' in html(page)
+    assert 'value="7"' in html(page) and checked(page, "tag") == ["bowl"]
+
+
+def test_the_address_fills_the_form_in(variants):
+    page = Person().get(
+        "/",
+        {
+            "variant": "a-green-cube",
+            "n": "2",
+            "seed": "5",
+            "size": "32x32",
+            "output_format": "png",
+            "model": "old",
+        },
+    )
+    assert checked(page, "variant") == ["a-green-cube"]
+    for value in ("32x32", "png", "old"):  # a release that is not offered is not lost
+        assert f'<option value="{value}" selected>' in html(page)
+    assert '<details class="more-options" open>' in html(page)
+
+
+# --- asking ---------------------------------------------------------------------------------------
+def test_a_chosen_variant_becomes_a_job_of_the_person(variants):
+    person = Person()
+    form = {
+        "variant": "a-green-cube",
+        "text": "",
+        "looked": "",
+        "n": "2",
+        "seed": " 7 ",
+        "size": "32x32",
+        "output_format": "png",
+        "model": "",
+    }
+    answer = person.post("/", form)
+    job = Job.objects.get()
+    assert (answer.status_code, answer["Location"]) == (302, f"/jobs/{job.id}")
+    assert (job.owner, job.via, job.api_key) == (person.user, "page", None)
+    assert (job.variant.slug, job.n, job.seed, job.width, job.output_format) == (
+        "a-green-cube",
+        2,
+        7,
+        32,
+        "png",
+    )
+
+
+def test_the_page_gets_the_card_of_the_job_at_once(variants):
+    card = Person().post("/", {"variant": "a-green-cube", "n": "2"}, **CREATE)
+    job = Job.objects.get()
+    assert card.status_code == 200 and html(card).lstrip().startswith(
+        f'<article class="card" id="job-{job.id}"'
+    )
+    assert f'data-events="/jobs/{job.id}/events"' in html(card)
+    assert html(card).count('class="forming"') == 2
+    assert "Waiting · next in the queue" in words(card) and "No worker" in words(card)
+    assert "Waiting: a green cube" in card["HX-Trigger"]
+
+
+def test_words_of_the_catalogue_need_no_choice(variants):
+    Person().post("/", {"text": " A green  CUBE", "variant": ""})
+    assert Job.objects.get().variant.slug == "a-green-cube"
+
+
+def test_words_that_came_after_the_choice_count(variants):
+    """The list was shown for other words, and its choice belongs to those."""
+    Person().post("/", {"text": "a green cube", "looked": "vase", "variant": "a-red-glass-vase"})
+    assert Job.objects.get().variant.slug == "a-green-cube"
+    Person().post("/", {"text": "vase", "looked": "vase", "variant": "a-red-glass-vase"})
+    assert Job.objects.latest("created_at").variant.slug == "a-red-glass-vase"
+
+
+@pytest.fixture
+def encoder(variants) -> None:
+    make_release(name="teacher-1", kind=Release.Kind.TEACHER, has_encoder=True)
+    make_worker(name="encode", queue="encode")
+
+
+def test_the_card_says_what_other_words_were_matched_to(encoder, variants):
+    near = Answer((Near(variants[0].pk, 0.991),))
+    with EncodeThread({"the red vase": near}):
+        card = Person().post("/", {"text": "the red vase"}, **CREATE)
+    assert Job.objects.get().variant == variants[0]
+    assert "The nearest to your words the red vase , 0.99 of 1." in words(card)
+
+
+def test_the_nearest_are_offered_where_none_is_near_enough(encoder, variants):
+    near = Answer(tuple(Near(variant.pk, 0.5) for variant in variants))
+    with EncodeThread({"a purple giraffe": near}):
+        answer = Person().post("/", {"text": "a purple giraffe", "n": "3"}, **CREATE)
+    assert (answer.status_code, answer["HX-Retarget"], answer["HX-Reswap"]) == (
+        422,
+        "#create",
+        "outerHTML",
+    )
+    assert Job.objects.count() == 0
+    assert offered(answer, "variant")[:3] == [variant.slug for variant in variants]
+    assert checked(answer, "variant") == []  # nothing is guessed
+    assert "noscript" not in html(answer)  # htmx would make its button the one that Enter presses
+    assert "that is not near enough" in words(answer)
+    assert 'value="a purple giraffe"' in html(answer) and 'value="3"' in html(answer)
+
+
+# --- refusals -------------------------------------------------------------------------------------
+WRONG = [
+    ({"variant": "", "text": ""}, "prompt", "Choose a prompt from the list, or write one."),
+    ({"variant": "", "text": "word " * 13}, "prompt", "at most 12 are allowed"),
+    ({"variant": "unknown"}, "prompt", "No prompt variant of the catalogue is “unknown”."),
+    ({"n": "0"}, "n", "greater than or equal to 1"),
+    ({"n": "11"}, "n", "less than or equal to 10"),
+    ({"n": "many"}, "n", "A valid integer is required."),
+    ({"seed": "-1"}, "seed", "greater than or equal to 0"),
+    ({"seed": "red"}, "seed", "A valid integer is required."),
+    ({"seed": "4294967295", "n": "2"}, "seed", "seed must be from 0 to 4294967294."),
+    ({"size": "48x48"}, "size", "size must be one of 64x64, 32x32 for the release student-1."),
+    ({"output_format": "gif"}, "format", "is not a valid choice."),
+    ({"model": "unknown"}, "model", "There is no release 'unknown'."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("form", "field", "said"), WRONG)
+@pytest.mark.parametrize("is_part", [True, False])
+def test_a_fault_is_said_at_its_field_and_nothing_is_lost(variants, form, field, said, is_part):
+    typed = {"variant": "a-green-cube", "n": "2", "seed": "41", "size": "32x32", **form}
+    answer = Person().post("/", typed, **(CREATE if is_part else {}))
+    assert answer.status_code == 422 and Job.objects.count() == 0
+    page = html(answer)
+    assert ("<html" in page) is not is_part
+    error = page.split(f'id="error-{field}"', 1)[1].split("</p>", 1)[0]
+    assert said in error
+    assert page.count("aria-invalid") == 1 and f'aria-describedby="error-{field}"' in page
+    for name, value in typed.items():
+        if value and name != "variant":
+            assert f'value="{value}"' in page, name
+    if typed["variant"] == "a-green-cube":
+        assert checked(answer, "variant") == ["a-green-cube"]
+
+
+def test_a_full_queue_is_said_with_the_time_to_come_back(variants, settings):
+    settings.MAX_QUEUED_JOBS = 1
+    make_job()
+    from generation.access import quotas
+
+    quotas.waiting.forget()
+    answer = Person().post("/", {"variant": "a-green-cube"}, **CREATE)
+    assert answer.status_code == 422
+    assert "1 jobs wait, and no more may." in words(answer) and "Try again in " in words(answer)
+
+
+def test_a_card_that_is_refused_leaves_the_form_alone(variants):
+    """A button of a card asks for the same again: its words are shown beside, not in place of what was typed."""
+    answer = Person().post("/", {"variant": "gone"}, htmx=True)
+    assert answer.status_code == 422 and "HX-Retarget" not in answer
+    assert "No prompt variant of the catalogue is" in answer["HX-Trigger"]
+
+
+# --- the page -------------------------------------------------------------------------------------
+def test_jobs_that_go_on_are_on_the_page_and_others_of_nobody_else(variants):
+    person = Person()
+    own = make_job(owner=person.user, status="running", variant=variants[0])
+    make_job(owner=make_user(username="somebody"), variant=variants[1])
+    page = person.get("/")
+    assert html(page).count("<article") == 1 and f'id="job-{own.id}"' in html(page)
+
+
+def test_a_longer_history_costs_no_more_queries(variants, django_assert_num_queries):
+    person = Person()
+
+    def queries() -> int:
+        from django.db import connection
+        from django.test.utils import CaptureQueriesContext
+
+        with CaptureQueriesContext(
+            connection,
+        ) as captured:
+            assert person.get("/").status_code == 200
+        return len(captured)
+
+    make_job(owner=person.user, variant=variants[0])
+    make_job(owner=person.user, variant=variants[0], status="succeeded")
+    person.get("/")  # what never changes is read once
+    few = queries()
+    for number in range(20):
+        make_variant(text=f"a vase {number}", tags=["vase"])
+        make_job(owner=person.user, variant=variants[1], status="succeeded")
+        make_job(owner=person.user, variant=variants[2], status="running")
+    assert queries() == few <= 11

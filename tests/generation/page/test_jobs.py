@@ -1,0 +1,190 @@
+"""A job for its person: its page, its state while it goes on, its end, and asking for it again."""
+
+import re
+from datetime import timedelta
+from urllib.parse import parse_qsl, urlsplit
+
+import pytest
+from django.utils import timezone
+
+from generation.infra import notifications
+from generation.models import Job
+from generation.page.presentation import Shown, duration
+from tests.people import make_image, make_job, make_worker
+from tests.person import Person, checked, html, words
+
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_server")]
+
+
+@pytest.fixture
+def person() -> Person:
+    return Person()
+
+
+@pytest.fixture
+def done(person: Person) -> Job:
+    now = timezone.now()
+    job = make_job(
+        owner=person.user,
+        status="succeeded",
+        n=2,
+        seed=41,
+        created_at=now - timedelta(seconds=3.2),
+        finished_at=now,
+    )
+    for index in range(2):
+        make_image(job=job, index=index)
+    return job
+
+
+# --- its page -------------------------------------------------------------------------------------
+def test_a_job_has_a_page_with_its_pictures_and_everything_that_is_known(person, done):
+    page = person.get(f"/jobs/{done.id}")
+    assert html(page).count('<img src="/v1/images/') == 2
+    for fact in (
+        "seed 41",
+        "seed 42",
+        "student-1",
+        "4 steps",
+        "64x64",
+        "WebP",
+        "3.2 s",
+        str(done.id),
+    ):
+        assert fact in words(page), fact
+    download = re.search(r'href="([^"]+download=true)"', html(page))
+    assert download and person.get(download[1])["Content-Disposition"].startswith("attachment")
+
+
+def test_a_failed_job_says_why_and_what_that_means(person):
+    job = make_job(owner=person.user, status="failed")
+    page = person.get(f"/jobs/{job.id}")
+    assert "Failed. It broke." in words(page)
+    assert 'href="/v1/problems/internal_error"' in html(page)
+
+
+def test_a_picture_that_the_detector_finds_fault_with_says_so(person, done):
+    done.images.filter(index=0).update(is_accepted=False, failing=["glass", "vase"])
+    done.images.filter(index=1).update(is_accepted=True)
+    assert words(person.get(f"/jobs/{done.id}")).count("finds fault with: glass, vase") == 1
+
+
+def test_a_page_without_a_script_looks_again_until_the_job_has_ended(person, done):
+    job = make_job(owner=person.user)
+    assert '<noscript><meta http-equiv="refresh" content="2"></noscript>' in html(
+        person.get(f"/jobs/{job.id}")
+    )
+    assert "refresh" not in html(person.get(f"/jobs/{done.id}"))
+
+
+# --- while it goes on -----------------------------------------------------------------------------
+def test_a_waiting_job_says_its_place_and_when_it_will_be_there(person):
+    make_worker()
+    make_job(owner=person.user)
+    second = make_job(owner=person.user)
+    part = person.get(f"/jobs/{second.id}/now", htmx=True)
+    assert "Waiting · number 2 in the queue" in words(part) and "<article" not in html(part)
+
+
+def test_a_running_job_says_how_far_it_is(person):
+    job = make_job(owner=person.user, status="running")
+    notifications.set_progress([job.id], 42)
+    part = person.get(f"/jobs/{job.id}/now", {"was": "running"}, htmx=True)
+    assert 'value="42"' in html(part) and "In the making" in words(part)
+    assert 'hx-target="closest article"' in html(part)  # of the answer when it has ended
+    assert part["HX-Retarget"] == "this"
+
+
+def test_only_a_change_is_announced(person):
+    job = make_job(owner=person.user, status="running")
+    assert "HX-Trigger" not in person.get(f"/jobs/{job.id}/now?was=running", htmx=True)
+    told = person.get(f"/jobs/{job.id}/now?was=queued", htmx=True)["HX-Trigger"]
+    assert "In the making: a red glass vase" in told
+
+
+@pytest.mark.parametrize("whole", ["true", "false"])
+def test_the_card_of_a_job_that_has_ended_takes_the_place_of_the_old_one(person, done, whole):
+    answer = person.get(f"/jobs/{done.id}/now", {"was": "running", "whole": whole}, htmx=True)
+    assert "HX-Retarget" not in answer and html(answer).startswith("<article")
+    assert html(answer).count("<img src=") == 2 and "data-events" not in html(answer)
+    assert ("<dl" in html(answer)) is (whole == "true")
+    assert "2 pictures are ready" in answer["HX-Trigger"]
+
+
+def test_its_state_alone_is_no_page(person, done):
+    assert person.get(f"/jobs/{done.id}/now")["Location"] == f"/jobs/{done.id}"
+
+
+def test_a_job_is_canceled_with_and_without_a_script(person):
+    for is_part in (True, False):
+        job = make_job(owner=person.user)
+        answer = person.post(f"/jobs/{job.id}/cancel", htmx=is_part)
+        job.refresh_from_db()
+        assert job.status == "canceled"
+        if is_part:
+            assert "Canceled." in words(answer) and "Cancel" not in re.findall(
+                r">(\w+)</button>", html(answer)
+            )
+        else:
+            assert answer["Location"] == f"/jobs/{job.id}"
+
+
+# --- afterwards -----------------------------------------------------------------------------------
+def test_again_asks_for_the_same_with_a_fresh_seed_or_with_the_same(person, done):
+    form = dict(
+        re.findall(
+            r'<input type="hidden" name="(\w+)" value="([^"]*)">',
+            html(person.get(f"/jobs/{done.id}")),
+        )
+    )
+    del form["csrfmiddlewaretoken"]
+    for extra in ({}, {"seed": "41"}):
+        answer = person.post("/", {**form, **extra})
+        again = Job.objects.latest("created_at")
+        assert answer["Location"] == f"/jobs/{again.id}" != f"/jobs/{done.id}"
+        assert (again.variant, again.n, again.release, again.width) == (
+            done.variant,
+            2,
+            done.release,
+            64,
+        )
+        assert (again.seed == 41) is bool(extra)
+
+
+def test_the_settings_can_be_changed_before(person, done):
+    link = re.search(r'<a class="button" href="(/\?[^"]+)"', html(person.get(f"/jobs/{done.id}")))
+    assert link
+    assert dict(parse_qsl(urlsplit(link[1]).query))["seed"] == "41"
+    page = person.get(link[1])
+    assert checked(page, "variant") == [done.variant.slug] and 'value="41"' in html(page)
+
+
+def test_pictures_are_deleted_for_good(person, done):
+    answer = person.post(f"/jobs/{done.id}/delete")
+    done.refresh_from_db()
+    assert answer["Location"] == "/gallery" and done.purged_at and not done.images.exists()
+    assert person.get(f"/jobs/{done.id}").status_code == 410
+    assert person.post(f"/jobs/{done.id}/delete").status_code == 302  # once more changes nothing
+    assert str(done.id) not in html(person.get("/gallery"))
+
+
+# --- words ----------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0.0042, "4 ms"),
+        (0.5, "0.5 s"),
+        (9.94, "9.9 s"),
+        (10, "10 s"),
+        (89, "89 s"),
+        (90, "2 min"),
+        (7200, "2 h"),
+    ],
+)
+def test_durations_are_short(seconds: float, said: str):
+    assert duration(seconds) == said
+
+
+def test_an_answer_from_stored_images_says_so(person, done):
+    done.cache = Job.Cache.HIT
+    assert Shown(done).from_cache == "Already made before"

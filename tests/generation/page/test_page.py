@@ -1,0 +1,256 @@
+"""Who sees the page, what a browser may load for it, and what is refused. The parts have tests of their own."""
+
+import logging
+import re
+from collections.abc import Iterator
+
+import pytest
+from django.test import Client
+from django.urls import get_resolver, reverse
+
+from generation.images import storage
+from generation.models import Job
+from generation.page import responses
+from tests.client import API, problem
+from tests.people import make_image, make_job, make_release, make_user, make_variant
+from tests.person import Person, html, words
+
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_server")]
+
+MODULE = "generation.page."
+
+
+@pytest.fixture
+def job() -> Job:
+    job = make_job(owner=make_user(username="somebody"), status="succeeded", via="page")
+    make_image(job=job)
+    return job
+
+
+def addresses(job: Job) -> Iterator[tuple[str, str]]:
+    """(name, path) of the whole page."""
+    for part in get_resolver().url_patterns:
+        for pattern in getattr(part, "url_patterns", [part]):
+            callback = getattr(pattern, "callback", None)
+            if callback is not None and callback.__module__.startswith(MODULE):
+                arguments = [job.id] if pattern.pattern.converters else []
+                yield pattern.name, reverse(pattern.name, args=arguments)
+
+
+# --- who ------------------------------------------------------------------------------------------
+def test_the_root_is_a_login_with_links_that_lead_somewhere():
+    page = Client().get("/")
+
+    assert page.status_code == 200 and 'name="password"' in html(page)
+    for path in ("/admin/", "/v1/docs", "/v1/openapi.json", "/health/ready", "/metrics"):
+        assert f'href="{path}"' in html(page)
+        assert Client().get(path).status_code in (200, 302, 503)
+
+
+def test_everything_else_asks_who_has_not_logged_in_to_do_so(job):
+    asked = dict(addresses(job))
+    assert len(asked) >= 10
+    for name in asked.keys() - {"home", "login", "logout", "result-events"}:
+        answer = Client().get(asked[name])
+        assert (answer.status_code, answer["Location"]) == (302, f"/login?next={asked[name]}"), name
+    assert Client().get(asked["result-events"]).status_code == 403
+
+
+def test_a_part_of_a_page_sends_the_whole_page_to_the_login():
+    headers = {"HX-Request": "true", "HX-Current-URL": "http://testserver/gallery?variant=x"}
+    answer = Client(headers=headers).get("/choices")
+    assert (answer.status_code, answer["HX-Redirect"]) == (
+        200,
+        "/login?next=/gallery%3Fvariant%3Dx",
+    )
+    for wrong in ("http://elsewhere.example/", "http://[", "x"):
+        answer = Client(headers={**headers, "HX-Current-URL": wrong}).get("/choices")
+        assert answer["HX-Redirect"].startswith("/login?next=")
+        assert "elsewhere" not in answer["HX-Redirect"]
+
+
+def test_logging_in_leads_on_and_out_again():
+    make_user(username="somebody", password="a good password")
+    client = Client(enforce_csrf_checks=True)
+    page = client.get("/login", {"next": "/gallery"})
+    token = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', html(page))
+    assert token and 'name="next" value="/gallery"' in html(page)
+    form = {"username": "somebody", "csrfmiddlewaretoken": token[1], "next": "/gallery"}
+
+    wrong = client.post("/login", {**form, "password": "no"})
+    assert wrong.status_code == 200 and "correct username and password" in words(wrong)
+    assert 'value="somebody"' in html(wrong)  # nothing that was typed is lost
+
+    answer = client.post("/login", {**form, "password": "a good password"})
+    assert (answer.status_code, answer["Location"]) == (302, "/gallery")
+    assert client.get("/login")["Location"] == "/"
+    assert client.get("/logout").status_code == 405
+
+    token = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', html(client.get("/gallery")))
+    assert token and client.post("/logout", {"csrfmiddlewaretoken": token[1]})["Location"] == "/"
+    assert client.get("/gallery").status_code == 302
+
+
+@pytest.mark.parametrize(
+    "there", ["/login", "/login?next=/login", "//elsewhere.example", "http://x", "\\\\x", "/\u202e"]
+)
+def test_a_login_leads_nowhere_else_and_never_in_a_circle(there: str):
+    answer = Person().get("/login", {"next": there})
+    assert (answer.status_code, answer["Location"].startswith("/")) == (302, True)
+    assert not answer["Location"].startswith(("//", "/login"))
+
+
+def test_an_account_that_was_closed_sees_nothing():
+    person = Person()
+    person.user.is_active = False
+    person.user.save()
+    assert person.get("/gallery").status_code == 302
+
+
+def test_what_belongs_to_somebody_else_does_not_exist(job):
+    person = Person()
+    for name, path in addresses(job):
+        if str(job.id) in path:
+            method = person.post if name in ("result-cancel", "result-delete") else person.get
+            assert method(path).status_code == 404, name
+    job.refresh_from_db()
+    assert (job.status, job.purged_at) == ("succeeded", None)
+    assert person.get("/gallery", {"before": str(job.id)}).status_code == 404
+
+
+def test_the_stream_of_the_page_is_that_of_the_api_which_still_wants_a_key(job):
+    person = Person(username="somebody")
+    own = person.get(f"/jobs/{job.id}/events")
+    api = API(owner=job.owner).get(f"/v1/jobs/{job.id}/events")
+    assert own["Content-Type"] == api["Content-Type"] == "text/event-stream"
+    assert own.content.count(b"event: ") == api.content.count(b"event: ") == 2
+    problem(person.get(f"/v1/jobs/{job.id}/events"), 401, "not_authenticated")
+    assert API(owner=job.owner).get(f"/jobs/{job.id}/events").status_code == 403
+
+
+# --- what a browser may load and keep --------------------------------------------------------------
+def test_pages_load_nothing_but_our_own_files_and_nothing_inline(job):
+    make_release()
+    make_variant(text="a <b>bold</b> vase", tags=["<i>"])
+    person = Person(username="somebody")
+    for name, path in addresses(job):
+        answer = Client().get("/login") if name == "login" else person.get(path)
+        if answer.status_code != 200 or name == "result-events":
+            continue
+        assert "default-src 'self'" in answer["Content-Security-Policy"], name
+        assert "private" in answer["Cache-Control"] and "no-cache" in answer["Cache-Control"], name
+        page = answer.content.decode()
+        assert not re.search(r"\s(style|on\w+)=", page), name
+        assert not re.search(r"<(script|style)>", page), name
+        assert "<b>bold" not in page and "<i>" not in page
+        loaded = re.findall(r'<(?:script|link|img|source|iframe)[^>]*?(?:src|href)="([^"]+)"', page)
+        assert all(address.startswith("/") and address[1] != "/" for address in loaded), loaded
+
+
+def test_files_of_the_page_are_served(job):
+    for address in set(re.findall(r'"(/static/[^"]+)"', html(Person().get("/")))):
+        answer = Client().get(address)
+        assert answer.status_code == 200, address
+        assert b"http://" not in b"".join(answer).replace(b"http://www.w3.org", b"")[:2000]
+
+
+def test_pictures_may_come_from_the_object_store(bucket, object_store_url: str, settings):
+    assert (
+        f"img-src 'self' data: blob: {object_store_url};"
+        in Person().get("/")["Content-Security-Policy"]
+    )
+    settings.S3_DELIVERY = "serve"
+    assert object_store_url not in Person().get("/")["Content-Security-Policy"]
+
+
+def test_without_an_object_store_they_come_from_here_alone():
+    assert "img-src 'self' data: blob:;" in Person().get("/")["Content-Security-Policy"]
+    assert responses._store() == "" and storage.link("x", seconds=1) is None
+
+
+# --- refusals -------------------------------------------------------------------------------------
+def test_a_form_without_the_token_of_its_page_is_refused_as_a_page(job):
+    client = Client(enforce_csrf_checks=True)
+    client.force_login(job.owner)
+    for name, path in addresses(job):
+        if name in ("home", "logout", "login", "result-cancel", "result-delete"):
+            answer = client.post(path, {"text": "a vase"})
+            assert answer.status_code == 403, name
+            assert answer["Content-Type"].startswith("text/html") and "out of date" in words(answer)
+    assert Job.objects.count() == 1
+    part = client.post("/", {"text": "a vase"}, headers={"HX-Request": "true"})
+    assert part.status_code == 403 and "out of date" in part["HX-Trigger"]
+
+
+def test_what_is_refused_is_a_page_with_the_words_of_the_api():
+    answer = Person().get("/", {"colour": "red"})
+    assert answer.status_code == 400 and answer["Content-Type"].startswith("text/html")
+    assert "colour: Unknown parameter." in words(answer)
+    assert answer["Content-Security-Policy"]
+
+
+NASTY = [
+    "text=%00", "text=%ff", "text=%ed%a0%80", "text=" + "x" * 5000, "text=%E2%80%AE", "text=%F0%9F%92%A5",
+    "variant=%00", "variant=" + "x" * 500, "variant=../..", "variant=%25", "tag=%00", "tag=", "tag=,{}",
+    "tag=" + "x" * 300, "&".join(f"tag=t{n}" for n in range(200)), "tag[0]=x", "seed=%00", "seed=-1",
+    "seed=" + "9" * 5000, "seed=1e9", "seed=%D9%A3", "n=0", "n=-1", "n=99999999999999999999", "n=x", "size=x",
+    "size=0x0", "size=99999x99999", "output_format=gif", "model=%00", "model=%3Cscript%3E", "model=" + "x" * 5000,
+    "x=1", "=", "&&", "%", "look=1", "looked=%00", "csrfmiddlewaretoken=", "before=x", "before=%00",
+    "before=00000000-0000-0000-0000-000000000000", "was=x", "whole=x", "whole=true", "next=%00", "next=//x",
+    "previews=x", "last_event_id=x", "username=%00&password=%00", "username=" + "x" * 5000,
+]  # fmt: skip
+HEADERS = [
+    {}, {"HX-Request": "true"}, {"HX-Request": "true", "HX-Trigger": "create"},
+    {"HX-Request": "true", "HX-Current-URL": "http://["},
+    {"HX-Request": "true", "HX-Current-URL": "%00", "HX-Current-URL-URI-AutoEncoded": "true"}, {"Accept": "\xff"},
+    {"Last-Event-ID": "\xff"},
+]  # fmt: skip
+
+CONTENT_TYPES = [
+    "application/json",
+    "multipart/form-data",
+    "multipart/form-data; boundary=",
+    "",
+    "text/plain; charset=zlib",
+]
+
+
+@pytest.fixture
+def quiet() -> Iterator[None]:
+    """Hundreds of refusals are logged otherwise."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+def test_an_address_that_does_not_exist_is_a_page_to_a_browser_and_a_problem_to_a_program():
+    page = Client(headers={"Accept": "text/html,*/*"}).get("/jobs/x")
+    assert page.status_code == 404 and "There is nothing at /jobs/x." in words(page)
+    assert page["Content-Security-Policy"]
+    problem(Client().get("/jobs/x"), 404, "not_found")
+    problem(Client(headers={"Accept": "text/html"}).get("/v1/x"), 404, "not_found")
+
+
+def test_nothing_that_anybody_sends_is_a_fault_of_ours(job, quiet):
+    make_release()
+    make_variant(text="a vase", tags=["x"])
+    client = Person(username="somebody").client
+    asked = dict(addresses(job))
+    form = "application/x-www-form-urlencoded"
+    for query in NASTY:
+        for name in ("home", "choices", "gallery", "result-now", "result-events", "login"):
+            headers = {"HX-Request": "true"} if name in ("choices", "result-now") else {}
+            answer = client.get(f"{asked[name]}?{query}", headers=headers)
+            assert answer.status_code < 500, (name, query)
+        for name, who in (("home", client), ("login", Client(raise_request_exception=False))):
+            answer = who.generic("POST", asked[name], query, form)
+            assert answer.status_code < 500, (name, query)
+    odd = ["/jobs/x", f"/jobs/{'0' * 32}", "/gallery/", "//gallery", "/jobs/%00", "/login/"]
+    for path in [path for name, path in asked.items() if name != "logout"] + odd:
+        for headers in HEADERS:
+            assert client.get(path, headers=headers).status_code < 500, (path, headers)
+            assert client.post(path, headers=headers).status_code < 500, (path, headers)
+        for kind in CONTENT_TYPES:
+            assert client.generic("POST", path, b"\xff{", kind).status_code < 500, (path, kind)
+        for method in ("HEAD", "OPTIONS", "PUT", "PATCH", "DELETE", "TRACE"):
+            assert client.generic(method, path).status_code < 500, (path, method)

@@ -1,0 +1,669 @@
+"""Clients that watch: the streams alone, and the whole web process under uvicorn with real Redis and PostgreSQL."""
+
+import asyncio
+import contextlib
+import json
+import signal
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import httpx
+import pytest
+from django.utils import timezone
+
+from generation.infra import events, notifications
+from generation.jobs import lifecycle as jobs
+from generation.models import APIKey, Job
+from generation.realtime import sse as streaming
+from generation.realtime.sse import HEADER, Stream, Streams
+from tests import sse
+from tests.generation.realtime.test_hub import Proxy, hub_on, until
+from tests.people import make_job, make_key
+from tests.web import Web
+
+
+# --- the streams alone ----------------------------------------------------------------------------
+@dataclass
+class Answer:
+    """What Django would say."""
+
+    status: int
+    body: bytearray
+    stream: Stream | None
+
+    @property
+    def is_failure(self) -> bool:
+        return self.status >= 500
+
+
+@dataclass
+class Scene:
+    """One job, one client, and what Django says of the job now."""
+
+    streams: Streams
+    redis: object
+    job_id: UUID = field(default_factory=uuid4)
+    status: str = "running"
+    http_status: int = 200
+    asked: int = 0
+    after: str = ""
+    sent: bytearray = field(default_factory=bytearray)
+    is_blocked: bool = False
+
+    async def ask(self) -> Answer:
+        self.asked += 1
+        return self.answer()
+
+    def answer(self) -> Answer:
+        newest = self.redis.xrevrange(events.stream(self.job_id), count=1)
+        ends = ("succeeded", "failed", "canceled")
+        wish = Stream(
+            channel=events.channel(self.job_id), words=(events.WORD, *ends), ends=ends,
+            key=events.stream(self.job_id), then="/", style="job", id=newest[0][0] if newest else "0-0",
+            options={"kinds": ["status", "progress", "preview"]}, marks=events.marks(self.job_id, previews=True),
+            is_final=self.status in ends, after=self.after,
+        )  # fmt: skip
+        body = json.dumps({"status": self.status, "attempt": 1}).encode()
+        return Answer(self.http_status, bytearray(body), wish)
+
+    async def write(self, content: bytes) -> None:
+        while self.is_blocked:
+            await asyncio.sleep(0.01)
+        self.sent += content
+
+    def tell(self, percent: int, *, at: str = "*") -> str:
+        """Past `events.tell`, for its id."""
+        data = json.dumps({"percent": percent})
+        event_id = self.redis.xadd(
+            events.stream(self.job_id), {"kind": "progress", "data": data}, id=at
+        )
+        self.redis.publish(events.channel(self.job_id), events.WORD)
+        return event_id
+
+    def end(self, status: str = "succeeded") -> None:
+        self.status = status
+        self.redis.publish(events.channel(self.job_id), status)
+
+    def run(self) -> "asyncio.Task[None]":
+        first = self.answer()
+        return asyncio.create_task(
+            self.streams.run(first, asked_at=time.monotonic(), ask=self.ask, write=self.write)
+        )
+
+    @property
+    def seen(self) -> list[sse.Event]:
+        return sse.parse(bytes(self.sent))
+
+    @property
+    def said(self) -> list[str]:
+        return [
+            str(event.json()["percent"]) if event.name == "progress" else event.name
+            for event in self.seen
+        ]
+
+
+@contextlib.asynccontextmanager
+async def scene(redis_server, url: str) -> AsyncIterator[Scene]:
+    async with hub_on(url) as hub:
+        await until(lambda: hub.hears)
+        streams = Streams(url, hub, recheck_seconds=lambda: 5.0 if hub.hears else 0.2)
+        made = Scene(streams, redis_server)
+        made.tell(0)  # so that the stream has an id
+        try:
+            yield made
+        finally:
+            await streams.aclose()
+
+
+def play(redis_server, settings, action: Callable, *, url: str = "") -> None:
+    async def whole() -> None:
+        async with scene(redis_server, url or settings.REDIS_URL) as made:
+            async with asyncio.timeout(20):
+                await action(made)
+
+    asyncio.run(whole())
+
+
+def test_a_client_gets_the_state_each_event_as_it_comes_and_the_end(redis_server, settings):
+    async def action(made: Scene) -> None:
+        running = made.run()
+        await until(lambda: made.said == ["snapshot"])
+        first, second = made.tell(10), made.tell(20)
+        await until(lambda: len(made.seen) == 3)
+        assert made.asked == 0
+        made.end()
+        await running
+
+        assert made.said == ["snapshot", "10", "20", "succeeded"]
+        assert [event.id for event in made.seen[1:]] == [first, second, f"{second}-end"]
+        assert made.asked == 1
+        assert made.sent.startswith(b"retry: 1000\n\n")
+
+    play(redis_server, settings, action)
+
+
+def test_who_comes_back_gets_what_was_missed_and_no_snapshot(redis_server, settings):
+    async def action(made: Scene) -> None:
+        ids = [made.tell(percent) for percent in range(1, 41)]  # more than a page
+        made.after = ids[1]
+        running = made.run()
+        await until(lambda: len(made.seen) == 38)
+        made.tell(99)
+        await until(lambda: len(made.seen) == 39)
+        made.end()
+        await running
+
+        assert made.said == [*map(str, range(3, 41)), "99", "succeeded"]
+
+    play(redis_server, settings, action)
+
+
+def test_who_comes_back_is_not_shown_the_state_again_until_something_was_lost(
+    redis_server, settings
+):
+    async def action(made: Scene) -> None:
+        made.streams.recheck_seconds = lambda: 0.1
+        made.after = made.tell(1)
+        running = made.run()
+        await until(lambda: made.asked >= 3)
+        assert made.said == []
+        made.status = "queued"  # and the word of it was lost
+        await until(lambda: made.said == ["snapshot"])
+        made.end()
+        await running
+
+    play(redis_server, settings, action)
+
+
+def test_who_comes_back_after_the_end_gets_what_was_missed_and_the_end(redis_server, settings):
+    async def action(made: Scene) -> None:
+        ids = [made.tell(percent) for percent in (1, 2, 3)]
+        made.after = ids[1]
+        made.end("failed")
+        await made.run()
+
+        assert made.said == ["3", "failed"]
+
+    play(redis_server, settings, action)
+
+
+def test_where_the_stream_has_forgotten_what_was_seen_it_begins_with_a_snapshot(
+    redis_server, settings
+):
+    async def action(made: Scene) -> None:
+        made.after = made.tell(1)
+        newest = [made.tell(percent) for percent in (2, 3)][-1]
+        redis_server.xtrim(events.stream(made.job_id), minid=newest, approximate=False)
+        running = made.run()
+        await until(lambda: made.said == ["snapshot"])
+        assert made.seen[0].id == newest
+        made.tell(4)
+        made.end()
+        await running
+
+        assert made.said == ["snapshot", "4", "succeeded"]
+
+    play(redis_server, settings, action)
+
+
+def test_a_stream_that_is_lost_on_the_way_is_made_up_for_by_a_snapshot(redis_server, settings):
+    async def action(made: Scene) -> None:
+        running = made.run()
+        await until(lambda: made.said == ["snapshot"])
+        made.tell(10)
+        await until(lambda: len(made.seen) == 2)
+        redis_server.delete(events.stream(made.job_id))
+        made.tell(20)
+        await until(lambda: len(made.seen) == 3)
+        made.tell(30)
+        await until(lambda: len(made.seen) == 4)
+        made.end()
+        await running
+
+        assert made.said == ["snapshot", "10", "snapshot", "30", "succeeded"]
+
+    play(redis_server, settings, action)
+
+
+def test_silence_is_broken_by_comments(redis_server, settings, monkeypatch):
+    monkeypatch.setattr(streaming, "HEARTBEAT_SECONDS", 0.2)
+
+    async def action(made: Scene) -> None:
+        running = made.run()
+        await asyncio.sleep(1)
+        made.end()
+        await running
+
+        assert 3 <= made.sent.count(b":\n\n") <= 5
+        assert made.said == ["snapshot", "succeeded"]
+
+    play(redis_server, settings, action)
+
+
+def test_without_redis_the_state_and_the_end_come_and_events_again_when_it_is_back(
+    redis_server, settings, monkeypatch
+):
+    monkeypatch.setattr(streaming, "LOOK_SECONDS", 0.5)
+
+    async def whole() -> None:
+        proxy = Proxy(settings.REDIS_URL)
+        await proxy.mend()
+        async with scene(redis_server, proxy.url) as made:
+            made.status = "queued"
+            running = made.run()
+            await until(lambda: made.said == ["snapshot"])
+            await proxy.cut()
+            await until(lambda: not made.streams.hub.hears)
+            made.status = "running"
+            await until(lambda: made.said == ["snapshot", "snapshot"])
+            assert made.seen[1].json()["status"] == "running"
+
+            await proxy.mend()
+            await until(lambda: made.streams.hub.hears)
+            made.tell(50)
+            await until(lambda: made.said[-1] == "50", seconds=8)
+            await proxy.cut()
+            made.status = "canceled"
+            await asyncio.wait_for(running, 5)
+
+            assert made.said[-1] == "canceled"
+
+    asyncio.run(whole())
+
+
+def test_an_event_whose_call_was_lost_comes_a_little_later(redis_server, settings, monkeypatch):
+    monkeypatch.setattr(streaming, "LOOK_SECONDS", 0.3)
+
+    async def action(made: Scene) -> None:
+        running = made.run()
+        await until(lambda: made.said == ["snapshot"])
+        redis_server.xadd(
+            events.stream(made.job_id), {"kind": "progress", "data": '{"percent": 7}'}
+        )
+        await until(lambda: made.said == ["snapshot", "7"])
+        made.end()
+        await running
+
+    play(redis_server, settings, action)
+
+
+def test_the_marks_of_a_job_last_while_somebody_watches(redis_server, settings, monkeypatch):
+    monkeypatch.setattr(streaming, "LOOK_SECONDS", 0.2)
+
+    async def action(made: Scene) -> None:
+        first = made.answer()
+        first.stream = replace(first.stream, mark_seconds=1)
+        running = asyncio.create_task(
+            made.streams.run(first, asked_at=time.monotonic(), ask=made.ask, write=made.write)
+        )
+        for mark in first.stream.marks:
+            redis_server.set(mark, 1, ex=1)
+        await asyncio.sleep(2)
+        assert all(redis_server.exists(mark) for mark in first.stream.marks)
+        made.end()
+        await running
+        await asyncio.sleep(1.2)
+        assert not any(redis_server.exists(mark) for mark in first.stream.marks)
+
+    play(redis_server, settings, action)
+
+
+def test_a_failure_of_a_moment_is_no_end_and_a_refusal_is(redis_server, settings):
+    async def action(made: Scene) -> None:
+        running = made.run()
+        await until(lambda: made.said == ["snapshot"])
+        made.http_status = 503
+        made.end()
+        await until(lambda: made.asked == 1)
+        await asyncio.sleep(0.1)
+        assert made.said == ["snapshot"]
+        made.http_status = 401
+        made.end()
+        await running
+
+        assert made.said == ["snapshot", "problem"]
+
+    play(redis_server, settings, action)
+
+
+def test_a_reader_that_takes_nothing_costs_a_page_and_is_given_up(
+    redis_server, settings, monkeypatch
+):
+    monkeypatch.setattr(streaming, "SEND_SECONDS", 1)
+    pages = []
+
+    async def action(made: Scene) -> None:
+        read = made.streams.read
+
+        async def counted(*arguments):
+            pages.append(arguments)
+            return await read(*arguments)
+
+        monkeypatch.setattr(made.streams, "read", counted)
+        running = made.run()
+        await until(lambda: made.said == ["snapshot"])
+        made.is_blocked = True
+        for percent in range(100):
+            made.tell(percent)
+        await asyncio.sleep(0.5)
+        assert len(pages) <= 2
+        with pytest.raises(TimeoutError):
+            await running
+
+    play(redis_server, settings, action)
+
+
+def test_closing_ends_all_without_a_last_event_and_new_ones_at_once(redis_server, settings):
+    async def action(made: Scene) -> None:
+        running = made.run()
+        await until(lambda: made.said == ["snapshot"])
+        made.is_blocked = True
+        made.tell(1)
+        await asyncio.sleep(0.05)
+
+        made.streams.hub.close()
+        made.streams.close()
+        await asyncio.wait_for(running, 0.5)
+        await asyncio.wait_for(made.run(), 0.5)
+
+        assert made.said == ["snapshot"]
+        assert len(made.streams) == 0
+
+    play(redis_server, settings, action)
+
+
+def test_a_client_that_is_given_up_leaves_nothing(redis_server, settings):
+    async def action(made: Scene) -> None:
+        running = made.run()
+        await until(lambda: made.streams.hub.waiters > 0)
+
+        running.cancel()
+        await until(lambda: len(made.streams) == 0 and made.streams.hub.waiters == 0)
+
+    play(redis_server, settings, action)
+
+
+def test_data_of_several_lines_and_odd_letters_arrive_as_they_are():
+    body = '{\n "a": "\u2028 \u0085 ü",\r\n "b": 1}'.encode()
+
+    (event,) = sse.parse(streaming.frame(streaming.Sent("snapshot", body), "1-1"))
+
+    assert json.loads(event.data) == json.loads(body)
+
+
+def test_the_wish_survives_the_header():
+    wish = Stream("c", ("a", "b"), ("b",), "k", "/t?x=1", "job", {"kinds": ["ü"]}, marks=("m",))
+
+    assert Stream.decode(wish.encode()) == wish
+    assert wish.encode().isascii()
+
+
+# --- the web process ------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def web(django_db_setup, django_db_blocker, tmp_path_factory) -> Iterator[Web]:
+    with django_db_blocker.unblock():
+        web = Web(tmp_path_factory.mktemp("web"), LOG_LEVEL="DEBUG")
+    yield web
+    web.stop()
+
+
+@pytest.fixture
+def key(transactional_db, redis_server) -> dict[str, str]:
+    return {"Authorization": f"Bearer {make_key()[1]}"}
+
+
+class Watching:
+    """A client that reads the events of a job in a thread."""
+
+    def __init__(self, web: Web, job: Job, key: dict[str, str], **headers: str) -> None:
+        self.events: list[sse.Event] = []
+        self.answer: httpx.Response | None = None
+        self.is_whole = False
+        self._ended = threading.Event()
+        self._leaves = False
+        self._url = f"{web.url}/v1/jobs/{job.id}/events"
+        self._sent = {**key, **headers}
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        try:
+            with httpx.stream("GET", self._url, headers=self._sent, timeout=60) as self.answer:
+                for event in sse.events(self.answer.iter_lines()):
+                    self.events.append(event)
+                    if self._leaves:
+                        return
+                self.is_whole = True
+        finally:
+            self._ended.set()
+
+    def has(self, count: int, seconds: float = 5) -> list[sse.Event]:
+        deadline = time.monotonic() + seconds
+        while len(self.events) < count:
+            assert time.monotonic() < deadline, self.names
+            time.sleep(0.01)
+        return self.events
+
+    def end(self, seconds: float = 10) -> list[sse.Event]:
+        assert self._ended.wait(seconds), self.names
+        return self.events
+
+    def leave(self, job: Job) -> None:
+        self._leaves = True
+        progress(job, 99)
+        self.end()
+
+    @property
+    def names(self) -> list[str]:
+        return [event.name for event in self.events]
+
+
+def progress(job: Job, percent: int) -> None:
+    events.tell([events.Event(job.id, "progress", {"percent": percent, "step": 1, "steps": 4})])
+
+
+def questions(web: Web, job: Job) -> int:
+    lines = web.log.read_text().splitlines()
+    return sum(str(job.id) in line and "request_finished" in line for line in lines)
+
+
+def test_a_watching_client_sees_the_state_what_changes_and_the_end(web: Web, key):
+    job = make_job()
+    watching = Watching(web, job, key, Accept="text/event-stream")
+    watching.has(1)
+
+    (taken,) = jobs.claim("worker-1")
+    progress(taken, 25)
+    watching.has(3)
+    jobs.cancel(job.id)
+
+    seen = watching.end()
+    assert watching.names == ["snapshot", "status", "progress", "canceled"]
+    assert seen[0].json()["status"] == "queued"
+    assert seen[1].json() == {"status": "running", "attempt": 1}
+    assert seen[2].json() == {"percent": 25, "step": 1, "steps": 4}
+    last = httpx.get(f"{web.url}/v1/jobs/{job.id}", headers=key).json()
+    assert seen[3].json() == last and last["status"] == "canceled"
+    assert len({event.id for event in seen}) == 4 and "" not in {event.id for event in seen}
+    assert watching.is_whole and watching.answer
+    headers = watching.answer.headers
+    assert headers["content-type"] == "text/event-stream"
+    assert (headers["cache-control"], headers["x-accel-buffering"]) == ("no-cache", "no")
+    assert HEADER.lower() not in headers and "content-length" not in headers
+
+
+def test_a_job_that_has_ended_is_shown_and_ended_at_once(web: Web, key):
+    started = time.monotonic()
+    watching = Watching(web, make_job(status="failed"), key)
+
+    watching.end()
+    assert watching.names == ["snapshot", "failed"]
+    assert time.monotonic() - started < 2
+
+
+def test_who_comes_back_with_the_last_id_gets_what_was_missed(web: Web, key):
+    job = make_job(status="running")
+    watching = Watching(web, job, key)
+    watching.has(1)
+    progress(job, 10)
+    last_id = watching.has(2)[1].id
+    watching.leave(job)
+    for percent in (30, 40):
+        progress(job, percent)
+
+    again = Watching(web, job, key, **{"Last-Event-ID": last_id})
+    again.has(3)
+    jobs.cancel(job.id)
+    again.end()
+
+    assert again.names == ["progress"] * 3 + ["canceled"]
+    assert [event.json()["percent"] for event in again.events[:3]] == [99, 30, 40]
+    final = Watching(web, job, key, **{"Last-Event-ID": again.events[-1].id})
+    final.end()
+    assert final.answer is not None and final.answer.status_code == 204
+
+
+def test_a_hundred_clients_watch_without_a_thread_or_a_connection_to_redis_each(
+    web: Web, key, redis_server
+):
+    made = [make_job(seed=seed) for seed in range(20)]
+    connections = len(redis_server.client_list())
+
+    def cancel_all() -> None:
+        from django.db import connection
+
+        for job in made:
+            progress(job, 50)
+        for job in made:
+            jobs.cancel(job.id)
+        connection.close()
+
+    async def watch(http: httpx.AsyncClient, job: Job, begun: list[int]) -> list[str]:
+        names = []
+        async with http.stream("GET", f"/v1/jobs/{job.id}/events") as answer:
+            lines = [line async for line in _lines(answer, begun)]
+            names = [event.name for event in sse.events(lines)]
+        return names
+
+    async def _lines(answer: httpx.Response, begun: list[int]) -> AsyncIterator[str]:
+        async for line in answer.aiter_lines():
+            if line == "event: snapshot":
+                begun.append(1)
+            yield line
+
+    async def whole() -> list[list[str]]:
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+        async with httpx.AsyncClient(
+            base_url=web.url, headers=key, limits=limits, timeout=30
+        ) as http:
+            begun: list[int] = []
+            watching = [asyncio.create_task(watch(http, job, begun)) for job in made * 5]
+            await until(lambda: len(begun) == 100, seconds=20)
+            threads = len(list(Path(f"/proc/{web.process.pid}/task").iterdir()))
+            assert threads < 40
+            assert len(redis_server.client_list()) - connections < 20
+            await asyncio.to_thread(cancel_all)
+            return await asyncio.gather(*watching)
+
+    started = time.monotonic()
+    assert {tuple(names) for names in asyncio.run(whole())} == {
+        ("snapshot", "progress", "canceled")
+    }
+    assert time.monotonic() - started < 20
+
+
+def test_a_client_that_leaves_is_forgotten(web: Web, key):
+    job = make_job(status="running")
+    watching = Watching(web, job, key)
+    watching.has(1)
+    watching.leave(job)
+    time.sleep(0.1)
+    before = questions(web, job)
+
+    jobs.cancel(job.id)
+
+    time.sleep(0.3)
+    assert questions(web, job) == before == 1
+
+
+def test_a_slow_reader_does_not_fill_the_memory(web: Web, key):
+    job = make_job(status="running")
+
+    def memory() -> int:
+        status = Path(f"/proc/{web.process.pid}/status").read_text()
+        return int(status.split("VmRSS:")[1].split()[0]) // 1024
+
+    with socket.create_connection(("127.0.0.1", web.port)) as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        request = f"GET /v1/jobs/{job.id}/events HTTP/1.1\r\nHost: localhost\r\n"
+        slow.sendall(f"{request}Authorization: {key['Authorization']}\r\n\r\n".encode())
+        slow.recv(200)
+        before = memory()
+        picture = {"b64_json": "x" * 50_000}
+        for _ in range(600):
+            events.tell([events.Event(job.id, "preview", picture)])
+        time.sleep(0.5)
+        assert memory() - before < 15  # of 30 MB
+        answer = httpx.get(f"{web.url}/v1/jobs/{job.id}", headers=key, timeout=5)
+        assert answer.status_code == 200
+
+
+def test_a_lost_hint_is_made_up_for_by_asking_again(web: Web, key):
+    job = make_job()
+    watching = Watching(web, job, key)
+    watching.has(1)
+
+    Job.objects.filter(id=job.id).update(status="canceled", finished_at=timezone.now())
+
+    watching.end(8)
+    assert watching.names == ["snapshot", "canceled"]
+
+
+def test_a_key_that_is_revoked_ends_the_watching_with_the_reason(web: Web, key):
+    job = make_job()
+    watching = Watching(web, job, key)
+    watching.has(1)
+
+    APIKey.objects.update(revoked_at=timezone.now())
+    notifications.moved([(job.id, "succeeded")])
+
+    seen = watching.end()
+    assert watching.names == ["snapshot", "problem"]
+    assert seen[1].json()["status"] == 401
+
+
+def test_refusals_are_plain_answers_and_the_internal_header_cannot_be_sent(web: Web, key):
+    url = f"{web.url}/v1/jobs/{uuid4()}/events"
+    accept = {"Accept": "text/event-stream"}
+    missing = httpx.get(url, headers={**key, **accept})
+    assert (missing.status_code, missing.json()["code"]) == (404, "not_found")
+    assert httpx.get(url, headers=accept).status_code == 401
+    forged = {HEADER: Stream("c", ("x",), ("x",), "k", "/v1/jobs", "job").encode()}
+    plain = httpx.get(f"{web.url}/v1/jobs", headers={**key, **forged})
+    assert (plain.status_code, "results" in plain.json()) == (200, True)
+    head = httpx.head(f"{web.url}/v1/jobs/{make_job().id}/events", headers=key)
+    assert (head.status_code, head.content) == (200, b"")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_process_stops_at_once_and_its_streams_end_without_an_end(
+    tmp_path: Path, key, number: int
+):
+    web = Web(tmp_path)
+    watching = [Watching(web, make_job(seed=seed), key) for seed in range(10)]
+    for one in watching:
+        one.has(1)
+
+    with ThreadPoolExecutor(1) as threads:
+        stopping = threads.submit(web.stop, number)
+        for one in watching:
+            one.end(3)
+        assert stopping.result() < 4
+    for one in watching:
+        assert one.names == ["snapshot"]
+        assert one.is_whole

@@ -1,0 +1,389 @@
+"""Webhooks as rows: which URLs are taken, secrets, and what is written when a job changes."""
+
+import base64
+import threading
+from datetime import timedelta
+
+import numpy as np
+import pytest
+from django.db import connection
+from django.utils import timezone
+
+from generation.access import quotas
+from generation.errors import InvalidRequest, WebhookDisabled
+from generation.images import store as images
+from generation.jobs import completion, submission
+from generation.jobs import lifecycle as jobs
+from generation.jobs.completion import Result
+from generation.jobs.lifecycle import Claim, Outcome
+from generation.models import Delivery, Job, WebhookEndpoint
+from generation.webhooks import endpoints as webhooks
+from tests.people import (
+    make_delivery,
+    make_embedding,
+    make_endpoint,
+    make_job,
+    make_release,
+    make_user,
+    make_variant,
+    make_worker,
+)
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+URL = "https://example.org/hook"
+ALL = ["start", "output", "completed"]
+
+
+# --- URLs -----------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "url",
+    [
+        URL,
+        "https://example.org",
+        "https://example.org:8443/a?b=c&d=%20",
+        "https://xn--caf-dma.example/",
+        "https://8.8.8.8/",
+        "https://[2606:4700::1111]/",
+        "HTTPS://EXAMPLE.org/",
+    ],
+)
+def test_public_https_urls_are_taken(url: str):
+    assert webhooks.endpoint(make_user(), url).url == url
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("http://example.org/hook", "must begin with https://"),
+        ("ftp://example.org/hook", "must begin with https://"),
+        ("example.org/hook", "must begin with https://"),
+        ("", "ASCII"),
+        ("https://", "names no host"),
+        ("https://user:secret@example.org/", "credentials"),
+        ("https://@example.org/", "credentials"),
+        ("https://example.org/#a", "fragment"),
+        ("https://example.org/#", "fragment"),
+        ("https://example.org:0/", "port"),
+        ("https://example.org:25/", "port must be"),
+        ("https://example.org:99999/", "no URL"),
+        ("https://example.org:x/", "no URL"),
+        ("https://[::1", "no URL"),
+        ("https://a..b/", "names no host"),
+        ("https://-a.example/", "names no host"),
+        (f"https://{'a' * 64}.example/", "names no host"),
+        (f"https://{'a.' * 150}example/", "names no host"),
+        ("https://café.example/", "ASCII"),
+        ("https://example.org/a b", "ASCII"),
+        ("https://example.org/\x00", "ASCII"),
+        ("https://example.org\\@127.0.0.1/", "ASCII"),
+        ("https://example.org/" + "a" * 500, "at most 500"),
+        ("https://127.0.0.1/", "public addresses only"),
+        ("https://169.254.169.254/", "public addresses only"),
+        ("https://[::1]/", "public addresses only"),
+        ("https://[::ffff:10.0.0.1]/", "public addresses only"),
+        ("https://localhost/", "public addresses only"),
+        ("https://a.localhost./", "public addresses only"),
+        ("https://2130706433/", "is no address"),
+        ("https://1.2.3/", "is no address"),
+    ],
+)
+def test_other_urls_are_refused_in_words(url: str, said: str):
+    with pytest.raises(InvalidRequest, match=said) as refused:
+        webhooks.endpoint(make_user(), url)
+    assert refused.value.parameter == "webhook"
+    assert not WebhookEndpoint.objects.exists()
+
+
+def test_in_a_closed_network_private_addresses_and_http_are_taken(settings):
+    settings.WEBHOOK_PRIVATE_HOSTS = True
+
+    for url in ("http://localhost:9000/a", "http://10.0.0.1/", "https://[::1]:8443/"):
+        assert webhooks.endpoint(make_user(), url).url == url
+    with pytest.raises(InvalidRequest, match="https:// or http://"):
+        webhooks.endpoint(make_user(), "file:///etc/passwd")
+
+
+def test_an_owner_has_one_endpoint_for_each_url():
+    ours, theirs = make_user(), make_user(username="other")
+
+    first = webhooks.endpoint(ours, URL)
+
+    assert webhooks.endpoint(ours, URL) == first
+    assert webhooks.endpoint(theirs, URL) != first
+    assert WebhookEndpoint.objects.count() == 2
+
+
+def test_a_disabled_endpoint_is_refused_until_it_is_enabled():
+    endpoint = webhooks.disable(make_endpoint(failures=7), "It answered 410 Gone.")
+
+    with pytest.raises(WebhookDisabled, match=f"410 Gone.*webhooks/{endpoint.pk}/enable"):
+        webhooks.endpoint(endpoint.owner, endpoint.url)
+    webhooks.enable(endpoint)
+
+    again = webhooks.endpoint(endpoint.owner, endpoint.url)
+    assert (again.state, again.failures, again.disabled_reason) == ("active", 0, "")
+
+
+# --- secrets --------------------------------------------------------------------------------------
+def test_a_secret_is_made_once_for_each_owner():
+    ours, theirs = make_user(), make_user(username="other")
+
+    secret = webhooks.secret_of(ours.pk).secret
+
+    assert secret.startswith("whsec_")
+    assert len(base64.b64decode(secret.removeprefix("whsec_"))) == 32
+    assert webhooks.secret_of(ours.pk).secret == secret
+    assert webhooks.secret_of(theirs.pk).secret != secret
+
+
+def test_after_a_rotation_the_secret_before_signs_for_a_day():
+    before = webhooks.secret_of(make_user().pk).secret
+
+    rotated = webhooks.rotate(make_user().pk)
+
+    now = timezone.now()
+    assert rotated.secret != before
+    assert webhooks.signing(rotated, now) == [rotated.secret, before]
+    assert webhooks.signing(rotated, now + timedelta(hours=25)) == [rotated.secret]
+
+
+def test_a_secret_that_was_never_rotated_signs_alone():
+    secret = webhooks.secret_of(make_user().pk)
+
+    assert webhooks.signing(secret, timezone.now()) == [secret.secret]
+
+
+# --- what is written when a job changes -----------------------------------------------------------
+def told(job: Job) -> list[str]:
+    return list(job.deliveries.order_by("created_at").values_list("event", flat=True))
+
+
+def watched(*, events: list[str] = ALL, **fields) -> Job:
+    job = make_job(webhook=make_endpoint(), webhook_events=events, **fields)
+    job.key = images.job_key(images.keys(job))
+    job.save(update_fields=["key"])
+    return job
+
+
+def finished(claimed: Job) -> Result:
+    pixels = np.full((claimed.height, claimed.width, 3), 90, dtype=np.uint8)
+    stored = [images.store(key, pixels, claimed.output_format) for key in images.keys(claimed)]
+    return Result(claimed, stored, 0.1)
+
+
+def test_a_start_is_told_with_the_claim_and_the_end_with_the_commit():
+    job = watched()
+
+    (claimed,) = jobs.claim("w1")
+    assert told(job) == ["start"]
+
+    assert completion.commit([finished(claimed)]) == []
+    assert told(job) == ["start", "output", "completed"]
+    delivery = job.deliveries.first()
+    assert (delivery.owner_id, delivery.endpoint_id) == (job.owner_id, job.webhook_id)
+    assert (delivery.status, delivery.attempts, delivery.body) == ("pending", 0, "")
+
+
+def test_only_what_was_asked_for_is_told():
+    job = watched(events=["completed"])
+
+    (claimed,) = jobs.claim("w1")
+    completion.commit([finished(claimed)])
+
+    assert told(job) == ["completed"]
+
+
+def test_a_failed_and_a_canceled_job_are_completed_without_output():
+    failed, canceled = watched(), watched(seed=2)
+    claims = {job.id: Claim.of(job) for job in jobs.claim("w1")}
+
+    jobs.settle(claims[failed.id], Outcome.FAILED, code="x", detail="x", retryable=False)
+    jobs.cancel(canceled.id)
+    jobs.cancel(canceled.id)  # again: nothing changes
+
+    assert told(failed) == told(canceled) == ["start", "completed"]
+
+
+def test_a_start_is_told_once_however_often_the_job_is_tried():
+    job = watched()
+    (claim,) = (Claim.of(claimed) for claimed in jobs.claim("w1"))
+    jobs.settle(claim, Outcome.LOST, code="worker_lost", detail="x")
+
+    jobs.claim("w2")
+
+    assert told(job) == ["start"]
+
+
+def test_a_job_whose_time_is_over_is_told_as_completed():
+    job = watched(cancel_at=timezone.now() - timedelta(seconds=1))
+
+    jobs.end_overdue()
+
+    assert told(job) == ["completed"]
+
+
+def test_a_twin_that_is_answered_by_a_commit_is_told_too():
+    job = watched()
+    twin = make_job(webhook=make_endpoint(), webhook_events=ALL, key=job.key)
+    (claimed,) = jobs.claim("w1")
+
+    completion.commit([finished(claimed)])
+
+    assert told(twin) == ["output", "completed"]
+
+
+def test_a_result_that_is_refused_tells_nothing():
+    job = watched()
+    (late,) = jobs.claim("slow")
+    jobs.cancel(job.id)
+
+    assert completion.commit([finished(late)]) != []
+
+    assert told(job) == ["start", "completed"]
+
+
+def test_what_is_rolled_back_is_never_told(monkeypatch):
+    job = watched()
+    (claimed,) = jobs.claim("w1")
+    monkeypatch.setattr(quotas, "spend", lambda seconds: 1 / 0)
+
+    with pytest.raises(ZeroDivisionError):
+        completion.commit([finished(claimed)])
+
+    assert told(job) == ["start"]
+
+
+def test_a_job_without_a_webhook_costs_no_query_for_it():
+    statements: list[str] = []
+
+    def keep(execute, sql, parameters, many, context):
+        statements.append(sql)
+        return execute(sql, parameters, many, context)
+
+    with connection.execute_wrapper(keep):
+        make_job()
+        (claimed,) = jobs.claim("w1")
+        completion.commit([finished(claimed)])
+        jobs.cancel(make_job(seed=2).id)
+
+    assert len(statements) > 10
+    assert not [
+        sql for sql in statements if "generation_delivery" in sql or "webhookendpoint" in sql
+    ]
+
+
+# --- submission -----------------------------------------------------------------------------------
+def test_a_job_is_submitted_with_a_webhook(settings):
+    make_embedding(variant=make_variant(slug="vase"))
+    make_release()
+    owner = make_user()
+
+    job = submission.submit(owner, variant="vase", webhook=URL, webhook_events=["completed"])
+    every = submission.submit(owner, variant="vase", webhook=URL)
+    none = submission.submit(owner, variant="vase")
+
+    assert (job.webhook.url, job.webhook_events) == (URL, ["completed"])
+    assert every.webhook_events == ALL
+    assert (none.webhook, none.webhook_events) == (None, [])
+
+
+@pytest.mark.parametrize("events", [[], ["logs"], ["completed", "x"]])
+def test_unknown_events_and_none_at_all_are_refused(events: list[str]):
+    make_release()
+    make_embedding(variant=make_variant(slug="vase"))
+
+    with pytest.raises(InvalidRequest, match="start, output, completed"):
+        submission.submit(make_user(), variant="vase", webhook=URL, webhook_events=events)
+
+
+def test_events_without_a_webhook_are_refused():
+    make_release()
+    make_embedding(variant=make_variant(slug="vase"))
+
+    with pytest.raises(InvalidRequest, match="goes with webhook"):
+        submission.submit(make_user(), variant="vase", webhook_events=["start"])
+
+
+# --- replay and clean-up --------------------------------------------------------------------------
+def test_what_was_given_up_is_due_again_and_its_endpoint_is_tried_at_once():
+    endpoint = make_endpoint(failures=9, paused_until=timezone.now() + timedelta(hours=1))
+    delivery = make_delivery(
+        endpoint=endpoint, status="dead", attempts=10, last_error="It answered 500.", body="{}"
+    )
+
+    again = webhooks.replay(delivery)
+
+    assert (again.status, again.attempts, again.last_error, again.body) == ("pending", 0, "", "{}")
+    assert webhooks.are_due()
+    endpoint.refresh_from_db()
+    assert endpoint.paused_until is None and endpoint.failures == 9
+
+
+def test_what_still_waits_is_not_hurried_by_a_replay():
+    later = timezone.now() + timedelta(hours=1)
+    delivery = make_delivery(attempts=3, next_attempt_at=later)
+
+    again = webhooks.replay(delivery)
+
+    assert (again.attempts, again.next_attempt_at) == (3, later)
+
+
+def test_nothing_is_replayed_to_a_disabled_endpoint():
+    endpoint = webhooks.disable(make_endpoint(), "No.")
+
+    with pytest.raises(WebhookDisabled):
+        webhooks.replay(make_delivery(endpoint=endpoint, status="dead"))
+
+
+def test_old_deliveries_are_forgotten_but_for_those_that_wait(settings, monkeypatch):
+    settings.WEBHOOK_KEPT_DAYS = 30
+    monkeypatch.setattr(webhooks, "FORGOTTEN_AT_ONCE", 2)
+    job = make_job(status="succeeded")
+    old = timezone.now() - timedelta(days=31)
+    for status in ("delivered", "delivered", "dead", "pending"):
+        make_delivery(job=job, status=status, created_at=old)
+    make_delivery(job=job, status="delivered")
+
+    assert webhooks.forget_old() == 3
+
+    assert sorted(Delivery.objects.values_list("status", flat=True)) == ["delivered", "pending"]
+
+
+def test_the_sweep_calls_the_sender_when_something_is_due(monkeypatch):
+    from generation import tasks
+    from generation.infra import notifications
+
+    called = []
+    monkeypatch.setattr(notifications, "deliver", lambda: called.append(1))
+    tasks.sweep()
+    make_worker(name="webhooks", queue="webhooks")
+    tasks.sweep()
+    assert called == []
+    make_delivery()
+
+    tasks.sweep()
+
+    assert called == [1]
+
+
+def test_jobs_and_answers_of_one_endpoint_do_not_wait_for_each_other():
+    """An answer is noted under a lock that rows which refer to the endpoint need not wait for."""
+    from django.db import transaction
+
+    endpoint = make_endpoint()
+    job = watched()
+    done = threading.Event()
+
+    def cancel() -> None:
+        jobs.cancel(job.id)
+        connection.close()
+        done.set()
+
+    with transaction.atomic():
+        WebhookEndpoint.objects.select_for_update(no_key=True).get(pk=endpoint.pk)
+        thread = threading.Thread(target=cancel)
+        thread.start()
+        assert done.wait(5)
+    thread.join()
+    assert told(job) == ["completed"]

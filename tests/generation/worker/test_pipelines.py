@@ -1,0 +1,129 @@
+"""What is served next is loaded beside what is served; who asks for a release gets it loaded once."""
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from generation.engine import pipeline
+from generation.errors import ReleaseRefused
+from generation.infra import heartbeat
+from generation.models import Release, Worker
+from generation.releases import activation
+from generation.releases import lifecycle as releases
+from generation.worker import pipelines
+from generation.worker import process as worker
+from generation.worker.pipelines import Loaded
+from tests.people import make_worker
+from tests.tiny import make_tiny_release
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def rows(tmp_path: Path, settings) -> list[Release]:
+    settings.TORCH_THREADS = 2
+    found = []
+    for number in range(3):
+        make_tiny_release(tmp_path / f"tiny-{number}", name=f"tiny-{number}", kind="student")
+        found.append(releases.register(tmp_path / f"tiny-{number}"))
+    releases.activate(found[0])
+    return found
+
+
+@pytest.fixture
+def loads(monkeypatch) -> list[tuple[str, str]]:
+    """(thread, release) of each load."""
+    found = []
+    load = pipeline.load
+
+    def counted(folder, **options):
+        # Who generates computes with several threads, and nobody else.
+        assert options["threads"] == (1 if threading.current_thread().name == "loader" else 2)
+        found.append((threading.current_thread().name, Path(folder).name))
+        return load(folder, **options)
+
+    monkeypatch.setattr(pipeline, "load", counted)
+    return found
+
+
+def until(condition) -> None:
+    ends = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < ends
+        time.sleep(0.01)
+
+
+def test_a_prepared_release_is_loaded_beside_and_only_once(rows, loads):
+    shelf = Loaded()
+    shelf.get(rows[0])
+    releases.prepare(rows[1])
+    assert [release.name for release in pipelines.wanted()] == ["tiny-0", "tiny-1"]
+    shelf.prepare(pipelines.wanted())
+    assert shelf.get(rows[1]).manifest.name == "tiny-1"
+    shelf.prepare(pipelines.wanted())
+    assert [name for name, _ in loads] == ["MainThread", "loader"]
+    assert shelf.ids() == [rows[0].pk, rows[1].pk]
+
+
+def test_what_was_used_longest_ago_leaves_for_what_is_asked_for(rows, loads, settings):
+    settings.LOADED_RELEASES = 2
+    shelf = Loaded()
+    for place in (0, 1, 0, 2):
+        shelf.get(rows[place])
+    assert shelf.ids() == [rows[0].pk, rows[2].pk]
+    assert len(loads) == 3
+
+
+def test_nothing_that_is_wanted_leaves_for_a_preparation(rows, settings):
+    settings.LOADED_RELEASES = 1
+    shelf = Loaded()
+    shelf.get(rows[0])
+    shelf.prepare([rows[0], rows[1]])
+    assert shelf.ids() == [rows[0].pk]
+    shelf.prepare([rows[1]])
+    until(lambda: shelf.ids() == [rows[1].pk])
+
+
+def test_one_that_cannot_be_loaded_is_tried_once_and_says_why_when_asked_for(rows, loads):
+    (Path(rows[1].path) / "unet/config.json").unlink()
+    shelf = Loaded()
+    for _ in range(3):
+        shelf.prepare([rows[1]])
+        shelf._wait_for(None)
+    assert len(loads) == 1 and shelf.ids() == []
+    with pytest.raises(Exception, match=r"config\.json"):
+        shelf.get(rows[1])
+
+
+# --- handing over ---------------------------------------------------------------------------------
+def test_a_release_is_served_when_the_workers_have_it(rows, settings):
+    """The worker's own heartbeat thread prepares it and says so in its row."""
+    settings.WORKER_NAME = "worker-1"
+    worker._loaded.clear()
+    heartbeat.stopping.clear()
+    worker.begin()
+    try:
+        assert Worker.objects.get(name="worker-1").loaded == [rows[0].pk]
+        assert activation.activate(rows[1]).status == "active"
+        assert Worker.objects.get(name="worker-1").loaded == [rows[0].pk, rows[1].pk]
+        assert releases.rollback("student") == rows[0]
+    finally:
+        heartbeat.end()
+        worker._loaded.clear()
+
+
+def test_a_worker_that_does_not_get_ready_delays_it_but_does_not_prevent_it(rows):
+    make_worker(name="slow")
+    started = time.monotonic()
+    assert activation.activate(rows[1], patience_seconds=0.5).status == "active"
+    assert time.monotonic() - started > 0.5
+
+
+def test_damaged_files_are_refused_before_anybody_waits(rows):
+    make_worker(name="slow")
+    (Path(rows[1].path) / "unet/config.json").unlink()
+    with pytest.raises(ReleaseRefused):
+        activation.activate(rows[1])
+    assert Release.objects.get(name="tiny-0").status == "active"

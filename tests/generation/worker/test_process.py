@@ -1,0 +1,424 @@
+"""A generation worker on a real toy release: batches, errors of one row, repeats, stopping, deafness."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from django.conf import settings as django_settings
+from django.db import connection
+from django.utils import timezone
+
+from generation.catalogue import encoding
+from generation.engine.errors import EmbeddingInvalid
+from generation.images import storage
+from generation.images import store as images
+from generation.infra import heartbeat, notifications
+from generation.jobs import completion, submission
+from generation.jobs import lifecycle as jobs
+from generation.models import Attempt, Embedding, Image, Job, PromptVariant, Release, Worker
+from generation.releases import lifecycle as releases
+from generation.worker import process as worker
+from tests.people import make_job, make_release, make_user, make_variant, make_worker
+from tests.tiny import make_tiny_release
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+TEXTS = ("a red glass vase", "a blue clay bowl", "a green metal mug")
+
+
+@pytest.fixture
+def served(tmp_path: Path, settings, monkeypatch):
+    """A toy release in service, its catalogue encoded."""
+    settings.TORCH_THREADS = 1
+    settings.BATCH_SIZE = 4
+    worker._loaded.clear()
+    make_tiny_release(tmp_path / "tiny", name="tiny", kind="student")
+    release = releases.register(tmp_path / "tiny")
+    releases.activate(release)
+    for text in TEXTS:
+        make_variant(text=text)
+    assert encoding.encode_missing() == 0
+    heartbeat.stopping.clear()
+    with ThreadPoolExecutor(
+        2
+    ) as writers:  # its threads end with the test, and their connections with them
+        monkeypatch.setattr(worker, "_writers", writers)
+        yield Release.objects.get(name="tiny")
+    heartbeat.stopping.clear()
+
+
+def submit(text: str = TEXTS[0], **fields) -> Job:
+    return submission.submit(make_user(), text=text, **fields)
+
+
+def test_what_is_queued_is_done_in_batches_with_files(served, settings):
+    submitted = [submit(text, seed=seed) for seed in (1, 2) for text in TEXTS]
+
+    worker.run()
+
+    assert set(Job.objects.values_list("status", flat=True)) == {"succeeded"}
+    assert sorted(Attempt.objects.values_list("batch_size", flat=True)) == [2, 2, 4, 4, 4, 4]
+    files = [settings.MEDIA_ROOT / image.file for image in Image.objects.all()]
+    assert len(files) == len(submitted)
+    assert all(file.stat().st_size > 0 for file in files)
+
+
+def test_a_job_larger_than_a_batch_is_done_in_parts_with_consecutive_seeds(served):
+    job = submit(n=10, seed=100)
+
+    worker.run()
+
+    assert [image.seed for image in job.images.all()] == list(range(100, 110))
+    assert len({image.sha256 for image in job.images.all()}) == 10
+
+
+def test_a_damaged_embedding_fails_its_own_job_at_once_and_no_other(served):
+    damaged, good = submit(TEXTS[0], seed=1), submit(TEXTS[1], seed=1)
+    row = Embedding.objects.get(id=damaged.embedding_id)
+    Embedding.objects.filter(id=row.id).update(data=b"\0")
+
+    worker.run()
+
+    damaged.refresh_from_db()
+    good.refresh_from_db()
+    assert (damaged.status, damaged.error_code) == ("failed", "embedding_invalid")
+    assert good.status == "succeeded"
+    row.save()  # somebody mends it
+    mended = submit(TEXTS[0], seed=2)
+    worker.run()
+    assert Job.objects.get(id=mended.id).status == "succeeded"
+
+
+def test_an_embedding_of_another_encoder_is_refused_never_used(served):
+    job = submit(seed=1)
+    Embedding.objects.filter(id=job.embedding_id).update(encoder_fingerprint="0" * 64)
+
+    worker.run()
+
+    job.refresh_from_db()
+    assert (job.status, job.error_code) == ("failed", "embedding_mismatch")
+
+
+def test_a_crash_in_a_batch_is_laid_at_the_job_that_causes_it(served, settings):
+    """A real crash: the hook raises inside the U-Net whenever the poisoned embedding is in the batch."""
+    settings.MAX_ATTEMPTS = 2
+    poison, good = submit(TEXTS[0], seed=1), submit(TEXTS[1], seed=1)
+    loaded = worker._pipeline(served)
+    rows = loaded.embeddings.gather([poison.embedding.stored()])
+
+    def crash(_module, _arguments, options):
+        embeds = options["encoder_hidden_states"]
+        if any((row == rows[0]).all() for row in embeds):
+            raise ArithmeticError("poison")
+
+    hook = loaded.unet.register_forward_pre_hook(crash, with_kwargs=True)
+    try:
+        for _ in range(2):
+            worker.run()
+    finally:
+        hook.remove()
+
+    poison.refresh_from_db()
+    good.refresh_from_db()
+    assert (poison.status, poison.error_code, poison.failures) == ("failed", "internal_error", 2)
+    assert "poison" in poison.error_detail
+    assert (good.status, good.failures) == ("succeeded", 0)
+
+
+def test_an_error_of_one_job_alone_does_not_spoil_its_neighbours_after_a_crash(served):
+    poison, good = submit(TEXTS[0], seed=1), submit(TEXTS[1], seed=1)
+    loaded = worker._pipeline(served)
+    row = loaded.embeddings.gather([poison.embedding.stored()])[0]
+
+    def crash(_module, _arguments, options):
+        embeds = options["encoder_hidden_states"]
+        if len(embeds) > 1:
+            raise ArithmeticError("the batch")
+        if (embeds[0] == row).all():
+            raise EmbeddingInvalid("poison")
+
+    hook = loaded.unet.register_forward_pre_hook(crash, with_kwargs=True)
+    try:
+        worker.run()
+    finally:
+        hook.remove()
+
+    poison.refresh_from_db()
+    good.refresh_from_db()
+    assert (poison.status, poison.error_code) == ("failed", "embedding_invalid")
+    assert good.status == "succeeded"
+
+
+def test_whatever_breaks_a_worker_never_renews_a_lease_that_it_does_not_work_on(
+    served, monkeypatch
+):
+    def broken(*_):
+        raise RuntimeError("a bug in the commit")
+
+    job = submit(seed=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(completion, "commit", broken)
+        with pytest.raises(RuntimeError):
+            worker.run()
+
+    job.refresh_from_db()
+    assert (job.status, worker._claims) == ("running", set())
+
+
+def test_a_release_whose_files_are_gone_fails_the_job_with_the_reason(served, tmp_path):
+    make_release(
+        name="gone", encoder_fingerprint=served.encoder_fingerprint, path=str(tmp_path / "gone")
+    )
+    job = submit(model="gone")
+
+    worker.run()
+
+    job.refresh_from_db()
+    assert (job.status, job.error_code) == ("failed", "release_invalid")
+
+
+def test_a_full_disk_is_retried_and_then_fails_with_what_to_do(served, settings):
+    settings.MAX_ATTEMPTS = 1
+    settings.MEDIA_ROOT.parent.mkdir(parents=True, exist_ok=True)
+    settings.MEDIA_ROOT.write_text("in the way")
+    job = submit(seed=3)
+
+    worker.run()
+
+    job.refresh_from_db()
+    assert (job.status, job.error_code) == ("failed", "storage_failed")
+    assert "DATA_DIR" in job.error_detail
+
+
+def test_a_job_whose_twin_ended_meanwhile_is_answered_without_the_device(served):
+    first = submit(seed=9)
+    worker.run()
+    # As if it had been written just before the first one's commit, so that nobody saw it.
+    twin = make_job(
+        variant=first.variant, embedding=first.embedding, release=served, seed=9, key=first.key
+    )
+
+    worker.run()
+
+    twin.refresh_from_db()
+    assert (twin.status, twin.cache, twin.device_seconds) == ("succeeded", "hit", 0)
+    assert twin.images.get().sha256 == first.images.get().sha256
+
+
+def test_a_stopping_worker_gives_its_jobs_back_between_two_steps(served):
+    job = submit(seed=1)
+    (claimed,) = jobs.claim("w")
+    heartbeat.stopping.set()
+
+    worker._run_batch([claimed]).result()
+
+    job.refresh_from_db()
+    assert (job.status, job.failures) == ("queued", 0)
+    assert Attempt.objects.get(job=job).outcome == "released"
+
+
+def test_a_job_canceled_while_it_runs_keeps_no_image(served):
+    job = submit(seed=1)
+    (claimed,) = jobs.claim("w")
+    jobs.cancel(job.id)
+
+    worker._run_batch([claimed]).result()
+
+    job.refresh_from_db()
+    assert (job.status, job.images.count()) == ("canceled", 0)
+
+
+def test_the_same_seed_gives_the_same_file_key_alone_and_in_a_batch(served):
+    alone = submit(seed=5)
+    worker.run()
+    together = [submit(text, seed=5) for text in TEXTS[1:]] + [submit(seed=4, n=2)]
+    worker.run()
+
+    assert images.keys(alone)[0] == images.keys(together[-1])[1]
+
+
+def test_a_worker_that_hears_nothing_while_jobs_wait_ends_itself(served):
+    """A process with a heartbeat but no consumer: exactly what a deaf worker is."""
+    job = submit(seed=1)
+    Job.objects.filter(id=job.id).update(created_at=timezone.now() - timedelta(minutes=5))
+    program = (
+        "import django, time; django.setup()\n"
+        "from generation import worker\n"
+        "worker.begin(); time.sleep(60)"
+    )
+    name = connection.settings_dict["NAME"]
+    url = os.environ["DATABASE_URL"].rsplit("/", 1)[0] + f"/{name}"
+    env = {
+        **os.environ, "DATABASE_URL": url, "REDIS_URL": django_settings.REDIS_URL, "DEAF_SECONDS": "1",
+        "WORKER_NAME": "deaf", "TORCH_THREADS": "1", "DJANGO_SETTINGS_MODULE": "project.settings",
+        "LOG_FORMAT": "json",
+    }  # fmt: skip
+
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=env, cwd=django_settings.BASE_DIR, capture_output=True,
+        text=True, timeout=50,
+    )  # fmt: skip
+
+    assert done.returncode == worker.EXIT_DEAF, done.stderr[-2000:]
+    assert "worker_deaf" in done.stderr
+    assert Worker.objects.get(name="deaf").release == served
+
+
+def test_jobs_of_the_teacher_are_left_to_a_worker_of_their_own_while_there_is_one(
+    served, tmp_path, settings, monkeypatch
+):
+    """Without one the generation workers take them; the student's jobs never wait behind them."""
+    settings.WORKER_NAME = "worker-1"
+    make_tiny_release(tmp_path / "big", name="big", kind="teacher")
+    releases.activate(releases.register(tmp_path / "big"))
+    encoding.encode_missing()
+    submit(seed=1, model="teacher")
+    worker.run()
+    assert Job.objects.get().status == "succeeded"
+
+    monkeypatch.setattr(worker, "_queue", "generation")
+    make_worker(name="reference-1", queue="reference")
+    late, quick = submit(seed=2, model="teacher"), submit(seed=2, model="student")
+    Job.objects.filter(pk=late.pk).update(created_at=timezone.now() - timedelta(minutes=5))
+    worker.run()
+    assert Job.objects.get(pk=quick.pk).status == "succeeded"
+    assert Job.objects.get(pk=late.pk).status == "queued"
+    assert not worker.is_deaf(idle_seconds=10_000)
+    monkeypatch.setattr(worker, "_queue", "reference")
+    assert worker.is_deaf(idle_seconds=10_000)
+    assert [release.name for release in worker._look().releases.values()] == ["big"]
+    worker.run()
+    assert Job.objects.get(pk=late.pk).status == "succeeded"
+
+
+def test_an_idle_worker_with_nothing_to_do_is_not_deaf(served):
+    assert not worker.is_deaf(idle_seconds=10_000)
+    assert PromptVariant.objects.count() == len(TEXTS)
+
+
+# --- turns ----------------------------------------------------------------------------------------
+@pytest.fixture
+def short_turns(monkeypatch):
+    monkeypatch.setattr(worker, "TURN_SECONDS", 1.5)
+
+
+def serving() -> threading.Thread:
+    """A turn of the worker in a thread of its own."""
+
+    def turn() -> None:
+        try:
+            worker.serve()
+        finally:
+            connection.close()
+
+    thread = threading.Thread(target=turn)
+    thread.start()
+    return thread
+
+
+def test_a_worker_in_its_turn_takes_what_is_submitted_at_once(served, redis_server, short_turns):
+    thread = serving()
+    time.sleep(0.3)
+    job = submit(seed=1)
+    thread.join()
+
+    job.refresh_from_db()
+    assert job.status == "succeeded"
+    assert (job.started_at - job.created_at).total_seconds() < worker.CALL_SECONDS / 2
+
+
+def test_a_call_that_was_lost_costs_a_moment(served, redis_server, short_turns, monkeypatch):
+    monkeypatch.setattr(worker, "LOOK_SECONDS", 0.5)
+    thread = serving()
+    time.sleep(0.3)
+    job = submit(seed=1)
+    redis_server.flushdb()
+    thread.join()
+
+    job.refresh_from_db()
+    assert job.status == "succeeded"
+
+
+def test_the_next_turn_is_asked_for_once(redis_server, served, short_turns):
+    worker.serve()
+    notifications.turn("generation")
+
+    assert redis_server.llen("generation") == 1
+
+
+def test_a_worker_without_a_turn_asks_for_one(redis_server, served, monkeypatch):
+    monkeypatch.setattr(worker, "_last_run", time.monotonic() - 3)
+
+    worker._tick()
+
+    assert redis_server.llen("generation") == 1
+
+
+def test_workers_whose_turns_end_together_get_one_each(redis_server, served, monkeypatch):
+    """With one message for both, one of two stood still for two seconds."""
+    for name in ("worker-1", "worker-2"):
+        make_worker(name=name)
+    for _ in range(5):
+        monkeypatch.setattr(worker, "_last_run", time.monotonic() - 3)
+        worker._tick()
+
+    assert redis_server.llen("generation") == 2
+
+
+# --- files ----------------------------------------------------------------------------------------
+def test_the_time_that_its_files_took_is_on_the_job(served):
+    submit(seed=1, n=4)
+    submit(seed=9, n=1)
+
+    worker.run()
+
+    large, small = Job.objects.order_by("seed")
+    assert 0 < small.encode_seconds < large.encode_seconds < 5
+
+
+def test_files_say_how_they_were_made_where_that_was_asked_for(served):
+    told, plain = submit(seed=1, metadata=True, output_format="png"), submit(seed=2)
+
+    worker.run()
+
+    image = told.images.get()
+    assert image.has_metadata and image.file != image.master
+    assert str(told.id).encode() in storage.read(image.file)
+    assert b"Retort" not in storage.read(image.master) + storage.read(plain.images.get().file)
+
+
+def test_files_go_to_an_object_store(served, bucket, settings):
+    submitted = [submit(seed=seed, n=2) for seed in (1, 5)]
+
+    worker.run()
+
+    assert {Job.objects.get(id=job.id).status for job in submitted} == {"succeeded"}
+    lying = {found.key for found in bucket.objects.all()}
+    images_made = list(Image.objects.all())
+    assert lying == {
+        f"pictures/{name}" for image in images_made for name in (image.file, image.master)
+    }
+    assert len(lying) == 8 and not settings.MEDIA_ROOT.exists()
+
+
+def test_an_object_store_that_is_away_costs_attempts_and_no_worker(served, settings, monkeypatch):
+    from project.settings import object_store
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    away = object_store("somewhere", endpoint_url="http://127.0.0.1:1", region="us-east-1")
+    settings.STORAGES = {**settings.STORAGES, "default": away}
+    job = submit()
+
+    for _ in range(settings.MAX_ATTEMPTS):
+        worker.run()
+
+    job.refresh_from_db()
+    assert (job.status, job.error_code) == ("failed", "storage_failed")
+    assert job.attempts.count() == settings.MAX_ATTEMPTS
