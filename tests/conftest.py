@@ -82,7 +82,7 @@ def bucket(object_store_url: str, settings, monkeypatch):
     """Images of this test lie in a bucket of their own: a client of it, for a look from outside."""
     import boto3
 
-    from project.settings import object_store
+    from project.settings.storage import object_store
 
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "test")

@@ -244,7 +244,7 @@ def test_an_object_store_that_clients_cannot_reach_is_read_for_them(bucket, sett
 
 
 def test_an_object_store_that_is_away_is_said_to_be_for_now(bucket, settings):
-    from project.settings import object_store
+    from project.settings.storage import object_store
 
     image = make_image()
     url = link(image)

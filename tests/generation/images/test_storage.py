@@ -126,7 +126,7 @@ def test_files_of_this_machine_have_no_other_address():
 
 
 def test_an_object_store_that_refuses_or_is_away_is_an_error_that_may_be_retried(bucket, settings):
-    from project.settings import object_store
+    from project.settings.storage import object_store
 
     bucket.delete()
     with pytest.raises(StorageFailed, match="NoSuchBucket") as caught:

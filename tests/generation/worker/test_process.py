@@ -408,7 +408,7 @@ def test_files_go_to_an_object_store(served, bucket, settings):
 
 
 def test_an_object_store_that_is_away_costs_attempts_and_no_worker(served, settings, monkeypatch):
-    from project.settings import object_store
+    from project.settings.storage import object_store
 
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "test")

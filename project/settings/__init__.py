@@ -1,0 +1,12 @@
+"""Every setting, and every read of the environment. Malformed values stop the process with the variable's name.
+
+`deploy/README.md` has the same variables as a table; a test compares the two.
+"""
+
+from project.settings.api import *
+from project.settings.jobs import *
+from project.settings.logs import *
+from project.settings.queues import *
+from project.settings.redistillation import *
+from project.settings.storage import *
+from project.settings.web import *

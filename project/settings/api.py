@@ -1,0 +1,52 @@
+"""The REST API and its description."""
+
+from project.settings import environment
+
+LOCAL_API_KEY = environment.env.str(
+    "LOCAL_API_KEY", default=""
+)  # `manage.py bootstrap` makes sure that this key exists
+REQUESTS_PER_MINUTE = environment.whole(
+    "REQUESTS_PER_MINUTE", 0, most=1_000_000
+)  # of a key that says nothing else; 0: no limit
+MAX_QUEUED_JOBS = environment.whole(
+    "MAX_QUEUED_JOBS", 10_000, most=10_000_000
+)  # more are refused, unless stored images answer them; 0: no limit
+OPENAI_WAIT_SECONDS = environment.positive(
+    "OPENAI_WAIT_SECONDS", 540
+)  # the route of OpenAI keeps its clients; they themselves give up after 600
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": ["generation.api.authentication.APIKeyAuthentication"],
+    "DEFAULT_PERMISSION_CLASSES": ["generation.api.authentication.HasScope"],
+    "DEFAULT_THROTTLE_CLASSES": ["generation.api.throttling.KeyThrottle"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["generation.api.parsers.StrictJSON"],
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "EXCEPTION_HANDLER": "generation.api.views.problem_responses.handle",
+    "UNAUTHENTICATED_USER": None,
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "Retort",
+    "DESCRIPTION": "Pictures for a catalogue of prompts.",
+    "VERSION": "v1",
+    "OAS_VERSION": "3.1.0",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SERVE_PUBLIC": True,
+    "SERVE_PERMISSIONS": ["rest_framework.permissions.AllowAny"],
+    "SERVE_AUTHENTICATION": [],
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "REDOC_DIST": "SIDECAR",
+    "ENUM_NAME_OVERRIDES": {
+        "FileFormat": "generation.models.Job.Format",
+        "JobStatus": "generation.models.Job.Status",
+        "JobCache": "generation.models.Job.Cache",
+        "WebhookEvent": "generation.models.Delivery.Event",
+        "DeliveryStatus": "generation.models.Delivery.Status",
+        "RunStatus": "distillation.models.Run.Status",
+        "RunOutcome": "distillation.models.Run.Outcome",
+        "RunTrigger": "distillation.models.Run.Trigger",
+        "RunPolicy": "distillation.models.Run.Policy",
+        "ReleaseKind": "generation.models.Release.Kind",
+        "ReleaseStatus": "generation.models.Release.Status",
+    },
+}

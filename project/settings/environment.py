@@ -1,0 +1,44 @@
+"""Readers of environment variables. A malformed value stops the process with the variable's name."""
+
+import environ
+from django.core.exceptions import ImproperlyConfigured
+
+env = environ.Env()
+
+
+def positive(name: str, default: float, *, whole: bool = False) -> float:
+    """A number above zero from the environment."""
+    raw = env.str(name, default=str(default))
+    try:
+        value = int(raw) if whole else float(raw)
+    except ValueError:
+        value = 0
+    if value <= 0:
+        kind = "whole number" if whole else "number"
+        raise ImproperlyConfigured(f"{name}={raw!r}: give a {kind} above zero.")
+    return value
+
+
+def count(name: str, default: int) -> int:
+    return int(positive(name, default, whole=True))
+
+
+def whole(name: str, default: int, *, most: int) -> int:
+    value = int(env.int(name, default=default))
+    if not 0 <= value <= most:
+        raise ImproperlyConfigured(f"{name}={value}: give a whole number from 0 to {most}.")
+    return value
+
+
+def share(name: str, default: float) -> float:
+    value = float(env.float(name, default=default))
+    if not 0 <= value <= 1:
+        raise ImproperlyConfigured(f"{name}={value:g}: give a share from 0 to 1.")
+    return value
+
+
+def choice(name: str, default: str, choices: tuple[str, ...]) -> str:
+    value = env.str(name, default=default)
+    if value not in choices:
+        raise ImproperlyConfigured(f"{name}={value!r}: give one of {', '.join(choices)}.")
+    return value

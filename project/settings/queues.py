@@ -1,0 +1,99 @@
+"""Celery: queues, routes, the broker and the schedule. Each option is there against a known hazard."""
+
+from celery.schedules import crontab
+from kombu import Queue
+
+from project.settings.jobs import SWEEP_SECONDS
+from project.settings.storage import REDIS_URL
+from project.settings.web import TIME_ZONE
+
+CELERY_BROKER_URL = REDIS_URL.replace("unix://", "redis+socket://", 1)
+CELERY_TASK_DEFAULT_QUEUE = "light"
+CELERY_TASK_QUEUES = [
+    Queue(name)
+    for name in ("generation", "reference", "encode", "distillation", "webhooks", "light")
+]
+CELERY_TASK_CREATE_MISSING_QUEUES = (
+    False  # a typing error in a route is an error, not a queue that nobody reads
+)
+CELERY_TASK_ROUTES = {
+    "generation.serve": {"queue": "generation"},
+    "generation.encode": {"queue": "encode"},
+    "generation.deliver": {"queue": "webhooks"},
+    "generation.match": {"queue": "encode"},
+    "distillation.wake": {"queue": "distillation"},
+    "distillation.clean": {"queue": "distillation"},  # which has the libraries that know pairs
+    "distillation.curate": {"queue": "distillation"},
+}
+# Rows are the truth: nobody reads results, so no result keys pile up in Redis, and no image passes through it.
+CELERY_TASK_IGNORE_RESULT = True
+# A message is a hint: acknowledged early, so that the visibility timeout never runs one twice.
+CELERY_TASK_ACKS_LATE = False
+CELERY_TASK_REJECT_ON_WORKER_LOST = True
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1  # a busy worker hides at most one message from an idle one
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True  # a worker may be up before Redis
+CELERY_BROKER_CONNECTION_MAX_RETRIES = None  # the default gives up after 100
+CELERY_WORKER_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS = False  # finished work is kept
+CELERY_WORKER_ENABLE_REMOTE_CONTROL = (
+    False  # a busy solo worker cannot answer; liveness is the heartbeat row
+)
+CELERY_WORKER_SEND_TASK_EVENTS = False
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+CELERY_BROKER_TRANSPORT_OPTIONS = {
+    "visibility_timeout": 60,  # longer than any task that acknowledges late
+    "unacked_restore_interval": 5,  # with the defaults (10 × 10 s) redelivery waits for 100 s
+    "unacked_restore_throttle": 1,
+    "health_check_interval": 10,  # drops a half-open connection: the worker that has gone deaf
+    "socket_keepalive": True,
+    "socket_connect_timeout": 5,
+    "retry_on_timeout": True,
+}
+CELERY_TASK_SERIALIZER = "json"
+CELERY_ACCEPT_CONTENT = ["json"]  # no pickle
+CELERY_TIMEZONE = TIME_ZONE
+# Unread hints do not pile up while nobody consumes: the next one says the same.
+CELERY_BEAT_SCHEDULE = {
+    "sweep": {
+        "task": "generation.sweep",
+        "schedule": SWEEP_SECONDS,
+        "options": {"expires": SWEEP_SECONDS},
+    },
+    "forget-webhooks": {
+        "task": "generation.forget_webhooks",
+        "schedule": crontab(hour="3", minute="10"),
+        "options": {"expires": 3600},
+    },
+    "encode-missing": {"task": "generation.encode", "schedule": 60.0, "options": {"expires": 60}},
+    "sweep-runs": {
+        "task": "distillation.sweep",
+        "schedule": SWEEP_SECONDS,
+        "options": {"expires": SWEEP_SECONDS},
+    },
+    "watch-canary": {
+        "task": "distillation.watch_canary",
+        "schedule": 15.0,
+        "options": {"expires": 15},
+    },
+    "refresh-image-sources": {
+        "task": "distillation.refresh_sources",
+        "schedule": crontab(hour="1", minute="30"),
+        "options": {"expires": 3600},
+    },
+    "clean-images": {
+        "task": "generation.clean",
+        "schedule": crontab(hour="3", minute="30"),
+        "options": {"expires": 3600},
+    },
+    "clean-distillation": {
+        "task": "distillation.clean",
+        "schedule": crontab(hour="4", minute="30"),
+        "options": {"expires": 12 * 3600},  # a run may last until then
+    },
+    "consider-redistillation": {
+        "task": "distillation.consider",
+        "schedule": crontab(hour="2", minute="30"),
+        "options": {"expires": 3600},
+    },
+}
+# The schedule is in the database, for people to change; what is here is put there when it is missing.
+CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"

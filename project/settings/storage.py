@@ -1,0 +1,101 @@
+"""PostgreSQL, Redis, folders of this machine, and the object store."""
+
+from pathlib import Path
+
+from django.core.exceptions import ImproperlyConfigured
+
+from project.settings import environment
+
+BASE_DIR = Path(__file__).resolve().parents[2]
+
+# --- PostgreSQL ----------------------------------------------------------------------------------
+DATABASES = {
+    "default": environment.env.db_url(
+        "DATABASE_URL", default="postgres://postgres@127.0.0.1:5432/retort"
+    )
+}
+if DATABASES["default"]["ENGINE"] != "django.db.backends.postgresql":
+    raise ImproperlyConfigured(
+        "DATABASE_URL must name a PostgreSQL database (postgres://user:password@host:port/name)."
+    )
+DATABASES["default"]["ENGINE"] = "project.postgresql"
+DATABASES["default"]["CONN_MAX_AGE"] = 60  # the web's threads and the workers last
+DATABASES["default"]["CONN_HEALTH_CHECKS"] = (
+    True  # else a PostgreSQL restart costs an error per thread
+)
+DATABASES["default"]["OPTIONS"] = {
+    "connect_timeout": 5,
+    "tcp_user_timeout": 10_000,  # milliseconds: a host that vanished must not hold the web's threads
+    **DATABASES["default"].get("OPTIONS", {}),
+}
+
+# --- Redis ---------------------------------------------------------------------------------------
+REDIS_URL = environment.env.str("REDIS_URL", default="redis://127.0.0.1:6379/0")
+
+# --- Folders -------------------------------------------------------------------------------------
+DATA_DIR = Path(
+    environment.env.str("DATA_DIR", default=str(BASE_DIR / ".retort" / "data"))
+).absolute()
+MEDIA_ROOT = DATA_DIR / "media"
+RELEASES_ROOT = DATA_DIR / "releases"
+_collected = environment.env.str(
+    "STATIC_ROOT", default=""
+)  # where `manage.py collectstatic` puts files
+STATIC_ROOT = Path(_collected).absolute() if _collected else None
+STATIC_URL = "/static/"
+# Without it files come from the packages themselves: nobody has to collect anything on a laptop.
+WHITENOISE_USE_FINDERS = STATIC_ROOT is None or not STATIC_ROOT.is_dir()
+WHITENOISE_AUTOREFRESH = False
+
+# --- Images in an object store -------------------------------------------------------------------
+S3_BUCKET = environment.env.str("S3_BUCKET", default="")  # empty: they lie in DATA_DIR
+S3_ENDPOINT_URL = environment.env.str("S3_ENDPOINT_URL", default="")  # empty: Amazon's
+S3_REGION = environment.env.str("S3_REGION", default="")
+S3_PREFIX = environment.env.str("S3_PREFIX", default="")
+S3_DELIVERY = environment.choice(
+    "S3_DELIVERY", "redirect", ("redirect", "serve")
+)  # whether clients fetch files from the store themselves
+
+
+def object_store(
+    bucket: str, *, endpoint_url: str = "", region: str = "", prefix: str = ""
+) -> dict[str, object]:
+    """An entry of STORAGES. Credentials are found by boto3 itself: environment, profile, or the machine's role."""
+    try:
+        import storages  # noqa: F401
+        from botocore.config import Config
+    except ImportError as error:
+        raise ImproperlyConfigured(
+            "S3_BUCKET is set, but the library for it is missing: pip install -r deploy/requirements-s3.txt"
+        ) from error
+    client_config = Config(
+        signature_version="s3v4",
+        s3={"addressing_style": "path" if endpoint_url else "auto"},
+        connect_timeout=5,
+        read_timeout=20,
+        retries={"mode": "standard", "total_max_attempts": 3},
+        # Not every store of this kind knows the newer checksums.
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
+    options = {
+        "bucket_name": bucket,
+        "endpoint_url": endpoint_url or None,
+        "region_name": region or None,
+        "location": prefix.strip("/"),
+        "file_overwrite": True,  # content decides the name
+        "default_acl": None,
+        "object_parameters": {"CacheControl": "public, max-age=31536000, immutable"},
+        "client_config": client_config,
+    }
+    return {"BACKEND": "storages.backends.s3.S3Storage", "OPTIONS": options}
+
+
+STORAGES: dict[str, dict[str, object]] = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
+}
+if S3_BUCKET:
+    STORAGES["default"] = object_store(
+        S3_BUCKET, endpoint_url=S3_ENDPOINT_URL, region=S3_REGION, prefix=S3_PREFIX
+    )

@@ -1,0 +1,117 @@
+"""Django itself: applications, middleware, templates, security, the REST framework, the admin's site."""
+
+from django.core.exceptions import ImproperlyConfigured
+from django.templatetags.static import static
+
+from project.settings import environment
+
+DEBUG = environment.env.bool("DEBUG", default=False)
+SECRET_KEY = environment.env.str("SECRET_KEY", default="")
+if not SECRET_KEY:
+    raise ImproperlyConfigured(
+        "SECRET_KEY is not set. Make one with: python -c 'import secrets; print(secrets.token_urlsafe(50))' "
+        "(`make run` and `make test` make their own)."
+    )
+ALLOWED_HOSTS = environment.env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
+CSRF_TRUSTED_ORIGINS = environment.env.list("CSRF_TRUSTED_ORIGINS", default=[])
+
+INSTALLED_APPS = [
+    "unfold",
+    "unfold.contrib.filters",
+    "unfold.contrib.forms",
+    "unfold.contrib.import_export",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.postgres",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "django_structlog",
+    "import_export",
+    "django_celery_beat",
+    "django_htmx",
+    "rest_framework",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
+    "generation",
+    "distillation",
+]
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "project.browsers.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "project.browsers.CsrfViewMiddleware",
+    "project.browsers.AuthenticationMiddleware",
+    "project.browsers.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "project.browsers.HtmxMiddleware",
+    "project.middleware.RequestLog",
+    "generation.api.middleware.actor",
+    "generation.api.middleware.rate_limit",
+]
+ROOT_URLCONF = "project.urls"
+WSGI_APPLICATION = "project.asgi.django_app"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+LANGUAGE_CODE = "en-us"
+TIME_ZONE = "UTC"
+USE_TZ = True
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in ("MinimumLengthValidator", "CommonPasswordValidator", "NumericPasswordValidator")
+]
+PASSWORD_HASHERS = [
+    "django.contrib.auth.hashers.Argon2PasswordHasher",
+    "django.contrib.auth.hashers.PBKDF2PasswordHasher",
+]
+
+# Behind a proxy that ends TLS and sets X-Forwarded-Proto.
+if environment.env.bool("BEHIND_TLS_PROXY", default=False):
+    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+    SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = True
+    SECURE_SSL_REDIRECT = True
+    SECURE_REDIRECT_EXEMPT = [
+        r"^health/",
+        r"^metrics$",
+    ]  # probed inside the cluster, over plain HTTP
+
+# --- The page at / ------------------------------------------------------------------------------
+LOGIN_URL = "login"  # the admin has its own
+LOGIN_REDIRECT_URL = "home"
+CSRF_FAILURE_VIEW = "generation.page.responses.csrf_failed"
+
+# --- The admin -----------------------------------------------------------------------------------
+IMPORT_EXPORT_USE_TRANSACTIONS = True  # all or nothing
+UNFOLD = {
+    "SITE_TITLE": "Retort",
+    "SITE_HEADER": "Retort",
+    "SITE_SYMBOL": "experiment",
+    "SITE_FAVICONS": [
+        {
+            "rel": "icon",
+            "type": "image/svg+xml",
+            "href": lambda request: static("generation/favicon.svg"),
+        }
+    ],
+    "SHOW_VIEW_ON_SITE": False,
+    "DASHBOARD_CALLBACK": "generation.admin.dashboard.summary",
+    "STYLES": [lambda request: static("generation/admin.css")],
+    "SIDEBAR": {
+        "show_search": True,
+        "navigation": "generation.admin.navigation.navigation",
+    },
+}
