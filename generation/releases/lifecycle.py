@@ -27,7 +27,7 @@ log = structlog.get_logger(__name__)
 
 Status = Release.Status
 PREPARED_SECONDS = 300.0
-STARTER = Path(__file__).resolve().parent / "starter"
+STARTER = Path(__file__).resolve().parent.parent / "starter"
 
 
 # --- registering ----------------------------------------------------------------------------------
