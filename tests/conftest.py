@@ -8,6 +8,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 from django.conf import settings
+from django.db import connection, transaction
+from django.test import TransactionTestCase
 
 import generation.engine  # noqa: F401  before torch: it says how long OpenMP may spin
 
@@ -98,12 +100,29 @@ def bucket(object_store_url: str, settings, monkeypatch):
     return store.create_bucket(Bucket=name)
 
 
+PERMANENT_TABLES = {"django_migrations", "django_content_type", "auth_permission"}
+
+
+def delete_rows(_: TransactionTestCase) -> None:
+    """Empty the database after a transactional test: 5 ms where Django's `flush` takes 150 ms.
+
+    All foreign keys are deferred to the end of the transaction, so that the order of the tables does not matter.
+    """
+    tables = set(connection.introspection.table_names()) - PERMANENT_TABLES
+    deletions = ";".join(f"DELETE FROM {connection.ops.quote_name(name)}" for name in tables)
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(deletions)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_flush() -> None:
+    TransactionTestCase._fixture_teardown = delete_rows
+
+
 @pytest.fixture(scope="session")
 def django_db_setup(django_db_setup, django_db_blocker):
     """The test database goes at the end even while a thread or a killed process of a test still holds a session."""
     yield
-    from django.db import connection
-
     with django_db_blocker.unblock(), connection.cursor() as cursor:
         cursor.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"

@@ -168,7 +168,7 @@ def test_the_circuit_opens_and_one_success_closes_it(receiver):
 
 
 def test_one_that_cannot_be_rendered_is_a_failed_try(receiver, delivery, monkeypatch):
-    monkeypatch.setattr(delivering.messages, "body_of", lambda delivery: 1 / 0)
+    monkeypatch.setattr(delivering.payload, "body_of", lambda delivery: 1 / 0)
 
     delivering.run()
 
