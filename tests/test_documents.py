@@ -68,7 +68,7 @@ def test_every_scope_of_a_key_is_explained():
 def test_every_figure_is_explained():
     named = {word.split("{")[0] for word in first_cells(document("operations.md"))}
     recorded = set(metrics.COUNTERS) | set(metrics.HISTOGRAMS)
-    source = (ROOT / "generation" / "metrics.py").read_text()
+    source = (ROOT / "generation" / "infra" / "metrics.py").read_text()
     gauges = set(re.findall(r'GaugeMetricFamily\(\s*"(retort_\w+)"', source))
     assert gauges and {word for word in named if word.startswith("retort_")} == recorded | gauges
 

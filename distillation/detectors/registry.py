@@ -21,7 +21,7 @@ from distillation.models import Detector
 log = structlog.get_logger(__name__)
 
 Status = Detector.Status
-STARTER = Path(__file__).resolve().parent / "starter"
+STARTER = Path(__file__).resolve().parents[1] / "starter"
 # Registered and activated by itself where nobody registered any, so that curation works out of the box.
 SHIPPED = STARTER / "detector-2"
 STARTER_TEACHER = "starter-teacher"  # the release whose pictures the shipped ones know

@@ -233,7 +233,7 @@ def test_an_encode_worker_that_hears_nothing_while_texts_wait_ends_itself(transa
     match_requests.put(Question("a red vase", "e" * 64, "1"), seconds=60)
     program = (
         "import django, time; django.setup()\n"
-        "from generation import nearest\n"
+        "from generation.catalogue import nearest\n"
         "nearest.begin(); time.sleep(60)"
     )
     env = {

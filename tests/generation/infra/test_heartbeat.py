@@ -19,8 +19,8 @@ pytestmark = pytest.mark.django_db(transaction=True)
 HOLD = """
 import django, time
 django.setup()
-from generation import presence
-presence.wait_for_beat_lock()
+from generation.infra import heartbeat
+heartbeat.wait_for_beat_lock()
 print("held", flush=True)
 time.sleep(60)
 """

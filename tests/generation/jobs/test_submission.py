@@ -222,7 +222,7 @@ def test_a_worker_is_called_at_once_and_the_client_answered_when_the_row_is_on_t
         called.append(lsn("insert"))
 
     submission.submit(owner, variant="vase")
-    monkeypatch.setattr(submission.hints, "wake", wake)
+    monkeypatch.setattr(submission.notifications, "wake", wake)
     with connection.cursor() as cursor:  # the servers of the tests do not wait for the disk
         cursor.execute("SET synchronous_commit TO on")
     submission.submit(owner, variant="vase")
@@ -279,7 +279,7 @@ def test_the_limits_of_a_key_hold_for_what_was_asked_for_before(owner):
 def test_in_a_transaction_of_the_caller_nothing_is_done_before_its_end(owner, monkeypatch):
     submission.submit(owner, variant="vase")
     called: list[str] = []
-    monkeypatch.setattr(submission.hints, "wake", called.append)
+    monkeypatch.setattr(submission.notifications, "wake", called.append)
     with transaction.atomic():
         submission.submit(owner, variant="vase")
         assert called == []

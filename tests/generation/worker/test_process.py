@@ -249,7 +249,7 @@ def test_a_worker_that_hears_nothing_while_jobs_wait_ends_itself(served):
     Job.objects.filter(id=job.id).update(created_at=timezone.now() - timedelta(minutes=5))
     program = (
         "import django, time; django.setup()\n"
-        "from generation import worker\n"
+        "from generation.worker import process as worker\n"
         "worker.begin(); time.sleep(60)"
     )
     name = connection.settings_dict["NAME"]
