@@ -93,7 +93,10 @@ def test_histograms_are_cumulative_with_sum_and_count(redis):
 @pytest.mark.django_db
 def test_other_processes_add_to_the_same_figures(redis, settings):
     metrics.increment("retort_images_total", 2)
-    code = "import django; django.setup(); from generation.infra import metrics; metrics.increment('retort_images_total', 3)"
+    code = (
+        "import django; django.setup(); from generation.infra import metrics;"
+        "metrics.increment('retort_images_total', 3)"
+    )
 
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env=environment(settings))
 
