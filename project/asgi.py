@@ -26,7 +26,7 @@ from django.core.wsgi import get_wsgi_application
 
 from generation.realtime import hub as waiting
 from generation.realtime import sse
-from generation.realtime.hub import BRIEFLY, REQUEST_ID, SHELL, Hub, Wait
+from generation.realtime.hub import REQUEST_ID, SHELL, Hub, Wait
 from generation.realtime.sse import Stream, Streams
 from project.bridge import Bridge
 from project.middleware import in_utf8
@@ -40,8 +40,6 @@ Send = Callable[[Message], Awaitable[None]]
 
 THREADS = 8
 ASKING_AT_ONCE = 4  # repeated questions leave threads to new requests
-BRIEF_SECONDS = 0.2  # a thread waits for a job that should be over in a moment
-VAIN_SECONDS = 1.0  # and not again for so long after it waited in vain
 RECHECK_SECONDS = 5.0  # a hint may be lost: its sender gave up on Redis for a moment
 RECHECK_DEAF_SECONDS = 1.0
 RECHECKS_PER_SECOND = 100  # of all waiters together
@@ -93,7 +91,6 @@ class Shell:
             settings.REDIS_URL, hub, recheck_seconds=lambda: self._recheck_seconds()
         )
         self._asking = asyncio.Semaphore(ASKING_AT_ONCE)
-        self._brief_from = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -126,7 +123,6 @@ class Shell:
             "headers": _without_ours(scope["headers"]),
             SHELL: "",
             REQUEST_ID: str(uuid4()),
-            BRIEFLY: self._briefly(asked_at),
         }
         answer = Answer()
 
@@ -147,20 +143,6 @@ class Shell:
             await self._hold(scope, receive, send, answer, asked_at)
 
     # --- waiting ----------------------------------------------------------------------------------
-    def _briefly(self, asked_at: float) -> Callable[[str, tuple[str, ...]], str | None] | None:
-        """For BRIEFLY. None: no thread is to spare, or the last wait of a thread was in vain."""
-        is_free = self._django.busy < THREADS // 2 and asked_at >= self._brief_from
-        if not is_free or not self._hub.hears:
-            return None
-
-        def listen(channel: str, words: tuple[str, ...]) -> str | None:
-            told = self._hub.listen(channel, words, since=asked_at, timeout=BRIEF_SECONDS)
-            if told is None:
-                self._brief_from = time.monotonic() + VAIN_SECONDS
-            return told
-
-        return listen
-
     async def _hold(
         self, scope: Scope, receive: Receive, send: Send, answer: Answer, asked_at: float
     ) -> None:
@@ -272,7 +254,6 @@ def _question(scope: Scope, target: str) -> Scope:
     return {
         **scope,
         SHELL: scope["method"],
-        BRIEFLY: None,
         "method": "GET",
         "path": unquote(parts.path),
         "raw_path": parts.path.encode(),

@@ -17,17 +17,12 @@ class Bridge:
     """Any: a2wsgi's types name every message of ASGI, those of websockets too."""
 
     def __init__(self, application: Any, *, threads: int) -> None:
-        self.busy = 0  # requests that have a thread, or wait for one
         self._application = application
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="django")
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         answer = _Answer(self._application, self._threads, SEND_QUEUE)
-        self.busy += 1
-        try:
-            await answer(scope, receive, send)
-        finally:
-            self.busy -= 1
+        await answer(scope, receive, send)
         for message in answer.kept:
             await send(message)
 

@@ -87,11 +87,10 @@ def moved(
     jobs: Iterable[tuple[UUID, str]],
     *,
     attempts: Mapping[UUID, int] | None = None,
-    told: Mapping[UUID, str] | None = None,
 ) -> None:
     """Tell whoever waits that these jobs (id, status) changed. Call after commit.
 
-    attempts: of those that have not ended; who watches one of them is told. told: with the status of those that have.
+    attempts: of those that have not ended; who watches one of them is told.
     """
     messages = list(jobs)
     going_on = attempts or {}
@@ -99,8 +98,7 @@ def moved(
     def publish(redis) -> Watched:
         with redis.pipeline(transaction=False) as pipe:
             for job_id, status in messages:
-                more = f" {told[job_id]}" if told and job_id in told else ""
-                pipe.publish(f"{CHANNEL_PREFIX}{job_id}", f"{status}{more}")
+                pipe.publish(f"{CHANNEL_PREFIX}{job_id}", status)
             if going_on:
                 events.ask_who_is_watched(pipe, going_on)
             answers = pipe.execute()

@@ -26,7 +26,6 @@ class Report:
 
     def __init__(self, tell: Tell | None = None) -> None:
         self._moved: list[tuple[UUID, str]] = []
-        self._told: dict[UUID, str] = {}
         self._attempts: dict[UUID, int] = {}
         self._lines: list[tuple[str, dict[str, object]]] = []
         self._amounts: Counter[str] = Counter()
@@ -34,16 +33,9 @@ class Report:
         self._has_deliveries = False
         transaction.on_commit(partial(tell, self._tell) if tell else self._tell, robust=True)
 
-    def moved(
-        self, job_id: UUID, status: str, event: str, *, told: str = "", **facts: object
-    ) -> None:
-        """A job changed its status. Of one that goes on the fact `attempt` is told to who watches it.
-
-        told: what else is told to those who wait.
-        """
+    def moved(self, job_id: UUID, status: str, event: str, **facts: object) -> None:
+        """Add a change of status. facts: for the log; those who watch a job that goes on get `attempt` of them."""
         self._moved.append((job_id, status))
-        if told:
-            self._told[job_id] = told
         if status in ("queued", "running") and isinstance(attempt := facts.get("attempt"), int):
             self._attempts[job_id] = attempt
         self._lines.append((event, {"job_id": str(job_id), "status": str(status), **facts}))
@@ -64,7 +56,7 @@ class Report:
 
     def _tell(self) -> None:
         # First: somebody may be waiting.
-        notifications.moved(self._moved, attempts=self._attempts, told=self._told)
+        notifications.moved(self._moved, attempts=self._attempts)
         if self._has_work:
             notifications.wake()
         if self._has_deliveries:

@@ -18,7 +18,6 @@ from generation.images import store as images
 from generation.images.store import StoredImage
 from generation.infra.compiled import Compiled, as_rows
 from generation.infra.prepared import Statement
-from generation.jobs import final_state
 from generation.jobs import lifecycle as jobs
 from generation.jobs.after_commit import Report
 from generation.jobs.lifecycle import Claim, Outcome, Status
@@ -58,7 +57,7 @@ def commit(results: Sequence[Result]) -> list[Claim]:
                 if job.id not in moved:
                     refused.append(Claim.of(job))
                     continue
-                _say_succeeded(result, rows[job.id], report)
+                _say_succeeded(result, report)
                 if moved[job.id]:
                     _answer_twins(result, report)
                 if job.is_metered and job.api_key_id is not None:
@@ -149,16 +148,10 @@ def _succeed(results: Sequence[Result], rows: Rows) -> dict[UUID, bool]:
     return moved
 
 
-def _say_succeeded(result: Result, rows: list[dict[str, Any]], report: Report) -> None:
+def _say_succeeded(result: Result, report: Report) -> None:
     job = result.job
-    told = final_state.encode(
-        job,
-        rows,
-        device_seconds=job.device_seconds + result.device_seconds,
-        encode_seconds=job.encode_seconds + result.encode_seconds,
-    )
     facts = {"device_seconds": round(result.device_seconds, 4), "attempt": job.attempt}
-    jobs.finished(job, report, told=told, **facts)
+    jobs.finished(job, report, **facts)
     report.count("retort_device_seconds_total", result.device_seconds)
     report.count("retort_attempts_total", outcome=Outcome.SUCCEEDED)
     if result.cache == Job.Cache.MISS:

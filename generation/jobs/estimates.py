@@ -19,7 +19,6 @@ from generation.jobs.throughput import Rate
 from generation.models import Job, Release
 
 MOST_AHEAD = 1000
-MOMENT_SECONDS = 0.1
 REMEMBERED_SECONDS = 1.0  # workers and rates: many clients ask at once
 
 # Two ranges of the index job_claimable for the owner's own jobs, as many rows of every other owner's. The
@@ -84,12 +83,6 @@ def of(job: Job) -> Estimate | None:
     return Estimate(
         position, *_seconds(rate, (images + running / 2) / workers + job.n), feasible=True
     )
-
-
-def is_quick(job: Job) -> bool:
-    """Whether its images take a moment, as far as anybody measured. Nothing is said of the queue."""
-    rate = _rate(throughput.key_of(job.release_id, job.width, job.height), _now())
-    return rate is not None and job.n * rate.p50 <= MOMENT_SECONDS
 
 
 def _ahead(job: Job, kind: str | None) -> tuple[int, int, int]:

@@ -243,10 +243,9 @@ def image_rows(job: Job, stored: Sequence[StoredImage]) -> list[Image]:
     ]
 
 
-def finished(job: Job, report: Report, *, told: str = "", **facts: Any) -> None:
-    """Tell what became of a job that has just ended, in the transaction that ends it. told: of `endings`, to those who
-    wait. facts: for the log."""
-    report.moved(job.id, job.status, f"job_{job.status}", told=told, cache=job.cache, **facts)
+def finished(job: Job, report: Report, **facts: Any) -> None:
+    """Report the end of a job, in the transaction that ends it. facts: for the log."""
+    report.moved(job.id, job.status, f"job_{job.status}", cache=job.cache, **facts)
     report.count("retort_jobs_total", outcome=job.status)
     if job.status == Status.SUCCEEDED and job.finished_at:
         report.count("retort_cache_total", result=job.cache)

@@ -8,11 +8,9 @@ place in the table is found there, and a connection made later than that answer 
 import asyncio
 import contextlib
 import json
-import queue
-import threading
 import time
 from collections import OrderedDict, defaultdict
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 
 import redis.asyncio
 import structlog
@@ -27,9 +25,6 @@ SETTLED = "X-Retort-Settled"
 # Key in the ASGI scope: a shell is there that reads the header. Its value: "" for a client's own request; for the
 # shell's question what became of it, the method of that request.
 SHELL = "retort.shell"
-# Key in the ASGI scope: waits for a moment in the thread of the view, as `Hub.listen`. It is there if a thread is to
-# spare: a job that is over in a moment is answered sooner than by a question.
-BRIEFLY = "retort.briefly"
 REQUEST_ID = (
     "retort.request_id"  # key in the ASGI scope: the shell's questions bear the id of the request
 )
@@ -62,13 +57,6 @@ class Wait:
         return cls(**{**fields, "words": tuple(fields["words"])})
 
 
-@dataclass(eq=False)
-class _Listener:
-    channel: str
-    words: tuple[str, ...]
-    told: "queue.SimpleQueue[str]" = field(default_factory=queue.SimpleQueue)
-
-
 class Hub:
     """`start` it in a running event loop; `closing` is set for good when the process should stop."""
 
@@ -76,8 +64,6 @@ class Hub:
         self._url = url
         self._task: asyncio.Task[None] | None = None
         self._waiters: defaultdict[str, set[asyncio.Future[bool]]] = defaultdict(set)
-        self._listeners: set[_Listener] = set()
-        self._guard = threading.Lock()  # of the listeners
         self._recent: OrderedDict[tuple[str, str], float] = OrderedDict()
         self._connected_at: float | None = None
         self.waiters = 0  # clients, however many words each waits for
@@ -112,24 +98,6 @@ class Hub:
                 if not self._waiters[key]:
                     del self._waiters[key]
 
-    def listen(
-        self, channel: str, words: tuple[str, ...], *, since: float, timeout: float
-    ) -> str | None:
-        """As `moved`, for a thread that may be held: what was told with the word, "" if that is not known, None after
-        `timeout` seconds of silence."""
-        listener = _Listener(channel, words)
-        with self._guard:
-            self._listeners.add(listener)
-        try:
-            if self.closing or self._missed(Wait(channel, words, timeout, ""), since):
-                return ""
-            return listener.told.get(timeout=timeout)
-        except queue.Empty:
-            return None
-        finally:
-            with self._guard:
-                self._listeners.discard(listener)
-
     def _missed(self, wait: Wait, since: float) -> bool:
         if self._connected_at is None:
             return False  # nothing is heard, so nothing can be known: the caller's timeout is the rhythm
@@ -148,9 +116,6 @@ class Hub:
         for waiting in list(self._waiters.values()):
             for future in waiting:
                 _settle(future, True)
-        with self._guard:
-            for listener in self._listeners:
-                listener.told.put("")
 
     # --- the connection ---------------------------------------------------------------------------
     async def _run(self) -> None:
@@ -193,12 +158,7 @@ class Hub:
                 elif message["type"] == "pmessage":
                     self._heard(message["channel"], message["data"])
 
-    def _heard(self, channel: str, message: str) -> None:
-        word, _, told = message.partition(" ")
-        with self._guard:  # first: a thread is soonest done
-            for listener in self._listeners:
-                if listener.channel == channel and word in listener.words:
-                    listener.told.put(told)
+    def _heard(self, channel: str, word: str) -> None:
         now = time.monotonic()
         self._recent[channel, word] = now
         self._recent.move_to_end((channel, word))

@@ -27,7 +27,7 @@ from generation.api.serializers.events import SentEventSerializer
 from generation.api.views import problem_responses, refusals, streams
 from generation.api.views.jobs import one
 from generation.api.views.refusals import Refusal
-from generation.api.views.waiting import POLL_SECONDS, asked_again, hold, holds, in_a_moment
+from generation.api.views.waiting import POLL_SECONDS, asked_again, hold, holds
 from generation.errors import (
     CANCELED_BY_CLIENT,
     DEADLINE_BEFORE_START,
@@ -132,7 +132,6 @@ class ImageGenerations(APIView):
     def _waited(self, request: Request, job: Job, response_format: str) -> Response:
         """One answer: the images, what became of the job, or, when the time is up, that it goes on."""
         structlog.contextvars.bind_contextvars(job_id=str(job.id))
-        job = in_a_moment(request, job, seconds=settings.OPENAI_WAIT_SECONDS)
         if not job.is_terminal:
             return hold(
                 request,

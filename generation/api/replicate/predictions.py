@@ -33,7 +33,6 @@ from generation.api.views.waiting import (
     cancel_after,
     hold,
     holds,
-    in_a_moment,
     preference,
     unless_unchanged,
 )
@@ -70,7 +69,6 @@ def _answer(
     request: Request, job: Job, prefers: Preference, *, then: str, is_creation: bool = False
 ) -> Response:
     """Now, or when the client has waited for it."""
-    job = in_a_moment(request, job, seconds=prefers.seconds)
     created = status.HTTP_201_CREATED if job.is_terminal else status.HTTP_202_ACCEPTED
     code = created if is_creation else status.HTTP_200_OK
     is_held = holds(request, job, seconds=prefers.seconds)

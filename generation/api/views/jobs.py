@@ -35,7 +35,6 @@ from generation.api.views.waiting import (
     cancel_after,
     hold,
     holds,
-    in_a_moment,
     preference,
     unless_unchanged,
 )
@@ -131,7 +130,6 @@ def _answer(
     request: Request, job: Job, prefers: Preference, *, then: str, is_new: bool = False
 ) -> Response:
     """Now, or when the client has waited for it. is_new: its request made the job."""
-    job = in_a_moment(request, job, seconds=prefers.seconds)
     code = status.HTTP_202_ACCEPTED if is_new and not job.is_terminal else status.HTTP_200_OK
     is_held = holds(request, job, seconds=prefers.seconds)
     response = render(request, job, code=code, is_held=is_held)

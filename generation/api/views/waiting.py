@@ -3,7 +3,6 @@
 import re
 from dataclasses import dataclass
 from typing import cast
-from uuid import UUID
 
 from django.http import HttpRequest, HttpResponseBase
 from django.middleware.http import ConditionalGetMiddleware
@@ -14,10 +13,8 @@ from rest_framework.response import Response
 from generation.api.serializers import MAX_WAIT_SECONDS
 from generation.errors import InvalidRequest
 from generation.infra import notifications
-from generation.infra.compiled import Compiled
-from generation.jobs import estimates, final_state
 from generation.models import APIKey, Job
-from generation.realtime.hub import BRIEFLY, HEADER, SHELL, Wait
+from generation.realtime.hub import HEADER, SHELL, Wait
 
 POLL_SECONDS = 1  # for a client that cannot wait
 MAX_DEADLINE_SECONDS = 30 * 24 * 3600
@@ -92,26 +89,7 @@ def holds(request: Request, job: Job, *, seconds: float) -> bool:
     return seconds > 0 and not job.is_terminal and SHELL in request.META.get("asgi.scope", {})
 
 
-def in_a_moment(request: Request, job: Job, *, seconds: float) -> Job:
-    """The job, if its client is kept: as it is when it has ended, if it should be over in a moment and a thread is to
-    spare for that. A question of the shell takes half as long again."""
-    briefly = request.META.get("asgi.scope", {}).get(BRIEFLY)
-    if not briefly or not holds(request, job, seconds=seconds) or not estimates.is_quick(job):
-        return job
-    told = briefly(f"{notifications.CHANNEL_PREFIX}{job.id}", _WORDS)
-    if told is None:
-        return job
-    if final_state.apply(told, job):
-        return job
-    ended = _ROW.first(job_id=job.id)
-    if ended is None or ended.purged_at is not None:
-        return job
-    ended.variant, ended.release, ended.embedding = job.variant, job.release, job.embedding
-    return ended
-
-
 _WORDS = tuple(str(word) for word in Job.TERMINAL)
-_ROW = Compiled(lambda job_id: Job.objects.filter(id=job_id).order_by(), job_id=UUID(int=1))
 
 
 def hold(

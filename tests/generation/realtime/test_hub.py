@@ -16,11 +16,9 @@ import httpx
 import pytest
 
 from generation.infra import notifications
-from generation.jobs import estimates, throughput
 from generation.jobs import lifecycle as jobs
 from generation.models import Job
 from generation.realtime.hub import HEADER, Hub, Wait
-from project.asgi import Shell
 from tests.people import make_job, make_key
 from tests.web import Web
 
@@ -115,34 +113,6 @@ def test_a_move_between_the_first_answer_and_the_wait_is_not_missed(redis_server
 
             assert await hub.moved(WAIT, since=asked_at, timeout=0.2) is True
             assert await hub.moved(WAIT, since=time.monotonic(), timeout=0.1) is False
-
-    asyncio.run(scene())
-
-
-def test_a_thread_that_listens_hears_what_is_told_with_the_word(redis_server, settings):
-    async def scene() -> None:
-        async with hub_on(settings.REDIS_URL) as hub:
-            await until(lambda: hub.hears)
-
-            def listen(channel: str = WAIT.channel, timeout: float = 5) -> str | None:
-                return hub.listen(channel, WAIT.words, since=time.monotonic(), timeout=timeout)
-
-            listening = asyncio.create_task(asyncio.to_thread(listen))
-            other = asyncio.create_task(asyncio.to_thread(listen, "retort:job:3"))
-            await until(lambda: len(hub._listeners) == 2)
-            asked_at = time.monotonic()
-            redis_server.publish("retort:job:2", "succeeded another's")
-            redis_server.publish("retort:job:1", "running")
-            redis_server.publish("retort:job:1", 'failed {"why": "no reason"}')
-
-            assert await asyncio.wait_for(listening, 1) == '{"why": "no reason"}'
-            # Told before it listened: that it moved is known, not what was told.
-            assert hub.listen(WAIT.channel, WAIT.words, since=asked_at, timeout=0) == ""
-            assert await asyncio.to_thread(listen, timeout=0.1) is None
-            assert not other.done()
-            hub.close()
-            assert await asyncio.wait_for(other, 1) == ""
-            assert hub._listeners == set()
 
     asyncio.run(scene())
 
@@ -289,47 +259,6 @@ def test_a_waiting_client_gets_the_final_answer_as_soon_as_the_job_has_ended(web
     assert (answer.status_code, answer.json()["status"]) == (200, "canceled")
     assert 0.4 < seconds < 2
     assert "retry-after" not in answer.headers
-
-
-def questions(web: Web, job: Job) -> int:
-    """Requests of the shell for this job, so far."""
-    lines = [json.loads(line) for line in web.log.read_text().splitlines() if str(job.id) in line]
-    return sum((line["event"], line["level"]) == ("request_finished", "debug") for line in lines)
-
-
-def test_a_job_that_is_over_in_a_moment_is_waited_for_by_its_own_request(web: Web, key):
-    quick, slow = make_job(n=1), make_job(n=20)
-    throughput.record({throughput.key_of(quick.release_id, quick.width, quick.height): 0.01})
-    time.sleep(estimates.REMEMBERED_SECONDS)
-    for job in (quick, slow):
-        cancel = later(0.1, lambda job=job: jobs.cancel(job.id))
-        answer, seconds = waited(web, job, key, 20)
-        cancel.join()
-        assert (answer.status_code, answer.json()["status"], seconds < 2) == (200, "canceled", True)
-
-    time.sleep(0.1)
-    assert questions(web, quick) == 0 and questions(web, slow) == 1
-
-
-def test_no_thread_waits_where_one_has_waited_in_vain(redis_server, settings):
-    async def scene() -> None:
-        async with hub_on(settings.REDIS_URL) as hub:
-            shell = Shell(None, hub)
-            assert shell._briefly(time.monotonic()) is None  # nothing is heard yet
-            await until(lambda: hub.hears)
-            briefly = shell._briefly(time.monotonic())
-            assert briefly is not None
-            began = time.monotonic()
-
-            assert await asyncio.to_thread(briefly, WAIT.channel, WAIT.words) is None
-
-            assert 0.1 < time.monotonic() - began < 2
-            assert shell._briefly(time.monotonic()) is None
-            assert shell._briefly(time.monotonic() + 2) is not None
-            shell._django.busy = 4  # the other threads are for whoever comes
-            assert shell._briefly(time.monotonic() + 2) is None
-
-    asyncio.run(scene())
 
 
 def test_at_the_deadline_the_answer_is_the_state_as_it_is(web: Web, key):

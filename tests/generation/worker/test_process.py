@@ -10,6 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import torch
 from django.conf import settings as django_settings
 from django.db import connection
 from django.utils import timezone
@@ -422,3 +423,7 @@ def test_an_object_store_that_is_away_costs_attempts_and_no_worker(served, setti
     job.refresh_from_db()
     assert (job.status, job.error_code) == ("failed", "storage_failed")
     assert job.attempts.count() == settings.MAX_ATTEMPTS
+
+
+def test_threads_that_write_files_leave_the_cores_to_the_one_that_generates():
+    assert worker._writers.submit(torch.get_num_threads).result() == 1
