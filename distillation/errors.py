@@ -1,28 +1,28 @@
-"""What can go wrong in the app distillation, with what to do about it."""
+"""Exceptions of the app distillation."""
 
 from generation.errors import GenerationError
 
 
 class DistillationRefused(GenerationError):
-    """A distillation cannot begin or go on."""
+    """The distillation cannot start or continue."""
 
     code = "distillation_refused"
     status = 409
 
 
 class RunOpen(DistillationRefused):
-    """A run of this teacher is under way."""
+    """A run of this teacher is already open."""
 
     code = "run_open"
 
 
 class RunFinished(DistillationRefused):
-    """The run has already ended."""
+    """The run has already finished."""
 
     code = "run_finished"
 
 
 class DetectorRefused(DistillationRefused):
-    """A version of the detector cannot be registered or activated."""
+    """The detector version cannot be registered or activated."""
 
     code = "detector_refused"

@@ -1,4 +1,4 @@
-"""What can go wrong in the app. The class docstring is the title; `status`, `code`, `retryable` are facts of it."""
+"""Exceptions of the app. The class docstring is the title; `status`, `code` and `retryable` are class attributes."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,7 +19,7 @@ class GenerationError(Exception):
         retry_after: int | None = None,
         members: Mapping[str, Any] | None = None,
     ) -> None:
-        """retry_after: whole seconds, for a retryable one; None = a default. members: what else a client is told."""
+        """retry_after: whole seconds, if retryable; None = a default. members: more members of the problem document."""
         self.title = (type(self).__doc__ or "").strip().rstrip(".")
         self.detail = detail or f"{self.title}."
         self.parameter = parameter
@@ -43,7 +43,7 @@ class PromptInvalid(GenerationError):
 
 
 class IdempotencyKeyReused(GenerationError):
-    """The idempotency key belongs to another request."""
+    """The idempotency key was used for a different request."""
 
     code = "idempotency_key_reused"
     status = 422
@@ -58,7 +58,7 @@ class IdempotencyInProgress(GenerationError):
 
 
 class RateLimited(GenerationError):
-    """The API key sends more requests than it may."""
+    """The API key has exceeded its rate limit."""
 
     code = "rate_limited"
     status = 429
@@ -66,7 +66,7 @@ class RateLimited(GenerationError):
 
 
 class QuotaExceeded(GenerationError):
-    """The API key has used up what it may."""
+    """The API key has reached its quota."""
 
     code = "quota_exceeded"
     status = 429
@@ -74,14 +74,14 @@ class QuotaExceeded(GenerationError):
 
 
 class KeyRefused(GenerationError):
-    """The API key cannot be changed like that."""
+    """The API key cannot be changed in this way."""
 
     code = "key_refused"
     status = 409
 
 
 class QueueFull(GenerationError):
-    """More jobs wait than can be made in time."""
+    """The queue is full."""
 
     code = "queue_full"
     status = 503
@@ -89,7 +89,7 @@ class QueueFull(GenerationError):
 
 
 class JobUnfinished(GenerationError):
-    """The job has not ended in the time for which a client is kept."""
+    """The job did not finish within the time limit of the request."""
 
     code = "job_unfinished"
     status = 503
@@ -97,21 +97,21 @@ class JobUnfinished(GenerationError):
 
 
 class JobPurged(GenerationError):
-    """The images of the job were removed."""
+    """The images of the job were deleted."""
 
     code = "job_purged"
     status = 410
 
 
 class VariantNotFound(GenerationError):
-    """There is no such active prompt variant in the catalogue."""
+    """The catalogue has no such active prompt variant."""
 
     code = "variant_not_found"
     status = 422
 
 
 class EncoderBusy(GenerationError):
-    """The encode worker has no time for another text."""
+    """The encode worker is busy."""
 
     code = "encoder_busy"
     status = 503
@@ -119,7 +119,7 @@ class EncoderBusy(GenerationError):
 
 
 class EncoderUnavailable(GenerationError):
-    """The text cannot be compared with the catalogue now."""
+    """The text cannot be compared with the catalogue at the moment."""
 
     code = "encoder_unavailable"
     status = 503
@@ -142,14 +142,14 @@ class EncodingFailed(GenerationError):
 
 
 class VariantNotCovered(GenerationError):
-    """The release was not made for this prompt variant."""
+    """The release does not cover this prompt variant."""
 
     code = "variant_not_covered"
     status = 422
 
 
 class ReleaseNotAvailable(GenerationError):
-    """No such release is being served."""
+    """The release is not available."""
 
     code = "release_not_available"
     status = 422
@@ -163,14 +163,14 @@ class ReleaseRefused(GenerationError):
 
 
 class JobFinished(GenerationError):
-    """The job has already ended."""
+    """The job has already finished."""
 
     code = "job_finished"
     status = 409
 
 
 class WebhookDisabled(GenerationError):
-    """Nothing is sent to this webhook any more."""
+    """The webhook is disabled."""
 
     code = "webhook_disabled"
     status = 409
@@ -205,7 +205,7 @@ class ImageGone(GenerationError):
     status = 410
 
 
-# Codes of a failed or canceled job that no exception class of ours carries.
+# Codes of a failed or canceled job that no exception class carries.
 WORKER_LOST = "worker_lost"
 INTERNAL_ERROR = "internal_error"
 CANCELED_BY_CLIENT = "canceled_by_client"

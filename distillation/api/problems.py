@@ -1,4 +1,4 @@
-"""What refusals of redistillation mean to a client: rows of `generation.api.problems`."""
+"""Explanations of distillation's error codes, for `generation.api.problems`."""
 
 from distillation import errors
 from generation.api.problems import of
@@ -11,12 +11,12 @@ PROBLEMS = [
     ),
     of(
         errors.RunOpen,
-        "A teacher has one run at a time, and the last one has not ended.",
-        "Wait for it, or cancel it: POST /v1/runs/{name}/cancel.",
+        "A teacher can have one open run, and its last run has not finished.",
+        "Wait until it finishes, or cancel it: POST /v1/runs/{name}/cancel.",
     ),
     of(
         errors.RunFinished,
-        "A run that has ended does not go on.",
-        "Begin a new one: POST /v1/runs.",
+        "A finished run cannot be changed.",
+        "Start a new run: POST /v1/runs.",
     ),
 ]

@@ -1,4 +1,4 @@
-"""What clients send and see of runs."""
+"""Serializers of distillation runs."""
 
 from typing import Any
 
@@ -15,14 +15,14 @@ class RunQuery(PageQuery):
 class RunRequestSerializer(Strict):
     recipe = serializers.JSONField(
         required=False,
-        help_text="A recipe's name, or {\"recipe\": NAME, FIELD: VALUE, …}; without it the server's.",
+        help_text='Name of a recipe, or {"recipe": NAME, FIELD: VALUE, …}. Default: the server\'s setting.',
     )
     anew = serializers.BooleanField(
         default=False,
-        help_text="Cut a student out of the teacher instead of training the active one on.",
+        help_text="Derive a new student from the teacher instead of continuing from the active student.",
     )
     policy = serializers.ChoiceField(
-        Run.Policy.choices, required=False, help_text="Without it the server's."
+        Run.Policy.choices, required=False, help_text="Default: the server's setting."
     )
 
     def validate_recipe(self, value: Any) -> dict[str, Any]:
@@ -31,7 +31,7 @@ class RunRequestSerializer(Strict):
         if isinstance(value, dict) and isinstance(value.get("recipe"), str):
             return value
         raise serializers.ValidationError(
-            'Give a recipe\'s name, or an object {"recipe": NAME, FIELD: VALUE, …}.'
+            'Give the name of a recipe, or an object {"recipe": NAME, FIELD: VALUE, …}.'
         )
 
 
@@ -52,21 +52,25 @@ class RunErrorSerializer(serializers.Serializer[Any]):
 
 
 class RunSerializer(serializers.Serializer[Run]):
-    name = serializers.CharField(help_text="Also of the release that it makes.")
+    name = serializers.CharField(help_text="Name of the run and of the release it makes.")
     status = serializers.ChoiceField(Run.Status.choices)
-    progress = serializers.FloatField(help_text="Per cent.")
+    progress = serializers.FloatField(help_text="Percent.")
     stage = serializers.CharField(allow_blank=True)
-    slices = serializers.IntegerField(help_text="So far.")
+    slices = serializers.IntegerField(help_text="Number of slices so far.")
     outcome = serializers.ChoiceField(Run.Outcome.choices)
     recipe = serializers.JSONField()
-    teacher = serializers.CharField(help_text="Name of the release.")
-    begins_with = serializers.CharField(allow_null=True, help_text="The student that it trains on.")
-    variants = serializers.IntegerField(help_text="Prompt variants; 0 before the first slice.")
+    teacher = serializers.CharField(help_text="Name of the teacher release.")
+    begins_with = serializers.CharField(allow_null=True, help_text="The student it continues from.")
+    variants = serializers.IntegerField(
+        help_text="Number of prompt variants; 0 before the first slice."
+    )
     trigger = serializers.ChoiceField(Run.Trigger.choices)
     reasons = serializers.ListField(child=serializers.CharField())
     policy = serializers.ChoiceField(Run.Policy.choices)
-    gate = CheckSerializer(many=True, help_text="Its checks, once they are made.")
-    error = RunErrorSerializer(allow_null=True, help_text="Of a failed run.")
+    gate = CheckSerializer(
+        many=True, help_text="Checks of the promotion gate; empty before they ran."
+    )
+    error = RunErrorSerializer(allow_null=True, help_text="Error of a failed run.")
     created_at = serializers.DateTimeField()
     started_at = serializers.DateTimeField(allow_null=True)
     finished_at = serializers.DateTimeField(allow_null=True)

@@ -1,4 +1,4 @@
-"""Runs over HTTP: begin one, see how far it is, steer it."""
+"""Views of distillation runs: list, create, read, pause, resume, cancel."""
 
 from collections.abc import Callable
 from typing import Any
@@ -46,7 +46,7 @@ class RunList(ListView):
         responses={200: RunSerializer(many=True)} | responses(400, 401, 403),
     )
     def get(self, request: Request) -> Response:
-        """Redistillations, newest first."""
+        """List distillation runs, newest first."""
         return self.page(request)
 
     def rows(self, request: Request, asked: dict[str, Any]) -> QuerySet[Run]:
@@ -59,7 +59,7 @@ class RunList(ListView):
         responses={202: RunSerializer} | responses(400, 401, 403, 409, 422),
     )
     def post(self, request: Request) -> Response:
-        """Distil for the active catalogue now, whatever the schedule would decide."""
+        """Start a run for the active catalogue now, regardless of the schedule."""
         query(NoQuery, request)
         asked = RunRequestSerializer(data=request.data)
         asked.is_valid(raise_exception=True)
@@ -81,13 +81,13 @@ class RunDetail(APIView):
         operation_id="read_run", responses={200: RunSerializer} | responses(400, 401, 403, 404)
     )
     def get(self, request: Request, name: str) -> Response:
-        """One run as it is now."""
+        """Read a run."""
         query(NoQuery, request)
         return render(get_object_or_404(rows(), name=name))
 
 
 class RunChange(APIView):
-    """What the three have in common."""
+    """What pause, resume and cancel have in common."""
 
     required_scopes = {"POST": APIKey.Scope.RELEASES_WRITE}
 
@@ -103,19 +103,19 @@ CHANGED = {200: RunSerializer} | responses(400, 401, 403, 404, 409)
 class RunPause(RunChange):
     @extend_schema(operation_id="pause_run", request=None, responses=CHANGED)
     def post(self, request: Request, name: str) -> Response:
-        """Stop after the running step; resume goes on from there."""
+        """Pause a run after the current step; resume continues from there."""
         return self.changed(request, name, runs.pause)
 
 
 class RunResume(RunChange):
     @extend_schema(operation_id="resume_run", request=None, responses=CHANGED)
     def post(self, request: Request, name: str) -> Response:
-        """Go on with a paused or failed run."""
+        """Resume a paused or failed run."""
         return self.changed(request, name, runs.resume)
 
 
 class RunCancel(RunChange):
     @extend_schema(operation_id="cancel_run", request=None, responses=CHANGED)
     def post(self, request: Request, name: str) -> Response:
-        """Stop for good. One that was canceled is answered unchanged."""
+        """Cancel a run. A run that is already canceled is returned unchanged."""
         return self.changed(request, name, runs.cancel)

@@ -1,7 +1,7 @@
-"""The audit log: who changed a key or a release, when and how. Written in the transaction of the change. Knows no HTTP.
+"""Audit log of changes to keys and releases, written in the transaction of the change.
 
-Who acts is known to a context: a request says it through `generation.api.middleware`, a task is the schedule's, and any
-other process is a command that somebody of this machine has started.
+The actor is a context variable: set by `generation.api.middleware` in requests, by signals in Celery tasks; any other
+process is a command run by a user of the operating system.
 """
 
 import getpass
@@ -25,7 +25,7 @@ ADMIN, API, COMMAND, SCHEDULE = "admin", "api", "command", "schedule"
 
 @dataclass(frozen=True)
 class Actor:
-    """name: of a user, "" for a process of ours; via: one of the words above."""
+    """name: username, "" for a process of the system; via: one of the constants above."""
 
     name: str
     via: str
@@ -34,7 +34,7 @@ class Actor:
 def _of_this_process() -> Actor:
     try:
         name = getpass.getuser()
-    except (KeyError, OSError):  # a container's user need not have a name
+    except (KeyError, OSError):  # a container's user may have no name
         name = f"uid {os.getuid()}"
     return Actor(name, COMMAND)
 
@@ -44,7 +44,7 @@ _who: ContextVar[Callable[[], Actor]] = ContextVar("who", default=_of_this_proce
 
 @contextmanager
 def acting(who: Callable[[], Actor]) -> Iterator[None]:
-    """Whose changes those inside are. `who` is asked at a change: a request knows its user only by then."""
+    """Set the actor of the changes inside. `who` is called at a change: a request has its user only by then."""
     token = _who.set(who)
     try:
         yield
@@ -63,7 +63,7 @@ def _task_ends(**_: object) -> None:
 
 
 def record(action: str, subject: object, **detail: object) -> None:
-    """Write an entry, in the transaction of the change. detail: what JSON can say."""
+    """Write an entry in the transaction of the change. detail: JSON values."""
     who = _who.get()()
     AuditEntry.objects.create(
         actor=who.name[:150], via=who.via, action=action, subject=str(subject)[:160], detail=detail

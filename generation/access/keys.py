@@ -1,4 +1,4 @@
-"""The life of an API key: issued, limited, rotated, revoked, each with its entry in the audit log. Knows no HTTP."""
+"""Life cycle of API keys: issue, limit, rotate, revoke, each with an audit entry."""
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -10,7 +10,7 @@ from generation.access import audit
 from generation.errors import KeyRefused
 from generation.models import APIKey
 
-# What may be changed of a key that exists.
+# Fields of an existing key that may be changed.
 LIMITS = (
     "weight",
     "requests_per_minute",
@@ -21,10 +21,10 @@ LIMITS = (
 )
 GRACE = timedelta(days=7)
 _IN_WORDS = {
-    "requests_per_minute": "{} requests a minute",
-    "images_per_day": "{} images a day",
-    "device_seconds_per_day": "{} device seconds a day",
-    "max_queued_jobs": "{} jobs queued",
+    "requests_per_minute": "{} requests per minute",
+    "images_per_day": "{} images per day",
+    "device_seconds_per_day": "{} device seconds per day",
+    "max_queued_jobs": "{} queued jobs",
     "retention_days": "images kept for {} days",
 }
 
@@ -40,7 +40,7 @@ def issue(
     secret: str = "",
     limits: Limits | None = None,
 ) -> tuple[APIKey, str]:
-    """A new key and its plain text, which is stored nowhere. limits: of LIMITS; secret: instead of a drawn one."""
+    """Create a key. Return it with its plain text, which is not stored. limits: of LIMITS; secret: for tests."""
     with transaction.atomic():
         key, plain = APIKey.objects.issue(
             owner, name, scopes, secret=secret, expires_at=expires_at, limits=limits
@@ -51,17 +51,17 @@ def issue(
 
 
 def rotate(key: APIKey, *, grace: timedelta = GRACE) -> tuple[APIKey, str]:
-    """A key of the same name, owner, scopes and limits, and its plain text. The old one works on for `grace`.
+    """Create a key with the same name, owner, scopes and limits. Return it with its plain text.
 
-    The new key is good for as long as the old one was made for. Raises KeyRefused.
+    The old key remains valid for `grace`; the new one is valid for as long as the old one was. Raises KeyRefused.
     """
     with transaction.atomic():
         old = APIKey.objects.select_related("owner").select_for_update(of=("self",)).get(pk=key.pk)
         now = timezone.now()
         if old.state != APIKey.ACTIVE:
-            raise KeyRefused(f"{old.prefix} is {old.state}. Make a new key.")
+            raise KeyRefused(f"The key {old.prefix} is {old.state}. Make a new key.")
         if old.replaced_by_id is not None:
-            raise KeyRefused(f"{old.prefix} was rotated already. Rotate the key that replaces it.")
+            raise KeyRefused(f"The key {old.prefix} was already rotated. Rotate its successor.")
         new, plain = APIKey.objects.issue(
             old.owner,
             old.name,
@@ -81,7 +81,7 @@ def rotate(key: APIKey, *, grace: timedelta = GRACE) -> tuple[APIKey, str]:
 
 
 def set_limits(key: APIKey, limits: Limits) -> dict[str, list[int | None]]:
-    """Change some of LIMITS. Returns what changed: {field: [before, after]}."""
+    """Change some of LIMITS. Return the changes: {field: [before, after]}."""
     with transaction.atomic():
         row = APIKey.objects.select_for_update().get(pk=key.pk)
         before = _limits_of(row)
@@ -98,7 +98,7 @@ def set_limits(key: APIKey, limits: Limits) -> dict[str, list[int | None]]:
 
 
 def revoke(key: APIKey) -> bool:
-    """Useless from now on. False: it was already."""
+    """Revoke the key. Return False if it was already revoked."""
     with transaction.atomic():
         if not APIKey.objects.filter(pk=key.pk, revoked_at=None).update(revoked_at=timezone.now()):
             return False
@@ -108,7 +108,7 @@ def revoke(key: APIKey) -> bool:
 
 
 def limits_in_words(key: APIKey) -> list[str]:
-    """What is not as with every other key."""
+    """Return the limits that differ from the defaults, as phrases."""
     words = [f"weight {key.weight}"] if key.weight != 1 else []
     for field, text in _IN_WORDS.items():
         value = getattr(key, field)

@@ -1,8 +1,8 @@
-"""How much may be asked for: daily quotas and waiting jobs of a key, waiting jobs of all. Knows no HTTP.
+"""Quotas and limits: daily quotas and queued jobs per key, queued jobs in total.
 
-What a key with a quota has used is a row for each day of UTC. It is counted by a guarded update in the transaction that
-writes the job, so requests that come at once never use more than there is, and a refused one has used nothing. A key
-without limits costs no query.
+The usage of a key with a quota is a row per UTC day. It is counted by a guarded update in the transaction that inserts
+the job, so concurrent requests never exceed the quota, and a refused one uses nothing. A key without limits costs no
+query.
 """
 
 import math
@@ -19,15 +19,15 @@ from django.utils import timezone
 from generation.errors import QueueFull, QuotaExceeded, RateLimited
 from generation.models import APIKey, Job, Usage
 
-MAX_RETRY_SECONDS = 120  # clients of OpenAI give up on more
+MAX_RETRY_SECONDS = 120  # OpenAI's clients ignore longer waits
 COUNT_SECONDS = 0.5
-RATE_SECONDS = 60.0  # over which the rate of the queue is measured
-RETURN_SHARE = 0.1  # of a full queue has drained when those who were refused come back
-JITTER = 0.25  # so that they do not come back all at once
+RATE_SECONDS = 60.0  # window in which the throughput of the queue is measured
+RETURN_SHARE = 0.1  # share of a full queue that has drained when refused clients return
+JITTER = 0.25  # so that they do not return at the same time
 
 
 def refusal(job: Job) -> QueueFull | RateLimited | None:
-    """Why the job, which is about to be written in this transaction, may not wait."""
+    """Return why this job must not be inserted now, or None. Called in the transaction of the insert."""
     key = job.api_key
     found: QueueFull | RateLimited | None = _refusal_of_queue()
     if found is None and key is not None and key.max_queued_jobs is not None:
@@ -36,13 +36,13 @@ def refusal(job: Job) -> QueueFull | RateLimited | None:
 
 
 def use(job: Job) -> None:
-    """Count the job, which is about to be written in this transaction. Raises QuotaExceeded."""
+    """Count this job in the transaction that inserts it. Raises QuotaExceeded."""
     if job.api_key is not None and has_quota(job.api_key):
         _use(job.api_key, job.n)
 
 
 def is_limited(job: Job) -> bool:
-    """Whether its key has limits of its own, which are kept by the transaction that writes the job."""
+    """Return whether its key has limits that the inserting transaction must check."""
     key = job.api_key
     return key is not None and (key.max_queued_jobs is not None or has_quota(key))
 
@@ -52,14 +52,14 @@ def has_quota(key: APIKey) -> bool:
 
 
 def spend(device_seconds: Mapping[int, float]) -> None:
-    """Add the seconds of jobs that have ended, by the pk of a key with a quota. At the end of their transaction."""
-    for pk in sorted(device_seconds):  # in one order: two workers must not wait for each other
+    """Add device seconds of finished jobs, by pk of a key with a quota. Call at the end of their transaction."""
+    for pk in sorted(device_seconds):  # in a fixed order, against deadlocks
         _add(pk, device_seconds=device_seconds[pk])
 
 
 # --- quotas ---------------------------------------------------------------------------------------
 def today() -> date:
-    """The day that usage is counted for."""
+    """Return the day that usage is counted for."""
     return timezone.now().astimezone(UTC).date()
 
 
@@ -74,7 +74,7 @@ def _use(key: APIKey, images: int) -> None:
 
 
 def _add(pk: int, *, images: int = 0, device_seconds: float = 0.0, left: Q | None = None) -> bool:
-    """False: the day's row does not meet `left`."""
+    """Add to the day's row if it meets `left`. Return whether it did."""
     day = today()
     rows = Usage.objects.filter(left or Q(), api_key_id=pk, day=day)
     more = {"images": F("images") + images, "device_seconds": F("device_seconds") + device_seconds}
@@ -92,13 +92,13 @@ def _exceeded(key: APIKey, images: int) -> QuotaExceeded:
     used = Usage.objects.filter(api_key=key, day=day).first() or Usage()
     if key.images_per_day is not None and used.images + images > key.images_per_day:
         what = (
-            f"This key may ask for {key.images_per_day} images a day; {used.images} of them were asked for today, and "
-            f"this job wants {images}."
+            f"The quota of this key is {key.images_per_day} images per day: {used.images} were requested today, "
+            f"and this job needs {images}."
         )
     else:
         what = (
-            f"This key may use devices for {key.device_seconds_per_day} seconds a day, and has used "
-            f"{used.device_seconds:.1f} today."
+            f"The quota of this key is {key.device_seconds_per_day} device seconds per day: "
+            f"{used.device_seconds:.1f} were used today."
         )
     seconds = math.ceil((again - timezone.now()).total_seconds())
     minutes = math.ceil(seconds / 60)
@@ -110,13 +110,13 @@ def _exceeded(key: APIKey, images: int) -> QuotaExceeded:
 
 # --- queues ---------------------------------------------------------------------------------------
 def _refusal_of(key: APIKey, most: int) -> RateLimited | None:
-    # Requests of this key wait here for each other, so that together they keep the limit.
+    # The lock makes concurrent requests of this key wait, so that together they keep the limit.
     APIKey.objects.select_for_update(no_key=True).only("pk").get(pk=key.pk)
     own = Job.objects.filter(api_key=key, status=Job.Status.QUEUED).order_by()
     if own[:most].count() < most:
         return None
     return RateLimited(
-        f"{most} jobs of this key wait, and no more may. Send the request again when some have ended.",
+        f"This key has {most} queued jobs, its limit. Send the request again when some have finished.",
         retry_after=seconds_until_gone(most),
     )
 
@@ -126,13 +126,13 @@ def _refusal_of_queue() -> QueueFull | None:
     if not most or waiting.now() < most:
         return None
     return QueueFull(
-        f"{most} jobs wait, and no more may. Send the request again later.",
+        f"{most} jobs are queued, the limit. Send the request again later.",
         retry_after=seconds_until_gone(most),
     )
 
 
 def seconds_until_gone(count: int) -> int:
-    """Until a part of so many jobs has ended, as fast as jobs end of late; never more than MAX_RETRY_SECONDS."""
+    """Return the seconds until RETURN_SHARE of so many jobs has ended at the current throughput, bounded."""
     per_second = ended.now() / RATE_SECONDS
     if not per_second:
         return MAX_RETRY_SECONDS
@@ -141,7 +141,7 @@ def seconds_until_gone(count: int) -> int:
 
 
 class Counted:
-    """A count of rows, remembered for COUNT_SECONDS. One thread counts anew, the others take the last number."""
+    """Row count cached for COUNT_SECONDS. One thread refreshes it while the others use the last value."""
 
     def __init__(self, count: Callable[[], int]) -> None:
         self._count = count
@@ -162,16 +162,16 @@ class Counted:
 
 
 def _count_waiting() -> int:
-    # No more rows of the partial index are read than matter.
+    # Reads no more rows of the partial index than the limit.
     return (
         Job.objects.filter(status=Job.Status.QUEUED).order_by()[: settings.MAX_QUEUED_JOBS].count()
     )
 
 
 def _count_ended() -> int:
-    """Jobs that left the queue within RATE_SECONDS."""
+    """Count jobs that left the queue within RATE_SECONDS."""
     since = timezone.now() - timedelta(seconds=RATE_SECONDS)
-    # The conditions on purged_at and finished_at are those of the index job_kept.
+    # The conditions on purged_at and finished_at match the index job_kept.
     rows = Job.objects.filter(finished_at__gte=since, finished_at__isnull=False, purged_at=None)
     return rows.exclude(cache=Job.Cache.HIT).order_by().count()
 

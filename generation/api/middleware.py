@@ -1,4 +1,4 @@
-"""What every request gets beside its view: whose changes it makes, and how many more its key may send."""
+"""Middleware that sets the actor of audit entries and the rate limit headers."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ Answer = Callable[[HttpRequest], HttpResponseBase]
 
 
 def actor(get_response: Answer) -> Answer:
-    """The audit log knows who asks. The user is looked up only when something is written there."""
+    """Set the actor for the audit log. The user is looked up only when an entry is written."""
 
     def middleware(request: HttpRequest) -> HttpResponseBase:
         with audit.acting(lambda: _actor_of(request)):
@@ -30,7 +30,7 @@ def _actor_of(request: HttpRequest) -> Actor:
 
 
 def rate_limit(get_response: Answer) -> Answer:
-    """Where the key stands is said on every answer, refusals of whatever kind among them."""
+    """Add the rate limit headers to every response, errors included."""
 
     def middleware(request: HttpRequest) -> HttpResponseBase:
         response = get_response(request)

@@ -1,4 +1,4 @@
-"""Bodies of requests: one JSON object in UTF-8, of values that every part behind it can keep. Knows no fields."""
+"""Parser of request bodies: one JSON object in UTF-8, restricted to values that can be stored."""
 
 import json
 import math
@@ -9,11 +9,11 @@ from rest_framework.exceptions import ParseError, ValidationError
 from rest_framework.parsers import JSONParser
 
 LARGEST = 2**63 - 1
-_UNKEPT = re.compile("[\0\ud800-\udfff]")  # PostgreSQL keeps no NUL, UTF-8 no lone surrogate
+_UNKEPT = re.compile("[\0\ud800-\udfff]")  # PostgreSQL stores no NUL, UTF-8 no lone surrogate
 
 
 class StrictJSON(JSONParser):
-    """Whatever the Content-Type says of a charset: JSON between programs is UTF-8 (RFC 8259)."""
+    """JSON parser that ignores a charset in Content-Type: JSON between programs is UTF-8 (RFC 8259)."""
 
     def parse(
         self, stream: IO[bytes], media_type: Any = None, parser_context: Any = None
@@ -43,7 +43,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ParseError(f"The body has the name {twice!a} twice.")
+        raise ParseError(f"The body has the name {twice!a} more than once.")
     return found
 
 
@@ -73,4 +73,4 @@ def _check(value: dict[str, Any]) -> None:
         elif isinstance(part, list):
             waiting += part
         elif isinstance(part, str) and _UNKEPT.search(part):
-            raise ParseError("The body has a NUL character or half a surrogate pair in a text.")
+            raise ParseError("A text in the body contains a NUL character or a lone surrogate.")

@@ -1,4 +1,4 @@
-"""The catalogue as a file: CSV and JSON, in and out, in one pass, all or nothing. The rules are `catalogue`'s."""
+"""Import and export of the catalogue as CSV or JSON. An import is one transaction; the rules are `variants`'s."""
 
 import csv
 import json
@@ -27,7 +27,7 @@ BATCH_SIZE = 1000  # rows per INSERT or UPDATE
 
 # --- formats --------------------------------------------------------------------------------------
 class TagList(list):
-    """Tags of one variant: a list in JSON, `a|b` in CSV, which writes str() of a cell."""
+    """Tags of a variant: a list in JSON, `a|b` in CSV, which writes str() of a cell."""
 
     def __str__(self) -> str:
         return "|".join(self)
@@ -38,7 +38,7 @@ class TagsWidget(widgets.Widget):
         if isinstance(value, str):
             value = value.replace("|", ",").split(",")
         if not isinstance(value, list) or not all(isinstance(tag, str) for tag in value):
-            raise ValueError("Give tags as words with commas or bars between, or as a list.")
+            raise ValueError("Give tags separated by commas or bars, or as a list.")
         return catalogue.tidy_tags(value)
 
     def render(self, value: Any, obj: Any = None, **kwargs: Any) -> TagList:
@@ -46,13 +46,13 @@ class TagsWidget(widgets.Widget):
 
 
 def check_columns(dataset: tablib.Dataset) -> tablib.Dataset:
-    """The dataset with a column for slugs. Raises ValueError."""
+    """Return the dataset, with a column for slugs. Raises ValueError."""
     headers = [str(header or "").strip() for header in dataset.headers or []]
     unknown = [header or "(without a name)" for header in headers if header not in COLUMNS]
     if unknown:
-        raise ValueError(f"Unknown columns: {', '.join(unknown)}. Known are {', '.join(COLUMNS)}.")
+        raise ValueError(f"Unknown columns: {', '.join(unknown)}. Use {', '.join(COLUMNS)}.")
     if len(set(headers)) != len(headers):
-        raise ValueError("A column occurs twice.")
+        raise ValueError("A column appears more than once.")
     if len(dataset) and "text" not in headers:
         raise ValueError("The column text is missing.")
     dataset.headers = headers
@@ -66,17 +66,17 @@ class CatalogueCSV(base_formats.CSV):
         try:
             return check_columns(super().create_dataset(in_stream, **kwargs))
         except tablib.exceptions.InvalidDimensions as error:
-            raise ValueError("A row has more cells than there are columns.") from error
+            raise ValueError("A row has more cells than the header.") from error
 
 
 class CatalogueJSON(base_formats.JSON):
-    """A list of objects. A key that an object lacks leaves that value as it is."""
+    """A list of objects. A key that an object lacks keeps the stored value."""
 
     def create_dataset(self, in_stream: str | bytes, **kwargs: Any) -> tablib.Dataset:
-        # tablib would take the values of every object in the order of the first one's keys.
+        # tablib would read the values of every object in the order of the first object's keys.
         objects = json.loads(in_stream)
         if not isinstance(objects, list) or not all(isinstance(item, dict) for item in objects):
-            raise ValueError("Give a list of objects, one for each prompt variant.")
+            raise ValueError("Give a list of objects, one per prompt variant.")
         headers = list(dict.fromkeys(key for item in objects for key in item))
         rows = [[item.get(header) for header in headers] for item in objects]
         return check_columns(tablib.Dataset(*rows, headers=headers))
@@ -86,18 +86,18 @@ FORMATS: dict[str, type[base_formats.TextFormat]] = {"csv": CatalogueCSV, "json"
 
 
 def format_of(path: Path) -> base_formats.TextFormat:
-    """By the file's ending. Raises InvalidRequest."""
+    """Return the format for the file's extension. Raises InvalidRequest."""
     try:
         return FORMATS[path.suffix.lower().removeprefix(".")](encoding="utf-8-sig")
     except KeyError:
-        raise InvalidRequest(f"{path.name}: give a file that ends in .csv or .json.") from None
+        raise InvalidRequest(f"{path.name}: use a file that ends in .csv or .json.") from None
 
 
 # --- the resource ---------------------------------------------------------------------------------
 class VariantResource(resources.ModelResource):
-    """Rows become variants, by slug, or by text where the slug is empty.
+    """Import of rows as variants, found by slug, or by text if the slug is empty.
 
-    new_revisions: texts of variants with images may change.
+    new_revisions: whether texts of variants with images may change.
     """
 
     tags = fields.Field(attribute="tags", column_name="tags", widget=TagsWidget())
@@ -127,7 +127,7 @@ class VariantResource(resources.ModelResource):
         self._before: tuple | None = None
 
     def before_import(self, dataset: tablib.Dataset, **kwargs: Any) -> None:
-        # Locked, so that nobody's change is lost between reading and writing; by id, as the encode worker locks.
+        # Locked against concurrent changes between reading and writing; by id, the lock order of the encode worker.
         for variant in PromptVariant.objects.select_for_update().order_by("pk"):
             self._variants[variant.slug] = variant
             self._texts[variant.normalized_text] = variant.slug
@@ -147,7 +147,7 @@ class VariantResource(resources.ModelResource):
         return PromptVariant(slug=slug), True
 
     def import_instance(self, instance: PromptVariant, row: dict, **kwargs: Any) -> None:
-        """Raises ValidationError with all that is wrong in this row."""
+        """Set the values of a row. Raises ValidationError with all its errors."""
         number, errors = kwargs["row_number"], {}
         old_text = instance.text
         cells = {
@@ -166,11 +166,11 @@ class VariantResource(resources.ModelResource):
         try:
             validate_slug(instance.slug)
             if len(instance.slug) > 120:
-                raise ValidationError("A slug has at most 120 characters.")
+                raise ValidationError("A slug may have at most 120 characters.")
         except ValidationError as error:
             errors["slug"] = " ".join(error.messages)
         if instance.slug in self._seen:
-            errors["slug"] = f"Row {self._seen[instance.slug]} is about “{instance.slug}” already."
+            errors["slug"] = f"“{instance.slug}” is already in row {self._seen[instance.slug]}."
         self._seen.setdefault(instance.slug, number)
         try:
             self._take_text(instance, old_text)
@@ -184,7 +184,7 @@ class VariantResource(resources.ModelResource):
         if instance.pk and instance.text == old_text:
             return
         normalized = catalogue.check_text(instance.text, self._limits)
-        # A text that an earlier row of this file gave up stays taken: a second import may use it.
+        # A text that an earlier row of this file replaced stays taken: a second import may use it.
         owner = self._texts.setdefault(normalized, instance.slug)
         if owner != instance.slug:
             raise catalogue.duplicate(owner)
@@ -212,7 +212,7 @@ class VariantResource(resources.ModelResource):
         return not import_validation_errors and self._before == self._values(instance)
 
     def before_save_instance(self, instance: PromptVariant, row: Any, **kwargs: Any) -> None:
-        instance.updated_at = timezone.now()  # bulk_update does not
+        instance.updated_at = timezone.now()  # bulk_update does not set it
 
     def bulk_update(
         self,
@@ -222,7 +222,7 @@ class VariantResource(resources.ModelResource):
         batch_size: int | None = None,
         result: Any = None,
     ) -> None:
-        # Not by `bulk_update`, whose CASE over the rows took 30 s for 10,000 of them; this takes one.
+        # Not Django's bulk_update, whose CASE expressions took 30 s for 10,000 rows; this takes one.
         try:
             PromptVariant.objects.bulk_create(
                 self.update_instances,
@@ -241,13 +241,13 @@ class VariantResource(resources.ModelResource):
             self._on_progress(1)
 
     def after_import(self, dataset: tablib.Dataset, result: Any, **kwargs: Any) -> None:
-        catalogue.publish_encode()  # dropped with the transaction after a dry run or an error
+        catalogue.publish_encode()  # discarded with the transaction after a dry run or an error
 
 
 # --- without the admin ----------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Report:
-    """What an import did, or would have done. errors: (row of the file from 1, or None; what is wrong with it)."""
+    """Result of an import or dry run. errors: (row of the file from 1, or None; message)."""
 
     new: int
     updated: int
@@ -257,7 +257,7 @@ class Report:
 
 
 def read(path: Path) -> tablib.Dataset:
-    """Raises InvalidRequest."""
+    """Read a file. Raises InvalidRequest."""
     file_format = format_of(path)
     try:
         return file_format.create_dataset(path.read_text(encoding="utf-8-sig"))
@@ -274,7 +274,7 @@ def import_dataset(
     new_revisions: bool = False,
     on_progress: Callable[[int], None] | None = None,
 ) -> Report:
-    """One pass in one transaction; any error, and nothing is written. on_progress: called with 1 for every row."""
+    """Import in one transaction; on any error nothing is written. on_progress: called with 1 for every row."""
     started = time.monotonic()
     resource = VariantResource(new_revisions=new_revisions, on_progress=on_progress)
     result = resource.import_data(
@@ -300,14 +300,14 @@ def import_file(
     new_revisions: bool = False,
     on_progress: Callable[[int], None] | None = None,
 ) -> Report:
-    """Raises InvalidRequest if the file cannot be read at all."""
+    """Import a file. Raises InvalidRequest if it cannot be read."""
     return import_dataset(
         read(path), dry_run=dry_run, new_revisions=new_revisions, on_progress=on_progress
     )
 
 
 def export_file(path: Path) -> int:
-    """Write the whole catalogue. Returns how many variants. Raises InvalidRequest."""
+    """Write the whole catalogue. Return the number of variants. Raises InvalidRequest."""
     file_format = format_of(path)
     dataset = VariantResource().export(PromptVariant.objects.all())
     try:

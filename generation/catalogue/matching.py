@@ -1,6 +1,6 @@
-"""Which prompt variant a text means: the one that has it, else the nearest, if that is near enough. Knows no vectors.
+"""Matching of texts to prompt variants: an exact match, or the most similar variant if it is similar enough.
 
-The encode worker says which are near, since only it holds a text encoder. Whether one is taken is decided here.
+The encode worker computes the similarities, since only it holds a text encoder; the decision is made here.
 """
 
 import threading
@@ -21,13 +21,13 @@ from generation.releases import lifecycle as releases
 log = structlog.get_logger(__name__)
 
 WAIT_SECONDS = 5
-WAITING_AT_ONCE = 2  # of the web process's threads: the others go on answering
+WAITING_AT_ONCE = 2  # threads of the web process that may wait; the others remain free
 _places = threading.BoundedSemaphore(WAITING_AT_ONCE)
 
 
 @dataclass(frozen=True)
 class Match:
-    """asked, score: of a text that is not the variant's own, and how near that is to it, 1 = the same."""
+    """asked, score: for a text that is not the variant's own: the text, and its cosine similarity, 1 = equal."""
 
     variant: PromptVariant
     asked: str = ""
@@ -35,23 +35,23 @@ class Match:
 
 
 def find(text: str, *, exactly: bool = False) -> Match:
-    """The variant that a text means. exactly: only one that has this text (normalised).
+    """Return the variant for a text. exactly: only a variant with this text (normalised).
 
-    May hold the thread for WAIT_SECONDS. Raises PromptInvalid, VariantNotFound (with the nearest variants, where they
-    are known), EncoderBusy and EncoderUnavailable.
+    May block the thread for WAIT_SECONDS. Raises PromptInvalid, VariantNotFound (with the most similar variants if
+    known), EncoderBusy and EncoderUnavailable.
     """
     normalized = catalogue.check_text(text, ())
     try:
         return Match(catalogue.find(text=text))
     except VariantNotFound:
-        # An archived variant is not replaced by its neighbour.
+        # The text of an archived variant is not matched to another one.
         is_known = PromptVariant.objects.filter(normalized_text=normalized).exists()
         if exactly or is_known or settings.MATCH_THRESHOLD >= 1:
             raise
     fingerprint = _fingerprint()
     if fingerprint is None:
         raise VariantNotFound(
-            f"No prompt variant of the catalogue is “{text}”, and without a text encoder here none can be matched.",
+            f"No prompt variant has the text “{text}”, and no text encoder is available to find a similar one.",
             parameter="text",
         )
     question = Question(normalized, fingerprint, stamp(fingerprint))
@@ -64,7 +64,7 @@ def find(text: str, *, exactly: bool = False) -> Match:
 
 
 def _fingerprint() -> str | None:
-    """Of the active teacher's encoder, else of the active student's, if a registered release holds it."""
+    """Return the fingerprint of the active teacher's encoder, else of the student's, if a release has its files."""
     held = {release.encoder_fingerprint for release in releases.encoders_in_use()}
     served = (release.encoder_fingerprint for release in reversed(releases.serving()))
     return next((fingerprint for fingerprint in served if fingerprint in held), None)
@@ -72,7 +72,7 @@ def _fingerprint() -> str | None:
 
 # --- what is compared -----------------------------------------------------------------------------
 def encoded(fingerprint: str) -> QuerySet[Embedding]:
-    """The embeddings of the active variants' present texts."""
+    """Return the embeddings of the current texts of active variants."""
     return Embedding.objects.filter(
         encoder_fingerprint=fingerprint,
         error="",
@@ -82,7 +82,7 @@ def encoded(fingerprint: str) -> QuerySet[Embedding]:
 
 
 def stamp(fingerprint: str) -> str:
-    """A word that changes with `encoded`: rows are inserted and left, never written again with other values."""
+    """Return a string that changes with the rows of `encoded`, which are never updated."""
     of = encoded(fingerprint).aggregate(
         rows=Count("pk"), ids=Sum("pk"), squares=Sum(F("pk") * F("pk"))
     )
@@ -92,13 +92,13 @@ def stamp(fingerprint: str) -> str:
 # --- asking ---------------------------------------------------------------------------------------
 def _ask(question: Question) -> Answer:
     if not heartbeat.is_served("encode"):
-        raise EncoderUnavailable("No encode worker runs.", parameter="text", retry_after=10)
+        raise EncoderUnavailable("No encode worker is running.", parameter="text", retry_after=10)
     if not _places.acquire(blocking=False):
         raise EncoderBusy(parameter="text", retry_after=2)
     try:
         asked = match_requests.put(question, seconds=WAIT_SECONDS)
         if asked is None:
-            raise EncoderUnavailable("Redis does not answer.", parameter="text", retry_after=5)
+            raise EncoderUnavailable("Redis does not respond.", parameter="text", retry_after=5)
         notifications.match(WAIT_SECONDS)
         answer = match_requests.wait(asked, seconds=WAIT_SECONDS)
     finally:
@@ -122,7 +122,7 @@ def _decide(text: str, near: tuple[Near, ...]) -> Match:
     alive = [(variants[one.variant_id], one) for one in near if one.variant_id in variants]
     if not alive:
         raise VariantNotFound(
-            f"No prompt variant of the catalogue is “{text}”, and none is encoded that could be matched.",
+            f"No prompt variant has the text “{text}”, and no variant is encoded yet to compare it with.",
             parameter="text",
         )
     variant, first = alive[0]
@@ -130,11 +130,11 @@ def _decide(text: str, near: tuple[Near, ...]) -> Match:
         metrics.increment("retort_matches_total", outcome="matched")
         log.info("text_matched", text=text, variant=variant.slug, score=first.score)
         return Match(variant, text, first.score)
-    why = first.objection or "that is not near enough"
+    why = first.objection or "it is not similar enough"
     metrics.increment("retort_matches_total", outcome="refused")
     log.info("text_not_matched", text=text, nearest=variant.slug, score=first.score, why=why)
     raise VariantNotFound(
-        f"No prompt variant of the catalogue is “{text}”. The nearest is “{variant.text}” ({first.score:.2f}), "
+        f"No prompt variant has the text “{text}”. The most similar is “{variant.text}” ({first.score:.2f}), "
         f"but {why}.",
         parameter="text",
         members={

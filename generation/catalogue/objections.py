@@ -1,14 +1,14 @@
-"""What the words of a text say against a prompt variant, where a text encoder hears no difference. Knows no vectors.
+"""Rules on words that reject a match of two texts whose vectors are similar although their meanings differ.
 
-Vectors of CLIP's kind put "not a red vase", "two red vases" and "a red vase under a table" beside "a red vase on a
-table", and read a word that the tokenizer has to spell as little more than noise (docs/experiments.md has the numbers).
-A refusal is better than a wrong picture, so words may object to a match, and never make one.
+CLIP-like encoders put "not a red vase", "two red vases" and "a red vase under a table" close to "a red vase on a
+table", and map words that the tokenizer splits to little more than noise (figures in docs/experiments.md). A refusal is
+better than a wrong image, so words can reject a match, but never make one.
 """
 
 import re
 from collections.abc import Callable, Container
 
-# They join what is in a picture, and say nothing that is to be seen.
+# Words that connect others and describe nothing visible.
 JOINING = frozenset(("a", "an", "the", "of", "in", "on", "with", "and", "is", "are"))
 NEGATIONS = "no not never none nor neither nothing without except minus lacking missing absent"
 NUMBERS = "one two three four five six seven eight nine ten dozen pair several many few"
@@ -16,19 +16,19 @@ PLACES = (
     "under below beneath underneath behind above over before beside near far left right top bottom inside outside "
     "between against around off beyond opposite"
 )
-# Barely heard by such encoders: both texts have the word, or neither. They are English; nothing is known of others.
+# Barely reflected in the vectors: both texts must have the word, or neither. English only.
 BARELY_HEARD = frozenset(f"{NEGATIONS} {NUMBERS} {PLACES}".split())
 
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
 
 
 def plain(text: str) -> str:
-    """Without punctuation, which moves a vector and no meaning; "" of a text that is nothing else."""
+    """Return the text without punctuation, which changes the vector but not the meaning; "" if nothing is left."""
     return " ".join(_WORD.findall(text))
 
 
 def words(text: str) -> list[str]:
-    """Of a normalised text, without punctuation; "isn't" is "not"."""
+    """Return the words of a normalised text; "isn't" becomes "not"."""
     found = _WORD.findall(text.replace("’", "'"))
     return ["not" if word.endswith("n't") else word for word in found]
 
@@ -36,31 +36,31 @@ def words(text: str) -> list[str]:
 def objection(
     asked: str, text: str, *, vocabulary: Container[str], is_spelt: Callable[[str], bool]
 ) -> str:
-    """Why the variant of this text is not what was asked for; "" if no word says so. Both texts are normalised.
+    """Return why a variant's text does not match the requested one; "" if no rule applies. Both are normalised.
 
-    vocabulary: the words of the whole catalogue: one of them that the variant lacks is what tells others from it.
-    is_spelt: whether the tokenizer has no token of its own for a word.
+    vocabulary: the words of the whole catalogue: one that the variant lacks distinguishes other variants from it.
+    is_spelt: whether the tokenizer splits a word into several tokens.
     """
     here, there = words(asked), words(text)
     for word in sorted(set(here) ^ set(there)):
         if word in BARELY_HEARD or word.isdecimal():
-            return f"only one of the two says “{word}”"
+            return f"only one of the two texts has the word “{word}”"
     lacking = [word for word in there if word not in here]
     for word in here:
         if word in there or word in JOINING:
             continue
         if word in vocabulary:
-            return f"it does not say “{word}”"
+            return f"it does not have the word “{word}”"
         slip = next((other for other in lacking if is_slip(word, other)), None)
         if slip:
             lacking.remove(slip)
         elif is_spelt(word):
-            return f"the text encoder does not know “{word}”"
+            return f"the text encoder does not know the word “{word}”"
     return ""
 
 
 def is_slip(word: str, meant: str) -> bool:
-    """Whether a letter is missing or too many, or letters are swapped; one for another makes "gloss" of "glass"."""
+    """Return whether one letter is missing or extra, or letters are swapped. A replaced letter makes another word."""
     if word[0] != meant[0]:
         return False
     short, long = sorted((word, meant), key=len)

@@ -86,7 +86,7 @@ def check_text(text: str, encoders: Iterable[Limit]) -> str:
     normalized = normalize(text)
     words = len(normalized.split())
     if words == 0:
-        raise PromptInvalid(f"The text has 0 words; give 1 to {MAX_WORDS} words.", parameter="text")
+        raise PromptInvalid(f"The text is empty; give 1 to {MAX_WORDS} words.", parameter="text")
     if words > MAX_WORDS:
         raise PromptInvalid(
             f"The text has {words} words; at most {MAX_WORDS} are allowed.", parameter="text"
@@ -98,12 +98,12 @@ def check_text(text: str, encoders: Iterable[Limit]) -> str:
             parameter="text",
         )
     if any(unicodedata.category(character) in ("Cc", "Cs") for character in tidy(text)):
-        raise PromptInvalid("The text holds a control character.", parameter="text")
+        raise PromptInvalid("The text contains a control character.", parameter="text")
     for encoder in encoders:
         count = tokens.count_tokens(encoder.folder, tidy(text))
         if count > encoder.max_tokens:
             raise PromptInvalid(
-                f"The text has {count} tokens; the text encoder of {encoder.release_name} takes at most "
+                f"The text has {count} tokens; the text encoder of {encoder.release_name} accepts at most "
                 f"{encoder.max_tokens}. Use fewer or more common words.",
                 parameter="text",
             )
@@ -113,7 +113,7 @@ def check_text(text: str, encoders: Iterable[Limit]) -> str:
 def duplicate(slug: str) -> PromptInvalid:
     """The error of a text that another variant has."""
     return PromptInvalid(
-        f"The prompt variant “{slug}” has this text already (case, spaces and Unicode forms do not count).",
+        f"The prompt variant “{slug}” already has this text (case, spaces and Unicode forms are ignored).",
         parameter="text",
     )
 
@@ -138,7 +138,7 @@ def tidy_tags(tags: Iterable[str]) -> list[str]:
             )
         if f"{NOT}{tag}" in clean:
             raise PromptInvalid(
-                f"The tags “{tag}” and “{NOT}{tag}” contradict each other: leave one out.",
+                f"The tags “{tag}” and “{NOT}{tag}” contradict each other. Remove one of them.",
                 parameter="tags",
             )
     return clean
@@ -167,7 +167,7 @@ def has_images(variant: PromptVariant) -> bool:
 def text_is_locked(slug: str) -> PromptInvalid:
     """The error of changing a text that images were made of."""
     return PromptInvalid(
-        f"Images were made of the text of “{slug}”. Ask for a new revision to change it: they keep the old text.",
+        f"Images were generated from the text of “{slug}”. Ask for a new revision: they keep the old text.",
         parameter="text",
     )
 
@@ -218,7 +218,7 @@ def _conflict(variant: PromptVariant) -> PromptInvalid:
     same = same.exclude(pk=variant.pk)
     if other := same.first():
         return duplicate(other.slug)
-    return PromptInvalid(f"The slug “{variant.slug}” is taken.", parameter="slug")
+    return PromptInvalid(f"The slug “{variant.slug}” is already in use.", parameter="slug")
 
 
 def set_status(variants: QuerySet[PromptVariant], status: PromptVariant.Status) -> int:
@@ -288,7 +288,7 @@ def find(*, slug: str | None = None, text: str | None = None) -> PromptVariant:
     variant = encoded[0].variant if encoded else _VARIANT[field].first(wanted=wanted)
     if variant is None:
         raise VariantNotFound(
-            f"No prompt variant of the catalogue is “{(value or '')[:MAX_CHARACTERS]}”.",
+            f"No prompt variant matches “{(value or '')[:MAX_CHARACTERS]}”.",
             parameter=parameter,
         )
     if variant.status != PromptVariant.Status.ACTIVE:
@@ -314,7 +314,7 @@ def embedding_for(variant: PromptVariant, release: Release) -> Embedding:
         why = (
             "its embedding is stale: the text or the encoder changed"
             if stale
-            else "it waits for the encode worker"
+            else "it has not been encoded yet"
         )
     elif row.error and not is_missing(row):
         raise EncodingFailed(
@@ -322,7 +322,7 @@ def embedding_for(variant: PromptVariant, release: Release) -> Embedding:
             parameter="variant",
         )
     elif row.error:
-        why = f"it waits for the encode worker ({row.error})"
+        why = f"it has not been encoded yet ({row.error})"
     else:
         return row
     raise VariantNotEncoded(

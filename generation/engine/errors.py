@@ -1,8 +1,8 @@
-"""What can go wrong in the engine. The class docstring is the message; `code`, `retryable` are facts of the class."""
+"""Exceptions of the engine. The class docstring is the message; `code` and `retryable` are class attributes."""
 
 
 class EngineError(Exception):
-    """The engine could not do what was asked."""
+    """The engine could not carry out the request."""
 
     code = "engine_error"
     retryable = False
@@ -20,25 +20,25 @@ class ReleaseInvalid(EngineError):
 
 
 class EmbeddingInvalid(EngineError):
-    """The stored embedding is damaged or has another shape than it states."""
+    """The stored embedding is damaged, or its shape differs from the declared one."""
 
     code = "embedding_invalid"
 
 
 class EmbeddingMismatch(EngineError):
-    """The embedding was made by another text encoder than the release's. Encode the prompt variant again."""
+    """The embedding was made with a different text encoder from the release's. Encode the prompt variant again."""
 
     code = "embedding_mismatch"
 
 
 class TextTooLong(EngineError):
-    """The text does not fit the text encoder without being cut."""
+    """The text has more tokens than the text encoder accepts."""
 
     code = "text_too_long"
 
 
 class SizeNotSupported(EngineError):
-    """The release does not make images of this size."""
+    """The release does not support this image size."""
 
     code = "size_not_supported"
 
@@ -51,12 +51,12 @@ class OutOfMemory(EngineError):
 
 
 class NotFinite(EngineError):
-    """The network gave values that are not numbers. Load the release with dtype float32."""
+    """The network returned values that are not finite. Load the release with dtype float32."""
 
     code = "not_finite"
 
 
 class DeviceUnavailable(EngineError):
-    """The device that was asked for is not there."""
+    """The requested device is not available."""
 
     code = "device_unavailable"

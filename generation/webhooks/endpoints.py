@@ -1,6 +1,6 @@
-"""Webhooks as rows: where they go, how they are signed, and the outbox of what is to be told. Sends nothing itself.
+"""Webhook endpoints and secrets, and the outbox of deliveries to send.
 
-Deliveries are written in the transaction of the change that they tell of; `generation.webhooks.delivery` sends them.
+Deliveries are inserted in the transaction of the change they report; `generation.webhooks.delivery` sends them.
 """
 
 import base64
@@ -27,7 +27,7 @@ log = structlog.get_logger(__name__)
 Event = Delivery.Event
 Status = Delivery.Status
 MAX_URL = 500
-ROTATION = timedelta(hours=24)  # so long the secret before signs as well
+ROTATION = timedelta(hours=24)  # for this long the previous secret signs as well
 FORGOTTEN_AT_ONCE = 5000
 _LABEL = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
 _NAME = re.compile(rf"{_LABEL}(\.{_LABEL})*\.?")
@@ -35,7 +35,7 @@ _NAME = re.compile(rf"{_LABEL}(\.{_LABEL})*\.?")
 
 # --- endpoints ------------------------------------------------------------------------------------
 def endpoint(owner, url: str) -> WebhookEndpoint:
-    """The owner's endpoint at this URL, made if there is none. Raises InvalidRequest or WebhookDisabled."""
+    """Return the owner's endpoint at this URL; create it if missing. Raises InvalidRequest and WebhookDisabled."""
     _check(url)
     found, _ = WebhookEndpoint.objects.get_or_create(owner=owner, url=url)
     _check_enabled(found)
@@ -43,7 +43,7 @@ def endpoint(owner, url: str) -> WebhookEndpoint:
 
 
 def check_events(events: Iterable[str] | None) -> list[str]:
-    """Of Delivery.Event, in their order, each once; None = all. Raises InvalidRequest."""
+    """Return the events without duplicates, in the order of Delivery.Event; None = all. Raises InvalidRequest."""
     asked = set(Event.values if events is None else events)
     if not asked or asked - set(Event.values):
         raise InvalidRequest(
@@ -53,7 +53,7 @@ def check_events(events: Iterable[str] | None) -> list[str]:
 
 
 def _check(url: str) -> None:
-    """Of what can be said without asking for the name; the address is judged when a connection is made."""
+    """Check the URL without a DNS lookup; the resolved IP address is checked when a connection is made."""
     fault = _fault(url)
     if fault:
         raise InvalidRequest(fault, parameter="webhook")
@@ -63,26 +63,26 @@ def _fault(url: str) -> str:
     if len(url) > MAX_URL:
         return f"The URL may have at most {MAX_URL} characters."
     if not re.fullmatch(r"[!-~]+", url) or "\\" in url:
-        return "Write the URL in ASCII: names as punycode, other characters as %XX."
+        return "The URL has characters outside ASCII. Write host names as punycode, other characters as %XX."
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
-        return f"This is no URL: {error}."
+        return f"The URL is not valid: {error}. Give a full URL such as https://example.com/hook."
     schemes = ("https", "http") if settings.WEBHOOK_PRIVATE_HOSTS else ("https",)
     if parts.scheme not in schemes:
         return f"The URL must begin with {' or '.join(f'{scheme}://' for scheme in schemes)}."
     if parts.username is not None or parts.password is not None:
-        return "Leave credentials out of the URL; the signature says who sends."
+        return "The URL must not contain credentials. Verify the webhook-signature header instead."
     if "#" in url:
-        return "Leave the fragment (#) out of the URL."
+        return "The URL must not contain a fragment (#)."
     if port is not None and not _is_fit_port(port):
         return "The port must be 80, 443 or above 1023."
     return _fault_of_host(parts.hostname or "")
 
 
 def _is_fit_port(port: int) -> bool:
-    """Below 1024 are services that nobody means to send webhooks to."""
+    """Refuse privileged ports other than 80 and 443: no webhook receiver runs there."""
     return port in (80, 443) or port > 1023
 
 
@@ -92,27 +92,27 @@ def _fault_of_host(host: str) -> str:
         try:
             ipaddress.ip_address(host)
         except ValueError:
-            return f"{host} is no address."
+            return f"{host} is not a valid IP address."
     elif not _NAME.fullmatch(host) or len(host) > 253:
-        return "The URL names no host."
+        return "The URL has no valid host name. Give a full URL such as https://example.com/hook."
     if settings.WEBHOOK_PRIVATE_HOSTS:
         return ""
     is_local = host.rstrip(".").split(".")[-1] == "localhost"
     if is_local or (is_literal and not addresses.is_public(host)):
-        return "Webhooks are sent to public addresses only."
+        return "The URL must lead to a public IP address."
     return ""
 
 
 def _check_enabled(found: WebhookEndpoint) -> None:
     if found.disabled_at:
         raise WebhookDisabled(
-            f"Nothing is sent to this URL any more: {found.disabled_reason} "
+            f"The webhook is disabled: {found.disabled_reason} "
             f"Enable it with POST /v1/webhooks/{found.pk}/enable."
         )
 
 
 def enable(found: WebhookEndpoint) -> WebhookEndpoint:
-    """As if nothing had ever gone wrong there. What was given up meanwhile can be replayed."""
+    """Enable the endpoint and reset its failure state. Deliveries given up in the meantime can be replayed."""
     found.disabled_at = found.paused_until = found.failing_since = None
     found.disabled_reason, found.failures = "", 0
     found.save(
@@ -126,7 +126,7 @@ def enable(found: WebhookEndpoint) -> WebhookEndpoint:
 
 
 def disable(found: WebhookEndpoint, reason: str) -> WebhookEndpoint:
-    """Nothing is sent there any more, and jobs that name it are refused."""
+    """Disable the endpoint: no deliveries are sent, and jobs that name it are refused."""
     found.disabled_at, found.disabled_reason = timezone.now(), reason
     found.save(update_fields=["disabled_at", "disabled_reason"])
     log.warning("webhook_disabled", endpoint=found.pk, owner=found.owner_id, reason=reason)
@@ -134,7 +134,7 @@ def disable(found: WebhookEndpoint, reason: str) -> WebhookEndpoint:
 
 
 def unsent(endpoints: Sequence[WebhookEndpoint]) -> dict[tuple[int, str], int]:
-    """Deliveries of these that wait or were given up, by endpoint and status. All are of one owner."""
+    """Count pending and dead deliveries by endpoint and status. All endpoints must belong to one owner."""
     if not endpoints:
         return {}
     rows = Delivery.objects.filter(
@@ -152,7 +152,7 @@ def _new_secret() -> str:
 
 
 def secret_of(owner_id: int) -> WebhookSecret:
-    """What the owner's messages are signed with; made when it is first asked for."""
+    """Return the owner's signing secret; create it if missing."""
     found, _ = WebhookSecret.objects.get_or_create(
         owner_id=owner_id, defaults={"secret": _new_secret()}
     )
@@ -160,14 +160,14 @@ def secret_of(owner_id: int) -> WebhookSecret:
 
 
 def secrets_of(owner_ids: Iterable[int]) -> dict[int, WebhookSecret]:
-    """By owner."""
+    """Return signing secrets by owner; create the missing ones."""
     wanted = set(owner_ids)
     found = {row.owner_id: row for row in WebhookSecret.objects.filter(owner_id__in=wanted)}
     return found | {owner_id: secret_of(owner_id) for owner_id in wanted - set(found)}
 
 
 def rotate(owner_id: int) -> WebhookSecret:
-    """A new secret; the one before signs as well for ROTATION, so that receivers can change theirs meanwhile."""
+    """Replace the secret. The previous one signs as well for ROTATION, so that receivers have time to switch."""
     kept = secret_of(owner_id)
     WebhookSecret.objects.filter(pk=kept.pk).update(
         previous=F("secret"), secret=_new_secret(), rotated_at=Now()
@@ -178,16 +178,16 @@ def rotate(owner_id: int) -> WebhookSecret:
 
 
 def signing(secret: WebhookSecret, now: datetime) -> list[str]:
-    """The secrets that sign now, the present one first."""
+    """Return the secrets to sign with at this time, the current one first."""
     is_rotating = secret.previous and now < secret.rotated_at + ROTATION
     return [secret.secret, secret.previous] if is_rotating else [secret.secret]
 
 
 # --- the outbox -----------------------------------------------------------------------------------
 def ended(job: Job) -> bool:
-    """Write what is to be told of a job that ended, in the same transaction. Whether there is anything.
+    """Insert deliveries for a finished job, in the same transaction. Return whether there are any.
 
-    What is told of a start is written by the claim itself.
+    The delivery for the start of a job is inserted by the claim.
     """
     events = [Event.COMPLETED]
     if job.status == Job.Status.SUCCEEDED:
@@ -211,7 +211,7 @@ def are_due() -> bool:
 
 
 def replay(delivery: Delivery) -> Delivery:
-    """Send it again, at once: same id, same bytes. One that still waits is left as it is. Raises WebhookDisabled."""
+    """Send a delivery again now, with the same id and body. A pending one stays as it is. Raises WebhookDisabled."""
     with transaction.atomic():
         found = WebhookEndpoint.objects.select_for_update(no_key=True).get(pk=delivery.endpoint_id)
         _check_enabled(found)
@@ -225,7 +225,7 @@ def replay(delivery: Delivery) -> Delivery:
             delivered_at=None,
         )
         if moved:
-            # Who asks for it has mended the receiver; a single message tries whether that is so.
+            # A replay means that the receiver was repaired; one message will show.
             WebhookEndpoint.objects.filter(pk=found.pk).update(paused_until=None)
             transaction.on_commit(notifications.deliver, robust=True)
             log.info("webhook_replayed", delivery_id=str(delivery.pk), endpoint=found.pk)
@@ -234,7 +234,7 @@ def replay(delivery: Delivery) -> Delivery:
 
 
 def forget_old() -> int:
-    """Delete what was delivered or given up WEBHOOK_KEPT_DAYS ago; how many."""
+    """Delete deliveries that ended WEBHOOK_KEPT_DAYS ago. Return the number."""
     before = timezone.now() - timedelta(days=settings.WEBHOOK_KEPT_DAYS)
     old = Delivery.objects.filter(created_at__lt=before).exclude(status=Status.PENDING)
     forgotten = 0

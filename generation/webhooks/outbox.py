@@ -1,6 +1,6 @@
-"""Deliveries from the sender's side: taking those that are due under a lease, and writing what came of each.
+"""Outbox of deliveries: claiming due ones under a lease, and recording results.
 
-Knows the schedule of tries and when an endpoint pauses or is disabled; knows no network.
+Contains the retry schedule and the rules by which an endpoint is paused or disabled.
 """
 
 import random
@@ -24,17 +24,17 @@ from generation.webhooks.sender import Answer
 log = structlog.get_logger(__name__)
 
 Status = Delivery.Status
-# Seconds from a failed try to the next; after the tenth a message is given up.
+# Seconds from a failed attempt to the next; after the tenth a delivery is given up.
 DELAYS = (5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400)
-JITTER = 0.2  # of a delay, added at most
+JITTER = 0.2  # at most this share of a delay is added
 MOST_RETRY_AFTER = 86400.0
 
 IN_FLIGHT = 200
 IN_FLIGHT_OF_OWNER = 50
-IN_FLIGHT_OF_ENDPOINT = 16  # while all goes well
+IN_FLIGHT_OF_ENDPOINT = 16  # without failures
 IN_FLIGHT_AFTER_FAILURE = 4
 BREAKS_AT = (
-    5  # failures in a row; then the endpoint pauses, and after that a single message tries it
+    5  # consecutive failures, after which the endpoint pauses and is then tried with one delivery
 )
 PAUSE_SECONDS, MOST_PAUSE_SECONDS = 30.0, 3600.0  # doubled at each failure
 THROTTLES = (429, 502, 503, 504)
@@ -42,10 +42,10 @@ THROTTLE_SECONDS = 10.0  # without a Retry-After
 DISABLED_AFTER = timedelta(days=5)
 GONE = 410
 
-WINDOW = 100  # deliveries that are looked at in one query
-AT_ONCE = 5000  # that are put off or given up in one
-LEASE_SECONDS = 30  # longer than sending takes
-SUCCESS_SECONDS = 10  # an endpoint notes a success no oftener
+WINDOW = 100  # deliveries per query
+AT_ONCE = 5000  # deliveries postponed or given up per statement
+LEASE_SECONDS = 30  # longer than an attempt takes
+SUCCESS_SECONDS = 10  # minimum interval for recording successes on an endpoint
 MAX_ERROR = 300
 
 TAKE = """
@@ -63,7 +63,7 @@ RETURNING d.*
 
 @dataclass
 class Shares:
-    """What this process has in flight, and how much of it each endpoint may have, as last seen."""
+    """Deliveries in flight in this process, with the limit of each endpoint as last read."""
 
     endpoints: Counter[int] = field(default_factory=Counter)
     owners: Counter[int] = field(default_factory=Counter)
@@ -91,7 +91,7 @@ class Shares:
     def has_room(self, delivery: Delivery) -> bool:
         most = _most_in_flight(delivery.endpoint)
         if delivery.endpoint_id in self.endpoints:
-            self.most[delivery.endpoint_id] = most  # it may have failed since
+            self.most[delivery.endpoint_id] = most  # the endpoint may have failed since
         return (
             self.free() > 0
             and self.owners[delivery.owner_id] < IN_FLIGHT_OF_OWNER
@@ -107,9 +107,9 @@ class Shares:
 
 # --- taking ---------------------------------------------------------------------------------------
 def take(shares: Shares) -> tuple[list[Delivery], bool]:
-    """Deliveries to send now, leased and counted in `shares`; and whether to look again at once.
+    """Claim due deliveries, with a lease, and count them in `shares`. Return them, and whether to look again at once.
 
-    Those of paused endpoints are put off and those of disabled ones are given up, so that neither is in the way.
+    Deliveries of paused endpoints are postponed and those of disabled ones given up, so that they do not block others.
     """
     due = Delivery.objects.filter(status=Status.PENDING, next_attempt_at__lte=Now())
     due = due.exclude(endpoint_id__in=shares.full_endpoints())
@@ -130,7 +130,7 @@ def take(shares: Shares) -> tuple[list[Delivery], bool]:
     taken = _lease(chosen)
     held = {delivery.pk for delivery in taken}
     for row in chosen:
-        if row.pk not in held:  # another process was faster
+        if row.pk not in held:  # claimed by another process
             shares.end(row)
     return taken, len(rows) == WINDOW and shares.free() > 0
 
@@ -157,14 +157,14 @@ def _put_off(endpoint: WebhookEndpoint) -> None:
 
 
 def _give_up(endpoint: WebhookEndpoint) -> None:
-    error = f"The endpoint is disabled: {endpoint.disabled_reason}"
+    error = f"The webhook is disabled: {endpoint.disabled_reason}"
     count = _due_of(endpoint).update(status=Status.DEAD, last_error=error[:MAX_ERROR])
     log.warning("webhooks_given_up", endpoint=endpoint.pk, count=count, error=error)
     metrics.increment("retort_webhooks_total", count, outcome="dead")
 
 
 def _due_of(endpoint: WebhookEndpoint) -> QuerySet[Delivery]:
-    """Not more of them than can be changed in a moment."""
+    """Return its due deliveries, at most as many as one statement changes quickly."""
     due = Delivery.objects.filter(
         endpoint=endpoint, status=Status.PENDING, next_attempt_at__lte=Now()
     )
@@ -173,24 +173,24 @@ def _due_of(endpoint: WebhookEndpoint) -> QuerySet[Delivery]:
 
 
 def give_back(deliveries: Iterable[Delivery]) -> None:
-    """What was taken and not sent to its end: it costs no try."""
+    """Release the lease on unsent deliveries without counting an attempt."""
     for delivery in deliveries:
         _held(delivery).update(attempts=F("attempts") - 1, next_attempt_at=Now())
 
 
 def _held(delivery: Delivery) -> QuerySet[Delivery]:
-    """The row, if it is still held by this try: the number of a try is the token."""
+    """Return the row if this attempt still holds the lease: the attempt number is the fencing token."""
     rows = Delivery.objects.filter(pk=delivery.pk, status=Status.PENDING)
     return rows.filter(attempts=delivery.attempts)
 
 
 # --- what came of it ------------------------------------------------------------------------------
 def note(ended: Collection[tuple[Delivery, Answer]]) -> None:
-    """Write what was answered: on the deliveries, and on their endpoints."""
+    """Record the responses on the deliveries and on their endpoints."""
     now = timezone.now()
     amounts: Counter[str] = Counter()
     with transaction.atomic():
-        # Not so strongly that jobs which name the endpoint would wait.
+        # A lock that does not block inserts of jobs that refer to the endpoint.
         locked = WebhookEndpoint.objects.select_for_update(no_key=True).order_by("pk")
         endpoints = locked.in_bulk({delivery.endpoint_id for delivery, _ in ended})
         _delivered([(delivery, answer) for delivery, answer in ended if answer.is_success], now)
@@ -209,7 +209,7 @@ def note(ended: Collection[tuple[Delivery, Answer]]) -> None:
 
 
 def _delivered(ended: Iterable[tuple[Delivery, Answer]], now: datetime) -> None:
-    """One statement for those that are alike: nearly always all of them."""
+    """Update all with equal values in one statement: nearly always all of them."""
     alike: dict[tuple[int | None, int], list[UUID]] = {}
     for delivery, answer in ended:
         alike.setdefault((answer.status, delivery.attempts), []).append(delivery.pk)
@@ -250,16 +250,16 @@ def _endpoint_failed(endpoint: WebhookEndpoint, answer: Answer, now: datetime) -
     if endpoint.disabled_at:
         return
     if answer.status == GONE:
-        webhooks.disable(endpoint, "It answered 410 Gone.")
+        webhooks.disable(endpoint, "The response was 410 Gone.")
         return
     if endpoint.paused_until and endpoint.paused_until > now:
-        return  # sent before the pause: a part of the same trouble
+        return  # sent before the pause: the same failure
     endpoint.failures += 1
     endpoint.failing_since = endpoint.failing_since or now
     endpoint.paused_until = _pause(endpoint.failures, answer, now)
     endpoint.save(update_fields=["failures", "failing_since", "paused_until"])
     if endpoint.failures >= BREAKS_AT and now - endpoint.failing_since >= DISABLED_AFTER:
-        webhooks.disable(endpoint, f"Nothing could be delivered for {DISABLED_AFTER.days} days.")
+        webhooks.disable(endpoint, f"All deliveries failed for {DISABLED_AFTER.days} days.")
 
 
 def _pause(failures: int, answer: Answer, now: datetime) -> datetime | None:

@@ -1,4 +1,4 @@
-"""What is sent of a delivery: its body, rendered once so that each try sends the same bytes, and who signs it."""
+"""Payloads of webhook deliveries: rendered once, so that all attempts send the same bytes, and signed."""
 
 import json
 from collections.abc import Collection, Sequence
@@ -20,13 +20,13 @@ KEEP = """
 UPDATE generation_delivery d SET body = r.body
   FROM unnest(%s::uuid[], %s::text[]) AS r(id, body) WHERE d.id = r.id
 """
-MAX_ERROR = 1000  # characters that are left of a job's error in a body that is too long
+MAX_ERROR = 1000  # characters of a job's error that are kept in an oversized body
 
 
 def render(deliveries: Sequence[Delivery]) -> None:
-    """Write the bodies of those that have none yet. One that cannot be rendered is left without, and logged."""
+    """Render and store missing bodies. One that fails is skipped and logged."""
     fresh = [delivery for delivery in deliveries if not delivery.body]
-    # Nothing big: an embedding is 100 KB.
+    # Without large columns: an embedding has 100 KB.
     columns = [field.attname for field in Job._meta.concrete_fields]
     jobs = (
         Job.objects.select_related("variant", "release", "embedding")
@@ -44,13 +44,13 @@ def render(deliveries: Sequence[Delivery]) -> None:
     for delivery in fresh:
         try:
             delivery.body = body_of(delivery)
-        except Exception:  # the others have nothing to do with it
+        except Exception:  # must not stop the other deliveries
             log.exception("webhook_not_rendered", delivery_id=str(delivery.pk))
     _keep([delivery for delivery in fresh if delivery.body])
 
 
 def _keep(rendered: Sequence[Delivery]) -> None:
-    """In one statement; Django's own for this costs a millisecond a row."""
+    """Store the bodies in one statement; bulk_update takes a millisecond per row."""
     if rendered:
         ids = [str(delivery.pk) for delivery in rendered]
         with connection.cursor() as cursor:
@@ -58,7 +58,7 @@ def _keep(rendered: Sequence[Delivery]) -> None:
 
 
 def body_of(delivery: Delivery) -> str:
-    """A prediction, with type and time of the event: receivers of Replicate's and of Standard Webhooks know it."""
+    """Return the payload: a prediction, with the event's type and time. Replicate's receivers understand it too."""
     job = delivery.job
     facts = {
         "type": f"prediction.{delivery.event}",
@@ -67,7 +67,7 @@ def body_of(delivery: Delivery) -> str:
     }
     body = _as_text(facts)
     if len(body.encode()) > MAX_BODY_BYTES:
-        # Very many images, or a very long error: whoever wants to know reads urls.get.
+        # Too many images or too long an error: receivers can read urls.get.
         error = (facts["error"] or "")[:MAX_ERROR] or None
         body = _as_text(facts | {"output": None, "error": error, "is_shortened": True})
     return body
@@ -78,7 +78,7 @@ def _as_text(facts: dict[str, object]) -> str:
 
 
 def signed(deliveries: Collection[Delivery]) -> list[Message]:
-    """In the same order, with the secrets that sign now."""
+    """Return signed messages in the same order."""
     now = timezone.now()
     known = webhooks.secrets_of(delivery.owner_id for delivery in deliveries)
     secrets = {owner: webhooks.signing(secret, now) for owner, secret in known.items()}

@@ -1,4 +1,4 @@
-"""A job in the form of a Replicate prediction, for answers and webhooks. Knows no request: links start at base_url."""
+"""Representation of a job as a Replicate prediction, for responses and webhooks."""
 
 import re
 from datetime import datetime
@@ -16,9 +16,9 @@ from generation.models import Job, Release
 from generation.realtime.formats import progress_bar
 
 OWNER = "retort"  # of every model, in names of the form owner/name
-START = "start"  # the event that tells of a job as it was when it started
+START = "start"  # the event that shows a job as it was at its start
 
-# The six words of Replicate; a canceled job may also be "aborted".
+# Replicate's six statuses; a canceled job may also be "aborted".
 STATUSES = {
     Job.Status.QUEUED: "starting",
     Job.Status.RUNNING: "processing",
@@ -29,13 +29,13 @@ STATUSES = {
 ABORTED = "aborted"
 _IDENTIFIER = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
-FORMATS = {"webp": "webp", "png": "png", "jpeg": "jpg"}  # ours: Replicate's
+FORMATS = {"webp": "webp", "png": "png", "jpeg": "jpg"}  # Retort's name: Replicate's
 
 
 def as_prediction(job: Job, *, base_url: str, event: str | None = None) -> dict[str, Any]:
-    """The prediction, JSON throughout. base_url: scheme and host, where the client reaches us.
+    """Return the prediction as JSON data. base_url: scheme and host of the links.
 
-    event: "start" = the job as it was when it started, whatever its row says by now.
+    event: "start" = the job as it was at its start, whatever its row says now.
     """
     has_ended = job.is_terminal and event != START
     return {
@@ -64,17 +64,17 @@ def as_prediction(job: Job, *, base_url: str, event: str | None = None) -> dict[
 
 
 def identifier(job: Job) -> str:
-    """By which the client knows the job: the id that it chose, else ours."""
+    """Return the id for the client: the one it chose, otherwise the job's."""
     return job.external_id or str(job.id)
 
 
 def is_identifier(name: str) -> bool:
-    """Whether a client may choose it."""
+    """Return whether a client may choose this id."""
     return _IDENTIFIER.fullmatch(name) is not None
 
 
 def called(name: str) -> Q:
-    """Jobs with this id, the client's or ours: of one owner there is at most one."""
+    """Return a filter for jobs with this id, chosen or own; an owner has at most one."""
     chosen = Q(external_id=name)
     return chosen | Q(id=UUID(name)) if _UUID.fullmatch(name) else chosen
 
@@ -86,12 +86,12 @@ def status_of(job: Job) -> str:
 
 
 def model_of(release: Release) -> str:
-    """In the form owner/name. A model is a kind of release; its versions are the releases."""
+    """Return the model as owner/name. A model is a kind of release; its versions are the releases."""
     return f"{OWNER}/{release.kind}"
 
 
 def _input(job: Job) -> dict[str, Any]:
-    """What to send again for the same pictures, whatever was left to us in the first request."""
+    """Return input that gives the same images again, with the values that were chosen automatically."""
     return {
         "prompt": job.asked_text or job.embedding.text,
         "seed": job.seed,
@@ -117,7 +117,7 @@ def _output(job: Job, base_url: str) -> list[str] | None:
 
 
 def _progress(job: Job) -> int:
-    """Per cent."""
+    """Return the progress in percent."""
     if job.status == Job.Status.RUNNING:
         return notifications.progress(job.id)
     return 100 if job.status == Job.Status.SUCCEEDED else 0
@@ -130,7 +130,7 @@ def _logs(job: Job, percent: int) -> str:
 
 
 def _metrics(job: Job) -> dict[str, float]:
-    """Seconds. predict_time is of the last attempt; pictures that existed already took none."""
+    """Return times in seconds. predict_time is of the last attempt; cached images take none."""
     was_made = job.cache == Job.Cache.MISS
     return {
         "predict_time": (_seconds(job.started_at, job.finished_at) if was_made else 0.0),

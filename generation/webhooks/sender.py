@@ -1,7 +1,7 @@
-"""One signed message to one URL, as Standard Webhooks 1.0.0 has it. Knows no Django and no rows.
+"""HTTP client that sends one signed message to one URL (Standard Webhooks 1.0.0).
 
-A name is looked up once for each connection, and the address that the connection goes to is judged; so a name that
-leads elsewhere a moment later gains nothing. No redirect is followed, no proxy is used, little of the answer is read.
+Each connection does one DNS lookup and checks the IP address it connects to, which prevents DNS rebinding. It follows
+no redirects, uses no proxy and reads only the beginning of the response.
 """
 
 import asyncio
@@ -25,17 +25,17 @@ from yarl import URL
 
 log = structlog.get_logger(__name__)
 
-SECONDS = 15.0  # for all of it: name, connection, answer
-MAX_ANSWER_BYTES = 4096  # read, so that the connection can be used again
+SECONDS = 15.0  # in total: DNS lookup, connection, response
+MAX_ANSWER_BYTES = 4096  # read, so that the connection can be reused
 LOOKUPS_AT_ONCE = 100
 HEADERS = {"Content-Type": "application/json", "User-Agent": "Retort-Webhooks/1"}
-# Of its own: a lookup that hangs must not hold up the end of an event loop.
+# A separate pool: a hanging DNS lookup must not block the shutdown of an event loop.
 _lookups = ThreadPoolExecutor(LOOKUPS_AT_ONCE, thread_name_prefix="lookup")
 
 
 @dataclass(frozen=True)
 class Message:
-    """secrets: whsec_…; each signs."""
+    """secrets: whsec_…; the message is signed with each."""
 
     id: str
     url: str
@@ -45,7 +45,7 @@ class Message:
 
 @dataclass(frozen=True)
 class Answer:
-    """status: of HTTP, None without an answer. retry_after: seconds."""
+    """status: HTTP status, None without a response. retry_after: seconds."""
 
     status: int | None = None
     error: str = ""
@@ -57,14 +57,14 @@ class Answer:
 
 
 def sign(secret: str, message_id: str, timestamp: int, body: bytes) -> str:
-    """v1 of the specification: HMAC-SHA256 of id.timestamp.body."""
+    """Return a v1 signature of the specification: HMAC-SHA256 of id.timestamp.body."""
     key = base64.b64decode(secret.removeprefix("whsec_"))
     signed = b".".join((message_id.encode(), str(timestamp).encode(), body))
     return "v1," + base64.b64encode(hmac.digest(key, signed, hashlib.sha256)).decode()
 
 
 class Resolver(AbstractResolver):
-    """What the system says of a name, in threads that nobody has to wait for."""
+    """Resolver that calls getaddrinfo in a pool of threads."""
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
@@ -89,9 +89,9 @@ class Resolver(AbstractResolver):
 
 
 class Sender:
-    """`async with Sender(may_reach) as sender: await sender.send(message)`. Connections are kept for the next message.
+    """`async with Sender(may_reach) as sender: await sender.send(message)`. Connections are reused.
 
-    may_reach: whether a connection to this numeric address may be made.
+    may_reach: whether connections to this IP address are allowed.
     """
 
     def __init__(
@@ -121,11 +121,11 @@ class Sender:
     def _connect(self, address: Any) -> socket.socket:
         family, kind, protocol, _, place = address
         if not self._may_reach(place[0]):
-            raise OSError(errno.EACCES, "it leads to an address that is not public")
+            raise OSError(errno.EACCES, "the host name resolves to an address that is not public")
         return socket.socket(family, kind, protocol)
 
     async def send(self, message: Message) -> Answer:
-        """Never raises but when it is canceled."""
+        """Send a message. Raises nothing except CancelledError."""
         timestamp = int(time.time())
         signatures = [
             sign(secret, message.id, timestamp, message.body) for secret in message.secrets
@@ -139,19 +139,19 @@ class Sender:
         try:
             return await self._post(URL(message.url, encoded=True), message.body, headers)
         except TimeoutError:
-            return Answer(error=f"No answer within {SECONDS:g} s.")
+            return Answer(error=f"No response within {SECONDS:g} s.")
         except aiohttp.ClientConnectorCertificateError as error:
-            return Answer(error=f"The certificate is not good: {error.certificate_error}")
+            return Answer(error=f"The TLS certificate is not valid: {error.certificate_error}")
         except aiohttp.ClientConnectorDNSError:
-            return Answer(error="The name of the host cannot be resolved.")
+            return Answer(error="The host name cannot be resolved.")
         except aiohttp.ClientConnectorError as error:
             said = error.os_error.strerror or str(error.os_error)
-            return Answer(error=f"No connection: {said}.")
+            return Answer(error=f"The connection failed: {said}.")
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            return Answer(error=f"No answer: {error or type(error).__name__}.")
-        except Exception as error:  # whatever a stranger's server makes of us, the others go on
+            return Answer(error=f"No response: {error or type(error).__name__}.")
+        except Exception as error:  # a fault with one receiver must not stop the others
             log.exception("webhook_crashed", delivery_id=message.id)
-            return Answer(error=f"No answer: {type(error).__name__}.")
+            return Answer(error=f"No response: {type(error).__name__}.")
 
     async def _post(self, url: URL, body: bytes, headers: dict[str, str]) -> Answer:
         async with self._session.post(
@@ -168,7 +168,7 @@ class Sender:
 
 
 async def _read(response: aiohttp.ClientResponse) -> None:
-    """A little, whatever goes wrong there: the status has said all."""
+    """Read a little and ignore errors: the status is enough."""
     try:
         await response.content.read(MAX_ANSWER_BYTES)
     except (aiohttp.ClientError, OSError, ValueError):
@@ -179,12 +179,12 @@ def _said(status: int) -> str:
     if 200 <= status < 300:
         return ""
     if 300 <= status < 400:
-        return f"It answered {status}; redirects are not followed."
-    return f"It answered {status}."
+        return f"The response was {status}; redirects are not followed."
+    return f"The response was {status}."
 
 
 def retry_after(header: str) -> float | None:
-    """Seconds, of the header Retry-After in either form; None for nothing and for what cannot be read."""
+    """Parse a Retry-After header in either form to seconds; None if empty or malformed."""
     if re.fullmatch(r"\d{1,10}", header):
         return float(header)
     try:

@@ -160,7 +160,7 @@ def test_other_words_are_answered_with_the_nearest_prompts(stack: Stack, visit: 
     page.get_by_label("Prompt", exact=True).fill("a purple giraffe")
     page.get_by_label("Pictures", exact=True).fill("2")
     page.get_by_role("button", name="Generate").click()
-    expect(page.locator("#error-prompt")).to_contain_text("The nearest is")
+    expect(page.locator("#error-prompt")).to_contain_text("The most similar is")
     expect(page.locator(".variant.near")).to_have_count(3)
     expect(page.get_by_label("Prompt", exact=True)).to_have_value("a purple giraffe")
     expect(page.locator(".variant.near input").first).to_be_focused()

@@ -1,1 +1,1 @@
-"""The image routes of OpenAI's API."""
+"""Image and model routes compatible with OpenAI's API."""

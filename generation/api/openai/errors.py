@@ -1,4 +1,4 @@
-"""Refusals in the words of OpenAI's API, and the routes on which they are spoken. Knows no exceptions."""
+"""Errors in OpenAI's format, and the routes that use it."""
 
 import re
 from http import HTTPStatus
@@ -12,25 +12,25 @@ from generation.api.views.refusals import MOST_SECONDS, Refusal
 from generation.errors import QuotaExceeded
 
 CONTENT_TYPE = "application/json"
-# Below /v1/models/{one}/ are addresses of Replicate.
+# Below /v1/models/{one}/ are Replicate's routes.
 ROUTES = re.compile(r"/v1/(images/generations(/.*)?|models(/[^/]*)?)")
 TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
-# Of parameters that have another name on these routes.
+# Parameters that have another name on these routes.
 PARAMETERS = {"text": "prompt"}
 
 
 def is_spoken(path: str) -> bool:
-    """Whether clients of this path are OpenAI's."""
+    """Return whether errors on this path are in OpenAI's format."""
     return bool(ROUTES.fullmatch(path))
 
 
 def status_of(refusal: Refusal) -> int:
-    """A value that cannot be honoured is a bad request here: OpenAI knows no 422 for it."""
+    """Return the HTTP status: OpenAI uses 400 instead of 422."""
     return HTTPStatus.BAD_REQUEST if refusal.status == 422 else refusal.status
 
 
 def body_of(refusal: Refusal) -> dict[str, Any]:
-    """`{"error": …}`; also the data of the last event of a stream that went wrong."""
+    """Return `{"error": …}`; also the data of the last event of a failed stream."""
     first = refusal.errors[0] if refusal.errors else {}
     parameter = refusal.parameter or first.get("parameter")
     kind = "server_error" if refusal.status >= 500 else "invalid_request_error"
@@ -48,30 +48,30 @@ def body_of(refusal: Refusal) -> dict[str, Any]:
 
 
 def _message(refusal: Refusal) -> str:
-    """Here is no title, and a detail may only say what to do."""
+    """Return title and detail: the format has no title, and a detail may contain only the remedy."""
     said = refusal.detail
     return said if said.startswith(refusal.title) else f"{refusal.title}. {said}"
 
 
 def headers_of(refusal: Refusal) -> dict[str, str]:
-    """What OpenAI's clients obey before they think of the status, and under which id they tell of the request."""
+    """Return the headers that control retries of OpenAI's clients, and those that identify the request."""
     is_soon = (
         refusal.retryable
         and (refusal.wait_seconds or 0) <= MOST_SECONDS
-        and refusal.code != QuotaExceeded.code  # its day lasts longer
+        and refusal.code != QuotaExceeded.code  # longer than the client waits
     )
     headers = {"x-should-retry": "true" if is_soon else "false"}
     return headers | identity(refusals.job_id(refusal))
 
 
 def identity(job_id: str | None) -> dict[str, str]:
-    """Headers that name the request and its job."""
+    """Return the headers with the ids of the request and its job."""
     named = {"X-Request-Id": refusals.request_id(), "X-Job-Id": job_id}
     return {name: value for name, value in named.items() if value}
 
 
 def responses(*statuses: int) -> dict[Any, Any]:
-    """For the schema: these statuses answer with an error of OpenAI's form."""
+    """Return schema entries: these statuses answer with an error in OpenAI's format."""
     return {
         (status, CONTENT_TYPE): OpenApiResponse(OpenAIErrorSerializer, HTTPStatus(status).phrase)
         for status in statuses

@@ -1,4 +1,4 @@
-"""OpenAI's route for images: jobs like every other, whose clients wait, for one answer or for a stream of events."""
+"""View of OpenAI's image route: a job whose client waits for one answer or for a stream of events."""
 
 import re
 import time
@@ -41,17 +41,17 @@ from generation.models import APIKey, Job
 from generation.realtime.hub import SETTLED
 from generation.realtime.sse import CONTENT_TYPE
 
-ROUTE = "openai"  # of idempotency keys
-# A client of OpenAI gives up after 600 seconds, and comes back after 120 at most.
+ROUTE = "openai"  # for idempotency keys
+# OpenAI's clients time out after 600 seconds, and retry after at most 120.
 RETRY_SECONDS = 900
-RETRY_COUNT = "x-stainless-retry-count"  # a header of each request of theirs, 0 in the first
+RETRY_COUNT = "x-stainless-retry-count"  # header of OpenAI's clients, 0 in the first request
 B64_JSON = "b64_json"
-# Of a job that ended otherwise than by a fault of ours.
+# Errors of a job that are not internal errors.
 STATUSES = {CANCELED_BY_CLIENT: 409, DEADLINE_BEFORE_START: 504, DEADLINE_WHILE_RUNNING: 504}
 
 
 class ImageGenerations(APIView):
-    # The shell asks by GET for the answer to a POST of the same client.
+    # The ASGI shell sends a GET for the answer to a POST of the same client.
     required_scopes = {"GET": APIKey.Scope.JOBS_WRITE, "POST": APIKey.Scope.JOBS_WRITE}
 
     @property
@@ -64,7 +64,7 @@ class ImageGenerations(APIView):
             OpenApiParameter(
                 "Idempotency-Key",
                 location=OpenApiParameter.HEADER,
-                description="The same key with the same body gets the same job.",
+                description="Requests with the same key and body get the same job.",
             )
         ],
         request=ImagesRequestSerializer,
@@ -78,7 +78,7 @@ class ImageGenerations(APIView):
         | errors.responses(400, 401, 403, 409, 410, 413, 415, 429, 500, 503, 504),
     )
     def post(self, request: Request) -> HttpResponseBase:
-        """Images, asked for and answered as at OpenAI: when they are there."""
+        """Generate images. The answer comes when they are ready."""
         query(NoQuery, request)
         asked = ImagesRequestSerializer(data=request.data)
         asked.is_valid(raise_exception=True)
@@ -90,7 +90,7 @@ class ImageGenerations(APIView):
 
     @extend_schema(exclude=True)
     def get(self, request: Request) -> HttpResponseBase:
-        """The shell's question for the answer."""
+        """Return the answer, on a request of the ASGI shell."""
         if asked_again(request) != "POST":
             raise MethodNotAllowed("GET")
         asked = query(ImagesAnswerQuery, request)
@@ -130,7 +130,7 @@ class ImageGenerations(APIView):
         return job
 
     def _waited(self, request: Request, job: Job, response_format: str) -> Response:
-        """One answer: the images, what became of the job, or, when the time is up, that it goes on."""
+        """Answer once: with the images, with the error, or after the time limit that the job continues."""
         structlog.contextvars.bind_contextvars(job_id=str(job.id))
         if not job.is_terminal:
             return hold(
@@ -148,7 +148,7 @@ class ImageGenerations(APIView):
         return Response(shown, headers=errors.identity(str(job.id)))
 
     def _watched(self, request: Request, job: Job, partial_images: int) -> HttpResponseBase:
-        """Events: partial images, then the completed one, or the error."""
+        """Answer with events: partial images, then the completed one, or an error."""
         structlog.contextvars.bind_contextvars(job_id=str(job.id))
         watched, previews = events.NO_ID, partial_images > 0
         if not job.is_terminal:
@@ -183,7 +183,7 @@ class ImageGenerations(APIView):
 
 
 def _is_retry(request: Request) -> bool:
-    """Whether a client of OpenAI says that it sends this once more."""
+    """Return whether the request is a retry by one of OpenAI's clients."""
     return bool(re.fullmatch(r"0*[1-9]\d{0,3}", request.headers.get(RETRY_COUNT, "")))
 
 
@@ -193,14 +193,14 @@ def _then(request: Request, job: Job, **asked: Any) -> str:
 
 def _unfinished(request: Request) -> Response:
     error = JobUnfinished(
-        "The job goes on. Send the same request again, or read the job under the id in X-Job-Id.",
+        "The job continues. Send the same request again, or read the job whose id is in X-Job-Id.",
         retry_after=POLL_SECONDS,
     )
     return problem_responses.answer(refusals.of_ours(error), request)
 
 
 def _failed(request: Request, job: Job) -> Response:
-    """What the job ended with. It was tried as often as it may be, so no client should try again by itself."""
+    """Answer with the job's error. Retries are exhausted, so the client is told not to retry."""
     code = job.error_code or CANCELED_BY_CLIENT
     detail = job.error_detail or "The job was canceled."
     refusal = Refusal(STATUSES.get(code, 500), code, detail)
@@ -212,4 +212,4 @@ def _failed(request: Request, job: Job) -> Response:
 
 def _check_kept(job: Job) -> None:
     if job.purged_at is not None:
-        raise JobPurged("Send the same request again, changed if an Idempotency-Key came with it.")
+        raise JobPurged("Send the same request again; if it had an Idempotency-Key, use a new one.")

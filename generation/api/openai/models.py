@@ -1,4 +1,4 @@
-"""Models as OpenAI's clients see them: the releases that are served, and the two names by which one asks for a kind."""
+"""Views of models in OpenAI's format: the active releases, and the names student and teacher."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ def shown(name: str, release: Release) -> dict[str, Any]:
 
 
 class ModelList(APIView):
-    # Of a key that asks for images; that of releases says more than their names.
+    # Not releases:read: a key that may create images may read the names.
     required_scopes = {"GET": APIKey.Scope.JOBS_READ}
 
     @extend_schema(
@@ -32,7 +32,7 @@ class ModelList(APIView):
         responses={200: ModelListSerializer} | responses(400, 401, 403),
     )
     def get(self, request: Request) -> Response:
-        """What `model` may name, as at OpenAI: student, teacher, and the releases that are served."""
+        """List the values of `model`: student, teacher, and the active releases."""
         query(NoQuery, request)
         served = releases.in_service()
         kinds = [
@@ -51,7 +51,7 @@ class ModelDetail(APIView):
         operation_id="read_model", responses={200: ModelSerializer} | responses(400, 401, 403, 404)
     )
     def get(self, request: Request, name: str) -> Response:
-        """One of them, or another release that `model` may name."""
+        """Read a model, also a release that is not active but that `model` may name."""
         query(NoQuery, request)
         try:
             return Response(shown(name, releases.named(name)))

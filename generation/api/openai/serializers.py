@@ -1,4 +1,4 @@
-"""OpenAI's images and models, in and out. What Retort cannot honour is refused by name, with the reason."""
+"""Serializers of OpenAI's images and models. Unsupported parameters are refused with the reason."""
 
 import base64
 import time
@@ -20,17 +20,17 @@ UNSUPPORTED = "unsupported_parameter"
 MAX_CHARACTERS = 32_000  # of a prompt, as at OpenAI
 MAX_PARTIAL_IMAGES = 3
 
-# Parameters of OpenAI and of others of which no value can be honoured.
+# Parameters of OpenAI and others that are not supported with any value.
 REFUSED = {
-    "style": "Styles are variants of the catalogue.",
-    "num_inference_steps": "The release fixes the steps that it was distilled for.",
-    "guidance_scale": "The release fixes the guidance that it was distilled for.",
-    "negative_prompt": "The release fixes what it was distilled against.",
+    "style": "Use a prompt variant that describes the style.",
+    "num_inference_steps": "The release fixes the number of steps.",
+    "guidance_scale": "The release fixes the guidance.",
+    "negative_prompt": "Releases do not support it.",
 }
 
 
 class Only(serializers.ChoiceField):
-    """Of all that OpenAI has, these values; `why` says what is wrong with the others."""
+    """Choice field with a subset of OpenAI's values; `why` explains why others are refused."""
 
     def __init__(self, choices: list[str], *, why: str, **options: Any) -> None:
         super().__init__(choices, required=False, allow_null=True, **options)
@@ -42,80 +42,80 @@ class Only(serializers.ChoiceField):
         except serializers.ValidationError as error:
             known = " or ".join(self.choices)
             raise serializers.ValidationError(
-                f"{self._why} Give {known}, or leave it out.", code=UNSUPPORTED
+                f"{self._why} Give {known}, or omit it.", code=UNSUPPORTED
             ) from error
 
 
 class ImagesRequestSerializer(Strict):
-    """null is the default. Without a seed a fresh one is drawn."""
+    """null means the default. Without a seed a random one is used."""
 
     prompt = serializers.CharField(
         required=False,
         allow_blank=True,
         allow_null=True,
         max_length=MAX_CHARACTERS,
-        help_text="A wording of the catalogue. Needed, or variant.",
+        help_text="Text of a prompt variant. Required unless variant is given.",
     )
     variant = serializers.CharField(
         required=False,
         allow_null=True,
-        help_text="Slug of a prompt variant, instead of a prompt. Not OpenAI's.",
+        help_text="Slug of a prompt variant, instead of a prompt. Not in OpenAI's API.",
     )
     match = serializers.BooleanField(
         required=False,
         allow_null=True,
-        help_text="false: only a prompt that the catalogue has. Not OpenAI's.",
+        help_text="false: accept only prompts in the catalogue. Not in OpenAI's API.",
     )
     model = serializers.CharField(
-        required=False, allow_null=True, help_text="student, teacher or a release's name."
+        required=False, allow_null=True, help_text="student, teacher or the name of a release."
     )
     n = serializers.IntegerField(
         required=False,
         allow_null=True,
         min_value=1,
         max_value=settings.MAX_IMAGES_PER_JOB,
-        help_text="Images; default 1.",
+        help_text="Number of images; default 1.",
     )
     size = serializers.RegexField(
         r"^(auto|\d{1,5}x\d{1,5})$",
         required=False,
         allow_null=True,
-        help_text='"WIDTHxHEIGHT", one of the release\'s sizes; "auto": its first.',
+        help_text='"WIDTHxHEIGHT", one of the sizes of the release; "auto": its first.',
     )
     seed = serializers.IntegerField(
         required=False,
         allow_null=True,
         min_value=0,
         max_value=2**32 - 1,
-        help_text="Of the first image; the next has seed + 1. Not OpenAI's.",
+        help_text="Seed of the first image; further images count up. Not in OpenAI's API.",
     )
     output_format = serializers.ChoiceField(
         Job.Format.choices, required=False, allow_null=True, help_text="Default png, as at OpenAI."
     )
     output_compression = serializers.IntegerField(
-        required=False, allow_null=True, min_value=0, max_value=100, help_text="100 only."
+        required=False, allow_null=True, min_value=0, max_value=100, help_text="Only 100."
     )
     response_format = serializers.ChoiceField(
         ["b64_json", "url"], required=False, allow_null=True, help_text="Default b64_json."
     )
-    quality = Only(["auto", "standard"], why="A release has one quality.")
-    background = Only(["auto", "opaque"], why="Pictures have no transparency.")
-    moderation = Only(["auto", "low"], why="The catalogue is all that can be asked for.")
+    quality = Only(["auto", "standard"], why="Releases have one quality.")
+    background = Only(["auto", "opaque"], why="Transparency is not supported.")
+    moderation = Only(["auto", "low"], why="Only prompts of the catalogue are accepted.")
     user = serializers.CharField(
-        required=False, allow_blank=True, allow_null=True, help_text="Kept nowhere."
+        required=False, allow_blank=True, allow_null=True, help_text="Accepted, not stored."
     )
     safety_identifier = serializers.CharField(
-        required=False, allow_blank=True, allow_null=True, help_text="Kept nowhere."
+        required=False, allow_blank=True, allow_null=True, help_text="Accepted, not stored."
     )
     stream = serializers.BooleanField(
-        required=False, allow_null=True, help_text="Server-sent events instead of one answer."
+        required=False, allow_null=True, help_text="Send server-sent events instead of one answer."
     )
     partial_images = serializers.IntegerField(
         required=False,
         allow_null=True,
         min_value=0,
         max_value=MAX_PARTIAL_IMAGES,
-        help_text="Previews in a stream, as many as the steps give.",
+        help_text="Maximum number of previews in a stream; a release with few steps sends fewer.",
     )
 
     def to_internal_value(self, data: Any) -> Any:
@@ -127,35 +127,35 @@ class ImagesRequestSerializer(Strict):
         )
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        """Without what is null."""
+        """Return the parameters that are not null."""
         asked = {name: value for name, value in attrs.items() if value is not None}
         faults = dict(_faults(asked))
         if faults:
             raise serializers.ValidationError(faults, code=UNSUPPORTED)
         if not asked.get("prompt") and "variant" not in asked:
             raise serializers.ValidationError(
-                {"prompt": "Give a prompt, or the slug of a variant as variant."}, code="required"
+                {"prompt": "Give prompt, or variant with the slug of a variant."}, code="required"
             )
         return asked
 
 
 def _faults(asked: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """(parameter, what is wrong) of values that are each fine alone."""
+    """Yield (parameter, message) of invalid combinations."""
     if asked.get("prompt") and "variant" in asked:
-        yield "variant", "A variant has its text. Leave the prompt empty, or the variant out."
+        yield "variant", "Give only one of prompt and variant."
     if asked.get("output_compression", 100) != 100:
-        yield "output_compression", "The quality of files is fixed. Give 100 or nothing."
+        yield "output_compression", "The quality of files is fixed. Give 100, or omit it."
     if asked.get("stream"):
         if asked.get("n", 1) > 1:
-            yield "n", "A stream is of one image: its events do not say which. Give 1."
+            yield "n", "A stream supports one image only: its events have no index. Give 1."
         if asked.get("response_format") == "url":
-            yield "response_format", "A stream brings the images themselves. Give b64_json."
+            yield "response_format", "A stream contains the images themselves. Give b64_json."
     elif asked.get("partial_images"):
-        yield "partial_images", "Only a stream has partial images. Set stream to true."
+        yield "partial_images", "Partial images need a stream. Set stream to true."
 
 
 class ImagesAnswerQuery(Strict):
-    """Of the shell's question for the answer to a request of before: to one that waits, or to one that watches."""
+    """Query of the ASGI shell's request for the answer: to a waiting client, or to a stream."""
 
     job = serializers.UUIDField()
     response_format = serializers.CharField(required=False)
@@ -163,16 +163,16 @@ class ImagesAnswerQuery(Strict):
 
 
 # --- images -----------------------------------------------------------------------------------------
-FACTS = {"background": "opaque", "quality": "auto"}  # of every picture: there is but one of each
+FACTS = {"background": "opaque", "quality": "auto"}  # the same for every image
 
 
 class GeneratedImageSerializer(serializers.Serializer[Any]):
     b64_json = serializers.CharField(required=False)
     url = serializers.URLField(
-        required=False, help_text="A signed link to the file; needs no key, ends some time."
+        required=False, help_text="Signed link to the file; needs no key, expires."
     )
     revised_prompt = serializers.CharField(
-        required=False, help_text="The text of the variant, where another was asked for."
+        required=False, help_text="Text of the variant, if the prompt was matched to it."
     )
 
 
@@ -190,7 +190,7 @@ class UsageSerializer(serializers.Serializer[Any]):
 
 
 class GeneratedImagesSerializer(serializers.Serializer[Job]):
-    """Of a succeeded job. context: request, and response_format of the two."""
+    """Answer for a succeeded job. context: request, response_format."""
 
     created = serializers.IntegerField(help_text="Unix time.")
     data = GeneratedImageSerializer(many=True)  # type: ignore[assignment]
@@ -220,7 +220,7 @@ class GeneratedImagesSerializer(serializers.Serializer[Job]):
 
 
 class CompletedEventSerializer(serializers.Serializer[Job]):
-    """The last event of a stream, of a succeeded job with one image."""
+    """Last event of a stream, for a succeeded job with one image."""
 
     def to_representation(self, instance: Job) -> dict[str, Any]:
         image = instance.images.get()
@@ -236,14 +236,14 @@ class CompletedEventSerializer(serializers.Serializer[Job]):
 
 
 def _base64(image: Image) -> str:
-    """Raises ImageGone and StorageFailed."""
+    """Return the file in base64. Raises ImageGone and StorageFailed."""
     if not storage.exists(image.file):
-        raise ImageGone("Submit it again with the seed of the job: it gives the same picture.")
+        raise ImageGone("Submit it again with the seed of the job: it gives the same image.")
     return base64.b64encode(storage.read(image.file)).decode()
 
 
 def _usage(job: Job) -> dict[str, Any]:
-    """In tokens of the release's own: they bill nothing, but clients of OpenAI count them."""
+    """Return token counts of the release's own tokenizer: nothing is billed, but clients of OpenAI read them."""
     text, pictures = token_usage.of_text(job), token_usage.of_images(job)
     return {
         "input_tokens": text,
@@ -256,7 +256,7 @@ def _usage(job: Job) -> dict[str, Any]:
 
 # --- models and errors --------------------------------------------------------------------------------
 class ModelSerializer(serializers.Serializer[Any]):
-    id = serializers.CharField(help_text="student, teacher or a release's name.")
+    id = serializers.CharField(help_text="student, teacher or the name of a release.")
     object = serializers.ChoiceField(["model"])
     created = serializers.IntegerField(help_text="Unix time.")
     owned_by = serializers.CharField()
@@ -271,13 +271,13 @@ class OpenAIFaultSerializer(serializers.Serializer[Any]):
     message = serializers.CharField()
     type = serializers.CharField()
     param = serializers.CharField(allow_null=True)
-    code = serializers.CharField(help_text="A stable word for programs; it has a page.")
+    code = serializers.CharField(help_text="Stable code for programs; it has a page.")
     nearest = NearestSerializer(
-        many=True, required=False, help_text="Of variant_not_found: the nearest prompt variants."
+        many=True, required=False, help_text="For variant_not_found: the most similar variants."
     )
 
 
 class OpenAIErrorSerializer(serializers.Serializer[Any]):
-    """Refusals on the routes of OpenAI."""
+    """Error on OpenAI's routes."""
 
     error = OpenAIFaultSerializer()

@@ -1,4 +1,4 @@
-"""How many tokens a text and a picture come to, for services that count in them. Bills nothing."""
+"""Token counts of texts and images for the usage field of OpenAI's API. Nothing is billed by them."""
 
 from functools import lru_cache
 
@@ -11,11 +11,11 @@ from generation.releases import lifecycle as releases
 
 log = structlog.get_logger(__name__)
 
-PIXELS = 8  # along each side of a token of a picture: a position of the latents
+PIXELS = 8  # side of the square of pixels that counts as a token: one position of the latents
 
 
 def of_text(job: Job) -> int:
-    """Tokens for the text encoder, with the two markers; words where no release on this machine has its tokenizer."""
+    """Return the number of tokens with both markers; words if no release on this machine has the tokenizer."""
     return _of_text(job.release_id, job.embedding.text)
 
 

@@ -1,1 +1,1 @@
-"""The prediction and model routes of Replicate's API."""
+"""Prediction and model routes compatible with Replicate's API."""

@@ -1,4 +1,4 @@
-"""Models and their versions in Replicate's form."""
+"""Serializers of models and versions in Replicate's format."""
 
 from typing import Any
 
@@ -13,8 +13,8 @@ from generation.webhooks.predictions import OWNER
 class VersionSerializer(serializers.Serializer[Release]):
     id = serializers.CharField(help_text="SHA-256 of the release's manifest.")
     created_at = serializers.DateTimeField()
-    cog_version = serializers.CharField(help_text="Empty: it was not made with Cog.")
-    openapi_schema = serializers.DictField(help_text="Input and Output.")
+    cog_version = serializers.CharField(help_text="Always empty: not made with Cog.")
+    openapi_schema = serializers.DictField(help_text="Schemas Input and Output.")
 
     def to_representation(self, instance: Release) -> dict[str, Any]:
         return {
@@ -26,7 +26,7 @@ class VersionSerializer(serializers.Serializer[Release]):
 
 
 class ReplicateModelSerializer(serializers.Serializer[Release]):
-    """A model, made of the release that it is at present; the context has its `name`."""
+    """A model, from its current release; the context has its `name`."""
 
     url = serializers.URLField()
     owner = serializers.CharField()
@@ -36,7 +36,7 @@ class ReplicateModelSerializer(serializers.Serializer[Release]):
     github_url = serializers.URLField(allow_null=True)
     paper_url = serializers.URLField(allow_null=True)
     license_url = serializers.URLField(allow_null=True)
-    run_count = serializers.IntegerField(help_text="Always 0: nobody counts.")
+    run_count = serializers.IntegerField(help_text="Always 0.")
     cover_image_url = serializers.URLField(allow_null=True)
     default_example = serializers.DictField(allow_null=True)
     latest_version = VersionSerializer()

@@ -1,4 +1,4 @@
-"""Models and versions over HTTP, as clients of Replicate look at them before or after they run one."""
+"""Views of models and versions in Replicate's format."""
 
 from django.http import Http404
 from drf_spectacular.utils import extend_schema
@@ -15,7 +15,7 @@ from generation.models import APIKey
 
 
 class ModelDetail(APIView):
-    # Not releases:read: who may run it may see how.
+    # Not releases:read: a key that may create predictions may read the models.
     required_scopes = {"GET": APIKey.Scope.JOBS_READ}
 
     @extend_schema(
@@ -23,7 +23,7 @@ class ModelDetail(APIView):
         responses={200: ReplicateModelSerializer} | responses(400, 401, 403, 404),
     )
     def get(self, request: Request, owner: str, name: str) -> Response:
-        """A model by its two names, with its latest version."""
+        """Read a model, with its latest version."""
         query(NoQuery, request)
         try:
             release = versions.model_of(f"{owner}/{name}")
@@ -41,7 +41,7 @@ class VersionDetail(APIView):
         responses={200: VersionSerializer} | responses(400, 401, 403, 404),
     )
     def get(self, request: Request, owner: str, name: str, version: str) -> Response:
-        """A version of a model: what goes in, what comes out."""
+        """Read a version of a model, with the schemas of its input and output."""
         query(NoQuery, request)
         try:
             release = versions.find(version, model=f"{owner}/{name}")

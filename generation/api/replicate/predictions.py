@@ -1,4 +1,4 @@
-"""Predictions over HTTP, as clients of Replicate know them: a job seen in another form."""
+"""Views of predictions: jobs in the format of Replicate's API."""
 
 from collections.abc import Callable
 from functools import partial
@@ -42,19 +42,19 @@ from generation.jobs import lifecycle as jobs
 from generation.models import APIKey, Job
 from generation.webhooks.predictions import STATUSES, called, identifier, is_identifier
 
-ROUTE = "predictions"  # of idempotency keys
+ROUTE = "predictions"  # for idempotency keys
 CREATED: dict[Any, Any] = {
-    201: OpenApiResponse(PredictionSerializer, "It has ended"),
-    202: OpenApiResponse(PredictionSerializer, "Accepted; Location says where to ask"),
+    201: OpenApiResponse(PredictionSerializer, "Finished"),
+    202: OpenApiResponse(PredictionSerializer, "Accepted; Location is the URL to poll"),
 }
-# What `submission` calls it: where it stands in a prediction.
+# Parameter of `submission`: its place in a prediction.
 PARAMETERS = {"text": "input.prompt", "n": "input.num_outputs"} | {
     name: f"input.{name}" for name in ("variant", "seed", "size", "output_format", "priority")
 }
 
 
 def named(request: Request, name: str) -> Job:
-    """The owner's job that is called so. Raises Http404."""
+    """Return the owner's job with this id or external id. Raises Http404."""
     if not is_identifier(name):
         raise Http404
     job = found(request, called(name))
@@ -68,7 +68,7 @@ render = partial(jobs_views.render, serializer=PredictionSerializer)
 def _answer(
     request: Request, job: Job, prefers: Preference, *, then: str, is_creation: bool = False
 ) -> Response:
-    """Now, or when the client has waited for it."""
+    """Answer now, or when the wait is over."""
     created = status.HTTP_201_CREATED if job.is_terminal else status.HTTP_202_ACCEPTED
     code = created if is_creation else status.HTTP_200_OK
     is_held = holds(request, job, seconds=prefers.seconds)
@@ -76,7 +76,7 @@ def _answer(
     if is_creation:
         response["Location"] = response.data["urls"]["get"]
         if not job.is_terminal:
-            # As Replicate has it: clients take every other word in this answer for the end. `phase` says more.
+            # As at Replicate: clients take any other status in this answer for final. `phase` has the details.
             response.data["status"] = STATUSES[Job.Status.QUEUED]
     return hold(request, response, job, seconds=prefers.seconds, then=then, applied=prefers.applied)
 
@@ -88,7 +88,7 @@ def _create(
     model: str | None = None,
     external_id: str = "",
 ) -> Response:
-    """model: that the address names, "owner/name"; external_id: that it chooses."""
+    """Create a prediction. model: "owner/name" of the URL; external_id: the id in the URL."""
     query(NoQuery, request)
     body = cast(dict[str, Any], request.data)
     asked = serializer(data=body)
@@ -108,7 +108,7 @@ def _create(
 def _maker(
     request: Request, asked: dict[str, Any], *, model: str | None, external_id: str
 ) -> Callable[..., Job]:
-    """Which submits what was asked for; its argument is the fingerprint that goes with the external id."""
+    """Return a function that submits the job; its argument is the fingerprint stored with the external id."""
     deadline = cancel_after(request)
 
     def make(external_fingerprint: str = "") -> Job:
@@ -145,7 +145,7 @@ class PredictionList(ListView):
         responses={200: PredictionSerializer(many=True)} | responses(400, 401, 403),
     )
     def get(self, request: Request) -> Response:
-        """Your jobs as predictions, newest first, however they were asked for."""
+        """List your jobs as predictions, newest first, whichever interface created them."""
         return self.page(request)
 
     def rows(self, request: Request, asked: dict[str, Any]) -> QuerySet[Job]:
@@ -158,7 +158,7 @@ class PredictionList(ListView):
         responses=CREATED | responses(400, 401, 403, 409, 422, 503),
     )
     def post(self, request: Request) -> Response:
-        """Ask for images. `Prefer: wait` answers when they are there, or after 60 seconds."""
+        """Create a prediction. With `Prefer: wait` the answer comes when it has finished, or after 60 seconds."""
         return _create(request, PredictionRequestSerializer)
 
 
@@ -171,7 +171,7 @@ class ModelPredictions(APIView):
         responses=CREATED | responses(400, 401, 403, 404, 409, 422, 503),
     )
     def post(self, request: Request, owner: str, name: str) -> Response:
-        """Ask a model for images."""
+        """Create a prediction with a model."""
         return _create(request, ModelPredictionRequestSerializer, model=f"{owner}/{name}")
 
 
@@ -185,7 +185,7 @@ class PredictionDetail(APIView):
         responses={200: PredictionSerializer, 304: None} | responses(400, 401, 403, 404),
     )
     def get(self, request: Request, prediction_id: str) -> Response:
-        """A prediction, by your id or ours, as it is now, or, with `wait`, when it has ended or the time is up."""
+        """Read a prediction by your id or by the job's. With `wait` the answer waits until it has finished."""
         asked = query(WaitQuery, request)
         return _answer(
             request,
@@ -201,10 +201,10 @@ class PredictionDetail(APIView):
         responses=CREATED | responses(400, 401, 403, 404, 409, 422, 503),
     )
     def put(self, request: Request, prediction_id: str) -> Response:
-        """Ask for images under an id of your own. The same again gets the same prediction, also when it has ended."""
+        """Create a prediction under your own id. Repeating the request returns the same prediction."""
         if not is_identifier(prediction_id):
             raise InvalidRequest(
-                "Give 1 to 64 letters of ASCII, digits, hyphens and underscores.", parameter="id"
+                "Give 1 to 64 ASCII letters, digits, hyphens and underscores.", parameter="id"
             )
         return _create(request, PredictionRequestSerializer, external_id=prediction_id)
 
@@ -218,7 +218,7 @@ class PredictionCancel(APIView):
         responses={200: PredictionSerializer} | responses(400, 401, 403, 404),
     )
     def post(self, request: Request, prediction_id: str) -> Response:
-        """End a prediction. One that has ended already is answered unchanged."""
+        """Cancel a prediction. A finished one is returned unchanged."""
         query(NoQuery, request)
         job_id = jobs.cancel(named(request, prediction_id).id).id
         return render(request, found(request, Q(id=job_id)))

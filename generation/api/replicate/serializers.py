@@ -1,4 +1,4 @@
-"""Predictions in Replicate's form, in and out. Shapes only: what is allowed is decided below, in `submission`."""
+"""Serializers of predictions in Replicate's format. The rules are in `generation.jobs.submission`."""
 
 from typing import Any
 
@@ -11,50 +11,50 @@ from generation.models import Delivery, Job
 from generation.webhooks.endpoints import MAX_URL
 from generation.webhooks.predictions import ABORTED, FORMATS, STATUSES, as_prediction
 
-LOGS = "logs"  # an event of Replicate's that never happens here
-THE_RELEASE_DECIDES = "The release decides it; leave it out."
+LOGS = "logs"  # an event of Replicate's that is never sent
+THE_RELEASE_DECIDES = "The release fixes it. Remove the parameter."
 
 
 class PredictionInputSerializer(Strict):
-    """Exactly one of prompt and variant; a size in one way. Without a seed a fresh one is drawn and stated."""
+    """Exactly one of prompt and variant is required; a size in one form. Without a seed a random one is used."""
 
     hints = {
-        "text": "Say prompt.",
-        "n": "Say num_outputs.",
-        "num_images": "Say num_outputs.",
-        "model": "It stands beside input, as model or version.",
-        "aspect_ratio": "Give size, or width and height.",
+        "text": "Use prompt.",
+        "n": "Use num_outputs.",
+        "num_images": "Use num_outputs.",
+        "model": "Move it out of input: it is a parameter of the prediction, like version.",
+        "aspect_ratio": "Use size, or width and height.",
         "num_inference_steps": THE_RELEASE_DECIDES,
         "guidance_scale": THE_RELEASE_DECIDES,
         "scheduler": THE_RELEASE_DECIDES,
-        "negative_prompt": "A prompt variant says all there is to say; leave it out.",
+        "negative_prompt": "Prompt variants have none. Remove the parameter.",
     }
 
     prompt = serializers.CharField(
         required=False,
-        help_text="A wording of the catalogue; case and spaces do not matter. Another text gets the variant that is "
-        "nearest to it, if that is near enough, and the prediction says so in match.",
+        help_text="Text of a prompt variant; case and spaces do not matter. A text that is not in the catalogue is "
+        "matched to the most similar variant if it is similar enough; the prediction then has match.",
     )
     match = serializers.BooleanField(
-        required=False, help_text="false: only a text that the catalogue has; default true."
+        required=False, help_text="false: accept only texts in the catalogue; default true."
     )
     variant = serializers.CharField(required=False, help_text="Slug of a prompt variant.")
     seed = serializers.IntegerField(
         required=False,
         min_value=0,
         max_value=2**32 - 1,
-        help_text="Of the first image; the next has seed + 1.",
+        help_text="Seed of the first image; each further image has the next seed.",
     )
     num_outputs = serializers.IntegerField(
         required=False,
         min_value=1,
         max_value=settings.MAX_IMAGES_PER_JOB,
-        help_text="Images; default 1.",
+        help_text="Number of images; default 1.",
     )
     size = serializers.RegexField(
         r"^\d{1,5}x\d{1,5}$",
         required=False,
-        help_text='"WIDTHxHEIGHT", one of the release\'s sizes; or give width and height.',
+        help_text='"WIDTHxHEIGHT", one of the sizes of the release; or use width and height.',
     )
     width = serializers.IntegerField(required=False, min_value=1, max_value=99_999)
     height = serializers.IntegerField(required=False, min_value=1, max_value=99_999)
@@ -65,22 +65,22 @@ class PredictionInputSerializer(Strict):
         required=False,
         min_value=-100,
         max_value=100,
-        help_text="Higher runs first among your own jobs; default 0.",
+        help_text="Jobs with a higher priority run first among your own; default 0.",
     )
     metadata = serializers.BooleanField(
         required=False,
-        help_text="Whether the files say how they were made; by default they hold the pixels alone.",
+        help_text="Whether files contain metadata on how they were made; by default only pixels.",
     )
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        """In the words of `submission`."""
+        """Return the parameters by the names of `submission`."""
         if ("prompt" in attrs) == ("variant" in attrs):
             raise serializers.ValidationError({"prompt": "Give exactly one of prompt and variant."})
         if "match" in attrs and "prompt" not in attrs:
-            raise serializers.ValidationError({"match": "It goes with prompt."})
+            raise serializers.ValidationError({"match": "It needs prompt."})
         sides = [attrs.pop(name) for name in ("width", "height") if name in attrs]
         if len(sides) == 1 or (sides and "size" in attrs):
-            raise serializers.ValidationError({"width": "Give width and height, or size."})
+            raise serializers.ValidationError({"width": "Give both width and height, or size."})
         if sides:
             attrs["size"] = "{}x{}".format(*sides)
         if "output_format" in attrs:
@@ -91,39 +91,39 @@ class PredictionInputSerializer(Strict):
 
 
 class ModelPredictionRequestSerializer(Strict):
-    """For the model that the address names."""
+    """Request for the model named in the URL."""
 
     hints = {
-        "webhook_completed": 'Say webhook, and webhook_events_filter: ["completed"].',
-        "prompt": "It stands in input.",
+        "webhook_completed": 'Use webhook, and webhook_events_filter: ["completed"].',
+        "prompt": "Move it into input.",
     }
 
     input = PredictionInputSerializer()
     webhook = serializers.CharField(
         required=False,
         max_length=MAX_URL,
-        help_text="https:// URL that is told of the prediction by signed messages.",
+        help_text="https:// URL that receives signed webhooks about the prediction.",
     )
     webhook_events_filter = serializers.ListField(
         child=serializers.ChoiceField([*Delivery.Event.values, LOGS]),
         required=False,
         allow_empty=False,
         max_length=len(Delivery.Event.values) + 1,
-        help_text="Of what it is told; default: of all. There are no messages about logs.",
+        help_text="Events to send; default: all. logs is not supported.",
     )
     stream = serializers.BooleanField(
-        required=False, help_text="Every prediction can be streamed, so this changes nothing."
+        required=False, help_text="Has no effect: every prediction can be streamed."
     )
 
     def validate_webhook_events_filter(self, events: list[str]) -> list[str]:
         told = [event for event in events if event != LOGS]
         if not told:
-            raise serializers.ValidationError("There are no messages about logs; name others.")
+            raise serializers.ValidationError("logs is not supported; choose other events.")
         return told
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         if "webhook_events_filter" in attrs and "webhook" not in attrs:
-            raise serializers.ValidationError({"webhook_events_filter": "It goes with webhook."})
+            raise serializers.ValidationError({"webhook_events_filter": "It needs webhook."})
         return attrs
 
 
@@ -132,16 +132,16 @@ class PredictionRequestSerializer(ModelPredictionRequestSerializer):
 
     version = serializers.CharField(
         required=False,
-        help_text="SHA-256 of a release's manifest, 8 digits of it or more, or the release's name; "
-        "or retort/student, retort/teacher, retort/NAME, each with :VERSION if you like.",
+        help_text="SHA-256 of a release's manifest (at least 8 digits) or the name of the release; "
+        "or retort/student, retort/teacher, retort/NAME, each optionally with :VERSION.",
     )
     model = serializers.CharField(
-        required=False, help_text="Like version; also student or teacher, as in a job."
+        required=False, help_text="Alternative to version; also student or teacher, as in a job."
     )
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         if "version" in attrs and "model" in attrs:
-            raise serializers.ValidationError({"model": "Give one of version and model."})
+            raise serializers.ValidationError({"model": "Give only one of version and model."})
         return super().validate(attrs)
 
 
@@ -157,45 +157,45 @@ class PredictionURLsSerializer(serializers.Serializer[Any]):
 
 
 class PredictionMetricsSerializer(serializers.Serializer[Any]):
-    """Seconds; empty until the job has ended."""
+    """Seconds; empty until the job has finished."""
 
-    predict_time = serializers.FloatField(required=False, help_text="From the last start.")
-    total_time = serializers.FloatField(required=False, help_text="From creation to the end.")
-    queue_time = serializers.FloatField(required=False, help_text="From creation to the start.")
-    device_time = serializers.FloatField(required=False, help_text="The share of its batch.")
-    encode_time = serializers.FloatField(required=False, help_text="For writing its files.")
+    predict_time = serializers.FloatField(required=False, help_text="Of the last attempt.")
+    total_time = serializers.FloatField(required=False, help_text="From creation to finish.")
+    queue_time = serializers.FloatField(required=False, help_text="From creation to start.")
+    device_time = serializers.FloatField(required=False, help_text="Share of its batch's time.")
+    encode_time = serializers.FloatField(required=False, help_text="Encoding and storing files.")
 
 
 class PredictionSerializer(serializers.Serializer[Job]):
-    """As Replicate has it; after `urls` come fields of ours."""
+    """A prediction in Replicate's format; the fields after `urls` are Retort's."""
 
-    id = serializers.CharField(help_text="Chosen by the client in a PUT, else the job's.")
-    job = serializers.UUIDField(help_text="Id of the same job in /v1/jobs.")
+    id = serializers.CharField(help_text="Id chosen by the client in a PUT, otherwise the job's.")
+    job = serializers.UUIDField(help_text="Id of the job in /v1/jobs.")
     model = serializers.CharField(help_text="retort/student or retort/teacher")
     version = serializers.CharField(help_text="SHA-256 of the release's manifest.")
     status = serializers.ChoiceField([*STATUSES.values(), ABORTED])
-    input = serializers.DictField(help_text="What to send again for the same pictures.")
+    input = serializers.DictField(help_text="Input that gives the same images again.")
     output = serializers.ListField(
         child=serializers.URLField(), allow_null=True, help_text="Links to the files."
     )
     error = serializers.CharField(allow_null=True)
     error_code = serializers.CharField(allow_null=True)
-    logs = serializers.CharField(help_text="The steps so far, as a progress bar.")
+    logs = serializers.CharField(help_text="Steps so far, as a progress bar.")
     metrics = PredictionMetricsSerializer()
-    data_removed = serializers.BooleanField(help_text="Whether the files were removed.")
+    data_removed = serializers.BooleanField(help_text="Whether the files were deleted.")
     created_at = serializers.DateTimeField()
     started_at = serializers.DateTimeField(allow_null=True)
     completed_at = serializers.DateTimeField(allow_null=True)
     urls = PredictionURLsSerializer()
-    phase = serializers.ChoiceField(Job.Status.choices, help_text="The status of the job.")
+    phase = serializers.ChoiceField(Job.Status.choices, help_text="Status of the job.")
     queue = QueueSerializer(
-        allow_null=True, help_text="Of one that has not ended, where one is answered, not a list."
+        allow_null=True, help_text="Only for an unfinished prediction, and not in lists."
     )
     variant = serializers.CharField(help_text="Slug of the prompt variant.")
     match = MatchSerializer(
-        allow_null=True, help_text="Of a prompt that no variant has; null: the variant has it."
+        allow_null=True, help_text="Set if the prompt was matched to the most similar variant."
     )
-    attempt = serializers.IntegerField(help_text="Executions so far.")
+    attempt = serializers.IntegerField(help_text="Number of attempts so far.")
     cache = serializers.ChoiceField(Job.Cache.choices)
 
     def to_representation(self, instance: Job) -> dict[str, Any]:

@@ -1,10 +1,10 @@
-"""Releases by Replicate's names: a model is a kind of release or one by name, its versions are releases. Knows no jobs.
+"""Names of releases in Replicate's format. A model is a kind of release or one release; its versions are releases.
 
 retort/student             the active student, as `model: student` means it
-retort/NAME                the release of that name
-retort/student:VERSION     a student that VERSION names
-VERSION                    a release that VERSION names: the SHA-256 of its manifest, or 8 digits of it or more, or
-                           the release's name
+retort/NAME                the release with this name
+retort/student:VERSION     the student named by VERSION
+VERSION                    a release: the SHA-256 of its manifest, at least 8 digits of it, or the name of
+                          the release
 """
 
 import re
@@ -21,7 +21,7 @@ _SHA256 = re.compile(r"[0-9a-f]{8,64}")
 
 
 def meant(reference: str) -> str:
-    """What `model` of a job has to be; a kind or the name of a release is that already. Raises ReleaseNotAvailable."""
+    """Return the `model` parameter of a job for this reference. Raises ReleaseNotAvailable."""
     if reference in Release.Kind.values:
         return reference
     model, _, version = reference.partition(":")
@@ -31,7 +31,7 @@ def meant(reference: str) -> str:
 
 
 def find(version: str, *, model: str = "") -> Release:
-    """The release that the version names. model: "owner/name" that it must be of. Raises ReleaseNotAvailable."""
+    """Return the release with this version. model: "owner/name" that it must belong to. Raises ReleaseNotAvailable."""
     rows = Release.objects.exclude(status=Release.Status.REJECTED)
     if model:
         name = _name(model)
@@ -50,28 +50,28 @@ def find(version: str, *, model: str = "") -> Release:
 
 
 def model_of(model: str) -> Release:
-    """The release that a model, "owner/name", is at present. Raises ReleaseNotAvailable."""
+    """Return the current release of a model, "owner/name". Raises ReleaseNotAvailable."""
     return releases.named(_name(model))
 
 
 def _name(model: str) -> str:
-    """Of a kind or of a release."""
+    """Return the kind, or the name of the release, that a model refers to."""
     owner, _, name = model.partition("/")
     if owner != OWNER or not name:
         raise ReleaseNotAvailable(
-            f"There is no model {model!r}. Give {OWNER}/student, {OWNER}/teacher or {OWNER}/ and a release's name.",
+            f"No model {model!r}. Give {OWNER}/student, {OWNER}/teacher or {OWNER}/ and the name of a release.",
             parameter="model",
         )
     return name
 
 
 def schema(release: Release) -> dict[str, Any]:
-    """Input and Output of the release, in OpenAPI's words."""
+    """Return the OpenAPI schemas Input and Output of the release."""
     widths, heights = zip(*release.image_sizes, strict=True)
     text = {"type": "string"}
     properties = {
-        "prompt": text | {"description": "A wording of the catalogue; or give variant."},
-        "variant": text | {"description": "Slug of a prompt variant; or give prompt."},
+        "prompt": text | {"description": "Text of a prompt variant; alternative to variant."},
+        "variant": text | {"description": "Slug of a prompt variant; alternative to prompt."},
         "match": {"type": "boolean", "default": True},
         "seed": {"type": "integer", "minimum": 0, "maximum": 2**32 - 1},
         "num_outputs": {

@@ -1,4 +1,4 @@
-"""What goes in and out over the API, field by field. Shapes only: what is allowed is decided below, in `submission`."""
+"""Serializers of the API: the shapes of requests and responses. The rules are in `generation.jobs.submission`."""
 
 from generation.api.serializers.events import EVENT_ID, EventsQuery
 from generation.api.serializers.images import (

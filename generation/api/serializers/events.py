@@ -1,4 +1,4 @@
-"""What a client says that watches a job, and what it gets."""
+"""Serializers of a job's event stream."""
 
 import re
 from typing import Any
@@ -7,7 +7,7 @@ from rest_framework import serializers
 
 from generation.api.serializers.shapes import Strict
 
-EVENT_ID = re.compile(r"[0-9]{1,19}-[0-9]{1,19}(-end)?")  # not more digits than Redis reads
+EVENT_ID = re.compile(r"[0-9]{1,19}-[0-9]{1,19}(-end)?")  # no more digits than Redis accepts
 
 
 class EventsQuery(Strict):
@@ -16,10 +16,10 @@ class EventsQuery(Strict):
         required=False,
         allow_blank=True,
         default="",
-        help_text="As the header Last-Event-ID, which wins, for clients that cannot send one.",
+        help_text="For clients that cannot send the header Last-Event-ID, which takes precedence.",
     )
     previews = serializers.BooleanField(
-        required=False, default=True, help_text="Whether to send pictures of the image forming."
+        required=False, default=True, help_text="Whether to send previews of the image."
     )
 
 
@@ -27,5 +27,5 @@ class SentEventSerializer(serializers.Serializer[Any]):
     """One server-sent event."""
 
     id = serializers.CharField(required=False)
-    event = serializers.CharField(required=False, help_text="Its type.")
+    event = serializers.CharField(required=False, help_text="Type of the event.")
     data = serializers.CharField(required=False)  # type: ignore[assignment]

@@ -1,4 +1,4 @@
-"""Images and links to their files, in and out."""
+"""Serializers of images and of links to their files."""
 
 from typing import Any
 
@@ -8,8 +8,8 @@ from generation.api.serializers.shapes import Strict, absolute
 from generation.images import links
 from generation.models import Image, Job
 
-# Clients read jobs all day, so images and jobs are written out by hand: through REST framework's fields a job costs
-# four times as much. The fields are the schema; a test holds the two together.
+# Written by hand, because REST framework's fields take four times as long and jobs are read often. The fields are the
+# schema; a test compares the two.
 
 
 class LinkQuery(Strict):
@@ -19,7 +19,9 @@ class LinkQuery(Strict):
 
 class FileQuery(LinkQuery):
     download = serializers.BooleanField(
-        required=False, default=False, help_text="Have a browser save the file, not show it."
+        required=False,
+        default=False,
+        help_text="Whether a browser saves the file instead of showing it.",
     )
 
 
@@ -27,22 +29,22 @@ class ImageSerializer(serializers.Serializer[Image]):
     id = serializers.UUIDField()
     index = serializers.IntegerField()
     seed = serializers.IntegerField()
-    url = serializers.URLField(help_text="A signed link to the file; needs no key, ends some time.")
+    url = serializers.URLField(help_text="Signed link to the file; needs no key, expires.")
     thumbnail_url = serializers.URLField(
-        help_text="Likewise to a WebP of at most 256 pixels on its longest side."
+        help_text="Signed link to a WebP thumbnail, at most 256 pixels on its longest side."
     )
-    sha256 = serializers.CharField(help_text="Of the file; also its ETag.")
+    sha256 = serializers.CharField(help_text="SHA-256 of the file; also its ETag.")
     width = serializers.IntegerField()
     height = serializers.IntegerField()
     format = serializers.ChoiceField(Job.Format.choices)
     size_bytes = serializers.IntegerField()
-    tries = serializers.IntegerField(help_text="Pictures that were made for it.")
+    tries = serializers.IntegerField(help_text="Number of images generated to get this one.")
     is_accepted = serializers.BooleanField(
         allow_null=True,
-        help_text="Whether the detector finds in it what the variant says; null: nobody looked.",
+        help_text="Whether the detector found what the variant describes; null: not checked.",
     )
     failing = serializers.ListField(
-        child=serializers.CharField(), help_text="What the detector finds at fault."
+        child=serializers.CharField(), help_text="Faults that the detector found."
     )
 
     def to_representation(self, instance: Image) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Jobs, in and out. Shapes only: what is allowed is decided below, in `submission`."""
+"""Serializers of jobs. The rules are in `generation.jobs.submission`."""
 
 from datetime import datetime
 from typing import Any
@@ -19,64 +19,64 @@ MAX_WAIT_SECONDS = 60
 
 
 class JobRequestSerializer(Strict):
-    """Exactly one of variant and text. Without a seed a fresh one is drawn and stated on the job."""
+    """Exactly one of variant and text is required. Without a seed a random one is used; the job states it."""
 
     variant = serializers.CharField(required=False, help_text="Slug of a prompt variant.")
     text = serializers.CharField(
         required=False,
-        help_text="A wording of the catalogue; case and spaces do not matter. Another text gets the variant that is "
-        "nearest to it, if that is near enough, and the job says so in match.",
+        help_text="Text of a prompt variant; case and spaces do not matter. A text that is not in the catalogue is "
+        "matched to the most similar variant if it is similar enough; the job then has match.",
     )
     match = serializers.BooleanField(
-        required=False, help_text="false: only a text that the catalogue has; default true."
+        required=False, help_text="false: accept only texts in the catalogue; default true."
     )
     n = serializers.IntegerField(
         required=False,
         min_value=1,
         max_value=settings.MAX_IMAGES_PER_JOB,
-        help_text="Images; default 1.",
+        help_text="Number of images; default 1.",
     )
     seed = serializers.IntegerField(
         required=False,
         min_value=0,
         max_value=2**32 - 1,
-        help_text="Of the first image; the next has seed + 1.",
+        help_text="Seed of the first image; each further image has the next seed.",
     )
     size = serializers.RegexField(
         r"^\d{1,5}x\d{1,5}$",
         required=False,
-        help_text='"WIDTHxHEIGHT", one of the release\'s sizes.',
+        help_text='"WIDTHxHEIGHT", one of the sizes of the release.',
     )
     output_format = serializers.ChoiceField(
-        Job.Format.choices, required=False, help_text="Default webp."
+        Job.Format.choices, required=False, help_text="File format; default webp."
     )
     model = serializers.CharField(
         required=False,
-        help_text="student, teacher or a release's name. "
-        "By default the student if it covers the variant, else the teacher.",
+        help_text="student, teacher or the name of a release. "
+        "Default: the student if it covers the variant, otherwise the teacher.",
     )
     priority = serializers.IntegerField(
         required=False,
         min_value=-100,
         max_value=100,
-        help_text="Higher runs first among your own jobs; default 0.",
+        help_text="Jobs with a higher priority run first among your own; default 0.",
     )
     metadata = serializers.BooleanField(
         required=False,
-        help_text="Whether the files say how they were made; by default they hold the pixels alone.",
+        help_text="Whether files contain metadata on how they were made; by default only pixels.",
     )
     webhook = serializers.CharField(
         required=False,
         max_length=MAX_URL,
-        help_text="https:// URL that is told of the job by signed messages.",
+        help_text="https:// URL that receives signed webhooks about the job.",
     )
     webhook_events = serializers.ListField(
         child=serializers.ChoiceField(Delivery.Event.choices),
         required=False,
         allow_empty=False,
         max_length=len(Delivery.Event.values),
-        help_text="Of what it is told; default: of all. start: a worker took it; output: its images are there; "
-        "completed: it ended, however.",
+        help_text="Events to send; default: all. start: the job started; output: its images are ready; "
+        "completed: it finished, with any outcome.",
     )
 
 
@@ -85,7 +85,7 @@ class JobQuery(PageQuery):
     variant = serializers.CharField(required=False, help_text="Slug.")
     model = serializers.CharField(required=False, help_text="Name of a release.")
     via = serializers.ChoiceField(
-        Job.Via.choices, required=False, help_text="How the job was asked for."
+        Job.Via.choices, required=False, help_text="Interface through which the job was created."
     )
     created_after = serializers.DateTimeField(required=False, help_text="ISO 8601.")
     created_before = serializers.DateTimeField(required=False, help_text="ISO 8601.")
@@ -97,7 +97,7 @@ class WaitQuery(Strict):
         default=0,
         min_value=0,
         max_value=MAX_WAIT_SECONDS,
-        help_text="Seconds to hold the answer while the job has not ended.",
+        help_text="Seconds to wait for the job to finish before answering.",
     )
 
 
@@ -108,29 +108,29 @@ class JobErrorSerializer(serializers.Serializer[Any]):
 
 class JobMetricsSerializer(serializers.Serializer[Any]):
     queue_seconds = serializers.FloatField(
-        allow_null=True, help_text="From creation to the last start."
+        allow_null=True, help_text="From creation to the start of the last attempt."
     )
     device_seconds = serializers.FloatField()
-    encode_seconds = serializers.FloatField(help_text="That its files took.")
-    total_seconds = serializers.FloatField(allow_null=True, help_text="From creation to the end.")
+    encode_seconds = serializers.FloatField(help_text="Time to encode and store its files.")
+    total_seconds = serializers.FloatField(allow_null=True, help_text="From creation to finish.")
 
 
 class QueueSerializer(serializers.Serializer[Any]):
     position = serializers.IntegerField(
-        help_text=f"1: next, 0: running; {MOST_AHEAD + 1}: that or later."
+        help_text=f"1: next, 0: running; {MOST_AHEAD + 1}: this or later."
     )
     eta_seconds_p50 = serializers.FloatField(
-        allow_null=True, help_text="From now to its end, from measured rates; null: not known."
+        allow_null=True, help_text="Estimated time until it finishes; null: unknown."
     )
     eta_seconds_p90 = serializers.FloatField(allow_null=True)
-    feasible = serializers.BooleanField(help_text="Whether a living worker serves the release.")
-    reason = serializers.CharField(allow_blank=True, help_text="Why not.")
+    feasible = serializers.BooleanField(help_text="Whether a live worker serves the release.")
+    reason = serializers.CharField(allow_blank=True, help_text="Why it is not feasible.")
 
 
 class MatchSerializer(serializers.Serializer[Any]):
-    asked = serializers.CharField(help_text="The text of the request.")
+    asked = serializers.CharField(help_text="Text of the request.")
     score = serializers.FloatField(
-        help_text="How near the variant's text is: the cosine of the two; 1: the same."
+        help_text="Cosine similarity of the variant's text to the request's; 1: equal."
     )
 
 
@@ -144,32 +144,32 @@ class JobSerializer(serializers.Serializer[Job]):
     id = serializers.UUIDField()
     status = serializers.ChoiceField(Job.Status.choices)
     variant = serializers.CharField(help_text="Slug.")
-    text = serializers.CharField(help_text="The wording that the images are made from.")
+    text = serializers.CharField(help_text="Text that the images are generated from.")
     match = MatchSerializer(
-        allow_null=True, help_text="Of a job whose text no variant has: the nearest was taken."
+        allow_null=True, help_text="Set if the text was matched to the most similar variant."
     )
     model = serializers.CharField(help_text="Name of the release.")
     n = serializers.IntegerField(help_text="Images.")
-    seed = serializers.IntegerField(help_text="Of the first image; the next has seed + 1.")
+    seed = serializers.IntegerField(help_text="Seed of the first image; further images count up.")
     size = serializers.CharField(help_text="WIDTHxHEIGHT")
     num_inference_steps = serializers.IntegerField()
     output_format = serializers.ChoiceField(Job.Format.choices)
     priority = serializers.IntegerField()
-    metadata = serializers.BooleanField(help_text="Whether the files say how they were made.")
+    metadata = serializers.BooleanField(help_text="Whether files say how they were made.")
     max_tries = serializers.IntegerField(
-        help_text="0: nobody looks at an image; 1: it is judged; more: made again with other seeds while it fails."
+        help_text="0: images are not checked; 1: checked; more: images that fail are generated again, up to so often."
     )
     cache = serializers.ChoiceField(Job.Cache.choices)
-    attempt = serializers.IntegerField(help_text="Executions so far.")
-    progress = serializers.IntegerField(help_text="Per cent.")
+    attempt = serializers.IntegerField(help_text="Number of attempts so far.")
+    progress = serializers.IntegerField(help_text="Percent.")
     queue = QueueSerializer(
         allow_null=True,
-        help_text="Of a job that has not ended, where one job is answered, not a list.",
+        help_text="Only for an unfinished job, and not in lists.",
     )
-    error = JobErrorSerializer(allow_null=True, help_text="Of a failed or canceled job.")
-    images = ImageSerializer(many=True, help_text="Of a succeeded job.")
+    error = JobErrorSerializer(allow_null=True, help_text="Error of a failed or canceled job.")
+    images = ImageSerializer(many=True, help_text="Images of a succeeded job.")
     created_at = serializers.DateTimeField()
-    started_at = serializers.DateTimeField(allow_null=True, help_text="Of the last attempt.")
+    started_at = serializers.DateTimeField(allow_null=True, help_text="Start of the last attempt.")
     finished_at = serializers.DateTimeField(allow_null=True)
     metrics = JobMetricsSerializer()
     urls = JobURLsSerializer()
@@ -216,7 +216,7 @@ class JobSerializer(serializers.Serializer[Job]):
         if job.status != Job.Status.SUCCEEDED:
             return []
         shown = ImageSerializer(context=self.context)
-        # A list has fetched them for all of its jobs at once.
+        # A list view has prefetched them.
         fetched = "images" in getattr(job, "_prefetched_objects_cache", {})
         images = job.images.all() if fetched else _IMAGES.all(job_id=job.id)
         return [shown.to_representation(image) for image in images]
@@ -228,14 +228,14 @@ _IMAGES = Compiled(
 
 
 def match_of(job: Job) -> dict[str, Any] | None:
-    """As MatchSerializer says."""
+    """Return the data of MatchSerializer."""
     if job.match_score is None:
         return None
     return {"asked": job.asked_text, "score": job.match_score}
 
 
 def queue_of(estimate: Estimate | None) -> dict[str, Any] | None:
-    """As QueueSerializer says."""
+    """Return the data of QueueSerializer."""
     if estimate is None:
         return None
     return {

@@ -1,4 +1,4 @@
-"""Releases, in and out."""
+"""Serializers of releases."""
 
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers

@@ -1,4 +1,4 @@
-"""What every request and answer shares: strictness, pages, absolute addresses."""
+"""Base serializers: strict fields, paging, absolute URLs."""
 
 from typing import Any, ClassVar
 from uuid import UUID
@@ -14,16 +14,16 @@ MAX_PAGE = 100
 
 
 class Strict(serializers.Serializer[Any]):
-    """Refuses, by name, what it does not know: a parameter that is silently dropped is a wrong picture."""
+    """Serializer that refuses unknown parameters, because ignoring one would give a wrong image."""
 
-    hints: ClassVar[dict[str, str]] = {}  # what to do instead, for names that clients bring along
+    hints: ClassVar[dict[str, str]] = {}  # advice for unknown names that clients often send
     _fields: ClassVar[dict[type, BindingDict]] = {}
 
     @property
     def fields(self) -> BindingDict:
-        """Made once for each class: REST framework copies them for every request, which takes longer than to validate.
+        """Return the fields, made once per class: REST framework copies them per request, slower than validation.
 
-        They keep no state of a request, and are bound to the first of these serializers.
+        They hold no state of a request, and are bound to the first serializer of the class.
         """
         kind = type(self)
         if kind not in self._fields:
@@ -44,7 +44,7 @@ class Strict(serializers.Serializer[Any]):
 
 
 def query(serializer: type[Strict], request: Request) -> dict[str, Any]:
-    """The validated query of a request."""
+    """Return the validated query of a request."""
     checked = serializer(data=request.query_params.dict())
     checked.is_valid(raise_exception=True)
     return checked.validated_data
@@ -60,16 +60,18 @@ def url(serializer: serializers.BaseSerializer[Any], name: str, *arguments: Any)
 
 
 def url_of(serializer: serializers.BaseSerializer[Any], name: str, row_id: UUID) -> str:
-    """As `url`, sooner."""
+    """Return the same as `url` for a route with one UUID, faster."""
     before, after = links.around(name)
     return absolute(serializer, f"{before}{row_id}{after}")
 
 
 class PageQuery(Strict):
     limit = serializers.IntegerField(
-        required=False, default=20, min_value=1, max_value=MAX_PAGE, help_text="Results on a page."
+        required=False, default=20, min_value=1, max_value=MAX_PAGE, help_text="Results per page."
     )
-    cursor = serializers.CharField(required=False, help_text="From the links next and previous.")
+    cursor = serializers.CharField(
+        required=False, help_text="Taken from the links next and previous."
+    )
 
 
 class NoQuery(Strict):

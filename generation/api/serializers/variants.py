@@ -1,4 +1,4 @@
-"""Prompt variants, in and out."""
+"""Serializers of prompt variants."""
 
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
@@ -8,8 +8,8 @@ from generation.models import PromptVariant
 
 
 class VariantQuery(PageQuery):
-    q = serializers.CharField(required=False, help_text="Part of the text or of the slug.")
-    tag = serializers.CharField(required=False, help_text="Variants that have this tag.")
+    q = serializers.CharField(required=False, help_text="Substring of the text or the slug.")
+    tag = serializers.CharField(required=False, help_text="Only variants with this tag.")
 
 
 class VariantSerializer(serializers.ModelSerializer[PromptVariant]):

@@ -1,4 +1,4 @@
-"""Webhooks, out: endpoints with what goes wrong there, deliveries, and the secret that signs."""
+"""Serializers of webhook endpoints, deliveries and signing secrets."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from generation.webhooks import endpoints as webhooks
 
 
 class SecretSerializer(serializers.Serializer[Any]):
-    key = serializers.CharField(help_text="whsec_…, as libraries for Standard Webhooks take it.")
+    key = serializers.CharField(help_text="whsec_…, the format of the Standard Webhooks libraries.")
 
 
 class DeliveryQuery(PageQuery):
@@ -25,7 +25,7 @@ class EndpointURLsSerializer(serializers.Serializer[Any]):
 
 class _Endpoints(serializers.ListSerializer[Any]):
     def to_representation(self, data: Any) -> list[Any]:
-        """What waits is counted for all of them at once."""
+        """Count unsent deliveries of all endpoints in one query."""
         self.child.unsent = webhooks.unsent(list(data))  # type: ignore[union-attr]
         return super().to_representation(data)
 
@@ -35,15 +35,15 @@ class EndpointSerializer(serializers.Serializer[WebhookEndpoint]):
     id = serializers.IntegerField()
     url = serializers.CharField()
     state = serializers.ChoiceField(WebhookEndpoint.State.choices)
-    failures = serializers.IntegerField(help_text="In a row.")
+    failures = serializers.IntegerField(help_text="Consecutive failures.")
     failing_since = serializers.DateTimeField(allow_null=True)
     paused_until = serializers.DateTimeField(
-        allow_null=True, help_text="Nothing is sent until then; then a single message tries."
+        allow_null=True, help_text="Deliveries are paused until then; then one is tried."
     )
     disabled_at = serializers.DateTimeField(allow_null=True)
     disabled_reason = serializers.CharField()
     last_success_at = serializers.DateTimeField(allow_null=True)
-    pending = serializers.IntegerField(help_text="Deliveries that wait.")
+    pending = serializers.IntegerField(help_text="Deliveries not sent yet.")
     dead = serializers.IntegerField(help_text="Deliveries that were given up.")
     created_at = serializers.DateTimeField()
     urls = EndpointURLsSerializer()
@@ -78,17 +78,19 @@ class DeliveryURLsSerializer(serializers.Serializer[Any]):
 
 
 class DeliverySerializer(serializers.Serializer[Delivery]):
-    id = serializers.UUIDField(help_text="The header webhook-id of each try.")
+    id = serializers.UUIDField(help_text="Header webhook-id of each attempt.")
     webhook = serializers.IntegerField(help_text="Id of the endpoint.")
     url = serializers.CharField()
     job = serializers.UUIDField()
     event = serializers.ChoiceField(Delivery.Event.choices)
     status = serializers.ChoiceField(Delivery.Status.choices)
-    attempts = serializers.IntegerField(help_text="Tries so far.")
-    next_attempt_at = serializers.DateTimeField(allow_null=True, help_text="Of a pending one.")
-    last_status = serializers.IntegerField(allow_null=True, help_text="HTTP status of the last.")
+    attempts = serializers.IntegerField(help_text="Attempts so far.")
+    next_attempt_at = serializers.DateTimeField(allow_null=True, help_text="Only if pending.")
+    last_status = serializers.IntegerField(
+        allow_null=True, help_text="HTTP status of the last attempt."
+    )
     last_error = serializers.CharField()
-    created_at = serializers.DateTimeField(help_text="When it happened.")
+    created_at = serializers.DateTimeField(help_text="Time of the event.")
     delivered_at = serializers.DateTimeField(allow_null=True)
     urls = DeliveryURLsSerializer()
 

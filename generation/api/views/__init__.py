@@ -1,1 +1,1 @@
-"""The HTTP views by resource. They parse, ask the modules below and render; they decide nothing about jobs."""
+"""Views of the API, by resource. They parse and render; decisions about jobs are made in `generation.jobs`."""

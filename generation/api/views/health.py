@@ -1,4 +1,4 @@
-"""Whether the process lives, and whether the whole can serve. Quick: a part that hangs is a part that is down."""
+"""Liveness and readiness. Checks are short: a component that hangs counts as down."""
 
 import threading
 import time
@@ -22,7 +22,7 @@ from generation.models import Worker
 log = structlog.get_logger(__name__)
 
 PART_SECONDS = 2.0
-QUESTIONS_AT_ONCE = 4  # per part: what hangs is not asked again and again
+QUESTIONS_AT_ONCE = 4  # per component; while as many hang, no more are started
 
 _asked: Counter[str] = Counter()
 _guard = threading.Lock()
@@ -31,14 +31,14 @@ _guard = threading.Lock()
 @require_safe
 @never_cache
 def live(request: HttpRequest) -> JsonResponse:
-    """This process answers."""
+    """Liveness: this process responds."""
     return JsonResponse({"status": "ok"})
 
 
 @require_safe
 @never_cache
 def ready(request: HttpRequest) -> JsonResponse:
-    """PostgreSQL and Redis answer, and a generation worker showed its heartbeat."""
+    """Readiness: PostgreSQL and Redis respond, and a generation worker has a heartbeat."""
     deadline = time.monotonic() + PART_SECONDS
     asked = {name: _ask(name) for name in PARTS}
     parts = {name: _outcome(name, future, deadline) for name, future in asked.items()}
@@ -49,7 +49,7 @@ def ready(request: HttpRequest) -> JsonResponse:
 
 
 def _ask(name: str) -> "Future[dict[str, Any]]":
-    """Ask a part in a thread of its own, which may hang with it: it keeps neither requests nor the process's end."""
+    """Check a component in a daemon thread, so that a hanging check blocks neither requests nor the shutdown."""
     future: Future[dict[str, Any]] = Future()
 
     def ask() -> None:
@@ -65,7 +65,7 @@ def _ask(name: str) -> "Future[dict[str, Any]]":
         hanging = _asked[name] >= QUESTIONS_AT_ONCE
         _asked[name] += not hanging
     if hanging:
-        future.set_exception(TimeoutError(f"{QUESTIONS_AT_ONCE} questions hang"))
+        future.set_exception(TimeoutError(f"{QUESTIONS_AT_ONCE} checks hang"))
     else:
         threading.Thread(target=ask, name=f"health-{name}", daemon=True).start()
     return future
@@ -75,7 +75,7 @@ def _outcome(name: str, future: "Future[dict[str, Any]]", deadline: float) -> di
     try:
         return future.result(timeout=max(0.0, deadline - time.monotonic()))
     except Exception as error:
-        # What exactly is wrong is for the log; the address is open to anybody.
+        # Details go to the log only: this URL is public.
         log.warning("health_part_failed", part=name, error=str(error).strip() or repr(error))
         return {"ok": False, "detail": "no answer"}
 

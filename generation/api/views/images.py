@@ -1,6 +1,6 @@
-"""Images: what is known of one, its file and its thumbnail behind signed links.
+"""Views of images: metadata, and file and thumbnail behind signed links.
 
-Where the files lie in an object store, a client is sent on to it (S3_DELIVERY): the bytes do not pass through here.
+With an object store and S3_DELIVERY, file requests are redirected to the store.
 """
 
 from typing import Any
@@ -24,16 +24,18 @@ from generation.images import links, storage
 from generation.images import store as images
 from generation.models import APIKey, Image, PurgedImage
 
-REDIRECT_SECONDS = 600  # that a cache may keep; temporary credentials sign for not much longer
-SPARE_SECONDS = 60  # that the store's link outlives what a cache keeps
+REDIRECT_SECONDS = (
+    600  # for which a redirect may be cached; temporary credentials do not sign for much longer
+)
+SPARE_SECONDS = 60  # for which the store's link outlives the cached redirect
 
 
 def _image(image_id: UUID, **which: Any) -> Image:
-    """Raises JobPurged if it was removed, Http404 if it never was."""
+    """Return the image. Raises JobPurged if it was deleted, Http404 if it never existed."""
     image = Image.objects.filter(id=image_id, **which).first()
     if image is None:
         if PurgedImage.objects.filter(id=image_id, **which).exists():
-            raise JobPurged("Submit the same job again: the seed gives the same picture.")
+            raise JobPurged("Submit the same job with its seed again: it gives the same image.")
         raise Http404
     return image
 
@@ -46,7 +48,7 @@ class ImageDetail(APIView):
         responses={200: ImageDetailSerializer} | responses(401, 403, 404, 410),
     )
     def get(self, request: Request, image_id: UUID) -> Response:
-        """One image, with fresh links to its file and its thumbnail."""
+        """Read an image, with new links to its file and thumbnail."""
         query(NoQuery, request)
         image = _image(image_id, job__owner_id=request.user.pk)
         structlog.contextvars.bind_contextvars(job_id=str(image.job_id))
@@ -54,7 +56,7 @@ class ImageDetail(APIView):
 
 
 class AnyAccept(BaseContentNegotiation):
-    """A file has one type, whatever the browser's Accept header prefers; errors are JSON."""
+    """Content negotiation that ignores Accept: a file has one type, and errors are JSON."""
 
     def select_renderer(
         self, request: Request, renderers: Any, format_suffix: str | None = None
@@ -68,7 +70,7 @@ class LinkedView(APIView):
     content_negotiation_class = AnyAccept
 
 
-ELSEWHERE = {302: OpenApiResponse(description="To the object store, where the file is")}
+ELSEWHERE = {302: OpenApiResponse(description="Redirect to the object store")}
 
 
 class ImageFile(LinkedView):
@@ -82,7 +84,7 @@ class ImageFile(LinkedView):
         | responses(400, 403, 404, 410, 503),
     )
     def get(self, request: Request, image_id: UUID) -> HttpResponseBase:
-        """The file. The link's signature is the permission; it never changes, so it may be cached for good."""
+        """Read the file of an image. The signed link is the permission; the file never changes and can be cached."""
         asked = query(FileQuery, request)
         seconds = links.check(image_id, asked["expires"], asked["signature"])
         image = _image(image_id)
@@ -101,7 +103,7 @@ class ImageThumbnail(LinkedView):
         | responses(400, 403, 404, 410, 503),
     )
     def get(self, request: Request, image_id: UUID) -> HttpResponseBase:
-        """The image as a small WebP, at most 256 pixels on its longest side. Its link opens nothing else."""
+        """Read the thumbnail, a WebP of at most 256 pixels on its longest side. Its link is valid for it alone."""
         asked = query(LinkQuery, request)
         seconds = links.check(image_id, asked["expires"], asked["signature"], to=links.THUMBNAIL)
         image = _image(image_id)
@@ -115,7 +117,7 @@ class ImageThumbnail(LinkedView):
 def _answer(
     request: Request, name: str, seconds: int, *, etag: str, save_as: str = ""
 ) -> HttpResponseBase:
-    """The stored file; where it is; or that the client's copy is still good. seconds: that its link goes on to work."""
+    """Answer with the stored file, a redirect or 304. seconds: how long the link remains valid."""
     quoted = f'"{etag}"'
     answer = get_conditional_response(request._request, etag=quoted)
     if answer is None and request.method != "HEAD":
@@ -135,11 +137,11 @@ def _answer(
 
 
 def _whole(name: str, *, is_wanted: bool) -> HttpResponse:
-    """is_wanted: else the head alone is made, which needs no bytes."""
+    """Return the whole file. is_wanted: otherwise only the headers, which need no read."""
     kind = storage.CONTENT_TYPES[name.rpartition(".")[2]]
     if is_wanted:
         try:
-            # In one piece: a file is some 100 KB, and every piece is a hop between threads.
+            # Not streamed: a file has about 100 KB, and each chunk would switch threads.
             return HttpResponse(storage.read(name), content_type=kind)
         except StorageFailed as error:
             raise _gone_or(error, name) from error
@@ -156,4 +158,4 @@ def _gone_or(error: StorageFailed, *names: str) -> ImageGone | StorageFailed:
 
 
 def _gone() -> ImageGone:
-    return ImageGone("Submit the same job again: the seed on it gives the same picture.")
+    return ImageGone("Submit the same job with its seed again: it gives the same image.")

@@ -1,4 +1,4 @@
-"""The figures for Prometheus."""
+"""View of the Prometheus metrics."""
 
 from django.http import HttpRequest, HttpResponse
 from django.views.decorators.cache import never_cache
@@ -10,7 +10,7 @@ from generation.infra import metrics
 
 
 class _Figures(CollectorRegistry):
-    """What prometheus_client renders: collected anew at each scrape, nothing is kept in the process."""
+    """Registry for prometheus_client that collects at each scrape and keeps nothing in the process."""
 
     def collect(self):
         return metrics.collect()

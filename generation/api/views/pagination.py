@@ -1,4 +1,4 @@
-"""Pages of lists: {next, previous, results} with opaque keyset cursors; a long table costs the same anywhere."""
+"""Cursor pagination: {next, previous, results} with opaque keyset cursors, at a cost independent of the position."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ from generation.api.serializers import MAX_PAGE, PageQuery, Strict, query
 
 class InvalidCursor(exceptions.ValidationError):
     def __init__(self) -> None:
-        super().__init__({"cursor": "Take it from the links next and previous."}, code="invalid")
+        super().__init__({"cursor": "Use the cursor of a next or previous link."}, code="invalid")
 
 
 class Cursor(CursorPagination):
@@ -31,7 +31,7 @@ class Cursor(CursorPagination):
         return tuple(str(name) for name in queryset.query.order_by)
 
     def decode_cursor(self, request: Request) -> Any:
-        """The place that the query names. What no page of ours ever named is refused, not read as "from the start"."""
+        """Decode the cursor of the query. Refuse a malformed one: DRF would start from the beginning."""
         cursor = super().decode_cursor(request)
         if cursor and cursor.position is None and not cursor.offset:
             raise InvalidCursor
@@ -44,19 +44,19 @@ class Cursor(CursorPagination):
             NotFound,
             ValidationError,
             ValueError,
-        ) as error:  # by hand: no base64, or no date in it
+        ) as error:  # forged: no base64, or no date in it
             raise InvalidCursor from error
 
 
 class ListView(APIView):
-    """A list of rows. Subclasses say which, by a validated query."""
+    """Base view of a list. Subclasses return the rows for a validated query."""
 
     query_class: type[Strict] = PageQuery
     serializer_class: type[BaseSerializer[Any]]
-    pagination_class = Cursor  # read by the schema
+    pagination_class = Cursor  # read by drf-spectacular
 
     def rows(self, request: Request, asked: dict[str, Any]) -> QuerySet[Any, Any]:
-        """Ordered rows."""
+        """Return ordered rows."""
         raise NotImplementedError
 
     def page(self, request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""The pages that explain the codes of refusals and failed jobs, for people: the addresses in `type`."""
+"""Pages that explain error codes to people: the URLs in `type`."""
 
 from http import HTTPStatus
 from typing import Any
@@ -15,7 +15,7 @@ from generation.api.views.images import AnyAccept
 
 
 class Page(APIView):
-    """Open to anybody, whatever its Accept header prefers."""
+    """A public HTML page, whatever the Accept header."""
 
     authentication_classes = ()
     permission_classes = ()

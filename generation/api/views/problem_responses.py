@@ -1,6 +1,6 @@
-"""Every refusal over HTTP, as RFC 9457 has it or, on OpenAI's routes, as OpenAI does. Where errors become answers.
+"""HTTP responses for errors: problem documents (RFC 9457) or, on the OpenAI routes, OpenAI's format.
 
-`code` is the stable word for programs; a failed job carries the same words in `job.error.code`.
+`code` is stable; failed jobs have the same codes in `job.error.code`.
 """
 
 import json
@@ -25,7 +25,7 @@ CONTENT_TYPE = "application/problem+json"
 
 
 def responses(*statuses: int) -> dict[Any, Any]:
-    """For the schema: these statuses answer with a problem; where a key is needed, 429 as well."""
+    """Return schema entries for these statuses; where a key is needed, 429 is added."""
     limited = {HTTPStatus.TOO_MANY_REQUESTS} if HTTPStatus.UNAUTHORIZED in statuses else set()
     return {
         (int(status), CONTENT_TYPE): OpenApiResponse(ProblemSerializer, HTTPStatus(status).phrase)
@@ -34,18 +34,18 @@ def responses(*statuses: int) -> dict[Any, Any]:
 
 
 def page_of(code: str, request: HttpRequest | Request) -> str:
-    """The address of the page that explains the code; "about:blank" of one that has none."""
+    """Return the URL of the page that explains the code; "about:blank" if there is none."""
     if problems.find(code) is None:
         return "about:blank"
     path = reverse("problem", args=[code])
     try:
         return request.build_absolute_uri(path)
-    except DisallowedHost:  # then this is what the refusal is about
+    except DisallowedHost:  # the refusal is about the host itself
         return path
 
 
 def body_of(refusal: Refusal, request: HttpRequest | Request) -> dict[str, Any]:
-    """The problem document. Members without a value are left out."""
+    """Return the problem document. Members without a value are left out."""
     request_id = refusals.request_id()
     body = {
         "type": page_of(refusal.code, request),
@@ -88,15 +88,15 @@ def _render(refusal: Refusal, request: HttpRequest | Request) -> Rendering:
 
 # --- from the API's views -------------------------------------------------------------------------
 def handle(error: Exception, context: dict[str, Any]) -> Response | None:
-    """REST framework's EXCEPTION_HANDLER. None: nobody anticipated it, Django logs it and `server_error` answers."""
+    """REST framework's EXCEPTION_HANDLER. None for an unexpected error: Django logs it, `server_error` responds."""
     refusal = refusals.of(error, context["request"])
     return answer(refusal, context["request"]) if refusal else None
 
 
 def answer(refusal: Refusal, request: Request) -> Response:
-    """Of a view."""
+    """Return the response of a view."""
     shown = _render(refusal, request)
-    request.accepted_renderer = JSONRenderer()  # a page's own would make HTML of it
+    request.accepted_renderer = JSONRenderer()  # the browsable renderer would give HTML
     request.accepted_media_type = shown.content_type
     return Response(
         shown.body, status=shown.status, headers=shown.headers, content_type=shown.content_type
@@ -104,7 +104,7 @@ def answer(refusal: Refusal, request: Request) -> Response:
 
 
 def plain(refusal: Refusal, request: HttpRequest) -> HttpResponse:
-    """Answer of Django itself, before or after a view."""
+    """Return the response of code outside of views."""
     shown = _render(refusal, request)
     return HttpResponse(
         json.dumps(shown.body),

@@ -1,4 +1,4 @@
-"""What an exception means to a client, in one form for every rendering. Knows neither problem documents nor OpenAI."""
+"""Conversion of exceptions to `Refusal`, independent of how the answer is rendered."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -19,17 +19,18 @@ from generation.errors import INTERNAL_ERROR, GenerationError
 
 log = structlog.get_logger(__name__)
 
-RETRY_AFTER_SECONDS = 2  # where nothing better is known
-MOST_SECONDS = 120  # OpenAI's clients give up at more
+RETRY_AFTER_SECONDS = 2  # default
+MOST_SECONDS = 120  # OpenAI's clients ignore longer waits
 NOT_FOUND = "not_found"
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """wait_seconds: until the same request may succeed, as far as known; errors: each fault of the request alone;
+    """An error as an answer, whatever its format.
 
-    members: what else there is to tell.
+    wait_seconds: time until the same request may succeed, if known; errors: one entry per fault; members: further
+    members of the problem document.
     """
 
     status: int
@@ -49,14 +50,14 @@ class Refusal:
 
     @property
     def retry_after(self) -> int | None:
-        """Whole seconds to state, for a retryable one."""
+        """Return the whole seconds to state, None unless retryable."""
         if not self.retryable:
             return None
         return max(1, min(MOST_SECONDS, self.wait_seconds or RETRY_AFTER_SECONDS))
 
 
 def of(error: Exception, request: Request) -> Refusal | None:
-    """None: nobody anticipated it."""
+    """Return the refusal for an exception; None for an unexpected one."""
     if isinstance(error, GenerationError):
         return of_ours(error)
     if isinstance(error, Http404):
@@ -89,13 +90,13 @@ def of_ours(error: GenerationError) -> Refusal:
 
 
 def _of_framework(error: exceptions.APIException) -> Refusal:
-    """Of REST framework; its auth_header and wait are where it puts them."""
+    """Convert an exception of REST framework, with its auth_header."""
     headers = {}
     if getattr(error, "auth_header", None):
         headers["WWW-Authenticate"] = str(error.auth_header)  # type: ignore[attr-defined]
     detail = str(error.detail)
     if isinstance(error, exceptions.NotAuthenticated):
-        detail = "Send an API key as: Authorization: Bearer rt_…"
+        detail = "No API key was sent. Send the header Authorization: Bearer rt_…"
     return Refusal(error.status_code, str(error.get_codes()), detail, headers=headers)
 
 
@@ -116,7 +117,7 @@ def _of_validation(error: exceptions.ValidationError, request: Request) -> Refus
 
 
 def _token(name: str) -> str:
-    """Of a JSON Pointer in a fragment (RFC 6901)."""
+    """Escape a name for a JSON Pointer in a fragment (RFC 6901)."""
     return quote(name.replace("~", "~0").replace("/", "~1"), safe="~")
 
 
@@ -133,28 +134,28 @@ def _flatten(
         yield path, detail
 
 
-INTERNAL = Refusal(500, INTERNAL_ERROR, "This is our fault, and it was logged.")
+INTERNAL = Refusal(500, INTERNAL_ERROR, "An unexpected error occurred. It was logged.")
 BAD_REQUEST = Refusal(400, "bad_request", "The request cannot be understood.")
-FORBIDDEN = Refusal(403, "permission_denied", "This is not allowed.")
+FORBIDDEN = Refusal(403, "permission_denied", "You do not have permission to do this.")
 
 
 def nothing_at(request: HttpRequest) -> Refusal:
-    return Refusal(404, NOT_FOUND, f"There is nothing at {request.path}.")
+    return Refusal(404, NOT_FOUND, f"No page or resource has the path {request.path}.")
 
 
 # --- what every rendering may say of the request ---------------------------------------------------
 def request_id() -> str | None:
-    """Of the request in hand, in the log."""
+    """Return the id of the current request, as in the log."""
     return structlog.contextvars.get_contextvars().get("request_id")
 
 
 def job_id(refusal: Refusal) -> str | None:
-    """Of the job that the request is about, if there is one."""
+    """Return the id of the job that the request is about, if any."""
     known = structlog.contextvars.get_contextvars().get("job_id")
     return None if refusal.code == NOT_FOUND else known
 
 
 def trace_id(request: HttpRequest | Request) -> str | None:
-    """Of the client's traceparent (W3C Trace Context), if it sent one."""
+    """Return the trace id of the client's traceparent header (W3C Trace Context), if any."""
     found = _TRACEPARENT.match(request.headers.get("traceparent", "").strip())
     return found[1] if found else None

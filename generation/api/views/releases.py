@@ -1,4 +1,4 @@
-"""Releases as clients see them: what `model` may name."""
+"""Views of releases: the values of `model`."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ class ReleaseList(ListView):
         responses={200: ReleaseSerializer(many=True)} | responses(400, 401, 403),
     )
     def get(self, request: Request) -> Response:
-        """The releases, newest first."""
+        """List the releases, newest first."""
         return self.page(request)
 
     def rows(self, request: Request, asked: dict[str, Any]) -> QuerySet[Release]:
@@ -41,7 +41,7 @@ class ReleaseDetail(APIView):
         operation_id="read_release", responses={200: ReleaseSerializer} | responses(401, 403, 404)
     )
     def get(self, request: Request, name: str) -> Response:
-        """One release."""
+        """Read a release."""
         query(NoQuery, request)
         release = get_object_or_404(Release, name=name)
         return Response(ReleaseSerializer(release, context={"request": request}).data)

@@ -1,4 +1,4 @@
-"""The description of the API (OpenAPI) and the page that shows it, from files of our own host."""
+"""Views of the OpenAPI schema and of its documentation page, served from local files."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ class APIKeyScheme(OpenApiAuthenticationExtension):
         return {
             "type": "http",
             "scheme": "bearer",
-            "description": "A key made in the admin: rt_…",
+            "description": "API key, made in the admin: rt_…",
         }
 
 

@@ -1,4 +1,4 @@
-"""The catalogue as clients see it: active prompt variants."""
+"""Views of the active prompt variants."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ class VariantList(ListView):
         responses={200: VariantSerializer(many=True)} | responses(400, 401, 403),
     )
     def get(self, request: Request) -> Response:
-        """The active prompt variants, by slug."""
+        """List the active prompt variants, by slug."""
         return self.page(request)
 
     def rows(self, request: Request, asked: dict[str, Any]) -> QuerySet[PromptVariant]:
@@ -47,7 +47,7 @@ class VariantDetail(APIView):
         operation_id="read_variant", responses={200: VariantSerializer} | responses(401, 403, 404)
     )
     def get(self, request: Request, slug: str) -> Response:
-        """One active prompt variant."""
+        """Read an active prompt variant."""
         query(NoQuery, request)
         variant = get_object_or_404(ACTIVE, slug=slug)
         return Response(VariantSerializer(variant, context={"request": request}).data)

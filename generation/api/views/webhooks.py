@@ -1,4 +1,4 @@
-"""Webhooks over HTTP: the secret that signs, endpoints and deliveries of the owner, trying again."""
+"""Views of webhooks: signing secret, endpoints and deliveries of the owner, replay."""
 
 from typing import Any, cast
 from uuid import UUID
@@ -31,7 +31,7 @@ class Secret(APIView):
         responses={200: SecretSerializer} | responses(400, 401, 403),
     )
     def get(self, request: Request) -> Response:
-        """What your webhooks are signed with."""
+        """Read the secret that signs your webhooks."""
         query(NoQuery, request)
         return self._answer(webhooks.secret_of(cast(APIKey, request.auth).owner_id))
 
@@ -41,7 +41,7 @@ class Secret(APIView):
         responses={200: SecretSerializer} | responses(400, 401, 403),
     )
     def post(self, request: Request) -> Response:
-        """A new secret. The one before signs as well for 24 hours."""
+        """Create a new secret. The previous one signs as well for 24 hours."""
         query(NoQuery, request)
         return self._answer(webhooks.rotate(cast(APIKey, request.auth).owner_id))
 
@@ -59,7 +59,7 @@ class WebhookList(ListView):
         responses={200: EndpointSerializer(many=True)} | responses(400, 401, 403),
     )
     def get(self, request: Request) -> Response:
-        """The URLs that your jobs named, newest first."""
+        """List the webhook URLs of your jobs, newest first."""
         return self.page(request)
 
     def rows(self, request: Request, asked: dict[str, Any]) -> QuerySet[WebhookEndpoint]:
@@ -77,7 +77,7 @@ class WebhookEnable(APIView):
         responses={200: EndpointSerializer} | responses(400, 401, 403, 404),
     )
     def post(self, request: Request, endpoint_id: int) -> Response:
-        """Send there again, as if nothing had gone wrong. What was given up can be replayed."""
+        """Enable a webhook and reset its failures. Deliveries given up in the meantime can be replayed."""
         query(NoQuery, request)
         found = get_object_or_404(WebhookEndpoint, pk=endpoint_id, owner_id=request.user.pk)
         shown = EndpointSerializer(webhooks.enable(found), context={"request": request})
@@ -95,7 +95,7 @@ class DeliveryList(ListView):
         responses={200: DeliverySerializer(many=True)} | responses(400, 401, 403),
     )
     def get(self, request: Request) -> Response:
-        """What your webhooks were told, or will be, newest first."""
+        """List the deliveries to your webhooks, sent and pending, newest first."""
         return self.page(request)
 
     def rows(self, request: Request, asked: dict[str, Any]) -> QuerySet[Delivery]:
@@ -113,7 +113,7 @@ class DeliveryReplay(APIView):
         responses={200: DeliverySerializer} | responses(400, 401, 403, 404, 409),
     )
     def post(self, request: Request, delivery_id: UUID) -> Response:
-        """Send it again now, with the same id and the same bytes. One that waits is answered unchanged."""
+        """Send a delivery again now, with the same id and body. A pending one is returned unchanged."""
         query(NoQuery, request)
         mine = Delivery.objects.select_related("endpoint").filter(owner_id=request.user.pk)
         found = get_object_or_404(mine, pk=delivery_id)

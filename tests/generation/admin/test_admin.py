@@ -201,7 +201,7 @@ def test_a_preview_becomes_a_job_of_the_editor_and_its_page_opens(admin):
 def test_a_preview_of_what_is_not_encoded_says_why(admin):
     make_release(has_encoder=True)
     answer = do(admin, make_variant(slug="vase"), "preview")
-    assert "waits for the encode worker" in notices(answer)
+    assert "not been encoded yet" in notices(answer)
     assert not Job.objects.exists()
 
 
@@ -585,7 +585,7 @@ def test_a_rotated_key_shows_the_new_one_once(admin):
     assert new.matches(answer.context["plain"]) and new.weight == 4
     assert key.matches(plain_old) and key.prefix in answer.content.decode()
     assert "no-store" in answer["Cache-Control"]
-    assert "rotated already" in notices(do(admin, key, "rotate"))
+    assert "already rotated" in notices(do(admin, key, "rotate"))
     assert "Rotate" not in admin.get(url("apikey", "change", key.pk)).content.decode()
 
 

@@ -101,12 +101,12 @@ def test_what_waits_is_left_as_it_is(admin):
 
 
 def test_what_cannot_be_sent_is_said_once_with_the_reason(admin):
-    endpoint = webhooks.disable(make_endpoint(), "It answered 410 Gone.")
+    endpoint = webhooks.disable(make_endpoint(), "The response was 410 Gone.")
     dead = [make_delivery(endpoint=endpoint, status="dead") for _ in range(2)]
 
     page = choose(admin, "delivery", "replay", *dead).content.decode()
 
-    assert "2 not sent: Nothing is sent to this URL any more: It answered 410 Gone." in page
+    assert "2 not sent: The webhook is disabled: The response was 410 Gone." in page
 
 
 def test_staff_without_the_permission_only_look():

@@ -47,7 +47,7 @@ def test_facts_of_a_code_are_those_of_its_class():
 
     assert known is not None
     assert (known.title, known.status, known.retryable) == (
-        "More jobs wait than can be made in time",
+        "The queue is full",
         503,
         True,
     )

@@ -73,7 +73,9 @@ def test_what_is_wrong_with_a_webhook_is_said(api, vase, body: dict, parameter: 
 
 
 def test_a_disabled_webhook_is_refused_with_what_to_do(api, vase):
-    endpoint = webhooks.disable(make_endpoint(owner=api.owner, url=URL), "It answered 410 Gone.")
+    endpoint = webhooks.disable(
+        make_endpoint(owner=api.owner, url=URL), "The response was 410 Gone."
+    )
 
     said = problem(api.post("/v1/jobs", {"variant": vase, "webhook": URL}), 409, "webhook_disabled")
 

@@ -108,7 +108,7 @@ def test_the_text_behind_images_changes_only_when_new_revisions_are_asked_for(tm
     [
         ("c.csv", "slug,text,colour\nvase,a red vase,red\n", "Unknown columns: colour"),
         ("c.csv", "slug,tags\nvase,red\n", "column text is missing"),
-        ("c.csv", "text,text\na,b\n", "occurs twice"),
+        ("c.csv", "text,text\na,b\n", "more than once"),
         ("c.csv", "slug,text\nvase,a red vase,more\n", "more cells"),
         ("c.json", "{", "Expecting"),
         ("c.json", '{"text": "a red vase"}', "list of objects"),

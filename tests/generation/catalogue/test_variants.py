@@ -58,8 +58,8 @@ def test_up_to_twelve_words_are_allowed():
     ("text", "complaint"),
     [
         (f"{TWELVE} thirteen", "13 words; at most 12"),
-        ("", "0 words"),
-        (" \t ", "0 words"),
+        ("", "is empty"),
+        (" \t ", "is empty"),
         ("x" * 301, "301 characters; at most 300"),
         ("a red\x00vase", "control character"),
     ],
@@ -241,8 +241,8 @@ def test_the_embedding_of_a_release_is_that_of_its_own_encoder_and_the_current_r
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (None, "waits for the encode worker"),
-        (catalogue.ENCODE_AGAIN, "waits for the encode worker"),
+        (None, "not been encoded yet"),
+        (catalogue.ENCODE_AGAIN, "not been encoded yet"),
     ],
 )
 def test_a_variant_without_a_usable_embedding_is_refused_with_the_reason(error, reason):

@@ -74,7 +74,7 @@ def test_a_rotated_key_is_replaced_and_ends_after_the_grace():
     assert f"replaced by {APIKey.prefix_of(new)}" in run("list")
     run("rotate", new, "--grace", "0m")
     assert status(new) == 401
-    with pytest.raises(CommandError, match="rotated already"):
+    with pytest.raises(CommandError, match="already rotated"):
         run("rotate", key.prefix)
 
 

@@ -170,7 +170,7 @@ def test_the_nearest_are_offered_where_none_is_near_enough(encoder, variants):
     assert offered(answer, "variant")[:3] == [variant.slug for variant in variants]
     assert checked(answer, "variant") == []  # nothing is guessed
     assert "noscript" not in html(answer)  # htmx would make its button the one that Enter presses
-    assert "that is not near enough" in words(answer)
+    assert "not similar enough" in words(answer)
     assert 'value="a purple giraffe"' in html(answer) and 'value="3"' in html(answer)
 
 
@@ -178,7 +178,7 @@ def test_the_nearest_are_offered_where_none_is_near_enough(encoder, variants):
 WRONG = [
     ({"variant": "", "text": ""}, "prompt", "Choose a prompt from the list, or write one."),
     ({"variant": "", "text": "word " * 13}, "prompt", "at most 12 are allowed"),
-    ({"variant": "unknown"}, "prompt", "No prompt variant of the catalogue is “unknown”."),
+    ({"variant": "unknown"}, "prompt", "No prompt variant matches “unknown”."),
     ({"n": "0"}, "n", "greater than or equal to 1"),
     ({"n": "11"}, "n", "less than or equal to 10"),
     ({"n": "many"}, "n", "A valid integer is required."),
@@ -224,7 +224,7 @@ def test_a_card_that_is_refused_leaves_the_form_alone(variants):
     """A button of a card asks for the same again: its words are shown beside, not in place of what was typed."""
     answer = Person().post("/", {"variant": "gone"}, htmx=True)
     assert answer.status_code == 422 and "HX-Retarget" not in answer
-    assert "No prompt variant of the catalogue is" in answer["HX-Trigger"]
+    assert "No prompt variant" in answer["HX-Trigger"]
 
 
 # --- the page -------------------------------------------------------------------------------------

@@ -200,7 +200,7 @@ def test_slow_receivers_are_waited_for_at_once_and_hold_up_nobody(receiver, monk
     ]
     assert len(waits) == 40 and max(waits) < 1
     errors = Delivery.objects.exclude(endpoint=quick).values_list("last_error", flat=True)
-    assert set(errors) == {"No answer within 1 s."}
+    assert set(errors) == {"No response within 1 s."}
 
 
 def test_a_hint_during_a_run_makes_it_look_again(receiver, monkeypatch):

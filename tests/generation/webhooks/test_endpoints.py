@@ -59,33 +59,33 @@ def test_public_https_urls_are_taken(url: str):
         ("ftp://example.org/hook", "must begin with https://"),
         ("example.org/hook", "must begin with https://"),
         ("", "ASCII"),
-        ("https://", "names no host"),
+        ("https://", "no valid host name"),
         ("https://user:secret@example.org/", "credentials"),
         ("https://@example.org/", "credentials"),
         ("https://example.org/#a", "fragment"),
         ("https://example.org/#", "fragment"),
         ("https://example.org:0/", "port"),
         ("https://example.org:25/", "port must be"),
-        ("https://example.org:99999/", "no URL"),
-        ("https://example.org:x/", "no URL"),
-        ("https://[::1", "no URL"),
-        ("https://a..b/", "names no host"),
-        ("https://-a.example/", "names no host"),
-        (f"https://{'a' * 64}.example/", "names no host"),
-        (f"https://{'a.' * 150}example/", "names no host"),
+        ("https://example.org:99999/", "not valid"),
+        ("https://example.org:x/", "not valid"),
+        ("https://[::1", "not valid"),
+        ("https://a..b/", "no valid host name"),
+        ("https://-a.example/", "no valid host name"),
+        (f"https://{'a' * 64}.example/", "no valid host name"),
+        (f"https://{'a.' * 150}example/", "no valid host name"),
         ("https://café.example/", "ASCII"),
         ("https://example.org/a b", "ASCII"),
         ("https://example.org/\x00", "ASCII"),
         ("https://example.org\\@127.0.0.1/", "ASCII"),
         ("https://example.org/" + "a" * 500, "at most 500"),
-        ("https://127.0.0.1/", "public addresses only"),
-        ("https://169.254.169.254/", "public addresses only"),
-        ("https://[::1]/", "public addresses only"),
-        ("https://[::ffff:10.0.0.1]/", "public addresses only"),
-        ("https://localhost/", "public addresses only"),
-        ("https://a.localhost./", "public addresses only"),
-        ("https://2130706433/", "is no address"),
-        ("https://1.2.3/", "is no address"),
+        ("https://127.0.0.1/", "public IP address"),
+        ("https://169.254.169.254/", "public IP address"),
+        ("https://[::1]/", "public IP address"),
+        ("https://[::ffff:10.0.0.1]/", "public IP address"),
+        ("https://localhost/", "public IP address"),
+        ("https://a.localhost./", "public IP address"),
+        ("https://2130706433/", "not a valid IP address"),
+        ("https://1.2.3/", "not a valid IP address"),
     ],
 )
 def test_other_urls_are_refused_in_words(url: str, said: str):
@@ -115,7 +115,7 @@ def test_an_owner_has_one_endpoint_for_each_url():
 
 
 def test_a_disabled_endpoint_is_refused_until_it_is_enabled():
-    endpoint = webhooks.disable(make_endpoint(failures=7), "It answered 410 Gone.")
+    endpoint = webhooks.disable(make_endpoint(failures=7), "The response was 410 Gone.")
 
     with pytest.raises(WebhookDisabled, match=f"410 Gone.*webhooks/{endpoint.pk}/enable"):
         webhooks.endpoint(endpoint.owner, endpoint.url)

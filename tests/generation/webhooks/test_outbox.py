@@ -314,11 +314,11 @@ def test_an_endpoint_that_is_gone_is_disabled_and_its_deliveries_are_given_up():
         endpoint=endpoint, next_attempt_at=timezone.now() + timedelta(seconds=60)
     )
 
-    tried(gone, Answer(410, "It answered 410."))
+    tried(gone, Answer(410, "The response was 410."))
 
     endpoint.refresh_from_db()
     assert (gone.status, endpoint.state) == ("dead", "disabled")
-    assert endpoint.disabled_reason == "It answered 410 Gone."
+    assert endpoint.disabled_reason == "The response was 410 Gone."
     make_due(waiting)
     assert take(Shares()) == ([], False)
     waiting.refresh_from_db()

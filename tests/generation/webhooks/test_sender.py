@@ -87,14 +87,14 @@ def test_a_redirect_is_a_failure_and_is_not_followed(receiver):
     (answer,) = send(receiver.url)
 
     assert not answer.is_success
-    assert answer.error == "It answered 302; redirects are not followed."
+    assert answer.error == "The response was 302; redirects are not followed."
     assert [got.path for got in receiver.got] == ["/hook"]
 
 
 def test_an_error_carries_its_status_and_when_to_come_again(receiver):
     receiver.reply = Reply(429, {"Retry-After": "7"})
 
-    assert send(receiver.url) == [Answer(429, "It answered 429.", 7.0)]
+    assert send(receiver.url) == [Answer(429, "The response was 429.", 7.0)]
 
 
 def test_a_receiver_that_says_nothing_is_given_up_in_time(receiver, monkeypatch):
@@ -104,7 +104,7 @@ def test_a_receiver_that_says_nothing_is_given_up_in_time(receiver, monkeypatch)
 
     (answer,) = send(receiver.url)
 
-    assert answer == Answer(error="No answer within 0.3 s.")
+    assert answer == Answer(error="No response within 0.3 s.")
     assert time.monotonic() - started < 1.2
 
 
@@ -121,10 +121,10 @@ def test_of_a_long_answer_little_is_read(receiver):
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("http://127.0.0.1:9/", "No connection: "),
+        ("http://127.0.0.1:9/", "The connection failed: "),
         ("http://nowhere.invalid/", "cannot be resolved"),
-        ("http://a..b/", "No answer: "),
-        ("http://[::1/", "No answer: "),
+        ("http://a..b/", "No response: "),
+        ("http://[::1/", "No response: "),
     ],
 )
 def test_what_cannot_be_reached_is_said(url: str, said: str):
@@ -152,7 +152,7 @@ def test_a_server_that_speaks_no_http_is_a_failure():
 
         answer = asyncio.run(talk())
     assert not answer.is_success
-    assert answer.error.startswith("No answer: ")
+    assert answer.error.startswith("No response: ")
 
 
 def test_a_certificate_that_nobody_vouches_for_is_a_failure(tmp_path):
@@ -176,7 +176,7 @@ def test_a_certificate_that_nobody_vouches_for_is_a_failure(tmp_path):
         async with listening, Sender(lambda address: True) as sender:
             return await sender.send(Message("m", f"https://127.0.0.1:{port}/", b"{}", (SECRET,)))
 
-    assert asyncio.run(talk()).error.startswith("The certificate is not good: ")
+    assert asyncio.run(talk()).error.startswith("The TLS certificate is not valid: ")
 
 
 def test_the_proxies_and_netrc_of_the_environment_are_not_used(receiver, monkeypatch):
@@ -212,7 +212,10 @@ class Names(AbstractResolver):
 def test_no_connection_is_made_to_a_private_address_however_it_is_written(receiver, host: str):
     (answer,) = send(f"http://{host}:{receiver.port}/hook", may_reach=addresses.is_public)
 
-    assert answer.error == "No connection: it leads to an address that is not public."
+    assert (
+        answer.error
+        == "The connection failed: the host name resolves to an address that is not public."
+    )
     assert receiver.got == []
 
 

@@ -115,7 +115,7 @@ def test_the_same_in_our_own_words(variant):
         ({"input": INPUT | {"num_outputs": 99}}, "input.num_outputs", "10"),
         ({"input": INPUT, "model": "student", "version": "student-1"}, "model", "one of"),
         ({"input": INPUT, "webhook_completed": "https://x"}, "webhook_completed", "completed"),
-        ({"input": INPUT, "prompt": "x"}, "prompt", "in input"),
+        ({"input": INPUT, "prompt": "x"}, "prompt", "into input"),
         ({"input": INPUT, "id": "x"}, "id", "Known: "),
     ],
 )
