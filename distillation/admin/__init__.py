@@ -1,4 +1,4 @@
-"""The admin of distillation, one module per noun. Shows rows, calls the app's functions, changes no state itself."""
+"""Admin pages of distillation, one module per subject. They show rows and call the app's functions."""
 
 from distillation.admin import (
     detectors,

@@ -1,4 +1,4 @@
-"""Versions of the detector in the admin: what each can say, how it did when it was tested; which one judges."""
+"""Admin of detector versions: their bits, their accuracy, activation."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ from generation.admin import pictures
 from generation.admin.actions import ObjectActionsMixin, ReadOnlyMixin
 from generation.errors import GenerationError
 
-SHOWN = 8  # bits named in a list
+SHOWN = 8  # bits shown in a list
 
 
 @admin.register(Detector)
@@ -33,11 +33,11 @@ class DetectorAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
     )  # fmt: skip
     fieldsets = (
         (
-            "What it can say",
+            "Capabilities",
             {"fields": (("name", "status_badge"), "all_bits", "required", ("image_size", "path"))},
         ),
         (
-            "How it did when it was tested",
+            "Accuracy in the test",
             {"fields": ("trained_on", ("caught", "lost"), "by_defect", "by_bit")},
         ),
         (None, {"fields": (("registered_at", "activated_at"), "manifest_sha256")}),
@@ -60,11 +60,11 @@ class DetectorAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
         more = len(row.bits) - SHOWN
         return ", ".join(row.bits[:SHOWN]) + (f" and {more} more" if more > 0 else "")
 
-    @display(description="bad pictures caught")
+    @display(description="bad images caught")
     def caught(self, row: Detector) -> str:
         return _share(_test(row), "bad_caught", "bad")
 
-    @display(description="good pictures lost")
+    @display(description="good images lost")
     def lost(self, row: Detector) -> str:
         return _share(_test(row), "good_lost", "good")
 
@@ -79,12 +79,12 @@ class DetectorAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
     # --- the page of one
     @display(description="bits")
     def all_bits(self, row: Detector) -> Any:
-        """A line for each group of which one is true."""
+        """Return one line per group of exclusive bits."""
         names = iter(row.bits)
         lines = [", ".join(next(names) for _ in range(size)) for size in row.manifest["groups"]]
         return format_html_join(mark_safe("<br>"), "{}", ((line,) for line in lines))
 
-    @display(description="every picture must have")
+    @display(description="required in every image")
     def required(self, row: Detector) -> str:
         return ", ".join(row.manifest["required"]) or "–"
 
@@ -98,13 +98,13 @@ class DetectorAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
         counts = row.manifest["figures"].get("pictures")
         if not counts:
             return "–"
-        said = f"{counts['trained']} pictures, calibrated by {counts['held_out']} others"
-        return said + (", by which it was tested too" if _test(row).get("is_held_out") else "")
+        said = f"{counts['trained']} images, calibrated on {counts['held_out']} others"
+        return said + (", which were also the test set" if _test(row).get("is_held_out") else "")
 
     @display(description="by defect")
     def by_defect(self, row: Detector) -> Any:
         return _table(
-            ("defect", "caught", "bits at fault"),
+            ("defect", "caught", "failing bits"),
             [
                 (
                     name,
@@ -135,7 +135,7 @@ class DetectorAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
     def activate(self, request: HttpRequest, queryset: QuerySet) -> None:
         rows = list(queryset)
         if len(rows) != 1:
-            messages.error(request, "One version judges at a time. Choose one.")
+            messages.error(request, "Only one version can be active. Select exactly one.")
             return
         try:
             row = detectors.activate(rows[0])

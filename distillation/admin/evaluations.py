@@ -1,4 +1,4 @@
-"""Evaluations in the admin: how a release was measured, beside the one that it was to replace and its teacher."""
+"""Admin of evaluations: measures of a release compared with the previous active release and the teacher."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -24,14 +24,14 @@ from generation.admin import pictures
 from generation.admin.actions import ObjectActionsMixin, ReadOnlyMixin
 from generation.models import Release
 
-ALL = "all attributes"  # what `right` of a report is of, among others
+ALL = "all attributes"  # the headline entry of `right` in a report
 MEASURES = {  # of the margins
     "attributes_right": "all attributes right, ÷ teacher",
-    "worst_prompts": "all attributes right, the tenth of prompts that lose most, − teacher",
+    "worst_prompts": "all attributes right, worst tenth of prompts, − teacher",
     "diversity": "diversity within a prompt, ÷ teacher",
     "clip_score": "CLIP score, − teacher",
 }
-HEADS = {  # orders of the table of variants, and which way they go
+HEADS = {  # orders of the table of variants, with their direction
     "prompt": ("prompt", "ascending"),
     "right": ("all attributes right, %", "ascending"),
     "clip": ("CLIP score, change", "ascending"),
@@ -39,13 +39,13 @@ HEADS = {  # orders of the table of variants, and which way they go
     "distance": ("distance to teacher", "descending"),
 }
 CAPTIONS = {
-    "compared.webp": "The same prompts and seeds: teacher, active release, candidate",
-    "sheet.webp": "The same prompts and seeds: left the teacher, right the candidate",
-    "worst.webp": "The prompts that lost most: left the teacher, right the candidate",
-    "attributes.png": "Pictures with all attributes right, by prompt",
-    "diversity.png": "Diversity of each prompt, as a share of the teacher's",
+    "compared.webp": "Same prompts and seeds: teacher, active release, candidate",
+    "sheet.webp": "Same prompts and seeds: teacher on the left, candidate on the right",
+    "worst.webp": "Prompts that lost most: teacher on the left, candidate on the right",
+    "attributes.png": "Images with all attributes right, by prompt",
+    "diversity.png": "Diversity of each prompt, relative to the teacher",
     "clip.png": "CLIP score of each prompt",
-    "speed.png": "Time for one picture, by part",
+    "speed.png": "Time per image, by part",
 }
 ON_A_PAGE = 100  # variants
 FORMAT = 1  # of the evaluation in a manifest
@@ -53,18 +53,18 @@ SIDES = ("student", "teacher")  # in it
 
 
 def run_of(release: Release) -> Run | None:
-    """The run that made it."""
+    """Return the run that made the release."""
     return Run.objects.filter(release_id=release.pk).select_related("replaces").first()
 
 
 def of(release: Release) -> Mapping[str, Any] | None:
-    """What its manifest says of its evaluation, if it is of a kind that is known here."""
+    """Return the evaluation in its manifest, None if its format is unknown."""
     found = release.manifest.get("evaluation")
     return found if isinstance(found, dict) and found.get("format_version") == FORMAT else None
 
 
 def verdict(release: Release, run: Run | None) -> Any:
-    """One badge: of the gate where a run had one, else against the teacher."""
+    """Return a badge: the gate's if a run had one, otherwise the comparison with the teacher."""
     if run is not None and run.gate:
         return pictures.badge("passed" if run.gate["passed"] else "not passed")
     found = of(release)
@@ -72,7 +72,7 @@ def verdict(release: Release, run: Run | None) -> Any:
 
 
 def share_right(release: Release) -> str:
-    """Of the pictures of release and teacher."""
+    """Return the share of images with all attributes right: release ← teacher."""
     found = of(release)
     if not found or not found["right"]:
         return "–"
@@ -169,7 +169,7 @@ class EvaluationAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
 
 
 def _sheets(links: Mapping[str, str]) -> tuple[str, ...]:
-    """All three releases beside each other where there is such a sheet, else two of them; and who lost most."""
+    """Return the sheet of all three releases if there is one, otherwise of two; and the sheet of the worst."""
     first = reports.COMPARED if reports.COMPARED in links else reports.SHEETS[0]
     return (first, *reports.SHEETS[1:])
 
@@ -180,7 +180,7 @@ def _pictures(links: Mapping[str, str], names: tuple[str, ...]) -> list[dict[str
 
 # --- figures --------------------------------------------------------------------------------------
 def _headline(found: Mapping[str, Any], report: Report | None) -> list[tuple[str, ...]]:
-    """(measure, candidate, active, teacher) in words; "–" is what was not measured."""
+    """Return rows (measure, candidate, active, teacher) as text; "–" = not measured."""
     active = (report.active if report else None) or {}
     others = {
         "right": (active.get("right") or {}).get(ALL),
@@ -206,10 +206,10 @@ def _headline(found: Mapping[str, Any], report: Report | None) -> list[tuple[str
     speed = (active.get("student") or {}).get("speed")
     of_active = speed["seconds"]["total"]["median"] if speed else None
     times = (seconds.get("student"), of_active, seconds.get("teacher"))
-    rows.append(("seconds of a picture, median", *map(_seconds, times)))
+    rows.append(("seconds per image, median", *map(_seconds, times)))
     if report is not None:
         sizes = (report.figures["student"], active.get("student"), report.figures["teacher"])
-        rows.append(("on disk, without the text encoder", *map(_size, sizes)))
+        rows.append(("size on disk, without the text encoder", *map(_size, sizes)))
         pictures_each = report.figures["seeds_each"]
         counts = (found["prompts"], active.get("prompts"), found["prompts"])
         each = (f"{n} × {pictures_each}" if n else "–" for n in counts)
@@ -235,7 +235,7 @@ def _size(side: Mapping[str, Any] | None) -> str:
 
 
 def _variants(request: HttpRequest, report: Report) -> dict[str, Any]:
-    """A page of the table, in the order that the address asks for: the worst first."""
+    """Return one page of the table, in the order of the query: worst first."""
     order = request.GET.get("order", "")
     order = order if order in reports.ORDERS else "right"
     page = Paginator(report.variants(order), ON_A_PAGE).get_page(request.GET.get("page"))
@@ -256,7 +256,7 @@ def _variants(request: HttpRequest, report: Report) -> dict[str, Any]:
 
 
 def _shares(row: OfVariant) -> list[str]:
-    """Of candidate, active and teacher in per cent, and the change in points."""
+    """Return percentages of candidate, active and teacher, and the change in percentage points."""
     shares = ["–" if share is None else f"{100 * share:.0f}" for share in row.right.values()]
     change = row.right_change
     return [*shares, "–" if change is None else f"{100 * change:+.0f}"]

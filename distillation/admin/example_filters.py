@@ -1,4 +1,4 @@
-"""List filters of examples. What the detector says is said by the version that is active."""
+"""List filters of examples. Verdicts are those of the active detector version."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from generation.models import PromptVariant
 
 
 def verdicts(**fields: Any) -> Exists:
-    """Whether the active detector said this of an example."""
+    """Return a condition: the active detector gave such a verdict on the example."""
     return Exists(
         Verdict.objects.filter(
             example=OuterRef("pk"), detector=examples.active_detector(), **fields
@@ -21,7 +21,7 @@ def verdicts(**fields: Any) -> Exists:
 
 
 class StandingFilter(DropdownFilter):
-    title = "may be used"
+    title = "usable"
     parameter_name = "standing"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
@@ -82,7 +82,7 @@ class RefusalFilter(DropdownFilter):
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
         codes = Example.objects.exclude(refusal="").order_by("refusal")
         found = [(code, code) for code in codes.values_list("refusal", flat=True).distinct()]
-        return [("none", "pictures alone"), ("any", "refused files alone"), *found]
+        return [("none", "images only"), ("any", "refused files only"), *found]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet) -> QuerySet:
         if self.value() == "none":

@@ -1,4 +1,4 @@
-"""Examples in the admin: pictures of the field as a grid, decisions of people, and how good the detector is by them."""
+"""Admin of examples: a grid of images, decisions of people, agreement with the detector."""
 
 from typing import Any, cast
 
@@ -60,7 +60,7 @@ class ExampleAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
     change_form_outer_before_template = "distillation/admin/example.html"
     fieldsets = (
         (
-            "Where it comes from",
+            "Origin",
             {
                 "fields": (
                     ("source", "location"),
@@ -79,7 +79,7 @@ class ExampleAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
 
     # --- pages
     def get_urls(self) -> list:
-        # cacheable: or the admin forbids every cache, and a grid loads its pictures again each time.
+        # cacheable: otherwise the admin forbids caching, and a grid loads its images again each time.
         picture = self.admin_site.admin_view(self.picture_view, cacheable=True)
         own = path(
             "<int:example_id>/picture/<str:size>/", picture, name="distillation_example_picture"
@@ -99,7 +99,7 @@ class ExampleAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
         description="Precision by bit", url_path="precision", icon="analytics", permissions=["view"]
     )
     def precision(self, request: HttpRequest) -> HttpResponse:
-        """How far people and a version of the detector agree: ?detector=NAME, else the active one."""
+        """Show how far people agree with a detector version: ?detector=NAME, default the active one."""
         name = request.GET.get("detector")
         known = Detector.objects.all()
         detector = get_object_or_404(known, name=name) if name else examples.active_detector()
@@ -192,7 +192,7 @@ class ExampleAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
         if changing:
             message = f"{said.capitalize()} in the admin."
             LogEntry.objects.log_actions(cast(int, request.user.pk), changing, CHANGE, message)
-        noun = "picture is" if changed == 1 else "pictures are"
+        noun = "image is" if changed == 1 else "images are"
         level = messages.SUCCESS if changed else messages.WARNING
         self.message_user(request, f"{changed} {noun} {said}.", level)
 
@@ -202,15 +202,15 @@ def _picture(example: Example, size: str) -> str:
 
 
 def _bits(verdict: Verdict) -> list[dict[str, Any]]:
-    """What a bar is drawn of, those that decided first."""
+    """Return the data of the bars, with the deciding bits first."""
     rows = [
         {
             "name": bit,
             "percent": 100 * probability,
             "is_failing": bit in verdict.failing,
-            "said": "must be there"
+            "said": "required"
             if bit in verdict.present
-            else "must not"
+            else "forbidden"
             if bit in verdict.absent
             else "",
         }

@@ -1,16 +1,16 @@
-"""Files of runs and of what is kept of them, for staff. Who asks was checked by the caller."""
+"""Files of runs and reports, for staff. The caller checks the permission."""
 
 import mimetypes
 from pathlib import Path
 
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotModified
 
-# Of a report that we wrote ourselves all the same: it runs nothing and loads nothing.
+# For our own reports too: no scripts, nothing loaded from elsewhere.
 POLICY = "default-src 'none'; img-src 'self' data:; style-src 'unsafe-inline'"
 
 
 def respond(request: HttpRequest, path: Path | None) -> HttpResponse:
-    """The file as it is now: a browser asks again each time, and gets it again if it has changed."""
+    """Serve the current file: browsers revalidate each time."""
     try:
         content = None if path is None else path.read_bytes()
         changed_ns = 0 if path is None else path.stat().st_mtime_ns

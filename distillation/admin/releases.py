@@ -1,6 +1,6 @@
-"""Releases in the admin, with what distillation knows of them: who made them, from what, and how they were measured.
+"""Admin of releases with facts of distillation: run, lineage, evaluation.
 
-Takes the place of generation's page, which has never heard of runs.
+Replaces the page of `generation`, which has no access to runs.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ from generation.admin import pictures
 from generation.admin.releases import ReleaseAdmin
 from generation.models import Release
 
-SHOWN = 6  # releases before it, and as many after it
+SHOWN = 6  # releases before and after this one
 admin.site.unregister(Release)
 
 
@@ -48,7 +48,7 @@ class ReleaseWithLineageAdmin(ReleaseAdmin):
 
 
 def _before(release: Release) -> list[Release]:
-    """What it replaced, what that replaced …, the oldest first."""
+    """Return the chain of replaced releases, oldest first."""
     found: list[Release] = []
     seen = {release.pk}
     row = release.replaced
@@ -60,7 +60,7 @@ def _before(release: Release) -> list[Release]:
 
 
 def _after(release: Release) -> list[Release]:
-    """What replaced it: several, where one of them was rolled back."""
+    """Return the chain of releases that replaced it; several if one was rolled back."""
     return list(Release.objects.filter(replaced=release).order_by("activated_at", "pk")[:SHOWN])
 
 

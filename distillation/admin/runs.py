@@ -1,4 +1,4 @@
-"""Runs in the admin: begin one, see how far it is, what the gate said and what it made; pause, resume, cancel."""
+"""Admin of runs: start, progress, gate, results; pause, resume, cancel."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -32,22 +32,26 @@ from generation.admin.actions import ObjectActionsMixin, ReadOnlyMixin
 from generation.admin.jobs import seconds_between
 from generation.errors import GenerationError
 
-FILES = (reports.COMPARED, reports.SHEETS[0], reports.REPORT)  # of its evaluation, on its page
+FILES = (
+    reports.COMPARED,
+    reports.SHEETS[0],
+    reports.REPORT,
+)  # of the evaluation, shown on its page
 
 
 class RunForm(forms.ModelForm):
-    """What a person decides when a run begins."""
+    """Form to start a run."""
 
     recipe = forms.CharField(
         widget=UnfoldAdminTextInputWidget,
-        help_text="A recipe's name, such as starter-1step, or the path of a JSON file of changes to one.",
+        help_text="Name of a recipe, such as starter-1step, or path of a JSON file of changes to one.",
     )
     trains_on = forms.BooleanField(
-        label="Train the active student on",
+        label="Continue from the active student",
         initial=True,
         required=False,
         widget=UnfoldBooleanSwitchWidget,
-        help_text="Minutes instead of hours. Without it a student is cut out of the teacher anew.",
+        help_text="Takes minutes instead of hours. Otherwise a new student is derived from the teacher.",
     )
     policy = forms.ChoiceField(choices=Run.Policy.choices, widget=UnfoldAdminSelectWidget)
 
@@ -75,7 +79,7 @@ class RunAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
     readonly_fields = ("status_badge", "outcome_badge")
     fieldsets = (
         (
-            "What it is made from",
+            "Inputs",
             {
                 "fields": (
                     ("teacher", "begins_with"),
@@ -87,7 +91,7 @@ class RunAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
             },
         ),
         (
-            "What comes of it",
+            "Result",
             {
                 "fields": (
                     ("policy", "outcome_badge"),
@@ -97,7 +101,7 @@ class RunAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
                 )
             },
         ),
-        ("The worker", {"fields": (("worker_name", "lease_expires_at"), ("token", "failures"))}),
+        ("Worker", {"fields": (("worker_name", "lease_expires_at"), ("token", "failures"))}),
     )
 
     # --- beginning one
@@ -127,7 +131,7 @@ class RunAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
         form_url: str = "",
         extra_context: dict[str, Any] | None = None,
     ) -> Any:
-        if object_id is None:  # ReadOnlyMixin lets nothing be posted
+        if object_id is None:  # ReadOnlyMixin forbids POST
             try:
                 return ModelAdmin.changeform_view(self, request, None, form_url, extra_context)
             except GenerationError as error:
@@ -158,7 +162,7 @@ class RunAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
         return [*own, *super().get_urls()]
 
     def now_view(self, request: HttpRequest, run_id: int) -> HttpResponse:
-        """What the run's page polls."""
+        """Return the state that the run's page polls."""
         if not self.has_view_permission(request):
             raise PermissionDenied
         return JsonResponse(self._now(get_object_or_404(Run, pk=run_id)))
@@ -188,14 +192,14 @@ class RunAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
         }
 
     def samples_view(self, request: HttpRequest, run_id: int) -> HttpResponse:
-        """The latest sheet of samples."""
+        """Serve the latest sample sheet."""
         if not self.has_view_permission(request):
             raise PermissionDenied
         sheet = curves.sheet(get_object_or_404(Run, pk=run_id))
         return files.respond(request, None if sheet is None else sheet.path)
 
     def file_view(self, request: HttpRequest, run_id: int, name: str) -> HttpResponse:
-        """The report of its evaluation, or a picture of that."""
+        """Serve the report of its evaluation, or an image of that."""
         if not self.has_view_permission(request):
             raise PermissionDenied
         run = get_object_or_404(Run, pk=run_id)
@@ -241,7 +245,7 @@ class RunAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
 
     @display(description="run", ordering="name")
     def named(self, run: Run) -> Any:
-        how = f"{run.begins_with} trained on" if run.begins_with else f"out of {run.teacher}"
+        how = f"continued from {run.begins_with}" if run.begins_with else f"from {run.teacher}"
         return pictures.wording(run.name, how)
 
     @display(description="status", ordering="status")
@@ -304,7 +308,7 @@ class RunAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
 
 
 def _files(run: Run) -> dict[str, Path]:
-    """Of its evaluation, by name: what was kept, else what its stages have made so far."""
+    """Return the files of its evaluation by name: kept ones, otherwise those made so far."""
     places = [folders.report(run.name)]
     places += [place for name in reports.KEPT if (place := folders.stage(run, name))]
     return {
@@ -327,7 +331,7 @@ class DecisionAdmin(ReadOnlyMixin, ModelAdmin):
 
     @display(description="verdict", ordering="is_start")
     def verdict(self, decision: Decision) -> str:
-        return pictures.badge("begun" if decision.is_start else "not begun")
+        return pictures.badge("started" if decision.is_start else "not started")
 
     @display(description="because")
     def why(self, decision: Decision) -> str:

@@ -1,4 +1,4 @@
-"""The schedule of beat in the admin's look: django-celery-beat's own pages, which people change."""
+"""Admin of the beat schedule: django-celery-beat's pages in unfold's style."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Image sources in the admin: where pictures come from, what came of them, and reading them now."""
+"""Admin of image sources: location, results, ingestion."""
 
 from typing import Any
 
@@ -27,15 +27,15 @@ class SourceForm(forms.ModelForm):
     tags = forms.CharField(
         required=False,
         widget=UnfoldAdminTextInputWidget,
-        help_text="With commas between. What all of its pictures show, beside the tags of the variants; not-BIT: what "
-        "they do not show. What is no bit of the detector says nothing.",
+        help_text="Separated by commas. What all of its images show besides the tags of the variants; not-BIT: what "
+        "they do not show. Words that are no bit of the detector have no effect.",
     )
 
     class Meta:
         model = ImageSource
         fields = ("name", "url", "variants", "tags", "is_enabled")
         help_texts = {
-            "variants": "Each picture illustrates all of them: give variants that differ in a bit a source each.",
+            "variants": "Each image illustrates all of them. Use separate sources for variants that differ in a bit.",
             "url": "A folder below IMAGE_SOURCE_ROOTS, or https://…, s3://…, gs://…, abfs://…",
         }
 
@@ -81,7 +81,7 @@ class ImageSourceAdmin(ObjectActionsMixin, ModelAdmin):
         if obj is None:
             return [own]
         facts = [("state", "read"), ("taken", "accepted"), "refused"]
-        return [own, ("What came of it", {"fields": facts})]
+        return [own, ("Result", {"fields": facts})]
 
     def get_form(self, request: HttpRequest, obj: Any = None, **kwargs: Any) -> Any:
         may = obj is None or self.has_change_permission(request, obj)
@@ -103,7 +103,7 @@ class ImageSourceAdmin(ObjectActionsMixin, ModelAdmin):
     def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
         super().save_related(request, form, formsets, change)
         if examples.ask(ImageSource.objects.filter(pk=form.instance.pk)):
-            messages.info(request, f"{form.instance.name} is read as soon as a worker is free.")
+            messages.info(request, f"{form.instance.name} will be read when a worker is free.")
 
     # --- columns
     @display(description="source", ordering="name")
@@ -115,9 +115,9 @@ class ImageSourceAdmin(ObjectActionsMixin, ModelAdmin):
         if not source.is_enabled:
             return pictures.badge("disabled")
         if source.lease_expires_at and source.lease_expires_at > timezone.now():
-            return pictures.badge("is read")
+            return pictures.badge("reading")
         if source.asked_at:
-            return pictures.badge("waits")
+            return pictures.badge("queued")
         if source.error:
             label = pictures.badge("failed", source.error)
             return format_html(
@@ -149,15 +149,15 @@ class ImageSourceAdmin(ObjectActionsMixin, ModelAdmin):
     def ingest(self, request: HttpRequest, queryset: QuerySet) -> None:
         asked = examples.ask(ImageSource.objects.filter(pk__in=queryset.values("pk")))
         if not asked:
-            messages.warning(request, "Nothing is read: what you chose is disabled.")
+            messages.warning(request, "Nothing to read: the selected sources are disabled.")
         elif asked == 1:
-            messages.success(request, "1 source is read as soon as a worker is free.")
+            messages.success(request, "1 source will be read when a worker is free.")
         else:
-            messages.success(request, f"{asked} sources are read as soon as a worker is free.")
+            messages.success(request, f"{asked} sources will be read when a worker is free.")
 
 
 def _link(source: ImageSource, count: int, **filters: str) -> Any:
-    """The number, which leads to the pictures."""
+    """Return the number as a link to the images."""
     chosen = {"source__id__exact": str(source.pk)} | filters
     page = reverse("admin:distillation_example_changelist", query=chosen)
     return format_html('<a href="{}" class="underline">{}</a>', page, count)

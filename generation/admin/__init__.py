@@ -1,4 +1,4 @@
-"""The admin, one module per noun. Shows rows and calls the app's functions; changes no state by itself."""
+"""Admin pages, one module per subject. They show rows and call the app's functions."""
 
 from django.contrib import admin
 

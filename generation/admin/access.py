@@ -1,4 +1,4 @@
-"""Who may do what: API keys, users, groups. A key's plain text is shown once, in the answer that makes it."""
+"""Admin of API keys, users and groups. A key's plain text is shown once, on the page that follows its creation."""
 
 from datetime import timedelta
 from typing import Any
@@ -36,7 +36,7 @@ class KeyForm(forms.ModelForm):
     def clean_expires_at(self) -> Any:
         expires_at = self.cleaned_data["expires_at"]
         if expires_at and expires_at <= timezone.now():
-            raise forms.ValidationError("Give a time that is still to come.")
+            raise forms.ValidationError("Give a time in the future.")
         return expires_at
 
 
@@ -59,12 +59,12 @@ class APIKeyAdmin(ObjectActionsMixin, ModelAdmin):
     object_actions = ("rotate", "revoke")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[APIKey]:
-        """Staff see their own keys, superusers everybody's."""
+        """Return a staff user's own keys; all keys for a superuser."""
         keys = super().get_queryset(request)
         return keys if request.user.is_superuser else keys.filter(owner=request.user)
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False  # a revoked key stays as a trace of who could do what
+        return False  # a revoked key is kept as a record
 
     def get_fieldsets(self, request: HttpRequest, obj: APIKey | None = None) -> Any:
         limits = ("Limits", {"fields": LIMIT_ROWS})
@@ -119,7 +119,7 @@ class APIKeyAdmin(ObjectActionsMixin, ModelAdmin):
     def _show_once(
         self, request: HttpRequest, key: APIKey, plain: str, *, replaced: APIKey | None = None
     ) -> HttpResponse:
-        """The one page that shows the key. No redirect, so that it is stored neither in a session nor in a cookie."""
+        """Show the key. No redirect, so that the key is stored neither in a session nor in a cookie."""
         context = {
             **self.admin_site.each_context(request),
             "title": f"API key “{key.name}”",
@@ -186,7 +186,7 @@ class APIKeyAdmin(ObjectActionsMixin, ModelAdmin):
     def confirmation(self, name: str, obj: Any) -> str:
         if name == "rotate":
             return (
-                f"A new key with the same rights and limits is made. {obj.prefix} goes on working for "
+                f"A new key with the same scopes and limits is made. {obj.prefix} remains valid for "
                 f"{keys.GRACE.days} days, or until it is revoked."
             )
         return ""
@@ -199,7 +199,7 @@ class APIKeyAdmin(ObjectActionsMixin, ModelAdmin):
         except KeyRefused as error:
             messages.error(request, error.detail)
             return None
-        self.log_change(request, old, f"Rotated: {key.prefix} replaces it.")
+        self.log_change(request, old, f"Rotated: replaced by {key.prefix}.")
         return self._show_once(request, key, plain, replaced=old)
 
     @action(description="Revoke", icon="block", permissions=["change"])

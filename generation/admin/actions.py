@@ -1,4 +1,4 @@
-"""Buttons on the page of one object: the list's own actions, sent by POST. Knows no model."""
+"""Action buttons on an object's page: the list's actions, sent by POST."""
 
 from typing import Any
 
@@ -22,15 +22,15 @@ class ObjectActionsMixin:
     opts: Any
 
     def action_applies(self, name: str, obj: Any) -> bool:
-        """Whether the action makes sense for this object now."""
+        """Return whether the action applies to this object now."""
         return True
 
     def confirmation(self, name: str, obj: Any) -> str:
-        """What a person is told before the action is carried out; "" if it is at once."""
+        """Return the question to ask before the action runs; "" runs it at once."""
         return ""
 
     def panel(self, request: HttpRequest, obj: Any) -> dict[str, Any]:
-        """What the page of the object shows above its fields: context of `panel_template`."""
+        """Return the context of `panel_template`, shown above the object's fields."""
         return {}
 
     def get_urls(self) -> list:
@@ -78,7 +78,7 @@ class ObjectActionsMixin:
         try:
             return super().changeform_view(request, object_id, form_url, context)  # type: ignore[misc]
         except GenerationError as error:
-            # Somebody else was faster between the form's check and the write.
+            # A concurrent change between the form's check and the write.
             messages.error(request, error.detail)
             return redirect(request.get_full_path())
 
@@ -98,7 +98,7 @@ class ObjectActionsMixin:
 class ReadOnlyMixin:
     """For a ModelAdmin whose rows are written by the system: shown, not edited. Actions may need `change`.
 
-    editable: fields that people set; they alone are written.
+    editable: fields that people may set; only these are written.
     """
 
     editable: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""The audit log in the admin: who changed a key or a release, when and how. Nobody writes here."""
+"""Admin of the audit log: changes to keys and releases, read-only."""
 
 import json
 from typing import Any
@@ -46,7 +46,7 @@ class AuditEntryAdmin(ReadOnlyMixin, ModelAdmin):
 
     @display(description="detail")
     def facts(self, entry: AuditEntry) -> str:
-        # Of an edit each fact is what it was and what it is.
+        # An edit lists each value before and after.
         between = " → " if entry.action.endswith("_edited") else ", "
         facts = (f"{name}: {_said(value, between)}" for name, value in entry.detail.items())
         return "; ".join(facts) or "–"

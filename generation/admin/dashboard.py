@@ -1,4 +1,4 @@
-"""The admin's first page: queue, failures, workers, catalogue, latest pictures. Each only for whom may see its rows."""
+"""Dashboard of the admin: queue, failures, workers, catalogue, latest images, each for users with the permission."""
 
 from datetime import timedelta
 from typing import Any
@@ -52,7 +52,7 @@ def _card(
 def _jobs() -> list[dict]:
     day = timezone.now() - timedelta(days=1)
     Status = Job.Status
-    # Two counts over partial indexes and one over a day, not over the whole table.
+    # Two counts use partial indexes and one the last day, none the whole table.
     queued = Job.objects.filter(status=Status.QUEUED).count()
     running = Job.objects.filter(status=Status.RUNNING).count()
     ended = Job.objects.filter(created_at__gte=day).aggregate(
@@ -61,7 +61,7 @@ def _jobs() -> list[dict]:
     )
     return [
         _card("Queued", queued, "waiting for a worker", "job", "?status__exact=queued"),
-        _card("Running", running, "on a device", "job", "?status__exact=running"),
+        _card("Running", running, "on a worker", "job", "?status__exact=running"),
         _card(
             "Failed",
             ended["failed"],
@@ -79,7 +79,7 @@ def _workers() -> list[dict]:
         Worker.objects.filter(heartbeat_at__gte=limit).values("queue").annotate(count=Count("pk"))
     )
     alive = {row["queue"]: row["count"] for row in rows.order_by("queue")}
-    note = ", ".join(f"{count} {queue}" for queue, count in alive.items()) or "nothing is generated"
+    note = ", ".join(f"{count} {queue}" for queue, count in alive.items()) or "none is running"
     is_bad = not alive.get("generation")
     return [_card("Workers", sum(alive.values()), note, "worker", is_bad=is_bad)]
 

@@ -1,4 +1,4 @@
-"""Jobs in the admin: what each is doing now, its attempts and images, retry and cancel. Read-only otherwise."""
+"""Admin of jobs: progress, attempts, images; retry, cancel, delete images."""
 
 from collections.abc import Callable
 from typing import Any
@@ -43,7 +43,7 @@ class FlaggedFilter(DropdownFilter):
     parameter_name = "images"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [("flagged", "flagged by the detector"), ("accepted", "judged and accepted")]
+        return [("flagged", "rejected by the detector"), ("accepted", "accepted by the detector")]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Job]) -> QuerySet[Job]:
         if self.value() not in ("flagged", "accepted"):
@@ -87,7 +87,7 @@ class JobAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
             },
         ),
         (
-            "What came of it",
+            "Result",
             {
                 "fields": (
                     ("cache", "device_seconds", "encode_seconds"),
@@ -106,7 +106,7 @@ class JobAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
         return rows.annotate(image_ids=ArraySubquery(ids))
 
     def get_urls(self) -> list:
-        # cacheable: or the admin forbids every cache, and a list loads its thumbnails again each time.
+        # cacheable: otherwise the admin forbids caching, and a list loads its thumbnails again each time.
         image = self.admin_site.admin_view(self.image_view, cacheable=True)
         now = self.admin_site.admin_view(self.now_view)
         own = [
@@ -121,7 +121,7 @@ class JobAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
         return pictures.respond(request, image_id, size)
 
     def now_view(self, request: HttpRequest, job_id: UUID) -> HttpResponse:
-        """What the job's page polls."""
+        """Return the state that the job's page polls."""
         if not self.has_view_permission(request):
             raise PermissionDenied
         return JsonResponse(self._now(get_object_or_404(Job, pk=job_id)))
@@ -203,7 +203,7 @@ class JobAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
 
     def confirmation(self, name: str, obj: Any) -> str:
         if name == "delete_images":
-            return "The images are removed for good, and the job is gone for its owner."
+            return "The images are deleted permanently, and the owner can no longer see the job."
         return ""
 
     @action(description="Retry", icon="replay", permissions=["change"])
@@ -219,9 +219,9 @@ class JobAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
         chosen = list(queryset.order_by().filter(purged_at__isnull=True))
         for job in chosen:
             retention.purge(job.pk)
-            self.log_change(request, job, "Its images were deleted in the admin.")
+            self.log_change(request, job, "Images deleted in the admin.")
         noun = "job" if len(chosen) == 1 else "jobs"
-        messages.success(request, f"The images of {len(chosen)} {noun} are deleted.")
+        messages.success(request, f"The images of {len(chosen)} {noun} were deleted.")
 
     def _each(
         self,

@@ -1,4 +1,4 @@
-"""The menu of the admin's sidebar."""
+"""Menu of the admin's sidebar."""
 
 from typing import Any
 

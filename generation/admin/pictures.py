@@ -1,4 +1,4 @@
-"""Images for staff: the bytes, small or whole, and the HTML that shows them. Who may see jobs may see their images."""
+"""Images in the admin: files, thumbnails and the HTML that shows them. Access requires the view permission on jobs."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -18,7 +18,7 @@ from generation.images import storage
 from generation.images import store as images
 from generation.models import Image
 
-# A name in the URL gives always the same bytes; private, since they are for staff only.
+# The content of a URL never changes; private, since it is for staff only.
 CACHE_CONTROL = "private, max-age=31536000, immutable"
 
 KINDS = {
@@ -34,8 +34,8 @@ KINDS = {
     "finished": "success",
     "stopped": "warning",
     "promoted": "success",
-    "begun": "success",
-    "not begun": "info",
+    "started": "success",
+    "not started": "info",
     "encoded": "success",
     "pending": "info",
     "passed": "success",
@@ -54,8 +54,7 @@ KINDS = {
     "accepted": "success",
     "refused": "warning",
     "not judged": "info",
-    "waits": "info",
-    "is read": "primary",
+    "reading": "primary",
     "read": "success",
     "disabled": "warning",
     "fresh": "success",
@@ -68,13 +67,13 @@ KINDS = {
 
 
 def badge(text: str, title: str = "") -> SafeString:
-    """A status as a coloured label; title is what a pointer over it says."""
+    """Return a status as a coloured label with a tooltip."""
     context = {"text": text, "type": KINDS.get(text, ""), "label_title": title}
     return render_to_string("unfold/helpers/label.html", context)
 
 
 def wording(text: str, below: str) -> SafeString:
-    """Two lines of a list: what it is, and a detail in small letters."""
+    """Return two lines for a list: a title, and a detail in small letters."""
     return format_html(
         '<span class="rt-wording"><strong>{}</strong><span>{}</span></span>', text, below
     )
@@ -93,7 +92,7 @@ def link(image_id: UUID, size: str) -> str:
 
 
 def thumbnails(image_ids: Iterable[UUID], *, to: str | None = None) -> SafeString | str:
-    """Small images in a row; each leads to `to`, or to its whole picture."""
+    """Return thumbnails in a row; each links to `to`, or to the full image."""
     return format_html_join(
         "",
         '<a href="{}" class="rt-thumbnail"><img src="{}" alt="" loading="lazy"></a>',
@@ -107,7 +106,7 @@ def row(image_ids: Iterable[UUID], *, to: str | None = None) -> SafeString | str
 
 
 def respond(request: HttpRequest, image_id: UUID, size: str) -> HttpResponse:
-    """The image's file, or a thumbnail of it. The caller has checked who asks."""
+    """Serve the image's file, or a thumbnail of it. The caller checks the permission."""
     image = get_object_or_404(Image, pk=image_id)
     return respond_file(
         request,
@@ -122,11 +121,11 @@ def respond(request: HttpRequest, image_id: UUID, size: str) -> HttpResponse:
 def respond_file(
     request: HttpRequest, file: str, size: str, *, title: str, pixels: int, master: str = ""
 ) -> HttpResponse:
-    """A stored file, or a thumbnail of it. title: its name for whoever saves it; pixels: its longest side; master: the
-    lossless file, if that is another."""
+    """Serve a stored file, or a thumbnail of it. title: file name for a download; pixels: longest side; master: the
+    lossless file, if another."""
     if size not in ("full", "thumbnail"):
         raise Http404
-    # The content decides the name of a file.
+    # Named by content hash.
     etag = f'"{Path(file).stem}-{size}"'
     if request.headers.get("If-None-Match") == etag:
         answer: HttpResponse = HttpResponseNotModified()

@@ -1,4 +1,4 @@
-"""Releases in the admin: what each is, and which one serves. Their files and facts are immutable."""
+"""Admin of releases: details, activation, canary, rollback. Files and facts are immutable."""
 
 from collections.abc import Callable
 from typing import Any
@@ -50,7 +50,7 @@ class ReleaseAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
                 )
             },
         ),
-        ("Control of results", {"fields": ("max_tries",)}),
+        ("Quality control", {"fields": ("max_tries",)}),
         (
             "Figures",
             {
@@ -77,7 +77,7 @@ class ReleaseAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
     @display(description="status", ordering="status")
     def status_badge(self, release: Release) -> str:
         if release.canary_percent:
-            return pictures.badge("canary", f"{release.canary_percent} % of the jobs")
+            return pictures.badge("canary", f"{release.canary_percent} % of jobs")
         return pictures.badge(release.status)
 
     @display(description="steps")
@@ -131,28 +131,28 @@ class ReleaseAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
     def confirmation(self, name: str, obj: Any) -> str:
         active = Release.objects.filter(kind=obj.kind, status=Release.Status.ACTIVE).first()
         return {
-            "activate": f"New jobs are then made by {obj.name}"
-            + (f" instead of {active.name}, which retires." if active else "."),
-            "rollback": f"New jobs are then made by {obj.replaced} again, and {obj.name} retires.",
-            "reject": f"{obj.name} is never served then. This cannot be undone.",
+            "activate": f"New jobs will use {obj.name}"
+            + (f" instead of {active.name}, which is retired." if active else "."),
+            "rollback": f"New jobs will use {obj.replaced} again, and {obj.name} is retired.",
+            "reject": f"{obj.name} can never be served after this. This cannot be undone.",
         }.get(name, "")
 
     @action(description="Activate", icon="play_circle", permissions=["change"])
     def activate(self, request: HttpRequest, queryset: QuerySet) -> None:
         self._one(request, queryset, activation.activate, "{} is active.")
 
-    @action(description="Try as canary", icon="science", permissions=["change"])
+    @action(description="Start canary", icon="science", permissions=["change"])
     def canary(self, request: HttpRequest, queryset: QuerySet) -> None:
         self._one(
             request,
             queryset,
             lambda release: activation.begin_canary(release, settings.CANARY_PERCENT),
-            f"{{}} serves {settings.CANARY_PERCENT} % of the jobs.",
+            f"{{}} serves {settings.CANARY_PERCENT} % of jobs.",
         )
 
     @action(description="End canary", icon="close", permissions=["change"])
     def end_canary(self, request: HttpRequest, queryset: QuerySet) -> None:
-        self._one(request, queryset, releases.end_canary, "{} serves no more jobs.")
+        self._one(request, queryset, releases.end_canary, "The canary {} has ended.")
 
     @action(description="Roll back", icon="undo", permissions=["change"])
     def rollback(self, request: HttpRequest, queryset: QuerySet) -> None:
@@ -165,7 +165,7 @@ class ReleaseAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
 
     @action(description="Reject", icon="block", permissions=["change"])
     def reject(self, request: HttpRequest, queryset: QuerySet) -> None:
-        self._one(request, queryset, releases.reject, "{} is rejected.")
+        self._one(request, queryset, releases.reject, "{} was rejected.")
 
     def _one(
         self,
@@ -176,7 +176,7 @@ class ReleaseAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
     ) -> None:
         chosen = list(queryset[:2])
         if len(chosen) != 1:
-            messages.error(request, "Choose one release.")
+            messages.error(request, "Select exactly one release.")
             return
         try:
             release = change(chosen[0])

@@ -1,4 +1,4 @@
-"""Forms and list filters of the prompt catalogue's admin. The rules of a text are the catalogue's."""
+"""Forms and list filters of the prompt catalogue's admin. The rules of a text are in `generation.catalogue`."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ class VariantForm(forms.ModelForm):
         max_length=120,
         required=False,
         widget=UnfoldAdminTextInputWidget,
-        help_text="Names the variant in requests. Left empty, it is made of the text.",
+        help_text="Name of the variant in requests. If empty, it is made from the text.",
     )
     text = forms.CharField(
         widget=UnfoldAdminExpandableTextareaWidget(attrs={"rows": 2}),
@@ -37,14 +37,14 @@ class VariantForm(forms.ModelForm):
     tags = forms.CharField(
         required=False,
         widget=UnfoldAdminTextInputWidget,
-        help_text="With commas between. Those that the detector knows say what pictures must show; "
-        "with not- before it, what they must not.",
+        help_text="Separated by commas. Tags that the detector knows are checked in images; "
+        "with the prefix not-, the image must not show them.",
     )
     new_revision = forms.BooleanField(
         required=False,
-        label="Make a new revision",
+        label="Create a new revision",
         widget=UnfoldBooleanWidget,
-        help_text="Needed to change a text that images were made of: they keep the old text, "
+        help_text="Required to change a text that has images: they keep the old text, "
         "and the new one is encoded.",
     )
 
@@ -88,9 +88,9 @@ class VariantForm(forms.ModelForm):
 class VariantImportForm(ImportForm):
     new_revisions = forms.BooleanField(
         required=False,
-        label="Make new revisions",
+        label="Create new revisions",
         widget=UnfoldBooleanWidget,
-        help_text="Allow the file to change texts that images were made of.",
+        help_text="Allow the file to change texts that have images.",
     )
 
 

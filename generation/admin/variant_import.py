@@ -1,4 +1,4 @@
-"""The admin's import of a large file: its preview shows the first rows only. The import itself is `resources`."""
+"""Preview of a large import in the admin: only its first rows are shown. The import is `VariantResource`."""
 
 from django.core.exceptions import ValidationError
 from import_export import resources
@@ -11,7 +11,7 @@ PREVIEW_ROWS = 200
 
 
 class PreviewResult(Result):
-    """Keeps what the admin's page shows of a large file: its first rows, or its first errors."""
+    """Import result that keeps only the rows shown: the first rows, or the first errors."""
 
     def valid_rows(self) -> list:
         return super().valid_rows()[:PREVIEW_ROWS]
@@ -22,11 +22,11 @@ class PreviewResult(Result):
 
 
 class PreviewDiff(resources.Diff):
-    """Differences as HTML, for the rows that are shown: 10,000 of them are 27 MB."""
+    """Differences as HTML, for the rows that are shown: 10,000 of them would be 27 MB."""
 
     def as_html(self) -> list:
         if self.left == self.right and not self.new:
-            return []  # an unchanged row, which is not shown
+            return []  # unchanged rows are not shown
         self.resource.previewed += 1
         return super().as_html() if self.resource.previewed <= PREVIEW_ROWS else []
 
@@ -36,9 +36,9 @@ class PreviewDiff(resources.Diff):
 
 
 class PreviewResource(VariantResource):
-    """What the admin imports with."""
+    """Import resource for the admin."""
 
-    previewed = 0  # rows of this import that differ
+    previewed = 0  # number of changed rows so far
 
     class Meta:
         skip_diff = False

@@ -1,4 +1,4 @@
-"""The prompt catalogue in the admin: edit, import, export, encode again, preview."""
+"""Admin of the prompt catalogue: edit, import, export, encode again, preview."""
 
 from typing import Any
 
@@ -33,7 +33,7 @@ from generation.jobs import submission
 from generation.models import Embedding, Image, PromptVariant
 from generation.releases import lifecycle as releases
 
-MAX_PREVIEWS = 20  # jobs that one click may start
+MAX_PREVIEWS = 20  # jobs per action
 LIST_PICTURES, PAGE_PICTURES = 3, 12
 
 Status = PromptVariant.Status
@@ -77,10 +77,10 @@ class PromptVariantAdmin(ObjectActionsMixin, ModelAdmin, ImportExportModelAdmin)
         if self.has_change_permission(request, obj):
             wording.insert(1, "new_revision")
         facts = ["made_of_it", "embeddings", "revision", "created_at", "updated_at"]
-        return [(None, {"fields": wording}), ("What was made of it", {"fields": facts})]
+        return [(None, {"fields": wording}), ("Images and embeddings", {"fields": facts})]
 
     def get_form(self, request: HttpRequest, obj: Any = None, **kwargs: Any) -> Any:
-        # `new_revision` is the form's own; the admin would look for it on the model.
+        # `new_revision` is a field of the form only; the admin would look for it on the model.
         kwargs["fields"] = [*VariantForm.Meta.fields]
         if not self.has_change_permission(request, obj) and obj is not None:
             kwargs["fields"] = []
@@ -176,7 +176,7 @@ class PromptVariantAdmin(ObjectActionsMixin, ModelAdmin, ImportExportModelAdmin)
     def preview(self, request: HttpRequest, queryset: QuerySet) -> HttpResponse | None:
         variants = list(queryset[: MAX_PREVIEWS + 1])
         if len(variants) > MAX_PREVIEWS:
-            messages.error(request, f"At most {MAX_PREVIEWS} previews at once.")
+            messages.error(request, f"Select at most {MAX_PREVIEWS} variants for a preview.")
             return None
         started = []
         for variant in variants:
@@ -193,7 +193,7 @@ class PromptVariantAdmin(ObjectActionsMixin, ModelAdmin, ImportExportModelAdmin)
             ),
         )
         if started:
-            messages.success(request, format_html("Previews on their way: {}.", links))
+            messages.success(request, format_html("Previews requested: {}.", links))
         if len(started) == 1 and request.user.has_perm("generation.view_job"):
             return redirect("admin:generation_job_change", started[0].pk)
         return None
@@ -203,8 +203,7 @@ class PromptVariantAdmin(ObjectActionsMixin, ModelAdmin, ImportExportModelAdmin)
         marked = catalogue.encode_again(PromptVariant.objects.filter(pk__in=list(_ids(queryset))))
         messages.success(
             request,
-            f"The encode worker was asked; {marked} failed or damaged embeddings are computed again. "
-            "Sound ones stay as they are.",
+            f"{marked} failed or damaged embeddings will be encoded again. Intact ones are kept.",
         )
 
     @action(description="Activate", icon="check_circle", permissions=["change"])

@@ -1,4 +1,4 @@
-"""Webhooks in the admin: endpoints with what goes wrong there, deliveries with what was sent, sending again."""
+"""Admin of webhooks: endpoints and their failures, deliveries and their payloads, replay."""
 
 from typing import Any
 
@@ -95,7 +95,7 @@ class WebhookEndpointAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
 
     # --- actions
     def action_applies(self, name: str, obj: Any) -> bool:
-        # One that pauses can be enabled as well: then it is tried at once.
+        # A paused endpoint can be enabled too: it is then tried at once.
         return (
             obj.state != WebhookEndpoint.State.ACTIVE if name == "enable" else not obj.disabled_at
         )
@@ -106,15 +106,15 @@ class WebhookEndpointAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
             webhooks.enable(endpoint)
             self.log_change(request, endpoint, "Enabled.")
         messages.success(
-            request, "Webhooks are sent there again. What was given up is replayed by hand."
+            request, "The webhooks are enabled. Deliveries that were given up can be sent again."
         )
 
     @action(description="Disable", icon="block", permissions=["change"])
     def disable(self, request: HttpRequest, queryset: QuerySet[WebhookEndpoint]) -> None:
         for endpoint in queryset.filter(disabled_at=None):
-            webhooks.disable(endpoint, "Disabled by an operator.")
+            webhooks.disable(endpoint, "It was disabled by an operator.")
             self.log_change(request, endpoint, "Disabled.")
-        messages.success(request, "Nothing is sent there, and jobs that name it are refused.")
+        messages.success(request, "The webhooks are disabled; jobs that name them are refused.")
 
 
 @admin.register(Delivery)
@@ -130,7 +130,7 @@ class DeliveryAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
     list_per_page = 50
     show_full_result_count = False
     search_fields = ("id__startswith", "job__id__startswith", "endpoint__url")
-    search_help_text = "Beginning of the delivery's or the job's id, or a part of the URL"
+    search_help_text = "Beginning of the delivery's or job's id, or part of the URL"
     actions = ("replay",)
     object_actions = ("replay",)
     readonly_fields = ("status_badge", "next_attempt")
@@ -148,7 +148,7 @@ class DeliveryAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
         return super().get_queryset(request).defer("body")
 
     def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest | None = None) -> bool:
-        """The page of an endpoint leads to its deliveries."""
+        """Allow the filter by endpoint that an endpoint's page links to."""
         return lookup == "endpoint__id__exact" or super().lookup_allowed(lookup, value, request)
 
     @display(description="webhook")
@@ -161,7 +161,7 @@ class DeliveryAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
     def status_badge(self, delivery: Delivery) -> str:
         return pictures.badge(delivery.status, delivery.last_error)
 
-    @display(description="last answer")
+    @display(description="last response")
     def answer(self, delivery: Delivery) -> str:
         return delivery.last_error or (str(delivery.last_status) if delivery.last_status else "–")
 
@@ -169,7 +169,7 @@ class DeliveryAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
     def created(self, delivery: Delivery) -> str:
         return pictures.nowrap(delivery.created_at.strftime("%m-%d %H:%M:%S"))
 
-    @display(description="next try", ordering="next_attempt_at")
+    @display(description="next attempt", ordering="next_attempt_at")
     def next_attempt(self, delivery: Delivery) -> str:
         if delivery.status != Delivery.Status.PENDING:
             return "–"
@@ -196,4 +196,4 @@ class DeliveryAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
         if done:
             messages.success(request, f"{done} will be sent now.")
         elif not refused:
-            messages.warning(request, "What waits already was left as it is.")
+            messages.warning(request, "Deliveries that are already pending were not changed.")

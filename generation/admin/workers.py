@@ -1,4 +1,4 @@
-"""Workers in the admin: who is alive, on which device."""
+"""Admin of workers: state and device."""
 
 from datetime import timedelta
 

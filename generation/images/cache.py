@@ -1,6 +1,6 @@
-"""The result cache: image key → stored image, in Redis, with a lifetime and a cap. PostgreSQL answers what is not here.
+"""Result cache in Redis: image key → stored image, with a TTL and a size cap. PostgreSQL is the fallback.
 
-Knows nothing of jobs; `generation.images.store` decides what a key is and asks PostgreSQL.
+Keys are defined in `generation.images.store`.
 """
 
 import json
@@ -13,11 +13,11 @@ from django.conf import settings
 from generation.infra.redis_client import attempt
 
 PREFIX = "retort:image:"
-INDEX = "retort:images"  # sorted set: key → last write; what falls off its low end is deleted
+INDEX = "retort:images"  # sorted set: key → last write; the oldest entries are evicted
 
 
 def get(keys: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """What is cached under these keys; missing ones are left out."""
+    """Return the cached entries by key; missing ones are left out."""
     wanted = list(keys)
     found = attempt(lambda redis: redis.mget([PREFIX + key for key in wanted]), []) or []
     return {key: json.loads(value) for key, value in zip(wanted, found, strict=False) if value}
@@ -41,7 +41,7 @@ def put(entries: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def forget(keys: Iterable[str]) -> None:
-    """Drop entries whose file is gone."""
+    """Delete entries whose file is gone."""
     gone = list(keys)
     if gone:
         attempt(lambda redis: redis.delete(*(PREFIX + key for key in gone)), 0)

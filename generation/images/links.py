@@ -1,6 +1,6 @@
-"""Signed links to image files: the signature is the permission, so a browser or a CDN needs no key. Knows no rows.
+"""Signed links to image files: the signature is the permission, so browsers and CDNs need no key.
 
-A link to the thumbnail does not open the file, nor the other way round.
+A link to the thumbnail is not valid for the file, nor the reverse.
 """
 
 import math
@@ -14,20 +14,20 @@ from django.urls import reverse
 
 from generation.errors import LinkExpired, LinkInvalid
 
-FILE, THUMBNAIL = "image-file", "image-thumbnail"  # names of addresses
+FILE, THUMBNAIL = "image-file", "image-thumbnail"  # names of routes
 _SALTS = {FILE: "retort.image", THUMBNAIL: "retort.thumbnail"}
 
 
 def image_path(image_id: UUID) -> str:
-    """Path and query of the image's file, good for LINK_SECONDS or a little longer.
+    """Return path and query of the image's file, valid for LINK_SECONDS or a little longer.
 
-    The end is rounded up, so that everybody gets the same link for a while and caches can do their work.
+    The expiry is rounded up, so that a link stays equal for a while and can be cached.
     """
     return _path(FILE, image_id)
 
 
 def thumbnail_path(image_id: UUID) -> str:
-    """Likewise of the image's thumbnail."""
+    """Return path and query of the image's thumbnail."""
     return _path(THUMBNAIL, image_id)
 
 
@@ -41,12 +41,12 @@ def _path(to: str, image_id: UUID) -> str:
 
 
 def check(image_id: UUID, expires: str, signature: str, *, to: str = FILE) -> int:
-    """Seconds that the link will go on to work. Raises LinkInvalid or LinkExpired."""
+    """Return the seconds until the link expires. Raises LinkInvalid and LinkExpired."""
     try:
         _signer(to, settings.SECRET_KEY).unsign(f"{image_id}:{expires}:{signature}")
     except BadSignature as error:
         raise LinkInvalid(
-            "The link is incomplete or was altered. Read the job or the image again."
+            "The link is incomplete or was changed. Read the job or the image again to get a new one."
         ) from error
     left = int(expires) - time.time()
     if left <= 0:
@@ -54,7 +54,7 @@ def check(image_id: UUID, expires: str, signature: str, *, to: str = FILE) -> in
     return int(left)
 
 
-# Once for all links: both cost more than the signature itself, and a job may have twenty links.
+# Cached: both cost more than the signature, and a job may have twenty links.
 @lru_cache(maxsize=8)
 def _signer(to: str, secret_key: str) -> Signer:
     return Signer(key=secret_key, salt=_SALTS[to])
@@ -62,7 +62,7 @@ def _signer(to: str, secret_key: str) -> Signer:
 
 @cache
 def around(name: str) -> tuple[str, str]:
-    """What stands before and after the id in the path of this name."""
+    """Return the parts of the route's path before and after the id."""
     nobody = UUID(int=0)
     before, _, after = reverse(name, args=[nobody]).partition(str(nobody))
     return before, after

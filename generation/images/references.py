@@ -1,8 +1,8 @@
-"""Which rows refer to which stored files, and the lock between a row that begins to and a file that goes.
+"""References of rows to stored files, and the lock between inserting a reference and removing a file.
 
-Whoever writes a row that refers to files takes their locks first, until the end of the transaction, and then looks
-whether they are there. Whoever removes files takes their locks alone, without waiting, and then looks whether a row
-refers to them. So either the one sees the row or the other sees that the file is gone. Decides nothing about images.
+A writer of a row that refers to files first takes shared locks on them until the end of the transaction, then checks
+that they exist. A remover of files takes exclusive locks without waiting, then checks that no row refers to them. So
+either the remover sees the row, or the writer sees that the file is gone.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -21,31 +21,31 @@ from generation.models import Image, Job
 
 log = structlog.get_logger(__name__)
 
-AT_ONCE = 200  # files removed in one transaction: whoever asks for one of them again waits so long
+AT_ONCE = 200  # files removed per transaction: writers that need one of them wait for so long
 
 
 @dataclass(frozen=True)
 class Removed:
-    """A file that went away."""
+    """A removed file."""
 
     name: str
     size_bytes: int
 
 
 def hold(names: Collection[str]) -> None:
-    """Keep these files from being removed until the transaction ends. They may be gone already: look after this."""
+    """Lock these files against removal until the transaction ends. Check afterwards that they exist."""
     if names:
         with connection.cursor() as cursor:
             cursor.execute(_HOLD.call(), {"files": list(names)})
 
 
-# For statements that hold files with what else they do.
+# For statements that also lock files.
 HOLD = "SELECT pg_advisory_xact_lock_shared(hashtextextended('file ' || name, 0)) FROM unnest(%(files)s::text[]) name"
 _HOLD = Statement(HOLD)
 
 
 def in_use(names: Sequence[str], *, without: QuerySet[Job] | None = None) -> set[str]:
-    """Of these files those that a row refers to. without: as if the images of these jobs were gone already."""
+    """Return the files that a row refers to. without: jobs whose images do not count."""
     used = _of_images(names) if without is None else _of_images_without(names, without)
     for path in settings.FILES_IN_USE:
         used |= import_string(path)([name for name in names if name not in used])
@@ -53,7 +53,7 @@ def in_use(names: Sequence[str], *, without: QuerySet[Job] | None = None) -> set
 
 
 def _of_images(names: Sequence[str]) -> set[str]:
-    # One row is enough for an answer, however many jobs share a file.
+    # EXISTS: one row is enough, however many jobs share a file.
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT name FROM unnest(%s::text[]) name"
@@ -73,9 +73,9 @@ def _of_images_without(names: Sequence[str], jobs: QuerySet[Job]) -> set[str]:
 
 
 def remove(names: Collection[str]) -> list[Removed]:
-    """Remove those that no row refers to, with their thumbnails. What is being used at this moment stays.
+    """Remove files that no row refers to, with their thumbnails. Files that are locked are kept.
 
-    Call after the rows are gone, outside of their transaction. What the storage refuses to remove stays.
+    Call after the rows are deleted, outside of their transaction. Files that the storage cannot remove are kept.
     """
     ordered = sorted(names)
     found: list[Removed] = []
@@ -89,13 +89,13 @@ def remove(names: Collection[str]) -> list[Removed]:
 
 
 def with_thumbnails(names: Iterable[str]) -> list[str]:
-    """These files, and where their thumbnails lie if they have any."""
+    """Return these files and the names of their thumbnails."""
     own = list(names)
     return own + [storage.thumbnail_name(name) for name in own if name.endswith(".png")]
 
 
 def sizes(names: Sequence[str]) -> list[Removed]:
-    """Of those that are there: what `remove` would return if nothing referred to them."""
+    """Return the existing ones, as `remove` would if nothing referred to them."""
     found = storage.at_once(storage.size, names)
     return [
         Removed(name, size) for name, size in zip(names, found, strict=True) if size is not None
@@ -103,7 +103,7 @@ def sizes(names: Sequence[str]) -> list[Removed]:
 
 
 def _lock_alone(names: Sequence[str]) -> list[str]:
-    """Those that nobody holds. Without waiting: a wait for each other would be a deadlock."""
+    """Return the files that could be locked exclusively. Without waiting, which could deadlock."""
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT name FROM unnest(%s::text[]) name"

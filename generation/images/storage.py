@@ -1,7 +1,6 @@
-"""Names and places of image files: a folder of this machine, or an object store. Knows no rows.
+"""Storage of image files: a local folder or an object store.
 
-Content decides the name, so a file is stored once; writes are whole or absent. What the storage refuses becomes
-StorageFailed.
+Names are content hashes, so a file is stored once; writes are atomic. Errors of the storage become StorageFailed.
 """
 
 import hashlib
@@ -26,8 +25,11 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 CONTENT_TYPES = {"webp": "image/webp", "png": "image/png", "jpeg": "image/jpeg"}
-IMAGES, THUMBNAILS = "images", "thumbnails"  # folders; in each one folder per first byte of a hash
-AT_ONCE = 8  # requests to an object store
+IMAGES, THUMBNAILS = (
+    "images",
+    "thumbnails",
+)  # folders, each with one folder per first byte of a hash
+AT_ONCE = 8  # concurrent requests to an object store
 
 _hands = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="storage")
 
@@ -42,7 +44,7 @@ class StoredFile:
 
 
 def save(content: bytes, extension: str) -> StoredFile:
-    """Store `content` under the name that its hash gives. Raises StorageFailed."""
+    """Store `content` under its hash. Raises StorageFailed."""
     sha256 = hashlib.sha256(content).hexdigest()
     stored = StoredFile(_name(IMAGES, sha256, extension), sha256, len(content))
     keep(stored.name, content)
@@ -50,12 +52,12 @@ def save(content: bytes, extension: str) -> StoredFile:
 
 
 def thumbnail_name(file: str) -> str:
-    """Where the thumbnail of a stored file lies, if anybody asked for one."""
+    """Return the name of a file's thumbnail, which may not exist."""
     return _name(THUMBNAILS, PurePosixPath(file).stem, "webp")
 
 
 def source_name(name: str) -> str:
-    """Of a thumbnail the file that it was made of, which is always a PNG; else the file itself."""
+    """Return the file that a thumbnail was made from, always a PNG; any other name unchanged."""
     folder, _, rest = name.partition("/")
     return f"{IMAGES}/{PurePosixPath(rest).with_suffix('.png')}" if folder == THUMBNAILS else name
 
@@ -65,8 +67,8 @@ def _name(folder: str, sha256: str, extension: str) -> str:
 
 
 def keep(name: str, content: bytes) -> None:
-    """Store `content` under this name, unless it is there. Raises StorageFailed."""
-    # A whole file is there already, or a torn one from a machine that lost power: the size tells.
+    """Store `content` under this name unless it exists. Raises StorageFailed."""
+    # An existing file is complete, or truncated by a power failure: compare the size.
     if size(name) == len(content):
         return
     if _is_local():
@@ -88,12 +90,12 @@ def _write(path: Path, content: bytes) -> None:
         os.replace(temporary, path)
     except OSError as error:
         raise StorageFailed(
-            f"{path.parent}: {error.strerror}. Check the space and the rights of DATA_DIR."
+            f"{path.parent}: {error.strerror}. Check free space and permissions of DATA_DIR."
         ) from error
 
 
 def size(name: str) -> int | None:
-    """In bytes; None: there is no such file. Raises StorageFailed."""
+    """Return the size in bytes; None if there is no such file. Raises StorageFailed."""
     try:
         with _failing(name):
             if _is_local():
@@ -104,12 +106,12 @@ def size(name: str) -> int | None:
 
 
 def exists(name: str) -> bool:
-    """Raises StorageFailed."""
+    """Return whether the file exists. Raises StorageFailed."""
     return size(name) is not None
 
 
 def modified_at(name: str) -> datetime | None:
-    """None: there is no such file. Raises StorageFailed."""
+    """Return the time of the last change; None if there is no such file. Raises StorageFailed."""
     try:
         with _failing(name):
             return default_storage.get_modified_time(name)
@@ -118,34 +120,34 @@ def modified_at(name: str) -> datetime | None:
 
 
 def read(name: str) -> bytes:
-    """Raises StorageFailed."""
+    """Return the content. Raises StorageFailed."""
     try:
         with _failing(name), default_storage.open(name) as file:
             return file.read()
     except FileNotFoundError as error:
-        raise StorageFailed(f"{name} is not stored.") from error
+        raise StorageFailed(f"The file {name} is missing.") from error
 
 
 def copy(name: str, target: Path) -> None:
-    """A file of this machine with the same content; a second name of the same file where that can be."""
+    """Copy a file to a local path; as a hard link if possible."""
     if not _is_local():
         target.write_bytes(read(name))
         return
     source = Path(settings.MEDIA_ROOT) / name
     try:
         os.link(source, target)
-    except OSError:  # another file system, or one without links
+    except OSError:  # another file system, or one without hard links
         shutil.copyfile(source, target)
 
 
 def remove(name: str) -> None:
-    """A file that is not there is fine. Raises StorageFailed."""
+    """Remove a file, which may be missing. Raises StorageFailed."""
     with _failing(name):
         default_storage.delete(name)
 
 
 def folders() -> Iterator[list[str]]:
-    """The names of all files, folder by folder. Raises StorageFailed."""
+    """Yield the names of all files, folder by folder. Raises StorageFailed."""
     for top in (IMAGES, THUMBNAILS):
         for part in sorted(_listed(top)[0]):
             yield [f"{top}/{part}/{name}" for name in sorted(_listed(f"{top}/{part}")[1])]
@@ -160,7 +162,7 @@ def _listed(folder: str) -> tuple[list[str], list[str]]:
 
 
 def link(name: str, *, seconds: int, save_as: str = "") -> str | None:
-    """Where a client may fetch the file itself for so long; None: we have to serve it. save_as: name for a download."""
+    """Return a URL where a client can fetch the file directly; None for local storage. save_as: download name."""
     if not settings.S3_BUCKET or settings.S3_DELIVERY != "redirect":
         return None
     parameters = {}
@@ -172,7 +174,7 @@ def link(name: str, *, seconds: int, save_as: str = "") -> str | None:
 
 
 def at_once(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    """`function` of each item, in their order; side by side where each waits for a network. Never inside another."""
+    """Map `function` over the items in order; concurrently for an object store. Must not be nested."""
     if _is_local() or len(items) < 2:
         return [function(item) for item in items]
     return list(_hands.map(function, items))
@@ -185,7 +187,7 @@ def _is_local() -> bool:
 
 @contextmanager
 def _failing(name: str) -> Iterator[None]:
-    """What goes wrong becomes StorageFailed, but for a FileNotFoundError."""
+    """Convert errors to StorageFailed, except FileNotFoundError."""
     try:
         yield
     except NotADirectoryError as error:
@@ -194,7 +196,7 @@ def _failing(name: str) -> Iterator[None]:
         raise
     except OSError as error:
         raise StorageFailed(f"{name}: {error.strerror or error}.") from error
-    except Exception as error:  # an object store's library has errors of its own
+    except Exception as error:  # object store libraries raise their own exceptions
         if _is_local():
             raise
         answer = getattr(error, "response", None) or {}

@@ -1,7 +1,7 @@
-"""Images that exist already: what key an image has, where a stored one lies, and its rendering in another file format.
+"""Store of generated images: image keys, lookup of existing images, conversion to file formats.
 
-A key hashes everything that decides the pixels. A file format is a rendering of the same image, made once and kept. A
-file that says how it was made belongs to one job alone: another job gets only the pixels, from the lossless master.
+A key hashes everything that determines the pixels. A file format is a conversion of the same image, made once and kept.
+A file with metadata belongs to one job: another job gets the pixels from the lossless master.
 """
 
 import hashlib
@@ -24,11 +24,11 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class StoredImage:
-    """An image in the storage. master: name of the lossless PNG, which never has metadata; file, format, sha256,
-    size_bytes, has_metadata: of one rendering.
+    """A stored image. master: name of the lossless PNG, which never has metadata; file, format, sha256,
+    size_bytes, has_metadata: of one file format.
 
-    seed: if it is not the job's own for this index; tries: pictures made for it; is_accepted, failing, detector: what
-    was found in it, None if nobody looked.
+    seed: if it differs from the job's own for this index; tries: images generated for it; is_accepted, failing,
+    detector: verdict of the detector, None if not checked.
     """
 
     key: str
@@ -58,7 +58,7 @@ def image_key(
 
 
 def key_of(job: Job, seed: int) -> str:
-    """Of the job's image with this seed."""
+    """Return the key of the job's image with this seed."""
     return image_key(
         job.release,
         job.embedding,
@@ -70,17 +70,17 @@ def key_of(job: Job, seed: int) -> str:
 
 
 def keys(job: Job) -> list[str]:
-    """Of the job's images, in order of index."""
+    """Return the keys of the job's images, in order of index."""
     return [key_of(job, job.seed + index) for index in range(job.n)]
 
 
 def job_key(image_keys: Iterable[str], *, max_tries: int = 0) -> str:
-    """Of a job's images together: identical jobs have the same. One that may end with other seeds is like no other."""
+    """Return one key for a job's images, equal for identical jobs. With several tries seeds vary: the key differs."""
     return _hash(*image_keys, *([f"tries {max_tries}"] if max_tries > 1 else []))
 
 
 def metadata(job: Job, seed: int) -> dict[str, object] | None:
-    """What the file of this job's image with this seed says; None if it should say nothing. No owner is in it."""
+    """Return the metadata for the file of this image, without the owner; None if the job wants none."""
     if not job.has_metadata:
         return None
     return {
@@ -101,7 +101,7 @@ def store(
 ) -> StoredImage:
     """Store an image, pixels uint8 (height, width, 3), losslessly and as `output_format`. Raises StorageFailed.
 
-    metadata: what the file of this format says; None: nothing.
+    metadata: written to the file of this format; None: nothing.
     """
     height, width, _ = pixels.shape
     file = master = storage.save(files.encode(pixels, "png"), "png")
@@ -122,7 +122,7 @@ def store(
 
 
 def render(job: Job, index: int, image: StoredImage) -> StoredImage:
-    """The image as this job wants it: its format, with its metadata or with none. Raises StorageFailed."""
+    """Return the image in the job's file format, with its metadata or none. Raises StorageFailed."""
     said = metadata(job, job.seed + index if image.seed is None else image.seed)
     if said is None and _is_plain(image, job.output_format) and storage.exists(image.file):
         return image
@@ -143,24 +143,24 @@ def _is_plain(image: StoredImage, output_format: str) -> bool:
 
 
 def answers(job: Job, stored: Iterable[StoredImage]) -> bool:
-    """Whether these may be delivered as the job's: one whose pictures are to be judged takes no others."""
+    """Return whether these can be used for the job: one with quality control takes only judged images."""
     return not job.max_tries or all(image.is_accepted is not None for image in stored)
 
 
 def remember(images: Iterable[StoredImage]) -> None:
-    """Put stored images into the cache. Call after commit."""
-    # Of the picture alone, whatever else one job tried before it.
+    """Cache stored images. Call after commit."""
+    # Only facts of the image, not what one job tried before it.
     kept = [replace(image, seed=None, tries=1) for image in images if not image.has_metadata]
     cache.put({f"{image.key}.{image.format}": asdict(image) for image in kept})
 
 
 def forget(images: Iterable[StoredImage]) -> None:
-    """Drop them from the cache. Their rows answer, if there are any."""
+    """Remove images from the cache. Rows, if any, remain."""
     cache.forget(f"{image.key}.{image.format}" for image in images)
 
 
 def cached(wanted: Collection[str]) -> list[StoredImage]:
-    """What the cache has under these keys, in whatever format."""
+    """Return the cached images with these keys, in any format."""
     return [
         image
         for output_format in files.FORMATS
@@ -169,22 +169,22 @@ def cached(wanted: Collection[str]) -> list[StoredImage]:
 
 
 def hold(images: Collection[StoredImage]) -> set[str]:
-    """Keep their files until the transaction ends. Returns the names of those that are gone. Raises StorageFailed."""
+    """Lock their files until the transaction ends. Return the names of missing ones. Raises StorageFailed."""
     references.hold({name for image in images for name in (image.file, image.master)})
     return gone(images)
 
 
 def gone(images: Collection[StoredImage]) -> set[str]:
-    """The names of the files that are not there. Raises StorageFailed."""
+    """Return the names of missing files. Raises StorageFailed."""
     names = sorted({image.file for image in images})
     is_there = storage.at_once(storage.exists, names)
     return {name for name, there in zip(names, is_there, strict=True) if not there}
 
 
 def find(job: Job) -> list[StoredImage] | None:
-    """The job's images in order of index, or None if any is missing. Checks the files; an empty cache is fine.
+    """Return the job's images in order of index, or None if any is missing. Checks the files.
 
-    Call in the transaction that writes their rows: until it ends the files stay.
+    Call in the transaction that inserts their rows: the files are locked until it ends.
     """
     own = keys(job)
     found = {} if job.has_metadata else _held(_cached(own, job.output_format))
@@ -203,7 +203,7 @@ def find(job: Job) -> list[StoredImage] | None:
 
 
 def find_rows(jobs: Iterable[Job]) -> dict[UUID, list[StoredImage]]:
-    """Of these jobs those whose images exist already, in order of index. One query, to PostgreSQL alone."""
+    """Return the existing images of these jobs, in order of index, by job. One query, without the cache."""
     wanted = {job: keys(job) for job in jobs}
     rows = _rows([key for own in wanted.values() for key in own])
     found = {}
@@ -221,7 +221,7 @@ def _cached(wanted: Collection[str], output_format: str) -> dict[str, StoredImag
 
 
 def _held(images: Mapping[str, StoredImage]) -> dict[str, StoredImage]:
-    """Those whose file is there, and stays until the transaction ends."""
+    """Return those whose file exists, with a lock until the transaction ends."""
     if not images:
         return {}
     gone = hold(list(images.values()))
@@ -229,7 +229,7 @@ def _held(images: Mapping[str, StoredImage]) -> dict[str, StoredImage]:
     return {key: image for key, image in images.items() if image.file not in gone}
 
 
-# By hand: it is asked for every request with a seed, and Django takes longer to write it than PostgreSQL to answer.
+# Written by hand: it runs at every request with a seed, and the ORM takes longer than PostgreSQL.
 _STORED = Statement(
     """
 SELECT DISTINCT key, master, file, format, sha256, size_bytes, width, height, is_accepted, failing, detector,
@@ -240,7 +240,7 @@ SELECT DISTINCT key, master, file, format, sha256, size_bytes, width, height, is
 
 
 def _rows(wanted: Collection[str]) -> dict[str, list[StoredImage]]:
-    """What PostgreSQL knows under these keys."""
+    """Return the images in PostgreSQL by key."""
     known: dict[str, list[StoredImage]] = {}
     with connection.cursor() as cursor:
         cursor.execute(_STORED.call(), {"keys": list(wanted)})
@@ -252,7 +252,7 @@ def _rows(wanted: Collection[str]) -> dict[str, list[StoredImage]]:
 
 
 def _file(job: Job, index: int, candidates: Sequence[StoredImage]) -> StoredImage | None:
-    """One file of the image as the job wants it: an existing one, else made of the lossless master if that exists."""
+    """Return one file as the job wants it: an existing one, or converted from the lossless master."""
     if not job.has_metadata:
         for image in candidates:
             if _is_plain(image, job.output_format) and storage.exists(image.file):
@@ -263,23 +263,23 @@ def _file(job: Job, index: int, candidates: Sequence[StoredImage]) -> StoredImag
         try:
             return render(job, index, image)
         except (StorageFailed, OSError) as error:
-            # As good as missing: it is computed again.
+            # Treated as missing: generated again.
             log.warning("image_unreadable", file=image.master, error=str(error))
             return None
     return None
 
 
 def thumbnail(*names: str) -> str:
-    """Name of the small picture of the first of these files that is there; it is made when it is first asked for.
+    """Return the name of the thumbnail of the first of these files that exists; make it if missing.
 
     Raises StorageFailed.
     """
     name = storage.thumbnail_name(names[0])
-    if not storage.size(name):  # 0: of a machine that lost power
+    if not storage.size(name):  # 0: truncated by a power failure
         source = next((each for each in names if storage.exists(each)), names[0])
         content = storage.read(source)
         try:
             storage.keep(name, files.thumbnail(content))
         except OSError as error:
-            raise StorageFailed(f"{source} is no picture: {error}") from error
+            raise StorageFailed(f"{source} is not a valid image: {error}") from error
     return name

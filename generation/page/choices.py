@@ -1,4 +1,4 @@
-"""What a person may choose from: active prompt variants by words and tags, releases and their sizes. Knows no HTTP."""
+"""Choices of the form: search for prompt variants by words and tags, releases and their sizes."""
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class _Unnest(Func):
 # --- prompt variants ------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Tag:
-    """count: found variants that have it; None of a chosen one that is not among the most frequent."""
+    """count: variants found with this tag; None for a selected tag that is not among the most frequent."""
 
     name: str
     count: int | None
@@ -32,9 +32,9 @@ class Tag:
 
 @dataclass(frozen=True)
 class Found:
-    """variants: the chosen one first if the search would not show it; chosen: which one the search leaves chosen.
+    """Result of a search. variants: with the selected one first if the search would not list it; chosen: selection.
 
-    is_wording: the text of the search is no variant's, so it can only be taken as it is.
+    is_wording: whether no variant has exactly the text searched for.
     """
 
     variants: Sequence[PromptVariant]
@@ -45,9 +45,9 @@ class Found:
 
 
 def search(text: str, tags: Sequence[str], *, slug: str = "") -> Found:
-    """Active variants with all words of `text`, in any order, and all tags; MOST_VARIANTS of them at most.
+    """Search active variants with all words of `text` in any order, and all tags; at most MOST_VARIANTS.
 
-    slug: of the one that was chosen before. It stays chosen if it fits the search, unless the text is another's.
+    slug: the previous selection, kept if it fits the search, unless the text is another variant's.
     """
     normalized = catalogue.normalize(text)
     words = normalized.split()[: catalogue.MAX_WORDS]
@@ -84,7 +84,7 @@ def _fits(variant: PromptVariant, words: Iterable[str], tags: Iterable[str]) -> 
 
 
 def _named(normalized: str, slug: str) -> tuple[PromptVariant | None, PromptVariant | None]:
-    """The active variant that has this text, and the one with this slug."""
+    """Return the active variant with this text, and the one with this slug."""
     if not normalized and not slug:
         return None, None
     named = PromptVariant.objects.filter(
@@ -96,8 +96,8 @@ def _named(normalized: str, slug: str) -> tuple[PromptVariant | None, PromptVari
 
 
 def _tags(rows: QuerySet[PromptVariant], chosen: Sequence[str], *, every: int | None) -> list[Tag]:
-    """The chosen tags, and the most frequent ones but for those that all of these variants have. every: how many these
-    are, if that is known."""
+    """Return the selected tags, and the most frequent ones that not all of these variants have. every: number of these
+    variants, if known."""
     counted = rows.order_by().annotate(tag=_Unnest(F("tags"))).values_list("tag")
     counts = dict(counted.annotate(n=Count("pk")).order_by("-n", "tag")[:MOST_TAGS])
     return [
@@ -113,7 +113,7 @@ def _tags(rows: QuerySet[PromptVariant], chosen: Sequence[str], *, every: int | 
 # --- releases -------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Offer:
-    """A release that may be asked for by name. sizes: WIDTHxHEIGHT, its default first."""
+    """A release that can be selected. sizes: WIDTHxHEIGHT, the default first."""
 
     name: str
     kind: str
@@ -124,7 +124,7 @@ class Offer:
 
 @dataclass(frozen=True)
 class Offers:
-    """Active releases first, the newest others after them; MOST_RELEASES at most."""
+    """Selectable releases: active ones, then the newest; at most MOST_RELEASES."""
 
     releases: Sequence[Offer]
 
@@ -134,7 +134,7 @@ class Offers:
 
     @cached_property
     def sizes(self) -> list[tuple[str, str]]:
-        """Each size, and the names of those that make it, if not all do."""
+        """Return each size, with the names of the releases that support it unless all do."""
         known = list(dict.fromkeys(size for offer in self.releases for size in offer.sizes))
         makers = {
             size: [offer.name for offer in self.releases if size in offer.sizes] for size in known
@@ -147,7 +147,7 @@ class Offers:
 
 
 def offers() -> Offers:
-    """What `model` and `size` of a request may be."""
+    """Return the possible values of `model` and `size`."""
     rank = Case(
         When(status=Release.Status.ACTIVE, then=Value(0)),
         When(status=Release.Status.CANDIDATE, then=Value(1)),
@@ -167,7 +167,7 @@ def offers() -> Offers:
 
 @lru_cache(maxsize=8)
 def _facts(keys: tuple[tuple[int, str], ...]) -> dict[int, tuple[int, tuple[str, ...]]]:
-    """Steps and sizes by pk. A manifest never changes, and names each variant of a catalogue: read once."""
+    """Return steps and sizes by pk. Cached: a manifest never changes, and is large."""
     rows = Release.objects.filter(pk__in=[pk for pk, _ in keys]).values_list(
         "pk", "manifest__num_inference_steps", "manifest__image_sizes"
     )

@@ -1,4 +1,4 @@
-"""Django's error handlers: a page for a browser, a problem document for API clients, Django's own in the admin."""
+"""Django's error handlers: HTML for browsers, problem documents for API clients, Django's own pages in the admin."""
 
 from django.http import HttpRequest, HttpResponseBase
 from django.views import defaults
@@ -9,7 +9,7 @@ from generation.page import responses
 
 
 def _shown(refusal: Refusal, request: HttpRequest) -> HttpResponseBase:
-    """To a browser outside of the API as a page, to everybody else as over the API."""
+    """Return HTML for a browser outside of /v1/, otherwise a problem document."""
     if "text/html" in request.headers.get("Accept", "") and not request.path.startswith("/v1/"):
         return responses.protected(responses.refused(request, refusal))
     return problem_responses.plain(refusal, request)

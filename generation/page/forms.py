@@ -1,4 +1,4 @@
-"""What a person has typed and chosen, as it was, and the job that it asks for. Knows no HTML."""
+"""Form of the page: values as typed, validation, and submission of the job."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from generation.page import choices
 from generation.page.choices import Found, Offers
 from generation.page.responses import read
 
-PROMPT = "prompt"  # both ways to say it: to a person they are one field
+PROMPT = "prompt"  # text and variant are one field to a person
 OPTIONS = ("n", "seed", "size", "output_format", "model")
 
 
@@ -25,7 +25,7 @@ def _typed() -> serializers.CharField:
 
 
 class SearchForm(Strict):
-    """Of the list of prompt variants."""
+    """Query of the list of prompt variants."""
 
     text = _typed()
     variant = _typed()
@@ -33,7 +33,7 @@ class SearchForm(Strict):
 
 
 class WishForm(SearchForm):
-    """looked: the text that the list was shown for; look: the button that shows it again."""
+    """looked: the text that the list was shown for; look: the button that updates the list."""
 
     looked = _typed()
     look = _typed()
@@ -47,7 +47,7 @@ class WishForm(SearchForm):
 
 @dataclass(frozen=True)
 class Wish:
-    """text, variant, tags: how the prompt is said; options: by name, as typed."""
+    """Values of the form. text, variant, tags: the prompt; options: by name, as typed."""
 
     text: str = ""
     variant: str = ""
@@ -56,17 +56,17 @@ class Wish:
 
     @classmethod
     def of(cls, form: Mapping[str, Any]) -> "Wish":
-        """form: validated by WishForm or SearchForm."""
+        """Return the wish of a form validated by WishForm or SearchForm."""
         text, variant = form.get("text", ""), form.get("variant", "")
         if form.get("looked", text) != text:
-            variant = ""  # words that came after the choice
+            variant = ""  # the text was changed after the selection
         options = {name: form[name].strip() for name in OPTIONS if form.get(name, "").strip()}
         return cls(text, variant, form.get("tag", ()), options)
 
 
 @dataclass(frozen=True)
 class Faults:
-    """Why there is no job. of: messages by field, "" = of no field; nearest: variants that may have been meant."""
+    """Errors of a form. of: messages by field, "" = of no field; nearest: similar variants."""
 
     of: Mapping[str, Sequence[str]] = field(default_factory=dict)
     nearest: Sequence[Mapping[str, Any]] = ()
@@ -77,12 +77,12 @@ class Faults:
 
     @property
     def said(self) -> str:
-        """All of it."""
+        """Return all messages as one text."""
         return " ".join(said for messages in self.of.values() for said in messages)
 
 
 def submit(owner: Any, wish: Wish) -> Job | Faults:
-    """Ask for the images."""
+    """Submit the job."""
     try:
         asked = read(JobRequestSerializer, {**wish.options, **_prompt(wish)})
         return submission.submit(owner, via=Job.Via.PAGE, **asked)
@@ -116,7 +116,7 @@ def _faults(error: GenerationError) -> Faults:
 
 @dataclass(frozen=True)
 class Filled:
-    """The form as it is shown."""
+    """Data for rendering the form."""
 
     wish: Wish
     faults: Faults = field(default_factory=Faults)
@@ -131,7 +131,7 @@ class Filled:
 
     @property
     def is_detailed(self) -> bool:
-        """Something was said of what is seldom said."""
+        """Return whether any of the rarely used options has a value."""
         said = {*self.wish.options, *self.faults.of}
         if self.wish.options.get("output_format") == Job.Format.WEBP:
             said.discard("output_format")
@@ -139,7 +139,7 @@ class Filled:
 
     @property
     def sizes(self) -> list[tuple[str, str]]:
-        """Each with its label."""
+        """Return sizes with their labels."""
         known = [
             (size, f"{size} ({makers})" if makers else size) for size, makers in self.offers.sizes
         ]
@@ -151,7 +151,7 @@ class Filled:
 
     @property
     def models(self) -> list[tuple[str, str]]:
-        """By name."""
+        """Return releases by name, with their labels."""
         known = [
             (offer.name, f"{offer.name}, {offer.steps} step{'s' if offer.steps > 1 else ''}")
             for offer in self.offers.releases
@@ -161,5 +161,5 @@ class Filled:
 
 
 def _with(typed: str | None, known: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """What is offered, and what was typed, whatever that is."""
+    """Return the known values, and the typed one even if unknown."""
     return known if not typed or typed in dict(known) else [*known, (typed, typed)]

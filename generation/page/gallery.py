@@ -1,4 +1,4 @@
-"""The pictures of the person, newest first, also of jobs that came over the API with a key of theirs."""
+"""Gallery: the user's images, newest first, including those of jobs created over the API."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,12 +16,12 @@ from generation.models import Job, PromptVariant
 from generation.page.presentation import Shown, shown
 from generation.page.responses import PageView, PersonRequest, read
 
-JOBS = 24  # on a page
+JOBS = 24  # per page
 ENDED = (Job.Status.SUCCEEDED, Job.Status.FAILED)
 
 
 class GalleryQuery(Strict):
-    """before: the id of the last job that is seen already."""
+    """before: the id of the last job already shown."""
 
     variant = serializers.SlugField(required=False)
     before = serializers.UUIDField(required=False)
@@ -29,7 +29,7 @@ class GalleryQuery(Strict):
 
 @dataclass(frozen=True)
 class Gallery:
-    """A part of it. variant: whose pictures alone; more: the address of the next part, "" of the last one."""
+    """One part of the gallery. variant: filter; more: URL of the next part, "" if there is none."""
 
     jobs: list[Shown]
     more: str = ""
@@ -37,7 +37,7 @@ class Gallery:
 
 
 def gallery(request: Any, *, slug: str | None = None, before: Any = None) -> Gallery:
-    """Raises Http404 for what is not there."""
+    """Return a part of the gallery. Raises Http404 for an unknown variant or job."""
     rows = owned(request).filter(status__in=ENDED, purged_at__isnull=True)
     variant = None
     if slug is not None:

@@ -1,4 +1,4 @@
-"""The page at `/`: choose or write a prompt, generate, see what is being made and what was made."""
+"""Home page: the form, unfinished jobs, and the gallery."""
 
 import structlog
 from django.conf import settings
@@ -17,10 +17,10 @@ from generation.page.login import Login
 from generation.page.presentation import shown
 from generation.page.responses import PageView, PersonRequest, read, refused
 
-MOST_OPEN = 10  # jobs that have not ended, on one page
+MOST_OPEN = 10  # unfinished jobs shown
 OPEN = (Job.Status.QUEUED, Job.Status.RUNNING)
-FORM = "create"  # its id
-REFUSED = 422  # the one status of a refusal that the page's script takes as a form, not as trouble
+FORM = "create"  # id of the form
+REFUSED = 422  # the error status for which the script shows the response as the form
 
 
 class Home(PageView):
@@ -47,7 +47,7 @@ class Home(PageView):
 
 
 class Choices(PageView):
-    """The list of prompt variants, while somebody types."""
+    """Suggestions of prompt variants during typing."""
 
     def get(self, request: PersonRequest) -> HttpResponseBase:
         wish = Wish.of(read(SearchForm, request.GET))
@@ -63,8 +63,8 @@ def _page(request: PersonRequest, filled: Filled) -> HttpResponse:
 
 
 def _refused(request: PersonRequest, wish: Wish, faults: Faults) -> HttpResponse:
-    """The form again, as it was filled in, with what is wrong."""
-    if request.htmx and request.htmx.trigger != FORM:  # from a card: the form stays as it is
+    """Show the form again with its values and errors."""
+    if request.htmx and request.htmx.trigger != FORM:  # from a job's card: the form is not replaced
         return refused(request, Refusal(REFUSED, "invalid_request", faults.said))
     filled = Filled(wish, faults)
     if request.htmx:

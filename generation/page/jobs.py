@@ -1,4 +1,4 @@
-"""One job for the person who asked for it: its page, its card while it goes on, its events, its end."""
+"""Pages of one job: result, progress card, events, cancel, delete."""
 
 from typing import Any
 from uuid import UUID
@@ -25,19 +25,19 @@ from generation.page.responses import PageView, PersonRequest, read
 
 
 class CardQuery(Strict):
-    """whole: it is the job's own page; was: the status that it shows."""
+    """whole: whether the card is on the job's own page; was: the status it shows."""
 
     whole = serializers.BooleanField(required=False, default=False)
     was = serializers.ChoiceField(Job.Status.choices, required=False)
 
 
 def alone(job: Job) -> Shown:
-    """With its place in the queue."""
+    """Return the job for display, with its position in the queue."""
     return Shown(job, estimates.of(job))
 
 
 def card(request: PersonRequest, job: Job, *, whole: bool = False) -> HttpResponse:
-    """A part of a page. whole: with all that is known of the job."""
+    """Render the card of a job. whole: with all details."""
     return _part(request, "card", alone(job), whole=whole)
 
 
@@ -47,7 +47,7 @@ def _part(request: PersonRequest, name: str, shown: Shown, *, whole: bool) -> Ht
 
 
 class JobPage(PageView):
-    """Of a job of the person; another's does not exist."""
+    """Base view for a job of the user; jobs of others give 404."""
 
     def dispatch(self, request: Any, *args: Any, **kwargs: Any) -> HttpResponseBase:
         structlog.contextvars.bind_contextvars(job_id=str(kwargs["job_id"]))
@@ -61,7 +61,7 @@ class Result(JobPage):
 
 
 class Now(JobPage):
-    """What changes while a job goes on; when it has ended the whole card, to take the old one's place."""
+    """Progress of an unfinished job; when it has finished, the whole card as a replacement."""
 
     def get(self, request: PersonRequest, job_id: UUID) -> HttpResponseBase:
         asked = read(CardQuery, request.GET)
@@ -70,7 +70,7 @@ class Now(JobPage):
             return HttpResponseRedirect(reverse("result", args=[job_id]))
         if job.is_terminal:
             return card(request, job, whole=asked["whole"])
-        # Not the card, but the part of it that asked. By no id: it may have been replaced meanwhile.
+        # Replace the part that sent the request. Not by id: it may have been replaced in the meantime.
         response = retarget(_part(request, "now", alone(job), whole=asked["whole"]), "this")
         if asked.get("was") == job.status:
             del response["HX-Trigger"]  # nothing to announce
@@ -94,7 +94,7 @@ class Delete(JobPage):
 
 @extend_schema(exclude=True)
 class Events(events.JobEvents):
-    """As over the API, for who has logged in."""
+    """Event stream as in the API, for the logged-in user."""
 
     authentication_classes = (SessionAuthentication,)
     permission_classes = (IsAuthenticated,)

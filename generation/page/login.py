@@ -1,4 +1,4 @@
-"""Logging in with an account, and out. The admin has its own page for that."""
+"""Log in and log out. The admin has its own login page."""
 
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,7 +19,7 @@ class Login(views.LoginView):
 
     def get_redirect_url(self, request: HttpRequest | None = None) -> str:
         url = super().get_redirect_url()
-        # Never to this page again: that would lead nowhere.
+        # Never redirect to this page itself.
         return "" if urlsplit(url).path == self.request.path else url
 
 

@@ -1,4 +1,4 @@
-"""A job and its pictures as people see them. Knows no HTTP."""
+"""Jobs and images as people see them: words, durations, links."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ from generation.models import Image, Job
 
 WORDS = {
     Job.Status.QUEUED: "Waiting",
-    Job.Status.RUNNING: "In the making",
+    Job.Status.RUNNING: "Generating",
     Job.Status.SUCCEEDED: "Ready",
     Job.Status.FAILED: "Failed",
     Job.Status.CANCELED: "Canceled",
 }
 CACHES = {
-    Job.Cache.HIT: "Already made before",
-    Job.Cache.SHARED: "Made for an identical job",
+    Job.Cache.HIT: "Reused from an earlier job",
+    Job.Cache.SHARED: "Shared with an identical job",
 }
 
 
@@ -45,13 +45,13 @@ class Picture:
 
     @property
     def fault(self) -> str:
-        """What the detector finds at fault, "" for nothing."""
+        """Return the faults that the detector found, "" if none."""
         return "" if self.image.is_accepted is not False else ", ".join(self.image.failing)
 
 
 @dataclass(frozen=True)
 class Shown:
-    """estimate: of one that has not ended, where it is shown alone."""
+    """estimate: for an unfinished job that is shown alone."""
 
     job: Job
     estimate: Estimate | None = None
@@ -80,12 +80,12 @@ class Shown:
 
     @property
     def forming(self) -> Sequence[int]:
-        """Indices of the pictures to come."""
+        """Return the indices of images that are not ready yet."""
         return () if self.job.is_terminal else range(self.job.n)
 
     @property
     def announcement(self) -> str:
-        """For who does not see it."""
+        """Return the text for screen readers."""
         if self.job.status == Job.Status.SUCCEEDED:
             many = f"{self.job.n} pictures are" if self.job.n > 1 else "The picture is"
             return f"{many} ready: {self.text}"
@@ -94,13 +94,13 @@ class Shown:
     # --- while it waits and runs ---
     @property
     def place(self) -> str:
-        """In the queue."""
+        """Return the position in the queue."""
         if self.estimate is None or self.estimate.position == 0:
             return ""
         if self.estimate.position == 1:
             return "next in the queue"
         if self.estimate.position > MOST_AHEAD:
-            return f"more than {MOST_AHEAD} jobs before it"
+            return f"more than {MOST_AHEAD} jobs ahead"
         return f"number {self.estimate.position} in the queue"
 
     @property
@@ -112,7 +112,7 @@ class Shown:
     # --- when it has ended ---
     @property
     def took(self) -> str:
-        """From the request to the end."""
+        """Return the time from request to finish."""
         if self.job.finished_at is None:
             return ""
         return duration((self.job.finished_at - self.job.created_at).total_seconds())
@@ -131,13 +131,13 @@ class Shown:
 
     @property
     def explanation(self) -> str:
-        """The page of its error's code."""
+        """Return the URL of the page on its error code."""
         known = problems.find(self.job.error_code)
         return reverse("problem", args=[self.job.error_code]) if known else ""
 
     @property
     def settings(self) -> dict[str, str]:
-        """What the form was, or would have been, but for the seed."""
+        """Return the job's values for the form, without the seed."""
         return {
             "variant": self.job.variant.slug,
             "n": str(self.job.n),
@@ -148,7 +148,7 @@ class Shown:
 
     @property
     def form(self) -> str:
-        """The address of the form, filled in like this."""
+        """Return the URL of the form with the job's values and seed."""
         return f"{reverse('home')}?{urlencode(self.settings | {'seed': str(self.job.seed)})}"
 
 
@@ -165,5 +165,5 @@ def duration(seconds: float) -> str:
 
 
 def shown(rows: QuerySet[Job]) -> list[Shown]:
-    """With their pictures, in two queries."""
+    """Return jobs for display with their images, in two queries."""
     return [Shown(job) for job in rows.prefetch_related("images")]

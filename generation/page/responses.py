@@ -1,4 +1,4 @@
-"""What all pages share: who may see them, what a browser may load for them, how a refusal looks to a person."""
+"""Base view of pages: login, security headers, error pages."""
 
 from functools import lru_cache
 from typing import Any
@@ -20,19 +20,17 @@ from generation.api.views.refusals import Refusal
 from generation.errors import StorageFailed
 from generation.images import storage
 
-STALE = Refusal(
-    403, "permission_denied", "This page is out of date. Reload it and send it again, please."
-)
+STALE = Refusal(403, "permission_denied", "This page is out of date. Reload it and try again.")
 
 
 class PersonRequest(HttpRequest):
-    """As the middleware leaves it."""
+    """Request with the attributes that the middleware sets."""
 
     htmx: HtmxDetails
 
 
 class PageView(View):
-    """For everybody who has logged in. What is refused is a page as well."""
+    """Base view for logged-in users. Errors are shown as pages."""
 
     def dispatch(self, request: Any, *args: Any, **kwargs: Any) -> HttpResponseBase:
         if not request.user.is_authenticated:
@@ -52,17 +50,17 @@ class PageView(View):
 
 
 def _address(request: PersonRequest) -> str:
-    """Of what the person sees, without our host."""
+    """Return the path and query of the page that the user sees."""
     if not request.htmx:
         return request.get_full_path()
     try:
         return request.htmx.current_url_abs_path or "/"
-    except ValueError:  # no browser sends that
+    except ValueError:  # not from a browser
         return "/"
 
 
 def read(shape: type[Strict], data: Any) -> dict[str, Any]:
-    """The validated query or form. Raises ValidationError."""
+    """Return the validated query or form. Raises ValidationError."""
     checked = shape(data=data)
     checked.is_valid(raise_exception=True)
     return checked.validated_data
@@ -70,7 +68,7 @@ def read(shape: type[Strict], data: Any) -> dict[str, Any]:
 
 # --- what a browser may load and keep -------------------------------------------------------------
 def protected(response: HttpResponseBase) -> HttpResponseBase:
-    """Nothing but our own files and pictures, and nothing inline; kept by nobody but the browser itself."""
+    """Add a content security policy (own files and images only, nothing inline) and forbid shared caches."""
     response["Content-Security-Policy"] = _policy(_store())
     patch_cache_control(response, private=True, no_cache=True)
     patch_vary_headers(response, ("HX-Request",))
@@ -91,7 +89,7 @@ def _policy(store: str) -> str:
 
 
 def _store() -> str:
-    """The origin that pictures are fetched from, where that is not ours."""
+    """Return the origin of the object store, if images are fetched from there."""
     return _origin(settings.S3_BUCKET, settings.S3_ENDPOINT_URL, settings.S3_DELIVERY)
 
 
@@ -107,7 +105,7 @@ def _origin(*_of_settings: str) -> str:
 
 # --- refusals -------------------------------------------------------------------------------------
 def refused(request: HttpRequest, refusal: Refusal) -> HttpResponse:
-    """A page that says what is wrong; of a part of a page only the words, which its script shows."""
+    """Return an error page; for a part of a page only the message, which the script shows."""
     htmx = getattr(request, "htmx", None)
     if htmx:
         response = HttpResponse(refusal.detail, content_type="text/plain", status=refusal.status)

@@ -49,7 +49,7 @@ def generate(visitor: Visitor, prompt: str = "", **options: str) -> None:
     page = visitor.page
     if prompt:
         page.get_by_label("Prompt", exact=True).fill(prompt)
-        choice = page.locator(".variant", has_not_text="My words")
+        choice = page.locator(".variant", has_not_text="My own text")
         expect(choice).to_have_count(1)
         choice.click()
     if not page.get_by_label("Model").is_visible():
@@ -177,7 +177,7 @@ def test_a_job_is_canceled(stack: Stack, visit: Visit):
     visitor.log_in(admin_password(stack))
     generate(visitor, "red glass vase", Model="slow", Pictures="5")
     card = visitor.page.locator(".card").first
-    expect(card).to_contain_text("In the making")
+    expect(card).to_contain_text("Generating")
     card.get_by_role("button", name="Cancel").click()
     expect(card).to_contain_text("Canceled")
     assert card.locator(".forming").count() == 0

@@ -1,4 +1,4 @@
-"""`manage.py detector train | test | list | register | activate`: versions of the detector from the shell."""
+"""`manage.py detector train | test | list | register | activate`: detector versions from the shell."""
 
 import hashlib
 import re
@@ -16,43 +16,43 @@ from generation.errors import GenerationError
 
 
 class Command(BaseCommand):
-    help = "Versions of the detector: train one on a labelled folder, test it, list, register, activate."
+    help = "Train, test, list, register and activate versions of the detector."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
         train = commands.add_parser(
             "train",
-            help="make a version from a labelled folder, and register it",
-            description="The same command goes on after an interruption. The folder holds pictures, labels.csv "
-            "(columns file, tags; mask, defect, lacks, part if you like) and bits.json.",
+            help="train a version on a labelled folder, and register it",
+            description="Started again with the same options it resumes. The folder has images, labels.csv "
+            "(columns file, tags; optionally mask, defect, lacks, part) and bits.json.",
         )
         train.add_argument("folder", type=Path)
-        train.add_argument("--name", help="of the version; default: detector- and a number")
-        train.add_argument("--bits", type=Path, metavar="FILE", help="instead of FOLDER/bits.json")
+        train.add_argument("--name", help="name of the version; default: detector- and a number")
+        train.add_argument("--bits", type=Path, metavar="FILE", help="default: FOLDER/bits.json")
         train.add_argument(
             "--from",
             dest="begins_with",
             metavar="NAME|FOLDER",
-            help="begin with the weights of this detector; default: the active one, if it is built alike",
+            help="start from the weights of this detector; default: the active one, if it has the same architecture",
         )
-        train.add_argument("--anew", action="store_true", help="begin with random weights")
+        train.add_argument("--anew", action="store_true", help="start from random weights")
         train.add_argument(
             "--keep",
             metavar="NAME|FOLDER",
-            help="take the classifier of this detector as it is; only quality and masks are learned",
+            help="keep the classifier of this detector; train only quality and masks",
         )
         train.add_argument(
             "--false-accepts",
             type=float,
             default=0.02,
             metavar="RATE",
-            help="share of pictures without a bit that may pass for having it (default: %(default)s)",
+            help="share of images without a bit that may pass as having it (default: %(default)s)",
         )
         train.add_argument(
             "--margin",
             type=float,
             default=0.3,
-            help="how much likelier another bit of a group may be than the wanted one (default: %(default)s)",
+            help="maximum likelihood ratio of another bit of a group to the wanted one (default: %(default)s)",
         )
         train.add_argument(
             "--image-size", type=int, default=128, metavar="PIXELS", help="default: %(default)s"
@@ -61,27 +61,31 @@ class Command(BaseCommand):
             "--steps",
             type=int,
             metavar="N",
-            help="of each of the three trainings; default: the recipe's",
+            help="steps of each of the three trainings; default: the recipe's",
         )
         train.add_argument(
             "--test",
             type=Path,
             metavar="FOLDER",
-            help="labelled, whose figures the version bears; default: what was held out of the training",
+            help="labelled images for the accuracy figures; default: those held out of the training",
         )
-        train.add_argument("--activate", action="store_true", help="judge by it from now on")
+        train.add_argument("--activate", action="store_true", help="activate the version")
         test = commands.add_parser(
-            "test", help="judge a labelled folder: figures by bit and by defect, and a sheet"
+            "test",
+            help="evaluate on a labelled folder: accuracy by bit and by defect, and a sample sheet",
         )
         test.add_argument("folder", type=Path)
         test.add_argument("--detector", metavar="NAME|FOLDER", help="default: the active version")
         test.add_argument(
-            "--out", type=Path, metavar="DIR", help="for trial.json and trial.webp; default: FOLDER"
+            "--out",
+            type=Path,
+            metavar="DIR",
+            help="folder for trial.json and trial.webp; default: FOLDER",
         )
-        commands.add_parser("list", help="the versions, the newest first")
-        register = commands.add_parser("register", help="make a folder known, as a candidate")
+        commands.add_parser("list", help="list the versions, newest first")
+        register = commands.add_parser("register", help="register a folder as a candidate")
         register.add_argument("folder", type=Path)
-        activate = commands.add_parser("activate", help="judge by this version from now on")
+        activate = commands.add_parser("activate", help="use this version from now on")
         activate.add_argument("name")
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -106,7 +110,7 @@ class Command(BaseCommand):
         row = detectors.register(options["folder"])
         self.stdout.write(
             f"Registered {row.name} in {detectors.folder(row)}.\n"
-            f"Judge by it with: manage.py detector activate {row.name}"
+            f"Activate it with: manage.py detector activate {row.name}"
         )
 
     def activate(self, options: dict[str, Any]) -> None:
@@ -114,7 +118,7 @@ class Command(BaseCommand):
         self.stdout.write(f"The active detector is {row.name}.")
 
     def train(self, options: dict[str, Any]) -> None:
-        from distillation.detector import labels  # the tensor libraries: the others do without
+        from distillation.detector import labels  # loads torch, which the other actions do not need
         from distillation.detector_training import version
 
         with _told():
@@ -122,7 +126,7 @@ class Command(BaseCommand):
             labelled = labels.read(options["folder"], bits=options["bits"])
             keeps = _folder(options["keep"]) if options["keep"] else None
             begins_with = None if keeps else _beginning(options, recipe)
-            # One folder for what is trained: the same command finds it again.
+            # One folder per training, so that the same command resumes it.
             key = hashlib.sha256(
                 repr((labelled.digest, recipe, begins_with, keeps)).encode()
             ).hexdigest()
@@ -141,11 +145,13 @@ class Command(BaseCommand):
                 tested=labels.read(options["test"]) if options["test"] else None,
             )
         row = detectors.register(folder / "version")
-        self.stdout.write(f"Made and registered {row.name} with the bits {', '.join(made.bits)}.")
+        self.stdout.write(
+            f"Trained and registered {row.name} with the bits {', '.join(made.bits)}."
+        )
         if options["activate"]:
             self.activate({"name": row.name})
         else:
-            self.stdout.write(f"Judge by it with: manage.py detector activate {row.name}")
+            self.stdout.write(f"Activate it with: manage.py detector activate {row.name}")
 
     def test(self, options: dict[str, Any]) -> None:
         from distillation.detector import judge, labels
@@ -157,7 +163,7 @@ class Command(BaseCommand):
             found = detector_accuracy.run(judging, labelled)
             out = options["out"] or options["folder"]
             detector_accuracy.write(found, labelled, out, image_size=judging.image_size)
-        self.stdout.write(f"{judging.name} on {len(labelled)} pictures of {options['folder']}\n")
+        self.stdout.write(f"{judging.name} on {len(labelled)} images of {options['folder']}\n")
         self.stdout.write(detector_accuracy.text(found))
         self.stdout.write(
             f"\nWrote {out / detector_accuracy.JSON} and {out / detector_accuracy.SHEET}."
@@ -166,7 +172,7 @@ class Command(BaseCommand):
 
 @contextmanager
 def _told() -> Iterator[None]:
-    """What tensor code refuses, as an error of the command."""
+    """Convert errors of tensor code to CommandError."""
     from distillation.detector.errors import DetectorUnusable, LabelsUnusable
     from distillation.training.errors import TrainingError
 
@@ -211,7 +217,7 @@ def _beginning(options: dict[str, Any], recipe: Any) -> Path | None:
 
 
 def _folder(given: str | None) -> Path:
-    """Of a registered version's name, or a folder; None is the active version."""
+    """Return the folder of a registered version's name, or the folder given; None = the active version."""
     if given and Path(given).is_dir():
         return Path(given)
     if given:
@@ -223,7 +229,7 @@ def _folder(given: str | None) -> Path:
 
 
 def _name_of(folder: Path) -> str:
-    """That of a training which was interrupted."""
+    """Return the name of an interrupted training."""
     kept = folder / "name"
     return kept.read_text("utf-8") if kept.is_file() else ""
 
@@ -238,8 +244,8 @@ def _free_name() -> str:
 
 
 def _refuse_name(name: str) -> None:
-    """Before hours of training, not after."""
+    """Validate the name before the training starts."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}", name):
-        raise CommandError(f"{name!r} is no name: letters, digits, - and _ make one.")
+        raise CommandError(f"{name!r} is not a valid name: use letters, digits, - and _.")
     if Detector.objects.filter(name=name).exists():
-        raise CommandError(f"A detector named {name} is registered already. Give another name.")
+        raise CommandError(f"A detector named {name} is already registered. Give another name.")

@@ -1,6 +1,6 @@
-"""`manage.py distill`: from a teacher and the active catalogue to a registered student release.
+"""`manage.py distill`: train a student from a teacher and the active catalogue, and register the release.
 
-Started again in the same way it goes on where it was. Under `accelerate launch` several processes train together.
+Resumes after an interruption if started with the same options. `accelerate launch` trains with several processes.
 """
 
 import json
@@ -25,7 +25,7 @@ try:
     from distillation.pipeline.acceptance import GATE, GATE_FILE, RELEASE
     from distillation.pipeline.stages import Chain
     from distillation.runs import folders, inputs, policy, reports
-except ModuleNotFoundError as error:  # a library that serving does without
+except ModuleNotFoundError as error:  # a library that is not needed for serving
     sys.exit(
         f"Distilling needs {error.name}, which is not installed: pip install -r requirements.txt."
     )
@@ -34,23 +34,23 @@ except ModuleNotFoundError as error:  # a library that serving does without
 class Command(BaseCommand):
     help = (
         "Distil a student for the active catalogue from a teacher release, evaluate and register it. "
-        "Interrupted, it goes on when it is started again in the same way."
+        "Resumes after an interruption if started with the same options."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument(
             "--recipe",
             metavar="NAME|FILE",
-            help=f"{', '.join(recipes.RECIPES)}, or a JSON file of the changes to one: "
+            help=f"{', '.join(recipes.RECIPES)}, or a JSON file of changes to one: "
             '{"recipe": NAME, FIELD: VALUE, …}',
         )
         parser.add_argument(
-            "--teacher", metavar="RELEASE", help="its name; default: the active teacher"
+            "--teacher", metavar="RELEASE", help="name of the teacher; default: the active one"
         )
         parser.add_argument(
             "--student",
             metavar="RELEASE",
-            help="train this student release on, instead of cutting one out of the teacher",
+            help="continue from this student release instead of deriving one from the teacher",
         )
         parser.add_argument(
             "--set",
@@ -58,38 +58,38 @@ class Command(BaseCommand):
             default=[],
             dest="changes",
             metavar="FIELD=VALUE",
-            help="change a field of the recipe, such as structure.steps=100; may be given several times",
+            help="change a field of the recipe, such as structure.steps=100; repeatable",
         )
         parser.add_argument(
             "--name",
-            help="of the release; default: the recipe's with a key of what it is made from",
+            help="name of the release; default: the recipe's with a key of its inputs",
         )
         parser.add_argument(
             "--detector",
             metavar="DIR",
-            help="judges pictures by their variants' tags; default: the starter's for the starter teacher, else none",
+            help="checks images by their variants' tags; default: the starter's for its teacher, else none",
         )
         parser.add_argument(
             "--clip",
             metavar="DIR",
-            help="a CLIP of transformers, for the evaluation; default as for --detector",
+            help="a CLIP of transformers for the evaluation; default as for --detector",
         )
         parser.add_argument(
-            "--real", metavar="DIR", help="real pictures, for the evaluation; default: none"
+            "--real", metavar="DIR", help="real images for the evaluation; default: none"
         )
         parser.add_argument(
             "--only",
             action="append",
             metavar="STAGE",
-            help="this stage and what it needs, instead of all",
+            help="run only this stage and those it depends on",
         )
         parser.add_argument(
-            "--activate", action="store_true", help="serve the release when it is registered"
+            "--activate", action="store_true", help="activate the release after registering it"
         )
         parser.add_argument(
             "--no-register",
             action="store_true",
-            help="leave the release in its folder, and print where",
+            help="do not register the release; print its folder",
         )
         parser.add_argument("--list", action="store_true", help="print the recipes and stop")
 
@@ -126,7 +126,7 @@ class Command(BaseCommand):
             real=options["real"] or "",
         )
         if given.detector is None:
-            self.say("No detector: all the teacher's pictures count as right.")
+            self.say("No detector: all images of the teacher are accepted.")
         chain = Chain(recipe, given, name=options["name"])
         chain.check()
         made = chain.build(
@@ -146,7 +146,7 @@ class Command(BaseCommand):
             self.register(chain.name, made[RELEASE] / RELEASE, activates=options["activate"])
 
     def say_gate(self, gate: dict[str, Any]) -> None:
-        """What a scheduled run would decide."""
+        """Print what a scheduled run would decide."""
         self.say("Gate: passed." if gate["passed"] else "Gate: not passed.")
         for check in gate["checks"]:
             if not check["passed"]:
@@ -162,18 +162,18 @@ class Command(BaseCommand):
             release = releases.register(folder)
             self.stdout.write(f"Registered {release.name} in {releases.folder(release)}.")
         else:
-            self.stdout.write(f"{release.name} is registered already.")
+            self.stdout.write(f"{release.name} is already registered.")
         if activates:
             releases.activate(release)
             self.stdout.write(f"The active student is {release.name}.")
         elif release.status != Release.Status.ACTIVE:
-            self.stdout.write(f"Serve it with: manage.py release activate {release.name}")
+            self.stdout.write(f"Activate it with: manage.py release activate {release.name}")
 
     def show(self, status: Status) -> None:
         if status.state == "finished":
             self.say(f"{status.name:<11} {status.seconds:8.0f} s  {status.folder}")
         elif status.state == "started":
-            self.say(f"{status.name:<11} goes on   {status.folder}")
+            self.say(f"{status.name:<11} resumes   {status.folder}")
 
     def say(self, text: str) -> None:
         if processes.is_main():
@@ -190,7 +190,7 @@ def _teacher(name: str | None) -> Release:
 
 
 def _active() -> Release | None:
-    """The student that the result would replace."""
+    """Return the student that the result would replace."""
     return Release.objects.filter(kind=Release.Kind.STUDENT, status=Release.Status.ACTIVE).first()
 
 
@@ -199,5 +199,5 @@ def _student(name: str | None) -> Release | None:
         return None
     student = releases.named(name)
     if student.kind != Release.Kind.STUDENT:
-        raise CommandError(f"{student.name} is a {student.kind}; begin with a student.")
+        raise CommandError(f"{student.name} is a {student.kind}. Give a student.")
     return student

@@ -1,4 +1,4 @@
-"""`manage.py images add | list | ingest | judge`: pictures of the field from the shell."""
+"""`manage.py images add | list | ingest | judge`: image sources and examples from the shell."""
 
 import sys
 from argparse import ArgumentParser
@@ -21,14 +21,12 @@ from generation.models import PromptVariant
 
 
 class Command(BaseCommand):
-    help = (
-        "Pictures of the field: name a source, read what is new in it, have the detector judge it."
-    )
+    help = "Add image sources, ingest their new images, and have the detector judge them."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
         add = commands.add_parser(
-            "add", help="name a source; it is read by `ingest`, or the worker"
+            "add", help="add a source; it is read by `ingest` or by the worker"
         )
         add.add_argument("name", metavar="NAME")
         add.add_argument(
@@ -38,23 +36,26 @@ class Command(BaseCommand):
         )
         which = add.add_mutually_exclusive_group()
         which.add_argument(
-            "--variants", metavar="SLUG,…", default="", help="what all of its pictures illustrate"
+            "--variants",
+            metavar="SLUG,…",
+            default="",
+            help="variants that all of its images illustrate",
         )
         which.add_argument(
-            "--variants-tag", metavar="TAG", help="likewise, the active variants with this tag"
+            "--variants-tag", metavar="TAG", help="all active variants with this tag"
         )
         add.add_argument(
             "--tags",
             metavar="BIT,…",
             default="",
-            help="what its pictures show beside the tags of the variants; not-BIT: what they do not",
+            help="what its images show besides the tags of the variants; not-BIT: what they do not show",
         )
-        commands.add_parser("list", help="the sources, with counts of their pictures")
-        ingest = commands.add_parser("ingest", help="read what is new, then judge it")
+        commands.add_parser("list", help="list the sources with the number of images")
+        ingest = commands.add_parser("ingest", help="read new images, then judge them")
         ingest.add_argument("name", nargs="?", metavar="NAME", help="default: all enabled sources")
-        judge = commands.add_parser("judge", help="give verdicts to examples that lack one")
+        judge = commands.add_parser("judge", help="judge examples without a verdict")
         judge.add_argument(
-            "--detector", metavar="NAME", help="a version of the detector; default: the active one"
+            "--detector", metavar="NAME", help="detector version; default: the active one"
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -73,7 +74,7 @@ class Command(BaseCommand):
             variants=_variants(options),
         )
         self.stdout.write(
-            f"{source.name} is to be read. Now: manage.py images ingest {source.name}"
+            f"Added {source.name}. Read it with: manage.py images ingest {source.name}"
         )
 
     def list(self, _options: dict[str, Any]) -> None:
@@ -101,31 +102,31 @@ class Command(BaseCommand):
                 self.stdout.write(f"{source.name}: {report}")
         self._judge(None)
         if failed:
-            raise CommandError(f"Not read: {', '.join(failed)}.")
+            raise CommandError(f"Failed: {', '.join(failed)}.")
 
     def judge(self, options: dict[str, Any]) -> None:
         self._judge(detectors.named(options["detector"]) if options["detector"] else None)
 
     def _judge(self, given: Detector | None) -> None:
-        """By the active version, if none is given."""
+        """Judge with a detector; None = the active version."""
         from distillation.examples import verdicts
 
         detector = given or detectors.active()
         if detector is None or (given is None and not verdicts.knows(detector)):
-            self.stdout.write("No detector is active that knows such pictures: people decide.")
+            self.stdout.write("No suitable detector is active. Decide on the images in the admin.")
             return
-        with self._bar(detector.name, " pictures") as on_progress:
+        with self._bar(detector.name, " images") as on_progress:
             judged = verdicts.judge(detector, on_progress=on_progress)
         found = detector.verdicts.filter(example__refusal="")
         accepted = found.filter(is_accepted=True).count()
         self.stdout.write(
-            f"{detector.name}: {judged} judged now; {accepted} of {found.count()} pictures accepted."
+            f"{detector.name}: judged {judged}; {accepted} of {found.count()} images are accepted."
         )
 
     @contextmanager
     def _bar(self, title: str, unit: str) -> Iterator[Any]:
-        """Gives what is called with how many are done, and of how many."""
-        connection.ensure_connection()  # its failure should not tear the bar
+        """Yield a callback for progress: number done, total."""
+        connection.ensure_connection()  # fail before the progress bar starts
         with tqdm(total=0, desc=title, unit=unit, file=sys.stderr, leave=False) as bar:
 
             def show(done: int, total: int) -> None:
@@ -159,5 +160,5 @@ def _sources(name: str | None) -> Sequence[ImageSource]:
         return list(ImageSource.objects.filter(is_enabled=True))
     found = list(ImageSource.objects.filter(name=name))
     if not found:
-        raise CommandError(f"There is no source {name}. There are: manage.py images list")
+        raise CommandError(f"There is no source {name}. List them with: manage.py images list")
     return found

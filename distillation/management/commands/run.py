@@ -1,4 +1,4 @@
-"""`manage.py run`: start, watch and steer redistillations. The distillation worker executes them."""
+"""`manage.py run`: start, watch and control distillation runs. The distillation worker executes them."""
 
 import time
 from argparse import ArgumentParser
@@ -19,15 +19,15 @@ LOOK_SECONDS = 1.0
 
 
 class Command(BaseCommand):
-    help = "Redistillations: start one, let the facts decide, list, watch, pause, resume, cancel, clean up."
+    help = "Distillation runs: start, consider, list, watch, pause, resume, cancel, clean."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-        start = commands.add_parser("start", help="begin a run now, whatever the facts say")
+        start = commands.add_parser("start", help="start a run now, regardless of the schedule")
         start.add_argument(
             "--recipe",
             metavar="NAME|FILE",
-            help="a recipe's name, or a JSON file of changes to one; default: DISTILLATION_RECIPE",
+            help="name of a recipe, or a JSON file of changes to one; default: DISTILLATION_RECIPE",
         )
         start.add_argument(
             "--set",
@@ -35,38 +35,38 @@ class Command(BaseCommand):
             default=[],
             dest="changes",
             metavar="FIELD=VALUE",
-            help="change a field of the recipe; may be given several times",
+            help="change a field of the recipe; repeatable",
         )
         start.add_argument(
             "--anew",
             action="store_true",
-            help="cut a student out of the teacher instead of training the active one on",
+            help="derive a student from the teacher instead of continuing from the active student",
         )
         start.add_argument(
             "--policy", choices=Run.Policy.values, help="default: the setting PROMOTION"
         )
-        commands.add_parser("consider", help="decide on the facts, as the schedule does")
+        commands.add_parser("consider", help="decide whether to start a run, as the schedule does")
         commands.add_parser("list", help="the latest runs")
         clean = commands.add_parser(
-            "clean", help="clear away the folders of stages that no run needs, as the schedule does"
+            "clean", help="delete the folders of stages that no run needs, as the schedule does"
         )
-        clean.add_argument("--dry-run", action="store_true", help="only say what would be removed")
+        clean.add_argument("--dry-run", action="store_true", help="list only")
         clean.add_argument(
             "--keep",
             type=int,
             default=cleaning.KEPT_RUNS,
             metavar="N",
-            help="ended runs whose folders stay; default: %(default)s",
+            help="finished runs whose folders are kept; default: %(default)s",
         )
         for name, help in (
-            ("watch", "show its progress until it ends"),
-            ("pause", "stop after the running step; resume goes on from there"),
-            ("resume", "go on with a paused or failed run"),
-            ("cancel", "stop for good"),
+            ("watch", "show the progress until it finishes"),
+            ("pause", "stop after the current step; resume continues from there"),
+            ("resume", "continue a paused or failed run"),
+            ("cancel", "stop permanently"),
         ):
             command = commands.add_parser(name, help=help)
             command.add_argument(
-                "name", nargs="?", help="of the run; default: the latest one", metavar="NAME"
+                "name", nargs="?", help="name of the run; default: the latest", metavar="NAME"
             )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -89,7 +89,7 @@ class Command(BaseCommand):
 
     def consider(self, _options: dict[str, Any]) -> None:
         decision = policy.consider()
-        self.stdout.write(f"Begun: {decision.run}." if decision.run else "Nothing begun.")
+        self.stdout.write(f"Started: {decision.run}." if decision.run else "Nothing started.")
         for reason in decision.reasons:
             self.stdout.write(f"  {reason}")
 
@@ -103,15 +103,15 @@ class Command(BaseCommand):
 
     def clean(self, options: dict[str, Any]) -> None:
         if options["keep"] < 0:
-            raise CommandError("--keep: give a number from 0.")
+            raise CommandError("--keep must be at least 0.")
         found = cleaning.clean(kept_runs=options["keep"], is_dry=options["dry_run"])
         for removed in found:
             files = f" ({removed.files} files)" if removed.files else ""
             size = filesizeformat(removed.size_bytes).replace("\xa0", " ")
             self.stdout.write(f"{size:>10}  {removed.place}{files}: {removed.why}")
         total = filesizeformat(sum(removed.size_bytes for removed in found)).replace("\xa0", " ")
-        done = "would be removed" if options["dry_run"] else "removed"
-        self.stdout.write(f"{total} {done}." if found else "Nothing to remove.")
+        done = "would be deleted" if options["dry_run"] else "deleted"
+        self.stdout.write(f"{total} {done}." if found else "Nothing to delete.")
 
     def watch(self, run: Run) -> None:
         with tqdm(
@@ -133,9 +133,9 @@ class Command(BaseCommand):
 
 
 def _recipe(options: dict[str, Any]) -> dict[str, Any]:
-    """Checked here, so that whoever mistypes a field hears it at once."""
+    """Return the recipe, validated here so that a wrong field is reported at once."""
     from distillation.pipeline import overrides
-    from distillation.runs import inputs  # the tensor libraries: the other commands do without
+    from distillation.runs import inputs  # loads torch, which the other actions do not need
     from distillation.training.errors import TrainingError
 
     recipe = policy.described(options["recipe"] or settings.DISTILLATION_RECIPE)
@@ -148,7 +148,7 @@ def _recipe(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _merge(fields: dict[str, Any], changes: dict[str, Any]) -> None:
-    """Changes of parts into parts: {"joint": {"steps": 9}}."""
+    """Merge changes, nested ones too: {"joint": {"steps": 9}}."""
     for name, value in changes.items():
         part = fields.get(name)
         if isinstance(part, dict) and isinstance(value, dict):

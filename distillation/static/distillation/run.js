@@ -1,4 +1,4 @@
-// The page of a run: the loss of each stage and the latest sheet of samples; while the run is open it polls them.
+// Page of a run: loss curve of each stage and the latest sample sheet, polled while the run is open.
 (() => {
   const before = JSON.parse(document.getElementById("run-now").textContent);
   const PAUSE_MS = 2000, PAUSE_AFTER_ERROR_MS = 5000, WIDTH = 320, HEIGHT = 96, EDGE = 4;
@@ -35,9 +35,9 @@
     shown = samples.version;
     const image = place.querySelector("img");
     image.src = `${samples.url}?${samples.version}`;
-    image.alt = `Above the teacher's pictures, below the student's, of the same noise: ${samples.texts.join("; ")}`;
+    image.alt = `Teacher's images above, student's below, from the same noise: ${samples.texts.join("; ")}`;
     place.querySelector("figcaption").textContent =
-      `${samples.stage}, step ${samples.step} of ${samples.steps}. Above the teacher, below the student, of the same noise, which it is not trained on.`;
+      `${samples.stage}, step ${samples.step} of ${samples.steps}. Teacher above, student below, from the same noise, which is not in the training data.`;
   }
 
   function draw(now) {

@@ -1,4 +1,4 @@
-"""`manage.py apikey create | list | limit | rotate | revoke`: keys of the API without the admin."""
+"""`manage.py apikey create | list | limit | rotate | revoke`: API keys from the shell."""
 
 import re
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError
@@ -24,7 +24,7 @@ PREFIX = "the part before the second underscore, such as rt_1a2b3c4d"
 def span(text: str) -> timedelta:
     match = re.fullmatch(r"(\d{1,4})([mhd])", text)
     if not match:
-        raise ArgumentTypeError(f"{text!r}: give a number with m, h or d after it, such as 7d")
+        raise ArgumentTypeError(f"{text!r}: give a number followed by m, h or d, such as 7d")
     return timedelta(**{UNITS[match[2]]: int(match[1])})
 
 
@@ -34,7 +34,7 @@ def _limits() -> dict[str, models.Field]:
 
 
 def _value_of(field: models.Field) -> Callable[[str], int | None]:
-    """For argparse: what the field of a key may hold."""
+    """Return an argparse type that validates by the field."""
 
     def read(text: str) -> int | None:
         if text == NO_VALUE and field.null:
@@ -48,34 +48,32 @@ def _value_of(field: models.Field) -> Callable[[str], int | None]:
 
 
 class Command(BaseCommand):
-    help = "Create, list, limit, rotate or revoke keys of the API."
+    help = "Create, list, limit, rotate or revoke API keys."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         actions = parser.add_subparsers(dest="action", required=True)
-        create = actions.add_parser("create", help="make a key and print it, once")
+        create = actions.add_parser("create", help="create a key and print it once")
         create.add_argument(
-            "--owner", required=True, metavar="USERNAME", help="whose jobs it makes"
+            "--owner", required=True, metavar="USERNAME", help="user who owns its jobs"
         )
-        create.add_argument("--name", required=True, help="what it is for")
+        create.add_argument("--name", required=True, help="purpose of the key")
         create.add_argument(
             "--scopes",
             nargs="+",
             choices=APIKey.Scope.values,
             default=APIKey.Scope.values,
             metavar="SCOPE",
-            help=f"of {', '.join(APIKey.Scope.values)}; all if left out",
+            help=f"one or more of {', '.join(APIKey.Scope.values)}; default: all",
         )
-        create.add_argument(
-            "--days", type=int, help="valid for so many days; without it, until revoked"
-        )
+        create.add_argument("--days", type=int, help="days until it expires; default: never")
         self.add_limits(create)
-        actions.add_parser("list", help="every key with its state and limits, without its secret")
+        actions.add_parser("list", help="list all keys with state and limits")
         limit = actions.add_parser("limit", help="change the limits of a key")
         limit.add_argument("prefix", help=PREFIX)
         self.add_limits(limit)
         rotate = actions.add_parser(
             "rotate",
-            help="make a key in the place of one, which ends after a while; print it, once",
+            help="replace a key by a new one with the same scopes and limits, and print that once",
         )
         rotate.add_argument("prefix", help=PREFIX)
         rotate.add_argument(
@@ -83,9 +81,9 @@ class Command(BaseCommand):
             type=span,
             default=keys.GRACE,
             metavar="SPAN",
-            help=f"how long the old key goes on working, such as 12h; default: {keys.GRACE.days}d",
+            help=f"how long the old key remains valid, such as 12h; default: {keys.GRACE.days}d",
         )
-        revoke = actions.add_parser("revoke", help="make a key useless from now on")
+        revoke = actions.add_parser("revoke", help="revoke a key immediately")
         revoke.add_argument("prefix", help=PREFIX)
 
     def add_limits(self, parser: ArgumentParser) -> None:
@@ -117,7 +115,7 @@ class Command(BaseCommand):
         owner = get_user_model().objects.filter(username=options["owner"]).first()
         if owner is None:
             raise CommandError(
-                f"There is no user {options['owner']}. Make one in the admin or with createsuperuser."
+                f"There is no user {options['owner']}. Create one in the admin or with createsuperuser."
             )
         if options["days"] is not None and options["days"] < 1:
             raise CommandError("--days must be at least 1.")
@@ -132,7 +130,7 @@ class Command(BaseCommand):
         self.tell(plain)
 
     def tell(self, plain: str) -> None:
-        self.stderr.write("This is the only time that the key is shown:")
+        self.stderr.write("The key is shown only now:")
         self.stdout.write(plain)
 
     def show(self, options: dict[str, Any]) -> None:
@@ -160,13 +158,13 @@ class Command(BaseCommand):
     def rotate(self, options: dict[str, Any]) -> None:
         old = _find(options["prefix"])
         _, plain = keys.rotate(old, grace=options["grace"])
-        self.stderr.write(f"{old.prefix} works until {old.expires_at:%Y-%m-%d %H:%M} UTC.")
+        self.stderr.write(f"{old.prefix} remains valid until {old.expires_at:%Y-%m-%d %H:%M} UTC.")
         self.tell(plain)
 
     def revoke(self, options: dict[str, Any]) -> None:
         key = _find(options["prefix"])
         keys.revoke(key)
-        self.stdout.write(f"{key.prefix} is revoked.")
+        self.stdout.write(f"{key.prefix} was revoked.")
 
 
 def _given(options: dict[str, Any]) -> dict[str, int | None]:

@@ -1,4 +1,4 @@
-"""`manage.py bootstrap`: makes an empty database ready to serve. Safe to repeat, and on several machines at once."""
+"""`manage.py bootstrap`: prepare an empty database for serving. Idempotent, and safe to run concurrently."""
 
 import json
 import secrets
@@ -26,17 +26,15 @@ from generation.models import APIKey, PromptVariant, Release
 from generation.releases import lifecycle as releases
 
 STARTER = settings.BASE_DIR / "generation" / "starter"
-LOCK = 0x5265746F7274  # "Retort": the advisory lock of whoever prepares the database
+LOCK = 0x5265746F7274  # "Retort": advisory lock of the bootstrap
 
 
 class Command(BaseCommand):
-    help = "Migrate, make the first admin account, register the starter releases, import the starter catalogue."
-    requires_system_checks: list[str] = []  # they import every view; `manage.py check` is for that
+    help = "Migrate, create the first admin account, register the starter releases, import the starter catalogue."
+    requires_system_checks: list[str] = []  # they import all views; use `manage.py check`
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument(
-            "--json", action="store_true", help="print what was done as one JSON object"
-        )
+        parser.add_argument("--json", action="store_true", help="print the result as a JSON object")
 
     def handle(self, *args: Any, **options: Any) -> None:
         began = time.monotonic()
@@ -47,7 +45,7 @@ class Command(BaseCommand):
                     "releases": self.register_starter(),
                     "imported_variants": self.import_catalogue(),
                     "stored_embeddings": bundled_embeddings.store_missing(),
-                    # After what may fail: a password that nobody was shown would be lost.
+                    # Last, because a failure after it would lose the password.
                     **self.make_admin(),
                     "made_api_key": self.make_api_key(),
                 }
@@ -56,7 +54,7 @@ class Command(BaseCommand):
             database = connection.settings_dict
             raise CommandError(
                 f"PostgreSQL at {database['HOST']}:{database['PORT'] or 5432}, database {database['NAME']}: "
-                f"{str(error).strip()}\nDATABASE_URL must name a database that exists."
+                f"{str(error).strip()}\nCheck that DATABASE_URL names an existing database."
             ) from error
         except GenerationError as error:
             raise CommandError(error.detail) from error
@@ -65,7 +63,7 @@ class Command(BaseCommand):
         else:
             if done["admin_password"]:
                 self.stdout.write(
-                    f"Admin account: {done['admin_user']}, password {done['admin_password']} (shown this once)"
+                    f"Admin account: {done['admin_user']}, password {done['admin_password']} (not shown again)"
                 )
             self.say(f"Ready in {time.monotonic() - began:.1f} s.")
 
@@ -83,7 +81,7 @@ class Command(BaseCommand):
         return len(plan)
 
     def make_admin(self) -> dict[str, str | None]:
-        """A superuser if there is none. The password exists in this answer only."""
+        """Create a superuser if there is none. The password is only in the returned value."""
         users = get_user_model().objects
         found = users.filter(is_superuser=True, is_active=True).order_by("pk").first()
         if found:
@@ -93,16 +91,16 @@ class Command(BaseCommand):
             name = f"admin-{secrets.token_hex(2)}"
         password = secrets.token_urlsafe(12)
         users.create_superuser(name, password=password)
-        self.say(f"Made the admin account {name}.")
+        self.say(f"Created the admin account {name}.")
         return {"admin_user": name, "admin_password": password}
 
     def register_starter(self) -> list[str]:
-        """The teacher and the student that we ship; their names."""
+        """Register the included teacher and student. Return their names."""
         shipped = [STARTER / "teacher", STARTER / "student"]
         return [self.register_shipped(folder) for folder in shipped if folder.exists()]
 
     def register_shipped(self, folder: Path) -> str:
-        """Registered once. Activated only where nothing of its kind is: an operator's choice stays."""
+        """Register a release once. Activate it only if none of its kind is active, to keep the operator's choice."""
         try:
             manifest = release_format.read(folder)
             release = Release.objects.filter(name=manifest.name).first()
@@ -119,7 +117,7 @@ class Command(BaseCommand):
         return release.name
 
     def import_catalogue(self) -> int:
-        """Only into an empty catalogue: what an editor removed stays removed."""
+        """Import into an empty catalogue only, so that deleted variants are not restored."""
         if PromptVariant.objects.exists():
             return 0
         self.say("Importing the starter catalogue …")
@@ -130,7 +128,7 @@ class Command(BaseCommand):
         return report.new
 
     def make_api_key(self) -> bool:
-        """The key of this machine's scripts, LOCAL_API_KEY, with every scope."""
+        """Create the key LOCAL_API_KEY with all scopes, for scripts on this machine."""
         plain = settings.LOCAL_API_KEY
         if not plain:
             return False
@@ -147,14 +145,14 @@ class Command(BaseCommand):
         if not key.matches(plain):
             raise CommandError(
                 "LOCAL_API_KEY was revoked or has expired. Set another one; for `make run`, remove it from "
-                ".retort/secrets.json and a new one is made."
+                ".retort/secrets.json to get a new one."
             )
         return False
 
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Two bootstraps of one database take turns. The lock goes with the connection, however this process ends."""
+    """Run one bootstrap at a time. The lock is released with the connection, however the process ends."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_lock(%s)", [LOCK])
     try:

@@ -21,17 +21,17 @@ SHOWN_ERRORS = 50
 
 
 class Command(BaseCommand):
-    help = "Import, export and encode the prompt catalogue, or show how far its encoding is."
+    help = "Import, export and encode the prompt catalogue, or show the state of its embeddings."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         actions = parser.add_subparsers(dest="action", required=True)
         importing = actions.add_parser(
             "import",
-            help="take variants from a CSV or JSON file, all or nothing",
-            description=f"Columns: {', '.join(import_export.COLUMNS)}. Without a slug it is made of the text.",
+            help="import variants from a CSV or JSON file, in one transaction",
+            description=f"Columns: {', '.join(import_export.COLUMNS)}. A missing slug is made from the text.",
         )
         importing.add_argument("file", type=Path)
-        importing.add_argument("--dry-run", action="store_true", help="check only, write nothing")
+        importing.add_argument("--dry-run", action="store_true", help="validate only")
         importing.add_argument(
             "--new-revisions",
             action="store_true",
@@ -43,14 +43,14 @@ class Command(BaseCommand):
             "encode", help="compute the missing embeddings in this process"
         )
         encoding.add_argument(
-            "--publish", action="store_true", help="leave it to the encode worker instead"
+            "--publish", action="store_true", help="let the encode worker compute them"
         )
         encoding.add_argument(
             "--again",
             action="store_true",
-            help="first mark failed and damaged embeddings, so that they are computed again",
+            help="also recompute failed and damaged embeddings",
         )
-        actions.add_parser("status", help="count the variants by state of their embeddings")
+        actions.add_parser("status", help="count the variants by embedding state")
 
     def handle(self, *args: Any, **options: Any) -> None:
         actions: dict[str, Callable[..., None]] = {
@@ -78,8 +78,10 @@ class Command(BaseCommand):
                 self.stderr.write(f"row {row}: {message}" if row else message)
             if len(report.errors) > SHOWN_ERRORS:
                 self.stderr.write(f"… and {len(report.errors) - SHOWN_ERRORS} more.")
-            raise CommandError(f"Nothing was imported: {len(report.errors)} errors.")
-        done = "Would be" if options["dry_run"] else "Done:"
+            raise CommandError(
+                f"Nothing was imported: {len(report.errors)} errors. Correct the file."
+            )
+        done = "Dry run:" if options["dry_run"] else "Done:"
         self.stdout.write(
             f"{done} {report.new} new, {report.updated} updated, {report.unchanged} unchanged "
             f"({report.seconds:.1f} s)."
@@ -92,10 +94,10 @@ class Command(BaseCommand):
     def encode(self, options: dict) -> None:
         if options["again"]:
             marked = catalogue.encode_again(PromptVariant.objects.all())
-            self.stdout.write(f"{marked} embeddings are to be encoded again.")
+            self.stdout.write(f"{marked} embeddings will be encoded again.")
         if options["publish"]:
             notifications.encode()
-            self.stdout.write("The encode worker was asked.")
+            self.stdout.write("The encode worker was notified.")
             return
         from generation.catalogue import encoding
 
@@ -115,7 +117,7 @@ class Command(BaseCommand):
         }
         encoders = catalogue.fingerprints()
         if not encoders:
-            self.stdout.write("No text encoder is in use: register a release first.")
+            self.stdout.write("No text encoder is in use. Register a release first.")
         for fingerprint in encoders:
             self.stdout.write(
                 f"encoder {fingerprint[:12]} ({holders.get(fingerprint, 'not on this machine')}): "
@@ -125,7 +127,7 @@ class Command(BaseCommand):
             self.stdout.write(f"{state}: {count}")
 
     def _bar(self, total: int, unit: str) -> tqdm:
-        connection.ensure_connection()  # its failure should not tear the bar
+        connection.ensure_connection()  # fail before the progress bar starts
         return tqdm(
             total=total, unit=f" {unit.lower()}", desc=unit, file=sys.stderr, disable=total == 0
         )

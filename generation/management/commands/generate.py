@@ -1,4 +1,4 @@
-"""`manage.py generate`: the engine alone, without queue or server; says where its time goes."""
+"""`manage.py generate`: run the engine without queue and server, and report its times."""
 
 import json
 import secrets
@@ -22,15 +22,17 @@ from generation.releases import lifecycle as releases
 
 
 class Command(BaseCommand):
-    help = "Generate images of one prompt variant with the engine alone, and report the time of each part."
+    help = "Generate images of one prompt variant with the engine alone, and report the time of each step."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--release", help="student, teacher or a name; default: what is active")
+        parser.add_argument("--release", help="student, teacher or a name; default: the active one")
         parser.add_argument("--variant", required=True, help="slug of an active prompt variant")
-        parser.add_argument("--seed", type=int, help="of the first image; default: a fresh one")
-        parser.add_argument("--count", type=int, default=1, help="images; default: 1")
-        parser.add_argument("--batch", type=int, default=8, help="images at once; default: 8")
-        parser.add_argument("--out", type=Path, default=Path("out"), help="folder; default: out")
+        parser.add_argument("--seed", type=int, help="seed of the first image; default: random")
+        parser.add_argument("--count", type=int, default=1, help="number of images; default: 1")
+        parser.add_argument("--batch", type=int, default=8, help="images per batch; default: 8")
+        parser.add_argument(
+            "--out", type=Path, default=Path("out"), help="output folder; default: out"
+        )
         parser.add_argument("--format", choices=FORMATS, default="webp")
         parser.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -61,7 +63,7 @@ class Command(BaseCommand):
         release = routing.resolve(options["release"], variant=variant)
         embedding = catalogue.embedding_for(variant, release)
         started = time.perf_counter()
-        # Here, because it loads torch: a wrong name is said at once.
+        # Imported here because it loads torch: errors in the options are reported first.
         from generation.engine import pipeline
         from generation.engine.request import GenerationRequest, Timings
 
@@ -127,7 +129,7 @@ class Command(BaseCommand):
         }
         self.stdout.write(
             f"“{report['text']}” by {report['release']} on {report['device']}\n"
-            f"load          {report['load_seconds']:.2f} s (and {report['import_seconds']:.2f} s for the libraries)\n"
+            f"load          {report['load_seconds']:.2f} s (and {report['import_seconds']:.2f} s for imports)\n"
             f"per image     {sum(per_image.values()):.3f} s: U-Net {per_image['unet']:.3f} s "
             f"({report['num_inference_steps']} steps), decoder {per_image['decoder']:.3f} s, "
             f"file {per_image['file']:.4f} s\n"

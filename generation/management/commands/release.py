@@ -38,9 +38,9 @@ class Command(BaseCommand):
         actions = parser.add_subparsers(dest="action", required=True)
         register = actions.add_parser(
             "register",
-            help="make a release known, as a candidate",
-            description="A release is registered as it is. A Stable Diffusion 1.x or 2.x diffusers folder, or a "
-            "Hugging Face hub id, is copied and completed first; the options are for those.",
+            help="register a release as a candidate",
+            description="A release folder is registered as it is. A diffusers folder of Stable Diffusion 1.x or 2.x, "
+            "or a Hugging Face hub id, is copied and converted first; the options apply to those.",
         )
         register.add_argument("source", help="a folder, or a hub id (owner/name)")
         register.add_argument("--name", help="default: the name of the folder")
@@ -61,34 +61,36 @@ class Command(BaseCommand):
             metavar="WIDTHxHEIGHT",
             help="may be given several times; the first is the default one",
         )
-        actions.add_parser("list", help="show every release")
+        actions.add_parser("list", help="list all releases")
         for action, text in (
             ("verify", "compare the files of a release with its manifest"),
             ("activate", "serve a release instead of the active one of its kind"),
-            ("reject", "never serve a release"),
+            ("reject", "exclude a release from serving for good"),
         ):
             actions.add_parser(action, help=text).add_argument("name")
         canary = actions.add_parser(
-            "canary", help="serve a share of the jobs of the active release with this one"
+            "canary", help="serve a share of the active release's jobs with this one"
         )
         canary.add_argument("name")
         canary.add_argument(
-            "--percent", type=int, help="default: CANARY_PERCENT; 0 ends it", metavar="P"
+            "--percent", type=int, help="default: CANARY_PERCENT; 0 ends the canary", metavar="P"
         )
         tries = actions.add_parser(
             "tries",
-            help="make an image again while the detector finds fault",
-            description="0: nobody looks at a picture; 1: it is judged and flagged; more: another one is made with "
-            "the next seed, up to so many.",
+            help="set how often an image that the detector rejects is generated again",
+            description="0: images are not checked; 1: checked and flagged; more: rejected images are generated again "
+            "with the next seed, up to this number in total.",
         )
         tries.add_argument("name")
         tries.add_argument("tries", type=int, choices=range(MOST_TRIES + 1), metavar="N")
-        rollback = actions.add_parser("rollback", help="serve what the active release replaced")
+        rollback = actions.add_parser(
+            "rollback", help="return to the release before the active one"
+        )
         rollback.add_argument("kind", choices=KINDS)
         export = actions.add_parser(
             "export",
-            help="write a release as a plain fp16 folder for stock diffusers",
-            description="The text encoder is taken from whichever registered release holds it.",
+            help="write a release as a plain fp16 folder for diffusers",
+            description="The text encoder is taken from a registered release that has it.",
         )
         export.add_argument("name")
         export.add_argument("target", type=Path, help="a new folder")
@@ -111,7 +113,7 @@ class Command(BaseCommand):
             raise CommandError(error.detail) from error
 
     def register(self, options: dict[str, Any]) -> None:
-        # Here, because it loads torch: the other actions answer at once.
+        # Imported here because it loads torch: the other actions do not need it.
         from generation.engine.importing import Options
         from generation.releases import registration
 
@@ -149,7 +151,7 @@ class Command(BaseCommand):
         release = _find(options["name"])
         with self.progress("Verifying") as on_progress:
             manifest = releases.verify(release, on_progress)
-        self.stdout.write(f"{release.name}: all {len(manifest.files)} files are as registered.")
+        self.stdout.write(f"{release.name}: all {len(manifest.files)} files match the manifest.")
 
     def activate(self, options: dict[str, Any]) -> None:
         release = _find(options["name"])
@@ -163,7 +165,7 @@ class Command(BaseCommand):
         release, percent = _find(options["name"]), options["percent"]
         if percent == 0:
             releases.end_canary(release)
-            self.stdout.write(f"{release.name} serves no more jobs.")
+            self.stdout.write(f"The canary {release.name} has ended.")
             return
         release = activation.begin_canary(release, percent or settings.CANARY_PERCENT)
         self.stdout.write(
@@ -172,7 +174,7 @@ class Command(BaseCommand):
 
     def tries(self, options: dict[str, Any]) -> None:
         release = releases.set_max_tries(_find(options["name"]), options["tries"])
-        self.stdout.write(f"{release.name}: up to {options['tries']} pictures for an image.")
+        self.stdout.write(f"{release.name}: at most {options['tries']} tries per image.")
 
     def rollback(self, options: dict[str, Any]) -> None:
         release = releases.rollback(options["kind"])
@@ -180,21 +182,21 @@ class Command(BaseCommand):
 
     def reject(self, options: dict[str, Any]) -> None:
         release = releases.reject(_find(options["name"]))
-        self.stdout.write(f"{release.name} is rejected and will not be served.")
+        self.stdout.write(f"{release.name} was rejected and will not be served.")
 
     def export(self, options: dict[str, Any]) -> None:
         release, target = _find(options["name"]), options["target"].absolute()
         if target.exists():
-            raise CommandError(f"{target} exists already. Give a new folder.")
+            raise CommandError(f"{target} already exists. Give a new folder.")
         holder = releases.encoder_holder(release)
         if holder is None:
             raise CommandError(
-                f"No registered release holds the text encoder {release.encoder_fingerprint[:12]}… that {release.name} "
-                f"needs. Register its teacher ({release.manifest['parent'] or 'with its encoder'}) first."
+                f"{release.name} needs the text encoder {release.encoder_fingerprint[:12]}…, which no registered "
+                f"release has. Register its teacher ({release.manifest['parent'] or 'with its encoder'}) first."
             )
         with self.progress("Verifying") as on_progress:
             releases.verify(release, on_progress)
-        # Here, because it loads torch.
+        # Imported here because it loads torch.
         from generation.engine import exporting
         from generation.engine.errors import ReleaseInvalid
 
@@ -218,7 +220,7 @@ class Command(BaseCommand):
 
     @contextmanager
     def progress(self, what: str) -> Iterator[Progress]:
-        """A bar in bytes on stderr; silent where nobody looks."""
+        """Show a bar in bytes on stderr if that is a terminal."""
         with tqdm(
             desc=what, unit="B", unit_scale=True, file=self.stderr, disable=None, leave=False
         ) as bar:
@@ -243,7 +245,7 @@ def _find(name: str) -> Release:
 
 
 def _example(release: Release) -> str:
-    """A text that the release was made for."""
+    """Return the text of a variant that the release covers."""
     variants = PromptVariant.objects.filter(status=PromptVariant.Status.ACTIVE)
     if covered := release.manifest["covered_variants"]:
         variants = variants.filter(slug__in=covered)

@@ -1,4 +1,4 @@
-"""`manage.py retention`: remove now what the nightly sweep would remove, or only say what that is."""
+"""`manage.py retention`: delete now what the nightly sweep would delete, or list it."""
 
 import sys
 from argparse import ArgumentParser
@@ -14,23 +14,23 @@ from generation.jobs import retention
 
 class Command(BaseCommand):
     help = (
-        "Remove images that have been kept long enough (RETENTION_DAYS, or the days of an API key), files that no "
-        "image refers to, and idempotency keys that have served their time."
+        "Delete images past their retention time (RETENTION_DAYS, or that of the API key), files without an image, "
+        "and expired idempotency keys."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument(
-            "--dry-run", action="store_true", help="remove nothing; list what would be"
+            "--dry-run", action="store_true", help="delete nothing; list what would be deleted"
         )
         parser.add_argument(
             "--all-files",
             action="store_true",
-            help="remove files that no image refers to even if they are most of all files",
+            help="delete files without an image even if they are most of all files",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
         is_dry = options["dry_run"]
-        connection.ensure_connection()  # its failure should not tear the bar
+        connection.ensure_connection()  # fail before the progress bar starts
         with tqdm(total=0, desc="Images", unit=" jobs", file=sys.stderr, leave=False) as bar:
 
             def show(done: int, total: int) -> None:
@@ -54,15 +54,15 @@ class Command(BaseCommand):
                 )
         if is_dry:
             for orphan in report.orphans:
-                self.stdout.write(f"no image refers to {orphan.name}, {orphan.size_bytes} bytes")
+                self.stdout.write(f"{orphan.name} belongs to no image, {orphan.size_bytes} bytes")
         if report.orphans_kept:
             self.stdout.write(
-                f"No image refers to {report.orphans_kept} files, most of all, so they are kept: is this the database "
-                "that belongs to them? If it is: --all-files."
+                f"{report.orphans_kept} files belong to no image. They are most of all files, so they are kept: check "
+                "that this is their database, then use --all-files."
             )
         size = sum(orphan.size_bytes for orphan in report.orphans)
-        verb = "Would remove" if is_dry else "Removed"
+        verb = "Would delete" if is_dry else "Deleted"
         self.stdout.write(
-            f"{verb} the images of {report.total.jobs} jobs, {len(report.orphans)} files of {size} bytes that no "
-            f"image refers to, and {report.idempotency_keys} idempotency keys."
+            f"{verb} the images of {report.total.jobs} jobs, {len(report.orphans)} files of {size} bytes without an "
+            f"image, and {report.idempotency_keys} idempotency keys."
         )

@@ -1,4 +1,4 @@
-// The page of a job that has not ended: poll what it is doing, reload when its status or attempt changed.
+// Page of an unfinished job: poll it, reload when its status or attempt has changed.
 (() => {
   const before = JSON.parse(document.getElementById("job-now").textContent);
   if (before.is_terminal) return;

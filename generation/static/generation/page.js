@@ -1,5 +1,5 @@
-// What a page without a script cannot do: the events of jobs that go on, arrow keys into the list, words about trouble.
-// Jobs need none of it: htmx asks how they are every two seconds, and without htmx a reload does.
+// Enhancements of the page: live events of unfinished jobs, arrow keys into the list, error messages.
+// Jobs work without it: htmx polls them every two seconds, and without htmx the page reloads.
 "use strict";
 (() => {
   const STREAMS = 2; // a browser holds six connections to a host over HTTP/1.1, for all of its tabs
@@ -31,7 +31,7 @@
     on("status", (job) => show(card, job.status, 0));
     for (const name of ENDS) {
       on(name, () => {
-        source.close(); // it would connect again
+        source.close(); // otherwise it reconnects
         delete card.dataset.events;
         ask(card);
       });
@@ -52,7 +52,7 @@
     now.dataset.status = status;
   }
 
-  // Its state in the server's words; of a job that has ended, the pictures.
+  // Fetch the job's state, or its images when it has finished.
   function ask(card) {
     const now = card.querySelector(".now");
     if (now) htmx.trigger(now, "moved");
@@ -63,7 +63,7 @@
   addEventListener("pageshow", watch);
   document.addEventListener("htmx:afterSettle", watch);
 
-  // The last preview stays behind the picture until that has come.
+  // The last preview stays behind the image until that is loaded.
   let previews = {};
   document.addEventListener("htmx:beforeSwap", (event) => {
     const card = event.detail.target.closest(".card");
@@ -87,7 +87,7 @@
     first.focus();
   });
 
-  // What was typed before htmx had read the page, or what the browser put back into the field.
+  // Text typed before htmx was ready, or restored by the browser.
   document.addEventListener("htmx:load", () => {
     const field = document.getElementById("text");
     if (field && field.value !== field.defaultValue) htmx.trigger(field, "search");
@@ -100,7 +100,7 @@
     for (const field of event.detail.elt.querySelectorAll("[aria-invalid]")) field.removeAttribute("aria-invalid");
   });
 
-  // A new card may be below what a phone shows; the first wrong field, above.
+  // A new card may be below the screen of a phone; the first invalid field, above.
   document.addEventListener("htmx:afterSwap", (event) => {
     const form = event.detail.requestConfig.elt;
     if (event.detail.target.id === "open") event.detail.target.firstElementChild.scrollIntoView({ block: "nearest" });
@@ -108,8 +108,8 @@
     if (wrong && !document.querySelector("#create [autofocus]")) wrong.focus();
   });
 
-  // --- words ------------------------------------------------------------------------------------------------------
-  const AWAY = "The server cannot be reached. What you typed is still here.";
+  // --- messages ---------------------------------------------------------------------------------------------------
+  const AWAY = "The server cannot be reached. Your input is kept.";
   const place = document.getElementById("trouble");
 
   function trouble(said) {
@@ -128,7 +128,7 @@
   document.addEventListener("htmx:responseError", (event) => {
     const { xhr, elt } = event.detail;
     if (elt.matches(".now") && [404, 410].includes(xhr.status)) elt.closest(".card").remove(); // deleted meanwhile
-    else if (!xhr.getResponseHeader("HX-Trigger")) trouble("The server could not do that. What you typed is still here.");
+    else if (!xhr.getResponseHeader("HX-Trigger")) trouble("The request failed. Your input is kept.");
   });
 
   watch();

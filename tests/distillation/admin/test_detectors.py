@@ -71,7 +71,9 @@ def test_a_person_activates_a_version(admin, row):
 def test_two_cannot_judge_at_once(admin, row, tmp_path):
     other = detectors.register(make_version(tmp_path / "other", name="other"))
     given = {"action": "activate", "_selected_action": [row.pk, other.pk]}
-    assert "One version judges at a time" in text(admin.post(url("changelist"), given, follow=True))
+    assert "Only one version can be active" in text(
+        admin.post(url("changelist"), given, follow=True)
+    )
     assert not Detector.objects.filter(status="active").exists()
 
 

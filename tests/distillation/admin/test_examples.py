@@ -42,7 +42,7 @@ def test_a_source_is_named_and_waits_to_be_read(admin):
         "is_enabled": "on",
     }
     answer = admin.post(url("add", model="imagesource"), given, follow=True)
-    assert "is read as soon as a worker is free" in text(answer)
+    assert "will be read when a worker is free" in text(answer)
     source = ImageSource.objects.get()
     assert (source.tags, list(source.variants.all())) == (["red", "not-blue"], [variant])
     assert source.asked_at
@@ -84,7 +84,7 @@ def test_sources_are_listed_with_what_came_of_them_and_read_again(admin):
     rows = ImageSource.objects.order_by("pk")
     given = {"action": "ingest", "_selected_action": [row.pk for row in rows]}
     answer = admin.post(url("changelist", model="imagesource"), given, follow=True)
-    assert "1 source is read as soon as a worker is free." in text(answer)
+    assert "1 source will be read when a worker is free." in text(answer)
     assert [bool(row.asked_at) for row in rows.all()] == [True, False]
     answer = admin.post(url("do", off.pk, "ingest", model="imagesource"), follow=True)
     assert "disabled" in text(answer)
@@ -250,7 +250,7 @@ def test_precision_is_shown_by_bit_for_the_active_version_and_others(admin):
     page = text(admin.get(url("precision")))
     for part in ("detector-1", "75 %", "3 of 4", "100 %", "1 of 1", "?bit=vase", "?detector=other"):
         assert part in page
-    assert "decided on no picture" in text(admin.get(url("precision"), {"detector": other.name}))
+    assert "no decisions by people" in text(admin.get(url("precision"), {"detector": other.name}))
     assert admin.get(url("precision"), {"detector": "nobody"}).status_code == 404
     assert url("precision") in text(admin.get(url("changelist")))
 

@@ -170,7 +170,7 @@ def test_lists_show_runs_and_decisions(admin, running):
     page = text(admin.get(url("changelist")))
     assert running.name in page and "42 %" in page
     page = text(admin.get(url("changelist", model="decision")))
-    assert "2 are new" in page and "begun" in page
+    assert "2 are new" in page and "started" in page
 
 
 # --- evaluations ----------------------------------------------------------------------------------
@@ -210,7 +210,7 @@ def test_an_evaluation_shows_figures_pictures_plots_and_variants(admin, measured
     page = text(admin.get(url("change", measured.release_id, model="evaluation")))
     for part in (
         "80.0 (70.0 – 90.0)", "85.0", "50.0 (40.0 – 60.0)",  # candidate, teacher, active
-        "0.71", "diversity within a prompt, ÷ teacher", "The whole report",
+        "0.71", "diversity within a prompt, ÷ teacher", "Full report",
         "teacher, active release, candidate", "The prompts that lost most", "CLIP score of each prompt",
         "3 prompt variants", "mug, new", url("change", measured.pk),
     ):  # fmt: skip
@@ -237,7 +237,7 @@ def test_a_release_that_was_measured_elsewhere_has_its_figures_alone(admin, meas
     shutil.rmtree(folders.report("student-new"))
     Run.objects.all().delete()
     page = text(admin.get(url("change", measured.release_id, model="evaluation")))
-    assert "80.0 (70.0 – 90.0)" in page and "No report was kept" in page
+    assert "80.0 (70.0 – 90.0)" in page and "There is no report" in page
     assert "inconclusive" in page and "compared.webp" not in page
     assert "student-new" in text(admin.get(url("changelist", model="evaluation")))
 
@@ -267,13 +267,13 @@ def test_a_release_shows_where_it_came_from_and_what_came_before_and_after(admin
     Release.objects.filter(pk=old.pk).update(status="retired")
     Release.objects.filter(pk=new.pk).update(status="active", replaced=old)
     page = release_page(admin, "student-new")
-    for part in ("starter-teacher", "trained on from", "2 are new", url("change", measured.pk),
+    for part in ("starter-teacher", "continues from", "2 are new", url("change", measured.pk),
                  url("change", new.pk, model="evaluation"), "not passed: diversity to active"):  # fmt: skip
         assert part in page, part
     chain = page[page.index("rt-chain") :]
     assert chain.index("student-old") < chain.index("student-new")
     page = release_page(admin, "student-old")
-    assert "student-new" in page[page.index("rt-chain") :] and "trained on to" in page
+    assert "student-new" in page[page.index("rt-chain") :] and "continued as" in page
     page = release_page(admin, "starter-teacher")
     assert "student-new" in page and "rt-chain" not in page
 

@@ -237,11 +237,11 @@ def test_the_command_says_what_and_how_much():
     call_command("run", "clean", "--keep", "0", "--dry-run", stdout=out)
     assert (
         f"joint-{1:016x}: no run needs it" in out.getvalue()
-        and "would be removed." in out.getvalue()
+        and "would be deleted." in out.getvalue()
     )
     out = StringIO()
     call_command("run", "clean", "--keep", "0", stdout=out)
-    assert out.getvalue().strip().endswith("removed.") and there() == set()
+    assert out.getvalue().strip().endswith("deleted.") and there() == set()
     out = StringIO()
     call_command("run", "clean", stdout=out)
-    assert out.getvalue() == "Nothing to remove.\n"
+    assert out.getvalue() == "Nothing to delete.\n"

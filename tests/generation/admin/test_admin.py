@@ -358,15 +358,15 @@ def test_a_job_offers_only_what_makes_sense(admin, rows):
 
 def test_the_images_of_jobs_are_deleted_and_it_is_written_down(admin, rows):
     image = rows["job"].images.get()
-    assert "removed for good" in admin.get(url("job", "change", image.job_id)).content.decode()
+    assert "deleted permanently" in admin.get(url("job", "change", image.job_id)).content.decode()
 
     answer = choose(admin, "job", "delete_images", rows["job"])
 
-    assert "The images of 1 job are deleted." in notices(answer)
+    assert "The images of 1 job were deleted." in notices(answer)
     assert not Image.objects.filter(pk=image.pk).exists()
     assert not storage.exists(image.file)
     entry = LogEntry.objects.get(object_id=str(image.job_id))
-    assert "Its images were deleted" in entry.change_message
+    assert "Images deleted" in entry.change_message
     assert admin.get(url("job", "change", image.job_id)).status_code == 200
 
 
@@ -461,7 +461,7 @@ def test_a_canary_is_shown_with_its_share_and_ended(admin):
         "10 % of the jobs"
         in admin.get(reverse("admin:generation_release_changelist")).content.decode()
     )
-    assert "two serves no more jobs" in notices(choose(admin, "release", "end_canary", canary))
+    assert "The canary two has ended" in notices(choose(admin, "release", "end_canary", canary))
 
     canary.refresh_from_db()
     assert (canary.canary_percent, canary.status) == (0, "candidate")
@@ -599,7 +599,7 @@ def test_the_page_of_a_key_shows_what_it_used(admin):
     assert [row.images for row in shown] == [42, 0, 0, 17, 0, 0, 0]
     assert shown[0].day == today
     other, _ = make_key()
-    assert "is counted once" in admin.get(url("apikey", "change", other.pk)).content.decode()
+    assert "counted only for keys" in admin.get(url("apikey", "change", other.pk)).content.decode()
 
 
 def test_a_key_is_revoked_and_cannot_be_deleted(admin):

@@ -40,7 +40,10 @@ def test_an_endpoint_is_disabled_and_enabled_with_a_trace(admin):
 
     do(admin, endpoint, "disable")
     endpoint.refresh_from_db()
-    assert (endpoint.state, endpoint.disabled_reason) == ("disabled", "Disabled by an operator.")
+    assert (endpoint.state, endpoint.disabled_reason) == (
+        "disabled",
+        "It was disabled by an operator.",
+    )
     do(admin, endpoint, "enable")
     endpoint.refresh_from_db()
     assert (endpoint.state, endpoint.failures) == ("active", 0)

@@ -29,7 +29,7 @@ def test_an_import_shows_a_bar_and_says_what_it_did(file, capsys):
 
 def test_a_dry_run_says_what_would_be(file, capsys):
     call_command("catalogue", "import", str(file), "--dry-run")
-    assert "Would be 2 new" in capsys.readouterr().out
+    assert "Dry run: 2 new" in capsys.readouterr().out
     assert not PromptVariant.objects.exists()
 
 
@@ -57,7 +57,7 @@ def test_an_export_can_be_imported(tmp_path, capsys):
 def test_encode_can_be_left_to_the_worker(redis_server, capsys):
     call_command("catalogue", "encode", "--publish")
     assert redis_server.llen("encode") == 1
-    assert "worker was asked" in capsys.readouterr().out
+    assert "worker was notified" in capsys.readouterr().out
 
 
 def test_again_marks_what_failed(redis_server, capsys):

@@ -41,7 +41,7 @@ def test_a_canary_is_begun_shown_and_ended(two: None) -> None:
     assert "canary 5 %" in run("list")
     with pytest.raises(CommandError, match="first is active; a canary is"):
         run("canary", "first")
-    assert "serves no more jobs" in run("canary", "second", "--percent", "0")
+    assert "canary second has ended" in run("canary", "second", "--percent", "0")
     assert statuses() == {"first": "active", "second": "candidate"}
 
 
@@ -85,7 +85,7 @@ def test_an_empty_list_says_what_to_do() -> None:
 
 
 def test_verifying_counts_the_files_or_names_the_altered_one(two: None) -> None:
-    assert "files are as registered" in run("verify", "first")
+    assert "files match the manifest" in run("verify", "first")
     path = Path(Release.objects.get(name="first").path) / "unet/config.json"
     path.write_text(path.read_text().replace("silu", "gelu"))
     with pytest.raises(CommandError, match=r"unet/config\.json was altered"):

@@ -47,7 +47,7 @@ def test_the_list_follows_what_is_typed_and_offers_the_words_themselves(variants
     assert "<html" not in html(part)
     assert offered(part, "variant") == ["", "a-red-glass-vase"]
     assert checked(part, "variant") == [""]
-    assert "My words: glass red" in words(part)
+    assert "My own text: glass red" in words(part)
 
 
 def test_the_list_follows_the_tags_and_keeps_a_choice_that_fits(variants):
@@ -154,7 +154,7 @@ def test_the_card_says_what_other_words_were_matched_to(encoder, variants):
     with EncodeThread({"the red vase": near}):
         card = Person().post("/", {"text": "the red vase"}, **CREATE)
     assert Job.objects.get().variant == variants[0]
-    assert "The nearest to your words the red vase , 0.99 of 1." in words(card)
+    assert "The most similar prompt to the red vase (similarity 0.99)." in words(card)
 
 
 def test_the_nearest_are_offered_where_none_is_near_enough(encoder, variants):

@@ -66,7 +66,7 @@ def test_a_failed_job_says_why_and_what_that_means(person):
 def test_a_picture_that_the_detector_finds_fault_with_says_so(person, done):
     done.images.filter(index=0).update(is_accepted=False, failing=["glass", "vase"])
     done.images.filter(index=1).update(is_accepted=True)
-    assert words(person.get(f"/jobs/{done.id}")).count("finds fault with: glass, vase") == 1
+    assert words(person.get(f"/jobs/{done.id}")).count("The detector rejected it: glass, vase") == 1
 
 
 def test_a_page_without_a_script_looks_again_until_the_job_has_ended(person, done):
@@ -90,7 +90,7 @@ def test_a_running_job_says_how_far_it_is(person):
     job = make_job(owner=person.user, status="running")
     notifications.set_progress([job.id], 42)
     part = person.get(f"/jobs/{job.id}/now", {"was": "running"}, htmx=True)
-    assert 'value="42"' in html(part) and "In the making" in words(part)
+    assert 'value="42"' in html(part) and "Generating" in words(part)
     assert 'hx-target="closest article"' in html(part)  # of the answer when it has ended
     assert part["HX-Retarget"] == "this"
 
@@ -99,7 +99,7 @@ def test_only_a_change_is_announced(person):
     job = make_job(owner=person.user, status="running")
     assert "HX-Trigger" not in person.get(f"/jobs/{job.id}/now?was=running", htmx=True)
     told = person.get(f"/jobs/{job.id}/now?was=queued", htmx=True)["HX-Trigger"]
-    assert "In the making: a red glass vase" in told
+    assert "Generating: a red glass vase" in told
 
 
 @pytest.mark.parametrize("whole", ["true", "false"])
@@ -187,4 +187,4 @@ def test_durations_are_short(seconds: float, said: str):
 
 def test_an_answer_from_stored_images_says_so(person, done):
     done.cache = Job.Cache.HIT
-    assert Shown(done).from_cache == "Already made before"
+    assert Shown(done).from_cache == "Reused from an earlier job"

@@ -102,7 +102,7 @@ def test_the_same_in_our_own_words(variant):
         ({"input": {}}, "input.prompt", "exactly one"),
         ({"input": INPUT | {"variant": "red-vase"}}, "input.prompt", "exactly one"),
         ({"input": INPUT | {"n": 2}}, "input.n", "num_outputs"),
-        ({"input": INPUT | {"guidance_scale": 7}}, "input.guidance_scale", "leave it out"),
+        ({"input": INPUT | {"guidance_scale": 7}}, "input.guidance_scale", "Remove the parameter"),
         ({"input": INPUT | {"mask": "x"}}, "input.mask", "Known: "),
         ({"input": INPUT | {"width": 64}}, "input.width", "width and height"),
         (
