@@ -54,20 +54,6 @@ def thresholds_at_false_accepts(probabilities: Tensor, bits: Tensor, *, rate: fl
     return torch.stack(thresholds).float()
 
 
-def accuracies(present: Tensor, bits: Tensor) -> Tensor:
-    """The share of images whose bit is right, of each bit. → float32 [bits]. present, bits: [N, bits]."""
-    _checked(present, bits)
-    return (present.bool() == bits.bool()).float().mean(dim=0)
-
-
-def balanced_accuracies(present: Tensor, bits: Tensor) -> Tensor:
-    """The mean of the hit rate and the correct-rejection rate of each bit. → float32 [bits]."""
-    decided, y = _checked(present, bits)
-    hits = ((decided > 0.5) & y).sum(dim=0) / y.sum(dim=0)
-    rejections = ((decided <= 0.5) & ~y).sum(dim=0) / (~y).sum(dim=0)
-    return ((hits + rejections) / 2).float()
-
-
 def expected_calibration_error(probabilities: Tensor, bits: Tensor, *, bins: int = 15) -> float:
     """The mean distance between confidence and frequency over bins of equal width (Guo et al. 2017, arXiv 1706.04599).
 

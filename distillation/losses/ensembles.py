@@ -18,16 +18,6 @@ from distillation.losses.soft_targets import target_log_probabilities
 SUM_TOLERANCE = 1e-4
 
 
-def reward_weights(rewards: Tensor, *, temperature: float) -> Tensor:
-    """π_k ∝ exp(reward_k ÷ β), shaped as the rewards: [K] or [K, B], for instance the detector's pass rates.
-
-    temperature: β, in the unit of the rewards.
-    """
-    if not 0 < temperature < math.inf:
-        raise ValueError(f"temperature must be positive and finite, not {temperature}.")
-    return functional.softmax(rewards.detach() / temperature, dim=0)
-
-
 def arithmetic_mean(
     teacher_logits: Sequence[Tensor], *, weights: Tensor, temperature: float
 ) -> Tensor:

@@ -4,7 +4,7 @@ Huang & Wang, "Like What You Like: Knowledge Distill via Neuron Selectivity Tran
 order of channels and to their scale: keep a loss of the outputs beside it.
 
 Maps are [B, C, H, W]. A kernel is given as its quadratic form over signed samples: (z [B, M, N], c [M]) → [B], the
-Σ_ij c_i c_j k(z_i, z_j) of each image. With z the channels of teachers and student and c their weights, negative for
+Σ_ij c_i c_j k(z_i, z_j) of each image. With z the channels of teacher and student and c their weights, negative for
 the student, that is MMD².
 """
 
@@ -20,7 +20,6 @@ from distillation.losses.precision import wide
 
 Kernel = Callable[[Tensor, Tensor], Tensor]
 FLOOR = 1e-6  # mean square below which a channel shrinks to 0 instead of growing to length 1
-SUM_TOLERANCE = 1e-4
 
 
 def linear(samples: Tensor, weights: Tensor) -> Tensor:
@@ -59,7 +58,7 @@ class Polynomial:
 class Gaussian:
     """k(x, y) = Σ_s exp(−‖x − y‖² ÷ 2(sσ)²), σ² the mean squared distance between channels of an image, a constant.
 
-    The mean is over teachers and student as halves of one set, whatever their numbers of channels.
+    The mean is over teacher and student as halves of one set, whatever their numbers of channels.
     """
 
     scales: tuple[float, ...] = (1.0,)  # (¼, ½, 1, 2, 4) for several widths at once
@@ -85,18 +84,7 @@ def mmd2(student: Tensor, teacher: Tensor, *, kernel: Kernel) -> Tensor:
     student [B, C_S, h, w], teacher [B, C_T, h', w'], a constant: each is pooled to the smaller height and width, and
     each channel then brought to length 1. The biased estimate: 0 if and only if the kernel sees no difference.
     """
-    return mixture_mmd2(student, [teacher], weights=(1.0,), kernel=kernel)
-
-
-def mixture_mmd2(
-    student: Tensor, teachers: Sequence[Tensor], *, weights: Sequence[float], kernel: Kernel
-) -> Tensor:
-    """MMD² to a mixture: Σ_kk' π_k π_k' K_kk' + K_SS − 2 Σ_k π_k K_kS, K the mean of the kernel between two sets.
-
-    weights: π_k of the teachers' maps, of sum 1. All maps are pooled to the smallest height and width among them.
-    """
-    _check_mixture(weights, len(teachers))
-    maps = [*(teacher.detach() for teacher in teachers), student]
+    maps = [teacher.detach(), student]
     if any(part.ndim != 4 for part in maps) or len({len(part) for part in maps}) > 1:
         raise ValueError(
             f"Maps are [B, C, H, W] of one batch size, not {[list(part.shape) for part in maps]}."
@@ -104,8 +92,8 @@ def mixture_mmd2(
     size = min(part.shape[2] for part in maps), min(part.shape[3] for part in maps)
     channels = [_channels(part, size) for part in maps]
     signed = [
-        part.new_full((part.shape[1],), weight / part.shape[1])
-        for part, weight in zip(channels, (*weights, -1.0), strict=True)
+        part.new_full((part.shape[1],), sign / part.shape[1])
+        for part, sign in zip(channels, (1.0, -1.0), strict=True)
     ]
     # MMD² is a difference of products, and small beside them.
     with torch.autocast(student.device.type, enabled=False):
@@ -169,13 +157,6 @@ def layers_mmd2(
     if not terms:
         raise ValueError("All weights are 0.")
     return torch.stack(terms).sum()
-
-
-def _check_mixture(weights: Sequence[float], teachers: int) -> None:
-    if len(weights) != teachers or not teachers:
-        raise ValueError(f"{teachers} teachers do not fit {len(weights)} weights.")
-    if min(weights) < 0 or not abs(sum(weights) - 1) <= SUM_TOLERANCE:
-        raise ValueError(f"The weights must not be negative and must sum to 1, not {weights}.")
 
 
 def _channels(maps: Tensor, size: tuple[int, int]) -> Tensor:

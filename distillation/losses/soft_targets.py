@@ -43,15 +43,6 @@ def soft_loss(student_logits: Tensor, target: Tensor, *, temperature: float) -> 
     return temperature**2 * divergence.mean()
 
 
-def hard_loss(student_logits: Tensor, labels: Tensor) -> Tensor:
-    """−log q_y at temperature 1. labels: the true classes, int64 [B, ...], each in 0 … N − 1."""
-    if labels.shape != student_logits.shape[:1] + student_logits.shape[2:]:
-        raise ValueError(
-            f"Labels {list(labels.shape)} do not fit logits {list(student_logits.shape)}, classes in dimension 1."
-        )
-    return functional.cross_entropy(wide(student_logits), labels)
-
-
 def weighted_average(soft: Tensor, hard: Tensor, *, soft_weight: float) -> Tensor:
     """λ · soft + (1 − λ) · hard, λ in [0, 1] (Hinton et al., arXiv 1503.02531: best with a small weight of the hard).
 

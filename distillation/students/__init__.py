@@ -1,1 +1,1 @@
-"""Which blocks and channels a student keeps of its teacher, and where its weights and its prior come from."""
+"""Choice of the blocks and channels that a student keeps of its teacher; its weights and its prior."""

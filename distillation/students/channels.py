@@ -1,4 +1,4 @@
-"""Which axes of which tensors of a UNet are indexed by the same channels. Knows no weights and no choice of channels.
+"""Table of the axes of a UNet's tensors that are indexed by the same channels.
 
 A space is a set of channels (neurons) that can only be removed everywhere at once: a residual stream with all that is
 added to it and all that reads it as input or skip, the inside of a residual block, the heads of an attention, the
@@ -6,19 +6,17 @@ hidden layer of a GEGLU, the time embedding. The table of slots says where each 
 done by that table.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
-from distillation.students import unets
 from distillation.students.errors import StudentRefused
+from distillation.students.unets import ATTENDS, UNetShape
 
 FREQUENCIES = "time_embedding.linear_1.weight"  # its inputs are no neurons: see widths.py
 
 
 @dataclass(frozen=True)
 class Space:
-    """`unit` channels stay together: a group of a norm, or a head."""
+    """A set of channels of which `unit` stay together: a group of a norm, or a head."""
 
     channels: int
     unit: int
@@ -45,7 +43,7 @@ class Norm:
 
 @dataclass
 class Layout:
-    """Of a whole UNet."""
+    """All spaces, slots and GroupNorms of a UNet."""
 
     spaces: dict[str, Space] = field(default_factory=dict)
     slots: list[Slot] = field(default_factory=list)
@@ -55,79 +53,59 @@ class Layout:
         return sum(self.spaces[space].channels for space in norm.spaces)
 
 
-def layout(config: Mapping[str, Any]) -> Layout:
-    """Of the network of this configuration. Raises StudentRefused if norms or heads do not divide its channels."""
-    full = unets.complete(config)
-    groups = full["norm_num_groups"]
-    heads = unets.per_level(full, "attention_head_dim")
-    for level, width in enumerate(full["block_out_channels"]):
-        if width % groups or (attends(full, level) and width % heads[level]):
+def layout(shape: UNetShape) -> Layout:
+    """Return the layout of the network. Raises StudentRefused if norms or heads do not divide its channels."""
+    for level, (width, heads) in enumerate(zip(shape.widths, shape.heads, strict=True)):
+        if width % shape.groups or (shape.attends(level) and width % heads):
             raise StudentRefused(
-                f"Level {level} has {width} channels (block_out_channels), which norm_num_groups ({groups}) and "
-                f"attention_head_dim ({heads[level]} heads) must divide."
+                f"Level {level} has {width} channels (block_out_channels), which norm_num_groups ({shape.groups}) and "
+                f"attention_head_dim ({heads} heads) must divide."
             )
-    walk = _Walk(full)
+    walk = _Walk(shape)
     walk.whole()
     return walk.layout
 
 
-def attends(config: Mapping[str, Any], level: int) -> bool:
-    """Whether any block at this level has attentions. `config`: complete."""
-    levels = len(config["block_out_channels"])
-    return (
-        unets.ATTENDS[config["down_block_types"][level]]
-        or unets.ATTENDS[config["up_block_types"][levels - 1 - level]]
-        or (level == levels - 1 and config["mid_block_type"] is not None)
-    )
-
-
 class _Walk:
-    """Goes through the network as its forward pass does (diffusers' UNet2DConditionModel)."""
+    """Records the network's spaces and slots in the order of its forward pass (diffusers' UNet2DConditionModel)."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, shape: UNetShape) -> None:
         self.layout = Layout()
-        self._config = config
-        self._groups: int = config["norm_num_groups"]
-        self._widths: tuple[int, ...] = config["block_out_channels"]
-        self._heads = unets.per_level(config, "attention_head_dim")
-        self._layers = unets.per_level(config, "layers_per_block")
-        self._transformer_layers = unets.per_level(config, "transformer_layers_per_block")
+        self._shape = shape
 
     def whole(self) -> None:
-        config, widths = self._config, self._widths
-        levels = len(widths)
-        time_width = config["time_embedding_dim"] or 4 * widths[0]
-        self._space("time_embedding.hidden", time_width, 1)
-        self._space("time_embedding", time_width, 1)
+        shape, widths, levels = self._shape, self._shape.widths, self._shape.levels
+        self._space("time_embedding.hidden", shape.time_width, 1)
+        self._space("time_embedding", shape.time_width, 1)
         self._linear("time_embedding.linear_1", (), "time_embedding.hidden")
         self._linear("time_embedding.linear_2", ("time_embedding.hidden",), "time_embedding")
 
         hidden = self._stream("conv_in", widths[0])
         self._linear("conv_in", (), hidden)
         skips = [hidden]
-        for level, kind in enumerate(config["down_block_types"]):
+        for level, kind in enumerate(shape.down):
             stage = f"down_blocks.{level}"
-            for layer in range(self._layers[level]):
+            for layer in range(shape.layers[level]):
                 hidden = self._resnet(f"{stage}.resnets.{layer}", (hidden,), widths[level])
-                if unets.ATTENDS[kind]:
+                if ATTENDS[kind]:
                     self._transformer(f"{stage}.attentions.{layer}", hidden, level)
                 skips.append(hidden)
             if level < levels - 1:
                 hidden = self._conv(f"{stage}.downsamplers.0.conv", hidden)
                 skips.append(hidden)
 
-        if config["mid_block_type"] is not None:
+        if shape.has_mid:
             hidden = self._resnet("mid_block.resnets.0", (hidden,), widths[-1])
             self._transformer("mid_block.attentions.0", hidden, levels - 1)
             hidden = self._resnet("mid_block.resnets.1", (hidden,), widths[-1])
 
-        for stage_number, kind in enumerate(config["up_block_types"]):
+        for stage_number, kind in enumerate(shape.up):
             level = levels - 1 - stage_number
             stage = f"up_blocks.{stage_number}"
-            for layer in range(self._layers[level] + 1):
+            for layer in range(shape.layers[level] + 1):
                 parts = (hidden, skips.pop())
                 hidden = self._resnet(f"{stage}.resnets.{layer}", parts, widths[level])
-                if unets.ATTENDS[kind]:
+                if ATTENDS[kind]:
                     self._transformer(f"{stage}.attentions.{layer}", hidden, level)
             if level:
                 hidden = self._conv(f"{stage}.upsamplers.0.conv", hidden)
@@ -137,7 +115,7 @@ class _Walk:
 
     # --- blocks -----------------------------------------------------------------------------------
     def _resnet(self, name: str, inputs: tuple[str, ...], width: int) -> str:
-        """The space of the output: that of the input if it is added unchanged."""
+        """Record a residual block; return the space of its output, the input's own if that is added unchanged."""
         inside = self._stream(f"{name}.hidden", width)
         is_added = sum(self.layout.spaces[space].channels for space in inputs) == width
         output = inputs[0] if is_added else self._stream(name, width)
@@ -151,11 +129,11 @@ class _Walk:
         return output
 
     def _transformer(self, name: str, stream: str, level: int) -> None:
-        width, heads = self._widths[level], self._heads[level]
+        width, heads = self._shape.widths[level], self._shape.heads[level]
         inside = self._space(f"{name}.hidden", width, 1)
         self._norm(f"{name}.norm", (stream,))
         self._linear(f"{name}.proj_in", (stream,), inside)
-        for number in range(self._transformer_layers[level]):
+        for number in range(self._shape.transformer_layers[level]):
             block = f"{name}.transformer_blocks.{number}"
             for attention, sees_text in (("attn1", False), ("attn2", True)):
                 self._affine(f"{block}.norm{attention[-1]}", (inside,))
@@ -182,7 +160,7 @@ class _Walk:
         self._linear(f"{name}.proj_out", (inside,), stream)
 
     def _conv(self, name: str, stream: str) -> str:
-        """A convolution between two levels."""
+        """Record a convolution between two levels; return the space of its output."""
         output = self._stream(name, self.layout.spaces[stream].channels)
         self._linear(name, (stream,), output)
         return output
@@ -193,7 +171,7 @@ class _Walk:
         return name
 
     def _stream(self, name: str, channels: int) -> str:
-        return self._space(name, channels, channels // self._groups)
+        return self._space(name, channels, channels // self._shape.groups)
 
     def _slot(
         self, tensor: str, axis: int, start: int, space: str, *, is_outgoing: bool = False
@@ -209,7 +187,7 @@ class _Walk:
     def _linear(
         self, name: str, inputs: tuple[str, ...], output: str | None, *, has_bias: bool = True
     ) -> None:
-        """A linear layer or a convolution: weight [outputs, inputs, …]. No inputs or output: all of them stay."""
+        """Record a linear layer or a convolution, weight [outputs, inputs, …]. No inputs or output: all stay."""
         self._inputs(name, inputs)
         if output is not None:
             self._slot(f"{name}.weight", 0, 0, output)

@@ -1,15 +1,12 @@
-"""The table of what a student keeps of its teacher's blocks, and the student's configuration. Knows no weights.
+"""Table of the blocks that a student keeps of its teacher, and the student's shape.
 
 The three cuts of BK-SDM (Kim et al., ECCV 2024, arXiv 2305.15798), for any teacher of SD 1.5's block types.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from distillation.students import unets
 from distillation.students.errors import StudentRefused
-from distillation.students.unets import Config
+from distillation.students.unets import ATTENDS, PER_LEVEL, UNetShape
 
 LAYERS = 2  # of a teacher's down stage; its up stages have one more
 
@@ -36,44 +33,42 @@ CUTS: dict[str, Cut] = {
 
 
 def cut_named(name: str) -> Cut:
-    """Of the table. Raises StudentRefused."""
+    """Return the cut of this name. Raises StudentRefused."""
     if name not in CUTS:
         raise StudentRefused(f"There is no cut {name!r}: choose one of {', '.join(CUTS)}.")
     return CUTS[name]
 
 
-def student_config(teacher_config: Mapping[str, Any], cut: Cut) -> Config:
-    """The student's configuration, complete. Raises StudentRefused if the teacher cannot be cut so."""
-    config = unets.complete(teacher_config)
-    layers = unets.per_level(config, "layers_per_block")
-    if set(layers) != {LAYERS}:
+def student_shape(teacher: UNetShape, cut: Cut) -> UNetShape:
+    """Return the shape of the cut teacher. Raises StudentRefused if the teacher cannot be cut so."""
+    config = teacher.config
+    if set(teacher.layers) != {LAYERS}:
         raise StudentRefused(
             f"layers_per_block is {config['layers_per_block']!r}; the cut {cut.name!r} is made of teachers "
             f"with {LAYERS} layers in each block. Cut such a teacher in width instead."
         )
-    if not cut.is_mid_kept and config["mid_block_type"] is None:
+    if not cut.is_mid_kept and not teacher.has_mid:
         raise StudentRefused(
             f"The teacher has no mid block (mid_block_type) for {cut.name!r} to remove."
         )
-    levels = len(config["block_out_channels"])
-    kept = levels - cut.inner_stages_removed
+    kept = teacher.levels - cut.inner_stages_removed
     if kept < 1:
         raise StudentRefused(
-            f"The cut {cut.name!r} removes the innermost {cut.inner_stages_removed} of its {levels} levels "
+            f"The cut {cut.name!r} removes the innermost {cut.inner_stages_removed} of its {teacher.levels} levels "
             "(block_out_channels), which leaves none. Use 'base' or 'small', or a teacher of more levels."
         )
-    student: Config = {
-        **config,
-        "block_out_channels": config["block_out_channels"][:kept],
-        "down_block_types": config["down_block_types"][:kept],
-        "up_block_types": config["up_block_types"][cut.inner_stages_removed :],
-        "mid_block_type": config["mid_block_type"] if cut.is_mid_kept else None,
-    }
-    for field in unets.PER_LEVEL:
-        if isinstance(config[field], tuple):
-            student[field] = config[field][:kept]
-    student["layers_per_block"] = len(cut.down_layers)
-    if not unets.sees_prompt(student):
+    lists = {field: config[field][:kept] for field in PER_LEVEL if isinstance(config[field], tuple)}
+    student = teacher.changed(
+        lists
+        | {
+            "block_out_channels": teacher.widths[:kept],
+            "down_block_types": teacher.down[:kept],
+            "up_block_types": teacher.up[cut.inner_stages_removed :],
+            "mid_block_type": config["mid_block_type"] if cut.is_mid_kept else None,
+            "layers_per_block": len(cut.down_layers),
+        }
+    )
+    if not student.sees_prompt:
         raise StudentRefused(
             f"The cut {cut.name!r} leaves no block with cross-attention, so the student would not see the prompt. "
             "Use a cut that keeps one, or a teacher that attends at a higher resolution."
@@ -81,24 +76,24 @@ def student_config(teacher_config: Mapping[str, Any], cut: Cut) -> Config:
     return student
 
 
-def feature_pairs(teacher_config: Mapping[str, Any], cut: Cut) -> tuple[tuple[str, str], ...]:
-    """(teacher's module, student's module) whose outputs have one shape: what feature losses compare.
+def feature_pairs(teacher: UNetShape, cut: Cut) -> tuple[tuple[str, str], ...]:
+    """Return (teacher's module, student's module) whose outputs have one shape, for feature losses to compare.
 
     The outputs of all stages that both have. Where the student's lowest stage lost its downsampler, the output of the
     last kept layer before it stands for the stage: of the attention's proj_out, or of the residual block (BK-SDM).
     """
-    student = student_config(teacher_config, cut)
-    last = len(student["block_out_channels"]) - 1
+    student = student_shape(teacher, cut)
+    last = student.levels - 1
     pairs = []
-    for level, kind in enumerate(student["down_block_types"]):
+    for level, kind in enumerate(student.down):
         stage = f"down_blocks.{level}"
         if level < last or not cut.inner_stages_removed:
             pairs.append((stage, stage))
         else:
-            part = "attentions.{}.proj_out" if unets.ATTENDS[kind] else "resnets.{}"
+            part = "attentions.{}.proj_out" if ATTENDS[kind] else "resnets.{}"
             of_teacher, of_student = part.format(LAYERS - 1), part.format(len(cut.down_layers) - 1)
             pairs.append((f"{stage}.{of_teacher}", f"{stage}.{of_student}"))
-    if student["mid_block_type"] is not None:
+    if student.has_mid:
         pairs.append(("mid_block", "mid_block"))
     pairs += [
         (f"up_blocks.{stage + cut.inner_stages_removed}", f"up_blocks.{stage}")

@@ -1,4 +1,4 @@
-"""What can go wrong when a student is cut out of a teacher. Knows no tensors."""
+"""Errors of cutting a student out of a teacher."""
 
 
 class StudentRefused(Exception):

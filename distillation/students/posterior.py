@@ -1,4 +1,4 @@
-"""What is known of a teacher's weights after its training: a normal distribution. Knows no network and no loss.
+"""Normal distribution of a teacher's weights after its training.
 
 Two estimates of a diagonal one. Laplace: the curvature of the loss at the trained weights, by squared gradients. SWAG:
 the spread of snapshots along the training (Maddox et al. 2019, arXiv 1902.02476). The student's prior is made of it
@@ -41,7 +41,7 @@ def fisher(
     *,
     examples_per_batch: int = 1,
 ) -> dict[str, Tensor]:
-    """The diagonal of the empirical Fisher information of one example: F = E[(∂ℓ ÷ ∂w)²], float32, per tensor.
+    """Return the diagonal of the empirical Fisher information of one example: F = E[(∂ℓ ÷ ∂w)²], float32, per tensor.
 
     `gradients` gives for a batch the gradients of the mean negative log-likelihood ℓ of its examples, by tensor. With
     one example per batch this is the definition. With B it is B · E[g²] of the mean gradients g, which has the same
@@ -76,7 +76,7 @@ def laplace(
     precision: float,
     limits: tuple[float, float] = (SMALLEST, LARGEST),
 ) -> Posterior:
-    """Variances 1 ÷ (N·F + λ), clipped, around the trained weights.
+    """Return the posterior with variances 1 ÷ (N·F + λ), clipped, around the trained weights.
 
     `information`: F of `fisher`; `examples`: N, by which the likelihood counts; `precision`: λ of the prior the teacher
     was trained with (its weight decay). Where the data say nothing the upper one of the `limits` decides, and
@@ -96,7 +96,7 @@ def swag(
     *,
     limits: tuple[float, float] = (SMALLEST, LARGEST),
 ) -> Posterior:
-    """The mean and the mean squared deviation of the snapshots, weight by weight, clipped (SWAG, diagonal part).
+    """Return the mean and the mean squared deviation of the snapshots, weight by weight, clipped (SWAG, diagonal part).
 
     One pass in float32 without the difference of two large numbers (Welford 1962). Raises ValueError for fewer than
     two.

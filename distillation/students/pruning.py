@@ -1,4 +1,4 @@
-"""What can be removed from a teacher at the least cost, and the student's prior. Knows no training.
+"""Cost of removing channels and blocks from a teacher, by its posterior; and the prior of the student that is left.
 
 The cost of a weight is m² ÷ σ²: twice the fall of the log density of its posterior N(m, σ²) from its mean to zero
 (Graves 2011). A neuron's is the sum over the weights out of it, a residual block's over its last projection: what is
@@ -7,22 +7,22 @@ prior is the teacher's posterior of the weights that are left.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from distillation.students import unets, weights, widths
+from distillation.students import weights, widths
 from distillation.students.channels import Layout
 from distillation.students.cuts import Cut
 from distillation.students.posterior import LARGEST, Posterior
+from distillation.students.unets import UNetShape
 from distillation.students.widths import WidthPlan
 
 Blocks = Mapping[str, tuple[str, ...]]  # of each block the tensors of its last projection
 
 
 def relevance(posterior: Posterior) -> dict[str, Tensor]:
-    """m² ÷ σ² of every weight, float32, by tensor."""
+    """Return m² ÷ σ² of every weight, float32, by tensor."""
     return {
         name: mean.float() ** 2 / posterior.variance[name].float()  # in float16 squares vanish
         for name, mean in posterior.mean.items()
@@ -30,9 +30,9 @@ def relevance(posterior: Posterior) -> dict[str, Tensor]:
 
 
 def channel_scores(posterior: Posterior, layout: Layout) -> dict[str, Tensor]:
-    """Of each space of the layout the sums of m² ÷ σ² over the weights out of each channel, float64 [channels].
+    """Return for each space the sums of m² ÷ σ² over the weights out of each channel, float64 [channels].
 
-    Out of a channel of a residual stream lead the weights of all layers that read the stream.
+    The weights out of a channel of a residual stream are those of all layers that read the stream.
     """
     ratios = relevance(posterior)
     scores = {
@@ -48,13 +48,13 @@ def channel_scores(posterior: Posterior, layout: Layout) -> dict[str, Tensor]:
     return scores
 
 
-def residual_blocks(config: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
-    """The blocks of a UNet that can be removed alone, as their input is added to their output unchanged.
+def residual_blocks(shape: UNetShape) -> dict[str, tuple[str, ...]]:
+    """Return the blocks of a UNet that can be removed alone, as their input is added to their output unchanged.
 
     All attentions, and the residual blocks without a convolution in the shortcut; with the names of the last
     projection's tensors.
     """
-    names = unets.shapes(config)
+    names = shape.tensors
     found: dict[str, tuple[str, ...]] = {}
     for name in names:
         block, _, tensor = name.rpartition(".conv2.weight")
@@ -67,7 +67,7 @@ def residual_blocks(config: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
 
 
 def block_scores(posterior: Posterior, blocks: Blocks) -> dict[str, float]:
-    """Of each block the sum of m² ÷ σ² over its last projection."""
+    """Return for each block the sum of m² ÷ σ² over its last projection."""
     ratios = relevance(posterior)
     return {
         block: float(sum(ratios[name].double().sum() for name in tensors))
@@ -76,12 +76,12 @@ def block_scores(posterior: Posterior, blocks: Blocks) -> dict[str, float]:
 
 
 def order(scores: Mapping[str, float]) -> list[str]:
-    """What to remove first, second, …: the least score first."""
+    """Return what to remove first, second, …: the least score first."""
     return sorted(scores, key=scores.__getitem__)
 
 
 def silence(tensors: Mapping[str, Tensor], blocks: Blocks) -> dict[str, Tensor]:
-    """The state dict with the blocks' last projections zero: a network of the same structure without these blocks."""
+    """Return the state dict with the blocks' last projections zero: one structure, without these blocks' effect."""
     zeroed = {name for names in blocks.values() for name in names}
     return {
         name: torch.zeros_like(tensor) if name in zeroed else tensor
@@ -91,7 +91,7 @@ def silence(tensors: Mapping[str, Tensor], blocks: Blocks) -> dict[str, Tensor]:
 
 # --- the student's prior --------------------------------------------------------------------------
 def prior_without_blocks(posterior: Posterior, blocks: Iterable[str]) -> Posterior:
-    """With the blocks' last projections conditioned on zero, and the rest of the blocks integrated out."""
+    """Return the posterior with the blocks' last projections conditioned on zero, the rest of them integrated out."""
     prefixes = tuple(f"{block}." for block in blocks)
     kept = [name for name in posterior.mean if not name.startswith(prefixes)]
     return Posterior(
@@ -101,22 +101,18 @@ def prior_without_blocks(posterior: Posterior, blocks: Iterable[str]) -> Posteri
 
 
 def prior_of_cut(
-    posterior: Posterior,
-    *,
-    teacher_config: Mapping[str, Any],
-    cut: Cut,
-    new_variance: float = LARGEST,
+    posterior: Posterior, teacher: UNetShape, *, cut: Cut, new_variance: float = LARGEST
 ) -> Posterior:
-    """Of the student of a cut. `new_variance`: of weights that the teacher has not (`weights.copy`), with mean 0."""
-    mean = weights.copy(posterior.mean, teacher_config=teacher_config, cut=cut)
-    variance = weights.copy(
-        posterior.variance, teacher_config=teacher_config, cut=cut, new=new_variance
+    """Return the prior of a cut student. `new_variance`: of weights that the teacher lacks (`weights.copy`), mean 0."""
+    return Posterior(
+        weights.copy(posterior.mean, teacher, cut=cut),
+        weights.copy(posterior.variance, teacher, cut=cut, new=new_variance),
     )
-    return Posterior(mean.tensors, variance.tensors)
 
 
 def prior_of_widths(posterior: Posterior, plan: WidthPlan) -> Posterior:
-    """Of a narrower student: the weights out of removed neurons conditioned on zero, those into them integrated out."""
+    """Return the prior of a narrower student: weights out of removed neurons are conditioned on zero, those into them
+    integrated out."""
     return Posterior(
         widths.narrow(posterior.mean, plan), widths.narrow_variances(posterior.variance, plan)
     )

@@ -1,4 +1,4 @@
-"""The inputs of a narrower student's time embedding. Knows no weights.
+"""Inputs of a narrower student's time embedding, as sums of the teacher's.
 
 A UNet turns the timestep into as many sines and cosines as its first level has channels. A narrower one has fewer, of
 other frequencies: the first layer of the time embedding is carried over by writing the teacher's as sums of the
@@ -6,19 +6,17 @@ student's.
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
 
 import torch
 from diffusers.models.embeddings import get_timestep_embedding
 from torch import Tensor
 
+from distillation.students.unets import UNetShape
+
 TIMESTEPS = 1000  # 0 to 999, at which the sums are fitted
-_RCOND = (
-    1e-3  # of the fit, relative to the largest singular value: keeps the weights of the sums small
-)
+_RCOND = 1e-3  # of the fit, relative to the largest singular value: keeps the weights small
 
 
 @dataclass(frozen=True)
@@ -30,20 +28,20 @@ class Sinusoids:
     error: float  # root mean square over timesteps and sinusoids; a sinusoid's own is 0.71
 
 
-def fit(config: Mapping[str, Any], share: Fraction) -> Sinusoids:
-    """For a student that keeps the share of the channels. `config`: the teacher's, complete; both widths even.
+def fit(teacher: UNetShape, share: Fraction) -> Sinusoids:
+    """Return the closest fit for a student that keeps the share of the channels; both widths even.
 
     diffusers' frequencies are exp(−ln 10⁴ · k ÷ (half − freq_shift)), k = 0 … half − 1. With freq_shift less by as many
     as are dropped, the student's are the teacher's fastest; the slow ones, which hardly turn in all timesteps, are sums
     of those kept, if enough are. Otherwise the student's are spread over the whole range, and most of what turns from
     one timestep to the next is lost. Of these two the closer is taken. A frequency that both have is kept exactly.
     """
-    width, shift = config["block_out_channels"][0], config["freq_shift"]
+    width, shift = teacher.widths[0], teacher.config["freq_shift"]
     narrower = int(width * share)
-    wanted, of_teacher = waves(config, width, shift)
+    wanted, of_teacher = waves(teacher, width, shift)
     fits = []
     for candidate in (shift + (narrower - width) // 2, shift):
-        given, of_student = waves(config, narrower, candidate)
+        given, of_student = waves(teacher, narrower, candidate)
         mix = torch.linalg.lstsq(given, wanted, rcond=_RCOND, driver="gelsd").solution.T
         shared = (of_teacher[:, None] / of_student - 1).abs() < 1e-9
         mix = torch.where(shared.any(1)[:, None], shared.double(), mix).contiguous()
@@ -52,17 +50,18 @@ def fit(config: Mapping[str, Any], share: Fraction) -> Sinusoids:
     return min(fits, key=lambda found: found.error)
 
 
-def waves(config: Mapping[str, Any], width: int, freq_shift: int) -> tuple[Tensor, Tensor]:
-    """float64 [timesteps, width]: sines and cosines; [width]: their frequencies, of the cosines negative."""
+def waves(teacher: UNetShape, width: int, freq_shift: int) -> tuple[Tensor, Tensor]:
+    """Return sines and cosines, float64 [timesteps, width], and their frequencies [width], of the cosines negative."""
+    is_flipped = teacher.config["flip_sin_to_cos"]
     values = get_timestep_embedding(
         torch.arange(TIMESTEPS),
         width,
-        flip_sin_to_cos=config["flip_sin_to_cos"],
+        flip_sin_to_cos=is_flipped,
         downscale_freq_shift=freq_shift,
     ).double()
     half = width // 2
     frequencies = torch.exp(
         -math.log(1e4) / (half - freq_shift) * torch.arange(half, dtype=torch.float64)
     )
-    signs = (-1, 1) if config["flip_sin_to_cos"] else (1, -1)
+    signs = (-1, 1) if is_flipped else (1, -1)
     return values, torch.cat([sign * frequencies for sign in signs])

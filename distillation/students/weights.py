@@ -1,18 +1,17 @@
-"""A student's tensors out of its teacher's, by an explicit table of names. Knows no training.
+"""A cut student's tensors, copied from its teacher's by an explicit table of names.
 
 What is true of the weights is true of any values that belong to them one by one, such as posterior variances: with a
 diagonal posterior the student's prior is the teacher's posterior of the weights that it keeps.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from distillation.students import cuts, unets
+from distillation.students import cuts
 from distillation.students.cuts import Cut
+from distillation.students.unets import UNetShape
 
 # The tensors of a residual block that are indexed by its inputs, with the axis, and whether a new input's value is
 # taken from the input that it doubles (a norm) or is new.
@@ -24,55 +23,31 @@ _INPUTS = {
 }
 
 
-@dataclass(frozen=True)
-class Copied:
-    """A student's tensors, all of them, and where they come from."""
-
-    tensors: dict[str, Tensor]  # complete: names and shapes as the student's configuration asks
-    sources: dict[str, str]  # of each the teacher's tensor
-    partly_new: tuple[str, ...]  # the student's tensors of which the teacher has only a part
-    left_behind: tuple[str, ...]  # the teacher's tensors that the student has nothing of
-
-
-def sources(teacher_config: Mapping[str, Any], cut: Cut) -> dict[str, str]:
-    """Of each of the student's tensors the name of the teacher's tensor that it comes from."""
-    return {
-        name: _source(name, cut) for name in unets.shapes(cuts.student_config(teacher_config, cut))
-    }
+def sources(teacher: UNetShape, cut: Cut) -> dict[str, str]:
+    """Return for each of the student's tensors the name of the teacher's tensor that it comes from."""
+    return {name: _source(name, cut) for name in cuts.student_shape(teacher, cut).tensors}
 
 
 def copy(
-    teacher: Mapping[str, Tensor],
-    *,
-    teacher_config: Mapping[str, Any],
-    cut: Cut,
-    new: float = 0.0,
-) -> Copied:
-    """Copies of the teacher's tensors under the student's names; the teacher's are not changed or shared.
+    tensors: Mapping[str, Tensor], teacher: UNetShape, *, cut: Cut, new: float = 0.0
+) -> dict[str, Tensor]:
+    """Return copies of the teacher's tensors under the student's names, all that the student has.
 
     One thing may have no counterpart. When the removed stage is wider than the one above it, the student's first up
     layer reads, in place of the stage's output, its own hidden state: the tensor that it also reads as the skip. The
     weights on the removed output are gone (conditioned on zero), those on the skip are copied, those on the new input
     begin at `new`: 0 for weights, so that the layer acts on the skip alone; for variances give the width of the prior.
-    The norm of the new input is that of the skip. Such tensors are listed as `partly_new`.
+    The norm of the new input is that of the skip. Of such tensors the shape differs from their source's.
 
-    Raises StudentRefused if the teacher's tensors are not those of its configuration.
+    Raises StudentRefused if the tensors are not the teacher's.
     """
-    config = unets.complete(teacher_config)
-    expected = unets.shapes(cuts.student_config(config, cut))
-    unets.require(teacher, unets.shapes(config))
-    names = {name: _source(name, cut) for name in expected}
-    tensors: dict[str, Tensor] = {}
-    partly_new = []
-    for name, shape in expected.items():
-        source = teacher[names[name]]
-        if source.shape == shape:
-            tensors[name] = source.detach().clone()
-        else:
-            tensors[name] = _with_new_inputs(name, source, shape, new)
-            partly_new.append(name)
-    left_behind = tuple(name for name in teacher if name not in set(names.values()))
-    return Copied(tensors, names, tuple(partly_new), left_behind)
+    teacher.require(tensors)
+    copies = {}
+    for name, shape in cuts.student_shape(teacher, cut).tensors.items():
+        source = tensors[_source(name, cut)]
+        is_whole = source.shape == shape
+        copies[name] = source.detach().clone() if is_whole else _extended(name, source, shape, new)
+    return copies
 
 
 def _source(name: str, cut: Cut) -> str:
@@ -87,8 +62,8 @@ def _source(name: str, cut: Cut) -> str:
     return ".".join(parts)
 
 
-def _with_new_inputs(name: str, source: Tensor, shape: torch.Size, new: float) -> Tensor:
-    """The skip's half of the teacher's tensor, after as many inputs that are new or double it."""
+def _extended(name: str, source: Tensor, shape: torch.Size, new: float) -> Tensor:
+    """Return the skip's half of the teacher's tensor, after as many inputs that are new or double it."""
     axis, is_doubled = _INPUTS[".".join(name.split(".")[-2:])]
     skip = shape[axis] // 2
     kept = source.detach().narrow(axis, source.shape[axis] - skip, skip)

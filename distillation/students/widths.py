@@ -1,4 +1,4 @@
-"""Which channels a narrower student keeps, and its tensors. Knows no posterior: the scores of channels are given.
+"""Choice of the channels that a narrower student keeps, by given scores; and its tensors.
 
 Every level keeps one share of its channels, and as large a share of norm groups, of heads and of the time embedding: so
 the size of a group and of a head stays, and with it the statistics of a GroupNorm and the scale of an attention. Groups
@@ -14,16 +14,15 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from distillation.students import channels, sinusoids, unets
+from distillation.students import channels, sinusoids
 from distillation.students.channels import Layout
 from distillation.students.errors import StudentRefused
 from distillation.students.sinusoids import Sinusoids
-from distillation.students.unets import Config
+from distillation.students.unets import UNetShape
 
 Segment = tuple[int, int]  # first channel, and the one after the last
 
@@ -32,23 +31,22 @@ Segment = tuple[int, int]  # first channel, and the one after the last
 class WidthPlan:
     """What a narrower student keeps."""
 
-    teacher_config: Config
-    student_config: Config
+    teacher: UNetShape
+    student: UNetShape
+    layout: Layout  # of the teacher
     kept: dict[str, Tensor]  # of each space the channels, int64, ascending
     mixed_norms: tuple[str, ...]  # GroupNorms with groups of other channels than the teacher's
     sinusoids: Sinusoids  # of the time embedding
 
 
-def exact_shares(teacher_config: Mapping[str, Any]) -> tuple[Fraction, ...]:
-    """The shares of channels at which every group of every GroupNorm can stay whole, ascending."""
-    config = unets.complete(teacher_config)
-    layout = channels.layout(config)
-    groups = config["norm_num_groups"]
-    shares = (Fraction(kept, groups) for kept in range(1, groups))
+def exact_shares(teacher: UNetShape) -> tuple[Fraction, ...]:
+    """Return the shares of channels at which every group of every GroupNorm can stay whole, ascending."""
+    layout = channels.layout(teacher)
+    shares = (Fraction(kept, teacher.groups) for kept in range(1, teacher.groups))
     return tuple(
         share
         for share in shares
-        if _obstacle(config, share) is None
+        if _obstacle(teacher, share) is None
         and all(
             _fits(_segments(layout, name, are_whole=True), _dropped(space.channels, share))
             for name, space in layout.spaces.items()
@@ -57,26 +55,25 @@ def exact_shares(teacher_config: Mapping[str, Any]) -> tuple[Fraction, ...]:
 
 
 def plan(
-    teacher_config: Mapping[str, Any],
+    teacher: UNetShape,
     share: Fraction,
     *,
     scores: Mapping[str, Tensor],
     may_mix_norms: bool = False,
 ) -> WidthPlan:
-    """Keep the share of the channels of every space that have the highest scores, within what norms and heads allow.
+    """Keep the share of every space's channels that has the highest scores, within what norms and heads allow.
 
     `scores`: of each space of `channels.layout` a value per channel, [channels], such as `pruning.channel_scores`; what
     goes together counts with its sum. `may_mix_norms` allows shares that are not among `exact_shares`. Raises
     StudentRefused.
     """
-    config = unets.complete(teacher_config)
-    layout = channels.layout(config)
+    layout = channels.layout(teacher)
     share = Fraction(share)
-    obstacle = "It must lie between 0 and 1." if not 0 < share < 1 else _obstacle(config, share)
+    obstacle = "It must lie between 0 and 1." if not 0 < share < 1 else _obstacle(teacher, share)
     if obstacle:
         raise StudentRefused(f"A share of {share} of the channels cannot be kept. {obstacle}")
-    if not may_mix_norms and share not in exact_shares(config):
-        exact = ", ".join(map(str, exact_shares(config))) or "none"
+    if not may_mix_norms and share not in (shares := exact_shares(teacher)):
+        exact = ", ".join(map(str, shares)) or "none"
         raise StudentRefused(
             f"At a share of {share} some GroupNorms cannot keep whole groups. Shares at which they can: {exact}. "
             "Allow mixed norms if the student is trained afterwards."
@@ -86,21 +83,22 @@ def plan(
         score = _score(scores, name, space.channels)
         segments = _segments(layout, name, are_whole=not may_mix_norms)
         kept[name] = _kept(score, segments, _dropped(space.channels, share))
-    fitted = sinusoids.fit(config, share)
-    student: Config = {
-        **config,
-        "block_out_channels": tuple(int(width * share) for width in config["block_out_channels"]),
-        "norm_num_groups": int(config["norm_num_groups"] * share),
-        "attention_head_dim": _heads(config, share),
-        "time_embedding_dim": len(kept["time_embedding"]),
-        "freq_shift": fitted.freq_shift,
-    }
-    mixed = _mixed_norms(layout, kept, config["norm_num_groups"])
-    return WidthPlan(config, student, kept, mixed, fitted)
+    fitted = sinusoids.fit(teacher, share)
+    student = teacher.changed(
+        {
+            "block_out_channels": tuple(int(width * share) for width in teacher.widths),
+            "norm_num_groups": int(teacher.groups * share),
+            "attention_head_dim": _heads(teacher, share),
+            "time_embedding_dim": len(kept["time_embedding"]),
+            "freq_shift": fitted.freq_shift,
+        }
+    )
+    mixed = _mixed_norms(layout, kept, teacher.groups)
+    return WidthPlan(teacher, student, layout, kept, mixed, fitted)
 
 
 def narrow(tensors: Mapping[str, Tensor], plan: WidthPlan) -> dict[str, Tensor]:
-    """The student's weights: the kept channels of the teacher's, as copies.
+    """Return the student's weights: the kept channels of the teacher's, as copies.
 
     The first layer of the time embedding is multiplied by `plan.sinusoids.mix`, as the student has fewer frequencies.
     """
@@ -108,15 +106,14 @@ def narrow(tensors: Mapping[str, Tensor], plan: WidthPlan) -> dict[str, Tensor]:
 
 
 def narrow_variances(variances: Mapping[str, Tensor], plan: WidthPlan) -> dict[str, Tensor]:
-    """The variances of `narrow` of independent weights with these variances."""
+    """Return the variances of what `narrow` gives, of independent weights with these variances."""
     return _narrow(variances, plan, plan.sinusoids.mix**2)
 
 
 def _narrow(tensors: Mapping[str, Tensor], plan: WidthPlan, mix: Tensor) -> dict[str, Tensor]:
-    unets.require(tensors, unets.shapes(plan.teacher_config))
-    slots = channels.layout(plan.teacher_config).slots
+    plan.teacher.require(tensors)
     indices: dict[tuple[str, int], list[tuple[int, Tensor]]] = {}
-    for slot in slots:
+    for slot in plan.layout.slots:
         parts = indices.setdefault((slot.tensor, slot.axis), [])
         parts.append((slot.start, plan.kept[slot.space] + slot.start))
     narrowed = {name: tensor.detach() for name, tensor in tensors.items()}
@@ -127,7 +124,7 @@ def _narrow(tensors: Mapping[str, Tensor], plan: WidthPlan, mix: Tensor) -> dict
         narrowed[name] = narrowed[name].index_select(axis, index.to(narrowed[name].device))
     first = narrowed[channels.FREQUENCIES]
     narrowed[channels.FREQUENCIES] = (first.double() @ mix.to(first.device)).to(first.dtype)
-    unets.require(narrowed, unets.shapes(plan.student_config))
+    plan.student.require(narrowed)
     return narrowed
 
 
@@ -136,41 +133,40 @@ def _dropped(width: int, share: Fraction) -> int:
     return width - int(width * share)
 
 
-def _obstacle(config: Mapping[str, Any], share: Fraction) -> str | None:
-    """Why the share cannot be kept, with what would help."""
-    groups = config["norm_num_groups"]
+def _obstacle(teacher: UNetShape, share: Fraction) -> str | None:
+    """Return why the share cannot be kept, with what would help; None if it can."""
+    groups = teacher.groups
     if (groups * share).denominator != 1:
         return (
             f"norm_num_groups ({groups}) must keep a whole number: give a multiple of 1/{groups}."
         )
-    for level, heads in enumerate(unets.per_level(config, "attention_head_dim")):
-        if channels.attends(config, level) and (heads * share).denominator != 1:
+    for level, heads in enumerate(teacher.heads):
+        if teacher.attends(level) and (heads * share).denominator != 1:
             return (
                 f"Level {level} has {heads} heads (attention_head_dim), which go as wholes: "
                 f"give a multiple of 1/{heads}."
             )
-    first = config["block_out_channels"][0]
+    first = teacher.widths[0]
     if first % 2 or (first * share) % 2:
         return f"The {first} channels of the first level and {first * share} must be even: they are sines and cosines."
-    time_width = config["time_embedding_dim"] or 4 * first
-    if (time_width * share).denominator != 1:
-        return f"time_embedding_dim ({time_width}) must keep a whole number."
+    if (teacher.time_width * share).denominator != 1:
+        return f"time_embedding_dim ({teacher.time_width}) must keep a whole number."
     return None
 
 
-def _heads(config: Mapping[str, Any], share: Fraction) -> int | tuple[int, ...]:
-    heads = config["attention_head_dim"]
-    if isinstance(heads, int):
-        return int(heads * share)
+def _heads(teacher: UNetShape, share: Fraction) -> int | tuple[int, ...]:
+    given = teacher.config["attention_head_dim"]
+    if isinstance(given, int):
+        return int(given * share)
     return tuple(  # where nothing attends the number means nothing
-        int(number * share) if channels.attends(config, level) else number
-        for level, number in enumerate(heads)
+        int(number * share) if teacher.attends(level) else number
+        for level, number in enumerate(teacher.heads)
     )
 
 
 # --- channels -------------------------------------------------------------------------------------
 def _segments(layout: Layout, space: str, *, are_whole: bool) -> list[Segment]:
-    """The runs of channels of a space that can be removed each on its own, ascending.
+    """Return the runs of channels of a space that can be removed each on its own, ascending.
 
     With `are_whole` a run ends only where a group ends in every norm that reads the space, wherever the space stands in
     it. Then the runs before and after it keep their groups, as it is removed by whole groups of each norm. Channels in
@@ -187,7 +183,7 @@ def _segments(layout: Layout, space: str, *, are_whole: bool) -> list[Segment]:
 
 
 def _readers(layout: Layout) -> dict[str, list[tuple[int, int]]]:
-    """Of each space (its first channel's place in a norm, the size of the norm's groups), for all norms over it."""
+    """Return for each space (its first channel's place in a norm, the norm's group size), for all norms over it."""
     readers: dict[str, list[tuple[int, int]]] = {space: [] for space in layout.spaces}
     for norm in layout.norms:
         # the groups are as many in all norms, and a stream's unit is one of its own
@@ -201,7 +197,7 @@ def _readers(layout: Layout) -> dict[str, list[tuple[int, int]]]:
 
 
 def _fits(segments: list[Segment], dropped: int) -> bool:
-    """Whether some of the segments have together this length."""
+    """Return whether some of the segments have together this length."""
     lengths = [stop - start for start, stop in segments]
     if len(set(lengths)) == 1:
         return dropped % lengths[0] == 0 and dropped <= sum(lengths)
@@ -212,7 +208,7 @@ def _fits(segments: list[Segment], dropped: int) -> bool:
 
 
 def _kept(scores: Tensor, segments: list[Segment], dropped: int) -> Tensor:
-    """The channels left when the segments of this length together that have the least score are removed."""
+    """Return the channels left when the segments of least score that have together this length are removed."""
     values = [float(scores[start:stop].sum()) for start, stop in segments]
     lengths = {stop - start for start, stop in segments}
     if len(lengths) == 1:

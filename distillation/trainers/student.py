@@ -1,6 +1,5 @@
-"""Makes a student out of its teacher, and asks it. Knows no loss and no loop. What is kept is decided in `students`."""
+"""Student network: made out of its teacher by a recipe; and its prediction."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -8,9 +7,10 @@ import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 
-from distillation.students import channels, cuts, pruning, unets, weights, widths
+from distillation.students import channels, cuts, pruning, weights, widths
 from distillation.students.errors import StudentRefused
 from distillation.students.posterior import Posterior
+from distillation.students.unets import UNetShape
 from distillation.trainers.teacher import Teacher
 from distillation.training.errors import RecipeRefused
 
@@ -39,54 +39,68 @@ class StudentRecipe:
         return Fraction(self.width)
 
 
-def make(
-    teacher: Teacher, recipe: StudentRecipe, *, posterior: Posterior | None = None
-) -> UNet2DConditionModel:
-    """The student with its teacher's weights, fp32, trainable. Raises RecipeRefused.
+@dataclass(frozen=True)
+class Reduced:
+    """A student's shape and initial weights; prior: the teacher's posterior of these weights, None if none is known."""
+
+    shape: UNetShape
+    tensors: dict[str, Tensor]
+    prior: Posterior | None
+
+
+def reduce(teacher: Teacher, recipe: StudentRecipe, *, posterior: Posterior | None) -> Reduced:
+    """Remove from the teacher what the recipe leaves out. Raises StudentRefused.
 
     posterior: of the teacher's weights; decides which channels stay where the width is less than 1. Without one all
     weights count as equally well known, and the largest channels stay.
     """
+    shape = UNetShape(teacher.unet.config)
     tensors = dict(teacher.unet.state_dict())
-    config: Mapping[str, object] = teacher.unet.config
+    if recipe.cut is not None:
+        cut = cuts.cut_named(recipe.cut)
+        tensors = weights.copy(tensors, shape, cut=cut)
+        posterior = posterior and pruning.prior_of_cut(posterior, shape, cut=cut)
+        shape = cuts.student_shape(shape, cut)
+    if recipe.share < 1:
+        known = posterior or Posterior(
+            tensors, {name: torch.ones_like(value) for name, value in tensors.items()}
+        )
+        scores = pruning.channel_scores(known, channels.layout(shape))
+        # Where no choice of channels keeps the groups of the norms whole, training must make up for it.
+        is_mixed = recipe.share not in widths.exact_shares(shape)
+        plan = widths.plan(shape, recipe.share, scores=scores, may_mix_norms=is_mixed)
+        tensors, shape = widths.narrow(tensors, plan), plan.student
+        posterior = posterior and pruning.prior_of_widths(posterior, plan)
+    return Reduced(shape, tensors, posterior)
+
+
+def make(
+    teacher: Teacher, recipe: StudentRecipe, *, posterior: Posterior | None = None
+) -> UNet2DConditionModel:
+    """Return the student with its teacher's weights (`reduce`), fp32, trainable. Raises RecipeRefused."""
     try:
-        config = unets.complete(config)
-        if recipe.cut is not None:
-            cut = cuts.cut_named(recipe.cut)
-            tensors = weights.copy(tensors, teacher_config=config, cut=cut).tensors
-            if posterior is not None:
-                posterior = pruning.prior_of_cut(posterior, teacher_config=config, cut=cut)
-            config = cuts.student_config(config, cut)
-        if recipe.share < 1:
-            known = posterior or Posterior(
-                tensors, {name: torch.ones_like(value) for name, value in tensors.items()}
-            )
-            scores = pruning.channel_scores(known, channels.layout(config))
-            # Where no choice of channels keeps the groups of the norms whole, training must make up for it.
-            is_mixed = recipe.share not in widths.exact_shares(config)
-            plan = widths.plan(config, recipe.share, scores=scores, may_mix_norms=is_mixed)
-            tensors, config = widths.narrow(tensors, plan), plan.student_config
+        reduced = reduce(teacher, recipe, posterior=posterior)
     except StudentRefused as error:
         raise RecipeRefused(
             f"student (cut {recipe.cut}, width {recipe.width}) does not fit {teacher.manifest.name}: {error}"
         ) from error
-    student = UNet2DConditionModel.from_config(dict(config))
-    student.load_state_dict(tensors)
+    student = UNet2DConditionModel.from_config(dict(reduced.shape.config))
+    student.load_state_dict(reduced.tensors)
     student.set_attn_processor(teacher.attention_processor())
     return student.to(teacher.device)
 
 
 def feature_pairs(teacher: Teacher, recipe: StudentRecipe) -> tuple[tuple[str, str], ...]:
-    """(the teacher's module, the student's) whose outputs have one shape. None of a narrower student."""
+    """Return (teacher's module, student's module) whose outputs have one shape; none for a narrower student."""
     if recipe.cut is None or recipe.share < 1:
         return ()
-    return cuts.feature_pairs(teacher.unet.config, cuts.cut_named(recipe.cut))
+    return cuts.feature_pairs(UNetShape(teacher.unet.config), cuts.cut_named(recipe.cut))
 
 
 def predict(
     student: UNet2DConditionModel, latents: Tensor, timesteps: Tensor, prompt_embeds: Tensor
 ) -> Tensor:
-    """fp32 [B, C, h, w], of the prediction type that it was trained for; inside `teacher.autocast()`."""
+    """Return the prediction fp32 [B, C, h, w], of the type that the student learns; inside `teacher.autocast()`."""
     output: Tensor = student(
         latents, timesteps, encoder_hidden_states=prompt_embeds, return_dict=False
     )[0]

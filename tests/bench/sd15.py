@@ -16,6 +16,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 from distillation.pipeline import recipes
 from distillation.students import cuts
+from distillation.students.unets import UNetShape
 from distillation.trainers import decoder as decoders
 from generation.engine import bundle, release
 from tests.bench import distilled
@@ -51,10 +52,8 @@ def make_student(target: Path, teacher: Path) -> None:
     if recipe.student.cut is None or recipe.student.share != 1:
         raise ValueError(f"{RECIPE} makes another student than this: {recipe.student}")
     manifest = release.read(teacher)
-    config = cuts.student_config(
-        UNet2DConditionModel.load_config(teacher, subfolder="unet"),
-        cuts.cut_named(recipe.student.cut),
-    )
+    shape = UNetShape(UNet2DConditionModel.load_config(teacher, subfolder="unet"))
+    config = cuts.student_shape(shape, cuts.cut_named(recipe.student.cut)).config
     torch.manual_seed(16)
     bundle.write(
         target,

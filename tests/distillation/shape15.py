@@ -27,6 +27,7 @@ from PIL import Image
 
 from distillation.pipeline.recipes import RECIPES
 from distillation.students import cuts
+from distillation.students.unets import UNetShape
 from distillation.trainers import (
     catalogue,
     decoder,
@@ -303,10 +304,8 @@ def run_all(out: Path) -> int:
         measured = json.loads(report.read_text())
         peak = measured["peak_bytes"] / GIB
         print(f"{name:12}{measured['seconds']:9.1f}{peak:10.2f}", flush=True)
-    config = cuts.student_config(
-        UNet2DConditionModel.load_config(out / "teacher/unet"),
-        cuts.cut_named(RECIPE.student.cut or "tiny"),
-    )
+    shape = UNetShape(UNet2DConditionModel.load_config(out / "teacher/unet"))
+    config = cuts.student_shape(shape, cuts.cut_named(RECIPE.student.cut or "tiny")).config
     manifest = release.read(out / "teacher")
     expected = bundle_bytes(
         config,

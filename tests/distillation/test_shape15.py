@@ -8,6 +8,7 @@ import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 from distillation.students import cuts
+from distillation.students.unets import UNetShape
 from distillation.trainers import decoder
 from distillation.training import networks
 from generation.engine import release
@@ -40,7 +41,9 @@ def test_the_bundle_stays_below_340_million_bytes_with_200_prompt_variants():
     assert RECIPE.student.share == Fraction(1)
     with torch.device("meta"):
         teacher = UNet2DConditionModel(**checkpoint15.UNET)
-    config = cuts.student_config(teacher.config, cuts.cut_named(RECIPE.student.cut))
+    config = cuts.student_shape(
+        UNetShape(teacher.config), cuts.cut_named(RECIPE.student.cut)
+    ).config
     found = bundle_bytes(
         config,
         steps=len(RECIPE.timesteps),

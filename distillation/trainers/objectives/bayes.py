@@ -12,15 +12,12 @@ from torch import Generator, Tensor, nn
 
 from distillation.losses.bayes import DiagonalGaussian, divergence, prior_penalty
 from distillation.losses.noise_regression import noise_regression
-from distillation.students import channels, cuts, pruning, unets, widths
-from distillation.students.posterior import Posterior
 from distillation.trainers.objectives import checks, passes
 from distillation.trainers.objectives import posterior as posteriors
 from distillation.trainers.objectives.batches import Batch
 from distillation.trainers.objectives.posterior import Estimate, PosteriorRecipe
 from distillation.trainers.objectives.protocol import Listened, Sources
-from distillation.trainers.student import StudentRecipe
-from distillation.trainers.teacher import Teacher
+from distillation.trainers.student import reduce
 
 FORMS = ("point", "kl")
 INITIAL_VARIANCE = 1e-6  # of a weight; less where the prior is narrower
@@ -109,7 +106,8 @@ class Bayes:
             sources.teacher, recipe.guidance_scale, field="guidance_scale"
         )
         known = recipe.estimate(sources)
-        prior = prior_of(known.posterior, sources.teacher, sources.student_recipe)
+        made = reduce(sources.teacher, sources.student_recipe, posterior=known.posterior)
+        prior = made.prior or known.posterior
         device = sources.teacher.device
         names = [name for name, _ in student.named_parameters()]
         self.prior = DiagonalGaussian(
@@ -160,18 +158,3 @@ class Bayes:
                 {"encoder_hidden_states": batch.prompt_embeds, "return_dict": False},
             )[0]
         return output.float()
-
-
-def prior_of(posterior: Posterior, teacher: Teacher, recipe: StudentRecipe) -> Posterior:
-    """Of the student's weights: the posterior of those it keeps. Channels are chosen as in `student.make`, by m²÷σ²."""
-    config = unets.complete(teacher.unet.config)
-    if recipe.cut is not None:
-        cut = cuts.cut_named(recipe.cut)
-        posterior = pruning.prior_of_cut(posterior, teacher_config=config, cut=cut)
-        config = cuts.student_config(config, cut)
-    if recipe.share < 1:
-        scores = pruning.channel_scores(posterior, channels.layout(config))
-        posterior = pruning.prior_of_widths(
-            posterior, widths.plan(config, recipe.share, scores=scores)
-        )
-    return posterior

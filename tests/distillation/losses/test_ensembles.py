@@ -7,7 +7,6 @@ from distillation.losses.ensembles import (
     ensemble_regression,
     geometric_mean,
     mean_noise,
-    reward_weights,
 )
 from distillation.losses.noise_regression import noise_regression
 from distillation.losses.soft_targets import soft_loss, target_log_probabilities
@@ -134,14 +133,6 @@ def test_teachers_may_be_weighed_sample_by_sample():
     assert torch.allclose(found[1], 0.25 * noises[0][1] + 0.75 * noises[1][1])
 
 
-def test_better_teachers_weigh_more_and_the_temperature_levels_them():
-    rewards = torch.tensor([[0.9, 0.2], [0.5, 0.2]])
-    sharp = reward_weights(rewards, temperature=0.1)
-    assert float(sharp[0, 0] / sharp[1, 0]) == pytest.approx(torch.e**4, rel=1e-4)
-    assert sharp[:, 1].tolist() == [0.5, 0.5]
-    assert reward_weights(rewards, temperature=1e6)[0, 0] == pytest.approx(0.5, abs=1e-4)
-
-
 def test_teachers_learn_nothing_and_the_derivative_is_right():
     noises = [noise.requires_grad_() for noise in teachers(2, 3)]
     student = drawn(2, 3).requires_grad_()
@@ -167,5 +158,3 @@ def test_contradictions_are_refused():
             mean_noise(noises, weights=torch.tensor(bad))
     with pytest.raises(ValueError, match="variance"):
         ensemble_regression(drawn(2, 3), noises, weights=WEIGHTS, variance=0.0)
-    with pytest.raises(ValueError, match="temperature"):
-        reward_weights(torch.ones(2), temperature=0.0)

@@ -8,7 +8,6 @@ from distillation.losses.mmd import (
     depth_weights,
     layers_mmd2,
     linear,
-    mixture_mmd2,
     mmd2,
 )
 
@@ -162,27 +161,6 @@ def test_the_batch_is_averaged_image_by_image():
         assert float(mmd2(student, teacher, kernel=kernel)) == pytest.approx(sum(alone) / 3)
 
 
-def test_a_mixture_of_teachers_is_its_expansion():
-    student = drawn(1, 3, 2, 2)
-    first, second = drawn(1, 4, 2, 2, seed=1), drawn(1, 6, 2, 2, seed=2)
-    sets = [functional.normalize(maps[0].flatten(1), dim=1) for maps in (student, first, second)]
-    weights = (-1.0, 0.3, 0.7)
-    expected = sum(
-        a * b * float(((x @ y.T) ** 2).mean())
-        for a, x in zip(weights, sets, strict=True)
-        for b, y in zip(weights, sets, strict=True)
-    )
-    found = mixture_mmd2(student, [first, second], weights=weights[1:], kernel=Polynomial())
-    assert float(found) == pytest.approx(expected, rel=1e-4)
-
-
-def test_a_mixture_of_one_teacher_twice_is_that_teacher():
-    student, teacher = drawn(2, 3, 2, 2), drawn(2, 4, 2, 2, seed=1)
-    for kernel in KERNELS:
-        twice = mixture_mmd2(student, [teacher, teacher], weights=(0.25, 0.75), kernel=kernel)
-        assert float(twice) == pytest.approx(float(mmd2(student, teacher, kernel=kernel)))
-
-
 def test_layers_are_paired_by_depth_among_like_resolutions():
     layers = [(0.0, 16), (0.4, 8), (0.6, 4), (1.0, 16)]
     weights = depth_weights([(0.0, 16), (0.5, 4)], layers, reach=0.2)
@@ -261,11 +239,6 @@ def test_contradictions_are_refused():
         mmd2(maps, maps[:1], kernel=linear)
     with pytest.raises(ValueError, match="one batch size"):
         mmd2(maps.flatten(2), maps, kernel=linear)
-    with pytest.raises(ValueError, match="do not fit 1 weights"):
-        mixture_mmd2(maps, [maps, maps], weights=(1.0,), kernel=linear)
-    for bad in ((0.5, 0.6), (1.5, -0.5)):
-        with pytest.raises(ValueError, match="sum to 1"):
-            mixture_mmd2(maps, [maps, maps], weights=bad, kernel=linear)
     with pytest.raises(ValueError, match="degree"):
         Polynomial(0)
     with pytest.raises(ValueError, match="offset"):

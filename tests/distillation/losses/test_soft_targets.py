@@ -7,7 +7,6 @@ from torch.nn import functional
 from distillation.losses import soft_targets
 from distillation.losses.noise_regression import noise_regression
 from distillation.losses.soft_targets import (
-    hard_loss,
     soft_loss,
     target_log_probabilities,
     weighted_average,
@@ -115,12 +114,6 @@ def test_half_precision_is_computed_in_single():
     assert float(found) == pytest.approx(float(expected), rel=1e-3)
 
 
-def test_the_hard_loss_is_of_the_true_class_at_temperature_one():
-    student, labels = logits(0, 3, 4), torch.tensor([2, 0, 3])
-    expected = -sum(float(student.softmax(1)[row, label].log()) for row, label in enumerate(labels))
-    assert float(hard_loss(student, labels)) == pytest.approx(expected / 3)
-
-
 def test_the_average_weighs_soft_and_hard():
     soft, hard = torch.tensor(2.0), torch.tensor(6.0)
     assert float(weighted_average(soft, hard, soft_weight=0.75)) == 3.0
@@ -144,8 +137,6 @@ def test_logits_in_place_of_log_probabilities_are_refused():
 def test_other_contradictions_are_refused():
     with pytest.raises(ValueError, match="differ in shape"):
         soft_loss(logits(0, 2, 3), functional.log_softmax(logits(1, 2, 4), 1), temperature=1.0)
-    with pytest.raises(ValueError, match="Labels"):
-        hard_loss(logits(0, 2, 3), torch.zeros(3, dtype=torch.int64))
     with pytest.raises(ValueError, match="soft_weight"):
         soft_targets.weighted_average(torch.tensor(1.0), torch.tensor(1.0), soft_weight=1.5)
     with pytest.raises(ValueError, match="scalars"):

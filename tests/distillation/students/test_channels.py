@@ -2,7 +2,7 @@
 
 import pytest
 
-from distillation.students import channels, cuts, unets
+from distillation.students import channels, cuts
 from distillation.students.errors import StudentRefused
 
 from .toys import DEEP, SD15, STARTER
@@ -11,8 +11,8 @@ NETWORKS = {
     "starter": STARTER,
     "deep": DEEP,
     "sd15": SD15,
-    "linear": {**STARTER, "use_linear_projection": True, "transformer_layers_per_block": 2},
-    "tiny": cuts.student_config(SD15, cuts.CUTS["tiny"]),
+    "linear": STARTER.changed({"use_linear_projection": True, "transformer_layers_per_block": 2}),
+    "tiny": cuts.student_shape(SD15, cuts.CUTS["tiny"]),
 }
 # All that is not indexed by channels: latents, text, frequencies.
 OUTER = {
@@ -23,14 +23,14 @@ OUTER = {
 }
 
 
-@pytest.mark.parametrize("config", NETWORKS.values(), ids=list(NETWORKS))
-def test_every_axis_of_channels_is_covered_once(config):
-    layout = channels.layout(config)
+@pytest.mark.parametrize("network", NETWORKS.values(), ids=list(NETWORKS))
+def test_every_axis_of_channels_is_covered_once(network):
+    layout = channels.layout(network)
     covered: dict[tuple[str, int], list[tuple[int, int]]] = {}
     for slot in layout.slots:
         ends = (slot.start, slot.start + layout.spaces[slot.space].channels)
         covered.setdefault((slot.tensor, slot.axis), []).append(ends)
-    for name, shape in unets.shapes(config).items():
+    for name, shape in network.tensors.items():
         for axis in range(min(len(shape), 2)):
             reads_text = axis == 1 and name.endswith(("attn2.to_k.weight", "attn2.to_v.weight"))
             if reads_text or (name, axis) in OUTER:
@@ -62,4 +62,4 @@ def test_a_residual_stream_is_one_space_with_all_that_is_added_to_it():
 
 def test_heads_that_do_not_divide_the_channels_are_refused():
     with pytest.raises(StudentRefused, match="attention_head_dim"):
-        channels.layout({**STARTER, "attention_head_dim": 3})
+        channels.layout(STARTER.changed({"attention_head_dim": 3}))

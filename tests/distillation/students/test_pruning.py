@@ -5,14 +5,15 @@ from fractions import Fraction
 import pytest
 import torch
 
-from distillation.students import channels, cuts, posterior, pruning, unets, weights, widths
+from distillation.students import channels, cuts, posterior, pruning, weights, widths
 from distillation.students.posterior import Posterior
+from distillation.students.unets import UNetShape
 
 from .toys import STARTER, loaded, output, unet
 
 
-def of_toy(config: dict, seed: int = 0) -> Posterior:
-    tensors = unet(config, seed=seed).state_dict()
+def of_toy(shape: UNetShape, seed: int = 0) -> Posterior:
+    tensors = unet(shape, seed=seed).state_dict()
     torch.manual_seed(seed)
     return Posterior(tensors, {name: torch.rand(t.shape) + 0.1 for name, t in tensors.items()})
 
@@ -101,14 +102,17 @@ def test_the_prior_without_blocks_is_the_posterior_of_the_rest():
 @pytest.mark.parametrize("cut", cuts.CUTS.values(), ids=list(cuts.CUTS))
 def test_the_prior_of_a_cut_is_the_posterior_of_the_weights_it_copies(cut):
     known = of_toy(STARTER)
-    prior = pruning.prior_of_cut(known, teacher_config=STARTER, cut=cut, new_variance=7.0)
-    copied = weights.copy(known.mean, teacher_config=STARTER, cut=cut)
-    assert set(prior.mean) == set(unets.shapes(cuts.student_config(STARTER, cut)))
-    for name, source in copied.sources.items():
-        assert torch.equal(prior.mean[name], copied.tensors[name])
-        if name not in copied.partly_new:
+    prior = pruning.prior_of_cut(known, STARTER, cut=cut, new_variance=7.0)
+    copied = weights.copy(known.mean, STARTER, cut=cut)
+    assert set(prior.mean) == set(cuts.student_shape(STARTER, cut).tensors)
+    partly_new = []
+    for name, source in weights.sources(STARTER, cut).items():
+        assert torch.equal(prior.mean[name], copied[name])
+        if copied[name].shape != known.mean[source].shape:
+            partly_new.append(name)
+        else:
             assert torch.equal(prior.variance[name], known.variance[source])
-    is_new = [bool((prior.variance[name] == 7.0).any()) for name in copied.partly_new]
+    is_new = [bool((prior.variance[name] == 7.0).any()) for name in partly_new]
     assert is_new.count(True) == (2 if cut.name == "tiny" else 0)  # convolution and shortcut
 
 
@@ -130,4 +134,4 @@ def test_the_prior_of_a_narrower_student_is_the_posterior_of_its_channels():
     ):
         name = f"{inside}.conv2.weight"
         assert torch.equal(found[name], of_teacher[name][rows][:, columns])
-    assert output(loaded(plan.student_config, prior.mean)).isfinite().all()
+    assert output(loaded(plan.student, prior.mean)).isfinite().all()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from distillation.students import cuts, unets, weights
+from distillation.students import cuts, weights
 from distillation.students.errors import StudentRefused
 
 from .toys import DEEP, STARTER, loaded, output, unet
@@ -15,16 +15,16 @@ TEACHERS = {"starter": STARTER, "deep": DEEP}
 @pytest.mark.parametrize("cut", cuts.CUTS.values(), ids=list(cuts.CUTS))
 def test_a_student_runs_on_copied_weights_alone(teacher, cut):
     tensors = unet(teacher).state_dict()
-    copied = weights.copy(tensors, teacher_config=teacher, cut=cut)
-    student = loaded(cuts.student_config(teacher, cut), copied.tensors)
+    copied = weights.copy(tensors, teacher, cut=cut)
+    student = loaded(cuts.student_shape(teacher, cut), copied)
     found = output(student)
     assert found.shape == (2, 4, 8, 8)
     assert found.isfinite().all()
-    whole = set(copied.tensors) - set(copied.partly_new)
-    assert all(torch.equal(copied.tensors[name], tensors[copied.sources[name]]) for name in whole)
-    assert set(copied.left_behind) == set(tensors) - set(copied.sources.values())
-    assert len(set(copied.sources.values())) == len(copied.tensors)  # none is used twice
-    assert bool(copied.partly_new) == (cut.name == "tiny" and teacher is STARTER)
+    sources = {name: tensors[source] for name, source in weights.sources(teacher, cut).items()}
+    partly_new = {name for name, source in sources.items() if source.shape != copied[name].shape}
+    assert all(torch.equal(copied[name], sources[name]) for name in set(copied) - partly_new)
+    assert len(set(weights.sources(teacher, cut).values())) == len(copied)  # none is used twice
+    assert bool(partly_new) == (cut.name == "tiny" and teacher is STARTER)
 
 
 @pytest.mark.parametrize(
@@ -46,29 +46,30 @@ def test_the_source_is_the_layer_that_is_kept(name, student, teacher):
 
 def test_in_place_of_a_wider_stage_that_is_removed_only_the_skip_is_read():
     tensors = unet(STARTER).state_dict()
-    copied = weights.copy(tensors, teacher_config=STARTER, cut=cuts.CUTS["tiny"])
+    copied = weights.copy(tensors, STARTER, cut=cuts.CUTS["tiny"])
     first = "up_blocks.0.resnets.0"
-    assert set(copied.partly_new) == {
+    sources = weights.sources(STARTER, cuts.CUTS["tiny"])
+    assert {name for name in copied if copied[name].shape != tensors[sources[name]].shape} == {
         f"{first}.{end}"
         for end in ("norm1.weight", "norm1.bias", "conv1.weight", "conv_shortcut.weight")
     }
     of_teacher = tensors["up_blocks.1.resnets.0.conv1.weight"]
     assert of_teacher.shape[1] == 32 + 16
-    of_student = copied.tensors[f"{first}.conv1.weight"]
+    of_student = copied[f"{first}.conv1.weight"]
     assert torch.equal(of_student[:, 16:], of_teacher[:, 32:])
     assert not of_student[:, :16].any()
-    norm = copied.tensors[f"{first}.norm1.weight"]
+    norm = copied[f"{first}.norm1.weight"]
     assert torch.equal(norm[:16], norm[16:])
     assert torch.equal(norm[16:], tensors["up_blocks.1.resnets.0.norm1.weight"][32:])
-    wide = weights.copy(tensors, teacher_config=STARTER, cut=cuts.CUTS["tiny"], new=0.5)
-    assert (wide.tensors[f"{first}.conv1.weight"][:, :16] == 0.5).all()
+    wide = weights.copy(tensors, STARTER, cut=cuts.CUTS["tiny"], new=0.5)
+    assert (wide[f"{first}.conv1.weight"][:, :16] == 0.5).all()
 
 
 def test_training_the_student_does_not_change_the_teacher():
     tensors = unet(STARTER).state_dict()
     before = {name: tensor.clone() for name, tensor in tensors.items()}
-    copied = weights.copy(tensors, teacher_config=STARTER, cut=cuts.CUTS["small"])
-    for tensor in copied.tensors.values():
+    copied = weights.copy(tensors, STARTER, cut=cuts.CUTS["small"])
+    for tensor in copied.values():
         tensor.zero_()
     assert all(torch.equal(before[name], tensor) for name, tensor in tensors.items())
 
@@ -77,5 +78,5 @@ def test_a_teacher_with_a_missing_tensor_is_refused():
     tensors = unet(STARTER).state_dict()
     del tensors["conv_out.bias"]
     with pytest.raises(StudentRefused, match=r"conv_out\.bias"):
-        weights.copy(tensors, teacher_config=STARTER, cut=cuts.CUTS["base"])
-    assert "conv_out.bias" in unets.shapes(STARTER)
+        weights.copy(tensors, STARTER, cut=cuts.CUTS["base"])
+    assert "conv_out.bias" in STARTER.tensors

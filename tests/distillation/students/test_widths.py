@@ -5,25 +5,24 @@ from fractions import Fraction
 import pytest
 import torch
 
-from distillation.students import channels, cuts, pruning, unets, weights, widths
+from distillation.students import channels, cuts, pruning, weights, widths
 from distillation.students.errors import StudentRefused
 from distillation.students.posterior import Posterior
+from distillation.students.unets import UNetShape
 
 from .toys import DEEP, SD15, STARTER, loaded, output, unet
 
 HALF, QUARTER = Fraction(1, 2), Fraction(1, 4)
-EVEN = {  # all levels equally wide: groups of norms over two of them are pairs of groups
-    **DEEP,
-    "attention_head_dim": 4,
-    "block_out_channels": [16, 16, 16],
-    "norm_num_groups": 8,
-}
-DOUBLING = {**EVEN, "block_out_channels": [16, 32, 32]}  # groups reach over the seams
+# All levels equally wide: groups of norms over two of them are pairs of groups.
+EVEN = DEEP.changed(
+    {"attention_head_dim": 4, "block_out_channels": [16, 16, 16], "norm_num_groups": 8}
+)
+DOUBLING = EVEN.changed({"block_out_channels": [16, 32, 32]})  # groups reach over the seams
 
 
-def random_scores(config: dict) -> dict[str, torch.Tensor]:
+def random_scores(shape: UNetShape) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(3)
-    spaces = channels.layout(config).spaces
+    spaces = channels.layout(shape).spaces
     return {name: torch.rand(space.channels, generator=generator) for name, space in spaces.items()}
 
 
@@ -34,7 +33,7 @@ def with_unread_channels(
 
     LayerNorms see all channels: those removed are made copies of those kept, which leaves mean and variance.
     """
-    layout = channels.layout(plan.teacher_config)
+    layout = plan.layout
     tensors = {name: tensor.clone() for name, tensor in tensors.items()}
     for slot in layout.slots:
         width = layout.spaces[slot.space].channels
@@ -59,14 +58,14 @@ def with_unread_channels(
     [
         (EVEN, HALF),
         (DOUBLING, QUARTER),
-        (cuts.student_config(EVEN, cuts.CUTS["small"]), HALF),
+        (cuts.student_shape(EVEN, cuts.CUTS["small"]), HALF),
     ],
     ids=["even", "doubling", "small"],
 )
 def test_removing_channels_that_nothing_reads_changes_no_output(config, share):
     plan = widths.plan(config, share, scores=random_scores(config))
     tensors = with_unread_channels(unet(config).state_dict(), plan)
-    student = loaded(plan.student_config, widths.narrow(tensors, plan))
+    student = loaded(plan.student, widths.narrow(tensors, plan))
     expected = output(loaded(config, tensors))
     assert plan.mixed_norms == ()
     assert student.conv_in.out_channels == 16 * share
@@ -77,7 +76,7 @@ def test_removing_channels_that_nothing_reads_changes_no_output(config, share):
 def test_mixed_norms_are_the_reason_why_an_output_changes():
     plan = widths.plan(DOUBLING, HALF, scores=random_scores(DOUBLING), may_mix_norms=True)
     tensors = with_unread_channels(unet(DOUBLING).state_dict(), plan)
-    student = loaded(plan.student_config, widths.narrow(tensors, plan))
+    student = loaded(plan.student, widths.narrow(tensors, plan))
     expected = output(loaded(DOUBLING, tensors))
     found = output(student)
     assert plan.mixed_norms
@@ -115,7 +114,7 @@ def test_groups_heads_and_gates_go_as_wholes():
 def test_variances_are_those_of_the_narrowed_weights():
     plan = widths.plan(STARTER, HALF, scores=random_scores(STARTER), may_mix_norms=True)
     torch.manual_seed(0)
-    deviations = {name: torch.rand(shape) + 0.5 for name, shape in unets.shapes(STARTER).items()}
+    deviations = {name: torch.rand(shape) + 0.5 for name, shape in STARTER.tensors.items()}
     found = widths.narrow_variances({name: d**2 for name, d in deviations.items()}, plan)
     # The student's weight is a sum of the teacher's, which are independent: squares of the terms add up.
     first = deviations[channels.FREQUENCIES]
@@ -132,13 +131,14 @@ def test_variances_are_those_of_the_narrowed_weights():
 
 def test_a_cut_and_a_width_can_follow_one_another():
     cut = cuts.CUTS["tiny"]
-    teacher = {**STARTER, "block_out_channels": [16, 32, 64], "norm_num_groups": 8}
-    copied = weights.copy(unet(teacher).state_dict(), teacher_config=teacher, cut=cut)
-    middle = cuts.student_config(teacher, cut)
+    teacher = STARTER.changed({"block_out_channels": [16, 32, 64], "norm_num_groups": 8})
+    copied = weights.copy(unet(teacher).state_dict(), teacher, cut=cut)
+    middle = cuts.student_shape(teacher, cut)
     plan = widths.plan(middle, HALF, scores=random_scores(middle), may_mix_norms=True)
-    student = loaded(plan.student_config, widths.narrow(copied.tensors, plan))
+    student = loaded(plan.student, widths.narrow(copied, plan))
     assert output(student).isfinite().all()
-    assert unets.parameters(plan.student_config) < unets.parameters(middle) / 3
+    sizes = (sum(map(torch.Size.numel, shape.tensors.values())) for shape in (plan.student, middle))
+    assert next(sizes) < next(sizes) / 3
 
 
 def test_stable_diffusion_can_be_cut_to_five_eighths_without_mixing_norms():
@@ -151,7 +151,7 @@ def test_stable_diffusion_can_be_cut_to_five_eighths_without_mixing_norms():
         (EVEN, Fraction(1), "between 0 and 1"),
         (EVEN, Fraction(1, 3), "multiple of 1/8"),
         (EVEN, Fraction(1, 8), "4 heads"),
-        ({**EVEN, "block_out_channels": [8, 8, 8]}, QUARTER * 3 / 2, "heads"),
+        (EVEN.changed({"block_out_channels": [8, 8, 8]}), QUARTER * 3 / 2, "heads"),
         (DOUBLING, HALF, "Shares at which they can: 1/4"),
     ],
 )

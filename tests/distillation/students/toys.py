@@ -3,7 +3,9 @@
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
-SD15 = {
+from distillation.students.unets import UNetShape
+
+_SD15 = {
     "act_fn": "silu",
     "attention_head_dim": 8,
     "block_out_channels": [320, 640, 1280, 1280],
@@ -23,8 +25,8 @@ SD15 = {
     "up_block_types": ["UpBlock2D", *["CrossAttnUpBlock2D"] * 3],
 }
 # As generation/starter/teacher: the innermost stage is wider than the one above it.
-STARTER = {
-    **SD15,
+_STARTER = {
+    **_SD15,
     "attention_head_dim": 2,
     "block_out_channels": [8, 16, 32],
     "cross_attention_dim": 6,
@@ -34,31 +36,27 @@ STARTER = {
     "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
 }
 # As SD 1.5: the two innermost stages are equally wide, and the innermost does not attend.
-DEEP = {
-    **STARTER,
+_DEEP = {
+    **_STARTER,
     "block_out_channels": [8, 16, 16],
     "down_block_types": ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
     "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
 }
+SD15, STARTER, DEEP = UNetShape(_SD15), UNetShape(_STARTER), UNetShape(_DEEP)
 
 
-def unet(config: dict, *, seed: int = 0) -> UNet2DConditionModel:
+def unet(shape: UNetShape, *, seed: int = 0) -> UNet2DConditionModel:
     torch.manual_seed(seed)
-    network = UNet2DConditionModel(
-        **{
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in config.items()
-        }
-    ).eval()
+    network = UNet2DConditionModel(**shape.config).eval()
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     return network
 
 
-def loaded(config: dict, tensors: dict[str, torch.Tensor]) -> UNet2DConditionModel:
+def loaded(shape: UNetShape, tensors: dict[str, torch.Tensor]) -> UNet2DConditionModel:
     """With all tensors given, or it raises."""
-    network = UNet2DConditionModel(**config).eval()
+    network = UNet2DConditionModel(**shape.config).eval()
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.fill_(float("nan"))  # what is not given shows in the output

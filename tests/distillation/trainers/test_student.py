@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from distillation.students import unets
+from distillation.students.unets import UNetShape
 from distillation.trainers import student as students
 from distillation.trainers import teacher as teachers
 from distillation.trainers.student import StudentRecipe
@@ -170,7 +170,7 @@ def test_a_width_at_which_channels_cannot_be_kept_is_refused_with_those_that_can
 
 
 def test_a_teacher_of_other_blocks_is_refused_by_the_field(teacher):
-    config = unets.complete(teacher.unet.config)
+    config = UNetShape(teacher.unet.config).config
     kinds = ("AttnDownBlock2D", *config["down_block_types"][1:])
     changed = type(teacher.unet).from_config({**config, "down_block_types": kinds})
     odd = dataclasses.replace(teacher, unet=changed)

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from distillation.students import cuts
+from distillation.students.unets import UNetShape
 from generation.engine import folding, quantization
 from generation.engine.errors import ReleaseInvalid
 
@@ -66,9 +67,8 @@ def test_a_weight_without_its_scale_is_refused() -> None:
 
 
 def test_a_student_of_stable_diffusion_takes_less_than_340_megabytes_with_200_prompts() -> None:
-    config = cuts.student_config(
-        {"cross_attention_dim": 768, "sample_size": 64}, cuts.cut_named("tiny")
-    )
+    teacher = UNetShape({"cross_attention_dim": 768, "sample_size": 64})
+    config = cuts.student_shape(teacher, cuts.cut_named("tiny")).config
     stored = quantization.quantise(
         {
             name: torch.zeros(1).expand(shape)

@@ -12,6 +12,7 @@ from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 from distillation.students import cuts, weights
+from distillation.students.unets import UNetShape
 from generation.engine import bundle, release
 from generation.engine.embeddings import unpack
 from generation.engine.release import Manifest
@@ -41,10 +42,9 @@ def teacher_unet(*, is_loud: bool = True) -> UNet2DConditionModel:
 def student_unet(cut: str = "tiny", *, is_loud: bool = True) -> UNet2DConditionModel:
     """fp32, with the teacher's weights."""
     teacher, chosen = teacher_unet(is_loud=is_loud), cuts.cut_named(cut)
-    unet = UNet2DConditionModel.from_config(cuts.student_config(teacher.config, chosen))
-    unet.load_state_dict(
-        weights.copy(teacher.state_dict(), teacher_config=teacher.config, cut=chosen).tensors
-    )
+    shape = UNetShape(teacher.config)
+    unet = UNet2DConditionModel.from_config(cuts.student_shape(shape, chosen).config)
+    unet.load_state_dict(weights.copy(teacher.state_dict(), shape, cut=chosen))
     return unet.requires_grad_(False).eval()
 
 

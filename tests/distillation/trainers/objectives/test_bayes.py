@@ -5,8 +5,8 @@ import torch
 
 from distillation.losses.bayes import DiagonalGaussian
 from distillation.trainers.objectives import passes
-from distillation.trainers.objectives.bayes import BayesRecipe, prior_of
-from distillation.trainers.student import StudentRecipe, make
+from distillation.trainers.objectives.bayes import BayesRecipe
+from distillation.trainers.student import StudentRecipe, make, reduce
 
 from . import toys
 
@@ -60,7 +60,7 @@ def test_channels_that_are_known_to_matter_stay(tmp_path):
     doubted[name][:, :8] = 1e4  # of the first eight nothing is known
     doubted[name][:, 8:] = 1e-8
     posterior = type(known)(known.mean, doubted)
-    prior = prior_of(posterior, teacher, toys.NARROW)
+    prior = reduce(teacher, toys.NARROW, posterior=posterior).prior
     student = make(teacher, toys.NARROW, posterior=posterior)
     assert (prior.variance[name] == 1e-8).all()
     for key, value in student.state_dict().items():

@@ -58,7 +58,7 @@ def teacher(
     """
     loaded = _loaded(prediction_type)
     widths = {"block_out_channels": [16, 16, 16], "attention_head_dim": 4} if is_even else {}
-    unet = unets.unet({**unets.STARTER, **widths, "cross_attention_dim": tiny.WIDTH})
+    unet = unets.unet(unets.STARTER.changed({**widths, "cross_attention_dim": tiny.WIDTH}))
     unet.set_attn_processor(AttnProcessor())
     assert loaded.negative is not None
     return replace(
