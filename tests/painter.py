@@ -4,7 +4,7 @@ import base64
 import io
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -22,11 +22,11 @@ COLOR = (200, 40, 40)
 
 def make_pictures() -> None:
     """Of every job that waits."""
-    finish(jobs.claim("worker-1"))
+    finish(jobs.claim("worker-1").jobs)
 
 
 def finish(
-    claimed: list[Job], *, device_seconds: float = 0.01, encode_seconds: float = 0.0
+    claimed: Sequence[Job], *, device_seconds: float = 0.01, encode_seconds: float = 0.0
 ) -> list[jobs.Claim]:
     """Returns what was refused."""
     refused = []
@@ -39,14 +39,14 @@ def finish(
 
 
 def fail() -> None:
-    for job in jobs.claim("worker-1"):
+    for job in jobs.claim("worker-1").jobs:
         claim = jobs.Claim.of(job)
         jobs.settle(claim, Attempt.Outcome.FAILED, code="not_finite", detail="No.", retryable=False)
 
 
 def show_previews_then_pictures(*, previews: int) -> None:
     """Of one job that somebody watches."""
-    claimed = jobs.claim("worker-1")
+    claimed = jobs.claim("worker-1").jobs
     buffer = io.BytesIO()
     Picture.new("RGB", (16, 16), COLOR).save(buffer, "webp")
     content = base64.b64encode(buffer.getvalue()).decode()

@@ -7,7 +7,9 @@ and steps of the batch; others join while they fit. A job that has failed before
 nobody else; and of identical jobs only one runs, the others are answered by it.
 """
 
+from dataclasses import dataclass
 from datetime import datetime
+from uuid import UUID
 
 from django.db import DEFAULT_DB_ALIAS, connection
 
@@ -100,23 +102,29 @@ WITH RECURSIVE {CANDIDATES}, compatible AS (
 SELECT {", ".join(f"moved.{field.column}" for field in _FIELDS)},
        EXISTS (SELECT 1 FROM generation_job d
                          WHERE d.key = moved.key AND d.status = 'succeeded') AS has_twin,
-       EXISTS (SELECT 1 FROM generation_apikey k
-                WHERE k.id = moved.api_key_id
-                  AND (k.images_per_day IS NOT NULL OR k.device_seconds_per_day IS NOT NULL)) AS is_metered,
        (SELECT count(*) FROM ranked) > (SELECT count(*) FROM moved) AS has_more,
        EXISTS (SELECT 1 FROM told WHERE told.job_id = moved.id) AS is_told
   FROM moved ORDER BY place
 """,
     settings=f"{EARLY} SET LOCAL plan_cache_mode TO force_generic_plan;",
 )
-SAID = ("has_twin", "is_metered", "has_more", "is_told")  # the last columns of TAKE
 OLDEST = f"WITH RECURSIVE {CANDIDATES} SELECT min(created_at) FROM ranked"
+
+
+@dataclass(frozen=True)
+class Claimed:
+    """A batch that a worker has claimed: its jobs run now."""
+
+    jobs: tuple[Job, ...] = ()
+    repeats: frozenset[UUID] = frozenset()  # ids of jobs of which an identical one has succeeded
+    has_more: bool = False  # other jobs could have been claimed too
+    has_webhooks: bool = False  # about the start of a job
 
 
 def take(
     worker_name: str, *, batch_size: int, lease_seconds: float, kind: str | None = None
-) -> list[Job]:
-    """Compatible jobs with at most `batch_size` images together (a larger first job comes alone), running now.
+) -> Claimed:
+    """Claim compatible jobs with at most `batch_size` images together; a larger first job comes alone.
 
     kind: of the releases whose jobs are wanted; None = all.
     """
@@ -132,13 +140,16 @@ def take(
         rows = cursor.fetchall()
     # By hand: `raw` takes as long to find out which column is which as PostgreSQL takes for all of it.
     names = [field.attname for field in _FIELDS]
-    taken = []
-    for row in rows:
-        job = Job.from_db(DEFAULT_DB_ALIAS, names, row[: len(names)])
-        for name, value in zip(SAID, row[len(names) :], strict=True):
-            setattr(job, name, value)
-        taken.append(job)
-    return taken
+    flags = [row[len(names) :] for row in rows]  # has_twin, has_more, is_told
+    jobs = tuple(Job.from_db(DEFAULT_DB_ALIAS, names, row[: len(names)]) for row in rows)
+    return Claimed(
+        jobs,
+        repeats=frozenset(
+            job.id for job, (has_twin, *_) in zip(jobs, flags, strict=True) if has_twin
+        ),
+        has_more=any(has_more for _, has_more, _ in flags),
+        has_webhooks=any(is_told for *_, is_told in flags),
+    )
 
 
 def oldest(kind: str | None = None) -> datetime | None:

@@ -58,9 +58,10 @@ def commit(results: Sequence[Result]) -> list[Claim]:
                     refused.append(Claim.of(job))
                     continue
                 _say_succeeded(result, report)
-                if moved[job.id]:
+                accepted = moved[job.id]
+                if accepted.has_twin:
                     _answer_twins(result, report)
-                if job.is_metered and job.api_key_id is not None:
+                if accepted.is_metered and job.api_key_id is not None:
                     spent[job.api_key_id] += result.device_seconds
             quotas.spend(spent)
     if lost:
@@ -97,7 +98,7 @@ WITH held AS MATERIALIZED ({references.HOLD}), made AS (
        SET status = 'succeeded', lease_expires_at = NULL, finished_at = %(at)s::timestamptz, cache = m.cache,
            device_seconds = j.device_seconds + m.device_seconds, encode_seconds = j.encode_seconds + m.encode_seconds
       FROM made m WHERE j.id = m.job_id AND j.status = 'running' AND j.attempt = m.attempt
-    RETURNING j.id, j.key, m.attempt, m.device_seconds
+    RETURNING j.id, j.key, j.api_key_id, m.attempt, m.device_seconds
 ), noted AS (
     UPDATE generation_attempt a
        SET outcome = 'succeeded', ended_at = %(at)s::timestamptz, device_seconds = moved.device_seconds
@@ -108,18 +109,29 @@ WITH held AS MATERIALIZED ({references.HOLD}), made AS (
       JOIN moved ON moved.id = i.job_id
 )
 SELECT id, EXISTS (SELECT 1 FROM generation_job twin WHERE twin.key = moved.key AND twin.status = 'queued'),
+       EXISTS (SELECT 1 FROM generation_apikey k
+                WHERE k.id = moved.api_key_id
+                  AND (k.images_per_day IS NOT NULL OR k.device_seconds_per_day IS NOT NULL)),
        (SELECT count(*) FROM held)
   FROM moved
 """
 )
 
 
+@dataclass(frozen=True)
+class Accepted:
+    """A job that succeeded. has_twin: an identical one waits; is_metered: its key has a daily quota."""
+
+    has_twin: bool
+    is_metered: bool
+
+
 Rows = Mapping[UUID, list[dict[str, Any]]]  # of images, by the id of their job
 
 
-def _succeed(results: Sequence[Result], rows: Rows) -> dict[UUID, bool]:
-    """End the jobs that are still held by whoever made these, with their images, and keep the files until the
-    transaction ends. Returns the ids of the jobs, and whether an identical one waits."""
+def _succeed(results: Sequence[Result], rows: Rows) -> dict[UUID, Accepted]:
+    """End the jobs that are still held by this worker, with their images, and keep the files until the transaction
+    ends. Returns what was accepted, by the id of the job."""
     now = timezone.now()
     made = [
         {
@@ -140,7 +152,7 @@ def _succeed(results: Sequence[Result], rows: Rows) -> dict[UUID, bool]:
     }
     with connection.cursor() as cursor:
         cursor.execute(SUCCEED.call(), facts)
-        moved = {job_id: has_twin for job_id, has_twin, _ in cursor.fetchall()}
+        moved = {row[0]: Accepted(*row[1:3]) for row in cursor.fetchall()}
     for result in results:
         if result.job.id in moved:
             job = result.job

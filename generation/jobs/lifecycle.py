@@ -32,6 +32,7 @@ from generation.infra import heartbeat, notifications, queues
 from generation.infra.compiled import Compiled, Insert
 from generation.jobs import claiming
 from generation.jobs.after_commit import Report, Tell
+from generation.jobs.claiming import Claimed
 from generation.models import Attempt, Embedding, Image, Job, Release
 from generation.releases import lifecycle as releases
 from generation.webhooks import endpoints as webhooks
@@ -108,8 +109,8 @@ def claim(
     queue: str = "generation",
     served: Served | None = None,
     tell: Tell | None = None,
-) -> list[Job]:
-    """Take the next batch for this worker: compatible jobs, now running, with a lease. Empty when there is nothing.
+) -> Claimed:
+    """Take the next batch for this worker: compatible jobs, now running, with a lease. No jobs when there are none.
 
     served: by default it is asked for. tell: as for a Report; by default others are told before the jobs
     are returned.
@@ -130,31 +131,31 @@ def claim(
             if isinstance(error, OperationalError) and not is_deadlock:
                 raise
             continue
-        if taken:
-            _attach_what_is_needed(taken, known)
+        if taken.jobs:
+            _attach_what_is_needed(taken.jobs, known)
             with transaction.atomic():  # of nothing: the claim is committed
                 _say_claimed(taken, Report(tell))
             return taken
         if claiming.oldest(kind) is None:
             break
-    return []
+    return Claimed()
 
 
-def _say_claimed(taken: Sequence[Job], report: Report) -> None:
-    for job in taken:
+def _say_claimed(claimed: Claimed, report: Report) -> None:
+    for job in claimed.jobs:
         report.moved(
             job.id,
             job.status,
             "job_claimed",
             attempt=job.attempt,
             worker=job.worker_name,
-            jobs=len(taken),
+            jobs=len(claimed.jobs),
         )
         if job.started_at:
             waited = job.started_at - job.created_at
             report.observe("retort_queue_seconds", waited.total_seconds())
-        if job.is_told:
-            report.deliver()
+    if claimed.has_webhooks:
+        report.deliver()
 
 
 _RELEASES = Compiled(lambda pk: Release.objects.defer("manifest").filter(pk=pk).order_by(), pk=-1)

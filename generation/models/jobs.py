@@ -44,10 +44,6 @@ class Job(models.Model):
         PAGE = "page", "page (/)"
 
     TERMINAL = (Status.SUCCEEDED, Status.FAILED, Status.CANCELED)
-    has_more = False  # said by a claim: other jobs could have been claimed too
-    has_twin = False  # said by a claim: an identical job has succeeded
-    is_metered = False  # said by a claim: its key has a daily quota
-    is_told = False  # said by a claim: a webhook is to be told of its start
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     owner = models.ForeignKey(

@@ -36,6 +36,7 @@ from generation.infra import heartbeat, metrics, notifications
 from generation.infra.redis_client import attempt
 from generation.jobs import claiming, completion, quality_control, throughput
 from generation.jobs import lifecycle as jobs
+from generation.jobs.claiming import Claimed
 from generation.jobs.completion import Result
 from generation.jobs.lifecycle import Claim, Outcome, Served
 from generation.jobs.quality_control import Made
@@ -136,9 +137,9 @@ def _run_batches(writing: list[Future[None]], *, until: float = math.inf) -> Non
         if _last_run > until:
             break
         batch, told = _claim()
-        if not batch:
+        if not batch.jobs:
             break
-        has_more = batch[0].has_more
+        has_more = batch.has_more
         if has_more:
             notifications.wake(_queue)  # somebody else may be idle
         writing.append(_run_batch(batch, told))
@@ -147,7 +148,7 @@ def _run_batches(writing: list[Future[None]], *, until: float = math.inf) -> Non
     _last_run = time.monotonic()
 
 
-def _claim() -> tuple[list[Job], list[Future[None]]]:
+def _claim() -> tuple[Claimed, list[Future[None]]]:
     """A batch, and what is done when others were told of it."""
     told: list[Future[None]] = []
 
@@ -167,13 +168,13 @@ def _finish(writing: list[Future[None]]) -> None:
     _last_run = time.monotonic()
 
 
-def _run_batch(batch: list[Job], told: Collection[Future[None]] = ()) -> "Future[None]":
+def _run_batch(claimed: Claimed, told: Collection[Future[None]] = ()) -> "Future[None]":
     """Generate, then hand the pixels to a writer thread. told: done when others know of the claim."""
-    claims = {job.id: Claim.of(job) for job in batch}
+    claims = {job.id: Claim.of(job) for job in claimed.jobs}
     with _guard:
         _claims.update(claims.values())
     try:
-        batch = _answer_repeats(batch)
+        batch = _answer_repeats(claimed)
         timings = Timings()
         results = _generate(batch, claims, timings) if batch else {}
     except WorkerStopping:
@@ -184,11 +185,11 @@ def _run_batch(batch: list[Job], told: Collection[Future[None]] = ()) -> "Future
     return _writers.submit(_write, batch, claims, results, timings, told)
 
 
-def _answer_repeats(batch: list[Job]) -> list[Job]:
+def _answer_repeats(claimed: Claimed) -> list[Job]:
     """What must be computed. A job submitted while an identical one was being committed finds its images here."""
-    twins = [job for job in batch if job.has_twin]
+    twins = [job for job in claimed.jobs if job.id in claimed.repeats]
     if not twins:
-        return batch
+        return list(claimed.jobs)
     found = images.find_rows(twins)
     repeats = [
         Result(job, found[job.id], 0.0, Job.Cache.HIT)
@@ -198,7 +199,7 @@ def _answer_repeats(batch: list[Job]) -> list[Job]:
     if repeats:
         _patiently(lambda: completion.commit(repeats))
     answered = {repeat.job.id for repeat in repeats}
-    return [job for job in batch if job.id not in answered]
+    return [job for job in claimed.jobs if job.id not in answered]
 
 
 # --- on the device --------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ def past() -> dict:
 
 def test_a_job_that_has_not_begun_in_time_is_canceled_and_never_claimed():
     job = make_job(**past())
-    assert claiming.take("worker-1", batch_size=8, lease_seconds=60) == []
+    assert claiming.take("worker-1", batch_size=8, lease_seconds=60).jobs == ()
 
     assert jobs.end_overdue() == 1
 
@@ -53,7 +53,7 @@ def test_jobs_that_ended_or_have_time_are_left_alone():
     assert [Job.objects.get(id=job.id).status for job in (ended, has_time, endless)] == [
         "succeeded", "queued", "queued",
     ]  # fmt: skip
-    assert claiming.take("worker-1", batch_size=8, lease_seconds=60)
+    assert claiming.take("worker-1", batch_size=8, lease_seconds=60).jobs
 
 
 def test_a_canceled_job_that_is_retried_has_no_deadline_any_more():

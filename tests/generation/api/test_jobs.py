@@ -499,7 +499,7 @@ def finish(job: Job) -> None:
 
     from generation.images import store as images
 
-    (claimed,) = jobs.claim("worker")
+    (claimed,) = jobs.claim("worker").jobs
     pixels = np.full((job.height, job.width, 3), 120, dtype=np.uint8)
     stored = [images.store(key, pixels, job.output_format) for key in images.keys(job)]
     assert completion.commit([completion.Result(claimed, stored, 0.1)]) == []

@@ -35,7 +35,7 @@ def submit(**fields) -> Job:
 
 def finish() -> Job:
     """What a worker does with the next job, without a device."""
-    (job,) = jobs.claim("worker")
+    (job,) = jobs.claim("worker").jobs
     stored = [
         images.store(
             key,

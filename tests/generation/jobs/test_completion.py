@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("
 
 
 def finish() -> None:
-    claimed = jobs.claim("worker-1")
+    claimed = jobs.claim("worker-1").jobs
     assert painter.finish(claimed, device_seconds=0.25, encode_seconds=0.125) == []
 
 

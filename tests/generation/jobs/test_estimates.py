@@ -37,7 +37,7 @@ def test_the_place_is_the_order_in_which_jobs_are_claimed():
     places = {job.id: place(job) for job in rows}
 
     claimed = []
-    while taken := claiming.take("worker-1", batch_size=1, lease_seconds=60):
+    while taken := claiming.take("worker-1", batch_size=1, lease_seconds=60).jobs:
         claimed += [job.id for job in taken]
         Job.objects.filter(id=taken[0].id).update(
             status="canceled", finished_at=timezone.now(), lease_expires_at=None

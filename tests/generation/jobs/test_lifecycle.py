@@ -31,7 +31,7 @@ def queued(**fields) -> Job:
 
 
 def claimed(worker: str = "w1") -> list[Claim]:
-    return [Claim(job.id, job.attempt) for job in jobs.claim(worker)]
+    return [Claim(job.id, job.attempt) for job in jobs.claim(worker).jobs]
 
 
 def finished(claim: Claim) -> Result:
@@ -181,9 +181,9 @@ def test_a_batch_holds_compatible_jobs_up_to_its_size_in_images(settings):
         queued(release=release, seed=seed, n=2)
     queued(release=make_release(name="another"), seed=40)
 
-    assert sorted(job.seed for job in jobs.claim("w")) == [10, 20]
-    assert [job.seed for job in jobs.claim("w")] == [30]
-    assert [job.seed for job in jobs.claim("w")] == [40]
+    assert sorted(job.seed for job in jobs.claim("w").jobs) == [10, 20]
+    assert [job.seed for job in jobs.claim("w").jobs] == [30]
+    assert [job.seed for job in jobs.claim("w").jobs] == [40]
 
 
 def test_owners_take_turns_however_much_one_of_them_asks_for(settings):
@@ -208,7 +208,7 @@ def served(settings, *, batch_size: int, claims: int) -> list[str]:
     settings.BATCH_SIZE = batch_size
     names = []
     for _ in range(claims):
-        taken = jobs.claim("w")
+        taken = jobs.claim("w").jobs
         names += [job.owner.username for job in taken]
         completion.commit([finished(Claim.of(job)) for job in taken])
     return names
@@ -237,7 +237,7 @@ def test_what_an_owner_has_running_counts_by_its_weight(settings):
     settings.BATCH_SIZE = 2
     queue_for({"double": 2, "single": 1}, each=8)
 
-    running = [job.owner.username for worker in "abcdef" for job in jobs.claim(worker)]
+    running = [job.owner.username for worker in "abcdef" for job in jobs.claim(worker).jobs]
 
     assert running[:4] == ["double", "double", "single", "single"]
     assert Counter(running) == {"double": 8, "single": 4}
@@ -250,7 +250,7 @@ def test_turns_are_counted_in_images(settings):
     for seed in range(100, 106):
         queued(owner=make_user(username="one by one"), seed=seed)
 
-    taken = [(job.owner.username, job.n) for job in jobs.claim("w")]
+    taken = [(job.owner.username, job.n) for job in jobs.claim("w").jobs]
 
     assert taken == [("four at once", 4)] + [("one by one", 1)] * 4
 

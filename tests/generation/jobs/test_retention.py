@@ -63,7 +63,7 @@ def submit(**fields) -> Job:
 
 def finish(job: Job, color: int = 90) -> None:
     """What a worker does, without a device."""
-    (claimed,) = jobs.claim("worker")
+    (claimed,) = jobs.claim("worker").jobs
     assert claimed.id == job.id
     pixels = np.full((job.height, job.width, 3), color, dtype=np.uint8)
     stored = [
@@ -117,7 +117,7 @@ def test_a_job_that_has_not_ended_is_canceled(status: str):
 
 def test_a_result_that_comes_after_is_refused(variant):
     job = submit()
-    (claimed,) = jobs.claim("worker")
+    (claimed,) = jobs.claim("worker").jobs
     retention.purge(job.id)
     stored = [
         images.store(key, np.zeros((64, 64, 3), np.uint8), "webp") for key in images.keys(job)
@@ -229,7 +229,7 @@ def test_files_of_a_result_stay_while_it_is_accepted(variant, monkeypatch):
     older = submit()
     finish(older)
     job = submit(n=2)  # its first image is the one that there is
-    (claimed,) = jobs.claim("worker")
+    (claimed,) = jobs.claim("worker").jobs
     stored = [
         images.store(key, np.full((64, 64, 3), 90 + index, np.uint8), "webp")
         for index, key in enumerate(images.keys(job))
@@ -253,7 +253,7 @@ def test_a_result_whose_file_went_before_it_was_accepted_is_made_again(variant):
     older = make_job(status="succeeded")
     make_image(job=older)
     job = submit()
-    (claimed,) = jobs.claim("worker")
+    (claimed,) = jobs.claim("worker").jobs
     (key,) = images.keys(job)
     stored = images.store(key, np.full((64, 64, 3), 5, np.uint8), "webp")
     Image.objects.filter(job=older).update(file=stored.file, master=stored.master)

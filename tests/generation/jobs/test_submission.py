@@ -32,7 +32,7 @@ def owner():
 def finish(job: Job) -> None:
     import numpy as np
 
-    (claimed,) = jobs.claim("w")
+    (claimed,) = jobs.claim("w").jobs
     pixels = np.zeros((job.height, job.width, 3), dtype=np.uint8)
     stored = [images.store(key, pixels, job.output_format) for key in images.keys(claimed)]
     assert completion.commit([Result(claimed, stored, 0.1)]) == []

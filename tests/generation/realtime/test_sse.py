@@ -477,7 +477,7 @@ def test_a_watching_client_sees_the_state_what_changes_and_the_end(web: Web, key
     watching = Watching(web, job, key, Accept="text/event-stream")
     watching.has(1)
 
-    (taken,) = jobs.claim("worker-1")
+    (taken,) = jobs.claim("worker-1").jobs
     progress(taken, 25)
     watching.has(3)
     jobs.cancel(job.id)

@@ -175,7 +175,7 @@ def finished(claimed: Job) -> Result:
 def test_a_start_is_told_with_the_claim_and_the_end_with_the_commit():
     job = watched()
 
-    (claimed,) = jobs.claim("w1")
+    (claimed,) = jobs.claim("w1").jobs
     assert told(job) == ["start"]
 
     assert completion.commit([finished(claimed)]) == []
@@ -188,7 +188,7 @@ def test_a_start_is_told_with_the_claim_and_the_end_with_the_commit():
 def test_only_what_was_asked_for_is_told():
     job = watched(events=["completed"])
 
-    (claimed,) = jobs.claim("w1")
+    (claimed,) = jobs.claim("w1").jobs
     completion.commit([finished(claimed)])
 
     assert told(job) == ["completed"]
@@ -196,7 +196,7 @@ def test_only_what_was_asked_for_is_told():
 
 def test_a_failed_and_a_canceled_job_are_completed_without_output():
     failed, canceled = watched(), watched(seed=2)
-    claims = {job.id: Claim.of(job) for job in jobs.claim("w1")}
+    claims = {job.id: Claim.of(job) for job in jobs.claim("w1").jobs}
 
     jobs.settle(claims[failed.id], Outcome.FAILED, code="x", detail="x", retryable=False)
     jobs.cancel(canceled.id)
@@ -207,7 +207,7 @@ def test_a_failed_and_a_canceled_job_are_completed_without_output():
 
 def test_a_start_is_told_once_however_often_the_job_is_tried():
     job = watched()
-    (claim,) = (Claim.of(claimed) for claimed in jobs.claim("w1"))
+    (claim,) = (Claim.of(claimed) for claimed in jobs.claim("w1").jobs)
     jobs.settle(claim, Outcome.LOST, code="worker_lost", detail="x")
 
     jobs.claim("w2")
@@ -226,7 +226,7 @@ def test_a_job_whose_time_is_over_is_told_as_completed():
 def test_a_twin_that_is_answered_by_a_commit_is_told_too():
     job = watched()
     twin = make_job(webhook=make_endpoint(), webhook_events=ALL, key=job.key)
-    (claimed,) = jobs.claim("w1")
+    (claimed,) = jobs.claim("w1").jobs
 
     completion.commit([finished(claimed)])
 
@@ -235,7 +235,7 @@ def test_a_twin_that_is_answered_by_a_commit_is_told_too():
 
 def test_a_result_that_is_refused_tells_nothing():
     job = watched()
-    (late,) = jobs.claim("slow")
+    (late,) = jobs.claim("slow").jobs
     jobs.cancel(job.id)
 
     assert completion.commit([finished(late)]) != []
@@ -245,7 +245,7 @@ def test_a_result_that_is_refused_tells_nothing():
 
 def test_what_is_rolled_back_is_never_told(monkeypatch):
     job = watched()
-    (claimed,) = jobs.claim("w1")
+    (claimed,) = jobs.claim("w1").jobs
     monkeypatch.setattr(quotas, "spend", lambda seconds: 1 / 0)
 
     with pytest.raises(ZeroDivisionError):
@@ -263,7 +263,7 @@ def test_a_job_without_a_webhook_costs_no_query_for_it():
 
     with connection.execute_wrapper(keep):
         make_job()
-        (claimed,) = jobs.claim("w1")
+        (claimed,) = jobs.claim("w1").jobs
         completion.commit([finished(claimed)])
         jobs.cancel(make_job(seed=2).id)
 

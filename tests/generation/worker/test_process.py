@@ -214,10 +214,10 @@ def test_a_job_whose_twin_ended_meanwhile_is_answered_without_the_device(served)
 
 def test_a_stopping_worker_gives_its_jobs_back_between_two_steps(served):
     job = submit(seed=1)
-    (claimed,) = jobs.claim("w")
+    claimed = jobs.claim("w")
     heartbeat.stopping.set()
 
-    worker._run_batch([claimed]).result()
+    worker._run_batch(claimed).result()
 
     job.refresh_from_db()
     assert (job.status, job.failures) == ("queued", 0)
@@ -226,10 +226,10 @@ def test_a_stopping_worker_gives_its_jobs_back_between_two_steps(served):
 
 def test_a_job_canceled_while_it_runs_keeps_no_image(served):
     job = submit(seed=1)
-    (claimed,) = jobs.claim("w")
+    claimed = jobs.claim("w")
     jobs.cancel(job.id)
 
-    worker._run_batch([claimed]).result()
+    worker._run_batch(claimed).result()
 
     job.refresh_from_db()
     assert (job.status, job.images.count()) == ("canceled", 0)

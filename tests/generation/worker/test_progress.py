@@ -149,7 +149,7 @@ def test_a_release_of_one_step_has_no_previews_and_asks_redis_nothing(
 def test_a_job_goes_back_to_the_queue_before_the_eyes_of_who_watches(redis_server):
     job = make_job()
     events.watch(job.id, previews=True)
-    (taken,) = jobs.claim("worker-1")
+    (taken,) = jobs.claim("worker-1").jobs
 
     jobs.settle(jobs.Claim.of(taken), jobs.Outcome.FAILED, code="worker_lost")
     jobs.cancel(job.id)

@@ -75,7 +75,7 @@ def test_run_gives_links_of_a_version(client: replicate.Client, meanwhile):
 
 def test_run_outlasts_the_time_that_the_server_holds_it(client: replicate.Client, meanwhile):
     def slowly() -> None:
-        (job,) = jobs.claim("worker-1")
+        (job,) = jobs.claim("worker-1").jobs
         time.sleep(1.5)  # it runs when the server answers: "starting", or the client gives up
         Job.objects.filter(id=job.id).update(status="queued", lease_expires_at=None)
         make_pictures()
@@ -116,7 +116,7 @@ def test_a_prediction_is_made_watched_and_waited_for(client: replicate.Client, m
     prediction = client.predictions.create(version=version, input=INPUT | {"seed": 7})
     assert (prediction.status, prediction.output, prediction.progress) == ("starting", None, None)
 
-    (job,) = jobs.claim("worker-1")
+    (job,) = jobs.claim("worker-1").jobs
     notifications.set_progress([job.id], 50)
     prediction.reload()
 
