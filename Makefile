@@ -3,13 +3,15 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests setup-starter python run demo test unit check format format-check lint types imports migrations acceptance distill starter starter-report bench bench-api screenshots clean
+.PHONY: help setup setup-tests setup-starter lock run demo test test-all unit check format format-check lint types imports migrations acceptance distill starter starter-report bench bench-api screenshots clean
 
 BASE_PYTHON ?= python3
 RECIPE ?= starter-1step
+SHORT := $(if $(SLOW),, and not slow)
+LOCKED := requirements.txt distillation/starter/requirements.txt tests/requirements.txt deploy/requirements-s3.txt
 PYTHON := .venv/bin/python
 LOCAL := $(PYTHON) -m deploy.local
-export WORKERS PORT PROMPT SEED OUT TORCH
+export BASE_PYTHON WORKERS PORT PROMPT SEED OUT TORCH
 
 help: ## list these targets
 	@echo "Retort: pictures for a catalogue of prompts."
@@ -18,18 +20,18 @@ help: ## list these targets
 	@echo
 	@sed -n 's/^# Variables: /Variables: /p' Makefile
 
-python:
-	@$(BASE_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
-		echo "Python 3.11 or newer is needed; $(BASE_PYTHON) is $$($(BASE_PYTHON) --version 2>&1 || echo missing). Choose one: make BASE_PYTHON=python3.12 …" >&2; exit 1; }
+setup: ## make .venv and install the packages of requirements.lock
+	@sh deploy/local/setup.sh
 
-setup: python ## make .venv and install what the project needs
-	@$(BASE_PYTHON) -m deploy.local.setup
+setup-tests:
+	@sh deploy/local/setup.sh starter tests
 
-setup-tests: python
-	@$(BASE_PYTHON) -m deploy.local.setup --tests
+setup-starter:
+	@sh deploy/local/setup.sh starter
 
-setup-starter: python
-	@$(BASE_PYTHON) -m deploy.local.setup --starter
+lock: setup ## write requirements.lock from the ranges (UPGRADE=1 takes the newest versions)
+	@$$(command -v uv || echo .venv/bin/uv) pip compile --quiet --universal --python-version 3.11 --no-annotate \
+		--custom-compile-command "make lock" $(if $(UPGRADE),--upgrade) $(LOCKED) --output-file requirements.lock
 
 run: setup ## start everything, make a first picture, serve until Ctrl-C
 	@exec $(LOCAL) run
@@ -37,11 +39,14 @@ run: setup ## start everything, make a first picture, serve until Ctrl-C
 demo: setup ## make one picture (PROMPT="…" SEED=7 OUT=…) and print its path
 	@exec $(LOCAL) demo
 
-test: unit acceptance ## all tests, on PostgreSQL and Redis of their own
+test: unit acceptance ## the tests that every change must pass, on PostgreSQL and Redis of their own
+
+test-all: ## all tests, the long ones too; run them before a release
+	@$(MAKE) test SLOW=1
 
 unit: setup-tests ## the tests without whole stacks, in parallel (ARGS="-k name")
 	@echo "Running the tests …"
-	@exec $(LOCAL) servers -- $(PYTHON) -m pytest -n auto --dist loadfile -m "not acceptance" $(ARGS)
+	@exec $(LOCAL) servers -- $(PYTHON) -m pytest -n auto --dist loadfile -m "not acceptance$(SHORT)" $(ARGS)
 
 check: format-check lint types imports migrations test ## everything that a change must pass
 
@@ -61,35 +66,35 @@ types: setup-tests ## mypy with django-stubs
 	@echo "Types …"
 	@SECRET_KEY=types-only $(PYTHON) -m mypy
 
-imports: setup-tests ## import contracts: what may know what
+imports: setup-tests ## import contracts: which package may import which
 	@echo "Imports …"
 	@.venv/bin/lint-imports
 
-migrations: setup-tests ## whether the models have changes without a migration
+migrations: setup-tests ## check that every change of the models has its migration
 	@echo "Migrations …"
 	@exec $(LOCAL) servers -- $(PYTHON) manage.py makemigrations --check --dry-run
 
-acceptance: setup-tests ## whole stacks under load, killed workers and restarted servers (ARGS="-k name")
+acceptance: setup-tests ## whole stacks: killed workers, restarted servers (ARGS="-k name"; SLOW=1 for all)
 	@echo "Running the acceptance tests …"
-	@exec $(LOCAL) servers -- $(PYTHON) -m pytest -m acceptance -p no:xdist --no-header -v $(ARGS)
+	@exec $(LOCAL) servers -- $(PYTHON) -m pytest -m "acceptance$(SHORT)" -p no:xdist --no-header -v $(ARGS)
 
 distill: setup ## distil a student from the starter (RECIPE=starter-1step ARGS="--set structure.steps=100"; hours; resumes)
 	@DATA_DIR=$(CURDIR)/.retort/data exec $(LOCAL) servers -- sh -ec '$(PYTHON) manage.py bootstrap >/dev/null; \
 		$(PYTHON) manage.py catalogue encode; exec $(PYTHON) manage.py distill --recipe $(RECIPE) --no-register $(ARGS)'
 
-starter: setup-starter ## make the starter anew: photographs, judges, VAE, teacher, pack (hours; resumes; ARGS="--only vae")
+starter: setup-starter ## build the starter: photographs, judges, VAE, teacher, pack (hours; resumes; ARGS="--only vae")
 	@exec $(PYTHON) -m distillation.starter build $(ARGS)
 
 starter-report: setup-starter ## measure the committed starter and write docs/starter.md (half an hour; resumes)
 	@exec $(PYTHON) -m distillation.starter report $(ARGS)
 
-bench: setup-tests ## measure the student beside its teacher, and the whole stack (ARGS="sd15" for another shape)
+bench: setup-tests ## measure the student, its teacher and the whole stack (ARGS="sd15" for another shape)
 	@exec $(PYTHON) -m tests.bench $(ARGS)
 
-bench-api: setup-tests ## measure the API: rates, the wait around the engine, 1,000 clients that wait, a million rows
+bench-api: setup-tests ## measure the API: rates, latency around the engine, 1,000 waiting clients, a million rows
 	@exec $(PYTHON) -m tests.bench.api $(ARGS)
 
-screenshots: setup-tests ## take the pictures of the page in docs/page/ anew (needs Chromium)
+screenshots: setup-tests ## take the screenshots in docs/page/ again (needs Chromium)
 	@exec $(PYTHON) -m tests.acceptance.screenshots
 
 clean: ## remove .venv and caches; the data in .retort stays

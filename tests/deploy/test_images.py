@@ -135,6 +135,13 @@ def test_torch_is_found_in_the_requirements_for_its_own_index():
     assert re.fullmatch(r"torch>=[\d.]+\n", done.stdout)
 
 
+def test_every_package_of_an_image_is_locked():
+    locked = names((ROOT / "requirements.lock").read_text())
+    assert "PIP_CONSTRAINT=/app/requirements.lock" in DOCKERFILE
+    for requirements in (section("worker"), (ROOT / "deploy/requirements-s3.txt").read_text()):
+        assert names(requirements) <= locked
+
+
 # --- what runs with that --------------------------------------------------------------------------
 def test_the_packages_of_other_images_are_hidden(tmp_path: Path):
     code = """
@@ -260,9 +267,14 @@ def test_every_source_of_a_copy_exists_and_is_sent_to_the_engine():
         for line in re.findall(r"^COPY (.+)$", DOCKERFILE, re.MULTILINE)
         for word in line.split()[:-1]
     ]
-    assert {"requirements.txt", "manage.py", "project", "generation", "distillation"} <= set(
-        sources
-    )
+    assert {
+        "requirements.txt",
+        "requirements.lock",
+        "manage.py",
+        "project",
+        "generation",
+        "distillation",
+    } <= set(sources)
     assert [source for source in sources if not (ROOT / source).exists() or ignored(source)] == []
 
 

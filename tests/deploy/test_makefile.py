@@ -8,7 +8,19 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-EXPECTED = ["setup", "run", "demo", "test", "check", "format", "lint", "types", "imports"]
+EXPECTED = [
+    "setup",
+    "lock",
+    "run",
+    "demo",
+    "test",
+    "test-all",
+    "check",
+    "format",
+    "lint",
+    "types",
+    "imports",
+]
 EXPECTED += ["acceptance", "bench", "clean"]
 
 
@@ -34,7 +46,7 @@ def test_every_target_can_be_planned(target: str) -> None:
     assert make("--dry-run", target).returncode == 0
 
 
-def test_a_python_that_is_too_old_is_said(tmp_path: Path) -> None:
+def test_a_python_that_is_too_old_is_refused(tmp_path: Path) -> None:
     old = tmp_path / "python3"
     old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo Python 3.9.2 && exit 0\nexit 1\n')
     old.chmod(0o755)

@@ -1,77 +1,165 @@
-"""The virtual environment: installed once, again when the requirements change, never half."""
+"""Set-up of .venv: as locked, only when something changed, whole or not at all. Real uv, toy packages, no network."""
 
-import json
+import ensurepip
+import os
+import shutil
+import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from deploy.local import setup
+ROOT = Path(__file__).resolve().parents[2]
+SETTINGS = ("UV_", "PIP_", "TORCH", "BASE_PYTHON")
+
+
+def make_wheel(folder: Path, name: str, version: str) -> None:
+    info = f"{name}-{version}.dist-info"
+    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
+        wheel.writestr(f"{name}.py", f"__version__ = {version!r}\n")
+        wheel.writestr(
+            f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        )
+        wheel.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        wheel.writestr(f"{info}/RECORD", "")
+
+
+class Project:
+    """A clone whose requirements are toys: torch, and tests that need one more package."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.stamp = folder / ".venv" / "installed"
+        self.wheels = folder / "wheels of the user"
+        self.wheels.mkdir()
+        bundled = Path(ensurepip.__file__).parent / "_bundled"
+        for pip in bundled.glob("*.whl"):  # every new environment gets it
+            shutil.copy(pip, self.wheels)
+        for version in ("1.0", "1.1"):
+            make_wheel(self.wheels, "torch", version)
+            make_wheel(self.wheels, "extra", version)
+        for group in ("tests", "distillation/starter"):
+            (folder / group).mkdir(parents=True)
+        (folder / "distillation" / "starter" / "requirements.txt").write_text("")
+        (folder / "tests" / "requirements.txt").write_text("extra\n")
+        self.restore()
+        (folder / "deploy" / "local").mkdir(parents=True)
+        shutil.copy(ROOT / "deploy" / "local" / "setup.sh", folder / "deploy" / "local")
+
+    def restore(self) -> None:
+        (self.folder / "requirements.txt").write_text("torch>=1\n")
+        (self.folder / "requirements.lock").write_text("extra==1.0\ntorch==1.0\n")
+
+    def set_up(self, *groups: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        kept = {n: v for n, v in os.environ.items() if not n.startswith(SETTINGS)}
+        environment = {
+            **kept,
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # uv is there
+            "BASE_PYTHON": sys.executable,
+            "UV_NO_INDEX": "1",
+            "UV_FIND_LINKS": str(self.wheels),
+            **variables,
+        }
+        return subprocess.run(
+            ["sh", "deploy/local/setup.sh", *groups],
+            cwd=self.folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+
+    def version(self, package: str) -> str:
+        code = f"import {package}; print({package}.__version__)"
+        python = self.folder / ".venv" / "bin" / "python"
+        done = subprocess.run([python, "-c", code], capture_output=True, text=True)
+        return done.stdout.strip()
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A project without requirements, so that no network is asked. One for all: making .venv takes seconds."""
-    folder = tmp_path_factory.mktemp("project")
-    (folder / "requirements.txt").write_text("")
-    (folder / "tests").mkdir()
-    (folder / "tests" / "requirements.txt").write_text("")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(setup, "PROJECT", folder)
-        patch.setattr(setup, "VENV", folder / ".venv")
-        patch.setattr(setup, "PYTHON", folder / ".venv" / "bin" / "python")
-        patch.setattr(setup, "STAMP", folder / ".venv" / "installed.json")
-        yield folder
+def made(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    return Project(tmp_path_factory.mktemp("project"))
 
 
-def test_nothing_is_called_when_the_requirements_did_not_change(
-    project: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    setup.install(["project"])
-    assert "Installing requirements.txt" in capfd.readouterr().err
-    stamp = setup.STAMP.stat()
-    setup.install(["project"])
-    assert capfd.readouterr().err == ""
-    assert setup.STAMP.stat().st_mtime_ns == stamp.st_mtime_ns
-
-    (project / "requirements.txt").write_text("# changed\n")
-    setup.install(["project"])
-    assert "Installing requirements.txt" in capfd.readouterr().err
-    setup.install(["project", "tests"])
-    assert "tests/requirements.txt" in capfd.readouterr().err
-    assert set(json.loads(setup.STAMP.read_text())) == {"project", "tests", "torch"}
+@pytest.fixture
+def project(made: Project) -> Iterator[Project]:
+    made.restore()
+    done = made.set_up()
+    assert done.returncode == 0, done.stderr
+    yield made
 
 
-def test_a_failed_installation_shows_what_pip_says_and_is_repeated(project: Path) -> None:
-    (project / "requirements.txt").write_text("./no-such-folder\n")
-    with pytest.raises(setup.SetupFailed, match="no-such-folder"):
-        setup.install(["project"])
-    assert not setup.STAMP.exists()
-    (project / "requirements.txt").write_text("")
-    setup.install(["project"])
-    assert setup.STAMP.exists()
+def test_the_locked_versions_are_installed(project: Project) -> None:
+    assert project.version("torch") == "1.0"
 
 
-def test_a_broken_environment_is_made_again(project: Path) -> None:
-    setup.install(["project"])
-    (project / ".venv" / "bin" / "python").unlink()
-    (project / ".venv" / "bin" / "python").symlink_to("/nowhere/python3")
-    setup.install(["project"])
-    assert (project / ".venv" / "bin" / "python").resolve() == Path(sys.executable).resolve()
+def test_nothing_is_done_when_nothing_changed(project: Project) -> None:
+    stamp = project.stamp.stat()
+    done = project.set_up()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert project.stamp.stat().st_mtime_ns == stamp.st_mtime_ns
 
 
-@pytest.mark.parametrize(
-    ("line", "hint"),
-    [
-        ("Collecting torch>=2.9 (from -r requirements.txt (line 24))\n", "looking for torch"),
-        (
-            "  Downloading https://x/torch-2.9.0-cp311.whl (888.1 MB)\n",
-            "downloading torch-2.9.0-cp311.whl (888.1 MB)",
-        ),
-        ("Installing collected packages: a, b, c\n", "unpacking 3 packages"),
-        ("Requirement already satisfied: pip\n", ""),
-    ],
-)
-def test_what_pip_is_at_is_said_in_few_words(line: str, hint: str) -> None:
-    assert setup.describe(line) == hint
+def test_a_changed_lock_is_installed(project: Project) -> None:
+    (project.folder / "requirements.lock").write_text("extra==1.0\ntorch==1.1\n")
+    assert "Installing requirements.txt" in project.set_up().stderr
+    assert project.version("torch") == "1.1"
+
+
+def test_what_the_tests_need_is_added_and_kept_up_to_date(project: Project) -> None:
+    assert "tests/requirements.txt" in project.set_up("tests").stderr
+    assert project.version("extra") == "1.0"
+    (project.folder / "requirements.lock").write_text("extra==1.1\ntorch==1.0\n")
+    project.set_up()
+    assert project.version("extra") == "1.1"
+
+
+def test_a_failed_installation_shows_the_reason_and_is_repeated(project: Project) -> None:
+    (project.folder / "requirements.txt").write_text("no-such-package\n")
+    done = project.set_up()
+    assert done.returncode == 1
+    assert "no-such-package" in done.stderr
+    assert "repeat the command" in done.stderr
+    assert not project.stamp.exists()
+    project.restore()
+    assert project.set_up().returncode == 0
+    assert project.stamp.exists()
+
+
+def test_a_broken_environment_is_made_again(project: Project) -> None:
+    python = project.folder / ".venv" / "bin" / "python"
+    python.unlink()
+    python.symlink_to("/nowhere/python3")
+    assert project.set_up().returncode == 0
+    assert project.version("torch") == "1.0"
+
+
+def test_torch_comes_from_the_index_that_was_asked_for_and_stays(project: Project) -> None:
+    index = project.folder / "index" / "torch"
+    index.mkdir(parents=True, exist_ok=True)
+    make_wheel(index, "torch", "1.0+cpu")
+    links = "".join(f'<a href="{wheel.name}">{wheel.name}</a>' for wheel in index.glob("*.whl"))
+    (index / "index.html").write_text(f"<!DOCTYPE html><html><body>{links}</body></html>")
+    from_index = {"TORCH": index.parent.as_uri(), "UV_NO_INDEX": "", "UV_FIND_LINKS": ""}
+    done = project.set_up(**from_index)
+    assert done.returncode == 0, done.stderr
+    assert project.version("torch") == "1.0+cpu"
+    (project.folder / "requirements.txt").write_text("torch>=0.9\n")
+    assert project.set_up().returncode == 0
+    assert project.version("torch") == "1.0+cpu"
+
+
+def test_packages_come_from_where_pip_is_told_to_look(project: Project) -> None:
+    (project.folder / "requirements.lock").write_text("extra==1.0\ntorch==1.1\n")
+    done = project.set_up(UV_FIND_LINKS="", PIP_FIND_LINKS=project.wheels.as_uri())
+    assert done.returncode == 0, done.stderr
+    assert project.version("torch") == "1.1"
+
+
+def test_an_unknown_build_of_torch_is_refused(project: Project) -> None:
+    done = project.set_up(TORCH="gpu")
+    assert done.returncode == 1
+    assert "TORCH=gpu is unknown. Use TORCH=cpu" in done.stderr
