@@ -169,13 +169,13 @@ class _Block:
 
 
 class _Convolution:
-    """conv2d. On a CPU the weight lies in oneDNN's own order, else each call would bring it into that order first."""
+    """conv2d. On a CPU the weight is stored in oneDNN's own order; otherwise each call would reorder it first."""
 
     def __init__(self, weight: Tensor, bias: Tensor, stride: int) -> None:
         self.bias = bias
         padding = weight.shape[-1] // 2
         self._shape = [padding, padding], [stride, stride], [1, 1], 1
-        self._is_packed = _can_pack(weight.device)
+        self._is_packed = _can_pack(weight)
         if self._is_packed:
             self.weight = torch._C._nn.mkldnn_reorder_conv2d_weight(
                 weight.contiguous().to_mkldnn(), *self._shape
@@ -195,12 +195,16 @@ class _Convolution:
         return F.conv2d(values, self.weight, bias, stride, padding, dilation, groups)
 
 
-def _can_pack(place: torch.device) -> bool:
-    return (
-        place.type == "cpu"
-        and torch.backends.mkldnn.is_available()
-        and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
-    )
+def _can_pack(weight: Tensor) -> bool:
+    """Return whether oneDNN convolves with reordered weights of this type here: bfloat16 needs AVX-512, for example."""
+    operators = torch.ops.mkldnn
+    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    if not hasattr(operators, "_convolution_pointwise"):
+        return False
+    if weight.dtype == torch.bfloat16:
+        return operators._is_mkldnn_bf16_supported()
+    return weight.dtype == torch.float32 or operators._is_mkldnn_fp16_supported()
 
 
 class _Norm:
