@@ -14,7 +14,6 @@ ROOT = Path(__file__).resolve().parents[1]
 EXECUTED = [
     "A first request",
     "Commands beside a running server",
-    "The engine alone",
     "A Stable Diffusion model of your own",
 ]
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "deploy/README.md",

@@ -15,7 +15,7 @@ from tests.tiny import make_sd15_folder
 
 pytestmark = pytest.mark.acceptance
 
-FIRST, BESIDE, ALONE, OWN = EXECUTED
+FIRST, BESIDE, OWN = EXECUTED
 PLACEHOLDER = "/path/to/stable-diffusion"  # in the README, for a folder that only the reader has
 
 
@@ -61,7 +61,7 @@ def test_the_first_request_ends_with_a_picture(clone: Path, variants: list[str])
 
 
 def test_the_engine_alone_makes_pictures_and_reports_its_times(clone: Path, variants: list[str]):
-    printed = run(clone, BESIDE, ALONE)
+    printed = run(clone, BESIDE)
     files = sorted((clone / "out").iterdir())
     assert [file.name for file in files] == [
         f"red-glass-vase-table-{seed}.webp" for seed in (10, 7, 8, 9)
