@@ -137,7 +137,7 @@ def test_its_solutions_are_those_of_stock_diffusers(tmp_path, prediction_type, z
     assert torch.allclose(latents, expected, rtol=1e-3, atol=1e-3)
 
     pictures = pipeline(**options, output_type="pt").images * 2 - 1
-    assert torch.allclose(teacher.decode(latents), pictures, atol=1e-3)
+    assert torch.allclose(teacher.decode(expected), pictures, atol=1e-3)
     assert pictures.std() > 0.05
 
 
