@@ -1,1 +1,1 @@
-"""Versions of the detector: registration, loading, and judging of results."""
+"""Detector versions: registration, loading, and judging of results."""

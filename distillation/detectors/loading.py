@@ -1,4 +1,4 @@
-"""A version of the detector as it judges here: its networks, and the bits that settings add."""
+"""Loading of a detector version: its networks, and bits added by settings."""
 
 from django.conf import settings
 
@@ -9,10 +9,10 @@ from distillation.models import Detector
 
 
 def load(detector: Detector) -> Judge:
-    """Raises DetectorUnusable."""
+    """Load the networks. Raises DetectorUnusable."""
     further = []
     if settings.NSFW_BIT:
-        from distillation.detector.nudity import Nudity  # only then is its library needed
+        from distillation.detector.nudity import Nudity  # needs an optional library
 
         further.append(Nudity())
     return judging.load(detectors.folder(detector), further=further)

@@ -1,4 +1,4 @@
-"""The life of a version of the detector: registered → active → retired, and back. Knows no tensors: `detector` does."""
+"""Life cycle of detector versions: registered → active → retired, and back. Imports no torch."""
 
 import hashlib
 import json
@@ -22,14 +22,14 @@ log = structlog.get_logger(__name__)
 
 Status = Detector.Status
 STARTER = Path(__file__).resolve().parents[1] / "starter"
-# Registered and activated by itself where nobody registered any, so that curation works out of the box.
+# Registered and activated automatically if there is no other, so that curation works without setup.
 SHIPPED = STARTER / "detector-2"
-STARTER_TEACHER = "starter-teacher"  # the release whose pictures the shipped ones know
+STARTER_TEACHER = "starter-teacher"  # release whose images the included detectors know
 
 
 # --- registering ----------------------------------------------------------------------------------
 def register(source: Path | str) -> Detector:
-    """Make a detector's folder known, as a candidate. Raises DetectorRefused.
+    """Register a detector's folder as a candidate. Raises DetectorRefused.
 
     A folder inside DATA_DIR/detectors or the package is used where it lies; any other is copied there.
     """
@@ -47,7 +47,7 @@ def register(source: Path | str) -> Detector:
                 manifest=manifest,
                 manifest_sha256=_digest(manifest),
             )
-    except IntegrityError:  # registered by somebody else while we were copying
+    except IntegrityError:  # a concurrent registration
         _refuse_known(version.name)
         raise
     log.info("detector_registered", detector=detector.name, path=detector.path)
@@ -55,15 +55,15 @@ def register(source: Path | str) -> Detector:
 
 
 def root() -> Path:
-    """Where the versions lie that the project did not ship."""
+    """Return the folder of versions that are not included in the project."""
     return (Path(settings.DATA_DIR) / "detectors").resolve()
 
 
 def _refuse_known(name: str) -> None:
     if Detector.objects.filter(name=name).exists():
         raise DetectorRefused(
-            f"A detector named {name} is registered already, and a version does not change. "
-            "Give the new one another name."
+            f"A detector named {name} is already registered, and versions cannot be changed. "
+            "Give another name."
         )
 
 
@@ -75,10 +75,10 @@ def _read(place: Path) -> Version:
 
 
 def _copy(place: Path, target: Path, version: Version) -> Path:
-    """What the version names, nothing else that may lie there."""
+    """Copy the files that the version names, and no others."""
     if target.exists():
         raise DetectorRefused(
-            f"{target} exists already but is not registered. Register that folder, or remove it."
+            f"{target} already exists but is not registered. Register that folder, or remove it."
         )
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".registering-", dir=target.parent) as temporary:
@@ -91,14 +91,14 @@ def _copy(place: Path, target: Path, version: Version) -> Path:
                 shutil.copyfile(place / name, copied / name)
         except OSError as error:
             raise DetectorRefused(
-                f"{place} could not be copied to {target}: {error}. Check the space and the rights of DATA_DIR."
+                f"{place} could not be copied to {target}: {error}. Check free space and permissions of DATA_DIR."
             ) from error
         copied.rename(target)
     return target
 
 
 def _stored_path(place: Path) -> str:
-    """Relative for what the project ships, so that the project may move."""
+    """Return a relative path for included versions, so that the project can be moved."""
     base = Path(settings.BASE_DIR).resolve()
     if place.is_relative_to(STARTER) and place.is_relative_to(base):
         return place.relative_to(base).as_posix()
@@ -106,7 +106,7 @@ def _stored_path(place: Path) -> str:
 
 
 def _manifest(version: Version) -> dict[str, Any]:
-    """As the database gives it back: lists, not tuples."""
+    """Return the manifest as the database returns it: lists, not tuples."""
     return json.loads(json.dumps(versions.to_dict(version)))
 
 
@@ -116,19 +116,19 @@ def _digest(manifest: dict[str, Any]) -> str:
 
 # --- looking up -----------------------------------------------------------------------------------
 def folder(detector: Detector) -> Path:
-    """Where the files lie on this machine."""
-    return Path(settings.BASE_DIR) / detector.path  # an absolute path stays as it is
+    """Return the folder of the files on this machine."""
+    return Path(settings.BASE_DIR) / detector.path  # an absolute path stays unchanged
 
 
 def active() -> Detector | None:
-    """The version that judges. Where none was ever registered, the one that the project ships becomes it."""
+    """Return the active version. If none was ever registered, activate the included one."""
     found = Detector.objects.filter(status=Status.ACTIVE).first()
     if found is not None or Detector.objects.exists() or not SHIPPED.is_dir():
         return found
     try:
         return activate(register(SHIPPED))
     except DetectorRefused:
-        # Another process did the same at this instant; or what is shipped is broken, which is worth hearing.
+        # A concurrent process did the same, or the included version is broken.
         found = Detector.objects.filter(status=Status.ACTIVE).first()
         if found is None:
             raise
@@ -136,12 +136,12 @@ def active() -> Detector | None:
 
 
 def is_shipped(detector: Detector) -> bool:
-    """Whether it came with the project, and so knows the pictures of the starter and no others."""
+    """Return whether the version is included in the project, and thus only knows the starter's images."""
     return folder(detector).resolve().is_relative_to(STARTER)
 
 
 def named(name: str) -> Detector:
-    """Raises DetectorRefused."""
+    """Return the version of this name. Raises DetectorRefused."""
     found = Detector.objects.filter(name=name).first()
     if found is None:
         names = ", ".join(Detector.objects.values_list("name", flat=True)[:20]) or "none"
@@ -151,17 +151,17 @@ def named(name: str) -> Detector:
 
 # --- moving ---------------------------------------------------------------------------------------
 def activate(detector: Detector) -> Detector:
-    """Judge by this version from now on; the active one retires. Verdicts stay. Raises DetectorRefused."""
+    """Activate the version and retire the active one. Verdicts stay. Raises DetectorRefused."""
     place = folder(detector)
     if _digest(_manifest(_read(place))) != detector.manifest_sha256:
         raise DetectorRefused(
-            f"{place} was changed after {detector.name} was registered. Restore it from where it came."
+            f"{place} was changed after {detector.name} was registered. Restore the original files."
         )
     with transaction.atomic():
-        # All are locked, in one order, so two activations wait for each other.
+        # All rows are locked in a fixed order, so that two activations run one after the other.
         rows = {row.pk: row for row in Detector.objects.select_for_update().order_by("pk")}
         if detector.pk not in rows:
-            raise DetectorRefused(f"{detector.name} is not registered any more.")
+            raise DetectorRefused(f"{detector.name} is not registered any more. Register it again.")
         following = rows[detector.pk]
         if following.status == Status.ACTIVE:
             return following
@@ -174,7 +174,7 @@ def activate(detector: Detector) -> Detector:
 
 
 def _move(detector: Detector, status: Detector.Status) -> None:
-    """The one place where a status changes; the caller holds the row's lock."""
+    """Change the status; the only place that does. The caller holds the row's lock."""
     before = detector.status
     detector.status = status
     detector.save(update_fields=["status", "activated_at"])

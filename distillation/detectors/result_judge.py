@@ -1,4 +1,4 @@
-"""What the setting RESULT_JUDGE names: who judges the pictures of a release that were just made. Knows no jobs."""
+"""Target of the setting RESULT_JUDGE: judges newly generated images of a release."""
 
 import threading
 import time
@@ -16,9 +16,9 @@ from generation.catalogue.variants import NOT
 from generation.jobs.quality_control import Finding
 from generation.models import Release
 
-LOOK_SECONDS = 5.0  # between two looks at which version is active
-# Learnt from photographs, and denied to a third of what the starter's student draws (docs/experiments.md), since small
-# networks are softer. A variant whose tags name it asks for it all the same.
+LOOK_SECONDS = 5.0  # interval of checks for the active version
+# Trained on photographs, and absent in a third of the starter student's images (docs/experiments.md), since small
+# networks draw softer. Required only if a variant's tags name it.
 SOFT = frozenset({"sharp"})
 
 _guard = threading.Lock()  # results are judged in several threads
@@ -32,7 +32,7 @@ class ReleaseJudge:
         self._judge = judge
 
     def __call__(self, pixels: Sequence[Any], tags: Sequence[Collection[str]]) -> list[Finding]:
-        """pixels: uint8 [height, width, 3] each, of any size; tags: of the prompt variants."""
+        """Judge images. pixels: uint8 [height, width, 3] each, of any size; tags: of the prompt variants."""
         judgements = self._judge.judge(
             torch.cat([self._scaled(torch.from_numpy(one)) for one in pixels]),
             present=[[tag for tag in row if not tag.startswith(NOT)] for row in tags],
@@ -43,7 +43,7 @@ class ReleaseJudge:
         return [Finding(one.is_accepted, one.failing, one.score, name) for one in judgements]
 
     def _scaled(self, picture: torch.Tensor) -> torch.Tensor:
-        """uint8 [1, 3, size, size], as the detector takes it."""
+        """Return uint8 [1, 3, size, size], the detector's input."""
         image = picture.permute(2, 0, 1)[None]
         size = self._judge.image_size
         if image.shape[2:] == (size, size):
@@ -53,7 +53,7 @@ class ReleaseJudge:
 
 
 def judge(release: Release) -> ReleaseJudge | None:
-    """By the version that is active now; None without one, or if it does not know the pictures of this release."""
+    """Return a judge with the active version; None without one, or if it does not know the release's images."""
     with _guard:
         version, loaded = _active()
     if version is None or loaded is None:

@@ -1,4 +1,4 @@
-"""A picture out of the bytes of a file that nobody vouches for: a square crop in sRGB, or why not. Knows no file."""
+"""Decoding of untrusted image files to square sRGB crops, with the reason for a refusal."""
 
 import io
 from dataclasses import dataclass
@@ -7,21 +7,21 @@ import imagehash
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
-FORMATS = ("PNG", "JPEG", "WEBP")  # PIL tries no other decoder, whatever the bytes say
+FORMATS = ("PNG", "JPEG", "WEBP")  # PIL tries no other decoder
 MAX_BYTES = 32 * 2**20
-MAX_PIXELS = 50_000_000  # a large camera's; decoded they take 150 MB
-HASH_BITS = 16  # a side: 256 in all
-# Of these. Measured on 480 pictures of 20 variants: copies that were saved as JPEG, resized or given more contrast
-# differ in at most 16 bits in 99 of 100 cases, hard compressed or brighter ones in 90; the closest two pictures of one
-# variant differ in 30, of two variants in 20. At 64 bits pictures of one variant are as close as copies: 0.4 % of all
-# pairs are within 4 bits, and of a thousand pictures few would be left.
+MAX_PIXELS = 50_000_000  # of a large camera; decoded they take 150 MB
+HASH_BITS = 16  # per side: 256 in total
+# Maximum difference of a copy. Measured on 480 images of 20 variants: copies saved as JPEG, resized or with more
+# contrast differ in at most 16 bits in 99 of 100 cases, strongly compressed or brightened ones in 90; the closest two
+# images of one variant differ in 30, of two variants in 20. With 64 bits, images of one variant are as close as copies:
+# 0.4 % of all pairs are within 4 bits, and few of a thousand images would be left.
 NEAR_BITS = 16
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
-WHITE = (255, 255, 255)  # what shows through where a picture is transparent, as in a browser
+WHITE = (255, 255, 255)  # background of transparent images, as in a browser
 
 
 class Refused(Exception):
-    """The file is no example. code: for machines and filters; the message says more to people."""
+    """The file is not usable as an example. code: for programs and filters; the message is for people."""
 
     def __init__(self, code: str, detail: str, *, width: int = 0, height: int = 0) -> None:
         self.code, self.detail, self.width, self.height = code, detail, width, height
@@ -39,18 +39,16 @@ class Crop:
 
 
 def decode(content: bytes, *, side: int) -> Crop:
-    """The centre square, upright, resized to side × side pixels. Raises Refused, and nothing else."""
+    """Return the centre square, upright, resized to side × side pixels. Raises only Refused."""
     if not content:
-        raise Refused("empty", "The file has no bytes.")
+        raise Refused("empty", "The file is empty.")
     try:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise Refused("too_many_pixels", str(error)) from error
     except Image.UnidentifiedImageError as error:
-        raise Refused("format", f"It is none of {', '.join(FORMATS)}.") from error
-    except (
-        Exception
-    ) as error:  # decoders meet hostile bytes, and fail in ways that they do not list
+        raise Refused("format", f"The format is not one of {', '.join(FORMATS)}.") from error
+    except Exception as error:  # decoders raise undocumented errors on hostile bytes
         raise Refused("broken", _said(error)) from error
     with image:
         width, height = image.size
@@ -68,12 +66,12 @@ def decode(content: bytes, *, side: int) -> Crop:
 
 
 def words(perceptual_hash: str) -> np.ndarray:
-    """uint64 [4]"""
+    """Return the hash as uint64 [4]."""
     return np.frombuffer(bytes.fromhex(perceptual_hash), np.uint64)
 
 
 def nearest(perceptual_hash: str, others: np.ndarray) -> int | None:
-    """Row of the hash of `others` (words, uint64 [n, 4]) that differs least, if it is that of a copy."""
+    """Return the row of the closest hash in `others` (words, uint64 [n, 4]) if it is close enough for a copy."""
     if not len(others):
         return None
     bits = np.bitwise_count(others ^ words(perceptual_hash)).sum(1)
@@ -82,21 +80,21 @@ def nearest(perceptual_hash: str, others: np.ndarray) -> int | None:
 
 
 def _check(image: Image.Image, side: int) -> None:
-    """From the header alone, before a pixel is decoded."""
+    """Check the header before pixels are decoded."""
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise Refused(
             "too_many_pixels",
-            f"It has {width} × {height}, at most {MAX_PIXELS} pixels are decoded.",
+            f"It has {width} × {height} pixels; at most {MAX_PIXELS} are decoded.",
         )
     if min(width, height) < side:
         raise Refused(
             "too_small",
-            f"It has {width} × {height} pixels, the teacher's pictures {side} × {side}.",
+            f"It has {width} × {height} pixels; the teacher's images have {side} × {side}.",
         )
-    # A JPEG of several pictures is a photograph with a preview or a depth map beside it: the first one counts.
+    # A JPEG with several images is a photograph with a preview or depth map: the first one counts.
     if image.format in ("PNG", "WEBP") and getattr(image, "n_frames", 1) > 1:
-        raise Refused("animated", "It has several frames.")
+        raise Refused("animated", "It has more than one frame.")
 
 
 def _square(image: Image.Image, side: int) -> Image.Image:
@@ -108,8 +106,8 @@ def _square(image: Image.Image, side: int) -> Image.Image:
 
 
 def _plain(image: Image.Image) -> Image.Image:
-    """In a mode that can be resized: without a palette, 8 bits a channel."""
-    if image.mode.startswith("I"):  # grey of 16 bits, in one of PIL's several ways to say so
+    """Convert to a mode that can be resized: no palette, 8 bits per channel."""
+    if image.mode.startswith("I"):  # 16-bit grey, in one of PIL's modes
         values = np.asarray(image).astype(np.int64).clip(0, 65535) >> 8
         return Image.fromarray(values.astype(np.uint8))
     if image.mode in ("P", "PA", "LA", "1") or "transparency" in image.info:
@@ -118,7 +116,7 @@ def _plain(image: Image.Image) -> Image.Image:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    """sRGB without transparency."""
+    """Convert to sRGB without transparency."""
     if image.mode == "RGBA":
         whole = Image.new("RGBA", image.size, WHITE)
         whole.alpha_composite(image)
@@ -135,7 +133,7 @@ def _in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
             if converted is not None:
                 return converted
         except (ImageCms.PyCMSError, OSError, ValueError):
-            pass  # as browsers do: a profile that cannot be read, or is of other channels, says nothing
+            pass  # as browsers do: ignore an unreadable profile or one for other channels
     return image.convert("RGB")
 
 

@@ -1,4 +1,4 @@
-"""Which example a picture is a copy of, by how they look. Reads no file."""
+"""Detection of near-duplicate images by perceptual hash."""
 
 import numpy as np
 from django.db.models import Q
@@ -9,7 +9,7 @@ from distillation.models import Example, ImageSource
 
 
 class Alike:
-    """The examples that a picture of the source may be a copy of: of this source and of those of the same variants."""
+    """Hashes of the examples to compare with: of the same source and of sources with the same variants."""
 
     def __init__(self, source: ImageSource) -> None:
         others = Q(source=source) | Q(source__variants__in=source.variants.all())
@@ -20,14 +20,14 @@ class Alike:
             self._words[number] = decoding.words(row.perceptual_hash)
 
     def check(self, crop: Crop, *, but: Example | None) -> None:
-        """Raises Refused if it looks like one of them. but: itself, of another size."""
+        """Raise Refused if the image looks like one of them. but: the example itself, in another size."""
         found = decoding.nearest(crop.perceptual_hash, self._words[: len(self._rows)])
         if found is None or (but is not None and self._rows[found].pk == but.pk):
             return
         like = self._rows[found]
         raise Refused(
             "duplicate",
-            f"It looks like {like.location} (example {like.pk}).",
+            f"It looks the same as {like.location} (example {like.pk}).",
             width=crop.width,
             height=crop.height,
         )

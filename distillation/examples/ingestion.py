@@ -1,7 +1,7 @@
-"""Reads a source: its new files become examples, or refused ones with the reason. Judges nothing.
+"""Ingestion of a source: new files become examples, or refused ones with the reason.
 
-A file is read if what the file system says of it has changed, decoded if its bytes are new, and kept if no other
-example of the same variants looks alike.
+A file is read if its metadata has changed, decoded if its bytes are new, and kept if it is no near-duplicate of an
+example of the same variants.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ log = structlog.get_logger(__name__)
 
 LEASE = timedelta(minutes=10)  # the slowest file takes a minute or two
 RENEW_SECONDS = 60.0
-# Fields of an example. The others are people's, who may decide while a source is read.
+# Fields written by ingestion. The others belong to people, who may decide while a source is read.
 OURS = (
     "location",
     "stamps",
@@ -50,7 +50,7 @@ OURS = (
 
 @dataclass
 class Report:
-    """taken: new examples; unchanged: files whose bytes are known; refused: how many for which code."""
+    """taken: new examples; unchanged: files whose bytes are known; refused: number by code."""
 
     files: int = 0
     read: int = 0
@@ -70,13 +70,13 @@ def ingest(
     on_progress: Callable[[int, int], object] = lambda done, total: None,
     is_over: Callable[[], bool] = lambda: False,
 ) -> Report:
-    """Read what is new in the source. on_progress: called with files done and in all. is_over: stop after this file.
+    """Ingest new files. on_progress: called with files done and total. is_over: checked after each file.
 
-    Raises DistillationRefused if it cannot be read, or is being read; StorageFailed. The source's row says why.
+    Raises DistillationRefused if the source cannot be read or is being read; StorageFailed. Its row has the reason.
     """
     if not _lease(source):
         raise DistillationRefused(f"The source {source.name} is being read by another process.")
-    error = "It ended at an error of ours; the log has it."
+    error = "An unexpected error occurred; see the log."
     try:
         report = _read(source, on_progress, is_over)
         error = ""
@@ -88,7 +88,7 @@ def ingest(
         row = ImageSource.objects.filter(pk=source.pk)
         row.update(lease_expires_at=None, error=error[:500])
         if not is_over():
-            # Who asked meanwhile waits for the next time.
+            # A request during the run is kept for the next time.
             row.filter(asked_at=source.asked_at).update(asked_at=None)
     if not is_over():
         row.update(ingested_at=timezone.now())
@@ -103,11 +103,13 @@ def _lease(source: ImageSource) -> bool:
 
 
 def side() -> int:
-    """Of a crop: what the active teacher draws. Raises DistillationRefused."""
+    """Return the side of a crop: the active teacher's image size. Raises DistillationRefused."""
     try:
         teacher = releases.named(Release.Kind.TEACHER)
     except GenerationError as error:
-        raise DistillationRefused(f"Crops have the teacher's size. {error.detail}") from error
+        raise DistillationRefused(
+            f"The size of crops is the active teacher's. {error.detail}"
+        ) from error
     return min(teacher.image_sizes[0])
 
 
@@ -135,7 +137,7 @@ def _read(
 
 
 class _Ingest:
-    """One reading of one source."""
+    """One pass over a source."""
 
     def __init__(self, source: ImageSource, place: Place, side: int) -> None:
         self.report = Report()
@@ -156,7 +158,7 @@ class _Ingest:
             content = self._place.read(file, most=decoding.MAX_BYTES)
         except FileTooLarge:
             size = "" if file.size_bytes is None else f"{file.size_bytes} bytes; "
-            detail = f"{size}at most {decoding.MAX_BYTES} are read."
+            detail = f"{size}at most {decoding.MAX_BYTES} bytes are read."
             self._keep(file, known, "", refused=Refused("too_large", detail))
             return
         except OSError as error:
@@ -166,7 +168,7 @@ class _Ingest:
         self._take_bytes(file, known, content)
 
     def _keep_unreadable(self, file: File, known: Example | None, why: str) -> None:
-        """The next time it may be readable, so no stamp is kept; nor is what was taken of it before touched."""
+        """Record a file that could not be read. No stamp is kept, so it is tried again; a known example is kept."""
         if known is not None and known.sha256:
             self.report.refused["unreadable"] += 1
         else:
@@ -201,7 +203,7 @@ class _Ingest:
         refused: Refused | None = None,
         stamp: str | None = None,
     ) -> None:
-        """As a row: of these bytes, or of this place where they could not be read."""
+        """Store a row for these bytes, or for this location if they could not be read."""
         unread = known if known is not None and not known.sha256 and not sha256 else None
         row = self._by_sha256.get(sha256) or unread or Example(source=self._source, sha256=sha256)
         row.location = row.location or file.location[:1000]
@@ -219,7 +221,7 @@ class _Ingest:
             row.perceptual_hash = crop.perceptual_hash
         with transaction.atomic():
             if crop is not None:
-                # An image of a job may have the same content, and be removed just now.
+                # A job's image may have the same content and be removed concurrently.
                 references.hold([row.file])
                 storage.keep(row.file, crop.png)
             self._note(file, known, row, file.stamp if stamp is None else stamp)
@@ -229,11 +231,11 @@ class _Ingest:
             self._alike.add(row)
 
     def _note(self, file: File, known: Example | None, row: Example, stamp: str) -> None:
-        """That these bytes are the ones that lie there now."""
+        """Record that these bytes are now at this location."""
         if known is not None and known is not row:
             known.stamps.pop(file.location, None)
             if known.sha256 or known.stamps:
-                # It stays an example, though its file is another now.
+                # The row remains an example, though the file at the location is another one now.
                 known.save(update_fields=["stamps"])
             else:
                 known.delete()

@@ -1,6 +1,6 @@
-"""Sources and examples as rows: who waits to be read, what people decide, what training may use, who agrees with whom.
+"""Life cycle of sources and examples: ingestion requests, decisions of people, selection for training, agreement.
 
-Reads no file and judges no picture: `ingestion` and `verdicts` do.
+Files are read in `ingestion`, images judged in `verdicts`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -30,13 +30,13 @@ Override = Example.Override
 
 # --- sources --------------------------------------------------------------------------------------
 def rules() -> places.Rules:
-    """What sources may reach."""
+    """Return the rules on what sources may read."""
     roots = settings.IMAGE_SOURCE_ROOTS or [Path(settings.DATA_DIR) / "sources"]
     return places.Rules([Path(root) for root in roots], settings.IMAGE_SOURCE_PRIVATE_HOSTS)
 
 
 def check_url(url: str) -> None:
-    """Raises DistillationRefused for what `ingestion` would not open. Reaches nothing."""
+    """Check a URL without connecting. Raises DistillationRefused if `ingestion` would not open it."""
     try:
         if places.scheme_of(url) == "":
             places.folder_of(url, rules())
@@ -45,7 +45,7 @@ def check_url(url: str) -> None:
 
 
 def check_tags(tags: Iterable[str], variants: Iterable[PromptVariant]) -> None:
-    """Raises DistillationRefused if a picture cannot show what these tags and those of the variants say together."""
+    """Raise DistillationRefused if these tags and those of the variants contradict each other."""
     try:
         catalogue.tidy_tags([*tags, *(tag for variant in variants for tag in variant.tags)])
     except PromptInvalid as error:
@@ -59,12 +59,12 @@ def add(
     tags: Sequence[str] = (),
     variants: Sequence[PromptVariant] = (),
 ) -> ImageSource:
-    """A source that waits to be read. Raises DistillationRefused."""
+    """Create a source and request its ingestion. Raises DistillationRefused."""
     check_url(url)
     check_tags(tags, variants)
     with transaction.atomic():
         if ImageSource.objects.filter(name=name).exists():
-            raise DistillationRefused(f"There is a source named {name} already.")
+            raise DistillationRefused(f"A source named {name} already exists. Give another name.")
         source = ImageSource.objects.create(name=name, url=url, tags=catalogue.tidy_tags(tags))
         source.variants.set(variants)
         log.info("image_source_added", source=name, url=url)
@@ -73,7 +73,7 @@ def add(
 
 
 def ask(sources: QuerySet[ImageSource]) -> int:
-    """Have those that are enabled read and judged by the distillation worker. Returns how many that is."""
+    """Request ingestion of the enabled sources by the distillation worker. Return their number."""
     asked = sources.order_by().filter(is_enabled=True).update(asked_at=timezone.now())
     if asked:
         log.info("image_sources_asked", count=asked)
@@ -82,7 +82,7 @@ def ask(sources: QuerySet[ImageSource]) -> int:
 
 
 def waiting() -> QuerySet[ImageSource]:
-    """Sources that somebody asked for and that nobody reads, the oldest first."""
+    """Return sources with a pending request and no lease, oldest first."""
     free = Q(lease_expires_at__isnull=True) | Q(lease_expires_at__lt=Now())
     return ImageSource.objects.filter(free, asked_at__isnull=False, is_enabled=True).order_by(
         "asked_at", "pk"
@@ -90,7 +90,7 @@ def waiting() -> QuerySet[ImageSource]:
 
 
 def demands(source: ImageSource) -> tuple[list[str], list[str]]:
-    """What each picture of the source must show and must not, as names: a picture illustrates all of its variants."""
+    """Return the bits that each image of the source must show and must not: it illustrates all variants."""
     tags = {*source.tags, *(tag for variant in source.variants.all() for tag in variant.tags)}
     prefix = catalogue.NOT
     absent = {tag.removeprefix(prefix) for tag in tags if tag.startswith(prefix)}
@@ -99,9 +99,9 @@ def demands(source: ImageSource) -> tuple[list[str], list[str]]:
 
 # --- examples -------------------------------------------------------------------------------------
 def override(examples: QuerySet[Example], decision: Override, *, by: Any) -> int:
-    """A person's decision, which stands above every detector's; NONE takes it back. Returns how many changed."""
+    """Store a person's decision, which overrides all detectors; NONE removes it. Return the number of changes."""
     if decision not in Override.values:
-        raise ValueError(f"{decision!r} is none of {Override.values}.")
+        raise ValueError(f"{decision!r} is not one of {Override.values}.")
     rows = examples.order_by().filter(refusal="").exclude(override=decision)
     changed = rows.update(override=decision, overridden_by=by, overridden_at=timezone.now())
     log.info("examples_overridden", decision=str(decision), count=changed, by=str(by))
@@ -109,12 +109,12 @@ def override(examples: QuerySet[Example], decision: Override, *, by: Any) -> int
 
 
 def active_detector() -> Detector | None:
-    """By its row alone: nothing is registered or loaded."""
+    """Return the active detector's row without registering or loading anything."""
     return Detector.objects.filter(status=Detector.Status.ACTIVE).first()
 
 
 def accepted(variant: PromptVariant | None = None) -> QuerySet[Example]:
-    """What training may use: accepted by a person, or not overridden and accepted by the active detector."""
+    """Return the examples that training may use: accepted by a person, or by the active detector unless overridden."""
     verdicts = Verdict.objects.filter(
         example=OuterRef("pk"), detector=active_detector(), is_accepted=True
     )
@@ -127,7 +127,7 @@ def accepted(variant: PromptVariant | None = None) -> QuerySet[Example]:
 
 
 def files_in_use(names: Sequence[str]) -> set[str]:
-    """Of these stored files those that an example refers to: `generation` must not remove them."""
+    """Return the stored files that an example refers to: `generation` must not remove them."""
     found = Example.objects.filter(file__in=names).order_by()
     return set(found.values_list("file", flat=True))
 
@@ -135,7 +135,7 @@ def files_in_use(names: Sequence[str]) -> set[str]:
 # --- how good the detector is ---------------------------------------------------------------------
 @dataclass(frozen=True)
 class Agreement:
-    """Of pictures that the detector decided alike, how many people judged, and how many of these as it did."""
+    """Among images with the same decision by the detector: how many people judged, and how many of these agreed."""
 
     judged: int = 0
     agreed: int = 0
@@ -150,7 +150,7 @@ class Agreement:
 
 @dataclass(frozen=True)
 class BitPrecision:
-    """failed: pictures that failed for this bit; passed: accepted ones of which the bit was stated."""
+    """failed: images that failed on this bit; passed: accepted images that were required to have the bit."""
 
     bit: str
     failed: Agreement
@@ -159,7 +159,7 @@ class BitPrecision:
 
 @dataclass(frozen=True)
 class Precision:
-    """By what people decided. accepted, rejected: all pictures that the detector accepted or rejected."""
+    """Agreement with people's decisions. accepted, rejected: all images that the detector accepted or rejected."""
 
     accepted: Agreement
     rejected: Agreement
@@ -167,7 +167,7 @@ class Precision:
 
 
 def precision(detector: Detector) -> Precision:
-    """How far people agreed with this version of the detector, bit by bit; bits of which nothing is known left out."""
+    """Return the agreement of people with this detector version by bit; bits without data are left out."""
     verdicts = Verdict.objects.filter(detector=detector, example__refusal="").exclude(
         example__override=Override.NONE
     )

@@ -1,7 +1,7 @@
-"""A place with pictures, whatever fsspec makes of its URL: what may be reached, its files, their bytes. Knows no rows.
+"""Locations of images, opened by fsspec from a URL: rules of access, listing, reading.
 
-Whoever may add a source must not read this machine's files or its network by it: folders lie below the roots, links
-are not followed, and addresses of private networks are refused when the connection is made, redirects included.
+A source must not give access to files of this machine or to its network: folders must be below the roots, links are
+not followed, and private IP addresses are refused at connection time, also after redirects.
 """
 
 import errno
@@ -16,29 +16,29 @@ from urllib.parse import urlsplit
 
 from generation.infra import addresses
 
-MAX_FILES = 100_000  # of a source; a listing that never ends must
+MAX_FILES = 100_000  # of a source; protects against endless listings
 MAX_FOLDERS = 10_000
 MAX_LISTING_BYTES = 8 * 2**20  # of one page of a web server
 CONNECT_SECONDS, READ_SECONDS = 10, 60
-# What must be installed to reach it, beside fsspec.
+# Packages needed besides fsspec.
 PACKAGES = {"http": "aiohttp", "https": "aiohttp", "s3": "s3fs", "gs": "gcsfs", "abfs": "adlfs"}
 WEB = ("http", "https")
-# What file systems call what changes with the content; the first that is there, else size and time.
+# Names of metadata that change with the content; the first present one is used, otherwise size and time.
 CHECKSUMS = ("ETag", "etag", "content_md5", "Content-MD5", "md5Hash", "Digest")
 TIMES = ("mtime", "LastModified", "last_modified", "Last-Modified", "updated")
 
 
 class PlaceUnusable(Exception):
-    """The place is not allowed, not there, or not to be reached: the message says which, and what to do."""
+    """The location is not allowed, missing or unreachable. The message says which, and what to do."""
 
 
 class FileTooLarge(Exception):
-    """A file has more bytes than may be read."""
+    """The file is larger than the limit."""
 
 
 @dataclass(frozen=True)
 class Rules:
-    """roots: below which folders of this machine may be read; the first one completes relative paths."""
+    """roots: folders of this machine that may be read; relative paths start at the first one."""
 
     roots: Sequence[Path]
     private_hosts: bool = False
@@ -46,7 +46,7 @@ class Rules:
 
 @dataclass(frozen=True)
 class File:
-    """location: within the place. size_bytes: None = the place does not say. stamp: "" = nothing tells a change."""
+    """location: within the source. size_bytes: None = unknown. stamp: "" = changes cannot be detected."""
 
     location: str
     path: str
@@ -55,7 +55,7 @@ class File:
 
 
 def scheme_of(url: str) -> str:
-    """ "" is a folder of this machine. Raises PlaceUnusable for what is not allowed, before anything is reached."""
+    """Return the scheme; "" for a local folder. Raises PlaceUnusable if it is not allowed. Does not connect."""
     head, separator, rest = url.partition("://")
     if not separator:
         if "::" in url or not url.strip():
@@ -65,22 +65,24 @@ def scheme_of(url: str) -> str:
     if scheme == "file":
         return ""
     if scheme not in PACKAGES:
-        raise PlaceUnusable(f"{scheme}:// is not read. Give a folder, or {', '.join(PACKAGES)}.")
+        raise PlaceUnusable(
+            f"{scheme}:// is not supported. Give a folder, or {', '.join(PACKAGES)}."
+        )
     try:
         parts = urlsplit(url)
     except ValueError as error:
-        raise PlaceUnusable(f"{url} is no address: {error}.") from error
+        raise PlaceUnusable(f"The URL {url} is not valid: {error}.") from error
     if not rest.strip("/") or not parts.netloc:
-        raise PlaceUnusable(f"{url} names no place: {scheme}://NAME/FOLDER.")
+        raise PlaceUnusable(f"The URL {url} is incomplete. Give {scheme}://NAME/FOLDER.")
     if parts.username is not None or parts.password is not None:
-        raise PlaceUnusable("Leave credentials out of the URL: many may read it.")
+        raise PlaceUnusable("The URL must not contain credentials: other people can read it.")
     if scheme in WEB and (parts.query or parts.fragment):
-        raise PlaceUnusable("Give the address of a listing, without ? and #.")
+        raise PlaceUnusable("Give the URL of a listing, without ? and #.")
     return scheme
 
 
 def folder_of(url: str, rules: Rules) -> Path:
-    """The folder of this machine that the URL names, links resolved. Raises PlaceUnusable outside of the roots."""
+    """Return the local folder of the URL, links resolved. Raises PlaceUnusable if it is outside the roots."""
     given = url.partition("://")[2] if "://" in url else url
     path = Path(given)
     roots = [Path(root).resolve() for root in rules.roots]
@@ -90,13 +92,13 @@ def folder_of(url: str, rules: Rules) -> Path:
     if not any(path.is_relative_to(root) for root in roots):
         allowed = ", ".join(map(str, roots)) or "nothing"
         raise PlaceUnusable(
-            f"{given} is outside of what may be read (IMAGE_SOURCE_ROOTS): {allowed}."
+            f"{given} is outside of the allowed folders (IMAGE_SOURCE_ROOTS): {allowed}."
         )
     return path
 
 
 class Place:
-    """An open place. Made by `open_place`."""
+    """An open location. Created by `open_place`."""
 
     def __init__(self, filesystem: Any, base: str, *, scheme: str) -> None:
         self._filesystem = filesystem
@@ -104,12 +106,12 @@ class Place:
         self._scheme = scheme
 
     def files(self) -> list[File]:
-        """All of them, hidden ones and links left out, by location. Raises PlaceUnusable."""
+        """Return all files by location, without hidden ones and links. Raises PlaceUnusable."""
         found: list[File] = []
         for entry in self._entries():
             if len(found) == MAX_FILES:
                 raise PlaceUnusable(
-                    f"{self._base} has more than {MAX_FILES} files. Make several sources of it."
+                    f"{self._base} has more than {MAX_FILES} files. Split it into several sources."
                 )
             name = entry["name"]
             location = readable(name[len(self._base) :].lstrip("/"))
@@ -133,17 +135,17 @@ class Place:
                     waiting.append(name)
 
     def _listed(self, folder: str) -> list[Mapping[str, Any]]:
-        # Of a web server a folder's address ends so, or it is sent elsewhere.
+        # The URL of a folder on a web server ends with a slash; otherwise the server redirects.
         asked = f"{folder}/" if self._scheme in WEB else folder
         try:
             return self._filesystem.ls(asked, detail=True)
         except PlaceUnusable:
             raise
-        except Exception as error:  # each backend has its own
+        except Exception as error:  # backends raise their own exceptions
             raise PlaceUnusable(f"{folder} cannot be listed: {_said(error)}") from error
 
     def _is_ours(self, name: str, entry: Mapping[str, Any]) -> bool:
-        """Below the base, not hidden, no link, and of a web server no other view of the listing."""
+        """Return whether an entry is below the base, not hidden, no link, and no other view of a web listing."""
         below = name[len(self._base) :]
         if not name.startswith(self._base) or not below.startswith("/") or entry.get("islink"):
             return False
@@ -152,7 +154,7 @@ class Place:
         return self._scheme not in WEB or not ("?" in below or "#" in below)
 
     def described(self, file: File) -> File:
-        """With size and stamp, where the listing had none (web servers). Raises OSError."""
+        """Return the file with size and stamp if the listing had none (web servers). Raises OSError."""
         if self._scheme not in WEB:
             return file
         try:
@@ -162,7 +164,7 @@ class Place:
         return File(file.location, file.path, info.get("size"), _stamp(info))
 
     def read(self, file: File, *, most: int) -> bytes:
-        """Raises FileTooLarge above `most` bytes, whatever the place said before, and OSError."""
+        """Return the content. Raises FileTooLarge above `most` bytes, whatever the declared size, and OSError."""
         if file.size_bytes is not None and file.size_bytes > most:
             raise FileTooLarge
         if self._scheme == "":
@@ -182,9 +184,9 @@ class Place:
         return b"".join(parts)
 
     def _check_still_inside(self, file: File) -> None:
-        """A folder may have become a link since it was listed."""
+        """Check that no folder was replaced by a link since the listing."""
         if not Path(file.path).resolve().is_relative_to(self._base):
-            raise OSError("It leads out of the source.")
+            raise OSError("The path leads out of the source.")
 
 
 def is_installed(scheme: str) -> bool:
@@ -192,8 +194,8 @@ def is_installed(scheme: str) -> bool:
 
 
 def open_place(url: str, rules: Rules) -> Place:
-    """Raises PlaceUnusable."""
-    import fsspec  # the web process checks URLs, and does without
+    """Open a location. Raises PlaceUnusable."""
+    import fsspec  # imported here because the web process only checks URLs
 
     scheme = scheme_of(url)
     if scheme == "":
@@ -221,12 +223,14 @@ def _web(rules: Rules) -> Any:
 
     class Response(aiohttp.ClientResponse):
         async def read(self) -> bytes:
-            """What fsspec reads whole are listings alone."""
+            """Limit the size: only listings are read whole by fsspec."""
             body = bytearray()
             async for part in self.content.iter_chunked(2**16):
                 body += part
                 if len(body) > MAX_LISTING_BYTES:
-                    raise PlaceUnusable(f"{self.url} lists more than {MAX_LISTING_BYTES} bytes.")
+                    raise PlaceUnusable(
+                        f"The listing {self.url} has more than {MAX_LISTING_BYTES} bytes."
+                    )
             self._body = bytes(body)
             return self._body
 
@@ -235,7 +239,7 @@ def _web(rules: Rules) -> Any:
         if not rules.private_hosts and not addresses.is_public(place[0]):
             raise OSError(
                 errno.EACCES,
-                f"{place[0]} is in a private network (IMAGE_SOURCE_PRIVATE_HOSTS)",
+                f"{place[0]} is a private address (see IMAGE_SOURCE_PRIVATE_HOSTS)",
             )
         return socket.socket(family, kind, protocol)
 
@@ -253,7 +257,7 @@ def _web(rules: Rules) -> Any:
 
 
 def readable(text: str) -> str:
-    """Names of files are bytes: as text that can be stored."""
+    """Return a file name, which is bytes, as text that can be stored."""
     return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
 
 

@@ -1,6 +1,6 @@
-"""Has a version of the detector judge examples, and keeps what it says. Loads tensors; touches no person's decision.
+"""Verdicts of a detector version on examples. Loads torch.
 
-There is one verdict of an example by a version. It is made again only if the tags ask for something else since.
+A version gives one verdict per example. It is repeated only if the required tags have changed.
 """
 
 import io
@@ -29,7 +29,7 @@ BATCH = 32
 
 
 def judge_all(*, is_over: Callable[[], bool] = lambda: False) -> int:
-    """`judge` by the active version, if there is one that knows such pictures."""
+    """Call `judge` with the active version, if it knows such images."""
     detector = detectors.active()
     if detector is None or not knows(detector):
         return 0
@@ -37,7 +37,7 @@ def judge_all(*, is_over: Callable[[], bool] = lambda: False) -> int:
 
 
 def knows(detector: Detector) -> bool:
-    """Whether it was made for pictures like these: what the project ships knows the starter's and no others."""
+    """Return whether the version was made for such images: the included ones only know the starter's."""
     teacher = Release.objects.filter(
         kind=Release.Kind.TEACHER, status=Release.Status.ACTIVE
     ).first()
@@ -51,7 +51,7 @@ def judge(
     on_progress: Callable[[int, int], object] = lambda done, total: None,
     is_over: Callable[[], bool] = lambda: False,
 ) -> int:
-    """Give every example a verdict of this version that lacks one. Returns how many were given.
+    """Judge every example without a verdict of this version. Return the number.
 
     Raises DetectorUnusable, DistillationRefused.
     """
@@ -74,7 +74,7 @@ def judge(
 
 
 def missing(detector: Detector, source: ImageSource) -> QuerySet[Example]:
-    """Examples of the source that this version has not judged, or not by what is asked of them now."""
+    """Return examples of the source without a verdict of this version, or with one on other tags."""
     present, absent = examples.demands(source)
     judged = Verdict.objects.filter(
         example=OuterRef("pk"), detector=detector, present=present, absent=absent
@@ -123,7 +123,7 @@ def _judge(
 
 
 def _picture(content: bytes, side: int) -> Tensor:
-    """uint8 [1, 3, side, side] of a crop."""
+    """Decode a crop to uint8 [1, 3, side, side]."""
     with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
         pixels = np.array(image.convert("RGB"))
     return fitted(torch.from_numpy(pixels).permute(2, 0, 1)[None], side)

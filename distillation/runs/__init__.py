@@ -1,1 +1,1 @@
-"""The life of a run, its slices, and what becomes of its release."""
+"""Distillation runs: life cycle, slices, promotion of the release."""

@@ -1,6 +1,6 @@
-"""A release that serves a share of the jobs: counted beside the active one, then promoted or withdrawn.
+"""Evaluation of canaries: failures compared with the active release, then promotion or withdrawal.
 
-The decision is a pure function of the counts. Runs that ended with a canary hear what became of it.
+The decision is a pure function of the counts. Runs whose outcome was a canary are updated.
 """
 
 from dataclasses import dataclass
@@ -16,15 +16,15 @@ from generation.releases import lifecycle as releases
 
 log = structlog.get_logger(__name__)
 
-# It is looked at every few seconds, so chance has many turns, and images of one variant fail together: without these
-# two, canaries as good as the active release were withdrawn after 26 and 61 images.
-FEWEST = 50  # jobs or judged images of each of the two, before they are compared
-MARGIN = 0.05  # by which the share of failures must be higher at the least, for sure
+# The comparison is repeated every few seconds, and images of one variant fail together: without these limits, canaries
+# as good as the active release were withdrawn after 26 and 61 images.
+FEWEST = 50  # minimum number of jobs or judged images of each release
+MARGIN = 0.05  # minimum difference of the failure rates
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Since the canary began. ended: succeeded and failed jobs; judged, failing: images."""
+    """Counts since the canary began. ended: succeeded and failed jobs; judged, failing: images."""
 
     ended: int = 0
     failed: int = 0
@@ -33,7 +33,7 @@ class Counts:
 
 
 def decide(canary: Counts, active: Counts, *, jobs: int) -> tuple[str, str]:
-    """("withdraw" | "promote" | "wait", why). jobs: that the canary must have served."""
+    """Return ("withdraw" | "promote" | "wait", reason). jobs: minimum number the canary must have served."""
     for what, ours, theirs in (
         ("jobs failed", (canary.failed, canary.ended), (active.failed, active.ended)),
         ("judged images failed", (canary.failing, canary.judged), (active.failing, active.judged)),
@@ -47,12 +47,12 @@ def decide(canary: Counts, active: Counts, *, jobs: int) -> tuple[str, str]:
                 "release."
             )
     if canary.ended >= jobs:
-        return "promote", f"{canary.ended} jobs without getting worse."
-    return "wait", f"{canary.ended} of {jobs} jobs."
+        return "promote", f"It served {canary.ended} jobs and is not worse than the active release."
+    return "wait", f"It has served {canary.ended} of {jobs} jobs."
 
 
 def watch() -> None:
-    """Look at every canary once, promote or withdraw it, and tell the runs. Doubled beats are harmless."""
+    """Promote or withdraw canaries, and update their runs. Idempotent."""
     for release in releases.canaries():
         active = Release.objects.filter(kind=release.kind, status=Release.Status.ACTIVE).first()
         if active is None:
@@ -70,7 +70,7 @@ def watch() -> None:
 
 
 def count(release: Release, canary: Release) -> Counts:
-    """Of the jobs of `release` that were made since the canary began."""
+    """Count the jobs of `release` created since the canary began."""
     own = Job.objects.filter(release=release, created_at__gte=canary.canary_started_at)
     jobs = own.aggregate(
         ended=Count("pk", filter=Q(status__in=(Job.Status.SUCCEEDED, Job.Status.FAILED))),
@@ -84,7 +84,7 @@ def count(release: Release, canary: Release) -> Counts:
 
 
 def _tell_runs() -> None:
-    """Of canaries that are none any more, whoever decided."""
+    """Set the outcome of runs whose canary has ended, by whatever decision."""
     for run in Run.objects.filter(outcome=Run.Outcome.CANARY, release__canary_percent=0):
         is_served = run.release is not None and run.release.status == Release.Status.ACTIVE
         became = Run.Outcome.PROMOTED if is_served else Run.Outcome.WITHDRAWN

@@ -1,7 +1,7 @@
-"""Clears away what no run needs any more: folders of stages, snapshots, pictures and pairs. Trains nothing.
+"""Cleanup of what no run needs: folders of stages, snapshots, images and pairs.
 
-Everything here can be made again of the releases and the catalogue; what is deleted too early costs time. What people
-look at later, the reports of evaluations (`reports`), stays.
+All of it can be rebuilt from the releases and the catalogue; deleting too early costs time. Evaluation reports
+(`reports`) are kept.
 """
 
 import fcntl
@@ -35,18 +35,18 @@ from generation.releases import lifecycle as releases
 
 log = structlog.get_logger(__name__)
 
-KEPT_RUNS = 2  # of those that ended, the latest: the next one is likely to share their stages
-UNUSED_DAYS = 30.0  # of what no run is known to have made, since somebody may work with it by hand; and of pairs
-SETTLED_DAYS = 1.0  # of pictures, and of what a kill left half written
+KEPT_RUNS = 2  # latest finished runs to keep: the next run probably shares their stages
+UNUSED_DAYS = 30.0  # for folders that belong to no known run (perhaps manual work), and for pairs
+SETTLED_DAYS = 1.0  # for images, and for incomplete files left by a killed process
 NAME = re.compile(r"(?P<of>.+)-[0-9a-f]{16}")
-# One of them is in the folder of a stage, or of a snapshot.
+# Either file marks the folder of a stage or of a snapshot.
 MARKS = (stages.DONE, stages.LOCK, stages.SECONDS, "catalogue.json")
 DAY = 24 * 3600.0
 
 
 @dataclass(frozen=True)
 class Removed:
-    """place: in the data of distillation, a folder, or the folder of `files` files."""
+    """A deleted place: a folder, or the folder of `files` files. Relative to the data of distillation."""
 
     place: str
     size_bytes: int
@@ -57,16 +57,16 @@ class Removed:
 def clean(
     *, kept_runs: int = KEPT_RUNS, is_dry: bool = False, now: float | None = None
 ) -> list[Removed]:
-    """What was cleared away, or would be. May run beside slices. now: seconds since 1970, for what goes by age."""
+    """Return what was deleted, or would be. Safe to run during slices. now: Unix time in seconds."""
     now = time.time() if now is None else now
     if not folders.root().is_dir():
         return []
     if not is_dry:
         for run in Run.objects.exclude(status__in=Run.OPEN):
-            reports.keep_of(run)  # of a time before reports were kept
+            reports.keep_of(run)  # runs from before reports were kept
     found, aside = [], []
     with transaction.atomic():
-        # Held while folders are renamed: a slice writes what it needs before it looks what is there.
+        # Locked while folders are renamed: a slice writes its needs before it looks for existing stages.
         wanted = [*Run.objects.select_for_update().filter(status__in=Run.OPEN), *_latest(kept_runs)]
         for path, why in [*_stages(wanted, now), *_pictures(wanted, now)]:
             with _held(path) as is_free:
@@ -91,11 +91,13 @@ def _latest(count: int) -> list[Run]:
 
 # --- folders of stages and snapshots --------------------------------------------------------------
 def _stages(wanted: Sequence[Run], now: float) -> list[tuple[Path, str]]:
-    """What to remove, and why; and what kills have left."""
+    """Return folders to delete with the reason, including leftovers of killed processes."""
     root = folders.root()
     needed, known = _named_by(wanted), _named_by(Run.objects.all())
     found = [
-        (path, "a kill left it") for path in root.glob(".*") if _age(path, now) > SETTLED_DAYS * DAY
+        (path, "left by a killed process")
+        for path in root.glob(".*")
+        if _age(path, now) > SETTLED_DAYS * DAY
     ]
     spare = [
         path
@@ -104,13 +106,13 @@ def _stages(wanted: Sequence[Run], now: float) -> list[tuple[Path, str]]:
     ]
     for path in spare:
         with _held(path) as is_free:
-            if not is_free:  # by hand, and what that stage needs may be any of the others
+            if not is_free:  # a manual build, which may depend on any other stage
                 return found
     for path in spare:
         if path.name in known:
             found.append((path, "no run needs it"))
         elif _age(path, now) > UNUSED_DAYS * DAY:
-            found.append((path, f"nobody used it for {UNUSED_DAYS:g} days"))
+            found.append((path, f"not used for {UNUSED_DAYS:g} days"))
     return found
 
 
@@ -124,14 +126,14 @@ def _is_stage(path: Path) -> bool:
 
 
 def _holds_release(path: Path) -> bool:
-    """A release may have been registered where it lay."""
+    """Return whether a release may be registered at this path."""
     places = [releases.folder(release).resolve() for release in Release.objects.all()]
     return any(place.is_relative_to(path.resolve()) for place in places)
 
 
 @contextmanager
 def _held(path: Path) -> Iterator[bool]:
-    """Whether nobody builds the stage in this folder; while it lasts nobody can begin to."""
+    """Yield whether no process builds the stage in this folder; none can start while the context lasts."""
     lock = path / stages.LOCK
     if not lock.is_file():
         yield True
@@ -147,7 +149,7 @@ def _held(path: Path) -> Iterator[bool]:
 
 # --- pictures -------------------------------------------------------------------------------------
 def _pictures(wanted: Sequence[Run], now: float) -> list[tuple[Path, str]]:
-    """Of releases that no evaluation will ask for again."""
+    """Return images of releases that no evaluation will need again."""
     serving = Q(status=Release.Status.ACTIVE) | Q(canary_percent__gt=0)
     needed = set(Release.objects.filter(serving).values_list("name", flat=True))
     for run in wanted:
@@ -162,13 +164,13 @@ def _pictures(wanted: Sequence[Run], now: float) -> list[tuple[Path, str]]:
             continue
         days = SETTLED_DAYS if match["of"] in known else UNUSED_DAYS
         if _age(path, now) > days * DAY:
-            found.append((path, f"nobody asks for pictures of {match['of']}"))
+            found.append((path, f"no evaluation needs images of {match['of']}"))
     return found
 
 
 # --- pairs ----------------------------------------------------------------------------------------
 def _pairs(wanted: Sequence[Run], now: float, *, is_dry: bool) -> list[Removed]:
-    """Old ones of variants that no catalogue in use has: they are what costs most to make."""
+    """Return old pairs of variants in no current catalogue: pairs are the most expensive data to rebuild."""
     root = folders.root()
     old = [
         path
@@ -182,7 +184,7 @@ def _pairs(wanted: Sequence[Run], now: float, *, is_dry: bool) -> list[Removed]:
     except (
         GenerationError, EngineError, TrainingError, DetectorUnusable, OSError, ValueError
     ) as error:  # fmt: skip
-        # Nobody can say what is needed, such as while variants wait for their embeddings.
+        # The needs are unknown, for example while variants wait for their embeddings.
         log.warning("pairs_kept", reason=str(error))
         return []
     spare = defaultdict(list)
@@ -202,8 +204,8 @@ def _pairs(wanted: Sequence[Run], now: float, *, is_dry: bool) -> list[Removed]:
 
 
 def _needed_pairs(wanted: Sequence[Run]) -> set[Path]:
-    """Of these runs, and of the active catalogue with the recipe of the next one. Relative to the root."""
-    # The tensor libraries: few cleanings come here.
+    """Return the pairs needed by these runs, and by the active catalogue with the next run's recipe. Relative paths."""
+    # Imported here because it loads torch: few cleanups get here.
     from distillation.pipeline.stages import Chain
     from distillation.runs import inputs
 
@@ -233,7 +235,7 @@ def _place(path: Path) -> str:
 
 
 def _age(path: Path, now: float) -> float:
-    """Seconds since anything in it changed."""
+    """Return the seconds since the last change inside."""
     return now - max((found.st_mtime for found in _within(path)), default=now)
 
 
@@ -242,9 +244,9 @@ def _size(path: Path) -> int:
 
 
 def _within(path: Path) -> Iterator[os.stat_result]:
-    """Of the file or folder, and of all that is in it."""
+    """Return the stat results of the file or folder and of all its content."""
     for inner in (path, *path.rglob("*")):
-        with suppress(FileNotFoundError):  # a running build has just moved it
+        with suppress(FileNotFoundError):  # moved by a running build
             yield inner.lstat()
 
 

@@ -1,4 +1,4 @@
-"""What the files in a run's folders say of its training, for people who watch it. Reads; needs no tensor library."""
+"""Loss curves and sample sheets of a run, read from its folders for display. Imports no torch."""
 
 import json
 from collections.abc import Sequence
@@ -8,8 +8,15 @@ from pathlib import Path
 from distillation.models import Run
 from distillation.runs import folders
 
-POINTS = 200  # of a curve
-STEPPED = ("decoder", "structure", "regression", "matching", "joint", "quantise")  # have curves
+POINTS = 200  # per curve
+STEPPED = (
+    "decoder",
+    "structure",
+    "regression",
+    "matching",
+    "joint",
+    "quantise",
+)  # stages with curves
 LOSS = "loss"
 METRICS = "metrics.jsonl"
 SHEET, SHEET_FACTS = "samples.webp", "samples.json"
@@ -17,7 +24,7 @@ SHEET, SHEET_FACTS = "samples.webp", "samples.json"
 
 @dataclass(frozen=True)
 class Curve:
-    """The loss of one stage. steps, values: at most POINTS of them."""
+    """Loss curve of one stage. steps, values: at most POINTS each."""
 
     stage: str
     steps: tuple[int, ...]
@@ -26,7 +33,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Sheet:
-    """Pictures that a student made in training, below its teacher's. texts: their prompts."""
+    """Images of a student in training, below its teacher's. texts: their prompts."""
 
     stage: str
     step: int
@@ -37,7 +44,7 @@ class Sheet:
 
 
 def curves(run: Run) -> list[Curve]:
-    """Of the stages that have begun, in their order."""
+    """Return the curves of the stages that have started, in order."""
     found = []
     for stage in STEPPED:
         place = folders.stage(run, stage)
@@ -48,7 +55,7 @@ def curves(run: Run) -> list[Curve]:
 
 
 def sheet(run: Run) -> Sheet | None:
-    """The latest one."""
+    """Return the latest sample sheet."""
     for stage in reversed(STEPPED):
         place = folders.stage(run, stage)
         found = None if place is None else _sheet(stage, place)
@@ -77,7 +84,7 @@ def _curve(stage: str, path: Path) -> Curve | None:
                     value = json.loads(line)
                     points.append((int(value["step"]), float(value[LOSS])))
                 except (ValueError, KeyError, TypeError):
-                    continue  # being written, or without a loss of its own
+                    continue  # incomplete, or without a loss
     except OSError:
         return None
     chosen = _thinned(points)
@@ -88,7 +95,7 @@ def _curve(stage: str, path: Path) -> Curve | None:
 
 
 def _thinned(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
-    """Means of neighbours where there are many."""
+    """Average neighbouring points if there are many."""
     size = -(-len(points) // POINTS)
     groups = [points[start : start + size] for start in range(0, len(points), size or 1)]
     return [(group[-1][0], sum(value for _, value in group) / len(group)) for group in groups]

@@ -1,4 +1,4 @@
-"""Where runs keep what they make. Knows names of folders, not what is in them; needs no tensor library."""
+"""Paths of the folders of runs. Imports no torch."""
 
 from pathlib import Path
 
@@ -8,17 +8,17 @@ from distillation.models import Run
 
 
 def root() -> Path:
-    """Of the stages of all runs, and what they share."""
+    """Return the folder of the stages of all runs and their shared data."""
     return Path(settings.DATA_DIR) / "distillation"
 
 
 def stage(run: Run, name: str) -> Path | None:
-    """Of the stage, if it has begun and was not cleared away."""
+    """Return the folder of the stage, None before it started or after it was deleted."""
     folder = run.folders.get(name)
     found = root() / folder if folder else None
     return found if found is not None and found.is_dir() else None
 
 
 def report(release: str) -> Path:
-    """What is kept of the evaluation of the release of this name, whether or not it is there."""
+    """Return the folder for the evaluation report of the release of this name. It may not exist."""
     return root() / "reports" / release

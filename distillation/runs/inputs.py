@@ -1,4 +1,4 @@
-"""What a run starts from, as folders: recipe, teacher, students, judges, a snapshot of the catalogue."""
+"""Inputs of a run as folders: recipe, teacher, students, detector, CLIP, a snapshot of the catalogue."""
 
 import subprocess
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ STARTER_JUDGES = Path(settings.BASE_DIR) / "distillation" / "starter" / "judges"
 
 
 def recipe_of(description: Mapping[str, Any]) -> Recipe:
-    """Of {"recipe": NAME, FIELD: VALUE, …}. Raises RecipeRefused, which names the field."""
+    """Return the recipe for {"recipe": NAME, FIELD: VALUE, …}. Raises RecipeRefused, which names the field."""
     fields = dict(description)
     return overrides.changed(recipes.named(str(fields.pop("recipe", ""))), fields)
 
@@ -36,9 +36,9 @@ def gather(
     clip: str = "",
     real: str = "",
 ) -> Inputs:
-    """catalogue: a snapshot; None takes one, within that folder or the usual one. detector, clip: folders; "" is the
-    setting's, else the active detector if it fits, else the starter's for its own teacher, else none. real: a folder;
-    "" is the snapshot's pictures of the field, if there are any. Raises DistillationRefused."""
+    """Return the inputs. catalogue: a snapshot; None takes one, within that folder or the default one. detector, clip:
+    folders; "" means the setting's, else the active detector if it fits, else the starter's for its teacher, else none.
+    real: a folder; "" means the snapshot's real images, if any. Raises DistillationRefused."""
     is_starter = teacher.name == detectors.STARTER_TEACHER
     detector_folder = _folder(
         detector or settings.DISTILLATION_DETECTOR,
@@ -50,7 +50,7 @@ def gather(
     catalogue = catalogue or snapshot.take(
         teacher, within or folders.root(), detector=detector_folder
     )
-    # They are compared by a CLIP.
+    # The comparison needs a CLIP.
     of_field = None if clip_folder is None else snapshot.pictures(catalogue)
     return Inputs(
         teacher=releases.folder(teacher),
@@ -65,7 +65,7 @@ def gather(
 
 
 def _active_detector(teacher: Release) -> Path | None:
-    """The folder of the active version, if it takes pictures of the teacher's size and knows what they show."""
+    """Return the folder of the active version, if it has the teacher's image size and knows its subjects."""
     active = detectors.active()
     if active is None or (
         detectors.is_shipped(active) and teacher.name != detectors.STARTER_TEACHER
@@ -85,7 +85,7 @@ def _folder(given: str, *, default: Path | None) -> Path | None:
 
 
 def _code_revision() -> str:
-    """Of the checkout; empty where there is none."""
+    """Return the commit of the checkout; empty without one."""
     try:
         done = subprocess.run(
             ["git", "rev-parse", "--short=12", "HEAD"],

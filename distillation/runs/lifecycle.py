@@ -1,12 +1,12 @@
-"""The life of a run: the only module that changes a run's status, lease, token or slices. Trains nothing.
+"""Life cycle of runs: the only module that changes a run's status, lease, token or slices.
 
     create: queued            claim: queued → running, token + 1, a lease        pause: queued, running → paused
     give_back: running → queued (a slice is over, failed or was lost), or failed when too many failed in a row
     finish: running → succeeded                                                  resume: paused → queued
     cancel: queued, running, paused → canceled
 
-A worker presents the token with all that it writes. Paused, canceled or rescued, a run's token is void: the worker
-notices, and nothing of its late work shows. What a slice did stays in the folders of the stages.
+A worker presents the token with every write. When a run is paused, canceled or rescued its token becomes invalid:
+late writes of the worker have no effect. The work of a slice stays in the folders of the stages.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,12 +29,12 @@ from generation.models import Release
 log = structlog.get_logger(__name__)
 
 Status = Run.Status
-REFUSED = "refused"  # the code of an error that the next slice would meet again
+REFUSED = "refused"  # error code: the next slice would fail in the same way
 
 
 @dataclass(frozen=True)
 class Hold:
-    """What a worker holds of a run: the number of the slice is the fencing token."""
+    """A worker's hold on a run: the number of the slice is the fencing token."""
 
     run_id: int
     token: int
@@ -45,12 +45,12 @@ def _held(hold: Hold) -> QuerySet[Run]:
 
 
 def _lease_end() -> Any:
-    """By PostgreSQL's clock: the workers' clocks may differ."""
+    """Return the end of a new lease by PostgreSQL's clock: clocks of workers may differ."""
     return Now() + timedelta(seconds=settings.LEASE_SECONDS)
 
 
 def _move(runs: QuerySet[Run], *, to: Status, **fields: Any) -> int:
-    """The one place where a status changes. `runs` is filtered on the old status and token; callers check the count."""
+    """Change the status; the only place that does. `runs` is filtered on old status and token; check the count."""
     if to != Status.RUNNING:
         fields["lease_expires_at"] = None
     if to not in Run.OPEN:
@@ -70,7 +70,7 @@ def create(
     policy: Run.Policy = Run.Policy.AUTO,
     created_by: Any = None,
 ) -> Run:
-    """A queued run. Raises RunOpen while another one of this teacher is open."""
+    """Create a queued run. Raises RunOpen if another run of this teacher is open."""
     try:
         with transaction.atomic():
             run = Run.objects.create(
@@ -93,7 +93,7 @@ def create(
 def _refused(name: str, teacher: Release) -> RunOpen:
     current = Run.objects.filter(teacher=teacher, status__in=Run.OPEN).first()
     if current is None:
-        return RunOpen(f"There is a run named {name} already. Give another name.")
+        return RunOpen(f"A run named {name} already exists. Give another name.")
     return RunOpen(
         f"The run {current.name} of {teacher.name} is {current.status} ({current.percent:.0f} %). "
         "Wait for it, or cancel it."
@@ -102,7 +102,7 @@ def _refused(name: str, teacher: Release) -> RunOpen:
 
 # --- claim and hold -------------------------------------------------------------------------------
 def claim(worker_name: str) -> tuple[Run, Hold] | None:
-    """Take the oldest queued run for one slice. None: there is none."""
+    """Claim the oldest queued run for one slice. None if there is none."""
     with transaction.atomic():
         queued = Run.objects.filter(status=Status.QUEUED).order_by("created_at", "pk")
         run = queued.select_for_update(skip_locked=True).first()
@@ -129,18 +129,18 @@ def claim(worker_name: str) -> tuple[Run, Hold] | None:
 
 
 def is_held(hold: Hold, *, extend: bool) -> bool:
-    """Whether the run is still this worker's (it may have been paused, canceled or rescued); renews the lease."""
+    """Return whether the hold is still valid (the run may have been paused, canceled or rescued); renew the lease."""
     rows = _held(hold)
     return bool(rows.update(lease_expires_at=_lease_end())) if extend else rows.exists()
 
 
 def note(hold: Hold, **fields: Any) -> bool:
-    """Write what the worker found out: stage, percent, catalogue, folders. False: the run is not its any more."""
+    """Write the worker's progress: stage, percent, catalogue, folders. Return False if the hold is not valid."""
     return bool(_held(hold).update(**fields))
 
 
 def renew(hold: Hold, **fields: Any) -> Hold | None:
-    """The slice is over and its worker goes on with the next. None: the run is not its any more, or another one waits.
+    """End the slice and start the next one in the same worker. None if the hold is not valid or another run waits.
 
     fields: as for `note`.
     """
@@ -168,9 +168,9 @@ def renew(hold: Hold, **fields: Any) -> Hold | None:
 
 # --- end of a slice -------------------------------------------------------------------------------
 def give_back(hold: Hold, outcome: Slice.Outcome, *, detail: str = "", code: str = "") -> bool:
-    """A slice ended before the run did. Failed and lost ones count: too many in a row, and the run failed.
+    """End a slice before the run has finished. Too many failed or lost slices in a row make the run fail.
 
-    False: the run was not held any more.
+    Return False if the hold is not valid.
     """
     is_failure = outcome in (Slice.Outcome.FAILED, Slice.Outcome.LOST)
     with transaction.atomic():
@@ -195,7 +195,7 @@ def give_back(hold: Hold, outcome: Slice.Outcome, *, detail: str = "", code: str
 
 
 def finish(hold: Hold, **fields: Any) -> bool:
-    """The run is done. fields: what came of it. False: it was not held any more, and nothing is kept."""
+    """Finish the run. fields: its results. Return False, without a change, if the hold is not valid."""
     with transaction.atomic():
         run = _held(hold).select_for_update().first()
         if run is None:
@@ -219,24 +219,24 @@ def _end_slice(run: Run, outcome: Slice.Outcome, detail: str = "") -> None:
 
 # --- from outside ---------------------------------------------------------------------------------
 def rescue() -> int:
-    """Give back the runs whose lease ran out. Idempotent; any process may call it."""
+    """Release runs whose lease has expired. Idempotent; any process may call it."""
     lost = Run.objects.filter(status=Status.RUNNING, lease_expires_at__lt=Now())
     moved = 0
     for run in lost:
         detail = (
-            f"Worker {run.worker_name} did not renew its lease of {settings.LEASE_SECONDS:g} s."
+            f"The worker {run.worker_name} did not renew its lease of {settings.LEASE_SECONDS:g} s."
         )
         moved += give_back(Hold(run.pk, run.token), Slice.Outcome.LOST, detail=detail)
     return moved
 
 
 def pause(run: Run) -> Run:
-    """Its worker stops after the running step. Raises RunFinished."""
+    """Pause a run: its worker stops after the current step. Raises RunFinished."""
     return _stop(run, (Status.QUEUED, Status.RUNNING), Status.PAUSED)
 
 
 def cancel(run: Run) -> Run:
-    """For good; the folders of its stages stay. Canceled already: nothing changes. Raises RunFinished."""
+    """Cancel a run; the folders of its stages stay. No change if it is already canceled. Raises RunFinished."""
     return _stop(run, Run.OPEN, Status.CANCELED)
 
 
@@ -254,7 +254,7 @@ def _stop(run: Run, before: Sequence[Status], to: Status) -> Run:
 
 
 def resume(run: Run) -> Run:
-    """A paused or failed run goes on where it was. Raises RunFinished, and RunOpen if another one has begun."""
+    """Resume a paused or failed run. Raises RunFinished, and RunOpen if another one has started."""
     again = Run.objects.filter(pk=run.pk, status__in=(Status.PAUSED, Status.FAILED))
     try:
         with transaction.atomic():

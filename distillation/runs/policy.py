@@ -1,6 +1,6 @@
-"""Whether it is time to distil again: facts from the database, a pure decision on them, and the run that it starts.
+"""Redistillation policy: collects facts from the database, decides on them, and starts a run if needed.
 
-Nothing is trained here and no tensor is loaded: a schedule asks every night, a person whenever they like.
+The decision is a pure function. Loads no torch: it is called by the schedule and by web requests.
 """
 
 import json
@@ -25,14 +25,14 @@ from generation.releases import lifecycle as releases
 
 log = structlog.get_logger(__name__)
 
-NAMED = 5  # variants that a reason names
+NAMED = 5  # variants listed in a reason
 
 
 @dataclass(frozen=True)
 class Facts:
-    """uncovered, changed: slugs of active variants that the active student was not made for, or whose text it does not
-    know; settled: since when no variant was touched, seconds; tried: an ended run had the same catalogue and recipe;
-    judged, failing: images of the active student in a window, None while it has not been active for all of it."""
+    """uncovered, changed: slugs of active variants that the active student does not cover, or that have a different
+    text in it; settled: seconds since the last change of the catalogue; tried: a finished run with the same catalogue
+    and recipe; judged, failing: images of the active student in a window, None unless it was active for all of it."""
 
     teacher: str | None
     active: str | None
@@ -52,8 +52,8 @@ class Facts:
 
 @dataclass(frozen=True)
 class Limits:
-    """new_variants: of new or changed ones, at least this many start a run; settled_seconds: the catalogue must have
-    rested this long, so that a run does not begin in the middle of an editor's work; age_days: 0 = age is no reason;
+    """new_variants: number of new or changed variants that start a run; settled_seconds: time without changes of the
+    catalogue, so that a run does not start in the middle of editing; age_days: 0 = age is no reason;
     failing_share: of the judged images more than this, for sure; 0 = no reason."""
 
     new_variants: int = 1
@@ -63,36 +63,36 @@ class Limits:
 
 
 def decide(facts: Facts, limits: Limits) -> tuple[bool, list[str]]:
-    """Whether to begin, and why or why not."""
+    """Return whether to start a run, and the reasons for or against."""
     if facts.teacher is None:
         return False, ["No teacher is active."]
     if facts.variants == 0:
         return False, ["No prompt variant is active."]
     if facts.open_run is not None:
-        return False, [f"The run {facts.open_run} is under way."]
+        return False, [f"The run {facts.open_run} is open."]
     if facts.canary is not None:
-        return False, [f"{facts.canary} serves a share of the jobs, and is not decided yet."]
+        return False, [f"{facts.canary} is a canary that has not been decided."]
     wanted = _wanted(facts, limits)
     if not wanted:
-        return False, ["The active student covers the catalogue as it is."]
+        return False, ["The active student covers the catalogue."]
     if facts.unencoded:
-        return False, [*wanted, f"But {facts.unencoded} prompt variants wait to be encoded."]
+        return False, [*wanted, f"But {facts.unencoded} prompt variants are not encoded yet."]
     if facts.settled_seconds < limits.settled_seconds:
         return False, [
             *wanted,
-            f"But the catalogue was changed {facts.settled_seconds:.0f} s ago; it must rest for "
-            f"{limits.settled_seconds:.0f} s.",
+            f"But the catalogue changed {facts.settled_seconds:.0f} s ago; a run starts after "
+            f"{limits.settled_seconds:.0f} s without changes.",
         ]
     if facts.tried is not None:
         return False, [
             *wanted,
-            f"But {facts.tried} had the same catalogue: begin by hand, with another recipe.",
+            f"But {facts.tried} had the same catalogue. Start a run manually, with another recipe.",
         ]
     return True, wanted
 
 
 def _wanted(facts: Facts, limits: Limits) -> list[str]:
-    """The reasons to begin, if there are any."""
+    """Return the reasons to start a run, empty if there are none."""
     if facts.active is None:
         return ["No student is active."]
     found = []
@@ -103,7 +103,7 @@ def _wanted(facts: Facts, limits: Limits) -> list[str]:
     if len(facts.uncovered) + len(facts.changed) >= max(1, limits.new_variants):
         for slugs, what in (
             (facts.uncovered, "are not covered"),
-            (facts.changed, "have another text"),
+            (facts.changed, "have a different text"),
         ):
             if slugs:
                 more = ", …" if len(slugs) > NAMED else ""
@@ -115,7 +115,7 @@ def _wanted(facts: Facts, limits: Limits) -> list[str]:
         share = Share(facts.failing, facts.judged)
         if share.interval[0] > limits.failing_share:
             found.append(
-                f"{share.value:.0%} of {share.total} judged images of {facts.active} fail."
+                f"{share.value:.0%} of {share.total} judged images of {facts.active} failed."
             )
     return [reason[:300] for reason in found]
 
@@ -149,11 +149,11 @@ def gather(now: Any = None) -> Facts:
 def _not_covered(
     student: Release | None, variants: QuerySet[PromptVariant]
 ) -> tuple[list[str], list[str]]:
-    """Slugs of those that the student was not made for, and of those whose text it does not know."""
+    """Return the slugs that the student does not cover, and those whose text differs in it."""
     active = dict(variants.values_list("slug", "normalized_text"))
     if student is None:
         return list(active), []
-    # Without the texts that it was made for, it counts as made for those of today.
+    # A student without texts in its manifest counts as made for the current ones.
     known = {slug: active.get(slug, "") for slug in student.manifest["covered_variants"] or active}
     known |= routing.texts(student)
     uncovered = [slug for slug in active if slug not in known]
@@ -162,7 +162,7 @@ def _not_covered(
 
 
 def _unencoded(teacher: Release | None) -> int:
-    """Active variants without an embedding that may still come."""
+    """Count active variants whose embedding is still pending."""
     if teacher is None:
         return 0
     return catalogue.missing(teacher.encoder_fingerprint).count()
@@ -175,7 +175,7 @@ def _age_days(student: Release | None, now: Any) -> float | None:
 
 
 def _findings(student: Release | None, now: Any) -> dict[str, int]:
-    """Of the images of the last days, if the student has been active since: a new one is given its time first."""
+    """Count judged and failing images of the last days, if the student was active for all of them."""
     since = now - timedelta(days=settings.REDISTIL_WINDOW_DAYS)
     if student is None or student.activated_at is None or student.activated_at > since:
         return {}
@@ -186,7 +186,7 @@ def _findings(student: Release | None, now: Any) -> dict[str, int]:
 
 
 def _tried(touched: Any) -> str | None:
-    """A run that ended without a release to serve, begun after the catalogue last changed: it would end so again."""
+    """Return a run since the last change of the catalogue that ended without a release: it would end so again."""
     if touched is None:
         return None
     ended = Run.objects.filter(started_at__gte=touched).exclude(status__in=Run.OPEN)
@@ -200,7 +200,7 @@ def _tried(touched: Any) -> str | None:
 
 # --- starting -------------------------------------------------------------------------------------
 def consider() -> Decision:
-    """Gather, decide, begin if it is time; the decision is kept either way. Doubled beats are harmless."""
+    """Decide and start a run if needed; the decision is stored either way. Idempotent."""
     facts = gather()
     limits = Limits(
         settings.REDISTIL_NEW_VARIANTS,
@@ -213,7 +213,7 @@ def consider() -> Decision:
     if is_start:
         try:
             run = start(trigger=Run.Trigger.SCHEDULE, reasons=reasons)
-        except RunOpen as error:  # another beat was faster
+        except RunOpen as error:  # a concurrent beat
             is_start, reasons = False, [error.detail]
     decision = Decision.objects.create(
         is_start=is_start, reasons=reasons, facts=asdict(facts), run=run
@@ -231,16 +231,18 @@ def start(
     policy: str | None = None,
     created_by: Any = None,
 ) -> Run:
-    """A run from the active teacher for the active catalogue. Raises DistillationRefused, RunOpen.
+    """Start a run from the active teacher for the active catalogue. Raises DistillationRefused, RunOpen.
 
-    is_warm: it trains the active student on, if that is this teacher's; else one is cut out of the teacher.
+    is_warm: continue from the active student if it is this teacher's; otherwise derive one from the teacher.
     """
     teacher = releases.named(Release.Kind.TEACHER)
     student = Release.objects.filter(
         kind=Release.Kind.STUDENT, status=Release.Status.ACTIVE, manifest__parent=teacher.name
     ).first()
     if not PromptVariant.objects.filter(status=PromptVariant.Status.ACTIVE).exists():
-        raise DistillationRefused("No prompt variant is active, so there is nothing to distil for.")
+        raise DistillationRefused(
+            "No prompt variant is active. Activate the variants to distil for."
+        )
     return runs.create(
         name=_name(),
         recipe=recipe or described(settings.DISTILLATION_RECIPE),
@@ -254,7 +256,7 @@ def start(
 
 
 def described(given: str) -> dict[str, Any]:
-    """The description of a recipe that is given by its name, or by a JSON file of a description."""
+    """Return the description of a recipe given by name, or by a JSON file."""
     path = Path(given)
     if path.suffix != ".json":
         return {"recipe": given}
@@ -263,12 +265,12 @@ def described(given: str) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise DistillationRefused(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(value, dict) or not isinstance(value.get("recipe"), str):
-        raise DistillationRefused(f'{path} must hold {{"recipe": NAME, FIELD: VALUE, …}}.')
+        raise DistillationRefused(f'{path} must contain {{"recipe": NAME, FIELD: VALUE, …}}.')
     return value
 
 
 def _name() -> str:
-    """Of the release: students are told apart by when their runs began."""
+    """Return a name for the release, with the time of the start."""
     stem = f"student-{timezone.now():%Y%m%d-%H%M%S}"
     number, name = 1, stem
     while Run.objects.filter(name=name).exists() or Release.objects.filter(name=name).exists():

@@ -1,4 +1,4 @@
-"""What becomes of a run's release: registered, then served, kept for a person, or rejected, as the gate decided."""
+"""Promotion of a run's release: registration, then activation, canary, candidate or rejection by policy and gate."""
 
 import json
 from collections.abc import Mapping
@@ -20,9 +20,9 @@ log = structlog.get_logger(__name__)
 
 
 def conclude(run: Run, hold: Hold, made: Mapping[str, Path]) -> None:
-    """Register the release, move it as the run's policy says, and finish the run, all or nothing.
+    """Register the release, apply the run's policy, and finish the run, in one transaction.
 
-    made: the folders of the run's stages. Idempotent: a slice that was lost in between is repeated. Raises
+    made: the folders of the run's stages. Idempotent: a slice that is lost in between is repeated. Raises
     ReleaseRefused.
     """
     gate = json.loads((made[GATE] / GATE_FILE).read_text("utf-8"))
@@ -35,13 +35,13 @@ def conclude(run: Run, hold: Hold, made: Mapping[str, Path]) -> None:
         activation.make_ready(release)
     with transaction.atomic():
         if outcome == Run.Outcome.REJECTED:
-            releases.reject(release, reason="The gate was not passed.")
+            releases.reject(release, reason="It did not pass the gate.")
         elif outcome == Run.Outcome.PROMOTED:
-            releases.activate(release, reason="The gate was passed.")
+            releases.activate(release, reason="It passed the gate.")
         elif outcome == Run.Outcome.CANARY:
             releases.begin_canary(release, settings.CANARY_PERCENT)
         if not runs.finish(hold, release=release, gate=gate, outcome=outcome):
-            # Somebody else holds the run, and will conclude it.
+            # The hold is not valid any more: another worker will conclude the run.
             transaction.set_rollback(True)
             return
     failed = [check["name"] for check in gate["checks"] if not check["passed"]]
@@ -49,14 +49,14 @@ def conclude(run: Run, hold: Hold, made: Mapping[str, Path]) -> None:
 
 
 def _outcome(run: Run, release: Release, is_passed: bool) -> Run.Outcome:
-    """As the policy says; with nothing to compare it with, and nothing to lose, a canary is served at once."""
+    """Return the outcome by the policy. Without an active release to compare with, a canary is activated at once."""
     if not is_passed:
         return Run.Outcome.REJECTED
     if run.policy == Run.Policy.MANUAL:
         return Run.Outcome.CANDIDATE
     active = Release.objects.filter(kind=release.kind, status=Release.Status.ACTIVE)
     if run.policy == Run.Policy.CANARY and active.exclude(pk=release.pk).exists():
-        # A canary that a person began is tried first; this one waits for a person.
+        # Another canary was started manually; this release waits for a decision.
         others = Release.objects.filter(kind=release.kind, canary_percent__gt=0)
         return (
             Run.Outcome.CANDIDATE if others.exclude(pk=release.pk).exists() else Run.Outcome.CANARY

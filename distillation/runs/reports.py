@@ -1,6 +1,6 @@
-"""What is kept of an evaluation when the folders of its run are cleared away, and the figures in it, for people.
+"""Kept reports of evaluations: they outlive the folders of their runs. Figures for display.
 
-Knows no tensors: it reads `evaluation.json` as the evaluation wrote it.
+Reads `evaluation.json` as the evaluation wrote it. Imports no torch.
 """
 
 import json
@@ -18,7 +18,7 @@ FIGURES, ACTIVE = "evaluation.json", "active.json"
 REPORT, COMPARED = "report.html", "compared.webp"
 PLOTS = ("attributes.png", "diversity.png", "clip.png", "speed.png")
 SHEETS = ("sheet.webp", "worst.webp")
-# By stage: files, and their names in the report.
+# By stage: files and their names in the report.
 KEPT: Mapping[str, Mapping[str, str]] = {
     "evaluation": {name: name for name in (FIGURES, REPORT, *SHEETS, *PLOTS)},
     "incumbent": {FIGURES: ACTIVE},
@@ -27,9 +27,9 @@ KEPT: Mapping[str, Mapping[str, str]] = {
 
 
 def keep(release: str, stages: Mapping[str, Path | None]) -> bool:
-    """Copy what people may want to see of the evaluation of this release. False: nothing was measured.
+    """Copy the files of the evaluation of this release for display. Return False if there was no evaluation.
 
-    stages: the folders of its run by stage, those that are there.
+    stages: the existing folders of its run by stage.
     """
     found = {
         kept: place / file
@@ -51,7 +51,7 @@ def keep(release: str, stages: Mapping[str, Path | None]) -> bool:
 
 
 def keep_of(run: Run) -> bool:
-    """Of a run whose stages are still there, if it is not kept yet."""
+    """Keep the report of a run whose stages still exist, unless it is kept already."""
     if (folders.report(run.name) / FIGURES).is_file():
         return True
     return keep(run.name, {name: folders.stage(run, name) for name in KEPT})
@@ -60,9 +60,9 @@ def keep_of(run: Run) -> bool:
 # --- reading --------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class OfVariant:
-    """right: share of pictures, by release; changes: candidate less the other, None where nobody judged.
+    """right: share of correct images, by release; changes: candidate minus the other, None if not judged.
 
-    The other is the active release where that covers the variant, else the teacher.
+    The other is the active release if it covers the variant, otherwise the teacher.
     """
 
     slug: str
@@ -75,7 +75,7 @@ class OfVariant:
     is_new: bool  # not covered by the active release
 
 
-ORDERS: Mapping[str, Callable[[OfVariant], tuple[Any, ...]]] = {  # the worst first
+ORDERS: Mapping[str, Callable[[OfVariant], tuple[Any, ...]]] = {  # worst first
     "right": lambda row: (_low(row.right_change), _low(row.clip_change), row.slug),
     "clip": lambda row: (_low(row.clip_change), row.slug),
     "diversity": lambda row: (_low(row.spread_ratio), row.slug),
@@ -86,7 +86,7 @@ ORDERS: Mapping[str, Callable[[OfVariant], tuple[Any, ...]]] = {  # the worst fi
 
 @dataclass(frozen=True)
 class Report:
-    """figures, active: `evaluation.json` of the candidate, and of the release that it is to replace."""
+    """figures, active: `evaluation.json` of the candidate, and of the active release it may replace."""
 
     folder: Path
     figures: Mapping[str, Any]
@@ -98,7 +98,7 @@ class Report:
         return tuple(name for name in names if (self.folder / name).is_file())
 
     def variants(self, order: str) -> list[OfVariant]:
-        """order: of ORDERS."""
+        """Return the variants in an order of ORDERS."""
         known = {} if self.active is None else {p["slug"]: p for p in self.active["per_prompt"]}
         rows = [_of_variant(prompt, known.get(prompt["slug"])) for prompt in self.prompts]
         return sorted(rows, key=ORDERS[order])
@@ -109,7 +109,7 @@ class Report:
 
 
 def read(release: str) -> Report | None:
-    """None: nothing was kept, or it cannot be read any more."""
+    """Return the report; None if there is none or it cannot be read."""
     folder = folders.report(release)
     figures = _json(folder / FIGURES)
     return None if figures is None else Report(folder, figures, _json(folder / ACTIVE))
@@ -154,5 +154,5 @@ def _of_variant(ours: Mapping[str, Any], active: Mapping[str, Any] | None) -> Of
 
 
 def _low(value: float | None) -> float:
-    """What nobody judged comes last."""
+    """Return a sort key that puts missing values last."""
     return float("inf") if value is None else value

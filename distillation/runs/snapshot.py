@@ -1,6 +1,6 @@
-"""Writes the active catalogue as the files that a run starts from. Knows no training: they are all it is given.
+"""Snapshot of the active catalogue in files: the only catalogue data that training reads.
 
-With it go the accepted pictures of the field. Without any the files, and so the name, are those of the catalogue alone.
+Accepted real images are included. Without any, the content and thus the name depend on the catalogue alone.
 """
 
 import hashlib
@@ -26,9 +26,9 @@ from generation.models import Embedding, Release
 
 
 def take(teacher: Release, root: Path, *, detector: Path | None) -> Path:
-    """A folder in `root`, named by its content, that `trainers.catalogue.read` reads. Raises DistillationRefused.
+    """Return a folder in `root`, named by content hash, for `trainers.catalogue.read`. Raises DistillationRefused.
 
-    detector: whose bits the variants' tags are compared with; None if nothing judges.
+    detector: its bits are compared with the variants' tags; None if there is none.
     """
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".catalogue-", dir=root) as temporary:
@@ -45,14 +45,14 @@ def take(teacher: Release, root: Path, *, detector: Path | None) -> Path:
 
 
 def pictures(catalogue: Path) -> Path | None:
-    """The folder of the snapshot's pictures of the field, if there are at least two."""
+    """Return the folder of the snapshot's real images, if there are at least two."""
     folder = catalogue / catalogues.PICTURES
     return folder if folder.is_dir() and len(list(folder.iterdir())) > 1 else None
 
 
 def _write_examples(slugs: Sequence[str], side: int, folder: Path) -> None:
-    """Those that training may use, of the teacher's size. Files of this machine are linked: they take no space, and
-    cannot go away."""
+    """Write the accepted examples of the teacher's size. Local files are hard-linked: this takes no space and
+    protects them from removal."""
     rows = curation.accepted().filter(side=side, source__variants__slug__in=slugs)
     fields = ("source__variants__slug", "sha256", "file")
     found = list(rows.values_list(*fields).distinct().order_by(*fields))
@@ -72,7 +72,7 @@ def _write_examples(slugs: Sequence[str], side: int, folder: Path) -> None:
 
 
 def _catalogue(teacher: Release, detector: Path | None) -> Catalogue:
-    """Every active prompt variant that can be encoded, with its embedding under the teacher's encoder."""
+    """Return every active prompt variant that can be encoded, with its embedding under the teacher's encoder."""
     variants = list(prompts.usable(teacher.encoder_fingerprint))
     if not variants:
         raise DistillationRefused(
@@ -89,8 +89,8 @@ def _catalogue(teacher: Release, detector: Path | None) -> Catalogue:
     missing = [v.slug for v in variants if (v.pk, v.revision) not in stored]
     if missing:
         raise DistillationRefused(
-            f"{len(missing)} of {len(variants)} active prompt variants have no embedding under the encoder of "
-            f"{teacher.name}, the first is {missing[0]}. Encode them: manage.py catalogue encode."
+            f"{len(missing)} of {len(variants)} active prompt variants have no embedding for the encoder of "
+            f"{teacher.name}; the first is {missing[0]}. Encode them with: manage.py catalogue encode"
         )
     try:
         embeds = np.stack([unpack(stored[v.pk, v.revision].stored()) for v in variants])
@@ -105,7 +105,7 @@ def _catalogue(teacher: Release, detector: Path | None) -> Catalogue:
         if not stated.any():
             raise DistillationRefused(
                 f"No tag of the active prompt variants is a bit of the detector {detector} "
-                f"({', '.join(config.bits[:8])} …). Tag the variants with its bits, or leave the detector out."
+                f"({', '.join(config.bits[:8])} …). Tag the variants with its bits, or omit the detector."
             )
     return Catalogue(
         slugs=tuple(variant.slug for variant in variants),

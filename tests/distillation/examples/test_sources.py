@@ -102,11 +102,11 @@ def test_a_listing_that_is_too_long_is_refused(root, monkeypatch):
         ("ftp://host/x", "ftp:// is not read"),
         ("memory://x", "is not read"),
         ("simplecache::s3://bucket", "simplecache"),
-        ("s3://", "names no place"),
-        ("https://", "names no place"),
+        ("s3://", "is incomplete"),
+        ("https://", "is incomplete"),
         ("https://user:secret@host/x", "credentials"),
         ("https://host/x?token=1", "without"),
-        ("https://[::1", "is no address"),
+        ("https://[::1", "is not valid"),
         ("", "neither"),
         ("zip://*.png::/etc/x.zip", "is not read"),
     ],
@@ -148,7 +148,7 @@ def test_the_listing_of_a_web_server_is_read_with_what_it_says_of_each_file(web)
 def test_private_addresses_are_refused_by_name_and_by_number(web):
     port = web.rpartition(":")[2]
     for url in (web, f"http://localhost:{port}", f"http://[::ffff:127.0.0.1]:{port}"):
-        with pytest.raises(PlaceUnusable, match="private network"):
+        with pytest.raises(PlaceUnusable, match="private address"):
             open_place(f"{url}/vases", Rules([])).files()
 
 

@@ -62,7 +62,7 @@ def test_variants_are_named_by_a_tag(folder):
 
 def test_without_a_detector_for_such_pictures_people_decide(folder):
     images("add", "field", "vases")
-    assert "people decide" in images("ingest")
+    assert "Decide on the images" in images("ingest")
 
 
 def test_one_source_that_cannot_be_read_does_not_keep_the_others_from_it(folder):

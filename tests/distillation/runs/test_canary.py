@@ -45,12 +45,12 @@ def served_by(release: Release, *, count: int, failed: int = 0, flagged: int = 0
     ("ours", "action", "words"),
     [
         (Counts(ended=50, judged=50, failing=5), "wait", "50 of 200 jobs"),
-        (Counts(ended=200, judged=200, failing=24), "promote", "200 jobs without getting worse"),
+        (Counts(ended=200, judged=200, failing=24), "promote", "served 200 jobs"),
         (Counts(ended=60, failed=20), "withdraw", "33.3% of 60 jobs failed"),
         (Counts(ended=60, judged=60, failing=30), "withdraw", "50.0% of 60 judged images failed"),
         (Counts(ended=10, failed=9, judged=1, failing=1), "wait", "10 of 200"),
         (Counts(ended=61, judged=61, failing=14), "wait", "61 of 200"),
-        (Counts(ended=200, judged=0), "promote", "without getting worse"),
+        (Counts(ended=200, judged=0), "promote", "not worse than"),
     ],
 )
 def test_a_canary_is_withdrawn_once_it_is_surely_worse_and_promoted_after_enough_jobs(

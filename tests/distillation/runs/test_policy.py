@@ -64,11 +64,11 @@ def test_a_run_begins_when_facts_changed(changes, reason):
         ({}, "covers the catalogue"),
         ({"teacher": None, "uncovered": ("a",)}, "No teacher"),
         ({"variants": 0, "active": None}, "No prompt variant"),
-        ({"uncovered": ("a",), "open_run": "student-2"}, "student-2 is under way"),
-        ({"uncovered": ("a",), "canary": "student-2"}, "student-2 serves a share of the jobs"),
+        ({"uncovered": ("a",), "open_run": "student-2"}, "student-2 is open"),
+        ({"uncovered": ("a",), "canary": "student-2"}, "student-2 is a canary"),
         ({"judged": 20, "failing": 9}, "covers the catalogue"),
-        ({"uncovered": ("a",), "unencoded": 4}, "4 prompt variants wait"),
-        ({"uncovered": ("a",), "settled_seconds": 30}, "must rest"),
+        ({"uncovered": ("a",), "unencoded": 4}, "4 prompt variants are not encoded"),
+        ({"uncovered": ("a",), "settled_seconds": 30}, "without changes"),
         ({"uncovered": ("a",), "tried": "student-2 (rejected)"}, "student-2 (rejected) had the same"),
     ],
 )  # fmt: skip
@@ -161,7 +161,7 @@ def test_a_variant_that_waits_for_its_embedding_delays_the_run(releases):
     make_variant(slug="green-mug")
     rest()
     assert gather().unencoded == 1
-    assert "wait to be encoded" in consider().reasons[-1]
+    assert "are not encoded yet" in consider().reasons[-1]
 
 
 def test_a_catalogue_that_was_tried_in_vain_is_not_tried_again_until_it_changes(releases):
