@@ -1,6 +1,6 @@
-"""Writes a trained student as a release: folded, int8, with a small decoder and its own prompts. Knows no training.
+"""Writing of a trained student as a release: folded, int8, with a small decoder and its own prompt embeddings.
 
-A bundle needs nothing else to generate: no text encoder, no teacher. `docs/release-format.md` describes its files.
+A bundle is self-contained: no text encoder, no teacher. `docs/release-format.md` describes its files.
 """
 
 import json
@@ -41,20 +41,20 @@ def write(
     code_revision: str,
     evaluation: Mapping[str, Any] | None = None,
 ) -> Manifest:
-    """Make the new folder `target`, whole or not at all.
+    """Write the new folder `target`, atomically.
 
-    scheduler_config: the teacher's; timesteps: descending, those of the student's passes; prompt_embeds: fp16
+    scheduler_config: the teacher's; timesteps: descending, of the student's steps; prompt_embeds: fp16
     [prompts, tokens, width] of `slugs` and `texts`. Raises ReleaseInvalid, which names the field, for parts that do not
-    fit together and for weights that fp16 cannot hold.
+    match and for weights outside the range of fp16.
     """
     target = Path(target)
     if target.exists():
-        raise ReleaseInvalid(f"{target} exists already. Give another name, or remove it.")
+        raise ReleaseInvalid(f"{target} already exists. Give another name, or remove it.")
     steps = [int(timestep) for timestep in timesteps]
     config = {
         **scheduler_config,
         "set_alpha_to_one": True,
-    }  # the last pass ends at the clean latents
+    }  # the last step ends at clean latents
     _check_timesteps(config, steps, teacher)
     _check_networks(unet, decoder, teacher)
     _check_prompts(slugs, texts, prompt_embeds, teacher)
@@ -119,14 +119,14 @@ def _check_networks(
     width = teacher.embedding_shape[1]
     if unet.config.cross_attention_dim != width:
         raise ReleaseInvalid(
-            f"cross_attention_dim: the student reads embeddings of {unet.config.cross_attention_dim} values, "
-            f"the teacher's text encoder gives {width}."
+            f"cross_attention_dim: the student's embeddings have {unet.config.cross_attention_dim} values, "
+            f"those of the teacher's text encoder {width}."
         )
     channels = decoder.config.latent_channels
     for field in ("in_channels", "out_channels"):
         if unet.config[field] != channels:
             raise ReleaseInvalid(
-                f"latent_channels: the decoder takes {channels}, the student's {field} is {unet.config[field]}."
+                f"latent_channels: the decoder has {channels}, the student's {field} is {unet.config[field]}."
             )
     if decoder.config.upsampling_scaling_factor != 2:
         raise ReleaseInvalid(
@@ -136,8 +136,8 @@ def _check_networks(
     size = unet.config.sample_size * factor
     if not any(size in sizes for sizes in teacher.image_sizes):
         raise ReleaseInvalid(
-            f"image_sizes: latents of {unet.config.sample_size} give images of {size} with this decoder "
-            f"({factor} pixels a latent), but the teacher makes {teacher.image_sizes}."
+            f"image_sizes: latents of size {unet.config.sample_size} give images of size {size} with this decoder "
+            f"({factor} pixels per latent), but the teacher's sizes are {teacher.image_sizes}."
         )
 
 
@@ -145,7 +145,7 @@ def _check_prompts(
     slugs: Sequence[str], texts: Sequence[str], prompt_embeds: Tensor, teacher: Manifest
 ) -> None:
     if not slugs or len(set(slugs)) != len(slugs):
-        raise ReleaseInvalid("slugs: give one or more prompt variants, each once.")
+        raise ReleaseInvalid("slugs: give at least one prompt variant, without duplicates.")
     if len(texts) != len(slugs):
         raise ReleaseInvalid(f"texts: {len(texts)} for {len(slugs)} prompt variants.")
     expected = (len(slugs), *teacher.embedding_shape)
@@ -174,7 +174,7 @@ def _write_network(
 
 def _save(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
     save_file({key: value.contiguous() for key, value in tensors.items()}, path, metadata)
-    path.chmod(0o644)  # safetensors writes for the owner alone
+    path.chmod(0o644)  # safetensors sets 0600
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The classes that the networks of a release may have, by the `_class_name` in their config.json. Knows no tensors."""
+"""Network classes that a release may have, by the `_class_name` in config.json. Imports no torch."""
 
 import json
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from generation.engine.errors import ReleaseInvalid
 
-FOLDED_UNET = "FoldedUNet2DConditionModel"  # without a time embedding: `student`
+FOLDED_UNET = "FoldedUNet2DConditionModel"  # without a time embedding: see `student`
 TINY_VAE = "AutoencoderTiny"
 ACCEPTED = {
     "unet": ("UNet2DConditionModel", FOLDED_UNET),
@@ -15,7 +15,7 @@ ACCEPTED = {
 
 
 def read(folder: Path) -> dict[str, str]:
-    """Component → class, of a release folder. Raises ReleaseInvalid for a class that this program does not load."""
+    """Return component → class of a release folder. Raises ReleaseInvalid for an unsupported class."""
     found = {}
     for component, accepted in ACCEPTED.items():
         path = folder / component / "config.json"
@@ -23,28 +23,28 @@ def read(folder: Path) -> dict[str, str]:
             name = json.loads(path.read_text("utf-8")).get("_class_name")
         except (OSError, ValueError, AttributeError) as error:
             raise ReleaseInvalid(
-                f"{path} cannot be read: {error}. Copy the release again from where it came."
+                f"{path} cannot be read: {error}. Copy the release again from its source."
             ) from error
         if name not in accepted:
             raise ReleaseInvalid(
-                f"{path}: the class {name!r} is not one of {', '.join(accepted)}. Update this program."
+                f"{path}: the class {name!r} is not one of {', '.join(accepted)}. Update Retort."
             )
         found[component] = name
     return found
 
 
 def is_folded(folder: Path, *, guidance_scale: float, covered_variants: Sequence[str]) -> bool:
-    """Whether the U-Net is folded. Raises ReleaseInvalid as `read`, and where the manifest contradicts the class."""
+    """Return whether the U-Net is folded. Raises ReleaseInvalid, also if the manifest contradicts this."""
     if read(folder)["unet"] != FOLDED_UNET:
         return False
     if guidance_scale != 1:
         raise ReleaseInvalid(
-            f"guidance_scale is {guidance_scale}, but a {FOLDED_UNET} has learnt the guidance of its teacher: it must "
-            "be 1. Make the release again."
+            f"guidance_scale is {guidance_scale}, but a {FOLDED_UNET} contains the guidance of its teacher, so it must "
+            "be 1. Create the release again."
         )
     if not covered_variants:
         raise ReleaseInvalid(
-            f"covered_variants is empty, but a {FOLDED_UNET} is made for prompt variants that it names. Make the "
+            f"covered_variants is empty, but a {FOLDED_UNET} must list the prompt variants it was made for. Create the "
             "release again."
         )
     return True

@@ -1,4 +1,4 @@
-"""Which device and which number formats the engine computes with, and why. Nobody else decides this."""
+"""Choice of device and dtypes for the engine. No other module decides this."""
 
 import resource
 import sys
@@ -14,7 +14,7 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 @dataclass(frozen=True)
 class Device:
-    """A device and its formats. The U-Net and the VAE may differ: `release` says how its VAE must be run in fp16."""
+    """A device and its dtypes. U-Net and VAE may differ: `release` states how its VAE must run in fp16."""
 
     place: torch.device
     dtype: torch.dtype
@@ -34,7 +34,7 @@ class Device:
         return f"{name}, {self.dtype_name}"
 
     def synchronize(self) -> None:
-        """Wait until the device has done what was asked, so that a clock shows its time."""
+        """Synchronize, so that a clock measures the work."""
         if self.place.type == "cuda":
             torch.cuda.synchronize(self.place)
         elif self.place.type == "mps":
@@ -47,15 +47,17 @@ class Device:
             torch.mps.empty_cache()
 
     def peak_memory_bytes(self) -> int:
-        """The most that was in use at once: of the device, or on a CPU of the whole process."""
+        """Return the peak memory: of the device, or on a CPU of the process."""
         if self.place.type == "cuda":
             return torch.cuda.max_memory_allocated(self.place)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024  # bytes there, kibibytes elsewhere
+        return (
+            peak if sys.platform == "darwin" else peak * 1024
+        )  # bytes on macOS, kibibytes elsewhere
 
 
 def choose(device: str = "auto", dtype: str = "auto", *, threads: int = 0) -> Device:
-    """device: "auto", "cpu", "cuda", "cuda:1", "mps"; dtype: "auto" or of DTYPES; threads: 0 = torch decides.
+    """Choose. device: "auto", "cpu", "cuda", "cuda:1", "mps"; dtype: "auto" or of DTYPES; threads: 0 = torch's choice.
 
     Raises DeviceUnavailable.
     """
@@ -64,19 +66,19 @@ def choose(device: str = "auto", dtype: str = "auto", *, threads: int = 0) -> De
     if dtype == "auto":
         chosen, reason = _dtype(place)
     elif dtype in DTYPES:
-        chosen, reason = DTYPES[dtype], "asked for"
+        chosen, reason = DTYPES[dtype], "requested"
     else:
-        raise DeviceUnavailable(f"dtype {dtype!r}: give auto, {', '.join(DTYPES)}.")
+        raise DeviceUnavailable(f"The dtype {dtype!r} is unknown. Give auto, {', '.join(DTYPES)}.")
     return Device(place, chosen, reason)
 
 
 def use_threads(count: int) -> None:
-    """How many threads torch computes with on a CPU, when the calling thread asks; 0: as many as before.
+    """Set the number of CPU threads for torch in the calling thread; 0 = unchanged.
 
-    Of the threads of a process that generates, one alone should have several: each has its own, and with more of them
-    than cores GNU OpenMP lets all wait asleep, which makes a student's picture take twice as long.
+    In a process that generates only one thread should have several: each thread has its own pool, and with more pool
+    threads than cores GNU OpenMP makes them sleep while waiting, which doubles a student's time per image.
     """
-    # Asked for even if it is not needed: from then on this thread heeds no number that another one sets.
+    # Set even if it is unchanged: from then on this thread ignores the number set by others.
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
 
@@ -89,35 +91,39 @@ def _place(device: str) -> torch.device:
     try:
         place = torch.device(device)
     except RuntimeError:
-        raise DeviceUnavailable(f"{device!r}: give auto, cpu, cuda, cuda:N or mps.") from None
+        raise DeviceUnavailable(
+            f"The device {device!r} is unknown. Give auto, cpu, cuda, cuda:N or mps."
+        ) from None
     if place.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (place.index or 0) >= count:
             raise DeviceUnavailable(
-                f"{device!r}: torch sees {count} CUDA devices. Check the driver, or use DEVICE=cpu."
+                f"{device!r}: torch finds {count} CUDA devices. Check the driver, or use DEVICE=cpu."
             )
         return torch.device("cuda", place.index or 0)
     if place.type == "mps" and not torch.backends.mps.is_available():
-        raise DeviceUnavailable(f"{device!r}: torch sees no Apple GPU. Use DEVICE=cpu.")
+        raise DeviceUnavailable(f"{device!r}: torch finds no Apple GPU. Use DEVICE=cpu.")
     if place.type not in ("cpu", "mps"):
-        raise DeviceUnavailable(f"{device!r}: give auto, cpu, cuda, cuda:N or mps.")
+        raise DeviceUnavailable(
+            f"The device {device!r} is not supported. Give auto, cpu, cuda, cuda:N or mps."
+        )
     return place
 
 
 def _dtype(place: torch.device) -> tuple[torch.dtype, str]:
     if place.type == "cuda":
         if torch.cuda.get_device_capability(place) >= (8, 0):
-            return torch.bfloat16, "tensor cores as fast as fp16, without its overflows"
+            return torch.bfloat16, "tensor cores as fast as for fp16, without its overflows"
         return torch.float16, "the GPU has no bf16 arithmetic"
     if place.type == "mps":
         return torch.float16, "half the memory traffic"
     if cpu_has_bf16():
-        return torch.bfloat16, "the CPU multiplies bf16 in hardware"
-    return torch.float32, "without bf16 instructions a CPU emulates it, slower than fp32"
+        return torch.bfloat16, "the CPU has bf16 instructions"
+    return torch.float32, "the CPU has no bf16 instructions; emulation is slower than fp32"
 
 
 def cpu_has_bf16() -> bool:
-    """AVX-512 BF16 or AMX (Linux says it in /proc/cpuinfo; elsewhere fp32 is the safe answer)."""
+    """Return whether the CPU has AVX-512 BF16 or AMX. Reads /proc/cpuinfo; elsewhere fp32 is the safe choice."""
     try:
         flags = Path("/proc/cpuinfo").read_text("utf-8", "replace")
     except OSError:

@@ -1,4 +1,4 @@
-"""Embeddings: how they are stored, whether a stored one is whole, and which are resident on the device."""
+"""Embeddings: storage format, integrity check, and the table of those resident on the device."""
 
 import hashlib
 from collections import OrderedDict
@@ -14,16 +14,16 @@ from generation.engine.request import StoredEmbedding
 if TYPE_CHECKING:
     import torch
 
-DTYPE = "float16"  # the text encoder's own precision is lower than what fp16 loses
+DTYPE = "float16"  # its rounding is below the precision of the text encoder
 RESIDENT_BYTES = 64 * 2**20
 
 
 def pack(array: npt.NDArray[Any], encoder_fingerprint: str) -> StoredEmbedding:
-    """What is stored of a text encoder's output, array: (tokens, width), any float dtype. Raises EmbeddingInvalid."""
+    """Return the stored form of a text encoder's output (tokens, width), any float dtype. Raises EmbeddingInvalid."""
     if array.ndim != 2:
-        raise EmbeddingInvalid(f"Expected (tokens, width), not {array.shape}.")
+        raise EmbeddingInvalid(f"Its shape is {array.shape}, not (tokens, width).")
     if not np.isfinite(values := array.astype("<f2")).all():
-        raise EmbeddingInvalid("It holds values that fp16 cannot hold.")
+        raise EmbeddingInvalid("It has values outside the range of fp16.")
     data = values.tobytes()
     tokens, width = array.shape
     return StoredEmbedding(
@@ -32,7 +32,7 @@ def pack(array: npt.NDArray[Any], encoder_fingerprint: str) -> StoredEmbedding:
 
 
 def check(stored: StoredEmbedding) -> None:
-    """Raises EmbeddingInvalid if the bytes are not those that were stored."""
+    """Raise EmbeddingInvalid if shape, dtype or hash do not match the bytes."""
     tokens, width = stored.shape
     if stored.dtype != DTYPE:
         raise EmbeddingInvalid(f"Its dtype is {stored.dtype}, not {DTYPE}.")
@@ -45,15 +45,15 @@ def check(stored: StoredEmbedding) -> None:
 
 
 def unpack(stored: StoredEmbedding) -> npt.NDArray[np.float16]:
-    """(tokens, width), read-only. Raises EmbeddingInvalid."""
+    """Return (tokens, width), read-only. Raises EmbeddingInvalid."""
     check(stored)
     return np.frombuffer(stored.data, "<f2").reshape(stored.shape)
 
 
 class EmbeddingTable:
-    """Embeddings resident on a device, keyed by sha256; those used longest ago leave. One thread uses it.
+    """LRU cache of embeddings on a device, keyed by sha256. Not thread-safe.
 
-    derive: what is kept of an embedding (tokens, width) in its place, such as keys and values; computed once for each.
+    derive: maps an embedding (tokens, width) to what is cached instead, such as keys and values; called once for each.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class EmbeddingTable:
         return len(self._rows)
 
     def add(self, stored: StoredEmbedding) -> None:
-        """Make it resident. Raises EmbeddingInvalid."""
+        """Load an embedding onto the device. Raises EmbeddingInvalid."""
         import torch
 
         if stored.sha256 in self._rows:
@@ -91,7 +91,10 @@ class EmbeddingTable:
             self._bytes -= gone.nbytes
 
     def gather(self, batch: Sequence[StoredEmbedding]) -> "torch.Tensor":
-        """prompt_embeds of a batch, or what is derived of them: (batch, tokens, width). Raises EmbeddingInvalid."""
+        """Return prompt_embeds of a batch, or what is derived from them: (batch, tokens, width).
+
+        Raises EmbeddingInvalid.
+        """
         import torch
 
         rows = []

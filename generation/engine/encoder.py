@@ -1,4 +1,4 @@
-"""Texts to embeddings, on a CPU, by a release's own tokenizer and text encoder. No generation worker loads it."""
+"""Text encoding on a CPU with a release's tokenizer and text encoder. Not used by generation workers."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,23 +13,23 @@ from generation.engine.embeddings import pack
 from generation.engine.errors import ReleaseInvalid, TextTooLong
 from generation.engine.request import StoredEmbedding
 
-BATCH = 64  # texts at once: larger gains nothing on a CPU
+BATCH = 64  # texts per batch: larger batches are no faster on a CPU
 
 
 def load(release_dir: Path | str) -> "Encoder":
-    """Load the tokenizer and the text encoder of a release, which are verified first. Raises ReleaseInvalid."""
+    """Verify and load the tokenizer and the text encoder of a release. Raises ReleaseInvalid."""
     folder = Path(release_dir)
     manifest = releases.verify(folder, without=("unet", "vae"))
     if not manifest.has_encoder:
-        raise ReleaseInvalid(f"{folder} holds no text encoder. Use the teacher of this release.")
+        raise ReleaseInvalid(f"{folder} has no text encoder. Use the teacher of this release.")
     return load_parts(folder, manifest.encoder_fingerprint)
 
 
 def load_parts(folder: Path, fingerprint: str) -> "Encoder":
-    """As `load`, of a folder that is not a release yet. Raises ReleaseInvalid."""
-    transformers_logging.disable_progress_bar()  # ours says more
+    """Load from a folder that is not a release yet. Raises ReleaseInvalid."""
+    transformers_logging.disable_progress_bar()  # Retort shows its own
     try:
-        # fp32: the CPU's native arithmetic; the rounding to fp16 happens once, when the result is stored.
+        # fp32: native CPU arithmetic; the result is rounded to fp16 once, when it is stored.
         text_encoder, info = CLIPTextModel.from_pretrained(
             folder / "text_encoder",
             dtype=torch.float32,
@@ -37,7 +37,7 @@ def load_parts(folder: Path, fingerprint: str) -> "Encoder":
             local_files_only=True,
             output_loading_info=True,
         )
-        if missing := sorted(info["missing_keys"]):  # else they would stay random
+        if missing := sorted(info["missing_keys"]):  # otherwise they stay random
             raise ValueError(f"the weights lack {', '.join(missing[:3])}")
     except (OSError, ValueError, RuntimeError) as error:
         raise ReleaseInvalid(f"{folder / 'text_encoder'} cannot be loaded: {error}") from error
@@ -45,7 +45,7 @@ def load_parts(folder: Path, fingerprint: str) -> "Encoder":
 
 
 class Encoder:
-    """One text encoder. shape: (tokens, width) of every embedding."""
+    """A text encoder. shape: (tokens, width) of every embedding."""
 
     def __init__(self, folder: Path, fingerprint: str, text_encoder: CLIPTextModel) -> None:
         self.fingerprint = fingerprint
@@ -55,7 +55,7 @@ class Encoder:
         self._pad = tokens.pad_token_id(folder)
 
     def encode(self, texts: Sequence[str]) -> list[StoredEmbedding]:
-        """Embeddings of the texts, in order. Raises TextTooLong: check with `tokens.count_tokens` first."""
+        """Return embeddings of the texts, in order. Raises TextTooLong: check with `tokens.count_tokens` first."""
         embeddings: list[StoredEmbedding] = []
         for start in range(0, len(texts), BATCH):
             embeddings += self._encode_batch(texts[start : start + BATCH])
@@ -67,8 +67,10 @@ class Encoder:
         rows = []
         for text, encoding in zip(texts, self._tokenizer.encode_batch(list(texts)), strict=True):
             if len(encoding.ids) > limit:
-                raise TextTooLong(f"{text!r:.100} has {len(encoding.ids)} tokens; {limit} fit.")
+                raise TextTooLong(
+                    f"{text!r:.100} has {len(encoding.ids)} tokens; the limit is {limit}."
+                )
             rows.append(encoding.ids + [self._pad] * (limit - len(encoding.ids)))
-        # No attention mask: Stable Diffusion's text encoder was always fed without one.
+        # No attention mask: Stable Diffusion's text encoder is always used without one.
         output = self._text_encoder(input_ids=torch.tensor(rows)).last_hidden_state
         return [pack(row, self.fingerprint) for row in output.numpy()]

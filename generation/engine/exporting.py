@@ -1,7 +1,7 @@
-"""Turns a release into a folder that stock diffusers loads: fp16, nothing of ours in it. Knows no Django, no database.
+"""Export of a release to a folder for unmodified diffusers, in fp16.
 
-A student's folder makes the engine's own pictures with StableDiffusionPipeline. For that it gets a time embedding again
-(`folding.unfold`), a noise schedule on which stock DDIM walks its timesteps, and an image encoder that is all zeros.
+A student's folder gives the engine's images with StableDiffusionPipeline. For this it gets a time embedding
+(`folding.unfold`), a noise schedule whose DDIM steps are its timesteps, and a VAE encoder of zeros.
 """
 
 import json
@@ -25,7 +25,7 @@ from generation.engine.release import ENCODER_FOLDERS, Manifest
 
 README = "README.md"
 SCHEDULER = Path("scheduler", "scheduler_config.json")
-# Stock classes of the noise schedulers that walk the timesteps of `importing`.
+# Classes of diffusers' noise schedulers for the timesteps of `importing`.
 SCHEDULERS = {
     "ddim": "DDIMScheduler",
     "dpmsolver++": "DPMSolverMultistepScheduler",
@@ -37,16 +37,15 @@ SCHEDULERS = {
 
 
 def export(release_dir: Path, target: Path, *, encoder_dir: Path | None = None) -> None:
-    """Make the new folder `target`, whole or not at all.
+    """Write the new folder `target`, atomically.
 
-    encoder_dir: the folder with the text encoder that a release without one was made for: its teacher's. Raises
-    ReleaseInvalid.
+    encoder_dir: the folder with the text encoder for a release without one: its teacher's. Raises ReleaseInvalid.
     """
     release_dir, target = Path(release_dir), Path(target)
     manifest = release.verify(release_dir)
     encoder = _encoder(manifest, release_dir, encoder_dir)
     if target.exists():
-        raise ReleaseInvalid(f"{target} exists already. Give another name, or remove it.")
+        raise ReleaseInvalid(f"{target} already exists. Give another name, or remove it.")
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".exporting-", dir=target.parent) as temporary:
         folder = Path(temporary) / target.name
@@ -62,20 +61,20 @@ def export(release_dir: Path, target: Path, *, encoder_dir: Path | None = None) 
         _write_json(folder / "model_index.json", _index(folder, config["_class_name"]))
         (folder / README).write_text(_readme(manifest), "utf-8")
         for path in folder.rglob("*.safetensors"):
-            path.chmod(0o644)  # safetensors writes for the owner alone
+            path.chmod(0o644)  # safetensors sets 0600
         folder.rename(target)
 
 
 def _encoder(manifest: Manifest, release_dir: Path, encoder_dir: Path | None) -> Path:
     if encoder_dir is None and not manifest.has_encoder:
         raise ReleaseInvalid(
-            f"{manifest.name} holds no text encoder: give the folder of its teacher, {manifest.parent}."
+            f"{manifest.name} has no text encoder. Give the folder of its teacher, {manifest.parent}."
         )
     folder = Path(encoder_dir) if encoder_dir is not None else release_dir
     found = release.encoder_fingerprint(folder)
     if found != manifest.encoder_fingerprint:
         raise ReleaseInvalid(
-            f"The text encoder of {folder} has the fingerprint {found[:12]}…, {manifest.name} needs "
+            f"The text encoder of {folder} has the fingerprint {found[:12]}…, but {manifest.name} needs "
             f"{manifest.encoder_fingerprint[:12]}…. Give the folder of its teacher, {manifest.parent}."
         )
     return folder
@@ -83,7 +82,7 @@ def _encoder(manifest: Manifest, release_dir: Path, encoder_dir: Path | None) ->
 
 # --- the noise schedule ---------------------------------------------------------------------------
 def _noise_schedule(manifest: Manifest, config: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
-    """scheduler_config.json, and the timesteps that stock diffusers then gives to the U-Net. Raises ReleaseInvalid."""
+    """Return scheduler_config.json, and the timesteps that diffusers then gives to the U-Net. Raises ReleaseInvalid."""
     name = SCHEDULERS[manifest.noise_scheduler]
     plain = {key: value for key, value in config.items() if not key.startswith("_")}
     exported = {
@@ -93,7 +92,7 @@ def _noise_schedule(manifest: Manifest, config: dict[str, Any]) -> tuple[dict[st
         "prediction_type": manifest.prediction_type,
         "clip_sample": False,
         "thresholding": False,
-        "steps_offset": 1,  # StableDiffusionPipeline puts 1 there whatever the file says
+        "steps_offset": 1,  # StableDiffusionPipeline sets it to 1 whatever the file has
     }
     if _is_walked(exported, manifest.timesteps):
         return exported, manifest.timesteps
@@ -102,10 +101,10 @@ def _noise_schedule(manifest: Manifest, config: dict[str, Any]) -> tuple[dict[st
         return trailing, manifest.timesteps
     if manifest.noise_scheduler != "ddim" or not plain.get("set_alpha_to_one"):
         raise ReleaseInvalid(
-            f"{manifest.name}: stock {name} cannot walk the timesteps {manifest.timesteps[:8]} in "
+            f"{manifest.name}: diffusers' {name} cannot use the timesteps {manifest.timesteps[:8]} in "
             f"{len(manifest.timesteps)} steps. Only a release with evenly spaced timesteps can be exported."
         )
-    # The noise levels of its timesteps alone, as a schedule of its own: stock DDIM then walks all of it.
+    # A schedule with the noise levels of its timesteps only, so that DDIM uses all of it.
     steps = len(manifest.timesteps)
     levels = _ddim(exported).alphas_cumprod.double()[list(reversed(manifest.timesteps))]
     before = torch.cat([torch.ones(1, dtype=torch.float64), levels[:-1]])
@@ -113,13 +112,13 @@ def _noise_schedule(manifest: Manifest, config: dict[str, Any]) -> tuple[dict[st
         **trailing,
         "num_train_timesteps": steps,
         "trained_betas": (1 - levels / before).tolist(),
-        "rescale_betas_zero_snr": False,  # the levels are rescaled already
+        "rescale_betas_zero_snr": False,  # the levels are already rescaled
     }
     return short, list(reversed(range(steps)))
 
 
 def _is_walked(config: dict[str, Any], timesteps: Sequence[int]) -> bool:
-    """Whether the stock noise scheduler steps exactly on these timesteps, and from the last one to clean latents."""
+    """Return whether diffusers' scheduler uses exactly these timesteps, with clean latents after the last."""
     kind = getattr(diffusers, config["_class_name"])
     accepted = kind._get_init_keys(kind)
     noise_scheduler = kind(**{key: value for key, value in config.items() if key in accepted})
@@ -160,7 +159,7 @@ def _vae(source: Path, target: Path) -> None:
 
 
 def _in_fp16(source: Path, target: Path) -> None:
-    """A copy of a component's folder, its floating-point weights as fp16."""
+    """Copy a component's folder, with floating-point weights in fp16."""
     for path in sorted(source.rglob("*")):
         copy = target / path.relative_to(source)
         if path.is_dir():
@@ -200,7 +199,7 @@ def _readme(manifest: Manifest) -> str:
     lines = [
         f"# {manifest.name}",
         "",
-        f"The {manifest.kind} `{manifest.name}`, exported as fp16 for stock diffusers.",
+        f"The {manifest.kind} `{manifest.name}`, exported in fp16 for diffusers.",
         "",
         "```python",
         "from diffusers import StableDiffusionPipeline",
@@ -215,7 +214,7 @@ def _readme(manifest: Manifest) -> str:
         lines += [
             f"Use exactly {manifest.num_inference_steps} steps and this guidance: it was distilled for them from "
             f"{manifest.parent}, and for {len(manifest.covered_variants)} prompts.",
-            "The VAE can only decode: its encoder is all zeros, since making images from text needs none.",
+            "The VAE can only decode: its encoder is all zeros, because text-to-image does not need it.",
             "",
         ]
     return "\n".join(lines)

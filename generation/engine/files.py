@@ -1,4 +1,4 @@
-"""Pixels to image files and from one file format to another. Knows no tensors; safe to call from several threads."""
+"""Encoding of pixels to image files, conversion of file formats, thumbnails. Thread-safe."""
 
 import io
 import json
@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import ExifTags, Image, PngImagePlugin
 
-if TYPE_CHECKING:  # the web process renders files too, and has no NumPy
+if TYPE_CHECKING:  # the web process also converts files, and has no NumPy
     import numpy as np
     import numpy.typing as npt
 
-# Chosen for speed at a quality that shows no blocks: nothing else of a job takes as long on the CPU as its file.
+# Chosen for speed without visible blocks: encoding the file is the longest CPU work of a job.
 SAVE_OPTIONS: dict[str, dict[str, Any]] = {
     "webp": {"quality": 90, "method": 1},
     "png": {"compress_level": 1},
-    "jpeg": {"quality": 92, "subsampling": 0},  # 4:2:0 smears saturated edges
+    "jpeg": {"quality": 92, "subsampling": 0},  # 4:2:0 blurs saturated edges
 }
 FORMATS = tuple(SAVE_OPTIONS)
-THUMBNAIL_PIXELS = 256  # longest side; twice what pages show, for sharp screens
+THUMBNAIL_PIXELS = 256  # longest side; twice the displayed size, for high-density screens
 THUMBNAIL_OPTIONS: dict[str, Any] = {"quality": 85, "method": 1}
 PREVIEW_FORMAT = "webp"
-PREVIEW_OPTIONS: dict[str, Any] = {"quality": 60, "method": 0}  # seen for a moment
+PREVIEW_OPTIONS: dict[str, Any] = {"quality": 60, "method": 0}  # shown for a moment
 SOFTWARE = "Retort"
 
 
@@ -31,10 +31,10 @@ def encode(
     *,
     metadata: Mapping[str, object] | None = None,
 ) -> bytes:
-    """An image file. pixels: uint8, (height, width, 3), or a Pillow image; output_format: of FORMATS.
+    """Return an image file. pixels: uint8, (height, width, 3), or a Pillow image; output_format: of FORMATS.
 
-    metadata: written into the file as JSON, in the text `Description` of a PNG, in the EXIF tag `ImageDescription` of
-    the others. Without it the file holds the pixels and nothing else.
+    metadata: written as JSON to the text `Description` of a PNG, or the EXIF tag `ImageDescription` of other formats.
+    Without it the file contains only pixels.
     """
     if output_format not in SAVE_OPTIONS:
         raise ValueError(f"{output_format!r} is not one of {', '.join(FORMATS)}")
@@ -48,7 +48,7 @@ def encode(
 
 
 def _described(text: str, output_format: str) -> dict[str, Any]:
-    """Options of Pillow. text: ASCII, as both kinds of field want it."""
+    """Return Pillow's options. text: ASCII, as required by both fields."""
     if output_format == "png":
         chunks = PngImagePlugin.PngInfo()
         chunks.add_text("Description", text)
@@ -63,20 +63,20 @@ def _described(text: str, output_format: str) -> dict[str, Any]:
 def render(
     content: bytes, output_format: str, *, metadata: Mapping[str, object] | None = None
 ) -> bytes:
-    """An image file in another format. content: a whole image file, normally the lossless PNG; metadata: as above."""
+    """Convert to another format. content: an image file, normally the lossless PNG; metadata: as for `encode`."""
     with Image.open(io.BytesIO(content)) as image:
         return encode(image, output_format, metadata=metadata)
 
 
 def preview(pixels: "npt.NDArray[np.uint8]") -> bytes:
-    """A small file, made quickly, in PREVIEW_FORMAT. pixels: uint8, (height, width, 3)."""
+    """Return a small file in PREVIEW_FORMAT, encoded fast. pixels: uint8, (height, width, 3)."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, PREVIEW_FORMAT, **PREVIEW_OPTIONS)
     return buffer.getvalue()
 
 
 def thumbnail(content: bytes) -> bytes:
-    """A WebP of at most THUMBNAIL_PIXELS on its longest side; a smaller picture keeps its size."""
+    """Return a WebP of at most THUMBNAIL_PIXELS on its longest side; smaller images keep their size."""
     buffer = io.BytesIO()
     with Image.open(io.BytesIO(content)) as image:
         small = image.convert("RGB")

@@ -1,7 +1,7 @@
-"""A U-Net that is only asked at a few fixed timesteps needs no time embedding. Knows no files and no quantisation.
+"""Folding of a U-Net's time embedding into biases, for a network that runs at a few fixed timesteps.
 
 The residual block computes conv1(…) + time_emb_proj(SiLU(embedding(t))): at a fixed t the second term is one number per
-channel, so it joins the bias of conv1, exactly. What is left has, in each residual block, one bias per step.
+channel, so it is added to the bias of conv1, exactly. The folded network has one bias per step in each residual block.
 """
 
 import itertools
@@ -19,7 +19,7 @@ TIME_EMBEDDING = "time_embedding."
 TIME_PROJECTION = ".time_emb_proj."
 BIAS = "conv1.bias"
 
-# Fields that change what is computed, with the values that `student` computes.
+# Fields that change the computation, with the values that `student` supports.
 _ACCEPTED: dict[str, tuple[Any, ...]] = {
     "act_fn": ("silu", "swish"),
     "addition_embed_type": (None,),
@@ -52,9 +52,9 @@ _ACCEPTED_PER_LEVEL: dict[str, tuple[Any, ...]] = {
 
 
 def fold(unet: UNet2DConditionModel, timesteps: Sequence[int]) -> dict[str, Tensor]:
-    """The network's tensors in fp32 on the CPU without its time embedding; biases of conv1 are [steps, channels].
+    """Return the network's tensors in fp32 on the CPU without time embedding; biases of conv1 are [steps, channels].
 
-    timesteps: those that it will be asked at, in the order of the steps. Raises ReleaseInvalid, naming the field.
+    timesteps: of the network's steps, in order. Raises ReleaseInvalid, naming the field.
     """
     check(unet.config)
     with torch.no_grad():
@@ -73,17 +73,17 @@ def fold(unet: UNet2DConditionModel, timesteps: Sequence[int]) -> dict[str, Tens
 def unfold(
     config: Mapping[str, Any], tensors: Mapping[str, Tensor], timesteps: Sequence[int]
 ) -> UNet2DConditionModel:
-    """A network with a time embedding, in fp32, that computes at each of the timesteps what the folded one does.
+    """Return a network with a time embedding, in fp32, that equals the folded one at each of the timesteps.
 
-    The first layers of the time embedding are arbitrary; their projection into each residual block is the one of least
-    norm that gives its biases, so that another timestep gives a mixture of them. Raises ReleaseInvalid.
+    The first layers of the time embedding are arbitrary; their projection into each residual block is the minimum-norm
+    one that gives its biases, so other timesteps give a mixture of them. Raises ReleaseInvalid.
     """
     check(config)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         unet = UNet2DConditionModel.from_config(_plain(config)).requires_grad_(False).eval()
         for parameter in unet.time_embedding.parameters():
-            # Larger than at birth: the embeddings of neighbouring timesteps must differ. Values that fp16 holds.
+            # Larger than at initialisation: embeddings of neighbouring timesteps must differ. Within the range of fp16.
             parameter.copy_((2 * parameter).half())
         embedding = _embedding(unet, timesteps)
         whole = dict(tensors)
@@ -100,13 +100,15 @@ def unfold(
 
 
 def shapes(config: Mapping[str, Any], steps: int) -> dict[str, torch.Size]:
-    """Name and shape of every tensor of a folded network. Raises ReleaseInvalid, naming the field."""
+    """Return name and shape of every tensor of a folded network. Raises ReleaseInvalid, naming the field."""
     check(config)
     try:
         with torch.device("meta"):
             unet = UNet2DConditionModel.from_config(_plain(config))
     except (TypeError, ValueError, ZeroDivisionError, IndexError) as error:
-        raise ReleaseInvalid(f"unet/config.json describes no network: {error}") from error
+        raise ReleaseInvalid(
+            f"unet/config.json is not a valid U-Net configuration: {error}"
+        ) from error
     biases = {f"{name}.{BIAS}" for name, _ in _residual_blocks(unet)}
     return {
         name: torch.Size((steps, *tensor.shape)) if name in biases else tensor.shape
@@ -116,25 +118,25 @@ def shapes(config: Mapping[str, Any], steps: int) -> dict[str, torch.Size]:
 
 
 def check(config: Mapping[str, Any]) -> None:
-    """Raises ReleaseInvalid for a configuration that cannot be folded and served, naming the field."""
+    """Raise ReleaseInvalid, naming the field, for a configuration that cannot be folded and served."""
     for field, accepted in itertools.chain(_ACCEPTED.items(), _ACCEPTED_PER_LEVEL.items()):
         found = config.get(field, accepted[0])
         values = found if field in _ACCEPTED_PER_LEVEL and _is_list(found) else [found]
         for value in values:
             if value not in accepted:
                 raise ReleaseInvalid(
-                    f"unet/config.json: {field} has {value!r}. A student's must be "
+                    f"unet/config.json: {field} is {value!r}. For a student it must be "
                     f"{' or '.join(map(repr, accepted))}."
                 )
     for field in ("norm_num_groups", "cross_attention_dim", "sample_size", "in_channels"):
         if not isinstance(config.get(field), int):
             raise ReleaseInvalid(
-                f"unet/config.json: {field} must be one whole number, not {config.get(field)!r}."
+                f"unet/config.json: {field} must be a whole number, not {config.get(field)!r}."
             )
 
 
 def _embedding(unet: UNet2DConditionModel, timesteps: Sequence[int]) -> Tensor:
-    """[steps, width of the time embedding]: what every residual block projects."""
+    """Return [steps, width of the time embedding], the input of every residual block's projection."""
     projected = unet.time_proj(torch.tensor(list(timesteps), device=unet.device))
     embedding = unet.time_embedding(projected.to(unet.dtype))
     return embedding if unet.time_embed_act is None else unet.time_embed_act(embedding)

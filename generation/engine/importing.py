@@ -1,4 +1,4 @@
-"""Makes a release from a Stable Diffusion 1.x / 2.x diffusers folder or hub id. Knows no Django and no database."""
+"""Import of a Stable Diffusion 1.x / 2.x diffusers folder or hub id as a release."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ TOKENIZER_FILES = (
     "added_tokens.json",
 )
 DTYPE_NAMES = {"F16": "float16", "F32": "float32", "BF16": "bfloat16"}
-# Of a hub repository only what a release needs; never a pickle.
+# Only these files of a hub repository are downloaded; never a pickle.
 HUB_PATTERNS = [
     "model_index.json",
     "scheduler/*.json",
@@ -46,13 +46,13 @@ CONVERT = (
 
 @dataclass(frozen=True)
 class Options:
-    """How the release generates. Defaults are those usual for Stable Diffusion."""
+    """How the release generates. Defaults are the usual ones for Stable Diffusion."""
 
     kind: str = "teacher"
     noise_scheduler: str = "ddim"
     steps: int = 30
     guidance_scale: float = 7.5
-    image_sizes: tuple[tuple[int, int], ...] = ()  # () = the size that the U-Net was trained for
+    image_sizes: tuple[tuple[int, int], ...] = ()  # () = the size the U-Net was trained for
     code_revision: str = ""
 
 
@@ -64,7 +64,7 @@ def import_folder(
     options: Options | None = None,
     on_progress: Progress | None = None,
 ) -> Manifest:
-    """Copy what a release needs from `source` into the new folder `target` and complete it. Raises ReleaseInvalid."""
+    """Copy the files of a release from `source` to the new folder `target` and complete them. Raises ReleaseInvalid."""
     options = options or Options()
     source = Path(source)
     _check_kind(source)
@@ -72,7 +72,7 @@ def import_folder(
     target = Path(target)
     if target.exists():
         raise ReleaseInvalid(
-            f"{target} exists already. Give another name with --name, or remove it."
+            f"{target} already exists. Give another name with --name, or remove it."
         )
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".importing-", dir=target.parent) as temporary:
@@ -87,7 +87,7 @@ def import_folder(
 
 
 def download(hub_id: str, *, progress_bars: bool = True) -> Path:
-    """The folder of a Hugging Face hub repository, without its pickles. Needs a network. Raises ReleaseInvalid."""
+    """Download a Hugging Face hub repository without its pickles; return the folder. Raises ReleaseInvalid."""
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -107,7 +107,7 @@ def _check_kind(source: Path) -> None:
     index = source / "model_index.json"
     if not index.is_file():
         raise ReleaseInvalid(
-            f"{source} has neither {release.MANIFEST} nor model_index.json. A single-file checkpoint becomes a folder "
+            f"{source} has neither {release.MANIFEST} nor model_index.json. Convert a single-file checkpoint "
             "with StableDiffusionPipeline.from_single_file(FILE).save_pretrained(DIR, safe_serialization=True)."
         )
     class_name = _json(index).get("_class_name")
@@ -119,19 +119,19 @@ def _check_kind(source: Path) -> None:
     latent_channels = vae.get("latent_channels", 4)
     if unet.get("in_channels", 4) != latent_channels:
         raise ReleaseInvalid(
-            f"The U-Net of {source} takes {unet['in_channels']} channels and the VAE gives {latent_channels}: "
-            "it is an inpainting or a depth model. Use a text-to-image one."
+            f"The U-Net of {source} has {unet['in_channels']} input channels and the VAE {latent_channels}: "
+            "it is an inpainting or depth model. Use a text-to-image model."
         )
 
 
 def _plan(source: Path) -> dict[str, Path]:
-    """Path in the release → file to copy."""
+    """Return path in the release → file to copy."""
     plan = {"model_index.json": source / "model_index.json"}
     plan["scheduler/scheduler_config.json"] = source / "scheduler" / "scheduler_config.json"
     for folder, base in WEIGHTS.items():
         plan[f"{folder}/config.json"] = source / folder / "config.json"
         for path in _weights(source / folder, base):
-            # Without the variant in its name, diffusers and transformers load it without being told of it.
+            # Without the variant in its name, diffusers and transformers load it by default.
             plan[f"{folder}/{path.name.replace('.fp16', '')}"] = path
     for name in TOKENIZER_FILES:
         if (source / "tokenizer" / name).is_file():
@@ -143,7 +143,7 @@ def _plan(source: Path) -> dict[str, Path]:
 
 
 def _weights(folder: Path, base: str) -> list[Path]:
-    """The safetensors of a component, of the fp16 variant if there is one; with their index if they are in shards."""
+    """Return the safetensors of a component, in fp16 if available; with the index if they are sharded."""
     for variant in (".fp16", ""):
         single = folder / f"{base}{variant}.safetensors"
         if single.is_file():
@@ -153,12 +153,12 @@ def _weights(folder: Path, base: str) -> list[Path]:
             names = sorted(set(_json(index).get("weight_map", {}).values()))
             if any("/" in name or not name.endswith(".safetensors") for name in names):
                 raise ReleaseInvalid(
-                    f"{index} names files outside its folder or not in safetensors."
+                    f"{index} lists files outside its folder or not in safetensors."
                 )
             return [index, *(folder / name for name in names)]
     if pickles := sorted(path.name for path in folder.glob("*") if path.name.endswith(PICKLES)):
         raise ReleaseInvalid(
-            f"{folder} has its weights only as a pickle ({pickles[0]}), which runs code when it is loaded. {CONVERT}"
+            f"{folder} has its weights only as a pickle ({pickles[0]}), which can run code when it is loaded. {CONVERT}"
         )
     raise ReleaseInvalid(f"{folder} has no {base}.safetensors. Download the folder again.")
 
@@ -173,7 +173,7 @@ def _copy(copies: dict[str, Path], folder: Path, on_progress: Progress | None) -
             target = target.with_name(path.name.replace(".fp16", ""))
             target.write_text(path.read_text("utf-8").replace(".fp16", ""), "utf-8")
         else:
-            shutil.copyfile(path, target)  # copies what a link leads to, and no rights
+            shutil.copyfile(path, target)  # follows links, copies no permissions
         done += path.stat().st_size
         if on_progress:
             on_progress(done, total)
@@ -181,7 +181,7 @@ def _copy(copies: dict[str, Path], folder: Path, on_progress: Progress | None) -
 
 # --- what to add ----------------------------------------------------------------------------------
 def _write_tokenizer(folder: Path) -> None:
-    """tokenizer.json, from vocab.json and merges.txt: the form that the `tokenizers` library reads alone."""
+    """Write tokenizer.json, the only format that the `tokenizers` library reads, from vocab.json and merges.txt."""
     place = folder / "tokenizer"
     if not (place / "tokenizer.json").is_file():
         from transformers import CLIPTokenizerFast
@@ -189,7 +189,7 @@ def _write_tokenizer(folder: Path) -> None:
         try:
             tokenizer = CLIPTokenizerFast.from_pretrained(place, local_files_only=True)
         except (OSError, ValueError, TypeError) as error:
-            raise ReleaseInvalid(f"{place} holds no CLIP tokenizer: {error}") from error
+            raise ReleaseInvalid(f"{place} is not a valid CLIP tokenizer: {error}") from error
         tokenizer.backend_tokenizer.save(str(place / "tokenizer.json"))
     if not (place / "tokenizer_config.json").is_file():
         raise ReleaseInvalid(
@@ -204,7 +204,7 @@ def _complete(folder: Path, name: str, options: Options) -> Manifest:
     loaded = encoder.load_parts(folder, release.encoder_fingerprint(folder))
     empty = embeddings.unpack(loaded.encode([""])[0])
     save_file({"negative_prompt_embeds": np.array(empty)}, folder / NEGATIVE_EMBEDS)
-    (folder / NEGATIVE_EMBEDS).chmod(0o644)  # safetensors writes for the owner alone
+    (folder / NEGATIVE_EMBEDS).chmod(0o644)  # safetensors sets 0600
     return Manifest(
         format_version=release.FORMAT_VERSION,
         name=name,
@@ -238,7 +238,7 @@ def _trained_size(folder: Path) -> tuple[int, int]:
 
 
 def _weight_dtype(folder: Path) -> str:
-    """The dtype of most weights, from the header of the first file."""
+    """Return the dtype of most weights, from the header of the first file."""
     path = sorted(folder.glob("*.safetensors"))[0]
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))

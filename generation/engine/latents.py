@@ -1,4 +1,4 @@
-"""Images to latents and back, with the article's conventions: pixels in [−1, 1], latents × the VAE's scaling factor."""
+"""Conversion of images and latents. Conventions: pixels in [−1, 1], latents × the VAE's scaling factor."""
 
 from typing import TYPE_CHECKING
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 def image_to_latents(
     vae: "AutoencoderKL", images: torch.Tensor, *, generator: torch.Generator | None = None
 ) -> torch.Tensor:
-    """Latents (batch, channels, height ÷ 8, width ÷ 8) in fp32 of images (batch, 3, height, width) in [−1, 1].
+    """Encode images (batch, 3, height, width) in [−1, 1] to latents (batch, channels, height ÷ 8, width ÷ 8) in fp32.
 
-    Without a generator the mean of the VAE's distribution, else a draw from it.
+    Without a generator the mean of the VAE's distribution, otherwise a sample.
     """
     distribution = vae.encode(images.to(vae.device, vae.dtype)).latent_dist
     latents = distribution.mode() if generator is None else distribution.sample(generator)
@@ -23,7 +23,7 @@ def image_to_latents(
 
 
 def latents_to_image(vae: "AutoencoderKL", latents: torch.Tensor) -> torch.Tensor:
-    """Images (batch, 3, height, width) in [−1, 1], fp32, of latents scaled as `image_to_latents` gives them."""
+    """Decode latents, scaled as by `image_to_latents`, to images (batch, 3, height, width) in [−1, 1], fp32."""
     latents = latents / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
     latents = latents.to(vae.device, vae.dtype)
     if vae.device.type in ("cpu", "cuda"):
@@ -32,15 +32,15 @@ def latents_to_image(vae: "AutoencoderKL", latents: torch.Tensor) -> torch.Tenso
 
 
 def to_pixels(images: torch.Tensor) -> npt.NDArray[np.uint8]:
-    """uint8 (batch, height, width, 3) of images (batch, 3, height, width) in [−1, 1]."""
+    """Convert images (batch, 3, height, width) in [−1, 1] to uint8 (batch, height, width, 3)."""
     return as_uint8(images).permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
 def as_uint8(images: torch.Tensor) -> torch.Tensor:
-    """The same values in the order of the images, on their device."""
+    """Return the same values in the layout of the images, on their device."""
     return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 def from_pixels(pixels: npt.NDArray[np.uint8]) -> torch.Tensor:
-    """Images (batch, 3, height, width) in [−1, 1], fp32, of uint8 (batch, height, width, 3)."""
+    """Convert uint8 (batch, height, width, 3) to images (batch, 3, height, width) in [−1, 1], fp32."""
     return torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1

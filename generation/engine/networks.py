@@ -1,4 +1,4 @@
-"""Reads the networks of a release onto a device, each by the class that its config.json names. Knows no requests."""
+"""Loading of a release's networks onto a device, by the class in their config.json."""
 
 import json
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 def load_unet(folder: Path, device: Device) -> UNet2DConditionModel | FoldedUNet:
-    """Frozen, in the device's dtype. Raises OSError, ValueError, RuntimeError, SafetensorError or ReleaseInvalid."""
+    """Load, frozen, in its dtype. Raises OSError, ValueError, RuntimeError, SafetensorError, ReleaseInvalid."""
     config = read_config(folder)
     if config["_class_name"] != FOLDED_UNET:
         return _placed(load_stock(UNet2DConditionModel, folder, device.dtype), device)
@@ -30,19 +30,19 @@ def load_unet(folder: Path, device: Device) -> UNet2DConditionModel | FoldedUNet
 
 
 def load_vae(folder: Path, device: Device) -> AutoencoderKL | AutoencoderTiny:
-    """Frozen. Raises as `load_unet`."""
+    """Load, frozen. Raises as `load_unet`."""
     config = read_config(folder)
     if config["_class_name"] != TINY_VAE:
         return _placed(load_stock(AutoencoderKL, folder, _vae_dtype(device, config)), device)
     with torch.device("meta"):
         vae = tiny_vae(config)
-    vae.encoder = nn.Identity()  # a student makes images only
+    vae.encoder = nn.Identity()  # not needed for generation
     vae.load_state_dict(read_quantised(folder / WEIGHTS, device), assign=True)
     return _placed(vae, device)
 
 
 def tiny_vae(config: Mapping[str, Any]) -> AutoencoderTiny:
-    """Untrained. diffusers stores a field for others, `block_out_channels`, and warns of it when it reads it."""
+    """Return an untrained network. Drops the field `block_out_channels`, of which diffusers would warn."""
     accepted = AutoencoderTiny._get_init_keys(AutoencoderTiny)
     return AutoencoderTiny(**{key: value for key, value in config.items() if key in accepted})
 
@@ -52,7 +52,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_quantised(path: Path, device: Device) -> dict[str, Tensor]:
-    """Tensors as `quantization.quantise` stores them, multiplied out one by one: the rest waits in the file."""
+    """Return tensors stored by `quantization.quantise`, dequantised one by one to limit the memory peak."""
     tensors: dict[str, Tensor] = {}
     with safe_open(path, framework="pt", device=str(device.place)) as stored:
         names = set(stored.keys())
@@ -71,27 +71,27 @@ def read_quantised(path: Path, device: Device) -> dict[str, Tensor]:
 
 
 def load_stock(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
-    """A diffusers network, frozen, in evaluation mode, on the CPU. Raises OSError, ValueError, RuntimeError.
+    """Load a diffusers network, frozen, in evaluation mode, on the CPU. Raises OSError, ValueError, RuntimeError.
 
-    Not by `from_pretrained`: while that builds a network it changes `nn.Module` and the default dtype for every thread,
-    and whatever another thread loads or generates meanwhile comes out on the meta device or in another dtype.
+    `from_pretrained` is not thread-safe: while it builds a network it patches `nn.Module` and the default dtype for all
+    threads, so that modules of other threads get the meta device or a wrong dtype.
     """
-    with torch.device("meta"):  # of this thread alone
+    with torch.device("meta"):  # affects this thread only
         network = kind.from_config(read_config(folder))
     tensors: dict[str, Tensor] = {}
     for path in _weight_files(folder):
         with safe_open(path, framework="pt") as stored:
             for name in stored.keys():  # noqa: SIM118 (not a mapping)
                 tensors[name] = stored.get_tensor(name).to(dtype)
-    network._fix_state_dict_keys_on_load(tensors)  # the names of old files
+    network._fix_state_dict_keys_on_load(tensors)  # names in old files
     missing, _ = network.load_state_dict(tensors, strict=False, assign=True)
-    if missing:  # else they would stay without values
+    if missing:  # otherwise they would have no values
         raise ValueError(f"the weights of {folder.name} lack {', '.join(sorted(missing)[:3])}")
     return network.requires_grad_(False).eval()
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    """One, or the shards that an index names."""
+    """Return the weight file, or the shards listed in an index."""
     index = folder / f"{WEIGHTS}.index.json"
     if not index.is_file():
         return [folder / WEIGHTS]
@@ -103,13 +103,13 @@ def _weight_files(folder: Path) -> list[Path]:
 
 def _placed(network: Any, device: Device) -> Any:
     network.requires_grad_(False).eval()
-    # Convolutions of a CPU and of tensor cores read this layout directly.
+    # The layout that convolutions on CPUs and tensor cores read directly.
     layout = torch.preserve_format if device.place.type == "mps" else torch.channels_last
     return network.to(device.place).to(memory_format=layout)
 
 
 def _vae_dtype(device: Device, config: dict[str, Any]) -> torch.dtype:
-    """A VAE with force_upcast overflows in fp16 (activations beyond 65,504); bf16 has the range of fp32."""
+    """Return the dtype. A VAE with force_upcast overflows in fp16 (activations above 65,504); bf16 has fp32's range."""
     if device.dtype == torch.float16 and config.get("force_upcast", True):
         return torch.float32
     return device.dtype

@@ -1,7 +1,7 @@
-"""A loaded release that turns requests into pixels, in batches. Knows no text encoder, no queue and no database.
+"""Batched inference with a loaded release: requests to pixels.
 
-The same request gives the same picture at any batch size: noise comes from one CPU generator per image. What is left is
-rounding, which follows the shape of the batch: at most TOLERANCE of 255 in any pixel, by the dtype of the U-Net.
+A request gives the same image at any batch size: noise comes from one CPU generator per image. Only rounding depends on
+the shape of the batch: at most TOLERANCE of 255 in any pixel, by the dtype of the U-Net.
 """
 
 import json
@@ -39,24 +39,26 @@ from generation.engine.request import GenerationRequest, GenerationResult, Timin
 from generation.engine.student import FoldedUNet
 
 TOLERANCE = {"float32": 2, "bfloat16": 8, "float16": 8}
-DECODED_PIXELS = 8 * 512 * 512  # of one VAE call: its activations are the peak of memory
-KEYVALUE_BYTES = 512 * 2**20  # resident; 2 MB a prompt variant at Stable Diffusion 1.5's widths
+DECODED_PIXELS = 8 * 512 * 512  # per VAE call: its activations are the memory peak
+KEYVALUE_BYTES = (
+    512 * 2**20
+)  # resident; 2 MB per prompt variant at the widths of Stable Diffusion 1.5
 OnStep = Callable[[int, int], Collection[int]]
 Rows = list[int]
 Pixels = npt.NDArray[np.uint8]
 
 
 class Previews(Protocol):
-    """Who wants to see images while they form. Nothing of it changes them."""
+    """Receiver of previews during generation. It has no effect on the images."""
 
     def wanted(self, step: int, steps: int) -> Collection[int]:
-        """Asked after each step but the last: indexes of the requests to be shown."""
+        """Return the indexes of the requests to preview. Called after each step but the last."""
 
     def show(self, step: int, steps: int, pixels: Mapping[int, Pixels], seconds: float) -> None:
-        """What each would be if this step were the last, uint8 (height, width, 3), and how long that took."""
+        """Receive the images as if this step were the last, uint8 (height, width, 3), and the seconds it took."""
 
     def failed(self, error: Exception) -> None:
-        """They could not be made. Nobody is asked again in this call."""
+        """Called if previews failed. `wanted` is not called again in this batch."""
 
 
 def load(
@@ -65,7 +67,7 @@ def load(
     """Load a release onto a device. Raises ReleaseInvalid and DeviceUnavailable."""
     folder = Path(release_dir)
     chosen = devices.choose(device, dtype, threads=threads)
-    # The text encoder is never read here, so its gigabytes are not hashed.
+    # The text encoder is not loaded here, so its gigabytes are not hashed.
     manifest = releases.verify(folder, without=ENCODER_FOLDERS)
     config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text("utf-8"))
     config["prediction_type"] = manifest.prediction_type
@@ -85,13 +87,13 @@ def load(
         )
     if isinstance(unet, FoldedUNet) and unet.steps != len(manifest.timesteps):
         raise ReleaseInvalid(
-            f"The network of {folder} is folded for {unet.steps} steps, its manifest has {len(manifest.timesteps)}."
+            f"The network of {folder} is folded for {unet.steps} steps, but its manifest has {len(manifest.timesteps)}."
         )
     return Pipeline(manifest, chosen, unet, vae, config, negative)
 
 
 class Pipeline:
-    """One release on one device. One thread uses it at a time."""
+    """One release on one device. Not thread-safe."""
 
     def __init__(
         self,
@@ -107,7 +109,7 @@ class Pipeline:
         self.unet = unet
         self.vae = vae
         if isinstance(unet, FoldedUNet):
-            # Of a student keys and values are resident: they need the prompt alone.
+            # For a student keys and values are cached: they depend on the prompt only.
             self.embeddings = EmbeddingTable(
                 device.place, device.dtype, max_bytes=KEYVALUE_BYTES, derive=unet.keyvalues
             )
@@ -122,7 +124,7 @@ class Pipeline:
         return self.device.dtype
 
     def describe(self) -> str:
-        """The device in words, for people."""
+        """Return the device as text."""
         return self.device.describe()
 
     @torch.inference_mode()
@@ -134,12 +136,12 @@ class Pipeline:
         previews: Previews | None = None,
         timings: Timings | None = None,
     ) -> list[GenerationResult]:
-        """The results in the order of the requests, which must all have the same size.
+        """Generate. Returns results in the order of the requests, which must all have the same size.
 
-        on_step(step, steps) is called after each step and returns the indexes of requests that nobody wants any more;
-        their results hold neither pixels nor an error. What it raises stops the batch. A request that alone is wrong,
-        or too large for the device even alone, has its own error in its result; the others go on.
-        previews: shown what the images would be, between the steps. Raises SizeNotSupported.
+        on_step(step, steps) is called after each step and returns the indexes of requests to drop; their results have
+        neither pixels nor an error. An exception from it stops the batch. A request that is invalid, or too large for
+        the device even alone, has an error in its result; the others continue. previews: receives images between the
+        steps. Raises SizeNotSupported.
         """
         return _Batch(self, requests, on_step, previews, timings or Timings()).run()
 
@@ -189,7 +191,9 @@ class _Batch:
     def _check_sizes(self) -> None:
         sizes = {(request.width, request.height) for request in self.requests}
         if len(sizes) > 1:
-            raise SizeNotSupported(f"One batch has one size, not {sorted(sizes)}.")
+            raise SizeNotSupported(
+                f"All images of a batch must have one size, not {sorted(sizes)}."
+            )
         if unknown := sizes - set(self.manifest.image_sizes):
             raise SizeNotSupported(f"{unknown.pop()} is not one of {self.manifest.image_sizes}.")
 
@@ -200,7 +204,7 @@ class _Batch:
                 raise EmbeddingMismatch
             if stored.shape != self.manifest.embedding_shape:
                 raise EmbeddingMismatch(
-                    f"It is {stored.shape}, not {self.manifest.embedding_shape}."
+                    f"Its shape is {stored.shape}, not {self.manifest.embedding_shape}."
                 )
             check(stored)
         except EngineError as error:
@@ -209,7 +213,7 @@ class _Batch:
         return True
 
     def _halving(self, rows: Rows, work: Callable[[Rows], None]) -> None:
-        """Do the work for the rows at once, or in halves where the device runs out of memory."""
+        """Process the rows as one batch; split it in halves if the device runs out of memory."""
         waiting = [rows] if rows else []
         while waiting:
             part = waiting.pop(0)
@@ -220,7 +224,7 @@ class _Batch:
                 if not _is_out_of_memory(error):
                     raise
                 message = str(error).splitlines()[0]
-            # Outside `except`: the traceback would keep the tensors that just did not fit.
+            # Outside `except`: the traceback would keep the tensors that did not fit.
             self.device.empty_cache()
             if len(part) == 1:
                 self.errors[part[0]] = OutOfMemory(message)
@@ -229,7 +233,7 @@ class _Batch:
                 waiting[:0] = [part[:half], part[half:]]
 
     def _denoise(self, rows: Rows) -> None:
-        """Noise → latents, (4, height ÷ 8, width ÷ 8) per row, in fp32 throughout: small steps vanish in 8 bits."""
+        """Noise → latents, (4, height ÷ 8, width ÷ 8) per row, in fp32: small steps are lost in 8 bits of mantissa."""
         pipeline, manifest = self.pipeline, self.manifest
         self.timings.batches.append(len(rows))
         started = time.perf_counter()
@@ -276,9 +280,9 @@ class _Batch:
         return noise.to(self.device.place)
 
     def _prompt_embeds(self, rows: Rows) -> torch.Tensor:
-        """(batch, tokens, width), of a folded network keys and values in place of it.
+        """Return (batch, tokens, width); for a folded network keys and values instead.
 
-        Twice as many rows with guidance: first those of the empty text.
+        With guidance twice as many rows, first those of the empty text.
         """
         embeds = self.pipeline.embeddings.gather([self.requests[row].embedding for row in rows])
         negative = self.pipeline._negative
@@ -289,7 +293,7 @@ class _Batch:
     def _predict(
         self, model_input: torch.Tensor, step: int, timestep: float, prompt_embeds: torch.Tensor
     ) -> torch.Tensor:
-        """The U-Net's output in fp32, guided if the release needs it (Ho & Salimans 2022)."""
+        """Return the U-Net's output in fp32, with guidance if the release needs it (Ho & Salimans 2022)."""
         has_guidance = self.pipeline._negative is not None
         if has_guidance:
             model_input = torch.cat([model_input, model_input])
@@ -318,7 +322,7 @@ class _Batch:
         self.errors.update({row: NotFinite() for row in rows if row not in pixels})
 
     def _pixels(self, rows: Rows, latents: torch.Tensor) -> dict[int, Pixels]:
-        """Of the rows whose images are numbers."""
+        """Decode the rows whose latents are finite."""
         images = conversions.latents_to_image(self.pipeline.vae, latents)
         is_finite = images.isfinite().all(dim=(1, 2, 3)).tolist()
         pixels = conversions.to_pixels(images)
@@ -326,14 +330,14 @@ class _Batch:
         return {row: image for row, image, is_right in found if is_right}
 
     def _preview(self, rows: Rows, step: int, clean: Callable[[], torch.Tensor]) -> None:
-        """Show what is wanted. clean: the predicted latents of all rows. A failure costs the previews, not the rows."""
+        """Send the requested previews. clean: predicted latents of all rows. A failure only ends the previews."""
         previews, steps = self.previews, len(self.manifest.timesteps)
         if previews is None:
             return
         wanted = set(previews.wanted(step, steps)).intersection(rows) - self.dropped
         if not wanted:
             return
-        self.device.synchronize()  # what was asked before is not theirs
+        self.device.synchronize()  # so that earlier work is not counted
         started = time.perf_counter()
         pixels: dict[int, Pixels] = {}
         failure: Exception | None = None
@@ -354,5 +358,5 @@ class _Batch:
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
-    # The CPU's allocator has no class of its own.
+    # The CPU's allocator has no exception class of its own.
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -1,4 +1,4 @@
-"""The prompt embeddings file of a release: one embedding for each covered prompt variant. Needs no tensor library."""
+"""Prompt embeddings file of a release: one embedding per covered prompt variant. Imports no torch."""
 
 import hashlib
 import json
@@ -17,12 +17,12 @@ HEADER_BYTES = 100_000_000  # the limit of the safetensors format
 
 
 def brings(manifest: dict[str, Any]) -> bool:
-    """Whether the release has embeddings of its own."""
+    """Return whether the release contains embeddings."""
     return any(file["path"] == PROMPT_EMBEDS for file in manifest["files"])
 
 
 def read(folder: Path, manifest: dict[str, Any]) -> Iterator[tuple[str, str, StoredEmbedding]]:
-    """(slug, text, embedding) of each covered variant. Raises ReleaseInvalid if the file is not the manifest's."""
+    """Yield (slug, text, embedding) of each covered variant. Raises ReleaseInvalid if the file differs from it."""
     path = folder / PROMPT_EMBEDS
     slugs: list[str] = manifest["covered_variants"]
     tokens, width = manifest["embedding_shape"]
@@ -31,7 +31,7 @@ def read(folder: Path, manifest: dict[str, Any]) -> Iterator[tuple[str, str, Sto
     try:
         with path.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != listed["sha256"]:
-                raise _invalid(path, "it is not the file that release.json lists")
+                raise _invalid(path, "it differs from the file in release.json")
             texts = _seek(file, path, [len(slugs), tokens, width])
             for slug, text in zip(slugs, texts, strict=True):
                 data = file.read(row_bytes)
@@ -48,7 +48,7 @@ def read(folder: Path, manifest: dict[str, Any]) -> Iterator[tuple[str, str, Sto
 
 
 def _seek(file: BinaryIO, path: Path, shape: list[int]) -> list[str]:
-    """Go to the first row. Returns the texts, one for each row.
+    """Go to the first row. Return the texts, one per row.
 
     A safetensors file is the length of its header (8 bytes, little-endian), the header as JSON, and the values.
     """
@@ -63,19 +63,19 @@ def _seek(file: BinaryIO, path: Path, shape: list[int]) -> list[str]:
         start, stop = tensor["data_offsets"]
         found = tensor["dtype"], tensor["shape"], sum(isinstance(text, str) for text in texts)
     except (ValueError, KeyError, TypeError) as error:
-        raise _invalid(path, f"it lacks {TENSOR} or the texts ({error!r})") from error
+        raise _invalid(path, f"{TENSOR} or the texts are missing ({error!r})") from error
     if found != ("F16", shape, shape[0]) or stop - start != 2 * prod(shape):
-        raise _invalid(path, f"it holds {found}, and release.json says F16 {shape}")
+        raise _invalid(path, f"it has {found}, but release.json needs F16 {shape}")
     file.seek(8 + length + start)
     return texts
 
 
 def _invalid(path: Path, why: str) -> ReleaseInvalid:
-    return ReleaseInvalid(f"{path}: {why}. Copy the release again from where it came.")
+    return ReleaseInvalid(f"{path}: {why}. Copy the release again from its source.")
 
 
 def check(folder: Path) -> None:
-    """Read the file of a release folder whole. Raises ReleaseInvalid if it does not fit the manifest."""
+    """Read the file of a release folder completely. Raises ReleaseInvalid if it does not match the manifest."""
     manifest = release.manifest_to_dict(release.read(folder))
     if brings(manifest):
         for _ in read(folder, manifest):

@@ -1,7 +1,7 @@
-"""Weights as int8 with one fp32 scale per output channel, everything else as fp16. Knows no network and no file.
+"""Quantisation of weights to int8 with one fp32 scale per output channel; other tensors to fp16.
 
-A weight NAME is stored as NAME (int8, its own shape) and NAME.scale (fp32 [out]): w ≈ scale · stored, symmetric, so
-that zero stays zero. It is multiplied out while it is loaded: arithmetic is that of the device's dtype, at full speed.
+A weight NAME is stored as NAME (int8, same shape) and NAME.scale (fp32 [out]): w ≈ scale · stored, symmetric, so that
+zero stays zero. It is dequantised on loading: arithmetic is in the device's dtype.
 """
 
 from collections.abc import Mapping
@@ -17,29 +17,29 @@ FP16_MAX = torch.finfo(torch.float16).max
 
 
 def covers(name: str, tensor: Tensor) -> bool:
-    """Whether this tensor is stored as int8: weights of convolutions [out, in, h, w] and of linear layers [out, in]."""
+    """Return whether it is stored as int8: weights of convolutions [out, in, h, w] and linear layers [out, in]."""
     return name.endswith(".weight") and tensor.ndim in (2, 4)
 
 
 def scales(weight: Tensor) -> Tensor:
-    """fp32 [out]: max |w| ÷ 127 of each output channel; 1 where all weights are zero. weight: [out, …]."""
+    """Return fp32 [out]: max |w| ÷ 127 per output channel; 1 if all its weights are zero. weight: [out, …]."""
     largest = weight.detach().float().abs().flatten(1).amax(dim=1)
     return torch.where(largest > 0, largest / LEVELS, torch.ones_like(largest))
 
 
 def rounded(weight: Tensor, scale: Tensor) -> Tensor:
-    """int8, the shape of the weight: the nearest levels. scale: fp32 [out]."""
+    """Return int8 in the shape of the weight: the nearest levels. scale: fp32 [out]."""
     levels = (weight.detach().float() / _along(scale, weight)).round()
     return levels.clamp(-LEVELS, LEVELS).to(torch.int8)
 
 
 def multiplied_out(stored: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
-    """The weight in `dtype`; the product is made in fp32."""
+    """Return the weight in `dtype`; the product is computed in fp32."""
     return (stored.float() * _along(scale, stored)).to(dtype)
 
 
 def quantise(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What is stored of a network's tensors. Raises ReleaseInvalid for values that fp16 cannot hold, by name."""
+    """Return the stored form of a network's tensors. Raises ReleaseInvalid for values outside fp16, by name."""
     stored: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         require_fp16(name, tensor)
@@ -53,7 +53,7 @@ def quantise(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def dequantise(stored: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """The network's tensors in `dtype`, under their own names. Raises ReleaseInvalid if a scale is missing."""
+    """Return the network's tensors in `dtype`, by name. Raises ReleaseInvalid if a scale is missing."""
     tensors: dict[str, Tensor] = {}
     for name, tensor in stored.items():
         if name.endswith(SCALE):
@@ -68,12 +68,12 @@ def dequantise(stored: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Te
 
 
 def require_fp16(name: str, tensor: Tensor) -> None:
-    """Raises ReleaseInvalid if a value is no number or beyond what fp16 holds."""
+    """Raise ReleaseInvalid if a value is NaN or outside the range of fp16."""
     largest = tensor.detach().abs().max() if tensor.numel() else torch.zeros(())
-    if not bool(largest <= FP16_MAX):  # so written, it refuses NaN as well
+    if not bool(largest <= FP16_MAX):  # this form also refuses NaN
         raise ReleaseInvalid(
-            f"{name} holds a value that fp16 cannot hold ({float(largest):g}). The network diverged while it was "
-            "trained: use an earlier checkpoint."
+            f"{name} has a value outside the range of fp16 ({float(largest):g}). The training diverged: "
+            "use an earlier checkpoint."
         )
 
 

@@ -1,4 +1,4 @@
-"""The release format: what `release.json` says, and whether a folder is what it says. Knows no tensors, no Django.
+"""Release format: reading and writing of `release.json`, and verification of a folder. Imports no torch.
 
 A release is a diffusers folder (one sub-folder per component, safetensors only) with `release.json`, written last.
 """
@@ -48,7 +48,7 @@ class ReleaseFile:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The content of `release.json`. `docs/release-format.md` explains each field."""
+    """Content of `release.json`. `docs/release-format.md` explains each field."""
 
     format_version: int
     name: str
@@ -62,8 +62,8 @@ class Manifest:
     num_inference_steps: int  # their number
     guidance_scale: float  # 1 = none
     encoder_fingerprint: str
-    has_encoder: bool  # the folder holds the tokenizer and the text encoder
-    max_tokens: int  # with the two markers
+    has_encoder: bool  # the folder contains the tokenizer and the text encoder
+    max_tokens: int  # with start and end marker
     embedding_shape: tuple[int, int]  # (tokens, width)
     weight_dtype: str
     quantization: str | None
@@ -75,7 +75,7 @@ class Manifest:
 
 # --- reading --------------------------------------------------------------------------------------
 def read(folder: Path) -> Manifest:
-    """The manifest of a release folder. Raises ReleaseInvalid."""
+    """Read the manifest of a release folder. Raises ReleaseInvalid."""
     path = Path(folder) / MANIFEST
     try:
         value = json.loads(path.read_text("utf-8"))
@@ -94,21 +94,21 @@ def read(folder: Path) -> Manifest:
 def manifest_from_dict(value: Any) -> Manifest:
     """Refuses an unknown version, an unknown or missing field, a value of the wrong kind. Raises ReleaseInvalid."""
     if not isinstance(value, dict):
-        raise ReleaseInvalid(f"{MANIFEST} must hold one JSON object.")
+        raise ReleaseInvalid(f"{MANIFEST} must be a JSON object.")
     version = value.get("format_version")
     if version != FORMAT_VERSION or isinstance(version, bool):
         raise ReleaseInvalid(
-            f"{MANIFEST} has format version {version!r}; this program reads {FORMAT_VERSION}. "
-            "Use the program that wrote it, or make the release again with this one."
+            f"{MANIFEST} has format version {version!r}; this version of Retort reads {FORMAT_VERSION}. "
+            "Use the version that wrote it, or create the release again."
         )
     known = {field.name for field in fields(Manifest)}
     if unknown := sorted(value.keys() - known):
         raise ReleaseInvalid(
-            f"{MANIFEST} has unknown fields: {', '.join(unknown)}. Remove them, or update this program."
+            f"{MANIFEST} has unknown fields: {', '.join(unknown)}. Remove them, or update Retort."
         )
     if missing := sorted(known - value.keys()):
         raise ReleaseInvalid(
-            f"{MANIFEST} lacks the fields {', '.join(missing)}. Make the release again."
+            f"{MANIFEST} lacks the fields {', '.join(missing)}. Create the release again."
         )
     for name, (is_right, expected) in _RULES.items():
         if not is_right(value[name]):
@@ -118,11 +118,11 @@ def manifest_from_dict(value: Any) -> Manifest:
     if len(value["timesteps"]) != value["num_inference_steps"]:
         raise ReleaseInvalid(
             f"{MANIFEST}: num_inference_steps is {value['num_inference_steps']}, but timesteps has "
-            f"{len(value['timesteps'])} values. Make them agree."
+            f"{len(value['timesteps'])} values. They must be equal."
         )
     files = [_file(entry) for entry in value["files"]]
     if len({file.path for file in files}) != len(files):
-        raise ReleaseInvalid(f"{MANIFEST} lists a file twice.")
+        raise ReleaseInvalid(f"{MANIFEST} lists a file more than once.")
     tokens, width = value["embedding_shape"]
     return Manifest(
         **{
@@ -136,7 +136,7 @@ def manifest_from_dict(value: Any) -> Manifest:
 
 
 def manifest_to_dict(manifest: Manifest) -> dict[str, Any]:
-    """Plain JSON values."""
+    """Return plain JSON values."""
     return json.loads(json.dumps(asdict(manifest)))
 
 
@@ -146,7 +146,7 @@ def _file(entry: Any) -> ReleaseFile:
     path, size_bytes, sha256 = entry["path"], entry["size_bytes"], entry["sha256"]
     if not _is_text(path) or not _is_inside(path):
         raise ReleaseInvalid(
-            f"{MANIFEST}: the file path {path!r} does not stay inside the release. Do not use this release."
+            f"{MANIFEST}: the file path {path!r} leads out of the release. Do not use this release."
         )
     _refuse_pickle(path)
     if not _is_whole(size_bytes) or not _is_text(sha256) or not _SHA256.fullmatch(sha256):
@@ -171,7 +171,7 @@ def _is_inside(path: str) -> bool:
 def _refuse_pickle(path: str) -> None:
     if path.lower().endswith(PICKLES):
         raise ReleaseInvalid(
-            f"{path} is a pickle, which runs code when it is loaded. A release holds safetensors only: "
+            f"{path} is a pickle, which can run code when it is loaded. Releases contain safetensors only: "
             "convert it with `pipeline.save_pretrained(DIR, safe_serialization=True)` of diffusers."
         )
 
@@ -254,10 +254,10 @@ def verify(
     without: Collection[str] = (),
     hashes: bool = True,
 ) -> Manifest:
-    """The manifest, after comparing the folder with it: every file is there and unaltered, nothing else is there.
+    """Compare the folder with its manifest: no file is missing, changed or extra. Return the manifest.
 
-    without: sub-folders whose content is not hashed (the generating device never reads the text encoder).
-    hashes: False compares names and sizes only. Raises ReleaseInvalid.
+    without: sub-folders that are not hashed (generation does not read the text encoder). hashes: False compares names
+    and sizes only. Raises ReleaseInvalid.
     """
     folder = Path(folder)
     manifest = read(folder)
@@ -265,18 +265,18 @@ def verify(
     listed = {file.path: file for file in manifest.files}
     if extra := sorted(present.keys() - listed.keys() - {MANIFEST}):
         raise ReleaseInvalid(
-            f"{folder} holds files that its {MANIFEST} does not list: {', '.join(extra[:5])}. Remove them."
+            f"{folder} has files that its {MANIFEST} does not list: {', '.join(extra[:5])}. Remove them."
         )
     if missing := sorted(listed.keys() - present.keys()):
         raise ReleaseInvalid(
-            f"{folder} lacks {', '.join(missing[:5])}. Copy the release again from where it came."
+            f"{folder} lacks {', '.join(missing[:5])}. Copy the release again from its source."
         )
     needed = [*REQUIRED, *(REQUIRED_OF_ENCODER if manifest.has_encoder else ())]
     if manifest.guidance_scale != 1:
         needed.append(NEGATIVE_EMBEDS)
     if absent := [path for path in needed if path not in listed]:
         raise ReleaseInvalid(
-            f"{MANIFEST} does not list {', '.join(absent)}. Make the release again."
+            f"{MANIFEST} does not list {', '.join(absent)}. Create the release again."
         )
     for path, file in listed.items():
         if present[path] != file.size_bytes:
@@ -284,15 +284,15 @@ def verify(
     guidance, covered = manifest.guidance_scale, manifest.covered_variants
     is_folded = classes.is_folded(folder, guidance_scale=guidance, covered_variants=covered)
     if is_folded and PROMPT_EMBEDS not in listed:
-        raise ReleaseInvalid(f"{MANIFEST} does not list {PROMPT_EMBEDS}. Make the release again.")
+        raise ReleaseInvalid(f"{MANIFEST} does not list {PROMPT_EMBEDS}. Create the release again.")
     if hashes:
         _compare_hashes(folder, manifest, without, on_progress)
         if manifest.has_encoder and not set(ENCODER_FOLDERS) & set(without):
             fingerprint = fingerprint_of(manifest.files)
             if fingerprint != manifest.encoder_fingerprint:
                 raise ReleaseInvalid(
-                    f"{folder}: the tokenizer and the text encoder have the fingerprint {fingerprint[:12]}…, "
-                    f"{MANIFEST} says {manifest.encoder_fingerprint[:12]}…. Make the release again."
+                    f"{folder}: the tokenizer and the text encoder have the fingerprint {fingerprint[:12]}…, but "
+                    f"{MANIFEST} has {manifest.encoder_fingerprint[:12]}…. Create the release again."
                 )
     return manifest
 
@@ -313,12 +313,12 @@ def _compare_hashes(
 
 def _altered(folder: Path, path: str, how: str) -> ReleaseInvalid:
     return ReleaseInvalid(
-        f"{folder / path} was altered or torn: {how}. Copy the release again from where it came."
+        f"{folder / path} was changed or is incomplete: {how}. Copy the release again from its source."
     )
 
 
 def _walk(folder: Path) -> dict[str, int]:
-    """Path → bytes of every file. Refuses links (they lead out of what was hashed) and pickles."""
+    """Return path → bytes of every file. Refuses links (they lead out of what was hashed) and pickles."""
     found: dict[str, int] = {}
     for place, folders, names in os.walk(folder):
         for name in [*folders, *names]:
@@ -326,7 +326,7 @@ def _walk(folder: Path) -> dict[str, int]:
             relative = path.relative_to(folder).as_posix()
             if path.is_symlink():
                 raise ReleaseInvalid(
-                    f"{path} is a symbolic link. Put the file itself there (cp -RL copies what links lead to)."
+                    f"{path} is a symbolic link. Replace it by the file (cp -RL copies the targets of links)."
                 )
             if name in names:
                 _refuse_pickle(relative)
@@ -336,13 +336,13 @@ def _walk(folder: Path) -> dict[str, int]:
 
 # --- writing --------------------------------------------------------------------------------------
 def write(folder: Path, manifest: Manifest) -> None:
-    """Write `release.json`: last, whole or not at all, and only if the folder then verifies by names and sizes."""
+    """Write `release.json` atomically, as the last file, and only if the folder then verifies by names and sizes."""
     folder = Path(folder)
     manifest_from_dict(manifest_to_dict(manifest))
     path = folder / MANIFEST
     temporary = (
         folder.parent / f".{folder.name}.{MANIFEST}"
-    )  # outside: inside it would be an extra file
+    )  # outside of the folder, where it would be an extra file
     with temporary.open("w", encoding="utf-8") as file:
         json.dump(manifest_to_dict(manifest), file, indent=2, ensure_ascii=False)
         file.write("\n")
@@ -352,7 +352,7 @@ def write(folder: Path, manifest: Manifest) -> None:
 
 
 def list_files(folder: Path, on_progress: Progress | None = None) -> list[ReleaseFile]:
-    """Every file of a folder, hashed: what `Manifest.files` must hold. Raises ReleaseInvalid for links and pickles."""
+    """Return all files of a folder with hashes, for `Manifest.files`. Raises ReleaseInvalid for links and pickles."""
     folder = Path(folder)
     present = _walk(folder)
     present.pop(MANIFEST, None)
@@ -368,7 +368,7 @@ def list_files(folder: Path, on_progress: Progress | None = None) -> list[Releas
 
 
 def encoder_fingerprint(folder: Path) -> str:
-    """Hash of the tokenizer's and the text encoder's files. Raises ReleaseInvalid if there are none."""
+    """Return the hash of the tokenizer's and the text encoder's files. Raises ReleaseInvalid if there are none."""
     folder = Path(folder)
     files = [
         ReleaseFile(path, size_bytes, hash_file(folder / path))
@@ -376,12 +376,12 @@ def encoder_fingerprint(folder: Path) -> str:
         if PurePosixPath(path).parts[0] in ENCODER_FOLDERS
     ]
     if {PurePosixPath(file.path).parts[0] for file in files} != set(ENCODER_FOLDERS):
-        raise ReleaseInvalid(f"{folder} needs both text_encoder/ and tokenizer/.")
+        raise ReleaseInvalid(f"{folder} must have both text_encoder/ and tokenizer/.")
     return fingerprint_of(files)
 
 
 def fingerprint_of(files: Collection[ReleaseFile]) -> str:
-    """The encoder fingerprint, from files that are hashed already."""
+    """Return the encoder fingerprint from hashed files."""
     lines = sorted(
         f"{file.sha256} {file.path}\n"
         for file in files

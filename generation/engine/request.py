@@ -1,4 +1,4 @@
-"""What crosses the engine's boundary: frozen requests and results. No torch, and NumPy for its names only."""
+"""Requests and results of the engine, frozen. Imports no torch, and NumPy for type names only."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StoredEmbedding:
-    """Text-encoder output as it is stored.
+    """Stored output of a text encoder.
 
     data: raw little-endian values, row-major; shape: (tokens, width); dtype: a NumPy name, normally "float16".
     """
@@ -26,7 +26,7 @@ class StoredEmbedding:
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """One image. The same request gives the same picture at any batch size, within the tolerance of `pipeline`."""
+    """Request for one image. It gives the same image at any batch size, within the tolerance of `pipeline`."""
 
     embedding: StoredEmbedding
     seed: int
@@ -36,7 +36,7 @@ class GenerationRequest:
 
 @dataclass(frozen=True)
 class GenerationResult:
-    """pixels: uint8, (height, width, 3). Or the error of this row, if it failed; or neither, if it was dropped."""
+    """pixels: uint8, (height, width, 3); or the error of a failed row; or neither for a dropped row."""
 
     request: GenerationRequest
     pixels: npt.NDArray[np.uint8] | None
@@ -49,7 +49,7 @@ class Timings:
 
     unet_seconds: float = 0.0
     decoder_seconds: float = 0.0
-    preview_seconds: float = 0.0  # in neither of the two
+    preview_seconds: float = 0.0  # not included in the other two
     batches: list[int] = field(
         default_factory=list
-    )  # images in each UNet batch, more than one after out of memory
+    )  # images per U-Net batch; more than one entry after out of memory

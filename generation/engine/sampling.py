@@ -1,6 +1,6 @@
-"""Noise schedulers by name, made to walk exactly the timesteps of a manifest. Knows no networks.
+"""Noise schedulers by name, restricted to exactly the timesteps of a manifest.
 
-Timesteps are indexes into the training schedule. Each object serves one batch: noise schedulers carry state.
+Timesteps are indexes into the training schedule. Use one object per batch: noise schedulers have state.
 """
 
 from collections.abc import Sequence
@@ -20,9 +20,9 @@ from generation.engine.errors import ReleaseInvalid
 
 
 class ExactDDIMScheduler(DDIMScheduler):
-    """DDIM (Song et al. 2020, eq. 12, η = 0) between the timesteps that it was given.
+    """DDIM (Song et al. 2020, eq. 12, η = 0) between the given timesteps.
 
-    diffusers' own steps to t − ⌊N ÷ steps⌋, which is the next timestep only if the spacing is even and whole.
+    diffusers' own goes to t − ⌊N ÷ steps⌋, which is the next timestep only if the spacing is even and whole.
     """
 
     def set_exact(self, timesteps: Sequence[int]) -> None:
@@ -48,7 +48,7 @@ class ExactDDIMScheduler(DDIMScheduler):
 
 
 class ExactUniPCScheduler(UniPCMultistepScheduler):
-    """UniPC on given timesteps; diffusers' own takes only their number."""
+    """UniPC on given timesteps; diffusers' own accepts only their number."""
 
     def set_exact(self, timesteps: Sequence[int]) -> None:
         self.set_timesteps(len(timesteps))
@@ -57,14 +57,14 @@ class ExactUniPCScheduler(UniPCMultistepScheduler):
         self.timesteps = torch.tensor(timesteps)
 
 
-# The manifest's timesteps are the truth: every option that would bend them is switched off.
+# The manifest's timesteps are used unchanged: every option that would modify them is switched off.
 _EXACT = {
     "use_karras_sigmas": False,
     "use_exponential_sigmas": False,
     "use_beta_sigmas": False,
     "final_sigmas_type": "zero",
 }
-_PLAIN = {"clip_sample": False, "thresholding": False}  # limits of pixels, wrong for latents
+_PLAIN = {"clip_sample": False, "thresholding": False}  # for pixels, wrong for latents
 _CLASSES: dict[str, tuple[type, dict[str, Any]]] = {
     "ddim": (ExactDDIMScheduler, _PLAIN),
     "dpmsolver++": (
@@ -80,15 +80,15 @@ _CLASSES: dict[str, tuple[type, dict[str, Any]]] = {
     "tcd": (TCDScheduler, _PLAIN),
 }
 NAMES = tuple(_CLASSES)
-DRAWS_NOISE = ("lcm", "tcd")  # between steps: they need the generators of the images
+DRAWS_NOISE = ("lcm", "tcd")  # between steps, with the generators of the images
 
 
 def make(name: str, config: dict[str, Any], timesteps: Sequence[int]) -> Any:
-    """A fresh noise scheduler for one batch. config: `scheduler_config.json` of the release. Raises ReleaseInvalid."""
+    """Return a new noise scheduler for one batch. config: `scheduler_config.json`. Raises ReleaseInvalid."""
     check(name, config, timesteps)
     kind, overrides = _CLASSES[name]
     if name in DRAWS_NOISE:
-        # Else diffusers warns of every timestep that is not on a coarser grid.
+        # Otherwise diffusers warns of every timestep that is not on a coarser grid.
         overrides = {
             **overrides,
             "original_inference_steps": config.get("num_train_timesteps", 1000),
@@ -106,7 +106,7 @@ def make(name: str, config: dict[str, Any], timesteps: Sequence[int]) -> Any:
 def predict_clean(
     noise_scheduler: Any, model_input: torch.Tensor, output: torch.Tensor, timestep: Any
 ) -> torch.Tensor:
-    """The image that the network expects at the end: pred_x0 of what it was given and what it said.
+    """Return pred_x0, the image that the network predicts at the end, from its input and output.
 
     The same for every noise scheduler: scaled for the network, a sample is √ᾱ x₀ + √(1 − ᾱ) ε.
     """
@@ -120,7 +120,7 @@ def predict_clean(
 
 
 def check(name: str, config: dict[str, Any], timesteps: Sequence[int]) -> None:
-    """Raises ReleaseInvalid for what no noise scheduler of ours can do rightly."""
+    """Raise ReleaseInvalid for a configuration that no noise scheduler here handles correctly."""
     if name not in _CLASSES:
         raise ReleaseInvalid(f"The noise scheduler {name!r} is not one of {', '.join(NAMES)}.")
     trained = config.get("num_train_timesteps", 1000)
@@ -133,13 +133,13 @@ def check(name: str, config: dict[str, Any], timesteps: Sequence[int]) -> None:
         and config.get("prediction_type", "epsilon") == "epsilon"
     ):
         raise ReleaseInvalid(
-            "At zero terminal signal-to-noise a network that predicts noise says nothing about the image: "
+            "At zero terminal signal-to-noise ratio a noise prediction contains no information on the image: "
             "prediction_type must be v_prediction or sample."
         )
 
 
 def default_timesteps(config: dict[str, Any], steps: int) -> list[int]:
-    """What stock diffusers' DDIM would walk with this configuration in `steps` steps."""
+    """Return the timesteps of diffusers' DDIM for this configuration and number of steps."""
     trained = config.get("num_train_timesteps", 1000)
     if not 1 <= steps <= trained:
         raise ReleaseInvalid(f"The number of steps must be from 1 to {trained}, not {steps}.")

@@ -1,8 +1,8 @@
-"""The forward pass of a folded U-Net, written out over its tensors. Knows no files and no noise scheduler.
+"""Forward pass of a folded U-Net, written directly over its tensors.
 
-It computes what diffusers' UNet2DConditionModel computes, with less around it: at a batch of one on a CPU half of
-diffusers' time goes into finding out what to do. Keys and values of the cross-attentions come from outside
-(`keyvalues`): they depend on the prompt alone.
+It computes the same as diffusers' UNet2DConditionModel with less overhead: at batch size one on a CPU, half of
+diffusers' time is Python. Keys and values of the cross-attentions are inputs (`keyvalues`): they depend on the prompt
+only.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ class FoldedUNet(nn.Module):
     def __init__(self, config: Mapping[str, Any], tensors: dict[str, Tensor]) -> None:
         """tensors: those of `folding.fold`, on the device and in its dtype. Raises ReleaseInvalid.
 
-        They are taken out of the dictionary one by one, so that no second copy of all of them stays in memory.
+        They are removed from the dictionary one by one, so that there is no second copy of all of them.
         """
         super().__init__()
         _require_shapes(config, tensors)
@@ -35,11 +35,11 @@ class FoldedUNet(nn.Module):
         heads = list(heads) if isinstance(heads, list | tuple) else [heads] * levels
         self.conv_in = take.convolution("conv_in")
         self.down = [_Stage(take, f"down_blocks.{i}", heads[i]) for i in range(levels)]
-        self.mid = _Stage(take, "mid_block", heads[-1])  # without layers where there is none
+        self.mid = _Stage(take, "mid_block", heads[-1])  # may be empty
         self.up = [_Stage(take, f"up_blocks.{i}", heads[-1 - i]) for i in range(levels)]
         self.norm_out = take.norm("conv_norm_out")
         self.conv_out = take.convolution("conv_out")
-        # Of all cross-attentions at once: one product gives keys and values of a prompt.
+        # For all cross-attentions: one product gives keys and values of a prompt.
         self._keyvalue_weight = torch.cat(take.keyvalue_weights)
 
     @property
@@ -47,11 +47,11 @@ class FoldedUNet(nn.Module):
         return self._keyvalue_weight.dtype
 
     def keyvalues(self, prompt_embeds: Tensor) -> Tensor:
-        """Keys and values of all cross-attentions, [tokens, sum of widths], of one embedding [tokens, width]."""
+        """Return keys and values of all cross-attentions, [tokens, sum of widths], for an embedding [tokens, width]."""
         return F.linear(prompt_embeds, self._keyvalue_weight)
 
     def forward(self, latents: Tensor, step: int, keyvalues: Tensor) -> Tensor:
-        """The prediction at the step-th of the folded timesteps, from 0.
+        """Return the prediction at the step-th of the folded timesteps, from 0.
 
         latents: [batch, channels, height, width]; keyvalues: [batch, tokens, sum of widths], rows of `keyvalues`.
         """
@@ -78,7 +78,7 @@ class FoldedUNet(nn.Module):
 
 # --- stages and layers ----------------------------------------------------------------------------
 class _Stage:
-    """The layers of one resolution, and the convolution that leads to the next."""
+    """Layers of one resolution, and the convolution to the next."""
 
     def __init__(self, take: "_Taking", name: str, heads: int) -> None:
         self.layers: list[_Layer] = []
@@ -92,7 +92,7 @@ class _Stage:
 
 
 class _Layer:
-    """A residual block and, where there is one, the attention behind it."""
+    """A residual block and its optional attention."""
 
     def __init__(self, take: "_Taking", stage: str, number: int, heads: int) -> None:
         name, attention = f"{stage}.resnets.{number}", f"{stage}.attentions.{number}"
@@ -113,7 +113,7 @@ class _Layer:
 
 
 class _Attention:
-    """diffusers' Transformer2DModel: between positions, from the prompt, and a gated layer, once or more."""
+    """diffusers' Transformer2DModel: self-attention, cross-attention and a gated layer, once or more."""
 
     def __init__(self, take: "_Taking", name: str, heads: int) -> None:
         self.norm = take.norm(f"{name}.norm", eps=1e-6)
@@ -214,13 +214,13 @@ class _Norm:
         self.weight, self.bias, self.groups, self.eps = weight, bias, groups, eps
 
     def __call__(self, values: Tensor) -> Tensor:
-        # Contiguous: in channels_last a CPU takes ten times as long for it in bf16, and a GPU copies anyway.
+        # Contiguous: in channels_last a CPU takes ten times as long in bf16, and a GPU copies anyway.
         return F.group_norm(values.contiguous(), self.groups, self.weight, self.bias, self.eps)
 
 
 # --- from names to layers -------------------------------------------------------------------------
 class _Taking:
-    """Hands out each tensor once, in the form in which it is used."""
+    """Takes each tensor once, in the form used."""
 
     def __init__(self, config: Mapping[str, Any], tensors: dict[str, Tensor]) -> None:
         self.tensors = tensors
@@ -238,7 +238,7 @@ class _Taking:
         return self(f"{name}.weight"), self(f"{name}.bias")
 
     def linear(self, name: str) -> tuple[Tensor, Tensor]:
-        """A convolution over single positions is a linear layer too."""
+        """Return a linear layer; a 1×1 convolution is one too."""
         weight, bias = self.pair(name)
         return weight.flatten(1), bias
 
@@ -249,7 +249,7 @@ class _Taking:
         return _Norm(*self.pair(name), self.groups, self.eps if eps is None else eps)
 
     def keyvalues(self, name: str) -> slice:
-        """Where in a row of `FoldedUNet.keyvalues` this attention finds its keys and then its values."""
+        """Return the range of this attention's keys and values in a row of `FoldedUNet.keyvalues`."""
         start = self._keyvalue_width
         for part in "kv":
             weight = self(f"{name}.to_{part}.weight")
@@ -266,7 +266,7 @@ def _require_shapes(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) ->
             raise ReleaseInvalid(f"The weights of unet lack {name}.")
         if name not in expected:
             raise ReleaseInvalid(
-                f"The weights of unet have {name}, which its config.json does not."
+                f"The weights of unet have {name}, which its config.json does not have."
             )
         if tensors[name].shape != expected[name]:
             raise ReleaseInvalid(

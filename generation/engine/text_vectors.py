@@ -1,6 +1,6 @@
-"""One vector for a text: the row of its embedding at the end-of-text token, which CLIP takes for the whole text.
+"""Vector of a text: its embedding's row at the end-of-text token, CLIP's representation of the whole text.
 
-Knows no catalogue. Two texts are compared by the cosine of their vectors, which are of unit length.
+Vectors have unit length; texts are compared by cosine similarity.
 """
 
 from pathlib import Path
@@ -20,7 +20,7 @@ STORED = np.dtype(DTYPE).newbyteorder("<")
 
 
 class TextVectors:
-    """Of the texts of one encoder. bytes: that a vector takes in a stored embedding."""
+    """Vectors of texts of one encoder. bytes: size of a vector in a stored embedding."""
 
     def __init__(self, encoder: "Encoder", folder: Path) -> None:
         self.fingerprint = encoder.fingerprint
@@ -30,25 +30,25 @@ class TextVectors:
         self._tokenizer = tokens.load_tokenizer(folder)
 
     def count(self, text: str) -> int:
-        """Tokens, start and end included."""
+        """Return the number of tokens with start and end."""
         return len(self._tokenizer.encode(text).ids)
 
     def is_spelt(self, word: str) -> bool:
-        """Whether the tokenizer has no token of its own for the word: the encoder reads it in pieces."""
+        """Return whether the tokenizer splits the word into several tokens."""
         return self.count(word) > 3  # start, the word, end
 
     def offset(self, text: str) -> int:
-        """The first byte of the text's vector in its stored embedding."""
+        """Return the offset of the text's vector in its stored embedding."""
         return (self.count(text) - 1) * self.bytes
 
     def read(self, stored: bytes) -> Vector:
-        """The vector of `bytes` bytes of a stored embedding; of damaged ones, zeros: near to nothing."""
+        """Return the vector from `bytes` bytes of a stored embedding; zeros (similar to nothing) if damaged."""
         vector = np.frombuffer(stored, STORED).astype(np.float32)
         length = float(np.linalg.norm(vector))
         return vector / length if 0 < length < np.inf else np.zeros_like(vector)
 
     def encode(self, text: str) -> Vector:
-        """Of a text of any length; of one that is too long, of as much of its beginning as the encoder reads."""
+        """Return the vector of a text of any length; a text that is too long is truncated."""
         while self.count(text) > self.max_tokens:
             text = text.rpartition(" ")[0] or text[: len(text) // 2]
         (stored,) = self._encoder.encode([text])

@@ -1,4 +1,4 @@
-"""How many tokens a text has for a release's text encoder. By `tokenizers` alone, for the web process: no tensors."""
+"""Token counts of texts, with `tokenizers` only: for the web process, without torch."""
 
 import functools
 import json
@@ -10,29 +10,29 @@ from generation.engine.errors import ReleaseInvalid
 
 
 def count_tokens(release_dir: Path, text: str) -> int:
-    """Tokens of `text`, with the start and the end marker. Raises ReleaseInvalid."""
+    """Return the number of tokens of `text` with start and end marker. Raises ReleaseInvalid."""
     return len(load_tokenizer(release_dir).encode(text).ids)
 
 
 def limit(release_dir: Path) -> int:
-    """The most tokens that the text encoder takes without cutting, with the two markers. Raises ReleaseInvalid."""
+    """Return the maximum number of tokens without truncation, with both markers. Raises ReleaseInvalid."""
     config = _json(Path(release_dir) / "text_encoder" / "config.json")
     return int(config.get("max_position_embeddings", 77))
 
 
 def load_tokenizer(release_dir: Path) -> Tokenizer:
-    """Cuts nothing and pads nothing. Shared between callers: do not change it."""
+    """Return the tokenizer, without truncation and padding. Shared between callers: do not modify it."""
     path = Path(release_dir) / "tokenizer" / "tokenizer.json"
     try:
         return _load(path, path.stat().st_mtime_ns)
     except OSError as error:
         raise ReleaseInvalid(
-            f"{path} is missing: the release holds no tokenizer. Use a release with its encoder."
+            f"{path} is missing: the release has no tokenizer. Use a release with its encoder."
         ) from error
 
 
 def pad_token_id(release_dir: Path) -> int:
-    """What fills a text up to `limit`. Raises ReleaseInvalid."""
+    """Return the id of the token that pads a text to `limit`. Raises ReleaseInvalid."""
     config = _json(Path(release_dir) / "tokenizer" / "tokenizer_config.json")
     token = config.get("pad_token") or config.get("eos_token") or "<|endoftext|>"
     content = token["content"] if isinstance(token, dict) else token

@@ -1,7 +1,4 @@
-"""The networks of a student release as stock diffusers networks in fp32: to be exported, or to be trained on.
-
-Knows no training and no files but a release's.
-"""
+"""Conversion of a student release's networks to diffusers networks in fp32, for export or further training."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,13 +13,13 @@ from generation.engine.networks import WEIGHTS, read_config, tiny_vae
 
 
 def unet(folder: Path, timesteps: Sequence[int]) -> UNet2DConditionModel:
-    """Of the folder of a folded U-Net, with a time embedding again: see `folding.unfold`. Raises ReleaseInvalid."""
+    """Return the U-Net of a folded U-Net's folder, with a time embedding (`folding.unfold`). Raises ReleaseInvalid."""
     tensors = quantization.dequantise(load_file(folder / WEIGHTS), torch.float32)
     return folding.unfold(read_config(folder), tensors, timesteps)
 
 
 def decoder(folder: Path) -> AutoencoderTiny:
-    """Of the folder of a decoder without its encoder, which is all zeros here."""
+    """Return the decoder of a folder; its encoder is all zeros."""
     vae = tiny_vae(read_config(folder))
     state = {name: torch.zeros_like(tensor) for name, tensor in vae.state_dict().items()}
     vae.load_state_dict({**state, **load_file(folder / WEIGHTS)})

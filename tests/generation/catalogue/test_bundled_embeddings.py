@@ -139,7 +139,7 @@ def test_a_file_that_changed_after_registering_is_not_believed(student: Path) ->
     content[-1] ^= 1
     path.write_bytes(content)
     make_variant(slug="vase", text="a red vase")
-    with pytest.raises(ReleaseInvalid, match=r"not the file that release\.json lists"):
+    with pytest.raises(ReleaseInvalid, match=r"differs from the file in release\.json"):
         bundled_embeddings.store(registered)
     with capture_logs() as logs:
         assert bundled_embeddings.store_missing() == 0
@@ -163,9 +163,12 @@ def _header(path: Path, change) -> None:
     ("change", "words"),
     [
         (lambda header: header.pop("__metadata__"), "lacks prompt_embeds or the texts"),
-        (lambda header: header["__metadata__"].update(texts='["a red vase"]'), "release.json says"),
-        (lambda header: header["__metadata__"].update(texts="[1, 2, 3]"), "release.json says"),
-        (lambda header: header["prompt_embeds"].update(dtype="BF16"), "release.json says F16"),
+        (
+            lambda header: header["__metadata__"].update(texts='["a red vase"]'),
+            "release.json needs",
+        ),
+        (lambda header: header["__metadata__"].update(texts="[1, 2, 3]"), "release.json needs"),
+        (lambda header: header["prompt_embeds"].update(dtype="BF16"), "release.json needs F16"),
         (lambda header: header.update(other=header.pop("prompt_embeds")), "lacks prompt_embeds"),
     ],
 )

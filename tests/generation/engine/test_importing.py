@@ -327,7 +327,7 @@ def test_a_network_that_lacks_a_weight_is_not_loaded(source: Path, component: st
         ),
         (lambda folder: edit(folder / "unet/config.json", in_channels=9), "inpainting"),
         (lambda folder: shutil.rmtree(folder / "vae"), r"config\.json is missing"),
-        (lambda folder: shutil.rmtree(folder / "tokenizer"), "no CLIP tokenizer"),
+        (lambda folder: shutil.rmtree(folder / "tokenizer"), "not a valid CLIP tokenizer"),
         (lambda folder: (folder / "scheduler/scheduler_config.json").unlink(), "is missing"),
         (lambda folder: (folder / "unet/config.json").write_text("{"), "cannot be read"),
         (

@@ -197,7 +197,7 @@ def test_a_size_that_the_release_does_not_make_is_refused(
 
 
 def test_two_sizes_in_one_batch_are_refused(loaded: Pipeline, request_for: RequestFor) -> None:
-    with pytest.raises(SizeNotSupported, match="One batch has one size"):
+    with pytest.raises(SizeNotSupported, match="must have one size"):
         loaded.generate([request_for(0), request_for(1, size=72)])
 
 

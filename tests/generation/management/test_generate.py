@@ -121,5 +121,5 @@ def test_an_output_that_is_a_file_is_said(slug: str, tmp_path: Path) -> None:
 def test_an_altered_release_is_not_used(slug: str, release: Release) -> None:
     path = releases.folder(release) / "unet/config.json"
     path.write_text(path.read_text().replace("silu", "gelu"))
-    with pytest.raises(CommandError, match="altered"):
+    with pytest.raises(CommandError, match="changed"):
         run("--variant", slug)

@@ -84,13 +84,13 @@ def test_an_empty_list_says_what_to_do() -> None:
     assert "release register DIR" in run("list")
 
 
-def test_verifying_counts_the_files_or_names_the_altered_one(two: None) -> None:
+def test_verifying_counts_the_files_or_names_the_changed_one(two: None) -> None:
     assert "files match the manifest" in run("verify", "first")
     path = Path(Release.objects.get(name="first").path) / "unet/config.json"
     path.write_text(path.read_text().replace("silu", "gelu"))
-    with pytest.raises(CommandError, match=r"unet/config\.json was altered"):
+    with pytest.raises(CommandError, match=r"unet/config\.json was changed"):
         run("verify", "first")
-    with pytest.raises(CommandError, match="altered"):
+    with pytest.raises(CommandError, match="changed"):
         run("activate", "first")
 
 

@@ -73,7 +73,7 @@ def test_registering_asks_for_embeddings(
 def test_an_altered_release_is_not_registered(root: Path) -> None:
     tiny.make_tiny_release(root / "tiny")
     (root / "tiny/unet/config.json").write_text("{}")
-    with pytest.raises(ReleaseRefused, match="altered or torn"):
+    with pytest.raises(ReleaseRefused, match="changed or is incomplete"):
         releases.register(root / "tiny")
     assert not Release.objects.exists()
 
@@ -148,7 +148,7 @@ def test_a_release_whose_files_are_gone_or_torn_is_not_activated(root: Path) -> 
     (root / "swapped/release.json").write_text(json.dumps({**manifest, "guidance_scale": 1.5}))
     for release, message in (
         (gone, "is missing"),
-        (torn, "altered or torn"),
+        (torn, "changed or is incomplete"),
         (swapped, "was changed after"),
     ):
         with pytest.raises(ReleaseRefused, match=message):
