@@ -53,7 +53,7 @@ def test_the_page_of_one_shows_groups_defects_and_bits(admin, row):
     page = text(admin.get(url("change", row.pk)))
     assert "red, green, blue<br>sharp" in page
     assert "blurred" in page and "sharp 48" in page and "99.1 %" in page
-    assert "900 pictures, calibrated by 300 others" in page
+    assert "900 images, calibrated on 300 others" in page
 
 
 def test_one_without_figures_has_a_page_too(admin, tmp_path):

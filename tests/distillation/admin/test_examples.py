@@ -171,7 +171,7 @@ def test_the_number_of_queries_does_not_grow_with_the_pictures(
 def test_many_pictures_are_decided_on_at_once_and_it_is_kept_who_did_it(admin):
     rows = [make_example(), make_example(), make_example(refusal="broken")]
     for action, override, said in (
-        ("accept", "accepted", "2 pictures are accepted."),
+        ("accept", "accepted", "2 images are accepted."),
         ("accept", "accepted", "0 pictures are accepted."),
         ("reject", "rejected", "2 pictures are rejected."),
         ("clear", "", "2 pictures are left to the detector."),
@@ -198,7 +198,7 @@ def test_the_page_of_a_picture_shows_bars_and_every_verdict_and_has_the_buttons(
         "old",
         "detector-1",
         "12.5 %",
-        "fails, must be there",
+        "fails, required",
         "a red vase",
         'value="12.5"',
     ):

@@ -211,7 +211,7 @@ def test_an_evaluation_shows_figures_pictures_plots_and_variants(admin, measured
     for part in (
         "80.0 (70.0 – 90.0)", "85.0", "50.0 (40.0 – 60.0)",  # candidate, teacher, active
         "0.71", "diversity within a prompt, ÷ teacher", "Full report",
-        "teacher, active release, candidate", "The prompts that lost most", "CLIP score of each prompt",
+        "teacher, active release, candidate", "Prompts that lost most", "CLIP score of each prompt",
         "3 prompt variants", "mug, new", url("change", measured.pk),
     ):  # fmt: skip
         assert part in page, part
@@ -281,7 +281,7 @@ def test_a_release_shows_where_it_came_from_and_what_came_before_and_after(admin
 def test_a_person_confirms_before_jobs_are_served_by_another_release(admin, measured):
     old, new = (Release.objects.get(name=name) for name in ("student-old", "student-new"))
     page = release_page(admin, "student-new")
-    assert "New jobs are then made by student-new instead of student-old" in page
+    assert "New jobs will use student-new instead of student-old" in page
     Release.objects.filter(pk=old.pk).update(status="retired")
     Release.objects.filter(pk=new.pk).update(status="active", replaced=old)
     page = release_page(admin, "student-new")

@@ -40,7 +40,7 @@ def test_only_what_the_version_names_is_copied(tmp_path):
 
 def test_a_name_is_registered_once(tmp_path):
     detectors.register(make_version(tmp_path / "one", name="mine"))
-    with pytest.raises(DetectorRefused, match="mine is registered already"):
+    with pytest.raises(DetectorRefused, match="mine is already registered"):
         detectors.register(make_version(tmp_path / "two", name="mine"))
 
 

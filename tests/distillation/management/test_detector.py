@@ -32,7 +32,7 @@ def train(labelled, *more: object) -> str:
 def test_a_version_is_trained_tested_and_judges(labelled, tmp_path):
     bad = make_labelled(tmp_path / "bad", 6, first=100, defect="wrong colour")
     said = train(labelled, "--name", "mine", "--test", bad, "--activate")
-    assert "Made and registered mine" in said and "The active detector is mine" in said
+    assert "Trained and registered mine" in said and "The active detector is mine" in said
     row = detectors.active()
     assert row is not None and row.manifest["figures"]["test"]["bad"] == 1
     assert row.manifest["required"] == ["sharp", "clean", "whole", "large"]
@@ -67,7 +67,7 @@ def test_what_is_wrong_in_the_folder_is_said_with_its_line(labelled):
 
 def test_a_name_that_is_taken_is_refused_before_the_training(labelled, tmp_path):
     detectors.register(make_version(tmp_path / "mine", name="mine"))
-    with pytest.raises(CommandError, match="mine is registered already"):
+    with pytest.raises(CommandError, match="mine is already registered"):
         train(labelled, "--name", "mine")
     assert Detector.objects.count() == 1
 

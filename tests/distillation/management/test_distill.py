@@ -70,7 +70,7 @@ def test_a_catalogue_becomes_an_active_student_and_a_second_call_does_nothing_tw
         path: path.stat().st_mtime_ns
         for path in (settings.DATA_DIR / "distillation").rglob("done.json")
     }
-    assert "registered already" in distil(*judged, "--name", "toy-student")
+    assert "already registered" in distil(*judged, "--name", "toy-student")
     assert written == {path: path.stat().st_mtime_ns for path in written}
 
 

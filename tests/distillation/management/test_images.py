@@ -68,7 +68,7 @@ def test_without_a_detector_for_such_pictures_people_decide(folder):
 def test_one_source_that_cannot_be_read_does_not_keep_the_others_from_it(folder):
     images("add", "broken", "nowhere")
     images("add", "field", "vases")
-    with pytest.raises(CommandError, match="Not read: broken"):
+    with pytest.raises(CommandError, match="Failed: broken"):
         images("ingest")
     assert "not a folder" in images("list") and ImageSource.objects.get(name="field").ingested_at
 

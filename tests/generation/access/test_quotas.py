@@ -66,10 +66,7 @@ def test_images_are_counted_until_the_quota_is_used_up():
         submit(key, n=1)
 
     assert used(key)[0] == 5 and Job.objects.count() == 2
-    assert (
-        "5 images a day; 5 of them were asked for today, and this job wants 1"
-        in refused.value.detail
-    )
+    assert "5 images per day: 5 were requested today, and this job needs 1" in refused.value.detail
     assert re.search(r"renewed at \d{4}-\d\d-\d\dT00:00Z, in \d+ h \d+ min", refused.value.detail)
     assert 1 <= refused.value.retry_after <= 120
 
@@ -129,7 +126,7 @@ def test_seconds_of_devices_are_counted_at_commit_and_end_the_day():
     make(key, seconds=0.5)
     make(key, seconds=0.75)
 
-    with pytest.raises(QuotaExceeded, match=r"1 seconds a day, and has used 1\.2 today"):
+    with pytest.raises(QuotaExceeded, match=r"1 device seconds per day: 1\.2 were used today"):
         submit(key)
 
     assert used(key) == (2, 1.25)
@@ -165,7 +162,7 @@ def test_a_key_may_have_so_many_jobs_waiting():
     key, _ = make_key(max_queued_jobs=2)
     submit(key)
     submit(key)
-    with pytest.raises(RateLimited, match="2 jobs of this key wait") as refused:
+    with pytest.raises(RateLimited, match="This key has 2 queued jobs") as refused:
         submit(key)
     assert refused.value.retry_after == 120  # no job has ended of late
 
@@ -196,7 +193,7 @@ def test_a_full_queue_refuses_what_would_wait_and_answers_what_is_stored(setting
     submit(key)
     quotas.waiting.forget()
 
-    with pytest.raises(QueueFull, match="1 jobs wait"):
+    with pytest.raises(QueueFull, match="1 jobs are queued"):
         submit(make_key(name="another")[0])
 
     assert submit(key, seed=1).cache == Job.Cache.HIT

@@ -79,7 +79,7 @@ def test_every_wrong_row_is_named_and_nothing_is_written(tmp_path):
     assert "“jug”" in complaints[4]
     assert "valid" in complaints[5]
     assert "draft, active, archived" in complaints[6]
-    assert "Row 1 is about “good”" in complaints[7]
+    assert "“good” is already in row 1" in complaints[7]
     assert "tag" in complaints[8]
     assert texts() == {"jug": "a blue jug"}
 

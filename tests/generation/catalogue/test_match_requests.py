@@ -11,7 +11,7 @@ from generation.catalogue.match_requests import Answer, Near, Question
 pytestmark = pytest.mark.usefixtures("redis_server")
 
 QUESTION = Question("a red vase", "e" * 64, "1.1.1")
-ANSWER = Answer((Near(7, 0.99), Near(8, 0.5, "it does not say “red”")))
+ANSWER = Answer((Near(7, 0.99), Near(8, 0.5, "it does not have the word “red”")))
 
 
 def test_an_answer_reaches_who_waits_for_it():

@@ -77,7 +77,7 @@ def test_a_text_that_is_not_near_enough_is_refused_with_the_three_nearest(varian
     with (
         EncodeThread(near(variants, 0.89, 0.8, 0.7)),
         pytest.raises(
-            VariantNotFound, match=r"nearest is “a red vase on a table” \(0.89\)"
+            VariantNotFound, match=r"most similar is “a red vase on a table” \(0.89\)"
         ) as error,
     ):
         matching.find(ASKED)
@@ -89,8 +89,10 @@ def test_a_text_that_is_not_near_enough_is_refused_with_the_three_nearest(varian
 
 def test_a_word_that_objects_refuses_whatever_the_score(variants):
     with (
-        EncodeThread(near(variants, 0.999, objection="only one of the two says “not”")),
-        pytest.raises(VariantNotFound, match="only one of the two says “not”"),
+        EncodeThread(
+            near(variants, 0.999, objection="only one of the two texts has the word “not”")
+        ),
+        pytest.raises(VariantNotFound, match="only one of the two texts has the word “not”"),
     ):
         matching.find(ASKED)
 

@@ -34,18 +34,27 @@ def test_other_words_for_the_same_are_left_to_the_vectors(asked):
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ("not a red glass vase on a wooden table", "only one of the two says “not”"),
-        ("a red glass vase that isn't on a wooden table", "only one of the two says “not”"),
-        ("a red glass vase that isn’t on a wooden table", "only one of the two says “not”"),
-        ("two red glass vases on a wooden table", "only one of the two says “two”"),
-        ("3 red glass vases on a wooden table", "only one of the two says “3”"),
-        ("a red glass vase under a wooden table", "only one of the two says “under”"),
-        ("a red and blue glass vase on a wooden table", "it does not say “blue”"),
-        ("a red glass vase and a bowl on a wooden table", "it does not say “bowl”"),
-        ("a red glass vase on a linen cloth", "it does not say “linen”"),
-        ("a red glass jug on a wooden table", "the text encoder does not know “jug”"),
-        ("a red gloss vase on a wooden table", "the text encoder does not know “gloss”"),
-        ("a red glass grass vase on a wooden table", "the text encoder does not know “grass”"),
+        ("not a red glass vase on a wooden table", "only one of the two texts has the word “not”"),
+        (
+            "a red glass vase that isn't on a wooden table",
+            "only one of the two texts has the word “not”",
+        ),
+        (
+            "a red glass vase that isn’t on a wooden table",
+            "only one of the two texts has the word “not”",
+        ),
+        ("two red glass vases on a wooden table", "only one of the two texts has the word “two”"),
+        ("3 red glass vases on a wooden table", "only one of the two texts has the word “3”"),
+        ("a red glass vase under a wooden table", "only one of the two texts has the word “under”"),
+        ("a red and blue glass vase on a wooden table", "it does not have the word “blue”"),
+        ("a red glass vase and a bowl on a wooden table", "it does not have the word “bowl”"),
+        ("a red glass vase on a linen cloth", "it does not have the word “linen”"),
+        ("a red glass jug on a wooden table", "the text encoder does not know the word “jug”"),
+        ("a red gloss vase on a wooden table", "the text encoder does not know the word “gloss”"),
+        (
+            "a red glass grass vase on a wooden table",
+            "the text encoder does not know the word “grass”",
+        ),
     ],
 )
 def test_a_word_that_tells_the_two_apart_objects(asked, said):

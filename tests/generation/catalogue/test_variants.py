@@ -73,7 +73,7 @@ def test_a_refused_text_is_told_the_count(text, complaint):
 def test_a_text_that_the_encoder_would_cut_is_refused_with_count_and_limit(encoder):
     assert catalogue.validate_text("a red glass vase")
     with pytest.raises(
-        PromptInvalid, match=r"has \d\d tokens; .* of with-encoder takes at most 16"
+        PromptInvalid, match=r"has \d\d tokens; .* of with-encoder accepts at most 16"
     ):
         catalogue.validate_text("incomprehensibilities photosynthesised")
 
@@ -89,7 +89,7 @@ def test_an_encoder_that_lies_on_another_machine_does_not_stop_the_editor():
 
 def test_a_text_that_another_variant_has_is_refused_with_its_slug():
     make_variant(slug="vase", text="a red vase")
-    with pytest.raises(PromptInvalid, match="“vase” has this text already"):
+    with pytest.raises(PromptInvalid, match="“vase” already has this text"):
         catalogue.validate_text("Ａ red  VASE")
 
 
@@ -171,7 +171,7 @@ def test_a_text_that_became_too_long_for_a_new_encoder_can_still_be_archived(enc
 
 def test_a_taken_slug_is_refused():
     make_variant(slug="vase", text="a red vase")
-    with pytest.raises(PromptInvalid, match="slug “vase” is taken") as refused:
+    with pytest.raises(PromptInvalid, match="slug “vase” is already in use") as refused:
         catalogue.save(PromptVariant(slug="vase", text="a blue vase"))
     assert refused.value.parameter == "slug"
 

@@ -41,7 +41,7 @@ def test_what_is_stored_is_read_measured_copied_and_removed(place: str, tmp_path
     storage.remove(stored.name)
     assert not storage.exists(stored.name)
     assert storage.modified_at(stored.name) is None
-    with pytest.raises(StorageFailed, match="is not stored"):
+    with pytest.raises(StorageFailed, match="is missing"):
         storage.read(stored.name)
 
 

@@ -199,5 +199,5 @@ def test_of_a_file_that_is_gone_or_no_picture_there_is_none(settings):
         images.thumbnail(image.master)
 
     storage.remove(image.master)
-    with pytest.raises(StorageFailed, match="is not stored"):
+    with pytest.raises(StorageFailed, match="is missing"):
         images.thumbnail(image.master)

@@ -420,7 +420,7 @@ def test_files_of_another_database_are_kept_until_somebody_insists(settings):
     assert storage.exists(names[0])
     out = StringIO()
     call_command("retention", stdout=out)
-    assert "No image refers to 21 files" in out.getvalue() and "--all-files" in out.getvalue()
+    assert "21 files belong to no image" in out.getvalue() and "--all-files" in out.getvalue()
     call_command("retention", "--all-files", stdout=out)
     assert stored_names() == {image.file, image.master}
 

@@ -59,8 +59,8 @@ def test_limits_are_given_changed_and_listed():
 
     key.refresh_from_db()
     assert (key.weight, key.images_per_day, key.requests_per_minute) == (2, None, 60)
-    assert said == f"{key.prefix}: weight 2, 60 requests a minute."
-    assert "active" in run("list") and "60 requests a minute" in run("list")
+    assert said == f"{key.prefix}: weight 2, 60 requests per minute."
+    assert "active" in run("list") and "60 requests per minute" in run("list")
 
 
 def test_a_rotated_key_is_replaced_and_ends_after_the_grace():

@@ -46,7 +46,7 @@ def test_a_canary_is_begun_shown_and_ended(two: None) -> None:
 
 
 def test_how_often_an_image_may_be_made_is_the_releases_own(two: None) -> None:
-    assert "up to 4 pictures" in run("tries", "first", "4")
+    assert "at most 4 tries" in run("tries", "first", "4")
     assert dict(Release.objects.values_list("name", "max_tries")) == {"first": 4, "second": None}
     with pytest.raises(CommandError, match=r"invalid choice: .?11"):
         run("tries", "first", "11")

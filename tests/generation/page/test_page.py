@@ -225,7 +225,7 @@ def quiet() -> Iterator[None]:
 
 def test_an_address_that_does_not_exist_is_a_page_to_a_browser_and_a_problem_to_a_program():
     page = Client(headers={"Accept": "text/html,*/*"}).get("/jobs/x")
-    assert page.status_code == 404 and "There is nothing at /jobs/x." in words(page)
+    assert page.status_code == 404 and "No page or resource has the path /jobs/x." in words(page)
     assert page["Content-Security-Policy"]
     problem(Client().get("/jobs/x"), 404, "not_found")
     problem(Client(headers={"Accept": "text/html"}).get("/v1/x"), 404, "not_found")
