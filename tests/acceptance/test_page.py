@@ -102,7 +102,7 @@ def test_a_student_of_one_step_is_there_at_once(stack: Stack, visit: Visit):
     generate(visitor, "blue glass bowl", Model="student", Seed="3")
     assert visitor.loaded(PICTURES) == [128]
     generate(visitor, Seed="3")  # stored by now
-    expect(visitor.page.locator(".card").first).to_contain_text("already made before")
+    expect(visitor.page.locator(".card").first).to_contain_text("reused from an earlier job")
     assert visitor.page.locator(".card").count() == 2
 
 
@@ -230,7 +230,7 @@ def test_without_a_script_everything_works(stack: Stack, visit: Visit):
         page.get_by_role("button", name="Generate").click()
     expect(page.locator(PICTURES)).to_have_count(2)  # the page has looked again by itself
     page.get_by_role("button", name="Again, same seed").click()
-    expect(page.locator(".facts")).to_contain_text("already made before")
+    expect(page.locator(".facts")).to_contain_text("reused from an earlier job")
     page.get_by_text("Delete", exact=True).click()
     page.get_by_role("button", name="Delete them").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Your pictures")

@@ -285,7 +285,7 @@ def test_a_person_confirms_before_jobs_are_served_by_another_release(admin, meas
     Release.objects.filter(pk=old.pk).update(status="retired")
     Release.objects.filter(pk=new.pk).update(status="active", replaced=old)
     page = release_page(admin, "student-new")
-    assert "New jobs are then made by student-old again" in page
+    assert "New jobs will use student-old again" in page
     assert reverse("admin:generation_release_do", args=[new.pk, "rollback"]) in page
 
 

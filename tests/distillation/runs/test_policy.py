@@ -47,7 +47,7 @@ def said(facts: Facts, limits: Limits = LIMITS) -> tuple[bool, str]:
     ("changes", "reason"),
     [
         ({"uncovered": ("red-vase", "blue-bowl")}, "2 prompt variants are not covered: red-vase, blue"),
-        ({"changed": ("red-vase",)}, "1 prompt variants have another text: red-vase"),
+        ({"changed": ("red-vase",)}, "1 prompt variants have a different text: red-vase"),
         ({"active": None}, "No student"),
         ({"active_teacher": "old"}, "the teacher is teacher-1"),
         ({"judged": 400, "failing": 200}, "50% of 400 judged images of student-1 fail"),

@@ -99,5 +99,5 @@ def test_every_change_of_a_key_is_recorded_once_without_its_secret():
 def test_limits_are_said_in_words():
     key, _ = make_key(weight=2, requests_per_minute=60, max_queued_jobs=5)
 
-    assert keys.limits_in_words(key) == ["weight 2", "60 requests per minute", "5 jobs queued"]
+    assert keys.limits_in_words(key) == ["weight 2", "60 requests per minute", "5 queued jobs"]
     assert keys.limits_in_words(make_key()[0]) == []

@@ -241,7 +241,7 @@ def test_a_network_folded_for_other_steps_is_refused(
 ) -> None:
     toys.write_student(tmp_path / "student", tiny_release, embeddings)
     rewrite(tmp_path / "student", timesteps=[999], num_inference_steps=1)
-    with pytest.raises(ReleaseInvalid, match="folded for 2 steps, its manifest has 1"):
+    with pytest.raises(ReleaseInvalid, match="folded for 2 steps, but its manifest has 1"):
         pipelines.load(tmp_path / "student", device="cpu")
 
 

@@ -335,7 +335,7 @@ def test_an_endpoint_that_fails_for_days_is_disabled():
     endpoint.refresh_from_db()
     assert (endpoint.state, endpoint.disabled_reason) == (
         "disabled",
-        "Nothing could be delivered for 5 days.",
+        "All deliveries failed for 5 days.",
     )
 
 
