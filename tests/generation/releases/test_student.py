@@ -72,7 +72,7 @@ def test_a_student_goes_through_the_life_of_a_release(
     line = next(line for line in run("release", "list").splitlines() if "student-1" in line)
     for fact in ("student", "active", "2 steps", "64×64"):
         assert fact in line
-    assert "as registered" in run("release", "verify", "student-1")
+    assert "match the manifest" in run("release", "verify", "student-1")
     make_bundle(tmp_path / "second", teacher, PROMPTS, name="student-2")
     run("release", "register", str(tmp_path / "second"))
     assert "which replaces student-1" in run("release", "activate", "student-2")
