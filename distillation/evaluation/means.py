@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from distillation.evaluation.distances import CONFIDENCE, RESAMPLES, Interval
-from distillation.evaluation.figures import Both, Pair
+from distillation.evaluation.results import Both, Pair
 
 
 def over_prompts(values: Tensor, *, seed: int = 0) -> Interval:

@@ -42,7 +42,7 @@ def write(slugs: tuple[str, ...], judged: Judged, folder: Path) -> None:
     pairs = {
         "right": judged.right,
         "clip_score": judged.clip_score,
-        "spread": (judged.student.spread, judged.teacher.spread),
+        "spread": judged.spread,
     }
     tensors = {
         f"{side}.{name}": pair[place].contiguous()

@@ -1,4 +1,4 @@
-"""Pictures of a release by the engine that serves it, each kept as a file. Knows no judge and no measure."""
+"""Pictures of a release, made by the serving engine and kept as files."""
 
 import hashlib
 import json
@@ -31,7 +31,7 @@ IMAGES = (".png", ".jpg", ".jpeg", ".webp")
 
 @dataclass(frozen=True)
 class Album:
-    """The pictures of one release: a file for each prompt and seed, [P][S]."""
+    """The pictures of one release: one file for each prompt and seed, [P][S]."""
 
     manifest: Manifest
     paths: tuple[tuple[Path, ...], ...]
@@ -40,7 +40,7 @@ class Album:
         return len(self.paths)
 
     def read(self, row: int) -> Tensor:
-        """uint8 [S, 3, height, width]: the pictures of one prompt, in the order of its seeds."""
+        """Return the pictures of one prompt in the order of its seeds, uint8 [S, 3, height, width]."""
         return torch.stack([read(path) for path in self.paths[row]])
 
 
@@ -54,14 +54,21 @@ def make(
     title: str,
     progress_bar: bool = True,
 ) -> Album:
-    """The pictures as the release serves them. Those that `cache` holds already are not made again.
+    """Return the pictures as the release serves them. Those that `cache` contains already are not made again.
 
-    Raises ValueError if the release does not cover the prompts, and what the engine raises.
+    Raises ValueError if the release does not cover the prompts, and the errors of the engine.
     """
     check_seeds(seeds, prompts)
     manifest = releases.read(release)
     check_covered(manifest, prompts)
-    folder = cache / f"{manifest.name}-{_key(manifest, devices.choose(device))}"
+    facts = {
+        "noise_scheduler": manifest.noise_scheduler,
+        "prediction_type": manifest.prediction_type,
+        "timesteps": manifest.timesteps,
+        "guidance_scale": manifest.guidance_scale,
+    }
+    shaped_by = key(manifest, devices.choose(device), SHAPING, facts)
+    folder = cache / f"{manifest.name}-{shaped_by}"
     embeddings = [prompts.embedding(row) for row in range(len(prompts))]
     paths = tuple(
         tuple(folder / f"{stored.sha256[:24]}-{seed}.png" for seed in row)
@@ -88,9 +95,9 @@ def make_missing(
     title: str,
     progress_bar: bool,
 ) -> None:
-    """Make the PNG files of `paths` that are not there, in batches.
+    """Make the missing PNG files of `paths`, in batches.
 
-    prepare: the pipeline and the request of each path; only called if a picture is missing, because it may load
+    prepare: returns the pipeline and the request of each path; called only if a picture is missing, because it may load
     networks. Raises the error of the first request that fails.
     """
     missing = [path for path in paths if not path.exists()]
@@ -104,7 +111,7 @@ def make_missing(
             results = pipeline.generate([requests[path] for path in part])
             for path, result in zip(part, results, strict=True):
                 if result.pixels is None:
-                    raise result.error or RuntimeError("The engine dropped a picture.")
+                    raise result.error or RuntimeError("The engine returned no picture.")
                 path.parent.mkdir(parents=True, exist_ok=True)
                 atomic.write_file(path, encode(result.pixels, "png"))
             bar.add(len(part))
@@ -112,11 +119,11 @@ def make_missing(
 
 
 def check_covered(manifest: Manifest, prompts: Prompts) -> None:
-    """Raises ValueError unless the release takes these embeddings, and covers these prompt variants."""
+    """Raise ValueError unless the release takes these embeddings and covers these prompt variants."""
     if manifest.encoder_fingerprint != prompts.encoder_fingerprint:
         raise ValueError(
-            f"The prompts are of the encoder {prompts.encoder_fingerprint[:12]}…, {manifest.name} takes those of "
-            f"{manifest.encoder_fingerprint[:12]}…. Encode them with the encoder of its teacher."
+            f"The prompts were encoded by the encoder {prompts.encoder_fingerprint[:12]}…, {manifest.name} takes "
+            f"embeddings of {manifest.encoder_fingerprint[:12]}…. Encode them with the encoder of its teacher."
         )
     if manifest.covered_variants:
         unknown = sorted(set(prompts.slugs) - set(manifest.covered_variants))
@@ -127,36 +134,35 @@ def check_covered(manifest: Manifest, prompts: Prompts) -> None:
             )
 
 
-def key(facts: Mapping[str, Any]) -> str:
-    """16 hexadecimal digits of what shapes pictures."""
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+def key(
+    manifest: Manifest, device: Device, shaping: Sequence[str], facts: Mapping[str, Any]
+) -> str:
+    """Return 16 hexadecimal digits of everything that shapes pictures.
+
+    shaping: first parts of the paths of files that count; facts: what counts as well, as JSON values.
+    """
+    everything = {
+        "files": sorted(
+            (file.path, file.sha256)
+            for file in manifest.files
+            if file.path.startswith(tuple(shaping))
+        ),
+        "size": manifest.image_sizes[0],
+        "device": [device.place.type, device.dtype_name],
+        **facts,
+    }
+    return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def read(path: Path) -> Tensor:
-    """uint8 [3, height, width] of an image file."""
+    """Read an image file as uint8 [3, height, width]."""
     with Image.open(path) as image:
         return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Every image in the folder and below it, in order. Raises ValueError if there are fewer than two."""
+    """Return all images in the folder and below it, sorted. Raises ValueError if there are fewer than two."""
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGES)
     if len(found) < 2:
-        raise ValueError(f"{folder} holds {len(found)} images; give at least two.")
+        raise ValueError(f"{folder} contains {len(found)} images; give at least two.")
     return found
-
-
-def _key(manifest: Manifest, device: Device) -> str:
-    return key(
-        {
-            "files": sorted(
-                (file.path, file.sha256) for file in manifest.files if file.path.startswith(SHAPING)
-            ),
-            "noise_scheduler": manifest.noise_scheduler,
-            "prediction_type": manifest.prediction_type,
-            "timesteps": manifest.timesteps,
-            "guidance_scale": manifest.guidance_scale,
-            "size": manifest.image_sizes[0],
-            "device": [device.place.type, device.dtype_name],
-        }
-    )

@@ -1,9 +1,7 @@
-"""The evaluation of a distilled release against its teacher, as named steps. Knows no database and no training.
-
-Pictures are kept, so that an interrupted evaluation goes on with the same call.
-"""
+"""The evaluation of a distilled release against its teacher."""
 
 import json
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import Tensor
@@ -12,140 +10,147 @@ from distillation.detector import network as detectors
 from distillation.evaluation import (
     attributes,
     clip,
-    figures,
     latency,
     machine,
     means,
     measured,
     noninferiority,
     pictures,
+    results,
     scoring,
 )
 from distillation.evaluation.distances import Distance, distance, paired_distance
-from distillation.evaluation.figures import Both, Evaluation, OfPrompt, Side
 from distillation.evaluation.latency import Speed, SpeedRecipe
 from distillation.evaluation.noninferiority import Margins
+from distillation.evaluation.pictures import Album
 from distillation.evaluation.prompts import Prompts, Seeds
-from distillation.evaluation.report import gallery, plots
 from distillation.evaluation.report import writer as report
+from distillation.evaluation.results import Both, Evaluation, PromptResult, Side
 from distillation.evaluation.scoring import Judged, Judges
 from distillation.resumable import atomic
 from generation.engine.release import ENCODER_FOLDERS, Manifest
 
 
-def evaluate(
-    student: Path,
-    teacher: Path,
-    prompts: Prompts,
-    seeds: Seeds,
-    *,
-    folder: Path,
-    detector: Path | None = None,
-    clip_name: Path | str | None = None,
-    tokenizer: Path | None = None,
-    real_pictures: Path | None = None,
-    margins: Margins | None = None,
-    speed: SpeedRecipe | None = None,
-    cache: Path | None = None,
-    device: str = "auto",
-    progress_bar: bool = True,
-) -> Evaluation:
-    """Measure the student against the teacher: evaluation.json, measured.safetensors, report.md,
-    report.html and their pictures in `folder`.
+@dataclass(frozen=True)
+class Inputs:
+    """What an evaluation compares, and by what.
 
-    student, teacher: release folders. seeds: of each prompt those that both releases use; take ones that no training
-    saw. detector: its folder, for `prompts.stated`. clip_name: a folder or the hub's name of a CLIPModel; tokenizer: a
-    folder, for a CLIP whose own has none. real_pictures: a folder of images. margins: None = the defaults of `Margins`;
-    set them before you look. speed: None = neither time nor memory is measured. cache: where pictures are kept, None =
-    in the folder; the same one for several students makes the teacher's only once.
-    Raises ValueError for arguments that contradict each other, DetectorUnusable, SpeedNotMeasured, and what the engine
-    raises.
+    student, teacher: release folders. seeds: those of each prompt that both releases use; take ones that no training
+    saw. folder: where the results are written. detector: its folder, for `prompts.stated`. clip_name: a folder or the
+    hub's name of a CLIPModel; tokenizer: a folder, for a CLIP whose own has none. real_pictures: a folder of images.
+    margins: set them before you look. speed: None = neither time nor memory is measured. cache: where pictures are
+    kept, None = in the folder; share one between several students to make the teacher's pictures only once.
     """
-    margins = margins or Margins()
-    clock = machine.Clock()
-    where = machine.describe()
-    judges = Judges(
-        None if detector is None else detectors.load(detector),
-        None if clip_name is None else clip.load(clip_name, tokenizer=tokenizer),
+
+    student: Path
+    teacher: Path
+    prompts: Prompts
+    seeds: Seeds
+    folder: Path
+    detector: Path | None = None
+    clip_name: Path | str | None = None
+    tokenizer: Path | None = None
+    real_pictures: Path | None = None
+    margins: Margins = field(default_factory=Margins)
+    speed: SpeedRecipe | None = None
+    cache: Path | None = None
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.real_pictures is not None and self.clip_name is None:
+            raise ValueError("real_pictures: they are compared by a CLIP; give one.")
+
+    def load_judges(self) -> Judges:
+        return Judges(
+            None if self.detector is None else detectors.load(self.detector),
+            None if self.clip_name is None else clip.load(self.clip_name, tokenizer=self.tokenizer),
+        )
+
+
+def evaluate(inputs: Inputs, *, progress_bar: bool = True) -> Evaluation:
+    """Measure the student against the teacher; write evaluation.json, measured.safetensors, report.md, report.html.
+
+    An interrupted evaluation continues with the same call: pictures are kept.
+    Raises ValueError for inputs that contradict each other, DetectorUnusable, SpeedNotMeasured, and the errors of the
+    engine.
+    """
+    clock, where = machine.Clock(), machine.describe()
+    judges = inputs.load_judges()
+    inputs.folder.mkdir(parents=True, exist_ok=True)
+    student, teacher = (
+        _pictures(inputs, release, name, clock, progress_bar=progress_bar)
+        for name, release in (("student", inputs.student), ("teacher", inputs.teacher))
     )
-    if real_pictures is not None and judges.clip is None:
-        raise ValueError("real_pictures: they are compared by a CLIP; give one.")
-
-    folder.mkdir(parents=True, exist_ok=True)
-    albums = []
-    for title, release in (("student", student), ("teacher", teacher)):
-        with clock.part(f"pictures of the {title}"):
-            album = pictures.make(
-                release,
-                prompts,
-                seeds,
-                cache=cache or folder / "pictures",
-                device=device,
-                title=f"pictures of the {title}",
-                progress_bar=progress_bar,
-            )
-        albums.append(album)
-    of_student, of_teacher = albums
-
     with clock.part("judging"):
-        judged = scoring.judge(of_student, of_teacher, prompts, judges, progress_bar=progress_bar)
-        spread = judged.student.spread, judged.teacher.spread
-        found = noninferiority.judge(
-            margins, right=judged.right, spread=spread, clip_score=judged.clip_score
+        judged = scoring.judge(student, teacher, inputs.prompts, judges, progress_bar=progress_bar)
+        verdicts = noninferiority.judge(
+            inputs.margins, right=judged.right, spread=judged.spread, clip_score=judged.clip_score
         )
         distances = _distances(judged)
-        if real_pictures is not None and judges.clip is not None:
-            real = scoring.features_of(judges.clip, real_pictures, progress_bar=progress_bar)
+        if inputs.real_pictures is not None and judges.clip is not None:
+            real = scoring.features_of(judges.clip, inputs.real_pictures, progress_bar=progress_bar)
             distances |= _to_real(judged, real)
-
     speeds: list[Speed | None] = [None, None]
-    if speed is not None:
+    if inputs.speed is not None:
         with clock.part("speed"):
-            speeds = [latency.measure(release, prompts, speed) for release in (student, teacher)]
-
+            speeds = [
+                latency.measure(release, inputs.prompts, inputs.speed)
+                for release in (inputs.student, inputs.teacher)
+            ]
     evaluation = Evaluation(
-        student=_side(of_student.manifest, speeds[0]),
-        teacher=_side(of_teacher.manifest, speeds[1]),
-        outcome=noninferiority.overall(found),
-        verdicts=found,
-        margins=margins,
-        prompts=len(prompts),
-        seeds_each=len(seeds[0]),
+        student=_side(student.manifest, speeds[0]),
+        teacher=_side(teacher.manifest, speeds[1]),
+        outcome=noninferiority.overall(verdicts),
+        verdicts=verdicts,
+        margins=inputs.margins,
+        prompts=len(inputs.prompts),
+        seeds_each=len(inputs.seeds[0]),
         right=_right(judged, judges),
         clip_score=means.both(judged.clip_score),
-        spread=means.both(spread),
+        spread=means.both(judged.spread),
         distance=means.over_prompts(judged.distance),
         psnr=means.over_prompts(judged.psnr),
         ssim=means.over_prompts(judged.ssim),
         distances=distances,
         maps_of=judges.maps_of,
-        per_prompt=_per_prompt(prompts, judged),
-        judges=_names(detector, judges),
+        per_prompt=_per_prompt(inputs.prompts, judged),
+        judges=_names(inputs.detector, judges),
         machine=where,
         seconds=clock.seconds,
     )
-
-    measured.write(prompts.slugs, judged, folder)
-    drawn = plots.draw(evaluation, folder)
-    drawn |= gallery.draw(evaluation, of_student, of_teacher, judged.right, folder)
-    document = report.document(evaluation, drawn)
-    atomic.write_file(folder / "report.md", document.markdown())
-    atomic.write_file(folder / "report.html", document.html(folder))
-    text = json.dumps(figures.as_json(evaluation), indent=2, ensure_ascii=False, allow_nan=False)
-    atomic.write_file(folder / "evaluation.json", text + "\n")
+    measured.write(inputs.prompts.slugs, judged, inputs.folder)
+    report.write(evaluation, student, teacher, judged.right, inputs.folder)
+    text = json.dumps(results.as_json(evaluation), indent=2, ensure_ascii=False, allow_nan=False)
+    atomic.write_file(inputs.folder / "evaluation.json", text + "\n")
     return evaluation
 
 
-# --- from tensors to figures ----------------------------------------------------------------------
+def _pictures(
+    inputs: Inputs, release: Path, name: str, clock: machine.Clock, *, progress_bar: bool
+) -> Album:
+    title = f"pictures of the {name}"
+    with clock.part(title):
+        return pictures.make(
+            release,
+            inputs.prompts,
+            inputs.seeds,
+            cache=inputs.cache or inputs.folder / "pictures",
+            device=inputs.device,
+            title=title,
+            progress_bar=progress_bar,
+        )
+
+
+# --- from tensors to results ----------------------------------------------------------------------
 def _right(judged: Judged, judges: Judges) -> dict[str, Both]:
-    """Of all attributes together, then of each group, where it is stated."""
+    """Return the share of right pictures: of all attributes together, then of each group where it is stated."""
     everything = means.both(judged.right)
     student, teacher = judged.student.groups_right, judged.teacher.groups_right
     if judges.detector is None or judged.is_stated is None or everything is None:
         return {}
     if student is None or teacher is None:
         return {}
-    found = {figures.ALL: everything}
+    found = {results.ALL: everything}
     config = judges.detector.config
     for column, name in enumerate(attributes.group_names(config.bits, config.groups)):
         rows = judged.is_stated[:, column]
@@ -170,13 +175,13 @@ def _to_real(judged: Judged, real: Tensor) -> dict[str, Distance]:
     }
 
 
-def _per_prompt(prompts: Prompts, judged: Judged) -> tuple[OfPrompt, ...]:
+def _per_prompt(prompts: Prompts, judged: Judged) -> tuple[PromptResult, ...]:
     count = len(prompts)
     right = means.pairs(judged.right, prompts=count)
     scores = means.pairs(judged.clip_score, prompts=count)
-    spreads = means.pairs((judged.student.spread, judged.teacher.spread), prompts=count)
+    spreads = means.pairs(judged.spread, prompts=count)
     return tuple(
-        OfPrompt(
+        PromptResult(
             slug=prompts.slugs[row],
             text=prompts.texts[row],
             right=right[row],

@@ -85,6 +85,10 @@ class Judged:
         return found[0], found[1]
 
     @property
+    def spread(self) -> tuple[Tensor, Tensor]:
+        return self.student.spread, self.teacher.spread
+
+    @property
     def clip_score(self) -> tuple[Tensor, Tensor] | None:
         if self.student.clip_score is None or self.teacher.clip_score is None:
             return None

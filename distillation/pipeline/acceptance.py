@@ -6,13 +6,13 @@ from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 
-from distillation.evaluation import figures, measured, pictures
 from distillation.evaluation import gate as gates
+from distillation.evaluation import measured, pictures, results
 from distillation.evaluation import run as evaluations
-from distillation.evaluation.figures import Evaluation
 from distillation.evaluation.gate import Costs, GateRecipe
 from distillation.evaluation.prompts import Prompts, seeds_of
-from distillation.evaluation.report import gallery
+from distillation.evaluation.report import sheets
+from distillation.evaluation.results import Evaluation
 from distillation.pipeline.recipes import Recipe
 from distillation.resumable import atomic
 from distillation.resumable.stages import Context
@@ -62,7 +62,7 @@ class Proof:
             return
         release = context.needs["bundle"] / RELEASE
         evaluation = self._evaluated(release, self.prompts, context.folder, context)
-        summary = json.dumps(figures.summary(evaluation), indent=2, allow_nan=False)
+        summary = json.dumps(results.summary(evaluation), indent=2, allow_nan=False)
         atomic.write_file(context.folder / SUMMARY, summary + "\n")
 
     def incumbent(self, context: Context) -> None:
@@ -97,7 +97,7 @@ class Proof:
     def _compare(self, active: Path, context: Context) -> None:
         """A sheet of all three releases: pictures that the two evaluations have made."""
         covered = self._covered(self.prompts.slugs)
-        prompts = self.prompts.of([covered[row] for row in gallery.spread(len(covered))])
+        prompts = self.prompts.of([covered[row] for row in sheets.spread(len(covered))])
         each = min(COMPARED_SEEDS, self._recipe.evaluation.seeds_per_variant)
         albums = {
             name: pictures.make(
@@ -115,7 +115,7 @@ class Proof:
             )
         }
         atomic.make_file(
-            context.folder / COMPARED, lambda path: gallery.compare(path, albums, prompts.texts)
+            context.folder / COMPARED, lambda path: sheets.compare(path, albums, prompts.texts)
         )
 
     def _measured_again(
@@ -169,12 +169,12 @@ class Proof:
         is_timed: bool = True,
     ) -> Evaluation:
         recipe = self._recipe.evaluation
-        return evaluations.evaluate(
+        inputs = evaluations.Inputs(
             release,
             self._teacher,
             prompts,
             seeds_of(prompts.slugs, each=each or recipe.seeds_per_variant, skip=skip),
-            folder=folder,
+            folder,
             detector=self._detector,
             clip_name=self._clip,
             tokenizer=self._teacher / "tokenizer",
@@ -182,8 +182,8 @@ class Proof:
             margins=recipe.margins,
             speed=recipe.speed if is_timed else None,
             cache=context.folder.parent / PICTURES,
-            progress_bar=context.progress_bar,
         )
+        return evaluations.evaluate(inputs, progress_bar=context.progress_bar)
 
     def _covered(self, slugs: Sequence[str]) -> list[str]:
         """Those of the slugs that the release to be replaced covers."""

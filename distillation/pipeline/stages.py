@@ -19,7 +19,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 from distillation.detector import network as detectors
 from distillation.detector.network import Detector
-from distillation.evaluation.report.gallery import spread
+from distillation.evaluation.report.sheets import spread
 from distillation.pipeline.acceptance import GATE, INCUMBENT, RELEASE, SUMMARY, Proof
 from distillation.pipeline.recipes import Recipe
 from distillation.resumable import atomic, stages

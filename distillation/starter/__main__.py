@@ -1,16 +1,16 @@
-"""The commands that make the starter and measure it: `python -m distillation.starter`. Knows no stage by name."""
+"""The commands that make and measure the starter: `python -m distillation.starter`."""
 
 import argparse
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import astuple, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distillation.resumable import stages
 from distillation.resumable.stages import StageError, Status
-from distillation.starter.report.records import HistoryUnusable
+from distillation.starter.report.history import History, HistoryUnusable
 from distillation.training.errors import TrainingError
 from generation.engine.errors import EngineError
 
@@ -23,12 +23,12 @@ INTERRUPTED = 130  # what a shell calls a command that Ctrl-C ended
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit status."""
+    """Run a command and return its exit status."""
     options = _parser().parse_args(arguments)
     try:
         options.command(options)
     except KeyboardInterrupt:
-        print("\nInterrupted; the same command goes on from here.", file=sys.stderr)
+        print("\nInterrupted; the same command continues from here.", file=sys.stderr)
         return INTERRUPTED
     except (StageError, TrainingError, HistoryUnusable, EngineError) as error:
         print(error, file=sys.stderr)
@@ -43,82 +43,93 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         default=DATA,
         metavar="DIR",
-        help="where stages keep what they make (default: %(default)s)",
+        help="folder of the results of the stages (default: %(default)s)",
     )
     shared.add_argument(
         "--quick",
         action="store_true",
-        help="toy sizes, to try everything in minutes; nothing outside DIR is written",
+        help="use toy sizes, to try everything in minutes; writes nothing outside DIR",
     )
     parser = argparse.ArgumentParser(
         prog="python -m distillation.starter",
         description="Make the starter: photographs, captions, CLIP, VAE, detector, teacher, release.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    building = commands.add_parser(
-        "build", parents=[shared], help="build what is not finished, and publish the pack"
-    )
-    building.add_argument(
+
+    def command(
+        name: str, run: Callable[[argparse.Namespace], None], text: str
+    ) -> argparse.ArgumentParser:
+        found: argparse.ArgumentParser = commands.add_parser(name, parents=[shared], help=text)
+        found.set_defaults(command=run)
+        return found
+
+    build = command("build", _build, "build the unfinished stages and publish the release")
+    build.add_argument(
         "--only",
         nargs="+",
         metavar="STAGE",
-        help="these stages and what they need; see `status` for their names",
+        help="build these stages and those they need; `status` lists their names",
     )
-    building.set_defaults(command=_build)
-    reporting = commands.add_parser(
-        "report", parents=[shared], help="measure the published pack and write docs/starter.md"
+    report = command("report", _report, "measure the published release and write docs/starter.md")
+    report.add_argument(
+        "--render",
+        action="store_true",
+        help="write the document from the saved figures, without measuring",
     )
-    reporting.set_defaults(command=_report)
-    rendering = commands.add_parser(
+    photographs = command(
         "photographs",
-        parents=[shared],
-        help="render the photographs that no training sees, as files: what `distill --real` compares with",
+        _photographs,
+        "render photographs that no training uses, as files for `distill --real`",
     )
-    rendering.add_argument("folder", type=Path, help="where they are written, as PNG")
-    rendering.set_defaults(command=_photographs)
-    labelling = commands.add_parser(
-        "labels",
-        parents=[shared],
-        help="render photographs as a labelled folder, for `manage.py detector train` or `detector test`",
+    photographs.add_argument("folder", type=Path, help="folder for the PNG files")
+    _add_labels(
+        command(
+            "labels",
+            _labels,
+            "render photographs as a labelled folder for `manage.py detector train` or `detector test`",
+        )
     )
-    labelling.add_argument("folder", type=Path, help="where it is written")
-    labelling.add_argument(
+    command("status", _status, "show the state of each stage")
+    return parser
+
+
+def _add_labels(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, help="folder for the photographs and their labels")
+    parser.add_argument(
         "--planted",
         action="store_true",
-        help="photographs that no training sees, and bad ones among them: for `detector test`",
+        help="photographs that no training uses, with bad ones among them, for `detector test`",
     )
-    labelling.add_argument(
+    parser.add_argument(
         "--photographs",
         type=int,
         default=896,
         metavar="N",
-        help="how many, besides those that are held out (default: %(default)s; about 3 a second)",
+        help="number of photographs, without the held-out ones (default: %(default)s; about 3 per second)",
     )
-    labelling.add_argument(
+    parser.add_argument(
         "--skip",
         type=int,
         default=0,
         metavar="N",
-        help="with --planted: leave out the first photographs, which somebody has looked at already",
+        help="with --planted: leave out the first N photographs, for example those reviewed already",
     )
-    labelling.set_defaults(command=_labels)
-    showing = commands.add_parser("status", parents=[shared], help="how far each stage is")
-    showing.set_defaults(command=_status)
-    return parser
 
 
 # --- commands -------------------------------------------------------------------------------------
 def _build(options: argparse.Namespace) -> None:
     from transformers.utils import logging
 
-    from distillation.starter import recipe  # loads the libraries of every stage: not for --help
+    from distillation.starter import (
+        recipe,  # imports the libraries of every stage: too slow for --help
+    )
 
-    logging.disable_progress_bar()  # of loading and saving: a second's work, and a line each
+    logging.disable_progress_bar()  # of loading and saving: one line each for a second's work
     table = recipe.QUICK if options.quick else recipe.STAGES
     folders = stages.build(table, options.data, only=options.only, on_stage=_announce)
     if recipe.PACK in folders and not options.quick:
         recipe.publish(folders[recipe.PACK])
-        print(f"Published in {recipe.PUBLISHED.teacher} with its judges and its history.")
+        print(f"Published in {recipe.PUBLISHED.teacher}, with its judges and its history.")
     print(_table([row for row in stages.status(table, options.data) if row.name in folders]))
 
 
@@ -133,9 +144,12 @@ def _report(options: argparse.Namespace) -> None:
     if options.quick:
         folder = stages.folder_of(recipe.QUICK, options.data, recipe.PACK)
         measured, docs = recipe.packed(folder), options.data / "report-quick"
-    document = report.write(
-        options.data, measured.teacher, measured.judges, docs=docs, quick=options.quick
-    )
+    if options.render:
+        document = report.render(docs, History.read(measured.judges.parent / "history"))
+    else:
+        document = report.write(
+            options.data, measured.teacher, measured.judges, docs=docs, quick=options.quick
+        )
     print(f"Wrote {document}.")
 
 
@@ -160,7 +174,7 @@ def _labels(options: argparse.Namespace) -> None:
     from distillation.starter import labels, rendering
 
     if options.photographs < 1 or options.skip < 0:
-        raise StageError("--photographs is 1 or more, --skip 0 or more.")
+        raise StageError("Give --photographs of at least 1 and --skip of at least 0.")
     if options.planted:
         taken = _taken(options, "test", options.skip + options.photographs)
         count = labels.plant(options.folder, taken.part(options.skip, options.photographs))
@@ -176,7 +190,7 @@ def _labels(options: argparse.Namespace) -> None:
 
 
 def _taken(options: argparse.Namespace, split: str, count: int) -> "Photographs":
-    """Photographs of a split, in whole shards; those that are there already are not rendered again."""
+    """Return photographs of a split, in whole shards; existing ones are not rendered again."""
     from distillation.starter import photographs, recipe, rendering
 
     rows = recipe.QUICK_RECIPES if options.quick else recipe.FULL_RECIPES
@@ -195,15 +209,15 @@ def _status(options: argparse.Namespace) -> None:
 
 # --- text -----------------------------------------------------------------------------------------
 def _announce(row: Status) -> None:
-    """Before a stage is built, so that its progress bar has a heading."""
+    """Print the name of a stage before it is built, as the heading of its progress bar."""
     if row.state == "started":
-        print(f"{row.name}: going on after {_duration(row.seconds)} …", flush=True)
+        print(f"{row.name}: continuing after {_duration(row.seconds)} …", flush=True)
     elif row.state == "absent":
         print(f"{row.name} …", flush=True)
 
 
 def _table(rows: Sequence[Status]) -> str:
-    """A line a stage, with the sum of the times at the end."""
+    """Return one line per stage, and the total time and size in the last line."""
     cells = [("stage", "state", "time", "size", "folder")]
     cells += [
         (row.name, row.state, _duration(row.seconds), _size(row.bytes), str(row.folder))
@@ -231,6 +245,6 @@ def _size(count: int) -> str:
 
 
 if __name__ == "__main__":
-    # As an exception, so that what was begun is put in order: times written, rendering processes ended.
+    # As an exception, so that times are written and rendering processes end.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     sys.exit(main())

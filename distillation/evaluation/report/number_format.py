@@ -1,59 +1,72 @@
-"""Numbers as people read them: rounded, with unit and interval. Knows not what they mean."""
+"""Numbers as text: rounded, with unit and interval."""
 
-from distillation.evaluation.distances import Interval
+from collections.abc import Mapping, Sequence
+
 from distillation.evaluation.noninferiority import Verdict
+from distillation.evaluation.proportions import Share
 
 
-def percent(interval: Interval) -> str:
-    """Of a share 0 … 1: "86.5 % (83.1 to 89.2)"."""
+def percent(interval: Sequence[float]) -> str:
+    """Return a share 0 … 1 with its interval: "86.5 % (83.1 to 89.2)"."""
     value, low, high = (100 * part for part in interval)
     return f"{value:.1f} % ({low:.1f} to {high:.1f})"
 
 
-def number(interval: Interval, digits: int) -> str:
-    """ "27.31 (26.90 to 27.70)"."""
+def share(value: Mapping[str, int]) -> str:
+    """Return a share in JSON, {"count", "total"}, with its interval as `percent` does."""
+    found = Share(value["count"], value["total"])
+    return percent((found.value, *found.interval))
+
+
+def per_cent(value: float | None, digits: int) -> str:
+    """Return a share 0 … 1 in per cent, without the sign: "86.5"; "–" for None."""
+    return "–" if value is None else f"{100 * value:.{digits}f}"
+
+
+def number(interval: Sequence[float], digits: int) -> str:
+    """Return a value with its interval: "27.31 (26.90 to 27.70)"."""
     value, low, high = (minus(f"{part:.{digits}f}") for part in interval)
     return f"{value} ({low} to {high})"
 
 
 def signed(value: float, digits: int) -> str:
-    """ "+0.3", "−0.3", "±0.0"."""
+    """Return a change with its sign: "+0.3", "−0.3", "±0.0"."""
     text = minus(f"{value:+.{digits}f}")
     return text if text[0] in "+−" and float(text[1:]) else f"±{text.lstrip('+')}"
 
 
 def points(value: float) -> str:
-    """The difference of two shares."""
+    """Return the difference of two shares 0 … 1 in percentage points."""
     return f"{signed(100 * value, 1)} points"
 
 
 def minus(text: str) -> str:
-    """With the sign of typography, and none before a zero."""
+    """Replace the hyphen by a minus sign; remove it before a zero."""
     return text.replace("-", "−") if float(text) else text.replace("-", "")
 
 
 def milliseconds(seconds: float) -> str:
-    """Three digits or more: "0.412 ms", "41.2 ms", "1020 ms"."""
+    """Return the time with three digits or more: "0.412 ms", "41.2 ms", "1020 ms"."""
     value = 1000 * seconds
     digits = 0 if value >= 100 else 1 if value >= 10 else 2 if value >= 1 else 3
     return f"{value:.{digits}f} ms"
 
 
 def size(count: int) -> str:
-    """In units of 1,000 and of 1,000,000 bytes."""
+    """Return the bytes in units of 1,000 or 1,000,000."""
     if count < 100_000:
         return f"{count / 1e3:.1f} kB"
     return f"{count / 1e6:.1f} MB" if count < 100e6 else f"{count / 1e6:.0f} MB"
 
 
 def times(larger: float, smaller: float) -> str:
-    """ "12.3 times": by how much the first is larger."""
+    """Return by how much the first is larger: "12.3 times"."""
     ratio = larger / smaller
     return f"{ratio:.1f} times" if ratio < 100 else f"{ratio:.0f} times"
 
 
 def count(number: int, noun: str) -> str:
-    """ "1 step", "3 steps"."""
+    """Return "1 step", "3 steps"."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
@@ -62,7 +75,7 @@ def duration(seconds: float) -> str:
 
 
 def of_verdict(verdict: Verdict, value: float | None) -> str:
-    """A value of a verdict, as its measure is written."""
+    """Return a value of a verdict in the format of its measure."""
     if value is None:
         return "–"
     if verdict.measure == "worst_prompts":

@@ -1,6 +1,8 @@
-"""The plots of an evaluation, as small PNG files. Knows no judge and no sentence: it draws what it is given."""
+"""The plots of reports, as small PNG files."""
 
+import json
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -10,48 +12,49 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from torch import Tensor
 
-from distillation.evaluation.figures import Evaluation, Pair
+from distillation.evaluation.distances import Interval
 from distillation.evaluation.latency import PARTS, Speed
 from distillation.evaluation.report import number_format
+from distillation.evaluation.results import Evaluation, Pair
 
 DPI = 100
 BLUE, ORANGE, GREY = "#1f5fa8", "#d1691f", "#9aa3ad"
 LABELS = {"total": "whole picture", "unet": "U-Net", "decoder": "decoder", "file": "file"}
+NOT_A_LOSS = ("step", "seconds")
+SMOOTHED = 40  # the thick line of losses averages over a fortieth of the curve
 
 
+def save(figure: Figure, path: Path) -> str:
+    """Write the figure and return the name of its file."""
+    figure.savefig(path, dpi=DPI)
+    plt.close(figure)
+    return path.name
+
+
+# --- an evaluation --------------------------------------------------------------------------------
 def draw(evaluation: Evaluation, folder: Path) -> dict[str, str]:
-    """Files by name, those for which there are numbers: "attributes", "clip", "diversity", "speed"."""
+    """Return the files of the plots for which there are numbers: "attributes", "clip", "diversity", "speed"."""
     prompts = evaluation.per_prompt
     right = [prompt.right for prompt in prompts if prompt.right]
     scores = [prompt.clip_score for prompt in prompts if prompt.clip_score]
     ratios = [p.spread.student / p.spread.teacher for p in prompts if p.spread and p.spread.teacher]
     student, teacher = evaluation.student.speed, evaluation.teacher.speed
-    drawn = {}
+    figures = {}
     if right:
-        drawn["attributes"] = _named(_attributes(right), folder / "attributes.png")
+        figures["attributes"] = _attributes(right)
     if scores:
-        drawn["clip"] = _named(_clip(scores), folder / "clip.png")
+        figures["clip"] = _clip(scores)
     if ratios:
-        figure = _diversity(ratios, evaluation.margins.diversity)
-        drawn["diversity"] = _named(figure, folder / "diversity.png")
+        figures["diversity"] = _diversity(ratios, evaluation.margins.diversity)
     if student and teacher:
-        drawn["speed"] = _named(_speed(student, teacher), folder / "speed.png")
-    return drawn
-
-
-def save(figure: Figure, path: Path) -> None:
-    figure.savefig(path, dpi=DPI)
-    plt.close(figure)
-
-
-def _named(figure: Figure, path: Path) -> str:
-    save(figure, path)
-    return path.name
+        figures["speed"] = _speed(student, teacher)
+    return {name: save(figure, folder / f"{name}.png") for name, figure in figures.items()}
 
 
 def _attributes(right: list[Pair]) -> Figure:
-    """Both curves from their best prompt to their worst, and each prompt by itself."""
+    """Draw both releases from their best prompt to their worst, and each prompt as a point."""
     figure, (left, middle) = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
     numbers = range(1, len(right) + 1)
     for name, colour in (("teacher", GREY), ("student", BLUE)):
@@ -84,7 +87,7 @@ def _clip(scores: list[Pair]) -> Figure:
     gap = 0.05 * (max(ends) - min(ends)) or 1.0
     _diagonal(axes, min(ends) - gap, max(ends) + gap)
     axes.set(xlabel="teacher, CLIP score", ylabel="student, CLIP score")
-    axes.set_title("a point a prompt; below the line the student lost", fontsize=9)
+    axes.set_title("one point per prompt; below the line the student lost", fontsize=9)
     axes.grid(alpha=0.25)
     return figure
 
@@ -94,9 +97,7 @@ def _diversity(ratios: list[float], margin: float | None) -> Figure:
     axes.hist(ratios, bins=min(30, max(5, len(ratios) // 4)), color=BLUE, alpha=0.8)
     axes.axvline(1, color="black", linewidth=1, label="as the teacher")
     if margin is not None:
-        axes.axvline(
-            margin, color=ORANGE, linewidth=1.5, linestyle="--", label="margin of the mean"
-        )
+        axes.axvline(margin, color=ORANGE, linestyle="--", label="margin of the mean")
     axes.set(xlabel="diversity within a prompt, student ÷ teacher", ylabel="prompts")
     axes.set_xlim(0, 1.05 * max(1.0, *ratios))
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
@@ -134,3 +135,110 @@ def _speed(student: Speed, teacher: Speed) -> Figure:
 def _diagonal(axes: Axes, low: float, high: float) -> None:
     axes.plot([low, high], [low, high], color="black", linewidth=0.8)
     axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
+
+
+# --- a teacher and its training -------------------------------------------------------------------
+def sweep(
+    path: Path,
+    scales: Sequence[float],
+    *,
+    shares: Mapping[str, Sequence[Interval]],
+    kid: Sequence[Interval],
+    chosen: float,
+    floor: Interval,
+) -> None:
+    """Draw shares of right pictures, by their label, and the KID × 1000 to photographs against the guidance scale.
+
+    floor: the KID × 1000 between two sets of photographs.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    for (label, intervals), colour in zip(shares.items(), (BLUE, GREY), strict=True):
+        _error_bars(left, scales, intervals, colour, label)
+    left.set(ylabel="share of pictures that are right", ylim=(0, 1.02))
+    _error_bars(right, scales, kid, ORANGE, "teacher to photographs")
+    right.axhline(floor.value, color=GREY, linestyle="--", label="photographs to photographs")
+    right.set(ylabel="KID × 1000 on our CLIP")
+    for axes in (left, right):
+        axes.axvline(
+            chosen, color="black", linewidth=0.8, linestyle=":", label=f"chosen: {chosen:g}"
+        )
+        axes.set_xlabel("guidance scale")
+        axes.grid(alpha=0.25)
+        axes.legend(fontsize=8)
+    save(figure, path)
+
+
+def _error_bars(
+    axes: Axes, x: Sequence[float], intervals: Sequence[Interval], colour: str, label: str
+) -> None:
+    values = [interval.value for interval in intervals]
+    below = [max(0.0, interval.value - interval.low) for interval in intervals]
+    above = [max(0.0, interval.high - interval.value) for interval in intervals]
+    axes.errorbar(x, values, yerr=[below, above], color=colour, marker="o", capsize=3, label=label)
+
+
+def confusions(path: Path, matrices: Mapping[str, tuple[Sequence[str], Tensor]]) -> None:
+    """Draw four confusion matrices in per cent of what was asked for: by title, the words and int64 [words, words]."""
+    figure, grid = plt.subplots(2, 2, figsize=(9, 8), layout="constrained")
+    for axes, (title, (words, matrix)) in zip(grid.flat, matrices.items(), strict=True):
+        shares = 100 * matrix.double() / matrix.sum(1, keepdim=True).clamp(min=1)
+        axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=100)
+        for row, column in (shares >= 0.5).nonzero().tolist():
+            ink = "white" if shares[row, column] > 60 else "black"
+            text = f"{shares[row, column]:.0f}"
+            axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=8)
+        axes.set_xticks(range(len(words)), words, rotation=45, ha="right")
+        axes.set_yticks(range(len(words)), words)
+        axes.set(title=title, xlabel="seen", ylabel="asked for")
+    save(figure, path)
+
+
+def losses(path: Path, curve: Path, *, title: str) -> None:
+    """Draw a panel for each loss of a `metrics.jsonl`: the logged means and their moving average. Raises ValueError."""
+    series = read_curve(curve)
+    columns = min(3, len(series))
+    rows = -(-len(series) // columns)
+    size = (3.4 * columns + 0.4, 2.5 * rows + 0.4)
+    figure, grid = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+    for axes in grid.flat[len(series) :]:
+        axes.set_visible(False)
+    for axes, (name, (steps, values)) in zip(grid.flat, series.items(), strict=False):
+        axes.plot(steps, values, color=GREY, linewidth=0.6, alpha=0.7)
+        axes.plot(steps, _smoothed(values), color=BLUE, linewidth=1.6)
+        if min(values) > 0 and max(values) > 5 * min(values):
+            axes.set_yscale("log")
+        axes.set_title(name, fontsize=9)
+        axes.set_xlabel("step", fontsize=8)
+        axes.tick_params(labelsize=7)
+        axes.grid(alpha=0.25)
+    figure.suptitle(title, fontsize=11)
+    save(figure, path)
+
+
+def read_curve(curve: Path) -> dict[str, tuple[list[float], list[float]]]:
+    """Return the logged steps and means of each loss. Raises ValueError."""
+    series: dict[str, tuple[list[float], list[float]]] = {}
+    for number, line in enumerate(curve.read_text("utf-8").splitlines(), start=1):
+        try:
+            row = json.loads(line)
+            for name, value in row.items():
+                if name not in NOT_A_LOSS:
+                    steps, values = series.setdefault(name, ([], []))
+                    steps.append(float(row["step"]))
+                    values.append(float(value))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{curve}, line {number}: not a line of metrics ({error}).") from error
+    if not series:
+        raise ValueError(f"{curve} contains no losses.")
+    return series
+
+
+def _smoothed(values: Sequence[float]) -> list[float]:
+    """Return the exponential average over a SMOOTHED-th of the curve, without the bias of its start (as in Adam)."""
+    keep = 1 - 1 / max(1.0, len(values) / SMOOTHED)
+    smoothed, average, weight = [], 0.0, 0.0
+    for value in values:
+        average = keep * average + (1 - keep) * value
+        weight = keep * weight + (1 - keep)
+        smoothed.append(average / weight)
+    return smoothed

@@ -1,20 +1,14 @@
-"""The three sheets of the report: what a person looks at to judge the teacher. Knows no measure."""
+"""The three contact sheets of the report on the starter."""
 
-from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
-from distillation.detector.network import Detector
 from distillation.evaluation.report import sheets
 from distillation.evaluation.report.sheets import Row
 from distillation.starter.captions import captions
-from distillation.starter.photographs import Photographs
-from distillation.starter.report import measuring
-from distillation.starter.report.measuring import BitVerdict
-from distillation.starter.report.pictures import Studio
+from distillation.starter.report.measurement import Judges, Measured, Splits
+from distillation.starter.report.metrics import BitVerdict
+from distillation.starter.report.sampler import TeacherSampler
 from distillation.starter.words import (
     ATTRIBUTES,
     COLOURS,
@@ -32,13 +26,13 @@ MISTAKES = 2 * ACROSS
 
 
 def sheet_combinations() -> list[Combination]:
-    """One of each object, in every colour, material and ground; the last two held out."""
+    """Return one combination of each object, with every colour, material and ground; the last two are held out."""
     chosen = []
     for number, word in enumerate(OBJECTS):
         pool = sorted(HELD_OUT) if number >= len(OBJECTS) - 2 else TRAINED
         wanted = (COLOURS[number], MATERIALS[number % 4], GROUNDS[number % 3])
         same_object = [combination for combination in pool if combination.object == word]
-        # Of equals the first; a colour tells more than a ground.
+        # A match in colour counts most, one in ground least; the first of equals.
         chosen.append(
             max(
                 same_object,
@@ -53,12 +47,12 @@ def sheet_combinations() -> list[Combination]:
 
 
 def contact_sheet(
-    path: Path, studio: Studio, detector: Detector, *, size: int, guidance_scale: float
+    path: Path, sampler: TeacherSampler, judges: Judges, *, size: int, guidance_scale: float
 ) -> None:
-    """A row for each of `size` prompts, with as many seeds, the same in all rows; nothing was chosen."""
+    """Write a row for each of `size` prompts with the same `size` seeds; no picture is left out."""
     chosen = sheet_combinations()[:size]
     seeds = list(range(SHEET_SEEDS, SHEET_SEEDS + size))
-    pictures = studio.make(
+    pictures = sampler.make(
         [captions(combination)[0] for combination in chosen for _ in seeds],
         seeds * len(chosen),
         guidance_scale=guidance_scale,
@@ -66,7 +60,7 @@ def contact_sheet(
     )
     rows = []
     for combination, row in zip(chosen, pictures.split(size), strict=True):
-        right = measuring.by_detector(detector, row, [combination] * size).all_four
+        right = judges.by_detector(row, [combination] * size).all_four
         origin = ", held out" if combination in HELD_OUT else ""
         rows.append(
             Row(f"{captions(combination)[0]}{origin} ({right.count} of {right.total} right)", row)
@@ -74,53 +68,43 @@ def contact_sheet(
     sheets.write(path, rows)
 
 
-def side_by_side(
-    path: Path,
-    studio: Studio,
-    photographs: Mapping[str, Photographs],
-    rebuilt: Mapping[str, Tensor],
-    *,
-    guidance_scale: float,
-) -> None:
-    """Of each split the first photographs, their reconstructions, and pictures of the same combinations."""
+def side_by_side(path: Path, sampler: TeacherSampler, splits: Splits, measured: Measured) -> None:
+    """Write the first photographs of each split, their reconstructions and pictures of the same combinations."""
     rows = []
-    for name, split in photographs.items():
+    for name, split in splits.tests.items():
         first = split.combinations[:ACROSS]
-        made = studio.make(
+        made = sampler.make(
             [captions(combination)[0] for combination in first],
             list(range(SIDE_BY_SIDE, SIDE_BY_SIDE + len(first))),
-            guidance_scale=guidance_scale,
+            guidance_scale=measured.guidance,
             title=f"side by side, {name}",
         )
         words = tuple(f"{c.colour} {c.material}\n{c.object}, {c.ground}" for c in first)
         rows += [
             Row(f"{name}: photographs", split.images[:ACROSS]),
-            Row("their reconstructions by the VAE", rebuilt[name][:ACROSS]),
+            Row("their reconstructions by the VAE", measured.rebuilt[name][:ACROSS]),
             Row("generated, of the same combinations", made, words),
         ]
     sheets.write(path, rows)
 
 
-def mistakes(path: Path, made: Mapping[str, Tensor], verdicts: Mapping[str, BitVerdict]) -> None:
-    """The first pictures of each part that are not right in all four attributes, with what was seen instead."""
+def mistakes(path: Path, measured: Measured) -> None:
+    """Write the first pictures of each part with a wrong attribute, if any, and what was seen instead."""
     rows = []
-    for name, pictures in made.items():
-        verdict = verdicts[name]
+    for name, verdict in measured.teacher.items():
         wrong = (~verdict.right).nonzero().flatten().tolist()[:MISTAKES]
-        title = (
-            f"{name}: the first {len(wrong)} that are wrong, what was asked for and what was seen"
-        )
+        title = f"{name}: the first {len(wrong)} wrong ones, what was asked for and what was seen"
         for start in range(0, len(wrong), ACROSS):
             chosen = wrong[start : start + ACROSS]
             words = tuple(_difference(verdict, row) for row in chosen)
-            rows.append(Row("" if start else title, pictures[torch.tensor(chosen)], words))
+            rows.append(Row("" if start else title, measured.made[name][chosen], words))
     path.unlink(missing_ok=True)
     if rows:
         sheets.write(path, rows, text_size=11)
 
 
 def _difference(verdict: BitVerdict, row: int) -> str:
-    """Three lines at most: "red glass vase, slab", then what was seen of each wrong attribute."""
+    """Return "red glass vase, slab" in two lines, then the words seen in place of the wrong ones."""
     asked = {
         attribute: words[int(verdict.asked[row, column])]
         for column, (attribute, words) in enumerate(ATTRIBUTES.items())

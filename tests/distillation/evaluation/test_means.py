@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from distillation.evaluation import means
-from distillation.evaluation.figures import Pair
+from distillation.evaluation.results import Pair
 
 
 def test_a_mean_has_an_interval_over_prompts():

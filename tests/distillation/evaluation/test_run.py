@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from distillation.evaluation import figures, noninferiority, run
-from distillation.evaluation.figures import ALL, Evaluation
+from distillation.evaluation import noninferiority, results, run
 from distillation.evaluation.latency import SpeedRecipe
 from distillation.evaluation.noninferiority import Margins
 from distillation.evaluation.prompts import Prompts, seeds_of
+from distillation.evaluation.results import ALL, Evaluation
 from tests.distillation.evaluation import toys
 from tests.distillation.starter import toys as starter
 
@@ -19,15 +19,12 @@ SPEED = SpeedRecipe(calls=2, warm_up=1, batches=(2,), rounds=1, threads=1)
 
 
 def evaluate(folder: Path, *, prompts: Prompts | None = None, **options) -> Evaluation:
-    return run.evaluate(
-        toys.student_folder(),
-        toys.teacher_folder(),
-        prompts or toys.prompts(PROMPTS),
-        seeds_of((prompts or toys.prompts(PROMPTS)).slugs, each=2),
-        folder=folder,
-        progress_bar=False,
-        **options,
+    prompts = prompts or toys.prompts(PROMPTS)
+    seeds = seeds_of(prompts.slugs, each=2)
+    inputs = run.Inputs(
+        toys.student_folder(), toys.teacher_folder(), prompts, seeds, folder, **options
     )
+    return run.evaluate(inputs, progress_bar=False)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +50,7 @@ def test_every_figure_is_in_the_json(done: tuple[Evaluation, Path]):
     found, folder = done
     text = (folder / "evaluation.json").read_text()
     value = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
-    assert value == json.loads(json.dumps(figures.as_json(found)))
+    assert value == json.loads(json.dumps(results.as_json(found)))
     assert value["student"]["steps"] == 1 and value["teacher"]["steps"] == 3
     assert [row["slug"] for row in value["per_prompt"]] == ["prompt-0", "prompt-1", "prompt-2"]
     assert next(iter(value["right"])) == ALL and len(value["right"]) == 5
@@ -109,7 +106,7 @@ def test_an_evaluation_makes_no_picture_twice(done: tuple[Evaluation, Path], tmp
 
 
 def test_a_summary_for_the_manifest_is_small_and_says_the_outcome(done: tuple[Evaluation, Path]):
-    value = figures.summary(done[0])
+    value = results.summary(done[0])
     assert value["outcome"] == noninferiority.INCONCLUSIVE and value["teacher"] == "toy-teacher"
     assert set(value["seconds_per_picture"]) == {"student", "teacher"}
     assert len(json.dumps(value)) < 3000

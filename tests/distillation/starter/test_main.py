@@ -100,12 +100,12 @@ def test_ctrl_c_says_that_the_same_command_goes_on(tmp_path, published, monkeypa
 
     monkeypatch.setattr(recipe, "STAGES", table(1000, interrupt))
     assert run("build", "--data", tmp_path) == 130
-    assert capsys.readouterr().err.strip() == "Interrupted; the same command goes on from here."
+    assert capsys.readouterr().err.strip() == "Interrupted; the same command continues from here."
     assert published == []
 
     monkeypatch.setattr(recipe, "STAGES", table(1000))
     assert run("build", "--data", tmp_path) == 0
-    assert "going on" in capsys.readouterr().out
+    assert "continuing" in capsys.readouterr().out
     assert len(published) == 1
 
 
@@ -143,6 +143,11 @@ def test_a_report_is_of_what_is_published_and_a_quick_one_of_the_toy(
     )
     assert quick[4] and all(path.is_relative_to(tmp_path) for path in quick[:4])
 
+    rendered = []
+    monkeypatch.setattr(report, "render", lambda docs, history: rendered.append(docs))
+    assert run("report", "--render", "--data", tmp_path) == 0
+    assert rendered == [ROOT / "docs"] and len(asked) == 2
+
 
 @pytest.mark.parametrize(
     ("seconds", "text"), [(9.6, "10 s"), (65, "1 min 05 s"), (3600 + 61, "1 h 01 min")]
@@ -173,7 +178,7 @@ runpy.run_module("distillation.starter", run_name="__main__", alter_sys=False)
 
 @pytest.mark.parametrize(
     ("number", "status", "said"),
-    [(signal.SIGINT, 130, "goes on from here"), (signal.SIGTERM, 143, "")],
+    [(signal.SIGINT, 130, "continues from here"), (signal.SIGTERM, 143, "")],
 )
 def test_a_signal_ends_the_process_in_order(tmp_path, number, status, said):
     process = subprocess.Popen(

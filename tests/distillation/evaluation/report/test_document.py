@@ -1,23 +1,29 @@
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from jinja2 import UndefinedError
 
-from distillation.evaluation.report import sheets
-from distillation.evaluation.report.document import (
-    Badge,
-    Bullets,
-    Document,
-    Folded,
-    Heading,
-    Paragraph,
-    Picture,
-    Table,
-)
+from distillation.evaluation.report import document, sheets
 from distillation.evaluation.report.sheets import Row
 
 EVIL = "<script>alert('1')</script> | *x* [y](z) & \"q\""
+TEMPLATE = """
+{% call doc.document(evil) %}
+{{ doc.heading(evil) }}
+{% call doc.paragraph() %}{{ doc.badge(evil, "open") }} {{ doc.strong(evil) }} {{ evil }}{% endcall %}
+{{ doc.bullets([evil]) }}
+{% call doc.folded(evil) %}
+{% call doc.table([evil, "b"]) %}
+{{ doc.row([evil, doc.badge("bad", "bad")]) }}
+{{ doc.row(["one\ntwo", 3]) }}
+{% endcall %}
+{% endcall %}
+{{ doc.picture("a.webp", evil) }}
+{% endcall %}
+"""
 
 
 class Reader(HTMLParser):
@@ -36,52 +42,49 @@ class Reader(HTMLParser):
 
 
 @pytest.fixture
-def evil(tmp_path: Path) -> Document:
+def template(tmp_path: Path) -> Path:
     sheets.write(tmp_path / "a.webp", [Row("", torch.zeros(1, 3, 32, 32, dtype=torch.uint8))])
-    table = Table((EVIL, "b"), ((EVIL, Badge("bad", "bad")),))
-    blocks = (
-        Heading(EVIL),
-        Paragraph(EVIL, Badge(EVIL, "open")),
-        Bullets((EVIL,)),
-        table,
-        Picture("a.webp", EVIL),
-        Folded(EVIL, table),
-    )
-    return Document(EVIL, blocks)
+    (tmp_path / "test.j2").write_text(TEMPLATE)
+    return tmp_path / "test.j2"
 
 
-def test_no_text_becomes_mark_up_in_html(evil: Document, tmp_path: Path):
+DATA: dict[str, Any] = {"evil": EVIL}
+
+
+def test_no_text_becomes_mark_up_in_html(template: Path):
     reader = Reader()
-    reader.feed(evil.html(tmp_path))
+    reader.feed(document.html(template, DATA, images=template.parent))
     assert "script" not in reader.tags
-    assert sum(EVIL in text for text in reader.text) == 12  # the title twice
-    assert {"table", "details", "figure", "ul", "h2"} <= set(reader.tags)
+    assert sum(text.count(EVIL) for text in reader.text) == 11  # the title twice
+    assert {"table", "details", "figure", "ul", "h2", "strong"} <= set(reader.tags)
 
 
-def test_no_text_becomes_mark_up_in_markdown(evil: Document):
-    text = evil.markdown()
+def test_no_text_becomes_mark_up_in_markdown(template: Path):
+    text = document.markdown(template, DATA)
     assert "<script" not in text.replace("\\<script", "")
-    rows = [line for line in text.splitlines() if line.startswith("|")]
-    # Three lines for each of the two tables, each with two cells whatever the text holds.
-    assert len(rows) == 6
-    assert all(line.replace("\\|", "").count("|") == 3 for line in rows)
     assert "\\*x\\*" in text and "\\[y\\](z)" in text
+    # A table is one block of lines, each with two cells, whatever the text contains.
+    [table] = [block for block in text.split("\n\n") if block.startswith("|")]
+    assert len(table.splitlines()) == 4
+    assert all(line.replace("\\|", "").count("|") == 3 for line in table.splitlines())
 
 
-def test_a_line_end_does_not_end_a_row():
-    text = Document("t", (Table(("a",), (("one\ntwo",),)),)).markdown()
-    assert "| one two |" in text
+def test_a_line_end_does_not_end_a_row(template: Path):
+    assert "| one two | 3 |" in document.markdown(template, DATA)
 
 
-def test_the_html_is_one_file_with_its_pictures_inside(evil: Document, tmp_path: Path):
+def test_blocks_are_separated_by_one_blank_line(template: Path):
+    text = document.markdown(template, DATA)
+    assert "\n\n\n" not in text and text.startswith("# ") and text.endswith(")\n")
+
+
+def test_the_html_is_one_file_with_its_images_inside(template: Path):
     reader = Reader()
-    reader.feed(evil.html(tmp_path))
+    reader.feed(document.html(template, DATA, images=template.parent))
     [source] = reader.sources
     assert source.startswith("data:image/webp;base64,")
 
 
-def test_rows_and_tones_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match="rows"):
-        Table(("a", "b"), (("one",),))
-    with pytest.raises(ValueError, match="tone"):
-        Badge("x", "pink")
+def test_a_missing_value_is_an_error(template: Path):
+    with pytest.raises(UndefinedError, match="evil"):
+        document.markdown(template, {})

@@ -40,3 +40,16 @@ def test_a_row_without_pictures_or_with_too_few_captions_is_refused(tmp_path: Pa
     with pytest.raises(ValueError, match="caption for each"):
         sheets.write(path, [Row("two", pictures(1, 2), ("one",))])
     assert not path.exists()
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 40, 256])
+def test_a_spread_has_different_rows_and_as_many_as_fit(count: int):
+    found = sheets.spread(count)
+    assert found == sorted(set(found)) and len(found) == min(sheets.ROWS, count)
+    assert all(0 <= place < count for place in found)
+
+
+def test_a_spread_is_not_in_step_with_a_periodic_catalogue():
+    for period in (4, 8, 16, 32):
+        assert len({place % period for place in sheets.spread(256)}) >= 3
+    assert max(sheets.spread(256)) >= 192 and min(sheets.spread(256)) < 64

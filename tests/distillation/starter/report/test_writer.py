@@ -1,6 +1,6 @@
 import json
 import re
-from dataclasses import replace
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,11 +17,12 @@ from distillation.starter import tokenizer
 from distillation.starter.captions import captions, phrases
 from distillation.starter.clip import ClipRecipe
 from distillation.starter.photographs import Photographs
-from distillation.starter.report import document, gallery
+from distillation.starter.report import gallery, measurement
 from distillation.starter.report import writer as report
-from distillation.starter.report.measuring import SweepPoint
-from distillation.starter.report.pictures import Studio
-from distillation.starter.report.records import History
+from distillation.starter.report.history import History
+from distillation.starter.report.measurement import Judges, Recipe, Splits
+from distillation.starter.report.metrics import SweepPoint
+from distillation.starter.report.sampler import TeacherSampler
 from distillation.starter.words import (
     ATTRIBUTES,
     BITS,
@@ -32,7 +33,7 @@ from distillation.starter.words import (
 )
 from tests import tiny
 
-TEXTS = ["a red clay vase on a wooden table", "a blue metal mug on a linen cloth"]
+ROOT = Path(__file__).parents[4]
 SIZE = 64  # of the tiny release
 
 
@@ -44,7 +45,7 @@ def pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def judges(tmp_path_factory: pytest.TempPathFactory) -> report.Judges:
+def judges(tmp_path_factory: pytest.TempPathFactory) -> Judges:
     folder = tmp_path_factory.mktemp("judges")
     torch.manual_seed(0)
     config = DetectorConfig(BITS, (8, 8, 4, 3), image_size=SIZE, widths=(4, 8), depths=(0, 1))
@@ -57,7 +58,7 @@ def judges(tmp_path_factory: pytest.TempPathFactory) -> report.Judges:
     recipe = ClipRecipe(image_layers=1, image_width=24, image_hidden=24, text_layers=1)
     clip = clips.build(recipe, CLIPTokenizer.from_pretrained(folder / "tokenizer"))
     clips.save(clip, folder / "clip")
-    return report.load_judges(folder, folder / "tokenizer")
+    return Judges.load(folder, folder / "tokenizer")
 
 
 def album(combinations: tuple[Combination, ...], *, seed: int) -> Photographs:
@@ -68,59 +69,12 @@ def album(combinations: tuple[Combination, ...], *, seed: int) -> Photographs:
     return Photographs(images, masks, combinations, tuple(range(len(images))))
 
 
-# --- pictures -------------------------------------------------------------------------------------
-def test_pictures_are_made_once_and_kept(pack: Path, tmp_path: Path):
-    first = Studio(pack, tmp_path, steps=2, progress_bar=False)
-    made = first.make(TEXTS, [1, 2], guidance_scale=2, title="two")
-    assert made.shape == (2, 3, SIZE, SIZE) and made.dtype == torch.uint8
-    again = Studio(pack, tmp_path, steps=2, progress_bar=False)
-    # In another order, and with one that is new.
-    more = again.make([*reversed(TEXTS), TEXTS[0]], [2, 1, 3], guidance_scale=2, title="three")
-    assert torch.equal(more[:2], made.flip(0))
-    assert len(list(tmp_path.rglob("*.png"))) == 3
-    once_more = Studio(pack, tmp_path, steps=2, progress_bar=False)
-    once_more.make(TEXTS, [1, 2], guidance_scale=2, title="two")
-    assert "served" not in vars(once_more)  # no network was loaded
-
-
-def test_guidance_and_steps_make_other_pictures(pack: Path, tmp_path: Path):
-    made = [
-        Studio(pack, tmp_path, steps=steps, progress_bar=False).make(
-            TEXTS[:1], [1], guidance_scale=scale, title="one"
-        )
-        for steps, scale in ((2, 1), (2, 4), (3, 4))
-    ]
-    assert not torch.equal(made[0], made[1]) and not torch.equal(made[1], made[2])
-    assert len(list(tmp_path.rglob("*.png"))) == 3
-
-
-def test_at_the_settings_of_the_release_the_pictures_are_those_that_it_serves(
-    pack: Path, tmp_path: Path
-):
-    from generation.engine.request import GenerationRequest
-
-    studio = Studio(pack, tmp_path, steps=3, progress_bar=False)
-    served = studio.served
-    served.manifest = replace(served.manifest, timesteps=studio.timesteps, noise_scheduler="ddim")
-    [made] = studio.make(TEXTS[:1], [7], guidance_scale=studio.manifest.guidance_scale, title="one")
-    request = GenerationRequest(studio._encode(TEXTS[:1])[TEXTS[0]], 7, SIZE, SIZE)
-    [expected] = served.generate([request])
-    difference = made.permute(1, 2, 0).int() - torch.from_numpy(expected.pixels).int()
-    assert difference.abs().max() <= 2
-
-
-def test_texts_without_a_seed_are_refused(pack: Path, tmp_path: Path):
-    with pytest.raises(ValueError, match="seed of its own"):
-        Studio(pack, tmp_path, steps=2).make(TEXTS, [1], guidance_scale=1, title="two")
-
-
-# --- the report -----------------------------------------------------------------------------------
 def test_guidance_is_chosen_by_what_is_right_and_then_by_distance():
     def point(scale: float, right: int, kid: float) -> SweepPoint:
         return SweepPoint(scale, Share(right, 10), Share(0, 10), Interval(kid, kid, kid))
 
     points = [point(1, 7, 0.1), point(2, 9, 3.0), point(3, 9, 2.0), point(4, 8, 0.0)]
-    assert report.choose(points) == 3
+    assert measurement.choose(points) == 3
 
 
 def test_the_prompts_of_the_contact_sheet_cover_the_words_and_end_with_held_out_ones():
@@ -130,27 +84,25 @@ def test_the_prompts_of_the_contact_sheet_cover_the_words_and_end_with_held_out_
     assert [combination in HELD_OUT for combination in chosen] == [False] * 6 + [True] * 2
 
 
-def test_a_report_is_whole_and_its_pictures_are_there(
-    pack: Path, judges: report.Judges, tmp_path: Path
-):
+def test_a_report_is_whole_and_its_pictures_are_there(pack: Path, judges: Judges, tmp_path: Path):
     history = tmp_path / "history"
     history.mkdir()
     (history / "vae.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.0}\n')
     (history / "vae.json").write_text(
         json.dumps({"seconds": 90, "needs": {}, "machine": {"cpu": "a CPU", "cores": 2}})
     )
-    splits = report.Splits(
+    splits = Splits(
         album(TRAINED[::60], seed=1),
         album(TRAINED[::50], seed=2),
         album(tuple(HELD_OUT)[:8], seed=3),
     )
     docs = tmp_path / "docs"
     written = report.write_of(
-        Studio(pack, tmp_path / "cache", steps=2, progress_bar=False),
+        TeacherSampler(pack, tmp_path / "cache", steps=2, progress_bar=False),
         judges,
         splits,
         History.read(history),
-        recipe=report.Recipe(steps=2, guidance_scales=(1, 3), sweep=3, pictures=6, sheet=2),
+        recipe=Recipe(steps=2, guidance_scales=(1, 3), sweep=3, pictures=6, sheet=2),
         docs=docs,
     )
     text = written.read_text()
@@ -171,5 +123,22 @@ def test_a_report_is_whole_and_its_pictures_are_there(
 
 
 def test_a_target_is_met_from_its_own_value_on():
-    assert document.Target("x", 32, 32.0, "dB").is_met
-    assert not document.Target("x", 32, 31.99, "dB").is_met
+    def met(psnr: float) -> bool:
+        verdict = {"bits_right": 1.0, "balanced_accuracy": {"red": 1.0}, "all_four": Share(1, 2)}
+        figures = {
+            "detector": {"test": verdict, "test, rebuilt": verdict},
+            "teacher": {"trained": verdict, "held-out": verdict},
+            "psnr": {"test": Interval(psnr, psnr, psnr)},
+        }
+        [target] = [row for row in measurement.targets(figures) if row["unit"] == "dB"]
+        return target["met"]
+
+    assert met(32.0) and not met(31.99)
+
+
+def test_the_committed_document_is_what_its_figures_render_to(tmp_path: Path):
+    docs = ROOT / "docs"
+    shutil.copytree(docs / report.IMAGES, tmp_path / report.IMAGES)
+    history = History.read(ROOT / "distillation" / "starter" / "history")
+    rendered = report.render(tmp_path, history)
+    assert rendered.read_text() == (docs / report.DOCUMENT).read_text()

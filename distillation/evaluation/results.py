@@ -1,4 +1,4 @@
-"""All that an evaluation found, as numbers; and as JSON. Knows no picture, no network and no sentence."""
+"""The results of an evaluation, as numbers and as JSON."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
@@ -10,13 +10,13 @@ from distillation.evaluation.latency import Speed
 from distillation.evaluation.noninferiority import Margins, Verdict
 
 FORMAT_VERSION = 1
-DIGITS = 6  # that a number keeps in JSON
+DIGITS = 6  # significant digits of a number in JSON
 ALL = "all attributes"  # a key of `Evaluation.right`
 
 
 @dataclass(frozen=True)
 class Side:
-    """What one release is, and what it takes. bytes_on_disk: by component."""
+    """A release and its costs. bytes_on_disk: by component."""
 
     name: str
     kind: str
@@ -56,9 +56,12 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class OfPrompt:
-    """The means over the seeds of one prompt variant. right: share of its pictures; distance, psnr, ssim: between the
-    pictures of the same noise; spread: between the pictures of one release."""
+class PromptResult:
+    """Means over the seeds of one prompt variant.
+
+    right: share of its pictures; distance, psnr, ssim: between the pictures of the same noise; spread: between the
+    pictures of one release.
+    """
 
     slug: str
     text: str
@@ -72,9 +75,9 @@ class OfPrompt:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """right: by group of attributes the share of pictures that are right, first of ALL; distances: by their sets.
+    """right: share of pictures that are right, by group of attributes, ALL first; distances: by their sets.
 
-    maps_of: the network whose maps `distance` and `spread` compare.
+    maps_of: the network whose feature maps `distance` and `spread` compare.
     """
 
     student: Side
@@ -92,17 +95,16 @@ class Evaluation:
     ssim: Interval
     distances: dict[str, Distance]
     maps_of: str
-    per_prompt: tuple[OfPrompt, ...]
+    per_prompt: tuple[PromptResult, ...]
     judges: dict[str, str]
     machine: dict[str, Any]
-    seconds: dict[str, float]  # what each part of the evaluation took
+    seconds: dict[str, float]  # by part of the evaluation
 
     @property
-    def losers(self) -> list[OfPrompt]:
-        """Those whose student is worse, the greatest loss first: in pictures that are right, of equals in likeness to
-        the text."""
+    def losers(self) -> list[PromptResult]:
+        """The prompts with a worse student, the greatest loss first: by pictures that are right, then by CLIP score."""
 
-        def losses(prompt: OfPrompt) -> tuple[float, float]:
+        def losses(prompt: PromptResult) -> tuple[float, float]:
             return (
                 prompt.right.change if prompt.right else 0.0,
                 prompt.clip_score.change if prompt.clip_score else 0.0,
@@ -118,13 +120,13 @@ class Evaluation:
 
 
 def as_json(evaluation: Evaluation) -> dict[str, Any]:
-    """Every number, as plain JSON values."""
-    return {"format_version": FORMAT_VERSION, **_plain(evaluation)}
+    """Return every number as plain JSON values."""
+    return {"format_version": FORMAT_VERSION, **plain(evaluation)}
 
 
 def summary(evaluation: Evaluation) -> dict[str, Any]:
-    """The chief numbers, for the manifest of the release."""
-    return _plain(
+    """Return the chief numbers, for the manifest of the release."""
+    return plain(
         {
             "format_version": FORMAT_VERSION,
             "teacher": evaluation.teacher.name,
@@ -145,16 +147,16 @@ def summary(evaluation: Evaluation) -> dict[str, Any]:
     )
 
 
-def _plain(value: Any) -> Any:
-    """JSON has no infinity and no "not a number": they become null."""
+def plain(value: Any) -> Any:
+    """Return dataclasses, mappings and tuples as JSON values; infinity and "not a number" become null."""
     if isinstance(value, Interval):
-        return {name: _plain(part) for name, part in value._asdict().items()}
+        return {name: plain(part) for name, part in value._asdict().items()}
     if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):
-        return {str(name): _plain(part) for name, part in value.items()}
+        return {str(name): plain(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
+        return [plain(part) for part in value]
     if isinstance(value, float):
         return float(f"{value:.{DIGITS}g}") if isfinite(value) else None
     return value

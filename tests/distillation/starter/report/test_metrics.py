@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from distillation.starter.report import measuring
+from distillation.starter.report import metrics
 from distillation.starter.words import ATTRIBUTES, BITS, COMBINATIONS, Combination
 
 RED_VASE = Combination("vase", "red", "clay", "table")
@@ -23,8 +23,8 @@ def sees(combination: Combination, **others: float) -> dict[str, float]:
     return dict.fromkeys(words, 0.9) | others
 
 
-def judge(*rows: dict[str, float], asked: tuple[Combination, ...]) -> measuring.BitVerdict:
-    return measuring.by_detector(detector_that_sees(*rows), torch.empty(len(rows)), asked)
+def judge(*rows: dict[str, float], asked: tuple[Combination, ...]) -> metrics.BitVerdict:
+    return metrics.by_detector(detector_that_sees(*rows), torch.empty(len(rows)), asked)
 
 
 def test_all_four_asks_for_the_likeliest_word_and_strict_for_every_bit():
@@ -57,25 +57,25 @@ def test_balanced_accuracy_counts_presences_and_absences_alike():
 def test_the_worst_confusions_come_first_by_what_was_asked():
     rows = (sees(RED_VASE), sees(RED_VASE, bowl=0.95), sees(BLUE_MUG, bottle=0.95))
     verdict = judge(*rows, asked=(RED_VASE, RED_VASE, BLUE_MUG))
-    found = measuring.worst_confusions(verdict, "object")
+    found = metrics.worst_confusions(verdict, "object")
     assert [(c.asked, c.judged, c.share.count, c.share.total) for c in found] == [
         ("mug", "bottle", 1, 1),
         ("vase", "bowl", 1, 2),
     ]
-    assert measuring.worst_confusions(verdict, "colour") == []
+    assert metrics.worst_confusions(verdict, "colour") == []
 
 
 def test_a_confusion_matrix_has_what_was_asked_in_its_rows():
     verdict = judge(sees(BLUE_MUG, bottle=0.95), asked=(BLUE_MUG,))
     words = ATTRIBUTES["object"]
-    matrix = measuring.confusion_matrix(verdict, "object")
+    matrix = metrics.confusion_matrix(verdict, "object")
     assert matrix.nonzero().tolist() == [[words.index("mug"), words.index("bottle")]]
 
 
 def test_clip_is_compared_word_by_word():
-    words = measuring.asked_words(COMBINATIONS[:5])
+    words = metrics.asked_words(COMBINATIONS[:5])
     guess = {attribute: words[:, column] for column, attribute in enumerate(ATTRIBUTES)}
     guess["ground"] = 1 - guess["ground"].clamp(max=1)
-    verdict = measuring.by_zero_shot(lambda images: guess, torch.empty(5), COMBINATIONS[:5])
+    verdict = metrics.by_zero_shot(lambda images: guess, torch.empty(5), COMBINATIONS[:5])
     assert verdict.per_attribute["object"].count == 5
     assert verdict.per_attribute["ground"].count < 5

@@ -1,4 +1,4 @@
-"""What the committed history says of the stages: their loss curves and their times. Knows no stage and no training."""
+"""The committed history of the stages: loss curves and training times."""
 
 import json
 from collections.abc import Mapping
@@ -23,17 +23,17 @@ class StageTime:
 
 @dataclass(frozen=True)
 class History:
-    """curves: by stage, the file of its logged losses; times: of all stages; both with what a stage needs before it."""
+    """curves: the file of logged losses by stage; times: of all stages. In both a stage follows those it needs."""
 
     curves: Mapping[str, Path]
     times: tuple[StageTime, ...]
 
     @staticmethod
     def read(folder: Path) -> "History":
-        """`<stage>.jsonl` are curves and `<stage>.json` what a finished stage leaves. Raises HistoryUnusable."""
+        """Read the curves, `<stage>.jsonl`, and the records of stages, `<stage>.json`. Raises HistoryUnusable."""
         if not folder.is_dir():
             raise HistoryUnusable(
-                f"{folder} is missing. `make starter` writes it with the teacher."
+                f"{folder} is missing. `make starter` writes it together with the teacher."
             )
         curves = {path.stem: path for path in sorted(folder.glob("*.jsonl"))}
         times, needs = {}, {}
@@ -46,12 +46,14 @@ class History:
                 needs[path.stem] = set(done["needs"])
             except (OSError, ValueError, KeyError, TypeError) as error:
                 raise HistoryUnusable(
-                    f"{path} does not say how a stage was built: {error!r}. `make starter` writes it anew."
+                    f"{path} is not the record of a stage: {error!r}. `make starter` writes a new one."
                 ) from error
         try:
             order = list(TopologicalSorter(needs).static_order())
         except CycleError as error:
-            raise HistoryUnusable(f"The stages in {folder} need each other in a circle.") from error
+            raise HistoryUnusable(
+                f"The stages in {folder} depend on each other in a cycle."
+            ) from error
         order += sorted(curves.keys() - needs.keys())  # of stages that never finished
         return History(
             {stage: curves[stage] for stage in order if stage in curves},

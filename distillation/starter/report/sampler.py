@@ -1,4 +1,4 @@
-"""Pictures of a teacher by the engine that serves it, each kept as a file. Knows no judge and no photograph."""
+"""Sampling of a teacher at any guidance scale by the serving engine; each picture is kept as a file."""
 
 import hashlib
 import json
@@ -21,21 +21,15 @@ from generation.engine import sampling
 from generation.engine.embeddings import unpack
 from generation.engine.pipeline import Pipeline
 from generation.engine.release import NEGATIVE_EMBEDS
-from generation.engine.request import GenerationRequest, StoredEmbedding
+from generation.engine.request import GenerationRequest
 
-SHAPING = (
-    "unet/",
-    "vae/",
-    "text_encoder/",
-    "tokenizer/",
-    "scheduler/",
-)  # files that shape a picture
+SHAPING = ("unet/", "vae/", "text_encoder/", "tokenizer/", "scheduler/")
 
 
-class Studio:
-    """One teacher, sampled by deterministic DDIM in `steps` "trailing" steps at any guidance.
+class TeacherSampler:
+    """One teacher, sampled by deterministic DDIM in `steps` "trailing" steps at any guidance scale.
 
-    Pictures are kept in `cache`, by everything that shapes them, so that an interrupted row goes on where it was.
+    Pictures are kept in `cache`, by everything that shapes them, so that an interrupted report continues.
     """
 
     def __init__(
@@ -46,19 +40,21 @@ class Studio:
         self.manifest = releases.read(pack)
         self.size = self.manifest.image_sizes[0]  # width, height
         self.progress_bar = progress_bar
-        self._scheduler_config = json.loads(
-            (pack / "scheduler" / "scheduler_config.json").read_text("utf-8")
-        ) | {"timestep_spacing": "trailing", "prediction_type": self.manifest.prediction_type}
+        config = json.loads((pack / "scheduler" / "scheduler_config.json").read_text("utf-8"))
+        self._scheduler_config = config | {
+            "timestep_spacing": "trailing",
+            "prediction_type": self.manifest.prediction_type,
+        }
         self.timesteps = sampling.default_timesteps(self._scheduler_config, steps)
 
     @cached_property
     def served(self) -> Pipeline:
-        """As a worker loads it, with the guidance and the timesteps of the release itself."""
+        """The pipeline as a worker loads it, with the guidance and the timesteps of the release."""
         return pipelines.load(self.pack)
 
     @cached_property
     def vae(self) -> AutoencoderKL:
-        """In fp32, so that the rounding of the device it is served on does not count as its own error."""
+        """The VAE in fp32, so that the rounding of a device does not count as its error."""
         vae = AutoencoderKL.from_pretrained(
             self.pack / "vae",
             torch_dtype=torch.float32,
@@ -70,14 +66,15 @@ class Studio:
     def make(
         self, texts: Sequence[str], seeds: Sequence[int], *, guidance_scale: float, title: str
     ) -> torch.Tensor:
-        """uint8 (n, 3, height, width) of n texts and as many seeds. Raises what the engine raises."""
+        """Return a picture of each text and seed, uint8 (n, 3, height, width). Raises the errors of the engine."""
         if len(texts) != len(seeds):
-            raise ValueError(f"Each text has a seed of its own: {len(texts)} texts, {len(seeds)}.")
+            raise ValueError(f"Give one seed for each text, not {len(seeds)} for {len(texts)}.")
         folder = self._folder(guidance_scale)
         paths = [folder / _name(text, seed) for text, seed in zip(texts, seeds, strict=True)]
 
         def prepare() -> tuple[Pipeline, dict[Path, GenerationRequest]]:
-            embeddings = self._encode(texts)
+            unique = sorted(set(texts))
+            embeddings = dict(zip(unique, self._encoder.encode(unique), strict=True))
             return self._guided(guidance_scale), {
                 path: GenerationRequest(embeddings[text], seed, *self.size)
                 for path, text, seed in zip(paths, texts, seeds, strict=True)
@@ -85,10 +82,6 @@ class Studio:
 
         pictures.make_missing(paths, prepare, title=title, progress_bar=self.progress_bar)
         return torch.stack([pictures.read(path) for path in paths])
-
-    def _encode(self, texts: Sequence[str]) -> dict[str, StoredEmbedding]:
-        unique = sorted(set(texts))
-        return dict(zip(unique, self._encoder.encode(unique), strict=True))
 
     @cached_property
     def _encoder(self) -> encoders.Encoder:
@@ -103,7 +96,7 @@ class Studio:
         return torch.tensor(np.array(unpack(self._encoder.encode([""])[0])))[None]
 
     def _guided(self, guidance_scale: float) -> Pipeline:
-        """The same networks with another guidance and our timesteps. Without guidance at half the cost."""
+        """Return a pipeline of the same networks with another guidance scale and our timesteps."""
         served = self.served
         manifest = replace(
             self.manifest,
@@ -113,27 +106,17 @@ class Studio:
             num_inference_steps=len(self.timesteps),
         )
         negative = None
-        if guidance_scale != 1:
+        if guidance_scale != 1:  # without guidance: half the cost
             negative = self._negative.to(served.device.place, served.dtype)
         return Pipeline(
             manifest, served.device, served.unet, served.vae, self._scheduler_config, negative
         )
 
     def _folder(self, guidance_scale: float) -> Path:
-        """Named by what shapes a picture beside its text and seed; the guidance of the release itself does not."""
-        device = devices.choose()
-        facts = {
-            "files": sorted(
-                (file.path, file.sha256)
-                for file in self.manifest.files
-                if file.path.startswith(SHAPING)
-            ),
-            "scheduler": self._scheduler_config,
-            "timesteps": self.timesteps,
-            "size": self.size,
-            "device": [device.place.type, device.dtype_name],
-        }
-        return self.cache / pictures.key(facts) / f"guidance-{guidance_scale:g}"
+        """Return the folder of all pictures that differ only in text and seed."""
+        facts = {"scheduler": self._scheduler_config, "timesteps": self.timesteps}
+        key = pictures.key(self.manifest, devices.choose(), SHAPING, facts)
+        return self.cache / key / f"guidance-{guidance_scale:g}"
 
 
 def _name(text: str, seed: int) -> str:

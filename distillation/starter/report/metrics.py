@@ -1,8 +1,8 @@
-"""What the starter's judges say of pictures, as numbers with intervals. Knows no file, no plot and no report."""
+"""Metrics of pictures by the detector, by our CLIP and of the VAE, with intervals."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -32,12 +32,16 @@ class Verdict:
 
     @property
     def right(self) -> Tensor:
-        """bool (n,): the likeliest word of every attribute is the one that was asked for."""
+        """Return whether the likeliest word of every attribute is the one that was asked for, bool (n,)."""
         return (self.asked == self.judged).all(1)
 
     @property
     def all_four(self) -> Share:
         return share(self.right)
+
+    def figures(self) -> dict[str, Any]:
+        """Return the numbers of the report, shares by attribute last."""
+        return {"all_four": self.all_four, **self.per_attribute}
 
     @property
     def per_attribute(self) -> dict[str, Share]:
@@ -49,7 +53,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class BitVerdict(Verdict):
-    """With the detector's 23 bits, each by its own threshold. wanted, present: bool (n, 23).
+    """A verdict with the detector's 23 bits, each by its own threshold. wanted, present: bool (n, 23).
 
     calibration_error: the mean distance of a probability from the frequency of its bit.
     """
@@ -60,8 +64,17 @@ class BitVerdict(Verdict):
 
     @property
     def strict(self) -> Share:
-        """Every bit is as it was asked for, those that must be absent too."""
+        """Return the share of pictures with all 23 bits as they were asked for."""
         return share((self.wanted == self.present).all(1))
+
+    def figures(self) -> dict[str, Any]:
+        return {
+            "strict": self.strict,
+            "bits_right": self.bits_right,
+            "calibration_error": self.calibration_error,
+            "balanced_accuracy": {word: self.balanced_accuracy.get(word) for word in BITS},
+            **super().figures(),
+        }
 
     @property
     def bits_right(self) -> float:
@@ -69,7 +82,7 @@ class BitVerdict(Verdict):
 
     @property
     def balanced_accuracy(self) -> dict[str, float]:
-        """Of each bit the mean of the share of its presences that are seen and of its absences that are."""
+        """Return the mean of sensitivity and specificity of each bit."""
         accuracies = {}
         for column, word in enumerate(BITS):
             wanted, present = self.wanted[:, column], self.present[:, column]
@@ -81,12 +94,12 @@ class BitVerdict(Verdict):
 
 @dataclass(frozen=True)
 class SweepPoint:
-    """The same prompts and seeds at one guidance scale. kid: × 1000, to test photographs."""
+    """The same prompts and seeds at one guidance scale. kid_1000: to the test photographs."""
 
     guidance_scale: float
     all_four: Share
     strict: Share
-    kid: Interval
+    kid_1000: Interval
 
 
 @dataclass(frozen=True)
@@ -104,7 +117,7 @@ def share(hits: Tensor) -> Share:
 
 
 def asked_words(combinations: Sequence[Combination]) -> Tensor:
-    """int64 (n, 4): the index of each word in its attribute."""
+    """Return the index of each word in its attribute, int64 (n, 4)."""
     rows = [
         [words.index(chosen) for chosen, words in zip(astuple(c), ATTRIBUTES.values(), strict=True)]
         for c in combinations
@@ -115,7 +128,7 @@ def asked_words(combinations: Sequence[Combination]) -> Tensor:
 def by_detector(
     detector: "Detector", images: Tensor, combinations: Sequence[Combination]
 ) -> BitVerdict:
-    """images: uint8 (n, 3, 128, 128), of as many combinations."""
+    """Return the verdict on images uint8 (n, 3, 128, 128), of n combinations."""
     probabilities = detector.probabilities(images)
     groups = probabilities.split([len(words) for words in ATTRIBUTES.values()], dim=1)
     wanted = torch.tensor([combination.bits for combination in combinations])
@@ -133,14 +146,17 @@ def by_zero_shot(
     images: Tensor,
     combinations: Sequence[Combination],
 ) -> Verdict:
-    """zero_shot: of images uint8 (n, 3, 128, 128) the index of the word of each attribute, by our CLIP."""
+    """Return the verdict of our CLIP on images uint8 (n, 3, 128, 128).
+
+    zero_shot: returns the index of the word of each attribute for such images.
+    """
     words = zero_shot(images)
     judged = torch.stack([words[attribute] for attribute in ATTRIBUTES], dim=1)
     return Verdict(asked_words(combinations), judged)
 
 
 def joined(verdicts: Sequence[Verdict]) -> Verdict:
-    """Of all their pictures."""
+    """Return one verdict on all their pictures."""
     return Verdict(
         torch.cat([verdict.asked for verdict in verdicts]),
         torch.cat([verdict.judged for verdict in verdicts]),
@@ -148,7 +164,7 @@ def joined(verdicts: Sequence[Verdict]) -> Verdict:
 
 
 def confusion_matrix(verdict: Verdict, attribute: str) -> Tensor:
-    """int64 (words, words): rows were asked for, columns were seen."""
+    """Return how often each word was seen where each was asked for, int64 (asked, seen)."""
     column = list(ATTRIBUTES).index(attribute)
     size = len(ATTRIBUTES[attribute])
     cells = verdict.asked[:, column] * size + verdict.judged[:, column]
@@ -156,7 +172,7 @@ def confusion_matrix(verdict: Verdict, attribute: str) -> Tensor:
 
 
 def worst_confusions(verdict: Verdict, attribute: str, *, most: int = 3) -> list[Confusion]:
-    """The pairs of different words that were taken for each other most often, by share of what was asked."""
+    """Return the most frequent pairs of different words, by share of what was asked for."""
     words = ATTRIBUTES[attribute]
     matrix = confusion_matrix(verdict, attribute)
     found = [
@@ -171,7 +187,7 @@ def worst_confusions(verdict: Verdict, attribute: str, *, most: int = 3) -> list
 # --- VAE ------------------------------------------------------------------------------------------
 @torch.inference_mode()
 def reconstruct(vae: "AutoencoderKL", images: Tensor, *, title: str, progress_bar: bool) -> Tensor:
-    """uint8 (n, 3, height, width): there and back through the VAE, by the mean of its distribution."""
+    """Encode and decode images by the mean of the VAE's distribution; return uint8 (n, 3, height, width)."""
     parts = []
     with tqdm(total=len(images), desc=title, unit="picture", disable=not progress_bar) as bar:
         for part in images.split(BATCH):
@@ -182,7 +198,7 @@ def reconstruct(vae: "AutoencoderKL", images: Tensor, *, title: str, progress_ba
 
 
 def mean_psnr(originals: Tensor, reconstructions: Tensor) -> Interval:
-    """In dB, the mean over pictures ± 1.96 standard errors."""
+    """Return the mean PSNR over pictures in dB, ± 1.96 standard errors."""
     values = psnr(originals, reconstructions).double()
     mean, error = float(values.mean()), float(values.std() / len(values) ** 0.5)
     return Interval(mean, mean - 1.96 * error, mean + 1.96 * error)

@@ -1,0 +1,232 @@
+"""The measurements of the starter: its judges and its VAE on photographs, guidance scales, and the teacher."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import CLIPTokenizer
+
+from distillation.detector import network as detectors
+from distillation.detector.network import Detector
+from distillation.evaluation.distances import Distance, distance
+from distillation.starter import clip as clips
+from distillation.starter.captions import captions
+from distillation.starter.photographs import Photographs
+from distillation.starter.report import metrics
+from distillation.starter.report.metrics import BitVerdict, SweepPoint, Verdict
+from distillation.starter.report.sampler import TeacherSampler
+from distillation.starter.words import ATTRIBUTES, TRAINED, Combination
+
+# The seeds of the parts are disjoint, so that guidance is not chosen on the pictures that are judged.
+SWEEP, OF_TRAINED, OF_HELD_OUT = 1_000_000, 2_000_000, 3_000_000
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How much is measured. pictures: of trained combinations, and as many again of held-out ones."""
+
+    steps: int = 50
+    guidance_scales: tuple[float, ...] = (1, 1.5, 2, 3, 4)
+    sweep: int = 40  # pictures per guidance scale
+    pictures: int = 512
+    sheet: int = 8  # prompts, and seeds of each
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.sweep, self.pictures, self.sheet) < 2 or not self.guidance_scales:
+            raise ValueError(f"A report measures at least two pictures of everything, not {self}.")
+
+
+@dataclass(frozen=True)
+class Judges:
+    """The detector, and our CLIP as two functions of images: the words it sees, and features of length 1 (n, d)."""
+
+    detector: Detector
+    zero_shot: Callable[[Tensor], Mapping[str, Tensor]]
+    features: Callable[[Tensor], Tensor]
+
+    @staticmethod
+    def load(folder: Path, tokenizer_folder: Path) -> "Judges":
+        """folder: of `detector` and `clip`; tokenizer_folder: what the CLIP was trained with, as in the release."""
+        clip = clips.load(folder / "clip")
+        tokenizer = CLIPTokenizer.from_pretrained(tokenizer_folder, local_files_only=True)
+        return Judges(
+            detectors.load(folder / "detector"),
+            zero_shot=lambda images: clips.zero_shot(clip, tokenizer, images),
+            features=lambda images: clips.image_features(clip, images),
+        )
+
+    def by_detector(self, images: Tensor, combinations: Sequence[Combination]) -> BitVerdict:
+        return metrics.by_detector(self.detector, images, combinations)
+
+    def by_clip(self, images: Tensor, combinations: Sequence[Combination]) -> Verdict:
+        return metrics.by_zero_shot(self.zero_shot, images, combinations)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The photographs that no network was fitted to; thresholds were chosen by those of `validation`."""
+
+    validation: Photographs
+    test: Photographs
+    held_out: Photographs
+
+    @property
+    def tests(self) -> dict[str, Photographs]:
+        return {"test": self.test, "held-out": self.held_out}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """figures: every number of the report; rebuilt: photographs through the VAE, by split; made, teacher: pictures and
+    their verdicts, of trained and of held-out combinations; floor: the distance between two sets of photographs."""
+
+    figures: dict[str, Any]
+    rebuilt: dict[str, Tensor]
+    made: dict[str, Tensor]
+    teacher: dict[str, BitVerdict]
+    sweep: list[SweepPoint]
+    guidance: float
+    floor: Distance
+
+
+def measure(sampler: TeacherSampler, judges: Judges, splits: Splits, recipe: Recipe) -> Measured:
+    """Measure everything. Pictures that are missing are made."""
+    rebuilt = {
+        name: metrics.reconstruct(
+            sampler.vae, split.images, title=f"VAE, {name}", progress_bar=sampler.progress_bar
+        )
+        for name, split in splits.tests.items()
+    }
+    test = judges.features(splits.test.images)
+    floor = distance(judges.features(splits.validation.images), test)
+    points = sweep(sampler, judges, test, recipe=recipe)
+    best = choose(points)
+    # Of the combinations of photographs, so that both sets contain the same mixture of them.
+    asked = {
+        "trained": _cycled(splits.validation.combinations, recipe.pictures),
+        "held-out": _cycled(splits.held_out.combinations, recipe.pictures),
+    }
+    made = {
+        name: _make(sampler, asked[name], seed, best, f"teacher, {name}")
+        for name, seed in (("trained", OF_TRAINED), ("held-out", OF_HELD_OUT))
+    }
+    teacher = {name: judges.by_detector(made[name], asked[name]) for name in made}
+    both = metrics.joined(list(teacher.values()))
+    photographs = {name: (split.images, split.combinations) for name, split in splits.tests.items()}
+    through_vae = {
+        f"{name}, rebuilt": (rebuilt[name], split.combinations)
+        for name, split in splits.tests.items()
+    }
+    pictures = {f"pictures, {name}": (made[name], asked[name]) for name in made}
+    figures = {
+        "release": sampler.manifest.name,
+        "device": sampler.served.describe(),
+        "steps": recipe.steps,
+        "guidance_scale": best,
+        "served_guidance": sampler.manifest.guidance_scale,
+        "sweep": {"pictures": recipe.sweep, "points": points},
+        "detector": {
+            name: judges.by_detector(*of).figures()
+            for name, of in (photographs | through_vae).items()
+        },
+        "clip": {
+            name: judges.by_clip(*of).figures() for name, of in (photographs | pictures).items()
+        },
+        "psnr": {
+            name: metrics.mean_psnr(split.images, rebuilt[name])
+            for name, split in splits.tests.items()
+        },
+        "teacher": {name: verdict.figures() for name, verdict in teacher.items()},
+        "confusions": [c for name in ATTRIBUTES for c in metrics.worst_confusions(both, name)],
+        "distances": {
+            "test photographs, and pictures of the teacher": distance(
+                judges.features(made["trained"]), test
+            ),
+            "test photographs, and validation photographs (the floor)": floor,
+            **_held_out_distances(judges, splits.held_out, made["held-out"]),
+        },
+    }
+    return Measured(
+        figures | {"targets": targets(figures)}, rebuilt, made, teacher, points, best, floor
+    )
+
+
+def sweep(
+    sampler: TeacherSampler, judges: Judges, photographs: Tensor, *, recipe: Recipe
+) -> list[SweepPoint]:
+    """Return the metrics of equal prompts and seeds at each guidance scale. photographs: features of the test ones."""
+    order = torch.randperm(len(TRAINED), generator=torch.Generator().manual_seed(SWEEP)).tolist()
+    combinations = _cycled([TRAINED[number] for number in order], recipe.sweep)
+    points = []
+    for scale in recipe.guidance_scales:
+        made = _make(sampler, combinations, SWEEP, scale, f"sweep, guidance {scale:g}")
+        verdict = judges.by_detector(made, combinations)
+        kid = distance(judges.features(made), photographs).kid
+        points.append(SweepPoint(scale, verdict.all_four, verdict.strict, kid))
+    return points
+
+
+def choose(points: Sequence[SweepPoint]) -> float:
+    """Return the scale with the most pictures right in all four attributes; of equals the nearest to photographs."""
+    best = max(points, key=lambda point: (point.all_four.value, -point.kid_1000.value))
+    return best.guidance_scale
+
+
+def targets(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the targets of the starter with what was measured. least and value have the same unit."""
+    test, rebuilt = figures["detector"]["test"], figures["detector"]["test, rebuilt"]
+    accuracies = test["balanced_accuracy"].items()
+    lowest, word = min((value, word) for word, value in accuracies if value is not None)
+    change = rebuilt["bits_right"] - test["bits_right"]
+    trained, held_out = (figures["teacher"][name]["all_four"] for name in ("trained", "held-out"))
+    rows = (
+        ("detector: bits right on test photographs", 97, 100 * test["bits_right"], "%"),
+        (f"detector: balanced accuracy of its worst bit ({word})", 93, 100 * lowest, "%"),
+        ("VAE: PSNR on test photographs", 32, figures["psnr"]["test"].value, "dB"),
+        ("VAE: change of the detector's bits right by reconstruction", -2, 100 * change, "points"),
+        ("teacher: all four attributes right, trained combinations", 85, 100 * trained.value, "%"),
+        (
+            "teacher: all four attributes right, held-out combinations",
+            70,
+            100 * held_out.value,
+            "%",
+        ),
+    )
+    return [
+        {"what": what, "least": least, "value": value, "unit": unit, "met": value >= least}
+        for what, least, value, unit in rows
+    ]
+
+
+def _held_out_distances(
+    judges: Judges, photographs: Photographs, pictures: Tensor
+) -> dict[str, Distance]:
+    """Compare the second half of the photographs with the first, and with pictures of the combinations of the first."""
+    features = judges.features(photographs.images)
+    half = len(features) // 2
+    return {
+        "held-out photographs, and pictures of the teacher": distance(
+            judges.features(pictures[:half]), features[half:]
+        ),
+        "held-out photographs, two halves (the floor)": distance(features[:half], features[half:]),
+    }
+
+
+def _make(
+    sampler: TeacherSampler,
+    combinations: Sequence[Combination],
+    seed: int,
+    guidance_scale: float,
+    title: str,
+) -> Tensor:
+    """Return one picture of each by its first caption. seed: of the first picture; the others count on."""
+    texts = [captions(combination)[0] for combination in combinations]
+    seeds = list(range(seed, seed + len(texts)))
+    return sampler.make(texts, seeds, guidance_scale=guidance_scale, title=title)
+
+
+def _cycled(combinations: Sequence[Combination], count: int) -> list[Combination]:
+    return [combinations[number % len(combinations)] for number in range(count)]
