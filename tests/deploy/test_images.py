@@ -1,13 +1,15 @@
-"""The container images, as far as that shows without a container engine: what is in each, and what would run in it.
+"""Container images, without a container engine: what each installs, and what runs with that.
 
 An image's Python is simulated by hiding every installed package that its part of requirements.txt does not bring.
 """
 
+import json
 import re
 import subprocess
 import sys
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -96,16 +98,92 @@ def names(requirements: str) -> set[str]:
     }
 
 
-def run_in(image: str, code: str, tmp_path: Path) -> str:
-    """Run Python with the packages of this image. Returns what it printed."""
-    requirements = tmp_path / "requirements.txt"
+WEB = """
+import importlib, json, os
+missing = []
+for name in ("torch", "numpy", "psutil", "deploy.local"):
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError:
+        missing.append(name)
+os.environ["DJANGO_SETTINGS_MODULE"] = "project.settings"
+
+from django.core.exceptions import ImproperlyConfigured
+from django.urls import URLResolver, get_resolver, resolve
+os.environ["S3_BUCKET"] = "pictures"
+try:
+    import project.settings
+except ImproperlyConfigured as error:
+    refusal = str(error)
+del os.environ["S3_BUCKET"]
+for name in [name for name in sys.modules if name.startswith("project")]:
+    del sys.modules[name]
+
+os.environ["DATABASE_URL"] = "postgres://nobody@127.0.0.1:1/nothing"
+os.environ["STATIC_ROOT"] = sys.argv[1] + "-static"
+import project.asgi
+from django.conf import settings
+from django.core.management import call_command, load_command_class
+from django.utils.module_loading import import_string
+from project import celery_app
+
+def count(patterns):
+    return sum(count(p.url_patterns) if isinstance(p, URLResolver) else bool(p.callback) for p in patterns)
+
+for path in ("/", "/admin/", "/v1/jobs", "/v1/docs", "/health/ready", "/metrics"):
+    resolve(path)
+call_command("check")
+celery_app.loader.import_default_modules()
+for name in ("bootstrap", "apikey", "catalogue", "release", "retention"):
+    load_command_class("generation", name)
+for path in settings.FILES_IN_USE:
+    import_string(path)
+import celery.bin.beat, celery.beat, celery.concurrency.thread, deploy.healthcheck
+import generation.webhooks.delivery
+call_command("collectstatic", interactive=False, verbosity=0)
+print(json.dumps({
+    "missing": missing,
+    "refusal": refusal,
+    "urls": count(get_resolver().url_patterns),
+    "tasks": sorted(celery_app.tasks),
+    "tensors": sorted({"torch", "numpy", "transformers"} & set(sys.modules)),
+}))
+"""
+
+WORKER = """
+import json, os
+os.environ["DJANGO_SETTINGS_MODULE"] = "project.settings"
+import django
+django.setup()
+import generation.tasks, generation.worker.process, generation.catalogue.encoding, generation.releases.registration
+from django.core.management import load_command_class
+for name in ("generate", "release", "catalogue"):
+    load_command_class("generation", name)
+print(json.dumps({"tensors": sorted({"torch", "numpy", "transformers"} & set(sys.modules))}))
+"""
+
+
+def run_in(image: str, code: str, folder: Path) -> dict[str, Any]:
+    """Run Python with the packages of this image. Return the JSON in the last line of its output."""
+    requirements = folder / "requirements.txt"
     requirements.write_text(section(image))
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", HIDE + code, str(requirements)],
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def web_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("web")
+
+
+@pytest.fixture(scope="module")
+def web(web_folder: Path) -> dict[str, Any]:
+    """What the web image's Python finds and does, from one process."""
+    return run_in("web", WEB, web_folder)
 
 
 # --- what is installed ----------------------------------------------------------------------------
@@ -143,104 +221,33 @@ def test_every_package_of_an_image_is_locked():
 
 
 # --- what runs with that --------------------------------------------------------------------------
-def test_the_packages_of_other_images_are_hidden(tmp_path: Path):
-    code = """
-for name in ("torch", "numpy", "psutil", "deploy.local"):
-    try:
-        __import__(name)
-    except ModuleNotFoundError:
-        print("hidden", name)
-"""
-    assert run_in("web", code, tmp_path).split() == [
-        "hidden", "torch", "hidden", "numpy", "hidden", "psutil", "hidden", "deploy.local",
-    ]  # fmt: skip
+def test_the_packages_of_other_images_are_hidden(web: dict[str, Any]):
+    assert web["missing"] == ["torch", "numpy", "psutil", "deploy.local"]
 
 
-def test_the_web_image_serves_every_address_and_passes_the_checks(tmp_path: Path):
-    code = """
-import os
-os.environ["DJANGO_SETTINGS_MODULE"] = "project.settings"
-import project.asgi
-from django.core.management import call_command
-from django.urls import URLResolver, get_resolver, resolve
-
-def count(patterns):
-    return sum(count(p.url_patterns) if isinstance(p, URLResolver) else bool(p.callback) for p in patterns)
-
-assert count(get_resolver().url_patterns) > 40
-for path in ("/", "/admin/", "/v1/jobs", "/v1/docs", "/health/ready", "/metrics"):
-    resolve(path)
-call_command("check")
-print(sorted({"torch", "numpy", "transformers"} & set(sys.modules)))
-"""
-    assert run_in("web", code, tmp_path).splitlines()[-1] == "[]"
+def test_the_web_image_serves_every_url_and_passes_the_checks(web: dict[str, Any]):
+    assert web["urls"] > 40
+    assert web["tensors"] == []
 
 
-def test_the_web_image_collects_the_static_files_without_a_database(tmp_path: Path):
-    code = """
-import os
-os.environ["DJANGO_SETTINGS_MODULE"] = "project.settings"
-os.environ["DATABASE_URL"] = "postgres://nobody@127.0.0.1:1/nothing"
-os.environ["STATIC_ROOT"] = sys.argv[1] + "-static"
-import django
-django.setup()
-from django.core.management import call_command
-call_command("collectstatic", interactive=False, verbosity=0)
-"""
-    run_in("web", code, tmp_path)
-    collected = tmp_path / "requirements.txt-static"
+def test_the_web_image_collects_the_static_files_without_a_database(
+    web: dict[str, Any], web_folder: Path
+):
+    collected = web_folder / "requirements.txt-static"
     assert (collected / "admin" / "css" / "base.css").is_file()
     assert (collected / "generation" / "admin.css").is_file()
 
 
-def test_the_web_image_runs_the_commands_and_tasks_that_are_given_to_it(tmp_path: Path):
-    code = """
-import os
-os.environ["DJANGO_SETTINGS_MODULE"] = "project.settings"
-from project import celery_app
-celery_app.loader.import_default_modules()
-assert {"generation.sweep", "generation.serve", "generation.encode"} <= set(celery_app.tasks)
-from django.core.management import load_command_class
-for name in ("bootstrap", "apikey", "catalogue", "release", "retention"):
-    load_command_class("generation", name)
-from django.conf import settings
-from django.utils.module_loading import import_string
-for path in settings.FILES_IN_USE:
-    import_string(path)
-import celery.bin.beat, celery.beat, celery.concurrency.thread, deploy.healthcheck
-import generation.webhooks.delivery
-print("ok")
-"""
-    assert run_in("web", code, tmp_path) == "ok\n"
+def test_the_web_image_runs_the_commands_and_tasks_that_are_given_to_it(web: dict[str, Any]):
+    assert {"generation.sweep", "generation.serve", "generation.encode"} <= set(web["tasks"])
 
 
 def test_the_worker_image_loads_the_worker_and_the_text_encoder(tmp_path: Path):
-    code = """
-import os
-os.environ["DJANGO_SETTINGS_MODULE"] = "project.settings"
-import django
-django.setup()
-import generation.tasks, generation.worker.process, generation.catalogue.encoding, generation.releases.registration
-from django.core.management import load_command_class
-for name in ("generate", "release", "catalogue"):
-    load_command_class("generation", name)
-print("ok")
-"""
-    assert run_in("worker", code, tmp_path) == "ok\n"
+    assert "torch" in run_in("worker", WORKER, tmp_path)["tensors"]
 
 
-def test_an_object_store_without_its_library_is_refused_with_what_to_do(tmp_path: Path):
-    code = """
-import os
-os.environ["S3_BUCKET"] = "pictures"
-from django.core.exceptions import ImproperlyConfigured
-try:
-    import project.settings
-except ImproperlyConfigured as error:
-    print(error)
-"""
-    said = run_in("web", code, tmp_path)
-    assert "pip install -r deploy/requirements-s3.txt" in said
+def test_an_object_store_without_its_library_is_refused_with_what_to_do(web: dict[str, Any]):
+    assert "pip install -r deploy/requirements-s3.txt" in web["refusal"]
     assert "django-storages" in names((ROOT / "deploy" / "requirements-s3.txt").read_text())
 
 
