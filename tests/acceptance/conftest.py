@@ -23,7 +23,7 @@ class RedisServer:
     def start(self) -> None:
         self.server.prepare()
         self.process = subprocess.Popen(self.server.command(), stdout=subprocess.DEVNULL)
-        wait_for(self.server.is_ready, 10, "Redis answers")
+        wait_for(self.server.is_ready, "Redis answers")
 
     def kill(self) -> None:
         assert self.process
@@ -75,7 +75,7 @@ def variants(stack: Stack) -> list[str]:
               LEFT JOIN generation_embedding e
                 ON e.encoder_fingerprint = r.encoder_fingerprint AND e.error = ''
              GROUP BY r.encoder_fingerprint) counts"""
-    wait_for(lambda: stack.query(fewest)[0]["n"] >= 256, 120, "encoded")
+    wait_for(lambda: stack.query(fewest)[0]["n"] >= 256, "encoded")
     return [
         row["slug"]
         for row in stack.http.get("/v1/variants", params={"limit": 50}).json()["results"]

@@ -38,10 +38,10 @@ def main() -> None:
 
 
 def take(stack: Stack) -> None:
-    wait_for(lambda: has_embeddings(stack), 120, "the catalogue is encoded for the teacher")
+    wait_for(lambda: has_embeddings(stack), "the catalogue is encoded for the teacher")
     for variant, n, seed, model in SHOWN:
         job = stack.submit(variant=variant, n=n, seed=seed, model=model)
-        stack.ended([job["id"]], 120)
+        stack.ended([job["id"]])
     password = admin_password(stack)
     with chromium() as browser:
         desktop = Visitor(browser, stack.run["base_url"], viewport=WINDOW)

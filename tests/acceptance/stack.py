@@ -21,15 +21,18 @@ TERMINAL = ("succeeded", "failed", "canceled")
 T = TypeVar("T")
 
 
-def wait_for(look: Callable[[], T], seconds: float, what: str) -> T:
-    """The first true answer of `look`; fails with what it last saw."""
-    deadline = time.monotonic() + seconds
+PATIENCE_SECONDS = 600  # many times what any state takes; a slow machine is no failure
+
+
+def wait_for(look: Callable[[], T], what: str) -> T:
+    """Return the first true answer of `look`; fail with what it last saw."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
         seen = look()
         if seen:
             return seen
         if time.monotonic() > deadline:
-            raise AssertionError(f"after {seconds:g} s still not: {what} (saw {seen!r})")
+            raise AssertionError(f"after {PATIENCE_SECONDS} s still not: {what} (saw {seen!r})")
         time.sleep(0.05)
 
 
@@ -58,7 +61,7 @@ class Stack:
             stdout=self.log,
             stderr=self.log,
         )
-        self.run = wait_for(self._ready, 120, "the stack is ready")
+        self.run = wait_for(self._ready, "the stack is ready")
         self.http = httpx.Client(
             base_url=self.run["base_url"],
             headers={"Authorization": f"Bearer {self.run['api_key']}"},
@@ -79,7 +82,7 @@ class Stack:
         self.rows.close()
         self.http.close()
         self.process.send_signal(signal.SIGINT)
-        code = self.process.wait(timeout=30)
+        code = self.process.wait(timeout=120)
         self.log.close()
         return code
 
@@ -89,7 +92,7 @@ class Stack:
         def look() -> int | None:
             return json.loads((self.home / "run.json").read_text())["processes"].get(name)
 
-        return wait_for(look, 20, f"{name} runs")
+        return wait_for(look, f"{name} runs")
 
     def manage(self, *arguments: str) -> str:
         """manage.py with the environment of the running stack."""
@@ -123,7 +126,7 @@ class Stack:
         answer.raise_for_status()
         return answer.json()
 
-    def ended(self, job_ids: Iterable[str], seconds: float) -> list[dict[str, Any]]:
+    def ended(self, job_ids: Iterable[str]) -> list[dict[str, Any]]:
         """All of these jobs, once every one has ended."""
         wanted = list(job_ids)
 
@@ -132,7 +135,7 @@ class Stack:
                               " AND status = ANY(%s)", wanted, list(TERMINAL))  # fmt: skip
             return rows[0]["n"] == len(wanted)
 
-        wait_for(look, seconds, f"{len(wanted)} jobs have ended")
+        wait_for(look, f"{len(wanted)} jobs have ended")
         return [self.job(job_id) for job_id in wanted]
 
     def query(self, sql: str, *parameters: Any) -> list[dict[str, Any]]:
@@ -152,7 +155,7 @@ class Stack:
                 time.sleep(0.1)
         raise AssertionError("unreachable")
 
-    def running_on(self, job_id: str, seconds: float = 20, *, attempt: int = 1) -> str:
+    def running_on(self, job_id: str, *, attempt: int = 1) -> str:
         """The worker that runs this attempt of the job, once one does and has begun to step."""
 
         def look() -> str | None:
@@ -164,7 +167,7 @@ class Stack:
             rows = self.query("SELECT worker_name FROM generation_job WHERE id = %s", job_id)
             return rows[0]["worker_name"]
 
-        return wait_for(look, seconds, f"a worker runs attempt {attempt} of the job")
+        return wait_for(look, f"a worker runs attempt {attempt} of the job")
 
     def attempts(self, job_id: str) -> list[tuple[int, str]]:
         rows = self.query(

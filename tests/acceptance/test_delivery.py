@@ -10,13 +10,13 @@ from PIL import Image
 
 from tests.acceptance.stack import Stack, wait_for
 
-pytestmark = pytest.mark.acceptance
+pytestmark = [pytest.mark.acceptance, pytest.mark.slow]
 
 
 def made(stack: Stack, **fields) -> dict:
     """A job that has succeeded."""
     job = stack.submit(model="quick", **fields)
-    (job,) = stack.ended([job["id"]], 60)
+    (job,) = stack.ended([job["id"]])
     assert job["status"] == "succeeded", job
     return job
 
@@ -69,7 +69,7 @@ def test_a_job_that_runs_is_stopped_by_its_deletion(stack: Stack, variants: list
     assert stack.http.delete(f"/v1/jobs/{job_id}").status_code == 204
 
     assert stack.http.get(f"/v1/jobs/{job_id}").status_code == 410
-    wait_for(lambda: stack.attempts(job_id) == [(1, "canceled")], 10, "the attempt is canceled")
+    wait_for(lambda: stack.attempts(job_id) == [(1, "canceled")], "the attempt is canceled")
 
 
 @pytest.mark.parametrize(("output_format", "seed"), [("webp", 511), ("png", 512), ("jpeg", 513)])

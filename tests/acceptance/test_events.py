@@ -53,6 +53,7 @@ def assert_rises(progress: list[dict[str, Any]]) -> None:
     assert percents == sorted(percents) and percents[0] < percents[-1] < 100
 
 
+@pytest.mark.slow
 def test_a_job_is_watched_from_its_queue_to_its_picture(stack: Stack, variants: list[str]):
     job = stack.submit(variant=variants[0], model="slow", seed=9001)
 
@@ -72,6 +73,7 @@ def test_a_job_is_watched_from_its_queue_to_its_picture(stack: Stack, variants: 
     assert len({event.id for event in seen}) == len(seen)
 
 
+@pytest.mark.slow
 def test_who_was_cut_off_in_the_middle_misses_nothing(stack: Stack, variants: list[str]):
     job = stack.submit(variant=variants[1], model="slow", seed=9002)
     first = watch(stack, job, most=6)
@@ -90,6 +92,7 @@ def test_who_was_cut_off_in_the_middle_misses_nothing(stack: Stack, variants: li
     assert over.status_code == 204
 
 
+@pytest.mark.slow
 def test_a_student_of_few_steps_shows_each_step_but_the_last(stack: Stack, variants: list[str]):
     """Others keep the workers busy, so that the client is there before its job begins."""
     busy = [
@@ -109,9 +112,10 @@ def test_a_student_of_few_steps_shows_each_step_but_the_last(stack: Stack, varia
         (step, index) for step in (1, 2, 3) for index in (0, 1)
     ]
     assert seen[-1].name == "succeeded"
-    stack.ended(busy, 120)
+    stack.ended(busy)
 
 
+@pytest.mark.slow
 def test_a_canceled_job_ends_its_stream_with_that_word(stack: Stack, variants: list[str]):
     job = stack.submit(variant=variants[5], model="slow", seed=9005, n=8)
     canceling = threading.Timer(1, lambda: stack.http.post(f"/v1/jobs/{job['id']}/cancel"))
@@ -142,6 +146,7 @@ def test_redis_killed_under_a_watching_client_does_not_keep_it_from_the_end(
     assert seen[0].name == "snapshot" and seen[-1].name == "succeeded"
 
 
+@pytest.mark.slow
 def test_the_address_of_a_stranger_is_as_good_as_none(stack: Stack):
     answer = httpx.get(
         f"{stack.run['base_url']}/v1/jobs/00000000-0000-4000-8000-000000000000/events",

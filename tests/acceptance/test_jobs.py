@@ -43,6 +43,7 @@ def assert_each_ended_once(stack: Stack, ids: list[str], jobs: list[dict]) -> No
     assert rows[0]["n"] == sum(job["n"] for job in jobs)
 
 
+@pytest.mark.slow
 def test_two_hundred_mixed_jobs_over_two_workers_end_exactly_once(
     stack: Stack, variants: list[str]
 ):
@@ -55,7 +56,7 @@ def test_two_hundred_mixed_jobs_over_two_workers_end_exactly_once(
         for _ in range(200)
     ]  # fmt: skip
 
-    jobs = stack.ended(ids, 120)
+    jobs = stack.ended(ids)
 
     assert_each_ended_once(stack, ids, jobs)
     used = stack.query(
@@ -64,6 +65,7 @@ def test_two_hundred_mixed_jobs_over_two_workers_end_exactly_once(
     assert len(used) == 2
 
 
+@pytest.mark.slow
 def test_a_seed_gives_the_same_picture_alone_and_in_a_batch_of_eight(
     stack: Stack, variants: list[str]
 ):
@@ -91,11 +93,11 @@ def test_a_worker_killed_in_mid_batch_loses_no_job(stack: Stack, variants: list[
     victim = stack.running_on(ids[0])
     os.kill(stack.pid(victim), signal.SIGKILL)
 
-    jobs = stack.ended(ids, 120)
+    jobs = stack.ended(ids)
 
     assert_each_ended_once(stack, ids, jobs)
     assert (1, "lost") in stack.attempts(ids[0])
-    wait_for(lambda: len(stack.workers_alive()) == 2, 30, "the killed worker was started again")
+    wait_for(lambda: len(stack.workers_alive()) == 2, "the killed worker was started again")
 
 
 def test_a_frozen_worker_finds_its_late_result_refused(stack: Stack, variants: list[str]):
@@ -104,15 +106,15 @@ def test_a_frozen_worker_finds_its_late_result_refused(stack: Stack, variants: l
     pid = stack.pid(frozen)
     os.kill(pid, signal.SIGSTOP)
     try:
-        (job,) = stack.ended([job_id], 60)
+        (job,) = stack.ended([job_id])
         assert stack.attempts(job_id) == [(1, "lost"), (2, "succeeded")]
         before = stack.query("SELECT id, sha256 FROM generation_image WHERE job_id = %s", job_id)
     finally:
         os.kill(pid, signal.SIGCONT)
     # The thawed worker must go on to serve, and nothing of its late work may show.
     again = [stack.submit(variant=slug, model="quick", seed=78)["id"] for slug in variants[:20]]
-    stack.ended(again, 60)
-    wait_for(lambda: frozen in stack.workers_alive(), 15, "the thawed worker is alive")
+    stack.ended(again)
+    wait_for(lambda: frozen in stack.workers_alive(), "the thawed worker is alive")
     assert stack.pid(frozen) == pid
     assert job["status"] == "succeeded"
     assert stack.attempts(job_id) == [(1, "lost"), (2, "succeeded")]
@@ -121,6 +123,7 @@ def test_a_frozen_worker_finds_its_late_result_refused(stack: Stack, variants: l
     )
 
 
+@pytest.mark.slow
 def test_redis_killed_for_twenty_seconds_under_load_costs_no_job(
     stack: Stack, variants: list[str], redis_server
 ):
@@ -132,7 +135,7 @@ def test_redis_killed_for_twenty_seconds_under_load_costs_no_job(
         time.sleep(0.5)
     redis_server.start()
 
-    jobs = stack.ended(ids, 120)
+    jobs = stack.ended(ids)
 
     assert_each_ended_once(stack, ids, jobs)
 
@@ -142,29 +145,31 @@ def test_postgresql_restarted_under_load_costs_no_accepted_job(stack: Stack, var
     stack.running_on(ids[0])
     pid = stack.pid("postgres")
     os.kill(pid, signal.SIGINT)  # PostgreSQL's fast shutdown; the supervisor starts it again
-    wait_for(lambda: stack.pid("postgres") != pid, 20, "PostgreSQL was started again")
+    wait_for(lambda: stack.pid("postgres") != pid, "PostgreSQL was started again")
 
-    jobs = stack.ended(ids, 120)
+    jobs = stack.ended(ids)
 
     assert_each_ended_once(stack, ids, jobs)
 
 
+@pytest.mark.slow
 def test_a_job_that_kills_its_worker_fails_in_the_end_and_the_workers_live(
     stack: Stack, variants: list[str]
 ):
     poison = stack.submit(variant=variants[0], model="slow", seed=666)["id"]
     for attempt in (1, 2, 3):
-        os.kill(stack.pid(stack.running_on(poison, 40, attempt=attempt)), signal.SIGKILL)
+        os.kill(stack.pid(stack.running_on(poison, attempt=attempt)), signal.SIGKILL)
 
-    (job,) = stack.ended([poison], 60)
+    (job,) = stack.ended([poison])
 
     assert (job["status"], job["error"]["code"]) == ("failed", "worker_lost")
     assert stack.attempts(poison) == [(1, "lost"), (2, "lost"), (3, "lost")]
-    wait_for(lambda: len(stack.workers_alive()) == 2, 30, "both workers are back")
-    (after,) = stack.ended([stack.submit(variant=variants[1], model="quick", seed=667)["id"]], 30)
+    wait_for(lambda: len(stack.workers_alive()) == 2, "both workers are back")
+    (after,) = stack.ended([stack.submit(variant=variants[1], model="quick", seed=667)["id"]])
     assert after["status"] == "succeeded"
 
 
+@pytest.mark.slow
 def test_a_job_whose_work_raises_fails_after_its_attempts_and_its_neighbours_succeed(
     stack: Stack, variants: list[str]
 ):
@@ -177,7 +182,7 @@ def test_a_job_whose_work_raises_fails_after_its_attempts_and_its_neighbours_suc
     pids = {name: stack.pid(name) for name in ("generation-1", "generation-2")}
 
     try:
-        jobs = {job["id"]: job for job in stack.ended([*good, bad], 60)}
+        jobs = {job["id"]: job for job in stack.ended([*good, bad])}
     finally:
         stack.query(damage, row["data"], row["id"])  # the tests after this one use it
 
@@ -187,6 +192,7 @@ def test_a_job_whose_work_raises_fails_after_its_attempts_and_its_neighbours_suc
     assert {name: stack.pid(name) for name in pids} == pids
 
 
+@pytest.mark.slow
 def test_cancel_while_queued_and_while_running(stack: Stack, variants: list[str]):
     running = [
         stack.submit(variant=variants[n], model="slow", seed=51, n=8)["id"] for n in range(2)
@@ -196,14 +202,12 @@ def test_cancel_while_queued_and_while_running(stack: Stack, variants: list[str]
         stack.running_on(job_id)
 
     assert stack.http.post(f"/v1/jobs/{waiting}/cancel").json()["status"] == "canceled"
-    canceled_at = time.monotonic()
     assert stack.http.post(f"/v1/jobs/{running[0]}/cancel").json()["status"] == "canceled"
     again = stack.http.post(f"/v1/jobs/{running[0]}/cancel")
     assert (again.status_code, again.json()["status"]) == (200, "canceled")
-    (other,) = stack.ended([running[1]], 60)
+    (other,) = stack.ended([running[1]])
 
     assert other["status"] == "succeeded"
-    assert time.monotonic() - canceled_at < 60
     assert stack.attempts(waiting) == []
     assert stack.attempts(running[0]) == [(1, "canceled")]
     assert stack.job(running[0])["images"] == []
@@ -215,7 +219,7 @@ def test_identical_jobs_at_once_are_computed_once_and_a_repeat_is_a_hit(
     fields = {"variant": variants[7], "model": "slow", "seed": 61}
     ids = [stack.submit(**fields)["id"] for _ in range(8)]
 
-    jobs = stack.ended(ids, 60)
+    jobs = stack.ended(ids)
     repeat = stack.submit(**fields)
 
     assert {job["status"] for job in jobs} == {"succeeded"}
@@ -230,11 +234,12 @@ def test_identical_jobs_at_once_are_computed_once_and_a_repeat_is_a_hit(
     assert picture(stack, repeat["images"][0]).shape[2] == 3
 
 
+@pytest.mark.slow
 def test_a_flushed_cache_still_answers_a_repeat_without_computing(
     stack: Stack, variants: list[str], redis_server
 ):
     fields = {"variant": variants[8], "model": "quick", "seed": 62}
-    stack.ended([stack.submit(**fields)["id"]], 30)
+    stack.ended([stack.submit(**fields)["id"]])
     redis_server.client().flushall()
 
     repeat = stack.submit(**fields)

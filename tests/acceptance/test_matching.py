@@ -10,7 +10,7 @@ import pytest
 
 from tests.acceptance.stack import Stack, wait_for
 
-pytestmark = pytest.mark.acceptance
+pytestmark = [pytest.mark.acceptance, pytest.mark.slow]
 
 VASE = "a red glass vase on a wooden table"
 
@@ -30,7 +30,7 @@ def answered(stack: Stack, text: str, **fields: Any) -> httpx.Response:
         assert answer.json()["retryable"] and int(answer.headers["Retry-After"]) >= 1
         return None
 
-    return wait_for(look, 90, "the encode worker answers")
+    return wait_for(look, "the encode worker answers")
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_other_words_for_a_variant_get_its_picture_and_the_job_says_so(
     assert (job["variant"], job["text"]) == ("red-glass-vase-table", VASE)
     assert job["match"]["asked"] == text and 0.98 <= job["match"]["score"] < 1.01
     own = stack.submit(text=VASE, model="quick", seed=seed)
-    done, same = stack.ended([job["id"], own["id"]], 30)
+    done, same = stack.ended([job["id"], own["id"]])
     assert own["match"] is None and done["match"] == job["match"]
     assert done["images"][0]["sha256"] == same["images"][0]["sha256"]
 
@@ -103,7 +103,7 @@ def test_a_frozen_encode_worker_costs_503s_and_no_thread_for_long_and_a_new_one_
         assert known.status_code == 422, known.text
     finally:
         os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: stack.pid("encode") != pid, 30, "the encode worker was started again")
+    wait_for(lambda: stack.pid("encode") != pid, "the encode worker was started again")
 
     answer = answered(stack, "the blue clay vase on the wooden table", model="quick")
 

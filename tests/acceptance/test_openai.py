@@ -20,7 +20,7 @@ from PIL import Image
 
 from tests.acceptance.stack import ROOT, Stack, wait_for
 
-pytestmark = pytest.mark.acceptance
+pytestmark = [pytest.mark.acceptance, pytest.mark.slow]
 
 WORDS = "a red glass vase on a wooden table"
 
@@ -96,7 +96,7 @@ def test_a_job_that_is_canceled_by_another_way_ends_the_waiting(
 ):
     def cancel() -> None:
         rows = "SELECT id::text FROM generation_job WHERE seed = 88004"
-        found = wait_for(lambda: stack.query(rows), 20, "the job is there")
+        found = wait_for(lambda: stack.query(rows), "the job is there")
         httpx.post(
             f"{stack.run['base_url']}/v1/jobs/{found[0]['id']}/cancel",
             headers={"Authorization": f"Bearer {client.api_key}"},
@@ -126,7 +126,7 @@ def test_other_words_are_answered_with_what_was_made(client: OpenAI, variants: l
             return None  # the encode worker is starting
         return answer.data[0].revised_prompt
 
-    assert wait_for(look, 90, "the encode worker answers") == WORDS
+    assert wait_for(look, "the encode worker answers") == WORDS
 
 
 def test_models_and_refusals(client: OpenAI, variants: list[str]):

@@ -96,6 +96,7 @@ def test_a_picture_is_chosen_watched_and_found_again(stack: Stack, visit: Visit)
     assert download.value.suggested_filename.endswith(".webp")
 
 
+@pytest.mark.slow
 def test_a_student_of_one_step_is_there_at_once(stack: Stack, visit: Visit):
     visitor = visit()
     visitor.log_in(admin_password(stack))
@@ -106,6 +107,7 @@ def test_a_student_of_one_step_is_there_at_once(stack: Stack, visit: Visit):
     assert visitor.page.locator(".card").count() == 2
 
 
+@pytest.mark.slow
 def test_everything_is_done_with_the_keyboard_alone(stack: Stack, visit: Visit):
     visitor = visit()
     page, keys = visitor.page, visitor.page.keyboard
@@ -140,6 +142,7 @@ def test_everything_is_done_with_the_keyboard_alone(stack: Stack, visit: Visit):
     expect(page.locator(f"#variant-{slug}")).to_be_checked()  # nothing was lost
 
 
+@pytest.mark.slow
 def test_tags_narrow_the_list_and_keep_the_focus(stack: Stack, visit: Visit):
     visitor = visit()
     visitor.log_in(admin_password(stack))
@@ -153,6 +156,7 @@ def test_tags_narrow_the_list_and_keep_the_focus(stack: Stack, visit: Visit):
         expect(box).to_be_focused()
 
 
+@pytest.mark.slow
 def test_other_words_are_answered_with_the_nearest_prompts(stack: Stack, visit: Visit):
     visitor = visit()
     visitor.log_in(admin_password(stack))
@@ -172,6 +176,7 @@ def test_other_words_are_answered_with_the_nearest_prompts(stack: Stack, visit: 
     visitor.complaints = [said for said in visitor.complaints if "422" not in said]
 
 
+@pytest.mark.slow
 def test_a_job_is_canceled(stack: Stack, visit: Visit):
     visitor = visit()
     visitor.log_in(admin_password(stack))
@@ -183,6 +188,7 @@ def test_a_job_is_canceled(stack: Stack, visit: Visit):
     assert card.locator(".forming").count() == 0
 
 
+@pytest.mark.slow
 def test_without_events_asking_again_gets_there_too(stack: Stack, visit: Visit):
     visitor = visit()
     visitor.log_in(admin_password(stack))
@@ -193,6 +199,7 @@ def test_without_events_asking_again_gets_there_too(stack: Stack, visit: Visit):
 
 
 @pytest.mark.parametrize("width", [360, 320])
+@pytest.mark.slow
 def test_a_phone_needs_no_sideways_scrolling(stack: Stack, visit: Visit, width: int):
     visitor = visit(
         viewport={"width": width, "height": 740},
@@ -215,6 +222,7 @@ def test_a_phone_needs_no_sideways_scrolling(stack: Stack, visit: Visit, width: 
     assert visitor.overflow() == 0
 
 
+@pytest.mark.slow
 def test_without_a_script_everything_works(stack: Stack, visit: Visit):
     visitor = visit(java_script_enabled=False)
     visitor.log_in(admin_password(stack))

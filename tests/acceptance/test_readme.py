@@ -69,6 +69,7 @@ def test_the_engine_alone_makes_pictures_and_reports_its_times(clone: Path, vari
     assert "per image" in printed and "peak memory" in printed
 
 
+@pytest.mark.slow
 def test_a_stable_diffusion_folder_is_registered_served_and_taken_back(
     clone: Path, stack: Stack, tmp_path_factory: pytest.TempPathFactory
 ):

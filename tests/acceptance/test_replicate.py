@@ -16,7 +16,7 @@ from replicate.exceptions import ReplicateError
 
 from tests.acceptance.stack import ROOT, Stack
 
-pytestmark = pytest.mark.acceptance
+pytestmark = [pytest.mark.acceptance, pytest.mark.slow]
 
 WORDS = "a red glass vase on a wooden table"
 

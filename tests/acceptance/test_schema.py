@@ -25,7 +25,7 @@ from tests.people import (
 )
 from tests.web import Web
 
-pytestmark = [pytest.mark.acceptance, pytest.mark.django_db(transaction=True)]
+pytestmark = [pytest.mark.acceptance, pytest.mark.slow, pytest.mark.django_db(transaction=True)]
 
 CHECKS = (
     "not_a_server_error",

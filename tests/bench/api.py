@@ -46,7 +46,7 @@ def percentile(values: list[float], share: float) -> float:
 # --- rates ----------------------------------------------------------------------------------------
 def rates(stack: Stack, slug: str) -> dict[str, float]:
     """Answered requests a second over four kept connections, in turns with a bare Django view, the worker frozen."""
-    stored = stack.ended([stack.submit(variant=slug, seed=77)["id"]], 60)[0]
+    stored = stack.ended([stack.submit(variant=slug, seed=77)["id"]])[0]
     offset = [3_000_000]
 
     def submit(client: stacks.Client, number: int) -> None:
@@ -185,7 +185,7 @@ async def _wait_for_all(
 def rows(stack: Stack, slug: str, count: int) -> dict[str, Any]:
     """Claim, position and lists with few rows and with a million more."""
     worker = stack.pid("generation-1")
-    stack.ended([stack.submit(variant=slug, seed=99)["id"]], 60)
+    stack.ended([stack.submit(variant=slug, seed=99)["id"]])
     os.kill(worker, signal.SIGSTOP)  # it would take what is only to be counted
     try:
         done = subprocess.run(
@@ -234,9 +234,7 @@ def main(arguments: list[str] | None = None) -> int:
     figures: dict[str, Any] = {}
     with stacks.serving(STUDENT, MAX_QUEUED_JOBS="0") as stack:
         slug = stacks.variant(stack)
-        wait_for(
-            lambda: stack.submit(variant=slug, seed=1)["cache"] == "hit", 60, "a first picture"
-        )
+        wait_for(lambda: stack.submit(variant=slug, seed=1)["cache"] == "hit", "a first picture")
         if "latency" in parts:
             figures["latency"] = latency(stack, slug)
         if "rates" in parts:

@@ -47,7 +47,7 @@ def serving(student: Path, **environment: str) -> Iterator[Stack]:
         if known.get(name) != "active":
             stack.manage("release", "activate", name)
             _restart_worker(stack)
-        wait_for(lambda: _holds_all(stack), 120, "the worker has loaded what is served")
+        wait_for(lambda: _holds_all(stack), "the worker has loaded what is served")
         yield stack
     finally:
         stack.stop()
@@ -67,8 +67,8 @@ def _restart_worker(stack: Stack) -> None:
     """So that it holds the student alone, and not what was active before as well."""
     before = stack.pid("generation-1")
     os.kill(before, signal.SIGTERM)
-    wait_for(lambda: stack.pid("generation-1") != before, 60, "the worker is started again")
-    wait_for(stack.workers_alive, 60, "the worker is ready")
+    wait_for(lambda: stack.pid("generation-1") != before, "the worker is started again")
+    wait_for(stack.workers_alive, "the worker is ready")
 
 
 def measure(stack: Stack, *, student: str, rounds: int, say: Say) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def memories(stack: Stack, say: Say) -> dict[str, Any]:
     """Resident memory of the stack's own processes after they have made pictures of the student."""
     slug = variant(stack)
     jobs = [stack.submit(variant=slug, seed=5_000 + seed)["id"] for seed in range(2 * BATCH)]
-    stack.ended(jobs, 120)
+    stack.ended(jobs)
     say("\nResident memory of the stack's processes, serving the student alone")
     found = {}
     for name in ("generation-1", "web", "encode", "webhooks", "light", "beat"):
