@@ -1,1 +1,1 @@
-"""How far pictures are from what they should be: distances between sets, shares, intervals. Knows no network."""
+"""The evaluation of a release against its teacher: metrics, intervals, verdicts and reports."""

@@ -1,7 +1,7 @@
-"""Whether a picture shows what its prompt states, by a detector's probabilities. Knows no network and no picture.
+"""Agreement of pictures with their prompts, by the probabilities of a detector.
 
-Of a group of bits (one of which is set) the likeliest must be the one that is wanted. A bit that stands alone, and a
-bit that must be absent in a group of which none is wanted, is judged by its own threshold.
+The most likely bit of a group (exactly one of which is present) must be the wanted one. A group of one bit, and a group
+in which no bit is wanted, is judged by the thresholds of its bits.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def groups_stated(stated: Tensor, groups: Sequence[int]) -> Tensor:
-    """bool [P, groups]: which groups hold a bit that is stated. stated: bool [P, bits]."""
+    """Return which groups contain a stated bit, bool [P, groups]. stated: bool [P, bits]."""
     _check_bits(stated, groups)
     parts = stated.split(list(groups), dim=1)
     return torch.stack([part.any(1) for part in parts], dim=1)
@@ -25,10 +25,10 @@ def groups_right(
     groups: Sequence[int],
     thresholds: Tensor,
 ) -> Tensor:
-    """bool [N, groups]: each group is as it is stated; True where nothing is stated.
+    """Return whether each group is as stated, bool [N, groups]; True where nothing is stated.
 
-    probabilities [N, bits]; wanted, stated: bool [N, bits], or [bits] of the one prompt of these pictures; groups:
-    sizes; thresholds [bits]. Raises ValueError for a group of which two bits are wanted: it can never be right.
+    probabilities [N, bits]; wanted, stated: bool [N, bits], or [bits] of one prompt for all pictures; groups: sizes;
+    thresholds [bits]. Raises ValueError for a group of which two bits are wanted: it can never be right.
     """
     found = []
     for likely, over, want, state in _by_group(probabilities, wanted, stated, groups, thresholds):
@@ -52,10 +52,10 @@ def margins(
     groups: Sequence[int],
     thresholds: Tensor,
 ) -> Tensor:
-    """fp32 [N, groups] from −1 to 1: by how much each group is as it is stated, above 0 where `groups_right` says so.
+    """Return the margin by which each group is as stated, fp32 [N, groups] from −1 to 1; above 0 if it is right.
 
-    The probability of the wanted bit less that of the likeliest other; of a bit that its own threshold judges, how far
-    the probability is on the right side. 1 where nothing is stated. Arguments as those of `groups_right`.
+    The probability of the wanted bit minus that of the most likely other one; for a bit judged by its threshold, the
+    distance to that. 1 where nothing is stated. Arguments as in `groups_right`.
     """
     found = []
     for likely, over, want, state in _by_group(probabilities, wanted, stated, groups, thresholds):
@@ -69,7 +69,7 @@ def margins(
 
 
 def group_names(bits: Sequence[str], groups: Sequence[int], *, most: int = 3) -> list[str]:
-    """A name for each group by its first words: "vase, bowl, mug …"."""
+    """Return a name for each group, of its first words: "vase, bowl, mug …"."""
     names, start = [], 0
     for size in groups:
         words = bits[start : start + size]
@@ -85,7 +85,7 @@ def _by_group(
     groups: Sequence[int],
     thresholds: Tensor,
 ) -> Iterator[tuple[Tensor, ...]]:
-    """Of each group the probabilities, how far they are above their thresholds, wanted and stated; [N, size] each."""
+    """Yield the probabilities, their excess over the thresholds, wanted and stated of each group; [N, size] each."""
     _check_bits(probabilities, groups)
     parts = [
         values.expand_as(probabilities).split(list(groups), dim=1)

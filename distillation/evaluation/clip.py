@@ -1,4 +1,4 @@
-"""A CLIP of transformers as a judge: features of pictures and of texts. Knows no release and no verdict."""
+"""A CLIP of transformers: features of pictures and of texts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from transformers.utils import logging as transformers_logging
 
 BATCH = 64  # pictures or texts at once
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
-STAGES = 3  # layers whose maps are compared, evenly spread, the last one among them
+STAGES = 3  # layers whose states are compared, evenly spread, including the last
 
 
 @dataclass(frozen=True)
 class Clip:
-    """The networks and how they take a picture and a text."""
+    """The networks with their preprocessing of pictures and texts."""
 
     name: str
     clip: CLIPModel
@@ -27,7 +27,7 @@ class Clip:
 
     @torch.inference_mode()
     def image_features(self, images: Tensor) -> Tensor:
-        """fp32 [N, d], of length 1. images: uint8 [N, 3, height, width]."""
+        """Return features of length 1, fp32 [N, d]. images: uint8 [N, 3, height, width]."""
         parts = [
             self.clip.get_image_features(pixel_values=self._pixels(batch)).pooler_output
             for batch in images.split(BATCH)
@@ -36,7 +36,7 @@ class Clip:
 
     @torch.inference_mode()
     def text_features(self, texts: Sequence[str]) -> Tensor:
-        """fp32 [N, d], of length 1. Raises ValueError for a text that does not fit."""
+        """Return features of length 1, fp32 [N, d]. Raises ValueError for a text that does not fit."""
         most = self.clip.config.text_config.max_position_embeddings
         parts = []
         for start in range(0, len(texts), BATCH):
@@ -51,13 +51,13 @@ class Clip:
 
     @torch.inference_mode()
     def maps(self, images: Tensor) -> list[Tensor]:
-        """What STAGES layers of the image tower hold of each patch: fp32 [N, width, patches] each."""
+        """Return the states of the patches after STAGES layers of the image tower, fp32 [N, width, patches] each."""
         states = self.clip.vision_model(
             pixel_values=self._pixels(images), output_hidden_states=True
         ).hidden_states
         layers = len(states) - 1  # the first are the embeddings
         chosen = sorted({-(-layers * number // STAGES) for number in range(1, STAGES + 1)})
-        # Without the first token, which stands for the whole picture.
+        # Without the first token, which represents the whole picture.
         return [states[layer][:, 1:].transpose(1, 2).float().cpu() for layer in chosen]
 
     def _pixels(self, images: Tensor) -> Tensor:
@@ -67,9 +67,9 @@ class Clip:
 
 
 def load(name: str | Path, *, tokenizer: Path | None = None, device: str = "cpu") -> Clip:
-    """A CLIP in fp32, of a folder or of the hub's name. Raises OSError or ValueError if it is not one.
+    """Load a CLIP in fp32 from a folder or by its name on the hub. Raises OSError or ValueError if it is not one.
 
-    tokenizer: a folder, for a CLIP whose own folder holds none.
+    tokenizer: a folder, for a CLIP whose own folder contains none.
     """
     folder = Path(name)
     local: dict[str, Any] = {"local_files_only": True} if folder.is_dir() else {}
@@ -77,7 +77,7 @@ def load(name: str | Path, *, tokenizer: Path | None = None, device: str = "cpu"
     clip = CLIPModel.from_pretrained(name, dtype=torch.float32, use_safetensors=True, **local)
     if folder.is_dir() and not any((folder / file).exists() for file in TOKENIZER_FILES):
         if tokenizer is None:
-            raise ValueError(f"{folder} holds no tokenizer; say which folder does.")
+            raise ValueError(f"{folder} contains no tokenizer. Give the folder of one.")
         words = CLIPTokenizer.from_pretrained(tokenizer, local_files_only=True)
     else:
         words = CLIPTokenizer.from_pretrained(name, **local)

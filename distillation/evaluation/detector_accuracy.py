@@ -1,4 +1,4 @@
-"""How a version of the detector does on a labelled folder: each bit, each defect, and what it costs. Trains nothing."""
+"""Accuracy of a version of the detector on a labelled folder: by bit, by defect, and the good pictures rejected."""
 
 import json
 from collections import Counter
@@ -22,15 +22,15 @@ JSON, SHEET = "trial.json", "trial.webp"
 
 
 @dataclass(frozen=True)
-class OfBit:
-    """Of the pictures of which the bit is known. found: by the rule by which the judge decides."""
+class BitAccuracy:
+    """Counts over the pictures for which the bit is known. found: by the rule of the judge."""
 
     bit: str
     threshold: float
     pictures: int
     with_it: int
     found: int
-    right: int  # found, and there
+    right: int  # found and present
 
     @property
     def precision(self) -> float | None:
@@ -42,8 +42,8 @@ class OfBit:
 
 
 @dataclass(frozen=True)
-class OfDefect:
-    """at_fault: how often each bit was said to fail."""
+class DefectAccuracy:
+    """at_fault: how often each bit was the reason for a rejection."""
 
     defect: str
     pictures: int
@@ -52,12 +52,12 @@ class OfDefect:
 
 
 @dataclass(frozen=True)
-class Trial:
-    """good, lost: pictures without a defect, and those of them that were rejected."""
+class Accuracy:
+    """good: number of pictures without a defect; lost: the rejected ones among them."""
 
     detector: str
-    bits: tuple[OfBit, ...]
-    defects: tuple[OfDefect, ...]
+    bits: tuple[BitAccuracy, ...]
+    defects: tuple[DefectAccuracy, ...]
     good: int
     lost: int
     lost_by: dict[str, int]
@@ -72,7 +72,7 @@ class Trial:
         return sum(row.caught for row in self.defects)
 
     def to_dict(self) -> dict[str, Any]:
-        """What is worth keeping as a version's figures."""
+        """Return the numbers that are stored with a version."""
         return {
             "good": self.good,
             "good_lost": self.lost,
@@ -99,8 +99,8 @@ class Trial:
         }
 
 
-def run(judge: Judge, labelled: Labelled, *, progress_bar: bool = True) -> Trial:
-    """Every picture judged by its tags. Raises LabelsUnusable."""
+def run(judge: Judge, labelled: Labelled, *, progress_bar: bool = True) -> Accuracy:
+    """Judge every picture by its tags. Raises LabelsUnusable."""
     judgements: list[Judgement] = []
     parts = [labelled.only(labelled.rows[i : i + BATCH]) for i in range(0, len(labelled), BATCH)]
     bar = Bar(len(parts), title="judging", unit="batch", is_shown=progress_bar)
@@ -112,7 +112,7 @@ def run(judge: Judge, labelled: Labelled, *, progress_bar: bool = True) -> Trial
         )
     good = [one for row, one in zip(labelled.rows, judgements, strict=True) if not row.defect]
     lost = [one for one in good if not one.is_accepted]
-    return Trial(
+    return Accuracy(
         detector=judge.name,
         bits=_of_bits(judge, labelled, judgements),
         defects=_of_defects(labelled, judgements),
@@ -123,33 +123,33 @@ def run(judge: Judge, labelled: Labelled, *, progress_bar: bool = True) -> Trial
     )
 
 
-def text(trial: Trial) -> str:
-    """The tables, as a terminal shows them."""
+def text(accuracy: Accuracy) -> str:
+    """Return the tables as plain text."""
     lines = [f"{'bit':<12} {'precision':>9} {'recall':>7} {'threshold':>9} {'pictures':>8}"]
     lines += [
         f"{row.bit:<12} {_percent(row.precision):>9} {_percent(row.recall):>7} "
         f"{row.threshold:>9.3f} {row.pictures:>8}"
-        for row in trial.bits
+        for row in accuracy.bits
     ]
-    if trial.defects:
+    if accuracy.defects:
         lines += ["", f"{'defect':<14} {'caught':>12}   bits at fault"]
-    for row in trial.defects:
+    for row in accuracy.defects:
         bits = ", ".join(f"{bit} {count}" for bit, count in list(row.at_fault.items())[:5])
         lines.append(f"{row.defect:<14} {_share(row.caught, row.pictures):>12}   {bits}")
-    bits = ", ".join(f"{bit} {count}" for bit, count in trial.lost_by.items())
+    bits = ", ".join(f"{bit} {count}" for bit, count in accuracy.lost_by.items())
     lines += [
         "",
-        f"bad caught  {_share(trial.caught, trial.bad)}",
-        f"good lost   {_share(trial.lost, trial.good)}" + (f"   {bits}" if bits else ""),
+        f"bad caught  {_share(accuracy.caught, accuracy.bad)}",
+        f"good lost   {_share(accuracy.lost, accuracy.good)}" + (f"   {bits}" if bits else ""),
     ]
     return "\n".join(lines)
 
 
-def write(trial: Trial, labelled: Labelled, folder: Path, *, image_size: int) -> None:
-    """trial.json with every judgement, and trial.webp with pictures caught, missed and lost."""
+def write(accuracy: Accuracy, labelled: Labelled, folder: Path, *, image_size: int) -> None:
+    """Write trial.json with every judgement, and trial.webp with pictures caught, missed and lost."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    fields = {"detector": trial.detector, **trial.to_dict()}
+    fields = {"detector": accuracy.detector, **accuracy.to_dict()}
     fields["pictures"] = [
         {
             "file": row.file,
@@ -158,20 +158,20 @@ def write(trial: Trial, labelled: Labelled, folder: Path, *, image_size: int) ->
             "failing": list(one.failing),
             "score": _rounded(one.score),
         }
-        for row, one in zip(labelled.rows, trial.judgements, strict=True)
+        for row, one in zip(labelled.rows, accuracy.judgements, strict=True)
     ]
     atomic.write_file(folder / JSON, json.dumps(fields, indent=1, ensure_ascii=False) + "\n")
-    if rows := _sheet(trial, labelled, image_size):
+    if rows := _sheet(accuracy, labelled, image_size):
         atomic.make_file(folder / SHEET, lambda path: sheets.write(path, rows))
 
 
-# --- figures --------------------------------------------------------------------------------------
+# --- counts ---------------------------------------------------------------------------------------
 def _of_bits(
     judge: Judge, labelled: Labelled, judgements: Sequence[Judgement]
-) -> tuple[OfBit, ...]:
+) -> tuple[BitAccuracy, ...]:
     vocabulary = Vocabulary(_grouped(judge.bits, judge.groups), judge.required)
     truth = labelled.truth(vocabulary)
-    # What a picture without quality shows nobody can tell; of it only the required bits are counted.
+    # The attributes of a spoilt picture are unknown; only the required bits count.
     is_spoilt = torch.tensor([not row.lacks.isdisjoint(judge.required) for row in labelled.rows])
     attributes = torch.tensor([bit not in judge.required for bit in judge.bits])
     truth = truth.masked_fill(is_spoilt[:, None] & attributes, UNKNOWN)
@@ -181,7 +181,7 @@ def _of_bits(
         known = truth[:, number] != UNKNOWN
         there, said = truth[known, number] > 0.5, found[known, number]
         rows.append(
-            OfBit(
+            BitAccuracy(
                 bit=bit,
                 threshold=float(judge.thresholds[number]),
                 pictures=int(known.sum()),
@@ -194,7 +194,7 @@ def _of_bits(
 
 
 def _found(judge: Judge, judgements: Sequence[Judgement]) -> Tensor:
-    """bool [N, bits]: the likeliest of a group; a single bit by its threshold."""
+    """Return the bits found, bool [N, bits]: the most likely one of a group; a single bit by its threshold."""
     p = torch.tensor([list(one.probabilities.values()) for one in judgements])
     parts = []
     for values, cuts in zip(
@@ -205,13 +205,13 @@ def _found(judge: Judge, judgements: Sequence[Judgement]) -> Tensor:
     return torch.cat(parts, dim=1)
 
 
-def _of_defects(labelled: Labelled, judgements: Sequence[Judgement]) -> tuple[OfDefect, ...]:
+def _of_defects(labelled: Labelled, judgements: Sequence[Judgement]) -> tuple[DefectAccuracy, ...]:
     by_defect: dict[str, list[Judgement]] = {}
     for row, one in zip(labelled.rows, judgements, strict=True):
         if row.defect:
             by_defect.setdefault(row.defect, []).append(one)
     return tuple(
-        OfDefect(
+        DefectAccuracy(
             defect=defect,
             pictures=len(found),
             caught=sum(not one.is_accepted for one in found),
@@ -231,11 +231,11 @@ def _grouped(bits: Sequence[str], sizes: Sequence[int]) -> tuple[tuple[str, ...]
 
 
 # --- the sheet ------------------------------------------------------------------------------------
-def _sheet(trial: Trial, labelled: Labelled, size: int) -> list[sheets.Row]:
-    """Of each defect what was missed and what was caught; of the good what was lost."""
-    pairs = list(zip(labelled.rows, trial.judgements, strict=True))
+def _sheet(accuracy: Accuracy, labelled: Labelled, size: int) -> list[sheets.Row]:
+    """Return rows of the missed and the caught pictures of each defect, and of the good ones that were lost."""
+    pairs = list(zip(labelled.rows, accuracy.judgements, strict=True))
     found = []
-    for defect in ("", *(row.defect for row in trial.defects)):
+    for defect in ("", *(row.defect for row in accuracy.defects)):
         for is_accepted in (True, False):
             chosen = [
                 (row, one)

@@ -1,7 +1,7 @@
-"""Distances between two sets of features, and between two pictures. Knows no network: features are given.
+"""Distances between two sets of features, and between two pictures.
 
-The distance between sets is the maximum mean discrepancy, MMD² (Gretton et al. 2012). Its unbiased estimate needs no
-thousands of pictures, unlike FID, and is 0 on average for two samples of one distribution, so it may come out negative.
+The distance between sets is the maximum mean discrepancy, MMD² (Gretton et al. 2012). Its unbiased estimate does not
+need thousands of pictures, unlike FID, and is 0 on average for two samples of one distribution, so it may be negative.
 """
 
 from collections.abc import Callable
@@ -27,12 +27,12 @@ class Interval(NamedTuple):
 
 
 def polynomial(x: Tensor, y: Tensor) -> Tensor:
-    """(x·y ÷ d + 1)³, the kernel of KID (Bińkowski et al. 2018)."""
+    """Return (x·y ÷ d + 1)³, the kernel of KID (Bińkowski et al. 2018)."""
     return (x @ y.T / x.shape[1] + 1) ** 3
 
 
 def gaussian(x: Tensor, y: Tensor, *, sigma: float = CMMD_SIGMA) -> Tensor:
-    """exp(−‖x − y‖² ÷ 2σ²), the kernel of CMMD (Jayasumana et al. 2024)."""
+    """Return exp(−‖x − y‖² ÷ 2σ²), the kernel of CMMD (Jayasumana et al. 2024)."""
     squares = (x**2).sum(1, keepdim=True) + (y**2).sum(1) - 2 * x @ y.T
     return torch.exp(-squares.clamp(min=0) / (2 * sigma**2))
 
@@ -49,7 +49,7 @@ class Measure:
 
 
 def mmd2(x: Tensor, y: Tensor, kernel: Kernel) -> float:
-    """The unbiased estimate (Gretton et al. 2012, eq. 3): without the distance of a picture to itself."""
+    """Return the unbiased estimate (Gretton et al. 2012, eq. 3), without the distance of a picture to itself."""
     grams = _grams(x, y, kernel)
     ones = torch.ones(1, len(x), dtype=torch.float64), torch.ones(1, len(y), dtype=torch.float64)
     return float(_weighted(grams, *ones))
@@ -61,12 +61,12 @@ CMMD = Measure(gaussian, 1000)
 
 
 def kid(x: Tensor, y: Tensor) -> float:
-    """Kernel inception distance of the features as they are; the original takes those of Inception, not of length 1."""
+    """Return the kernel inception distance of unscaled features; the original uses those of Inception."""
     return KID(x, y)
 
 
 def cmmd(x: Tensor, y: Tensor) -> float:
-    """CMMD × 1000, as its authors report it, of CLIP features, which are brought to length 1."""
+    """Return CMMD × 1000, as its authors report it, of CLIP features scaled to length 1."""
     return CMMD(torch.nn.functional.normalize(x, dim=1), torch.nn.functional.normalize(y, dim=1))
 
 
@@ -78,11 +78,11 @@ def bootstrap(
     resamples: int = RESAMPLES,
     generator: torch.Generator,
 ) -> Interval:
-    """The measure and its percentile interval when both sets are drawn again with replacement.
+    """Return the measure and its percentile interval by a bootstrap over both sets.
 
-    A picture drawn twice is not compared with itself: otherwise every resample would be too far away, by more than
-    two sets of real pictures are apart. A resample that holds one picture only has no estimate and is left out.
-    On the features as they are: bring them to length 1 for CMMD.
+    A picture drawn twice is not compared with itself: that would bias every resample by more than the distance of two
+    sets of real pictures. A resample of a single picture has no estimate and is left out. The features are not scaled:
+    give features of length 1 for CMMD.
     """
     if resamples < 2:
         raise ValueError(f"resamples must be at least 2, not {resamples}.")
@@ -94,7 +94,7 @@ def bootstrap(
 
 @dataclass(frozen=True)
 class Distance:
-    """Between two sets of pictures, with bootstrap intervals; kid and cmmd are both × 1000."""
+    """The distance of two sets of pictures, with bootstrap intervals; kid and cmmd are both × 1000."""
 
     sizes: tuple[int, int]
     kid: Interval
@@ -102,9 +102,9 @@ class Distance:
 
 
 def distance(x: Tensor, y: Tensor, *, seed: int = 0) -> Distance:
-    """x, y: features (n, d) and (m, d) of length 1, of two sets that share no noise.
+    """Return the distance of two sets that share no noise. x, y: features (n, d) and (m, d) of length 1.
 
-    KID gets them at length √d, where its x·y ÷ d is their cosine: at length 1 its kernel is all but linear.
+    KID uses them at length √d, where its x·y ÷ d is their cosine: at length 1 its kernel is almost linear.
     """
     root = x.shape[1] ** 0.5
     kid, cmmd = (
@@ -115,11 +115,11 @@ def distance(x: Tensor, y: Tensor, *, seed: int = 0) -> Distance:
 
 
 def paired_distance(x: Tensor, y: Tensor, *, seed: int = 0) -> Distance:
-    """As `distance`, of pictures [P, S, d] of the same P prompts and S seeds in both sets.
+    """Return the distance of two sets of pictures of the same prompts and seeds. x, y: features [P, S, d] of length 1.
 
-    A picture is not compared with the other set's picture of its own noise: those two are alike whatever the
+    A picture is not compared with the one of the same noise in the other set: those two are similar whatever the
     distributions are, and would make the estimate too small (Gretton et al. 2012, lemma 6). The bootstrap draws
-    prompts, because the pictures of one prompt are alike too.
+    prompts, because the pictures of one prompt are similar too.
     """
     if x.shape != y.shape or x.ndim != 3:
         raise ValueError(f"Features are [P, S, d], not {list(x.shape)} and {list(y.shape)}.")
@@ -141,16 +141,16 @@ def paired_distance(x: Tensor, y: Tensor, *, seed: int = 0) -> Distance:
 
 # --- between two pictures -------------------------------------------------------------------------
 def psnr(a: Tensor, b: Tensor) -> Tensor:
-    """Peak signal to noise, in dB, of each picture: (n,) of two uint8 (n, channels, height, width)."""
+    """Return the peak signal-to-noise ratio of each pair in dB, (n,). a, b: uint8 (n, channels, height, width)."""
     _check_pictures(a, b)
     error = ((a.double() - b.double()) ** 2).flatten(1).mean(1)
     return (10 * torch.log10(255.0**2 / error)).float()
 
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:
-    """Structural similarity of the brightness, −1 … 1, of each picture (Wang et al. 2004): (n,) of two uint8 batches.
+    """Return the structural similarity of the luma of each pair, −1 … 1 (Wang et al. 2004), (n,). a, b: uint8 RGB.
 
-    Its windows are Gaussian, 11 pixels wide with σ = 1.5, and lie wholly inside the picture.
+    The windows are Gaussian, 11 pixels wide with σ = 1.5, and inside the picture.
     """
     _check_pictures(a, b)
     if a.shape[1] != 3 or min(a.shape[2:]) < WINDOW:
@@ -177,14 +177,14 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
 def _check_pictures(a: Tensor, b: Tensor) -> None:
     if a.shape != b.shape or a.dtype != torch.uint8 or b.dtype != torch.uint8:
         raise ValueError(
-            f"Two uint8 batches of one shape are compared, not {a.dtype} {tuple(a.shape)} "
-            f"with {b.dtype} {tuple(b.shape)}."
+            f"Give two uint8 batches of the same shape, not {a.dtype} {tuple(a.shape)} "
+            f"and {b.dtype} {tuple(b.shape)}."
         )
 
 
 # --- between two sets, for all resamples at once --------------------------------------------------
 def _ends(values: Tensor) -> list[float]:
-    """Of the percentile interval. A resample that holds one picture only has no value."""
+    """Return the ends of the percentile interval. A resample of a single picture has no value."""
     values = values[values.isfinite()]
     tail = (1 - CONFIDENCE) / 2
     return values.quantile(torch.tensor([tail, 1 - tail], dtype=values.dtype)).tolist()
@@ -194,15 +194,18 @@ def _grams(x: Tensor, y: Tensor, kernel: Kernel) -> tuple[Tensor, Tensor, Tensor
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
         raise ValueError(f"Features are (n, d) and (m, d), not {tuple(x.shape)}, {tuple(y.shape)}.")
     if min(len(x), len(y)) < 2:
-        raise ValueError(f"A set holds at least 2 pictures, not {len(x)} and {len(y)}.")
+        raise ValueError(f"A set has at least 2 pictures, not {len(x)} and {len(y)}.")
     if not (x.isfinite().all() and y.isfinite().all()):
-        raise ValueError("The features hold values that are not finite.")
-    x, y = x.double(), y.double()  # the terms agree in their first digits
+        raise ValueError("The features contain values that are not finite.")
+    x, y = (
+        x.double(),
+        y.double(),
+    )  # the terms are nearly equal, so their difference needs the digits
     return kernel(x, x), kernel(y, y), kernel(x, y)
 
 
 def _counts(size: int, resamples: int, generator: torch.Generator) -> Tensor:
-    """How often each of `size` pictures is in each resample: (resamples, size)."""
+    """Return how often each of `size` pictures is in each resample, (resamples, size)."""
     drawn = torch.randint(size, (resamples, size), generator=generator)
     return torch.zeros(resamples, size, dtype=torch.float64).scatter_add_(
         1, drawn, torch.ones(resamples, size, dtype=torch.float64)
@@ -210,7 +213,7 @@ def _counts(size: int, resamples: int, generator: torch.Generator) -> Tensor:
 
 
 def _weighted(grams: tuple[Tensor, Tensor, Tensor], a: Tensor, b: Tensor) -> Tensor:
-    """MMD² per row of a (r, n) and b (r, m), the weights of the pictures of the two sets."""
+    """Return MMD² for each row of a (r, n) and b (r, m), the weights of the pictures of the two sets."""
     of_x, of_y, between = grams
     across = ((a @ between) * b).sum(1) / (a.sum(1) * b.sum(1))
     return _within(of_x, a) + _within(of_y, b) - 2 * across

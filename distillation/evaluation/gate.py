@@ -1,8 +1,7 @@
-"""Whether a candidate may be served in place of the active release: named checks, each with its limit. Knows no files
-and no database.
+"""The gate between a candidate and the active release: named checks, each with its limit.
 
-The limits are a recipe's, so they are set before anything is measured. Interval and verdict of a check are those of
-`verdicts`; what interval-free checks compare are single figures.
+The limits are part of a recipe, so they are set before anything is measured. Intervals and verdicts are those of
+`noninferiority`; checks without an interval compare single numbers.
 """
 
 from collections.abc import Mapping
@@ -18,12 +17,12 @@ from distillation.evaluation.noninferiority import NON_INFERIOR, NOT_MEASURED, M
 
 @dataclass(frozen=True)
 class GateRecipe:
-    """to_teacher, to_active: margins which the candidate must reach for sure (the lower end of its interval).
+    """to_teacher, to_active: margins that the lower end of the candidate's interval must reach.
 
-    variant: the least change of the share of right pictures of any one variant, against the active release where that
-    covers it, else against the teacher. Those that seem to lose more are measured again, with `second_look` seeds that
-    are new, and only these count: among hundreds of variants some lose by chance.
-    slower, larger: the most seconds of a picture and bytes, as multiples of the active release's.
+    variant: the least change of the share of right pictures of any one variant, against the active release if that
+    covers it, otherwise against the teacher. Variants that lose more are measured again with `second_look` new seeds,
+    and only these count: among hundreds of variants some lose by chance.
+    slower, larger: the limits of seconds per picture and bytes, as multiples of the active release's.
     """
 
     to_teacher: Margins = field(
@@ -51,7 +50,7 @@ class GateRecipe:
 
 @dataclass(frozen=True)
 class Costs:
-    """Of one release: seconds of one picture (None = not measured) and bytes on disk."""
+    """Costs of a release: seconds per picture (None = not measured) and bytes on disk."""
 
     seconds: float | None
     size_bytes: int
@@ -59,7 +58,7 @@ class Costs:
 
 @dataclass(frozen=True)
 class Check:
-    """found, low: the estimate and, where there is one, the lower end of its one-sided 95 % interval."""
+    """found: the estimate; low: the lower end of its one-sided 95 % interval, if there is one."""
 
     name: str
     passed: bool
@@ -82,7 +81,7 @@ class Gate:
 def suspects(
     recipe: GateRecipe, candidate: Measured, teacher: Measured, active: Measured | None
 ) -> dict[str, float]:
-    """The loss of each variant that seems to lose more than it may, by slug."""
+    """Return the changes of the variants that lose more than the limit, by slug."""
     if recipe.variant is None:
         return {}
     changes = _changes(candidate, teacher, active)
@@ -99,9 +98,10 @@ def decide(
     active_costs: Costs | None,
     again: Mapping[str, float],
 ) -> Gate:
-    """active: of the prompts that it covers; None if there is none. again: the changes of the suspects, measured anew.
+    """Check a candidate. again: the changes of the suspects, measured a second time.
 
-    A gate at which nothing was judged is not passed: somebody must look.
+    active: of the prompts that it covers; None if there is none. Without any judgement of quality the gate is not
+    passed: a person must look at the pictures.
     """
     checks = _against("teacher", recipe.to_teacher, candidate, teacher)
     if active is not None:
@@ -112,7 +112,7 @@ def decide(
             )
     if not checks:
         checks.append(
-            Check("quality", False, 0.0, None, detail="Nothing judged the pictures: look at them.")
+            Check("quality", False, 0.0, None, detail="No judge rated the pictures. Look at them.")
         )
     if recipe.variant is not None and candidate.right is not None:
         checks.append(_of_variants(recipe.variant, again))
@@ -137,7 +137,7 @@ def _against(name: str, margins: Margins, candidate: Measured, other: Measured) 
             verdict.low,
             ""
             if verdict.prompts >= noninferiority.FEWEST
-            else f"{verdict.prompts} prompts decide nothing; {noninferiority.FEWEST} do.",
+            else f"{verdict.prompts} prompts are too few to decide; {noninferiority.FEWEST} are enough.",
         )
         for verdict in found
         if verdict.outcome != NOT_MEASURED
@@ -162,7 +162,7 @@ def _costs(recipe: GateRecipe, costs: Costs, active: Costs) -> list[Check]:
 
 
 def changes(candidate: Measured, other: Measured) -> dict[str, float]:
-    """Of the share of right pictures, by slug; of the prompts that both have and that state something."""
+    """Return the change of the share of right pictures, by slug, for common prompts that state something."""
     found: dict[str, float] = {}
     if candidate.right is None or other.right is None:
         return found

@@ -1,7 +1,7 @@
-"""How fast a release serves and how much memory that takes, measured in a process of its own. Knows no judge.
+"""Latency, throughput and memory of a release, measured in a separate process.
 
-A fresh process, because memory that other networks held, or a peak before, would count as the release's own. Run as a
-program it measures one release and writes one line of JSON; `measure` starts that program.
+In a new process no memory of other networks and no earlier peak is counted. Run as a program, this module measures one
+release and writes one line of JSON; `measure` starts that program.
 """
 
 import gc
@@ -26,17 +26,17 @@ from generation.engine.pipeline import Pipeline
 from generation.engine.release import Manifest
 from generation.engine.request import GenerationRequest, Timings
 
-ROOT = Path(__file__).resolve().parents[2]  # where the packages lie
+ROOT = Path(__file__).resolve().parents[2]  # the folder of the packages
 PARTS = ("total", "unet", "decoder", "file")
 
 
 class SpeedNotMeasured(Exception):
-    """The process that measured a release failed."""
+    """The measuring process failed."""
 
 
 @dataclass(frozen=True)
 class SpeedRecipe:
-    """calls: of one picture each, timed after `warm_up` ones; batches: whose throughput is timed, `rounds` times."""
+    """calls: of one picture each, timed after `warm_up` ones; batches: their sizes, each timed `rounds` times."""
 
     calls: int = 20
     warm_up: int = 3
@@ -57,7 +57,7 @@ class SpeedRecipe:
 
 @dataclass(frozen=True)
 class Seconds:
-    """Of one picture."""
+    """Seconds of one picture."""
 
     median: float
     p95: float
@@ -67,7 +67,7 @@ class Seconds:
 class Memory:
     """Resident bytes of the process: with the libraries alone, with the release loaded, after its pictures, at most.
 
-    All of pictures one at a time. device_peak: what the release took of a GPU's memory, 0 on a CPU.
+    Measured with one picture at a time. device_peak: GPU memory taken by the release, 0 on a CPU.
     """
 
     libraries: int
@@ -89,7 +89,7 @@ class Speed:
 
 
 def measure(release: Path, prompts: Prompts, recipe: SpeedRecipe) -> Speed:
-    """Of a release, in a fresh process. Raises SpeedNotMeasured."""
+    """Measure a release in a new process. Raises SpeedNotMeasured."""
     most = max(recipe.batches, default=1)
     with tempfile.TemporaryDirectory(prefix="retort-speed-") as folder:
         file = Path(folder) / "prompts.safetensors"
@@ -107,7 +107,7 @@ def measure(release: Path, prompts: Prompts, recipe: SpeedRecipe) -> Speed:
 
 
 def bytes_by_component(manifest: Manifest) -> dict[str, int]:
-    """Bytes on disk, by folder or by file at the top, the largest first."""
+    """Return the bytes on disk by folder or top-level file, the largest first."""
     found: dict[str, int] = {}
     for file in manifest.files:
         name = file.path.split("/")[0]
@@ -115,16 +115,16 @@ def bytes_by_component(manifest: Manifest) -> dict[str, int]:
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
-# --- in the process of its own --------------------------------------------------------------------
+# --- in the new process ---------------------------------------------------------------------------
 def measure_here(release: Path, prompts: Path, recipe: SpeedRecipe) -> Speed:
-    """In this process, which should hold nothing else."""
+    """Measure a release in this process, which should contain nothing else."""
     libraries = _resident()
     pipeline = pipelines.load(release, device=recipe.device, threads=recipe.threads)
     requests = _requests(pipeline.manifest, prompts)
     loaded = _resident()
     taken: dict[str, list[float]] = {part: [] for part in PARTS}
     for call in range(recipe.warm_up + recipe.calls):
-        # One prompt: what a pipeline keeps of an embedding is resident in a service too.
+        # One prompt: the cached embedding of a pipeline is resident in a service too.
         request = replace(requests[0], seed=call)
         seconds = _one(pipeline, request, recipe.output_format)
         if call >= recipe.warm_up:
@@ -159,7 +159,7 @@ def _one(pipeline: Pipeline, request: GenerationRequest, output_format: str) -> 
     [result] = pipeline.generate([request], timings=timings)
     made = time.perf_counter()
     if result.pixels is None:
-        raise result.error or RuntimeError("The engine dropped a picture.")
+        raise result.error or RuntimeError("The engine returned no picture.")
     encode(result.pixels, output_format)
     done = time.perf_counter()
     return {
@@ -173,7 +173,7 @@ def _one(pipeline: Pipeline, request: GenerationRequest, output_format: str) -> 
 def _throughput(
     pipeline: Pipeline, requests: Sequence[GenerationRequest], size: int, rounds: int
 ) -> float:
-    """Images a second in batches of `size`, the best of the rounds after one that warms up."""
+    """Return images per second in batches of `size`, the best of the rounds after a warm-up."""
     batch = [requests[row % len(requests)] for row in range(size)]
     best = float("inf")
     for number in range(rounds + 1):
@@ -193,10 +193,10 @@ def _resident() -> int:
 
 
 def _peak(pipeline: Pipeline) -> int:
-    """The kernel's `VmHWM`: getrusage's peak begins with that of the process that started this one."""
+    """Return `VmHWM` of the kernel: the peak of getrusage includes the parent process."""
     try:
         lines = Path("/proc/self/status").read_text("utf-8").splitlines()
-    except OSError:  # no Linux: there a peak is of the program alone
+    except OSError:  # not Linux: there the peak is of the program alone
         import resource
 
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

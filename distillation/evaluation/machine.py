@@ -1,4 +1,4 @@
-"""Where an evaluation runs and how long its parts take. Knows nothing of what is evaluated."""
+"""The machine of an evaluation, and a stopwatch for its parts."""
 
 import importlib.metadata
 import os
@@ -16,7 +16,7 @@ LIBRARIES = ("torch", "diffusers", "transformers")
 
 
 class Clock:
-    """Seconds by part; a part that comes again adds to itself."""
+    """Seconds by part; repeated parts are added up."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -29,7 +29,7 @@ class Clock:
 
 
 def describe() -> dict[str, Any]:
-    """load: how many processes wanted to compute in the last minute, beside this one as well."""
+    """Return facts about the machine. load: the load average of the last minute, this process included."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "processor": cpu_model(),

@@ -1,4 +1,4 @@
-"""Means over prompts with their intervals. Knows not what was measured."""
+"""Means over prompts with bootstrap intervals."""
 
 from math import isfinite
 
@@ -10,10 +10,10 @@ from distillation.evaluation.results import Both, Pair
 
 
 def over_prompts(values: Tensor, *, seed: int = 0) -> Interval:
-    """The mean and its percentile interval when prompts are drawn again. values: [P] or [P, S].
+    """Return the mean and its percentile interval by a bootstrap over prompts. values: [P] or [P, S].
 
-    The pictures of one prompt are alike, so they are drawn together. Prompts without a finite value are left out.
-    Raises ValueError if that leaves none.
+    The pictures of one prompt are similar, so they are drawn together. Prompts without a finite value are left out.
+    Raises ValueError if none is left.
     """
     rows = of_each(values)
     rows = rows[rows.isfinite()]
@@ -28,19 +28,19 @@ def over_prompts(values: Tensor, *, seed: int = 0) -> Interval:
 
 
 def of_each(values: Tensor) -> Tensor:
-    """fp64 [P]: the mean over the seeds. values: [P] or [P, S]."""
+    """Return the mean over the seeds, fp64 [P]. values: [P] or [P, S]."""
     return values.double().flatten(1).mean(1) if values.ndim > 1 else values.double()
 
 
 def both(pair: tuple[Tensor, Tensor] | None) -> Both | None:
-    """Of student and teacher; None if one of them has no value."""
+    """Return the means of student and teacher; None if one of them has no value."""
     if pair is None or not all(of_each(values).isfinite().any() for values in pair):
         return None
     return Both(over_prompts(pair[0]), over_prompts(pair[1]))
 
 
 def pairs(pair: tuple[Tensor, Tensor] | None, *, prompts: int) -> list[Pair | None]:
-    """Of each prompt; None where it has no value."""
+    """Return the means over the seeds of each prompt; None where it has no value."""
     if pair is None:
         return [None] * prompts
     columns = zip(*(of_each(values).tolist() for values in pair), strict=True)

@@ -1,4 +1,4 @@
-"""What an evaluation measured of every prompt and seed, as a file: for comparing releases that were measured apart."""
+"""The measurements of every prompt and seed as a file, for comparing releases of different evaluations."""
 
 import json
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from distillation.evaluation.scoring import Judged
+from distillation.evaluation.scoring import Scores
 from distillation.resumable import atomic
 
 FILE = "measured.safetensors"
@@ -18,8 +18,11 @@ NAMES = ("right", "clip_score", "spread")
 
 @dataclass(frozen=True)
 class Measured:
-    """Of one release, by prompt. right: all attributes are right, 0 or 1, [P, S], and clip_score [P, S]: None where
-    nobody judged it; spread: the mean distance between the pictures of a prompt, [P]."""
+    """The measurements of one release by prompt.
+
+    right: all attributes are right, 0 or 1, [P, S], and clip_score [P, S]: None without a judge; spread: the mean
+    distance between the pictures of a prompt, [P].
+    """
 
     slugs: tuple[str, ...]
     right: Tensor | None
@@ -27,7 +30,7 @@ class Measured:
     spread: Tensor
 
     def take(self, slugs: tuple[str, ...]) -> "Measured":
-        """Those prompts, in that order."""
+        """Return the measurements of these prompts, in this order."""
         places = {slug: row for row, slug in enumerate(self.slugs)}
         rows = torch.tensor([places[slug] for slug in slugs], dtype=torch.int64)
         return Measured(
@@ -38,7 +41,7 @@ class Measured:
         )
 
 
-def write(slugs: tuple[str, ...], judged: Judged, folder: Path) -> None:
+def write(slugs: tuple[str, ...], judged: Scores, folder: Path) -> None:
     pairs = {
         "right": judged.right,
         "clip_score": judged.clip_score,
@@ -55,7 +58,7 @@ def write(slugs: tuple[str, ...], judged: Judged, folder: Path) -> None:
 
 
 def read(folder: Path, side: str) -> Measured:
-    """side: "student" or "teacher", of the evaluation in the folder. Raises OSError if it is not there."""
+    """Read one side, "student" or "teacher", of the evaluation in the folder. Raises OSError if it is missing."""
     with safe_open(folder / FILE, "pt") as file:
         names = set(file.keys())
         right, clip_score, spread = (

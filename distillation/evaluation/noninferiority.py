@@ -1,7 +1,7 @@
-"""Whether a student is as good as its teacher within margins that were set beforehand. Knows no picture and no network.
+"""Non-inferiority of a student to its teacher within margins set beforehand.
 
-The pictures of one prompt are alike, so prompts are drawn again and not pictures: a bootstrap over prompts, paired,
-because both releases made the same prompts from the same noise. A student is *non-inferior* if the lower end of the
+The pictures of one prompt are similar, so the bootstrap draws prompts, not pictures; it is paired, because both
+releases made the same prompts from the same noise. A student is *non-inferior* if the lower end of the
 one-sided 95 % interval reaches the margin, *inferior* if even the upper one-sided end stays below, else *inconclusive*.
 """
 
@@ -17,21 +17,22 @@ NOT_MEASURED = "not measured"
 WORST_FIRST = (INFERIOR, INCONCLUSIVE, NOT_MEASURED, NON_INFERIOR)
 TAIL = 0.05  # beyond each end
 FEWEST = 20  # prompts: the percentile interval of fewer is too narrow to trust
-WORST = 0.1  # the share of prompts that lose most
-CHUNK = 2**24  # values of one draw that are held at once
+WORST = 0.1  # the share of prompts with the greatest losses
+CHUNK = 2**24  # values of one draw in memory at once
 
 Statistic = Callable[[Sequence[Tensor]], Tensor]  # columns [R, P] → [R]
 
 
 @dataclass(frozen=True)
 class Margins:
-    """The least that each measure may be; None = it is not tested.
+    """The least acceptable value of each measure; None = not tested.
 
     attributes_right: share of pictures with all attributes right, student ÷ teacher.
     diversity: mean distance between the pictures of one prompt, student ÷ teacher.
     clip_score: 100 × cosine of picture and text, student − teacher.
-    worst_prompts: share of pictures with all attributes right, student − teacher, of the tenth of prompts that lose
-    most. They are chosen by one half of the seeds and measured by the other, else chance alone would choose them.
+    worst_prompts: share of pictures with all attributes right, student − teacher, of the tenth of prompts with the
+    greatest losses. They are selected by one half of the seeds and measured by the other: otherwise chance would
+    select them.
     """
 
     attributes_right: float | None = 0.97
@@ -52,7 +53,7 @@ class Margins:
 
 @dataclass(frozen=True)
 class Verdict:
-    """One measure against its margin. low, high: each the end of a one-sided 95 % interval."""
+    """One measure against its margin. low, high: the ends of one-sided 95 % intervals."""
 
     measure: str  # a field of Margins
     is_ratio: bool  # student ÷ teacher, else student − teacher
@@ -73,7 +74,7 @@ def judge(
     resamples: int = 4000,
     seed: int = 0,
 ) -> tuple[Verdict, ...]:
-    """A verdict for each margin that is not None, the worst first. Each pair: of the student, then of the teacher.
+    """Return a verdict for each margin that is not None, the worst first. Pairs are of student and teacher.
 
     right: all attributes are right, 0 or 1, [P, S]; not a number where a prompt states nothing. spread: the mean
     distance within each prompt, [P]. clip_score [P, S].
@@ -95,7 +96,7 @@ def judge(
 
 
 def overall(verdicts: Sequence[Verdict]) -> str:
-    """The worst outcome; what was to be tested and was not measured leaves it inconclusive."""
+    """Return the worst outcome. A margin that was not measured makes it inconclusive."""
     outcomes = [v.outcome for v in verdicts] or [NOT_MEASURED]
     worst = min(outcomes, key=WORST_FIRST.index)
     return INCONCLUSIVE if worst == NOT_MEASURED else worst
@@ -113,13 +114,13 @@ def _difference(columns: Sequence[Tensor]) -> Tensor:
 
 
 def _worst(columns: Sequence[Tensor]) -> Tensor:
-    """The mean change of the tenth that loses most, chosen by one half of the seeds and measured by the other."""
+    """Return the mean change of the tenth with the greatest losses, selected by half of the seeds, measured by others."""
     first, second = columns
     return (_of_lowest(first, second) + _of_lowest(second, first)) / 2
 
 
 def _of_lowest(chooser: Tensor, values: Tensor) -> Tensor:
-    """The mean of the values where the chooser is in its lowest tenth; equals at its edge count in part."""
+    """Return the mean of the values where the chooser is in its lowest tenth; ties at its edge count in part."""
     count = max(1, round(WORST * chooser.shape[1]))
     edge = chooser.kthvalue(count, dim=1, keepdim=True).values
     below = (chooser < edge).double()
@@ -133,7 +134,7 @@ def _means(pair: tuple[Tensor, Tensor] | None) -> list[Tensor]:
 
 
 def _halves(pair: tuple[Tensor, Tensor] | None) -> list[Tensor]:
-    """[P] each: the change in the even seeds and in the odd ones."""
+    """Return the change in the even seeds and in the odd ones, [P] each."""
     if pair is None or pair[0].shape[1] < 2:
         return []
     change = pair[0].double() - pair[1].double()
@@ -165,7 +166,7 @@ def _verdict(
         rows = torch.randint(prompts, size, generator=generator)
         drawn.append(statistic([column[rows] for column in columns]))
     values = torch.cat(drawn)
-    values = values[values.isfinite()]  # a resample may hold no right picture of the teacher
+    values = values[values.isfinite()]  # a resample may contain no right picture of the teacher
     low, high = values.quantile(torch.tensor([TAIL, 1 - TAIL], dtype=values.dtype)).tolist()
     return Verdict(
         measure, is_ratio, margin, estimate, low, high, prompts, outcome(low, high, margin, prompts)
@@ -173,7 +174,7 @@ def _verdict(
 
 
 def outcome(low: float, high: float, margin: float, prompts: int) -> str:
-    """Of an interval against a margin; fewer than FEWEST prompts never decide."""
+    """Return the outcome of an interval against a margin; fewer than FEWEST prompts never decide."""
     if prompts < FEWEST:
         return INCONCLUSIVE
     if low >= margin:

@@ -1,8 +1,8 @@
-"""How different two pictures look, by the maps of a network that was trained to tell pictures apart. Knows no verdict.
+"""Perceptual distance of two pictures, on the feature maps of a trained network.
 
-The distance is that of LPIPS without its fitted weights (Zhang et al. 2018, arXiv 1801.03924, eq. 1, w = 1): at every
-place of every layer the channels are brought to length 1, and the squared differences are averaged over the places and
-the layers. 0 = equal, at most 4. Numbers of two networks do not compare.
+The distance is LPIPS without its fitted weights (Zhang et al. 2018, arXiv 1801.03924, eq. 1, w = 1): at every place of
+every layer the channels are scaled to length 1, and the squared differences are averaged over places and layers. 0 =
+equal, at most 4. Values of different networks are not comparable.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,9 +18,9 @@ Maps = Callable[[Tensor], Sequence[Tensor]]  # uint8 [N, 3, height, width] → p
 
 
 def vectors(maps: Sequence[Tensor]) -> Tensor:
-    """fp32 [N, all values]: the squared distance between two rows is the distance between the two pictures.
+    """Return rows, fp32 [N, all values], whose squared distance is the distance between the pictures.
 
-    maps: of each layer [N, C, …], its places last.
+    maps: [N, C, …] of each layer, places last.
     """
     rows = []
     for values in maps:
@@ -30,21 +30,21 @@ def vectors(maps: Sequence[Tensor]) -> Tensor:
 
 
 def between(a: Tensor, b: Tensor) -> Tensor:
-    """fp32 [N]: the distances of as many pairs. a, b: `vectors` [N, …]."""
+    """Return the distance of each pair, fp32 [N]. a, b: `vectors` [N, …]."""
     return (a - b).square().sum(1)
 
 
 def spread(rows: Tensor) -> float:
-    """The mean distance over all pairs of N ≥ 2 pictures. rows: `vectors` [N, …]."""
+    """Return the mean distance over all pairs of N ≥ 2 pictures. rows: `vectors` [N, …]."""
     if len(rows) < 2:
-        raise ValueError("At least two pictures differ from each other.")
+        raise ValueError("spread: give at least two pictures.")
     # Σ over pairs ‖a − b‖² = N Σ ‖a − mean‖²: no table of N² distances.
     centred = rows.double() - rows.double().mean(0)
     return float(2 * centred.square().sum() / (len(rows) - 1))
 
 
 def of_detector(detector: Detector) -> Maps:
-    """The maps at the end of each of its stages."""
+    """Return a function to the feature maps at the end of each stage of the detector."""
     ends = set(accumulate(detector.config.depths))
 
     @torch.inference_mode()
@@ -61,7 +61,7 @@ def of_detector(detector: Detector) -> Maps:
 
 
 def fitted(images: Tensor, size: int) -> Tensor:
-    """uint8 [N, 3, size, size]: scaled if they are of another size."""
+    """Scale images to uint8 [N, 3, size, size] if they have another size."""
     if images.shape[-2:] == (size, size):
         return images
     scaled = functional.interpolate(

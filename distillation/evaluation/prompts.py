@@ -1,4 +1,4 @@
-"""The prompts that two releases are compared on, and the seeds of each. Knows no release and no catalogue's file."""
+"""The prompts and seeds of an evaluation."""
 
 import hashlib
 from collections.abc import Sequence
@@ -11,12 +11,12 @@ from generation.engine.embeddings import pack
 from generation.engine.request import StoredEmbedding
 
 Seeds = tuple[tuple[int, ...], ...]  # [prompts][seeds of each]
-SEEDS_EACH = 512  # a prompt's own; all of them lie below 2**40, where trainings have none
+SEEDS_EACH = 512  # reserved for each prompt; all of them below 2**40, which trainings do not use
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """P prompt variants with their stored embeddings, and what each states of its picture.
+    """P prompt variants with their stored embeddings and the bits they state.
 
     prompt_embeds: fp16 [P, tokens, width]; encoder_fingerprint: of the encoder that made them.
     wanted, stated: bool [P, bits] of the detector, or both None. A bit that is stated must be present where it is
@@ -59,7 +59,7 @@ class Prompts:
         return len(self.slugs)
 
     def embedding(self, row: int) -> StoredEmbedding:
-        """As the engine takes it."""
+        """Return an embedding as an input of the engine."""
         return pack(self.prompt_embeds[row].float().numpy(), self.encoder_fingerprint)
 
     def take(self, rows: Sequence[int]) -> "Prompts":
@@ -74,15 +74,15 @@ class Prompts:
         )
 
     def of(self, slugs: Sequence[str]) -> "Prompts":
-        """Those of the slugs, in their order. Raises KeyError."""
+        """Return the prompts of these slugs, in their order. Raises KeyError."""
         places = {slug: row for row, slug in enumerate(self.slugs)}
         return self.take([places[slug] for slug in slugs])
 
 
 def seeds_of(slugs: Sequence[str], *, each: int, skip: int = 0) -> Seeds:
-    """Each prompt's own, whatever others are measured beside it: a second evaluation finds the pictures of the first.
+    """Return the seeds of each prompt. They depend on its slug alone, so that a second evaluation reuses the pictures.
 
-    skip: how many of its seeds are left to other evaluations.
+    skip: number of seeds left to other evaluations.
     """
     if each < 1 or skip < 0 or each + skip > SEEDS_EACH:
         raise ValueError(f"{each} seeds each after {skip}: give at least 1, {SEEDS_EACH} in all.")
@@ -91,12 +91,12 @@ def seeds_of(slugs: Sequence[str], *, each: int, skip: int = 0) -> Seeds:
 
 
 def _number(slug: str) -> int:
-    """31 bits, spread evenly."""
+    """Return a hash of 31 bits."""
     return int.from_bytes(hashlib.sha256(slug.encode()).digest()[:4], "big") >> 1
 
 
 def check_seeds(seeds: Seeds, prompts: Prompts) -> None:
-    """As many of each prompt, no seed twice within one. Raises ValueError."""
+    """Raise ValueError unless each prompt has the same number of distinct seeds."""
     if len(seeds) != len(prompts):
         raise ValueError(f"seeds: of {len(seeds)} prompts, not of {len(prompts)}.")
     if not seeds[0] or any(len(row) != len(seeds[0]) for row in seeds):

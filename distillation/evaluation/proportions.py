@@ -1,4 +1,4 @@
-"""A share of pictures with its interval. Knows not what was counted."""
+"""Proportions with confidence intervals."""
 
 from dataclasses import dataclass
 from math import hypot, sqrt
@@ -25,7 +25,7 @@ class Share:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """At 95 % (Wilson 1927): right for shares near 0 and 1 too, where value ± z·error leaves the range."""
+        """The 95 % interval of Wilson (1927), valid near 0 and 1 too, where value ± z·error leaves the range."""
         n, p = self.total, self.value
         middle = (p + Z**2 / (2 * n)) / (1 + Z**2 / n)
         half = Z / (1 + Z**2 / n) * sqrt(p * (1 - p) / n + Z**2 / (4 * n**2))
@@ -33,7 +33,7 @@ class Share:
 
 
 def difference(share: Share, other: Share) -> tuple[float, float]:
-    """Interval of share − other at 95 %, of independent pictures (Newcombe 1998, method 10: from both intervals)."""
+    """Return the 95 % interval of share − other, for independent pictures (Newcombe 1998, method 10)."""
     (low, high), (other_low, other_high) = share.interval, other.interval
     change = share.value - other.value
     return (

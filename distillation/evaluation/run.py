@@ -26,7 +26,7 @@ from distillation.evaluation.pictures import Album
 from distillation.evaluation.prompts import Prompts, Seeds
 from distillation.evaluation.report import writer as report
 from distillation.evaluation.results import Both, Evaluation, PromptResult, Side
-from distillation.evaluation.scoring import Judged, Judges
+from distillation.evaluation.scoring import Scores, Judges
 from distillation.resumable import atomic
 from generation.engine.release import ENCODER_FOLDERS, Manifest
 
@@ -142,7 +142,7 @@ def _pictures(
 
 
 # --- from tensors to results ----------------------------------------------------------------------
-def _right(judged: Judged, judges: Judges) -> dict[str, Both]:
+def _right(judged: Scores, judges: Judges) -> dict[str, Both]:
     """Return the share of right pictures: of all attributes together, then of each group where it is stated."""
     everything = means.both(judged.right)
     student, teacher = judged.student.groups_right, judged.teacher.groups_right
@@ -160,14 +160,14 @@ def _right(judged: Judged, judges: Judges) -> dict[str, Both]:
     return found
 
 
-def _distances(judged: Judged) -> dict[str, Distance]:
+def _distances(judged: Scores) -> dict[str, Distance]:
     student, teacher = judged.student.features, judged.teacher.features
     if student is None or teacher is None or student.shape[0] * student.shape[1] < 2:
         return {}
     return {"the student's pictures to the teacher's": paired_distance(student, teacher)}
 
 
-def _to_real(judged: Judged, real: Tensor) -> dict[str, Distance]:
+def _to_real(judged: Scores, real: Tensor) -> dict[str, Distance]:
     return {
         f"the {name}'s pictures to the real ones": distance(side.features.flatten(0, 1), real)
         for name, side in (("student", judged.student), ("teacher", judged.teacher))
@@ -175,7 +175,7 @@ def _to_real(judged: Judged, real: Tensor) -> dict[str, Distance]:
     }
 
 
-def _per_prompt(prompts: Prompts, judged: Judged) -> tuple[PromptResult, ...]:
+def _per_prompt(prompts: Prompts, judged: Scores) -> tuple[PromptResult, ...]:
     count = len(prompts)
     right = means.pairs(judged.right, prompts=count)
     scores = means.pairs(judged.clip_score, prompts=count)

@@ -1,4 +1,4 @@
-"""What the judges say of the pictures of two releases, prompt by prompt. Knows no release and no verdict."""
+"""Scores of the pictures of two releases by the judges, prompt by prompt."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,28 +17,28 @@ from distillation.evaluation.prompts import Prompts
 from distillation.resumable.progress import Bar
 
 CLIP_SCORE = 100  # × the cosine of picture and text
-EQUAL_DB = 100.0  # what two equal pictures count as: their PSNR is infinite
+EQUAL_DB = 100.0  # of two equal pictures, whose PSNR is infinite
 
 
 @dataclass(frozen=True)
 class Judges:
-    """At least one of the two. The detector judges attributes, the CLIP likeness to the text and to other pictures."""
+    """A detector for attributes, a CLIP for similarity to texts and to other pictures, or both."""
 
     detector: Detector | None = None
     clip: Clip | None = None
 
     def __post_init__(self) -> None:
         if self.detector is None and self.clip is None:
-            raise ValueError("Pictures are judged by a detector, by a CLIP or by both: give one.")
+            raise ValueError("Give a detector, a CLIP or both to judge the pictures.")
 
     @property
     def maps(self) -> Maps:
-        """Of the network by which pictures are compared: the detector, which sees places, before the CLIP."""
+        """The feature maps that compare pictures: the detector's if there is one, because they keep places."""
         if self.detector is not None:
             return perception.of_detector(self.detector)
         if self.clip is not None:
             return self.clip.maps
-        raise ValueError("Nothing compares pictures.")
+        raise ValueError("There is no judge to compare pictures.")
 
     @property
     def maps_of(self) -> str:
@@ -46,11 +46,11 @@ class Judges:
 
 
 @dataclass(frozen=True)
-class OfRelease:
-    """Of the pictures of one release; None where nobody judged.
+class ReleaseScores:
+    """Scores of the pictures of one release; None without a judge.
 
     groups_right: bool [P, S, groups]; clip_score: [P, S]; features: of the CLIP, of length 1, [P, S, d];
-    spread: the mean distance between the pictures of each prompt, [P], not a number where it has one picture.
+    spread: the mean distance between the pictures of each prompt, [P], NaN for a single picture.
     """
 
     spread: Tensor
@@ -60,14 +60,14 @@ class OfRelease:
 
 
 @dataclass(frozen=True)
-class Judged:
-    """Both releases, and what lies between their pictures of the same noise: distance, psnr (dB) and ssim, [P, S].
+class Scores:
+    """Scores of both releases; distance, psnr (dB) and ssim between their pictures of the same noise, [P, S].
 
-    is_stated: bool [P, groups]: whether the prompt states anything of the group; None without a detector.
+    is_stated: whether the prompt states anything about the group, bool [P, groups]; None without a detector.
     """
 
-    student: OfRelease
-    teacher: OfRelease
+    student: ReleaseScores
+    teacher: ReleaseScores
     distance: Tensor
     psnr: Tensor
     ssim: Tensor
@@ -75,7 +75,7 @@ class Judged:
 
     @property
     def right(self) -> tuple[Tensor, Tensor] | None:
-        """All groups are right, 0 or 1, of student and teacher, [P, S]; not a number where nothing is stated."""
+        """Whether all groups are right, 0 or 1, of student and teacher, [P, S]; NaN where nothing is stated."""
         groups = self.student.groups_right, self.teacher.groups_right
         if self.is_stated is None or groups[0] is None or groups[1] is None:
             return None
@@ -97,8 +97,8 @@ class Judged:
 
 def judge(
     student: Album, teacher: Album, prompts: Prompts, judges: Judges, *, progress_bar: bool = True
-) -> Judged:
-    """Both albums, of these prompts. Raises ValueError if the prompts' bits are not the detector's."""
+) -> Scores:
+    """Score two albums of these prompts. Raises ValueError if the bits of the prompts are not the detector's."""
     size = student.manifest.image_sizes[0]
     if size != teacher.manifest.image_sizes[0]:
         raise ValueError(
@@ -136,7 +136,7 @@ def judge(
                 ssim=ssim(*both),
             )
         )
-    return Judged(
+    return Scores(
         _of_release(rows, 0),
         _of_release(rows, 1),
         torch.stack([row.distance for row in rows]),
@@ -147,7 +147,7 @@ def judge(
 
 
 def features_of(clip: Clip, folder: Path, *, progress_bar: bool = True) -> Tensor:
-    """fp32 [N, d], of length 1, of the images of a folder."""
+    """Return the features of the images of a folder, of length 1, fp32 [N, d]."""
     files = pictures.image_files(folder)
     parts = []
     bar = Bar(len(files), title="real pictures", unit="picture", is_shown=progress_bar)
@@ -159,7 +159,7 @@ def features_of(clip: Clip, folder: Path, *, progress_bar: bool = True) -> Tenso
 # --- one prompt -----------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class _Row:
-    """Of the 2S pictures of one prompt, the student's first."""
+    """Scores of the 2S pictures of one prompt, the student's first."""
 
     spreads: tuple[float, ...]
     groups: Tensor | None
@@ -193,14 +193,14 @@ def _spread(vectors: Tensor) -> float:
     return perception.spread(vectors) if len(vectors) > 1 else float("nan")
 
 
-def _of_release(rows: list[_Row], half: int) -> OfRelease:
-    """half: 0 of the student, 1 of the teacher."""
+def _of_release(rows: list[_Row], half: int) -> ReleaseScores:
+    """Return the scores of one release. half: 0 = the student, 1 = the teacher."""
 
     def stacked(part: Callable[[_Row], Tensor | None]) -> Tensor | None:
         found = [value for row in rows if (value := part(row)) is not None]
         return torch.stack([value.chunk(2)[half] for value in found]) if found else None
 
-    return OfRelease(
+    return ReleaseScores(
         torch.tensor([row.spreads[half] for row in rows], dtype=torch.float64),
         stacked(lambda row: row.groups),
         stacked(lambda row: row.scores),

@@ -1,1 +1,1 @@
-"""A small photographic world with a real teacher: renders, captions, networks, pack. Knows no Django."""
+"""The starter: a small world of rendered photographs with captions, and a teacher trained on it."""

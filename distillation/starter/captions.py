@@ -1,4 +1,4 @@
-"""The grammar of the starter: what can be said of a combination, and the catalogue of it. Knows no tokens."""
+"""Captions of combinations, and the catalogue of the starter."""
 
 import csv
 import io
@@ -21,7 +21,7 @@ TEMPLATES = (
     "{a} {colour} {object} made of {material} on {ground}",
     "a still life with {a} {colour} {material} {object} on {ground}",
 )
-# What is said of one attribute alone.
+# Captions of one attribute alone.
 PHRASES = {
     "object": ("a {word}", "a photo of a {word}", "a still life with a {word}"),
     "colour": ("{word}", "something {word}", "a photo of something {word}"),
@@ -31,7 +31,7 @@ PHRASES = {
 
 
 def captions(combination: Combination) -> tuple[str, ...]:
-    """Every phrasing of the combination, each of at most 12 words; the first is the canonical one."""
+    """Return all phrasings of the combination, each of at most 12 words; the first is the canonical one."""
     return tuple(
         template.format(
             a=_article(combination.colour),
@@ -46,7 +46,7 @@ def captions(combination: Combination) -> tuple[str, ...]:
 
 
 def phrases(attribute: str, word: str) -> tuple[str, ...]:
-    """What can be said of an image of which one attribute alone is known."""
+    """Return captions of an image of which only one attribute is known."""
     if word not in ATTRIBUTES.get(attribute, ()):
         raise ValueError(f"{word!r} is not a word of {attribute!r}. See starter.words.ATTRIBUTES.")
     return tuple(
@@ -55,13 +55,13 @@ def phrases(attribute: str, word: str) -> tuple[str, ...]:
 
 
 def catalogue() -> tuple[Combination, ...]:
-    """The combinations with a prompt variant: each object, colour and material once, the grounds in turn."""
+    """Return the combinations with a prompt variant: each object, colour and material once, the grounds in rotation."""
     return tuple(
         Combination(
             object=thing,
             colour=colour,
             material=material,
-            # Starts with the cloth, and moves on by one with each step in each of the three.
+            # Begins with the cloth; each step in one of the three moves on by one ground.
             ground=GROUNDS[(o + c + m + 2) % len(GROUNDS)],
         )
         for o, thing in enumerate(OBJECTS)
@@ -71,7 +71,7 @@ def catalogue() -> tuple[Combination, ...]:
 
 
 def write_catalogue(path: Path) -> None:
-    """Write the CSV file that `manage.py catalogue import` takes, as a whole: one canonical caption a row."""
+    """Write the CSV file for `manage.py catalogue import`, atomically: one canonical caption per row."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(COLUMNS)

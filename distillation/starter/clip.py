@@ -1,7 +1,8 @@
-"""Trains the tiny CLIP on photographs and captions, and judges with it. Knows no renderer and no diffusion.
+"""The tiny CLIP: its training on photographs and captions, its features and its zero-shot classification.
 
-Its text tower conditions the teacher; its image tower measures likeness. Losses: Radford et al. 2021, arXiv 2103.00020,
-with every caption of the same combination a positive, and the same again per attribute against phrases of one word.
+Its text tower conditions the teacher; its image tower measures similarity. Losses: Radford et al. 2021, arXiv
+2103.00020, with every caption of the same combination a positive, and the same per attribute against phrases of one
+word.
 """
 
 import json
@@ -35,7 +36,7 @@ MEAN = DEVIATION = 0.5
 
 @dataclass(frozen=True)
 class ClipRecipe:
-    """The sizes of the two towers, and how they are trained. Widths are of the residual stream."""
+    """Sizes and training of the two towers. Widths are of the residual stream."""
 
     image_size: int = 128
     patch: int = 16
@@ -43,7 +44,7 @@ class ClipRecipe:
     image_layers: int = 6
     image_heads: int = 6
     image_hidden: int = 768
-    text_width: int = 160  # what the teacher attends to
+    text_width: int = 160  # of the teacher's cross-attention
     text_layers: int = 4
     text_heads: int = 4
     text_hidden: int = 640
@@ -54,7 +55,7 @@ class ClipRecipe:
     warmup: int = 100
     weight_decay: float = 0.05
     clipped_norm: float = 1.0
-    attribute_weight: float = 2.0  # of the loss per attribute, beside that per combination
+    attribute_weight: float = 2.0  # of the loss per attribute, relative to the one per combination
     is_bf16: bool = True  # forward passes; weights and updates stay fp32
     augmentation: Augmentation = field(
         default_factory=lambda: Augmentation(noise=0.03, blurred=0.2, blocked=0.1)
@@ -77,7 +78,7 @@ class ClipRecipe:
 
 
 def build(recipe: ClipRecipe, tokenizer: CLIPTokenizer) -> CLIPModel:
-    """An untrained CLIP whose special ids are the tokenizer's own."""
+    """Return an untrained CLIP with the special ids of the tokenizer."""
     ids = {
         "bos_token_id": tokenizer.bos_token_id,
         # The text tower pools where this id stands first; the padding is the same token, as in Stable Diffusion.
@@ -112,7 +113,7 @@ def build(recipe: ClipRecipe, tokenizer: CLIPTokenizer) -> CLIPModel:
 
 
 class ClipTask:
-    """What is trained, for `distillation.training.loop`."""
+    """The training task for `distillation.training.loop`."""
 
     def __init__(
         self,
@@ -122,7 +123,7 @@ class ClipTask:
         images: Tensor,
         combinations: Sequence[Combination],
     ) -> None:
-        """images: uint8 [N, 3, size, size]; combinations: one an image."""
+        """images: uint8 [N, 3, size, size]; combinations: one for each image."""
         size = recipe.image_size
         if images.dtype != torch.uint8 or images.shape[1:] != (3, size, size) or not len(images):
             raise ValueError(
@@ -191,7 +192,7 @@ class ClipTask:
 
 
 def contrastive_loss(logits: Tensor, positive: Tensor) -> Tensor:
-    """Cross-entropy both ways, each row's target spread over its positives. logits, positive: [images, texts]."""
+    """Return the symmetric cross-entropy with targets uniform over the positives. logits, positive: [images, texts]."""
     target = positive.float()
     by_image = F.cross_entropy(logits, target / target.sum(dim=1, keepdim=True))
     by_text = F.cross_entropy(logits.T, (target / target.sum(dim=0, keepdim=True)).T)
@@ -199,7 +200,7 @@ def contrastive_loss(logits: Tensor, positive: Tensor) -> Tensor:
 
 
 def attribute_loss(logits: Tensor, bits: Tensor) -> Tensor:
-    """Cross-entropy of each attribute among its own words, averaged. logits, bits: [images, all the words]."""
+    """Return the mean over attributes of the cross-entropy among their words. logits, bits: [images, all words]."""
     sizes = [len(words) for words in ATTRIBUTES.values()]
     groups = zip(logits.split(sizes, dim=1), bits.float().split(sizes, dim=1), strict=True)
     return torch.stack([F.cross_entropy(group, target) for group, target in groups]).mean()
@@ -213,7 +214,7 @@ def train(
     folder: Path,
     progress_bar: bool,
 ) -> CLIPModel:
-    """Train (going on from the folder's checkpoint) and save in folder/clip, with the way to scale a picture."""
+    """Train, resuming from the folder's checkpoint; save the model and its image processor in folder/clip."""
     task = ClipTask(
         recipe,
         CLIPTokenizer.from_pretrained(tokenizer_folder),
@@ -228,7 +229,7 @@ def train(
 
 
 def save(clip: CLIPModel, folder: Path) -> None:
-    """Write the folder as a whole, in place of one that is there: config, weights, image processor."""
+    """Replace the folder atomically: config, weights, image processor."""
     size = clip.config.vision_config.image_size
     processor = {
         "image_processor_type": "CLIPImageProcessor",
@@ -253,7 +254,7 @@ def save(clip: CLIPModel, folder: Path) -> None:
 
 
 def load(folder: Path) -> CLIPModel:
-    """In evaluation mode, frozen, fp32 whatever it is stored as."""
+    """Load the CLIP in evaluation mode, frozen, in fp32."""
     clip = CLIPModel.from_pretrained(
         folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
     )
@@ -262,12 +263,12 @@ def load(folder: Path) -> CLIPModel:
 
 # --- judging --------------------------------------------------------------------------------------
 def as_pixels(images: Tensor) -> Tensor:
-    """uint8 0 … 255 to the float32 −1 … 1 that the image tower takes."""
+    """Convert uint8 0 … 255 to float32 −1 … 1, the input of the image tower."""
     return images.float().div_(255).sub_(MEAN).div_(DEVIATION)
 
 
 def tokenise(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> Tensor:
-    """int64 [N, 16], padded with the end marker. Raises ValueError for a text that does not fit."""
+    """Return token ids, int64 [N, 16], padded with the end marker. Raises ValueError for a text that does not fit."""
     rows = tokenizer(list(texts), padding="max_length", max_length=MODEL_MAX_LENGTH)["input_ids"]
     for text, row in zip(texts, rows, strict=True):
         if len(row) > MODEL_MAX_LENGTH:
@@ -277,7 +278,7 @@ def tokenise(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> Tensor:
 
 @torch.inference_mode()
 def image_features(clip: CLIPModel, images: Tensor) -> Tensor:
-    """Normalised, float32 [N, D], of uint8 images [N, 3, H, W]; other sizes than the tower's are scaled."""
+    """Return normalised features, float32 [N, D], of uint8 images [N, 3, H, W], scaled to the size of the tower."""
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(
             f"Give uint8 images [N, 3, H, W], not {images.dtype} {list(images.shape)}."
@@ -300,7 +301,7 @@ def image_features(clip: CLIPModel, images: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def text_features(clip: CLIPModel, tokenizer: CLIPTokenizer, texts: Sequence[str]) -> Tensor:
-    """Normalised, float32 [N, D]."""
+    """Return normalised features, float32 [N, D]."""
     clip.eval()
     parts = [torch.empty(0, clip.config.projection_dim)]
     for start in range(0, len(texts), BATCH):
@@ -311,7 +312,7 @@ def text_features(clip: CLIPModel, tokenizer: CLIPTokenizer, texts: Sequence[str
 
 
 def zero_shot(clip: CLIPModel, tokenizer: CLIPTokenizer, images: Tensor) -> dict[str, Tensor]:
-    """The likeliest word of each attribute: its index in ATTRIBUTES, int64 [N]. images: uint8 [N, 3, H, W].
+    """Return the most likely word of each attribute: its index in ATTRIBUTES, int64 [N]. images: uint8 [N, 3, H, W].
 
     A word is the mean direction of its phrases.
     """
@@ -326,11 +327,11 @@ def zero_shot(clip: CLIPModel, tokenizer: CLIPTokenizer, images: Tensor) -> dict
 
 
 def _table(tokenizer: CLIPTokenizer, rows: Sequence[Sequence[str]]) -> Tensor:
-    """int64 [rows, phrasings, 16]."""
+    """Return token ids, int64 [rows, phrasings, 16]."""
     return torch.stack([tokenise(tokenizer, row) for row in rows])
 
 
 def _draw(ids: Tensor, generator: Generator) -> Tensor:
-    """One phrasing of each row. ids: [rows, phrasings, 16] → [rows, 16]."""
+    """Return one random phrasing of each row. ids: [rows, phrasings, 16] → [rows, 16]."""
     rows, count, _ = ids.shape
     return ids[torch.arange(rows), torch.randint(count, (rows,), generator=generator)]

@@ -1,7 +1,7 @@
-"""Trains the VAE's decoder on, alone, once the latents are fixed. Knows no diffusion.
+"""Further training of the VAE's decoder alone, with fixed latents.
 
-The teacher learns the latents of the stage before, so the encoder must not move any more; the decoder may go on, while
-or after the teacher is trained, and every picture gains.
+The teacher learns the latents of the previous stage, so the encoder must not change any more; the decoder may, while or
+after the teacher is trained, and every picture improves.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DecoderRecipe:
-    """Trained on whole images; the loss is that of the VAE without its KL, weighted by `…_weight`."""
+    """Training on whole images; the loss is the VAE's without its KL, weighted by `…_weight`."""
 
     steps: int = 900
     batch: int = 6
@@ -51,7 +51,7 @@ class DecoderRecipe:
 
 
 class DecoderTask:
-    """What is trained, for `distillation.training.loop`: the decoder and the convolution before it."""
+    """The training task for `distillation.training.loop`: the decoder and the convolution before it."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class DecoderTask:
         latents: Latents,
         validation: "Photographs",
     ) -> None:
-        """latents: of the photographs in their order, each whole, and mirrored if there are two views."""
+        """latents: of the photographs in their order; the first view is the whole, a second one its mirror image."""
         if latents.combinations != photographs.combinations:
             raise ValueError(
                 "The latents are not those of these photographs. Delete their folder; `make starter` encodes them."
@@ -93,7 +93,7 @@ class DecoderTask:
 
     @property
     def averaged(self) -> AutoencoderKL:
-        """What is worth saving."""
+        """The VAE with the averaged weights of the decoder."""
         return self._ema.module
 
     def step(self, index: int, generator: Generator) -> dict[str, float]:
@@ -127,7 +127,7 @@ class DecoderTask:
         return measured
 
     def _batch(self, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Images [B, 3, s, s] in [−1, 1], masks [B, 1, s, s], scaled latents [B, c, h, w]; some mirrored in all."""
+        """Return images [B, 3, s, s] in [−1, 1], masks [B, 1, s, s], scaled latents [B, c, h, w]; some mirrored."""
         rows = torch.randint(len(self._photographs), (self._recipe.batch,), generator=generator)
         views = torch.randint(min(2, self._latents.shape[1]), rows.shape, generator=generator)
         images, masks = self._photographs.images[rows], self._photographs.masks[rows][:, None]
@@ -148,7 +148,7 @@ def train(
     folder: Path,
     progress_bar: bool,
 ) -> AutoencoderKL:
-    """Train (going on from the folder's checkpoint); save the whole VAE in folder/vae, fp32, its encoder unchanged."""
+    """Train, resuming from the folder's checkpoint; save the whole VAE in folder/vae, fp32, its encoder unchanged."""
     task = DecoderTask(
         recipe,
         networks.load(AutoencoderKL, vae_folder),

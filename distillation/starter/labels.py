@@ -1,6 +1,6 @@
-"""Writes photographs as a labelled folder, to train the detector on or, with bad pictures planted, to test it.
+"""Labelled folders of photographs, for training the detector or, with defective pictures planted, for testing it.
 
-Bad pictures are made with other means than those that training spoils its pictures with. Knows no network.
+Defects are made by other means than the ones of training.
 """
 
 from collections.abc import Callable
@@ -19,12 +19,12 @@ from distillation.starter.photographs import Photographs
 from distillation.starter.words import ATTRIBUTES, COLOURS
 
 Pixels = NDArray[np.uint8]
-PLANTED = 60  # bad pictures of each defect
-TRIES = 200  # of finding a window that cuts an object
+PLANTED = 60  # pictures of each defect
+TRIES = 200  # at finding a window that cuts an object
 
 
 def write(folder: Path, parts: dict[str, Photographs]) -> int:
-    """A folder to train on: part ("train", "held-out") → its photographs, with masks. Returns how many pictures."""
+    """Write a folder for training: the photographs of each part ("train", "held-out"), masked. Returns their number."""
     rows = []
     for part, taken in parts.items():
         for number in range(len(taken)):
@@ -38,7 +38,7 @@ def write(folder: Path, parts: dict[str, Photographs]) -> int:
 
 
 def plant(folder: Path, taken: Photographs, *, each: int = PLANTED) -> int:
-    """A folder to test with: every photograph, half of them as JPEG, and `each` bad ones of each of DEFECTS."""
+    """Write a folder for testing: every photograph, half of them as JPEG, and `each` pictures of each of DEFECTS."""
     rows = []
     for number in range(len(taken)):
         random = np.random.default_rng([taken.seeds[number], 11])
@@ -67,9 +67,9 @@ def plant(folder: Path, taken: Photographs, *, each: int = PLANTED) -> int:
 
 
 def object_of(mask: torch.Tensor) -> Pixels:
-    """The part of the mask that hangs together and lies nearest to the middle, uint8 [H, W] of 0 and 1.
+    """Return the connected part of the mask nearest to the middle, uint8 [H, W] of 0 and 1.
 
-    Where a camera looks past the end of the ground, a corner of the frame counts as object otherwise.
+    Where the camera sees past the end of the ground, a corner of the frame would count as object otherwise.
     """
     whole = mask.float()
     places = whole.nonzero()
@@ -92,7 +92,7 @@ def _as_it_is(picture: Pixels, _mask: Pixels, _random: np.random.Generator) -> P
 
 
 def _cut_off(picture: Pixels, mask: Pixels, random: np.random.Generator) -> Pixels:
-    """A window of the picture that leaves out between a sixth and two thirds of the object."""
+    """Cut a window that leaves out between a sixth and two thirds of the object."""
     size = picture.shape[0]
     for _ in range(TRIES):
         side = int(size * random.uniform(0.5, 0.85))
@@ -104,10 +104,10 @@ def _cut_off(picture: Pixels, mask: Pixels, random: np.random.Generator) -> Pixe
 
 
 def _too_small(picture: Pixels, _mask: Pixels, random: np.random.Generator) -> Pixels:
-    """The picture from farther away; what lies around it is its own edge, mirrored."""
+    """Show the picture from farther away, surrounded by its mirrored edge."""
     size = picture.shape[0]
     side = int(size * random.uniform(0.3, 0.45))
-    # Mirroring takes no more than the edge that is free of the object; beyond, the edge is drawn out.
+    # Only the edge without the object is mirrored; beyond, the edge is stretched.
     small = np.array(Image.fromarray(picture).resize((side, side), Image.Resampling.LANCZOS))
     free = max(1, side // 16)
     room = size - side
@@ -127,7 +127,7 @@ def _too_small(picture: Pixels, _mask: Pixels, random: np.random.Generator) -> P
 
 
 def _blurred(picture: Pixels, _mask: Pixels, random: np.random.Generator) -> Pixels:
-    """Out of focus, scaled up from a thumbnail, or moved."""
+    """Defocus the picture, scale it up from a thumbnail, or blur it by motion."""
     image, size = Image.fromarray(picture), picture.shape[0]
     match random.integers(3):
         case 0:
@@ -150,7 +150,7 @@ def _blurred(picture: Pixels, _mask: Pixels, random: np.random.Generator) -> Pix
 
 
 def _blank(picture: Pixels, mask: Pixels, random: np.random.Generator) -> Pixels:
-    """One colour, black or white, or the ground where nothing stands."""
+    """Return one colour, black or white, or the empty ground."""
     size = picture.shape[0]
     match random.integers(3):
         case 0:
@@ -167,7 +167,7 @@ def _blank(picture: Pixels, mask: Pixels, random: np.random.Generator) -> Pixels
 
 
 def _noisy(picture: Pixels, _mask: Pixels, random: np.random.Generator) -> Pixels:
-    """Of a dark room, of a broken line, or nothing but noise."""
+    """Add the noise of a dark room or of a broken line, or return noise alone."""
     match random.integers(3):
         case 0:
             noise = random.normal(0, random.uniform(28, 90), picture.shape)
@@ -181,26 +181,26 @@ def _noisy(picture: Pixels, _mask: Pixels, random: np.random.Generator) -> Pixel
 
 
 Defect = Callable[[Pixels, Pixels, np.random.Generator], Pixels]
-# What is planted, and the bits that such a picture lacks.
+# By defect, how it is made and the bits that such a picture lacks.
 DEFECTS: dict[str, tuple[Defect, tuple[str, ...]]] = {
     "wrong colour": (_as_it_is, ()),
     "cut off": (_cut_off, ("whole",)),
     "too small": (_too_small, ("large",)),
     "blurred": (_blurred, ("sharp",)),
-    "blank": (_blank, ("large",)),  # whatever it is, no object is there
+    "blank": (_blank, ("large",)),  # without an object
     "noise": (_noisy, ("clean",)),
 }
 
 
 # --- files ----------------------------------------------------------------------------------------
 def _window(picture: Pixels, top: int, left: int, side: int) -> Pixels:
-    """Scaled up to the size of the whole."""
+    """Scale a part up to the size of the whole."""
     window = Image.fromarray(picture[top : top + side, left : left + side])
     return np.array(window.resize(picture.shape[1::-1], Image.Resampling.LANCZOS))
 
 
 def _pixels(taken: Photographs, number: int) -> Pixels:
-    """sRGB [H, W, 3]."""
+    """Return a photograph as sRGB [H, W, 3]."""
     return taken.images[number].permute(1, 2, 0).numpy()
 
 
@@ -209,7 +209,7 @@ def _name(taken: Photographs, number: int) -> str:
 
 
 def _save(folder: Path, name: str, pixels: Pixels, *, quality: int = 90) -> str:
-    """The name, which is relative to the folder."""
+    """Write the image and return its name relative to the folder."""
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path, quality=quality)

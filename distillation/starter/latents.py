@@ -1,6 +1,6 @@
-"""Photographs to latents, once, for the teacher: views of each, in shards on disk. Knows no training.
+"""Latents of photographs for the teacher: several views of each, encoded once, in shards on disk.
 
-Mirrored and slightly zoomed views multiply the photographs for a network that sees each many times. They are made in
+Mirrored and slightly zoomed views augment the photographs for a network that sees each many times. They are made in
 pixels: a mirrored latent is not the latent of a mirrored image.
 """
 
@@ -25,17 +25,17 @@ from generation.engine.latents import image_to_latents
 if TYPE_CHECKING:
     from distillation.starter.photographs import Photographs
 
-SHARD = 256  # photographs: what an interruption loses at most
+SHARD = 256  # photographs; an interruption loses at most one shard
 BATCH = 16
 
 
 @dataclass(frozen=True)
 class LatentsRecipe:
-    """Views of a photograph: the whole, the whole mirrored, and `zooms` crops, every second one of them mirrored."""
+    """Views of a photograph: the whole, its mirror image, and `zooms` crops, every second one mirrored."""
 
     is_mirrored: bool = True
     zooms: int = 0
-    most_zoom: float = 1.12  # 1 = none; each crop draws its own from 1 on, and its place
+    most_zoom: float = 1.12  # 1 = none; each crop has a random zoom and place
     is_bf16: bool = True  # off by 0.004 at a standard deviation of 1, for half the time
     seed: int = 0
 
@@ -53,7 +53,7 @@ WHOLE = LatentsRecipe(is_mirrored=False, zooms=0)  # for validation
 
 @dataclass(frozen=True)
 class Latents:
-    """values: float16 [N, views, channels, h, w], scaled as the U-Net sees them, the whole first; combinations: N."""
+    """values: float16 [N, views, channels, h, w], scaled for the U-Net, the whole first; combinations: N."""
 
     values: Tensor
     combinations: tuple[Combination, ...]
@@ -71,7 +71,7 @@ def encode(
     split: str,
     progress_bar: bool,
 ) -> None:
-    """Write the means of the VAE's distribution, scaled, into folder/SPLIT-NNNN.safetensors; shards there are kept."""
+    """Write the scaled means of the VAE's distribution into folder/SPLIT-NNNN.safetensors; existing shards are kept."""
     vae = vaes.load(vae_folder)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -90,11 +90,11 @@ def encode(
 
 
 def read(folder: Path, split: str) -> Latents:
-    """Raises FileNotFoundError if there are none of the split, ValueError if a shard cannot be read."""
+    """Read the latents of a split. Raises FileNotFoundError if there are none, ValueError if a shard cannot be read."""
     paths = sorted(Path(folder).glob(f"{split}-[0-9]*.safetensors"))
     if not paths:
         raise FileNotFoundError(
-            f"{folder} holds no latents of the split {split!r}. Encode them with `make starter`."
+            f"{folder} contains no latents of the split {split!r}. Encode them with `make starter`."
         )
     values: list[Tensor] = []
     numbers: list[int] = []
@@ -112,8 +112,8 @@ def read(folder: Path, split: str) -> Latents:
 
 @torch.inference_mode()
 def _encode_rows(recipe: LatentsRecipe, vae: AutoencoderKL, images: Tensor, rows: range) -> Tensor:
-    """float16 [rows, views, channels, h, w]."""
-    # Seeded by the row, so that a shard is the same whether or not those before it were made in this session.
+    """Return the latents of all views, float16 [rows, views, channels, h, w]."""
+    # Seeded by the row, so that a shard does not depend on the shards before it.
     views = torch.cat(
         [
             make_views(recipe, images[row], Generator().manual_seed(recipe.seed * 1_000_003 + row))
@@ -129,7 +129,7 @@ def _encode_rows(recipe: LatentsRecipe, vae: AutoencoderKL, images: Tensor, rows
 
 
 def make_views(recipe: LatentsRecipe, image: Tensor, generator: Generator) -> Tensor:
-    """float32 [views, 3, H, W] in [−1, 1] of a uint8 [3, H, W]."""
+    """Return the views of a uint8 image [3, H, W], float32 [views, 3, H, W] in [−1, 1]."""
     whole = vaes.as_values(image)
     views = [whole]
     if recipe.is_mirrored:
@@ -141,7 +141,7 @@ def make_views(recipe: LatentsRecipe, image: Tensor, generator: Generator) -> Te
 
 
 def _zoom(image: Tensor, most: float, generator: Generator) -> Tensor:
-    """The image enlarged by a factor from 1 to `most` and cut to its own size at a random place."""
+    """Enlarge the image by a random factor from 1 to `most` and crop it to its size at a random place."""
     factor = 1 + (most - 1) * torch.rand(1, generator=generator).item()
     height, width = image.shape[-2:]
     size = round(height * factor), round(width * factor)

@@ -1,6 +1,6 @@
-"""Packs the trained networks as a release, and what judges it and its history beside it. Knows no training.
+"""Packing of the trained networks as a release, with its judges and its training history next to it.
 
-The release is a Stable Diffusion folder in fp16, completed by the engine's own importer, which owns the format.
+The release is a Stable Diffusion folder in fp16, completed by the importer of the engine, which owns the format.
 """
 
 import json
@@ -39,12 +39,12 @@ MODEL_INDEX = {
 
 
 class PackRefused(Exception):
-    """What was trained cannot be packed; the message says why, and what to do."""
+    """The trained networks cannot be packed; the message gives the reason and the remedy."""
 
 
 @dataclass(frozen=True)
 class PackRecipe:
-    """What the manifest says beside the networks. guidance_scale: 1 = none; steps: of deterministic DDIM."""
+    """Fields of the manifest apart from the networks. guidance_scale: 1 = none; steps: of deterministic DDIM."""
 
     name: str = "starter-teacher"
     guidance_scale: float = 1.5  # the best of the sweep in docs/starter.md
@@ -69,9 +69,9 @@ def write(
     code_revision: str = "",
     most_bytes: int = MOST_BYTES,
 ) -> Manifest:
-    """Write the release `target`, in place of one that is there. unet … scheduler: the folders of the components.
+    """Write or replace the release `target`. unet … scheduler: the folders of the components.
 
-    Raises PackRefused and ReleaseInvalid, and then leaves `target` as it was.
+    Raises PackRefused and ReleaseInvalid, and leaves `target` unchanged then.
     """
     options = Options(
         kind="teacher",
@@ -103,7 +103,7 @@ def write(
 
 
 def write_judges(target: Path, *, detector: Path, clip: Path) -> None:
-    """Write the folder `target` with `detector` and `clip` (fp16), in place of one that is there."""
+    """Write or replace the folder `target` with `detector` and `clip` (fp16)."""
 
     def make(folder: Path) -> None:
         detectors.save(detectors.load(detector), folder / "detector")
@@ -113,8 +113,10 @@ def write_judges(target: Path, *, detector: Path, clip: Path) -> None:
 
 
 def write_history(target: Path, stages: Mapping[str, Path]) -> None:
-    """Write the folder `target` with the loss curves and the records of finished stages, by their names, in place of
-    one that is there. stages: their folders; those that trained nothing have no curve."""
+    """Write or replace the folder `target` with the loss curves and the records of finished stages, by their names.
+
+    stages: their folders; those without a training have no curve.
+    """
 
     def make(folder: Path) -> None:
         folder.mkdir(parents=True)
@@ -130,24 +132,24 @@ def write_history(target: Path, stages: Mapping[str, Path]) -> None:
 
 
 def publish(source: Path, target: Path) -> None:
-    """Copy a folder that was written here to `target`, in place of one that is there."""
+    """Copy a folder written by this module to `target`, replacing an existing one."""
 
     atomic.make_folder(target, lambda folder: shutil.copytree(source, folder))
 
 
 # --- components -----------------------------------------------------------------------------------
 def _write_component(source: Path, target: Path, weights: str) -> None:
-    """A diffusers network in fp16. The file is converted, not loaded: the same weights give the same bytes."""
+    """Write a diffusers network in fp16. The file is converted, not loaded: the same weights give the same bytes."""
     target.mkdir(parents=True)
     config = json.loads((source / "config.json").read_text("utf-8"))
-    config.pop("_name_or_path", None)  # a folder of this machine
+    config.pop("_name_or_path", None)  # a local folder
     _write_json(target / "config.json", config)
     tensors = {key: _half(key, value) for key, value in load_file(source / weights).items()}
     save_file(tensors, target / weights, {"format": "pt"})
 
 
 def _write_text_encoder(clip: Path, target: Path) -> None:
-    """The text tower of the CLIP as a CLIPTextModel in fp16."""
+    """Write the text tower of the CLIP as a CLIPTextModel in fp16."""
     text_encoder = clips.load(clip).text_model
     for key, value in text_encoder.state_dict().items():
         _half(key, value)
@@ -160,7 +162,7 @@ def _half(key: str, value: torch.Tensor) -> torch.Tensor:
     half = value.half()
     if not half.isfinite().all():
         raise PackRefused(
-            f"{key} holds values that fp16 cannot hold (to {value.abs().max().item():.3g}). "
+            f"{key} has values beyond the range of fp16 (up to {value.abs().max().item():.3g}). "
             "Train with a smaller learning rate or more weight decay."
         )
     return half

@@ -1,4 +1,4 @@
-"""The photographs of a split, read back from their shards. Knows no renderer and no training."""
+"""The photographs of a split, read from their shards."""
 
 import json
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Photographs:
 
     @property
     def bits(self) -> torch.Tensor:
-        """float32 [N, 23], in the order of `words.BITS`."""
+        """The bits of the combinations, float32 [N, 23], in the order of `words.BITS`."""
         return torch.tensor([combination.bits for combination in self.combinations]).float()
 
     def part(self, first: int, count: int) -> "Photographs":
@@ -35,11 +35,11 @@ class Photographs:
 
 
 def read(folder: Path, split: str) -> Photographs:
-    """Raises FileNotFoundError if nothing of the split was rendered, ValueError if a shard cannot be read."""
+    """Read a split. Raises FileNotFoundError if nothing of it was rendered, ValueError if a shard cannot be read."""
     paths = sorted(folder.glob(f"{split}-[0-9]*.safetensors"))
     if not paths:
         raise FileNotFoundError(
-            f"{folder} holds no photographs of the split {split!r}. Render them with `make starter`."
+            f"{folder} contains no photographs of the split {split!r}. Render them with `make starter`."
         )
     images, masks, numbers, seeds = [], [], [], []
     for path in paths:

@@ -1,6 +1,7 @@
-"""The table of the starter's stages, at full and at toy size, and where the results are published. Knows no training.
+"""The stages of the starter at full and at toy size, and the places of the published results.
 
-scenes, captions → detector, clip, vae → latents → teacher, decoder → pack. What shapes a result is in a recipe.
+scenes, captions → detector, clip, vae → latents → teacher, decoder → pack. Everything that shapes a result is in a
+recipe.
 """
 
 import hashlib
@@ -35,9 +36,9 @@ from distillation.starter.words import ATTRIBUTES, BITS, COMBINATIONS
 PACK = "pack"  # the stage whose result is published
 
 
-# --- recipes of stages that are more than a training ----------------------------------------------
+# --- recipes of stages that do more than train ----------------------------------------------
 def texts() -> list[str]:
-    """All that the grammar can say, of combinations and of single words."""
+    """Return all captions, of combinations and of single words."""
     said = [text for combination in COMBINATIONS for text in grammar.captions(combination)]
     said += [
         text
@@ -54,7 +55,7 @@ def _digest() -> str:
 
 @dataclass(frozen=True)
 class CaptionsRecipe:
-    """sha256: of all texts, so that another grammar makes another vocabulary, and all that learns from it."""
+    """sha256: of all captions, so that other captions invalidate the vocabulary and everything trained on it."""
 
     sha256: str = field(default_factory=_digest)
 
@@ -177,7 +178,7 @@ def _pack(context: Context) -> None:
 # --- the tables -----------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Recipes:
-    """One for each stage, by its name."""
+    """One recipe for each stage, by its name."""
 
     scenes: rendering.Recipe = field(default_factory=rendering.Recipe)
     captions: CaptionsRecipe = field(default_factory=CaptionsRecipe)
@@ -191,7 +192,7 @@ class Recipes:
 
 
 def table(recipes: Recipes) -> tuple[Stage, ...]:
-    """The stages in the order in which they are built. Raise a stage's revision when its code makes something else."""
+    """Return the stages in the order of building. Raise the revision of a stage when its code makes another result."""
     return (
         Stage("scenes", recipes.scenes, (), _scenes),
         Stage("captions", recipes.captions, (), _captions),
@@ -212,11 +213,11 @@ def table(recipes: Recipes) -> tuple[Stage, ...]:
 
 FULL_RECIPES = Recipes()
 
-# Every stage in a few minutes; the pictures are worthless.
+# All stages in a few minutes; the pictures are worthless.
 QUICK_RECIPES = Recipes(
     scenes=rendering.Recipe(
         train=64,
-        validation=64,  # so that each word is in some of them: thresholds are chosen by these
+        validation=64,  # enough to contain each word: thresholds are chosen by these
         test=16,
         test_held_out=16,
         photograph=scenes.Recipe(samples=1, path_depth=5),
@@ -277,7 +278,7 @@ QUICK = table(QUICK_RECIPES)
 # --- publishing -----------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Packed:
-    """The folders that the stage "pack" writes."""
+    """The folders written by the stage "pack"."""
 
     teacher: Path
     judges: Path
@@ -285,7 +286,7 @@ class Packed:
 
 
 def packed(folder: Path) -> Packed:
-    """Of the stage's folder."""
+    """Return the folders inside the folder of the stage."""
     return Packed(folder / "teacher", folder / "judges", folder / "history")
 
 
@@ -300,7 +301,7 @@ CATALOGUE = _ROOT / "generation" / "starter" / "catalogue.csv"
 
 
 def publish(folder: Path, *, target: Packed = PUBLISHED, catalogue: Path = CATALOGUE) -> None:
-    """Put the result of the stage "pack" in place of what is committed. Each folder is replaced as a whole."""
+    """Replace the committed folders by the result of the stage "pack", each folder atomically."""
     made = packed(folder)
     for source, place in (
         (made.judges, target.judges),

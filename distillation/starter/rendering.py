@@ -1,6 +1,6 @@
-"""Takes the photographs: renders scenes in one single-threaded process a core and stores them in shards.
+"""Rendering of the photographs, in one single-threaded process per core, into shards.
 
-Knows scenes; knows no training. A shard is written whole or not at all, so an interrupted run goes on with the next.
+A shard is written atomically, so an interrupted run continues with the next one.
 """
 
 import functools
@@ -30,7 +30,7 @@ EXPOSURE = 0.9
 
 @dataclass(frozen=True)
 class Recipe:
-    """How many photographs of each split. Seeds of different splits never meet."""
+    """The number of photographs of each split. Seeds of different splits are disjoint."""
 
     train: int = 4128  # six of each trained combination
     validation: int = 512
@@ -54,7 +54,7 @@ class Shot:
 
 
 def shots(split: str, count: int) -> list[Shot]:
-    """The same for ever: combinations in a shuffled round, each round complete before the next begins."""
+    """Return a fixed sequence: shuffled rounds of all combinations, each complete before the next begins."""
     splits = ("train", "validation", "test", "test-held-out")
     if split not in splits:
         raise ValueError(f"split must be one of {', '.join(splits)}, not {split!r}.")
@@ -68,7 +68,7 @@ def shots(split: str, count: int) -> list[Shot]:
 
 
 def render(shot: Shot, recipe: scenes.Recipe) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """One photograph: sRGB [H, W, 3] and the object's mask [H, W] of 0 and 1."""
+    """Render one photograph: sRGB [H, W, 3] and the object's mask [H, W] of 0 and 1."""
     import mitsuba as mi
 
     if mi.variant() != "scalar_rgb":
@@ -77,7 +77,7 @@ def render(shot: Shot, recipe: scenes.Recipe) -> tuple[NDArray[np.uint8], NDArra
     layers = np.array(mi.render(scene, seed=mi.UInt32(shot.seed)), dtype=np.float32)
     colour, albedo, normal, number = np.split(layers, [3, 6, 9], axis=-1)
     clean = _denoiser().denoise(colour, albedo, normal)
-    # A pixel's number is the mean over its samples of the (1-based) numbers of the shapes that they hit.
+    # The number of a pixel is the mean over its samples of the (1-based) numbers of the shapes hit.
     names = [shape.id() for shape in scene.shapes()]
     on_object, on_ground = names.index("object") + 1, names.index("ground") + 1
     coverage = (number[..., 0] - on_ground) / (on_object - on_ground)
@@ -85,7 +85,7 @@ def render(shot: Shot, recipe: scenes.Recipe) -> tuple[NDArray[np.uint8], NDArra
 
 
 def _developed(linear: NDArray[np.float32], seed: int) -> NDArray[np.uint8]:
-    """A film's shoulder for the highlights, the sRGB curve, and a little grain."""
+    """Apply a soft shoulder to the highlights, the sRGB curve and a little grain."""
     exposed = np.maximum(linear, 0) * EXPOSURE
     knee = 0.75
     shoulder = np.where(
@@ -104,7 +104,7 @@ def _developed(linear: NDArray[np.float32], seed: int) -> NDArray[np.uint8]:
 
 
 class _Denoiser:
-    """Intel Open Image Denoise on one thread, kept for the life of the process."""
+    """Intel Open Image Denoise on one thread; one instance per process."""
 
     def __init__(self) -> None:
         import pyoidn
@@ -122,7 +122,7 @@ class _Denoiser:
         albedo: NDArray[np.float32],
         normal: NDArray[np.float32],
     ) -> NDArray[np.float32]:
-        """Linear colour [H, W, 3] with its noise removed."""
+        """Return the linear colour [H, W, 3] without noise."""
         result = np.empty(colour.shape, dtype=np.float32)
         images = {
             self._oidn.OIDN_IMAGE_COLOR: np.ascontiguousarray(colour),
@@ -152,7 +152,7 @@ def _denoiser() -> _Denoiser:
 def build(
     folder: Path, recipe: Recipe, *, splits: tuple[str, ...] = (), progress_bar: bool = True
 ) -> None:
-    """Every shard that `folder` lacks. splits: () is all of them."""
+    """Render all missing shards of `folder`. splits: () = all of them."""
     sizes = {name: size for name, size in recipe.sizes().items() if not splits or name in splits}
     missing = [
         (path, batch)
@@ -199,10 +199,10 @@ def _shards(folder: Path, split: str, size: int) -> Iterator[tuple[Path, list[Sh
 
 
 def _start(counter: Any) -> None:
-    """Each process keeps to one core: thread pools that share the cores halve the speed."""
+    """Pin the process to one core: thread pools that share the cores halve the speed."""
     signal.signal(
         signal.SIGINT, signal.SIG_IGN
-    )  # the parent ends the pool, after the running shards
+    )  # the parent shuts the pool down after the running shards
     with counter.get_lock():
         number = counter.value
         counter.value += 1
@@ -214,14 +214,14 @@ def _start(counter: Any) -> None:
     mi.set_variant("scalar_rgb")
     import drjit
 
-    # Both on this core. With fewer, the calling thread sleeps through a third of each render.
+    # Both on this core. With one, the calling thread sleeps for a third of each render.
     drjit.set_thread_count(2)
 
 
 def _write_shard(path: Path, batch: list[Shot], recipe: scenes.Recipe) -> int:
     pictures = [render(shot, recipe) for shot in batch]
     tensors = {
-        # safetensors writes the memory as it lies, and a transposed view lies otherwise than it reads
+        # safetensors writes the memory as it is, so a transposed view must be copied first
         "images": np.ascontiguousarray(
             np.stack([image.transpose(2, 0, 1) for image, _ in pictures])
         ),

@@ -1,7 +1,7 @@
-"""A still life as a Mitsuba scene: object, material, ground, light and camera, all from a combination and a seed.
+"""A still life as a Mitsuba scene: object, material, ground, light and camera, from a combination and a seed.
 
-Knows no files and no processes. Nothing here decides what is true of a picture: the combination does, and the scene
-must show it (a handle turned into sight, glass that lets light through, a light that does not stand before the object).
+The labels of a picture are its combination, so the scene must show it: a visible handle, glass that transmits light, a
+light that does not hide the object.
 """
 
 from dataclasses import dataclass
@@ -18,10 +18,10 @@ Floats = NDArray[np.float64]
 
 SIZE = 128  # pixels
 SAMPLES = 4  # per pixel; the denoiser does the rest
-PATH_DEPTH = 9  # glass needs: in, out, in, out, ground, light
+PATH_DEPTH = 9  # for glass: in, out, in, out, ground, light
 FIELD_OF_VIEW = 30.0  # degrees
 
-# Linear reflectances. Far apart in hue, so that a warm light does not turn one into another.
+# Linear reflectances. Far apart in hue, so that they differ in a warm light too.
 COLOURS: dict[str, tuple[float, float, float]] = {
     "red": (0.62, 0.025, 0.03),
     "orange": (0.80, 0.19, 0.010),
@@ -32,7 +32,7 @@ COLOURS: dict[str, tuple[float, float, float]] = {
     "white": (0.86, 0.86, 0.84),
     "black": (0.020, 0.020, 0.022),
 }
-# What a few millimetres of coloured glass let through, and what a tinted metal reflects.
+# Transmittance of a few millimetres of coloured glass, and reflectance of a tinted metal.
 GLASS: dict[str, tuple[float, float, float]] = {
     "red": (0.90, 0.10, 0.10),
     "orange": (1.00, 0.50, 0.06),
@@ -58,7 +58,7 @@ HOLLOW = frozenset({"vase", "bowl", "mug", "bottle"})
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a photograph is taken. A change makes other photographs."""
+    """Parameters of rendering. Another value makes other photographs."""
 
     size: int = SIZE
     samples: int = SAMPLES
@@ -66,7 +66,7 @@ class Recipe:
 
 
 def scene(combination: Combination, seed: int, recipe: Recipe) -> Any:
-    """The Mitsuba scene of one photograph. Its shapes "object" and "ground" fill the whole frame."""
+    """Return the Mitsuba scene of one photograph. Its shapes "object" and "ground" fill the whole frame."""
     random = np.random.default_rng([seed, 20261124])
     mesh = shapes.make(combination.object, random)
     lights = _lights(random)
@@ -83,14 +83,14 @@ def scene(combination: Combination, seed: int, recipe: Recipe) -> Any:
             **lights,
             "camera": _camera(combination.object, mesh, random, recipe),
         },
-        # Merging equal parts puts the lights in any order, and with it which of them a random number chooses.
+        # Merging equal parts makes the order of the lights random, and with it the result for a seed.
         optimize=False,
     )
 
 
 # --- the object -----------------------------------------------------------------------------------
 def _placed(combination: Combination, mesh: shapes.Mesh, random: np.random.Generator) -> Any:
-    # Any turn is right for a body of revolution; a mug's handle stays beside it and a cube shows two sides.
+    # A body of revolution may be turned freely; the handle of a mug stays at its side, a cube shows two faces.
     turn = {
         "mug": random.choice([0.0, np.pi]) + np.radians(random.uniform(-35, 35)),
         "cube": np.radians(random.uniform(20, 70)),
@@ -144,7 +144,7 @@ def _material(combination: Combination, random: np.random.Generator) -> dict[str
                 "nonlinear": True,
                 "diffuse_reflectance": {"type": "rgb", "value": tinted(COLOURS).tolist()},
             }
-        case "metal":  # reflects everything in its own colour
+        case "metal":  # reflections have its colour
             return {
                 "type": "roughconductor",
                 "material": "none",
@@ -157,7 +157,7 @@ def _material(combination: Combination, random: np.random.Generator) -> dict[str
                 "int_ior": 1.45,
                 "specular_transmittance": {
                     "type": "rgb",
-                    # Through a vessel one looks across four surfaces, through a solid across two.
+                    # A ray crosses four surfaces of a vessel, two of a solid.
                     "value": (
                         tinted(GLASS) ** (0.6 if combination.object in HOLLOW else 1)
                     ).tolist(),
@@ -170,7 +170,7 @@ def _material(combination: Combination, random: np.random.Generator) -> dict[str
 def _ground(name: str, random: np.random.Generator) -> dict[str, Any]:
     texture = {"table": _wood, "slab": _marble, "cloth": _linen}[name](random)
     surface: dict[str, Any] = {"type": "diffuse", "reflectance": _bitmap(texture, 3)}
-    if name == "slab":  # polished stone mirrors a little
+    if name == "slab":  # polished stone is slightly reflective
         surface = {
             "type": "roughplastic",
             "alpha": 0.12,
@@ -188,7 +188,7 @@ def _ground(name: str, random: np.random.Generator) -> dict[str, Any]:
 
 
 def _wood(random: np.random.Generator) -> Floats:
-    """Planks of warm brown, each a little different, with a soft grain along them."""
+    """Return a texture of warm brown planks, each a little different, with a soft grain along them."""
     size, planks = 384, 9
     row = np.arange(size) * planks // size
     tone = random.uniform(0.88, 1.12, planks)[row][:, None]
@@ -199,7 +199,7 @@ def _wood(random: np.random.Generator) -> Floats:
 
 
 def _marble(random: np.random.Generator) -> Floats:
-    """Pale grey with wide, soft, darker veins."""
+    """Return a pale grey texture with wide, soft, darker veins."""
     size = 384
     field = _noise(random, size, 7) + 0.5 * _noise(random, size, 14)
     vein = np.exp(-(((field - field.mean()) / 0.045) ** 2))
@@ -209,7 +209,7 @@ def _marble(random: np.random.Generator) -> Floats:
 
 
 def _linen(random: np.random.Generator) -> Floats:
-    """Oatmeal cloth: a weave too fine to count, and long soft folds."""
+    """Return a texture of oatmeal cloth: a very fine weave and long soft folds."""
     size = 384
     weave = (
         0.5 * _noise(random, size, 120, stretch=8) + 0.5 * _noise(random, size, 120, stretch=8).T
@@ -220,7 +220,7 @@ def _linen(random: np.random.Generator) -> Floats:
 
 
 def _noise(random: np.random.Generator, size: int, cells: int, *, stretch: float = 1.0) -> Floats:
-    """Smooth values in 0 … 1, [size, size], about `cells` bumps across; `stretch` draws them out along the rows."""
+    """Return smooth noise in 0 … 1, [size, size], about `cells` bumps across, stretched along the rows by `stretch`."""
     rows, columns = cells, cells
     if stretch > 1:
         rows, columns = max(2, int(cells * stretch / 4)), max(2, int(cells * 4 / stretch) + 1)
@@ -231,7 +231,7 @@ def _noise(random: np.random.Generator, size: int, cells: int, *, stretch: float
 
 
 def _resample(lattice: Floats, size: int, cells: int) -> Floats:
-    """Cubic B-spline interpolation along the first axis."""
+    """Interpolate along the first axis by cubic B-splines."""
     at = np.linspace(0, cells - 1e-6, size)
     low = at.astype(int)
     t = (at - low)[:, None]
@@ -255,7 +255,7 @@ def _bitmap(texture: Floats, repeats: float = 1) -> dict[str, Any]:
 
 # --- light and camera -----------------------------------------------------------------------------
 def _lights(random: np.random.Generator) -> dict[str, Any]:
-    """A key softbox to one side, a weaker one opposite, and a dim room: what a product photographer sets up."""
+    """Return the lights of a product photograph: a key softbox, a weaker one opposite, and a dim room."""
     side = random.choice([-1.0, 1.0])
     warmth = random.uniform(-0.06, 0.10)
     tint = np.array([1 + warmth, 1.0, 1 - warmth])
@@ -295,7 +295,7 @@ def _softbox(
     height: float,
     radiance: Floats,
 ) -> dict[str, Any]:
-    """A lit rectangle that faces the object. azimuth: degrees to the right of straight behind the camera."""
+    """Return a light rectangle that faces the object. azimuth: degrees to the right, 0 = behind the camera."""
     around, up = np.radians(azimuth), np.radians(elevation)
     place = distance * np.array(
         [np.sin(around) * np.cos(up), -np.cos(around) * np.cos(up), np.sin(up)]
@@ -313,7 +313,7 @@ def _softbox(
 
 
 def _room(random: np.random.Generator) -> Floats:
-    """A dim studio: dark walls, a brighter ceiling. Something for metal and glass to reflect. [32, 64, 3]"""
+    """Return a dim studio for metal and glass to reflect: dark walls, a brighter ceiling. [32, 64, 3]"""
     height = np.linspace(1, -1, 32)[:, None]
     brightness = 0.16 + 0.75 * np.clip(height, 0, 1) ** 2
     wall = 1 + 0.5 * np.cos(np.linspace(0, 2 * np.pi, 64) * 2 + random.uniform(0, 6.28))[None]

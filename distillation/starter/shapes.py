@@ -1,7 +1,6 @@
 """The eight objects as triangle meshes: surfaces of revolution, a rounded cube, a ring, a mug with its handle.
 
-Knows no materials, no camera and no renderer. Units: about 2 across, standing on z = 0 around the z axis; each shape
-takes its proportions from a random generator.
+Units: about 2 across, standing on z = 0 around the z axis. The proportions of each shape are random.
 """
 
 from collections.abc import Callable
@@ -28,7 +27,7 @@ class Mesh:
 
 # --- profiles -------------------------------------------------------------------------------------
 def _rounded(corners: list[tuple[float, float]], radii: list[float]) -> Floats:
-    """A polyline through `corners` [(r, z)] whose corners are replaced by curves of about the given radii."""
+    """Return a polyline through `corners` [(r, z)] with its corners rounded by about the given radii."""
     points = [np.array(corners[0])]
     for before, corner, after, radius in zip(
         corners, corners[1:], corners[2:], radii[1:], strict=False
@@ -45,7 +44,7 @@ def _rounded(corners: list[tuple[float, float]], radii: list[float]) -> Floats:
 
 
 def _smooth(knots: list[tuple[float, float]], points: int = 48) -> Floats:
-    """A curve through `knots` [(r, z)] by Catmull–Rom interpolation."""
+    """Return a curve through `knots` [(r, z)] by Catmull–Rom interpolation."""
     given = np.array(knots)
     padded = np.vstack([2 * given[0] - given[1], given, 2 * given[-1] - given[-2]])
     curve = []
@@ -67,7 +66,7 @@ def _smooth(knots: list[tuple[float, float]], points: int = 48) -> Floats:
 
 
 def _hollow(outer: Floats, wall: float, floor: float) -> Floats:
-    """A vessel's closed profile: bottom centre, outside up to the rim, inside down to the floor's centre."""
+    """Return the closed profile of a vessel: bottom centre, outside up to the rim, inside down to the floor."""
     tangents = np.gradient(outer, axis=0)
     inward = np.stack([-tangents[:, 1], tangents[:, 0]], axis=1)
     inward /= np.linalg.norm(inward, axis=1, keepdims=True) + 1e-12
@@ -82,7 +81,7 @@ def _hollow(outer: Floats, wall: float, floor: float) -> Floats:
 
 
 def _revolve(profile: Floats) -> Mesh:
-    """The surface swept by a profile [(r, z)] from the lower to the upper end of the axis, outside to its right."""
+    """Return the surface of revolution of a profile [(r, z)], from the lower to the upper end, outside to its right."""
     keep = np.concatenate([[True], np.linalg.norm(np.diff(profile, axis=0), axis=1) > 1e-6])
     profile = profile[keep]
     steps = np.diff(profile, axis=0)
@@ -247,7 +246,7 @@ def _ring(random: np.random.Generator) -> Mesh:
 
 
 def _tube(centre: Floats, reach: float, rise: float, thickness: float) -> Mesh:
-    """Half an elliptic ring in the x–z plane, its ends inside the mug's wall."""
+    """Return half an elliptic ring in the x–z plane with its ends inside the mug's wall."""
     path_angle = np.linspace(-np.pi / 2, np.pi / 2, 33)
     path = centre + np.stack(
         [reach * np.cos(path_angle), np.zeros(33), rise * np.sin(path_angle)], 1
@@ -292,5 +291,5 @@ MAKERS: dict[str, Callable[[np.random.Generator], Mesh]] = {
 
 
 def make(name: str, random: np.random.Generator) -> Mesh:
-    """The mesh of an object of `words.OBJECTS`."""
+    """Return the mesh of an object of `words.OBJECTS`."""
     return MAKERS[name](random)

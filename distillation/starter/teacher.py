@@ -1,4 +1,4 @@
-"""Trains the teacher U-Net on stored latents and captions. Knows no pixels and no renderer.
+"""Training of the teacher U-Net on stored latents and captions.
 
 v-prediction (Salimans & Ho 2022, arXiv 2202.00512) with zero terminal SNR (Lin et al. 2023, arXiv 2305.08891): the last
 timestep is pure noise, in training as in sampling.
@@ -24,7 +24,7 @@ from distillation.training import loop, networks
 from distillation.training.ema import Ema
 from distillation.training.optimizers import adamw
 
-# As Stable Diffusion's, but for the terminal SNR, and the prediction that this asks for.
+# As in Stable Diffusion, apart from the terminal SNR and the prediction type it requires.
 SCHEDULER: dict[str, Any] = {
     "num_train_timesteps": 1000,
     "beta_start": 0.00085,
@@ -38,17 +38,17 @@ SCHEDULER: dict[str, Any] = {
     "steps_offset": 1,
 }
 BATCH = 64  # captions or validation latents at once
-VALIDATION_SEED = 20_240_501  # of noise that is the same in each validation
+VALIDATION_SEED = 20_240_501  # of the noise of validations
 
 
 @dataclass(frozen=True)
 class TeacherRecipe:
-    """The network, and how it is trained.
+    """The network and its training.
 
     The learning rate rises in `warmup` steps, stays, and falls by half a cosine to zero over the last `falling` share.
     Timesteps are drawn with a density proportional to max(min(SNR, min_snr_gamma) ÷ (SNR + 1), weight_floor): the
-    expected gradient of min-SNR weights (Hang et al. 2023, arXiv 2303.09556, of v), without work on samples that hardly
-    count. The floor is there because these weights vanish where the SNR does, and sampling starts there: unfloored, the
+    expected gradient of min-SNR weights (Hang et al. 2023, arXiv 2303.09556, of v), without work on samples of little
+    weight. The floor is needed because these weights vanish with the SNR, where sampling starts: without it the
     noisiest 300 of 1000 timesteps, which decide colour and layout, get 1.6 % of the training; at 0.35 a quarter.
     """
 
@@ -68,16 +68,16 @@ class TeacherRecipe:
     ema_decay: float = 0.999
     min_snr_gamma: float = 5.0
     weight_floor: float = 0.35
-    empty_captions: float = 0.1  # share; what guidance moves away from
+    empty_captions: float = 0.1  # share, for classifier-free guidance
     is_bf16: bool = True  # forward and backward passes; weights and updates stay fp32
-    is_channels_last: bool = False  # GroupNorm is several times slower in that order of memory
+    is_channels_last: bool = False  # GroupNorm is several times slower with it
     validate_every: int = 250  # steps
     validated: int = 128  # latents
     seed: int = 0
 
     def __post_init__(self) -> None:
         if not self.channels or len(self.attends) != len(self.channels):
-            raise ValueError(f"Say of each level of {self.channels} whether it attends.")
+            raise ValueError(f"attends: give one value for each level of {self.channels}.")
         if not self.attends[-1]:
             raise ValueError("The lowest level must attend: the block in the middle does.")
         if any(width % self.norm_groups for width in self.channels):
@@ -99,14 +99,14 @@ class TeacherRecipe:
 
 
 def noise_scheduler() -> DDIMScheduler:
-    """What the teacher is trained for and sampled with."""
+    """Return the noise scheduler of training and sampling."""
     return DDIMScheduler(**SCHEDULER)
 
 
 def build(
     recipe: TeacherRecipe, *, latent_channels: int, latent_size: int, text_width: int
 ) -> UNet2DConditionModel:
-    """An untrained U-Net with the blocks of Stable Diffusion 1.5."""
+    """Return an untrained U-Net with the blocks of Stable Diffusion 1.5."""
     if latent_size % 2 ** (len(recipe.channels) - 1):
         raise ValueError(
             f"Latents of {latent_size} cannot be halved below each level but the last."
@@ -124,7 +124,7 @@ def build(
             "CrossAttnUpBlock2D" if attends else "UpBlock2D" for attends in reversed(recipe.attends)
         ),
         cross_attention_dim=text_width,
-        attention_head_dim=recipe.heads,  # diffusers' old name of the number of heads
+        attention_head_dim=recipe.heads,  # the number of heads, by its old name in diffusers
         norm_num_groups=recipe.norm_groups,
     )
 
@@ -144,9 +144,9 @@ class Conditions:
 
 @torch.inference_mode()
 def encode_captions(clip: CLIPModel, tokenizer: CLIPTokenizer) -> Conditions:
-    """Of every caption of every combination, as the engine and stock diffusers encode a prompt.
+    """Encode every caption of every combination as the engine and stock diffusers encode a prompt.
 
-    That is the last hidden state after the final LayerNorm, padded to the full length, with no attention mask.
+    The result is the last hidden state after the final LayerNorm, padded to the full length, with no attention mask.
     """
     by_combination = [captions(combination) for combination in COMBINATIONS]
     texts = ["", *(text for phrasings in by_combination for text in phrasings)]
@@ -160,7 +160,7 @@ def encode_captions(clip: CLIPModel, tokenizer: CLIPTokenizer) -> Conditions:
 
 # --- training -------------------------------------------------------------------------------------
 class TeacherTask:
-    """What is trained, for `distillation.training.loop`."""
+    """The training task for `distillation.training.loop`."""
 
     def __init__(
         self,
@@ -210,7 +210,7 @@ class TeacherTask:
 
     @property
     def averaged(self) -> UNet2DConditionModel:
-        """What is worth saving."""
+        """The U-Net with averaged weights, which is saved."""
         return self._ema.module
 
     def step(self, index: int, generator: Generator) -> dict[str, float]:
@@ -241,7 +241,7 @@ class TeacherTask:
         timesteps: Tensor,
         embeds: Tensor,
     ) -> Tensor:
-        """Mean squared error of v = α · noise − σ · latents, seen at α · latents + σ · noise."""
+        """Return the mean squared error of v = α · noise − σ · latents, predicted from α · latents + σ · noise."""
         alpha = self._signal[timesteps].view(-1, 1, 1, 1)
         sigma = self._noise[timesteps].view(-1, 1, 1, 1)
         noisy = (alpha * latents + sigma * noise).contiguous(memory_format=self._layout)
@@ -250,7 +250,7 @@ class TeacherTask:
         return torch.nn.functional.mse_loss(v_pred.float(), alpha * noise - sigma * latents)
 
     def _rows(self, index: int) -> Tensor:
-        """The photographs of step `index`: each once before any comes again. Depends on the seed and `index` alone."""
+        """Return the photographs of step `index`, by shuffled epochs. Depends on the seed and `index` alone."""
         count = len(self._latents)
         places = torch.arange(index * self._recipe.batch, (index + 1) * self._recipe.batch)
         rows = torch.empty_like(places)
@@ -264,14 +264,14 @@ class TeacherTask:
         return rows
 
     def _draw_captions(self, rows: Tensor, generator: Generator) -> Tensor:
-        """Of each photograph one of its captions, or the empty one: [batch, tokens, width]."""
+        """Return a random caption of each photograph, or the empty one: [batch, tokens, width]."""
         phrasings = self._conditions.rows[self._numbers[rows]]
         drawn = torch.randint(phrasings.shape[1], (len(rows), 1), generator=generator)
         is_kept = torch.rand(len(rows), generator=generator) >= self._recipe.empty_captions
         return self._conditions.embeds[phrasings.gather(1, drawn)[:, 0] * is_kept]
 
     def _validation_set(self, latents: Latents) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Latents, noise, timesteps (evenly over the density) and canonical captions: the same every time."""
+        """Return fixed latents, noise, timesteps (evenly over the density) and canonical captions."""
         count = min(self._recipe.validated, len(latents))
         rows = torch.linspace(0, len(latents) - 1, count).round().long()
         generator = Generator().manual_seed(VALIDATION_SEED)
@@ -283,14 +283,14 @@ class TeacherTask:
 
     @torch.no_grad()
     def _validate(self) -> float:
-        """The loss of the averaged weights."""
+        """Return the validation loss of the averaged weights."""
         parts = zip(*(tensor.split(BATCH) for tensor in self._validation), strict=True)
         losses = [(self._loss(self.averaged, *part), len(part[0])) for part in parts]
         return float(sum(loss * count for loss, count in losses)) / len(self._validation[0])
 
 
 def timestep_density(recipe: TeacherRecipe) -> Tensor:
-    """float64 [timesteps], with the sum 1."""
+    """Return the probability of each timestep in training, float64 [timesteps]."""
     alphas = noise_scheduler().alphas_cumprod.double()
     # min(SNR, γ) ÷ (SNR + 1) with SNR = ᾱ ÷ (1 − ᾱ), without a division by zero
     weights = torch.minimum(alphas, recipe.min_snr_gamma * (1 - alphas))
@@ -299,14 +299,15 @@ def timestep_density(recipe: TeacherRecipe) -> Tensor:
 
 
 def draw_timesteps(cumulative: Tensor, count: int, generator: Generator) -> Tensor:
-    """int64 [count], ascending, one from each of `count` equal parts of the probability (Kingma et al. 2021)."""
+    """Draw timesteps, int64 [count], ascending, one from each of `count` equal parts of the probability (Kingma et al.
+    2021)."""
     offset = torch.rand(1, generator=generator, dtype=torch.float64)
     places = (torch.arange(count) + offset) / count * cumulative[-1]
     return torch.searchsorted(cumulative, places, right=True).clamp(max=len(cumulative) - 1)
 
 
 def learning_rate(recipe: TeacherRecipe, index: int) -> float:
-    """Of step `index`, from 0."""
+    """Return the learning rate of step `index`, from 0."""
     begin = recipe.steps - round(recipe.steps * recipe.falling)
     if index < min(recipe.warmup, begin):
         return recipe.learning_rate * (index + 1) / recipe.warmup
@@ -327,7 +328,7 @@ def train(
     folder: Path,
     progress_bar: bool,
 ) -> UNet2DConditionModel:
-    """Train (going on from the folder's checkpoint); save folder/unet (averaged weights, fp32) and folder/scheduler."""
+    """Train, resuming from the folder's checkpoint; save folder/unet (averaged weights, fp32) and folder/scheduler."""
     tokenizer = CLIPTokenizer.from_pretrained(tokenizer_folder, local_files_only=True)
     task = TeacherTask(
         recipe,
@@ -349,11 +350,11 @@ def train(
 
 
 def load(folder: Path) -> UNet2DConditionModel:
-    """In evaluation mode, frozen, fp32."""
+    """Load the U-Net in evaluation mode, frozen, in fp32."""
     return networks.load(UNet2DConditionModel, folder)
 
 
 def _numbers(combinations: Sequence[Combination]) -> Tensor:
-    """The place of each in COMBINATIONS."""
+    """Return the index of each in COMBINATIONS."""
     places = {combination: number for number, combination in enumerate(COMBINATIONS)}
     return torch.tensor([places[combination] for combination in combinations])

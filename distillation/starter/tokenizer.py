@@ -1,4 +1,4 @@
-"""Makes the byte-pair vocabulary of the tiny CLIP, in the layout of CLIPTokenizer. Knows no grammar and no tensors.
+"""The byte-pair vocabulary of the tiny CLIP, in the layout of CLIPTokenizer.
 
 Byte-pair encoding is Sennrich et al. 2016, arXiv 1508.07909; the layout is that of openai/CLIP.
 """
@@ -21,7 +21,7 @@ Merge = tuple[str, str]
 
 
 def train(folder: Path, texts: Iterable[str]) -> CLIPTokenizer:
-    """Write a vocabulary in which every word of the texts is one token, and any text has tokens, into the folder.
+    """Write a vocabulary into the folder: every word of the texts is one token, and any text can be encoded.
 
     vocab.json, merges.txt, tokenizer.json, tokenizer_config.json, special_tokens_map.json. Raises ValueError.
     """
@@ -29,7 +29,7 @@ def train(folder: Path, texts: Iterable[str]) -> CLIPTokenizer:
     merges = _merges(texts)
     tokens = [*alphabet, *(byte + END_OF_WORD for byte in alphabet)]
     tokens += [left + right for left, right in merges]
-    # Two merges may spell the same token: dict.fromkeys keeps the first.
+    # Two merges may give the same token: dict.fromkeys keeps the first.
     vocab = {token: index for index, token in enumerate(dict.fromkeys([*tokens, START, END]))}
     tokenizer = CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=MODEL_MAX_LENGTH)
 
@@ -56,12 +56,12 @@ def train(folder: Path, texts: Iterable[str]) -> CLIPTokenizer:
 
 
 def _alphabet() -> list[str]:
-    """The 256 printable characters that stand for bytes, in the order of CLIP's vocabulary: by code point."""
+    """Return the 256 printable characters that represent bytes, in the order of CLIP's vocabulary: by code point."""
     return sorted(pre_tokenizers.ByteLevel.alphabet())
 
 
 def _merges(texts: Iterable[str]) -> list[Merge]:
-    """In their order, until each word of the texts is one token; words are cut and spelt as by CLIP's tokenizer."""
+    """Return the merges until each word of the texts is one token; words are split and spelt as by CLIP's tokenizer."""
     blank = CLIPTokenizer(vocab={START: 0, END: 1}, merges=[]).backend_tokenizer
     learner = Tokenizer(models.BPE(end_of_word_suffix=END_OF_WORD))
     learner.normalizer, learner.pre_tokenizer = blank.normalizer, blank.pre_tokenizer

@@ -1,6 +1,6 @@
-"""Trains the VAE on photographs: first crops, which are cheap, then whole images. Knows no renderer and no diffusion.
+"""Training of the VAE on photographs: first on crops, which are cheap, then on whole images.
 
-A VAE that saw crops alone gives whole images wrong borders and tints, because GroupNorm sees other statistics there.
+A VAE trained on crops alone gives whole images wrong borders and tints, because their GroupNorm statistics differ.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from distillation.starter.photographs import Photographs
 
 MEASURED = 1024  # photographs whose latents give the scaling factor
-BATCH = 16  # photographs at once outside of training: more gains nothing on a CPU
+BATCH = 16  # photographs at once outside training: more gains nothing on a CPU
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class VaeRecipe:
     layers: int = 1  # per block
     latent_channels: int = 4
     norm_groups: int = (
-        8  # of 4 channels at the top: single channels would lose their brightness, image by image
+        8  # of 4 channels at the top: groups of one channel would remove the brightness of an image
     )
     crop: int = 64  # pixels a side
     crop_steps: int = 1200
@@ -47,13 +47,13 @@ class VaeRecipe:
     warmup: int = 100
     betas: tuple[float, float] = (0.9, 0.99)
     clipped_norm: float = 1.0
-    # Averages about 200 steps: with 0.999 two fifths of what is saved would still be weights from the crops.
+    # Averages about 200 steps: with 0.999 two fifths of the average would come from the steps on crops.
     ema_decay: float = 0.995
     kl_weight: float = 2e-4  # of the divergence per latent value
-    saturation_weight: float = 3.0  # else colours stay grey for long
+    saturation_weight: float = 3.0  # colours would stay grey for long without it
     squared_weight: float = 4.0
     gradient_weight: float = 0.5
-    object_weight: float = 2.0  # of the object's pixels, beside 1 of the ground's
+    object_weight: float = 2.0  # of the object's pixels; 1 for the ground's
     is_bf16: bool = True  # forward and backward passes; weights and updates stay fp32
     is_channels_last: bool = False
     validate_every: int = 250  # steps
@@ -74,7 +74,7 @@ class VaeRecipe:
 
     @property
     def factor(self) -> int:
-        """Pixels per latent, a side."""
+        """Pixels per latent along a side."""
         return 2 ** (len(self.channels) - 1)
 
     @property
@@ -83,7 +83,7 @@ class VaeRecipe:
 
 
 def build(recipe: VaeRecipe, *, image_size: int) -> AutoencoderKL:
-    """An untrained VAE for square images of `image_size` pixels. Its scaling factor is measured after training."""
+    """Return an untrained VAE for square images of `image_size` pixels. Its scaling factor is set after training."""
     levels = len(recipe.channels)
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * levels,
@@ -99,7 +99,7 @@ def build(recipe: VaeRecipe, *, image_size: int) -> AutoencoderKL:
 
 
 class VaeTask:
-    """What is trained, for `distillation.training.loop`."""
+    """The training task for `distillation.training.loop`."""
 
     def __init__(
         self, recipe: VaeRecipe, *, images: Tensor, masks: Tensor, validation: Tensor
@@ -129,7 +129,7 @@ class VaeTask:
 
     @property
     def averaged(self) -> AutoencoderKL:
-        """What is worth saving."""
+        """The VAE with averaged weights, which is saved."""
         return self._ema.module
 
     def step(self, index: int, generator: Generator) -> dict[str, float]:
@@ -169,7 +169,7 @@ class VaeTask:
         return measured
 
     def _batch(self, index: int, generator: Generator) -> tuple[Tensor, Tensor]:
-        """Images [B, 3, s, s] in [−1, 1] and masks [B, 1, s, s], some mirrored; s is the crop or the whole."""
+        """Return images [B, 3, s, s] in [−1, 1] and masks [B, 1, s, s], some mirrored; s: of crops or of images."""
         recipe = self._recipe
         whole = self._images.shape[-1]
         size = recipe.crop if index < recipe.crop_steps else whole
@@ -188,7 +188,7 @@ class VaeTask:
 
 
 def learning_rate(recipe: VaeRecipe, index: int) -> float:
-    """Of step `index`, from 0."""
+    """Return the learning rate of step `index`, from 0."""
     if index < recipe.crop_steps:
         return loop.cosine(
             index,
@@ -214,7 +214,7 @@ def reconstruction_errors(
     saturation_weight: float,
     object_weight: float,
 ) -> dict[str, Tensor]:
-    """Means over pixels and channels; those of the object count `object_weight` times.
+    """Return means over pixels and channels; those of the object have the weight `object_weight`.
 
     absolute: |error| × (1 + saturation_weight × saturation of the target, its widest difference of channels in 0 … 1);
     squared; gradient: |error of the difference to the next pixel|, right and below.
@@ -233,7 +233,7 @@ def reconstruction_errors(
 
 
 def kl_divergence(distribution: DiagonalGaussianDistribution) -> Tensor:
-    """From the unit Gaussian, in nats per latent value (diffusers' own gives the sum per image)."""
+    """Return the divergence from the unit Gaussian in nats per latent value (diffusers returns the sum per image)."""
     mean, log_variance = distribution.mean.float(), distribution.logvar.float()
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
 
@@ -246,7 +246,7 @@ def train(
     folder: Path,
     progress_bar: bool,
 ) -> AutoencoderKL:
-    """Train (going on from the folder's checkpoint), measure the scaling factor, and save in folder/vae, fp32."""
+    """Train, resuming from the folder's checkpoint; set the scaling factor and save in folder/vae, fp32."""
     task = VaeTask(
         recipe,
         images=photographs.images,
@@ -264,7 +264,7 @@ def train(
 
 @torch.no_grad()
 def psnr_of(vae: AutoencoderKL, images: Tensor, *, is_bf16: bool) -> float:
-    """dB, the mean over images (uint8 [N, 3, H, W]) of the PSNR of each, there and back by the mean of its latents."""
+    """Return the mean PSNR in dB of images (uint8 [N, 3, H, W]) encoded and decoded by the mean of their latents."""
     values = []
     for part in images.split(BATCH):
         with torch.autocast("cpu", torch.bfloat16, enabled=is_bf16):
@@ -276,7 +276,7 @@ def psnr_of(vae: AutoencoderKL, images: Tensor, *, is_bf16: bool) -> float:
 
 @torch.inference_mode()
 def scaling_factor(vae: AutoencoderKL, images: Tensor) -> float:
-    """What brings the latents of images (uint8 [N, 3, H, W]) to a standard deviation of 1."""
+    """Return the factor that gives the latents of images (uint8 [N, 3, H, W]) a standard deviation of 1."""
     means = [
         vae.encode(as_values(part).to(vae.dtype)).latent_dist.mean.float()
         for part in spread(images, MEASURED).split(BATCH)
@@ -285,7 +285,7 @@ def scaling_factor(vae: AutoencoderKL, images: Tensor) -> float:
 
 
 def load(folder: Path) -> AutoencoderKL:
-    """In evaluation mode, frozen, fp32."""
+    """Load the VAE in evaluation mode, frozen, in fp32."""
     return networks.load(AutoencoderKL, folder)
 
 
@@ -303,11 +303,11 @@ def _check(recipe: VaeRecipe, images: Tensor, masks: Tensor, validation: Tensor)
 
 
 def spread(images: Tensor, most: int) -> Tensor:
-    """At most so many, evenly over the whole."""
+    """Return at most `most` images, evenly distributed."""
     count = min(most, len(images))
     return images[torch.linspace(0, len(images) - 1, count).round().long()]
 
 
 def as_values(images: Tensor) -> Tensor:
-    """uint8 to float32 in [−1, 1]."""
+    """Convert uint8 to float32 in [−1, 1]."""
     return images.float().div_(127.5).sub_(1)

@@ -1,7 +1,7 @@
-"""The words of the starter: what a still life can be, in the order of the detector's bits. Knows no pictures.
+"""The words of the starter: the attributes of a still life, in the order of the detector's bits.
 
-One combination is an object in a colour and a material on a ground; there are 8 × 8 × 4 × 3 = 768 of them. A tenth is
-held out: no photograph of it is ever trained on, so that pictures of it measure generalisation.
+A combination is an object in a colour and a material on a ground; there are 8 × 8 × 4 × 3 = 768 of them. A tenth is
+held out: no training uses photographs of it, so that pictures of it measure generalisation.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ class Combination:
 
     @property
     def bits(self) -> tuple[bool, ...]:
-        """One of each attribute is set; in the order of BITS."""
+        """The bits in the order of BITS; one of each attribute is set."""
         words = astuple(self)
         return tuple(
             word == chosen
@@ -57,7 +57,7 @@ def _rank(combination: Combination) -> str:
     return hashlib.sha256(combination.slug.encode()).hexdigest()
 
 
-# By a hash, and the same number of each object, so that none is harder than another only by luck.
+# By a hash, the same number of each object, so that no object is harder by chance.
 HELD_OUT = frozenset(
     combination
     for word in OBJECTS

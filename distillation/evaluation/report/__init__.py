@@ -1,1 +1,1 @@
-"""The report of an evaluation."""
+"""Reports: templates, plots and contact sheets, and the report of an evaluation."""

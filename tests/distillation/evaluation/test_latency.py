@@ -28,6 +28,7 @@ def test_a_release_is_measured_in_a_process_of_its_own():
     assert len(ballast) == 900_000_000
 
 
+@pytest.mark.slow
 def test_a_release_that_cannot_be_loaded_says_why(tmp_path: Path):
     with pytest.raises(SpeedNotMeasured, match=r"release\.json is missing"):
         latency.measure(tmp_path, toys.prompts(1), SpeedRecipe())

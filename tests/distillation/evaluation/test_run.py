@@ -6,16 +6,23 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from distillation.evaluation import noninferiority, results, run
-from distillation.evaluation.latency import SpeedRecipe
+from distillation.evaluation import latency, noninferiority, pictures, results, run
+from distillation.evaluation.latency import Memory, Seconds, Speed, SpeedRecipe
 from distillation.evaluation.noninferiority import Margins
 from distillation.evaluation.prompts import Prompts, seeds_of
+from distillation.evaluation.report import writer
 from distillation.evaluation.results import ALL, Evaluation
 from tests.distillation.evaluation import toys
 from tests.distillation.starter import toys as starter
 
 PROMPTS = 3
-SPEED = SpeedRecipe(calls=2, warm_up=1, batches=(2,), rounds=1, threads=1)
+SPEED = Speed(
+    "a CPU",
+    calls=2,
+    seconds={part: Seconds(0.01, 0.02) for part in latency.PARTS},
+    images_per_second={2: 60.0},
+    memory=Memory(1_000_000, 2_000_000, 3_000_000, 4_000_000, 0),
+)
 
 
 def evaluate(folder: Path, *, prompts: Prompts | None = None, **options) -> Evaluation:
@@ -41,9 +48,34 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Evaluation, Path]:
         clip_name=starter.clip_folder(),
         tokenizer=starter.tokenizer_folder(),
         real_pictures=folder / "real",
-        speed=SPEED,
     )
     return found, folder
+
+
+@pytest.fixture(scope="module")
+def timed(done: tuple[Evaluation, Path]) -> tuple[Evaluation, Path]:
+    """Return the evaluation with times, and the folder of its report."""
+    found, folder = done
+    found = replace(
+        found,
+        student=replace(found.student, speed=SPEED),
+        teacher=replace(found.teacher, speed=SPEED),
+    )
+    prompts = toys.prompts(PROMPTS)
+    student, teacher = (
+        pictures.make(
+            release,
+            prompts,
+            seeds_of(prompts.slugs, each=2),
+            cache=folder / "pictures",
+            title="",
+            progress_bar=False,
+        )
+        for release in (toys.student_folder(), toys.teacher_folder())
+    )
+    (folder / "timed").mkdir()
+    writer.write(found, student, teacher, None, folder / "timed")
+    return found, folder / "timed"
 
 
 def test_every_figure_is_in_the_json(done: tuple[Evaluation, Path]):
@@ -69,16 +101,16 @@ def test_few_prompts_decide_nothing_and_the_report_says_so(done: tuple[Evaluatio
     assert "Fewer than 20 prompts decide nothing." in text
 
 
-def test_what_is_worse_is_said_before_what_is_better(done: tuple[Evaluation, Path]):
-    text = (done[1] / "report.md").read_text()
+def test_losses_come_before_gains_in_the_report(timed: tuple[Evaluation, Path]):
+    text = (timed[1] / "report.md").read_text()
     heads = re.findall(r"^## (.*)$", text, re.MULTILINE)
     assert heads[:2] == ["What is worse", "What is better"]
     assert {"Attributes", "Diversity within a prompt", "Time, memory and size"} <= set(heads)
     assert not re.search(r"\bnan\b|\binf\b|None", text)
 
 
-def test_pictures_of_the_report_are_there_and_small(done: tuple[Evaluation, Path]):
-    _, folder = done
+def test_images_of_the_report_are_there_and_small(timed: tuple[Evaluation, Path]):
+    _, folder = timed
     named = re.findall(r"!\[[^]]*\]\(([^)]+)\)", (folder / "report.md").read_text())
     assert {"sheet.webp", "attributes.png", "diversity.png", "speed.png"} <= set(named)
     for name in named:
@@ -105,8 +137,16 @@ def test_an_evaluation_makes_no_picture_twice(done: tuple[Evaluation, Path], tmp
     assert re.search(r"Not measured: (attributes, )?CLIP score\.", text)
 
 
-def test_a_summary_for_the_manifest_is_small_and_says_the_outcome(done: tuple[Evaluation, Path]):
-    value = results.summary(done[0])
+@pytest.mark.slow
+def test_an_evaluation_with_times_reports_them(tmp_path: Path):
+    speed = SpeedRecipe(calls=2, warm_up=1, batches=(2,), rounds=1, threads=1)
+    found = evaluate(tmp_path, detector=toys.detector_folder(), speed=speed)
+    assert found.student.speed and found.teacher.speed and found.seconds["speed"] > 0
+    assert "pictures a second, 2 at once" in (tmp_path / "report.md").read_text()
+
+
+def test_a_summary_for_the_manifest_is_small_and_has_the_outcome(timed: tuple[Evaluation, Path]):
+    value = results.summary(timed[0])
     assert value["outcome"] == noninferiority.INCONCLUSIVE and value["teacher"] == "toy-teacher"
     assert set(value["seconds_per_picture"]) == {"student", "teacher"}
     assert len(json.dumps(value)) < 3000

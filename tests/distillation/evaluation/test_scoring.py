@@ -114,7 +114,7 @@ def test_without_a_detector_the_clip_compares_pictures(judges: Judges, tmp_path:
         first, second, toys.prompts(2), Judges(clip=judges.clip), progress_bar=False
     )
     assert found.right is None and (found.distance > 0).all() and (found.student.spread > 0).all()
-    with pytest.raises(ValueError, match="give one"):
+    with pytest.raises(ValueError, match="Give a detector"):
         Judges()
 
 

@@ -24,10 +24,10 @@ TOY = ClipRecipe(
     text_heads=2,
     text_hidden=64,
     projection=16,
-    steps=80,
+    steps=40,
     batch=16,
-    warmup=10,
-    learning_rate=3e-3,
+    warmup=4,
+    learning_rate=5e-3,
     augmentation=Augmentation(moved=0, blocked=0, blurred=0),
 )
 RGB = {

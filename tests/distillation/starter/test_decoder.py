@@ -19,7 +19,7 @@ from tests.distillation.starter import toys
 torch.set_num_threads(1)
 
 TOY = DecoderRecipe(
-    steps=150, batch=4, learning_rate=1e-2, warmup=2, ema_decay=0.9, validate_every=20, validated=4, is_bf16=False
+    steps=30, batch=4, learning_rate=2e-2, warmup=2, ema_decay=0.7, validate_every=20, validated=4, is_bf16=False
 )  # fmt: skip
 ALBUM = toys.photographs(12)
 

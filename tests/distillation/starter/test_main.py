@@ -15,6 +15,7 @@ from distillation.resumable.stages import Context, Stage
 from distillation.starter import __main__ as command
 from distillation.starter import recipe, rendering
 from distillation.training.errors import TrainingDiverged
+from tests.distillation.starter import toys
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -74,9 +75,10 @@ def test_only_some_stages_are_built_and_nothing_is_published(tmp_path, published
 
 
 def test_photographs_that_no_training_sees_are_written_as_files(tmp_path, capsys):
+    count = recipe.QUICK_RECIPES.scenes.test
+    toys.paint(tmp_path / "data" / "photographs-test-quick", {"test": count})
     assert run("photographs", tmp_path / "real", "--quick", "--data", tmp_path / "data") == 0
     files = sorted((tmp_path / "real").iterdir())
-    count = recipe.QUICK_RECIPES.scenes.test
     assert len(files) == count and f"{count} photographs" in capsys.readouterr().out
     for path in files:
         *words, seed = path.stem.split("-")

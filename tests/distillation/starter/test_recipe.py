@@ -1,18 +1,16 @@
 """The table of stages: sound, and all of it works together at toy size, up to a release that the engine loads."""
 
 import dataclasses
-import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from safetensors.numpy import save_file
 
 from distillation.resumable import stages
 from distillation.starter import recipe, rendering
-from distillation.starter.words import COLOURS, COMBINATIONS
+from distillation.starter.words import COMBINATIONS
 from generation.engine import release
+from tests.distillation.starter import toys
 
 NAMES = ["scenes", "captions", "detector", "clip", "vae", "latents", "teacher", "decoder", "pack"]
 
@@ -60,24 +58,6 @@ def test_texts_are_distinct_and_of_at_most_twelve_words():
 
 
 # --- the whole of it ------------------------------------------------------------------------------
-def paint(folder: Path, of: rendering.Recipe) -> None:
-    """Shards as rendering stores them, of flat pictures: nothing is left to render."""
-    folder.mkdir(parents=True)
-    for split, size in of.sizes().items():
-        for path, batch in rendering._shards(folder, split, size):
-            values = [COLOURS.index(shot.combination.colour) * 30 for shot in batch]
-            noise = np.random.default_rng(0).integers(0, 20, (len(batch), 3, 128, 128))
-            images = (np.array(values)[:, None, None, None] + noise).astype(np.uint8)
-            about = {
-                "combinations": json.dumps(
-                    [COMBINATIONS.index(shot.combination) for shot in batch]
-                ),
-                "seeds": json.dumps([shot.seed for shot in batch]),
-            }
-            masks = np.ones((len(batch), 128, 128), np.uint8)
-            save_file({"images": images, "masks": masks}, path, metadata=about)
-
-
 def toy(**changes: object) -> tuple[stages.Stage, ...]:
     quick = recipe.QUICK_RECIPES
     short = {"steps": 2, "warmup": 1}
@@ -100,10 +80,11 @@ def toy(**changes: object) -> tuple[stages.Stage, ...]:
 def built(tmp_path_factory) -> tuple[Path, dict[str, Path]]:
     root = tmp_path_factory.mktemp("starter")
     (scenes, *_) = table = toy()
-    paint(stages.folder_of(table, root, "scenes"), scenes.recipe)
+    toys.paint(stages.folder_of(table, root, "scenes"), scenes.recipe.sizes())
     return root, stages.build(table, root, progress_bar=False)
 
 
+@pytest.mark.slow
 def test_all_stages_together_make_a_release_with_its_judges_and_history(built):
     _, folders = built
     made = recipe.packed(folders["pack"])
@@ -120,6 +101,7 @@ def test_all_stages_together_make_a_release_with_its_judges_and_history(built):
     }
 
 
+@pytest.mark.slow
 def test_the_release_generates_with_the_engine_that_serves(built):
     from generation.engine import pipeline
 
@@ -129,6 +111,7 @@ def test_the_release_generates_with_the_engine_that_serves(built):
     assert torch.isfinite(next(loaded.unet.parameters())).all()
 
 
+@pytest.mark.slow
 def test_another_guidance_packs_again_and_trains_nothing(built):
     root, folders = built
     again = stages.build(
@@ -140,6 +123,7 @@ def test_another_guidance_packs_again_and_trains_nothing(built):
     assert release.read(recipe.packed(again["pack"]).teacher).guidance_scale == 2.5
 
 
+@pytest.mark.slow
 def test_publishing_replaces_what_is_there_as_a_whole(built, tmp_path):
     _, folders = built
     target = recipe.packed(tmp_path / "committed")

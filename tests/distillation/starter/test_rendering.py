@@ -14,7 +14,7 @@ from distillation.starter.rendering import Shot, shots
 from distillation.starter.words import HELD_OUT, TRAINED, Combination
 
 SMALL = scenes.Recipe(size=48, samples=2, path_depth=4)
-RECIPE = rendering.Recipe(train=2, validation=1, test=1, test_held_out=1, photograph=SMALL)
+RECIPE = rendering.Recipe(train=2, validation=0, test=1, test_held_out=0, photograph=SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +76,7 @@ def test_an_unknown_split_is_refused() -> None:
         shots("traning", 3)
 
 
+@pytest.mark.slow
 def test_what_was_rendered_is_read_back(folder: Path) -> None:
     found = photographs.read(folder, "train")
     assert len(found) == 2
@@ -87,6 +88,7 @@ def test_what_was_rendered_is_read_back(folder: Path) -> None:
     assert np.array_equal(found.masks[1].numpy(), mask)
 
 
+@pytest.mark.slow
 def test_only_missing_shards_are_rendered(folder: Path) -> None:
     kept = folder / "train-0000.safetensors"
     written = kept.stat().st_mtime_ns
@@ -101,7 +103,7 @@ def test_only_missing_shards_are_rendered(folder: Path) -> None:
         assert json.loads(shard.metadata()["recipe"])["size"] == 48
 
 
-def test_a_torn_shard_and_a_missing_split_say_what_to_do(folder: Path, tmp_path: Path) -> None:
+def test_a_torn_shard_and_a_missing_split_say_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "train-0000.safetensors").write_bytes(b"torn")
     with pytest.raises(ValueError, match="Delete it"):
         photographs.read(tmp_path, "train")

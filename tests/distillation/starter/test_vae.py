@@ -33,12 +33,22 @@ TOY = VaeRecipe(
     is_bf16=False,
 )
 
+SHORT = replace(
+    TOY,
+    crop_steps=20,
+    crop_learning_rate=1e-2,
+    whole_steps=10,
+    whole_learning_rate=5e-3,
+    ema_decay=0.7,
+    validate_every=20,
+)
+
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("vae")
     vaes.train(
-        TOY,
+        SHORT,
         photographs=toys.photographs(12),
         validation=toys.photographs(4),
         folder=folder,
@@ -59,10 +69,10 @@ def task(recipe: VaeRecipe = TOY, count: int = 6) -> VaeTask:
 
 def test_training_comes_nearer_to_the_pictures(trained: Path) -> None:
     values = curve(trained, "validation_psnr")
-    assert len(values) == 2  # in step 60, and in the last
-    assert values[-1] > 14.5  # each channel's mean gives 12.4
+    assert len(values) == 2  # in step 20, and in the last
+    assert values[-1] > 13.5  # each channel's mean gives 12.4
     losses = curve(trained, "loss")
-    assert losses[-1] < losses[0] / 2
+    assert losses[-1] < 0.7 * losses[0]
 
 
 def test_scaled_latents_have_a_standard_deviation_of_one(trained: Path) -> None:
@@ -75,9 +85,9 @@ def test_scaled_latents_have_a_standard_deviation_of_one(trained: Path) -> None:
 
 
 def test_the_averaged_weights_are_saved(trained: Path) -> None:
-    finished = task(count=12)
+    finished = task(SHORT, count=12)
     vaes.loop.run(
-        finished, trained, steps=TOY.steps, seed=TOY.seed, title="", progress_bar=False
+        finished, trained, steps=SHORT.steps, seed=SHORT.seed, title="", progress_bar=False
     )  # nothing is left to do: this loads the checkpoint
     saved = vaes.load(trained / "vae").state_dict()
     averaged, last = finished.averaged.state_dict(), finished.vae.state_dict()
