@@ -114,7 +114,7 @@ def _difference(columns: Sequence[Tensor]) -> Tensor:
 
 
 def _worst(columns: Sequence[Tensor]) -> Tensor:
-    """Return the mean change of the tenth with the greatest losses, selected by half of the seeds, measured by others."""
+    """Return the mean change of the tenth that loses most, selected by half of the seeds, measured by the rest."""
     first, second = columns
     return (_of_lowest(first, second) + _of_lowest(second, first)) / 2
 

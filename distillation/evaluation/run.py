@@ -26,7 +26,7 @@ from distillation.evaluation.pictures import Album
 from distillation.evaluation.prompts import Prompts, Seeds
 from distillation.evaluation.report import writer as report
 from distillation.evaluation.results import Both, Evaluation, PromptResult, Side
-from distillation.evaluation.scoring import Scores, Judges
+from distillation.evaluation.scoring import Judges, Scores
 from distillation.resumable import atomic
 from generation.engine.release import ENCODER_FOLDERS, Manifest
 

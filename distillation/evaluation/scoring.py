@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from distillation.detector.network import Detector
-from distillation.evaluation import attributes, perception, pictures
+from distillation.evaluation import attributes, perceptual_distance, pictures
 from distillation.evaluation.clip import Clip
 from distillation.evaluation.distances import psnr, ssim
-from distillation.evaluation.perception import Maps
+from distillation.evaluation.perceptual_distance import Maps
 from distillation.evaluation.pictures import Album
 from distillation.evaluation.prompts import Prompts
 from distillation.resumable.progress import Bar
@@ -35,7 +35,7 @@ class Judges:
     def maps(self) -> Maps:
         """The feature maps that compare pictures: the detector's if there is one, because they keep places."""
         if self.detector is not None:
-            return perception.of_detector(self.detector)
+            return perceptual_distance.of_detector(self.detector)
         if self.clip is not None:
             return self.clip.maps
         raise ValueError("There is no judge to compare pictures.")
@@ -112,7 +112,7 @@ def judge(
     for number in bar.over(range(len(prompts))):
         both = student.read(number), teacher.read(number)
         images = torch.cat(both)
-        vectors = perception.vectors(maps(images)).chunk(2)
+        vectors = perceptual_distance.vectors(maps(images)).chunk(2)
         groups = features = scores = None
         if (
             judges.detector is not None
@@ -131,7 +131,7 @@ def judge(
                 groups=groups,
                 features=features,
                 scores=scores,
-                distance=perception.between(*vectors),
+                distance=perceptual_distance.between(*vectors),
                 psnr=psnr(*both).clamp(max=EQUAL_DB),
                 ssim=ssim(*both),
             )
@@ -181,7 +181,7 @@ def _stated(prompts: Prompts, detector: Detector | None) -> Tensor | None:
 
 def _groups_right(detector: Detector, images: Tensor, wanted: Tensor, stated: Tensor) -> Tensor:
     return attributes.groups_right(
-        detector.probabilities(perception.fitted(images, detector.config.image_size)),
+        detector.probabilities(perceptual_distance.fitted(images, detector.config.image_size)),
         wanted=wanted,
         stated=stated,
         groups=detector.config.groups,
@@ -190,7 +190,7 @@ def _groups_right(detector: Detector, images: Tensor, wanted: Tensor, stated: Te
 
 
 def _spread(vectors: Tensor) -> float:
-    return perception.spread(vectors) if len(vectors) > 1 else float("nan")
+    return perceptual_distance.spread(vectors) if len(vectors) > 1 else float("nan")
 
 
 def _of_release(rows: list[_Row], half: int) -> ReleaseScores:

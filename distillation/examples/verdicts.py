@@ -16,7 +16,7 @@ from torch import Tensor
 from distillation.detector.judge import Judge
 from distillation.detectors import loading
 from distillation.detectors import registry as detectors
-from distillation.evaluation.perception import fitted
+from distillation.evaluation.perceptual_distance import fitted
 from distillation.examples import lifecycle as examples
 from distillation.models import Detector, Example, ImageSource, Verdict
 from generation.errors import StorageFailed

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from distillation.detector.network import Detector
-from distillation.evaluation import attributes, perception
+from distillation.evaluation import attributes, perceptual_distance
 from distillation.resumable import atomic
 from distillation.resumable.progress import Bar
 from distillation.trainers.catalogue import Catalogue
@@ -315,7 +315,7 @@ def _judged(
         return torch.ones(len(rows), dtype=torch.bool), torch.ones(len(rows))
     images = as_uint8(teacher.decode(latents)).cpu()
     config = detector.config
-    probabilities = detector.probabilities(perception.fitted(images, config.image_size))
+    probabilities = detector.probabilities(perceptual_distance.fitted(images, config.image_size))
     margins = attributes.margins(
         probabilities,
         wanted=catalogue.wanted[rows],
