@@ -1,4 +1,4 @@
-"""Messages of distillation that may be lost: rows are the truth, and the sweep says the same again."""
+"""Celery messages of distillation. They may be lost: rows are the truth, and the sweep sends them again."""
 
 from generation.infra import notifications
 

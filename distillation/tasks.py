@@ -1,16 +1,14 @@
-"""Celery's entry points of distillation. What they run is imported inside, so publishing loads no tensors."""
-
-from typing import Any
+"""Celery tasks of distillation and the bootstep of its worker. Their code is imported when they run, so that processes
+that only send messages load no tensor library."""
 
 from celery import shared_task
-from celery.signals import worker_ready
 
 from distillation import notifications
 from distillation.examples import lifecycle as examples
 from distillation.models import ImageSource, Run
 from distillation.runs import canary, policy
 from distillation.runs import lifecycle as runs
-from generation.tasks import begin_for
+from generation.infra.bootstep import QueueStep
 
 
 @shared_task(name="distillation.wake", ignore_result=True)
@@ -65,14 +63,13 @@ def clean(**_: object) -> None:
     cleaning.clean()
 
 
-@worker_ready.connect
-def begin(sender: Any, **_: object) -> None:
-    """A worker consumes its queue: show the heartbeat."""
-    begin_for("distillation", sender, _begin)
+class DistillationStep(QueueStep):
+    """A worker that executes runs and judges pictures of sources."""
 
+    queue = "distillation"
 
-def _begin() -> None:
-    from distillation.runs import worker
+    def begin(self) -> None:
+        from distillation.runs import worker
 
-    worker.begin()
-    notifications.wake()
+        worker.begin()
+        notifications.wake()

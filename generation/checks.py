@@ -40,22 +40,6 @@ def check_heartbeats(**_: Any) -> list[CheckMessage]:
 
 
 @register(Tags.compatibility)
-def check_deafness(**_: Any) -> list[CheckMessage]:
-    """An idle worker is only deaf if the sweep has knocked several times meanwhile."""
-    least = 3 * settings.SWEEP_SECONDS
-    if least <= settings.DEAF_SECONDS:
-        return []
-    return [
-        Error(
-            f"DEAF_SECONDS={settings.DEAF_SECONDS:g} is too short beside SWEEP_SECONDS={settings.SWEEP_SECONDS:g}: "
-            "workers would exit before the sweep has woken them.",
-            hint=f"Raise DEAF_SECONDS to at least {least:g} or sweep more often.",
-            id="generation.E003",
-        )
-    ]
-
-
-@register(Tags.compatibility)
 def check_queues(**_: Any) -> list[CheckMessage]:
     """A task must not be sent to a queue that nobody declares."""
     declared = {queue.name for queue in settings.CELERY_TASK_QUEUES}

@@ -1,54 +1,45 @@
-"""Celery's entry points: hints that name no row. What they run is imported inside, so publishing loads no tensors."""
+"""Celery tasks, which take no arguments, and bootsteps of workers. Their code is imported when they run, so that
+processes that only send messages load no tensor library."""
 
-from collections.abc import Callable
-from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
-import structlog
 from celery import shared_task
-from celery.exceptions import WorkerTerminate
-from celery.signals import (
-    beat_init,
-    setup_logging,
-    worker_ready,
-    worker_shutdown,
-    worker_shutting_down,
-)
+from celery.signals import beat_init, setup_logging, task_prerun, worker_shutting_down
+from django.db import close_old_connections
 
-from generation.infra import heartbeat, metrics, notifications, queues
+from generation.infra import beat_lock, heartbeat, metrics, notifications, queues
+from generation.infra.bootstep import QueueStep
 from generation.jobs import lifecycle as jobs
 from generation.jobs import retention
-from generation.models import Job, Worker
+from generation.models import Job
 from generation.webhooks import endpoints as webhooks
 
-log = structlog.get_logger(__name__)
+if TYPE_CHECKING:
+    from generation.worker.loop import GenerationWorker
 
 
 @shared_task(name="generation.serve", ignore_result=True)
 def serve(**_: object) -> None:
-    """A turn of a generation worker: batches as they are wanted."""
-    from generation.worker import process as worker
-
-    worker.serve()
+    """Generate batches until no job is left."""
+    if GenerationStep.worker is not None:
+        GenerationStep.worker.serve()
 
 
 @shared_task(name="generation.encode", ignore_result=True)
 def encode(**_: object) -> None:
-    """Compute missing embeddings, for a bounded time. Who waits for a match does not wait for that."""
+    """Compute missing embeddings, for a bounded time, and answer questions about texts in between."""
     from generation.catalogue import encoding, nearest
 
-    with nearest.busy():
-        if encoding.encode_missing(seconds=20, between=nearest.answer_waiting):
-            notifications.encode()
+    if encoding.encode_missing(seconds=20, between=nearest.answer_waiting):
+        notifications.encode()
 
 
 @shared_task(name="generation.match", ignore_result=True)
 def match(**_: object) -> None:
-    """Say which prompt variants are nearest to the texts that wait."""
+    """Answer the questions about texts that wait."""
     from generation.catalogue import nearest
 
-    with nearest.busy():
-        nearest.answer_waiting()
+    nearest.answer_waiting()
 
 
 @shared_task(name="generation.deliver", ignore_result=True)
@@ -67,24 +58,27 @@ def forget_webhooks(**_: object) -> None:
 
 @shared_task(name="generation.clean", ignore_result=True)
 def clean(**_: object) -> None:
-    """Remove images that have been kept long enough, and what no row refers to."""
+    """Remove images that have been kept long enough, and files that no row refers to."""
     retention.sweep()
 
 
 @shared_task(name="generation.sweep", ignore_result=True)
 def sweep(**_: object) -> None:
-    """Rescue jobs of lost workers, end those whose time is over, wake workers where jobs wait."""
+    """Rescue jobs of lost workers, cancel those whose deadline has passed, send lost messages again."""
     jobs.rescue()
     jobs.end_overdue()
     heartbeat.forget_gone()
     metrics.increment("retort_sweeps_total")
     if Job.objects.filter(status=Job.Status.QUEUED).exists():
-        for _worker in range(max(1, Worker.objects.filter(queue="generation").count())):
-            notifications.wake()
-        if heartbeat.is_served(queues.REFERENCE):  # unread hints must not pile up
+        notifications.wake()
+        if heartbeat.is_served(queues.REFERENCE):  # messages that nobody reads would pile up
             notifications.wake(queues.REFERENCE)
     if webhooks.are_due() and heartbeat.is_served("webhooks"):
         notifications.deliver()
+
+
+# Celery would close the connection before and after each task. See CELERY_DB_REUSE_MAX.
+task_prerun.connect(close_old_connections)
 
 
 @setup_logging.connect
@@ -92,51 +86,10 @@ def keep_our_logging(**_: object) -> None:
     """Connected, so that Celery leaves the logging of settings alone."""
 
 
-@worker_ready.connect
-def begin(sender, **_: object) -> None:
-    """A worker consumes its queue: load what the queue needs, then show the heartbeat."""
-    begin_for("generation", sender, partial(_generation, "generation"))
-    begin_for("reference", sender, partial(_generation, "reference"))
-    begin_for("encode", sender, _encode)
-    begin_for("webhooks", sender, _webhooks)
-
-
-def begin_for(queue: str, sender: Any, prepare: Callable[[], None]) -> None:
-    """Call `prepare` if the worker that is ready consumes the queue."""
-    if queue not in {consumed.name for consumed in sender.task_consumer.queues}:
-        return
-    try:
-        prepare()
-    except Exception as error:
-        log.exception("worker_failed_to_begin")
-        # Celery would swallow it and go on with a worker that holds nothing; the supervisor starts it again.
-        raise WorkerTerminate(1) from error
-
-
-def _generation(queue: str) -> None:
-    from generation.worker import process as worker
-
-    worker.begin(queue)
-    notifications.turn(queue, workers=heartbeat.living(queue))
-
-
-def _encode() -> None:
-    from generation.catalogue import nearest
-
-    nearest.begin()
-    notifications.encode()
-
-
-def _webhooks() -> None:
-    from generation.webhooks import delivery as delivering
-
-    delivering.begin()
-
-
 @beat_init.connect
 def be_the_only_beat(**_: object) -> None:
-    """A second beat would send every tick twice: it stands by until the first is gone."""
-    heartbeat.wait_for_beat_lock()
+    """Stand by until no other beat runs: two would send every message twice."""
+    beat_lock.acquire()
 
 
 @worker_shutting_down.connect
@@ -144,7 +97,47 @@ def stop(**_: object) -> None:
     heartbeat.stopping.set()
 
 
-@worker_shutdown.connect
-def end(**_: object) -> None:
-    heartbeat.end()
-    metrics.flush()
+class GenerationStep(QueueStep):
+    """A worker of students' jobs, and of the teachers' while no worker consumes `reference`."""
+
+    queue = queues.GENERATION
+    worker: "GenerationWorker | None" = None  # of this process
+
+    def begin(self) -> None:
+        from generation.worker.loop import GenerationWorker
+
+        GenerationStep.worker = GenerationWorker(self.queue)
+        GenerationStep.worker.begin()
+
+    def end(self) -> None:
+        if GenerationStep.worker is not None:
+            GenerationStep.worker.end()
+
+
+class ReferenceStep(GenerationStep):
+    """A worker of teachers' jobs alone."""
+
+    queue = queues.REFERENCE
+
+
+class EncodeStep(QueueStep):
+    """A worker that computes embeddings and answers questions about texts."""
+
+    queue = "encode"
+
+    def begin(self) -> None:
+        from generation.catalogue import nearest
+
+        nearest.begin()
+        notifications.encode()
+
+
+class WebhooksStep(QueueStep):
+    """A worker that sends webhooks."""
+
+    queue = "webhooks"
+
+    def begin(self) -> None:
+        from generation.webhooks import delivery
+
+        delivery.begin()

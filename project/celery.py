@@ -1,6 +1,6 @@
 """The Celery application. Queues, routes and the schedule are in settings; the tasks are in the apps.
 
-What runs in a worker is decided by the queue it consumes: `-Q generation` holds a device, `-Q encode` a text encoder.
+A worker's queue decides which bootstep it runs: `-Q generation` holds a device, `-Q encode` a text encoder.
 """
 
 import os
@@ -12,3 +12,12 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
 app = Celery("retort")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
+app.steps["worker"].update(
+    {
+        "generation.tasks:GenerationStep",
+        "generation.tasks:ReferenceStep",
+        "generation.tasks:EncodeStep",
+        "generation.tasks:WebhooksStep",
+        "distillation.tasks:DistillationStep",
+    }
+)

@@ -66,7 +66,7 @@ def test_the_generation_worker_never_imports_a_text_encoder():
 import sys, django, os
 os.environ["DJANGO_SETTINGS_MODULE"] = "project.settings"
 django.setup()
-import generation.tasks, generation.worker.process
+import generation.tasks, generation.worker.loop
 import generation.engine.pipeline
 names = [name for name in sys.modules if "CLIPText" in name or name.startswith("transformers.models.clip")]
 print(sorted({"generation.engine.encoder", "generation.catalogue.encoding"} & set(sys.modules)), names)

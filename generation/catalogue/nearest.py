@@ -1,20 +1,15 @@
-"""Which prompt variants are nearest to a text: the encode worker's answers to `questions`. Decides nothing."""
-
-import os
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+"""Answers of the encode worker to questions about texts: which prompt variants are nearest."""
 
 import numpy as np
 import numpy.typing as npt
 import structlog
-from django.conf import settings
 from django.db import connection
 
 from generation.catalogue import encoding, match_requests, matching, objections
 from generation.catalogue.match_requests import Answer, Near, Question
 from generation.engine.text_vectors import TextVectors, Vector
 from generation.infra import heartbeat, notifications
+from generation.infra.watchdog import CHECK_SECONDS, Watchdog
 from generation.models import Embedding
 from generation.releases import lifecycle as releases
 
@@ -22,45 +17,21 @@ log = structlog.get_logger(__name__)
 
 SHOWN = 3
 READ_AT_ONCE = 1000
-IDLE_SECONDS = 1.0  # a question that waits so long beside an idle worker has lost its message
-EXIT_DEAF = 70
 
 _indexes: "dict[str, Index]" = {}  # of this process, by encoder fingerprint
-_is_busy = False
-_heard_at = time.monotonic()  # since then questions wait beside this worker, which does nothing
 
 
 def begin() -> None:
-    """Show the heartbeat of an encode worker. An encoder is loaded when there is something to encode."""
-    heartbeat.begin("encode", device="cpu", tick=_tick)
-
-
-@contextmanager
-def busy() -> Iterator[None]:
-    """Around what a message asked for: loading the tensor libraries alone may take longer than DEAF_SECONDS."""
-    global _is_busy
-    _is_busy = True
-    try:
-        yield
-    finally:
-        _is_busy = False
-
-
-def _tick() -> None:
-    """In the heartbeat thread: send a lost message again; end a worker that hears none (why: `worker.is_deaf`)."""
-    global _heard_at
-    now = time.monotonic()
-    if _is_busy or not match_requests.are_waiting():
-        _heard_at = now
-    elif now - _heard_at > settings.DEAF_SECONDS:
-        log.error("worker_deaf", worker=settings.WORKER_NAME, idle_seconds=round(now - _heard_at))
-        os._exit(EXIT_DEAF)  # not an exception: the main thread may hang in the broker's socket
-    elif now - _heard_at > IDLE_SECONDS:
-        notifications.match(IDLE_SECONDS)
+    """Begin the heartbeat of an encode worker. An encoder is loaded when there is a text to encode."""
+    watchdog = Watchdog(
+        is_work_waiting=match_requests.are_waiting,
+        send=lambda: notifications.match(CHECK_SECONDS),
+    )
+    heartbeat.begin("encode", device="cpu", tick=watchdog.check)
 
 
 def answer_waiting() -> None:
-    """Answer every question that waits. Raises nothing: whoever calls it has other work to do as well."""
+    """Answer every question that waits. Raises nothing."""
     while taken := match_requests.take():
         asked, question = taken
         try:
@@ -105,7 +76,7 @@ class Index:
         return len(self._rows)
 
     def refresh(self) -> None:
-        """Read what is new and forget what is gone."""
+        """Read embeddings that are new and drop those that are gone."""
         fingerprint = self._texts.fingerprint
         self.stamp = matching.stamp(fingerprint)
         rows = {
@@ -130,7 +101,7 @@ class Index:
         log.info("catalogue_read", encoder=fingerprint[:12], variants=len(self), read=len(read))
 
     def _read(self, texts: dict[int, str]) -> dict[int, Vector]:
-        """The vectors of these embeddings, and no more of them; one that is not of the encoder's shape is left out."""
+        """Return the vectors of these embeddings, without those that have not the encoder's shape."""
         found = {}
         ids = list(texts)
         for start in range(0, len(ids), READ_AT_ONCE):
@@ -148,7 +119,7 @@ class Index:
         return found
 
     def nearest(self, text: str) -> tuple[Near, ...]:
-        """The SHOWN nearest variants to a normalised text, nearest first."""
+        """Return the SHOWN nearest variants to a normalised text, nearest first."""
         count = self._texts.count(text)
         too_long = (
             f"the text has {count} tokens, and the text encoder reads {self._texts.max_tokens}"

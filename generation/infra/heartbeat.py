@@ -1,32 +1,26 @@
-"""This process as a worker row: a heartbeat from a thread, so that a busy worker is not taken for a dead one.
-
-Also holds the process's stop flag. Knows nothing of what the worker does.
-"""
+"""Heartbeat of a worker process in its row, written by a thread; and the stop flag of the process."""
 
 import os
 import socket
 import threading
-import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import structlog
 from django.conf import settings
-from django.db import DatabaseError, close_old_connections, connection
+from django.db import DatabaseError, close_old_connections
+from django.db.models import QuerySet
 from django.utils import timezone
 
-from generation.infra.compiled import Compiled
 from generation.models import Release, Worker
 
 log = structlog.get_logger(__name__)
 
 HEARTBEAT_SECONDS = 3.0
 TICK_SECONDS = 0.5
-BEAT_LOCK = 0x7265746F7274  # "retort"
-BEAT_RETRY_SECONDS = 5.0
 GONE_AFTER = timedelta(hours=1)
 
-stopping = threading.Event()  # set by the first TERM: finish nothing new
+stopping = threading.Event()  # set by the first TERM: begin nothing new
 _ended = threading.Event()
 _thread: threading.Thread | None = None
 
@@ -38,7 +32,7 @@ def begin(
     release: Release | None = None,
     tick: Callable[[], None] | None = None,
 ) -> None:
-    """Write this worker's row and keep it fresh. `tick` runs in the same thread every TICK_SECONDS."""
+    """Write this worker's row and keep it fresh. `tick` is called in the same thread every TICK_SECONDS."""
     global _thread
     facts = {
         "queue": queue,
@@ -68,12 +62,12 @@ def _beat(tick: Callable[[], None] | None) -> None:
                 Worker.objects.filter(name=settings.WORKER_NAME).update(heartbeat_at=timezone.now())
             beats += 1
         except DatabaseError as error:
-            # PostgreSQL restarts: go on beating, the connection is replaced at the next turn.
+            # PostgreSQL restarts. The connection is replaced before the next tick.
             log.warning("heartbeat_failed", error=str(error))
 
 
 def end() -> None:
-    """Take the row away: this worker stopped in good order."""
+    """Delete the row: this worker has stopped in good order."""
     if _thread is None:
         return
     _ended.set()
@@ -84,43 +78,19 @@ def end() -> None:
         log.warning("worker_row_left", error=str(error))
 
 
-def wait_for_beat_lock() -> None:
-    """Return when this process alone holds the lock of beat. PostgreSQL frees it with the process, however it ends."""
-    said = False
-    while True:
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_try_advisory_lock(%s)", [BEAT_LOCK])
-            if cursor.fetchone()[0]:
-                log.info("beat_begins")
-                return
-        if not said:
-            log.info("beat_stands_by")
-            said = True
-        time.sleep(BEAT_RETRY_SECONDS)
-
-
 def is_served(queue: str) -> bool:
-    """Whether a living worker consumes the queue."""
-    return _SERVING.first(queue=queue, alive=_alive_since()) is not None
+    """Return whether a living worker consumes the queue."""
+    return _living(queue).exists()
 
 
 def living(queue: str) -> int:
-    """How many living workers consume the queue."""
-    return Worker.objects.filter(queue=queue, heartbeat_at__gte=_alive_since()).count()
+    """Return how many living workers consume the queue."""
+    return _living(queue).count()
 
 
-def _alive_since() -> datetime:
-    """The last heartbeat of a living worker is not older."""
-    return timezone.now() - timedelta(seconds=settings.WORKER_STALE_SECONDS)
-
-
-_SERVING = Compiled(
-    lambda queue, alive: (
-        Worker.objects.filter(queue=queue, heartbeat_at__gte=alive).only("pk").order_by()[:1]
-    ),
-    queue="?queue",
-    alive=datetime(1973, 1, 1, tzinfo=UTC),
-)
+def _living(queue: str) -> QuerySet[Worker]:
+    oldest = timezone.now() - timedelta(seconds=settings.WORKER_STALE_SECONDS)
+    return Worker.objects.filter(queue=queue, heartbeat_at__gte=oldest)
 
 
 def forget_gone() -> None:

@@ -1,71 +1,49 @@
-"""Messages that may be lost: turns over Celery, calls, "the job moved" over pub/sub, progress. Rows are the truth."""
+"""Messages that may be lost, since rows are the truth: Celery messages, "the job moved" over pub/sub, progress."""
 
 import logging
-import time
 from collections.abc import Collection, Iterable, Mapping
 from uuid import UUID
 
 import celery
 import kombu.exceptions
-import redis
 
 from generation.infra import events
 from generation.infra.events import CHANNEL_PREFIX as CHANNEL_PREFIX
 from generation.infra.events import Event, Watched
-from generation.infra.redis_client import attempt, patient_client
+from generation.infra.redis_client import attempt
 
 log = logging.getLogger(__name__)
 
-WORK_PREFIX = "retort:work:"  # list of calls that no worker has heard yet
-MOST_CALLS = 64  # more than workers: each finds what others left
-AWAY_SECONDS = 0.5
+UNREAD_PREFIX = (
+    "retort:unread:"  # mark of a queue: a message that no worker has received yet covers new jobs
+)
+UNREAD_SECONDS = 1  # a message that is lost delays the next one for so long
 PROGRESS_PREFIX = "retort:progress:"
 PROGRESS_SECONDS = 60
 
 
 def send(task: str, *, expires: float, queue: str | None = None) -> None:
-    """queue: None = the one that the settings route the task to."""
+    """Send the message of a task. queue: None = the one that the settings route the task to."""
     try:
         celery.current_app.send_task(task, expires=expires, queue=queue)
     except (kombu.exceptions.OperationalError, OSError) as error:
-        # Not an error of the caller: the row is committed, and the sweep wakes it when Redis is back.
+        # Not an error of the caller: the row is committed, and the sweep sends the message when Redis is back.
         log.warning("message_not_sent: %s: %s", task, error)
 
 
 def wake(queue: str = "generation") -> None:
-    """There may be queued jobs: call one worker of this queue, if one has its turn. Call after commit.
+    """Have a worker of this queue look for jobs, unless an unread message says so already. Call after commit.
 
-    Past Celery, whose message takes longer to send and to unpack than a claim takes.
+    Without the mark a busy hour would leave a message for each job, and workers would read them all before a new one.
     """
-
-    def call(redis) -> None:
-        # One command, and seldom a second: somebody waits.
-        if redis.lpush(WORK_PREFIX + queue, 1) > MOST_CALLS:
-            redis.ltrim(WORK_PREFIX + queue, 0, MOST_CALLS - 1)
-
-    attempt(call, None)
-
-
-def await_call(queue: str, *, seconds: int) -> bool:
-    """Whether somebody calls within `seconds`. While Redis is away: yes, after a moment, for nobody could be heard.
-
-    Other calls are taken with it: whoever is called looks at the whole queue, and calls again if it leaves something.
-    """
-    try:
-        calls = patient_client(seconds).blmpop(
-            seconds, 1, WORK_PREFIX + queue, direction="LEFT", count=MOST_CALLS
-        )
-    except redis.RedisError:
-        time.sleep(AWAY_SECONDS)
-        return True
-    return calls is not None
-
-
-def turn(queue: str, *, workers: int = 1) -> None:
-    """Have Celery give a worker of this queue its next turn, unless there is a message for each of its workers."""
-    # Of a queue the Redis transport keeps a list of its name.
-    if attempt(lambda redis: redis.llen(queue), 0) < workers:
+    name = UNREAD_PREFIX + queue
+    if attempt(lambda redis: redis.set(name, 1, nx=True, ex=UNREAD_SECONDS), None):
         send("generation.serve", expires=60, queue=queue)
+
+
+def received(queue: str) -> None:
+    """Take the mark off: a worker has a message of this queue, and claims jobs after this."""
+    attempt(lambda redis: redis.delete(UNREAD_PREFIX + queue), None)
 
 
 def deliver() -> None:

@@ -25,9 +25,11 @@ CELERY_TASK_ROUTES = {
     "distillation.clean": {"queue": "distillation"},  # which has the libraries that know pairs
     "distillation.curate": {"queue": "distillation"},
 }
+# Tasks after which Celery closes the connection to PostgreSQL; the default is to close it before and after each one.
+CELERY_DB_REUSE_MAX = 1_000_000
 # Rows are the truth: nobody reads results, so no result keys pile up in Redis, and no image passes through it.
 CELERY_TASK_IGNORE_RESULT = True
-# A message is a hint: acknowledged early, so that the visibility timeout never runs one twice.
+# Acknowledged early, so that the visibility timeout never runs a task twice: a lost message is sent again.
 CELERY_TASK_ACKS_LATE = False
 CELERY_TASK_REJECT_ON_WORKER_LOST = True
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1  # a busy worker hides at most one message from an idle one
@@ -43,7 +45,7 @@ CELERY_BROKER_TRANSPORT_OPTIONS = {
     "visibility_timeout": 60,  # longer than any task that acknowledges late
     "unacked_restore_interval": 5,  # with the defaults (10 × 10 s) redelivery waits for 100 s
     "unacked_restore_throttle": 1,
-    "health_check_interval": 10,  # drops a half-open connection: the worker that has gone deaf
+    "health_check_interval": 10,  # drops a half-open connection
     "socket_keepalive": True,
     "socket_connect_timeout": 5,
     "retry_on_timeout": True,
@@ -51,7 +53,7 @@ CELERY_BROKER_TRANSPORT_OPTIONS = {
 CELERY_TASK_SERIALIZER = "json"
 CELERY_ACCEPT_CONTENT = ["json"]  # no pickle
 CELERY_TIMEZONE = TIME_ZONE
-# Unread hints do not pile up while nobody consumes: the next one says the same.
+# Messages expire, since the next one says the same.
 CELERY_BEAT_SCHEDULE = {
     "sweep": {
         "task": "generation.sweep",

@@ -155,7 +155,7 @@ import json, os
 os.environ["DJANGO_SETTINGS_MODULE"] = "project.settings"
 import django
 django.setup()
-import generation.tasks, generation.worker.process, generation.catalogue.encoding, generation.releases.registration
+import generation.tasks, generation.worker.loop, generation.catalogue.encoding, generation.releases.registration
 from django.core.management import load_command_class
 for name in ("generate", "release", "catalogue"):
     load_command_class("generation", name)

@@ -1,38 +1,23 @@
-"""The process that executes runs: alive while it works, gone when no message reaches it."""
+"""The distillation worker between runs: a run whose message was lost is announced again."""
 
 import time
 
 import pytest
 
-from distillation.runs import lifecycle as runs
 from distillation.runs import worker
+from generation.infra import heartbeat
 from tests.distillation.people import make_run
 
-pytestmark = pytest.mark.django_db
+pytestmark = pytest.mark.django_db(transaction=True)
 
 
-@pytest.fixture
-def exits(settings, monkeypatch) -> list[int]:
-    """With what the process would have ended; its patience is over at once."""
-    settings.DEAF_SECONDS = 0.01
-    found: list[int] = []
-    monkeypatch.setattr(worker.os, "_exit", found.append)
+def test_the_message_of_a_run_that_was_lost_is_sent_again(redis_server):
     make_run()
-    time.sleep(0.02)
-    return found
-
-
-def test_a_worker_that_no_message_reaches_ends(exits):
-    worker._last_run -= 1
-    worker._tick()
-    assert exits == [worker.EXIT_DEAF]
-
-
-def test_one_that_loads_its_libraries_for_long_does_not(exits, monkeypatch):
-    def claim(name: str) -> None:
-        worker._last_run -= 1  # as long as a busy machine may take for them
-        worker._tick()
-
-    monkeypatch.setattr(runs, "claim", claim)
-    worker.run()
-    assert exits == []
+    worker.begin()
+    try:
+        deadline = time.monotonic() + 20
+        while not redis_server.llen("distillation"):  # Celery's queue
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    finally:
+        heartbeat.end()

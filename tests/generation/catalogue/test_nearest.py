@@ -1,8 +1,5 @@
 """The encode worker's answers about texts, with a real toy encoder and real embeddings in PostgreSQL."""
 
-import os
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -15,10 +12,10 @@ from generation import tasks
 from generation.catalogue import encoding, match_requests, matching, nearest
 from generation.catalogue.match_requests import Answer, Question
 from generation.errors import VariantNotFound
+from generation.infra import heartbeat
 from generation.models import Embedding, PromptVariant
 from generation.releases import lifecycle as releases
 from tests.people import make_variant, make_worker
-from tests.web import database_url
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_server")]
 
@@ -227,46 +224,14 @@ def test_web_and_worker_together_match_and_refuse(variants):
     assert len(error.value.members["nearest"]) == 3
 
 
-# --- hearing --------------------------------------------------------------------------------------
-def test_an_encode_worker_that_hears_nothing_while_texts_wait_ends_itself(transactional_db):
-    """A process with a heartbeat but no consumer: exactly what a deaf worker is."""
+# --- messages -------------------------------------------------------------------------------------
+def test_the_message_of_a_question_that_was_lost_is_sent_again(transactional_db, redis_server):
     match_requests.put(Question("a red vase", "e" * 64, "1"), seconds=60)
-    program = (
-        "import django, time; django.setup()\n"
-        "from generation.catalogue import nearest\n"
-        "nearest.begin(); time.sleep(60)"
-    )
-    env = {
-        **os.environ,
-        "DATABASE_URL": database_url(),
-        "REDIS_URL": settings.REDIS_URL,
-        "DEAF_SECONDS": "1",
-        "WORKER_NAME": "deaf",
-        "DJANGO_SETTINGS_MODULE": "project.settings",
-        "LOG_FORMAT": "json",
-    }
-
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        env=env,
-        cwd=settings.BASE_DIR,
-        capture_output=True,
-        text=True,
-        timeout=50,
-    )
-
-    assert done.returncode == nearest.EXIT_DEAF, done.stderr[-2000:]
-    assert "worker_deaf" in done.stderr
-
-
-def test_a_lost_message_is_sent_again_and_a_busy_worker_is_not_deaf(monkeypatch, redis_server):
-    match_requests.put(Question("a red vase", "e" * 64, "1"), seconds=60)
-    monkeypatch.setattr(nearest, "_heard_at", time.monotonic() - 2)
-    nearest._tick()
-    assert redis_server.llen("encode") == 1  # Celery's queue
-
-    monkeypatch.setattr(nearest, "_heard_at", time.monotonic() - 1000)
-    with nearest.busy():
-        nearest._tick()
-    nearest._tick()  # its patience begins anew
-    assert redis_server.llen("encode") == 1
+    nearest.begin()
+    try:
+        deadline = time.monotonic() + 20
+        while not redis_server.llen("encode"):  # Celery's queue
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    finally:
+        heartbeat.end()

@@ -7,7 +7,7 @@ from generation.infra import notifications
 from generation.jobs import completion
 from generation.jobs import lifecycle as jobs
 from generation.models import Job
-from generation.worker import process as worker
+from generation.worker import writing
 from tests import painter
 from tests.people import make_job
 
@@ -32,7 +32,7 @@ def test_seconds_of_a_batch_that_is_committed_again_are_counted_once(monkeypatch
 
     monkeypatch.setattr(completion, "_succeed", fail_once)
     commit = completion.commit
-    monkeypatch.setattr(completion, "commit", lambda r: worker._patiently(lambda: commit(r)))
+    monkeypatch.setattr(completion, "commit", lambda r: writing.patiently(lambda: commit(r)))
     finish()
 
     ended = Job.objects.get(id=job.id)

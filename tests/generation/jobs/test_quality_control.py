@@ -1,7 +1,6 @@
 """Control of results: what fails its bits is made again, the best stays, and every image says how often and why."""
 
 import io
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,6 @@ from generation.jobs import lifecycle as jobs
 from generation.jobs import submission
 from generation.models import Image, Job, PromptVariant, Release
 from generation.releases import lifecycle as releases
-from generation.worker import process as worker
 from tests.generation import judges
 from tests.people import make_user, make_variant
 from tests.tiny import make_tiny_release
@@ -29,18 +27,15 @@ def served(tmp_path: Path, settings, monkeypatch):
     settings.BATCH_SIZE = 4
     settings.RESULT_JUDGE = f"{judges.__name__}.by_brightness"
     settings.JUDGED_SHARE = 0.0
-    worker._loaded.clear()
     make_tiny_release(tmp_path / "tiny", name="tiny", kind="student")
     releases.activate(releases.register(tmp_path / "tiny"))
     make_variant(slug="mug", text="a green metal mug", tags=[NEVER])
     assert encoding.encode_missing() == 0
     heartbeat.stopping.clear()
-    with ThreadPoolExecutor(2) as writers:
-        monkeypatch.setattr(worker, "_writers", writers)
-        yield Release.objects.get(name="tiny")
+    yield Release.objects.get(name="tiny")
 
 
-def made(*, tag: str = NEVER, tries: int | None = None, **fields) -> list[Image]:
+def made(worker, *, tag: str = NEVER, tries: int | None = None, **fields) -> list[Image]:
     """The images of a job of the variant with this tag and this many tries."""
     PromptVariant.objects.update(tags=[tag], max_tries=tries)
     job = submission.submit(make_user(), variant="mug", **fields)
@@ -62,116 +57,116 @@ def brightness_of(images: list[Image]) -> list[float]:
     ]
 
 
-def test_without_control_nobody_looks_at_a_picture(served):
-    (image,) = made()
+def test_without_control_nobody_looks_at_a_picture(served, worker):
+    (image,) = made(worker)
 
     assert (image.is_accepted, image.tries, image.failing) == (None, 1, [])
 
 
-def test_a_picture_that_passes_is_delivered_as_it_is(served):
-    (image,) = made(tag=ALWAYS, tries=5)
+def test_a_picture_that_passes_is_delivered_as_it_is(served, worker):
+    (image,) = made(worker, tag=ALWAYS, tries=5)
 
     assert (image.is_accepted, image.tries, image.detector) == (True, 1, judges.NAME)
     assert image.seed == image.job.seed
 
 
-def test_what_fails_is_made_again_with_the_next_seed_until_it_passes(served, monkeypatch):
+def test_what_fails_is_made_again_with_the_next_seed_until_it_passes(served, monkeypatch, worker):
     monkeypatch.setattr(submission.secrets, "randbelow", lambda _: 100)
-    levels = brightness_of([image for seed in range(100, 106) for image in made(seed=seed)])
+    levels = brightness_of([image for seed in range(100, 106) for image in made(worker, seed=seed)])
     first = levels[0]
     brighter = [offset for offset, level in enumerate(levels) if level > first]
     assert brighter, "no later seed is brighter: choose another seed"
 
-    (image,) = made(tag=f"{first + 1e-6}", tries=6)
+    (image,) = made(worker, tag=f"{first + 1e-6}", tries=6)
 
     assert (image.is_accepted, image.tries) == (True, brighter[0] + 1)
     assert image.seed == 100 + brighter[0]
 
 
-def test_if_every_try_fails_the_best_is_delivered_and_flagged(served, monkeypatch):
+def test_if_every_try_fails_the_best_is_delivered_and_flagged(served, monkeypatch, worker):
     monkeypatch.setattr(submission.secrets, "randbelow", lambda _: 100)
-    levels = brightness_of([image for seed in range(100, 104) for image in made(seed=seed)])
+    levels = brightness_of([image for seed in range(100, 104) for image in made(worker, seed=seed)])
 
-    (image,) = made(tag=NEVER, tries=4)
+    (image,) = made(worker, tag=NEVER, tries=4)
 
     assert (image.is_accepted, image.tries, image.failing) == (False, 4, ["bright"])
     assert image.seed == 100 + levels.index(max(levels))
 
 
-def test_the_images_of_a_job_are_tried_apart_and_their_seeds_never_meet(served):
-    images = made(tag=NEVER, tries=3, n=6)
+def test_the_images_of_a_job_are_tried_apart_and_their_seeds_never_meet(served, worker):
+    images = made(worker, tag=NEVER, tries=3, n=6)
 
     assert [image.tries for image in images] == [3] * 6
     assert len({image.seed for image in images}) == 6
     assert all((image.seed - image.job.seed) % 6 == image.index for image in images)
 
 
-def test_a_seed_that_was_asked_for_is_kept_and_the_picture_flagged(served):
-    (image,) = made(tag=NEVER, tries=5, seed=7)
+def test_a_seed_that_was_asked_for_is_kept_and_the_picture_flagged(served, worker):
+    (image,) = made(worker, tag=NEVER, tries=5, seed=7)
 
     assert (image.seed, image.tries, image.is_accepted) == (7, 1, False)
 
 
-def test_who_asks_for_the_seed_of_an_improved_image_gets_the_same_picture(served):
-    (image,) = made(tag=NEVER, tries=4)
+def test_who_asks_for_the_seed_of_an_improved_image_gets_the_same_picture(served, worker):
+    (image,) = made(worker, tag=NEVER, tries=4)
 
-    (again,) = made(tag=NEVER, tries=4, seed=image.seed)
+    (again,) = made(worker, tag=NEVER, tries=4, seed=image.seed)
 
     assert again.job.cache == Job.Cache.HIT
     assert (again.sha256, again.tries, again.is_accepted) == (image.sha256, 1, False)
 
 
-def test_a_picture_that_nobody_judged_does_not_answer_a_job_that_wants_it_judged(served):
-    made(seed=7)
+def test_a_picture_that_nobody_judged_does_not_answer_a_job_that_wants_it_judged(served, worker):
+    made(worker, seed=7)
 
-    (image,) = made(tries=1, seed=7)
+    (image,) = made(worker, tries=1, seed=7)
 
     assert (image.job.cache, image.is_accepted) == (Job.Cache.MISS, False)
 
 
 def test_the_variant_decides_before_the_release_and_the_release_before_the_setting(
-    served, settings
+    served, settings, worker
 ):
     settings.MAX_TRIES = 2
-    assert made()[0].tries == 2
+    assert made(worker)[0].tries == 2
     Release.objects.update(max_tries=3)
-    assert made()[0].tries == 3
-    assert made(tries=0)[0].is_accepted is None
+    assert made(worker)[0].tries == 3
+    assert made(worker, tries=0)[0].is_accepted is None
 
 
-def test_a_share_of_the_other_images_is_judged_and_all_of_a_canarys(served, settings):
+def test_a_share_of_the_other_images_is_judged_and_all_of_a_canarys(served, settings, worker):
     settings.JUDGED_SHARE = 0.3
-    counts = [image.is_accepted for image in made(n=1)]
+    counts = [image.is_accepted for image in made(worker, n=1)]
     for _ in range(29):
-        counts += [image.is_accepted for image in made(n=1)]
+        counts += [image.is_accepted for image in made(worker, n=1)]
     assert 1 <= counts.count(False) <= 20 and counts.count(None) >= 5
 
     settings.JUDGED_SHARE = 0.0
     Release.objects.update(canary_percent=10)
-    assert made(n=4)[0].is_accepted is False
+    assert made(worker, n=4)[0].is_accepted is False
 
 
 @pytest.mark.parametrize("judge", ["none", "broken"])
-def test_without_a_judge_that_works_jobs_succeed_unjudged(served, settings, judge):
+def test_without_a_judge_that_works_jobs_succeed_unjudged(served, settings, judge, worker):
     settings.RESULT_JUDGE = f"{judges.__name__}.{judge}"
 
-    (image,) = made(tries=5)
+    (image,) = made(worker, tries=5)
 
     assert (image.is_accepted, image.tries) == (None, 1)
 
 
-def test_a_job_that_is_canceled_between_two_tries_is_not_delivered(served):
+def test_a_job_that_is_canceled_between_two_tries_is_not_delivered(served, worker):
     """The picture fails; before the next try the job is canceled, as the heartbeat finds out."""
     PromptVariant.objects.update(tags=[NEVER], max_tries=5)
     job = submission.submit(make_user(), variant="mug")
-    loaded = worker._pipeline(served)
+    loaded = worker.pipeline(served)
     generate, calls = loaded.generate, []
 
     def cancel_after_the_first(requests, **options):
         calls.append(len(requests))
         if len(calls) == 2:
             jobs.cancel(job.id)
-            worker._dropped.update(worker._claims)
+            worker.leases.renew()
         return generate(requests, **options)
 
     loaded.generate = cancel_after_the_first

@@ -1,6 +1,5 @@
 """A student's bundle in its daily life: registered, served without a text encoder, rolled back, exported."""
 
-from concurrent.futures import ThreadPoolExecutor
 from io import StringIO
 from pathlib import Path
 
@@ -10,7 +9,6 @@ from django.core.management import CommandError, call_command
 from generation.infra import heartbeat
 from generation.jobs import submission
 from generation.models import Embedding, Image, Job, Release
-from generation.worker import process as worker
 from tests.generation.students import make_bundle
 from tests.people import make_user, make_variant
 from tests.tiny import make_tiny_release
@@ -42,17 +40,14 @@ def catalogue() -> None:
 def served(tmp_path: Path, teacher: Path, catalogue: None, settings, monkeypatch, redis_server):
     """A student that is active alone: no teacher, and so no text encoder, is registered."""
     settings.DEVICE, settings.TORCH_THREADS, settings.BATCH_SIZE = "cpu", 1, 4
-    worker._loaded.clear()
     make_bundle(tmp_path / "student", teacher, PROMPTS, name="student-1")
     run("release", "register", str(tmp_path / "student"))
     run("release", "activate", "student-1")
     heartbeat.stopping.clear()
-    with ThreadPoolExecutor(2) as writers:
-        monkeypatch.setattr(worker, "_writers", writers)
-        yield Release.objects.get(name="student-1")
+    yield Release.objects.get(name="student-1")
 
 
-def test_a_student_alone_makes_pictures(served: Release, settings) -> None:
+def test_a_student_alone_makes_pictures(served: Release, settings, worker) -> None:
     owner = make_user()
     for seed in (1, 2):
         for slug in PROMPTS:

@@ -13,7 +13,6 @@ from generation.models import Release, Worker
 from generation.releases import activation
 from generation.releases import lifecycle as releases
 from generation.worker import pipelines
-from generation.worker import process as worker
 from generation.worker.pipelines import Loaded
 from tests.people import make_worker
 from tests.tiny import make_tiny_release
@@ -98,10 +97,9 @@ def test_one_that_cannot_be_loaded_is_tried_once_and_says_why_when_asked_for(row
 
 
 # --- handing over ---------------------------------------------------------------------------------
-def test_a_release_is_served_when_the_workers_have_it(rows, settings):
+def test_a_release_is_served_when_the_workers_have_it(rows, settings, worker):
     """The worker's own heartbeat thread prepares it and says so in its row."""
     settings.WORKER_NAME = "worker-1"
-    worker._loaded.clear()
     heartbeat.stopping.clear()
     worker.begin()
     try:
@@ -111,7 +109,6 @@ def test_a_release_is_served_when_the_workers_have_it(rows, settings):
         assert releases.rollback("student") == rows[0]
     finally:
         heartbeat.end()
-        worker._loaded.clear()
 
 
 def test_a_worker_that_does_not_get_ready_delays_it_but_does_not_prevent_it(rows):

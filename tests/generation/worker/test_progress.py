@@ -4,7 +4,6 @@ import base64
 import io
 import json
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from uuid import uuid4
 
@@ -18,7 +17,6 @@ from generation.jobs import lifecycle as jobs
 from generation.jobs import submission
 from generation.models import Job
 from generation.releases import lifecycle as releases
-from generation.worker import process as worker
 from generation.worker import progress
 from generation.worker.progress import BatchProgress
 from tests.people import make_job, make_user, make_variant
@@ -30,7 +28,6 @@ TEXTS = ("a red glass vase", "a blue clay bowl")
 
 
 def serve(tmp_path: Path, *, steps: int) -> None:
-    worker._loaded.clear()
     make_tiny_release(tmp_path / "tiny", name="tiny", kind="student", steps=steps)
     releases.activate(releases.register(tmp_path / "tiny"))
     for text in TEXTS:
@@ -43,9 +40,7 @@ def writers(settings, monkeypatch, redis_server):
     settings.TORCH_THREADS = 1
     settings.BATCH_SIZE = 4
     heartbeat.stopping.clear()
-    with ThreadPoolExecutor(2) as threads:
-        monkeypatch.setattr(worker, "_writers", threads)
-        yield
+    yield
 
 
 @pytest.fixture
@@ -74,7 +69,7 @@ def picture(preview: dict) -> Image.Image:
 
 
 def test_who_watches_is_told_the_status_the_progress_and_each_step_but_the_last(
-    served, redis_server
+    served, redis_server, worker
 ):
     job = submit(seed=1, n=2)
     events.watch(job.id, previews=True)
@@ -94,7 +89,7 @@ def test_who_watches_is_told_the_status_the_progress_and_each_step_but_the_last(
     assert redis_server.ttl(events.stream(job.id)) > events.KEPT_SECONDS - 30
 
 
-def test_for_a_job_that_nobody_watches_nothing_is_written(served, redis_server):
+def test_for_a_job_that_nobody_watches_nothing_is_written(served, redis_server, worker):
     watched, other = submit(TEXTS[0], seed=1), submit(TEXTS[1], seed=1)
     events.watch(watched.id, previews=True)
 
@@ -105,7 +100,7 @@ def test_for_a_job_that_nobody_watches_nothing_is_written(served, redis_server):
     assert not redis_server.exists(events.stream(other.id))
 
 
-def test_who_wants_no_previews_costs_none(served, redis_server):
+def test_who_wants_no_previews_costs_none(served, redis_server, worker):
     job = submit(seed=1)
     events.watch(job.id, previews=False)
 
@@ -114,7 +109,7 @@ def test_who_wants_no_previews_costs_none(served, redis_server):
     assert {kind for kind, _ in told(redis_server, job)} == {"watched", "status", "progress"}
 
 
-def test_a_watched_job_gets_the_same_picture(served, redis_server):
+def test_a_watched_job_gets_the_same_picture(served, redis_server, worker):
     alone = submit(seed=5)
     worker.run()
     first = alone.images.get().sha256
@@ -132,7 +127,7 @@ def test_a_watched_job_gets_the_same_picture(served, redis_server):
 
 
 def test_a_release_of_one_step_has_no_previews_and_asks_redis_nothing(
-    tmp_path, writers, redis_server
+    tmp_path, writers, redis_server, worker
 ):
     serve(tmp_path, steps=1)
     job = submit(seed=1)
@@ -162,10 +157,10 @@ def test_a_job_goes_back_to_the_queue_before_the_eyes_of_who_watches(redis_serve
     ]
 
 
-def test_previews_that_cannot_be_made_cost_no_job(served, redis_server, caplog):
+def test_previews_that_cannot_be_made_cost_no_job(served, redis_server, caplog, worker):
     job = submit(seed=1)
     events.watch(job.id, previews=True)
-    decoder = worker._pipeline(job.release).vae.decoder
+    decoder = worker.pipeline(job.release).vae.decoder
     calls = []
 
     def hook(*_):

@@ -1,0 +1,35 @@
+"""Celery bootstep of a worker that consumes one of our queues."""
+
+from typing import Any
+
+from celery.bootsteps import StartStopStep
+
+from generation.infra import heartbeat
+
+
+class QueueStep(StartStopStep):
+    """Prepares a worker that consumes `queue` before it receives messages, and ends its heartbeat with it.
+
+    An error in `begin` ends the process with exit code 1, and the supervisor starts it again.
+    """
+
+    queue = ""
+
+    def begin(self) -> None:
+        """Load what the queue needs, then begin the heartbeat."""
+        raise NotImplementedError
+
+    def end(self) -> None:
+        """Finish what is under way."""
+
+    def include_if(self, parent: Any) -> bool:
+        return self.queue in parent.app.amqp.queues.consume_from
+
+    def start(self, parent: Any) -> None:
+        self.begin()
+
+    def stop(self, parent: Any) -> None:
+        self.end()
+        heartbeat.end()
+
+    terminate = stop

@@ -1,0 +1,59 @@
+"""Watchdog of a Celery worker that has become unresponsive to messages.
+
+Seen with Celery 5.7.0: when Redis goes away during a task of a solo worker, the worker may end connected to nothing and
+receive no message until it is started again.
+"""
+
+import os
+import time
+from collections.abc import Callable
+
+import structlog
+from celery.signals import task_postrun, task_prerun
+from django.conf import settings
+
+from generation.infra.redis_client import attempt
+
+log = structlog.get_logger(__name__)
+
+EXIT_UNRESPONSIVE = 70
+CHECK_SECONDS = 1.0
+
+
+class Watchdog:
+    """Ends the process if work has waited for DEAF_SECONDS while it ran no task, although Redis answers.
+
+    is_work_waiting: whether there is work that this worker could do. send: sends its message again, which was lost,
+    expired or never sent.
+    """
+
+    def __init__(self, *, is_work_waiting: Callable[[], bool], send: Callable[[], None]) -> None:
+        self._is_work_waiting = is_work_waiting
+        self._send = send
+        self._running = 0
+        self._checked_at = self._waiting_since = time.monotonic()
+        task_prerun.connect(self._on_prerun)
+        task_postrun.connect(self._on_postrun)
+
+    def _on_prerun(self, **_: object) -> None:
+        self._running += 1
+
+    def _on_postrun(self, **_: object) -> None:
+        self._running -= 1
+        self._waiting_since = time.monotonic()
+
+    def check(self) -> None:
+        """Call this often, in a thread of its own: the main thread may hang in the broker's socket."""
+        now = time.monotonic()
+        if now - self._checked_at < CHECK_SECONDS:
+            return
+        self._checked_at = now
+        is_reachable = attempt(lambda redis: redis.ping(), False)
+        if self._running or not is_reachable or not self._is_work_waiting():
+            self._waiting_since = now
+        elif now - self._waiting_since > settings.DEAF_SECONDS:
+            idle = round(now - self._waiting_since)
+            log.error("worker_deaf", worker=settings.WORKER_NAME, idle_seconds=idle)
+            os._exit(EXIT_UNRESPONSIVE)  # an exception would not reach the main thread
+        else:
+            self._send()
