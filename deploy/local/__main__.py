@@ -12,7 +12,8 @@ from deploy.local import picture, throwaway
 from deploy.local.api import API
 from deploy.local.errors import AlreadyRunning, APIError, LocalError
 from deploy.local.home import Home
-from deploy.local.stack import Stack, is_serving, say
+from deploy.local.servers import say
+from deploy.local.stack import Stack, is_serving
 from deploy.local.supervision import Supervisor
 
 
@@ -79,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _variable(name: str, default: str | None = None) -> str | None:
-    """make hands its variables over in the environment; argparse converts and checks them like options."""
+    """Return a variable that make exported; argparse converts and checks it like an option."""
     return os.environ.get(name) or default
 
 
@@ -221,7 +222,7 @@ def _stop(stack: Stack) -> None:
 
 
 def _stop_on_signals(stack: Stack) -> None:
-    """The first signal stops in good order, a second Ctrl-C kills."""
+    """Stop in order at the first signal; kill at a second Ctrl-C."""
 
     def kill(*_: object) -> None:
         stack.kill()

@@ -1,4 +1,4 @@
-"""The folder of one local stack (`.retort/`): what lies where, its lock, its secrets, its ports. Starts nothing."""
+"""The folder of one local stack (`.retort/`): its paths, its lock, its secrets and the state of its launcher."""
 
 import fcntl
 import hashlib
@@ -65,21 +65,21 @@ class Home:
             self._lock = None
 
     def sockets(self) -> Path:
-        """A private folder whose path is short enough for Unix sockets."""
+        """Return a private folder whose path is short enough for Unix sockets."""
         if len(os.fsencode(self.folder)) + len("/supervisor.sock") < LONGEST_SOCKET_PATH:
             return self.folder
         name = hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:16]
-        folder = Path(tempfile.gettempdir()) / f"retort-{os.getuid()}-{name}"
+        folder = Path("/tmp") / f"retort-{os.getuid()}-{name}"
         folder.mkdir(mode=0o700, exist_ok=True)
         found = folder.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
             raise LocalError(
-                f"{folder} is not a private folder of yours: remove it, or set TMPDIR."
+                f"{folder} is not a private folder of yours. Remove it, or set RETORT_HOME to a shorter path."
             )
         return folder
 
     def secrets(self) -> dict[str, str]:
-        """Made once, kept in secrets.json."""
+        """Return the secrets in secrets.json; make those that are missing."""
         path = self.folder / "secrets.json"
         known = read_json(path)
         made = {
@@ -93,12 +93,12 @@ class Home:
         return made
 
     def read_run(self) -> dict[str, Any]:
-        """What a serving launcher states about itself; empty when none serves."""
+        """Return the facts that a serving launcher wrote; empty when none serves."""
         return read_json(self.run_file)
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Empty for a file that is missing or was torn by a crash."""
+    """Return the object in a file; empty when the file is missing or incomplete."""
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError):
@@ -107,7 +107,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Whole or not at all, readable by the owner only."""
+    """Write a file completely or not at all, readable by the owner only."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
     try:
         with os.fdopen(handle, "w") as file:

@@ -1,8 +1,8 @@
-"""A private PostgreSQL: makes its data folder, says how to start it and whether it answers. Does not supervise it."""
+"""A private PostgreSQL server: its data folder, its command line, and whether it answers."""
 
+import contextlib
 import os
 import shutil
-import signal
 import subprocess
 import tempfile
 import time
@@ -47,7 +47,7 @@ class PostgreSQL:
         return f"postgres://postgres:{self.password}@{HOST}:{self.port}/{DATABASE}"
 
     def prepare(self) -> None:
-        """Make the data folder if there is none, and clear away what a killed server left."""
+        """Make the data folder if there is none. No server may run on it. Raises LocalError."""
         for unfinished in self.data.parent.glob(f".{self.data.name}-unfinished-*"):
             shutil.rmtree(unfinished, ignore_errors=True)
         if self.data.exists() and not (self.data / "PG_VERSION").is_file():
@@ -57,11 +57,11 @@ class PostgreSQL:
         if not self.data.exists():
             self._initialise()
             return
-        self.stop_leftover()
+        self._forget_stranger()
         self._set_password()
 
     def _initialise(self) -> None:
-        """In a folder of another name first: the final name means that it is complete."""
+        """Make the data under another name first: the final name means that it is complete."""
         fresh = Path(
             tempfile.mkdtemp(prefix=f".{self.data.name}-unfinished-", dir=self.data.parent)
         )
@@ -110,7 +110,7 @@ class PostgreSQL:
             raise ProcessFailed(f"PostgreSQL could not prepare {data}:\n{done.stderr[-2000:]}")
 
     def _set_password(self) -> None:
-        """The secrets may have been lost or replaced while the data stayed."""
+        """Set the password of the data to ours: the secrets may have been lost while the data stayed."""
         mark = self.data / PASSWORD_MARK
         if not mark.is_file() or mark.read_text() != self.password:
             self._single_user(f"ALTER ROLE postgres PASSWORD '{self.password}'", self.data)
@@ -123,7 +123,7 @@ class PostgreSQL:
         self.account.own(mark)
 
     def command(self) -> list[str]:
-        """Stays in the foreground. SIGINT is its quick and orderly stop."""
+        """Return the command that serves in the foreground. SIGINT is its quick and orderly stop."""
         settings = {
             "listen_addresses": HOST,
             "unix_socket_directories": "",
@@ -134,74 +134,33 @@ class PostgreSQL:
             settings |= dict.fromkeys(("fsync", "synchronous_commit", "full_page_writes"), "off")
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         return [
-            *self.account.prefix,
-            str(self.programs / "postgres"),
-            "-D",
-            str(self.data),
-            "-p",
-            str(self.port),
-            *options,
-        ]
+            *self.account.prefix, str(self.programs / "postgres"),
+            "-D", str(self.data), "-p", str(self.port), *options,
+        ]  # fmt: skip
 
     def is_ready(self) -> bool:
-        command: list[str | Path] = [
-            self.programs / "pg_isready",
-            "-q",
-            "-h",
-            HOST,
-            "-p",
-            str(self.port),
-        ]
-        command += [
-            "-U",
-            "postgres",
-            "-d",
-            DATABASE,
-        ]  # else the server logs an unknown role at each look
+        # With user and database: else the server logs an unknown role at each look.
+        command = [
+            str(self.programs / "pg_isready"),
+            "-q", "-h", HOST, "-p", str(self.port), "-U", "postgres", "-d", DATABASE,
+        ]  # fmt: skip
         return subprocess.run(command, check=False).returncode == 0
 
-    def postmaster(self) -> psutil.Process | None:
-        """The server on this data folder, if it lives. Its pid file alone proves nothing: pids are given again."""
-        process = self._process_in_pid_file()
-        return process if process and self._is_ours(process) else None
-
-    def _process_in_pid_file(self) -> psutil.Process | None:
-        try:
-            return psutil.Process(int((self.data / "postmaster.pid").read_text().split("\n", 1)[0]))
-        except (OSError, ValueError, psutil.Error):
-            return None
-
-    def _is_ours(self, process: psutil.Process) -> bool:
-        try:
-            return process.name() == "postgres" and Path(process.cwd()).samefile(self.data)
-        except (OSError, psutil.Error):
-            return False
-
     def remove_foreign_data(self) -> None:
-        """Delete data that is in another account's place, where our folder's end does not end it."""
+        """Delete data that is outside of our folder because another account owns it."""
         if self.account.user:
             shutil.rmtree(self.data.parent, ignore_errors=True)
 
-    def stop_leftover(self) -> None:
-        """Stop a server that outlived its launcher, and remove a pid file that names somebody else's process."""
-        process = self._process_in_pid_file()
-        if process is None:
-            return  # PostgreSQL sees for itself that the process is gone, and looks for survivors of it
-        if not self._is_ours(process):
-            # It would wait for a process that was given the same pid.
-            if process.name() != "postgres":
-                (self.data / "postmaster.pid").unlink(missing_ok=True)
-            return
-        process.send_signal(signal.SIGINT)
-        try:
-            process.wait(timeout=8)
-        except psutil.TimeoutExpired:
-            raise LocalError(
-                f"PostgreSQL (pid {process.pid}) from an earlier start does not stop. End it, then try again."
-            ) from None
+    def _forget_stranger(self) -> None:
+        """Remove a pid file that names a process of another program: the server would take it for a server."""
+        file = self.data / "postmaster.pid"
+        with contextlib.suppress(OSError, ValueError, psutil.Error):
+            if psutil.Process(int(file.read_text().split("\n", 1)[0])).name() != "postgres":
+                file.unlink()
 
 
 def wait_until(is_ready: Callable[[], bool], seconds: float, *, step: float = 0.02) -> bool:
+    """Return whether it became ready in this time."""
     deadline = time.monotonic() + seconds
     while not is_ready():
         if time.monotonic() > deadline:

@@ -1,41 +1,19 @@
-"""The processes of a local stack: their names, commands and environment. Starts nothing."""
+"""The project's processes in a local stack: their names, commands and environment."""
 
 import os
 import sys
 
 from deploy.local.ports import HOST
-from deploy.local.postgresql import PostgreSQL
-from deploy.local.redis import Redis
 from deploy.local.supervision import Program
 
 PYTHON = sys.executable
-SERVERS = ("postgres", "redis")
 
 
 def generation(workers: int) -> list[str]:
     return [f"generation-{number}" for number in range(1, workers + 1)]
 
 
-def servers(postgres: PostgreSQL | None, redis: Redis | None) -> list[Program]:
-    """Those of the two that are ours to run."""
-    programs = []
-    if postgres:
-        programs.append(
-            Program(
-                "postgres",
-                postgres.command(),
-                user=postgres.account.user,
-                stop_signal="INT",
-                stop_seconds=3,
-            )
-        )
-    if redis:
-        programs.append(Program("redis", redis.command(), stop_seconds=2))
-    return programs
-
-
 def application(*, port: int, workers: int) -> list[Program]:
-    # A few seconds to finish the batch at hand; what is cut off is rescued by its lease.
     programs = [
         Program(
             "web",
@@ -60,8 +38,8 @@ def application(*, port: int, workers: int) -> list[Program]:
             _worker("distillation", "distillation", "solo", 1),
             {"WORKER_NAME": "distillation"},
         ),
-        # By itself: a receiver of webhooks that does not answer must not hold up the sweeps of `light`. Two threads:
-        # one sends, the other hears that there is more.
+        # A process of its own: a webhook receiver that does not answer must not delay the sweeps of `light`. One thread
+        # sends, the other takes new messages.
         Program(
             "webhooks", _worker("webhooks", "webhooks", "threads", 2), {"WORKER_NAME": "webhooks"}
         ),

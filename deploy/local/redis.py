@@ -1,15 +1,12 @@
-"""A private Redis: writes its configuration, says how to start it and whether it answers. Does not supervise it."""
+"""A private Redis server: its configuration, its command line, and whether it answers."""
 
-import os
-import signal
 import socket
 from pathlib import Path
 
-import psutil
-
 from deploy.local import binaries
-from deploy.local.errors import LocalError
 from deploy.local.ports import HOST
+
+TEST_DATABASES = 64  # one for each parallel test process
 
 
 class Redis:
@@ -19,13 +16,11 @@ class Redis:
         *,
         port: int,
         password: str,
-        databases: int = 16,
         throw_away: bool = False,
     ):
         self.folder = folder
         self.port = port
         self.password = password
-        self.databases = databases
         self.throw_away = throw_away
         self.program = binaries.redis()
         self.config = folder / "redis.conf"
@@ -36,17 +31,16 @@ class Redis:
 
     def prepare(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.stop_leftover()
         self.config.touch(mode=0o600)
         folder = str(self.folder).replace("\\", "\\\\").replace('"', '\\"')
         lines = [
             f"bind {HOST}",
             f"port {self.port}",
             f"requirepass {self.password}",
-            f"databases {self.databases}",
+            f"databases {TEST_DATABASES if self.throw_away else 16}",
             f'dir "{folder}"',
-            f'pidfile "{folder}/redis.pid"',
             "daemonize no",
+            "set-proc-title no",  # its title would overwrite the environment, by which it is found
             'save ""',
             # Queues must not be evicted: cached entries carry a lifetime instead.
             "maxmemory-policy noeviction",
@@ -58,7 +52,7 @@ class Redis:
         return [str(self.program), str(self.config)]
 
     def is_ready(self) -> bool:
-        """It answers to our password, and has read its data."""
+        """Return whether it answers to our password, so that it has read its data."""
         try:
             with socket.create_connection((HOST, self.port), timeout=1) as connection:
                 connection.sendall(f"AUTH {self.password}\r\nPING\r\n".encode())
@@ -71,22 +65,3 @@ class Redis:
         except OSError:
             return False
         return answer == b"+OK\r\n+PONG\r\n"
-
-    def stop_leftover(self) -> None:
-        """Stop a server on this folder that outlived its launcher."""
-        try:
-            process = psutil.Process(int((self.folder / "redis.pid").read_text()))
-            ours = process.exe() == os.path.realpath(self.program) and Path(process.cwd()).samefile(
-                self.folder
-            )
-        except (OSError, ValueError, psutil.Error):
-            return
-        if not ours:
-            return
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(timeout=5)
-        except psutil.TimeoutExpired:
-            raise LocalError(
-                f"Redis (pid {process.pid}) from an earlier start does not stop. End it, then try again."
-            ) from None

@@ -1,6 +1,7 @@
-"""Keeps processes up: `supervisor` in the foreground of a session of its own, spoken to over a private Unix socket.
+"""Supervision of the processes of one home: supervisord in a session of its own, controlled over a Unix socket.
 
-It outlives a killed launcher, and the next launcher finds it by that socket. Knows programs only as names and commands.
+All of them, and what they start, have the home's folder in their environment (MARK). By that mark they are found
+and ended, whatever became of the launcher and the supervisor.
 """
 
 import contextlib
@@ -23,7 +24,11 @@ from supervisor.xmlrpc import SupervisorTransport
 from deploy.local.errors import ProcessFailed
 from deploy.local.home import PROJECT, Home
 
-MARK = "RETORT_SUPERVISED_BY"  # in the environment of every process of a stack: its folder
+MARK = "RETORT_SUPERVISED_BY"  # the home's folder; of nested homes one a line
+STOP_SECONDS = (
+    4  # for the batch at hand; then a process is killed, and its jobs are rescued by their leases
+)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GONE = ("STOPPED", "EXITED", "FATAL", "UNKNOWN")
 
 
@@ -34,8 +39,6 @@ class Program:
     environment: dict[str, str] = field(default_factory=dict)
     user: str | None = None
     stop_signal: str = "TERM"
-    stop_seconds: int = 4  # then it is killed
-    up_after_seconds: int = 1  # one that ends earlier is started again with growing pauses
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class State:
 
 
 def configuration(home: Home, programs: Iterable[Program]) -> str:
-    """No secret and no path is written here: they come through the environment, where nothing needs escaping."""
+    """Return supervisord's configuration. Paths and secrets come through the environment: nothing needs escaping."""
     lines = [
         "[supervisord]",
         "nodaemon=true",
@@ -76,10 +79,10 @@ def configuration(home: Home, programs: Iterable[Program]) -> str:
             f"directory={'/' if program.user else '%(ENV_RETORT_PROJECT)s'}",
             "autostart=false",  # the launcher starts them in order
             "autorestart=true",
-            f"startsecs={program.up_after_seconds}",
+            "startsecs=1",  # one that ends earlier is started again with growing pauses
             "startretries=20",
             f"stopsignal={program.stop_signal}",
-            f"stopwaitsecs={program.stop_seconds}",
+            f"stopwaitsecs={STOP_SECONDS}",
             "killasgroup=true",
             "redirect_stderr=true",
             f"stdout_logfile=logs/{program.name}.log",
@@ -94,7 +97,7 @@ def _variable(program: Program) -> str:
 
 
 class Supervisor:
-    """The supervisor of one home, whether or not this process started it."""
+    """Client of the supervisor of one home, whether or not this process started it."""
 
     def __init__(self, home: Home):
         self.home = home
@@ -107,7 +110,6 @@ class Supervisor:
         variables = {
             **environment,
             **{_variable(program): shlex.join(program.command) for program in programs},
-            MARK: str(self.home.folder),
             "RETORT_PROJECT": str(PROJECT),
             "RETORT_SOCKET": str(self.socket),
         }
@@ -119,7 +121,7 @@ class Supervisor:
                 cwd=self.home.folder, env=variables, start_new_session=True,
                 stdin=subprocess.DEVNULL, stdout=file, stderr=file,
             )  # fmt: skip
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not self.answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise ProcessFailed(f"supervisor did not start:\n{tail(output)}")
@@ -181,39 +183,101 @@ class Supervisor:
                 return
             time.sleep(0.05)
 
-    def shut_down(self, seconds: float = 8) -> None:
-        """End the supervisor, and with it whatever still runs under it."""
-        # It may be gone, or going already.
-        with contextlib.suppress(OSError, HTTPException, xmlrpc.client.Fault):
-            self._call("shutdown")
-        deadline = time.monotonic() + seconds
-        while self.is_alive() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        self.kill()
+    def reap(self) -> None:
+        """Take the exit status of a supervisor that this process started and that was killed."""
+        if self._process:
+            self._process.wait(timeout=10)
 
-    def kill(self) -> None:
-        """At once: the supervisor first, so that it restarts nothing."""
-        if self._process and self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
-        _kill(survivors(self.home))
+
+class Watch:
+    """Detector of processes that do not stay up while others are waited for."""
+
+    def __init__(self, names: list[str], *, tries: int = 3):
+        self._tries = tries  # PostgreSQL may need two after a crash; a worker may start before its server answers
+        self._seen: dict[str, set[int]] = {name: set() for name in names}
+
+    def check(self, states: dict[str, State]) -> None:
+        """Raise ProcessFailed when one has ended too often."""
+        for name, pids in self._seen.items():
+            state = states[name]
+            if state.pid:
+                pids.add(state.pid)
+            if state.state == "FATAL" or len(pids) > self._tries:
+                raise ProcessFailed(f"{name} does not stay up. Its log ends:\n{tail(state.log)}")
+
+
+def marked(environment: Mapping[str, str], home: Home) -> dict[str, str]:
+    """Return the environment for processes of this home, also below another home's process."""
+    return {**environment, MARK: f"{environment.get(MARK, '')}\n{home.folder}".lstrip()}
 
 
 def survivors(home: Home) -> list[psutil.Process]:
-    """Processes of this home's stack, known by the mark in their environment: pids alone may be somebody else's."""
+    """Return the processes of this home that run, save this process and its parents."""
     kin = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
     found = []
     for process in psutil.process_iter():
-        try:
-            if process.pid not in kin and process.environ().get(MARK) == str(home.folder):
+        with contextlib.suppress(psutil.Error, OSError):  # another account's, or gone meanwhile
+            marks = process.environ().get(MARK, "").split("\n")
+            if process.pid not in kin and str(home.folder) in marks and is_running(process):
                 found.append(process)
-        except (psutil.Error, OSError):
-            continue  # another account's, or gone meanwhile
     return found
 
 
+def end_processes(home: Home, *, last: Collection[str] = ()) -> int:
+    """End this home's processes in order, those named in `last` after the others. Return how many there were."""
+    found = survivors(home)
+    _kill(
+        [process for process in found if _is_supervisor(process)]
+    )  # it would start the others again
+    pids = {process.pid for process in found if not _is_supervisor(process)}
+    for final in (False, True):
+        group = [process for process in survivors(home) if (_name(process) in last) == final]
+        for process in group:
+            with contextlib.suppress(psutil.Error):
+                if process.ppid() in pids:
+                    continue  # its parent ends it
+                # SIGTERM would have PostgreSQL wait for its clients.
+                is_postgres = process.name() == "postgres"
+                process.send_signal(signal.SIGINT if is_postgres else signal.SIGTERM)
+        deadline = time.monotonic() + STOP_SECONDS
+        while any(map(is_running, group)) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        _kill(group)
+    (home.sockets() / "supervisor.sock").unlink(missing_ok=True)
+    return len(found)
+
+
+def kill_processes(home: Home) -> None:
+    """End this home's processes at once, those too that start meanwhile. No signal interrupts it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        deadline = time.monotonic() + 5
+        while (found := survivors(home)) and time.monotonic() < deadline:
+            _kill([process for process in found if _is_supervisor(process)])
+            _kill(found)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _kill(targets: list[psutil.Process]) -> None:
+    for process in targets:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    deadline = time.monotonic() + 2
+    while any(map(is_running, targets)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def is_running(process: psutil.Process) -> bool:
+    """Whether it has not ended; a zombie has, and may stay one where no init reaps it."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
 def _name(process: psutil.Process) -> str:
-    """What supervisor calls it."""
+    """Return the name that supervisor gave it, or its parent."""
     try:
         return process.environ().get("SUPERVISOR_PROCESS_NAME", "")
     except (psutil.Error, OSError):
@@ -225,39 +289,6 @@ def _is_supervisor(process: psutil.Process) -> bool:
         return "supervisor.supervisord" in process.cmdline()
     except psutil.Error:
         return False
-
-
-def _kill(targets: list[psutil.Process]) -> None:
-    for process in targets:
-        with contextlib.suppress(psutil.Error):
-            process.kill()
-    psutil.wait_procs(targets, timeout=2)
-
-
-def clear_leftovers(home: Home, *, last: Collection[str] = (), seconds: float = 6) -> int:
-    """End what a killed launcher left running, those in `last` after the others. Returns how many there were."""
-    supervisor = Supervisor(home)
-    found = survivors(home)
-    if supervisor.answers():
-        # Shutting down alone would stop one after the other.
-        with contextlib.suppress(OSError, HTTPException, xmlrpc.client.Fault, ProcessFailed):
-            names = [name for name in supervisor.states() if name not in last]
-            supervisor.stop(*names, seconds=seconds)
-        supervisor.shut_down(seconds)
-    remaining = survivors(home)
-    _kill([process for process in remaining if _is_supervisor(process)])
-    for final in (False, True):
-        group = [process for process in remaining if (_name(process) in last) == final]
-        for process in group:
-            with contextlib.suppress(psutil.Error):
-                # SIGINT is PostgreSQL's quick stop; SIGTERM would wait for its clients.
-                process.send_signal(
-                    signal.SIGINT if process.name() == "postgres" else signal.SIGTERM
-                )
-        _, stubborn = psutil.wait_procs(group, timeout=4)
-        _kill(stubborn)
-    supervisor.socket.unlink(missing_ok=True)
-    return len(found)
 
 
 def tail(log: Path, lines: int = 30) -> str:

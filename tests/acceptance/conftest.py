@@ -26,9 +26,9 @@ class RedisServer:
         wait_for(self.server.is_ready, "Redis answers")
 
     def kill(self) -> None:
-        assert self.process
-        self.process.kill()
-        self.process.wait()
+        if self.process:
+            self.process.kill()
+            self.process.wait()
 
     def client(self) -> redis.Redis:
         return redis.Redis.from_url(self.server.url)
@@ -42,9 +42,11 @@ def stack_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def redis_server(stack_home: Path) -> Iterator[RedisServer]:
     server = RedisServer(stack_home / "redis-of-the-tests")
-    server.start()
-    yield server
-    server.kill()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
 
 
 @pytest.fixture(scope="session")
@@ -57,12 +59,12 @@ def stack(stack_home: Path, redis_server: RedisServer) -> Iterator[Stack]:
         "WORKER_STALE_SECONDS": "8",
         "WEBHOOK_PRIVATE_HOSTS": "true",  # the receivers of the tests are on this machine
     }
-    stack = Stack(stack_home / "home", workers=2, env=env)
-    for name, steps in (("quick", 4), ("other", 4), ("slow", 150)):
-        make_tiny_release(stack_home / name, name=name, kind="student", steps=steps)
-        stack.manage("release", "register", str(stack_home / name))
-    yield stack
-    assert stack.stop() == 0
+    with Stack(stack_home / "home", workers=2, env=env) as stack:
+        for name, steps in (("quick", 4), ("other", 4), ("slow", 150)):
+            make_tiny_release(stack_home / name, name=name, kind="student", steps=steps)
+            stack.manage("release", "register", str(stack_home / name))
+        yield stack
+        assert stack.stop() == 0
 
 
 @pytest.fixture(scope="session")

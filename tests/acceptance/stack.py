@@ -1,4 +1,4 @@
-"""The whole of Retort in processes of its own, started as a user starts it, with a client and a look at the rows."""
+"""A whole stack in processes of its own, started as a user starts it, with an HTTP client and access to the rows."""
 
 import json
 import os
@@ -15,31 +15,42 @@ import psycopg2
 import psycopg2.extras
 
 from deploy.local import ports
+from deploy.local.home import Home, read_json
+from deploy.local.supervision import kill_processes
 
 ROOT = Path(__file__).resolve().parents[2]
 TERMINAL = ("succeeded", "failed", "canceled")
 T = TypeVar("T")
-
-
 PATIENCE_SECONDS = 600  # many times what any state takes; a slow machine is no failure
 
 
-def wait_for(look: Callable[[], T], what: str) -> T:
-    """Return the first true answer of `look`; fail with what it last saw."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
+def wait_for(look: Callable[[], T], what: str, *, seconds: float = PATIENCE_SECONDS) -> T:
+    """Return the first true result of `look`; fail with the last one after `seconds`."""
+    deadline = time.monotonic() + seconds
     while True:
         seen = look()
         if seen:
             return seen
         if time.monotonic() > deadline:
-            raise AssertionError(f"after {PATIENCE_SECONDS} s still not: {what} (saw {seen!r})")
+            raise AssertionError(f"after {seconds:g} s still not: {what} (saw {seen!r})")
         time.sleep(0.05)
 
 
-class Stack:
-    """`python -m deploy.local run` with a home of its own."""
+class StartFailed(AssertionError):
+    """The stack did not get ready; none of its processes is left."""
 
-    def __init__(self, home: Path, *, workers: int, env: dict[str, str]) -> None:
+
+class Stack:
+    """`python -m deploy.local run` with a home of its own. Use it as a context manager, or call stop()."""
+
+    def __init__(
+        self,
+        home: Path,
+        *,
+        workers: int,
+        env: dict[str, str],
+        ready_seconds: float = PATIENCE_SECONDS,
+    ) -> None:
         self.home = home
         home.mkdir(parents=True, exist_ok=True)
         self.env = {
@@ -54,14 +65,23 @@ class Stack:
             **env,
         }
         self.log = (home / "launcher.log").open("w")
+        # In a session of its own: a Ctrl-C in the terminal is for the tests, which then stop it.
         self.process = subprocess.Popen(
             [sys.executable, "-m", "deploy.local", "run", "--no-picture"],
             cwd=ROOT,
             env=self.env,
             stdout=self.log,
             stderr=self.log,
+            start_new_session=True,
         )
-        self.run = wait_for(self._ready, "the stack is ready")
+        try:
+            # The launcher ends by itself when a process fails or the stack is not ready in time.
+            self.run = wait_for(self._ready, "the stack is ready", seconds=ready_seconds)
+        except BaseException as error:
+            self._end()
+            if isinstance(error, AssertionError):
+                raise StartFailed(f"{error}\n{self._log_tail()}") from None
+            raise
         self.http = httpx.Client(
             base_url=self.run["base_url"],
             headers={"Authorization": f"Bearer {self.run['api_key']}"},
@@ -70,24 +90,39 @@ class Stack:
         self.rows = psycopg2.connect(self.run["database_url"])
         self.rows.autocommit = True
 
+    def __enter__(self) -> "Stack":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
     def _ready(self) -> dict[str, Any] | None:
         if self.process.poll() is not None:
-            raise AssertionError(
-                f"the launcher ended: {(self.home / 'launcher.log').read_text()[-3000:]}"
-            )
-        path = self.home / "run.json"
-        return json.loads(path.read_text()) if path.exists() else None
+            raise AssertionError("the launcher ended")
+        return read_json(self.home / "run.json") or None
+
+    def _log_tail(self) -> str:
+        return (self.home / "launcher.log").read_text()[-3000:]
 
     def stop(self) -> int:
+        """Return the launcher's exit code: 0 after an orderly stop."""
         self.rows.close()
         self.http.close()
-        self.process.send_signal(signal.SIGINT)
-        code = self.process.wait(timeout=120)
-        self.log.close()
-        return code
+        return self._end()
+
+    def _end(self) -> int:
+        """End the launcher, and whatever it leaves if it must be killed."""
+        try:
+            self.process.send_signal(signal.SIGINT)
+            return self.process.wait(timeout=120)
+        finally:
+            self.process.kill()
+            kill_processes(Home(self.home))
+            self.process.wait()
+            self.log.close()
 
     def pid(self, name: str) -> int:
-        """Of a process of the stack; one that is being started again has none for a moment."""
+        """Return the process ID; one that is being started again has none for a moment."""
 
         def look() -> int | None:
             return json.loads((self.home / "run.json").read_text())["processes"].get(name)
@@ -95,7 +130,7 @@ class Stack:
         return wait_for(look, f"{name} runs")
 
     def manage(self, *arguments: str) -> str:
-        """manage.py with the environment of the running stack."""
+        """Run manage.py with the environment of the stack and return its output."""
         done = subprocess.run(
             [sys.executable, "manage.py", *arguments],
             cwd=ROOT,
@@ -127,7 +162,7 @@ class Stack:
         return answer.json()
 
     def ended(self, job_ids: Iterable[str]) -> list[dict[str, Any]]:
-        """All of these jobs, once every one has ended."""
+        """Wait until all of these jobs have ended and return them."""
         wanted = list(job_ids)
 
         def look() -> bool:
@@ -139,7 +174,7 @@ class Stack:
         return [self.job(job_id) for job_id in wanted]
 
     def query(self, sql: str, *parameters: Any) -> list[dict[str, Any]]:
-        """Rows straight from PostgreSQL; connects again when it was restarted."""
+        """Return rows from PostgreSQL; connect again when it was restarted."""
         for tries in range(100):
             try:
                 if self.rows.closed:
@@ -156,7 +191,7 @@ class Stack:
         raise AssertionError("unreachable")
 
     def running_on(self, job_id: str, *, attempt: int = 1) -> str:
-        """The worker that runs this attempt of the job, once one does and has begun to step."""
+        """Wait until a worker steps through this attempt of the job and return its name."""
 
         def look() -> str | None:
             job = self.job(job_id)

@@ -53,14 +53,14 @@ def loop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         "JUDGED_SHARE": "1",
         "CANARY_JOBS": "12",
     }
-    stack = Stack(home / "home", workers=1, env=env)
-    stack.query(
-        "UPDATE generation_promptvariant SET status = 'archived' WHERE slug NOT IN"
-        " (SELECT slug FROM generation_promptvariant ORDER BY md5(slug) LIMIT %s)",
-        KEPT,
-    )
-    yield stack
-    assert stack.stop() == 0
+    with Stack(home / "home", workers=1, env=env) as stack:
+        stack.query(
+            "UPDATE generation_promptvariant SET status = 'archived' WHERE slug NOT IN"
+            " (SELECT slug FROM generation_promptvariant ORDER BY md5(slug) LIMIT %s)",
+            KEPT,
+        )
+        yield stack
+        assert stack.stop() == 0
 
 
 class Customers(threading.Thread):

@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,16 +78,6 @@ def test_a_half_made_data_folder_is_made_again(tmp_path: Path) -> None:
     assert not unfinished.exists()
     with running(server):
         assert count_databases(server) == 1
-
-
-def test_a_server_that_outlived_its_launcher_is_stopped(prepared: Path) -> None:
-    server = make_postgres(prepared)
-    with running(server) as process:
-        assert server.postmaster() is not None
-        threading.Thread(target=process.wait, daemon=True).start()  # init would reap an orphan
-        make_postgres(prepared).prepare()
-        assert process.wait(timeout=5) == 0
-    assert server.postmaster() is None
 
 
 def test_a_pid_file_that_names_a_stranger_is_removed_and_the_stranger_lives(prepared: Path) -> None:
@@ -175,12 +164,3 @@ def test_redis_keeps_its_data_over_a_kill_and_wants_the_password(tmp_path: Path)
             pytest.raises(redis.AuthenticationError),
         ):
             stranger.ping()
-
-
-def test_redis_that_outlived_its_launcher_is_stopped(tmp_path: Path) -> None:
-    server = Redis(tmp_path / "redis", port=ports.pick(), password="one")
-    server.prepare()
-    with running(server) as process:
-        threading.Thread(target=process.wait, daemon=True).start()
-        server.prepare()
-        assert process.wait(timeout=5) == 0

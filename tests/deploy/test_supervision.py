@@ -12,15 +12,25 @@ import pytest
 from deploy.local.errors import ProcessFailed
 from deploy.local.home import Home
 from deploy.local.postgresql import wait_until
-from deploy.local.stack import Watch
-from deploy.local.supervision import Program, Supervisor, clear_leftovers, survivors
+from deploy.local.supervision import (
+    MARK,
+    Program,
+    Supervisor,
+    Watch,
+    end_processes,
+    is_running,
+    kill_processes,
+    marked,
+    survivors,
+)
 
-LISTENS = [sys.executable, "-c", "import time; time.sleep(600)"]
-DEAF = [
+OBEDIENT = [sys.executable, "-c", "import time; time.sleep(600)"]
+UNRESPONSIVE = [
     sys.executable,
     "-c",
-    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)",
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(600)",
 ]
+STARTED: list[Supervisor] = []
 
 
 @pytest.fixture
@@ -29,13 +39,15 @@ def home(tmp_path: Path) -> Iterator[Home]:
     home = Home(tmp_path / "a % 'b' ; #c")
     home.create()
     yield home
-    for process in survivors(home):
-        process.kill()
+    kill_processes(home)
+    while STARTED:
+        STARTED.pop().reap()
 
 
 def start(home: Home, *programs: Program) -> Supervisor:
     supervisor = Supervisor(home)
-    supervisor.start(programs, os.environ)
+    STARTED.append(supervisor)
+    supervisor.start(programs, marked(os.environ, home))
     supervisor.run(*(program.name for program in programs))
     return supervisor
 
@@ -44,46 +56,44 @@ def pid_of(supervisor: Supervisor, name: str) -> int:
     return supervisor.states()[name].pid
 
 
-def is_running(supervisor: Supervisor, name: str) -> bool:
+def is_up(supervisor: Supervisor, name: str) -> bool:
     return supervisor.states()[name].state == "RUNNING"
 
 
 def test_a_killed_process_is_started_again_within_two_seconds(home: Home) -> None:
-    supervisor = start(home, Program("one", LISTENS))
-    assert wait_until(lambda: is_running(supervisor, "one"), 5)
+    supervisor = start(home, Program("one", OBEDIENT))
+    assert wait_until(lambda: is_up(supervisor, "one"), 5)
     old = pid_of(supervisor, "one")
     psutil.Process(old).kill()
     assert wait_until(lambda: pid_of(supervisor, "one") not in (0, old), 2)
-    supervisor.shut_down()
 
 
 def test_commands_and_environment_arrive_as_they_are(home: Home) -> None:
     written = home.folder / "written"
     code = f"import os, sys; open({str(written)!r}, 'w').write(sys.argv[1] + os.environ['NAME'])"
-    supervisor = start(
+    start(
         home, Program("one", [sys.executable, "-c", code, "50 % \"of\" ; #1 'x'"], {"NAME": "n-1"})
     )
     assert wait_until(lambda: written.exists() and bool(written.read_text()), 5)
     assert written.read_text() == "50 % \"of\" ; #1 'x'n-1"
-    supervisor.shut_down()
 
 
-def test_secrets_are_not_written_into_the_configuration(home: Home) -> None:
-    supervisor = Supervisor(home)
-    supervisor.start([Program("one", LISTENS)], {**os.environ, "SECRET_KEY": "very-secret"})
+def test_secrets_are_not_written_into_the_configuration(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET_KEY", "very-secret")
+    start(home, Program("one", OBEDIENT))
     assert "very-secret" not in home.supervisor_config.read_text()
-    supervisor.shut_down()
 
 
 def test_a_process_that_ignores_the_signal_is_killed_in_time(home: Home) -> None:
-    supervisor = start(home, Program("deaf", DEAF, stop_seconds=1), Program("listens", LISTENS))
-    assert wait_until(lambda: "deaf" in (home.logs / "deaf.log").read_text(), 5)
-    pid = pid_of(supervisor, "deaf")
+    supervisor = start(home, Program("stubborn", UNRESPONSIVE), Program("obedient", OBEDIENT))
+    assert wait_until(lambda: "ready" in (home.logs / "stubborn.log").read_text(), 5)
+    process = psutil.Process(pid_of(supervisor, "stubborn"))
     began = time.monotonic()
-    supervisor.stop("deaf", "listens", seconds=6)
-    supervisor.shut_down()
-    assert time.monotonic() - began < 5
-    assert not psutil.pid_exists(pid)
+    end_processes(home)
+    assert time.monotonic() - began < 8
+    assert not is_running(process)
 
 
 def test_a_program_that_does_not_stay_up_is_reported_with_its_log(home: Home) -> None:
@@ -97,31 +107,29 @@ def test_a_program_that_does_not_stay_up_is_reported_with_its_log(home: Home) ->
 
     with pytest.raises(ProcessFailed, match=r"broken does not stay up(?s:.*)free lunch"):
         wait_until(looks, 20, step=0.05)
-    supervisor.shut_down()
-
-
-def test_what_a_killed_launcher_left_is_ended(home: Home) -> None:
-    supervisor = start(home, Program("one", LISTENS))
-    assert wait_until(lambda: is_running(supervisor, "one"), 5)
-    pid = pid_of(supervisor, "one")
-    assert clear_leftovers(home) == 2
-    assert supervisor._process
-    supervisor._process.wait(timeout=1)  # as init would
-    assert not psutil.pid_exists(pid)
-    assert survivors(home) == []
 
 
 def test_orphans_of_a_killed_supervisor_are_ended_and_strangers_are_not(home: Home) -> None:
-    supervisor = start(home, Program("one", LISTENS), Program("two", LISTENS))
-    assert wait_until(lambda: is_running(supervisor, "one") and is_running(supervisor, "two"), 5)
-    pids = [pid_of(supervisor, "one"), pid_of(supervisor, "two")]
-    stranger = psutil.Popen(LISTENS, env={**os.environ, "RETORT_SUPERVISED_BY": "/somewhere/else"})
+    supervisor = start(home, Program("one", OBEDIENT), Program("two", OBEDIENT))
+    assert wait_until(lambda: is_up(supervisor, "one") and is_up(supervisor, "two"), 5)
+    processes = [psutil.Process(pid_of(supervisor, name)) for name in ("one", "two")]
+    stranger = psutil.Popen(OBEDIENT, env={**os.environ, MARK: "/somewhere/else"})
     assert supervisor._process
     supervisor._process.kill()
     supervisor._process.wait()
-    assert all(psutil.pid_exists(pid) for pid in pids)
-    assert clear_leftovers(home) == 2
-    assert not any(psutil.pid_exists(pid) for pid in pids)
+    assert all(map(is_running, processes))
+    assert end_processes(home) == 2
+    assert not any(map(is_running, processes))
     assert stranger.is_running()
     stranger.kill()
     stranger.wait()
+
+
+def test_processes_of_a_home_within_a_home_belong_to_both(home: Home, tmp_path: Path) -> None:
+    inner = Home(tmp_path / "inner")
+    environment = marked(marked(os.environ, home), inner)
+    with psutil.Popen(OBEDIENT, env=environment) as process:
+        assert wait_until(lambda: [process.pid] == [p.pid for p in survivors(inner)], 5)
+        kill_processes(home)
+        assert process.wait(timeout=5) < 0
+    assert survivors(inner) == []
