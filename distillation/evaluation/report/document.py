@@ -19,38 +19,26 @@ from distillation.evaluation.report import number_format
 TEMPLATES = Path(__file__).with_name("templates")
 MEDIA = {".png": "image/png", ".webp": "image/webp"}
 FILTERS: dict[str, Callable[..., str]] = {
-    function.__name__: function
-    for function in (
-        number_format.count,
-        number_format.duration,
-        number_format.milliseconds,
-        number_format.minus,
-        number_format.number,
-        number_format.of_verdict,
-        number_format.per_cent,
-        number_format.percent,
-        number_format.points,
-        number_format.share,
-        number_format.size,
-    )
+    name: value
+    for name, value in vars(number_format).items()
+    if getattr(value, "__module__", None) == number_format.__name__
 }
 
 
 def markdown(template: Path, data: Mapping[str, Any]) -> str:
     """Return the report as Markdown; its images are files next to it."""
-    text = _render(template, data, "markdown", _escape_markdown, {})
+    text = _render(template, data, "markdown", _escape_markdown)
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
 def html(template: Path, data: Mapping[str, Any], *, images: Path) -> str:
     """Return the report as one HTML file with the images of the folder `images` inside."""
-    return _render(
-        template,
-        data,
-        "html",
-        markupsafe.escape,
-        {"data_url": lambda file: _data_url(images / file)},
-    )
+
+    def data_url(file: str) -> str:
+        content = base64.b64encode((images / file).read_bytes()).decode("ascii")
+        return f"data:{MEDIA[(images / file).suffix]};base64,{content}"
+
+    return _render(template, data, "html", markupsafe.escape, data_url=data_url)
 
 
 def _render(
@@ -58,7 +46,8 @@ def _render(
     data: Mapping[str, Any],
     syntax: str,
     escape: Callable[[Any], Markup],
-    filters: Mapping[str, Callable[..., str]],
+    *,
+    data_url: Callable[[str], str] = str,
 ) -> str:
     environment = Environment(
         loader=FileSystemLoader([template.parent, TEMPLATES]),
@@ -68,7 +57,7 @@ def _render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(FILTERS | dict(filters))
+    environment.filters.update(FILTERS | {"data_url": data_url})
     macros = environment.get_template(f"{syntax}.j2").module
     return environment.get_template(template.name).render(data, doc=macros)
 
@@ -78,8 +67,3 @@ def _escape_markdown(value: Any) -> Markup:
     if isinstance(value, Markup):
         return value
     return Markup(re.sub(r"([\\`*_\[\]<>|#~])", r"\\\1", " ".join(str(value).split("\n"))))
-
-
-def _data_url(path: Path) -> str:
-    content = base64.b64encode(path.read_bytes()).decode("ascii")
-    return f"data:{MEDIA[path.suffix]};base64,{content}"

@@ -27,7 +27,12 @@ SMOOTHED = 40  # the thick line of losses averages over a fortieth of the curve
 
 
 def save(figure: Figure, path: Path) -> str:
-    """Write the figure and return the name of its file."""
+    """Write the figure, with grids and legends, and return the name of its file."""
+    for axes in figure.axes:
+        if not axes.images:
+            axes.grid(alpha=0.25)
+        if axes.get_legend_handles_labels()[1] and not axes.get_legend():
+            axes.legend(fontsize=8)
     figure.savefig(path, dpi=DPI)
     plt.close(figure)
     return path.name
@@ -65,7 +70,6 @@ def _attributes(right: list[Pair]) -> Figure:
     )
     left.set_ylim(-0.03, 1.03)
     left.xaxis.set_major_locator(MaxNLocator(integer=True))
-    left.legend(fontsize=8)
     # Few seeds give few values: equal points become one whose area is their number.
     found = Counter((pair.teacher, pair.student) for pair in right)
     areas = [18 + 500 * count / len(right) for count in found.values()]
@@ -73,8 +77,6 @@ def _attributes(right: list[Pair]) -> Figure:
     _diagonal(middle, -0.05, 1.05)
     middle.set(xlabel="teacher, share right", ylabel="student, share right")
     middle.set_title("below the line the student lost; area: prompts", fontsize=9)
-    for axes in (left, middle):
-        axes.grid(alpha=0.25)
     return figure
 
 
@@ -88,7 +90,6 @@ def _clip(scores: list[Pair]) -> Figure:
     _diagonal(axes, min(ends) - gap, max(ends) + gap)
     axes.set(xlabel="teacher, CLIP score", ylabel="student, CLIP score")
     axes.set_title("one point per prompt; below the line the student lost", fontsize=9)
-    axes.grid(alpha=0.25)
     return figure
 
 
@@ -101,8 +102,6 @@ def _diversity(ratios: list[float], margin: float | None) -> Figure:
     axes.set(xlabel="diversity within a prompt, student ÷ teacher", ylabel="prompts")
     axes.set_xlim(0, 1.05 * max(1.0, *ratios))
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(alpha=0.25)
-    axes.legend(fontsize=8)
     return figure
 
 
@@ -127,7 +126,6 @@ def _speed(student: Speed, teacher: Speed) -> Figure:
     axes.set_xscale("log")
     axes.set_xlim(right=6 * max(s.seconds["total"].p95 * 1000 for s in (student, teacher)))
     axes.set_xlabel("milliseconds for one picture (logarithmic)")
-    axes.grid(alpha=0.25, axis="x")
     axes.legend(fontsize=8, loc="lower right")
     return figure
 
@@ -163,8 +161,6 @@ def sweep(
             chosen, color="black", linewidth=0.8, linestyle=":", label=f"chosen: {chosen:g}"
         )
         axes.set_xlabel("guidance scale")
-        axes.grid(alpha=0.25)
-        axes.legend(fontsize=8)
     save(figure, path)
 
 
@@ -210,7 +206,6 @@ def losses(path: Path, curve: Path, *, title: str) -> None:
         axes.set_title(name, fontsize=9)
         axes.set_xlabel("step", fontsize=8)
         axes.tick_params(labelsize=7)
-        axes.grid(alpha=0.25)
     figure.suptitle(title, fontsize=11)
     save(figure, path)
 

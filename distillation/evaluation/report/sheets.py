@@ -34,10 +34,7 @@ class Row:
 
     @property
     def width(self) -> int:
-        parting = 0 if self.parted_at is None else PARTING
-        return (
-            self.pictures.shape[3] * len(self.pictures) + GAP * (len(self.pictures) + 1) + parting
-        )
+        return self.left(len(self.pictures))
 
     def left(self, column: int) -> int:
         parting = PARTING if self.parted_at is not None and column >= self.parted_at else 0

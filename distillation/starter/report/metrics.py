@@ -2,15 +2,16 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from distillation.detector.calibration import expected_calibration_error
 from distillation.evaluation.distances import Interval, psnr
 from distillation.evaluation.proportions import Share
+from distillation.resumable.progress import Bar
 from distillation.starter.words import ATTRIBUTES, BITS, Combination
 from generation.engine.latents import as_uint8, from_pixels, image_to_latents, latents_to_image
 
@@ -72,7 +73,7 @@ class BitVerdict(Verdict):
             "strict": self.strict,
             "bits_right": self.bits_right,
             "calibration_error": self.calibration_error,
-            "balanced_accuracy": {word: self.balanced_accuracy.get(word) for word in BITS},
+            "balanced_accuracy": self.balanced_accuracy,
             **super().figures(),
         }
 
@@ -81,15 +82,12 @@ class BitVerdict(Verdict):
         return float((self.wanted == self.present).double().mean())
 
     @property
-    def balanced_accuracy(self) -> dict[str, float]:
-        """Return the mean of sensitivity and specificity of each bit."""
-        accuracies = {}
-        for column, word in enumerate(BITS):
-            wanted, present = self.wanted[:, column], self.present[:, column]
-            if wanted.any() and not wanted.all():  # else one of the two shares is of nothing
-                hits, rejections = present[wanted], ~present[~wanted]
-                accuracies[word] = float(hits.double().mean() + rejections.double().mean()) / 2
-        return accuracies
+    def balanced_accuracy(self) -> dict[str, float | None]:
+        """Return the mean of sensitivity and specificity of each bit; None if all pictures have it or none."""
+        hits = (self.present & self.wanted).sum(0).double() / self.wanted.sum(0)
+        rejections = (~self.present & ~self.wanted).sum(0).double() / (~self.wanted).sum(0)
+        values = ((hits + rejections) / 2).tolist()
+        return {w: v if isfinite(v) else None for w, v in zip(BITS, values, strict=True)}
 
 
 @dataclass(frozen=True)
@@ -189,11 +187,11 @@ def worst_confusions(verdict: Verdict, attribute: str, *, most: int = 3) -> list
 def reconstruct(vae: "AutoencoderKL", images: Tensor, *, title: str, progress_bar: bool) -> Tensor:
     """Encode and decode images by the mean of the VAE's distribution; return uint8 (n, 3, height, width)."""
     parts = []
-    with tqdm(total=len(images), desc=title, unit="picture", disable=not progress_bar) as bar:
-        for part in images.split(BATCH):
-            latents = image_to_latents(vae, from_pixels(part.permute(0, 2, 3, 1).numpy()))
-            parts.append(as_uint8(latents_to_image(vae, latents)).cpu())
-            bar.update(len(part))
+    batches = images.split(BATCH)
+    bar = Bar(len(batches), title=title, unit="batch", is_shown=progress_bar)
+    for part in bar.over(batches):
+        latents = image_to_latents(vae, from_pixels(part.permute(0, 2, 3, 1).numpy()))
+        parts.append(as_uint8(latents_to_image(vae, latents)).cpu())
     return torch.cat(parts).contiguous()
 
 

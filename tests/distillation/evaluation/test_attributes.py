@@ -39,7 +39,7 @@ def test_a_bit_without_a_group_is_judged_by_its_threshold():
     assert [r[2] for r in judged(rows, wanted=(), stated=())] == [True, True]
 
 
-def test_what_must_be_absent_is_judged_where_nothing_of_its_group_is_wanted():
+def test_absent_bits_are_judged_where_no_bit_of_the_group_is_wanted():
     rows = [[0.1, 0.2, 0.9, 0.0, 0.0, 0.0], [0.1, 0.9, 0.2, 0.0, 0.0, 0.0]]
     assert [r[0] for r in judged(rows, wanted=(), stated=("mug",))] == [False, True]
 
@@ -64,7 +64,7 @@ def test_bits_of_another_detector_are_refused():
         attributes.groups_stated(torch.zeros(2, 5, dtype=torch.bool), GROUPS)
 
 
-def test_margins_say_by_how_much():
+def test_margins_are_positive_where_a_group_is_right():
     rows = [
         [0.7, 0.6, 0.1, 0.2, 0.9, 0.6],
         [0.1, 0.2, 0.9, 0.9, 0.1, 0.2],

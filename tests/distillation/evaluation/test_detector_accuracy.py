@@ -1,4 +1,4 @@
-"""The figures of a version on planted pictures are counts of what was said against what is so."""
+"""Accuracy of a detector version on planted pictures: counts of judgements against labels."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A candidate passes only if it is as good as it must be, everywhere; chance alone keeps none out."""
+"""A candidate passes only if it reaches every limit; chance alone rejects none."""
 
 from dataclasses import replace
 
@@ -72,7 +72,7 @@ def test_few_prompts_decide_nothing():
     assert not found.passed and str(FEWEST) in found.failed[0].detail
 
 
-def test_what_nobody_judged_is_not_served_unseen():
+def test_a_candidate_without_a_judge_is_not_passed():
     blind = replace(
         measured(0.9), right=None, clip_score=None, spread=torch.full((200,), torch.nan)
     )

@@ -29,7 +29,7 @@ def test_a_release_is_measured_in_a_process_of_its_own():
 
 
 @pytest.mark.slow
-def test_a_release_that_cannot_be_loaded_says_why(tmp_path: Path):
+def test_the_error_of_an_unloadable_release_has_the_reason(tmp_path: Path):
     with pytest.raises(SpeedNotMeasured, match=r"release\.json is missing"):
         latency.measure(tmp_path, toys.prompts(1), SpeedRecipe())
 

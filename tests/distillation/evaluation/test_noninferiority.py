@@ -143,7 +143,7 @@ def test_a_difference_may_have_a_margin_below_zero():
         assert found["clip_score"].estimate == pytest.approx(-loss, abs=1e-5)
 
 
-def test_the_whole_is_as_good_as_its_worst_part():
+def test_the_overall_outcome_is_the_worst_one():
     def found(*outcomes: str) -> list[Verdict]:
         return [Verdict("diversity", True, 0.8, 1, 1, 1, 30, outcome) for outcome in outcomes]
 
@@ -154,7 +154,7 @@ def test_the_whole_is_as_good_as_its_worst_part():
     assert noninferiority.overall([]) == INCONCLUSIVE
 
 
-def test_what_is_tested_and_not_measured_is_said_and_what_is_not_tested_is_not():
+def test_margins_without_measurement_are_listed_and_margins_of_none_are_not():
     found = noninferiority.judge(Margins(worst_prompts=None, clip_score=None))
     assert {v.measure: v.outcome for v in found} == {
         "attributes_right": NOT_MEASURED,

@@ -37,7 +37,7 @@ def test_pictures_are_those_that_the_release_serves(tmp_path: Path):
     assert (found[1].int() - expected.int()).abs().max() <= tolerance
 
 
-def test_an_interrupted_row_goes_on_and_makes_no_picture_twice(tmp_path: Path):
+def test_an_interrupted_batch_continues_and_makes_no_picture_twice(tmp_path: Path):
     album = make(tmp_path)
     paths = [path for row in album.paths for path in row]
     made = {path: path.stat().st_mtime_ns for path in paths}
@@ -74,7 +74,7 @@ def test_another_prompt_seed_or_release_has_other_files(tmp_path: Path):
     assert not first & {path for row in album.paths for path in row}
 
 
-def test_a_picture_that_fails_says_why(tmp_path: Path):
+def test_the_error_of_a_failed_picture_is_raised(tmp_path: Path):
     prompts = toys.prompts(1)
     stored = replace(prompts.embedding(0), sha256="0" * 64)
     request = GenerationRequest(stored, 1, toys.SIZE, toys.SIZE)

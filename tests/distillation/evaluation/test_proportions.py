@@ -19,6 +19,6 @@ def test_the_interval_of_none_and_of_all_has_a_width_and_stays_a_share():
 
 
 @pytest.mark.parametrize(("count", "total"), [(0, 0), (3, 2), (-1, 2)])
-def test_what_is_no_share_is_refused(count, total):
+def test_an_impossible_share_is_refused(count, total):
     with pytest.raises(ValueError):
         Share(count, total)

@@ -93,7 +93,7 @@ def test_every_figure_is_in_the_json(done: tuple[Evaluation, Path]):
     assert "text_encoder" not in value["teacher"]["bytes_on_disk"]
 
 
-def test_few_prompts_decide_nothing_and_the_report_says_so(done: tuple[Evaluation, Path]):
+def test_few_prompts_are_inconclusive_in_the_report_too(done: tuple[Evaluation, Path]):
     found, folder = done
     assert found.outcome == noninferiority.INCONCLUSIVE and len(found.verdicts) == 4
     text = (folder / "report.md").read_text()

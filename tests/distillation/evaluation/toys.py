@@ -1,4 +1,4 @@
-"""Releases, judges and prompts at toy size: the real code on little of everything."""
+"""Releases, judges and prompts at toy size, by the real code."""
 
 import functools
 import tempfile

@@ -80,7 +80,7 @@ def trained(tokenizer_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return folder / "clip"
 
 
-def test_it_learns_to_name_what_can_be_seen(trained: Path, tokenizer: CLIPTokenizer) -> None:
+def test_training_learns_the_visible_attribute(trained: Path, tokenizer: CLIPTokenizer) -> None:
     found = module.zero_shot(module.load(trained), tokenizer, make_photographs(16).images)
     assert set(found) == set(ATTRIBUTES)
     expected = torch.arange(16) % 8
@@ -151,7 +151,7 @@ def test_equal_combinations_are_no_negatives_of_each_other() -> None:
     assert module.contrastive_loss(-right, positive) > 5
 
 
-def test_attributes_are_told_apart_within_themselves_alone() -> None:
+def test_the_attribute_loss_compares_words_within_an_attribute_only() -> None:
     bits = torch.tensor([Combination("mug", "red", "metal", "slab").bits])
     logits = torch.where(bits, 10.0, -10.0)
     assert module.attribute_loss(logits, bits) < 1e-3
@@ -172,7 +172,7 @@ def test_a_step_is_decided_by_its_index_and_generator(tokenizer: CLIPTokenizer) 
     assert weights[0].equal(weights[1])
 
 
-def test_what_does_not_fit_is_refused(tokenizer: CLIPTokenizer) -> None:
+def test_inputs_that_do_not_fit_are_refused(tokenizer: CLIPTokenizer) -> None:
     photographs = make_photographs(4)
     with pytest.raises(ValueError, match="combinations for 4 images"):
         ClipTask(TOY, tokenizer, images=photographs.images, combinations=COMBINATIONS[:3])

@@ -1,4 +1,4 @@
-"""The decoder goes on learning while the latents stay what the teacher learns."""
+"""Further training of the decoder: pictures improve, latents stay the same."""
 
 from dataclasses import replace
 from pathlib import Path

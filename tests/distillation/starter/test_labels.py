@@ -1,4 +1,4 @@
-"""Photographs become labelled folders, and bad ones are planted that are bad in the way that they say."""
+"""Labelled folders of photographs, with planted defects."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def taken() -> Photographs:
     return Photographs(images, masks, COMBINATIONS[:8], tuple(range(8)))
 
 
-def test_a_folder_to_train_on_says_what_the_photographs_show(taken, tmp_path):
+def test_a_training_folder_has_the_labels_of_its_photographs(taken, tmp_path):
     other = Photographs(taken.images, taken.masks, taken.combinations, tuple(range(8, 16)))
     assert labels.write(tmp_path, {"train": taken, "held-out": other}) == 16
     found = labelled.read(tmp_path)
@@ -33,7 +33,7 @@ def test_a_folder_to_train_on_says_what_the_photographs_show(taken, tmp_path):
     assert found.vocabulary.sizes == (8, 8, 4, 3)
 
 
-def test_bad_pictures_are_bad_in_the_way_they_say(taken, tmp_path):
+def test_defective_pictures_have_the_defect_of_their_label(taken, tmp_path):
     assert labels.plant(tmp_path, taken, each=3) == 8 + 3 * len(labels.DEFECTS)
     found = labelled.read(tmp_path)
     images = found.images(SIZE)

@@ -1,4 +1,4 @@
-"""Latents are those of the engine, once per view, and go on where encoding was interrupted."""
+"""Latents equal those of the engine, once per view; an interrupted encoding continues."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -75,7 +75,7 @@ def test_views_show_the_picture_larger_and_mirrored_by_turns() -> None:
     assert zoomed.abs().max() <= 1
 
 
-def test_encoding_goes_on_where_it_was_interrupted(
+def test_an_interrupted_encoding_continues(
     vae_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(latents, "SHARD", 2)
@@ -98,7 +98,7 @@ def test_one_view_is_the_whole(vae_folder: Path, tmp_path: Path) -> None:
     assert found.values.shape[:2] == (3, 1)
 
 
-def test_what_cannot_be_read_says_what_to_do(vae_folder: Path, tmp_path: Path) -> None:
+def test_the_error_of_unreadable_latents_names_the_remedy(vae_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="make starter"):
         latents.read(tmp_path, "train")
     encode(WHOLE, vae_folder, tmp_path, toys.photographs(2))

@@ -1,4 +1,4 @@
-"""The commands: what they build, print, publish and return."""
+"""Results, output and exit status of the commands."""
 
 import dataclasses
 import os
@@ -88,7 +88,7 @@ def test_photographs_that_no_training_sees_are_written_as_files(tmp_path, capsys
             assert image.size == (128, 128) and image.getextrema() != ((0, 0),) * 3
 
 
-def test_status_shows_what_is_there(tmp_path, published, capsys):
+def test_status_shows_the_state_of_each_stage(tmp_path, published, capsys):
     run("build", "--data", tmp_path, "--only", "salt")
     capsys.readouterr()
     assert run("status", "--data", tmp_path) == 0
@@ -96,7 +96,7 @@ def test_status_shows_what_is_there(tmp_path, published, capsys):
     assert states == {"flour": "absent", "salt": "finished", "pack": "absent"}
 
 
-def test_ctrl_c_says_that_the_same_command_goes_on(tmp_path, published, monkeypatch, capsys):
+def test_ctrl_c_prints_that_the_same_command_continues(tmp_path, published, monkeypatch, capsys):
     def interrupt(context: Context) -> None:
         raise KeyboardInterrupt
 
@@ -111,7 +111,7 @@ def test_ctrl_c_says_that_the_same_command_goes_on(tmp_path, published, monkeypa
     assert len(published) == 1
 
 
-def test_an_error_is_one_line_that_says_what_to_do(tmp_path, published, monkeypatch, capsys):
+def test_an_error_is_one_line_with_the_remedy(tmp_path, published, monkeypatch, capsys):
     def diverge(context: Context) -> None:
         raise TrainingDiverged(7, "loss", float("nan"))
 
@@ -122,7 +122,7 @@ def test_an_error_is_one_line_that_says_what_to_do(tmp_path, published, monkeypa
     assert "no stage butter" in capsys.readouterr().err
 
 
-def test_a_report_is_of_what_is_published_and_a_quick_one_of_the_toy(
+def test_a_report_measures_the_published_release_and_a_quick_one_the_toy(
     tmp_path, published, monkeypatch
 ):
     from distillation.starter.report import writer as report

@@ -1,4 +1,4 @@
-"""The pack is a release and a Stable Diffusion folder that stock diffusers loads; it is replaced whole or not."""
+"""The pack is a release and a Stable Diffusion folder that stock diffusers loads; it is replaced atomically."""
 
 import json
 from pathlib import Path
@@ -63,7 +63,7 @@ def packed(parts: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> 
     return target
 
 
-def test_the_pack_verifies_and_says_how_to_generate(packed: Path) -> None:
+def test_a_pack_verifies_and_has_its_sampling_parameters(packed: Path) -> None:
     manifest = release.verify(packed)
     assert (manifest.name, manifest.kind) == ("starter-teacher", "teacher")
     assert (manifest.noise_scheduler, manifest.prediction_type) == ("ddim", "v_prediction")
@@ -129,7 +129,7 @@ def test_the_same_parts_give_the_same_bytes(
     assert again.files == release.read(packed).files
 
 
-def test_a_new_pack_replaces_the_old_one_whole(parts: dict[str, Path], tmp_path: Path) -> None:
+def test_a_new_pack_replaces_the_old_one_completely(parts: dict[str, Path], tmp_path: Path) -> None:
     target = tmp_path / "teacher"
     target.mkdir()
     (target / "left-over.txt").write_text("of another release")
@@ -200,7 +200,7 @@ def test_history_keeps_curves_and_records_of_finished_stages(tmp_path: Path) -> 
     assert sorted(path.name for path in (tmp_path / "history").iterdir()) == names
 
 
-def test_publishing_copies_whole_in_place_of_the_old(packed: Path, tmp_path: Path) -> None:
+def test_publishing_replaces_the_old_pack_completely(packed: Path, tmp_path: Path) -> None:
     target = tmp_path / "starter" / "teacher"
     pack.publish(packed, target)
     pack.publish(packed, target)

@@ -1,4 +1,4 @@
-"""The table of stages: sound, and all of it works together at toy size, up to a release that the engine loads."""
+"""The table of stages, and all stages together at toy size, up to a release that the engine loads."""
 
 import dataclasses
 from pathlib import Path
@@ -45,7 +45,7 @@ def test_every_recipe_is_frozen():
         ({"scenes": rendering.Recipe(train=5000)}, {"captions"}),
     ],
 )
-def test_a_changed_recipe_costs_only_what_is_made_from_it(changed, stays):
+def test_a_changed_recipe_rebuilds_only_the_stages_that_depend_on_it(changed, stays):
     before = stages.keys(recipe.STAGES)
     after = stages.keys(recipe.table(dataclasses.replace(recipe.FULL_RECIPES, **changed)))
     assert {name for name in NAMES if before[name] == after[name]} == stays
@@ -124,7 +124,7 @@ def test_another_guidance_packs_again_and_trains_nothing(built):
 
 
 @pytest.mark.slow
-def test_publishing_replaces_what_is_there_as_a_whole(built, tmp_path):
+def test_publishing_replaces_the_committed_folders_completely(built, tmp_path):
     _, folders = built
     target = recipe.packed(tmp_path / "committed")
     target.teacher.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Photographs are what their combination says, the same for a seed, and rendered once."""
+"""Photographs show their combination, depend on the seed alone, and are rendered once."""
 
 import json
 from collections import Counter
@@ -24,7 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_photograph_shows_the_colour_where_the_mask_says_the_object_is() -> None:
+def test_a_photograph_has_its_colour_inside_the_mask_of_the_object() -> None:
     for colour, channel in (("red", 0), ("green", 1), ("blue", 2)):
         shot = Shot(Combination("ball", colour, "clay", "slab"), seed=5)
         image, mask = rendering.render(shot, SMALL)
@@ -77,7 +77,7 @@ def test_an_unknown_split_is_refused() -> None:
 
 
 @pytest.mark.slow
-def test_what_was_rendered_is_read_back(folder: Path) -> None:
+def test_rendered_photographs_are_read_back(folder: Path) -> None:
     found = photographs.read(folder, "train")
     assert len(found) == 2
     assert found.images.shape == (2, 3, 48, 48)
@@ -103,7 +103,7 @@ def test_only_missing_shards_are_rendered(folder: Path) -> None:
         assert json.loads(shard.metadata()["recipe"])["size"] == 48
 
 
-def test_a_torn_shard_and_a_missing_split_say_what_to_do(tmp_path: Path) -> None:
+def test_errors_of_a_damaged_shard_and_a_missing_split_name_the_remedy(tmp_path: Path) -> None:
     (tmp_path / "train-0000.safetensors").write_bytes(b"torn")
     with pytest.raises(ValueError, match="Delete it"):
         photographs.read(tmp_path, "train")

@@ -1,4 +1,4 @@
-"""The meshes: closed, turned outside, standing on the ground."""
+"""The meshes are closed, face outwards and stand on the ground."""
 
 from collections import Counter
 

@@ -1,4 +1,4 @@
-"""The teacher is trained on what sampling will ask of it, and goes on exactly after an interruption."""
+"""Training of the teacher: targets, timesteps, captions, and exact resumption."""
 
 import json
 from dataclasses import replace
@@ -67,7 +67,7 @@ def run(task: TeacherTask, folder: Path, steps: int) -> None:
     loop.run(task, folder, steps=steps, seed=3, title="", progress_bar=False)
 
 
-def test_training_learns_and_leaves_what_diffusers_loads(tmp_path: Path) -> None:
+def test_training_learns_and_writes_folders_that_diffusers_loads(tmp_path: Path) -> None:
     teacher.train(
         TOY,
         latents=album(4),
@@ -101,7 +101,7 @@ def test_an_interrupted_training_ends_with_the_same_weights(
     assert all(torch.equal(found[key], expected[key]) for key in expected)
 
 
-def test_the_average_follows_the_weights_and_is_what_is_saved(
+def test_the_average_follows_the_weights_and_is_saved(
     conditions: teacher.Conditions, tmp_path: Path
 ) -> None:
     task = make(conditions)

@@ -51,7 +51,7 @@ def test_the_special_tokens_are_the_last_two_and_the_ids_have_no_gap(folder: Pat
     assert len(tokenizer) == len(vocab)
 
 
-def test_tokenizers_alone_and_the_two_plain_files_say_the_same(folder: Path) -> None:
+def test_both_layouts_of_the_tokenizer_give_the_same_ids(folder: Path) -> None:
     fast = CLIPTokenizer.from_pretrained(folder)
     alone = Tokenizer.from_file(str(folder / "tokenizer.json"))
     merges = (folder / "merges.txt").read_text().splitlines()

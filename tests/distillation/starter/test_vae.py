@@ -1,4 +1,4 @@
-"""The VAE learns pictures, weighs what matters in them, and measures its own scaling factor."""
+"""Training of the VAE: crops and whole images, weights of the loss, the scaling factor."""
 
 import json
 from dataclasses import replace
@@ -157,7 +157,7 @@ def test_divergence_is_zero_for_the_unit_gaussian_and_half_a_nat_for_a_shift_by_
     assert vaes.kl_divergence(DiagonalGaussianDistribution(moments)).item() == pytest.approx(0.5)
 
 
-def test_the_rate_falls_without_a_jump_to_the_whole_images_and_then_to_zero() -> None:
+def test_the_learning_rate_is_continuous_at_the_change_to_whole_images_and_ends_at_zero() -> None:
     rates = [learning_rate(TOY, index) for index in range(TOY.steps)]
     assert rates[0] == pytest.approx(6e-3 / 5) and max(rates) == pytest.approx(6e-3)
     assert rates[TOY.crop_steps] == pytest.approx(3e-3)

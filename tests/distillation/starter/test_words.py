@@ -1,4 +1,4 @@
-"""The words, their bits and the combinations that are kept out of training."""
+"""The words, their bits and the held-out combinations."""
 
 import pytest
 

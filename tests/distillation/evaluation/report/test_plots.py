@@ -17,7 +17,7 @@ def test_each_loss_of_a_curve_keeps_its_own_steps(tmp_path: Path):
 
 
 @pytest.mark.parametrize("content", ["", "no json\n", '{"loss": 1}\n', '{"step": 1}\n'])
-def test_what_is_no_curve_is_refused(tmp_path: Path, content: str):
+def test_a_file_without_a_curve_is_refused(tmp_path: Path, content: str):
     curve = tmp_path / "teacher.jsonl"
     curve.write_text(content)
     with pytest.raises(ValueError, match=r"teacher\.jsonl"):

@@ -69,7 +69,7 @@ def album(combinations: tuple[Combination, ...], *, seed: int) -> Photographs:
     return Photographs(images, masks, combinations, tuple(range(len(images))))
 
 
-def test_guidance_is_chosen_by_what_is_right_and_then_by_distance():
+def test_guidance_is_chosen_by_right_pictures_then_by_distance():
     def point(scale: float, right: int, kid: float) -> SweepPoint:
         return SweepPoint(scale, Share(right, 10), Share(0, 10), Interval(kid, kid, kid))
 
@@ -84,7 +84,7 @@ def test_the_prompts_of_the_contact_sheet_cover_the_words_and_end_with_held_out_
     assert [combination in HELD_OUT for combination in chosen] == [False] * 6 + [True] * 2
 
 
-def test_a_report_is_whole_and_its_pictures_are_there(pack: Path, judges: Judges, tmp_path: Path):
+def test_a_report_is_complete_and_its_images_exist(pack: Path, judges: Judges, tmp_path: Path):
     history = tmp_path / "history"
     history.mkdir()
     (history / "vae.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.0}\n')
