@@ -1,1 +1,1 @@
-"""The binary feature vector of an image: network, calibration, thresholds. Knows no generator and no data set."""
+"""The detector, which gives the binary feature vector of an image: networks, calibration, files, judgements."""

@@ -1,4 +1,4 @@
-"""A temperature and a threshold for each bit, and how far its probability can be believed. Knows no network."""
+"""Calibration of the detector's bits: temperatures, thresholds and the calibration error."""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ STEPS = 60  # of the bisection: the interval ends at float precision
 
 
 def fit_temperatures(logits: Tensor, bits: Tensor) -> Tensor:
-    """The temperature of each bit that minimises the binary cross-entropy of sigmoid(logit / T). → float32 [bits].
+    """Return the temperatures, float32 [bits], that minimise the binary cross-entropy of sigmoid(logit / T).
 
     logits, bits: [N, bits]. Targets are smoothed by the counts, as in Platt 1999: where every image is right, the
     cross-entropy alone would make T zero.
@@ -28,7 +28,7 @@ def fit_temperatures(logits: Tensor, bits: Tensor) -> Tensor:
 
 
 def fit_thresholds(probabilities: Tensor, bits: Tensor) -> Tensor:
-    """The threshold of each bit with the highest balanced accuracy. → float32 [bits]; present means ≥.
+    """Return the thresholds of highest balanced accuracy, float32 [bits]; present means ≥.
 
     It lies in the middle of the gap between two images, in logits; of equally good gaps the widest is taken.
     """
@@ -43,7 +43,7 @@ def fit_thresholds(probabilities: Tensor, bits: Tensor) -> Tensor:
 
 
 def thresholds_at_false_accepts(probabilities: Tensor, bits: Tensor, *, rate: float) -> Tensor:
-    """The lowest threshold of each bit that accepts at most `rate` of the images without it. → float32 [bits]."""
+    """Return the lowest thresholds, float32 [bits], that accept at most `rate` of the images without the bit."""
     if not 0 <= rate < 1:
         raise ValueError(f"A false-accept rate is from 0 to below 1, not {rate}.")
     p, y = _checked(probabilities, bits)
@@ -55,9 +55,9 @@ def thresholds_at_false_accepts(probabilities: Tensor, bits: Tensor, *, rate: fl
 
 
 def expected_calibration_error(probabilities: Tensor, bits: Tensor, *, bins: int = 15) -> float:
-    """The mean distance between confidence and frequency over bins of equal width (Guo et al. 2017, arXiv 1706.04599).
+    """Return the mean distance between confidence and frequency over bins of equal width (arXiv 1706.04599).
 
-    Of all the bits together; binned by the probability of the bit.
+    All bits together; binned by the probability of the bit.
     """
     if bins < 1:
         raise ValueError(f"At least one bin is needed, not {bins}.")
@@ -71,7 +71,7 @@ def expected_calibration_error(probabilities: Tensor, bits: Tensor, *, bins: int
 
 
 def _checked(values: Tensor, bits: Tensor) -> tuple[Tensor, Tensor]:
-    """(float64 values, bool bits); each bit must be both present and absent somewhere, or nothing can be fitted."""
+    """Return (float64 values, bool bits). Each bit must be both present and absent somewhere, to fit it."""
     if values.shape != bits.shape or values.ndim != 2:
         raise ValueError(
             f"Values {list(values.shape)} and bits {list(bits.shape)} must both be [N, bits]."
@@ -86,7 +86,7 @@ def _checked(values: Tensor, bits: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _cuts(p: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Every distinct threshold of one bit: (probability, width of its gap in logits, share of positives kept, of
+    """Return every distinct threshold of one bit: (probability, width of its gap in logits, share of positives kept, of
     negatives accepted). p: [N] probabilities; y: bool [N]."""
     z = torch.logit(p, eps=1e-9)
     levels = torch.cat([torch.tensor([-21.0, 21.0], dtype=z.dtype), z]).unique()  # sorted

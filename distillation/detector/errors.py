@@ -1,4 +1,4 @@
-"""What can go wrong with a detector's files. Knows no tensors, so that whoever only lists detectors can catch it."""
+"""Errors of a detector's files. Imports no torch: the web process catches them."""
 
 
 class DetectorUnusable(Exception):
@@ -6,4 +6,4 @@ class DetectorUnusable(Exception):
 
 
 class LabelsUnusable(Exception):
-    """The folder of labelled pictures cannot be used; says which file and line."""
+    """The folder of labelled pictures cannot be used; the message names file and line."""

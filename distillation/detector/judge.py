@@ -1,8 +1,8 @@
-"""Judges pictures by the bits that they must and must not show. Knows no database, and not where pictures come from.
+"""Judgement of pictures by the bits that they must and must not show.
 
 Of a group of bits (of which one is true) the wanted one must be the likeliest, as in `evaluation.attributes`, or
-nearly: a version's margin says how much likelier another one may be, for a picture that is thrown away in doubt is
-lost. A bit that stands alone, and one that must be absent, is judged by its own threshold.
+nearly: a version's margin is by how much another one may be likelier, so that doubtful pictures are not lost. A bit
+that stands alone, and one that must be absent, is judged by its own threshold.
 """
 
 from collections.abc import Collection, Sequence
@@ -27,7 +27,7 @@ __all__ = ["DetectorUnusable", "Judge", "Judgement", "load"]
 class Judgement:
     """failing: the bits at fault, in the detector's order: wanted and not there, or there and not wanted.
 
-    score: the lowest probability that a bit of which something is said is as it must be; 1 if nothing is said.
+    score: the lowest probability that a stated bit is as it must be; 1 if nothing is stated.
     """
 
     is_accepted: bool
@@ -38,12 +38,12 @@ class Judgement:
 
 @dataclass(frozen=True)
 class _Demand:
-    """Of one picture, by the numbers of bits. likeliest: (bit, its group)."""
+    """Demand on one picture, by the numbers of bits. likeliest: (bit, its group)."""
 
     likeliest: tuple[tuple[int, range], ...]
     present: frozenset[int]
     absent: frozenset[int]
-    stated: dict[int, bool]  # every bit of which something is said, and whether it must be there
+    stated: dict[int, bool]  # bit → whether it must be there
 
 
 class FurtherBit(Protocol):
@@ -53,15 +53,15 @@ class FurtherBit(Protocol):
     threshold: float
 
     def probabilities(self, images: Tensor) -> Tensor:
-        """float32 [N], of uint8 images [N, 3, H, W]."""
+        """Return float32 [N], of uint8 images [N, 3, H, W]."""
         ...
 
 
 class Judge:
     """A version of the detector, loaded. Made by `load`.
 
-    Bits are those of the classifier, of the network for quality, of the mask, and last those that the version does not
-    have. Quality has a network of its own, so that what knows the words of prompts need not forget any to learn it.
+    Bits are those of the classifier, of the quality network, of the mask, and last the further ones. Quality has a
+    network of its own, so that the classifier need not forget words of prompts to learn it.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Judge:
         self._group_of = [group for group in _ranges(self.groups) for _ in group]
 
     def probabilities(self, images: Tensor) -> Tensor:
-        """Calibrated, float32 [N, bits]. images: uint8 [N, 3, image_size, image_size]."""
+        """Return calibrated probabilities, float32 [N, bits]. images: uint8 [N, 3, image_size, image_size]."""
         found = [part.probabilities(images) for part in self._networks]
         found += [one.probabilities(images)[:, None] for one in self.further]
         return torch.cat(found, dim=1)
@@ -104,10 +104,10 @@ class Judge:
         absent: Sequence[Collection[str]],
         required: Collection[str] | None = None,
     ) -> list[Judgement]:
-        """One judgement for each picture. images: uint8 [N, 3, image_size, image_size].
+        """Return one judgement for each picture. images: uint8 [N, 3, image_size, image_size].
 
-        present, absent: for each picture, names that must and must not be there. Who names a bit of a group says that
-        the others are absent. Names that are no bits are ignored. The bits of `required` (None: those of the version)
+        present, absent: for each picture, names that must and must not be there. A present bit of a group makes
+        the others absent. Names that are no bits are ignored. The bits of `required` (None: those of the version)
         must be there too, except where `absent` names them or `present` names another bit of their group. Two wanted
         bits of one group, or a bit that is wanted and unwanted, cannot both be right: such a picture fails.
         """
@@ -177,7 +177,7 @@ class Judge:
 
 
 def load(folder: Path, *, further: Sequence[FurtherBit] = ()) -> Judge:
-    """A version of the detector, or a plain classifier, which requires no bit of its own. Raises DetectorUnusable."""
+    """Load a version of the detector, or a plain classifier, which requires no bit. Raises DetectorUnusable."""
     folder = Path(folder)
     version = versions.read(folder)
     classifier = network.load(folder)
@@ -190,8 +190,8 @@ def load(folder: Path, *, further: Sequence[FurtherBit] = ()) -> Judge:
     sizes = {part.config.image_size for part in (classifier, quality, unet) if part is not None}
     if (bits, groups, sizes) != (version.bits, version.groups, {version.image_size}):
         raise DetectorUnusable(
-            f"{folder / versions.MANIFEST} says other bits or sizes than the networks beside it have. "
-            "Copy the folder anew."
+            f"{folder / versions.MANIFEST} has other bits or sizes than the networks in its folder. "
+            "Copy the folder again."
         )
     return Judge(version, classifier, quality=quality, unet=unet, further=further)
 
@@ -199,7 +199,7 @@ def load(folder: Path, *, further: Sequence[FurtherBit] = ()) -> Judge:
 def described(
     classifier: Detector, quality: Detector | None, unet: UNet | None
 ) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """The bits of the networks together, and the sizes of their groups: each bit of the mask stands alone."""
+    """Return the bits of the networks together, and the sizes of their groups: each bit of the mask stands alone."""
     configs = [part.config for part in (classifier, quality) if part is not None]
     of_mask = segmentation.BITS if unet is not None else ()
     bits = tuple(bit for config in configs for bit in config.bits)
@@ -208,7 +208,7 @@ def described(
 
 
 def _ranges(groups: Sequence[int]) -> list[range]:
-    """The numbers of the bits of each group."""
+    """Return the numbers of the bits of each group."""
     found, start = [], 0
     for size in groups:
         found.append(range(start, start + size))

@@ -1,9 +1,9 @@
-"""A labelled folder: pictures, `labels.csv` with what they show, `bits.json` with what can be said. Knows no network.
+"""A labelled folder: pictures, `labels.csv` with what they show, `bits.json` with the vocabulary.
 
 labels.csv has the columns `file` and `tags` ("red,vase,not-large"), and may have `mask` (a picture of the object on
 black; several objects in several greys), `defect` (a word for what is wrong with a bad picture), `lacks` (bits that a
-bad picture does not show although its tags say so) and `part` (train or held-out; else the file's name decides). Who
-names a bit of a group says that the others are absent.
+bad picture does not show although its tags say so) and `part` (train or held-out; else the file's name decides). A tag
+for a bit of a group makes the others absent.
 """
 
 import csv
@@ -56,7 +56,7 @@ class Vocabulary:
         return tuple(len(group) for group in self.groups)
 
     def extended(self, bits: Sequence[str]) -> "Vocabulary":
-        """With these as single, required bits at the end."""
+        """Return the vocabulary with these as single, required bits at the end."""
         new = tuple((bit,) for bit in bits if bit not in self.bits)
         required = (*self.required, *(bit for bit in bits if bit not in self.required))
         return Vocabulary((*self.groups, *new), required)
@@ -64,7 +64,7 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Row:
-    """A line of labels.csv. present, absent: what its tags say; lacks: what is not so all the same."""
+    """A line of labels.csv. present, absent: by its tags; lacks: what it does not show although its tags say so."""
 
     file: str
     line: int
@@ -87,7 +87,7 @@ class Labelled:
 
     @property
     def digest(self) -> str:
-        """Of what it says, and of the sizes of its files: another one is another folder."""
+        """Return a hash of the rows and of the sizes of the files."""
         found = hashlib.sha256(repr(self.vocabulary).encode())
         for row in self.rows:
             size = (self.folder / row.file).stat().st_size
@@ -110,20 +110,20 @@ class Labelled:
         return replace(self, rows=tuple(rows))
 
     def truth(self, vocabulary: Vocabulary) -> Tensor:
-        """Of each picture each bit of the vocabulary: 1, 0 or UNKNOWN, float32 [N, bits]."""
+        """Return for each picture each bit of the vocabulary: 1, 0 or UNKNOWN, float32 [N, bits]."""
         return torch.tensor([_truth(row, vocabulary) for row in self.rows]).reshape(
             len(self), len(vocabulary.bits)
         )
 
     def images(self, size: int, *, progress_bar: bool = False) -> Tensor:
-        """uint8 [N, 3, size, size]: the middle square of each. Raises LabelsUnusable."""
+        """Return uint8 [N, 3, size, size]: the middle square of each. Raises LabelsUnusable."""
         pictures = [
             _read(self, row, row.file, size) for row in self._each("pictures", progress_bar)
         ]
         return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
 
     def masks(self, size: int, *, progress_bar: bool = False) -> Tensor:
-        """uint8 [N, size, size]: 0 on the ground, objects numbered from 1. Raises LabelsUnusable."""
+        """Return uint8 [N, size, size]: 0 on the ground, objects numbered from 1. Raises LabelsUnusable."""
         masks = [_read_mask(self, row, size) for row in self._each("masks", progress_bar)]
         return torch.from_numpy(np.stack(masks))
 
@@ -180,14 +180,14 @@ def read_vocabulary(path: Path) -> Vocabulary:
             raise ValueError("a group names a bit or more, and what is required is a bit")
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise LabelsUnusable(
-            f"{path} does not say what bits there are ({error}). It holds "
+            f"{path} does not define the bits ({error}). It holds "
             '{"groups": {"colour": ["red", "blue"], …}, "required": []}.'
         ) from error
     return found
 
 
 def write(folder: Path, rows: Sequence[Row], vocabulary: Mapping[str, Sequence[str]]) -> None:
-    """labels.csv and bits.json. vocabulary: the groups by name."""
+    """Write labels.csv and bits.json. vocabulary: the groups by name."""
     folder = Path(folder)
     text = json.dumps(
         {"groups": {name: list(words) for name, words in vocabulary.items()}}, indent=1
@@ -269,7 +269,7 @@ def _truth(row: Row, vocabulary: Vocabulary) -> list[float]:
 
 
 def _rank(name: str) -> float:
-    """A number from 0 to 1 that hangs on the name alone."""
+    """Return a number from 0 to 1 that depends on the name alone."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big") / 2**48
 
 

@@ -1,4 +1,4 @@
-"""The detector's network and its file format: images to one calibrated probability per bit. Knows no training."""
+"""The detector's network and its file format: images to one calibrated probability per bit."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -27,7 +27,7 @@ BATCH = 64  # images judged at once: larger gains nothing on a CPU
 class DetectorConfig:
     """bits: their names, in order; groups: sizes of the groups of bits of which one is set; widths: channels per stage.
 
-    The groups are information for the reader of a verdict: the network has one sigmoid per bit all the same.
+    The groups are information for the reader of a verdict: the network has one sigmoid per bit.
     """
 
     bits: tuple[str, ...]
@@ -53,7 +53,7 @@ class DetectorConfig:
 
 
 class Block(nn.Module):
-    """Two convolutions beside a shortcut (He et al. 2015, arXiv 1512.03385)."""
+    """Two convolutions with a shortcut (He et al. 2015, arXiv 1512.03385)."""
 
     def __init__(self, channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
@@ -104,13 +104,13 @@ class Detector(nn.Module):
         nn.utils.convert_conv2d_weight_memory_format(self, torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits [N, bits], not yet divided by the temperatures. images: float [N, 3, size, size], −1 to 1."""
+        """Return logits [N, bits], not yet divided by the temperatures. images: float [N, 3, size, size], −1 to 1."""
         features = self.blocks(self.stem(images.contiguous(memory_format=torch.channels_last)))
         return self.head(features.mean(dim=(2, 3)))
 
     @torch.inference_mode()
     def logits(self, images: Tensor) -> Tensor:
-        """As `forward`, float32 [N, bits], of uint8 images [N, 3, size, size]; in batches, in evaluation mode."""
+        """Return logits as `forward`, float32 [N, bits], of uint8 images [N, 3, size, size]; in evaluation mode."""
         self._check(images)
         was_training = self.training
         self.eval()
@@ -121,11 +121,11 @@ class Detector(nn.Module):
         return torch.cat(parts) if parts else torch.empty(0, len(self.config.bits))
 
     def probabilities(self, images: Tensor) -> Tensor:
-        """Calibrated, float32 [N, bits], of uint8 images [N, 3, size, size]."""
+        """Return calibrated probabilities, float32 [N, bits], of uint8 images [N, 3, size, size]."""
         return torch.sigmoid(self.logits(images) / self.temperatures)
 
     def present(self, images: Tensor) -> Tensor:
-        """Which bits are there: bool [N, bits], of uint8 images [N, 3, size, size]."""
+        """Return which bits are there: bool [N, bits], of uint8 images [N, 3, size, size]."""
         return self.probabilities(images) >= self.thresholds
 
     def _check(self, images: Tensor) -> None:
@@ -138,7 +138,7 @@ class Detector(nn.Module):
 
 
 def as_float(images: Tensor) -> Tensor:
-    """uint8 0 … 255 to float32 −1 … 1."""
+    """Convert uint8 0 … 255 to float32 −1 … 1."""
     return images.float().div_(127.5).sub_(1)
 
 
@@ -153,7 +153,7 @@ def save(detector: Detector, folder: Path, *, dtype: torch.dtype = torch.float32
 
 
 def in_storage(module: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The tensors as a file keeps them: kernels and matrices in `dtype`, all else as it is. Loading widens them."""
+    """Return the tensors as a file keeps them: kernels and matrices in `dtype`, the rest as it is."""
     return {
         name: (
             value.to(dtype) if value.is_floating_point() and value.ndim > 1 else value
@@ -163,7 +163,7 @@ def in_storage(module: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 def load(folder: Path) -> Detector:
-    """The detector in evaluation mode, frozen. Raises DetectorUnusable."""
+    """Load the detector in evaluation mode, frozen. Raises DetectorUnusable."""
     folder = Path(folder)
     try:
         fields = json.loads((folder / CONFIG).read_text("utf-8"))
@@ -179,6 +179,6 @@ def load(folder: Path) -> Detector:
         detector.load_state_dict(load_tensors((folder / WEIGHTS).read_bytes()))
     except (OSError, ValueError, TypeError, RuntimeError, AttributeError, SafetensorError) as error:
         raise DetectorUnusable(
-            f"{folder} holds no usable detector: {error}. Train it again, or copy {CONFIG} and {WEIGHTS} anew."
+            f"{folder} holds no usable detector: {error}. Train it again, or copy {CONFIG} and {WEIGHTS} again."
         ) from error
     return detector.requires_grad_(False).eval()

@@ -1,7 +1,7 @@
-"""One more bit of a picture: `safe`, by a detector of nudity that another library brings. Knows no settings.
+"""The bit `safe` of a picture, by the nudity detector of another library.
 
 The library is nudenet, whose wheel holds its network (10 MB, run by onnxruntime). It is not among our requirements: its
-licence (AGPL-3.0 in the wheel, MIT in its metadata) is for whoever turns the bit on to accept.
+licence (AGPL-3.0 in the wheel, MIT in its metadata) must be accepted by the operator who turns the bit on.
 """
 
 from importlib import import_module
@@ -35,7 +35,7 @@ class Nudity:
         self._detector = library.NudeDetector()
 
     def probabilities(self, images: Tensor) -> Tensor:
-        """float32 [N], of uint8 RGB images [N, 3, H, W]."""
+        """Return float32 [N], of uint8 RGB images [N, 3, H, W]."""
         return torch.tensor([1 - self._exposed(image) for image in images], dtype=torch.float32)
 
     def _exposed(self, image: Tensor) -> float:

@@ -1,4 +1,4 @@
-"""The network that finds the object, its file format, and the bits that follow from a mask. Knows no training.
+"""The network that finds the object, its file format, and the bits that follow from a mask.
 
 A small U-Net (Ronneberger et al. 2015, arXiv 1505.04597); unlike there the convolutions are padded, so that a mask has
 a value at the border too: whether the object is cut off is decided there.
@@ -89,7 +89,7 @@ class UNet(nn.Module):
         nn.utils.convert_conv2d_weight_memory_format(self, torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits [N, 2, mask_size, mask_size]. images: float [N, 3, image_size, image_size], −1 to 1."""
+        """Return logits [N, 2, mask_size, mask_size]. images: float [N, 3, image_size, image_size], −1 to 1."""
         x = F.avg_pool2d(images, self.config.reduction)
         x = x.contiguous(memory_format=torch.channels_last)
         skipped = []
@@ -104,7 +104,7 @@ class UNet(nn.Module):
 
     @torch.inference_mode()
     def mask_logits(self, images: Tensor) -> Tensor:
-        """Object against ground, float32 [N, mask_size, mask_size], of uint8 images; in evaluation mode."""
+        """Return logits of object against ground, float32 [N, mask_size, mask_size]; in evaluation mode."""
         size = self.config.image_size
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1:] != (3, size, size):
             raise ValueError(
@@ -121,16 +121,16 @@ class UNet(nn.Module):
         return torch.cat(parts) if parts else torch.empty(0, masks, masks)
 
     def bit_logits(self, images: Tensor) -> Tensor:
-        """Of BITS, not yet divided by the temperatures, float32 [N, 2]."""
+        """Return logits of BITS, not yet divided by the temperatures, float32 [N, 2]."""
         return bit_logits(self.mask_logits(images), self.config)
 
     def probabilities(self, images: Tensor) -> Tensor:
-        """Of BITS, calibrated, float32 [N, 2], of uint8 images [N, 3, image_size, image_size]."""
+        """Return calibrated probabilities of BITS, float32 [N, 2], of uint8 images [N, 3, image_size, image_size]."""
         return torch.sigmoid(self.bit_logits(images) / self.temperatures)
 
 
 def bit_logits(mask_logits: Tensor, config: SegmentationConfig) -> Tensor:
-    """float32 [N, 2], above 0 where the mask says that the object is whole, and large.
+    """Return float32 [N, 2], above 0 where by the mask the object is whole, and large.
 
     mask_logits: [N, H, W]. whole: of the pixels of the rim the one that is the (tolerance + 1)-th surest to be of the
     object; large: the logarithm of the object's area as a multiple of the smallest.
@@ -142,7 +142,7 @@ def bit_logits(mask_logits: Tensor, config: SegmentationConfig) -> Tensor:
 
 
 def rim(config: SegmentationConfig) -> Tensor:
-    """bool [mask_size, mask_size]: the outermost rows and columns."""
+    """Return bool [mask_size, mask_size]: the outermost rows and columns."""
     edge = torch.ones(config.mask_size, config.mask_size, dtype=torch.bool)
     edge[config.rim : -config.rim, config.rim : -config.rim] = False
     return edge
@@ -158,7 +158,7 @@ def save(unet: UNet, folder: Path, *, dtype: torch.dtype = torch.float32) -> Non
 
 
 def load(folder: Path) -> UNet:
-    """In evaluation mode, frozen. Raises DetectorUnusable."""
+    """Load the network in evaluation mode, frozen. Raises DetectorUnusable."""
     folder = Path(folder)
     try:
         fields = json.loads((folder / CONFIG).read_text("utf-8"))
@@ -173,13 +173,13 @@ def load(folder: Path) -> UNet:
         unet.load_state_dict(load_tensors((folder / WEIGHTS).read_bytes()))
     except (OSError, ValueError, TypeError, RuntimeError, AttributeError, SafetensorError) as error:
         raise DetectorUnusable(
-            f"{folder} holds no usable segmentation: {error}. Train it again, or copy the whole folder anew."
+            f"{folder} holds no usable segmentation: {error}. Train it again, or copy the whole folder again."
         ) from error
     return unet.requires_grad_(False).eval()
 
 
 def _object_logit(logits: Tensor) -> Tensor:
-    """log p(object) − log p(ground), [N, H, W], of the softmax over [N, 2, H, W]."""
+    """Return log p(object) − log p(ground), [N, H, W], of the softmax over [N, 2, H, W]."""
     return logits[:, 1] - logits[:, 0]
 
 

@@ -1,4 +1,4 @@
-"""A version of the detector as a folder, and its `detector.json`: bits, files, figures. Knows no tensors.
+"""A version of the detector as a folder, and its `detector.json`: bits, files, figures. Imports no torch.
 
 Written last, so a folder that has it is whole. A folder with nothing but a classifier is a version too, one that
 requires nothing.
@@ -36,7 +36,7 @@ class File:
 class Version:
     """bits: of the classifier, of the quality, of the mask; groups: sizes of those of which one is true, in order.
 
-    required: bits that every picture must have unless its prompt variant says otherwise. margin: by how much another
+    required: bits that every picture must have unless its prompt variant states otherwise. margin: by how much another
     bit of a group may be likelier than the wanted one before that fails. figures: what was measured.
     """
 
@@ -62,7 +62,7 @@ class Version:
             raise ValueError(f"required bits that it does not have: {', '.join(unknown)}")
 
     def has(self, part: str) -> bool:
-        """Whether there is the sub-folder QUALITY or SEGMENTATION."""
+        """Return whether there is the sub-folder QUALITY or SEGMENTATION."""
         return any(PurePosixPath(file.path).parts[0] == part for file in self.files)
 
 
@@ -95,7 +95,7 @@ def write(
 
 
 def read(folder: Path) -> Version:
-    """Of a folder with or without detector.json, whose files are compared with it. Raises DetectorUnusable."""
+    """Read a folder with or without detector.json; its files are compared with that. Raises DetectorUnusable."""
     folder = Path(folder)
     try:
         if (folder / MANIFEST).is_file():
@@ -117,17 +117,17 @@ def read(folder: Path) -> Version:
         ) from error
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise DetectorUnusable(
-            f"{folder} holds no usable detector: {error}. Train it again, or copy the whole folder anew."
+            f"{folder} holds no usable detector: {error}. Train it again, or copy the whole folder again."
         ) from error
 
 
 def to_dict(version: Version) -> dict[str, Any]:
-    """The content of detector.json."""
+    """Return the content of detector.json."""
     return {"format_version": FORMAT_VERSION, **asdict(version)}
 
 
 def from_dict(fields: Mapping[str, Any]) -> Version:
-    """Raises ValueError, TypeError or KeyError for what `to_dict` did not give."""
+    """Make a version of what `to_dict` gave. Raises ValueError, TypeError or KeyError for anything else."""
     if (number := fields["format_version"]) != FORMAT_VERSION:
         raise ValueError(f"format version {number} is not {FORMAT_VERSION}")
     return Version(

@@ -1,4 +1,4 @@
-"""Varies batches of photographs so that what is learned does not hang on a camera or a file. Knows no labels.
+"""Augmentation of batches of photographs, so that what is learned does not depend on a camera or a file format.
 
 Nothing here changes a hue: colour is one of the things to be learned.
 """
@@ -45,7 +45,7 @@ class Augmentation:
             raise ValueError("zoom and contrast must be below 1, smallest above 0 and at most 1.")
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:
-        """Changed copies. images: float [N, 3, H, W], −1 to 1, which they keep."""
+        """Return changed copies. images: float [N, 3, H, W], −1 to 1, which they keep."""
         images = self._move(images, generator)
         images = self._degrade(images, generator)
         return self._light(images, generator).clamp_(-1, 1)
@@ -67,7 +67,7 @@ class Augmentation:
         return images.index_copy(0, chosen, moved)
 
     def _degrade(self, images: Tensor, generator: Generator) -> Tensor:
-        """Softness, then blocks: as a decoder or a file takes detail away."""
+        """Soften, then quantise blocks: as a decoder or a file loses detail."""
         draws = torch.rand(2, len(images), generator=generator)
         scale, coarse = torch.rand(
             2, generator=generator
@@ -99,7 +99,7 @@ class Augmentation:
 
 
 def quantise_blocks(images: Tensor, coarseness: float) -> Tensor:
-    """What JPEG loses: cosine coefficients of 8 × 8 blocks rounded to steps that grow with frequency.
+    """Lose what JPEG loses: cosine coefficients of 8 × 8 blocks rounded to steps that grow with frequency.
 
     images: float [N, 3, H, W], −1 to 1; H and W in whole blocks. coarseness: of the steps; 1 is about quality 50.
     """

@@ -1,4 +1,4 @@
-"""Trains the detector on photographs with known bits, then calibrates it. Knows no generated image, and no words."""
+"""Training of the starter's detector on photographs with known bits, and its calibration."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,7 +38,7 @@ class DetectorRecipe:
 
 
 class DetectorTask:
-    """What is trained, for `distillation.training.loop`."""
+    """The detector under training, for `distillation.training.loop`."""
 
     def __init__(
         self, recipe: DetectorRecipe, config: DetectorConfig, *, images: Tensor, bits: Tensor
@@ -113,7 +113,7 @@ def calibrate(detector: Detector, *, images: Tensor, bits: Tensor) -> None:
 
 
 def check(config: DetectorConfig, *, images: Tensor, bits: Tensor) -> None:
-    """Raises ValueError for images or bits that the network has no place for."""
+    """Raise ValueError for images or bits that the network has no place for."""
     size = config.image_size
     if images.dtype != torch.uint8 or images.shape[1:] != (3, size, size) or not len(images):
         raise ValueError(

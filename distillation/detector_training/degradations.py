@@ -1,7 +1,7 @@
-"""Makes pictures that nobody wants out of good ones: blurred, noisy, blocky, blank, garbage. Knows no network.
+"""Degradation of good pictures into unusable ones: blurred, noisy, blocky, blank, garbage.
 
 What a detector learns the bits `sharp` and `clean` from. Between what is good and what is spoilt lies a gap of amounts
-of which nothing is said: there people would not agree either.
+that get no label: people would not agree on them either.
 """
 
 import math

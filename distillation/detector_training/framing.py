@@ -1,4 +1,4 @@
-"""Moves and zooms photographs with their masks, so that objects are cut off and of all sizes. Knows no network."""
+"""Shifts and zooms of photographs with their masks, so that objects are cut off and of all sizes."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 
 @dataclass(frozen=True)
 class Framing:
-    """moved: share of the images that are framed anew; the rest is at most mirrored."""
+    """moved: share of the images that are framed differently; the rest is at most mirrored."""
 
     moved: float = 0.7
     shift: float = 0.6  # of the image's side, each way

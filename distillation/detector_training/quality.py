@@ -1,7 +1,7 @@
 """Trains a classifier on labelled photographs and on spoilt copies of them, then calibrates each bit.
 
 Unlike `trainers.detector` it bears labels that are not known, can begin with a detector of other bits, and learns
-`sharp` and `clean` from pictures that it spoils itself, if these are its last bits. Knows no generated image.
+`sharp` and `clean` from pictures that it spoils itself, if these are its last bits.
 """
 
 from dataclasses import dataclass, field
@@ -79,7 +79,7 @@ class QualityRecipe:
 
 
 class QualityTask:
-    """What is trained, for `distillation.training.loop`."""
+    """The detector under training, for `distillation.training.loop`."""
 
     def __init__(
         self,
@@ -159,7 +159,7 @@ def train(
 ) -> Detector:
     """Train (going on from the folder's checkpoint) and calibrate. Shapes as those of QualityTask.
 
-    false_accepts: share of the pictures without a bit of which that may be said all the same.
+    false_accepts: share of the pictures without a bit that may be accepted.
     """
     check(config, images=validation_images, bits=validation_bits)
     task = QualityTask(recipe, config, images=images, bits=bits, begins_with=begins_with)

@@ -1,4 +1,4 @@
-"""Trains the network that finds the object on photographs with masks, and calibrates its bits. Knows no word."""
+"""Training of the network that finds the object, on photographs with masks; and calibration of its bits."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,7 +59,7 @@ class SegmentationRecipe:
 
 
 class SegmentationTask:
-    """What is trained, for `distillation.training.loop`."""
+    """The network under training, for `distillation.training.loop`."""
 
     def __init__(
         self,
@@ -124,8 +124,8 @@ def train(
 ) -> UNet:
     """Train (going on from the folder's checkpoint) and calibrate. Shapes as those of SegmentationTask.
 
-    config.smallest is replaced by what the training set shows. false_accepts: share of the pictures without a bit of
-    which that may be said all the same.
+    config.smallest is replaced by what the training set shows. false_accepts: share of the pictures without a bit
+    that may be accepted.
     """
     config = fitted(config, masks, share=recipe.smallest)
     check(config, images=validation_images, masks=validation_masks)
@@ -171,7 +171,7 @@ def calibrate(
     false_accepts: float,
     seed: int,
 ) -> None:
-    """Set temperatures, then thresholds, by photographs that were not trained on, as they are and framed anew."""
+    """Set temperatures, then thresholds, by held-out photographs, as they are and framed differently."""
     generator = torch.Generator().manual_seed(seed)
     maps = (reduced(masks, unet.config) > 0).float()[:, None]
     logits, truths = [], []
@@ -225,13 +225,13 @@ def reduced(masks: Tensor, config: SegmentationConfig) -> Tensor:
 
 
 def overlap(found: Tensor, classes: Tensor) -> float:
-    """Intersection over union of the object, over all pixels. int [N, H, W] each."""
+    """Return the intersection over union of the object, over all pixels. int [N, H, W] each."""
     both, either = (found & classes).sum(), (found | classes).sum()
     return float(both / either.clamp(min=1))
 
 
 def check(config: SegmentationConfig, *, images: Tensor, masks: Tensor) -> None:
-    """Raises ValueError for images or masks that the network has no place for."""
+    """Raise ValueError for images or masks that the network has no place for."""
     size = config.image_size
     if images.dtype != torch.uint8 or images.shape[1:] != (3, size, size) or not len(images):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Makes a version of the detector from a labelled folder: its networks and its figures. Knows no database."""
+"""Making of a version of the detector from a labelled folder: its networks and its figures."""
 
 import json
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ FEWEST_MASKS = 20  # with fewer no segmentation is trained
 
 @dataclass(frozen=True)
 class JudgeRecipe:
-    """false_accepts: share of the pictures without a bit of which the detector may say it all the same. margin: by how
+    """false_accepts: share of the pictures without a bit that the detector may accept. margin: by how
     much another word of a group may be likelier than the wanted one (for the starter 0.3 lets one wrong word in a
     hundred pass, and loses a third of the good pictures that 0 would).
 
@@ -75,7 +75,7 @@ def make(
     tested: Labelled | None = None,
     progress_bar: bool = True,
 ) -> Judge:
-    """The version, in folder/version; goes on from what `folder` holds. Raises LabelsUnusable, DetectorUnusable.
+    """Make the version in folder/version; goes on from what `folder` holds. Raises LabelsUnusable, DetectorUnusable.
 
     Only pictures without a defect are trained on, and those whose defect names what they lack. begins_with: whose
     weights the classifier begins with; keeps: whose classifier is taken as it is. tested: whose figures the version
@@ -136,7 +136,7 @@ def write(
     margin: float,
     figures: Mapping[str, Any],
 ) -> None:
-    """A version's folder, whole or not at all; weights in half precision, which changes no probability visibly."""
+    """Write a version's folder, whole or not at all; weights in half precision, which hardly changes a probability."""
 
     def fill(place: Path) -> None:
         network.save(classifier, place, dtype=torch.float16)
@@ -286,7 +286,7 @@ def _seconds(folder: Path) -> dict[str, float]:
 
 
 def _plain(value: Any) -> Any:
-    """As JSON gives it back."""
+    """Return the value as JSON gives it back."""
     if isinstance(value, dict):
         return {key: _plain(part) for key, part in value.items()}
     return [_plain(part) for part in value] if isinstance(value, tuple) else value

@@ -1,1 +1,1 @@
-"""What a student is trained to make small: functions from tensors to a scalar. Knows no network and no optimiser."""
+"""Loss functions: from tensors to a scalar. They hold no network and no optimiser."""

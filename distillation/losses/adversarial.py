@@ -1,4 +1,4 @@
-"""The adversarial game, from the discriminator's logits. Knows no network: heads belong to the trainers.
+"""Losses of the adversarial game, from the discriminator's logits.
 
 Logits are of any shape, a batch of single values or of maps; high means "the teacher's". Goodfellow et al., arXiv
 1406.2661, in the non-saturating form. All values are means over all logits, in nats.
@@ -11,7 +11,7 @@ from distillation.losses.precision import wide
 
 
 def student_loss(fake_logits: Tensor) -> Tensor:
-    """E softplus(−D(x)), x the student's. Freeze the discriminator, or zero its gradients: this one is not for it."""
+    """E softplus(−D(x)), x the student's. It must not train the discriminator: freeze that."""
     return functional.softplus(-wide(fake_logits)).mean()
 
 

@@ -1,7 +1,7 @@
-"""The Bayesian prior of a student: the teacher's posterior over the weights that were kept. Knows no network.
+"""Bayesian prior of a student: the teacher's posterior over the weights that were kept.
 
 After Grabovoy & Strijov, "Bayesian distillation of deep learning models", Automation and Remote Control 82(11), 2021.
-How the posterior is found and cut to the student's structure is not this module's; here both are diagonal Gaussians.
+Prior and posterior are diagonal Gaussians. `students.pruning` cuts the posterior to the student's structure.
 """
 
 import math

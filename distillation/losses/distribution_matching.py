@@ -1,6 +1,6 @@
-"""Distribution matching: the student's images become as likely to the teacher as to a score of the student's own.
+"""Distribution matching: makes the student's images as likely to the teacher as to the student's own score.
 
-Yin et al., DMD2, arXiv 2405.14867. Knows no network: the predictions x̂₀ are given (`predictions.converted` makes them).
+Yin et al., DMD2, arXiv 2405.14867. The predictions x̂₀ are given (`predictions.converted` makes them).
 """
 
 from collections.abc import Callable
@@ -54,7 +54,7 @@ def distribution_matching(
             raise ValueError(f"weights must be [{len(gradient)}], not {list(weights.shape)}.")
         gradient = gradient * weights.detach().to(gradient).view((-1,) + (1,) * (gradient.ndim - 1))
     x = wide(latents)
-    # x − sg(x) is 0: x − sg(x − g) would round g away where it is small beside x.
+    # x − sg(x) is 0: x − sg(x − g) would round g away where it is small against x.
     return 0.5 * (x - x.detach() + gradient).square().mean()
 
 

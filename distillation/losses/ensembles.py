@@ -1,4 +1,4 @@
-"""One target out of several teachers. Knows no network and does not choose the teachers.
+"""One target out of several teachers' predictions.
 
 `weights` are π_k: [K], one per teacher, or [K, B] where they differ by sample (by prompt variant); not negative, and
 of sum 1 over the teachers. All targets are detached.

@@ -1,4 +1,4 @@
-"""Feature matching: outputs of paired layers of one shape. Knows no network; layers of other shapes are for `mmd`."""
+"""Feature matching of paired layers of one shape; for layers of other shapes see `mmd`."""
 
 from collections.abc import Sequence
 

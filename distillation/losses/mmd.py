@@ -1,7 +1,7 @@
-"""Maximum mean discrepancy between layers: a channel is a sample, so channel counts may differ. Knows no network.
+"""Maximum mean discrepancy between layers: a channel is a sample, so channel counts may differ.
 
 Huang & Wang, "Like What You Like: Knowledge Distill via Neuron Selectivity Transfer", arXiv 1707.01219. Blind to the
-order of channels and to their scale: keep a loss of the outputs beside it.
+order of channels and to their scale: use it together with a loss of the outputs.
 
 Maps are [B, C, H, W]. A kernel is given as its quadratic form over signed samples: (z [B, M, N], c [M]) → [B], the
 Σ_ij c_i c_j k(z_i, z_j) of each image. With z the channels of teacher and student and c their weights, negative for
@@ -41,7 +41,7 @@ class Polynomial:
             )
 
     def __call__(self, samples: Tensor, weights: Tensor) -> Tensor:
-        """Degree 2 never makes both the M × M and the N × N matrix, but the smaller: ‖Zᵀ diag(c) Z‖² = cᵀ (ZZᵀ)² c."""
+        """Evaluate. Degree 2 makes the smaller of the M × M and the N × N matrix: ‖Zᵀ diag(c) Z‖² = cᵀ (ZZᵀ)² c."""
         count, length = samples.shape[1:]
         if self.degree == 2 and length < count:
             moments = samples.mT @ (samples * weights[:, None])
@@ -95,7 +95,7 @@ def mmd2(student: Tensor, teacher: Tensor, *, kernel: Kernel) -> Tensor:
         part.new_full((part.shape[1],), sign / part.shape[1])
         for part, sign in zip(channels, (1.0, -1.0), strict=True)
     ]
-    # MMD² is a difference of products, and small beside them.
+    # MMD² is a difference of products, and small against them.
     with torch.autocast(student.device.type, enabled=False):
         return kernel(torch.cat(channels, dim=1), torch.cat(signed)).mean()
 

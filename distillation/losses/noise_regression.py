@@ -1,4 +1,4 @@
-"""Regression of what a diffusion network predicts. Knows no network; conversions are in `predictions`.
+"""Regression of what a diffusion network predicts; conversions are in `predictions`.
 
 The predictions may be ε, v or x₀, as long as both are of one type.
 """

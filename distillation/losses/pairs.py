@@ -1,4 +1,4 @@
-"""Regression onto the teacher's final latents of the same noise. Knows no network: decoder and features are given.
+"""Regression onto the teacher's final latents of the same noise.
 
 One-step students start here (DMD, arXiv 2311.18828; DMD2's warm start, arXiv 2405.14867).
 """
@@ -37,7 +37,7 @@ def perceptual(
     """Σ_l E_b,position ‖f̂_l(dec(x)) − f̂_l(dec(y))‖², f̂ of length 1 over channels (LPIPS, arXiv 1801.03924, unweighted).
 
     output, target: latents [B, C, h, w], the target a constant. decoder: latents → images, the one that serves, since
-    its images are what people see. features: images → maps [B, C_l, H_l, W_l], one per layer. Both frozen by the
+    people see its images. features: images → maps [B, C_l, H_l, W_l], one per layer. Both frozen by the
     caller. In at least fp32, autocast off: half precision through a tiny decoder gives artefacts.
     """
     _check_shapes(output, target)

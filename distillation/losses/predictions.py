@@ -1,4 +1,4 @@
-"""What a diffusion network predicts, converted: noise ε, velocity v, clean latents x₀. Knows no network, no schedule.
+"""Conversion of what a diffusion network predicts: noise ε, velocity v, clean latents x₀.
 
 x_t = α x₀ + σ ε with α² + σ² = 1, and v = α ε − σ x₀ (Salimans & Ho, arXiv 2202.00512). α and σ are [B], one per
 sample. `prediction_type` is diffusers': "epsilon", "v_prediction", "sample" (x₀).
@@ -14,10 +14,10 @@ VARIANCE_TOLERANCE = 1e-3  # of α² + σ², for values that passed through fp16
 def converted(
     prediction: Tensor, latents: Tensor, *, alpha: Tensor, sigma: Tensor, source: str, target: str
 ) -> Tensor:
-    """The prediction of type `source` for the noised `latents` x_t (both [B, ...]), as type `target`.
+    """Convert the prediction of type `source` for the noised `latents` x_t (both [B, ...]) to type `target`.
 
     Computed in fp64, because ε → x₀ divides by α and multiplies every rounding by σ ÷ α: 14.6 at the last step of
-    SD 1.5. Given back in the wider dtype of prediction and latents, at least fp32. Differentiable in both.
+    SD 1.5. Returned in the wider dtype of prediction and latents, at least fp32. Differentiable in both.
     Raises ValueError where the conversion does not exist: ε → x₀ or v at α = 0, x₀ → ε or v at σ = 0.
     """
     for name in (source, target):
@@ -37,12 +37,12 @@ def converted(
     if source == "epsilon":
         if not (alpha > 0).all():
             raise ValueError(
-                f"epsilon says nothing about {target} where alpha is 0 (zero terminal SNR)."
+                f"epsilon does not determine {target} where alpha is 0 (zero terminal SNR)."
             )
         noise, x_0 = given, (x_t - sigma * given) / alpha
     elif source == "sample":
         if not (sigma > 0).all():
-            raise ValueError(f"sample says nothing about {target} where sigma is 0 (no noise).")
+            raise ValueError(f"sample does not determine {target} where sigma is 0 (no noise).")
         noise, x_0 = (x_t - alpha * given) / sigma, given
     else:
         noise, x_0 = sigma * x_t + alpha * given, alpha * x_t - sigma * given
@@ -53,7 +53,7 @@ def converted(
 def min_snr_weights(
     alpha: Tensor, sigma: Tensor, *, prediction_type: str, gamma: float = 5.0
 ) -> Tensor:
-    """Weights [B] of the squared error, fp64 (Hang et al., arXiv 2303.09556), SNR = α² ÷ σ².
+    """Return weights [B] of the squared error, fp64 (Hang et al., arXiv 2303.09556), SNR = α² ÷ σ².
 
     x₀: min(SNR, γ); ε: min(SNR, γ) ÷ SNR; v: min(SNR, γ) ÷ (SNR + 1). All three weigh the error of x₀ by min(SNR, γ).
     At zero terminal SNR the limits hold: 0 for x₀ and v, 1 for ε. A step whose weight is 0 is not trained: a student
@@ -76,7 +76,7 @@ def min_snr_weights(
 
 
 def coefficients(alpha: Tensor, sigma: Tensor, *, batch: int) -> tuple[Tensor, Tensor]:
-    """Both [B], detached, in fp64. Raises ValueError unless neither is negative and α² + σ² = 1."""
+    """Return both [B], detached, in fp64. Raises ValueError unless neither is negative and α² + σ² = 1."""
     if alpha.shape != (batch,) or sigma.shape != (batch,):
         raise ValueError(
             f"alpha and sigma must be [{batch}], not {list(alpha.shape)} and {list(sigma.shape)}."

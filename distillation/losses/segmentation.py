@@ -1,4 +1,4 @@
-"""Pixel-wise softmax cross-entropy, and the weights that keep borders of objects sharp. Knows no network.
+"""Pixel-wise softmax cross-entropy, and the weights that keep borders of objects sharp.
 
 Ronneberger et al., U-Net, arXiv 1505.04597. Distances are in pixels, between the centres of pixels.
 """
@@ -70,7 +70,7 @@ def border_weights(objects: Tensor, *, border_weight: float, sigma: float) -> Te
 
     d₁, d₂: distances to the nearest and to the second nearest object. On objects, and in images of fewer than two, 0.
     objects: int [B, H, W], 0 on the ground and one number per object. border_weight: w₀; sigma: σ, pixels.
-    Objects of different numbers that touch have no ground between them: leave a pixel free if they shall be parted.
+    Objects of different numbers that touch have no ground between them: leave a pixel free if they must be separated.
     """
     if objects.ndim != 3 or objects.is_floating_point():
         raise ValueError(
@@ -98,7 +98,7 @@ def border_weights(objects: Tensor, *, border_weight: float, sigma: float) -> Te
 
 
 def distances(mask: Tensor) -> Tensor:
-    """The exact Euclidean distance of each pixel to the nearest one of the mask, fp32 [H, W]; inf if there is none.
+    """Return each pixel's exact Euclidean distance to the nearest one of the mask, fp32 [H, W]; inf if there is none.
 
     mask: bool [H, W]. First along columns, then along rows (Felzenszwalb & Huttenlocher, Theory of Computing 8, 2012,
     with the second pass by comparison of all columns: W² values at a time).

@@ -1,6 +1,6 @@
-"""Soft targets: the student matches the teacher's softened probabilities. Knows no network and no diffusion.
+"""Soft targets: the student matches the teacher's softened probabilities.
 
-Logits are [B, N, ...]: N classes along dimension 1, any positions behind it (a classifier has none, a segmentation
+Logits are [B, N, ...]: N classes along dimension 1, any positions after it (a classifier has none, a segmentation
 has height and width). All values are means over the batch and the positions, in nats.
 """
 
@@ -47,7 +47,7 @@ def weighted_average(soft: Tensor, hard: Tensor, *, soft_weight: float) -> Tenso
     """λ · soft + (1 − λ) · hard, λ in [0, 1] (Hinton et al., arXiv 1503.02531: best with a small weight of the hard).
 
     Of two scalars, whatever their kind: for diffusion the soft target is the teacher's noise, the hard one the noise
-    that was drawn (λ_out beside λ_task of BK-SDM, arXiv 2305.15798).
+    that was drawn (λ_out and λ_task of BK-SDM, arXiv 2305.15798).
     """
     if not 0 <= soft_weight <= 1:
         raise ValueError(f"soft_weight must be in 0 … 1, not {soft_weight}.")

@@ -1,4 +1,4 @@
-"""The last stages of a chain: measure the student and the release that it is to replace, and decide."""
+"""Stages `evaluation`, `incumbent` and `gate`: measure the student and the release to be replaced, and decide."""
 
 import json
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ from distillation.evaluation.gate import Costs, GateRecipe
 from distillation.evaluation.prompts import Prompts, seeds_of
 from distillation.evaluation.report import sheets
 from distillation.evaluation.results import Evaluation
+from distillation.pipeline.inputs import Inputs
 from distillation.pipeline.recipes import Recipe
 from distillation.resumable import atomic
 from distillation.resumable.stages import Context
@@ -28,28 +29,16 @@ PICTURES = "pictures"  # of all evaluations: the teacher's are made once
 COMPARED, COMPARED_SEEDS = "compared.webp", 2
 
 
-class Proof:
-    """What the stages do with the student in the folder of the stage `bundle`."""
+class Acceptance:
+    """Builds these stages, of the student in the folder of the stage `bundle`."""
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        catalogue: Catalogue,
-        *,
-        teacher: Path,
-        active: Path | None,
-        detector: Path | None,
-        clip: Path | None,
-        real: Path | None,
-    ) -> None:
-        """active: the release to be replaced. detector, clip, real: see `chain.Inputs`."""
-        self._recipe, self._catalogue = recipe, catalogue
-        self._teacher, self._active = teacher, active
-        self._detector, self._clip, self._real = detector, clip, real
+    def __init__(self, recipe: Recipe, catalogue: Catalogue, inputs: Inputs) -> None:
+        self._recipe, self._catalogue, self._inputs = recipe, catalogue, inputs
+        self._active = inputs.active
 
     @cached_property
     def has_incumbent(self) -> bool:
-        """Whether there is a release to be replaced that can be compared: of the same encoder, with common variants."""
+        """Whether the release to be replaced can be compared: it has the same encoder, and common variants."""
         if self._active is None:
             return False
         manifest = releases.read(self._active)
@@ -58,6 +47,7 @@ class Proof:
         )
 
     def evaluation(self, context: Context) -> None:
+        """Measure the student against the teacher, on all variants."""
         if not processes.is_main():
             return
         release = context.needs["bundle"] / RELEASE
@@ -66,11 +56,12 @@ class Proof:
         atomic.write_file(context.folder / SUMMARY, summary + "\n")
 
     def incumbent(self, context: Context) -> None:
-        """The active release against the teacher, on those of the prompts that it covers."""
+        """Measure the active release against the teacher, on those of the prompts that it covers."""
         if processes.is_main() and self._active is not None:
             self._evaluated(self._active, self._of_active, context.folder, context)
 
     def gate(self, context: Context) -> None:
+        """Decide whether the student may replace the active release; write the decision with its reasons."""
         if not processes.is_main():
             return
         recipe: GateRecipe = context.recipe.recipe
@@ -95,7 +86,7 @@ class Proof:
         atomic.write_file(context.folder / GATE_FILE, text + "\n")
 
     def _compare(self, active: Path, context: Context) -> None:
-        """A sheet of all three releases: pictures that the two evaluations have made."""
+        """Write a sheet of all three releases, of pictures that the two evaluations have made."""
         covered = self._covered(self.prompts.slugs)
         prompts = self.prompts.of([covered[row] for row in sheets.spread(len(covered))])
         each = min(COMPARED_SEEDS, self._recipe.evaluation.seeds_per_variant)
@@ -109,7 +100,7 @@ class Proof:
                 progress_bar=context.progress_bar,
             )
             for name, release in (
-                ("teacher", self._teacher),
+                ("teacher", self._inputs.teacher),
                 ("active", active),
                 ("candidate", context.needs["bundle"] / RELEASE),
             )
@@ -121,7 +112,7 @@ class Proof:
     def _measured_again(
         self, context: Context, recipe: GateRecipe, suspected: tuple[str, ...]
     ) -> dict[str, float]:
-        """The changes of these variants, with seeds that nothing was chosen by."""
+        """Return the changes of these variants, measured with seeds that nothing was chosen by."""
         if not suspected:
             return {}
         release = context.needs["bundle"] / RELEASE
@@ -154,7 +145,7 @@ class Proof:
 
     @cached_property
     def _of_active(self) -> Prompts:
-        """Those that the release to be replaced covers as well."""
+        """Those of them that the release to be replaced covers as well."""
         return self.prompts.of(self._covered(self.prompts.slugs))
 
     def _evaluated(
@@ -171,14 +162,14 @@ class Proof:
         recipe = self._recipe.evaluation
         inputs = evaluations.Inputs(
             release,
-            self._teacher,
+            self._inputs.teacher,
             prompts,
             seeds_of(prompts.slugs, each=each or recipe.seeds_per_variant, skip=skip),
             folder,
-            detector=self._detector,
-            clip_name=self._clip,
-            tokenizer=self._teacher / "tokenizer",
-            real_pictures=self._real,
+            detector=self._inputs.detector,
+            clip_name=self._inputs.clip,
+            tokenizer=self._inputs.teacher / "tokenizer",
+            real_pictures=self._inputs.real,
             margins=recipe.margins,
             speed=recipe.speed if is_timed else None,
             cache=context.folder.parent / PICTURES,
@@ -186,7 +177,7 @@ class Proof:
         return evaluations.evaluate(inputs, progress_bar=context.progress_bar)
 
     def _covered(self, slugs: Sequence[str]) -> list[str]:
-        """Those of the slugs that the release to be replaced covers."""
+        """Return those of the slugs that the release to be replaced covers."""
         if self._active is None:
             return []
         covered = set(releases.read(self._active).covered_variants)
@@ -194,7 +185,7 @@ class Proof:
 
 
 def _costs(folder: Path) -> Costs:
-    """Of the student of an evaluation."""
+    """Return the costs of an evaluation's student."""
     side = json.loads((folder / "evaluation.json").read_text("utf-8"))["student"]
     seconds = side["speed"]["seconds"]["total"]["median"] if side["speed"] else None
     return Costs(seconds, sum(side["bytes_on_disk"].values()))

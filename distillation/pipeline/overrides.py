@@ -1,4 +1,4 @@
-"""Owns how a recipe is changed: by the names of its fields, from JSON or a command line. Knows not what they mean.
+"""Overrides of a recipe's fields by their names, from JSON or a command line.
 
 Recipes are frozen dataclasses of numbers, texts, tuples and other recipes. What does not fit is refused by its name.
 """
@@ -16,7 +16,7 @@ Recipe = TypeVar("Recipe")
 
 
 def changed(recipe: Recipe, changes: Mapping[str, Any], *, place: str = "") -> Recipe:
-    """A copy with other values: {"pairs": {"batch": 8}}. Raises RecipeRefused, which names the field."""
+    """Return a copy with other values: {"pairs": {"batch": 8}}. Raises RecipeRefused, which names the field."""
     if not is_dataclass(recipe) or isinstance(recipe, type):
         raise TypeError(f"{recipe!r} is no recipe.")
     known = get_type_hints(type(recipe))
@@ -35,12 +35,12 @@ def changed(recipe: Recipe, changes: Mapping[str, Any], *, place: str = "") -> R
 
 
 def _kinds(hint: Any) -> tuple[Any, ...]:
-    """What a field may hold: the parts of `A | B`, or A alone."""
+    """Return the types that a field may hold: the parts of `A | B`, or A alone."""
     return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
 
 
 def _value(present: Any, value: Any, kinds: tuple[Any, ...], path: str) -> Any:
-    """`value` as the field takes it: lists as tuples, whole numbers as numbers."""
+    """Return `value` as the field takes it: lists as tuples, whole numbers as numbers."""
     if value is None and type(None) in kinds:
         return None
     parts: list[Any] = [kind for kind in kinds if is_dataclass(kind)]
@@ -64,7 +64,7 @@ def _words(kinds: tuple[Any, ...]) -> str:
 
 
 def _part(present: Any, value: Any, path: str) -> Any:
-    """A recipe inside a recipe: changed, or for a method with other fields made anew."""
+    """Return a recipe inside a recipe: changed, or for another method created."""
     if not isinstance(value, Mapping):
         raise RecipeRefused(f"{path} has fields of its own: set {path}.FIELD.")
     if "method" in value and value["method"] != getattr(present, "method", None):
@@ -78,7 +78,7 @@ def _part(present: Any, value: Any, path: str) -> Any:
 
 
 def parse(settings: Sequence[str]) -> dict[str, Any]:
-    """Changes from texts "structure.steps=100". The value is JSON, or text where it is not. Raises RecipeRefused."""
+    """Parse changes from texts "structure.steps=100". Values are JSON, else text. Raises RecipeRefused."""
     changes: dict[str, Any] = {}
     for setting in settings:
         path, equals, text = setting.partition("=")

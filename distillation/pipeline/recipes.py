@@ -1,6 +1,6 @@
-"""The table of recipes: all that shapes a student beside its teacher and its catalogue. Knows no tensors.
+"""Table of recipes: all hyper-parameters of a student.
 
-A run takes one by its name, and may change single fields (`changes`).
+A run takes one by its name, and may change single fields (`overrides`).
 """
 
 from dataclasses import dataclass, field, replace
@@ -111,7 +111,7 @@ class Recipe:
         return self.structure is None
 
     def check(self, teacher: Teacher) -> None:
-        """Raises RecipeRefused, which names the field, if the recipe is not for such a teacher."""
+        """Raise RecipeRefused, which names the field, if the recipe is not for such a teacher."""
         sizes = teacher.manifest.image_sizes
         if sizes[0] != (self.image_size, self.image_size):
             raise RecipeRefused(
@@ -153,7 +153,7 @@ TWO_STEP = replace(
 def _method(
     name: str, objective: MethodRecipe, summary: str, *, weight_decay: float = 0.01
 ) -> Recipe:
-    """One method of the structure stage alone; the student then takes ten passes."""
+    """Return a recipe of one method of the structure stage alone; the student then takes ten passes."""
     return replace(
         ONE_STEP,
         name=name,
@@ -177,7 +177,7 @@ RECIPES: dict[str, Recipe] = {
             image_size=512,
             timesteps=(
                 625,
-            ),  # at 999 an error of the predicted noise is 14.6 times as large in the picture
+            ),  # at 999 errors of the predicted noise are 14.6 times as large in the picture
             pairs=PairsRecipe(
                 seeds_per_variant=200,
                 num_inference_steps=40,
@@ -219,10 +219,11 @@ RECIPES: dict[str, Recipe] = {
 
 
 def warm(recipe: Recipe) -> Recipe:
-    """Its run that begins with a student release: joint training as `again` says. Raises RecipeRefused."""
+    """Return the recipe of a run that begins with a student: joint training by `again`. Raises RecipeRefused."""
     if recipe.again is None:
         raise RecipeRefused(
-            f"again: the recipe {recipe.name} does not say how a student is trained on. Set it, or begin anew."
+            f"again: the recipe {recipe.name} has no joint training for a run that begins with a "
+            "student. Set it, or begin without a student."
         )
     return replace(
         recipe, decoder=None, structure=None, regression=None, matching=None, joint=recipe.again
@@ -230,7 +231,7 @@ def warm(recipe: Recipe) -> Recipe:
 
 
 def named(name: str) -> Recipe:
-    """Of the table. Raises RecipeRefused."""
+    """Return the recipe of this name. Raises RecipeRefused."""
     if name not in RECIPES:
         raise RecipeRefused(f"recipe: there is no {name!r}; there are {', '.join(RECIPES)}.")
     return RECIPES[name]

@@ -1,6 +1,6 @@
-"""Owns that a file or a folder takes its place whole or not at all. Knows nothing of what is in it.
+"""Atomic replacement of files and folders.
 
-A kill at any instant leaves the old one or the new one, and at worst a hidden leftover beside it.
+A kill at any instant leaves the old one or the new one, and at worst a hidden leftover next to it.
 """
 
 import os
@@ -13,13 +13,13 @@ Made = TypeVar("Made")
 
 
 def write_file(path: Path, content: str | bytes) -> None:
-    """Text is written as UTF-8, with its line ends as they are."""
+    """Replace the file. Text is written as UTF-8, with its line ends as they are."""
     data = content.encode() if isinstance(content, str) else content
     make_file(path, lambda temporary: temporary.write_bytes(data))
 
 
 def make_file(path: Path, make: Callable[[Path], object]) -> None:
-    """make: writes the file that it is given, which then takes the place of `path`."""
+    """Replace `path` by the file that `make` writes at the path it is given."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     make(temporary)
@@ -28,7 +28,7 @@ def make_file(path: Path, make: Callable[[Path], object]) -> None:
 
 
 def make_folder(target: Path, make: Callable[[Path], Made]) -> Made:
-    """make: writes the folder that it is given, which then takes the place of `target`; if it fails nothing changes."""
+    """Replace `target` by the folder that `make` writes at the path it is given; if that fails nothing changes."""
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".replacing-", dir=target.parent) as temporary:
@@ -50,7 +50,7 @@ def make_folder(target: Path, make: Callable[[Path], Made]) -> Made:
 
 
 def _settle(path: Path) -> None:
-    """On disk, and readable by all: safetensors writes for the owner alone."""
+    """Sync to disk, and make readable by all: safetensors writes for the owner alone."""
     path.chmod(0o644)
     with path.open("rb") as file:
         os.fsync(file.fileno())

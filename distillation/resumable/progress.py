@@ -1,6 +1,6 @@
-"""Owns how long work says how far it is, and hears that it should stop. Knows nothing of what is done.
+"""Progress of long work: a bar in a terminal, and a watcher that may stop the work.
 
-A bar in a terminal; and who runs the work in slices watches it: is told how far it is, and says when a slice is over.
+A runner of slices installs the watcher: it gets the progress and returns whether the slice is over.
 """
 
 import sys
@@ -22,7 +22,7 @@ class SliceOver(Exception):
 
 @contextmanager
 def watched(watcher: Watcher) -> Iterator[None]:
-    """While it lasts, the work of this thread tells the watcher how far it is, and stops when that says so."""
+    """Report this thread's work to the watcher in the block; the work stops when it returns True."""
     token = _watcher.set(watcher)
     try:
         yield
@@ -35,13 +35,13 @@ def is_watched() -> bool:
 
 
 class Bar:
-    """`total` pieces of work, of which `done` are there already."""
+    """Progress of `total` pieces of work, of which `done` exist already."""
 
     def __init__(
         self, total: int, *, title: str, unit: str, done: int = 0, is_shown: bool = True
     ) -> None:
         self._title, self._total, self._done = title, total, done
-        self.is_over = False  # what the watcher said last
+        self.is_over = False  # the watcher's last answer
         self._bar = tqdm(
             total=total,
             initial=done,
@@ -58,24 +58,24 @@ class Bar:
         self._bar.close()
 
     def say(self, text: str) -> None:
-        """Behind the bar."""
+        """Show the text behind the bar."""
         self._bar.set_postfix_str(text, refresh=False)
 
     def add(self, pieces: int = 1) -> None:
-        """That many more are done. Tells the watcher, which may take its time."""
+        """Add finished pieces and call the watcher, which may take long."""
         self._done += pieces
         self._bar.update(pieces)
         watcher = _watcher.get()
         self.is_over = watcher is not None and watcher(self._title, self._done, self._total)
 
     def over(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
-        """Each piece in turn, done when the next is asked for. The bar closes after the last."""
+        """Yield each piece, which counts as done when the next is requested. The bar closes after the last."""
         with self:
             for piece in pieces:
                 yield piece
                 self.add()
 
     def stop_if_over(self) -> None:
-        """Raises SliceOver. For where all that was done is on disk."""
+        """Raise SliceOver if the watcher stopped the work. Call it where all that was done is on disk."""
         if self.is_over and self._done < self._total:
             raise SliceOver

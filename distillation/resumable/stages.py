@@ -1,7 +1,7 @@
-"""Owns which stage is built when: keys by inputs, resuming, locks, times. Knows not what any stage makes.
+"""Building of stages: keys by their inputs, resuming, locks and times.
 
 A stage's folder is named by a hash of all that it is made from, so a changed recipe makes a new folder, as it does for
-all that need it, and leaves the rest alone. `done.json`, written last, says that a folder is finished.
+all that need it, and leaves the rest alone. `done.json`, written last, marks a folder as finished.
 """
 
 import fcntl
@@ -23,10 +23,7 @@ from distillation.resumable import atomic
 DONE = "done.json"
 SECONDS = "seconds.json"
 LOCK = "build.lock"
-STATES = ("finished", "started", "absent")
-KEEP_TIME_EVERY_SECONDS = (
-    10.0  # what a kill makes the recorded time of a stage too short by, at most
-)
+KEEP_TIME_EVERY_SECONDS = 10.0  # how much of a stage's recorded time a kill loses, at most
 
 
 class StageError(Exception):
@@ -42,7 +39,7 @@ class StageBusy(StageError):
 
 
 class StageDamaged(StageError):
-    """What a stage left in its folder cannot be read."""
+    """A file in a stage's folder cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +68,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Status:
-    """state: one of STATES; seconds: spent in all sessions; bytes: on disk."""
+    """state: finished, started or absent; seconds: spent in all sessions; bytes: on disk."""
 
     name: str
     state: str
@@ -80,9 +77,8 @@ class Status:
     bytes: int
 
 
-OnStage = Callable[
-    [Status], None
-]  # before a stage is built ("absent", "started") and when it is there ("finished")
+# Called before a stage is built ("absent", "started") and when it exists ("finished").
+OnStage = Callable[[Status], None]
 
 
 def build(
@@ -96,7 +92,7 @@ def build(
     leads: bool = True,
     meet: Callable[[], None] = lambda: None,
 ) -> dict[str, Path]:
-    """Build what is not finished, in order; the folders by name. only: these stages and what they need.
+    """Build what is not finished, in order; return the folders by name. only: these stages and what they need.
 
     Interrupted at any instant, it goes on when called again. Raises StagesInvalid, StageBusy, StageDamaged, and what a
     stage raises. Several processes may build together: one leads, which locks and records; `meet` waits for all.
@@ -110,7 +106,7 @@ def build(
             continue
         folder = folders[stage.name]
         is_done = _is_done(folder)
-        meet()  # so that all have looked before one begins
+        meet()  # so that all have checked before one begins
         if not is_done:
             report(_status(stage, folder))
             context = Context(
@@ -129,12 +125,12 @@ def build(
 
 
 def status(stages: Sequence[Stage], root: Path) -> list[Status]:
-    """How far each stage is, in order."""
+    """Return the status of each stage, in order."""
     return [_status(stage, folder_of(stages, Path(root), stage.name)) for stage in stages]
 
 
 def folder_of(stages: Sequence[Stage], root: Path, name: str) -> Path:
-    """Where the stage is built, whether or not it has been."""
+    """Return the stage's folder, whether or not it exists."""
     found = keys(stages)
     if name not in found:
         raise StagesInvalid(f"There is no stage {name!r}. There are: {', '.join(found)}.")
@@ -142,7 +138,7 @@ def folder_of(stages: Sequence[Stage], root: Path, name: str) -> Path:
 
 
 def keys(stages: Sequence[Stage]) -> dict[str, str]:
-    """The key of each stage by name, 16 hexadecimal digits: a hash of its inputs and of the keys of what it needs."""
+    """Return the key of each stage by name, 16 hexadecimal digits: a hash of its inputs and of its needs' keys."""
     found: dict[str, str] = {}
     for stage in stages:
         if stage.name in found:
@@ -162,7 +158,7 @@ def keys(stages: Sequence[Stage]) -> dict[str, str]:
 
 
 def key_of(recipe: Any) -> str:
-    """16 hexadecimal digits of a dataclass of JSON values: of what stages of other inputs share."""
+    """Return the key, 16 hexadecimal digits, of a dataclass of JSON values: for what several stages share."""
     return _hash(asdict(recipe))
 
 
@@ -246,7 +242,7 @@ def _bytes(folder: Path) -> int:
 
 @contextmanager
 def _locked(stage: Stage, folder: Path) -> Iterator[None]:
-    """Holds the folder for this process; the system lets go of it even if the process is killed."""
+    """Lock the folder for this process; the system releases it even if the process is killed."""
     with (folder / LOCK).open("a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -265,7 +261,7 @@ def _locked(stage: Stage, folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _timed(folder: Path, clock: Callable[[], float]) -> Iterator[Callable[[], float]]:
-    """Gives the seconds spent on the folder in all sessions, and keeps them on disk against a kill."""
+    """Yield a function of the seconds spent on the folder in all sessions; they are kept on disk against a kill."""
     path = folder / SECONDS
     before = float((_read_json(path) or {}).get("seconds", 0.0))
     started = clock()
@@ -289,7 +285,7 @@ def _timed(folder: Path, clock: Callable[[], float]) -> Iterator[Callable[[], fl
 
 
 def _machine() -> dict[str, Any]:
-    """What the time of a stage depends on."""
+    """Return what the time of a stage depends on."""
     return {
         "cpu": cpu_model(),
         "cores": len(os.sched_getaffinity(0)),
@@ -310,22 +306,22 @@ def cpu_model() -> str:
 
 # --- files ----------------------------------------------------------------------------------------
 def _read_json(path: Path) -> dict[str, Any] | None:
-    """None if there is no such file. Raises StageDamaged."""
+    """Return the object in the file; None if there is no file. Raises StageDamaged."""
     try:
         value = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
         raise StageDamaged(
-            f"{path} cannot be read: {error}. Delete {path.parent} to build the stage anew."
+            f"{path} cannot be read: {error}. Delete {path.parent} to build the stage again."
         ) from error
     if not isinstance(value, dict):
         raise StageDamaged(
-            f"{path} must hold an object. Delete {path.parent} to build the stage anew."
+            f"{path} must hold an object. Delete {path.parent} to build the stage again."
         )
     return value
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
-    """Whole or not at all."""
+    """Write the object, whole or not at all."""
     atomic.write_file(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

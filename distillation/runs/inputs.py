@@ -10,8 +10,8 @@ from django.conf import settings
 from distillation.detectors import registry as detectors
 from distillation.errors import DistillationRefused
 from distillation.pipeline import overrides, recipes
+from distillation.pipeline.inputs import Inputs
 from distillation.pipeline.recipes import Recipe
-from distillation.pipeline.stages import Inputs
 from distillation.runs import folders, snapshot
 from generation.models import Release
 from generation.releases import lifecycle as releases

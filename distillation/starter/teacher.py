@@ -20,6 +20,7 @@ from distillation.starter import clip as clips
 from distillation.starter.captions import captions
 from distillation.starter.latents import Latents
 from distillation.starter.words import COMBINATIONS, Combination
+from distillation.trainers.objectives.batches import draw_timesteps
 from distillation.training import loop, networks
 from distillation.training.ema import Ema
 from distillation.training.optimizers import adamw
@@ -296,14 +297,6 @@ def timestep_density(recipe: TeacherRecipe) -> Tensor:
     weights = torch.minimum(alphas, recipe.min_snr_gamma * (1 - alphas))
     weights = weights.clamp(min=recipe.weight_floor)
     return weights / weights.sum()
-
-
-def draw_timesteps(cumulative: Tensor, count: int, generator: Generator) -> Tensor:
-    """Draw timesteps, int64 [count], ascending, one from each of `count` equal parts of the probability (Kingma et al.
-    2021)."""
-    offset = torch.rand(1, generator=generator, dtype=torch.float64)
-    places = (torch.arange(count) + offset) / count * cumulative[-1]
-    return torch.searchsorted(cumulative, places, right=True).clamp(max=len(cumulative) - 1)
 
 
 def learning_rate(recipe: TeacherRecipe, index: int) -> float:

@@ -2,7 +2,7 @@
 
 A space is a set of channels (neurons) that can only be removed everywhere at once: a residual stream with all that is
 added to it and all that reads it as input or skip, the inside of a residual block, the heads of an attention, the
-hidden layer of a GEGLU, the time embedding. The table of slots says where each space is found; slicing and scoring are
+hidden layer of a GEGLU, the time embedding. The table of slots has the places of each space; slicing and scoring are
 done by that table.
 """
 

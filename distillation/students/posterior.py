@@ -79,7 +79,7 @@ def laplace(
     """Return the posterior with variances 1 ÷ (N·F + λ), clipped, around the trained weights.
 
     `information`: F of `fisher`; `examples`: N, by which the likelihood counts; `precision`: λ of the prior the teacher
-    was trained with (its weight decay). Where the data say nothing the upper one of the `limits` decides, and
+    was trained with (its weight decay). Where the data carry no information the upper of the `limits` decides, and
     with it the order of pruning. Tensors without a gradient, such as unused ones, need an F of zeros.
     """
     if examples < 1 or precision < 0:

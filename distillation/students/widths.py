@@ -5,7 +5,7 @@ the size of a group and of a head stays, and with it the statistics of a GroupNo
 and heads go or stay as wholes.
 
 Removing channels that nothing reads (outgoing weights zero) changes no output, with two reservations. A LayerNorm takes
-its mean and variance over the channels that are left. And a GroupNorm over a hidden state beside a skip has groups that
+its mean and variance over the channels that are left. And a GroupNorm over a hidden state and a skip has groups that
 may reach over the seam of the two, or over two groups of one of them; `exact_shares` lists the shares at which channels
 can be chosen so that all such groups stay whole, `mixed_norms` of a plan the norms where they do not.
 """

@@ -1,1 +1,1 @@
-"""Training loops, their checkpoints and their averages; what is trained comes in from outside. Knows no Django."""
+"""The stages of a distillation that compute: pairs, and the trainings from a teacher to a quantised student."""

@@ -1,6 +1,6 @@
-"""The prompt variants that a student is made for, as files that a run keeps. Knows no database.
+"""Snapshot of the prompt variants that a student is made for, as files of a run.
 
-A snapshot: an editor who changes the catalogue while a run lasts does not change the run.
+A run reads its snapshot, so a change of the catalogue while it lasts does not change it.
 """
 
 import json
@@ -17,7 +17,7 @@ from distillation.resumable import atomic
 
 INDEX = "catalogue.json"
 TENSORS = "catalogue.safetensors"
-# Beside them, where the catalogue has accepted pictures of the field: which, of which variant, and the files.
+# Where the catalogue has accepted real pictures: which, of which variant, and the files.
 EXAMPLES = "examples.json"
 PICTURES = "examples"
 
@@ -26,8 +26,8 @@ PICTURES = "examples"
 class Catalogue:
     """prompt_embeds: fp16 [P, tokens, width], in the order of the slugs.
 
-    stated, wanted: bool [P, bits]: of the detector's bits those of which a variant says something, and whether they
-    must be present. None where no detector judges.
+    stated, wanted: bool [P, bits]: which of the detector's bits a variant states, and whether they must be present.
+    None where no detector judges.
     """
 
     slugs: tuple[str, ...]
@@ -49,18 +49,18 @@ class Catalogue:
         return len(self.slugs)
 
     def embeds(self, rows: Tensor) -> Tensor:
-        """prompt_embeds of the rows (int64 [B]), fp32 [B, tokens, width]."""
+        """Return prompt_embeds of the rows (int64 [B]), fp32 [B, tokens, width]."""
         return self.prompt_embeds[rows.to(self.prompt_embeds.device)].float()
 
 
 def bits_of(
     tags: Sequence[Collection[str]], bits: Sequence[str], groups: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
-    """stated and wanted, bool [P, bits], of the tags of each variant.
+    """Return stated and wanted, bool [P, bits], of the tags of each variant.
 
-    A tag that is a bit must be present, `not-` before a bit says that it must be absent. Bits come in groups of which
-    one is true (the sizes of `groups`, in order): who names one of a group says that the others are absent. Of what no
-    tag names nothing is said.
+    A tag that is a bit must be present; `not-` before a bit means that it must be absent. Bits come in groups of which
+    one is true (the sizes of `groups`, in order): a tag for one of a group makes the others absent. Bits that no tag
+    names are not stated.
     """
     wanted = torch.tensor([[bit in row for bit in bits] for row in tags], dtype=torch.bool)
     unwanted = torch.tensor(
@@ -76,6 +76,7 @@ def bits_of(
 
 
 def write(catalogue: Catalogue, folder: Path) -> None:
+    """Write the catalogue into the folder, which is made if it is missing."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {"prompt_embeds": catalogue.prompt_embeds.half().contiguous()}
@@ -95,7 +96,7 @@ def write(catalogue: Catalogue, folder: Path) -> None:
 
 
 def read(folder: Path) -> Catalogue:
-    """Raises OSError, ValueError or KeyError for what `write` did not write."""
+    """Read what `write` wrote. Raises OSError, ValueError or KeyError for anything else."""
     folder = Path(folder)
     index = json.loads((folder / INDEX).read_text("utf-8"))
     tensors = load_file(folder / TENSORS)

@@ -1,4 +1,4 @@
-"""Trains a tiny decoder to draw what the teacher's VAE draws, for a catalogue's latents. Knows no U-Net and no prompt.
+"""Stage `decoder`: a tiny decoder learns to draw what the teacher's VAE draws, for a catalogue's latents.
 
 After TAESD (github.com/madebyollin/taesd), whose layout it has: convolutions and ReLU, which a CPU and a GPU run in a
 fiftieth of the VAE's time. Its receptive field ends, and its detail with its channels; on the few things that a
@@ -7,7 +7,6 @@ catalogue shows both are enough.
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
@@ -16,14 +15,15 @@ from torch import Generator, Tensor, nn
 from distillation.evaluation.distances import psnr
 from distillation.losses.pairs import pseudo_huber
 from distillation.resumable import atomic
+from distillation.trainers.inputs import StageInputs, run
 from distillation.trainers.pairs import Pairs
-from distillation.trainers.sample_sheets import Samples, sheet_of
+from distillation.trainers.sample_sheets import Samples
 from distillation.trainers.teacher import Teacher
 from distillation.trainers.vae_targets import VaePictures
-from distillation.training import loop, networks, processes
-from distillation.training.ema import Ema
+from distillation.training import checks, loop, networks, processes
 from distillation.training.errors import RecipeRefused
-from distillation.training.optimizers import adamw, update
+from distillation.training.optimizers import update
+from distillation.training.task import Trained
 from generation.engine.latents import as_uint8
 
 MEASURED = "measured.json"
@@ -58,27 +58,17 @@ class DecoderRecipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("channels", "steps", "batch", "pictures", "scales", "validated"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
+        checks.at_least_1(self, "channels", "steps", "batch", "pictures", "scales", "validated")
+        checks.positive(self, "learning_rate", "clipped_norm", "huber_c")
+        checks.not_negative(self, "weight_decay", "latent_noise", "detail_weight")
+        checks.at_most(self, "warmup", self.steps, "steps")
+        checks.below_1(self, "ema_decay")
         if not self.blocks or min(self.blocks) < 0:
             raise ValueError(f"blocks must have a number from 0 for each level, not {self.blocks}.")
-        if not 0 <= self.warmup <= self.steps:
-            raise ValueError(
-                f"warmup must end within the {self.steps} steps, not after {self.warmup}."
-            )
-        for name in ("learning_rate", "clipped_norm", "huber_c"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, not {getattr(self, name)}.")
-        for name in ("weight_decay", "latent_noise", "detail_weight"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}.")
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay must be in [0, 1), not {self.ema_decay}.")
 
 
 def build(recipe: DecoderRecipe, *, latent_channels: int) -> AutoencoderTiny:
-    """An untrained decoder; its class has an encoder too, which is as small as can be, never trained and never served.
+    """Return an untrained decoder. Its class has an encoder too, as small as can be, never trained and never served.
 
     It takes scaled latents, as the U-Net gives them: its own scaling factor is 1.
     """
@@ -94,11 +84,12 @@ def build(recipe: DecoderRecipe, *, latent_channels: int) -> AutoencoderTiny:
         )
 
 
-class DecoderTask:
-    """What is trained, for `distillation.training.loop`: the decoder, without the rest of its class."""
+class DecoderTask(Trained):
+    """The decoder under training, without the rest of its class, for `distillation.training.loop`."""
 
     def __init__(self, recipe: DecoderRecipe, *, teacher: Teacher, latents: Tensor) -> None:
         """latents: [n, C, h, w] of the teacher, scaled. Raises RecipeRefused."""
+        super().__init__()
         factor = 2 ** (len(teacher.vae.config.block_out_channels) - 1)
         if 2 ** (len(recipe.blocks) - 1) != factor:
             raise RecipeRefused(
@@ -118,31 +109,26 @@ class DecoderTask:
         trained = self.network.decoder.to(memory_format=torch.channels_last)
         self._latents = _with_noisy(latents.float(), recipe)
         self._targets = VaePictures(teacher, self._latents)
-        self._optimizer = adamw(
+        self.add(
+            "decoder",
             trained,
             learning_rate=recipe.learning_rate,
             weight_decay=recipe.weight_decay,
             betas=recipe.betas,
-            fused=True,
+            ema_decay=recipe.ema_decay,
         )
-        self._ema = Ema(trained, recipe.ema_decay)
-        self.modules: dict[str, nn.Module] = {"decoder": trained}
-        self.optimizers: dict[str, torch.optim.Optimizer] = {"decoder": self._optimizer}
-        self.emas: dict[str, Ema] = {"decoder": self._ema}
 
     def averaged(self) -> AutoencoderTiny:
-        """What is worth saving, frozen. The network that was trained is it from now on."""
-        self.network.decoder.load_state_dict(self._ema.module.state_dict())
-        # safetensors writes the usual layout only.
-        return self.network.to(memory_format=torch.contiguous_format).requires_grad_(False).eval()
+        """Return the decoder to save, frozen. The network that was trained takes its weights."""
+        return with_weights(self.network, self.emas["decoder"].module)
 
     def pictures(self, samples: Samples) -> Tensor:
-        """The teacher's latents, as the averaged decoder draws them now: [B, 3, H, W] in [−1, 1]."""
-        return samples.drawn(self._ema.module, samples.latents)
+        """Return the averaged decoder's pictures of the teacher's latents, [B, 3, H, W] in [−1, 1]."""
+        return samples.drawn(self.emas["decoder"].module, samples.latents)
 
     def step(self, index: int, generator: Generator) -> dict[str, float]:
         recipe = self._recipe
-        loop.anneal(self._optimizer, index, recipe)
+        loop.anneal(self.optimizers["decoder"], index, recipe)
         rows = torch.randint(
             len(self._latents), (processes.share(recipe.batch),), generator=generator
         )
@@ -154,16 +140,23 @@ class DecoderTask:
             output.float(), targets, huber_c=recipe.huber_c, scales=recipe.scales
         )
         loss = errors["pixels"] + recipe.detail_weight * errors["detail"]
-        norm = update(self._optimizer, loss, clipped_norm=recipe.clipped_norm)
-        self._ema.update()
+        norm = update(self.optimizers["decoder"], loss, clipped_norm=recipe.clipped_norm)
+        self.emas["decoder"].update()
         measured = {name: float(value.detach()) for name, value in {"loss": loss, **errors}.items()}
         return {**measured, "gradient_norm": norm}
+
+
+def with_weights(network: AutoencoderTiny, decoder: nn.Module) -> AutoencoderTiny:
+    """Return the network with the weights of this decoder, frozen, in evaluation mode; it is changed in place."""
+    network.decoder.load_state_dict(decoder.state_dict())
+    # safetensors writes the usual layout only.
+    return network.to(memory_format=torch.contiguous_format).requires_grad_(False).eval()
 
 
 def picture_errors(
     output: Tensor, target: Tensor, *, huber_c: float, scales: int
 ) -> dict[str, Tensor]:
-    """pixels: pseudo-Huber of the values; detail: the same of the differences to the next pixel, right and below.
+    """Return pixels: pseudo-Huber of the values; detail: that of the differences to the next pixel, right and below.
 
     A mean of squares alone is content with blurred edges. Both are compared in the pictures and in their halves,
     quarters …, `scales` sizes in all, the mean over them: what is wrong with a decoder without norms is for the most
@@ -185,7 +178,7 @@ def picture_errors(
 
 @torch.no_grad()
 def measure(decoder: AutoencoderTiny, teacher: Teacher, latents: Tensor) -> dict[str, float]:
-    """Of the decoder's pictures of latents [n, C, h, w] against the VAE's.
+    """Compare the decoder's pictures of latents [n, C, h, w] with the VAE's.
 
     psnr: the mean over pictures, dB; psnr_worst: the least. sharpness: the mean difference between neighbouring pixels,
     as a share of that in the VAE's pictures; below 1 is blurred.
@@ -208,32 +201,15 @@ def measure(decoder: AutoencoderTiny, teacher: Teacher, latents: Tensor) -> dict
     }
 
 
-def train(
-    recipe: DecoderRecipe,
-    *,
-    teacher: Teacher,
-    pairs: Pairs,
-    folder: Path,
-    progress_bar: bool = True,
-    samples: Samples | None = None,
-) -> AutoencoderTiny:
-    """Train (going on from the folder's checkpoint); frozen, in evaluation mode, and saved in folder/vae.
+def train(recipe: DecoderRecipe, inputs: StageInputs) -> AutoencoderTiny:
+    """Train (going on from the folder's checkpoint); save the decoder in folder/vae and return it, frozen.
 
-    Writes folder/measured.json: `measure` on the latents that were held out. samples: whose sheet is drawn now and
-    then; None = none. Raises RecipeRefused.
+    Writes folder/measured.json: `measure` on the latents that were held out. Raises RecipeRefused.
     """
-    folder = Path(folder)
+    teacher, pairs, folder = inputs.teacher, inputs.pairs, inputs.folder
     held_out, trained_on = _split(recipe, pairs)
     task = DecoderTask(recipe, teacher=teacher, latents=pairs.latents[trained_on])
-    loop.run(
-        task,
-        folder,
-        steps=recipe.steps,
-        seed=recipe.seed,
-        title="decoder",
-        progress_bar=progress_bar,
-        draw=sheet_of(samples, folder, task.pictures),
-    )
+    run(task, recipe, inputs, title="decoder", pictures=task.pictures)
     decoder = task.averaged()
     networks.save(decoder, folder / "vae")
     if processes.is_main():
@@ -244,7 +220,7 @@ def train(
 
 
 def _split(recipe: DecoderRecipe, pairs: Pairs) -> tuple[Tensor, Tensor]:
-    """Rows that are held out, and rows that are trained on: each evenly over the pairs."""
+    """Return rows that are held out, and rows that are trained on: each evenly over the pairs."""
     if len(pairs) <= recipe.validated:
         raise RecipeRefused(
             f"decoder.validated ({recipe.validated}) must be less than the {len(pairs)} pairs: nothing would be left "
@@ -259,7 +235,7 @@ def _split(recipe: DecoderRecipe, pairs: Pairs) -> tuple[Tensor, Tensor]:
 
 
 def _with_noisy(latents: Tensor, recipe: DecoderRecipe) -> Tensor:
-    """[n, …] → [2n, …]: as they are, then with noise. The noise is the same in every session of a training."""
+    """Return [2n, …]: the latents, then the same with noise, which is equal in every session of a training."""
     if not recipe.latent_noise:
         return latents
     generator = Generator().manual_seed(recipe.seed)

@@ -1,4 +1,4 @@
-"""The discriminator of the adversarial game: small heads on frozen features of the teacher's U-Net. Knows no student.
+"""Discriminator: small heads on frozen features of the teacher's U-Net.
 
 The teacher sees noised latents with their prompt, so its features tell at every noise level what belongs to the prompt;
 only the heads are trained, which is cheap and keeps the game out of the fake score (as NVIDIA's FastGen does; DMD2,
@@ -14,15 +14,16 @@ from torch import Tensor
 from distillation.losses import adversarial
 from distillation.trainers.perception import tapped
 from distillation.trainers.teacher import Teacher
+from distillation.training import checks
 from distillation.training.errors import RecipeRefused
 
 
 @dataclass(frozen=True)
 class AdversarialRecipe:
-    """learn_after, gan_after: steps before the heads learn, and before the student hears them.
+    """learn_after, gan_after: steps before the heads learn, and before their loss reaches the student.
 
-    layers: modules of the teacher's U-Net whose outputs the heads see. field_share: of the real latents, how many are
-    those of accepted pictures of the field, for prompt variants that have any.
+    layers: modules of the teacher's U-Net whose outputs the heads see. field_share: share of the real latents that are
+    of accepted real pictures, for prompt variants that have any.
     """
 
     learn_after: int = 50
@@ -39,17 +40,12 @@ class AdversarialRecipe:
         if not 0 <= self.learn_after <= self.gan_after:
             raise ValueError(
                 f"learn_after must lie from 0 to gan_after ({self.gan_after}), not {self.learn_after}: "
-                "the student would hear heads that have learnt nothing."
+                "the student would be trained by heads that have learnt nothing."
             )
-        for name in ("learning_rate", "r1_noise", "gan_weight"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, not {getattr(self, name)}.")
-        if not self.r1_weight >= 0:
-            raise ValueError(f"r1_weight must not be negative, not {self.r1_weight}.")
-        if not 0 <= self.field_share <= 1:
-            raise ValueError(f"field_share must lie from 0 to 1, not {self.field_share}.")
-        if self.width < 1:
-            raise ValueError(f"width must be at least 1, not {self.width}.")
+        checks.positive(self, "learning_rate", "r1_noise", "gan_weight")
+        checks.not_negative(self, "r1_weight")
+        checks.share(self, "field_share")
+        checks.at_least_1(self, "width")
         if not self.layers or len(set(self.layers)) < len(self.layers):
             raise ValueError(f"layers must name modules, each once, not {self.layers}.")
 
@@ -71,7 +67,7 @@ class Heads(torch.nn.Module):
         )
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """Logits fp32 [B, N], high for the teacher's: N values for all places of all maps [B, C_l, H_l, W_l]."""
+        """Return logits fp32 [B, N], high for the teacher's: N values for all places of all maps [B, C_l, H_l, W_l]."""
         with torch.autocast(maps[0].device.type, enabled=False):
             logits = [
                 head(part.float()).flatten(1) for head, part in zip(self.heads, maps, strict=True)
@@ -80,7 +76,7 @@ class Heads(torch.nn.Module):
 
 
 def make(recipe: AdversarialRecipe, *, teacher: Teacher, seed: int) -> Heads:
-    """Untrained, on the teacher's device. Raises RecipeRefused if the teacher lacks one of the layers."""
+    """Return untrained heads, on the teacher's device. Raises RecipeRefused if the teacher lacks one of the layers."""
     known = {name for name, _ in teacher.unet.named_modules()}
     if strange := [name for name in recipe.layers if name not in known]:
         raise RecipeRefused(
@@ -109,11 +105,11 @@ def heads_loss(
     timesteps: Tensor,
     prompt_embeds: Tensor,
 ) -> tuple[Tensor, dict[str, float]]:
-    """What the heads make small, and its parts by name.
+    """Return the loss of the heads, and its parts by name.
 
-    fake, real: noised latents [B, C, h, w] of the student and of the teacher (or of the field), of the same prompts and
-    timesteps;
-    nearby: the real ones with r1_noise · ξ added. `heads_margin` is how much higher the teacher's logits are.
+    fake, real: noised latents [B, C, h, w] of the student and of the teacher (or of real pictures), of the same prompts
+    and timesteps; nearby: the real ones with r1_noise · ξ added. `heads_margin`: how much higher the teacher's logits
+    are.
     """
     with torch.no_grad():
         maps = features(
@@ -141,7 +137,7 @@ def features(
     *,
     layers: Sequence[str],
 ) -> list[Tensor]:
-    """Outputs of the `layers` for noised latents, in order; the pass ends with the last of them.
+    """Return the outputs of the `layers` for noised latents, in order; the pass ends with the last of them.
 
     Shapes as `Teacher.predict`. The gradient goes into the latents, where gradients are on.
     """
@@ -158,7 +154,7 @@ def prediction_and_features(
     *,
     layers: Sequence[str],
 ) -> tuple[Tensor, list[Tensor]]:
-    """The unguided prediction (fp32, detached) and, of the same pass, the features with their gradient."""
+    """Return the unguided prediction (fp32, detached) and the features of the same pass with their gradient."""
     with tapped(teacher.unet, layers) as maps, teacher.autocast():
         output: Tensor = teacher.unet(
             latents, timesteps, encoder_hidden_states=prompt_embeds, return_dict=False

@@ -1,11 +1,11 @@
-"""The hyper-parameters of distribution matching, and which of them contradict each other. Knows no tensors."""
+"""Hyper-parameters of distribution matching (DMD2), and their checks."""
 
-import math
 from dataclasses import dataclass, field
 
 from distillation.losses import distribution_matching
 from distillation.trainers.discriminator import AdversarialRecipe
 from distillation.trainers.perception import PerceptionRecipe
+from distillation.training import checks
 
 FAKE_SCORES = ("teacher", "student")
 
@@ -14,13 +14,13 @@ FAKE_SCORES = ("teacher", "student")
 class MatchingRecipe:
     """batch, critic_batch: rows of an update of the student, and of the fake score, which has critic_updates each step.
 
-    student_after: steps in which the fake score learns alone. It begins as the teacher without guidance; to a student
-    that has learnt from the guided teacher that says "more guidance still" until it knows the student.
+    student_after: steps in which the fake score learns alone. It begins as the teacher without guidance; for a student
+    that has learnt from the guided teacher that amounts to still more guidance until it has learnt the student.
     paired: how many rows of `batch` begin with the noise of a pair and are held to its latents as well.
     fake_score: what it starts from, the teacher or the student of the structure stage.
     guidance_scale: of the teacher's score; None is its own.
-    adversarial: None is no adversarial term. divergence: of `losses.matching.DIVERGENCES`, once the student hears the
-    heads, whose logits give the ratio of the densities.
+    adversarial: None is no adversarial term. divergence: of `losses.distribution_matching.DIVERGENCES`, once the heads'
+    loss reaches the student; their logits give the ratio of the densities.
     """
 
     steps: int = 300
@@ -49,48 +49,36 @@ class MatchingRecipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "critic_batch", "critic_updates", "watch_every", "watched"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
-        for name in ("learning_rate", "fake_learning_rate", "clipped_norm"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, not {getattr(self, name)}.")
-        if not self.weight_decay >= 0:
-            raise ValueError(f"weight_decay must not be negative, not {self.weight_decay}.")
+        checks.at_least_1(
+            self, "steps", "batch", "critic_batch", "critic_updates", "watch_every", "watched"
+        )
+        checks.positive(self, "learning_rate", "fake_learning_rate", "clipped_norm")
+        checks.not_negative(self, "weight_decay")
         for name in ("learning_rate", "regression_weight"):
-            first, last = getattr(self, name), getattr(self, f"final_{name}")
-            if not 0 <= last <= first:
-                raise ValueError(f"final_{name} must lie from 0 to {name} ({first}), not {last}.")
+            checks.at_most(self, f"final_{name}", getattr(self, name), name)
         if not 0 <= self.student_after < self.steps:
             raise ValueError(
                 f"student_after must lie from 0 to below steps ({self.steps}), not {self.student_after}."
             )
-        if not 0 <= self.warmup <= self.steps - self.student_after:
-            raise ValueError(
-                f"warmup must lie from 0 to steps less student_after ({self.steps - self.student_after}), "
-                f"not {self.warmup}."
-            )
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay must be in [0, 1), not {self.ema_decay}.")
-        if not 0 <= self.paired <= self.batch:
-            raise ValueError(f"paired must lie from 0 to batch ({self.batch}), not {self.paired}.")
+        moving = self.steps - self.student_after
+        checks.at_most(self, "warmup", moving, "steps less student_after")
+        checks.below_1(self, "ema_decay")
+        checks.at_most(self, "paired", self.batch, "batch")
         if (self.paired == 0) != (self.regression_weight == 0):
             raise ValueError(
                 "paired and regression_weight belong together: both above 0, or both 0, "
                 f"not {self.paired} and {self.regression_weight}."
             )
-        if self.fake_score not in FAKE_SCORES:
-            raise ValueError(
-                f"fake_score must be one of {', '.join(FAKE_SCORES)}, not {self.fake_score!r}."
-            )
-        if self.guidance_scale is not None and not 1 <= self.guidance_scale < math.inf:
-            raise ValueError(f"guidance_scale must be at least 1, not {self.guidance_scale}.")
-        if self.divergence not in distribution_matching.DIVERGENCES:
-            raise ValueError(
-                f"divergence must be one of {', '.join(distribution_matching.DIVERGENCES)}, not {self.divergence!r}."
-            )
+        checks.one_of(self, "fake_score", FAKE_SCORES)
+        checks.at_least_1(self, "guidance_scale")
+        checks.one_of(self, "divergence", distribution_matching.DIVERGENCES)
         if self.adversarial is None and self.divergence != "reverse_kl":
             raise ValueError(
                 f"divergence {self.divergence!r} weighs by the heads' logits, and adversarial is null: "
                 "without it, give reverse_kl."
             )
+
+    @property
+    def needs_structure(self) -> bool:
+        """Whether the fake score starts from the student of the structure stage."""
+        return self.fake_score == "student"

@@ -1,32 +1,26 @@
-"""Trains a student and its decoder together, on what people see: the picture. Knows no distributions.
+"""Stage `joint`: a student and its decoder learn together, by the error of the picture.
 
-Until here each was trained alone: the student onto the teacher's latents, the decoder to draw those latents. What a
+Before, each was trained alone: the student onto the teacher's latents, the decoder to draw those latents. What a
 decoder without norms cannot know (the brightness of the whole) the student, which sees all of its latents, can put into
 them; and the decoder learns to draw latents as the student makes them. The targets are the pictures that the teacher's
 VAE draws of the teacher's latents of the same noise.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import cast
 
 import torch
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from torch import Generator, Tensor, nn
+from torch import Generator, nn
 
 from distillation.losses.pairs import pseudo_huber
-from distillation.trainers import rollout
-from distillation.trainers.catalogue import Catalogue
-from distillation.trainers.decoder import picture_errors
+from distillation.trainers.decoder import picture_errors, with_weights
+from distillation.trainers.few_step import FewStepTask
+from distillation.trainers.inputs import TuningInputs, run
 from distillation.trainers.pairs import Pairs
-from distillation.trainers.rollout import Examples
-from distillation.trainers.sample_sheets import Samples, sheet_of
-from distillation.trainers.teacher import Teacher
 from distillation.trainers.vae_targets import VaePictures
-from distillation.training import loop, networks, optimizers, processes
-from distillation.training.ema import Ema
+from distillation.training import checks, loop, networks, optimizers, processes
 from distillation.training.errors import RecipeRefused
 
 
@@ -59,105 +53,56 @@ class JointRecipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "pictures", "scales", "watch_every", "watched"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
-        for name in ("learning_rate", "clipped_norm", "huber_c"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, not {getattr(self, name)}.")
-        if not 0 <= self.least_margin < 1:
-            raise ValueError(f"least_margin must be in 0 … below 1, not {self.least_margin}.")
-        for name in ("weight_decay", "latents_weight", "detail_weight"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}.")
-        if not 0 <= self.warmup <= self.steps:
-            raise ValueError(f"warmup must lie from 0 to steps ({self.steps}), not {self.warmup}.")
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay must be in [0, 1), not {self.ema_decay}.")
+        checks.at_least_1(self, "steps", "batch", "pictures", "scales", "watch_every", "watched")
+        checks.positive(self, "learning_rate", "clipped_norm", "huber_c")
+        checks.not_negative(self, "weight_decay", "latents_weight", "detail_weight")
+        checks.at_most(self, "warmup", self.steps, "steps")
+        checks.below_1(self, "ema_decay", "least_margin")
 
 
-class JointTask:
-    """What is trained, for `distillation.training.loop`: the two networks as one."""
+class JointTask(FewStepTask):
+    """The two networks under training as one, for `distillation.training.loop`."""
 
-    def __init__(
-        self,
-        recipe: JointRecipe,
-        *,
-        teacher: Teacher,
-        student: UNet2DConditionModel,
-        decoder: AutoencoderTiny,
-        pairs: Pairs,
-        catalogue: Catalogue,
-        timesteps: Sequence[int],
-    ) -> None:
+    def __init__(self, recipe: JointRecipe, inputs: TuningInputs) -> None:
         """Raises RecipeRefused where the timesteps contradict the teacher, and if no pair has the margin."""
-        self._timesteps = rollout.check(timesteps, teacher.schedule)
+        super().__init__(inputs, pairs=_sure(recipe, inputs.pairs))
         self._recipe = recipe
-        self._teacher = teacher
-        pairs = pairs.take(pairs.accepted & (pairs.margins >= recipe.least_margin))
-        if not len(pairs):
-            raise RecipeRefused(
-                f"joint.least_margin ({recipe.least_margin}): of no picture is the detector that sure. Give less."
-            )
-        count = min(recipe.pictures, len(pairs))
-        pairs = pairs.take(torch.linspace(0, len(pairs) - 1, count).round().long())
-        self._examples = Examples(teacher, pairs=pairs, catalogue=catalogue)
-        self._pictures = VaePictures(teacher, self._examples.latents)
-        decoder.encoder.requires_grad_(False)
-        self._student, self._decoder = student, decoder
-        trained = nn.ModuleDict(
-            {
-                "student": student,
-                "decoder": decoder.decoder.to(memory_format=torch.channels_last),
-            }
-        )
-        trained.to(teacher.device).train().requires_grad_(True)
-        self._optimizer = optimizers.adamw(
+        self._targets = VaePictures(inputs.teacher, self._examples.latents)
+        self._decoder.encoder.requires_grad_(False)
+        drawing = self._decoder.decoder.to(memory_format=torch.channels_last)
+        trained = nn.ModuleDict({"student": self.student, "decoder": drawing})
+        trained.to(inputs.teacher.device).train().requires_grad_(True)
+        self.add(
+            "both",
             trained,
             learning_rate=recipe.learning_rate,
             weight_decay=recipe.weight_decay,
             betas=recipe.betas,
-            fused=True,
+            ema_decay=recipe.ema_decay,
         )
-        self._ema = Ema(trained, recipe.ema_decay)
-        self.modules: dict[str, nn.Module] = {"both": trained}
-        self.optimizers: dict[str, torch.optim.Optimizer] = {"both": self._optimizer}
-        self.emas: dict[str, Ema] = {"both": self._ema}
 
     @property
     def averaged(self) -> UNet2DConditionModel:
-        """The student that is worth saving."""
-        return cast(UNet2DConditionModel, self._ema.module.get_submodule("student"))
+        return cast(UNet2DConditionModel, self.emas["both"].module.get_submodule("student"))
+
+    @property
+    def drawing(self) -> nn.Module:
+        return self.emas["both"].module.get_submodule("decoder")
 
     def averaged_decoder(self) -> AutoencoderTiny:
-        """The decoder that is worth saving, frozen. The network that was trained is it from now on."""
-        averages = self._ema.module.get_submodule("decoder")
-        self._decoder.decoder.load_state_dict(averages.state_dict())
-        # safetensors writes the usual layout only.
-        return self._decoder.to(memory_format=torch.contiguous_format).requires_grad_(False).eval()
-
-    def pictures(self, samples: Samples) -> Tensor:
-        """As both averages make them now: [B, 3, H, W] in [−1, 1]."""
-        latents = samples.walked(self.averaged, self._timesteps)
-        return samples.drawn(self._ema.module.get_submodule("decoder"), latents)
+        """Return the decoder to save, frozen. The network that was trained takes its weights."""
+        return with_weights(self._decoder, self.drawing)
 
     def step(self, index: int, generator: Generator) -> dict[str, float]:
         recipe, examples = self._recipe, self._examples
-        loop.anneal(self._optimizer, index, recipe)
+        loop.anneal(self.optimizers["both"], index, recipe)
         rows = examples.drawn(processes.share(recipe.batch), generator)
-        output = rollout.one_pass(
-            self._student,
-            examples.noise(rows),
-            examples.embeds(rows),
-            teacher=self._teacher,
-            timesteps=self._timesteps,
-            generator=generator,
-        )
+        output = self._one_pass(examples.noise(rows), examples.embeds(rows), generator)
         with self._teacher.autocast():
             drawn = self._decoder.decode(output).sample
         errors = picture_errors(
             drawn.float(),
-            self._pictures.of(rows.tolist()),
+            self._targets.of(rows.tolist()),
             huber_c=recipe.huber_c,
             scales=recipe.scales,
         )
@@ -167,59 +112,35 @@ class JointTask:
             + recipe.detail_weight * errors["detail"]
             + recipe.latents_weight * errors["latents"]
         )
-        norm = optimizers.update(self._optimizer, loss, clipped_norm=recipe.clipped_norm)
-        self._ema.update()
+        norm = optimizers.update(self.optimizers["both"], loss, clipped_norm=recipe.clipped_norm)
+        self.emas["both"].update()
         measured = {name: float(value.detach()) for name, value in {"loss": loss, **errors}.items()}
         measured["gradient_norm"] = norm
-        if (index + 1) % recipe.watch_every == 0 or index + 1 == recipe.steps:
-            measured |= rollout.watch(
-                self.averaged,
-                examples,
-                teacher=self._teacher,
-                timesteps=self._timesteps,
-                count=recipe.watched,
-            )
-        return measured
+        return measured | self._watch(index, recipe)
+
+
+def _sure(recipe: JointRecipe, pairs: Pairs) -> Pairs:
+    """Return the accepted pairs with the margin, at most as many as the recipe has pictures, evenly over them."""
+    sure = pairs.take(pairs.accepted & (pairs.margins >= recipe.least_margin))
+    if not len(sure):
+        raise RecipeRefused(
+            f"joint.least_margin ({recipe.least_margin}): no picture has that margin. Give a lower one."
+        )
+    count = min(recipe.pictures, len(sure))
+    return sure.take(torch.linspace(0, len(sure) - 1, count).round().long())
 
 
 def train(
-    recipe: JointRecipe,
-    *,
-    teacher: Teacher,
-    student: UNet2DConditionModel,
-    decoder: AutoencoderTiny,
-    pairs: Pairs,
-    catalogue: Catalogue,
-    timesteps: tuple[int, ...],
-    folder: Path,
-    progress_bar: bool = True,
-    samples: Samples | None = None,
+    recipe: JointRecipe, inputs: TuningInputs
 ) -> tuple[UNet2DConditionModel, AutoencoderTiny]:
-    """Train (going on from the folder's checkpoint); the averages, frozen, also saved in folder/unet and folder/vae.
+    """Train (going on from the folder's checkpoint); return the averages, frozen; save them in folder/unet, folder/vae.
 
-    student, decoder: fp32, changed in place. pairs: of the training split; only accepted ones are used. timesteps:
-    those the student is served in, descending. samples: whose sheet is drawn now and then; None = none. Raises
-    RecipeRefused, TrainingDiverged, CheckpointUnusable.
+    Student and decoder are changed in place; only accepted pairs are used. Raises RecipeRefused, TrainingDiverged,
+    CheckpointUnusable.
     """
-    task = JointTask(
-        recipe,
-        teacher=teacher,
-        student=student,
-        decoder=decoder,
-        pairs=pairs,
-        catalogue=catalogue,
-        timesteps=timesteps,
-    )
-    loop.run(
-        task,
-        folder,
-        steps=recipe.steps,
-        seed=recipe.seed,
-        title="joint",
-        progress_bar=progress_bar,
-        draw=sheet_of(samples, folder, task.pictures),
-    )
-    unet, drawing = task.averaged, task.averaged_decoder()
-    networks.save(unet, Path(folder) / "unet")
-    networks.save(drawing, Path(folder) / "vae")
-    return unet, drawing
+    task = JointTask(recipe, inputs)
+    run(task, recipe, inputs, title="joint", pictures=task.pictures)
+    unet, decoder = task.averaged, task.averaged_decoder()
+    networks.save(unet, inputs.folder / "unet")
+    networks.save(decoder, inputs.folder / "vae")
+    return unet, decoder

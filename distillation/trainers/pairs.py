@@ -1,4 +1,4 @@
-"""Owns the pairs: the noise of a seed and what the teacher makes of it, for every prompt variant. Trains nothing.
+"""Stage `pairs`: the noise of a seed and the latents that the teacher makes of it, for every prompt variant.
 
 Deterministic trajectories (DDIM, η = 0) of the guided teacher, a file of safetensors for each variant, named by what
 the pairs depend on: a catalogue that changed makes those of its new variants alone. A file is written whole or not at
@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -27,7 +27,7 @@ from distillation.resumable.progress import Bar
 from distillation.trainers.catalogue import Catalogue
 from distillation.trainers.schedule import CLEAN
 from distillation.trainers.teacher import Teacher
-from distillation.training import processes
+from distillation.training import checks, processes
 from distillation.training.errors import RecipeRefused
 from generation.engine import sampling
 from generation.engine.latents import as_uint8
@@ -36,6 +36,7 @@ SPLITS = ("train", "held_out")
 SUMMARY = "pairs.json"
 FIRST_SEED = 2**40  # seeds below it are left to evaluations
 Item = tuple[int, int]  # row of the catalogue, seed
+Piece = TypeVar("Piece")
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,8 @@ class PairsRecipe:
     revision: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("seeds_per_variant", "batch", "written"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
+        checks.at_least_1(self, "seeds_per_variant", "batch", "written")
+        checks.not_negative(self, "num_inference_steps")
         if not 0 < self.held_out < 1:
             raise ValueError(f"held_out must be between 0 and 1, not {self.held_out}.")
         if self.seeds_per_variant < 2:
@@ -65,8 +65,6 @@ class PairsRecipe:
             raise ValueError(
                 f"held_out {self.held_out} holds out all {self.seeds_per_variant} seeds of a variant."
             )
-        if self.num_inference_steps < 0:
-            raise ValueError("num_inference_steps must not be negative.")
         if any(later >= earlier for earlier, later in pairwise(self.path_timesteps)):
             raise ValueError(f"path_timesteps must be descending, not {self.path_timesteps}.")
 
@@ -97,11 +95,11 @@ class Pairs:
         return len(self.prompts)
 
     def noise(self, rows: Tensor) -> Tensor:
-        """x_T of the rows, fp32 [B, C, h, w]."""
+        """Return x_T of the rows, fp32 [B, C, h, w]."""
         return noise_of(self.seeds[rows].tolist(), self.latents.shape[1:])
 
     def take(self, rows: Tensor) -> "Pairs":
-        """Those of the rows (int64 or bool)."""
+        """Return the pairs of the rows (int64 or bool)."""
         return Pairs(
             **{name: getattr(self, name)[rows] for name in _TENSORS},
             path_timesteps=self.path_timesteps,
@@ -112,14 +110,14 @@ _TENSORS = tuple(field.name for field in fields(Pairs) if field.name != "path_ti
 
 
 def noise_of(seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
-    """fp32 [B, *shape], as the engine draws it: one CPU generator per image."""
+    """Draw noise fp32 [B, *shape] as the engine does: one CPU generator per image."""
     return torch.stack(
         [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
     )
 
 
 def drawn(pairs: Pairs, batch: int, generator: torch.Generator) -> Tensor:
-    """Rows, int64 [batch], with replacement."""
+    """Draw rows, int64 [batch], with replacement."""
     return torch.randint(len(pairs), (batch,), generator=generator)
 
 
@@ -131,8 +129,10 @@ def read(
     only_accepted: bool = False,
     prompts: Sequence[int] | None = None,
 ) -> Pairs:
-    """prompts: rows of the catalogue; None = all. Raises FileNotFoundError if the stage is not finished, RecipeRefused
-    if nothing was accepted."""
+    """Read the pairs of a split. prompts: rows of the catalogue; None = all.
+
+    Raises FileNotFoundError if the stage is not finished, RecipeRefused if only_accepted and nothing was accepted.
+    """
     summary = json.loads((Path(folder) / SUMMARY).read_text("utf-8"))
     pairs = _read(Path(folder), summary, split, prompts)
     if not only_accepted:
@@ -179,40 +179,29 @@ def generate(
     store: Path,
     progress_bar: bool = True,
 ) -> None:
-    """Make the files that `store` lacks, then folder/pairs.json, which names them and says how many were accepted.
+    """Make the files that `store` lacks, then folder/pairs.json, which names them and counts the accepted ones.
 
     store: of all catalogues with this recipe, teacher and detector. Raises RecipeRefused, SliceOver.
     """
     _require_same_encoder(teacher, catalogue)
-    timesteps = solver_timesteps(recipe, teacher)
+    work = _Work(recipe, teacher, catalogue, detector, solver_timesteps(recipe, teacher))
     store = Path(store)
     store.mkdir(parents=True, exist_ok=True)
     paths = [store / f"{key}.safetensors" for key in keys(catalogue)]
     missing = [row for row, path in enumerate(paths) if not path.exists()]
     processes.barrier()  # all share out the same list: none writes before the last has looked
     together = max(1, recipe.written // recipe.seeds_per_variant)  # variants
-    groups = [missing[start : start + together] for start in range(0, len(missing), together)]
-    mine = groups[processes.rank() :: processes.count()]
-    each = recipe.seeds_per_variant
-    total = each * (len(paths) - len(missing) + sum(map(len, mine)))
+    mine = list(_chunks(missing, together))[processes.rank() :: processes.count()]
+    done = len(paths) - len(missing)
     with Bar(
-        total,
+        recipe.seeds_per_variant * (done + sum(map(len, mine))),
         title="pairs",
         unit="pair",
-        done=each * (len(paths) - len(missing)),
+        done=recipe.seeds_per_variant * done,
         is_shown=progress_bar and processes.is_main(),
     ) as bar:
-        for group in mine:
-            parts = []
-            items = [(row, seed) for row in group for seed in _seeds(recipe, paths[row])]
-            for chunk in _chunks(items, recipe.batch):
-                parts.append(_solved(chunk, recipe, timesteps, teacher, catalogue, detector))
-                bar.add(len(chunk))
-            tensors = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
-            for place, row in enumerate(group):
-                of_row = slice(place * each, (place + 1) * each)
-                own = {key: value[of_row].contiguous() for key, value in tensors.items()}
-                atomic.make_file(paths[row], partial(save_file, own))
+        for rows in mine:
+            _make_files(work, rows, paths, bar)
             bar.stop_if_over()
     processes.barrier()
     if processes.is_main():
@@ -220,8 +209,34 @@ def generate(
     processes.barrier()
 
 
+@dataclass(frozen=True)
+class _Work:
+    """What all pairs of a stage are made from."""
+
+    recipe: PairsRecipe
+    teacher: Teacher
+    catalogue: Catalogue
+    detector: Detector | None
+    timesteps: tuple[int, ...]
+
+
+def _make_files(work: _Work, rows: Sequence[int], paths: Sequence[Path], bar: Bar) -> None:
+    """Make the files of these rows of the catalogue."""
+    each = work.recipe.seeds_per_variant
+    items = [(row, seed) for row in rows for seed in _seeds(work.recipe, paths[row])]
+    parts = []
+    for chunk in _chunks(items, work.recipe.batch):
+        parts.append(_solved(chunk, work))
+        bar.add(len(chunk))
+    tensors = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+    for place, row in enumerate(rows):
+        of_row = slice(place * each, (place + 1) * each)
+        own = {key: value[of_row].contiguous() for key, value in tensors.items()}
+        atomic.make_file(paths[row], partial(save_file, own))
+
+
 def keys(catalogue: Catalogue) -> list[str]:
-    """Of each variant: a hash of what its pairs depend on beside recipe, teacher and detector."""
+    """Return for each variant a hash of what its pairs depend on, except recipe, teacher and detector."""
     found = []
     for row in range(len(catalogue)):
         digest = hashlib.sha256(catalogue.prompt_embeds[row].contiguous().numpy().tobytes())
@@ -233,7 +248,7 @@ def keys(catalogue: Catalogue) -> list[str]:
 
 
 def _seeds(recipe: PairsRecipe, path: Path) -> range:
-    """Of the variant with this file: its own, whatever else the catalogue holds."""
+    """Return the seeds of the variant with this file: its own, whatever else the catalogue holds."""
     place = int(path.stem[:8], 16)
     first = FIRST_SEED + place * recipe.seeds_per_variant
     return range(first, first + recipe.seeds_per_variant)
@@ -254,7 +269,7 @@ def _require_same_encoder(teacher: Teacher, catalogue: Catalogue) -> None:
 
 
 def solver_timesteps(recipe: PairsRecipe, teacher: Teacher) -> tuple[int, ...]:
-    """Those that the teacher walks, descending. Raises RecipeRefused."""
+    """Return the timesteps that the teacher walks, descending. Raises RecipeRefused."""
     timesteps = teacher.timesteps
     if recipe.num_inference_steps:
         config = teacher.scheduler_config | {"timestep_spacing": "trailing"}
@@ -267,27 +282,22 @@ def solver_timesteps(recipe: PairsRecipe, teacher: Teacher) -> tuple[int, ...]:
     return timesteps
 
 
-def _chunks(items: Sequence[Item], size: int) -> Iterator[list[Item]]:
+def _chunks(items: Sequence[Piece], size: int) -> Iterator[Sequence[Piece]]:
     for start in range(0, len(items), size):
-        yield list(items[start : start + size])
+        yield items[start : start + size]
 
 
 @torch.no_grad()
-def _solved(
-    items: list[Item],
-    recipe: PairsRecipe,
-    timesteps: tuple[int, ...],
-    teacher: Teacher,
-    catalogue: Catalogue,
-    detector: Detector | None,
-) -> dict[str, Tensor]:
+def _solved(items: Sequence[Item], work: _Work) -> dict[str, Tensor]:
+    """Return the pairs of the items, by name of their tensors."""
+    teacher, catalogue = work.teacher, work.catalogue
     rows = torch.tensor([row for row, _ in items])
     seeds = torch.tensor([seed for _, seed in items])
     embeds = catalogue.embeds(rows).to(teacher.device)
     latents = noise_of(seeds.tolist(), teacher.latent_shape).to(teacher.device)
     path = []
-    for timestep, following in pairwise((*timesteps, CLEAN)):
-        if timestep in recipe.path_timesteps:
+    for timestep, following in pairwise((*work.timesteps, CLEAN)):
+        if timestep in work.recipe.path_timesteps:
             path.append(latents.half().cpu())
         at = torch.full((len(items),), timestep, device=teacher.device)
         prediction = teacher.predict(latents, at, embeds)
@@ -297,7 +307,7 @@ def _solved(
         if path
         else torch.empty(len(items), 0, *teacher.latent_shape, dtype=torch.float16)
     )
-    accepted, margins = _judged(latents, rows, teacher, catalogue, detector)
+    accepted, margins = _judged(latents, rows, teacher, catalogue, work.detector)
     return {
         "seeds": seeds,
         "latents": latents.half().cpu(),
@@ -310,7 +320,7 @@ def _solved(
 def _judged(
     latents: Tensor, rows: Tensor, teacher: Teacher, catalogue: Catalogue, detector: Detector | None
 ) -> tuple[Tensor, Tensor]:
-    """Whether the pictures show what their variants state, bool [B], and by what margin, fp32 [B]."""
+    """Return whether the pictures show what their variants state, bool [B], and by what margin, fp32 [B]."""
     if detector is None or catalogue.stated is None or catalogue.wanted is None:
         return torch.ones(len(rows), dtype=torch.bool), torch.ones(len(rows))
     images = as_uint8(teacher.decode(latents)).cpu()
@@ -337,7 +347,7 @@ def as_stated(
     groups: tuple[int, ...],
     thresholds: Tensor,
 ) -> Tensor:
-    """bool [B]: by the rule of the evaluation. probabilities [B, bits]; rows: of the catalogue; thresholds [bits]."""
+    """Return bool [B] by the evaluation's rule. probabilities [B, bits]; rows: of the catalogue; thresholds [bits]."""
     if catalogue.stated is None or catalogue.wanted is None:
         raise ValueError("The catalogue states no bits.")
     return attributes.groups_right(

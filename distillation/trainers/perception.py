@@ -1,10 +1,9 @@
-"""What the perceptual loss sees of latents: maps of frozen networks that a run has anyway. Knows no student, no loop.
+"""Features for the perceptual loss of latents: maps of frozen networks that a run has already.
 
-The judges of a release (detector, CLIP) must not be here: what is trained on a judge, that judge cannot judge. Nothing
-is fetched either, so no LPIPS network.
+The networks that judge a release (detector, CLIP) must not be used here: a judgement of what was trained on it would be
+worthless. Nothing is downloaded, so there is no LPIPS network.
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from distillation.losses.pairs import pair_regression
 from distillation.trainers.teacher import Teacher
+from distillation.training import checks
 from distillation.training.errors import RecipeRefused
 
 
@@ -23,7 +23,7 @@ class PerceptionRecipe:
     """features: of FEATURES; levels: how many of its resolutions are seen, in the order of its pass.
 
     huber_weight, huber_c: of `losses.pairs.pair_regression`, c in the unit of the latents. Maps have no length, so the
-    weight is larger than beside an LPIPS of pixels: it alone holds the strength of colours.
+    weight is larger than with an LPIPS of pixels: it alone holds the strength of colours.
     """
 
     features: str = "decoder"
@@ -32,16 +32,10 @@ class PerceptionRecipe:
     huber_c: float = 1e-3
 
     def __post_init__(self) -> None:
-        if self.features not in FEATURES:
-            raise ValueError(
-                f"features must be one of {', '.join(FEATURES)}, not {self.features!r}."
-            )
-        if self.levels < 1:
-            raise ValueError(f"levels must be at least 1, not {self.levels}.")
-        if not 0 <= self.huber_weight < math.inf:
-            raise ValueError(f"huber_weight must not be negative, not {self.huber_weight}.")
-        if not 0 < self.huber_c < math.inf:
-            raise ValueError(f"huber_c must be above 0, not {self.huber_c}.")
+        checks.one_of(self, "features", FEATURES)
+        checks.at_least_1(self, "levels")
+        checks.not_negative(self, "huber_weight")
+        checks.positive(self, "huber_c")
 
 
 @dataclass(frozen=True)
@@ -67,9 +61,9 @@ class Perception:
 def _of_decoder(
     recipe: PerceptionRecipe, _teacher: Teacher, decoder: AutoencoderTiny
 ) -> Perception:
-    """Maps of the tiny decoder on the way to its image, before each of its enlargements: the dear rest is not computed.
+    """Use maps of the tiny decoder before each of its enlargements; the expensive rest of it is not computed.
 
-    The decoder is what serves, so what moves these maps moves the picture.
+    The decoder serves, so what changes these maps changes the picture.
     """
     layers = decoder.decoder.layers
     ends = [
@@ -86,7 +80,7 @@ def _of_decoder(
 
 
 def _of_vae(recipe: PerceptionRecipe, teacher: Teacher, decoder: AutoencoderTiny) -> Perception:
-    """Maps of the teacher's VAE encoder, of the tiny decoder's images. Eight times as dear, on the starter."""
+    """Use maps of the teacher's VAE encoder, of the tiny decoder's images. Eight times as slow, on the starter."""
     encoder = teacher.vae.encoder
     ends = _first([f"down_blocks.{level}" for level in range(len(encoder.down_blocks))], recipe)
 
@@ -116,7 +110,10 @@ FEATURES: dict[str, Callable[[PerceptionRecipe, Teacher, AutoencoderTiny], Perce
 
 
 def make(recipe: PerceptionRecipe, *, teacher: Teacher, decoder: AutoencoderTiny) -> Perception:
-    """decoder: of the student's release; it is frozen and moved to the teacher's device. Raises RecipeRefused."""
+    """Make the perceptual loss. decoder: of the student's release; frozen, moved to the teacher's device.
+
+    Raises RecipeRefused.
+    """
     decoder.requires_grad_(False).eval().to(teacher.device)
     return FEATURES[recipe.features](recipe, teacher, decoder)
 
@@ -129,10 +126,10 @@ class _Enough(Exception):
 def tapped(
     network: torch.nn.Module, names: Sequence[str], *, is_cut_short: bool = False
 ) -> Iterator[dict[str, Tensor]]:
-    """In the block, passes of the network leave the outputs of its modules `names` in the dict that this gives.
+    """Collect the outputs of the network's modules `names` in the dict that this yields, from passes in the block.
 
-    Of a module that returns several tensors the first counts. is_cut_short: the pass, and the block, end as soon as all
-    are there. Raises AttributeError for a module that the network lacks.
+    Of a module that returns several tensors the first is taken. is_cut_short: the pass, and the block, end as soon as
+    all are there. Raises AttributeError for a module that the network lacks.
     """
     maps: dict[str, Tensor] = {}
 

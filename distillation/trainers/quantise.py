@@ -1,32 +1,29 @@
-"""Brings a student's weights onto the int8 grid of a release, and tunes it there. Knows no discriminator, no bundle.
+"""Stage `quantise`: a student's weights are brought onto the int8 grid of a release, and tuned there.
 
 Rounding moves every weight by up to half a level. A short training with rounded weights in each pass, whose gradient
 goes to the unrounded ones as if nothing were rounded (straight-through; Bengio et al., arXiv 1308.3432), lets them make
-up for each other. The student of before, unrounded, is what it is compared with.
+up for each other. It is compared with the unrounded student.
 """
 
 import copy
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Generator, Tensor, nn
 from torch.func import functional_call
 
 from distillation.resumable import atomic
 from distillation.trainers import rollout
-from distillation.trainers.catalogue import Catalogue
-from distillation.trainers.pairs import Pairs, noise_of
+from distillation.trainers.inputs import TuningInputs, run
+from distillation.trainers.pairs import noise_of
 from distillation.trainers.rollout import Examples
-from distillation.trainers.teacher import Teacher
-from distillation.training import loop, networks, processes
-from distillation.training.ema import Ema
-from distillation.training.optimizers import adamw, update
+from distillation.training import checks, loop, networks, processes
+from distillation.training.optimizers import update
+from distillation.training.task import Trained
 from generation.engine import folding, quantization
 
 MEASURED = "measured.json"
@@ -35,7 +32,7 @@ SCALE_BITS = 17  # times the 7 of a level they fill the 24 of fp32: no product i
 
 @dataclass(frozen=True)
 class QuantiseRecipe:
-    """steps: 0 rounds alone. The learning rate is small beside a level, a hundredth of the largest weight.
+    """steps: 0 rounds alone. The learning rate is small against a level, a hundredth of the largest weight.
 
     measured: images that tell how much rounding changes, of the seeds from 0; those of the pairs are others.
     """
@@ -51,32 +48,26 @@ class QuantiseRecipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("batch", "measured"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
-        if self.steps < 0:
-            raise ValueError(f"steps must not be negative, not {self.steps}.")
-        if self.warmup < 0 or self.warmup > self.steps > 0:
-            raise ValueError(f"warmup must lie from 0 to steps ({self.steps}), not {self.warmup}.")
-        for name in ("learning_rate", "clipped_norm"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, not {getattr(self, name)}.")
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay must be in [0, 1), not {self.ema_decay}.")
+        checks.at_least_1(self, "batch", "measured")
+        checks.not_negative(self, "steps", "warmup")
+        if self.steps:
+            checks.at_most(self, "warmup", self.steps, "steps")
+        checks.positive(self, "learning_rate", "clipped_norm")
+        checks.below_1(self, "ema_decay")
 
 
 # --- the grid -------------------------------------------------------------------------------------
 def is_covered(name: str, tensor: Tensor) -> bool:
-    """Whether a release stores this parameter of a U-Net as int8. What is folded into biases it does not store."""
+    """Return whether a release stores this parameter of a U-Net as int8; what is folded into biases is not stored."""
     is_folded = name.startswith(folding.TIME_EMBEDDING) or folding.TIME_PROJECTION in name
     return not is_folded and quantization.covers(name, tensor)
 
 
 def on_grid(weight: Tensor) -> Tensor:
-    """The nearest weight that a release gives back exactly, fp32. weight: [out, …].
+    """Return the nearest weight that a release gives back exactly, fp32. weight: [out, …].
 
     The scale is the release's own, max |w| ÷ 127 of an output channel, cut to SCALE_BITS: then 127 × scale is exact, so
-    that whoever measures the rounded weight finds the same scale again.
+    that a second rounding finds the same scale.
     """
     mantissa, exponent = torch.frexp(quantization.scales(weight))
     scale = torch.ldexp((mantissa * 2**SCALE_BITS).round() / 2**SCALE_BITS, exponent)
@@ -84,7 +75,7 @@ def on_grid(weight: Tensor) -> Tensor:
 
 
 def rounded(network: UNet2DConditionModel) -> UNet2DConditionModel:
-    """A frozen copy with weights on the grid; what a release stores in fp16 is rounded to that."""
+    """Return a frozen copy with weights on the grid; what a release stores in fp16 is rounded to that."""
     result = copy.deepcopy(network).requires_grad_(False).eval()
     with torch.no_grad():
         for name, parameter in result.named_parameters():
@@ -114,7 +105,7 @@ class _Rounding(nn.Module):
         self.weights: Mapping[str, Tensor] = {}
 
     def round(self) -> None:
-        """Once for all passes of a step."""
+        """Round the weights once for all passes of a step."""
         self.weights = {
             name: _StraightThrough.apply(parameter)
             for name, parameter in self.network.named_parameters()
@@ -136,50 +127,39 @@ class _Rounding(nn.Module):
 
 
 # --- training -------------------------------------------------------------------------------------
-class QuantiseTask:
-    """What is trained, for `distillation.training.loop`."""
+class QuantiseTask(Trained):
+    """The student under training with rounded weights, for `distillation.training.loop`."""
 
-    def __init__(
-        self,
-        recipe: QuantiseRecipe,
-        *,
-        teacher: Teacher,
-        student: UNet2DConditionModel,
-        pairs: Pairs,
-        catalogue: Catalogue,
-        timesteps: Sequence[int],
-    ) -> None:
-        """student: the target, left as it is. Raises RecipeRefused."""
-        self._timesteps = rollout.check(timesteps, teacher.schedule)
+    def __init__(self, recipe: QuantiseRecipe, inputs: TuningInputs) -> None:
+        """The inputs' student is the target, left as it is. Raises RecipeRefused."""
+        super().__init__()
+        teacher = inputs.teacher
+        self._timesteps = rollout.check(inputs.timesteps, teacher.schedule)
         self._recipe = recipe
-        self._examples = Examples(teacher, pairs=pairs, catalogue=catalogue)
+        self._examples = Examples(teacher, pairs=inputs.pairs, catalogue=inputs.catalogue)
         # What rounding does is smaller than what bf16 does: both are computed in fp32.
         self._teacher = replace(teacher, is_bf16=False)
-        self._target = student
-        self.network = copy.deepcopy(student).requires_grad_(True)
+        self._target = inputs.student
+        self.network = copy.deepcopy(inputs.student).requires_grad_(True)
         self.network.set_attn_processor(teacher.attention_processor())
         self._rounding = _Rounding(self.network)
-        self._optimizer = adamw(
+        self.add(
+            "student",
             self.network,
             learning_rate=recipe.learning_rate,
             weight_decay=0.0,
             betas=recipe.betas,
-            fused=True,
+            ema_decay=recipe.ema_decay,
         )
-        self._ema = Ema(self.network, recipe.ema_decay)
-        self.modules: dict[str, nn.Module] = {"student": self.network}
-        self.optimizers: dict[str, torch.optim.Optimizer] = {"student": self._optimizer}
-        self.emas: dict[str, Ema] = {"student": self._ema}
 
     @property
     def averaged(self) -> UNet2DConditionModel:
-        """What is worth rounding."""
-        network: UNet2DConditionModel = self._ema.module
-        return network
+        """The student to round: the average of its weights."""
+        return self.emas["student"].module
 
     def step(self, index: int, generator: Generator) -> dict[str, float]:
         recipe = self._recipe
-        loop.anneal(self._optimizer, index, recipe)
+        loop.anneal(self.optimizers["student"], index, recipe)
         rows = self._examples.drawn(processes.share(recipe.batch), generator)
         noise, embeds = self._examples.noise(rows), self._examples.embeds(rows)
         self._rounding.round()
@@ -196,8 +176,8 @@ class QuantiseTask:
                 ours = self._stepped(output.detach(), ours, times, following[0])
                 theirs = self._stepped(target, theirs, times, following[0])
         loss = torch.stack(losses).mean()
-        norm = update(self._optimizer, loss, clipped_norm=recipe.clipped_norm)
-        self._ema.update()
+        norm = update(self.optimizers["student"], loss, clipped_norm=recipe.clipped_norm)
+        self.emas["student"].update()
         return {"loss": float(loss.detach()), "gradient_norm": norm}
 
     def _estimate(
@@ -213,39 +193,30 @@ class QuantiseTask:
 
 # --- measuring ------------------------------------------------------------------------------------
 @torch.no_grad()
-def measure(
-    network: UNet2DConditionModel,
-    reference: UNet2DConditionModel,
-    *,
-    teacher: Teacher,
-    decoder: AutoencoderTiny,
-    catalogue: Catalogue,
-    timesteps: Sequence[int],
-    count: int,
-) -> dict[str, float]:
-    """How far the network's images are from the reference's, for the seeds 0 … count − 1 with prompts of all places.
+def measure(network: UNet2DConditionModel, inputs: TuningInputs, *, count: int) -> dict[str, float]:
+    """Compare the network's images with the student's, for the seeds 0 … count − 1 with prompts of all places.
 
-    All in fp32. latents_psnr: dB, the mean over images; the peak is the range of all the reference's latents, largest
+    All in fp32. latents_psnr: dB, the mean over images; the peak is the range of all the student's latents, largest
     less smallest. latents_psnr_worst: the least. pictures_psnr: of the decoder's pictures, by the range of pixels.
     """
-    exact = replace(teacher, is_bf16=False)
+    teacher, catalogue = replace(inputs.teacher, is_bf16=False), inputs.catalogue
     rows = torch.linspace(0, len(catalogue) - 1, count).round().long()
     noise = noise_of(range(count), teacher.latent_shape)
     latents: list[Tensor] = []
     pictures: list[Tensor] = []
-    for walked in (network, reference):
+    for walked in (network, inputs.student):
         parts = [
             rollout.walk(
                 walked,
                 noise[part].to(teacher.device),
                 catalogue.embeds(rows[part]).to(teacher.device),
-                teacher=exact,
-                timesteps=timesteps,
+                teacher=teacher,
+                timesteps=inputs.timesteps,
             )
             for part in torch.arange(count).split(teacher.decoded_at_once)
         ]
         latents.append(torch.cat(parts))
-        pictures.append(torch.cat([decoder.decode(x).sample.clamp(-1, 1) for x in parts]))
+        pictures.append(torch.cat([inputs.decoder.decode(x).sample.clamp(-1, 1) for x in parts]))
     of_latents = _psnr(*latents, peak=float(latents[1].max() - latents[1].min()))
     of_pictures = _psnr(*pictures, peak=2.0)
     return {
@@ -256,65 +227,31 @@ def measure(
 
 
 def _psnr(output: Tensor, target: Tensor, *, peak: float) -> Tensor:
-    """dB of each image, [n]."""
+    """Return dB of each image, [n]."""
     error = (output.double() - target.double()).square().flatten(1).mean(1)
     return 10 * torch.log10(peak**2 / error)
 
 
-def train(
-    recipe: QuantiseRecipe,
-    *,
-    teacher: Teacher,
-    student: UNet2DConditionModel,
-    decoder: AutoencoderTiny,
-    pairs: Pairs,
-    catalogue: Catalogue,
-    timesteps: tuple[int, ...],
-    folder: Path,
-    progress_bar: bool = True,
-) -> UNet2DConditionModel:
-    """Tune (going on from the folder's checkpoint) and round; frozen, in evaluation mode, and saved in folder/unet.
+def train(recipe: QuantiseRecipe, inputs: TuningInputs) -> UNet2DConditionModel:
+    """Tune (going on from the folder's checkpoint) and round; save the result in folder/unet and return it, frozen.
 
-    student: fp32, left as it is. decoder: draws the pictures that are measured. timesteps: those it is served in,
-    descending. Writes folder/measured.json: `measure` of rounding alone ("before") and after tuning ("after"), and
-    which of them was nearer to the student and is kept.
-    Raises RecipeRefused.
+    The student is left as it is. Writes folder/measured.json: `measure` of rounding alone ("before") and after tuning
+    ("after"), and which of them was nearer to the student and is kept. Raises RecipeRefused.
     """
-    folder = Path(folder)
-    task = QuantiseTask(
-        recipe,
-        teacher=teacher,
-        student=student,
-        pairs=pairs,
-        catalogue=catalogue,
-        timesteps=timesteps,
-    )
+    folder = inputs.folder
+    task = QuantiseTask(recipe, inputs)
     if recipe.steps:
-        loop.run(
-            task,
-            folder,
-            steps=recipe.steps,
-            seed=recipe.seed,
-            title="quantise",
-            progress_bar=progress_bar,
-        )
-    candidates = {"before": rounded(student), "after": rounded(task.averaged)}
+        run(task, recipe, inputs, title="quantise")
+    candidates = {"before": rounded(inputs.student), "after": rounded(task.averaged)}
     measured = {
-        name: measure(
-            network,
-            student,
-            teacher=teacher,
-            decoder=decoder,
-            catalogue=catalogue,
-            timesteps=timesteps,
-            count=recipe.measured,
-        )
+        name: measure(network, inputs, count=recipe.measured)
         for name, network in candidates.items()
     }
     kept = max(measured, key=lambda name: measured[name]["latents_psnr"])
     networks.save(candidates[kept], folder / "unet")
     if processes.is_main():
-        found = {"seeds": recipe.measured, "timesteps": list(timesteps), "kept": kept, **measured}
+        timesteps = list(inputs.timesteps)
+        found = {"seeds": recipe.measured, "timesteps": timesteps, "kept": kept, **measured}
         atomic.write_file(folder / MEASURED, json.dumps(found, indent=1) + "\n")
     processes.barrier()
     return candidates[kept]

@@ -1,4 +1,4 @@
-"""Accepted pictures of the field as latents, by prompt variant: what the heads may take for real ones. Knows no row."""
+"""Accepted real pictures as latents, by prompt variant: the discriminator takes them for real."""
 
 import json
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from generation.engine.latents import image_to_latents
 
 
 @dataclass(frozen=True)
-class Field:
+class RealImages:
     """latents: fp16 [n, C, h, w], on the CPU; prompts: int64 [n], rows of the catalogue."""
 
     latents: Tensor
@@ -29,7 +29,7 @@ class Field:
     def mixed_into(
         self, targets: Tensor, prompts: Tensor, *, share: float, generator: Generator
     ) -> Tensor:
-        """Latents [B, C, h, w]: about this share is replaced by the field's of the same prompt, where it has any.
+        """Return latents [B, C, h, w] with about this share replaced by real images of the prompt, where there are any.
 
         targets: the teacher's [B, C, h, w]; prompts: int64 [B], on the CPU.
         """
@@ -42,8 +42,8 @@ class Field:
         return mixed
 
 
-def read(folder: Path, *, teacher: Teacher, catalogue: Catalogue) -> Field | None:
-    """Of a snapshot's folder; None if it has no pictures. Raises OSError, ValueError for a folder that is not whole."""
+def read(folder: Path, *, teacher: Teacher, catalogue: Catalogue) -> RealImages | None:
+    """Read a snapshot's pictures; None if it has none. Raises OSError, ValueError for a folder that is not whole."""
     index = folder / EXAMPLES
     if not index.is_file():
         return None
@@ -53,7 +53,7 @@ def read(folder: Path, *, teacher: Teacher, catalogue: Catalogue) -> Field | Non
     encoded = dict(
         zip(files, _encoded([folder / PICTURES / file for file in files], teacher), strict=True)
     )
-    return Field(
+    return RealImages(
         torch.stack([encoded[_picture(example)] for example in examples]),
         torch.tensor([rows[example["slug"]] for example in examples]),
     )
@@ -65,7 +65,7 @@ def _picture(example: dict[str, str]) -> str:
 
 @torch.no_grad()
 def _encoded(paths: list[Path], teacher: Teacher) -> list[Tensor]:
-    """fp16 [C, h, w] of each: the mean of what the VAE says."""
+    """Return the latents of each, fp16 [C, h, w]: the mean of the VAE's distribution."""
     found: list[Tensor] = []
     for start in range(0, len(paths), teacher.decoded_at_once):
         images = torch.stack(
@@ -78,7 +78,7 @@ def _encoded(paths: list[Path], teacher: Teacher) -> list[Tensor]:
 
 
 def _read(path: Path) -> Tensor:
-    """fp32 [3, H, W] in [−1, 1]"""
+    """Return the picture, fp32 [3, H, W] in [−1, 1]."""
     with Image.open(path, formats=["PNG"]) as image:
         pixels = np.array(image.convert("RGB"))
     return torch.from_numpy(pixels).permute(2, 0, 1).float() / 127.5 - 1

@@ -1,27 +1,21 @@
-"""Trains a student of one or few passes onto the teacher's final latents of the same noise. Knows no distributions.
+"""Stage `regression`: a student of one or few passes learns the teacher's final latents of the same noise.
 
 The warm start of distribution matching (DMD2's ODE pairs, arXiv 2405.14867): it never diverges, keeps the seed's
 picture, and alone is a little soft. Pictures are never mirrored: noise and picture belong together.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
-from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Generator, Tensor
 
 from distillation.trainers import perception, rollout
-from distillation.trainers.catalogue import Catalogue
+from distillation.trainers.few_step import FewStepTask
+from distillation.trainers.inputs import TuningInputs, run
 from distillation.trainers.pairs import Pairs
 from distillation.trainers.perception import PerceptionRecipe
-from distillation.trainers.rollout import Examples
-from distillation.trainers.sample_sheets import Samples, sheet_of
-from distillation.trainers.teacher import Teacher
-from distillation.training import loop, networks, optimizers, processes
-from distillation.training.ema import Ema
+from distillation.training import checks, loop, networks, optimizers, processes
 from distillation.training.errors import RecipeRefused
 
 
@@ -35,9 +29,7 @@ class RegressionRecipe:
 
     steps: int = 1500
     batch: int = 32
-    learning_rate: float = (
-        2e-4  # peak; falls by half a cosine to final_learning_rate, stays if they are equal
-    )
+    learning_rate: float = 2e-4  # peak; falls by half a cosine to final_learning_rate
     final_learning_rate: float = 1e-6
     warmup: int = 50
     betas: tuple[float, float] = (0.9, 0.99)
@@ -52,23 +44,12 @@ class RegressionRecipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "watch_every", "watched"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
-        for name in ("learning_rate", "clipped_norm"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, not {getattr(self, name)}.")
-        if not self.weight_decay >= 0:
-            raise ValueError(f"weight_decay must not be negative, not {self.weight_decay}.")
-        if not 0 <= self.final_learning_rate <= self.learning_rate:
-            raise ValueError(
-                f"final_learning_rate must lie from 0 to learning_rate ({self.learning_rate}), "
-                f"not {self.final_learning_rate}."
-            )
-        if not 0 <= self.warmup <= self.steps:
-            raise ValueError(f"warmup must lie from 0 to steps ({self.steps}), not {self.warmup}.")
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay must be in [0, 1), not {self.ema_decay}.")
+        checks.at_least_1(self, "steps", "batch", "watch_every", "watched")
+        checks.positive(self, "learning_rate", "clipped_norm")
+        checks.not_negative(self, "weight_decay")
+        checks.at_most(self, "final_learning_rate", self.learning_rate, "learning_rate")
+        checks.at_most(self, "warmup", self.steps, "steps")
+        checks.below_1(self, "ema_decay")
         if not self.pass_weights or not all(weight > 0 for weight in self.pass_weights):
             raise ValueError(
                 f"pass_weights must be above 0, one for each pass, not {self.pass_weights}."
@@ -82,56 +63,29 @@ class RegressionRecipe:
                 "simulated is for the passes after the first: give it, from 0 to 1, if pass_weights has several, "
                 f"and leave it out if it has one; not {self.simulated} with pass_weights {self.pass_weights}."
             )
-        if self.simulated is not None and not 0 <= self.simulated <= 1:
-            raise ValueError(f"simulated must lie from 0 to 1, not {self.simulated}.")
+        checks.share(self, "simulated")
 
 
-class RegressionTask:
-    """What is trained, for `distillation.training.loop`."""
+class RegressionTask(FewStepTask):
+    """The student under training, for `distillation.training.loop`."""
 
-    def __init__(
-        self,
-        recipe: RegressionRecipe,
-        *,
-        teacher: Teacher,
-        student: UNet2DConditionModel,
-        decoder: AutoencoderTiny,
-        pairs: Pairs,
-        catalogue: Catalogue,
-        timesteps: Sequence[int],
-    ) -> None:
-        """Raises RecipeRefused where recipe, timesteps and pairs contradict each other."""
-        self._timesteps = rollout.check(timesteps, teacher.schedule)
+    def __init__(self, recipe: RegressionRecipe, inputs: TuningInputs) -> None:
+        """Raises RecipeRefused where the recipe contradicts the timesteps or the pairs."""
+        super().__init__(inputs, pairs=inputs.pairs)
         self._recipe = recipe
-        self._check(pairs)
-        self._teacher = teacher
-        self._examples = Examples(teacher, pairs=pairs, catalogue=catalogue)
-        self._perception = perception.make(recipe.perception, teacher=teacher, decoder=decoder)
-        self._decoder = decoder
+        self._check(inputs.pairs)
+        self._perception = perception.make(
+            recipe.perception, teacher=inputs.teacher, decoder=inputs.decoder
+        )
         self._batch = processes.share(recipe.batch)
-        self.student = student.to(teacher.device).train().requires_grad_(True)
-        self._optimizer = optimizers.adamw(
-            student,
+        self.add(
+            "student",
+            self.student,
             learning_rate=recipe.learning_rate,
             weight_decay=recipe.weight_decay,
             betas=recipe.betas,
-            fused=True,
+            ema_decay=recipe.ema_decay,
         )
-        self._ema = Ema(student, recipe.ema_decay)
-        self.modules: dict[str, torch.nn.Module] = {"student": self.student}
-        self.optimizers: dict[str, torch.optim.Optimizer] = {"student": self._optimizer}
-        self.emas: dict[str, Ema] = {"student": self._ema}
-
-    @property
-    def averaged(self) -> UNet2DConditionModel:
-        """What is worth saving."""
-        student: UNet2DConditionModel = self._ema.module
-        return student
-
-    def pictures(self, samples: Samples) -> Tensor:
-        """As the averaged student makes them now, drawn by the decoder that serves: [B, 3, H, W] in [−1, 1]."""
-        latents = samples.walked(self.averaged, self._timesteps)
-        return samples.drawn(self._decoder.decoder, latents)
 
     def step(self, index: int, generator: Generator) -> dict[str, float]:
         recipe = self._recipe
@@ -142,7 +96,7 @@ class RegressionTask:
             warmup=recipe.warmup,
             floor=recipe.final_learning_rate,
         )
-        loop.set_learning_rate(self._optimizer, rate)
+        loop.set_learning_rate(self.optimizers["student"], rate)
         rows = self._examples.drawn(self._batch, generator)
         parts = rows.tensor_split(len(self._timesteps))
         latents = torch.cat([self._latents(number, part) for number, part in enumerate(parts)])
@@ -160,25 +114,17 @@ class RegressionTask:
         loss = torch.stack(
             [w * value for w, value in zip(recipe.pass_weights, losses, strict=True)]
         ).sum()
-        norm = optimizers.update(self._optimizer, loss, clipped_norm=recipe.clipped_norm)
-        self._ema.update()
+        norm = optimizers.update(self.optimizers["student"], loss, clipped_norm=recipe.clipped_norm)
+        self.emas["student"].update()
         measured = {"loss": float(loss.detach()), "gradient_norm": norm}
         measured["latents_std"] = float(output.detach().std())
         if len(losses) > 1:
             for t, value in zip(self._timesteps, losses, strict=True):
                 measured[f"loss_{t}"] = float(value.detach())
-        if (index + 1) % recipe.watch_every == 0 or index + 1 == recipe.steps:
-            measured |= rollout.watch(
-                self.averaged,
-                self._examples,
-                teacher=self._teacher,
-                timesteps=self._timesteps,
-                count=recipe.watched,
-            )
-        return measured
+        return measured | self._watch(index, recipe)
 
     def _latents(self, number: int, rows: Tensor) -> Tensor:
-        """What pass `number` gets for pairs `rows`, [B, C, h, w]: noise; later, simulated and teacher's path points."""
+        """Return what pass `number` gets for pairs `rows`, [B, C, h, w]: noise; later, simulated and path points."""
         if number == 0:
             return self._examples.noise(rows)
         count = round((self._recipe.simulated or 0.0) * len(rows))
@@ -200,7 +146,7 @@ class RegressionTask:
         return torch.cat(parts)
 
     def _losses(self, output: Tensor, targets: Tensor) -> list[Tensor]:
-        """One for each pass, of its part of the batch."""
+        """Return one loss for each pass, of its part of the batch."""
         passes = len(self._timesteps)
         return [
             self._perception.regression(ours, theirs)
@@ -224,43 +170,13 @@ class RegressionTask:
             )
 
 
-def train(
-    recipe: RegressionRecipe,
-    *,
-    teacher: Teacher,
-    student: UNet2DConditionModel,
-    decoder: AutoencoderTiny,
-    pairs: Pairs,
-    catalogue: Catalogue,
-    timesteps: tuple[int, ...],
-    folder: Path,
-    progress_bar: bool = True,
-    samples: Samples | None = None,
-) -> UNet2DConditionModel:
-    """Train (going on from the folder's checkpoint); save the averaged student in folder/unet and give it, frozen.
+def train(recipe: RegressionRecipe, inputs: TuningInputs) -> UNet2DConditionModel:
+    """Train (going on from the folder's checkpoint); save the averaged student in folder/unet and return it, frozen.
 
-    student: fp32, changed in place. decoder: the tiny one that serves, for the perceptual loss. pairs: of the training
-    split; only accepted ones are used. timesteps: those the student will be served in, descending. samples: whose sheet
-    is drawn now and then; None = none.
-    Raises RecipeRefused, TrainingDiverged, CheckpointUnusable.
+    The student is changed in place; only accepted pairs are used. Raises RecipeRefused, TrainingDiverged,
+    CheckpointUnusable.
     """
-    task = RegressionTask(
-        recipe,
-        teacher=teacher,
-        student=student,
-        decoder=decoder,
-        pairs=pairs,
-        catalogue=catalogue,
-        timesteps=timesteps,
-    )
-    loop.run(
-        task,
-        folder,
-        steps=recipe.steps,
-        seed=recipe.seed,
-        title="regression",
-        progress_bar=progress_bar,
-        draw=sheet_of(samples, folder, task.pictures),
-    )
-    networks.save(task.averaged, Path(folder) / "unet")
+    task = RegressionTask(recipe, inputs)
+    run(task, recipe, inputs, title="regression", pictures=task.pictures)
+    networks.save(task.averaged, inputs.folder / "unet")
     return task.averaged

@@ -1,8 +1,9 @@
-"""Passes of a few-step student, from noise to clean latents, and the pairs that they start from. Knows no loss.
+"""Passes of a few-step student, from noise to clean latents, and the pairs that they start from.
 
 A student served in the timesteps t_1 > … > t_k gets pure noise at t_1, even where α(t_1) > 0. Every pass predicts what
 the teacher predicts, converted to x₀; DDIM (η = 0) leads to the next timestep, and after the last pass x₀ is the
 result: as the engine walks.
+
 What a later pass sees in training must be the student's own work (backward simulation; DMD2, arXiv 2405.14867, §4.5):
 noised latents of the teacher are not what it meets when it serves.
 """
@@ -26,7 +27,7 @@ WATCHED_AT_ONCE = 16
 
 
 def check(timesteps: Sequence[int], schedule: NoiseSchedule) -> tuple[int, ...]:
-    """The timesteps that a student can be served in. Raises RecipeRefused, which says what is wrong with them."""
+    """Return the timesteps if a student can be served in them. Raises RecipeRefused."""
     if not timesteps or any(later >= earlier for earlier, later in pairwise(timesteps)):
         raise RecipeRefused(
             f"timesteps must be descending, at least one of them, not {tuple(timesteps)}."
@@ -38,7 +39,7 @@ def check(timesteps: Sequence[int], schedule: NoiseSchedule) -> tuple[int, ...]:
     if schedule.prediction_type == "epsilon" and schedule.alphas[timesteps[0]] <= 0:
         raise RecipeRefused(
             f"timesteps begins at {timesteps[0]}, where the teacher's schedule leaves no signal: a student that "
-            "predicts noise says nothing of the image there. Begin lower, or take a teacher that predicts v."
+            "predicts noise cannot determine the image there. Begin lower, or take a teacher that predicts v."
         )
     return tuple(timesteps)
 
@@ -62,19 +63,19 @@ class Examples:
         self._embeds = catalogue.prompt_embeds.to(teacher.device)
 
     def drawn(self, count: int, generator: Generator) -> Tensor:
-        """Rows, with replacement."""
+        """Draw rows, with replacement."""
         return pairing.drawn(self._pairs, count, generator)
 
     def by_prompt(self, count: int) -> Tensor:
-        """The first rows in the order of their prompts: few prompts, each with several seeds."""
+        """Return the first rows in the order of their prompts: few prompts, each with several seeds."""
         return self._pairs.prompts.argsort(stable=True)[:count]
 
     def prompts(self, rows: Tensor) -> Tensor:
-        """int64 [B], rows of the catalogue."""
+        """Return int64 [B], rows of the catalogue."""
         return self._pairs.prompts[rows]
 
     def embeds(self, rows: Tensor) -> Tensor:
-        """prompt_embeds [B, tokens, width]."""
+        """Return prompt_embeds [B, tokens, width]."""
         return self._embeds[self.prompts(rows).to(self._device)].float()
 
     @property
@@ -83,20 +84,20 @@ class Examples:
         return self._pairs.latents
 
     def noise(self, rows: Tensor) -> Tensor:
-        """What the teacher's trajectories begin with, [B, C, h, w]."""
+        """Return the noise that the teacher's trajectories begin with, [B, C, h, w]."""
         return self._pairs.noise(rows).to(self._device)
 
     def targets(self, rows: Tensor) -> Tensor:
-        """Where they end: clean latents [B, C, h, w]."""
+        """Return the clean latents [B, C, h, w] that they end with."""
         return self._pairs.latents[rows].float().to(self._device)
 
     def path(self, rows: Tensor, timestep: int) -> Tensor:
-        """Where they are at the timestep, one of the pairs' path_timesteps: [B, C, h, w]."""
+        """Return their latents at the timestep, one of the pairs' path_timesteps: [B, C, h, w]."""
         place = self._pairs.path_timesteps.index(timestep)
         return self._pairs.path[rows, place].float().to(self._device)
 
     def fresh_noise(self, count: int, generator: Generator) -> Tensor:
-        """[count, C, h, w], drawn on the CPU."""
+        """Return noise [count, C, h, w], drawn on the CPU."""
         shape = (count, *self._pairs.latents.shape[1:])
         return torch.randn(shape, generator=generator).to(self._device)
 
@@ -109,7 +110,7 @@ def estimate(
     *,
     teacher: Teacher,
 ) -> Tensor:
-    """x̂₀ of one pass, fp32 [B, C, h, w], with its gradient where gradients are on.
+    """Return x̂₀ of one pass, fp32 [B, C, h, w], with its gradient where gradients are on.
 
     latents x_t [B, C, h, w]; timesteps int64 [B]; prompt_embeds [B, tokens, width]; all on the teacher's device.
     """
@@ -128,7 +129,7 @@ def arrive(
     timesteps: Sequence[int],
     index: int,
 ) -> Tensor:
-    """What pass `index` (from 0) gets as its latents: the noise itself, or where the student's passes before it lead.
+    """Return the latents that pass `index` (from 0) gets: the noise itself, or the result of the passes before.
 
     noise fp32 [B, C, h, w], of unit variance. fp32, without gradient.
     """
@@ -153,7 +154,7 @@ def one_pass(
     timesteps: Sequence[int],
     generator: Generator,
 ) -> Tensor:
-    """x̂₀ of one of the student's passes, drawn at random, with its gradient; the passes before it are simulated."""
+    """Return x̂₀ of one of the student's passes, drawn at random, with its gradient; those before it are simulated."""
     number = int(torch.randint(len(timesteps), (), generator=generator))
     latents = arrive(
         student, noise, prompt_embeds, teacher=teacher, timesteps=timesteps, index=number
@@ -171,7 +172,7 @@ def walk(
     teacher: Teacher,
     timesteps: Sequence[int],
 ) -> Tensor:
-    """Clean latents of all passes, fp32 [B, C, h, w], without gradient."""
+    """Return the clean latents after all passes, fp32 [B, C, h, w], without gradient."""
     last = len(timesteps) - 1
     latents = arrive(
         student, noise, prompt_embeds, teacher=teacher, timesteps=timesteps, index=last
@@ -188,7 +189,7 @@ def watch(
     timesteps: Sequence[int],
     count: int,
 ) -> dict[str, float]:
-    """`likeness` of what the student makes of `count` noises that the teacher solved, as `watched_…`."""
+    """Return `likeness` of the student's latents for `count` noises that the teacher solved, as `watched_…`."""
     rows = examples.by_prompt(count)
     parts = [
         walk(
@@ -205,7 +206,7 @@ def watch(
 
 
 def likeness(output: Tensor, target: Tensor, prompts: Tensor) -> dict[str, float]:
-    """How a student's clean latents stand beside the teacher's of the same noise: a collapse is seen here first.
+    """Compare a student's clean latents with the teacher's of the same noise: a collapse shows here first.
 
     output, target [B, C, h, w]; prompts int64 [B]. `error`: root mean square of the difference. `std_ratio`: spread of
     the student's values ÷ the teacher's; above 1 is oversaturation. `diversity`: root mean square distance between

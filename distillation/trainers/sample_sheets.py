@@ -1,11 +1,11 @@
-"""The sheet that shows people how far a student is: its pictures below its teacher's. Knows no training.
+"""Sample sheets, which show people the progress of a training: the student's pictures below the teacher's.
 
-Of prompts and noise that are held out, the same in all stages of a run, so that their sheets can be compared.
+Prompts and noise are held out, and the same in all stages of a run, so that their sheets can be compared.
 """
 
 import json
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -23,7 +23,7 @@ from distillation.training.task import Progress
 from generation.engine.latents import as_uint8
 
 SHEET, FACTS = "samples.webp", "samples.json"
-COLUMNS = 4  # pictures beside each other: more would be too small on a phone
+COLUMNS = 4  # pictures in a row: more would be too small on a phone
 TEXT_PIXELS, PIXELS_A_LETTER = 11, 6
 
 
@@ -41,20 +41,20 @@ class Samples:
         self._of_teacher = _shown(teacher.decode(self.latents))
 
     def walked(self, student: UNet2DConditionModel, timesteps: Sequence[int]) -> Tensor:
-        """Clean latents of the student, [B, C, h, w]."""
+        """Return clean latents of the student, [B, C, h, w]."""
         return rollout.walk(
             student, self.noise, self.embeds, teacher=self._teacher, timesteps=timesteps
         )
 
     @torch.no_grad()
     def drawn(self, decoder: nn.Module, latents: Tensor) -> Tensor:
-        """By the decoder of an AutoencoderTiny: fp32 [B, 3, H, W] in [−1, 1]."""
+        """Decode with the decoder of an AutoencoderTiny: fp32 [B, 3, H, W] in [−1, 1]."""
         with self._teacher.autocast():
             pictures: Tensor = decoder(latents)
         return pictures.float()
 
     def write(self, folder: Path, pictures: Tensor, progress: Progress) -> None:
-        """samples.webp, and in samples.json of which step it is and of what. pictures [B, 3, H, W] in [−1, 1]."""
+        """Write samples.webp, and samples.json with its step and its texts. pictures [B, 3, H, W] in [−1, 1]."""
         ours = _shown(pictures)
         letters = ours.shape[3] // PIXELS_A_LETTER
         captions = [textwrap.fill(text, letters) for text in self._texts]
@@ -70,17 +70,8 @@ class Samples:
         atomic.write_file(folder / FACTS, json.dumps(facts, ensure_ascii=False) + "\n")
 
 
-def sheet_of(
-    samples: Samples | None, folder: Path, pictures: Callable[[Samples], Tensor]
-) -> Callable[[Progress], None] | None:
-    """What `loop.run` calls to draw the sheet; None without samples."""
-    if samples is None:
-        return None
-    return lambda progress: samples.write(Path(folder), pictures(samples), progress)
-
-
 def _first_of_each(pairs: Pairs) -> Tensor:
-    """Of each prompt a row, int64: the first that the detector accepted, else the first."""
+    """Return a row of each prompt, int64: the first that the detector accepted, else the first."""
     found: dict[int, int] = {}
     for only_accepted in (True, False):
         for row, prompt in enumerate(pairs.prompts.tolist()):

@@ -1,4 +1,4 @@
-"""The noise schedule that a teacher was trained with, and what its predictions mean there. Knows no network.
+"""Noise schedule that a teacher was trained with, and the conversion of its predictions.
 
 x_t = α_t x₀ + σ_t ε. Timesteps are int64 [B], indexes into the training schedule; latents and predictions [B, C, h, w].
 """
@@ -29,14 +29,14 @@ class NoiseSchedule:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "NoiseSchedule":
-        """Of a scheduler_config.json of diffusers, of any noise scheduler; zero terminal SNR too."""
+        """Make the schedule of a diffusers scheduler_config.json, of any noise scheduler; zero terminal SNR too."""
         accepted = DDIMScheduler._get_init_keys(DDIMScheduler)
         known = {name: value for name, value in config.items() if name in accepted}
         squares = DDIMScheduler(**known).alphas_cumprod.double()
         return cls(config.get("prediction_type", "epsilon"), squares.sqrt(), (1 - squares).sqrt())
 
     def coefficients(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-        """α and σ, fp64 [B]; those of CLEAN are 1 and 0."""
+        """Return α and σ, fp64 [B]; those of CLEAN are 1 and 0."""
         is_clean = timesteps == CLEAN
         places = timesteps.clamp(min=0).to(self.alphas.device)
         alpha = self.alphas[places].masked_fill(is_clean.to(self.alphas.device), 1.0)
@@ -44,7 +44,7 @@ class NoiseSchedule:
         return alpha.to(timesteps.device), sigma.to(timesteps.device)
 
     def noised(self, x0: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """x_t, fp32."""
+        """Return x_t, fp32."""
         alpha, sigma = (_spread(part, x0) for part in self.coefficients(timesteps))
         return alpha * x0.float() + sigma * noise.float()
 
@@ -57,7 +57,7 @@ class NoiseSchedule:
         target: str,
         source: str | None = None,
     ) -> Tensor:
-        """`predictions.converted` at the timesteps; source: the schedule's own type if None."""
+        """Convert by `predictions.converted` at the timesteps; source: the schedule's own type if None."""
         alpha, sigma = self.coefficients(timesteps)
         return predictions.converted(
             prediction,
@@ -69,13 +69,13 @@ class NoiseSchedule:
         )
 
     def as_x0(self, prediction: Tensor, latents: Tensor, timesteps: Tensor) -> Tensor:
-        """The clean latents that a prediction for x_t stands for, fp32."""
+        """Return the clean latents that a prediction for x_t stands for, fp32."""
         return self.converted(prediction, latents, timesteps, target="sample")
 
     def stepped(
         self, prediction: Tensor, latents: Tensor, timesteps: Tensor, following: Tensor
     ) -> Tensor:
-        """DDIM (Song et al. 2020, arXiv 2010.02502, eq. 12, η = 0) from x_t to the timesteps `following`, fp32."""
+        """Step by DDIM (Song et al. 2020, arXiv 2010.02502, eq. 12, η = 0) from x_t to timesteps `following`, fp32."""
         x0 = self.as_x0(prediction, latents, timesteps)
         noise = self.converted(prediction, latents, timesteps, target="epsilon")
         return self.noised(x0, noise, following)

@@ -1,28 +1,27 @@
-"""Trains a student of fewer blocks or channels than its teacher; still of many steps. Methods are in `objectives`.
+"""Stage `structure`: a student of fewer blocks or channels than its teacher learns from it, still in many steps.
 
-The first stage of a distillation: later ones, which make it a student of one or two steps, start from its weights.
+Later stages, which make it a student of one or two steps, start from its weights. The methods are in `objectives`.
 """
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 
-from distillation.trainers.catalogue import Catalogue
+from distillation.trainers.inputs import StageInputs, run
 from distillation.trainers.objectives.batches import Batches, Shares
 from distillation.trainers.objectives.bayes import BayesRecipe
+from distillation.trainers.objectives.ensemble import EnsembleRecipe
 from distillation.trainers.objectives.guidance import GuidanceRecipe
 from distillation.trainers.objectives.methods import METHODS, MethodRecipe
 from distillation.trainers.objectives.protocol import Objective, Sources
-from distillation.trainers.pairs import Pairs
-from distillation.trainers.sample_sheets import Samples, sheet_of
+from distillation.trainers.sample_sheets import Samples
 from distillation.trainers.student import StudentRecipe, make
 from distillation.trainers.teacher import Teacher
-from distillation.training import loop, networks, processes
-from distillation.training.ema import Ema
-from distillation.training.optimizers import adamw, update
+from distillation.training import checks, loop, networks, processes
+from distillation.training.optimizers import update
+from distillation.training.task import Trained
 from generation.engine import sampling
 
 NAME = "unet"
@@ -55,22 +54,20 @@ class StructureRecipe:
     def __post_init__(self) -> None:
         if not isinstance(self.objective, tuple(METHODS.values())):
             raise ValueError(f"objective must be the recipe of a method: {', '.join(METHODS)}.")
-        for name in ("steps", "batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
-        for name in ("learning_rate", "clipped_norm"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, not {getattr(self, name)}.")
-        for name in ("warmup", "weight_decay"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}.")
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay must be in 0 … below 1, not {self.ema_decay}.")
+        checks.at_least_1(self, "steps", "batch")
+        checks.positive(self, "learning_rate", "clipped_norm")
+        checks.not_negative(self, "warmup", "weight_decay")
+        checks.below_1(self, "ema_decay")
         if isinstance(self.objective, BayesRecipe) and self.weight_decay:
             raise ValueError(
                 f"weight_decay is {self.weight_decay}, a prior around zero; the method bayes has another: give 0."
             )
         _ = self.shares  # which checks its fields
+
+    @property
+    def further_teachers(self) -> tuple[str, ...]:
+        """Folders of releases that the method learns from in addition to the teacher."""
+        return self.objective.teachers if isinstance(self.objective, EnsembleRecipe) else ()
 
     @property
     def shares(self) -> Shares:
@@ -82,8 +79,8 @@ class StructureRecipe:
         )
 
 
-class StructureTask:
-    """What is trained, for `loop`."""
+class StructureTask(Trained):
+    """The student under training, for `distillation.training.loop`."""
 
     def __init__(
         self,
@@ -94,79 +91,62 @@ class StructureTask:
         batches: Batches,
         teacher: Teacher,
     ) -> None:
+        super().__init__()
         self._recipe = recipe
         self._teacher = teacher
         self._objective = objective
         self._batches = batches
-        self._optimizer = adamw(
-            student,
+        self.add(
+            NAME,
+            student.train(),
             learning_rate=recipe.learning_rate,
             weight_decay=recipe.weight_decay,
             betas=recipe.betas,
-            fused=True,
+            ema_decay=recipe.ema_decay,
         )
+        self.modules |= objective.modules
         for module in objective.modules.values():
             group = {"params": list(module.parameters()), "weight_decay": 0.0}
-            self._optimizer.add_param_group(group)
-        self._ema = Ema(student, recipe.ema_decay)
-        self.modules: dict[str, torch.nn.Module] = {NAME: student, **objective.modules}
-        self.optimizers: dict[str, torch.optim.Optimizer] = {NAME: self._optimizer}
-        self.emas: dict[str, Ema] = {NAME: self._ema}
-        student.train()
+            self.optimizers[NAME].add_param_group(group)
 
     @property
     def averaged(self) -> UNet2DConditionModel:
-        """What is worth saving: frozen, in evaluation mode."""
-        return self._ema.module
+        """The student to save: the average of its weights, frozen, in evaluation mode."""
+        return self.emas[NAME].module
 
     def pictures(self, samples: Samples) -> Tensor:
-        """As the averaged student makes them now, in SHOWN_STEPS passes, drawn by the VAE: [B, 3, H, W] in [−1, 1]."""
+        """Return the averaged student's pictures in SHOWN_STEPS passes, drawn by the VAE: [B, 3, H, W] in [−1, 1]."""
         config = self._teacher.scheduler_config | {"timestep_spacing": "trailing"}
         timesteps = sampling.default_timesteps(config, SHOWN_STEPS)
         return self._teacher.decode(samples.walked(self.averaged, timesteps))
 
     def step(self, index: int, generator: torch.Generator) -> dict[str, float]:
         recipe = self._recipe
-        loop.anneal(self._optimizer, index, recipe)
+        loop.anneal(self.optimizers[NAME], index, recipe)
         terms = self._objective.losses(self._batches.draw(generator), generator)
         loss = torch.stack(list(terms.values())).sum()
-        norm = update(self._optimizer, loss, clipped_norm=recipe.clipped_norm)
-        self._ema.update()
+        norm = update(self.optimizers[NAME], loss, clipped_norm=recipe.clipped_norm)
+        self.emas[NAME].update()
         values = {name: float(term.detach()) for name, term in terms.items()}
         return {"loss": float(loss.detach()), **values, "gradient_norm": norm}
 
 
 def train(
-    recipe: StructureRecipe,
-    *,
-    teacher: Teacher,
-    student_recipe: StudentRecipe,
-    pairs: Pairs,
-    catalogue: Catalogue,
-    folder: Path,
-    progress_bar: bool = True,
-    samples: Samples | None = None,
+    recipe: StructureRecipe, inputs: StageInputs, *, student_recipe: StudentRecipe
 ) -> UNet2DConditionModel:
-    """The averaged student, frozen, in evaluation mode, on the teacher's device; also in folder/unet, fp32.
+    """Train (going on from the folder's checkpoint); save the averaged student in folder/unet and return it, frozen.
 
-    Goes on from the folder's checkpoint. samples: whose sheet is drawn now and then; None = none. Raises RecipeRefused,
-    and what `loop.run` raises.
+    Raises RecipeRefused, TrainingDiverged, CheckpointUnusable.
     """
-    sources = Sources(
+    teacher = inputs.teacher
+    batches = Batches(
+        recipe.shares,
+        size=processes.share(recipe.batch),
         teacher=teacher,
-        student_recipe=student_recipe,
-        pairs=pairs,
-        catalogue=catalogue,
-        batches=Batches(
-            recipe.shares,
-            size=processes.share(recipe.batch),
-            teacher=teacher,
-            pairs=pairs,
-            catalogue=catalogue,
-        ),
-        folder=Path(folder),
-        progress_bar=progress_bar,
+        pairs=inputs.pairs,
+        catalogue=inputs.catalogue,
     )
+    sources = Sources(inputs=inputs, student_recipe=student_recipe, batches=batches)
     # Only the Bayesian method knows how well a weight is known, by which channels are chosen.
     known = (
         recipe.objective.estimate(sources) if isinstance(recipe.objective, BayesRecipe) else None
@@ -176,17 +156,9 @@ def train(
         recipe,
         student=student,
         objective=recipe.objective.make(sources, student),
-        batches=sources.batches,
+        batches=batches,
         teacher=teacher,
     )
-    loop.run(
-        task,
-        folder,
-        steps=recipe.steps,
-        seed=recipe.seed,
-        title="structure",
-        progress_bar=progress_bar,
-        draw=sheet_of(samples, folder, task.pictures),
-    )
-    networks.save(task.averaged, Path(folder) / NAME)
+    run(task, recipe, inputs, title="structure", pictures=task.pictures)
+    networks.save(task.averaged, inputs.folder / NAME)
     return task.averaged

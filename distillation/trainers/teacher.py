@@ -1,4 +1,4 @@
-"""The frozen teacher, as training asks it. Knows no student and no loss. What serves pictures is the engine."""
+"""The frozen teacher of a training: its networks, its schedule and its guided prediction."""
 
 import json
 from contextlib import AbstractContextManager
@@ -26,14 +26,12 @@ from generation.engine.release import ENCODER_FOLDERS, NEGATIVE_EMBEDS, Manifest
 
 # Of the latents, at most, for attention that keeps its matrix of places × places.
 PLAIN_PLACES = 1024
-DECODED_PIXELS = (
-    2 * 512 * 512
-)  # in the VAE at once: its activations are 0.8 GB for an image of 512 × 512
+DECODED_PIXELS = 2 * 512 * 512  # in the VAE at once: activations take 0.8 GB for 512 × 512
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """A release's networks in fp32, on one device, and what its manifest says."""
+    """A release's networks in fp32, on one device, and its manifest."""
 
     folder: Path
     manifest: Manifest
@@ -41,9 +39,7 @@ class Teacher:
     vae: AutoencoderKL
     schedule: NoiseSchedule
     scheduler_config: dict[str, Any]  # diffusers', as the folder has it
-    negative: (
-        Tensor | None
-    )  # fp32 [1, tokens, width], embeddings of the empty text; None if unguided
+    negative: Tensor | None  # fp32 [1, tokens, width], of the empty text; None if unguided
     device: torch.device
     is_bf16: bool  # whether the device gains from bf16 in the networks' passes
 
@@ -63,7 +59,7 @@ class Teacher:
         return self.unet.config.in_channels, height // factor, width // factor
 
     def attention_processor(self) -> AttnProcessor | AttnProcessor2_0:
-        """What U-Nets are trained with at this size.
+        """Return the attention processor that U-Nets are trained with at this size.
 
         diffusers' plain one is the faster on a CPU, backwards, but keeps the attention of every place to every place,
         which at 64 × 64 is 0.8 GB a layer and image. The fused one computes it again.
@@ -84,7 +80,7 @@ class Teacher:
         *,
         guidance_scale: float | None = None,
     ) -> Tensor:
-        """fp32 [B, C, h, w], of the teacher's own prediction type.
+        """Return the guided prediction, fp32 [B, C, h, w], of the teacher's own prediction type.
 
         latents [B, C, h, w]; timesteps int64 [B]; prompt_embeds [B, tokens, width]. guidance_scale: the release's own
         if None; at 1 one pass is made instead of two.
@@ -118,14 +114,14 @@ class Teacher:
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """Images fp32 [B, 3, H, W] in [−1, 1]."""
+        """Return images fp32 [B, 3, H, W] in [−1, 1]."""
         with self.autocast():
             parts = latents.split(self.decoded_at_once)
             return torch.cat([latents_to_image(self.vae, part) for part in parts])
 
 
 def load(folder: Path, *, device: str = "auto") -> Teacher:
-    """A teacher's release folder. Raises TeacherRefused."""
+    """Load a teacher's release folder. Raises TeacherRefused."""
     folder = Path(folder)
     try:
         chosen = devices.choose(processes.device(device))

@@ -1,4 +1,4 @@
-"""The pictures that a teacher's VAE draws of latents: what decoders and students learn to draw. Trains nothing."""
+"""Pictures that a teacher's VAE draws of latents: targets of the decoder and joint stages."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from generation.engine.latents import as_uint8
 
 
 class VaePictures:
-    """Decoded when they are first asked for and kept as uint8: 49 kB for a picture of 128 × 128, 786 kB at 512."""
+    """Decoded when first needed and kept as uint8: 49 kB for a picture of 128 × 128, 786 kB at 512."""
 
     def __init__(self, teacher: Teacher, latents: Tensor) -> None:
         """latents: [n, C, h, w], scaled; on any device."""
@@ -19,7 +19,7 @@ class VaePictures:
         self._pictures: list[Tensor | None] = [None] * len(latents)
 
     def of(self, rows: Sequence[int]) -> Tensor:
-        """fp32 [B, 3, H, W] in [−1, 1], on the teacher's device."""
+        """Return fp32 [B, 3, H, W] in [−1, 1], on the teacher's device."""
         for row in rows:
             if self._pictures[row] is None:
                 self._decode_around(row)
@@ -27,9 +27,9 @@ class VaePictures:
         return pictures.to(self._teacher.device).float().div_(127.5).sub_(1)
 
     def _decode_around(self, row: int) -> None:
-        """The part of the latents that holds the row: always the same parts, since another batch rounds otherwise.
+        """Decode the part of the latents that holds the row: always the same parts, since others round otherwise.
 
-        A resumed training, which asks in another order, has the same pictures then.
+        A resumed training, which needs them in another order, gets the same pictures so.
         """
         size = self._teacher.decoded_at_once
         start = row - row % size

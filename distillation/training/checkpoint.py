@@ -1,4 +1,4 @@
-"""Training state on disk: written whole or not at all, restored exactly. Knows no loop, no loss and no data.
+"""Training state on disk: written whole or not at all, restored exactly.
 
 `checkpoint/` holds `modules.safetensors` (networks and averages), `optimizers.safetensors` and `checkpoint.json`. It is
 written as `checkpoint.new/`, then swapped in by two renames; a kill between these leaves a complete `checkpoint.new/`
@@ -58,7 +58,7 @@ def save(folder: Path, task: Task, progress: Progress) -> None:
 
 
 def _module_tensors(task: Task) -> dict[str, torch.Tensor]:
-    """The networks as `module/NAME/…`, their averages as `ema/NAME/…`."""
+    """Return the networks as `module/NAME/…`, their averages as `ema/NAME/…`."""
     tensors = {}
     averages = {name: ema.module for name, ema in task.emas.items()}
     for kind, modules in (("module", task.modules), ("ema", averages)):
@@ -69,7 +69,7 @@ def _module_tensors(task: Task) -> dict[str, torch.Tensor]:
 
 
 def _optimizer_states(task: Task) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Tensors as `NAME/INDEX/KEY`, and what else there is (learning rates, counters) as JSON values."""
+    """Return tensors as `NAME/INDEX/KEY`, and what else there is (learning rates, counters) as JSON values."""
     tensors: dict[str, torch.Tensor] = {}
     settings: dict[str, Any] = {}
     for name, optimizer in task.optimizers.items():
@@ -86,7 +86,7 @@ def _optimizer_states(task: Task) -> tuple[dict[str, torch.Tensor], dict[str, An
 
 
 def _plain(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """As the format takes them: not in another order (channels-last), not sharing memory (tied weights).
+    """Return tensors as the format takes them: not in another order (channels-last), not sharing memory (tied weights).
 
     Copies are made of such tensors alone: the state of a large training fills the memory already.
     """
@@ -222,7 +222,7 @@ def _state_dict(
     settings: dict[str, Any],
     states: Mapping[str, torch.Tensor],
 ) -> dict[str, Any]:
-    """What `optimizer.load_state_dict` takes."""
+    """Return what `optimizer.load_state_dict` takes."""
     present = optimizer.state_dict()["param_groups"]
     groups = settings["groups"]
     if [group["params"] for group in groups] != [group["params"] for group in present]:

@@ -1,4 +1,4 @@
-"""The exponential moving average of a network's weights. Knows no loop and no files."""
+"""Exponential moving average of a network's weights."""
 
 import copy
 

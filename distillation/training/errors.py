@@ -1,4 +1,4 @@
-"""What can go wrong in training, with what to do about it. Knows no tensors."""
+"""Errors of training; each message says what to do."""
 
 from pathlib import Path
 
@@ -13,18 +13,18 @@ class TrainingDiverged(TrainingError):
     def __init__(self, step: int, loss: str, value: float) -> None:
         super().__init__(
             f"The loss {loss!r} was {value} in step {step}. Nothing was saved from that step on. "
-            "Lower the learning rate in the recipe and train anew."
+            "Lower the learning rate in the recipe and train again."
         )
         self.step = step
         self.loss = loss
 
 
 class CheckpointUnusable(TrainingError):
-    """A checkpoint that training cannot go on from; the message says which file."""
+    """A checkpoint that training cannot go on from; the message names the file."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(
-            f"{path} {reason}. To begin this training anew, delete {path.parent}; "
+            f"{path} {reason}. To restart this training, delete {path.parent}; "
             "to keep it, put back the code and the recipe that wrote it."
         )
         self.path = path

@@ -1,6 +1,6 @@
-"""Owns how training runs: steps, interruptions, checkpoints, the curve of the losses. Knows no network and no loss.
+"""Training loop: steps, interruptions, checkpoints and the curve of the losses.
 
-The heart of every training of the project. The caller gives a Task; an interrupted run that is started again in the
+Every training of the project runs in it. The caller gives a Task; an interrupted run that is started again in the
 same folder ends with the same weights as one that never stopped. Several processes (`accelerate launch`) train one Task
 together: each draws its own share of the batch, all stop after the same step, and the main one writes the files.
 """
@@ -79,15 +79,9 @@ def run(
         torch.random.fork_rng(devices=[]),
     ):
         for index in range(begun.step, steps):
-            draws = _seed_of(seed, index, processes.rank())
-            torch.manual_seed(draws)
-            losses = processes.mean(task.step(index, torch.Generator().manual_seed(draws)))
-            step = index + 1
-            for name, value in losses.items():
-                if not math.isfinite(value):
-                    raise TrainingDiverged(step, name, value)
-            curve.add(losses)
+            curve.add(_losses_of_step(task, seed, index))
             bar.add()
+            step = index + 1
             is_stopped = processes.any_of(bool(received) or bar.is_over)
             now = clock()
             progress = Progress(step, steps, begun.seconds + now - started)
@@ -109,8 +103,19 @@ def run(
     return progress
 
 
+def _losses_of_step(task: Task, seed: int, index: int) -> dict[str, float]:
+    """Make step `index` of the task; return the losses' means over all processes. Raises TrainingDiverged."""
+    draws = _seed_of(seed, index, processes.rank())
+    torch.manual_seed(draws)
+    losses = processes.mean(task.step(index, torch.Generator().manual_seed(draws)))
+    for name, value in losses.items():
+        if not math.isfinite(value):
+            raise TrainingDiverged(index + 1, name, value)
+    return losses
+
+
 def _begun(folder: Path, task: Task, steps: int) -> Progress:
-    """How far the folder's checkpoint is, which is loaded; afterwards all processes hold the same."""
+    """Load the folder's checkpoint and return its progress; afterwards all processes hold the same state."""
     if processes.is_main():
         folder.mkdir(parents=True, exist_ok=True)
         checkpoint.settle(folder)
@@ -123,7 +128,7 @@ def _begun(folder: Path, task: Task, steps: int) -> Progress:
 
 
 def cosine(index: int, *, steps: int, peak: float, warmup: int, floor: float = 0.0) -> float:
-    """The learning rate of step `index` (from 0): linear to `peak` in `warmup` steps, then half a cosine to `floor`."""
+    """Return the rate of step `index` (from 0): linear to `peak` in `warmup` steps, then half a cosine to `floor`."""
     if index < warmup:
         return peak * (index + 1) / warmup
     done = min(1.0, (index - warmup) / max(1, steps - warmup))
@@ -148,19 +153,19 @@ def anneal(optimizer: torch.optim.Optimizer, index: int, recipe: Annealed) -> No
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
-    """The same rate for all groups of parameters."""
+    """Set the same rate for all groups of parameters."""
     for group in optimizer.param_groups:
         group["lr"] = value
 
 
 def _seed_of(seed: int, index: int, rank: int) -> int:
-    """63 bits. A hash, because nearby seeds of torch's generator give draws that are alike."""
+    """Return 63 bits. A hash, because nearby seeds of torch's generator give similar draws."""
     text = f"{seed}:{index}:{rank}" if rank else f"{seed}:{index}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 class _Sheets:
-    """When the sheet of samples is drawn: soon, at the end, and in between as often as its cost allows."""
+    """Times at which the sample sheet is drawn: soon, at the end, and in between as often as its cost allows."""
 
     def __init__(self, draw: Draw | None, clock: Callable[[], float]) -> None:
         self._draw, self._clock = draw, clock
@@ -223,7 +228,9 @@ class _Curve:
 def _events(folder: Path, *, after: int) -> "SummaryWriter":
     """Later readers drop what an interrupted session wrote beyond the step `after`."""
     try:
-        from torch.utils.tensorboard.writer import SummaryWriter  # takes a second: only who trains
+        from torch.utils.tensorboard.writer import (
+            SummaryWriter,
+        )  # takes a second: only for trainings
     except ImportError as error:
         raise TrainingError(
             f"The curves of a training are written for TensorBoard, which is not installed ({error}): "
@@ -247,7 +254,7 @@ def _whole_lines(path: Path) -> Iterator[dict[str, float]]:
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """While it lasts, the first SIGINT or SIGTERM is only noted in the list that it gives; a second raises at once."""
+    """Note the first SIGINT or SIGTERM in the list that this yields; a second raises at once."""
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread() or is_watched():
         yield received  # only the main thread may install handlers; a watched one has its own
@@ -261,7 +268,8 @@ def _signals() -> Iterator[list[int]]:
     previous = {
         number: signal.signal(number, note)
         for number in (signal.SIGINT, signal.SIGTERM)
-        if signal.getsignal(number) is not signal.SIG_IGN  # a background job must not hear Ctrl-C
+        if signal.getsignal(number)
+        is not signal.SIG_IGN  # a background job must not react to Ctrl-C
     }
     try:
         yield received

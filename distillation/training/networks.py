@@ -1,4 +1,4 @@
-"""A diffusers network as a folder: written whole or not at all, read frozen in fp32. Knows no network in particular."""
+"""A diffusers network as a folder: written whole or not at all, read frozen in fp32."""
 
 from pathlib import Path
 from typing import TypeVar
@@ -26,7 +26,7 @@ def save(network: ModelMixin, folder: Path) -> None:
 
 
 def load(kind: type[Network], folder: Path) -> Network:
-    """In evaluation mode, frozen, fp32. Raises OSError if the folder holds no such network.
+    """Load a network in evaluation mode, frozen, fp32. Raises OSError if the folder holds no such network.
 
     Raises ValueError for weights that lack a tensor: it would stay random.
     """

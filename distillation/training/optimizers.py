@@ -1,4 +1,4 @@
-"""Makes the optimiser that trainings share. Knows no network in particular."""
+"""The optimiser that trainings share, and its update."""
 
 import torch
 
@@ -13,7 +13,7 @@ def adamw(
     betas: tuple[float, float] = (0.9, 0.999),
     fused: bool = False,
 ) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter, arXiv 1711.05101); its decay is of matrices and kernels, not of norms and biases."""
+    """Return AdamW (Loshchilov & Hutter, arXiv 1711.05101); matrices and kernels decay, norms and biases do not."""
     parameters = list(network.parameters())
     return torch.optim.AdamW(
         [
@@ -27,12 +27,12 @@ def adamw(
 
 
 def update(optimizer: torch.optim.Optimizer, loss: torch.Tensor, *, clipped_norm: float) -> float:
-    """One update from the mean of the loss over all processes; the norm of its gradient before it was clipped."""
+    """Make one update from the loss's mean over all processes; return the norm of its gradient before clipping."""
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     processes.average_gradients(parameters)
     norm = torch.nn.utils.clip_grad_norm_(parameters, clipped_norm)
     optimizer.step()
-    optimizer.zero_grad(set_to_none=True)  # as large as the network, and nobody needs them now
+    optimizer.zero_grad(set_to_none=True)  # as large as the network, and no longer needed
     return float(norm)

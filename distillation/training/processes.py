@@ -1,6 +1,6 @@
-"""Owns what several processes of one training share: who writes, the mean of gradients. Knows no network and no loop.
+"""Several processes of one training: their ranks, barriers and the mean of their gradients.
 
-`accelerate launch` starts the processes and says in the environment who they are; alone, a process is the main one.
+`accelerate launch` starts the processes and numbers them in the environment; alone, a process is the main one.
 Each has the same networks and the same optimisers, draws its own share of the batch, and applies the mean gradient.
 
 With GPUs: `accelerate launch --num_processes N …`. On CPUs: `accelerate launch --multi_gpu --num_processes N …`, for
@@ -19,18 +19,18 @@ from torch import Tensor, distributed
 
 from distillation.training.errors import RecipeRefused, TrainingError
 
-# A launcher, torch's or MPI's, says in one of these which process this is.
-WHO_AM_I = ("LOCAL_RANK", "RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
+# Variables in which a launcher, torch's or MPI's, gives the number of the process.
+RANK_VARIABLES = ("LOCAL_RANK", "RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 PATIENCE = timedelta(days=1)  # the main process may judge pictures for hours while the others wait
 MESSAGE_BYTES = 64 * 2**20  # what is sent at once; it is in memory a second time
 
 
 @functools.cache
 def _state() -> PartialState:
-    """Raises TrainingError where the launcher was asked for several processes and started one."""
+    """Return accelerate's state. Raises TrainingError where the launcher started one process in place of several."""
     started = os.environ
     is_launched = {"ACCELERATE_MIXED_PRECISION", "MASTER_ADDR"} <= started.keys()  # for several
-    if is_launched and not any(name in started for name in WHO_AM_I):
+    if is_launched and not any(name in started for name in RANK_VARIABLES):
         raise TrainingError(
             "accelerate launch --cpu was asked for several processes but starts one. Give --multi_gpu in place of "
             "--cpu, also where there are only CPUs, or --num_processes 1."
@@ -44,34 +44,34 @@ def _state() -> PartialState:
 
 
 def _leave() -> None:
-    """gloo's threads must have ended before the process does, or now and then C++ aborts it when all is done."""
+    """End gloo's threads before the process ends; else C++ sometimes aborts it."""
     # NCCL's end may wait for processes that have failed, and needs none of this.
     if distributed.is_initialized() and distributed.get_backend() == "gloo":
         distributed.destroy_process_group()
 
 
 def count() -> int:
-    """How many processes train together."""
+    """Return how many processes train together."""
     return _state().num_processes
 
 
 def rank() -> int:
-    """Which one this is, from 0."""
+    """Return the number of this process, from 0."""
     return _state().process_index
 
 
 def is_main() -> bool:
-    """Whether this one writes files and draws progress bars."""
+    """Return whether this process writes files and draws progress bars."""
     return _state().is_main_process
 
 
 def barrier() -> None:
-    """Wait until all have come here."""
+    """Wait until all processes are here."""
     _state().wait_for_everyone()
 
 
 def share(batch: int) -> int:
-    """This process's part of a batch. Raises RecipeRefused where it cannot be cut evenly."""
+    """Return this process's part of a batch. Raises RecipeRefused where it cannot be cut evenly."""
     if batch % count():
         raise RecipeRefused(
             f"batch: {batch} must be a multiple of the {count()} processes: give another batch, or start fewer."
@@ -80,13 +80,13 @@ def share(batch: int) -> int:
 
 
 def device(asked: str) -> str:
-    """The device of this process: of "auto" the one that the launcher gave it, so that each has its own."""
+    """Return the device of this process: for "auto" the one that the launcher gave it, so that each has its own."""
     return str(_state().device) if asked == "auto" and count() > 1 else asked
 
 
 @torch.no_grad()
 def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
-    """Each gradient becomes its mean over the processes."""
+    """Replace each gradient by its mean over the processes."""
     if count() == 1:
         return
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
@@ -99,7 +99,7 @@ def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
 
 @torch.no_grad()
 def spread(modules: Iterable[torch.nn.Module]) -> None:
-    """The main process's weights and buffers, to all: training begins at one point."""
+    """Send the main process's weights and buffers to all: training begins at one point."""
     if count() == 1:
         return
     tensors = [tensor for module in modules for tensor in module.state_dict().values()]
@@ -110,7 +110,7 @@ def spread(modules: Iterable[torch.nn.Module]) -> None:
 
 
 def _messages(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
-    """Those of one dtype that go together, since each message costs a round; in one order in all processes."""
+    """Group tensors of one dtype into messages, since each costs a round; in one order in all processes."""
     part: list[Tensor] = []
     size = 0
     for tensor in tensors:
@@ -131,7 +131,7 @@ def _scatter(flat: Tensor, tensors: list[Tensor]) -> None:
 
 
 def mean(losses: Mapping[str, float]) -> dict[str, float]:
-    """Each value's mean over the processes, so that all stop at the same one. All must give the same names."""
+    """Return each value's mean over the processes, so that all stop at the same one. All must give the same names."""
     if count() == 1:
         return dict(losses)
     names = sorted(losses)
@@ -143,5 +143,5 @@ def mean(losses: Mapping[str, float]) -> dict[str, float]:
 
 
 def any_of(condition: bool) -> bool:
-    """Whether it holds in any process."""
+    """Return whether the condition holds in any process."""
     return mean({"": float(condition)})[""] > 0

@@ -1,4 +1,4 @@
-"""What a training loop asks of the thing it trains, and how far it has come. Knows no loop and no files."""
+"""The interface between the training loop and what it trains."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 
 from distillation.training.ema import Ema
+from distillation.training.optimizers import adamw
 
 
 class Task(Protocol):
@@ -22,12 +23,39 @@ class Task(Protocol):
     def emas(self) -> Mapping[str, Ema]: ...
 
     def step(self, index: int, generator: torch.Generator) -> dict[str, float]:
-        """One update; the losses by name. `generator` (on the CPU) is seeded by the run's seed and `index` alone.
+        """Make one update; return the losses by name. `generator` (CPU) is seeded by the run's seed and `index` alone.
 
         What is drawn must come from `generator`, or from torch's global generator (dropout does), which is seeded the
         same way: a resumed run then draws what an uninterrupted one would have drawn.
         """
         ...
+
+
+class Trained:
+    """Networks under training by name, with their optimisers and averages: the state of a Task."""
+
+    def __init__(self) -> None:
+        self.modules: dict[str, torch.nn.Module] = {}
+        self.optimizers: dict[str, torch.optim.Optimizer] = {}
+        self.emas: dict[str, Ema] = {}
+
+    def add(
+        self,
+        name: str,
+        module: torch.nn.Module,
+        *,
+        learning_rate: float,
+        weight_decay: float,
+        betas: tuple[float, float],
+        ema_decay: float | None = None,
+    ) -> None:
+        """Train the module by AdamW, from the weights that it has. ema_decay: None keeps no average."""
+        self.modules[name] = module
+        self.optimizers[name] = adamw(
+            module, learning_rate=learning_rate, weight_decay=weight_decay, betas=betas, fused=True
+        )
+        if ema_decay is not None:
+            self.emas[name] = Ema(module, ema_decay)
 
 
 @dataclass(frozen=True)

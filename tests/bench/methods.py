@@ -19,7 +19,8 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 from distillation.detector import network as detectors
 from distillation.pipeline import overrides, recipes
-from distillation.pipeline.stages import Chain, Inputs
+from distillation.pipeline.inputs import Inputs
+from distillation.pipeline.stages import Chain
 from distillation.trainers import pairs, rollout
 from distillation.trainers.pairs import Pairs
 from distillation.training import networks

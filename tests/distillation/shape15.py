@@ -40,7 +40,7 @@ from distillation.trainers import (
 )
 from distillation.trainers import teacher as teachers
 from distillation.trainers.catalogue import Catalogue
-from distillation.trainers.pairs import Pairs
+from distillation.trainers.inputs import StageInputs, TuningInputs
 from distillation.training import networks
 from generation.engine import (
     bundle,
@@ -130,13 +130,7 @@ class Parts:
 
     def decoder(self) -> None:
         recipe = replace(RECIPE.decoder, steps=1, batch=1, warmup=0, validated=1)
-        decoder.train(
-            recipe,
-            teacher=self._teacher(),
-            pairs=self._pairs(),
-            folder=self.out / "decoder",
-            progress_bar=False,
-        )
+        decoder.train(recipe, self._inputs("decoder"))
 
     def structure(self) -> None:
         recipe = replace(
@@ -147,15 +141,7 @@ class Parts:
             first_timestep_share=0.0,
             warmup=0,
         )
-        structure.train(
-            recipe,
-            teacher=self._teacher(),
-            student_recipe=RECIPE.student,
-            pairs=self._pairs(),
-            catalogue=self._catalogue(),
-            folder=self.out / "structure",
-            progress_bar=False,
-        )
+        structure.train(recipe, self._inputs("structure"), student_recipe=RECIPE.student)
 
     def regression(self) -> None:
         if RECIPE.regression is None:
@@ -179,10 +165,8 @@ class Parts:
             student_after=0,
             adversarial=replace(RECIPE.matching.adversarial, learn_after=0, gan_after=0),
         )
-        options: dict[str, Any] = {}
-        if recipe.fake_score == "student":
-            options["structure"] = self._student("structure")
-        self._tune(dmd2.train, recipe, "matching", "regression", **options)
+        structure = self._student("structure") if recipe.needs_structure else None
+        self._tune(dmd2.train, recipe, "matching", "regression", structure=structure)
 
     def joint(self) -> None:
         if RECIPE.joint is None:
@@ -230,8 +214,14 @@ class Parts:
     def _catalogue(self) -> Catalogue:
         return catalogue.read(self.out / "one")
 
-    def _pairs(self) -> Pairs:
-        return pairs.read(self.out / "pairs", "train")
+    def _inputs(self, name: str) -> StageInputs:
+        return StageInputs(
+            teacher=self._teacher(),
+            pairs=pairs.read(self.out / "pairs", "train"),
+            catalogue=self._catalogue(),
+            folder=self.out / name,
+            progress_bar=False,
+        )
 
     def _student(self, stage: str) -> UNet2DConditionModel:
         return networks.load(UNet2DConditionModel, self.out / stage / "unet")
@@ -247,20 +237,16 @@ class Parts:
         before: str,
         *,
         drawn_by: str = "decoder",
-        **options: Any,
+        structure: UNet2DConditionModel | None = None,
     ) -> None:
-        train(
-            recipe,
-            teacher=self._teacher(),
+        inputs = TuningInputs(
+            **vars(self._inputs(name)),
             student=self._student(before),
             decoder=self._decoder(drawn_by),
-            pairs=self._pairs(),
-            catalogue=self._catalogue(),
             timesteps=RECIPE.timesteps,
-            folder=self.out / name,
-            progress_bar=False,
-            **options,
+            structure=structure,
         )
+        train(recipe, inputs)
 
 
 NAMES = (

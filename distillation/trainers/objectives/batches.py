@@ -1,4 +1,4 @@
-"""Owns what a structural training sees: noised latents of the pairs and points of the teacher's paths. Knows no loss.
+"""Batches of a structural training: noised latents of the pairs and points of the teacher's paths.
 
 Three kinds of samples. Noised: the teacher's x₀ with freshly drawn noise, x_t = α x₀ + σ ε. Not the noise that made the
 x₀: those two belong together, and of such couples the mean noise at x_t is not the score that the teacher has learned.
@@ -16,6 +16,7 @@ from distillation.trainers.catalogue import Catalogue
 from distillation.trainers.pairs import Pairs
 from distillation.trainers.schedule import NoiseSchedule
 from distillation.trainers.teacher import Teacher
+from distillation.training import checks
 from distillation.training.errors import RecipeRefused
 
 
@@ -29,20 +30,14 @@ class Shares:
     weight_floor: float = 0.35
 
     def __post_init__(self) -> None:
-        for name in ("path_share", "first_timestep_share"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is a share, 0 to below 1, not {getattr(self, name)}.")
+        checks.below_1(self, "path_share", "first_timestep_share")
         if self.path_share + self.first_timestep_share >= 1:
             raise ValueError(
                 f"path_share ({self.path_share}) and first_timestep_share ({self.first_timestep_share}) leave no "
                 "noised samples."
             )
-        if not self.min_snr_gamma > 0:
-            raise ValueError(f"min_snr_gamma must be positive, not {self.min_snr_gamma}.")
-        if not 0 < self.weight_floor <= 1:
-            raise ValueError(
-                f"weight_floor must be above 0 and at most 1, not {self.weight_floor}."
-            )
+        checks.positive(self, "min_snr_gamma", "weight_floor")
+        checks.share(self, "weight_floor")
 
 
 @dataclass(frozen=True)
@@ -70,7 +65,7 @@ class Batches:
         self.noised = size - self._paths - self._firsts
         if self.noised < 1:
             raise RecipeRefused(
-                f"batch ({size} samples) has no room for a noised one beside path_share and first_timestep_share."
+                f"batch ({size} samples) has no room for a noised one besides path_share and first_timestep_share."
             )
         if not len(pairs):
             raise RecipeRefused("There are no pairs to train on.")
@@ -93,7 +88,7 @@ class Batches:
         self._cumulative = weights.cumsum(0)
 
     def only_noised(self, size: int) -> "Batches":
-        """Of the same pairs, without path points and pure noise."""
+        """Return batches of the same pairs, without path points and pure noise."""
         return Batches(
             replace(self._shares, path_share=0.0, first_timestep_share=0.0),
             size=size,
@@ -103,7 +98,7 @@ class Batches:
         )
 
     def draw(self, generator: Generator) -> Batch:
-        """On the teacher's device. `generator` is on the CPU."""
+        """Draw a batch, on the teacher's device. `generator` is on the CPU."""
         rows = pairs_of_teacher.drawn(self._pairs, self.size, generator)
         noised, paths, firsts = rows.split([self.noised, self._paths, self._firsts])
         steps = draw_timesteps(self._cumulative, self.noised, generator)
@@ -134,7 +129,7 @@ class Batches:
 
 
 def density(schedule: NoiseSchedule, *, gamma: float, floor: float) -> Tensor:
-    """How often each timestep is noised to, fp64 [timesteps] of sum 1: ∝ max(min-SNR weight of the prediction, floor).
+    """Return how often each timestep is noised to, fp64 [timesteps] of sum 1: ∝ max(min-SNR weight, floor).
 
     Its expected gradient is that of min-SNR weights (Hang et al., arXiv 2303.09556) without work on samples that hardly
     count. The floor keeps the noisiest steps, where the weight of v vanishes and every sampling starts.
@@ -146,12 +141,12 @@ def density(schedule: NoiseSchedule, *, gamma: float, floor: float) -> Tensor:
 
 
 def draw_timesteps(cumulative: Tensor, count: int, generator: Generator) -> Tensor:
-    """int64 [count], ascending, one from each of `count` equal parts of the probability (Kingma et al., 2107.00630)."""
+    """Draw int64 [count], ascending, one from each of `count` equal parts of the probability (arXiv 2107.00630)."""
     offset = torch.rand(1, generator=generator, dtype=torch.float64)
     places = (torch.arange(count) + offset) / count * cumulative[-1]
     return torch.searchsorted(cumulative, places, right=True).clamp(max=len(cumulative) - 1)
 
 
 def _count(share: float, size: int) -> int:
-    """At least one, if any are asked for."""
+    """Return the share of the size, at least 1 unless the share is 0."""
     return max(1, round(share * size)) if share else 0

@@ -1,4 +1,4 @@
-"""The student's prior is the teacher's posterior, cut to the student's structure. Knows no loop.
+"""Method `bayes`: the student's prior is the teacher's posterior, cut to the student's structure.
 
 After Grabovoy & Strijov, "Bayesian distillation of deep learning models", Automation and Remote Control 82(11), 2021.
 The posterior is Laplace's, of the teacher's own loss; removed weights are conditioned on zero (`students.pruning`).
@@ -12,18 +12,17 @@ from torch import Generator, Tensor, nn
 
 from distillation.losses.bayes import DiagonalGaussian, divergence, prior_penalty
 from distillation.losses.noise_regression import noise_regression
-from distillation.trainers.objectives import checks, passes
+from distillation.trainers.objectives import passes
 from distillation.trainers.objectives import posterior as posteriors
 from distillation.trainers.objectives.batches import Batch
 from distillation.trainers.objectives.posterior import Estimate, PosteriorRecipe
 from distillation.trainers.objectives.protocol import Listened, Sources
 from distillation.trainers.student import reduce
+from distillation.training import checks
 
 FORMS = ("point", "kl")
 INITIAL_VARIANCE = 1e-6  # of a weight; less where the prior is narrower
-SPEED = (
-    30.0  # a logarithm of a variance moves so many times as fast as a weight, at one learning rate
-)
+SPEED = 30.0  # the logarithm of a variance moves so many times as fast as a weight, at one learning rate
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class BayesRecipe:
 
     form: "point", the student is one point; or "kl", a normal distribution of each weight, trained by reparametrised
     draws, of which the means are kept. beta: β, 1 for Bayes' rule, which with far more weights than examples lets
-    little move (where the starter's tiny cut ends without a prior, its term would be 0.18 beside an error of 0.009);
+    little move (where the starter's tiny cut ends without a prior, its term would be 0.18 against an error of 0.009);
     less to temper. examples: N, the number of pairs if None. fisher_batches, fisher_batch: how many batches of how many
     samples the Fisher information is of; precision: λ of the teacher's prior. initial_variance: of "kl" alone, of each
     weight. guidance_scale: w, the teacher's own if None.
@@ -49,32 +48,25 @@ class BayesRecipe:
     guidance_scale: float | None = None
 
     def __post_init__(self) -> None:
-        checks.is_method(self.method, "bayes")
-        if self.form not in FORMS:
-            raise ValueError(f"form must be one of {', '.join(FORMS)}, not {self.form!r}.")
-        checks.is_not_negative(beta=self.beta, precision=self.precision)
-        checks.is_at_least_1(
-            examples=self.examples,
-            fisher_batches=self.fisher_batches,
-            fisher_batch=self.fisher_batch,
-        )
-        checks.is_positive(
-            initial_variance=self.initial_variance, guidance_scale=self.guidance_scale
-        )
+        checks.one_of(self, "method", ("bayes",))
+        checks.one_of(self, "form", FORMS)
+        checks.not_negative(self, "beta", "precision")
+        checks.at_least_1(self, "examples", "fisher_batches", "fisher_batch")
+        checks.positive(self, "initial_variance", "guidance_scale")
         if self.form == "point" and self.initial_variance is not None:
             raise ValueError("initial_variance is of the form kl; the form point has no variances.")
 
     def estimate(self, sources: Sources) -> Estimate:
-        """The teacher's posterior, kept in the stage's folder: made by the first call, read by others."""
+        """Return the teacher's posterior, kept in the stage's folder: made by the first call, read by others."""
         return posteriors.estimate(
             PosteriorRecipe(
                 batches=self.fisher_batches, examples=self.examples, precision=self.precision
             ),
             teacher=sources.teacher,
             batches=sources.batches.only_noised(self.fisher_batch),
-            examples=len(sources.pairs),
-            folder=sources.folder,
-            progress_bar=sources.progress_bar,
+            examples=len(sources.inputs.pairs),
+            folder=sources.inputs.folder,
+            progress_bar=sources.inputs.progress_bar,
         )
 
     def make(self, sources: Sources, student: UNet2DConditionModel) -> "Bayes":
@@ -140,7 +132,7 @@ class Bayes:
         return {"guided": noise_regression(prediction, target), "prior": self._nats * prior}
 
     def _drawn(self, posterior: DiagonalGaussian, batch: Batch, generator: Generator) -> Tensor:
-        """The prediction of a student drawn from q: w = μ + s ξ, with gradients in μ and s."""
+        """Return the prediction of a student drawn from q: w = μ + s ξ, with gradients in μ and s."""
         seed = int(torch.randint(2**62, (1,), generator=generator))
         device = self._teacher.device
         draws = torch.Generator(device).manual_seed(seed)

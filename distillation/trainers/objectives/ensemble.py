@@ -1,7 +1,7 @@
-"""The mean of several teachers, and less of it where they disagree. Knows no loop.
+"""Method `ensemble`: regression onto the mean of several teachers, weighted less where they disagree.
 
-Members that one teacher gives: itself at several guidance scales. They share all weights, so their disagreement says
-where guidance matters, not what a network trained apart would say; further releases are members in the full sense.
+One teacher gives several members: itself at several guidance scales. They share all weights, so their disagreement
+shows where guidance matters, not what a separately trained network would predict; further releases do that.
 """
 
 from collections.abc import Sequence
@@ -15,10 +15,11 @@ from torch import Generator, Tensor, nn
 from distillation.losses.ensembles import SUM_TOLERANCE, ensemble_regression
 from distillation.losses.noise_regression import guided
 from distillation.trainers import teacher as teachers
-from distillation.trainers.objectives import checks, passes
+from distillation.trainers.objectives import passes
 from distillation.trainers.objectives.batches import Batch
 from distillation.trainers.objectives.protocol import Listened, Sources
 from distillation.trainers.teacher import Teacher
+from distillation.training import checks
 from distillation.training.errors import RecipeRefused
 
 SPREAD = (0.75, 1.0, 1.25)  # of w − 1, where no scales are given
@@ -40,10 +41,10 @@ class EnsembleRecipe:
     variance: float = 0.02
 
     def __post_init__(self) -> None:
-        checks.is_method(self.method, "ensemble")
-        checks.is_positive(variance=self.variance)
-        for scale in self.guidance_scales:
-            checks.is_positive(guidance_scales=scale)
+        checks.one_of(self, "method", ("ensemble",))
+        checks.positive(self, "variance")
+        if min(self.guidance_scales, default=1) <= 0:
+            raise ValueError(f"guidance_scales must be above 0, not {self.guidance_scales}.")
         if len(self.guidance_scales) == 1 and not self.teachers:
             raise ValueError(
                 f"guidance_scales is {self.guidance_scales}, and teachers names none: an ensemble has two members."
@@ -101,7 +102,7 @@ class Ensemble:
         return {"ensemble": self._recipe.variance * loss}
 
     def members(self, batch: Batch) -> Sequence[Tensor]:
-        """Their predictions, each fp32 [B, C, h, w]. All scales of a teacher cost its two passes."""
+        """Return the members' predictions, each fp32 [B, C, h, w]. All scales of a teacher cost its two passes."""
         text = passes.with_text(self._teacher, batch)
         without = text
         if set(self._scales) != {1.0}:
@@ -113,7 +114,7 @@ class Ensemble:
 
 
 def _like(own: Teacher, folder: str) -> Teacher:
-    """The release, if its predictions can be averaged with the teacher's. Raises RecipeRefused, TeacherRefused."""
+    """Load a release whose predictions can be averaged with the teacher's. Raises RecipeRefused, TeacherRefused."""
     other = teachers.load(Path(folder), device=str(own.device))
     for what, theirs, ours in (
         ("prediction type", other.schedule.prediction_type, own.schedule.prediction_type),

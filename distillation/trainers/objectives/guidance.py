@@ -1,4 +1,4 @@
-"""One pass of the student is the guided teacher's two, and its stages' outputs are the teacher's. Knows no loop.
+"""Method `guidance`: one pass of the student equals the guided teacher's two, its stages' outputs the teacher's.
 
 Meng et al., arXiv 2210.03142, for one scale; features as LAPTOP-Diff normalises them (arXiv 2404.11098).
 """
@@ -10,10 +10,11 @@ from torch import Generator, Tensor, nn
 
 from distillation.losses.features import normalised_matching
 from distillation.losses.noise_regression import guidance_distillation, noise_regression
-from distillation.trainers.objectives import checks, passes
+from distillation.trainers.objectives import passes
 from distillation.trainers.objectives.batches import Batch
 from distillation.trainers.objectives.protocol import Listened, Sources
 from distillation.trainers.student import feature_pairs
+from distillation.training import checks
 from distillation.training.errors import RecipeRefused
 
 
@@ -32,10 +33,10 @@ class GuidanceRecipe:
     feature_weight: float | None = None
 
     def __post_init__(self) -> None:
-        checks.is_method(self.method, "guidance")
-        checks.is_positive(guidance_scale=self.guidance_scale)
-        checks.is_share(hard_weight=self.hard_weight)
-        checks.is_not_negative(feature_weight=self.feature_weight)
+        checks.one_of(self, "method", ("guidance",))
+        checks.positive(self, "guidance_scale")
+        checks.share(self, "hard_weight")
+        checks.not_negative(self, "feature_weight")
 
     def make(self, sources: Sources, student: UNet2DConditionModel) -> "Guidance":
         return Guidance(self, sources, student)

@@ -1,4 +1,4 @@
-"""Soft targets of the teacher and hard ones of the data, averaged (Hinton et al., arXiv 1503.02531). Knows no loop.
+"""Method `hinton`: soft targets of the teacher and hard ones of the data, averaged (arXiv 1503.02531).
 
 A diffusion network has no classes. Its d outputs of a sample can be read as d logits, softened by a temperature; at a
 high temperature that is the regression of the outputs, exactly, and this is what no temperature stands for.
@@ -11,9 +11,10 @@ from torch import Generator, Tensor, nn
 
 from distillation.losses.noise_regression import noise_regression
 from distillation.losses.soft_targets import soft_loss, target_log_probabilities, weighted_average
-from distillation.trainers.objectives import checks, passes
+from distillation.trainers.objectives import passes
 from distillation.trainers.objectives.batches import Batch
 from distillation.trainers.objectives.protocol import Listened, Sources
+from distillation.training import checks
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,9 @@ class HintonRecipe:
     guidance_scale: float | None = None
 
     def __post_init__(self) -> None:
-        checks.is_method(self.method, "hinton")
-        checks.is_share(soft_weight=self.soft_weight)
-        checks.is_positive(temperature=self.temperature, guidance_scale=self.guidance_scale)
+        checks.one_of(self, "method", ("hinton",))
+        checks.share(self, "soft_weight")
+        checks.positive(self, "temperature", "guidance_scale")
         if not self.soft_weight:
             for name in ("temperature", "guidance_scale"):
                 if getattr(self, name) is not None:
@@ -71,9 +72,9 @@ class Hinton:
 
 
 def softened_regression(prediction: Tensor, target: Tensor, *, temperature: float | None) -> Tensor:
-    """2 T² · KL of the softmax over the d outputs of a sample + (difference of their means)²; both are [B, ...].
+    """Return 2 T² · KL of the softmax over the d outputs of a sample + (difference of their means)²; both are [B, ...].
 
-    The softmax does not see what is added to all outputs, so the means are regressed beside it. Twice, because
+    The softmax does not see what is added to all outputs, so the means are regressed as well. Twice, because
     T² · KL → ‖z − v‖² ÷ 2d of centred logits: then the whole tends to the mean squared difference, which is the value
     for None. A low temperature weighs the large outputs of the teacher more.
     """

@@ -1,4 +1,4 @@
-"""The table of the methods of structural training. Knows no loss."""
+"""Table of the methods of structural training by name."""
 
 from distillation.trainers.objectives.bayes import BayesRecipe
 from distillation.trainers.objectives.ensemble import EnsembleRecipe

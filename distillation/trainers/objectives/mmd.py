@@ -1,4 +1,4 @@
-"""Every layer of the student speaks like the teacher's layers beside it, by MMD, as does its output. Knows no loop.
+"""Method `mmd`: MMD between each layer of the student and the teacher's of similar depth, and the output's error.
 
 Huang & Wang, arXiv 1707.01219. Layers: the outputs of all residual blocks, attentions and stages. Channels are the
 samples, so a student of any cut and any width has such pairs.
@@ -13,9 +13,10 @@ from torch import Generator, Tensor, nn
 
 from distillation.losses.mmd import Gaussian, Kernel, Polynomial, depth_weights, layers_mmd2, linear
 from distillation.losses.noise_regression import guidance_distillation
-from distillation.trainers.objectives import checks, passes
+from distillation.trainers.objectives import passes
 from distillation.trainers.objectives.batches import Batch
 from distillation.trainers.objectives.protocol import Listened, Sources
+from distillation.training import checks
 
 KERNELS: dict[str, Kernel] = {
     "linear": linear,
@@ -33,7 +34,7 @@ class MmdRecipe:
 
     kernel: of KERNELS. reach: how far apart two layers may lie, as a share of the depth (`losses.mmd.depth_weights`).
     nearest: of each student layer only so many of the teacher's layers, those of the largest ω; 0 is all, which costs
-    the most. samples: of a batch whose layers are compared, drawn anew each time; MMD² is a mean over samples, so with
+    the most. samples: of a batch whose layers are compared, drawn in each step; MMD² is a mean over samples, so with
     fewer it is noisier, not biased. guidance_scale: w, the teacher's own if None.
     """
 
@@ -46,14 +47,11 @@ class MmdRecipe:
     guidance_scale: float | None = None
 
     def __post_init__(self) -> None:
-        checks.is_method(self.method, "mmd")
-        if self.kernel not in KERNELS:
-            raise ValueError(f"kernel must be one of {', '.join(KERNELS)}, not {self.kernel!r}.")
-        checks.is_positive(
-            mmd_weight=self.mmd_weight, reach=self.reach, guidance_scale=self.guidance_scale
-        )
-        checks.is_not_negative(nearest=self.nearest)
-        checks.is_at_least_1(samples=self.samples)
+        checks.one_of(self, "method", ("mmd",))
+        checks.one_of(self, "kernel", KERNELS)
+        checks.positive(self, "mmd_weight", "reach", "guidance_scale")
+        checks.not_negative(self, "nearest")
+        checks.at_least_1(self, "samples")
 
     def make(self, sources: Sources, student: UNet2DConditionModel) -> "Mmd":
         return Mmd(self, sources, student)
@@ -99,7 +97,7 @@ class Mmd:
 
 
 def nearest(weights: Tensor, count: int) -> Tensor:
-    """Of each row the `count` largest values, made to sum to 1 again, the others 0; all for 0. weights [L_S, L_T]."""
+    """Keep each row's `count` largest values, made to sum to 1 again, the others 0; all for 0. weights [L_S, L_T]."""
     if not count or count >= weights.shape[1]:
         return weights
     values, places = weights.topk(count, dim=1)
@@ -108,7 +106,7 @@ def nearest(weights: Tensor, count: int) -> Tensor:
 
 @torch.no_grad()
 def _heights(network: UNet2DConditionModel, sources: Sources, probe: Batch) -> dict[str, int]:
-    """Of each layer, in the order of the pass, the height of its map."""
+    """Return the height of each layer's map, in the order of the pass."""
     names = [name for name, _ in network.named_modules() if _LAYER.fullmatch(name)]
     with passes.listening(network, names) as outputs:
         passes.of_student(network, sources.teacher, probe)
@@ -116,6 +114,6 @@ def _heights(network: UNet2DConditionModel, sources: Sources, probe: Batch) -> d
 
 
 def _depths(heights: dict[str, int]) -> list[tuple[float, int]]:
-    """(depth from 0 at the first layer to 1 at the last, height)."""
+    """Return (depth from 0 at the first layer to 1 at the last, height) of each layer."""
     last = max(1, len(heights) - 1)
     return [(place / last, height) for place, height in enumerate(heights.values())]

@@ -1,4 +1,4 @@
-"""Passes of the teacher and the student, and the layers' outputs on the way. Knows no loss."""
+"""Passes of the teacher and the student, and the outputs of layers on the way."""
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ from distillation.training.errors import RecipeRefused
 def listening(
     network: nn.Module, names: Collection[str], *, samples: Tensor | None = None
 ) -> Iterator[dict[str, Tensor]]:
-    """While it lasts, the outputs of the modules of these names, in the order of the pass; each pass replaces them.
+    """Collect the outputs of the modules of these names, in the order of the pass; each pass replaces them.
 
     samples: int64, only of these of the batch; None is all. Of a module that gives several tensors the first is taken.
     """
@@ -49,18 +49,18 @@ def _keep(
 
 
 def of_student(student: UNet2DConditionModel, teacher: Teacher, batch: Batch) -> Tensor:
-    """fp32 [B, C, h, w], of the teacher's prediction type, with gradients."""
+    """Return the student's prediction, fp32 [B, C, h, w], of the teacher's prediction type, with gradients."""
     with teacher.autocast():
         return predict(student, batch.latents, batch.timesteps, batch.prompt_embeds)
 
 
 def with_text(teacher: Teacher, batch: Batch) -> Tensor:
-    """One pass, unguided: fp32 [B, C, h, w]."""
+    """Return the unguided prediction, fp32 [B, C, h, w], of one pass."""
     return teacher.predict(batch.latents, batch.timesteps, batch.prompt_embeds, guidance_scale=1)
 
 
 def without_text(teacher: Teacher, batch: Batch) -> Tensor:
-    """One pass of the empty text: fp32 [B, C, h, w]. Only for a teacher that `scale_of` found can be guided."""
+    """Return the prediction for the empty text, fp32 [B, C, h, w]; only for a teacher that `scale_of` accepts."""
     if teacher.negative is None:
         raise RecipeRefused(f"{teacher.manifest.name} stores no embeddings of the empty text.")
     empty = teacher.negative.expand(len(batch.latents), -1, -1)
@@ -68,7 +68,7 @@ def without_text(teacher: Teacher, batch: Batch) -> Tensor:
 
 
 def guided_by(teacher: Teacher, batch: Batch, *, guidance_scale: float) -> Tensor:
-    """fp32 [B, C, h, w]: two passes, or one where the scale is 1."""
+    """Return the guided prediction, fp32 [B, C, h, w], of two passes, or of one where the scale is 1."""
     text = with_text(teacher, batch)
     if guidance_scale == 1:
         return text
@@ -76,7 +76,7 @@ def guided_by(teacher: Teacher, batch: Batch, *, guidance_scale: float) -> Tenso
 
 
 def scale_of(teacher: Teacher, given: float | None, *, field: str) -> float:
-    """The guidance scale of a recipe's field, the teacher's own if None. Raises RecipeRefused."""
+    """Return the guidance scale of a recipe's field, the teacher's own if None. Raises RecipeRefused."""
     scale = teacher.guidance_scale if given is None else given
     if scale != 1 and teacher.negative is None:
         raise RecipeRefused(

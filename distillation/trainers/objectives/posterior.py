@@ -1,4 +1,4 @@
-"""Estimates what is known of a teacher's weights, by gradients of its own loss on the pairs; kept. Knows no student.
+"""Estimate of the posterior of a teacher's weights, by gradients of its own loss on the pairs; kept in a file.
 
 The likelihood of an example is a Gaussian around the teacher's unguided prediction of what was drawn, of the variance
 τ² that its errors have. Laplace: the curvature of that at the trained weights (`students.posterior`).
@@ -21,7 +21,7 @@ from distillation.students.posterior import LARGEST, SMALLEST, Posterior, fisher
 from distillation.trainers.objectives.batches import Batch, Batches
 from distillation.trainers.student import predict
 from distillation.trainers.teacher import Teacher
-from distillation.training import processes
+from distillation.training import checks, processes
 from distillation.training.errors import CheckpointUnusable
 
 FILE = "fisher.safetensors"
@@ -44,12 +44,8 @@ class PosteriorRecipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.batches < 1:
-            raise ValueError(f"batches must be at least 1, not {self.batches}.")
-        if self.examples is not None and self.examples < 1:
-            raise ValueError(f"examples must be at least 1, not {self.examples}.")
-        if self.precision < 0:
-            raise ValueError(f"precision must not be negative, not {self.precision}.")
+        checks.at_least_1(self, "batches", "examples")
+        checks.not_negative(self, "precision")
         if not 0 < self.smallest <= self.largest:
             raise ValueError(
                 f"smallest ({self.smallest}) must be positive and at most largest ({self.largest})."
@@ -87,7 +83,7 @@ def estimate(
     folder: Path,
     progress_bar: bool = True,
 ) -> Estimate:
-    """From folder/fisher.safetensors, going on with it if it is not complete. Raises CheckpointUnusable.
+    """Estimate, going on with folder/fisher.safetensors if it is not complete. Raises CheckpointUnusable.
 
     batches: the noised samples of them count. examples: N if the recipe names none. One process estimates for all.
     """
@@ -147,7 +143,7 @@ def _more(
     teacher: Teacher,
     batches: Batches,
 ) -> _Sums:
-    """With the batches of these indices."""
+    """Return the sums with the batches of these indices added."""
     parameters = dict(network.named_parameters())
     errors = []
 
@@ -176,7 +172,7 @@ def _more(
 
 
 def _generator(seed: int, index: int) -> torch.Generator:
-    """Of the batch: the same however often the estimate was interrupted."""
+    """Return the batch's generator: the same however often the estimate was interrupted."""
     return torch.Generator().manual_seed((seed * 1_000_003 + index) * 0x9E3779B97F4A7C15 % 2**63)
 
 
@@ -187,7 +183,7 @@ def _write(path: Path, sums: _Sums, recipe: PosteriorRecipe) -> None:
 
 
 def _read(path: Path, recipe: PosteriorRecipe) -> _Sums | None:
-    """None if there is no file."""
+    """Return the sums so far; None if there is no file. Raises CheckpointUnusable."""
     if not path.exists():
         return None
     try:

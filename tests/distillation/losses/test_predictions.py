@@ -108,11 +108,11 @@ def test_min_snr_caps_clean_steps_and_has_its_limits_at_both_ends():
     assert weights == {"epsilon": [0, 1], "v_prediction": [0, 0], "sample": [5, 0]}
 
 
-def test_what_a_prediction_cannot_say_is_refused():
+def test_what_a_prediction_does_not_determine_is_refused():
     latents, exact = all_types(ALPHA, SIGMA)
     ends = torch.tensor([0.0, 1.0, 1.0], dtype=torch.float64)
     for target in ("sample", "v_prediction"):
-        with pytest.raises(ValueError, match=f"nothing about {target}"):
+        with pytest.raises(ValueError, match=f"not determine {target}"):
             converted(
                 exact["epsilon"],
                 latents,
@@ -121,7 +121,7 @@ def test_what_a_prediction_cannot_say_is_refused():
                 source="epsilon",
                 target=target,
             )
-    with pytest.raises(ValueError, match="nothing about epsilon"):
+    with pytest.raises(ValueError, match="not determine epsilon"):
         converted(
             exact["sample"], latents, alpha=ends, sigma=1 - ends, source="sample", target="epsilon"
         )

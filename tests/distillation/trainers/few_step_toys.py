@@ -2,20 +2,27 @@
 
 import functools
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
+from distillation.resumable import progress
+from distillation.resumable.progress import SliceOver
 from distillation.trainers import student as students
 from distillation.trainers import teacher as teachers
 from distillation.trainers.catalogue import Catalogue
+from distillation.trainers.inputs import Timed, TuningInputs
 from distillation.trainers.pairs import Pairs
 from distillation.trainers.schedule import CLEAN, NoiseSchedule
 from distillation.trainers.student import StudentRecipe
 from distillation.trainers.teacher import Teacher
+from distillation.training import loop
+from distillation.training.task import Task
 from tests import tiny
 
 PATH = (999, 749, 499, 249)  # the toy teacher's own steps
@@ -97,6 +104,50 @@ def decoder() -> AutoencoderTiny:
             num_encoder_blocks=(1,) * 4,
             num_decoder_blocks=(1,) * 4,
         )
+
+
+def inputs(
+    folder: Path = Path("unused"), timesteps: tuple[int, ...] = (999,), *, of: Teacher, **given
+) -> TuningInputs:
+    """Of a toy student that begins as its teacher; `given` replaces any of it."""
+    made = {"student": student, "pairs": pairs}
+    made = {name: make(of) for name, make in made.items() if name not in given}
+    return TuningInputs(
+        teacher=of,
+        catalogue=catalogue(),
+        decoder=given.pop("decoder", None) or decoder(),
+        timesteps=timesteps,
+        folder=folder,
+        progress_bar=False,
+        **made,
+        **given,
+    )
+
+
+def run(task: Task, recipe: Timed, folder: Path) -> loop.Progress:
+    return loop.run(
+        task, folder, steps=recipe.steps, seed=recipe.seed, title="toy", progress_bar=False
+    )
+
+
+def assert_resumes(make: Callable[[], Task], recipe: Timed, folder: Path) -> None:
+    """Stopped after the first of its steps, it ends with the weights and averages of a training that was not."""
+    whole, cut, resumed = make(), make(), make()
+    run(whole, recipe, folder / "whole")
+    stop = progress.watched(lambda title, done, total: done == 1)
+    with stop, pytest.raises(SliceOver):
+        run(cut, recipe, folder / "cut")
+    assert run(resumed, recipe, folder / "cut").step == recipe.steps
+    for name, module in whole.modules.items():
+        assert same(module, resumed.modules[name])
+        assert not same(module, cut.modules[name])  # there was something left to learn
+    for name, ema in whole.emas.items():
+        assert same(ema.module, resumed.emas[name].module)
+
+
+def same(left: torch.nn.Module, right: torch.nn.Module) -> bool:
+    found = right.state_dict()
+    return all(torch.equal(value, found[name]) for name, value in left.state_dict().items())
 
 
 class GaussianScore(torch.nn.Module):

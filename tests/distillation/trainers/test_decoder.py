@@ -11,9 +11,10 @@ from safetensors.torch import load_file
 
 from distillation.trainers import decoder as decoders
 from distillation.trainers.decoder import DecoderRecipe, DecoderTask, picture_errors
+from distillation.trainers.inputs import StageInputs
 from distillation.trainers.pairs import Pairs
 from distillation.trainers.teacher import Teacher
-from distillation.training import loop, networks
+from distillation.training import networks
 from distillation.training.errors import RecipeRefused
 from generation.engine.latents import as_uint8
 from tests.distillation.trainers import few_step_toys as toys
@@ -35,12 +36,22 @@ def pairs(teacher: Teacher) -> Pairs:
     return toys.pairs(teacher, prompts=3, seeds=4)
 
 
+def inputs_of(teacher: Teacher, pairs: Pairs, folder: Path) -> StageInputs:
+    return StageInputs(
+        teacher=teacher,
+        pairs=pairs,
+        catalogue=toys.catalogue(),
+        folder=folder,
+        progress_bar=False,
+    )
+
+
 @pytest.fixture(scope="module")
 def trained(
     teacher: Teacher, pairs: Pairs, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[AutoencoderTiny, Path]:
     folder = tmp_path_factory.mktemp("decoder")
-    decoder = decoders.train(TOY, teacher=teacher, pairs=pairs, folder=folder, progress_bar=False)
+    decoder = decoders.train(TOY, inputs_of(teacher, pairs, folder))
     return decoder, folder
 
 
@@ -93,16 +104,13 @@ def test_checkpoints_hold_the_decoder_alone(trained) -> None:
     }
 
 
-def test_a_resumed_training_ends_with_the_same_weights(
-    trained, teacher: Teacher, pairs: Pairs, tmp_path: Path
+def test_interrupted_it_ends_with_the_same_weights(
+    teacher: Teacher, pairs: Pairs, tmp_path: Path
 ) -> None:
-    _, whole = trained
-    _, left = decoders._split(TOY, pairs)
-    task = DecoderTask(TOY, teacher=teacher, latents=pairs.latents[left])
-    loop.run(task, tmp_path, steps=70, seed=TOY.seed, title="", progress_bar=False)
-    resumed = decoders.train(TOY, teacher=teacher, pairs=pairs, folder=tmp_path, progress_bar=False)
-    assert_same(weights(resumed), weights(trained[0]))
-    assert (tmp_path / "measured.json").read_text() == (whole / "measured.json").read_text()
+    recipe = replace(TOY, steps=2, warmup=0)
+    toys.assert_resumes(
+        lambda: DecoderTask(recipe, teacher=teacher, latents=pairs.latents), recipe, tmp_path
+    )
 
 
 def test_half_of_the_latents_have_noise(teacher: Teacher, pairs: Pairs) -> None:
@@ -195,12 +203,6 @@ def test_other_sizes_than_the_vaes_and_too_few_pairs_are_refused(
     with pytest.raises(RecipeRefused, match=r"decoder\.blocks .* it takes 4 numbers"):
         DecoderTask(replace(TOY, blocks=(1, 0, 0)), teacher=teacher, latents=pairs.latents)
     with pytest.raises(RecipeRefused, match=r"decoder\.validated \(12\)"):
-        decoders.train(
-            replace(TOY, validated=12),
-            teacher=teacher,
-            pairs=pairs,
-            folder=tmp_path,
-            progress_bar=False,
-        )
+        decoders.train(replace(TOY, validated=12), inputs_of(teacher, pairs, tmp_path))
     with pytest.raises(RecipeRefused, match=r"decoder\.scales"):
         DecoderTask(replace(TOY, scales=7), teacher=teacher, latents=pairs.latents)

@@ -2,8 +2,6 @@
 
 import json
 import math
-import os
-import signal
 from dataclasses import replace
 
 import pytest
@@ -12,8 +10,9 @@ from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 from distillation.trainers import joint
+from distillation.trainers.inputs import TuningInputs
 from distillation.trainers.joint import JointRecipe, JointTask
-from distillation.training import loop, networks
+from distillation.training import networks
 from distillation.training.errors import RecipeRefused
 from tests.distillation.trainers import few_step_toys as toys
 
@@ -24,22 +23,9 @@ RECIPE = JointRecipe(
 )
 
 
-def given_of(kind: str = "v at zero terminal SNR", timesteps=(999,), **changes) -> dict:
-    teacher = toys.teacher(kind)
-    return {
-        "teacher": teacher,
-        "student": toys.student(teacher),
-        "decoder": toys.decoder(),
-        "pairs": toys.pairs(toys.teacher()),
-        "catalogue": toys.catalogue(),
-        "timesteps": timesteps,
-    } | changes
-
-
-def run(task, recipe, folder):
-    return loop.run(
-        task, folder, steps=recipe.steps, seed=recipe.seed, title="toy", progress_bar=False
-    )
+def inputs_of(kind: str = "v at zero terminal SNR", timesteps=(999,), **given) -> TuningInputs:
+    pairs = toys.pairs(toys.teacher())  # only this teacher's latents are of a sane size
+    return toys.inputs(timesteps=timesteps, of=toys.teacher(kind), **{"pairs": pairs, **given})
 
 
 def lines(folder) -> list[dict]:
@@ -55,12 +41,12 @@ def lines(folder) -> list[dict]:
     ],
 )
 def test_the_pictures_come_nearer_and_both_networks_move(tmp_path, kind, timesteps):
-    given = given_of(kind, timesteps)
+    inputs = replace(inputs_of(kind, timesteps), folder=tmp_path)
     before = {
-        name: {key: value.clone() for key, value in given[name].state_dict().items()}
+        name: {key: value.clone() for key, value in getattr(inputs, name).state_dict().items()}
         for name in ("student", "decoder")
     }
-    student, decoder = joint.train(RECIPE, **given, folder=tmp_path, progress_bar=False)
+    student, decoder = joint.train(RECIPE, inputs)
     assert lines(tmp_path)[-1]["pixels"] < 0.8 * lines(tmp_path)[0]["pixels"]
     assert "watched_error" in lines(tmp_path)[-1]
     for name, kind, network, folder in (
@@ -77,10 +63,10 @@ def test_the_pictures_come_nearer_and_both_networks_move(tmp_path, kind, timeste
 
 
 def test_rejected_pairs_are_never_seen():
-    given = given_of()
-    given["pairs"].accepted[::2] = False
-    given["pairs"].latents[::2] = float("nan")
-    task = JointTask(RECIPE, **given)
+    inputs = inputs_of()
+    inputs.pairs.accepted[::2] = False
+    inputs.pairs.latents[::2] = float("nan")
+    task = JointTask(RECIPE, inputs)
     for index in range(4):
         losses = task.step(index, torch.Generator().manual_seed(index))
         assert all(torch.isfinite(torch.tensor(value)) for value in losses.values())
@@ -88,43 +74,26 @@ def test_rejected_pairs_are_never_seen():
 
 def test_pairs_of_which_the_detector_is_not_sure_are_left_out():
     recipe = replace(RECIPE, least_margin=0.5)
-    given = given_of()
-    given["pairs"].margins[::2] = 0.4
-    given["pairs"].latents[::2] = float("nan")
-    task = JointTask(recipe, **given)
+    inputs = inputs_of()
+    inputs.pairs.margins[::2] = 0.4
+    inputs.pairs.latents[::2] = float("nan")
+    task = JointTask(recipe, inputs)
     for index in range(4):
         assert math.isfinite(task.step(index, torch.Generator().manual_seed(index))["loss"])
-    given = given_of()
-    given["pairs"].margins[:] = 0.4
+    inputs.pairs.margins[:] = 0.4
     with pytest.raises(RecipeRefused, match=r"joint\.least_margin \(0\.5\)"):
-        JointTask(recipe, **given)
+        JointTask(recipe, inputs)
 
 
 def test_interrupted_it_ends_with_the_same_weights(tmp_path):
-    recipe = replace(RECIPE, steps=5, warmup=1)
-    whole = JointTask(recipe, **given_of())
-    run(whole, recipe, tmp_path / "whole")
-
-    class Stopping(JointTask):
-        def step(self, index, generator):
-            if index == 2:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return super().step(index, generator)
-
-    stopping = Stopping(recipe, **given_of())
-    with pytest.raises(SystemExit):
-        run(stopping, recipe, tmp_path / "cut")
-    resumed = JointTask(recipe, **given_of())
-    assert run(resumed, recipe, tmp_path / "cut").step == 5
-    expected = whole.modules["both"].state_dict()
-    found = resumed.modules["both"].state_dict()
-    assert all(torch.equal(value, expected[key]) for key, value in found.items())
+    recipe = replace(RECIPE, steps=2, warmup=0)
+    toys.assert_resumes(lambda: JointTask(recipe, inputs_of()), recipe, tmp_path)
 
 
 def test_the_latents_are_held_by_their_weight():
     def latents_error(weight: float) -> float:
         recipe = replace(RECIPE, latents_weight=weight)
-        task = JointTask(recipe, **given_of())
+        task = JointTask(recipe, inputs_of())
         for index in range(recipe.steps):
             measured = task.step(index, torch.Generator().manual_seed(index))
         return measured["latents"]
@@ -159,4 +128,4 @@ def test_a_recipe_that_cannot_be_is_refused_by_its_field(change, field):
 
 def test_timesteps_in_which_no_student_can_be_served_are_refused():
     with pytest.raises(RecipeRefused, match="timesteps"):
-        JointTask(RECIPE, **given_of(timesteps=(499, 999)))
+        JointTask(RECIPE, inputs_of(timesteps=(499, 999)))

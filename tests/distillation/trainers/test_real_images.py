@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from distillation.trainers import real_images as fields
+from distillation.trainers import real_images
 from distillation.trainers.catalogue import EXAMPLES, PICTURES
 from distillation.trainers.discriminator import AdversarialRecipe
-from distillation.trainers.real_images import Field
+from distillation.trainers.real_images import RealImages
 from generation.engine.latents import image_to_latents, latents_to_image
 from tests.distillation.pictures import picture, png
 from tests.distillation.trainers import few_step_toys as toys
@@ -32,7 +32,7 @@ def folder(tmp_path):
 
 def test_pictures_are_encoded_as_the_teachers_vae_does(folder):
     teacher = toys.teacher()
-    found = fields.read(folder, teacher=teacher, catalogue=toys.catalogue())
+    found = real_images.read(folder, teacher=teacher, catalogue=toys.catalogue())
     assert found.prompts.tolist() == [0, 0, 2]
     assert found.latents.shape[1:] == teacher.latent_shape and found.latents.dtype == torch.float16
     assert found.latents[1].equal(found.latents[2])
@@ -43,17 +43,19 @@ def test_pictures_are_encoded_as_the_teachers_vae_does(folder):
 
 
 def test_a_snapshot_without_pictures_has_no_field(tmp_path):
-    assert fields.read(tmp_path, teacher=toys.teacher(), catalogue=toys.catalogue()) is None
+    assert real_images.read(tmp_path, teacher=toys.teacher(), catalogue=toys.catalogue()) is None
 
 
 def test_a_share_of_the_targets_becomes_the_fields_of_the_same_prompt():
-    field = Field(torch.tensor([10.0, 20.0, 30.0]).half().view(3, 1, 1, 1), torch.tensor([0, 0, 2]))
+    images = RealImages(
+        torch.tensor([10.0, 20.0, 30.0]).half().view(3, 1, 1, 1), torch.tensor([0, 0, 2])
+    )
     prompts = torch.tensor([0, 1, 2]).repeat(400)
     targets = torch.zeros(len(prompts), 1, 1, 1)
 
     def mixed(share: float) -> torch.Tensor:
         generator = torch.Generator().manual_seed(0)
-        return field.mixed_into(targets, prompts, share=share, generator=generator).flatten()
+        return images.mixed_into(targets, prompts, share=share, generator=generator).flatten()
 
     half = mixed(0.5)
     assert not targets.any()  # those of the pairs stay as they are
@@ -67,10 +69,10 @@ def test_a_share_of_the_targets_becomes_the_fields_of_the_same_prompt():
 def test_only_the_heads_learn_from_the_field(folder):
     adversarial = replace(ADVERSARIAL, learn_after=0, field_share=1.0)
     recipe = replace(RECIPE, adversarial=adversarial)
-    field = fields.read(folder, teacher=toys.teacher(), catalogue=toys.catalogue())
-    with_field, without = task_of(recipe, field=field), task_of(recipe)
-    for task in (with_field, without):
+    images = real_images.read(folder, teacher=toys.teacher(), catalogue=toys.catalogue())
+    with_images, without = task_of(recipe, real_images=images), task_of(recipe)
+    for task in (with_images, without):
         steps(task, [0])
-    assert not same(with_field, without, "heads") and same(with_field, without, "fake")
+    assert not same(with_images, without, "heads") and same(with_images, without, "fake")
     with pytest.raises(ValueError, match="field_share"):
         AdversarialRecipe(field_share=1.5)

@@ -1,8 +1,6 @@
 """A student learns to make of a noise what its teacher makes of it, resumes exactly, and refuses contradictions."""
 
 import json
-import os
-import signal
 from dataclasses import replace
 
 import pytest
@@ -11,7 +9,6 @@ import torch
 from distillation.trainers import regression, rollout
 from distillation.trainers.regression import RegressionRecipe, RegressionTask
 from distillation.trainers.rollout import Examples
-from distillation.training import loop
 from distillation.training.errors import RecipeRefused
 from tests.distillation.trainers import few_step_toys as toys
 
@@ -28,32 +25,11 @@ TWO = replace(RECIPE, pass_weights=(1.0, 0.5), simulated=0.5)
 
 
 def task_of(recipe: RegressionRecipe, timesteps=(999,), *, kind="v at zero terminal SNR", **given):
-    teacher = toys.teacher(kind)
-    options = {
-        "teacher": teacher,
-        "student": toys.student(teacher),
-        "decoder": toys.decoder(),
-        "pairs": toys.pairs(teacher),
-        "catalogue": toys.catalogue(),
-        "timesteps": timesteps,
-        **given,
-    }
-    return RegressionTask(recipe, **options)
-
-
-def run(task, recipe, folder):
-    return loop.run(
-        task, folder, steps=recipe.steps, seed=recipe.seed, title="toy", progress_bar=False
-    )
+    return RegressionTask(recipe, toys.inputs(timesteps=timesteps, of=toys.teacher(kind), **given))
 
 
 def lines(folder) -> list[dict]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-def weights(task) -> dict[str, torch.Tensor]:
-    averaged = {f"ema.{key}": value for key, value in task.averaged.state_dict().items()}
-    return {**task.student.state_dict(), **averaged}
 
 
 @pytest.mark.parametrize(
@@ -66,17 +42,9 @@ def test_it_learns_what_the_teacher_makes_of_the_same_noise(tmp_path, kind, time
     options = {"teacher": teacher, "timesteps": (timestep,), "count": 12}
     examples = Examples(teacher, pairs=pairs, catalogue=toys.catalogue())
     before = rollout.watch(student, examples, **options)
-    trained = regression.train(
-        RECIPE,
-        teacher=teacher,
-        student=student,
-        decoder=toys.decoder(),
-        pairs=pairs,
-        catalogue=toys.catalogue(),
-        timesteps=(timestep,),
-        folder=tmp_path,
-        progress_bar=False,
-    )
+    given = {"student": student, "pairs": pairs}
+    inputs = toys.inputs(tmp_path, (timestep,), of=teacher, **given)
+    trained = regression.train(RECIPE, inputs)
     after = rollout.watch(trained, examples, **options)
     assert after["watched_error"] < 0.7 * before["watched_error"]
     assert lines(tmp_path)[-1]["loss"] < 0.7 * lines(tmp_path)[0]["loss"]
@@ -97,25 +65,9 @@ def test_rejected_pairs_are_never_seen():
         assert all(torch.isfinite(torch.tensor(value)) for value in losses.values())
 
 
-@pytest.mark.parametrize("recipe, timesteps", [(RECIPE, (999,)), (TWO, (999, 499))])
-def test_interrupted_it_ends_with_the_same_weights(tmp_path, recipe, timesteps):
-    recipe = replace(recipe, steps=5, warmup=1)
-    whole = task_of(recipe, timesteps)
-    run(whole, recipe, tmp_path / "whole")
-
-    class Stopping(RegressionTask):
-        def step(self, index, generator):
-            if index == 2:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return super().step(index, generator)
-
-    stopping = task_of(recipe, timesteps)
-    stopping.__class__ = Stopping
-    with pytest.raises(SystemExit):
-        run(stopping, recipe, tmp_path / "cut")
-    resumed = task_of(recipe, timesteps)
-    assert run(resumed, recipe, tmp_path / "cut").step == 5
-    assert all(value.equal(weights(resumed)[key]) for key, value in weights(whole).items())
+def test_interrupted_it_ends_with_the_same_weights(tmp_path):
+    recipe = replace(TWO, steps=2, warmup=0)
+    toys.assert_resumes(lambda: task_of(recipe, (999, 499)), recipe, tmp_path)
 
 
 # --- several passes -------------------------------------------------------------------------------
@@ -170,7 +122,7 @@ def test_later_passes_see_the_teachers_path_and_the_students_own_steps():
 def test_both_passes_learn(tmp_path):
     recipe = replace(TWO, steps=20, watch_every=10)
     task = task_of(recipe, (999, 499))
-    run(task, recipe, tmp_path)
+    toys.run(task, recipe, tmp_path)
     first, last = lines(tmp_path)[0], lines(tmp_path)[-1]
     assert last["loss_999"] < first["loss_999"]
     assert last["loss_499"] < first["loss_499"]

@@ -59,16 +59,7 @@ def test_of_each_prompt_a_pair_is_shown_that_the_detector_accepted():
 )  # fmt: skip
 def test_a_stage_ends_with_a_sheet_and_is_not_changed_by_it(tmp_path, samples, train, recipe):
     def trained(name: str, shown: Samples | None) -> dict[str, torch.Tensor]:
-        teacher = toys.teacher()
-        given = {
-            "teacher": teacher,
-            "student": toys.student(teacher),
-            "decoder": toys.decoder(),
-            "pairs": toys.pairs(teacher),
-            "catalogue": toys.catalogue(),
-            "timesteps": (999,),
-        }
-        made = train(recipe, **given, folder=tmp_path / name, progress_bar=False, samples=shown)
+        made = train(recipe, toys.inputs(tmp_path / name, of=toys.teacher(), samples=shown))
         network = made[0] if isinstance(made, tuple) else made
         return network.state_dict()
 

@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 from torch.nn.functional import mse_loss
 
 from distillation.pipeline import overrides, recipes
-from distillation.pipeline.stages import Chain, Inputs
+from distillation.pipeline.inputs import Inputs
+from distillation.pipeline.stages import Chain
 from distillation.trainers import catalogue as catalogues
 from distillation.trainers import pairs
 from distillation.trainers import teacher as teachers

@@ -191,7 +191,7 @@ def test_a_launcher_that_starts_one_process_in_place_of_several_is_refused(monke
     """As `accelerate launch --cpu --num_processes 2` does: both would believe that they are alone."""
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
-    for name in processes.WHO_AM_I:
+    for name in processes.RANK_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(TrainingError, match="--multi_gpu"):
         processes._state.__wrapped__()

@@ -10,6 +10,7 @@ from diffusers.models.attention_processor import AttnProcessor
 
 from distillation.trainers import teacher as teachers
 from distillation.trainers.catalogue import Catalogue
+from distillation.trainers.inputs import StageInputs
 from distillation.trainers.objectives.batches import Batches, Shares
 from distillation.trainers.objectives.protocol import Sources
 from distillation.trainers.pairs import Pairs
@@ -101,13 +102,13 @@ def batches(of: Teacher, *, size: int = 6, **shares: float) -> Batches:
 
 def sources(of: Teacher, folder: Path, *, student: StudentRecipe = TINY, size: int = 6) -> Sources:
     return Sources(
-        teacher=of,
-        student_recipe=student,
-        pairs=pairs(),
-        catalogue=catalogue(),
-        batches=batches(of, size=size),
-        folder=folder,
-        progress_bar=False,
+        inputs=inputs(of, folder), student_recipe=student, batches=batches(of, size=size)
+    )
+
+
+def inputs(of: Teacher, folder: Path) -> StageInputs:
+    return StageInputs(
+        teacher=of, pairs=pairs(), catalogue=catalogue(), folder=folder, progress_bar=False
     )
 
 

@@ -1,0 +1,148 @@
+"""Inputs of a run: its folders, what identifies their content, and the networks and pairs read from them."""
+
+import hashlib
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+from distillation.detector import network as detectors
+from distillation.detector.network import Detector
+from distillation.evaluation.report.sheets import spread
+from distillation.resumable.stages import Context
+from distillation.trainers import catalogue as catalogues
+from distillation.trainers import pairs
+from distillation.trainers import teacher as teachers
+from distillation.trainers.catalogue import Catalogue
+from distillation.trainers.inputs import StageInputs
+from distillation.trainers.sample_sheets import Samples
+from distillation.trainers.teacher import Teacher
+from distillation.training import networks, processes
+from generation.engine import release as releases
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run starts from. detector, clip, real: folders that filter and judge pictures; None: nothing does.
+
+    student: the release that a warm recipe begins with. active: the one that the result is to take the place of, which
+    is measured for comparison.
+    """
+
+    teacher: Path
+    catalogue: Path
+    student: Path | None = None
+    active: Path | None = None
+    detector: Path | None = None
+    clip: Path | None = None
+    real: Path | None = None
+    code_revision: str = ""
+
+
+@dataclass(frozen=True)
+class Keyed:
+    """A stage's recipe, and by their content the inputs that the stage reads besides other stages."""
+
+    recipe: Any
+    inputs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Digests:
+    """Digests of the inputs, made once for a chain: they read whole folders."""
+
+    teacher: str
+    catalogue: str
+    detector: str
+    student: str
+    active: str
+    judges: tuple[str, ...]  # CLIP and the real pictures
+    examples: tuple[str, ...]  # the accepted pictures, if the catalogue has any
+
+    @classmethod
+    def of(cls, inputs: Inputs) -> "Digests":
+        examples = inputs.catalogue / catalogues.EXAMPLES  # which names the files by their content
+        return cls(
+            teacher=digest(inputs.teacher),
+            catalogue=digest(inputs.catalogue, without=(catalogues.EXAMPLES, catalogues.PICTURES)),
+            detector=digest(inputs.detector),
+            student=digest(inputs.student),
+            active=digest(inputs.active),
+            judges=(digest(inputs.clip), digest(inputs.real)),
+            examples=(digest(examples),) if examples.is_file() else (),
+        )
+
+
+class Loaded:
+    """What stages read from the inputs and from other stages' folders; networks are loaded when first needed."""
+
+    def __init__(self, inputs: Inputs) -> None:
+        self._inputs = inputs
+        self._samples: Samples | None = None
+
+    @cached_property
+    def teacher(self) -> Teacher:
+        return teachers.load(self._inputs.teacher)
+
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        return catalogues.read(self._inputs.catalogue)
+
+    @cached_property
+    def detector(self) -> Detector | None:
+        return None if self._inputs.detector is None else detectors.load(self._inputs.detector)
+
+    def for_stage(
+        self, context: Context, *, only_accepted: bool = True, shows_samples: bool = True
+    ) -> StageInputs:
+        """Return what every training starts from. Raises RecipeRefused if only_accepted and no pair was accepted."""
+        return StageInputs(
+            teacher=self.teacher,
+            pairs=pairs.read(context.needs["pairs"], "train", only_accepted=only_accepted),
+            catalogue=self.catalogue,
+            folder=context.folder,
+            progress_bar=context.progress_bar,
+            samples=self._shown(context) if shows_samples else None,
+        )
+
+    def _shown(self, context: Context) -> Samples | None:
+        """Return samples of the same pairs in all stages; None in other processes than the main one."""
+        if self._samples is None and processes.is_main():
+            shown = spread(len(self.catalogue))
+            held_out = pairs.read(context.needs["pairs"], "held_out", prompts=shown)
+            self._samples = Samples(self.teacher, pairs=held_out, catalogue=self.catalogue)
+        return self._samples
+
+    def unet(self, folder: Path) -> UNet2DConditionModel:
+        """Load a stage's student, on the teacher's device."""
+        unet = networks.load(UNet2DConditionModel, folder / "unet")
+        unet.set_attn_processor(self.teacher.attention_processor())
+        return unet.to(self.teacher.device)
+
+    def decoder(self, folder: Path) -> AutoencoderTiny:
+        """Load a stage's decoder, on the teacher's device."""
+        return networks.load(AutoencoderTiny, folder / "vae").to(self.teacher.device)
+
+
+def digest(folder: Path | None, *, without: Collection[str] = ()) -> str:
+    """Return a hash of a folder's content: for a release that of its manifest, which has the hashes of all files.
+
+    without: files and folders at its top that are left out. Of a single file: the hash of its bytes; of None: "".
+    """
+    if folder is None:
+        return ""
+    if folder.is_file():
+        return hashlib.sha256(folder.read_bytes()).hexdigest()
+    manifest = folder / releases.MANIFEST
+    files = [manifest] if manifest.exists() else sorted(p for p in folder.rglob("*") if p.is_file())
+    found = hashlib.sha256()
+    for path in files:
+        if path.relative_to(folder).parts[0] in without:
+            continue
+        found.update(path.relative_to(folder).as_posix().encode())
+        found.update(path.read_bytes())
+    return found.hexdigest()

@@ -1,0 +1,74 @@
+"""State that the trainings of a student of few passes share: its passes, examples, average and sample pictures."""
+
+from typing import Protocol
+
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch import Generator, Tensor, nn
+
+from distillation.trainers import rollout
+from distillation.trainers.inputs import TuningInputs
+from distillation.trainers.pairs import Pairs
+from distillation.trainers.rollout import Examples
+from distillation.trainers.sample_sheets import Samples
+from distillation.training.task import Trained
+
+
+class Watching(Protocol):
+    """A recipe with how often, and on how many pairs, the student is compared with the teacher."""
+
+    @property
+    def steps(self) -> int: ...
+    @property
+    def watch_every(self) -> int: ...
+    @property
+    def watched(self) -> int: ...
+
+
+class FewStepTask(Trained):
+    """Base of the tasks; a subclass adds its networks and defines `step`."""
+
+    def __init__(self, inputs: TuningInputs, *, pairs: Pairs) -> None:
+        """Raises RecipeRefused for timesteps that no student can be served in, and if no pair was accepted."""
+        super().__init__()
+        self._teacher = inputs.teacher
+        self._decoder = inputs.decoder
+        self._timesteps = rollout.check(inputs.timesteps, inputs.teacher.schedule)
+        self._examples = Examples(inputs.teacher, pairs=pairs, catalogue=inputs.catalogue)
+        self.student = inputs.student.to(inputs.teacher.device).train().requires_grad_(True)
+
+    @property
+    def averaged(self) -> UNet2DConditionModel:
+        """The student to save: the average of its weights, frozen."""
+        return self.emas["student"].module
+
+    @property
+    def drawing(self) -> nn.Module:
+        """The network that draws the student's latents."""
+        return self._decoder.decoder
+
+    def pictures(self, samples: Samples) -> Tensor:
+        """Return the averaged student's pictures at this step, [B, 3, H, W] in [−1, 1]."""
+        return samples.drawn(self.drawing, samples.walked(self.averaged, self._timesteps))
+
+    def _one_pass(self, noise: Tensor, embeds: Tensor, generator: Generator) -> Tensor:
+        """`rollout.one_pass` of the student from noise [B, C, h, w]."""
+        return rollout.one_pass(
+            self.student,
+            noise,
+            embeds,
+            teacher=self._teacher,
+            timesteps=self._timesteps,
+            generator=generator,
+        )
+
+    def _watch(self, index: int, recipe: Watching) -> dict[str, float]:
+        """`rollout.watch` of the averaged student, in every `watch_every`-th step and the last; else empty."""
+        if (index + 1) % recipe.watch_every and index + 1 < recipe.steps:
+            return {}
+        return rollout.watch(
+            self.averaged,
+            self._examples,
+            teacher=self._teacher,
+            timesteps=self._timesteps,
+            count=recipe.watched,
+        )
