@@ -1,6 +1,6 @@
-"""What a container's HEALTHCHECK runs: `python -m deploy.healthcheck web|worker`. Exit code 0 is healthy.
+"""Health check of the containers: `python -m deploy.healthcheck web|worker`. Exit code 0 is healthy.
 
-The web process must answer; a worker must have a fresh heartbeat row, since a busy one answers nobody.
+The web process must answer; a worker must have a fresh heartbeat row, for it listens on no port.
 """
 
 import os
@@ -12,7 +12,7 @@ PORT = 8000
 
 
 def host_header(allowed_hosts: list[str]) -> str:
-    """A name that Django accepts: it refuses the container's own address once ALLOWED_HOSTS is set."""
+    """Return a host name that Django accepts: it refuses the container's address once ALLOWED_HOSTS is set."""
     first = allowed_hosts[0] if allowed_hosts else "localhost"
     return "localhost" if first == "*" else first.removeprefix(".")
 

@@ -1,4 +1,4 @@
-"""Under which account PostgreSQL runs, because it refuses root. No account is made, no folder opened to others."""
+"""The account under which PostgreSQL runs, because it refuses root. No account is made, no folder opened to others."""
 
 import hashlib
 import os
@@ -14,7 +14,7 @@ from deploy.local.errors import LocalError
 
 @dataclass(frozen=True)
 class Account:
-    """prefix: what to put before a command. user: whom to become instead; then `data` and `bin` are that user's."""
+    """prefix: words before a command. user: the account to become instead; it then owns the data and the programs."""
 
     prefix: tuple[str, ...] = ()
     user: str | None = None
@@ -23,12 +23,12 @@ class Account:
         return pwd.getpwnam(self.user) if self.user else pwd.getpwuid(os.getuid())
 
     def own(self, path: Path) -> None:
-        """Give a file of ours to the account, where it is another one."""
+        """Change the owner of a file to the account, if it is another one."""
         if self.user:
             os.chown(path, self.entry().pw_uid, self.entry().pw_gid)
 
     def identity(self) -> dict[str, Any]:
-        """What subprocess needs to become the account."""
+        """Return the arguments of subprocess that become the account."""
         if not self.user:
             return {}
         return {
@@ -50,7 +50,7 @@ class Account:
 
 
 def ordinary() -> pwd.struct_passwd:
-    """An account that is not root. It must exist: initdb looks its name up."""
+    """Return an account that is not root. It must exist: initdb looks up its name."""
     try:
         return pwd.getpwnam("nobody")
     except KeyError:
@@ -63,7 +63,7 @@ def ordinary() -> pwd.struct_passwd:
 
 
 def for_postgres(folder: Path, binaries: Path, *, namespaces: bool = True) -> Account:
-    """Ourselves, unless we are root: then a one-user namespace, whose files stay root's, else another account."""
+    """Return our account; for root a one-user namespace, whose files stay root's, else another account."""
     if os.geteuid() != 0:
         return Account()
     entry = ordinary()
@@ -79,7 +79,7 @@ def for_postgres(folder: Path, binaries: Path, *, namespaces: bool = True) -> Ac
 
 
 def place_for(account: Account, folder: Path, binaries: Path) -> tuple[Path, Path]:
-    """(data folder, folder of the programs) that the account can use. `folder`: where the data is ours to place."""
+    """Return (data folder, folder of the programs) that the account can use. folder: the data's, if it may be there."""
     if not account.user:
         return folder, binaries
     entry = account.entry()
@@ -87,7 +87,7 @@ def place_for(account: Account, folder: Path, binaries: Path) -> tuple[Path, Pat
     theirs = Path("/var/tmp") / f"retort-{name}"
     theirs.mkdir(mode=0o700, exist_ok=True)
     if theirs.is_symlink() or theirs.stat().st_uid not in (0, entry.pw_uid):
-        raise LocalError(f"{theirs} belongs to somebody else: remove it, or set DATABASE_URL.")
+        raise LocalError(f"{theirs} belongs to another account. Remove it, or set DATABASE_URL.")
     os.chown(theirs, entry.pw_uid, entry.pw_gid)
     if account.run([binaries / "postgres", "--version"]).returncode != 0:
         copy = theirs / "programs"

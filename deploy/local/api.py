@@ -1,4 +1,4 @@
-"""A small client of the project's REST API. Knows HTTP and problem details only."""
+"""Small client of the project's REST API."""
 
 import json
 from http.client import HTTPException
@@ -9,7 +9,7 @@ from urllib.request import ProxyHandler, Request, build_opener
 
 from deploy.local.errors import APIError
 
-_opener = build_opener(ProxyHandler({}))  # never through a proxy: it is this machine
+_opener = build_opener(ProxyHandler({}))  # no proxy: it is this machine
 
 
 class API:
@@ -18,14 +18,14 @@ class API:
         self._api_key = api_key
 
     def get(self, path: str, **query: str | int) -> Any:
-        """The decoded JSON (or the text) at `path`. Raises APIError."""
+        """Return the decoded JSON (or the text) at `path`. Raises APIError."""
         return self._decoded("GET", path + ("?" + urlencode(query) if query else ""))
 
     def post(self, path: str, content: dict[str, Any]) -> Any:
         return self._decoded("POST", path, json.dumps(content).encode())
 
     def download(self, link: str) -> bytes:
-        """The content of a signed link, absolute or relative."""
+        """Return the content of a signed link, absolute or relative."""
         body, _ = self._call("GET", link, None)
         return body
 
@@ -57,7 +57,7 @@ def _problem(error: HTTPError) -> APIError:
         content = {}
     if not isinstance(content, dict):
         content = {}
-    # Health states its parts instead of a detail.
+    # The health endpoint has one entry a component instead of a detail.
     parts = [f"{name}: {part.get('detail', 'not well')}" for name, part in content.items()
              if isinstance(part, dict) and part.get("ok") is False]  # fmt: skip
     detail = content.get("detail") or ", ".join(parts) or content.get("title") or text[:300]

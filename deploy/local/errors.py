@@ -1,4 +1,4 @@
-"""What can go wrong on the way up. The message is for the person at the terminal and says what to do."""
+"""Errors of the local stack. Their messages are for the person at the terminal."""
 
 
 class LocalError(Exception):
@@ -6,23 +6,23 @@ class LocalError(Exception):
 
 
 class AlreadyRunning(LocalError):
-    """Another launcher holds the folder."""
+    """Another launcher uses the folder."""
 
 
 class ServerMissing(LocalError):
-    """No binary of a server that fits."""
+    """No program of a server fits."""
 
 
 class PortTaken(LocalError):
-    """The port that was asked for belongs to another process."""
+    """The requested port is in use."""
 
 
 class ProcessFailed(LocalError):
-    """A process does not stay up. Carries the tail of its log."""
+    """A process does not stay up. The message has the end of its log."""
 
 
 class APIError(LocalError):
-    """The REST API refused. `code` is the machine's word for it."""
+    """The REST API refused. `code` is that of its problem details."""
 
     def __init__(self, message: str, *, status: int = 0, code: str = "", retry_after: float = 0):
         super().__init__(message)

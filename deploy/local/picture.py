@@ -1,4 +1,4 @@
-"""One picture over REST with a progress bar: what `make demo` does and `make run` begins with."""
+"""Generation of one picture over REST, with a progress bar: for `make demo` and the start of `make run`."""
 
 import sys
 import time
@@ -14,9 +14,7 @@ from deploy.local.errors import APIError, LocalError
 
 FORMATS = {".webp": "webp", ".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg"}
 FIRST_TEXT = "a red glass vase on a wooden table"
-ENCODING_SECONDS = (
-    600  # of a prompt variant whose embedding did not come with the release that is served
-)
+ENCODING_SECONDS = 600  # for a prompt variant without an embedding
 JOB_SECONDS = 600
 
 
@@ -37,14 +35,16 @@ def make(
     out: Path,
     on_look: Callable[[], None] = lambda: None,
 ) -> Picture:
-    """Submit a job, wait for it, store its picture. out: a folder, or a file whose ending chooses the format.
+    """Submit a job, wait for it and store its picture. out: a folder, or a file whose suffix chooses the format.
 
     text: of a prompt variant, or its slug; None takes FIRST_TEXT, or the first of the catalogue.
     on_look: called about once a second while waiting. Raises LocalError.
     """
     output_format = FORMATS.get(out.suffix.lower())
     if out.suffix and not output_format and not out.is_dir():
-        raise LocalError(f"OUT={out}: the name of a file must end in {', '.join(FORMATS)}.")
+        raise LocalError(
+            f"OUT={out}: the name of a file must end in {', '.join(FORMATS)}. Choose another."
+        )
     began = time.monotonic()
     wanted: dict[str, Any] = {"output_format": output_format or "webp"}
     if text is None:
@@ -55,9 +55,9 @@ def make(
         wanted["text"] = text
     if seed is not None:
         wanted["seed"] = seed
-    with _Bar() as bar:
-        job = _submit(api, wanted, bar, on_look)
-        job = _follow(api, job, bar, on_look)
+    with _Progress() as progress:
+        job = _submit(api, wanted, progress, on_look)
+        job = _follow(api, job, progress, on_look)
     if job["status"] != "succeeded":
         error = job.get("error") or {}
         raise LocalError(
@@ -79,7 +79,7 @@ def make(
 
 
 def suggestions(api: API, text: str, count: int = 5) -> list[str]:
-    """Texts of the catalogue that share words with `text`, else any."""
+    """Return texts of the catalogue that share words with `text`, or the first ones."""
     found: dict[str, int] = {}
     for word in {word for word in text.lower().split() if len(word) > 2}:
         for variant in api.get("/v1/variants", q=word, limit=50)["results"]:
@@ -90,7 +90,7 @@ def suggestions(api: API, text: str, count: int = 5) -> list[str]:
 
 
 def _first_variant(api: API) -> str:
-    """The one that shows the shipped student well, if the catalogue has it."""
+    """Return the slug of FIRST_TEXT, which suits the shipped student, or of the first prompt variant."""
     variants = (
         api.get("/v1/variants", q=FIRST_TEXT, limit=1)["results"]
         or api.get("/v1/variants", limit=1)["results"]
@@ -116,76 +116,56 @@ NOT_YET = ("variant_not_encoded", "encoder_busy", "encoder_unavailable")
 
 
 def _submit(
-    api: API, wanted: dict[str, Any], bar: "_Bar", on_look: Callable[[], None]
+    api: API, wanted: dict[str, Any], progress: "_Progress", on_look: Callable[[], None]
 ) -> dict[str, Any]:
     deadline = time.monotonic() + ENCODING_SECONDS
     while True:
         try:
             return dict(api.post("/v1/jobs", wanted))
         except APIError as error:
-            # The same code stands for "not yet" and for "tried, and failed".
-            waiting = error.code in NOT_YET
-            if not waiting or time.monotonic() > deadline:
+            if error.code not in NOT_YET or time.monotonic() > deadline:
                 raise
-            bar.waiting("encoding the prompt")
+            progress.show("encoding the prompt")
             on_look()
             time.sleep(min(error.retry_after or 1, 1))
 
 
 def _follow(
-    api: API, job: dict[str, Any], bar: "_Bar", on_look: Callable[[], None]
+    api: API, job: dict[str, Any], progress: "_Progress", on_look: Callable[[], None]
 ) -> dict[str, Any]:
     deadline = time.monotonic() + JOB_SECONDS
     while True:
-        bar.show(job["status"], job.get("progress") or 0)
+        done = 100 if job["status"] == "succeeded" else job.get("progress") or 0
+        progress.show(f"job {job['status']}", done)
         if job["status"] in ("succeeded", "failed", "canceled"):
             return job
         if time.monotonic() > deadline:
             raise LocalError(f"The job is still {job['status']} after {JOB_SECONDS} s.")
         on_look()
-        # Short waits while it runs, for the bar's sake; the end is answered at once in any case.
+        # Short waits, for the progress; the end is answered at once.
         job = dict(api.get(f"/v1/jobs/{job['id']}", wait=1))
 
 
-class _Bar:
+class _Progress:
     """A bar in a terminal, plain lines elsewhere."""
 
     def __init__(self) -> None:
-        self._bar = (
-            tqdm(
-                total=100,
-                unit="%",
-                bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed}",
-                file=sys.stderr,
-            )
-            if sys.stderr.isatty()
-            else None
-        )
+        layout = "{desc} {percentage:3.0f}% |{bar}| {elapsed}"
+        self._is_terminal = sys.stderr.isatty()
+        self._bar = tqdm(total=100, bar_format=layout, disable=not self._is_terminal)
         self._last = ""
 
-    def __enter__(self) -> "_Bar":
+    def __enter__(self) -> "_Progress":
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
+        self._bar.close()
 
-    def waiting(self, reason: str) -> None:
-        self._line(reason, reason + " …", lambda bar: bar.refresh())
-
-    def show(self, status: str, per_cent: int) -> None:
-        done = 100 if status == "succeeded" else per_cent
-
-        def move(bar: Any) -> None:
-            bar.n = done
-            bar.refresh()
-
-        self._line(f"job {status}", f"job {status}, {done} %", move)
-
-    def _line(self, description: str, plain: str, move: Callable[[Any], None]) -> None:
-        if self._bar is not None:
-            self._bar.set_description_str(description, refresh=False)
-            move(self._bar)
-        elif plain != self._last:
-            print(plain, file=sys.stderr, flush=True)
-        self._last = plain
+    def show(self, step: str, per_cent: int = 0) -> None:
+        line = f"{step}, {per_cent} %"
+        if self._is_terminal:
+            self._bar.n = per_cent
+            self._bar.set_description_str(step)
+        elif line != self._last:
+            print(line, file=sys.stderr, flush=True)
+        self._last = line

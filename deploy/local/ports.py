@@ -1,4 +1,4 @@
-"""TCP ports on this machine: which are free, who holds one."""
+"""TCP ports of this machine: free ones, and which process holds one."""
 
 import socket
 from pathlib import Path
@@ -25,7 +25,7 @@ def is_free(port: int) -> bool:
 
 
 def answers(url: str) -> bool:
-    """Whether somebody listens where a redis:// or unix:// URL says."""
+    """Return whether a server listens at a redis:// or unix:// URL."""
     parts = urlsplit(url)
     try:
         if parts.scheme == "unix":
@@ -47,7 +47,7 @@ def pick() -> int:
 
 
 def remembered(file: Path, name: str) -> int:
-    """The port that `name` had last time if it is still free, else a new one, noted in `file`."""
+    """Return the last port of `name` if it is still free, else a new one, stored in `file`."""
     known = read_json(file)
     port = known.get(name)
     if isinstance(port, int) and is_free(port):
@@ -58,7 +58,7 @@ def remembered(file: Path, name: str) -> int:
 
 
 def holder(port: int) -> str:
-    """Who listens on `port`, as far as this account may know."""
+    """Return name and pid of the process that listens on `port`, as far as this account may know."""
     try:
         for connection in psutil.net_connections("tcp"):
             if connection.status == psutil.CONN_LISTEN and connection.laddr[1:2] == (port,):
@@ -72,7 +72,7 @@ def holder(port: int) -> str:
 
 
 def for_web(wanted: int | None, *, default: int = 8000, tries: int = 100) -> int:
-    """The port for the web process. One that was asked for is taken or refused; the default may move up."""
+    """Return the port for the web process: `wanted` or PortTaken; else the first free one from `default`."""
     if wanted is not None:
         if not is_free(wanted):
             raise PortTaken(

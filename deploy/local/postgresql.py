@@ -52,7 +52,9 @@ class PostgreSQL:
             shutil.rmtree(unfinished, ignore_errors=True)
         if self.data.exists() and not (self.data / "PG_VERSION").is_file():
             if any(self.data.iterdir()):
-                raise LocalError(f"{self.data} is not a PostgreSQL folder: move it away.")
+                raise LocalError(
+                    f"{self.data} is not a PostgreSQL folder. Move it away, or set RETORT_HOME to another folder."
+                )
             self.data.rmdir()
         if not self.data.exists():
             self._initialise()

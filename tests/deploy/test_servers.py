@@ -115,7 +115,7 @@ def test_postgres_starts_after_it_was_killed(prepared: Path) -> None:
 def test_a_folder_that_is_not_a_data_folder_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "postgres").mkdir()
     (tmp_path / "postgres" / "thesis.txt").write_text("x")
-    with pytest.raises(LocalError, match="move it away"):
+    with pytest.raises(LocalError, match="Move it away"):
         make_postgres(tmp_path / "postgres").prepare()
     assert (tmp_path / "postgres" / "thesis.txt").exists()
 

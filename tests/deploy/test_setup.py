@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = ("UV_", "PIP_", "TORCH", "BASE_PYTHON")
@@ -163,3 +164,24 @@ def test_an_unknown_build_of_torch_is_refused(project: Project) -> None:
     done = project.set_up(TORCH="gpu")
     assert done.returncode == 1
     assert "TORCH=gpu is unknown. Use TORCH=cpu" in done.stderr
+
+
+def requirements(file: str) -> list[Requirement]:
+    lines = (line.split("#")[0].strip() for line in (ROOT / file).read_text().splitlines())
+    return [Requirement(line) for line in lines if line]
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "requirements.txt",
+        "distillation/starter/requirements.txt",
+        "tests/requirements.txt",
+        "deploy/requirements-s3.txt",
+    ],
+)
+def test_every_requirement_is_locked_within_its_range(file: str) -> None:
+    locked = {entry.name: entry.specifier for entry in requirements("requirements.lock")}
+    for wanted in requirements(file):
+        (version,) = locked[wanted.name.lower()]
+        assert wanted.specifier.contains(version.version), f"{wanted}: run `make lock`"
