@@ -1,4 +1,4 @@
-"""What a worker does with jobs that wait, without a device: pictures of one colour, previews, failures."""
+"""Plays the worker without a device: images of one colour, previews, failures."""
 
 import base64
 import io
@@ -21,21 +21,32 @@ COLOR = (200, 40, 40)
 
 
 def make_pictures() -> None:
-    """Of every job that waits."""
-    finish(jobs.claim("worker-1").jobs)
+    """Finish every queued job."""
+    assert finish(jobs.claim("worker-1").jobs) == []
 
 
 def finish(
     claimed: Sequence[Job], *, device_seconds: float = 0.01, encode_seconds: float = 0.0
 ) -> list[jobs.Claim]:
-    """Returns what was refused."""
+    """Commit a result for each of these jobs. Return the claims that were refused."""
     refused = []
     for job in claimed:
-        pixels = np.full((job.height, job.width, 3), COLOR, dtype=np.uint8)
-        stored = [images.store(key, pixels, job.output_format) for key in images.keys(job)]
-        result = completion.Result(job, stored, device_seconds, encode_seconds=encode_seconds)
+        result = result_of(job, device_seconds=device_seconds, encode_seconds=encode_seconds)
         refused += completion.commit([result])
     return refused
+
+
+def result_of(
+    job: Job, *, device_seconds: float = 0.01, encode_seconds: float = 0.0
+) -> completion.Result:
+    """Store the images of a claimed job, with metadata where the job wants it. Each has a red of its own."""
+    stored = []
+    for index, key in enumerate(images.keys(job)):
+        red, green, blue = COLOR
+        pixels = np.full((job.height, job.width, 3), (red + index, green, blue), dtype=np.uint8)
+        metadata = images.metadata(job, job.seed + index)
+        stored.append(images.store(key, pixels, job.output_format, metadata=metadata))
+    return completion.Result(job, stored, device_seconds, encode_seconds=encode_seconds)
 
 
 def fail() -> None:
@@ -64,7 +75,7 @@ def begun() -> Iterator[Callable[..., None]]:
     def begin(action: Callable[[], None], *, after: float = 0) -> None:
         def run() -> None:
             try:
-                deadline = time.monotonic() + 10
+                deadline = time.monotonic() + 300
                 while not Job.objects.filter(status="queued").exists():
                     assert time.monotonic() < deadline
                     time.sleep(0.02)

@@ -3,18 +3,16 @@
 import re
 from datetime import timedelta
 
-import numpy as np
 import pytest
 from django.utils import timezone
 
 from generation.access import quotas
 from generation.errors import InvalidRequest, QueueFull, QuotaExceeded, RateLimited
-from generation.images import store as images
 from generation.jobs import completion, submission
 from generation.jobs import lifecycle as jobs
-from generation.jobs.completion import Result
 from generation.jobs.lifecycle import Claim
 from generation.models import Job, Usage
+from tests import painter
 from tests.client import API, problem
 from tests.people import make_embedding, make_job, make_key, make_release
 from tests.threads import in_threads
@@ -42,18 +40,11 @@ def used(key) -> tuple[int, float]:
     return row.images, row.device_seconds
 
 
-def result(job: Job, seconds: float) -> Result:
-    """Of a claimed job, with real files."""
-    pixels = np.full((job.height, job.width, 3), 90, dtype=np.uint8)
-    stored = [images.store(key, pixels, job.output_format) for key in images.keys(job)]
-    return Result(job, stored, seconds)
-
-
 def make(key, *, seconds: float, **asked) -> None:
     """Submit a job and have it made."""
     submit(key, **asked)
     (taken,) = jobs.claim("w").jobs
-    completion.commit([result(taken, seconds)])
+    completion.commit([painter.result_of(taken, device_seconds=seconds)])
 
 
 # --- images a day -----------------------------------------------------------------------------------
@@ -138,7 +129,7 @@ def test_a_late_result_that_is_refused_costs_the_key_nothing():
     (taken,) = jobs.claim("w").jobs
     jobs.cancel(job.id)
 
-    assert completion.commit([result(taken, 0.5)]) == [Claim.of(taken)]
+    assert completion.commit([painter.result_of(taken, device_seconds=0.5)]) == [Claim.of(taken)]
 
     assert used(key) == (1, 0.0)
 
@@ -153,7 +144,7 @@ def test_a_key_without_a_quota_costs_no_query(django_assert_num_queries):
         quotas.use(job)
         quotas.spend({})
     (taken,) = jobs.claim("w").jobs
-    completion.commit([result(taken, 0.5)])
+    completion.commit([painter.result_of(taken, device_seconds=0.5)])
     assert not Usage.objects.exists()
 
 

@@ -11,9 +11,10 @@ from PIL import Image as Picture
 from generation.errors import StorageFailed
 from generation.images import cache, storage
 from generation.images import store as images
-from generation.jobs import completion, submission
 from generation.jobs import lifecycle as jobs
+from generation.jobs import submission
 from generation.models import Job
+from tests import painter
 from tests.people import make_embedding, make_image, make_job, make_release, make_user, make_variant
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("redis_server")]
@@ -34,18 +35,8 @@ def submit(**fields) -> Job:
 
 
 def finish() -> Job:
-    """What a worker does with the next job, without a device."""
     (job,) = jobs.claim("worker").jobs
-    stored = [
-        images.store(
-            key,
-            np.full((job.height, job.width, 3), 90 + index, dtype=np.uint8),
-            job.output_format,
-            metadata=images.metadata(job, job.seed + index),
-        )
-        for index, key in enumerate(images.keys(job))
-    ]
-    assert completion.commit([completion.Result(job, stored, 0.1)]) == []
+    assert painter.finish([job]) == []
     return Job.objects.get(id=job.id)
 
 

@@ -5,7 +5,6 @@ import threading
 from collections import Counter
 from datetime import timedelta
 
-import numpy as np
 import pytest
 from django.db import connection
 from django.utils import timezone
@@ -17,6 +16,7 @@ from generation.jobs import lifecycle as jobs
 from generation.jobs.completion import Result
 from generation.jobs.lifecycle import Claim, Outcome
 from generation.models import Attempt, Image, Job
+from tests import painter
 from tests.people import make_job, make_release, make_user
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -38,9 +38,7 @@ def finished(claim: Claim) -> Result:
     """A result with real files."""
     job = Job.objects.get(id=claim.job_id)
     job.attempt = claim.attempt
-    pixels = np.full((job.height, job.width, 3), 90, dtype=np.uint8)
-    stored = [images.store(key, pixels, job.output_format) for key in images.keys(job)]
-    return Result(job, stored, 0.5)
+    return painter.result_of(job, device_seconds=0.5)
 
 
 def expire(job: Job) -> None:

@@ -19,6 +19,7 @@ from generation.images import store as images
 from generation.jobs import completion, retention, submission
 from generation.jobs import lifecycle as jobs
 from generation.models import IdempotencyKey, Image, Job, PurgedImage
+from tests import painter
 from tests.people import (
     make_embedding,
     make_image,
@@ -59,20 +60,6 @@ def variant():
 
 def submit(**fields) -> Job:
     return submission.submit(make_user(), variant="vase", **{"seed": 7, **fields})
-
-
-def finish(job: Job, color: int = 90) -> None:
-    """What a worker does, without a device."""
-    (claimed,) = jobs.claim("worker").jobs
-    assert claimed.id == job.id
-    pixels = np.full((job.height, job.width, 3), color, dtype=np.uint8)
-    stored = [
-        images.store(
-            key, pixels, job.output_format, metadata=images.metadata(job, job.seed + index)
-        )
-        for index, key in enumerate(images.keys(job))
-    ]
-    assert completion.commit([completion.Result(claimed, stored, 0.1)]) == []
 
 
 # --- one job --------------------------------------------------------------------------------------
@@ -119,13 +106,8 @@ def test_a_result_that_comes_after_is_refused(variant):
     job = submit()
     (claimed,) = jobs.claim("worker").jobs
     retention.purge(job.id)
-    stored = [
-        images.store(key, np.zeros((64, 64, 3), np.uint8), "webp") for key in images.keys(job)
-    ]
 
-    refused = completion.commit([completion.Result(claimed, stored, 0.1)])
-
-    assert refused == [jobs.Claim.of(claimed)]
+    assert painter.finish([claimed]) == [jobs.Claim.of(claimed)]
     assert not Image.objects.exists()
 
 
@@ -141,7 +123,7 @@ def test_a_purged_job_is_not_retried():
 
 def test_a_file_that_another_job_shares_stays(variant):
     first, other = submit(), submit(output_format="png")
-    finish(first)
+    painter.make_pictures()
     other.refresh_from_db()
     assert other.cache == "shared"
 
@@ -156,7 +138,7 @@ def test_a_file_that_another_job_shares_stays(variant):
 
 def test_renderings_that_only_the_cache_knows_go_too(variant, monkeypatch):
     first = submit()
-    finish(first)
+    painter.make_pictures()
 
     def refuse(*arguments, **options):
         raise JobPurged  # whatever: after the file was made, and before a row
@@ -172,9 +154,9 @@ def test_renderings_that_only_the_cache_knows_go_too(variant, monkeypatch):
     assert stored_names() == set()
 
 
-def test_the_same_request_is_computed_anew(variant):
-    first = submit()
-    finish(first)
+def test_the_same_request_is_computed_again(variant):
+    submit()
+    painter.make_pictures()
     assert submit().cache == "hit"
     for job in Job.objects.all():
         retention.purge(job.id)
@@ -182,14 +164,14 @@ def test_the_same_request_is_computed_anew(variant):
     again = submit()
 
     assert again.status == "queued"
-    finish(again)
+    painter.make_pictures()
     assert storage.exists(again.images.get().file)
 
 
 def test_what_was_found_just_before_is_not_answered_with_after(variant, monkeypatch):
     """A request looks, the images go, the request writes: it must not promise files that are gone."""
     first = submit()
-    finish(first)
+    painter.make_pictures()
     found = images._cached
 
     def and_then_they_go(*arguments):
@@ -208,7 +190,7 @@ def test_what_was_found_just_before_is_not_answered_with_after(variant, monkeypa
 
 def test_files_that_a_request_found_stay_until_it_has_written(variant, monkeypatch):
     first = submit()
-    finish(first)
+    painter.make_pictures()
     answer = submission.jobs.answer
 
     def while_they_go(*arguments, **options):
@@ -227,13 +209,10 @@ def test_files_that_a_request_found_stay_until_it_has_written(variant, monkeypat
 
 def test_files_of_a_result_stay_while_it_is_accepted(variant, monkeypatch):
     older = submit()
-    finish(older)
+    painter.make_pictures()
     job = submit(n=2)  # its first image is the one that there is
     (claimed,) = jobs.claim("worker").jobs
-    stored = [
-        images.store(key, np.full((64, 64, 3), 90 + index, np.uint8), "webp")
-        for index, key in enumerate(images.keys(job))
-    ]
+    result = painter.result_of(claimed)
     lost = completion._lost
 
     def while_they_go(*arguments):
@@ -242,7 +221,7 @@ def test_files_of_a_result_stay_while_it_is_accepted(variant, monkeypatch):
 
     monkeypatch.setattr(completion, "_lost", while_they_go)
 
-    assert completion.commit([completion.Result(claimed, stored, 0.1)]) == []
+    assert completion.commit([result]) == []
 
     assert not older.images.exists()
     assert all(storage.exists(image.file) for image in job.images.all())
@@ -266,7 +245,7 @@ def test_a_result_whose_file_went_before_it_was_accepted_is_made_again(variant):
     job.refresh_from_db()
     assert (job.status, job.failures) == ("queued", 1)
     assert job.attempts.get().error_code == "storage_failed"
-    finish(job)
+    painter.make_pictures()
     assert storage.exists(job.images.get().file)
 
 

@@ -12,11 +12,9 @@ from generation.errors import (
     VariantNotEncoded,
     VariantNotFound,
 )
-from generation.images import store as images
-from generation.jobs import completion, routing, submission
-from generation.jobs import lifecycle as jobs
-from generation.jobs.completion import Result
+from generation.jobs import routing, submission
 from generation.models import Job, PromptVariant, Release
+from tests import painter
 from tests.people import make_embedding, make_key, make_release, make_user, make_variant
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -27,15 +25,6 @@ def owner():
     make_release()
     make_embedding(variant=make_variant(slug="vase", text="a red glass vase on a wooden table"))
     return make_user()
-
-
-def finish(job: Job) -> None:
-    import numpy as np
-
-    (claimed,) = jobs.claim("w").jobs
-    pixels = np.zeros((job.height, job.width, 3), dtype=np.uint8)
-    stored = [images.store(key, pixels, job.output_format) for key in images.keys(claimed)]
-    assert completion.commit([Result(claimed, stored, 0.1)]) == []
 
 
 def test_a_variant_or_its_text_in_any_spelling_makes_the_same_job(owner):
@@ -121,7 +110,7 @@ def test_what_no_active_release_covers_is_refused(owner):
 
 def test_a_repeat_succeeds_at_once_with_the_same_file(owner, redis_server):
     first = submission.submit(owner, variant="vase", seed=7, n=2)
-    finish(first)
+    painter.make_pictures()
 
     repeat = submission.submit(owner, variant="vase", seed=7, n=2)
 
@@ -130,7 +119,8 @@ def test_a_repeat_succeeds_at_once_with_the_same_file(owner, redis_server):
 
 
 def test_a_repeat_in_another_format_is_a_rendering_of_the_same_image(owner, redis_server):
-    finish(submission.submit(owner, variant="vase", seed=7))
+    submission.submit(owner, variant="vase", seed=7)
+    painter.make_pictures()
 
     repeat = submission.submit(owner, variant="vase", seed=7, output_format="jpeg")
 
@@ -138,7 +128,8 @@ def test_a_repeat_in_another_format_is_a_rendering_of_the_same_image(owner, redi
 
 
 def test_postgresql_answers_what_redis_forgot(owner, redis_server):
-    finish(submission.submit(owner, variant="vase", seed=7))
+    submission.submit(owner, variant="vase", seed=7)
+    painter.make_pictures()
     redis_server.flushdb()
 
     assert submission.submit(owner, variant="vase", seed=7).cache == "hit"
@@ -146,7 +137,7 @@ def test_postgresql_answers_what_redis_forgot(owner, redis_server):
 
 def test_an_image_whose_file_is_gone_is_computed_again(owner, redis_server, settings):
     first = submission.submit(owner, variant="vase", seed=7)
-    finish(first)
+    painter.make_pictures()
     image = first.images.get()
     for name in (image.file, image.master):
         (settings.MEDIA_ROOT / name).unlink()
@@ -154,13 +145,13 @@ def test_an_image_whose_file_is_gone_is_computed_again(owner, redis_server, sett
     repeat = submission.submit(owner, variant="vase", seed=7)
 
     assert repeat.status == "queued"
-    finish(repeat)
+    painter.make_pictures()
     assert (settings.MEDIA_ROOT / image.file).is_file()
 
 
 def test_an_image_whose_master_is_damaged_is_computed_again(owner, redis_server, settings):
     first = submission.submit(owner, variant="vase", seed=7)
-    finish(first)
+    painter.make_pictures()
     (settings.MEDIA_ROOT / first.images.get().master).write_bytes(b"no picture")
 
     assert submission.submit(owner, variant="vase", seed=7, output_format="jpeg").status == "queued"
@@ -205,7 +196,8 @@ def test_what_was_asked_for_before_is_not_read_again(owner):
 def test_a_stored_image_of_what_was_asked_for_before_is_found_without_reading_that_again(
     owner, redis_server, monkeypatch
 ):
-    finish(submission.submit(owner, variant="vase", seed=7))
+    submission.submit(owner, variant="vase", seed=7)
+    painter.make_pictures()
     for module, name in ((submission.catalogue, "find"), (submission.releases, "in_service")):
         monkeypatch.setattr(module, name, None)  # a call would fail
 
