@@ -3,6 +3,7 @@
 import logging
 import os
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
@@ -11,7 +12,8 @@ from django.conf import settings
 from django.db import connection, transaction
 from django.test import TransactionTestCase
 
-import generation.engine  # noqa: F401  before torch: it says how long OpenMP may spin
+import generation.engine  # noqa: F401  before torch: it sets how long OpenMP may spin
+from tests.web import Web
 
 
 def _own_redis_database(url: str) -> str:
@@ -64,6 +66,16 @@ def redis_server():
     client.flushdb()
     yield client
     client.flushdb()
+
+
+@pytest.fixture(scope="session")
+def web(django_db_setup, django_db_blocker, tmp_path_factory) -> Iterator[Web]:
+    """The web process under uvicorn, on this process's database and Redis."""
+    with django_db_blocker.unblock():
+        folder = tmp_path_factory.mktemp("web")
+        web = Web(folder, LOG_LEVEL="DEBUG", PGAPPNAME="the web process of the tests")
+    yield web
+    web.stop()
 
 
 @pytest.fixture(scope="session")

@@ -38,7 +38,7 @@ class Web:
         self.log = folder / f"web-{self.port}.log"
         with self.log.open("wb") as log:
             self.process = self._start(folder, redis_url, environment, log)
-        self.http = httpx.Client(base_url=self.url, timeout=30)
+        self.http = httpx.Client(base_url=self.url, timeout=300)
         self._wait()
 
     def _start(
@@ -60,7 +60,7 @@ class Web:
         )
 
     def _wait(self) -> None:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 300
         while True:
             try:
                 self.http.get("/health/live").raise_for_status()
@@ -78,5 +78,5 @@ class Web:
         started = time.monotonic()
         self.http.close()
         self.process.send_signal(number)
-        self.process.wait(timeout=30)
+        self.process.wait(timeout=300)
         return time.monotonic() - started

@@ -253,14 +253,6 @@ def fields(schema: dict[str, Any], operation: dict[str, Any]) -> Iterator[tuple[
 
 
 # --- over a real connection -----------------------------------------------------------------------
-@pytest.fixture(scope="module")
-def web(django_db_setup, django_db_blocker, tmp_path_factory) -> Iterator[Web]:
-    with django_db_blocker.unblock():
-        web = Web(tmp_path_factory.mktemp("web"))
-    yield web
-    web.stop()
-
-
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("charset", ["zlib", "utf-16", "idna", "nothing", '"'])
 def test_a_charset_that_is_none_is_a_fault_of_nobody(web: Web, charset: str):

@@ -34,14 +34,6 @@ def picture(content: bytes | str) -> Picture.Image:
     return Picture.open(io.BytesIO(content))
 
 
-@pytest.fixture(scope="module")
-def web(django_db_setup, django_db_blocker, tmp_path_factory) -> Iterator[Web]:
-    with django_db_blocker.unblock():
-        web = Web(tmp_path_factory.mktemp("web"))
-    yield web
-    web.stop()
-
-
 @pytest.fixture
 def hurried_web(transactional_db, tmp_path_factory) -> Iterator[Web]:
     """It keeps nobody for long."""

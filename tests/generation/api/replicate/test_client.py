@@ -22,14 +22,6 @@ from tests.web import Web
 INPUT = {"prompt": "a red vase"}
 
 
-@pytest.fixture(scope="module")
-def web(django_db_setup, django_db_blocker, tmp_path_factory) -> Iterator[Web]:
-    with django_db_blocker.unblock():
-        web = Web(tmp_path_factory.mktemp("web"))
-    yield web
-    web.stop()
-
-
 @pytest.fixture
 def client(web: Web, transactional_db, redis_server, settings) -> Iterator[replicate.Client]:
     settings.MEDIA_ROOT = web.log.parent / "media"
