@@ -40,4 +40,4 @@ class EncodeThread:
         traceback: TracebackType | None,
     ) -> None:
         self._stop.set()
-        self._thread.join(timeout=5)
+        self._thread.join(timeout=60)

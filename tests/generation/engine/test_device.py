@@ -85,7 +85,7 @@ def test_waiting_threads_spin_briefly_unless_the_operator_says_otherwise(
         [sys.executable, "-W", "ignore", "-c", "import generation.engine.device"],
         env=environment,
         check=True,
-        timeout=120,
+        timeout=600,
         capture_output=True,
         text=True,
     )

@@ -67,7 +67,7 @@ def in_a_thread(action):
 
     thread = threading.Thread(target=run)
     thread.start()
-    thread.join(timeout=10)
+    thread.join(timeout=60)
     assert not thread.is_alive(), "it waits"
     return answers[0]
 
@@ -103,7 +103,7 @@ def test_who_begins_to_refer_while_a_file_is_removed_waits_and_finds_it_gone(mon
 
     def slow(each: str) -> None:
         is_removing.set()
-        assert may_go_on.wait(10)
+        assert may_go_on.wait(60)
         remove(each)
 
     monkeypatch.setattr(storage, "remove", slow)
@@ -121,13 +121,13 @@ def test_who_begins_to_refer_while_a_file_is_removed_waits_and_finds_it_gone(mon
 
     threads = [threading.Thread(target=purge), threading.Thread(target=refer)]
     threads[0].start()
-    assert is_removing.wait(10)
+    assert is_removing.wait(60)
     threads[1].start()
     threads[1].join(timeout=0.3)
     assert threads[1].is_alive() and not found
     may_go_on.set()
     for thread in threads:
-        thread.join(timeout=10)
+        thread.join(timeout=60)
 
     assert found == [False]
 

@@ -48,7 +48,7 @@ def loads(monkeypatch) -> list[tuple[str, str]]:
 
 
 def until(condition) -> None:
-    ends = time.monotonic() + 30
+    ends = time.monotonic() + 300
     while not condition():
         assert time.monotonic() < ends
         time.sleep(0.01)
