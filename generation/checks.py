@@ -1,4 +1,4 @@
-"""System checks: settings that are each fine alone and wrong together. `manage.py` and the workers refuse to start."""
+"""System checks of settings that contradict each other. `manage.py` and the workers refuse to start."""
 
 from typing import Any
 
@@ -10,13 +10,14 @@ from generation.infra import heartbeat
 
 @register(Tags.compatibility)
 def check_leases(**_: Any) -> list[CheckMessage]:
-    """A living worker must never lose its jobs. It renews at LEASE_SECONDS / 4, looking every TICK_SECONDS."""
+    """A living worker must never lose its jobs: it renews leases at LEASE_SECONDS / 4, checked every TICK_SECONDS."""
     least = 4 * heartbeat.TICK_SECONDS
     if least <= settings.LEASE_SECONDS:
         return []
     return [
         Error(
-            f"LEASE_SECONDS={settings.LEASE_SECONDS:g} is shorter than the rhythm in which workers renew leases.",
+            f"LEASE_SECONDS={settings.LEASE_SECONDS:g} is too short: workers check only every "
+            f"{heartbeat.TICK_SECONDS:g} s whether to renew leases.",
             hint=f"Give at least {least:g}; 20 is a good value.",
             id="generation.E001",
         )
@@ -25,14 +26,14 @@ def check_leases(**_: Any) -> list[CheckMessage]:
 
 @register(Tags.compatibility)
 def check_heartbeats(**_: Any) -> list[CheckMessage]:
-    """A worker that beats in time must not count as gone."""
+    """One late heartbeat must not make a worker count as gone."""
     least = 2 * heartbeat.HEARTBEAT_SECONDS
     if least <= settings.WORKER_STALE_SECONDS:
         return []
     return [
         Error(
-            f"WORKER_STALE_SECONDS={settings.WORKER_STALE_SECONDS:g}: workers beat every "
-            f"{heartbeat.HEARTBEAT_SECONDS:g} s, so one late beat would make them count as gone.",
+            f"WORKER_STALE_SECONDS={settings.WORKER_STALE_SECONDS:g}: heartbeats are "
+            f"{heartbeat.HEARTBEAT_SECONDS:g} s apart, so one late heartbeat would make a worker count as gone.",
             hint=f"Give at least {least:g}; 15 is a good value.",
             id="generation.E002",
         )
@@ -41,7 +42,7 @@ def check_heartbeats(**_: Any) -> list[CheckMessage]:
 
 @register(Tags.compatibility)
 def check_queues(**_: Any) -> list[CheckMessage]:
-    """A task must not be sent to a queue that nobody declares."""
+    """Tasks must be routed to declared queues."""
     declared = {queue.name for queue in settings.CELERY_TASK_QUEUES}
     named = {route["queue"] for route in settings.CELERY_TASK_ROUTES.values()}
     named.add(settings.CELERY_TASK_DEFAULT_QUEUE)
@@ -57,14 +58,14 @@ def check_queues(**_: Any) -> list[CheckMessage]:
 
 @register(Tags.compatibility)
 def check_redelivery(**_: Any) -> list[CheckMessage]:
-    """Redis hands an unacknowledged message out again after this long (Celery issues 5935, 3270)."""
+    """Redis delivers an unacknowledged message again after visibility_timeout (Celery issues 5935, 3270)."""
     transport = settings.CELERY_BROKER_TRANSPORT_OPTIONS
     if not settings.CELERY_TASK_ACKS_LATE or transport["visibility_timeout"] >= 3600:
         return []
     return [
         Error(
             "CELERY_TASK_ACKS_LATE with a short visibility_timeout runs long tasks twice.",
-            hint="Acknowledge early: a wake-up is only a hint. Or give a visibility_timeout of an hour or more.",
+            hint="Acknowledge early: lost messages are sent again. Or give a visibility_timeout of an hour or more.",
             id="generation.E005",
         )
     ]
@@ -72,7 +73,7 @@ def check_redelivery(**_: Any) -> list[CheckMessage]:
 
 @register(Tags.security)
 def check_local_key(**_: Any) -> list[CheckMessage]:
-    """The key that `bootstrap` installs is a key like any other: found by its prefix, hard to guess."""
+    """The key that `bootstrap` installs must have the form of all keys, which are found by their prefix."""
     plain = settings.LOCAL_API_KEY
     parts = plain.split("_", 2)
     if not plain or (
@@ -81,8 +82,8 @@ def check_local_key(**_: Any) -> list[CheckMessage]:
         return []
     return [
         Error(
-            "LOCAL_API_KEY is not a key of ours.",
-            hint="Its form is rt_<prefix>_<at least 32 random characters>.",
+            "LOCAL_API_KEY has not the form of an API key.",
+            hint="Give rt_<prefix>_<at least 32 random characters>.",
             id="generation.E006",
         )
     ]
@@ -90,7 +91,7 @@ def check_local_key(**_: Any) -> list[CheckMessage]:
 
 @register(Tags.compatibility)
 def check_sweeping(**_: Any) -> list[CheckMessage]:
-    """Jobs of a lost worker wait for the end of the lease and then for the sweep."""
+    """Jobs of a lost worker wait for the end of their lease and then for the sweep."""
     if settings.SWEEP_SECONDS <= settings.LEASE_SECONDS:
         return []
     return [

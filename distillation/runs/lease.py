@@ -1,4 +1,4 @@
-"""The run that a process holds, between its thread that works and its thread that renews the lease."""
+"""Lease of the run that a process executes, shared by the thread that works and the one that renews it."""
 
 import threading
 import time
@@ -10,7 +10,7 @@ from distillation.runs.lifecycle import Hold
 
 
 class Holding:
-    """What this process holds. The main thread sets and changes it; the heartbeat thread renews the lease."""
+    """The run that this process holds. The main thread sets it; the heartbeat thread renews its lease."""
 
     def __init__(self) -> None:
         self.hold: Hold | None = None
@@ -25,7 +25,7 @@ class Holding:
         self.hold = None
 
     def keep(self) -> None:
-        """In the heartbeat thread."""
+        """Renew the lease in time, and note whether the run was taken away. Called in the heartbeat thread."""
         hold, now = self.hold, time.monotonic()
         if hold is None:
             return

@@ -1,7 +1,7 @@
-"""Executes slices of a run: builds stages until the time is up or the run is wanted no more. Knows no loss.
+"""Execution of a run's slices: stages are built until the time is up, or the run was paused or canceled.
 
-Generation comes first: while jobs wait or run, a slice stands still between two steps. When its time is up and nothing
-else waits, the same process goes on with the next slice and keeps its networks.
+Generation comes first: while jobs wait or run, a slice pauses between two steps. When its time is up and nothing else
+waits, the same process goes on with the next slice and keeps its networks.
 """
 
 import time
@@ -30,7 +30,7 @@ from generation.models import Job, Release
 log = structlog.get_logger(__name__)
 
 NOTE_SECONDS = 1.0  # between two writes of the percentage
-LOOK_SECONDS = 0.05  # between two looks at the queue of jobs
+LOOK_SECONDS = 0.05  # between two queries for jobs
 # Shares of a run's time, measured on the starter; a stage that a run lacks leaves its share to the others.
 SHARES: Mapping[str, float] = {
     "pairs": 30, "decoder": 11, "structure": 17, "regression": 13, "matching": 12, "start": 0.1, "joint": 16,
@@ -41,7 +41,7 @@ WARM_SHARES = {**SHARES, "pairs": 3}
 
 
 def execute(run: Run, holding: Holding) -> None:
-    """What came of it is in the rows. Anything that goes wrong ends the slice, not the process."""
+    """Execute slices of a run and record the outcome in its rows. An error ends the slice, not the process."""
 
     def give_back(outcome: Slice.Outcome, detail: str = "", code: str = "") -> None:
         if holding.hold is not None:
@@ -53,7 +53,7 @@ def execute(run: Run, holding: Holding) -> None:
         stopped = heartbeat.stopping.is_set()
         give_back(Slice.Outcome.STOPPED if stopped else Slice.Outcome.OVER)
     except StageBusy as error:
-        # A worker that was thought lost still has the folder: its lock goes with its process.
+        # A worker that was taken for lost still locks the folder, until its process ends.
         give_back(Slice.Outcome.FAILED, str(error), "stage_busy")
     except (TrainingError, StageError, DetectorUnusable) as error:
         give_back(Slice.Outcome.FAILED, str(error), runs.REFUSED)
@@ -66,7 +66,7 @@ def execute(run: Run, holding: Holding) -> None:
 
 
 def _build(run: Run, holding: Holding) -> None:
-    """The stages that are missing. Raises SliceOver when the run is to be given back, and what a stage raises."""
+    """Build the stages that are missing. Raises SliceOver when the run is to be given back, and what a stage raises."""
     chain = _chain(run, holding)
     watch = _Watch(holding, stages.status(chain.table(), folders.root()))
     with progress.watched(watch):
@@ -77,7 +77,7 @@ def _build(run: Run, holding: Holding) -> None:
 
 
 def _chain(run: Run, holding: Holding) -> Chain:
-    """As the row says. What it leaves open (catalogue, the release to replace) the first slice decides, and writes."""
+    """Return the stages of the run. Its first slice decides what the row leaves open: catalogue, release to replace."""
     recipe = inputs.recipe_of(run.recipe)
     if run.begins_with is not None:
         recipe = recipes.warm(recipe)
@@ -110,7 +110,7 @@ def _chain(run: Run, holding: Holding) -> Chain:
 
 
 class _Watch:
-    """Hears how far the run is: says it to the row, waits while jobs wait, ends the slice in time."""
+    """Watcher of a run's progress: writes it to the row, pauses while jobs wait, ends the slice in time."""
 
     def __init__(self, holding: Holding, table: list[Status]) -> None:
         self._holding = holding
@@ -126,7 +126,7 @@ class _Watch:
         self._noted = self._looked = 0.0
 
     def enter(self, status: Status) -> None:
-        """A stage begins, or is there."""
+        """Note that a stage begins, or that it is finished already."""
         if status.state == "finished":
             self._has_worked |= status.name not in self._finished
             self._finished.add(status.name)
@@ -157,7 +157,7 @@ class _Watch:
         return time.monotonic() >= self._ends and not self._renew()
 
     def _renew(self) -> bool:
-        """Go on with the next slice, unless another run or a source waits."""
+        """Begin the next slice, unless another run or a source waits. Returns whether it has begun."""
         hold = self._holding.hold
         if hold is None or examples.waiting().exists():
             return False
@@ -169,7 +169,7 @@ class _Watch:
         return True
 
     def _give_way(self) -> None:
-        """Stand still while jobs wait or run."""
+        """Pause while jobs wait or run."""
         while settings.DISTILLATION_YIELDS and not self._is_over():
             busy = Job.objects.filter(status__in=(Job.Status.QUEUED, Job.Status.RUNNING)).exists()
             self._looked = time.monotonic()
@@ -187,7 +187,7 @@ class _Watch:
         return {"stage": self._stage, "percent": round(self._percent(), 1)}
 
     def _percent(self) -> float:
-        """Below 100, which only a finished run has."""
+        """Return the percentage done, below 100: only a finished run has that."""
         whole = sum(self._shares.get(name, 1) for name in self._names)
         done = sum(self._shares.get(name, 1) for name in self._finished)
         if self._stage not in self._finished:

@@ -53,7 +53,7 @@ def run() -> None:
 
 
 def curate() -> None:
-    """Read the sources that wait, then judge what has no verdict of the active detector."""
+    """Read the sources that wait, then judge the examples without a verdict of the active detector."""
     _curate()
 
 

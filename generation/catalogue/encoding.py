@@ -1,7 +1,7 @@
 """Missing embeddings of the catalogue: taken from releases that bring them, else computed in batches on the CPU.
 
-Knows no jobs. A text encoder, and torch with it, is loaded when there is a text to encode, not before: beside releases
-that bring every embedding this process stays small.
+A text encoder, and torch with it, is loaded when there is a text to encode, not before: while releases bring every
+embedding, this process stays small.
 """
 
 import time
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-# Texts encoded without a look at what else waits: a second of a large text encoder on one thread.
+# Texts encoded between two calls of `between`: a second of a large text encoder on one thread.
 TEXTS_AT_ONCE = 8
 _encoders: "dict[str, Encoder]" = {}  # of this process, by fingerprint
 
@@ -79,7 +79,7 @@ def encode_missing(
 
 
 def load(release: Release) -> "Encoder | None":
-    """The release's encoder, kept in this process; None after its variants were marked with the reason."""
+    """Return the release's encoder, kept in this process. None: it cannot be loaded, and its variants say why."""
     fingerprint = release.encoder_fingerprint
     if fingerprint in _encoders:
         return _encoders[fingerprint]
@@ -112,7 +112,7 @@ def load(release: Release) -> "Encoder | None":
 
 
 def _mark_unavailable(fingerprint: str, reason: str) -> None:
-    """Say so at every variant that waits. `catalogue.missing` goes on listing them, so the next call tries again."""
+    """Note the reason at every variant that waits. `catalogue.missing` goes on listing them for the next try."""
     marked = embeddings.mark_missing(fingerprint, f"{catalogue.ENCODER_UNAVAILABLE}{reason}")
     metrics.increment("retort_encoded_total", marked, outcome="failed")
 
@@ -120,7 +120,7 @@ def _mark_unavailable(fingerprint: str, reason: str) -> None:
 def _encode(
     encoder: "Encoder", batch: Sequence[PromptVariant], between: Callable[[], None] | None
 ) -> list[StoredEmbedding | Exception]:
-    """For each variant its embedding, or why there is none."""
+    """Return for each variant its embedding, or the error."""
     started = time.monotonic()
     results: list[StoredEmbedding | Exception] = []
     for start in range(0, len(batch), TEXTS_AT_ONCE):

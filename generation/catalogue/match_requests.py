@@ -1,7 +1,6 @@
-"""What web processes ask the encode worker about a text, and what it answers: a conversation in Redis that may be lost.
+"""Questions of web processes to the encode worker about texts, and its answers, in Redis lists that may be lost.
 
-Knows neither the catalogue nor vectors. An answer is kept for an hour under its question, which names the state of the
-catalogue, so that the same text is asked about once.
+An answer is kept for an hour under its question, which includes the state of the catalogue.
 """
 
 import hashlib
@@ -12,17 +11,17 @@ from dataclasses import asdict, astuple, dataclass
 from generation.infra.redis_client import attempt, patient_client
 
 WAITING = "retort:match:waiting"  # list of ids, the newest first
-ASKED = "retort:match:asked:"  # id → question, as long as somebody waits for the answer
+ASKED = "retort:match:asked:"  # id → question, as long as a client waits for the answer
 ANSWERED = "retort:match:answered:"  # id → list of one answer
 KNOWN = "retort:match:known:"  # hash of a question → answer
 KNOWN_SECONDS = 3600
 MOST_WAITING = 64
-UNREAD_SECONDS = 30  # an answer that nobody fetched
+UNREAD_SECONDS = 30  # until an answer that was not fetched expires
 
 
 @dataclass(frozen=True)
 class Question:
-    """Which variants are nearest to this normalised text. stamp: of the catalogue, as `matching.stamp` has it."""
+    """Which variants are nearest to this normalised text. stamp: state of the catalogue, from `matching.stamp`."""
 
     text: str
     encoder_fingerprint: str
@@ -35,7 +34,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Near:
-    """A variant (id) with the cosine of the two texts' vectors, and what the words have against it, if anything."""
+    """A variant (id), the cosine of the two texts' vectors, and why the words differ in meaning, if they do."""
 
     variant_id: int
     score: float
@@ -50,15 +49,15 @@ class Answer:
     failure: str = ""
 
 
-# --- who asks -------------------------------------------------------------------------------------
+# --- in web processes -------------------------------------------------------------------------------------
 def known(question: Question) -> Answer | None:
-    """What was answered within the last hour."""
+    """Return the answer of the last hour, if there is one."""
     kept = attempt(lambda redis: redis.get(question.key), None)
     return _read(kept) if kept else None
 
 
 def put(question: Question, *, seconds: int) -> str | None:
-    """Leave a question for the encode worker. Returns its id, None if Redis is away. seconds: it is dropped then."""
+    """Queue a question for the encode worker. Returns its id, None without Redis. seconds: until it expires."""
     asked = uuid.uuid4().hex
 
     def write(redis) -> str:
@@ -73,25 +72,25 @@ def put(question: Question, *, seconds: int) -> str | None:
 
 
 def wait(asked: str, *, seconds: int) -> Answer | None:
-    """The answer to the question of this id, if it comes in time. Holds the thread."""
+    """Return the answer to this question, None if it does not come in time. Blocks the thread."""
     found = attempt(
         lambda _: patient_client(seconds).blpop([ANSWERED + asked], timeout=seconds), None
     )
     return _read(found[1]) if found else None
 
 
-# --- who answers ----------------------------------------------------------------------------------
+# --- in the encode worker ----------------------------------------------------------------------------------
 def are_waiting() -> bool:
-    """Whether there is a question that nobody has taken; not while Redis is away."""
+    """Return whether questions wait; False while Redis is unreachable."""
     return bool(attempt(lambda redis: redis.llen(WAITING), 0))
 
 
 def take() -> tuple[str, Question] | None:
-    """The id and the question that waits longest, which is nobody else's then."""
+    """Take the question that waits longest off the list. Returns its id and the question."""
 
     def read(redis) -> tuple[str, Question] | None:
         while asked := redis.rpop(WAITING):
-            if question := redis.getdel(ASKED + asked):  # else whoever asked has given up
+            if question := redis.getdel(ASKED + asked):  # else it has expired
                 return asked, Question(**json.loads(question))
         return None
 
@@ -99,7 +98,7 @@ def take() -> tuple[str, Question] | None:
 
 
 def answer(asked: str, question: Question, answer: Answer) -> None:
-    """Hand it to whoever asked, and keep it unless it is a failure."""
+    """Send the answer to the web process, and keep it unless it is a failure."""
     written = json.dumps(asdict(answer))
 
     def write(redis) -> None:

@@ -1,6 +1,6 @@
-"""Events of jobs that somebody watches, in a stream of Redis for each. Knows no workers, no HTTP and no rows.
+"""Events of jobs that clients watch, in a Redis stream for each job.
 
-For a job that nobody watches nothing is written. Like every hint an event may be lost: who watches reads the row too.
+Nothing is written for a job that nobody watches. Events may be lost, so clients of the stream read the row as well.
 """
 
 import json
@@ -18,10 +18,10 @@ WORD = "event"  # on the job's channel: there is something new in its stream
 STREAM_PREFIX = "retort:events:"
 WATCHED_PREFIX = "retort:watched:"
 PREVIEWED_PREFIX = "retort:previewed:"
-WATCHED_SECONDS = 20  # the shell renews a mark while its client is there
-KEPT_SECONDS = 600  # after the last event: a client may come back for what it missed
+WATCHED_SECONDS = 20  # the web process renews a mark while its client is connected
+KEPT_SECONDS = 600  # after the last event: a client may reconnect for what it missed
 KEPT_EVENTS = 1024
-NO_ID = "0-0"  # Redis is away
+NO_ID = "0-0"  # Redis is unreachable
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Watched:
-    """Jobs whose events somebody wants to see, and those whose previews."""
+    """Jobs whose events a client watches, and those whose previews."""
 
     events: frozenset[UUID] = frozenset()
     previews: frozenset[UUID] = frozenset()
@@ -50,7 +50,7 @@ def stream(job_id: UUID) -> str:
 
 
 def marks(job_id: UUID, *, previews: bool) -> tuple[str, ...]:
-    """Keys that say that somebody watches."""
+    """Return the keys that mark a job as watched."""
     return (
         f"{WATCHED_PREFIX}{job_id}",
         *((f"{PREVIEWED_PREFIX}{job_id}",) if previews else ()),
@@ -58,8 +58,10 @@ def marks(job_id: UUID, *, previews: bool) -> tuple[str, ...]:
 
 
 def watch(job_id: UUID, *, previews: bool) -> str:
-    """From now on its events are written. Returns the id of the last one so far: read the row after this, and it covers
-    all events up to that id."""
+    """Have the job's events written from now on. Returns the id of the latest one so far.
+
+    A row that is read after this covers all events up to that id.
+    """
 
     def begin(redis: redis.Redis) -> str:
         with redis.pipeline(transaction=False) as pipe:
@@ -69,7 +71,7 @@ def watch(job_id: UUID, *, previews: bool) -> str:
             newest = pipe.execute()[-1]
         if newest:
             return newest[0][0]
-        # An id that the stream knows as long as it has forgotten nothing.
+        # An id that stays in the stream until older entries are trimmed.
         (event_id, *_) = _write(redis, [Event(job_id, "watched", {})])
         return event_id
 
@@ -77,7 +79,7 @@ def watch(job_id: UUID, *, previews: bool) -> str:
 
 
 def ask_who_is_watched(pipe: Any, job_ids: Collection[UUID]) -> None:
-    """Add the question to a pipeline of Redis; `watched` reads its answer."""
+    """Add the query to a Redis pipeline; `watched` reads its reply."""
     pipe.mget([name for job_id in job_ids for name in marks(job_id, previews=True)])
 
 
@@ -90,14 +92,14 @@ def watched(job_ids: Collection[UUID], answer: list[str | None]) -> Watched:
 
 
 def tell(events: Iterable[Event]) -> None:
-    """Write events of jobs that are watched, and wake those who watch."""
+    """Write events of jobs that are watched, and notify the clients."""
     found = list(events)
     if found:
         attempt(lambda redis: _write(redis, found), None)
 
 
 def _write(redis: redis.Redis, events: Collection[Event]) -> list[str]:
-    """The ids."""
+    """Return the ids."""
     with redis.pipeline(transaction=False) as pipe:
         for event in events:
             key = stream(event.job_id)

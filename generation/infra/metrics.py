@@ -1,6 +1,6 @@
-"""Figures of all processes and hosts: cumulative values in one Redis hash, and what PostgreSQL knows when asked.
+"""Metrics of all processes and hosts: cumulative values in one Redis hash, and gauges read from PostgreSQL.
 
-Recording never raises and costs milliseconds at most when Redis is away; a figure may be lost then, a job never.
+Recording never raises, and takes milliseconds at most while Redis is unreachable; values may be lost then.
 """
 
 import collections
@@ -47,7 +47,7 @@ class Histogram:
     labels: tuple[str, ...] = ()
 
 
-# The whole list: a name that is not here is a typing error in our code, and a test finds it.
+# All names. A test finds names in the code that are not here.
 COUNTERS = {
     "retort_jobs_total": Counter("Jobs that ended.", ("outcome",)),
     "retort_attempts_total": Counter("Attempts that ended.", ("outcome",)),
@@ -74,12 +74,12 @@ def _field(name: str, part: str, labels: dict[str, str]) -> str:
 
 
 def counted(name: str, by: float = 1, **labels: str) -> dict[str, float]:
-    """What to add for an event of a counter of COUNTERS."""
+    """Return the fields and amounts that count an event of a counter of COUNTERS."""
     return {_field(name, "value", labels): by}
 
 
 def observed(name: str, value: float, **labels: str) -> dict[str, float]:
-    """What to add for a value, in seconds or images, of a histogram of HISTOGRAMS."""
+    """Return the fields and amounts that put a value, in seconds or images, into a histogram of HISTOGRAMS."""
     buckets = HISTOGRAMS[name].buckets
     place = bisect_left(buckets, value)
     upper = floatToGoString(buckets[place]) if place < len(buckets) else "+Inf"
@@ -87,7 +87,7 @@ def observed(name: str, value: float, **labels: str) -> dict[str, float]:
 
 
 def add(amounts: Mapping[str, float]) -> None:
-    """Add to the figures of all processes: at once, or with the next `flush` of a process that keeps them back."""
+    """Add amounts to the metrics of all processes: at once, or with the next `flush` after `keep_back`."""
     if _is_kept_back:
         with _guard:
             _kept.update(amounts)
@@ -96,13 +96,13 @@ def add(amounts: Mapping[str, float]) -> None:
 
 
 def keep_back() -> None:
-    """From now on this process calls `flush` often: while a client waits for it, it sends no figures."""
+    """Buffer amounts from now on. The process calls `flush` often, outside the time that clients wait for."""
     global _is_kept_back
     _is_kept_back = True
 
 
 def flush() -> None:
-    """Send what was kept back."""
+    """Send the buffered amounts."""
     with _guard:
         amounts = dict(_kept)
         _kept.clear()
@@ -116,7 +116,7 @@ _guard = threading.Lock()
 
 
 def _write(amounts: Mapping[str, float]) -> None:
-    """In one round trip."""
+    """Send amounts in one round trip."""
 
     def write(redis) -> None:
         with redis.pipeline(transaction=False) as pipe:
@@ -142,7 +142,7 @@ Labels = tuple[tuple[str, str], ...]
 
 
 def collect() -> Iterator[Metric]:
-    """Everything, as Prometheus families. What Redis or PostgreSQL cannot say now is left out."""
+    """Yield all metrics as Prometheus families, without those of a server that is unreachable."""
     yield from _recorded()
     try:
         known = [*_jobs(), *_workers(), *_catalogue(), *_webhooks()]
@@ -199,7 +199,7 @@ def _jobs() -> Iterator[Metric]:
     age = GaugeMetricFamily(
         "retort_queue_oldest_seconds", "Age of the oldest queued job.", labels=("release",)
     )
-    # The partial indexes of queued and running rows answer this, however many jobs have ended.
+    # Uses the partial indexes of queued and running rows, however many jobs have ended.
     rows = (
         Job.objects.filter(status__in=(Job.Status.QUEUED, Job.Status.RUNNING))
         .values("release_id", "status")

@@ -47,17 +47,17 @@ def received(queue: str) -> None:
 
 
 def deliver() -> None:
-    """There may be webhooks to send. Call after commit."""
+    """Have webhooks sent that are due. Call after commit."""
     send("generation.deliver", expires=60)
 
 
 def encode() -> None:
-    """There may be prompt variants without an embedding. Call after commit."""
+    """Have missing embeddings computed. Call after commit."""
     send("generation.encode", expires=3600)
 
 
 def match(expires: float) -> None:
-    """A question about a text waits. expires: as long as it does."""
+    """Have questions about texts answered. expires: seconds after which no client waits any more."""
     send("generation.match", expires=expires)
 
 
@@ -92,7 +92,7 @@ def moved(
 
 
 def set_progress(job_ids: Collection[UUID], percent: int) -> Watched:
-    """Returns which of them somebody watches."""
+    """Publish the progress of running jobs. Returns which of them are watched."""
 
     def write(redis) -> Watched:
         with redis.pipeline(transaction=False) as pipe:
@@ -105,6 +105,6 @@ def set_progress(job_ids: Collection[UUID], percent: int) -> Watched:
 
 
 def progress(job_id: UUID) -> int:
-    """Per cent of a running job, as far as anybody said."""
+    """Return the percentage of a running job that was last published; 0 if none is known."""
     value = attempt(lambda redis: redis.get(f"{PROGRESS_PREFIX}{job_id}"), None)
     return int(value) if value else 0

@@ -1,7 +1,4 @@
-"""Redis as we use it beside Celery: short timeouts, and a pause after a failure, so a dead Redis costs milliseconds.
-
-Knows nothing of what is stored there.
-"""
+"""Redis client with short timeouts and a pause after a failure, so that an unreachable Redis costs milliseconds."""
 
 import functools
 import logging
@@ -22,7 +19,7 @@ _resume_at = 0.0
 
 
 def client() -> redis.Redis:
-    """One client per process; it keeps a connection per thread that uses it at once."""
+    """Return the client of this process, which keeps a connection for each thread that uses it."""
     global _client
     if _client is None:
         _client = redis.Redis.from_url(
@@ -36,14 +33,14 @@ def client() -> redis.Redis:
 
 @functools.cache
 def patient_client(seconds: int) -> redis.Redis:
-    """For commands that block for up to `seconds`."""
+    """Return a client for commands that block for up to `seconds`."""
     return redis.Redis.from_url(
         settings.REDIS_URL, socket_timeout=seconds + 2, socket_connect_timeout=0.5
     )
 
 
 def attempt(command: Callable[[redis.Redis], T], default: D) -> T | D:
-    """What `command` answers, or `default` while Redis is away. For what may be lost: hints, cache, counters."""
+    """Return what `command` returns, or `default` while Redis is unreachable. For data that may be lost."""
     global _resume_at
     if time.monotonic() < _resume_at:
         return default

@@ -1,7 +1,7 @@
-"""One process that sends webhooks: takes what is due, has many messages under way at once, has the answers noted.
+"""Delivery of webhooks: the process takes what is due, sends many messages at once and records the answers.
 
-A receiver that is slow or dead costs its own share of what may be under way, nothing else. One run at a time in a
-process. What a killed process held is due again when the lease is over; receivers tell repetitions by the id.
+A slow or dead receiver uses up its own share of the messages under way, nothing else. A process does one run at a time.
+Deliveries of a killed process are due again when their lease ends; receivers recognise repetitions by the id.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from generation.webhooks.sender import Answer, Message, Sender
 log = structlog.get_logger(__name__)
 
 QUEUE = "webhooks"
-TICK_SECONDS = 0.05  # a hint, or the wish to stop, is seen after that
+TICK_SECONDS = 0.05  # delay until a message or a stop is noticed
 STOP_SECONDS = 2.0
 
 _asked = threading.Event()  # there may be something due
@@ -29,13 +29,13 @@ _running = threading.Lock()
 
 
 def begin() -> None:
-    """This process consumes the queue: show that it lives, and look for what is due."""
+    """Begin the heartbeat, and have what is due sent."""
     heartbeat.begin(QUEUE, device="")
     notifications.deliver()
 
 
 def run() -> None:
-    """Send until nothing is due. While another thread of this process is at it, that one looks again instead."""
+    """Send until nothing is due. If another thread of this process does so already, have it look again."""
     _asked.set()
     while _asked.is_set() and not heartbeat.stopping.is_set():
         if not _running.acquire(blocking=False):
@@ -43,7 +43,7 @@ def run() -> None:
         try:
             async_to_sync(_send_due)()
         except (OperationalError, InterfaceError) as error:
-            # What was under way is due again when its lease is over, and the sweep calls.
+            # What was under way is due again when its lease ends, and the sweep sends the message.
             log.warning("database_away", error=str(error).strip())
             return
         finally:
@@ -60,7 +60,7 @@ def _may_reach(address: str) -> bool:
 
 
 class Run:
-    """Of one event loop. Rows are read and written in the thread that waits for it."""
+    """A run in one event loop. Rows are read and written in the thread that waits for it."""
 
     def __init__(self, sender: Sender) -> None:
         self._sender = sender
@@ -95,7 +95,7 @@ class Run:
         return await self._sender.send(message)
 
     async def _finish(self, seconds: float) -> None:
-        """Note what has ended, waiting for something so long at most."""
+        """Record the answers that have come, after waiting for one for at most `seconds`."""
         if not self._under_way:
             return
         done, _ = await asyncio.wait(
@@ -109,7 +109,7 @@ class Run:
             _asked.set()  # there is room for others
 
     async def _stop(self) -> None:
-        """The process should end: what does not end soon is given back."""
+        """Wait a moment for what is under way, and give the rest back."""
         clock = asyncio.get_running_loop().time
         deadline = clock() + STOP_SECONDS
         while self._under_way and (left := deadline - clock()) > 0:
@@ -120,7 +120,7 @@ class Run:
 
 
 def _prepare(taken: list[Delivery]) -> list[tuple[Delivery, Message | None]]:
-    """None: no body could be made for it."""
+    """Return deliveries with their signed messages; None where no body could be rendered."""
     payload.render(taken)
     ready = [delivery for delivery in taken if delivery.body]
     by_id = {message.id: message for message in payload.signed(ready)}

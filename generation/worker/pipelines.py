@@ -1,7 +1,7 @@
-"""The releases that this process holds ready on its device. Knows no jobs.
+"""LRU cache of pipelines: the releases that a worker process holds ready on its device.
 
-What will be served next is loaded and warmed in a thread beside the one that generates, so that a new release costs no
-pause. If that fails, for lack of memory or of files, it is loaded when the first job asks for it.
+What will be served next is loaded and warmed in a thread of its own, so that a new release causes no pause. If that
+fails, for lack of memory or of files, it is loaded for its first job.
 """
 
 import threading
@@ -23,12 +23,14 @@ log = structlog.get_logger(__name__)
 
 
 class Loaded:
-    """At most LOADED_RELEASES; the one that was used longest ago leaves first."""
+    """Holds at most LOADED_RELEASES pipelines; the least recently used one is dropped first."""
 
     def __init__(self) -> None:
         self._pipelines: OrderedDict[int, Pipeline] = OrderedDict()
-        self._refused: set[int] = set()  # could not be prepared; a job that asks hears why
-        self._guard = threading.Lock()  # of the three above and below
+        self._refused: set[int] = (
+            set()
+        )  # could not be prepared; its first job fails with the reason
+        self._guard = threading.Lock()  # of the attributes above and below
         self._loader: threading.Thread | None = None
         self._loading: int | None = None
 
@@ -43,7 +45,7 @@ class Loaded:
         self._refused.clear()
 
     def get(self, release: Release) -> Pipeline:
-        """Loaded now if it is not. Raises what `pipeline.load` raises."""
+        """Return the release's pipeline, loaded now if it is not ready. Raises what `pipeline.load` raises."""
         self._wait_for(release.pk)
         with self._guard:
             found = self._pipelines.get(release.pk)
@@ -57,7 +59,7 @@ class Loaded:
         return loaded
 
     def prepare(self, wanted: Sequence[Release]) -> None:
-        """Begin to load the first of these that is missing, unless another one is being loaded. Returns at once."""
+        """Start loading the first of these that is missing, unless another one is being loaded. Returns at once."""
         with self._guard:
             missing = [
                 release
@@ -73,7 +75,7 @@ class Loaded:
         self._loader.start()
 
     def _has_room(self, wanted: Sequence[Release]) -> bool:
-        """For one more; one that is not wanted leaves if it must. Else room is made when a job asks."""
+        """Return whether there is room for one more, after dropping one that is not wanted if needed."""
         if len(self._pipelines) < settings.LOADED_RELEASES:
             return True
         names = {release.pk for release in wanted}
@@ -84,7 +86,7 @@ class Loaded:
 
     def _prepare(self, release: Release) -> None:
         try:
-            loaded = self._load(release, threads=1)  # beside the one that generates
+            loaded = self._load(release, threads=1)  # the others generate
             self._warm(release, loaded)
             with self._guard:
                 self._pipelines[release.pk] = loaded
@@ -97,7 +99,7 @@ class Loaded:
             connection.close()
 
     def _warm(self, release: Release, loaded: Pipeline) -> None:
-        """One picture: the first call chooses kernels and lays out weights."""
+        """Generate one image: the first call chooses kernels and lays out weights."""
         row = Embedding.objects.filter(
             encoder_fingerprint=release.encoder_fingerprint, error=""
         ).first()
@@ -122,13 +124,13 @@ class Loaded:
             self._pipelines.popitem(last=False)
 
     def _wait_for(self, pk: int | None) -> None:
-        """Until the release, or any, is not being loaded any more."""
+        """Return when the release, or any if None, is no longer being loaded."""
         loader = self._loader
         if loader is not None and (pk is None or self._loading == pk):
             loader.join()
 
 
 def wanted() -> list[Release]:
-    """What a worker should hold ready: what is served, also to a share of the jobs, and what is about to be."""
+    """Return what a worker should hold ready: active releases, the canary, and those being activated."""
     found = [*releases.in_service(), *releases.prepared()]
     return list({release.pk: release for release in found}.values())
