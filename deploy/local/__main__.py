@@ -1,4 +1,4 @@
-"""The command line behind the Makefile: run, demo, servers, and control of the processes of a serving stack."""
+"""Command line behind the Makefile: run, demo, servers, and control of the processes of a serving stack."""
 
 import argparse
 import os
@@ -18,7 +18,7 @@ from deploy.local.supervision import Supervisor
 
 
 class Stop(BaseException):
-    """A signal asked us to end."""
+    """A signal to end was received."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -47,35 +47,22 @@ def _parser() -> argparse.ArgumentParser:
         ("run", run, "start everything, make a picture, serve until Ctrl-C"),
         ("demo", demo, "make one picture; its path is the last line of stdout"),
     ):
-        command = add(name, action, help)
-        command.add_argument(
-            "--workers",
-            type=_positive,
-            default=_variable("WORKERS", "1"),
-            help="generation workers",
-        )
-        command.add_argument(
-            "--port", type=_positive, default=_variable("PORT"), help="of the web process"
-        )
-        command.add_argument(
-            "--prompt", default=_variable("PROMPT"), help="text or slug of a prompt variant"
-        )
-        command.add_argument("--seed", type=int, default=_variable("SEED"))
-        command.add_argument(
-            "--out", type=Path, default=_variable("OUT"), help="file or folder of the picture"
-        )
+        option = add(name, action, help).add_argument
+        workers = _variable("WORKERS", "1")
+        option("--workers", type=_positive, default=workers, help="generation workers")
+        option("--port", type=_positive, default=_variable("PORT"), help="of the web process")
+        option("--prompt", default=_variable("PROMPT"), help="text or slug of a prompt variant")
+        option("--seed", type=int, default=_variable("SEED"))
+        option("--out", type=Path, default=_variable("OUT"), help="file or folder of the picture")
     commands.choices["run"].add_argument("--no-picture", action="store_true", help="serve only")
-    command = add(
-        "servers",
-        servers,
-        "run a command with PostgreSQL and Redis of its own (or DATABASE_URL, REDIS_URL)",
-    )
-    command.add_argument("command", nargs=argparse.REMAINDER, help="-- COMMAND …")
-    for name in ("start", "stop", "restart"):
-        command = add(name, control, f"{name} processes of the stack that is serving")
-        command.add_argument("names", nargs="+", metavar="NAME")
-        command.set_defaults(verb=name)
-    add("status", status, "list the processes of the stack that is serving")
+    servers_help = "run a command with its own PostgreSQL and Redis (or DATABASE_URL, REDIS_URL)"
+    option = add("servers", servers, servers_help).add_argument
+    option("command", nargs=argparse.REMAINDER, help="-- COMMAND …")
+    for name in ("start", "stop", "restart", "status"):
+        about = "of processes" if name == "status" else "processes"
+        option = add(name, control, f"{name} {about} of the serving stack").add_argument
+        option("names", nargs="*" if name == "status" else "+", metavar="NAME")
+        commands.choices[name].set_defaults(verb=name)
     return parser
 
 
@@ -140,28 +127,23 @@ def demo(options: argparse.Namespace) -> int:
 def servers(options: argparse.Namespace) -> int:
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
     if not command:
-        raise LocalError("Say what to run: python -m deploy.local servers -- COMMAND …")
+        raise LocalError("The command is missing: python -m deploy.local servers -- COMMAND …")
     return throwaway.run(command)
 
 
 def control(options: argparse.Namespace) -> int:
-    supervisor = _serving(Home())
-    unknown = set(options.names) - set(supervisor.states())
-    if unknown:
-        raise LocalError(
-            f"No such process: {', '.join(sorted(unknown))}. There are {', '.join(supervisor.states())}."
-        )
-    if options.verb in ("stop", "restart"):
-        supervisor.stop(*options.names, seconds=10)
-    if options.verb in ("start", "restart"):
-        supervisor.run(*options.names)
-    return 0
-
-
-def status(options: argparse.Namespace) -> int:
-    for state in _serving(Home()).states().values():
-        print(f"{state.name:14} {state.state:10} {state.pid or '':<8} {state.log}")
-    return 0
+    home = Home()
+    supervisor = Supervisor(home)
+    if not supervisor.answers():
+        raise LocalError(f"Nothing is serving from {home.folder}. Start it with: make run")
+    command = [
+        sys.executable,
+        "-m",
+        "supervisor.supervisorctl",
+        "-s",
+        f"unix://{supervisor.socket}",
+    ]
+    os.execv(sys.executable, [*command, options.verb, *options.names])
 
 
 # --- steps ----------------------------------------------------------------------------------------------------
@@ -196,13 +178,6 @@ def _explain(stack: Stack) -> None:
     print(f"  API key   in {stack.home.run_file}")
     print(f"  logs      {stack.home.logs}")
     print("\nServing. Ctrl-C stops everything and keeps the data.", flush=True)
-
-
-def _serving(home: Home) -> Supervisor:
-    supervisor = Supervisor(home)
-    if not supervisor.answers():
-        raise LocalError(f"Nothing is serving from {home.folder}. Start it with: make run")
-    return supervisor
 
 
 def _wait_for_facts(home: Home, seconds: float = 120) -> dict:

@@ -29,7 +29,6 @@ STOP_SECONDS = (
     4  # for the batch at hand; then a process is killed, and its jobs are rescued by their leases
 )
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-GONE = ("STOPPED", "EXITED", "FATAL", "UNKNOWN")
 
 
 @dataclass(frozen=True)
@@ -156,7 +155,7 @@ class Supervisor:
         }
 
     def run(self, *names: str) -> None:
-        """Start without waiting; a program that runs already is left alone."""
+        """Start programs without waiting; one that runs is left alone."""
         for name in names:
             try:
                 self._call("startProcess", name, False)
@@ -165,23 +164,6 @@ class Supervisor:
                     raise ProcessFailed(
                         f"{name} could not be started: {fault.faultString}"
                     ) from fault
-
-    def stop(self, *names: str, seconds: float) -> None:
-        """Stop these together and wait until they are gone, at most `seconds`."""
-        if not names:
-            return
-        for name in names:
-            try:
-                self._call("stopProcess", name, False)
-            except xmlrpc.client.Fault as fault:
-                if "NOT_RUNNING" not in fault.faultString:
-                    raise ProcessFailed(f"{name}: {fault.faultString}") from fault
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            states = self.states()
-            if all(states[name].state in GONE for name in names):
-                return
-            time.sleep(0.05)
 
     def reap(self) -> None:
         """Take the exit status of a supervisor that this process started and that was killed."""

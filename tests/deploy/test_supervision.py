@@ -1,6 +1,7 @@
 """Processes stay up, stop in time, and are found again after a killed launcher. Real supervisor, toy programs."""
 
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -123,6 +124,27 @@ def test_orphans_of_a_killed_supervisor_are_ended_and_strangers_are_not(home: Ho
     assert stranger.is_running()
     stranger.kill()
     stranger.wait()
+
+
+def test_processes_are_listed_stopped_and_started_by_name(home: Home) -> None:
+    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "deploy.local", *arguments],
+            env={**os.environ, "RETORT_HOME": str(home.folder)},
+            capture_output=True,
+            text=True,
+        )
+
+    done = call("status")
+    assert (done.returncode, "Nothing is serving" in done.stderr) == (1, True)
+    supervisor = start(home, Program("one", OBEDIENT))
+    assert wait_until(lambda: is_up(supervisor, "one"), 10)
+    assert call("stop", "one").stdout == "one: stopped\n"
+    assert "STOPPED" in call("status").stdout
+    assert call("restart", "one").returncode == 0
+    assert is_up(supervisor, "one")
+    done = call("start", "two")
+    assert (done.returncode, "no such process" in done.stdout) == (1, True)
 
 
 def test_processes_of_a_home_within_a_home_belong_to_both(home: Home, tmp_path: Path) -> None:
