@@ -1,6 +1,7 @@
 """The table of stages, and all stages together at toy size, up to a release that the engine loads."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 from distillation.resumable import stages
 from distillation.starter import recipe, rendering
+from distillation.starter.report import writer as report
 from distillation.starter.words import COMBINATIONS
 from generation.engine import release
 from tests.distillation.starter import toys
@@ -135,6 +137,18 @@ def test_publishing_replaces_the_committed_folders_completely(built, tmp_path):
     assert (target.judges / "clip" / "config.json").is_file()
     assert (target.history / "teacher.jsonl").is_file()
     assert catalogue.read_text().startswith("slug,text,tags")
+
+
+@pytest.mark.slow
+def test_a_quick_report_measures_the_result(built, tmp_path):
+    root, folders = built
+    made = recipe.packed(folders["pack"])
+    written = report.write(
+        root, made.teacher, made.judges, docs=tmp_path, quick=True, progress_bar=False
+    )
+    figures = json.loads((tmp_path / "starter" / "figures.json").read_text())
+    assert written == tmp_path / "starter.md" and figures["release"] == "starter-toy"
+    assert "| latents | 0." in written.read_text()
 
 
 def test_nothing_is_published_outside_the_project():
