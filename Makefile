@@ -39,14 +39,16 @@ run: setup ## start everything, make a first picture, serve until Ctrl-C
 demo: setup ## make one picture (PROMPT="…" SEED=7 OUT=…) and print its path
 	@exec $(LOCAL) demo
 
-test: unit acceptance ## the tests that every change must pass, on PostgreSQL and Redis of their own
+test: setup-tests ## the tests that every change must pass, on PostgreSQL and Redis of their own (ARGS="-k name")
+	@echo "Running the tests …"
+	@exec $(LOCAL) servers -- $(PYTHON) -m pytest -n auto $(if $(SLOW),,-m "not slow") $(ARGS)
 
 test-all: ## all tests, the long ones too; run them before a release
 	@$(MAKE) test SLOW=1
 
 unit: setup-tests ## the tests without whole stacks, in parallel (ARGS="-k name")
 	@echo "Running the tests …"
-	@exec $(LOCAL) servers -- $(PYTHON) -m pytest -n auto --dist loadfile -m "not acceptance$(SHORT)" $(ARGS)
+	@exec $(LOCAL) servers -- $(PYTHON) -m pytest -n auto -m "not acceptance$(SHORT)" $(ARGS)
 
 check: format-check lint types imports migrations test ## everything that a change must pass
 

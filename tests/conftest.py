@@ -11,6 +11,7 @@ import pytest
 from django.conf import settings
 from django.db import connection, transaction
 from django.test import TransactionTestCase
+from xdist.scheduler import LoadFileScheduling
 
 import generation.engine  # noqa: F401  before torch: it sets how long OpenMP may spin
 from tests.web import Web
@@ -34,6 +35,27 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--device", default="cpu", help="where tensors live in engine tests: cpu, cuda"
     )
+
+
+class ByFile(LoadFileScheduling):
+    """Hands out whole files. All acceptance tests go to one process, which starts their stack."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        if nodeid.startswith("tests/acceptance/"):
+            return "tests/acceptance"
+        return super()._split_scope(nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log) -> ByFile:
+    config.option.loadscopereorder = False  # acceptance first: it takes longest and mostly waits
+    return ByFile(config, log)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One process for each core, and one for the acceptance tests if they are selected."""
+    return (os.cpu_count() or 1) + ("not acceptance" not in config.option.markexpr)
 
 
 @pytest.fixture(scope="session")

@@ -187,6 +187,7 @@ def test_no_body_is_a_fault_of_ours(ids):
     assert faults.found == []
 
 
+@pytest.mark.slow
 def test_no_value_of_a_field_is_a_fault_of_ours(ids):
     faults = Faults(ids["api"].plain)
     schema = Client().get("/v1/openapi.json").json()
@@ -213,6 +214,7 @@ def merged(good: dict[str, Any], place: tuple[str, ...], value: Any) -> dict[str
     return body
 
 
+@pytest.mark.slow
 def test_no_header_is_a_fault_of_ours(ids):
     faults = Faults(ids["api"].plain)
     for path, methods in addresses(ids):
@@ -223,6 +225,7 @@ def test_no_header_is_a_fault_of_ours(ids):
     assert faults.found == []
 
 
+@pytest.mark.slow
 def test_no_query_and_no_path_is_a_fault_of_ours(ids):
     faults = Faults(ids["api"].plain)
     for path, methods in addresses(ids):
