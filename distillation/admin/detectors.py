@@ -98,8 +98,8 @@ class DetectorAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
         counts = row.manifest["figures"].get("pictures")
         if not counts:
             return "–"
-        said = f"{counts['trained']} images, calibrated on {counts['held_out']} others"
-        return said + (", which were also the test set" if _test(row).get("is_held_out") else "")
+        text = f"{counts['trained']} images, calibrated on {counts['held_out']} others"
+        return text + (", which were also the test set" if _test(row).get("is_held_out") else "")
 
     @display(description="by defect")
     def by_defect(self, row: Detector) -> Any:

@@ -49,7 +49,7 @@ def decode(content: bytes, *, side: int) -> Crop:
     except Image.UnidentifiedImageError as error:
         raise Refused("format", f"The format is not one of {', '.join(FORMATS)}.") from error
     except Exception as error:  # decoders raise undocumented errors on hostile bytes
-        raise Refused("broken", _said(error)) from error
+        raise Refused("broken", _message(error)) from error
     with image:
         width, height = image.size
         try:
@@ -61,7 +61,7 @@ def decode(content: bytes, *, side: int) -> Crop:
             refused.width, refused.height = width, height
             raise
         except Exception as error:
-            raise Refused("broken", _said(error), width=width, height=height) from error
+            raise Refused("broken", _message(error), width=width, height=height) from error
     return Crop(file.getvalue(), width, height, str(imagehash.phash(square, HASH_BITS)))
 
 
@@ -137,5 +137,5 @@ def _in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     return image.convert("RGB")
 
 
-def _said(error: Exception) -> str:
+def _message(error: Exception) -> str:
     return (str(error) or type(error).__name__)[:300]

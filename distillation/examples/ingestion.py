@@ -59,9 +59,9 @@ class Report:
     refused: Counter[str] = field(default_factory=Counter)
 
     def __str__(self) -> str:
-        said = [f"{self.files} files", f"{self.taken} taken", f"{self.unchanged} unchanged"]
-        said += [f"{count} {code}" for code, count in sorted(self.refused.items())]
-        return ", ".join(said)
+        parts = [f"{self.files} files", f"{self.taken} taken", f"{self.unchanged} unchanged"]
+        parts += [f"{count} {code}" for code, count in sorted(self.refused.items())]
+        return ", ".join(parts)
 
 
 def ingest(

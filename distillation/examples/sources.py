@@ -142,7 +142,7 @@ class Place:
         except PlaceUnusable:
             raise
         except Exception as error:  # backends raise their own exceptions
-            raise PlaceUnusable(f"{folder} cannot be listed: {_said(error)}") from error
+            raise PlaceUnusable(f"{folder} cannot be listed: {_message(error)}") from error
 
     def _is_ours(self, name: str, entry: Mapping[str, Any]) -> bool:
         """Return whether an entry is below the base, not hidden, no link, and no other view of a web listing."""
@@ -160,7 +160,7 @@ class Place:
         try:
             info = self._filesystem.info(file.path)
         except Exception as error:
-            raise OSError(_said(error)) from error
+            raise OSError(_message(error)) from error
         return File(file.location, file.path, info.get("size"), _stamp(info))
 
     def read(self, file: File, *, most: int) -> bytes:
@@ -180,7 +180,7 @@ class Place:
         except (FileTooLarge, OSError):
             raise
         except Exception as error:
-            raise OSError(_said(error)) from error
+            raise OSError(_message(error)) from error
         return b"".join(parts)
 
     def _check_still_inside(self, file: File) -> None:
@@ -213,7 +213,7 @@ def open_place(url: str, rules: Rules) -> Place:
     try:
         filesystem = fsspec.filesystem(scheme, skip_instance_cache=True, use_listings_cache=False)
     except Exception as error:
-        raise PlaceUnusable(f"{scheme}:// cannot be opened: {_said(error)}") from error
+        raise PlaceUnusable(f"{scheme}:// cannot be opened: {_message(error)}") from error
     return Place(filesystem, posixpath.normpath(url.partition("://")[2]), scheme=scheme)
 
 
@@ -271,5 +271,5 @@ def _stamp(entry: Mapping[str, Any]) -> str:
     return ""
 
 
-def _said(error: Exception) -> str:
+def _message(error: Exception) -> str:
     return (str(error) or type(error).__name__)[:300]

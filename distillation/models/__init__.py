@@ -1,4 +1,4 @@
-"""The rows of distillation, by noun. One-row methods only."""
+"""Models of distillation. They have methods on single rows only; the logic is in the packages."""
 
 from distillation.models.curation import Detector, Example, ImageSource, Verdict
 from distillation.models.evaluations import Evaluation

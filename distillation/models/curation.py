@@ -1,4 +1,4 @@
-"""Detectors, where pictures come from, the pictures, and what a detector and people say of them."""
+"""Models of detector versions, image sources, examples and verdicts."""
 
 from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
@@ -10,7 +10,7 @@ from generation.models import PromptVariant
 
 
 class Detector(models.Model):
-    """A version of the detector, immutable like a release. Its life is in `distillation.detectors.registry`."""
+    """A version of the detector, immutable like a release. The life cycle is in `distillation.detectors.registry`."""
 
     class Status(models.TextChoices):
         CANDIDATE = "candidate"
@@ -44,7 +44,7 @@ class Detector(models.Model):
 
 
 class ImageSource(models.Model):
-    """A place with pictures of prompt variants: a folder, or anything that fsspec can list."""
+    """A location of images of prompt variants: a folder, or a URL that fsspec can list."""
 
     name = models.SlugField(max_length=100, unique=True)
     url = models.CharField(
@@ -80,7 +80,7 @@ class ImageSource(models.Model):
 
 
 class Example(models.Model):
-    """A picture of a source, cropped as training takes it; or a file that was refused, with the reason."""
+    """An image of a source, cropped for training; or a refused file, with the reason."""
 
     class Override(models.TextChoices):
         NONE = "", "none (the detector decides)"
@@ -122,14 +122,14 @@ class Example(models.Model):
     class Meta:
         ordering = ["-created_at", "-pk"]
         constraints = [
-            # The same bytes are one example of a source, wherever they lie in it.
+            # Equal bytes are one example per source, at whatever locations.
             models.UniqueConstraint(
                 fields=["source", "sha256"],
                 condition=~Q(sha256=""),
                 name="one_example_per_content",
             )
         ]
-        # Before a stored file is removed it is asked whether a row refers to it.
+        # Read before a stored file is removed, to see whether a row refers to it.
         indexes = [models.Index(fields=["file"], name="example_file")]
 
     def __str__(self) -> str:
@@ -137,7 +137,7 @@ class Example(models.Model):
 
 
 class Verdict(models.Model):
-    """What a version of the detector says of an example."""
+    """Verdict of a detector version on an example."""
 
     example = models.ForeignKey(Example, on_delete=models.CASCADE, related_name="verdicts")
     detector = models.ForeignKey(Detector, on_delete=models.PROTECT, related_name="verdicts")

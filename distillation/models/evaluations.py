@@ -1,10 +1,10 @@
-"""Evaluations: what a release's manifest says of how it was measured. No rows of their own."""
+"""Evaluations of releases: a proxy of Release, whose manifest has the figures."""
 
 from generation.models import Release
 
 
 class Evaluation(Release):
-    """A release that was measured. The figures are in its manifest, and stay as long as it does."""
+    """A release with an evaluation in its manifest."""
 
     class Meta:
         proxy = True

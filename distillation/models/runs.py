@@ -1,4 +1,4 @@
-"""Runs, their slices, and the decisions that start them or do not. Status and lease change in `runs` only."""
+"""Models of runs, slices and decisions. Status and lease are changed in `distillation.runs` only."""
 
 from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
@@ -10,7 +10,7 @@ from generation.models import Release
 
 
 class Run(models.Model):
-    """One training from start to end: recipe × teacher × catalogue. Status, lease and token change in `runs` only."""
+    """One training from start to end: recipe × teacher × catalogue. Status, lease and token: `runs.lifecycle` only."""
 
     class Status(models.TextChoices):
         QUEUED = "queued"
@@ -25,16 +25,16 @@ class Run(models.Model):
         PERSON = "person"
 
     class Policy(models.TextChoices):
-        AUTO = "auto", "auto (served at once if it passes the gate)"
-        CANARY = "canary", "canary (serves a share of the jobs first)"
-        MANUAL = "manual", "manual (a person serves it)"
+        AUTO = "auto", "auto (activated if it passes the gate)"
+        CANARY = "canary", "canary (first serves a share of the jobs)"
+        MANUAL = "manual", "manual (activated by a person)"
 
     class Outcome(models.TextChoices):
         PENDING = "pending", "pending (not finished)"
-        PROMOTED = "promoted", "promoted (is served)"
-        CANARY = "canary", "canary (passed, serves a share of the jobs)"
+        PROMOTED = "promoted", "promoted (activated)"
+        CANARY = "canary", "canary (passed the gate, serves a share of the jobs)"
         WITHDRAWN = "withdrawn", "withdrawn (did worse than the active release)"
-        CANDIDATE = "candidate", "candidate (passed, waits for a person)"
+        CANDIDATE = "candidate", "candidate (passed the gate, can be activated)"
         REJECTED = "rejected", "rejected (did not pass the gate)"
 
     OPEN = (Status.QUEUED, Status.RUNNING, Status.PAUSED)
@@ -97,7 +97,7 @@ class Run(models.Model):
     class Meta:
         ordering = ["-created_at", "-pk"]
         constraints = [
-            # A catalogue is distilled once at a time, whatever beat and people ask for.
+            # One open run per teacher, whatever the schedule and people start.
             models.UniqueConstraint(
                 fields=["teacher"],
                 condition=Q(status__in=("queued", "running", "paused")),
@@ -128,11 +128,11 @@ class Slice(models.Model):
 
     class Outcome(models.TextChoices):
         RUNNING = "running"
-        OVER = "over", "over (its time was up; the next one goes on)"
-        FINISHED = "finished", "finished (with it the run)"
+        OVER = "over", "over (time limit reached; the next slice continues)"
+        FINISHED = "finished", "finished (the run has finished)"
         FAILED = "failed"
-        LOST = "lost", "lost (the lease ran out)"
-        STOPPED = "stopped", "stopped (paused, canceled or its worker ended)"
+        LOST = "lost", "lost (the lease expired)"
+        STOPPED = "stopped", "stopped (the run was paused or canceled, or the worker shut down)"
 
     run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="slices")
     number = models.PositiveIntegerField()
@@ -153,7 +153,7 @@ class Slice(models.Model):
 
 
 class Decision(models.Model):
-    """Whether a redistillation was started, and why or why not."""
+    """A decision whether to start a distillation run, with the reasons."""
 
     is_start = models.BooleanField()
     reasons = ArrayField(models.CharField(max_length=300), default=list)

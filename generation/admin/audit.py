@@ -48,11 +48,11 @@ class AuditEntryAdmin(ReadOnlyMixin, ModelAdmin):
     def facts(self, entry: AuditEntry) -> str:
         # An edit lists each value before and after.
         between = " → " if entry.action.endswith("_edited") else ", "
-        facts = (f"{name}: {_said(value, between)}" for name, value in entry.detail.items())
+        facts = (f"{name}: {_text(value, between)}" for name, value in entry.detail.items())
         return "; ".join(facts) or "–"
 
 
-def _said(value: object, between: str) -> str:
+def _text(value: object, between: str) -> str:
     if isinstance(value, list):
-        return between.join(_said(part, between) for part in value)
+        return between.join(_text(part, between) for part in value)
     return value if isinstance(value, str) else json.dumps(value)

@@ -123,10 +123,10 @@ def store(
 
 def render(job: Job, index: int, image: StoredImage) -> StoredImage:
     """Return the image in the job's file format, with its metadata or none. Raises StorageFailed."""
-    said = metadata(job, job.seed + index if image.seed is None else image.seed)
-    if said is None and _is_plain(image, job.output_format) and storage.exists(image.file):
+    embedded = metadata(job, job.seed + index if image.seed is None else image.seed)
+    if embedded is None and _is_plain(image, job.output_format) and storage.exists(image.file):
         return image
-    content = files.render(storage.read(image.master), job.output_format, metadata=said)
+    content = files.render(storage.read(image.master), job.output_format, metadata=embedded)
     file = storage.save(content, job.output_format)
     return replace(
         image,
@@ -134,7 +134,7 @@ def render(job: Job, index: int, image: StoredImage) -> StoredImage:
         format=job.output_format,
         sha256=file.sha256,
         size_bytes=file.size_bytes,
-        has_metadata=said is not None,
+        has_metadata=embedded is not None,
     )
 
 

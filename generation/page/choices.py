@@ -79,8 +79,8 @@ def _fitting(words: Iterable[str], tags: Collection[str]) -> QuerySet[PromptVari
 
 
 def _fits(variant: PromptVariant, words: Iterable[str], tags: Iterable[str]) -> bool:
-    said = all(word in variant.normalized_text or word in variant.slug for word in words)
-    return said and set(tags) <= set(variant.tags)
+    has_words = all(word in variant.normalized_text or word in variant.slug for word in words)
+    return has_words and set(tags) <= set(variant.tags)
 
 
 def _named(normalized: str, slug: str) -> tuple[PromptVariant | None, PromptVariant | None]:

@@ -195,10 +195,10 @@ def ended(job: Job) -> bool:
     return _write((job, event) for event in events)
 
 
-def _write(told: Iterable[tuple[Job, Delivery.Event]]) -> bool:
+def _write(events: Iterable[tuple[Job, Delivery.Event]]) -> bool:
     rows = [
         Delivery(owner_id=job.owner_id, endpoint_id=job.webhook_id, job_id=job.id, event=event)
-        for job, event in told
+        for job, event in events
         if job.webhook_id is not None and event in job.webhook_events
     ]
     if rows:

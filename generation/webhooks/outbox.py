@@ -220,14 +220,14 @@ def _delivered(ended: Iterable[tuple[Delivery, Answer]], now: datetime) -> None:
 
 
 def _failed(delivery: Delivery, answer: Answer, now: datetime) -> str:
-    said = {"last_status": answer.status, "last_error": answer.error[:MAX_ERROR]}
+    result = {"last_status": answer.status, "last_error": answer.error[:MAX_ERROR]}
     if answer.status == GONE or delivery.attempts > len(DELAYS):
-        _held(delivery).update(status=Status.DEAD, **said)
+        _held(delivery).update(status=Status.DEAD, **result)
         _said_dead(delivery, answer.error)
         return "dead"
     seconds = DELAYS[delivery.attempts - 1] * (1 + random.uniform(0, JITTER))
     seconds = max(seconds, _asked_for(answer))
-    _held(delivery).update(next_attempt_at=now + timedelta(seconds=seconds), **said)
+    _held(delivery).update(next_attempt_at=now + timedelta(seconds=seconds), **result)
     log.info("webhook_failed", **_facts(delivery), error=answer.error, again_in=round(seconds))
     return "failed"
 

@@ -145,8 +145,8 @@ class Sender:
         except aiohttp.ClientConnectorDNSError:
             return Answer(error="The host name cannot be resolved.")
         except aiohttp.ClientConnectorError as error:
-            said = error.os_error.strerror or str(error.os_error)
-            return Answer(error=f"The connection failed: {said}.")
+            reason = error.os_error.strerror or str(error.os_error)
+            return Answer(error=f"The connection failed: {reason}.")
         except (aiohttp.ClientError, OSError, ValueError) as error:
             return Answer(error=f"No response: {error or type(error).__name__}.")
         except Exception as error:  # a fault with one receiver must not stop the others
@@ -159,7 +159,7 @@ class Sender:
         ) as response:
             answer = Answer(
                 response.status,
-                _said(response.status),
+                _error(response.status),
                 retry_after(response.headers.get("Retry-After", "")),
             )
             if answer.is_success:
@@ -175,7 +175,7 @@ async def _read(response: aiohttp.ClientResponse) -> None:
         response.close()
 
 
-def _said(status: int) -> str:
+def _error(status: int) -> str:
     if 200 <= status < 300:
         return ""
     if 300 <= status < 400:

@@ -121,7 +121,7 @@ class Command(BaseCommand):
         from distillation.detector import labels  # loads torch, which the other actions do not need
         from distillation.detector_training import version
 
-        with _told():
+        with _command_errors():
             recipe = _recipe(options)
             labelled = labels.read(options["folder"], bits=options["bits"])
             keeps = _folder(options["keep"]) if options["keep"] else None
@@ -157,7 +157,7 @@ class Command(BaseCommand):
         from distillation.detector import judge, labels
         from distillation.evaluation import detector_accuracy
 
-        with _told():
+        with _command_errors():
             judging = judge.load(_folder(options["detector"]))
             labelled = labels.read(options["folder"])
             found = detector_accuracy.run(judging, labelled)
@@ -171,7 +171,7 @@ class Command(BaseCommand):
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _command_errors() -> Iterator[None]:
     """Convert errors of tensor code to CommandError."""
     from distillation.detector.errors import DetectorUnusable, LabelsUnusable
     from distillation.training.errors import TrainingError

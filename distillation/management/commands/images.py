@@ -84,8 +84,8 @@ class Command(BaseCommand):
         for source in counted:
             state = source.error or ("" if source.ingested_at else "not read yet")
             state = state if source.is_enabled else "disabled"
-            said = f"{source.taken} examples, {source.all - source.taken} refused"
-            self.stdout.write(f"{source.name:<24} {said}  {source.url}  {state}".rstrip())
+            counts = f"{source.taken} examples, {source.all - source.taken} refused"
+            self.stdout.write(f"{source.name:<24} {counts}  {source.url}  {state}".rstrip())
 
     def ingest(self, options: dict[str, Any]) -> None:
         from distillation.examples import ingestion

@@ -123,10 +123,10 @@ class Command(BaseCommand):
                 time.sleep(LOOK_SECONDS)
                 run.refresh_from_db()
             bar.update(run.percent - bar.n)
-        said = f"{run.name} {run.status}"
+        state = f"{run.name} {run.status}"
         if run.status == Run.Status.FAILED:
-            raise CommandError(f"{said}: {run.error_detail}")
-        self.stdout.write(f"{said}, {run.outcome}.")
+            raise CommandError(f"{state}: {run.error_detail}")
+        self.stdout.write(f"{state}, {run.outcome}.")
         for check in (run.gate or {}).get("checks", []):
             if not check["passed"]:
                 self.stdout.write(f"  not passed: {check['name']} {check['detail']}")

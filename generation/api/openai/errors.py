@@ -19,7 +19,7 @@ TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_
 PARAMETERS = {"text": "prompt"}
 
 
-def is_spoken(path: str) -> bool:
+def is_openai_route(path: str) -> bool:
     """Return whether errors on this path are in OpenAI's format."""
     return bool(ROUTES.fullmatch(path))
 
@@ -49,8 +49,8 @@ def body_of(refusal: Refusal) -> dict[str, Any]:
 
 def _message(refusal: Refusal) -> str:
     """Return title and detail: the format has no title, and a detail may contain only the remedy."""
-    said = refusal.detail
-    return said if said.startswith(refusal.title) else f"{refusal.title}. {said}"
+    detail = refusal.detail
+    return detail if detail.startswith(refusal.title) else f"{refusal.title}. {detail}"
 
 
 def headers_of(refusal: Refusal) -> dict[str, str]:

@@ -116,10 +116,10 @@ class ModelPredictionRequestSerializer(Strict):
     )
 
     def validate_webhook_events_filter(self, events: list[str]) -> list[str]:
-        told = [event for event in events if event != LOGS]
-        if not told:
+        supported = [event for event in events if event != LOGS]
+        if not supported:
             raise serializers.ValidationError("logs is not supported; choose other events.")
-        return told
+        return supported
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         if "webhook_events_filter" in attrs and "webhook" not in attrs:

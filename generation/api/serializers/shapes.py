@@ -35,9 +35,9 @@ class Strict(serializers.Serializer[Any]):
             unknown = sorted(set(data.keys()) - set(self.fields))
             if unknown:
                 known = ", ".join(sorted(self.fields))
-                said = {name: self.hints.get(name, f"Known: {known}.") for name in unknown}
+                advice = {name: self.hints.get(name, f"Known: {known}.") for name in unknown}
                 raise serializers.ValidationError(
-                    {name: f"Unknown parameter. {hint}" for name, hint in said.items()},
+                    {name: f"Unknown parameter. {hint}" for name, hint in advice.items()},
                     code="unsupported_parameter",
                 )
         return super().to_internal_value(data)

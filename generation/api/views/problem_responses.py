@@ -76,7 +76,7 @@ def _render(refusal: Refusal, request: HttpRequest | Request) -> Rendering:
     headers = dict(refusal.headers)
     if refusal.retry_after is not None:
         headers["Retry-After"] = str(refusal.retry_after)
-    if errors.is_spoken(request.path):
+    if errors.is_openai_route(request.path):
         return Rendering(
             errors.status_of(refusal),
             errors.body_of(refusal),

@@ -109,11 +109,11 @@ def _of_validation(error: exceptions.ValidationError, request: Request) -> Refus
         if path and request.method != "GET" and path[0] not in request.query_params:
             entry["pointer"] = "#/" + "/".join(_token(part) for part in path)
         entries.append(entry)
-    said = "; ".join(
+    summary = "; ".join(
         f"{entry['parameter']}: {entry['detail']}" if "parameter" in entry else entry["detail"]
         for entry in entries
     )
-    return Refusal(400, "invalid_request", said, errors=tuple(entries))
+    return Refusal(400, "invalid_request", summary, errors=tuple(entries))
 
 
 def _token(name: str) -> str:
