@@ -63,6 +63,6 @@ def _signer(to: str, secret_key: str) -> Signer:
 @cache
 def around(name: str) -> tuple[str, str]:
     """Return the parts of the route's path before and after the id."""
-    nobody = UUID(int=0)
-    before, _, after = reverse(name, args=[nobody]).partition(str(nobody))
+    placeholder = UUID(int=0)
+    before, _, after = reverse(name, args=[placeholder]).partition(str(placeholder))
     return before, after

@@ -32,7 +32,7 @@ class SearchForm(Strict):
     tag = serializers.ListField(child=serializers.CharField(), required=False)
 
 
-class WishForm(SearchForm):
+class CreateForm(SearchForm):
     """looked: the text that the list was shown for; look: the button that updates the list."""
 
     looked = _typed()
@@ -46,7 +46,7 @@ class WishForm(SearchForm):
 
 
 @dataclass(frozen=True)
-class Wish:
+class FormValues:
     """Values of the form. text, variant, tags: the prompt; options: by name, as typed."""
 
     text: str = ""
@@ -55,8 +55,8 @@ class Wish:
     options: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, form: Mapping[str, Any]) -> "Wish":
-        """Return the wish of a form validated by WishForm or SearchForm."""
+    def of(cls, form: Mapping[str, Any]) -> "FormValues":
+        """Return the values of a form validated by CreateForm or SearchForm."""
         text, variant = form.get("text", ""), form.get("variant", "")
         if form.get("looked", text) != text:
             variant = ""  # the text was changed after the selection
@@ -65,65 +65,65 @@ class Wish:
 
 
 @dataclass(frozen=True)
-class Faults:
-    """Errors of a form. of: messages by field, "" = of no field; nearest: similar variants."""
+class FormErrors:
+    """Errors of a form. by_field: messages by field, "" = of no field; nearest: similar variants."""
 
-    of: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    by_field: Mapping[str, Sequence[str]] = field(default_factory=dict)
     nearest: Sequence[Mapping[str, Any]] = ()
 
     @property
     def general(self) -> Sequence[str]:
-        return self.of.get("", ())
+        return self.by_field.get("", ())
 
     @property
-    def said(self) -> str:
+    def text(self) -> str:
         """Return all messages as one text."""
-        return " ".join(said for messages in self.of.values() for said in messages)
+        return " ".join(message for messages in self.by_field.values() for message in messages)
 
 
-def submit(owner: Any, wish: Wish) -> Job | Faults:
+def submit(owner: Any, values: FormValues) -> Job | FormErrors:
     """Submit the job."""
     try:
-        asked = read(JobRequestSerializer, {**wish.options, **_prompt(wish)})
+        asked = read(JobRequestSerializer, {**values.options, **_prompt(values)})
         return submission.submit(owner, via=Job.Via.PAGE, **asked)
     except ValidationError as error:
         detail: Any = error.detail
-        return Faults({name: [str(said) for said in detail[name]] for name in detail})
+        return FormErrors({name: [str(message) for message in detail[name]] for name in detail})
     except GenerationError as error:
-        return _faults(error)
+        return _errors(error)
 
 
-def _prompt(wish: Wish) -> dict[str, str]:
-    if wish.variant:
-        return {"variant": wish.variant}
-    if wish.text.strip():
-        return {"text": wish.text}
+def _prompt(values: FormValues) -> dict[str, str]:
+    if values.variant:
+        return {"variant": values.variant}
+    if values.text.strip():
+        return {"text": values.text}
     raise InvalidRequest("Choose a prompt from the list, or write one.", parameter=PROMPT)
 
 
-def _faults(error: GenerationError) -> Faults:
+def _errors(error: GenerationError) -> FormErrors:
     name = error.parameter or ""
     if name in ("variant", "text"):
         name = PROMPT
     elif name not in (PROMPT, *OPTIONS):
         name = ""
-    said = [error.detail]
+    messages = [error.detail]
     if error.retryable:
         seconds = f" in {error.retry_after} s" if error.retry_after else " in a moment"
-        said.append(f"Try again{seconds}.")
-    return Faults({name: said}, error.members.get("nearest", ()))
+        messages.append(f"Try again{seconds}.")
+    return FormErrors({name: messages}, error.members.get("nearest", ()))
 
 
 @dataclass(frozen=True)
 class Filled:
     """Data for rendering the form."""
 
-    wish: Wish
-    faults: Faults = field(default_factory=Faults)
+    values: FormValues
+    errors: FormErrors = field(default_factory=FormErrors)
 
     @cached_property
     def found(self) -> Found:
-        return choices.search(self.wish.text, self.wish.tags, slug=self.wish.variant)
+        return choices.search(self.values.text, self.values.tags, slug=self.values.variant)
 
     @cached_property
     def offers(self) -> Offers:
@@ -132,10 +132,10 @@ class Filled:
     @property
     def is_detailed(self) -> bool:
         """Return whether any of the rarely used options has a value."""
-        said = {*self.wish.options, *self.faults.of}
-        if self.wish.options.get("output_format") == Job.Format.WEBP:
-            said.discard("output_format")
-        return bool(said & {"size", "output_format", "model"})
+        given = {*self.values.options, *self.errors.by_field}
+        if self.values.options.get("output_format") == Job.Format.WEBP:
+            given.discard("output_format")
+        return bool(given & {"size", "output_format", "model"})
 
     @property
     def sizes(self) -> list[tuple[str, str]]:
@@ -143,11 +143,11 @@ class Filled:
         known = [
             (size, f"{size} ({makers})" if makers else size) for size, makers in self.offers.sizes
         ]
-        return _with(self.wish.options.get("size"), known)
+        return _with(self.values.options.get("size"), known)
 
     @property
     def formats(self) -> list[tuple[str, str]]:
-        return _with(self.wish.options.get("output_format"), Job.Format.choices)
+        return _with(self.values.options.get("output_format"), Job.Format.choices)
 
     @property
     def models(self) -> list[tuple[str, str]]:
@@ -156,7 +156,7 @@ class Filled:
             (offer.name, f"{offer.name}, {offer.steps} step{'s' if offer.steps > 1 else ''}")
             for offer in self.offers.releases
         ]
-        named = self.wish.options.get("model")
+        named = self.values.options.get("model")
         return known if named in Release.Kind.values else _with(named, known)
 
 

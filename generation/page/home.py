@@ -10,7 +10,7 @@ from django_htmx.http import reswap, retarget
 from generation.api.views.jobs import owned
 from generation.api.views.refusals import Refusal
 from generation.models import Job
-from generation.page.forms import Faults, Filled, SearchForm, Wish, WishForm, submit
+from generation.page.forms import CreateForm, Filled, FormErrors, FormValues, SearchForm, submit
 from generation.page.gallery import gallery
 from generation.page.jobs import card
 from generation.page.login import Login
@@ -30,16 +30,16 @@ class Home(PageView):
         return super().anonymous(request)
 
     def get(self, request: PersonRequest) -> HttpResponse:
-        return _page(request, Filled(Wish.of(read(WishForm, request.GET))))
+        return _page(request, Filled(FormValues.of(read(CreateForm, request.GET))))
 
     def post(self, request: PersonRequest) -> HttpResponseBase:
-        form = read(WishForm, request.POST)
-        wish = Wish.of(form)
+        form = read(CreateForm, request.POST)
+        values = FormValues.of(form)
         if "look" in form:
-            return _page(request, Filled(wish))
-        made = submit(request.user, wish)
-        if isinstance(made, Faults):
-            return _refused(request, wish, made)
+            return _page(request, Filled(values))
+        made = submit(request.user, values)
+        if isinstance(made, FormErrors):
+            return _refused(request, values, made)
         structlog.contextvars.bind_contextvars(job_id=str(made.id))
         if request.htmx:
             return card(request, owned(request).get(id=made.id))
@@ -50,10 +50,10 @@ class Choices(PageView):
     """Suggestions of prompt variants during typing."""
 
     def get(self, request: PersonRequest) -> HttpResponseBase:
-        wish = Wish.of(read(SearchForm, request.GET))
+        values = FormValues.of(read(SearchForm, request.GET))
         if not request.htmx:
             return HttpResponseRedirect(f"{reverse('home')}?{request.GET.urlencode()}")
-        return render(request, "generation/page/choices.html", {"filled": Filled(wish)})
+        return render(request, "generation/page/choices.html", {"filled": Filled(values)})
 
 
 def _page(request: PersonRequest, filled: Filled) -> HttpResponse:
@@ -62,11 +62,11 @@ def _page(request: PersonRequest, filled: Filled) -> HttpResponse:
     return render(request, "generation/page/home.html", facts)
 
 
-def _refused(request: PersonRequest, wish: Wish, faults: Faults) -> HttpResponse:
+def _refused(request: PersonRequest, values: FormValues, errors: FormErrors) -> HttpResponse:
     """Show the form again with its values and errors."""
     if request.htmx and request.htmx.trigger != FORM:  # from a job's card: the form is not replaced
-        return refused(request, Refusal(REFUSED, "invalid_request", faults.said))
-    filled = Filled(wish, faults)
+        return refused(request, Refusal(REFUSED, "invalid_request", errors.text))
+    filled = Filled(values, errors)
     if request.htmx:
         form = render(request, "generation/page/form.html", _facts(filled))
         response = reswap(retarget(form, f"#{FORM}"), "outerHTML")

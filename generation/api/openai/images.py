@@ -82,11 +82,11 @@ class ImageGenerations(APIView):
         query(NoQuery, request)
         asked = ImagesRequestSerializer(data=request.data)
         asked.is_valid(raise_exception=True)
-        wish = asked.validated_data
-        job = self._job(request, wish)
-        if wish.get("stream"):
-            return self._watched(request, job, wish.get("partial_images", 0))
-        return self._waited(request, job, wish.get("response_format", B64_JSON))
+        parameters = asked.validated_data
+        job = self._job(request, parameters)
+        if parameters.get("stream"):
+            return self._watched(request, job, parameters.get("partial_images", 0))
+        return self._waited(request, job, parameters.get("response_format", B64_JSON))
 
     @extend_schema(exclude=True)
     def get(self, request: Request) -> HttpResponseBase:
@@ -99,19 +99,19 @@ class ImageGenerations(APIView):
             return self._watched(request, job, asked["partial_images"])
         return self._waited(request, job, asked["response_format"])
 
-    def _job(self, request: Request, wish: dict[str, Any]) -> Job:
+    def _job(self, request: Request, parameters: dict[str, Any]) -> Job:
         def make() -> Job:
-            size = wish.get("size")
+            size = parameters.get("size")
             return submission.submit(
                 request.user,
-                variant=wish.get("variant"),
-                text=wish.get("prompt") or None,
-                match=wish.get("match"),
-                n=wish.get("n", 1),
-                seed=wish.get("seed"),
+                variant=parameters.get("variant"),
+                text=parameters.get("prompt") or None,
+                match=parameters.get("match"),
+                n=parameters.get("n", 1),
+                seed=parameters.get("seed"),
                 size=None if size == "auto" else size,
-                output_format=wish.get("output_format", Job.Format.PNG),
-                model=wish.get("model"),
+                output_format=parameters.get("output_format", Job.Format.PNG),
+                model=parameters.get("model"),
                 api_key=cast(APIKey, request.auth),
                 via=Job.Via.OPENAI,
                 base_url=request.build_absolute_uri("/"),
@@ -200,7 +200,7 @@ def _unfinished(request: Request) -> Response:
 
 
 def _failed(request: Request, job: Job) -> Response:
-    """Answer with the job's error. Retries are exhausted, so the client is told not to retry."""
+    """Answer with the job's error. Attempts are exhausted, so clients must not retry."""
     code = job.error_code or CANCELED_BY_CLIENT
     detail = job.error_detail or "The job was canceled."
     refusal = Refusal(STATUSES.get(code, 500), code, detail)
