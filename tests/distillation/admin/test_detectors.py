@@ -1,4 +1,4 @@
-"""The pages of detectors: what each can say, how it did, which one judges."""
+"""Admin of detectors: bits, accuracy, activation."""
 
 import pytest
 from django.contrib.auth.models import Permission

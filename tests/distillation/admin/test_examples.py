@@ -1,4 +1,4 @@
-"""The pages of sources and examples: a source is named and read, pictures are decided on, agreement is counted."""
+"""Admin of sources and examples: adding and reading a source, decisions on images, agreement."""
 
 import pytest
 from django.contrib.admin.models import LogEntry
@@ -172,7 +172,7 @@ def test_many_pictures_are_decided_on_at_once_and_it_is_kept_who_did_it(admin):
     rows = [make_example(), make_example(), make_example(refusal="broken")]
     for action, override, said in (
         ("accept", "accepted", "2 images are accepted."),
-        ("accept", "accepted", "0 pictures are accepted."),
+        ("accept", "accepted", "0 images are accepted."),
         ("reject", "rejected", "2 pictures are rejected."),
         ("clear", "", "2 pictures are left to the detector."),
     ):

@@ -1,4 +1,4 @@
-"""The pages of redistillation: begin a run, watch it, steer it, read what the gate said, change the schedule."""
+"""Admin of runs: start, progress, control, gate, schedule."""
 
 import json
 import shutil

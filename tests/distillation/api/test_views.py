@@ -1,4 +1,4 @@
-"""/v1/runs: begin a run, follow it, steer it; with keys that may."""
+"""/v1/runs: start, read and control runs; scopes of keys."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""One version of the detector judges at a time; a version does not change; out of the box there is one."""
+"""Detector versions: one is active, versions are immutable, one is included."""
 
 import json
 

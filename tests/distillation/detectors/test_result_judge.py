@@ -1,4 +1,4 @@
-"""The active version of the detector judges what the generation workers make, where it knows the pictures."""
+"""Judging of generated images by the active detector, for releases whose images it knows."""
 
 import shutil
 

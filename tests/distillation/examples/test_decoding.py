@@ -1,4 +1,4 @@
-"""What becomes of the bytes of a stranger's file: a square of the teacher's size, or a code."""
+"""Decoding of untrusted files: a square of the teacher's size, or an error code."""
 
 import contextlib
 import io

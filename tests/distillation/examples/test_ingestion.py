@@ -1,4 +1,4 @@
-"""Reading sources: what becomes an example, what is refused and why, and what is not read or decoded again."""
+"""Ingestion of sources: examples, refusals, and files that are not read or decoded again."""
 
 import os
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""Sources that wait, decisions of people, what training may use, and how far people and detector agree."""
+"""Ingestion requests, decisions of people, selection for training, agreement with the detector."""
 
 from datetime import timedelta
 
@@ -31,7 +31,7 @@ def test_a_new_source_waits_to_be_read_and_asks_a_worker(django_capture_on_commi
     ("url", "tags", "said"),
     [
         ("/etc", [], "IMAGE_SOURCE_ROOTS"),
-        ("gopher://x/y", [], "not read"),
+        ("gopher://x/y", [], "not supported"),
         ("vases", ["red", "not-red"], "contradict"),
         ("vases", ["not-vase"], "contradict"),
     ],

@@ -1,4 +1,4 @@
-"""Places of pictures: what may be reached, what is listed, what is read. Real folders and a real web server."""
+"""Image sources: access rules, listing, reading. Real folders and a real web server."""
 
 import os
 from collections.abc import Iterator
@@ -99,8 +99,8 @@ def test_a_listing_that_is_too_long_is_refused(root, monkeypatch):
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("ftp://host/x", "ftp:// is not read"),
-        ("memory://x", "is not read"),
+        ("ftp://host/x", "ftp:// is not supported"),
+        ("memory://x", "is not supported"),
         ("simplecache::s3://bucket", "simplecache"),
         ("s3://", "is incomplete"),
         ("https://", "is incomplete"),
@@ -108,7 +108,7 @@ def test_a_listing_that_is_too_long_is_refused(root, monkeypatch):
         ("https://host/x?token=1", "without"),
         ("https://[::1", "is not valid"),
         ("", "neither"),
-        ("zip://*.png::/etc/x.zip", "is not read"),
+        ("zip://*.png::/etc/x.zip", "is not supported"),
     ],
 )
 def test_addresses_that_are_not_read_are_refused_in_words(root, url, said):

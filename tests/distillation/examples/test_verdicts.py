@@ -1,4 +1,4 @@
-"""Verdicts of examples: one by each version, made again when other bits are asked for, below what people decide."""
+"""Verdicts: one per version, repeated when the tags change, overridden by people."""
 
 from pathlib import Path
 

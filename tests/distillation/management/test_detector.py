@@ -38,7 +38,7 @@ def test_a_version_is_trained_tested_and_judges(labelled, tmp_path):
     assert row.manifest["required"] == ["sharp", "clean", "whole", "large"]
 
     said = run("test", bad, "--out", tmp_path / "out")
-    assert "mine on 7 pictures" in said and "wrong colour" in said and "precision" in said
+    assert "mine on 7 images" in said and "wrong colour" in said and "precision" in said
     fields = json.loads((tmp_path / "out" / "trial.json").read_text())
     assert fields["bad"] == 1 and len(fields["pictures"]) == 7
 

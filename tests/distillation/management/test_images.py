@@ -1,4 +1,4 @@
-"""`manage.py images`: a source is named, read and judged, and what came of it is said by code."""
+"""`manage.py images`: a source is added, read and judged, with counts by code."""
 
 import io
 from pathlib import Path

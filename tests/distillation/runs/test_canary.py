@@ -1,4 +1,4 @@
-"""A canary serves its share of the jobs, and is promoted or withdrawn on what they came to."""
+"""Canaries: promotion and withdrawal by failure rates, and the outcome of their runs."""
 
 from datetime import timedelta
 

@@ -1,4 +1,4 @@
-"""What no run needs is cleared away; what a run, a person or a page may still want stays."""
+"""Cleanup: folders that nothing needs are deleted; those that a run, a person or a page may need are kept."""
 
 import fcntl
 import json

@@ -1,4 +1,4 @@
-"""A run is held by one worker at a time, what a late worker writes is refused, and it ends exactly once."""
+"""Life cycle of runs: one worker at a time, late writes are refused, and a run ends exactly once."""
 
 from datetime import timedelta
 

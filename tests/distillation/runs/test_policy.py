@@ -1,4 +1,4 @@
-"""A run begins when facts changed, once, and not in vain; every decision says why."""
+"""Policy: a run starts once when facts have changed; every decision has its reasons."""
 
 import hashlib
 import json

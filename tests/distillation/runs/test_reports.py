@@ -1,4 +1,4 @@
-"""What is kept of an evaluation outlives the folders of its run, and says which variants lost most."""
+"""Kept evaluation reports: they outlive the folders of their runs, and rank the variants."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A worker executes a run in slices, whatever interrupts it, and what the gate says happens to the release."""
+"""Slices: a worker executes a run through interruptions, and the gate decides on the release."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Snapshots: named by their content, and with the pictures of the field that training may use."""
+"""Snapshots: named by content hash, with the accepted real images."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The distillation worker between runs: sources that wait are read and judged, before a slice and instead of idling."""
+"""Distillation worker between runs: sources are read and judged before a slice."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The audit log: every change of a key or a release has its entry, with who made it and how."""
+"""Audit log: every change of a key or a release has an entry with its actor."""
 
 import getpass
 import os

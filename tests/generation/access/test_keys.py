@@ -1,4 +1,4 @@
-"""The life of a key: rotation with a grace, limits that change, and what is remembered of both."""
+"""Life cycle of API keys: rotation with a grace period, changes of limits, audit entries of both."""
 
 from datetime import timedelta
 

@@ -1,4 +1,4 @@
-"""Limits of a key and of the queue, against real PostgreSQL: what is used is counted exactly, also in a race."""
+"""Limits of keys and of the queue, against real PostgreSQL: usage is exact, also with concurrent requests."""
 
 import re
 from datetime import timedelta

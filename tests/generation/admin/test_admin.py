@@ -1,4 +1,4 @@
-"""The admin through its real pages: who may do what, what a form refuses, what a button does."""
+"""The admin through its real pages: permissions, form errors, actions."""
 
 import io
 import json

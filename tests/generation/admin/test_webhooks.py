@@ -1,4 +1,4 @@
-"""Webhooks in the admin, through its real pages: states, dead letters, what was sent, sending again."""
+"""Admin of webhooks, through its real pages: states, dead deliveries, payloads, replay."""
 
 from datetime import timedelta
 

@@ -1,4 +1,4 @@
-"""Keys and scopes: who is let in, what a key allows, and what a refusal says."""
+"""API keys and scopes: authentication, permissions, and error messages."""
 
 import time
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""Cancel-After: a job that has not ended by its time is canceled, wherever it is then, and says why."""
+"""Cancel-After: a job that has not finished in time is canceled in any state, with its reason."""
 
 from datetime import timedelta
 

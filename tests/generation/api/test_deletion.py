@@ -1,4 +1,4 @@
-"""DELETE of a job over HTTP: what is gone afterwards, for whom, and how that is said."""
+"""DELETE of a job over HTTP: what is deleted, for whom, and the responses afterwards."""
 
 from uuid import uuid4
 

@@ -1,4 +1,4 @@
-"""Watching a job over HTTP, without the shell: who may, what the view asks of the shell, what a client alone gets."""
+"""Event streams over HTTP, without the ASGI shell: permission, instructions for the shell, fallback without it."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Health: true about each part, and quick when a part is dead."""
+"""Health checks: correct for each component, and fast when one is down."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""Images over HTTP: metadata for the owner, files for whoever holds a link."""
+"""Images over HTTP: metadata for the owner, files for holders of a link."""
 
 import io
 import time

@@ -1,4 +1,4 @@
-"""Jobs over HTTP: what is accepted, what is refused and how, what an owner sees."""
+"""Jobs over HTTP: accepted and refused requests, and the owner's view."""
 
 from datetime import timedelta
 from uuid import uuid4

@@ -1,4 +1,4 @@
-"""No request whatever is answered with a fault of ours: bodies, values, headers, queries, paths that nobody means."""
+"""Fuzzing: no request gets a server error, whatever its body, values, headers, query or path."""
 
 import copy
 import json

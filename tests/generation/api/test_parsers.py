@@ -1,4 +1,4 @@
-"""Bodies: one JSON object in UTF-8, or a refusal that says what is wrong."""
+"""Request bodies: one JSON object in UTF-8, or an error that names the fault."""
 
 import io
 

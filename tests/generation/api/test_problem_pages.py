@@ -1,4 +1,4 @@
-"""Errors that no view makes: every one of them is a problem document, and none shows our insides."""
+"""Errors outside of views: all are problem documents, and none reveals internals."""
 
 import pytest
 from django.db import OperationalError

@@ -1,4 +1,4 @@
-"""The pages of codes: every code that a client can meet has one, in plain words, from this host alone."""
+"""Pages of error codes: every code of the API has one, from this host only."""
 
 import re
 

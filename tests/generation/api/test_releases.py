@@ -1,4 +1,4 @@
-"""GET /v1/releases: what `model` may name."""
+"""GET /v1/releases: the values of `model`."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The description of the API: complete, without warnings, true, and shown without leaving the host."""
+"""OpenAPI schema: complete, without warnings, correct, and its page loads only from this host."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""How many requests a key may send: against real Redis, in this process and through a real web process."""
+"""Rate limits of keys: against real Redis, in this process and through a real web process."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""GET /v1/variants: which prompt variants clients see, and how they page and search."""
+"""GET /v1/variants: visible prompt variants, pagination and search."""
 
 import base64
 

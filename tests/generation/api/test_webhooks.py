@@ -1,4 +1,4 @@
-"""Webhooks over HTTP: named by a job, signed by a secret that only its owner reads, listed, enabled, replayed."""
+"""Webhooks over HTTP: named by a job, signed with the owner's secret, listed, enabled, replayed."""
 
 from datetime import timedelta
 

@@ -1,4 +1,4 @@
-"""Embeddings that come with a student: for which variants they are stored, and what is refused."""
+"""Embeddings included in a student: the variants they are stored for, and refused files."""
 
 import json
 from dataclasses import replace
@@ -162,14 +162,14 @@ def _header(path: Path, change) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda header: header.pop("__metadata__"), "lacks prompt_embeds or the texts"),
+        (lambda header: header.pop("__metadata__"), "prompt_embeds or the texts are missing"),
         (
             lambda header: header["__metadata__"].update(texts='["a red vase"]'),
             "release.json needs",
         ),
         (lambda header: header["__metadata__"].update(texts="[1, 2, 3]"), "release.json needs"),
         (lambda header: header["prompt_embeds"].update(dtype="BF16"), "release.json needs F16"),
-        (lambda header: header.update(other=header.pop("prompt_embeds")), "lacks prompt_embeds"),
+        (lambda header: header.update(other=header.pop("prompt_embeds")), "prompt_embeds or the texts are missing"),
     ],
 )
 def test_a_bundle_whose_file_does_not_fit_its_manifest_is_refused_by_name(

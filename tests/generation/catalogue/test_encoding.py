@@ -1,4 +1,4 @@
-"""Embeddings with a real, toy-sized text encoder: what is computed, what is refused, what is made good later."""
+"""Encoding of the catalogue with a real, toy-sized text encoder: results, refusals, recovery."""
 
 import hashlib
 

@@ -1,4 +1,4 @@
-"""The catalogue as CSV and JSON: what is taken, what is refused, and that a refused file changes nothing."""
+"""Import and export of the catalogue as CSV and JSON: accepted and refused files; a refused one changes nothing."""
 
 import json
 from pathlib import Path

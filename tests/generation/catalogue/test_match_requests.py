@@ -1,4 +1,4 @@
-"""Questions of the web process and answers of the encode worker, through a real Redis."""
+"""Match requests of the web process and answers of the encode worker, through a real Redis."""
 
 import threading
 import time

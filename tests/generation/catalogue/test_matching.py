@@ -1,4 +1,4 @@
-"""Which variant a text means, as the web process decides it: a real Redis, and a thread for the encode worker."""
+"""Matching of texts in the web process: a real Redis, and a thread as the encode worker."""
 
 import threading
 import time

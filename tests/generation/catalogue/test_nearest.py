@@ -1,4 +1,4 @@
-"""The encode worker's answers about texts, with a real toy encoder and real embeddings in PostgreSQL."""
+"""Nearest variants in the encode worker, with a real toy encoder and real embeddings in PostgreSQL."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""What words say against a match: where a text encoder hears no difference, and where it would only guess."""
+"""Rules on words that reject a match, where the text encoder's vectors are too similar."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The catalogue: which texts are allowed, how they change, which variant is meant and what is encoded."""
+"""Prompt variants: allowed texts, changes, lookup, embedding states."""
 
 from pathlib import Path
 

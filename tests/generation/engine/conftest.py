@@ -1,4 +1,4 @@
-"""A tiny release, its encoder and requests for it, made once per process. Tests must not write into them."""
+"""A tiny release, its encoder and requests for it, shared per process. Tests must not write into them."""
 
 from collections.abc import Callable
 from pathlib import Path

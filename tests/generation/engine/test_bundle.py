@@ -90,21 +90,21 @@ def with_weight(name: str, value: float) -> torch.nn.Module:
         ({"texts": ("a", "b")}, "texts: 2 for 3"),
         ({"prompt_embeds": torch.zeros(3, 77, 32)}, "prompt_embeds must be float16"),
         ({"prompt_embeds": torch.zeros(3, 16, 32).half()}, r"float16 \(3, 77, 32\)"),
-        ({"prompt_embeds": torch.full((3, 77, 32), torch.nan).half()}, "prompt_embeds holds"),
+        ({"prompt_embeds": torch.full((3, 77, 32), torch.nan).half()}, "prompt_embeds has"),
         ({"scheduler_config": {"prediction_type": "v_prediction"}}, "prediction_type"),
         ({"decoder": lambda: toys.decoder(levels=3)}, "image_sizes"),
         ({"decoder": lambda: toys.decoder(latent_channels=16)}, "latent_channels"),
         (
             {"unet": lambda: with_weight("down_blocks.0.resnets.0.conv1.weight", torch.nan)},
-            r"conv1\.weight holds",
+            r"conv1\.weight has",
         ),
         (
             {"unet": lambda: with_weight("time_embedding.linear_1.weight", 1e9)},
-            r"conv1\.bias holds",
+            r"conv1\.bias has",
         ),
         (
             {"decoder": lambda: with_weight("decoder.layers.0.weight", 1e6)},
-            r"vae: decoder\.layers\.0\.weight holds",
+            r"vae: decoder\.layers\.0\.weight has",
         ),
     ],
 )
@@ -121,7 +121,7 @@ def test_a_folder_that_is_there_is_not_replaced(
     tmp_path: Path, tiny_release: Path, embeddings: Stored
 ) -> None:
     (tmp_path / "student").mkdir()
-    with pytest.raises(ReleaseInvalid, match="exists already"):
+    with pytest.raises(ReleaseInvalid, match="already exists"):
         toys.write_student(tmp_path / "student", tiny_release, embeddings)
 
 

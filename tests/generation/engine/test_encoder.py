@@ -44,7 +44,7 @@ def test_more_texts_than_a_batch_stay_in_order(encoder: Encoder) -> None:
 
 def test_a_text_that_would_be_cut_is_refused(encoder: Encoder) -> None:
     assert encoder.encode(["red " * 75])
-    with pytest.raises(TextTooLong, match="78 tokens; 77 fit"):
+    with pytest.raises(TextTooLong, match="78 tokens; the limit is 77"):
         encoder.encode(["red", "red " * 76])
 
 

@@ -357,7 +357,7 @@ def test_an_index_cannot_reach_outside_its_folder(source: Path) -> None:
 def test_an_existing_folder_is_never_overwritten(source: Path) -> None:
     target, _ = take(source)
     before = (target / "release.json").read_bytes()
-    with pytest.raises(ReleaseInvalid, match="exists already"):
+    with pytest.raises(ReleaseInvalid, match="already exists"):
         take(source)
     assert (target / "release.json").read_bytes() == before
 

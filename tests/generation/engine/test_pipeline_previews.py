@@ -1,4 +1,4 @@
-"""Images shown while they form: which ones, how they look, that they change nothing and may fail at no cost."""
+"""Previews during generation: selection, content, no effect on the images, tolerated failures."""
 
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Pictures of folded students: what `test_pipeline` says of teachers, where the code is another one."""
+"""Pipeline of folded students: the behaviours of `test_pipeline` where the code differs from a teacher's."""
 
 import json
 from collections.abc import Callable

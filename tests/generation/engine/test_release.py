@@ -120,7 +120,7 @@ def test_a_file_path_that_leaves_the_release_is_refused(folder: Path, path: str)
 
 def test_a_file_listed_twice_is_refused(folder: Path) -> None:
     edit(folder, lambda manifest: manifest["files"].append(manifest["files"][0]))
-    with pytest.raises(ReleaseInvalid, match="twice"):
+    with pytest.raises(ReleaseInvalid, match="more than once"):
         release.read(folder)
 
 

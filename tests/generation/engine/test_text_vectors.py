@@ -1,4 +1,4 @@
-"""One vector for a text, with a real toy encoder: where it lies in a stored embedding, and what a long text gives."""
+"""Vectors of texts, with a real toy encoder: position in the stored embedding, truncation of long texts."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Students of toy teachers: cut as real ones are, untrained, and written by the real writer."""
+"""Untrained students of toy teachers, cut and written by the real code."""
 
 import functools
 import json

@@ -1,4 +1,4 @@
-"""The result cache: a cap, a lifetime, and no harm when Redis is away."""
+"""Result cache: size cap, TTL, and operation without Redis."""
 
 from generation.images import cache
 from generation.infra import redis_client

@@ -1,4 +1,4 @@
-"""A row that begins to refer to a file, and the file's removal: whoever is first, no row is left without its file."""
+"""Concurrent insert of a reference and removal of its file: no row is left without its file."""
 
 import threading
 from pathlib import Path

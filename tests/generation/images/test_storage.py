@@ -1,4 +1,4 @@
-"""Image files: named by content, whole or absent, in a folder or in an object store."""
+"""Image files: named by content hash, written atomically, in a folder or an object store."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""Images that exist already: metadata stays where it was asked for, and thumbnails are made once."""
+"""Existing images: metadata stays with its job, and thumbnails are made once."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""manage.py apikey: a key is shown once, works, is limited and rotated, and ends when revoked."""
+"""`manage.py apikey`: a key is shown once, works, is limited and rotated, and is invalid once revoked."""
 
 import io
 from datetime import timedelta

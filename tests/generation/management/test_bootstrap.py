@@ -1,4 +1,4 @@
-"""`manage.py bootstrap`: everything once, nothing twice, and no tensors."""
+"""`manage.py bootstrap`: idempotent, and without torch."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""`manage.py catalogue`: what it prints and with what it fails. The rules themselves are tested with `resources`."""
+"""`manage.py catalogue`: output and errors. test_import_export has the rules."""
 
 from pathlib import Path
 

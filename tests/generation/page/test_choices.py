@@ -1,4 +1,4 @@
-"""Searching the catalogue, and what releases offer."""
+"""Search of the catalogue, and the releases to choose from."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The gallery: whose pictures, in which order, in parts."""
+"""Gallery: ownership, order, pagination."""
 
 import re
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""The form at /: what is found, what is typed, what is refused, and the job that comes of it."""
+"""Form at /: search, input, errors, and the job it creates."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A job for its person: its page, its state while it goes on, its end, and asking for it again."""
+"""Pages of a job: progress, result, cancel, generate again."""
 
 import re
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""Who sees the page, what a browser may load for it, and what is refused. The parts have tests of their own."""
+"""Access to the pages, content security policy, error pages."""
 
 import logging
 import re

@@ -111,7 +111,7 @@ def test_an_export_is_a_folder_that_stock_diffusers_loads_as_it_says(
 
 
 def test_an_export_never_overwrites_and_needs_a_known_name(served: Release, tmp_path: Path) -> None:
-    with pytest.raises(CommandError, match="exists already"):
+    with pytest.raises(CommandError, match="already exists"):
         run("release", "export", "student-1", str(tmp_path))
     with pytest.raises(CommandError, match="no release 'nothing'"):
         run("release", "export", "nothing", str(tmp_path / "new"))

@@ -1,4 +1,4 @@
-"""The process that sends: real rows, a real receiver, several at once, and nobody who holds up the others."""
+"""Delivery process: real rows, a real receiver, concurrent messages; slow receivers do not delay others."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""Webhooks as rows: which URLs are taken, secrets, and what is written when a job changes."""
+"""Webhook endpoints: validation of URLs, signing secrets, deliveries inserted when a job changes."""
 
 import base64
 import threading

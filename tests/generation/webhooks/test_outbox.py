@@ -1,4 +1,4 @@
-"""The outbox from the sender's side: what is taken, the schedule of tries, pauses, and endpoints that are given up."""
+"""Outbox: claiming of deliveries, retry schedule, pauses, endpoints that are disabled."""
 
 import threading
 from collections import Counter

@@ -1,4 +1,4 @@
-"""What is sent of a delivery: a prediction with type and time, short, and the same bytes at each try."""
+"""Payload of a delivery: a prediction with type and time, bounded, the same bytes at each attempt."""
 
 import json
 from datetime import timedelta

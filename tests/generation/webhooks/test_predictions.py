@@ -1,4 +1,4 @@
-"""A job as a Replicate prediction: every status in one of six words, links from a base URL, JSON throughout."""
+"""Jobs as Replicate predictions: Replicate's six statuses, links from a base URL, pure JSON."""
 
 import json
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""One message to one URL: signed as the library of receivers wants it, and only to addresses that may be reached."""
+"""Sender of one message: verified with the receivers' library, restricted to allowed IP addresses."""
 
 import asyncio
 import base64

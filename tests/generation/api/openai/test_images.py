@@ -1,4 +1,4 @@
-"""OpenAI's routes: what is accepted and refused, and how; what a live client sees is in test_openai_client."""
+"""OpenAI's routes: accepted and refused requests; test_client has the behaviour of a real client."""
 
 from datetime import timedelta
 from typing import Any

@@ -1,4 +1,4 @@
-"""Predictions over HTTP: what is accepted, what is refused and how, ids that the client chose."""
+"""Predictions over HTTP: accepted and refused requests, ids chosen by the client."""
 
 from datetime import timedelta
 from uuid import uuid4
