@@ -1,4 +1,4 @@
-"""Addresses of the API of redistillation."""
+"""URL routes of the distillation API."""
 
 from django.urls import path
 

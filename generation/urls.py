@@ -1,4 +1,4 @@
-"""Addresses of the page, of the API, of health and figures. Version 1 stays as it is; a second one stands beside it."""
+"""URL routes of the pages, the API, health checks and metrics. Version 1 of the API does not change incompatibly."""
 
 from django.urls import path
 

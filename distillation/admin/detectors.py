@@ -88,7 +88,7 @@ class DetectorAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
     def required(self, row: Detector) -> str:
         return ", ".join(row.manifest["required"]) or "–"
 
-    @display(description="pictures")
+    @display(description="image size")
     def image_size(self, row: Detector) -> str:
         size = row.manifest["image_size"]
         return f"{size}×{size}"

@@ -106,7 +106,7 @@ class EvaluationAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
     def verdict_badge(self, row: Evaluation) -> Any:
         return verdict(row, getattr(row, "run", None))
 
-    @display(description="right ← teacher's")
+    @display(description="all attributes right ← teacher")
     def right(self, row: Evaluation) -> str:
         return pictures.nowrap(share_right(row))
 
@@ -116,7 +116,7 @@ class EvaluationAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
         checks = [] if run is None or not run.gate else run.gate["checks"]
         return ", ".join(check["name"] for check in checks if not check["passed"]) or "–"
 
-    @display(description="release is", ordering="status")
+    @display(description="status", ordering="status")
     def status_badge(self, row: Evaluation) -> str:
         return pictures.badge(row.status)
 

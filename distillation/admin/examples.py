@@ -156,7 +156,7 @@ class ExampleAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
             return example.refusal_detail
         return ", ".join(bit for found in example.active_verdicts for bit in found.failing)
 
-    @display(description="people", ordering="overridden_at")
+    @display(description="decision by people", ordering="overridden_at")
     def decision(self, example: Example) -> Any:
         if not example.override:
             return ""

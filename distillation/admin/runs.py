@@ -264,11 +264,11 @@ class RunAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
     def outcome_badge(self, run: Run) -> str:
         return pictures.badge(run.outcome)
 
-    @display(description="because")
+    @display(description="reason")
     def what_for(self, run: Run) -> str:
         return run.reasons[0] if run.reasons else run.get_trigger_display()
 
-    @display(description="took")
+    @display(description="duration")
     def took(self, run: Run) -> str:
         return pictures.nowrap(seconds_between(run.created_at, run.finished_at))
 
@@ -325,14 +325,14 @@ class DecisionAdmin(ReadOnlyMixin, ModelAdmin):
     list_filter = ("is_start",)
     list_select_related = ("run",)
 
-    @display(description="considered", ordering="created_at")
+    @display(description="decided at", ordering="created_at")
     def created(self, decision: Decision) -> str:
         return pictures.when(decision.created_at)
 
-    @display(description="verdict", ordering="is_start")
+    @display(description="decision", ordering="is_start")
     def verdict(self, decision: Decision) -> str:
         return pictures.badge("started" if decision.is_start else "not started")
 
-    @display(description="because")
+    @display(description="reason")
     def why(self, decision: Decision) -> str:
         return str(decision)

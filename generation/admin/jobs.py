@@ -175,7 +175,7 @@ class JobAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
     def status_badge(self, job: Job) -> str:
         return pictures.badge(job.status, job.error_detail)
 
-    @display(description="took")
+    @display(description="duration")
     def took(self, job: Job) -> str:
         return pictures.nowrap(seconds_between(job.created_at, job.finished_at))
 

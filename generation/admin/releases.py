@@ -52,7 +52,7 @@ class ReleaseAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
         ),
         ("Quality control", {"fields": ("max_tries",)}),
         (
-            "Figures",
+            "Properties",
             {
                 "fields": (
                     ("steps", "sampling"),

@@ -33,7 +33,7 @@ class WorkerAdmin(ReadOnlyMixin, ModelAdmin):
 
     @display(description="state", ordering="heartbeat_at")
     def state(self, worker: Worker) -> str:
-        return pictures.badge("fresh" if is_fresh(worker) else "silent")
+        return pictures.badge("alive" if is_fresh(worker) else "not responding")
 
     @display(description="last heartbeat", ordering="heartbeat_at")
     def heartbeat(self, worker: Worker) -> str:

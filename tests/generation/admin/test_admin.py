@@ -498,7 +498,7 @@ def test_a_silent_worker_is_marked(admin):
     make_worker(name="alive")
     make_worker(name="dead", silent_seconds=600)
     html = admin.get(url("worker", "changelist")).content.decode()
-    assert html.count("fresh") == html.count("silent") == 1
+    assert html.count("alive") == html.count("not responding") == 1
 
 
 # --- API keys -------------------------------------------------------------------------------------
