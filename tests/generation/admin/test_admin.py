@@ -495,8 +495,8 @@ def test_a_release_whose_files_are_gone_is_not_activated_and_the_reason_is_shown
 
 
 def test_a_silent_worker_is_marked(admin):
-    make_worker(name="alive")
-    make_worker(name="dead", silent_seconds=600)
+    make_worker(name="one")
+    make_worker(name="two", silent_seconds=600)
     html = admin.get(url("worker", "changelist")).content.decode()
     assert html.count("alive") == html.count("not responding") == 1
 
