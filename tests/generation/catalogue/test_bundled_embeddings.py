@@ -169,7 +169,10 @@ def _header(path: Path, change) -> None:
         ),
         (lambda header: header["__metadata__"].update(texts="[1, 2, 3]"), "release.json needs"),
         (lambda header: header["prompt_embeds"].update(dtype="BF16"), "release.json needs F16"),
-        (lambda header: header.update(other=header.pop("prompt_embeds")), "prompt_embeds or the texts are missing"),
+        (
+            lambda header: header.update(other=header.pop("prompt_embeds")),
+            "prompt_embeds or the texts are missing",
+        ),
     ],
 )
 def test_a_bundle_whose_file_does_not_fit_its_manifest_is_refused_by_name(
