@@ -18,6 +18,8 @@ from deploy.local.home import Home
 from deploy.local.postgresql import wait_until
 from deploy.local.supervision import is_running, kill_processes, survivors
 
+pytestmark = pytest.mark.slow  # in `make test` the acceptance tests start, kill and stop a stack
+
 ROOT = Path(__file__).resolve().parents[2]
 OURS = (
     "DATABASE_URL",

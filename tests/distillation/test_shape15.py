@@ -77,6 +77,7 @@ def finished(tmp_path_factory) -> Parts:
     return parts
 
 
+@pytest.mark.slow
 def test_every_stage_runs_a_slice_and_the_engine_makes_a_picture_of_the_bundle(finished):
     manifest = release.verify(finished.out / "bundle")
     assert (manifest.kind, manifest.parent) == ("student", "sd15-shape")
@@ -87,6 +88,7 @@ def test_every_stage_runs_a_slice_and_the_engine_makes_a_picture_of_the_bundle(f
         assert line["step"] == 1
 
 
+@pytest.mark.slow
 def test_the_arithmetic_of_the_bundles_bytes_is_right(finished):
     unet = networks.load(UNet2DConditionModel, finished.out / "quantise" / "unet")
     expected = bundle_bytes(

@@ -138,6 +138,7 @@ def test_two_processes_share_the_making_of_pairs(two, tmp_path):
         assert torch.equal(ours.latents, alone.latents)
 
 
+@pytest.mark.slow
 def test_every_stage_trains_in_two_processes_to_the_same_weights_bit_for_bit(tmp_path):
     make_tiny_release(tmp_path / "teacher", prediction_type="v_prediction", zero_snr=True)
     process = launch("stages", str(tmp_path), folder=tmp_path)
@@ -149,6 +150,7 @@ def test_every_stage_trains_in_two_processes_to_the_same_weights_bit_for_bit(tmp
         assert json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 3
 
 
+@pytest.mark.slow
 def test_stopped_from_outside_both_end_with_one_checkpoint_and_the_same_command_goes_on(tmp_path):
     process = launch("until_stopped", str(tmp_path), folder=tmp_path)
     metrics = tmp_path / "metrics.jsonl"
