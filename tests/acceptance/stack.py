@@ -21,7 +21,7 @@ from deploy.local.supervision import kill_processes
 ROOT = Path(__file__).resolve().parents[2]
 TERMINAL = ("succeeded", "failed", "canceled")
 T = TypeVar("T")
-PATIENCE_SECONDS = 600  # many times what any state takes; a slow machine is no failure
+PATIENCE_SECONDS = 1800  # many times what any state takes: a slow machine is no failure
 
 
 def wait_for(look: Callable[[], T], what: str, *, seconds: float = PATIENCE_SECONDS) -> T:
