@@ -7,7 +7,7 @@ import hashlib
 import io
 import itertools
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -27,6 +27,7 @@ from generation.models import (
     WebhookEndpoint,
     Worker,
 )
+from generation.releases import coverage
 
 ENCODER = "e" * 64  # the fingerprint of the text encoder that every default here belongs to
 DEFAULT_TEXT = "a red glass vase on a wooden table"
@@ -135,14 +136,13 @@ def make_release(
         "weight_dtype": "float32",
         "quantization": None,
         "image_sizes": [list(size) for size in image_sizes],
-        "covered_variants": list(covered_variants),
         "files": [],
         "evaluation": None,
     }
     if status is None:
         taken = Release.objects.filter(kind=kind, status=Release.Status.ACTIVE).exists()
         status = Release.Status.CANDIDATE if taken else Release.Status.ACTIVE
-    return Release.objects.create(
+    release = Release.objects.create(
         name=name,
         kind=kind,
         status=status,
@@ -154,6 +154,17 @@ def make_release(
         size_bytes=1000,
         activated_at=timezone.now() if status == Release.Status.ACTIVE else None,
     )
+    if covered_variants:
+        cover(release, dict.fromkeys(covered_variants, ""))
+    return release
+
+
+def cover(release: Release, texts: Mapping[str, str]) -> None:
+    """Make the release cover these slugs alone, each with its normalised text ("": any)."""
+    release.covers_all = False
+    release.save(update_fields=["covers_all"])
+    release.coverage.all().delete()
+    coverage.write(release, texts)
 
 
 def make_embedding(

@@ -25,7 +25,7 @@ class ReleaseWithLineageAdmin(ReleaseAdmin):
     def panel(self, request: HttpRequest, obj: Any) -> dict[str, Any]:
         run = evaluations.run_of(obj)
         parent = obj.manifest.get("parent")
-        covered = len(obj.manifest["covered_variants"])
+        covered = obj.coverage.count()
         trained_on = Run.objects.filter(begins_with=obj, release__isnull=False)
         made_of = Release.objects.filter(manifest__parent=obj.name) if obj.kind == "teacher" else ()
         return {

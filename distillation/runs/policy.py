@@ -19,7 +19,6 @@ from distillation.evaluation.proportions import Share
 from distillation.models import Decision, Run
 from distillation.runs import lifecycle as runs
 from generation.catalogue import variants as catalogue
-from generation.jobs import routing
 from generation.models import Image, PromptVariant, Release
 from generation.releases import lifecycle as releases
 
@@ -153,11 +152,11 @@ def _not_covered(
     active = dict(variants.values_list("slug", "normalized_text"))
     if student is None:
         return list(active), []
-    # A student without texts in its manifest counts as made for the current ones.
-    known = {slug: active.get(slug, "") for slug in student.manifest["covered_variants"] or active}
-    known |= routing.texts(student)
+    if student.covers_all:
+        return [], []
+    known = dict(student.coverage.values_list("slug", "normalized_text"))
     uncovered = [slug for slug in active if slug not in known]
-    changed = [slug for slug, text in active.items() if slug in known and known[slug] != text]
+    changed = [slug for slug, text in active.items() if known.get(slug, "") not in ("", text)]
     return uncovered, changed
 
 

@@ -113,8 +113,9 @@ class ReleaseAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
 
     @display(description="covers")
     def covers(self, release: Release) -> str:
-        covered = release.manifest["covered_variants"]
-        return f"{len(covered)} prompt variants" if covered else "the whole catalogue"
+        if release.covers_all:
+            return "the whole catalogue"
+        return f"{release.coverage.count()} prompt variants"
 
     # --- actions
     def action_applies(self, name: str, obj: Any) -> bool:

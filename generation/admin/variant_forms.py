@@ -18,6 +18,7 @@ from unfold.widgets import (
 
 from generation.catalogue import variants as catalogue
 from generation.catalogue.variants import EmbeddingState
+from generation.engine.texts import tidy
 from generation.errors import PromptInvalid
 from generation.models import PromptVariant
 
@@ -58,7 +59,7 @@ class VariantForm(forms.ModelForm):
             self.initial["tags"] = ", ".join(self.instance.tags)
 
     def clean_text(self) -> str:
-        text = catalogue.tidy(self.cleaned_data["text"])
+        text = tidy(self.cleaned_data["text"])
         if text == self.instance.text:
             return text
         try:

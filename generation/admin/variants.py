@@ -30,6 +30,7 @@ from generation.catalogue.import_export import CatalogueCSV, CatalogueJSON
 from generation.catalogue.variants import EmbeddingState
 from generation.errors import GenerationError
 from generation.jobs import submission
+from generation.jobs.job_request import JobRequest
 from generation.models import Embedding, Image, PromptVariant
 from generation.releases import lifecycle as releases
 
@@ -181,7 +182,7 @@ class PromptVariantAdmin(ObjectActionsMixin, ModelAdmin, ImportExportModelAdmin)
         started = []
         for variant in variants:
             try:
-                started.append(submission.submit(request.user, variant=variant.slug))
+                started.append(submission.submit(request.user, JobRequest(variant=variant.slug)))
             except GenerationError as error:
                 messages.error(request, error.detail)
         links = format_html_join(

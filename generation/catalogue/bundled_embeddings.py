@@ -1,15 +1,17 @@
-"""Embeddings that a release brings along, stored for the prompt variants of the same text. Needs no tensor library.
+"""Embeddings that a release brings along, stored for the prompt variants of the same text.
 
-With them a machine that serves a student alone needs no text encoder, and a first start waits for none.
+With them a machine that serves only a student needs no text encoder, and a first start waits for none.
 """
 
 import structlog
+from django.db.models import Exists, OuterRef
 
 from generation.catalogue import embeddings
 from generation.catalogue import variants as catalogue
 from generation.engine import prompt_embeds
 from generation.engine.errors import ReleaseInvalid
 from generation.engine.request import StoredEmbedding
+from generation.errors import ReleaseRefused
 from generation.models import PromptVariant, Release
 from generation.releases import lifecycle as releases
 
@@ -19,13 +21,13 @@ BATCH = 200  # rows of one transaction
 
 
 def store_missing() -> int:
-    """`store` for every candidate and active release. What one of them cannot give is logged, not raised."""
+    """Call `store` for every candidate and active release, logging its errors. Returns how many were stored."""
     stored = 0
     served = (Release.Status.CANDIDATE, Release.Status.ACTIVE)
     for release in Release.objects.filter(status__in=served).order_by("registered_at", "pk"):
         try:
             stored += store(release)
-        except ReleaseInvalid as error:
+        except (ReleaseInvalid, ReleaseRefused) as error:
             log.error("embeddings_unreadable", release=release.name, error=error.detail)
     return stored
 
@@ -33,24 +35,22 @@ def store_missing() -> int:
 def store(release: Release) -> int:
     """Store what the release brings for active variants of the same slug and text that lack an embedding.
 
-    Texts are compared as the catalogue compares them. Returns how many were stored. Raises ReleaseInvalid if the file
-    is damaged.
+    Texts are compared as the catalogue compares them. Returns how many were stored. Raises ReleaseInvalid and
+    ReleaseRefused if the folder is damaged.
     """
-    if not prompt_embeds.brings(release.manifest):
-        return 0
-    waiting = catalogue.missing(release.encoder_fingerprint)
-    by_slug = {
-        variant.slug: variant
-        for variant in waiting.filter(slug__in=release.manifest["covered_variants"])
-    }
-    if not by_slug:
+    brought = release.coverage.filter(
+        slug=OuterRef("slug"), normalized_text=OuterRef("normalized_text")
+    )
+    missing = catalogue.missing(release.encoder_fingerprint).filter(Exists(brought))
+    waiting = {variant.slug: variant for variant in missing}
+    if not waiting:
         return 0
     stored = 0
     batch: list[tuple[PromptVariant, StoredEmbedding]] = []
-    for slug, text, embedding in prompt_embeds.read(releases.folder(release), release.manifest):
-        variant = by_slug.get(slug)
-        if variant is not None and variant.normalized_text == catalogue.normalize(text):
-            batch.append((variant, embedding))
+    manifest = releases.read_manifest(release)
+    for slug, _, embedding in prompt_embeds.read(releases.folder(release), manifest):
+        if slug in waiting:
+            batch.append((waiting[slug], embedding))
         if len(batch) == BATCH:
             stored += _write(release, batch)
             batch.clear()

@@ -17,6 +17,7 @@ from import_export import fields, resources, widgets
 from import_export.formats import base_formats
 
 from generation.catalogue import variants as catalogue
+from generation.engine.texts import normalize, tidy
 from generation.errors import InvalidRequest, PromptInvalid
 from generation.models import Image, PromptVariant
 
@@ -136,7 +137,7 @@ class VariantResource(resources.ModelResource):
     def get_or_init_instance(self, instance_loader: Any, row: dict) -> tuple[PromptVariant, bool]:
         slug = str(row.get("slug") or "").strip()
         if not slug:
-            normalized = catalogue.normalize(str(row.get("text") or ""))
+            normalized = normalize(str(row.get("text") or ""))
             slug = self._texts.get(normalized) or catalogue.slug_for(normalized, self._variants)
         row["slug"] = slug
         known = self._variants.get(slug)
@@ -180,7 +181,7 @@ class VariantResource(resources.ModelResource):
             raise ValidationError(errors)
 
     def _take_text(self, instance: PromptVariant, old_text: str) -> None:
-        instance.text = catalogue.tidy(str(instance.text))
+        instance.text = tidy(str(instance.text))
         if instance.pk and instance.text == old_text:
             return
         normalized = catalogue.check_text(instance.text, self._limits)

@@ -13,6 +13,7 @@ from django.db.models import Count, F, QuerySet, Sum
 from generation.catalogue import match_requests
 from generation.catalogue import variants as catalogue
 from generation.catalogue.match_requests import Answer, Near, Question
+from generation.engine.texts import tidy
 from generation.errors import EncoderBusy, EncoderUnavailable, VariantNotFound
 from generation.infra import heartbeat, metrics, notifications
 from generation.models import Embedding, PromptVariant
@@ -60,7 +61,7 @@ def find(text: str, *, exactly: bool = False) -> Match:
     except (EncoderBusy, EncoderUnavailable):
         metrics.increment("retort_matches_total", outcome="unanswered")
         raise
-    return _decide(catalogue.tidy(text), answer.near)
+    return _decide(tidy(text), answer.near)
 
 
 def _fingerprint() -> str | None:

@@ -17,9 +17,9 @@ from django.utils.text import slugify
 
 from generation.engine import tokens
 from generation.engine.errors import ReleaseInvalid
+from generation.engine.texts import normalize, tidy
 from generation.errors import EncodingFailed, PromptInvalid, VariantNotEncoded, VariantNotFound
 from generation.infra import notifications
-from generation.infra.compiled import Compiled
 from generation.models import Embedding, Image, PromptVariant, Release
 from generation.releases import lifecycle as releases
 
@@ -68,17 +68,6 @@ def limits() -> list[Limit]:
         else:
             found.append(Limit(release.name, folder, int(release.manifest["max_tokens"])))
     return found
-
-
-def tidy(text: str) -> str:
-    """The text as it is stored: the editor's letters, single spaces."""
-    return " ".join(text.split())
-
-
-def normalize(text: str) -> str:
-    """What two texts must differ in: NFKC, no case, single spaces. Twice NFKC, because folding case can undo it."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    return " ".join(unicodedata.normalize("NFKC", folded).split())
 
 
 def check_text(text: str, encoders: Iterable[Limit]) -> str:
@@ -244,51 +233,18 @@ def publish_encode() -> None:
 
 
 # --- find -----------------------------------------------------------------------------------------
-def _variant_by(field: str) -> "Compiled[PromptVariant]":
-    return Compiled(
-        lambda wanted: PromptVariant.objects.filter(**{field: wanted}), wanted="?wanted"
-    )
-
-
-def _encoded_by(field: str) -> "Compiled[Embedding]":
-    """The variant's current embeddings, and with each of them the variant: usually all, in one round trip."""
-    return Compiled(
-        lambda wanted: (
-            Embedding.objects.defer("data")
-            .select_related("variant")
-            .filter(**{f"variant__{field}": wanted}, revision=F("variant__revision"))
-        ),
-        is_versioned=True,
-        wanted="?wanted",
-    )
-
-
-_VARIANT = {field: _variant_by(field) for field in ("slug", "normalized_text")}
-_ENCODED = {field: _encoded_by(field) for field in ("slug", "normalized_text")}
-_EMBEDDINGS = Compiled(
-    lambda variant, revision, encoder: Embedding.objects.defer("data").filter(
-        variant_id=variant, revision=revision, encoder_fingerprint=encoder
-    ),
-    variant=-1,
-    revision=1_999_999_973,
-    encoder="?encoder",
-)
-
-
 def find(*, slug: str | None = None, text: str | None = None) -> PromptVariant:
-    """The active variant with this slug or this text (normalised). Raises VariantNotFound."""
+    """Return the active variant with this slug or this text (normalised). Raises VariantNotFound."""
     if (slug is None) == (text is None):
         raise ValueError("Give exactly one of slug and text.")
     parameter, value = ("variant", slug) if slug is not None else ("text", text)
-    wanted = slug if slug is not None else normalize(text or "")
-    if not wanted or "\0" in wanted:
+    wanted = {"slug": slug} if slug is not None else {"normalized_text": normalize(text or "")}
+    if not value or "\0" in value:
         raise VariantNotFound(parameter=parameter)
-    field = "slug" if slug is not None else "normalized_text"
-    encoded = _ENCODED[field].all(wanted=wanted)
-    variant = encoded[0].variant if encoded else _VARIANT[field].first(wanted=wanted)
+    variant = PromptVariant.objects.filter(**wanted).first()
     if variant is None:
         raise VariantNotFound(
-            f"No prompt variant matches “{(value or '')[:MAX_CHARACTERS]}”.",
+            f"No prompt variant matches “{value[:MAX_CHARACTERS]}”.",
             parameter=parameter,
         )
     if variant.status != PromptVariant.Status.ACTIVE:
@@ -296,36 +252,25 @@ def find(*, slug: str | None = None, text: str | None = None) -> PromptVariant:
             f"The prompt variant “{variant.slug}” is {variant.get_status_display().lower()}, not active.",
             parameter=parameter,
         )
-    variant.encoded = {row.encoder_fingerprint: row for row in encoded}
     return variant
 
 
-def embedding_for(variant: PromptVariant, release: Release) -> Embedding:
-    """Of the current revision under the release's own encoder, without its data (100 KB that only a worker needs).
-
-    Raises VariantNotEncoded and EncodingFailed.
-    """
-    encoder = release.encoder_fingerprint
-    row = variant.encoded.get(encoder) or _EMBEDDINGS.first(
-        variant=variant.pk, revision=variant.revision, encoder=encoder
-    )
-    if row is None:
-        stale = Embedding.objects.filter(variant=variant, error="").exists()
-        why = (
-            "its embedding is stale: the text or the encoder changed"
-            if stale
-            else "it has not been encoded yet"
-        )
-    elif row.error and not is_missing(row):
-        raise EncodingFailed(
+def not_encoded(
+    variant: PromptVariant, release: Release, row: Embedding | None
+) -> VariantNotEncoded | EncodingFailed:
+    """Return the error of a variant whose embedding for this release, row, is missing or has failed."""
+    if row is not None and not is_missing(row):
+        return EncodingFailed(
             f"The prompt variant “{variant.slug}” cannot be encoded for the release {release.name}: {row.error}",
             parameter="variant",
         )
-    elif row.error:
+    if row is not None:
         why = f"it has not been encoded yet ({row.error})"
+    elif Embedding.objects.filter(variant=variant, error="").exists():
+        why = "its embedding is stale: the text or the encoder changed"
     else:
-        return row
-    raise VariantNotEncoded(
+        why = "it has not been encoded yet"
+    return VariantNotEncoded(
         f"The prompt variant “{variant.slug}” is not encoded for the release {release.name}: {why}.",
         parameter="variant",
     )

@@ -1,57 +1,75 @@
-"""Prompt embeddings file of a release: one embedding per covered prompt variant. Imports no torch."""
+"""Prompt embeddings file of a release: one text and one embedding per covered prompt variant. Imports no torch."""
 
 import hashlib
 import json
 from collections.abc import Iterator
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from generation.engine import release
 from generation.engine.errors import ReleaseInvalid
-from generation.engine.release import PROMPT_EMBEDS
+from generation.engine.release import PROMPT_EMBEDS, Manifest, ReleaseFile
 from generation.engine.request import StoredEmbedding
 
 TENSOR = "prompt_embeds"  # F16 [covered variants, tokens, width], in the order of the manifest
 HEADER_BYTES = 100_000_000  # the limit of the safetensors format
 
 
-def brings(manifest: dict[str, Any]) -> bool:
-    """Return whether the release contains embeddings."""
-    return any(file["path"] == PROMPT_EMBEDS for file in manifest["files"])
+def listed(manifest: Manifest) -> ReleaseFile | None:
+    """Return the manifest's entry for the file, or None if the release has no embeddings of its own."""
+    return next((file for file in manifest.files if file.path == PROMPT_EMBEDS), None)
 
 
-def read(folder: Path, manifest: dict[str, Any]) -> Iterator[tuple[str, str, StoredEmbedding]]:
-    """Yield (slug, text, embedding) of each covered variant. Raises ReleaseInvalid if the file differs from it."""
+def read_texts(folder: Path, manifest: Manifest) -> dict[str, str]:
+    """Return the text of each covered variant by slug. Reads the header alone, without comparing the file's hash.
+
+    Raises ReleaseInvalid.
+    """
     path = folder / PROMPT_EMBEDS
-    slugs: list[str] = manifest["covered_variants"]
-    tokens, width = manifest["embedding_shape"]
-    row_bytes = 2 * tokens * width
-    (listed,) = (file for file in manifest["files"] if file["path"] == PROMPT_EMBEDS)
     try:
         with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != listed["sha256"]:
+            texts = _read_header(file, path, manifest)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return dict(zip(manifest.covered_variants, texts, strict=True))
+
+
+def read(folder: Path, manifest: Manifest) -> Iterator[tuple[str, str, StoredEmbedding]]:
+    """Yield (slug, text, embedding) of each covered variant, if the release has embeddings of its own.
+
+    Raises ReleaseInvalid if the file is not the one that the manifest lists.
+    """
+    entry = listed(manifest)
+    if entry is None:
+        return
+    path = folder / PROMPT_EMBEDS
+    tokens, width = manifest.embedding_shape
+    try:
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != entry.sha256:
                 raise _invalid(path, "it differs from the file in release.json")
-            texts = _seek(file, path, [len(slugs), tokens, width])
-            for slug, text in zip(slugs, texts, strict=True):
-                data = file.read(row_bytes)
+            texts = _read_header(file, path, manifest)
+            for slug, text in zip(manifest.covered_variants, texts, strict=True):
+                data = file.read(2 * tokens * width)
                 sha256 = hashlib.sha256(data).hexdigest()
                 yield (
                     slug,
                     text,
                     StoredEmbedding(
-                        data, (tokens, width), "float16", sha256, manifest["encoder_fingerprint"]
+                        data, (tokens, width), "float16", sha256, manifest.encoder_fingerprint
                     ),
                 )
     except OSError as error:
-        raise _invalid(path, f"it cannot be read ({error.strerror})") from error
+        raise _unreadable(path, error) from error
 
 
-def _seek(file: BinaryIO, path: Path, shape: list[int]) -> list[str]:
-    """Go to the first row. Return the texts, one per row.
+def _read_header(file: BinaryIO, path: Path, manifest: Manifest) -> list[str]:
+    """Return the texts, one per row, and leave the file at the first row.
 
     A safetensors file is the length of its header (8 bytes, little-endian), the header as JSON, and the values.
     """
+    shape = [len(manifest.covered_variants), *manifest.embedding_shape]
     file.seek(0)
     length = int.from_bytes(file.read(8), "little")
     if length > HEADER_BYTES:
@@ -70,13 +88,15 @@ def _seek(file: BinaryIO, path: Path, shape: list[int]) -> list[str]:
     return texts
 
 
+def _unreadable(path: Path, error: OSError) -> ReleaseInvalid:
+    return _invalid(path, f"it cannot be read ({error.strerror})")
+
+
 def _invalid(path: Path, why: str) -> ReleaseInvalid:
     return ReleaseInvalid(f"{path}: {why}. Copy the release again from its source.")
 
 
 def check(folder: Path) -> None:
-    """Read the file of a release folder completely. Raises ReleaseInvalid if it does not match the manifest."""
-    manifest = release.manifest_to_dict(release.read(folder))
-    if brings(manifest):
-        for _ in read(folder, manifest):
-            pass
+    """Read the whole file of a release folder. Raises ReleaseInvalid if it does not fit the manifest."""
+    for _ in read(folder, release.read(folder)):
+        pass

@@ -248,8 +248,8 @@ def _catalogue() -> Iterator[Metric]:
     for release in Release.objects.filter(status=Release.Status.ACTIVE):
         needed = PromptVariant.objects.filter(status=PromptVariant.Status.ACTIVE)
         total = counts[PromptVariant.Status.ACTIVE]
-        if covered := release.manifest["covered_variants"]:
-            needed = needed.filter(slug__in=covered)
+        if not release.covers_all:
+            needed = needed.filter(slug__in=release.coverage.values("slug"))
             total = needed.count()
         states = Embedding.objects.filter(
             variant__in=needed,

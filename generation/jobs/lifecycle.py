@@ -4,7 +4,6 @@ queued ─claim→ running ─commit→ succeeded          cancel: queued or run
    ↑─────────── settle (retryable, lost, released)  settle: running → failed when attempts are exhausted
 """
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -29,12 +28,10 @@ from generation.errors import (
 )
 from generation.images.store import StoredImage
 from generation.infra import heartbeat, notifications, queues
-from generation.infra.compiled import Compiled, Insert
 from generation.jobs import claiming
 from generation.jobs.after_commit import Report, Tell
 from generation.jobs.claiming import Claimed
 from generation.models import Attempt, Embedding, Image, Job, Release
-from generation.releases import lifecycle as releases
 from generation.webhooks import endpoints as webhooks
 
 log = structlog.get_logger(__name__)
@@ -42,7 +39,6 @@ log = structlog.get_logger(__name__)
 Status = Job.Status
 Outcome = Attempt.Outcome
 CLAIM_TRIES = 10
-MOST_EMBEDDINGS = 256  # kept by a worker; some 100 KB each
 
 
 @dataclass(frozen=True)
@@ -158,35 +154,17 @@ def _say_claimed(claimed: Claimed, report: Report) -> None:
         report.deliver()
 
 
-_RELEASES = Compiled(lambda pk: Release.objects.defer("manifest").filter(pk=pk).order_by(), pk=-1)
-
-
 def _attach_what_is_needed(taken: Sequence[Job], known: Mapping[int, Release]) -> None:
     """Releases and embeddings of the jobs. What never changes of them is read once."""
     release = known.get(taken[0].release_id)  # all of a batch have one
     if release is None:
-        (row,) = _RELEASES.all(pk=taken[0].release_id)
-        release = releases.with_manifest(row)
+        release = Release.objects.get(pk=taken[0].release_id)
+    embeddings = Embedding.objects.in_bulk([job.embedding_id for job in taken])
     for job in taken:
         job.release = release
-        job.embedding = _embedding(job.embedding_id)
+        job.embedding = embeddings[job.embedding_id]
     # What their files say; read here, because the threads that write files hold no connection.
     prefetch_related_objects([job for job in taken if job.has_metadata], "variant")
-
-
-def _embedding(pk: int) -> Embedding:
-    """Kept, unless it is damaged: then somebody may mend the row."""
-    known = _embeddings.get(pk)
-    if known is None:
-        known = Embedding.objects.get(pk=pk)
-        if hashlib.sha256(known.data or b"").hexdigest() == known.sha256:
-            if len(_embeddings) >= MOST_EMBEDDINGS:
-                _embeddings.clear()
-            _embeddings[pk] = known
-    return known
-
-
-_embeddings: dict[int, Embedding] = {}
 
 
 def held(claims: Iterable[Claim], *, extend: bool) -> set[Claim]:
@@ -220,12 +198,9 @@ def answer_in(job: Job, stored: Sequence[StoredImage], how: Job.Cache, report: R
     if not _move(queued, to=Status.SUCCEEDED, cache=how, finished_at=now):
         return False
     job.status, job.cache, job.finished_at = Status.SUCCEEDED, how, now
-    _insert_images(image_rows(job, stored))
+    Image.objects.bulk_create(image_rows(job, stored))
     finished(job, report)
     return True
-
-
-_insert_images = Insert(Image)
 
 
 def image_rows(job: Job, stored: Sequence[StoredImage]) -> list[Image]:

@@ -114,7 +114,7 @@ def is_in_sample(job: Job) -> bool:
     """By a hash of the job's id; all of a canary."""
     if job.release.canary_percent:
         return True
-    return sampling.drawn(str(job.id)) < settings.JUDGED_SHARE
+    return sampling.is_in_share(str(job.id), settings.JUDGED_SHARE)
 
 
 def judge(made: Sequence[Made]) -> None:

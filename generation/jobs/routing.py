@@ -1,117 +1,182 @@
-"""Which release serves a request: the one that is named, or by what each covers, the setting UNCOVERED and a canary."""
+"""Routing of requests: the prompt variant that is meant, and the release that serves it.
 
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
-from pathlib import Path
+The release is the one that is named, or follows from what each release covers, the setting UNCOVERED and a canary.
+"""
 
-import structlog
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
 from django.conf import settings
+from django.db import DEFAULT_DB_ALIAS, connection
+from django.db.models import Field, JSONField, Model
 
 from generation.catalogue import variants as catalogue
-from generation.engine import prompt_embeds
-from generation.engine.errors import ReleaseInvalid
-from generation.errors import ReleaseNotAvailable, VariantNotCovered
+from generation.errors import VariantNotCovered
 from generation.jobs import sampling
-from generation.models import PromptVariant, Release
+from generation.models import Embedding, PromptVariant, Release
 from generation.releases import lifecycle as releases
 
-log = structlog.get_logger(__name__)
+M = TypeVar("M", bound=Model)
 
 
-def resolve(
-    model: str | None = None,
-    *,
-    variant: PromptVariant,
-    lot: str = "",
-    in_service: Sequence[Release] | None = None,
-) -> Release:
-    """The release that a request for this prompt variant means.
+@dataclass(frozen=True)
+class Candidate:
+    """A release that may serve a request for the variant.
 
-    model: a kind, a name, or None for what UNCOVERED says where the student does not cover the variant: the teacher,
-    the student all the same, or nothing. lot: decides, by its hash, whether a canary serves the request; the same
-    request should have the same. in_service: as `releases.in_service`, if that was asked already. Raises
-    ReleaseNotAvailable and VariantNotCovered.
+    covers: whether it was made for the variant and its present text. embedding: of that text under the release's
+    encoder, without its data (100 KB that only a worker needs); None if there is no row. It may be a failed one.
     """
-    active: list[Release] = []
-    if model is None or model in Release.Kind.values:
-        for release in releases.in_service() if in_service is None else in_service:
-            if release.status == Release.Status.ACTIVE:
-                active.append(release)
-            elif release.kind == (model or Release.Kind.STUDENT) and _tries(release, variant, lot):
-                return release
-    if model is not None:
-        release = releases.named(model)
-        if not covers(release, variant):
-            raise _not_covered(release, variant)
-        return release
-    if active and settings.UNCOVERED == "student":
+
+    release: Release
+    covers: bool
+    embedding: Embedding | None
+
+
+@dataclass(frozen=True)
+class Route:
+    """What a request resolved to."""
+
+    variant: PromptVariant
+    release: Release
+    embedding: Embedding
+
+
+def resolve(model: str | None, *, slug: str, sampling_key: str = "") -> Route:
+    """Return how a request for the active variant with this slug is served. model, sampling_key: as for `choose`.
+
+    Raises VariantNotFound and what `choose` raises.
+    """
+    found = find(model, slug=slug)
+    # Without a row, `catalogue.find` raises the reason.
+    variant, candidates = found or (catalogue.find(slug=slug), [])
+    return choose(model, variant, candidates, sampling_key=sampling_key)
+
+
+# --- finding --------------------------------------------------------------------------------------
+def _fields(model: type[Model], *, without: str = "") -> list[Field]:
+    return [field for field in model._meta.concrete_fields if field.attname != without]
+
+
+_VARIANT = _fields(PromptVariant)
+_RELEASE = _fields(Release)
+_EMBEDDING = _fields(Embedding, without="data")
+_SELECTED = ", ".join(
+    f"{table}.{field.column}"
+    for table, fields in (("variant", _VARIANT), ("release", _RELEASE), ("embedding", _EMBEDDING))
+    for field in fields
+)
+# By hand, for every request needs it: the ORM cannot join variants with releases, which have no key in common.
+_FIND = f"""
+SELECT release.covers_all OR coverage.id IS NOT NULL, {_SELECTED}
+  FROM generation_promptvariant variant
+  LEFT JOIN generation_release release ON {{releases}}
+  LEFT JOIN generation_coverage coverage ON coverage.release_id = release.id
+        AND coverage.slug = variant.slug AND coverage.normalized_text IN ('', variant.normalized_text)
+  LEFT JOIN generation_embedding embedding ON embedding.variant_id = variant.id
+        AND embedding.revision = variant.revision
+        AND embedding.encoder_fingerprint = release.encoder_fingerprint
+ WHERE variant.status = 'active'
+   AND (variant.slug = %(slug)s OR variant.normalized_text = %(normalized_text)s)
+ ORDER BY release.status, release.kind, release.id
+"""
+_FIND_IN_SERVICE = _FIND.format(releases="release.status = 'active' OR release.canary_percent > 0")
+_FIND_BY_NAME = _FIND.format(releases="release.name = %(name)s AND release.status <> 'rejected'")
+
+
+def find(
+    model: str | None, *, slug: str | None = None, normalized_text: str | None = None
+) -> tuple[PromptVariant, list[Candidate]] | None:
+    """Return the active variant with this slug or this text, and the releases that may serve it; None: no variant.
+
+    model: as for `choose`. Without a name the candidates are all releases in service, in the order of
+    `releases.in_service`.
+    """
+    values = {"slug": slug, "normalized_text": normalized_text, "name": model}
+    if any("\0" in value for value in values.values() if value):
+        return None  # PostgreSQL refuses it
+    with connection.cursor() as cursor:
+        cursor.execute(_FIND_BY_NAME if _is_name(model) else _FIND_IN_SERVICE, values)
+        rows = cursor.fetchall()
+    candidates = []
+    variant = None
+    for covers, *columns in rows:
+        values_of = iter(columns)
+        variant = _instance(PromptVariant, _VARIANT, values_of)
+        release = _instance(Release, _RELEASE, values_of)
+        embedding = _instance(Embedding, _EMBEDDING, values_of)
+        if release is not None:
+            candidates.append(Candidate(release, covers, embedding))
+    return None if variant is None else (variant, candidates)
+
+
+def _instance(model: type[M], fields: Sequence[Field], columns: Iterator[Any]) -> M | None:
+    """Take the model's columns. None: the join found no row."""
+    names = [field.attname for field in fields]
+    values = [
+        json.loads(value) if isinstance(field, JSONField) and value is not None else value
+        for field, value in zip(fields, columns, strict=False)
+    ]
+    return None if values[0] is None else model.from_db(DEFAULT_DB_ALIAS, names, values)
+
+
+def _is_name(model: str | None) -> bool:
+    return model is not None and model not in Release.Kind.values
+
+
+# --- choosing -------------------------------------------------------------------------------------
+def choose(
+    model: str | None,
+    variant: PromptVariant,
+    candidates: Sequence[Candidate],
+    *,
+    sampling_key: str = "",
+) -> Route:
+    """Return the release that serves the request, with the embedding that it needs.
+
+    model: a kind, a name, or None. None means the student; if that does not cover the variant, UNCOVERED decides: the
+    teacher, the student nevertheless, or an error. sampling_key: decides whether a canary serves the request, so equal
+    requests should have equal keys. Raises ReleaseNotAvailable, VariantNotCovered, VariantNotEncoded, EncodingFailed.
+    """
+    chosen = _chosen(model, variant, candidates, sampling_key)
+    row = chosen.embedding
+    if row is None or row.error:
+        raise catalogue.not_encoded(variant, chosen.release, row)
+    return Route(variant, chosen.release, row)
+
+
+def _chosen(
+    model: str | None, variant: PromptVariant, candidates: Sequence[Candidate], sampling_key: str
+) -> Candidate:
+    if _is_name(model):
+        active = list(candidates)
+    else:
+        kind = model or Release.Kind.STUDENT
+        active = [
+            one
+            for one in candidates
+            if one.release.status == Release.Status.ACTIVE and model in (None, one.release.kind)
+        ]
+        for one in candidates:
+            share = one.release.canary_percent / 100
+            is_canary = one.release.kind == kind and one.covers and share > 0
+            if is_canary and sampling.is_in_share(sampling_key, share):
+                return one
+    if not active:
+        raise releases.not_available(model)
+    if model is None and settings.UNCOVERED == "student":
         return active[0]
-    for release in active if settings.UNCOVERED == "teacher" else active[:1]:
-        if covers(release, variant):
-            return release
-    if active:
-        raise _not_covered(active[0], variant)
-    raise ReleaseNotAvailable(
-        "No release is active. Activate one: manage.py release activate NAME.", parameter="model"
-    )
-
-
-def covers(release: Release, variant: PromptVariant) -> bool:
-    """Whether the release was made for this variant, and for its text; one that names none is for all."""
-    if not release.manifest["covered_variants"]:
-        return True
-    if variant.slug not in _covered(release):
-        return False
-    is_as_it_was = variant.revision == 1 and (
-        variant.created_at is None or variant.created_at <= release.registered_at
-    )
-    if is_as_it_was or not prompt_embeds.brings(release.manifest):
-        return True
-    return texts(release).get(variant.slug, "") == variant.normalized_text
-
-
-def _covered(release: Release) -> frozenset[str]:
-    """Slugs. Kept, for a list is read from one end to the other at every request."""
-    key = (release.pk, release.manifest_sha256)
-    if key not in _slugs:
-        if len(_slugs) > 64:
-            _slugs.clear()
-        _slugs[key] = frozenset(release.manifest["covered_variants"])
-    return _slugs[key]
-
-
-_slugs: dict[tuple[int, str], frozenset[str]] = {}
-
-
-def texts(release: Release) -> Mapping[str, str]:
-    """The normalised texts that the release was made for, by slug; none if it does not say, or cannot be read."""
-    if not prompt_embeds.brings(release.manifest):
-        return {}
-    try:
-        return _texts(releases.folder(release), release.manifest_sha256, release.pk)
-    except ReleaseInvalid as error:
-        log.warning("texts_unreadable", release=release.name, error=error.detail)
-        return {}
-
-
-@lru_cache(maxsize=8)
-def _texts(folder: Path, _sha256: str, pk: int) -> Mapping[str, str]:
-    """Of an immutable folder, so it is read once."""
-    manifest = Release.objects.values_list("manifest", flat=True).get(pk=pk)
-    return {
-        slug: catalogue.normalize(text) for slug, text, _ in prompt_embeds.read(folder, manifest)
-    }
-
-
-def _tries(canary: Release, variant: PromptVariant, lot: str) -> bool:
-    """Whether this request is of the canary's share."""
-    return sampling.drawn(lot) < canary.canary_percent / 100 and covers(canary, variant)
+    for one in active if settings.UNCOVERED == "teacher" else active[:1]:
+        if one.covers:
+            return one
+    raise _not_covered(active[0].release, variant)
 
 
 def _not_covered(release: Release, variant: PromptVariant) -> VariantNotCovered:
-    count = len(release.manifest["covered_variants"])
-    if variant.slug in release.manifest["covered_variants"]:
+    if release.coverage.filter(slug=variant.slug).exists():
         why = f"{variant.slug} had another text when the release {release.name} was made."
     else:
+        count = release.coverage.count()
         why = f"The release {release.name} covers {count} prompt variants, and {variant.slug} is not one of them."
     return VariantNotCovered(f"{why} Ask for another model.", parameter="model")

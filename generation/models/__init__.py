@@ -1,9 +1,9 @@
-"""The rows: catalogue, embeddings, releases, jobs, images, workers, access, webhooks. One-row methods only."""
+"""Rows of the catalogue, releases, jobs, images, workers, access and webhooks. One-row methods only."""
 
 from generation.models.access import APIKey, APIKeyManager, AuditEntry, Usage
 from generation.models.catalogue import Embedding, PromptVariant
 from generation.models.jobs import Attempt, IdempotencyKey, Image, Job, PurgedImage
-from generation.models.releases import MOST_TRIES, TRIES, Release
+from generation.models.releases import MOST_TRIES, TRIES, Coverage, Release
 from generation.models.webhooks import Delivery, WebhookEndpoint, WebhookSecret
 from generation.models.workers import Worker
 
@@ -14,6 +14,7 @@ __all__ = [
     "APIKeyManager",
     "Attempt",
     "AuditEntry",
+    "Coverage",
     "Delivery",
     "Embedding",
     "IdempotencyKey",

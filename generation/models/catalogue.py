@@ -1,8 +1,5 @@
 """Rows of the catalogue: prompt variants and their embeddings. One-row methods only."""
 
-from collections.abc import Mapping
-from types import MappingProxyType
-
 from django.contrib.postgres.fields import ArrayField
 from django.core.validators import MaxValueValidator
 from django.db import models
@@ -38,9 +35,6 @@ class PromptVariant(models.Model):
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
 
-    # Current ones by the fingerprint of their encoder, as far as `catalogue.find` has read them with the row.
-    encoded: "Mapping[str, Embedding]" = MappingProxyType({})
-
     class Meta:
         ordering = ["slug"]
         indexes = [models.Index(fields=["status", "slug"], name="variant_status_slug")]
@@ -51,8 +45,6 @@ class PromptVariant(models.Model):
 
 class Embedding(models.Model):
     """Text-encoder output for one revision of a variant under one encoder. A failed encoding keeps its reason."""
-
-    version = ""  # said by a Compiled that is versioned
 
     variant = models.ForeignKey(PromptVariant, on_delete=models.CASCADE, related_name="embeddings")
     revision = models.PositiveIntegerField()

@@ -1,4 +1,4 @@
-"""Rows of releases. One-row methods only."""
+"""Rows of releases and of what they cover. One-row methods only."""
 
 from django.core.validators import MaxValueValidator
 from django.db import models
@@ -9,9 +9,7 @@ TRIES = "0: nobody looks at a picture before it is delivered; 1: it is judged; m
 
 
 class Release(models.Model):
-    """Immutable weights and their manifest. Its life is in `generation.releases.lifecycle`."""
-
-    version = ""  # said by a Compiled that is versioned
+    """Immutable weights and their manifest. `generation.releases.lifecycle` changes the status."""
 
     class Kind(models.TextChoices):
         TEACHER = "teacher"
@@ -29,11 +27,16 @@ class Release(models.Model):
     path = models.CharField(
         max_length=500, help_text="Folder, absolute or relative to the project."
     )
-    manifest = models.JSONField(help_text="The content of release.json.")
+    manifest = models.JSONField(
+        help_text="The content of release.json without covered_variants, which are rows of Coverage."
+    )
     manifest_sha256 = models.CharField(max_length=64)
     encoder_fingerprint = models.CharField(max_length=64, db_index=True)
     has_encoder = models.BooleanField(
         help_text="The folder holds the tokenizer and the text encoder."
+    )
+    covers_all = models.BooleanField(
+        default=True, help_text="The manifest names no prompt variants: it covers every one."
     )
     size_bytes = models.BigIntegerField()
     max_tries = models.PositiveSmallIntegerField(
@@ -85,3 +88,30 @@ class Release(models.Model):
     @property
     def num_inference_steps(self) -> int:
         return int(self.manifest["num_inference_steps"])
+
+
+class Coverage(models.Model):
+    """A prompt variant that a release was made for.
+
+    Keyed by slug, not by a foreign key: a manifest names variants that may be imported later, deleted, or made again.
+    """
+
+    release = models.ForeignKey(
+        Release,
+        on_delete=models.CASCADE,
+        related_name="coverage",
+        db_index=False,  # the constraint's index begins with it
+    )
+    slug = models.TextField()  # as the manifest has it: no limit is checked there
+    normalized_text = models.TextField(blank=True, help_text="What it was made for. Empty: any.")
+
+    class Meta:
+        verbose_name_plural = "coverage"
+        constraints = [
+            models.UniqueConstraint(
+                fields=["release", "slug"], name="one_coverage_per_release_and_slug"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.release_id} {self.slug}"

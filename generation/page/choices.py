@@ -2,12 +2,12 @@
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 from django.db.models import Case, Count, F, Func, Q, QuerySet, Value, When
 from django.utils.functional import cached_property
 
 from generation.catalogue import variants as catalogue
+from generation.engine.texts import normalize
 from generation.models import PromptVariant, Release
 
 MOST_VARIANTS = 50
@@ -49,7 +49,7 @@ def search(text: str, tags: Sequence[str], *, slug: str = "") -> Found:
 
     slug: the previous selection, kept if it fits the search, unless the text is another variant's.
     """
-    normalized = catalogue.normalize(text)
+    normalized = normalize(text)
     words = normalized.split()[: catalogue.MAX_WORDS]
     tags = list(dict.fromkeys(tags))[:MOST_TAGS]
     rows = _fitting(words, tags)
@@ -155,23 +155,15 @@ def offers() -> Offers:
     )
     rows = Release.objects.exclude(status=Release.Status.REJECTED)
     rows = rows.order_by(rank, "kind", "-registered_at")[:MOST_RELEASES]
-    named = list(rows.values_list("pk", "manifest_sha256", "name", "kind", "status"))
-    facts = _facts(tuple((pk, sha256) for pk, sha256, *_ in named))
     return Offers(
         [
-            Offer(name, kind, status == Release.Status.ACTIVE, *facts[pk])
-            for pk, _, name, kind, status in named
+            Offer(
+                row.name,
+                row.kind,
+                row.status == Release.Status.ACTIVE,
+                row.num_inference_steps,
+                tuple(f"{width}x{height}" for width, height in row.image_sizes),
+            )
+            for row in rows
         ]
     )
-
-
-@lru_cache(maxsize=8)
-def _facts(keys: tuple[tuple[int, str], ...]) -> dict[int, tuple[int, tuple[str, ...]]]:
-    """Return steps and sizes by pk. Cached: a manifest never changes, and is large."""
-    rows = Release.objects.filter(pk__in=[pk for pk, _ in keys]).values_list(
-        "pk", "manifest__num_inference_steps", "manifest__image_sizes"
-    )
-    return {
-        pk: (steps, tuple(f"{width}x{height}" for width, height in sizes))
-        for pk, steps, sizes in rows
-    }

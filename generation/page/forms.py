@@ -11,6 +11,7 @@ from rest_framework.exceptions import ValidationError
 from generation.api.serializers import JobRequestSerializer, Strict
 from generation.errors import GenerationError, InvalidRequest
 from generation.jobs import submission
+from generation.jobs.job_request import JobRequest
 from generation.models import Job, Release
 from generation.page import choices
 from generation.page.choices import Found, Offers
@@ -85,7 +86,7 @@ def submit(owner: Any, values: FormValues) -> Job | FormErrors:
     """Submit the job."""
     try:
         asked = read(JobRequestSerializer, {**values.options, **_prompt(values)})
-        return submission.submit(owner, via=Job.Via.PAGE, **asked)
+        return submission.submit(owner, JobRequest(via=Job.Via.PAGE, **asked))
     except ValidationError as error:
         detail: Any = error.detail
         return FormErrors({name: [str(message) for message in detail[name]] for name in detail})

@@ -4,9 +4,7 @@ import hashlib
 import shutil
 import tempfile
 from datetime import timedelta
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import structlog
 from django.conf import settings
@@ -20,8 +18,8 @@ from generation.engine.errors import ReleaseInvalid
 from generation.engine.release import MANIFEST, Manifest, Progress
 from generation.errors import ReleaseNotAvailable, ReleaseRefused
 from generation.infra import notifications
-from generation.infra.compiled import Compiled
 from generation.models import Release
+from generation.releases import coverage
 
 log = structlog.get_logger(__name__)
 
@@ -48,20 +46,28 @@ def register(
     root = Path(settings.RELEASES_ROOT).resolve()
     if not (place.is_relative_to(STARTER) or place.is_relative_to(root)):
         place = _copy(place, root / manifest.name, on_progress)
+    try:
+        texts = coverage.read_texts(place, manifest)
+    except ReleaseInvalid as error:
+        raise ReleaseRefused(error.detail) from error
+    facts = engine_release.manifest_to_dict(manifest)
+    del facts["covered_variants"]  # one for each variant of a catalogue: rows, which can be indexed
     fields = {
         "name": manifest.name,
         "kind": manifest.kind,
         "path": _stored_path(place),
-        "manifest": engine_release.manifest_to_dict(manifest),
+        "manifest": facts,
         "manifest_sha256": _manifest_sha256(place),
         "encoder_fingerprint": manifest.encoder_fingerprint,
         "has_encoder": manifest.has_encoder,
+        "covers_all": not manifest.covered_variants,
         "size_bytes": sum(file.size_bytes for file in manifest.files),
     }
     with transaction.atomic():
         release, created = Release.objects.get_or_create(name=manifest.name, defaults=fields)
-        if not created:  # registered by somebody else while we were hashing
+        if not created:  # another process registered it while this one was hashing
             _refuse_known(manifest.name)
+        coverage.write(release, texts)
         audit.record("release_registered", release.name, kind=release.kind)
     log.info("release_registered", release=release.name, kind=release.kind, path=release.path)
     transaction.on_commit(notifications.encode, robust=True)
@@ -125,19 +131,26 @@ def serving() -> list[Release]:
 
 
 def named(model: str) -> Release:
-    """The active release of a kind, or the one of this name unless it was rejected. Raises ReleaseNotAvailable."""
+    """Return the active release of a kind, or the one of this name unless rejected. Raises ReleaseNotAvailable."""
     if model in Release.Kind.values:
-        release = Release.objects.filter(kind=model, status=Status.ACTIVE).first()
-        if release is None:
-            raise ReleaseNotAvailable(f"No {model} is active.", parameter="model")
-        return release
-    release = Release.objects.filter(name=model).exclude(status=Status.REJECTED).first()
+        rows = Release.objects.filter(kind=model, status=Status.ACTIVE)
+    else:
+        rows = Release.objects.filter(name=model).exclude(status=Status.REJECTED)
+    release = rows.first()
     if release is None:
-        raise ReleaseNotAvailable(
-            f"There is no release {model!r}. Give student, teacher or the name of a registered release.",
-            parameter="model",
-        )
+        raise not_available(model)
     return release
+
+
+def not_available(model: str | None) -> ReleaseNotAvailable:
+    """Return the error of a model that no release serves. None: no model was named."""
+    if model is None:
+        why = "No release is active. Activate one: manage.py release activate NAME."
+    elif model in Release.Kind.values:
+        why = f"No {model} is active."
+    else:
+        why = f"There is no release {model!r}. Give student, teacher or the name of a registered release."
+    return ReleaseNotAvailable(why, parameter="model")
 
 
 def fingerprints_in_use() -> set[str]:
@@ -171,6 +184,17 @@ def encoder_holder(release: Release) -> Release | None:
         .order_by("registered_at", "pk")
         .first()
     )
+
+
+def read_manifest(release: Release) -> Manifest:
+    """Return the manifest in the release's folder. Raises ReleaseRefused if it is not the one that was registered."""
+    place = folder(release)
+    try:
+        manifest = engine_release.read(place)
+    except ReleaseInvalid as error:
+        raise ReleaseRefused(error.detail) from error
+    _compare_manifest(release, place)
+    return manifest
 
 
 def verify(release: Release, on_progress: Progress | None = None) -> Manifest:
@@ -304,30 +328,9 @@ def set_max_tries(release: Release, max_tries: int | None) -> Release:
 
 
 def in_service() -> list[Release]:
-    """As `serving`, and after them the canaries."""
-    return [with_manifest(row) for row in _IN_SERVICE.all()]
-
-
-_IN_SERVICE = Compiled(
-    lambda: (
-        Release.objects.filter(Q(status=Status.ACTIVE) | Q(canary_percent__gt=0))
-        .order_by("status", "kind", "pk")  # "active" sorts before what a canary can be
-        .defer("manifest")
-    ),
-    is_versioned=True,
-)
-
-
-def with_manifest(release: Release) -> Release:
-    """The row, read without its manifest, with it. A manifest names each variant of a catalogue, and never changes:
-    it is read once, and shared."""
-    release.manifest = _manifest(release.pk, release.manifest_sha256)
-    return release
-
-
-@lru_cache(maxsize=64)
-def _manifest(pk: int, _sha256: str) -> dict[str, Any]:
-    return Release.objects.values_list("manifest", flat=True).get(pk=pk)
+    """Return the active releases as `serving` does, then the canaries."""
+    rows = Release.objects.filter(Q(status=Status.ACTIVE) | Q(canary_percent__gt=0))
+    return list(rows.order_by("status", "kind", "pk"))  # "active" sorts before what a canary can be
 
 
 def canaries() -> list[Release]:

@@ -126,8 +126,9 @@ def memories(stack: Stack, say: Say) -> dict[str, Any]:
 def variant(stack: Stack) -> str:
     """A slug that the student covers."""
     (row,) = stack.query(
-        "SELECT manifest -> 'covered_variants' -> 0 AS slug FROM generation_release"
-        " WHERE kind = 'student' AND status = 'active'"
+        "SELECT coverage.slug FROM generation_release release"
+        " LEFT JOIN generation_coverage coverage ON coverage.release_id = release.id"
+        " WHERE release.kind = 'student' AND release.status = 'active' ORDER BY coverage.id LIMIT 1"
     )
     return (
         row["slug"]

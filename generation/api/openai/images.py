@@ -37,6 +37,7 @@ from generation.errors import (
 )
 from generation.infra import events
 from generation.jobs import idempotency, submission
+from generation.jobs.job_request import JobRequest
 from generation.models import APIKey, Job
 from generation.realtime.hub import SETTLED
 from generation.realtime.sse import CONTENT_TYPE
@@ -102,8 +103,7 @@ class ImageGenerations(APIView):
     def _job(self, request: Request, parameters: dict[str, Any]) -> Job:
         def make() -> Job:
             size = parameters.get("size")
-            return submission.submit(
-                request.user,
+            wanted = JobRequest(
                 variant=parameters.get("variant"),
                 text=parameters.get("prompt") or None,
                 match=parameters.get("match"),
@@ -116,6 +116,7 @@ class ImageGenerations(APIView):
                 via=Job.Via.OPENAI,
                 base_url=request.build_absolute_uri("/"),
             )
+            return submission.submit(request.user, wanted)
 
         owner, body = request.user, request.data
         key = idempotency.key_of(request.headers.get("Idempotency-Key"))

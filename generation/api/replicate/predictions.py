@@ -39,6 +39,7 @@ from generation.api.views.waiting import (
 from generation.errors import GenerationError, InvalidRequest
 from generation.jobs import idempotency, submission
 from generation.jobs import lifecycle as jobs
+from generation.jobs.job_request import JobRequest
 from generation.models import APIKey, Job
 from generation.webhooks.predictions import STATUSES, called, identifier, is_identifier
 
@@ -114,8 +115,7 @@ def _maker(
     def make(external_fingerprint: str = "") -> Job:
         reference = model or asked.get("version") or asked.get("model")
         try:
-            return submission.submit(
-                request.user,
+            wanted = JobRequest(
                 **asked["input"],
                 webhook=asked.get("webhook"),
                 webhook_events=asked.get("webhook_events_filter"),
@@ -127,6 +127,7 @@ def _maker(
                 via=Job.Via.REPLICATE,
                 base_url=request.build_absolute_uri("/"),
             )
+            return submission.submit(request.user, wanted)
         except GenerationError as error:
             error.parameter = PARAMETERS.get(error.parameter or "", error.parameter)
             raise

@@ -43,6 +43,7 @@ from generation.infra.compiled import Compiled
 from generation.jobs import estimates, idempotency, retention, submission
 from generation.jobs import lifecycle as jobs
 from generation.jobs.estimates import Estimate
+from generation.jobs.job_request import JobRequest
 from generation.models import APIKey, Job
 
 MAX_POLL_SECONDS = 120  # clients of OpenAI give up on more
@@ -187,13 +188,13 @@ class JobList(ListView):
         asked.is_valid(raise_exception=True)
 
         def make() -> Job:
-            return submission.submit(
-                request.user,
+            wanted = JobRequest(
                 **asked.validated_data,
                 cancel_after=cancel_after(request),
                 api_key=cast(APIKey, request.auth),
                 base_url=request.build_absolute_uri("/"),
             )
+            return submission.submit(request.user, wanted)
 
         key = idempotency.key_of(request.headers.get("Idempotency-Key"))
         job, _ = idempotency.once(request.user, "jobs", key=key, body=request.data, make=make)

@@ -12,12 +12,11 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 from tqdm import tqdm
 
-from generation.catalogue import variants as catalogue
 from generation.engine.errors import EngineError
 from generation.engine.files import FORMATS, encode
 from generation.errors import GenerationError
 from generation.jobs import routing
-from generation.jobs.submission import SEED_LIMIT
+from generation.jobs.job_request import SEED_LIMIT
 from generation.releases import lifecycle as releases
 
 
@@ -59,9 +58,8 @@ class Command(BaseCommand):
             self.show(report)
 
     def generate(self, seed: int, options: dict[str, Any]) -> dict[str, Any]:
-        variant = catalogue.find(slug=options["variant"])
-        release = routing.resolve(options["release"], variant=variant)
-        embedding = catalogue.embedding_for(variant, release)
+        route = routing.resolve(options["release"], slug=options["variant"])
+        variant, release = route.variant, route.release
         started = time.perf_counter()
         # Imported here because it loads torch: errors in the options are reported first.
         from generation.engine import pipeline
@@ -76,7 +74,7 @@ class Command(BaseCommand):
             threads=settings.TORCH_THREADS,
         )
         load_seconds = time.perf_counter() - started
-        stored = embedding.stored()
+        stored = route.embedding.stored()
         wide, high = release.image_sizes[0]
         count = options["count"]
         requests = [GenerationRequest(stored, seed + index, wide, high) for index in range(count)]

@@ -15,7 +15,7 @@ from generation.catalogue import bundled_embeddings
 from generation.engine.release import KINDS, Progress
 from generation.errors import GenerationError
 from generation.models import MOST_TRIES, PromptVariant, Release
-from generation.releases import activation
+from generation.releases import activation, coverage
 from generation.releases import lifecycle as releases
 
 OPTIONS = ("kind", "steps", "guidance_scale", "noise_scheduler", "image_sizes")
@@ -247,9 +247,7 @@ def _find(name: str) -> Release:
 def _example(release: Release) -> str:
     """Return the text of a variant that the release covers."""
     variants = PromptVariant.objects.filter(status=PromptVariant.Status.ACTIVE)
-    if covered := release.manifest["covered_variants"]:
-        variants = variants.filter(slug__in=covered)
-    found = variants.order_by("slug").first()
+    found = coverage.covered(release, variants).order_by("slug").first()
     return found.text if found else "a text of the catalogue"
 
 

@@ -10,7 +10,7 @@ from distillation.runs import canary, policy
 from distillation.runs.canary import Counts
 from generation.errors import ReleaseRefused
 from generation.jobs import routing
-from generation.models import Job, PromptVariant, Release
+from generation.models import Job, Release
 from generation.releases import lifecycle as releases
 from generation.worker import pipelines
 from tests.people import make_image, make_job, make_release
@@ -115,7 +115,8 @@ def test_one_that_does_worse_is_withdrawn_and_the_active_one_serves_all(tried, s
     tried.refresh_from_db()
     assert (tried.status, tried.canary_percent) == ("rejected", 0)
     assert {
-        routing.resolve(variant=PromptVariant(slug="x"), lot=str(n)).name for n in range(50)
+        routing.resolve(None, slug="red-glass-vase", sampling_key=str(n)).release.name
+        for n in range(50)
     } == {"active"}
 
 

@@ -1,14 +1,10 @@
 """Policy: a run starts once when facts have changed; every decision has its reasons."""
 
-import hashlib
-import json
 from dataclasses import replace
 from datetime import timedelta
 
-import numpy as np
 import pytest
 from django.utils import timezone
-from safetensors.numpy import save_file
 
 from distillation.errors import DistillationRefused
 from distillation.models import Decision, Run
@@ -16,10 +12,8 @@ from distillation.runs import lifecycle as runs
 from distillation.runs import policy
 from distillation.runs.policy import Facts, Limits, consider, decide, gather
 from generation.catalogue import variants as catalogue
-from generation.engine.release import PROMPT_EMBEDS
-from generation.jobs import routing
 from generation.models import PromptVariant, Release
-from tests.people import make_embedding, make_image, make_job, make_release, make_variant
+from tests.people import cover, make_embedding, make_image, make_job, make_release, make_variant
 
 FACTS = Facts(
     teacher="teacher-1",
@@ -134,20 +128,11 @@ def test_a_new_variant_starts_one_run_that_trains_the_active_student_on(releases
     assert Run.objects.count() == 1
 
 
-def test_a_changed_text_is_told_from_the_one_that_the_student_was_made_for(releases, tmp_path):
+def test_a_changed_text_is_told_from_the_one_that_the_student_was_made_for(releases):
     _, student = releases
-    texts = ["Red  vase", "another bowl"]
-    path = tmp_path / PROMPT_EMBEDS
-    save_file(
-        {"prompt_embeds": np.zeros((2, 4, 8), np.float16)}, path, {"texts": json.dumps(texts)}
-    )
-    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    student.manifest["files"] = [{"path": PROMPT_EMBEDS, "sha256": sha256}]
-    student.path = str(tmp_path)
-    student.save()
+    cover(student, {"red-vase": "red vase", "blue-bowl": "another bowl"})
     assert (gather().uncovered, gather().changed) == ((), ("blue-bowl",))
-    routing._texts.cache_clear()  # as in another process
-    path.write_bytes(b"damaged")
+    cover(student, {"red-vase": "", "blue-bowl": ""})  # made for these whatever their text
     assert gather().changed == ()
 
 

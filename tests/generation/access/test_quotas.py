@@ -10,6 +10,7 @@ from generation.access import quotas
 from generation.errors import InvalidRequest, QueueFull, QuotaExceeded, RateLimited
 from generation.jobs import completion, submission
 from generation.jobs import lifecycle as jobs
+from generation.jobs.job_request import JobRequest
 from generation.jobs.lifecycle import Claim
 from generation.models import Job, Usage
 from tests import painter
@@ -32,7 +33,7 @@ def variant(redis_server):
 
 
 def submit(key, **asked) -> Job:
-    return submission.submit(key.owner, api_key=key, variant="red-glass-vase", **asked)
+    return submission.submit(key.owner, JobRequest(api_key=key, variant="red-glass-vase", **asked))
 
 
 def used(key) -> tuple[int, float]:

@@ -11,6 +11,7 @@ from generation.catalogue.match_requests import Answer, Near
 from generation.errors import EncoderBusy, EncoderUnavailable, PromptInvalid, VariantNotFound
 from generation.infra import redis_client
 from generation.jobs import submission
+from generation.jobs.job_request import JobRequest
 from generation.models import Job, PromptVariant, Release
 from tests.client import API, problem
 from tests.generation.encoders import EncodeThread
@@ -64,8 +65,8 @@ def test_another_text_gets_the_nearest_variant_with_its_score(variants):
 
 def test_the_job_says_what_was_asked_for_and_how_near_it_is(variants):
     with EncodeThread(near(variants, 0.99)):
-        job = submission.submit(make_user(), text=ASKED, seed=1)
-    own = submission.submit(make_user(), text="a red vase on a table", seed=1)
+        job = submission.submit(make_user(), JobRequest(text=ASKED, seed=1))
+    own = submission.submit(make_user(), JobRequest(text="a red vase on a table", seed=1))
     assert (job.asked_text, job.match_score) == ("The RED vase on a table", 0.99)
     assert (own.asked_text, own.match_score) == ("", None)
     assert job.key == own.key  # the same pictures
@@ -313,7 +314,7 @@ def test_a_refusal_on_the_route_of_openai_names_the_three_nearest(variants):
 
 def test_the_page_of_a_job_shows_what_was_asked_for(variants, client):
     with EncodeThread(near(variants, 0.99)):
-        job = submission.submit(make_user(), text=ASKED)
+        job = submission.submit(make_user(), JobRequest(text=ASKED))
     client.force_login(make_user(username="admin", is_superuser=True))
     page = client.get(f"/admin/generation/job/{job.pk}/change/").content.decode()
     assert "The RED vase on a table" in page and "0.99" in page

@@ -8,6 +8,7 @@ from django.db import transaction
 
 from generation.catalogue import variants as catalogue
 from generation.engine import tokens
+from generation.engine.texts import normalize
 from generation.errors import EncodingFailed, PromptInvalid, VariantNotEncoded, VariantNotFound
 from generation.models import Embedding, Job, PromptVariant
 from tests.people import (
@@ -46,8 +47,8 @@ def encoder():
     ],
 )
 def test_case_spaces_and_unicode_forms_are_normalised(text, normalized):
-    assert catalogue.normalize(text) == normalized
-    assert catalogue.normalize(normalized) == normalized
+    assert normalize(text) == normalized
+    assert normalize(normalized) == normalized
 
 
 def test_up_to_twelve_words_are_allowed():

@@ -13,6 +13,7 @@ from generation.images import cache, storage
 from generation.images import store as images
 from generation.jobs import lifecycle as jobs
 from generation.jobs import submission
+from generation.jobs.job_request import JobRequest
 from generation.models import Job
 from tests import painter
 from tests.people import make_embedding, make_image, make_job, make_release, make_user, make_variant
@@ -31,7 +32,7 @@ def variant():
 
 
 def submit(**fields) -> Job:
-    return submission.submit(make_user(), variant="vase", **{"seed": 7, **fields})
+    return submission.submit(make_user(), JobRequest(variant="vase", **{"seed": 7, **fields}))
 
 
 def finish() -> Job:

@@ -16,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from generation.infra import metrics, redis_client
 from tests.people import (
+    cover,
     make_embedding,
     make_job,
     make_release,
@@ -146,8 +147,7 @@ def test_gauges_tell_what_the_rows_say(redis, settings):
 @pytest.mark.django_db
 def test_of_a_student_only_the_variants_that_it_covers_are_counted(redis):
     release = make_release()
-    release.manifest["covered_variants"] = ["vase", "mug"]
-    release.save()
+    cover(release, {"vase": "", "mug": ""})
     make_embedding(variant=make_variant(slug="vase"))
     make_embedding(variant=make_variant(slug="other"), error="cannot be encoded")
     make_variant(slug="mug")

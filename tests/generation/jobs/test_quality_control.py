@@ -9,6 +9,7 @@ from generation.catalogue import encoding
 from generation.infra import heartbeat
 from generation.jobs import lifecycle as jobs
 from generation.jobs import submission
+from generation.jobs.job_request import JobRequest
 from generation.models import Image, Job, PromptVariant, Release
 from generation.releases import lifecycle as releases
 from tests.generation import judges
@@ -38,7 +39,7 @@ def served(tmp_path: Path, settings, monkeypatch):
 def made(worker, *, tag: str = NEVER, tries: int | None = None, **fields) -> list[Image]:
     """The images of a job of the variant with this tag and this many tries."""
     PromptVariant.objects.update(tags=[tag], max_tries=tries)
-    job = submission.submit(make_user(), variant="mug", **fields)
+    job = submission.submit(make_user(), JobRequest(variant="mug", **fields))
     worker.run()
     job.refresh_from_db()
     assert job.status == "succeeded", job.error_detail
@@ -158,7 +159,7 @@ def test_without_a_judge_that_works_jobs_succeed_unjudged(served, settings, judg
 def test_a_job_that_is_canceled_between_two_tries_is_not_delivered(served, worker):
     """The picture fails; before the next try the job is canceled, as the heartbeat finds out."""
     PromptVariant.objects.update(tags=[NEVER], max_tries=5)
-    job = submission.submit(make_user(), variant="mug")
+    job = submission.submit(make_user(), JobRequest(variant="mug"))
     loaded = worker.pipeline(served)
     generate, calls = loaded.generate, []
 

@@ -18,6 +18,7 @@ from generation.images import storage
 from generation.images import store as images
 from generation.jobs import completion, retention, submission
 from generation.jobs import lifecycle as jobs
+from generation.jobs.job_request import JobRequest
 from generation.models import IdempotencyKey, Image, Job, PurgedImage
 from tests import painter
 from tests.people import (
@@ -59,7 +60,7 @@ def variant():
 
 
 def submit(**fields) -> Job:
-    return submission.submit(make_user(), variant="vase", **{"seed": 7, **fields})
+    return submission.submit(make_user(), JobRequest(variant="vase", **{"seed": 7, **fields}))
 
 
 # --- one job --------------------------------------------------------------------------------------

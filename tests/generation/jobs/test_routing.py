@@ -1,122 +1,151 @@
 """Which release serves a request: by name, by kind, by what it was made for, and a canary by its share."""
 
-import hashlib
-import json
 from collections import Counter
-from pathlib import Path
 
-import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
-from generation.engine.release import PROMPT_EMBEDS
-from generation.errors import ReleaseNotAvailable, VariantNotCovered
+from generation.errors import (
+    EncodingFailed,
+    ReleaseNotAvailable,
+    VariantNotCovered,
+    VariantNotEncoded,
+    VariantNotFound,
+)
 from generation.jobs import routing
 from generation.models import PromptVariant, Release
 from generation.releases import lifecycle as releases
-from tests import tiny
-from tests.people import make_release, make_variant
+from tests.people import cover, make_embedding, make_release, make_variant
 
 pytestmark = pytest.mark.django_db
 
 
-@pytest.fixture
-def root(settings) -> Path:
-    settings.RELEASES_ROOT.mkdir(parents=True)
-    return settings.RELEASES_ROOT
+@pytest.fixture(autouse=True)
+def encoded() -> None:
+    for slug in ("red-vase", "blue-bowl"):
+        make_embedding(variant=make_variant(slug=slug))
 
 
-def registered(root: Path, name: str = "tiny", **options) -> Release:
-    tiny.make_tiny_release(root / name, name=name, **options)
-    return releases.register(root / name)
+def served_by(model: str | None, slug: str, sampling_key: str = "") -> str:
+    return routing.resolve(model, slug=slug, sampling_key=sampling_key).release.name
 
 
-def test_without_a_model_the_student_is_meant_and_without_one_the_teacher(root: Path) -> None:
-    teacher = releases.activate(registered(root, "t"))
-    student = registered(root, "s", kind="student")
-    assert routing.resolve(None, variant=PromptVariant(slug="vase")) == teacher
-    releases.activate(student)
-    assert routing.resolve(None, variant=PromptVariant(slug="vase")) == student
-    assert routing.resolve("teacher", variant=PromptVariant(slug="vase")) == teacher
-    assert routing.resolve("student", variant=PromptVariant(slug="vase")) == student
+def rewrite(slug: str, text: str) -> None:
+    """Give the variant this text, encoded."""
+    variant = PromptVariant.objects.get(slug=slug)
+    variant.text, variant.normalized_text, variant.revision = text, text, variant.revision + 1
+    variant.save()
+    make_embedding(variant=variant)
+
+
+def test_without_a_model_the_student_is_meant_and_without_one_the_teacher() -> None:
+    make_release(name="t", kind="teacher")
+    assert served_by(None, "red-vase") == "t"
+    make_release(name="s")
+    assert served_by(None, "red-vase") == "s"
+    assert served_by("teacher", "red-vase") == "t"
+    assert served_by("student", "red-vase") == "s"
 
 
 @pytest.mark.parametrize(("policy", "name"), [("teacher", "t"), ("student", "s"), ("refuse", None)])
-def test_who_makes_what_the_student_does_not_cover_is_a_setting(root, settings, policy, name):
+def test_who_makes_what_the_student_does_not_cover_is_a_setting(settings, policy, name):
     settings.UNCOVERED = policy
-    releases.activate(registered(root, "t"))
-    student = releases.activate(registered(root, "s", kind="student"))
-    student.manifest["covered_variants"] = ["vase"]
-    student.save()
-    assert routing.resolve(None, variant=PromptVariant(slug="vase")) == student
+    make_release(name="t", kind="teacher")
+    make_release(name="s", covered_variants=["red-vase"])
+    assert served_by(None, "red-vase") == "s"
     if name is None:
         with pytest.raises(VariantNotCovered):
-            routing.resolve(None, variant=PromptVariant(slug="mug"))
+            served_by(None, "blue-bowl")
     else:
-        assert routing.resolve(None, variant=PromptVariant(slug="mug")).name == name
-    with pytest.raises(VariantNotCovered):
-        routing.resolve("student", variant=PromptVariant(slug="mug"))
+        assert served_by(None, "blue-bowl") == name
+    with pytest.raises(VariantNotCovered, match="covers 1 prompt variants, and blue-bowl is not"):
+        served_by("student", "blue-bowl")
 
 
-def test_a_release_is_found_by_name_unless_it_was_rejected(root: Path) -> None:
-    release = registered(root)
-    assert routing.resolve("tiny", variant=PromptVariant(slug="vase")) == release
+def test_a_release_is_found_by_name_unless_it_was_rejected() -> None:
+    make_release(name="active")
+    release = make_release(name="tiny", status="retired")
+    assert served_by("tiny", "red-vase") == "tiny"
     releases.reject(release)
     with pytest.raises(ReleaseNotAvailable, match="no release 'tiny'"):
-        routing.resolve("tiny", variant=PromptVariant(slug="vase"))
+        served_by("tiny", "red-vase")
 
 
-@pytest.mark.parametrize("model", [None, "student", "teacher", "nobody"])
+@pytest.mark.parametrize("model", [None, "student", "teacher", "nobody", "no\0body"])
 def test_what_is_not_served_is_refused(model: str | None) -> None:
     with pytest.raises(ReleaseNotAvailable):
-        routing.resolve(model, variant=PromptVariant(slug="vase"))
+        served_by(model, "red-vase")
+
+
+@pytest.mark.parametrize(
+    ("slug", "words"),
+    [("green-mug", "green-mug"), ("archived", "is archived"), ("a\0b", "no such active")],
+)
+def test_a_variant_that_is_not_active_is_refused(slug: str, words: str) -> None:
+    make_release()
+    make_variant(slug="archived", status="archived")
+    with pytest.raises(VariantNotFound, match=words):
+        served_by(None, slug)
+
+
+def test_the_embedding_is_that_of_the_present_text_under_the_releases_encoder():
+    make_release()
+    make_release(name="t", kind="teacher", encoder_fingerprint="f" * 64)
+    variant = PromptVariant.objects.get(slug="red-vase")
+    own, of_teacher = (
+        make_embedding(variant=variant),
+        make_embedding(variant=variant, encoder_fingerprint="f" * 64),
+    )
+    assert routing.resolve(None, slug="red-vase").embedding == own
+    assert routing.resolve("teacher", slug="red-vase").embedding == of_teacher
+    with pytest.raises(VariantNotEncoded, match="not been encoded yet"):
+        served_by("teacher", "blue-bowl")
+    make_embedding(variant=make_variant(slug="long"), error="78 tokens.")
+    with pytest.raises(EncodingFailed, match="78 tokens"):
+        served_by(None, "long")
+    PromptVariant.objects.update(revision=2)
+    with pytest.raises(VariantNotEncoded, match="stale"):
+        served_by(None, "red-vase")
 
 
 # --- what it was made for -------------------------------------------------------------------------
 @pytest.fixture
-def student(tmp_path: Path) -> Release:
-    """Of two texts, beside a teacher for everything else."""
+def student() -> Release:
+    """A student of two texts, next to a teacher for everything else."""
     make_release(name="t", kind="teacher")
-    student = make_release(name="s", covered_variants=["red-vase", "blue-bowl"])
-    path = tmp_path / PROMPT_EMBEDS
-    texts = json.dumps(["Red  vase", "blue bowl"])
-    save_file({"prompt_embeds": np.zeros((2, 4, 8), np.float16)}, path, {"texts": texts})
-    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    student.manifest["files"] = [{"path": PROMPT_EMBEDS, "sha256": sha256}]
-    student.path = str(tmp_path)
-    student.save()
+    student = make_release(name="s")
+    cover(student, {"red-vase": "red vase", "blue-bowl": "blue bowl"})
     return student
 
 
 def test_a_variant_with_another_text_than_the_student_knows_goes_to_the_teacher(student):
-    kept = make_variant(slug="red-vase", text="red vase", revision=2)  # another one, and back
-    changed = make_variant(slug="blue-bowl", text="a big blue bowl", revision=2)
+    assert served_by(None, "blue-bowl") == "s"
+    rewrite("blue-bowl", "a big blue bowl")
 
-    assert routing.resolve(variant=kept).name == "s"
-    assert routing.resolve(variant=changed).name == "t"
+    assert served_by(None, "blue-bowl") == "t"
     with pytest.raises(VariantNotCovered, match="blue-bowl had another text"):
-        routing.resolve("student", variant=changed)
+        served_by("student", "blue-bowl")
+    rewrite("blue-bowl", "blue bowl")
+    assert served_by(None, "blue-bowl") == "s"
 
 
-def test_a_variant_that_was_made_anew_under_a_known_slug_is_told_by_its_text(student):
-    make_variant(slug="blue-bowl", text="a bowl of another blue")
+def test_a_new_variant_under_a_known_slug_is_covered_if_its_text_is_the_same(student):
+    PromptVariant.objects.all().delete()
+    make_embedding(variant=make_variant(slug="blue-bowl", text="a bowl of another blue"))
+    make_embedding(variant=make_variant(slug="red-vase", text="red vase"))
 
-    variant = PromptVariant.objects.get()
-
-    assert variant.created_at > student.registered_at
-    assert routing.resolve(variant=variant).name == "t"
+    assert (served_by(None, "blue-bowl"), served_by(None, "red-vase")) == ("t", "s")
 
 
-def test_a_release_whose_texts_cannot_be_read_serves_no_changed_text(student, tmp_path):
-    (tmp_path / PROMPT_EMBEDS).write_bytes(b"damaged")
-    changed = make_variant(slug="blue-bowl", text="a big blue bowl", revision=2)
+def test_a_release_without_texts_covers_its_slugs_whatever_their_text(student):
+    cover(student, {"blue-bowl": ""})
+    rewrite("blue-bowl", "a big blue bowl")
 
-    assert routing.resolve(variant=changed).name == "t"
+    assert served_by(None, "blue-bowl") == "s"
 
 
 # --- a canary -----------------------------------------------------------------------------------
 @pytest.fixture
-def tried() -> Release:
+def canary() -> Release:
     make_release(name="active")
     canary = make_release(name="canary")
     canary.canary_percent = 20
@@ -124,33 +153,29 @@ def tried() -> Release:
     return canary
 
 
-def test_a_canary_gets_its_share_and_the_same_request_always_the_same_release(tried):
-    lots = [f"red-vase {seed}" for seed in range(2000)]
+def test_a_canary_gets_its_share_and_the_same_request_always_the_same_release(canary):
+    keys = [f"red-vase {seed}" for seed in range(2000)]
+    found = routing.find(None, slug="red-vase")
+    assert found is not None
 
-    counts = Counter(
-        routing.resolve(variant=PromptVariant(slug="red-vase"), lot=lot).name for lot in lots
-    )
+    names = [routing.choose(None, *found, sampling_key=key).release.name for key in keys]
 
-    assert 330 < counts["canary"] < 470  # of 2,000, at 20 %
-    assert [
-        routing.resolve(variant=PromptVariant(slug="x"), lot=lot).name for lot in lots[:50]
-    ] == [routing.resolve(variant=PromptVariant(slug="x"), lot=lot).name for lot in lots[:50]]
+    assert 330 < Counter(names)["canary"] < 470  # of 2,000, at 20 %
+    assert names[:50] == [served_by(None, "red-vase", key) for key in keys[:50]]
 
 
-def test_who_names_a_release_gets_that_one(tried):
-    names = {
-        routing.resolve("active", variant=PromptVariant(slug="x"), lot=str(seed)).name
-        for seed in range(100)
-    }
-
-    assert names == {"active"}
+def test_a_request_that_names_a_release_gets_that_one(canary):
+    assert {served_by("active", "red-vase", str(key)) for key in range(100)} == {"active"}
 
 
-def test_a_canary_serves_only_what_it_covers(tried):
-    Release.objects.filter(name="canary").update(
-        manifest=tried.manifest | {"covered_variants": ["blue-bowl"]}
-    )
+def test_a_canary_serves_a_share_of_its_own_kind_alone(canary):
+    make_release(name="t", kind="teacher")
 
-    assert {
-        routing.resolve(variant=PromptVariant(slug="red-vase"), lot=str(n)).name for n in range(100)
-    } == {"active"}
+    assert {served_by("student", "red-vase", str(key)) for key in range(50)} == {"active", "canary"}
+    assert {served_by("teacher", "red-vase", str(key)) for key in range(50)} == {"t"}
+
+
+def test_a_canary_serves_only_what_it_covers(canary):
+    cover(canary, {"blue-bowl": ""})
+
+    assert {served_by(None, "red-vase", str(key)) for key in range(100)} == {"active"}

@@ -14,6 +14,7 @@ from django.utils import timezone
 
 from generation.errors import VariantNotEncoded
 from generation.jobs import submission
+from generation.jobs.job_request import JobRequest
 from generation.management.commands import bootstrap as command
 from generation.models import APIKey, PromptVariant, Release
 from tests import tiny
@@ -90,9 +91,9 @@ def test_a_shipped_student_is_served_at_once_without_any_encoding(shipped: Path)
     assert (done["releases"], done["stored_embeddings"]) == (["toy-teacher", "toy-student"], 2)
     owner = get_user_model().objects.get()
     for slug in ("red-vase", "blue-mug"):
-        assert submission.submit(owner, variant=slug).release.name == "toy-student"
+        assert submission.submit(owner, JobRequest(variant=slug)).release.name == "toy-student"
     with pytest.raises(VariantNotEncoded, match="toy-teacher"):  # what it does not cover
-        submission.submit(owner, variant="new")
+        submission.submit(owner, JobRequest(variant="new"))
     assert bootstrap()["stored_embeddings"] == 0
 
 

@@ -8,6 +8,7 @@ from django.core.management import CommandError, call_command
 
 from generation.infra import heartbeat
 from generation.jobs import submission
+from generation.jobs.job_request import JobRequest
 from generation.models import Embedding, Image, Job, Release
 from tests.generation.students import make_bundle
 from tests.people import make_user, make_variant
@@ -51,7 +52,7 @@ def test_a_student_alone_makes_pictures(served: Release, settings, worker) -> No
     owner = make_user()
     for seed in (1, 2):
         for slug in PROMPTS:
-            submission.submit(owner, variant=slug, seed=seed)
+            submission.submit(owner, JobRequest(variant=slug, seed=seed))
 
     worker.run()
 

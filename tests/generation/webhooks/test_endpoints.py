@@ -13,6 +13,7 @@ from generation.errors import InvalidRequest, WebhookDisabled
 from generation.images import store as images
 from generation.jobs import completion, submission
 from generation.jobs import lifecycle as jobs
+from generation.jobs.job_request import JobRequest
 from generation.jobs.lifecycle import Claim, Outcome
 from generation.models import Delivery, Job, WebhookEndpoint
 from generation.webhooks import endpoints as webhooks
@@ -272,9 +273,11 @@ def test_a_job_is_submitted_with_a_webhook(settings):
     make_release()
     owner = make_user()
 
-    job = submission.submit(owner, variant="vase", webhook=URL, webhook_events=["completed"])
-    every = submission.submit(owner, variant="vase", webhook=URL)
-    none = submission.submit(owner, variant="vase")
+    job = submission.submit(
+        owner, JobRequest(variant="vase", webhook=URL, webhook_events=["completed"])
+    )
+    every = submission.submit(owner, JobRequest(variant="vase", webhook=URL))
+    none = submission.submit(owner, JobRequest(variant="vase"))
 
     assert (job.webhook.url, job.webhook_events) == (URL, ["completed"])
     assert every.webhook_events == ALL
@@ -287,7 +290,9 @@ def test_unknown_events_and_none_at_all_are_refused(events: list[str]):
     make_embedding(variant=make_variant(slug="vase"))
 
     with pytest.raises(InvalidRequest, match="start, output, completed"):
-        submission.submit(make_user(), variant="vase", webhook=URL, webhook_events=events)
+        submission.submit(
+            make_user(), JobRequest(variant="vase", webhook=URL, webhook_events=events)
+        )
 
 
 def test_events_without_a_webhook_are_refused():
@@ -295,7 +300,7 @@ def test_events_without_a_webhook_are_refused():
     make_embedding(variant=make_variant(slug="vase"))
 
     with pytest.raises(InvalidRequest, match="goes with webhook"):
-        submission.submit(make_user(), variant="vase", webhook_events=["start"])
+        submission.submit(make_user(), JobRequest(variant="vase", webhook_events=["start"]))
 
 
 # --- replay and clean-up --------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from generation.infra import heartbeat
 from generation.infra.watchdog import EXIT_UNRESPONSIVE
 from generation.jobs import completion, submission
 from generation.jobs import lifecycle as jobs
+from generation.jobs.job_request import JobRequest
 from generation.models import Attempt, Embedding, Image, Job, Release, Worker
 from generation.releases import lifecycle as releases
 from tests.people import make_job, make_release, make_user, make_variant, make_worker
@@ -47,7 +48,7 @@ def served(tmp_path: Path, settings, monkeypatch):
 
 
 def submit(text: str = TEXTS[0], **fields) -> Job:
-    return submission.submit(make_user(), text=text, **fields)
+    return submission.submit(make_user(), JobRequest(text=text, **fields))
 
 
 def test_what_is_queued_is_done_in_batches_with_files(served, settings, worker):

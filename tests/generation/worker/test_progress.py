@@ -15,6 +15,7 @@ from generation.catalogue import encoding
 from generation.infra import events, heartbeat, notifications
 from generation.jobs import lifecycle as jobs
 from generation.jobs import submission
+from generation.jobs.job_request import JobRequest
 from generation.models import Job
 from generation.releases import lifecycle as releases
 from generation.worker import progress
@@ -49,7 +50,7 @@ def served(tmp_path: Path, writers) -> None:
 
 
 def submit(text: str = TEXTS[0], **fields) -> Job:
-    return submission.submit(make_user(), text=text, **fields)
+    return submission.submit(make_user(), JobRequest(text=text, **fields))
 
 
 def told(redis_server, job: Job) -> list[tuple[str, dict]]:

@@ -1,0 +1,72 @@
+"""A request for a job, as every interface hands it to `submission`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from django.conf import settings
+
+from generation.errors import InvalidRequest
+from generation.models import MOST_TRIES, APIKey, Job
+from generation.webhooks import endpoints as webhooks
+
+MAX_BASE_URL = 200  # of the column
+SEED_LIMIT = 2**32  # as in other services; one integer in every language
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobRequest:
+    """What a client asks for. Raises InvalidRequest if that contradicts itself or is out of range.
+
+    variant: a slug; text: a text of the catalogue, or one that is near enough unless match is False; exactly one of the
+    two. size: "WIDTHxHEIGHT". model: "student", "teacher" or the name of a release. Without a seed a fresh one is drawn
+    and kept, so that the image can be asked for again. cancel_after: seconds until a job that has not ended is
+    canceled. external_id: chosen by the client, unique to its owner; external_fingerprint: of the request that chose
+    it. base_url: the URL under which the client reached this server. webhook: a URL that receives the job's events;
+    webhook_events: which of Delivery.Event, by default all.
+    """
+
+    variant: str | None = None
+    text: str | None = None
+    match: bool | None = None
+    n: int = 1
+    seed: int | None = None
+    size: str | None = None
+    output_format: str = Job.Format.WEBP
+    model: str | None = None
+    priority: int = 0
+    metadata: bool = False
+    cancel_after: float | None = None
+    external_id: str = ""
+    external_fingerprint: str = ""
+    api_key: APIKey | None = None
+    via: str = Job.Via.JOBS
+    base_url: str = ""
+    webhook: str | None = None
+    webhook_events: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.variant is None) == (self.text is None):
+            raise _invalid("Give exactly one of variant and text.", "variant")
+        if len(self.base_url) > MAX_BASE_URL:
+            raise _invalid("The host name is too long.", "Host")
+        if self.text is None and self.match is not None:
+            raise _invalid("match goes with text: a slug means one variant.", "match")
+        if not 1 <= self.n <= settings.MAX_IMAGES_PER_JOB:
+            raise _invalid(f"n must be from 1 to {settings.MAX_IMAGES_PER_JOB}, not {self.n}.", "n")
+        if self.seed is not None and not 0 <= self.seed <= SEED_LIMIT - self.n:
+            raise _invalid(f"seed must be from 0 to {SEED_LIMIT - self.n}.", "seed")
+        if self.output_format not in Job.Format.values:
+            formats = ", ".join(Job.Format.values)
+            raise _invalid(f"output_format must be one of {formats}.", "output_format")
+        webhooks.check_events(self.webhook_events)
+        if self.webhook is None and self.webhook_events is not None:
+            raise _invalid("webhook_events goes with webhook.", "webhook_events")
+
+    @property
+    def largest_fresh_seed(self) -> int:
+        """The largest seed to draw: it leaves room for the seeds of the other images and of further tries."""
+        return SEED_LIMIT - self.n * MOST_TRIES
+
+
+def _invalid(detail: str, parameter: str) -> InvalidRequest:
+    return InvalidRequest(detail, parameter=parameter)

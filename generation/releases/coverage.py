@@ -1,0 +1,42 @@
+"""Coverage of a release: the prompt variants, and their texts, that it was made for.
+
+A release whose manifest names no variants covers the whole catalogue (`Release.covers_all`) and has no rows.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from django.db.models import QuerySet
+
+from generation.engine import prompt_embeds
+from generation.engine.release import Manifest
+from generation.engine.texts import normalize
+from generation.models import Coverage, PromptVariant, Release
+
+BATCH = 2000  # rows of one INSERT
+
+
+def read_texts(folder: Path, manifest: Manifest) -> Mapping[str, str]:
+    """Return the normalised text of each covered variant by slug; "" where the release does not say which text.
+
+    Raises ReleaseInvalid.
+    """
+    if prompt_embeds.listed(manifest) is None:
+        return dict.fromkeys(manifest.covered_variants, "")
+    texts = prompt_embeds.read_texts(folder, manifest)
+    return {slug: normalize(text) for slug, text in texts.items()}
+
+
+def write(release: Release, texts: Mapping[str, str]) -> None:
+    """Insert the rows of a release that has none. texts: of `read_texts`."""
+    rows = [
+        Coverage(release=release, slug=slug, normalized_text=text) for slug, text in texts.items()
+    ]
+    Coverage.objects.bulk_create(rows, batch_size=BATCH)
+
+
+def covered(release: Release, variants: QuerySet[PromptVariant]) -> QuerySet[PromptVariant]:
+    """Return those of the variants that the release covers by slug, whatever their text is now."""
+    if release.covers_all:
+        return variants
+    return variants.filter(slug__in=release.coverage.values("slug"))
