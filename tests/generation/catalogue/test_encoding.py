@@ -43,7 +43,6 @@ def test_every_active_variant_is_encoded_and_nothing_else(release):
     assert row.shape == release.manifest["embedding_shape"]
     assert len(row.data) == row.shape[0] * row.shape[1] * 2
     assert row.sha256 == hashlib.sha256(row.data).hexdigest()
-    assert catalogue.embedding_for(vase, release) == row
     assert row.sha256 != rows[jug.pk].sha256
 
 

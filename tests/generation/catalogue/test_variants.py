@@ -9,7 +9,7 @@ from django.db import transaction
 from generation.catalogue import variants as catalogue
 from generation.engine import tokens
 from generation.engine.texts import normalize
-from generation.errors import EncodingFailed, PromptInvalid, VariantNotEncoded, VariantNotFound
+from generation.errors import PromptInvalid, VariantNotFound
 from generation.models import Embedding, Job, PromptVariant
 from tests.people import (
     ENCODER,
@@ -226,40 +226,6 @@ def test_a_variant_that_is_not_active_is_not_served_and_the_error_says_why(statu
     make_variant(slug="vase", text="a red vase", status=status)
     with pytest.raises(VariantNotFound, match=f"“vase” is {status}, not active"):
         catalogue.find(slug="vase")
-
-
-def test_the_embedding_of_a_release_is_that_of_its_own_encoder_and_the_current_revision():
-    release, variant = make_release(), make_variant(slug="vase", text="a red vase")
-    make_embedding(variant=variant, encoder_fingerprint="f" * 64)
-    own = make_embedding(variant=variant, encoder_fingerprint=release.encoder_fingerprint)
-    assert catalogue.embedding_for(variant, release) == own
-
-    variant.revision = 2
-    with pytest.raises(VariantNotEncoded, match="stale"):
-        catalogue.embedding_for(variant, release)
-
-
-@pytest.mark.parametrize(
-    ("error", "reason"),
-    [
-        (None, "not been encoded yet"),
-        (catalogue.ENCODE_AGAIN, "not been encoded yet"),
-    ],
-)
-def test_a_variant_without_a_usable_embedding_is_refused_with_the_reason(error, reason):
-    release, variant = make_release(), make_variant()
-    if error:
-        make_embedding(variant=variant, error=error)
-    with pytest.raises(VariantNotEncoded, match=reason):
-        catalogue.embedding_for(variant, release)
-
-
-def test_a_variant_whose_encoding_failed_is_refused_for_good_with_the_reason():
-    release, variant = make_release(), make_variant()
-    make_embedding(variant=variant, error="It has 99 tokens.")
-    with pytest.raises(EncodingFailed, match="It has 99 tokens") as caught:
-        catalogue.embedding_for(variant, release)
-    assert not caught.value.retryable
 
 
 # --- states ---------------------------------------------------------------------------------------

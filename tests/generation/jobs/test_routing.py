@@ -4,6 +4,7 @@ from collections import Counter
 
 import pytest
 
+from generation.catalogue import variants as catalogue
 from generation.errors import (
     EncodingFailed,
     ReleaseNotAvailable,
@@ -99,9 +100,13 @@ def test_the_embedding_is_that_of_the_present_text_under_the_releases_encoder():
     assert routing.resolve("teacher", slug="red-vase").embedding == of_teacher
     with pytest.raises(VariantNotEncoded, match="not been encoded yet"):
         served_by("teacher", "blue-bowl")
+    make_embedding(variant=make_variant(slug="again"), error=catalogue.ENCODE_AGAIN)
+    with pytest.raises(VariantNotEncoded, match="not been encoded yet"):
+        served_by(None, "again")
     make_embedding(variant=make_variant(slug="long"), error="78 tokens.")
-    with pytest.raises(EncodingFailed, match="78 tokens"):
+    with pytest.raises(EncodingFailed, match="78 tokens") as caught:
         served_by(None, "long")
+    assert not caught.value.retryable
     PromptVariant.objects.update(revision=2)
     with pytest.raises(VariantNotEncoded, match="stale"):
         served_by(None, "red-vase")
