@@ -1,4 +1,4 @@
-"""Rows of embeddings: inserted once, filled in place where they failed. Knows not where the values come from."""
+"""Rows of embeddings: inserted once, filled in place where they had failed."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ def store(
     fingerprint: str,
     results: Sequence[StoredEmbedding | Exception],
 ) -> list[Embedding]:
-    """For each variant its embedding under this encoder, or the reason why there is none. Returns the rows."""
+    """Store each variant's embedding under this encoder, or the reason why there is none. Return the rows."""
     rows = [
         _row(variant, fingerprint, result) for variant, result in zip(batch, results, strict=True)
     ]
@@ -40,7 +40,7 @@ def store(
 
 
 def mark_missing(fingerprint: str, reason: str) -> int:
-    """Write the reason at every variant that waits for this encoder. Returns how many rows that is."""
+    """Store the reason for every variant that waits for this encoder. Return the number of rows."""
     error = reason[:500]
     waiting = catalogue.missing(fingerprint)
     rows = [_row(variant, fingerprint, error) for variant in waiting.iterator()]
@@ -69,7 +69,7 @@ def _row(
 
 
 def _insert(rows: Sequence[Embedding]) -> None:
-    """Another encode worker may have been first: its rows stay. Variants deleted meanwhile are left out."""
+    """Insert rows. Those that another encode worker has inserted stay; variants deleted meanwhile are left out."""
     alive = set(
         PromptVariant.objects.select_for_update(no_key=True)
         .filter(pk__in=[row.variant_id for row in rows])

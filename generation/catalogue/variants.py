@@ -1,4 +1,4 @@
-"""The catalogue: which texts are allowed, how they change, which variant is meant, what is encoded. Knows no tensors.
+"""Prompt variants: rules for texts, changes, look-up by slug or text, and states of their embeddings.
 
 The rules of a text are in `check_text` and `validate_text`, for forms, imports and the API alike.
 """
@@ -29,15 +29,15 @@ MAX_WORDS = 12
 MAX_CHARACTERS = 300
 MAX_TAG_CHARACTERS = 60
 TAG_SEPARATORS = ",|"
-NOT = "not-"  # before a tag: what it names must not be in the picture
+NOT = "not-"  # prefix of a tag whose subject must not be in the picture
 
-# Reasons in `Embedding.error` that time or a person has an answer to: such rows count as missing again.
+# Values of `Embedding.error` after which the row counts as missing and is encoded again.
 ENCODE_AGAIN = "To be encoded again."
 ENCODER_UNAVAILABLE = "The text encoder could not be loaded: "
 
 
 class EmbeddingState(models.TextChoices):
-    """Of a variant, over all encoders in use. None at all: it is not active, so nothing is encoded for it."""
+    """State of a variant over all encoders in use. A variant that is not active may have none: it is not encoded."""
 
     ENCODED = "encoded"
     PENDING = "pending"
@@ -48,7 +48,7 @@ class EmbeddingState(models.TextChoices):
 # --- text -----------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Limit:
-    """A text encoder in use: where its tokenizer lies and how many tokens it takes, start and end included."""
+    """A text encoder in use: the folder of its tokenizer and its limit in tokens, start and end included."""
 
     release_name: str
     folder: Path
@@ -56,14 +56,14 @@ class Limit:
 
 
 def limits() -> list[Limit]:
-    """Of every encoder in use whose tokenizer can be read. Read once for many texts."""
+    """Return the limit of every encoder in use whose tokenizer can be read. Read it once for many texts."""
     found = []
     for release in releases.encoders_in_use():
         folder = releases.folder(release)
         try:
             tokens.load_tokenizer(folder)
         except ReleaseInvalid as error:
-            # The encode worker will refuse what is too long, and say that the encoder is missing.
+            # The encode worker refuses texts that are too long, and reports the missing encoder.
             log.warning("tokenizer_unavailable", release=release.name, error=str(error))
         else:
             found.append(Limit(release.name, folder, int(release.manifest["max_tokens"])))
@@ -71,7 +71,7 @@ def limits() -> list[Limit]:
 
 
 def check_text(text: str, encoders: Iterable[Limit]) -> str:
-    """The normalised text, if words, characters and tokens are within the limits. Raises PromptInvalid."""
+    """Return the normalised text if words, characters and tokens are within the limits. Raises PromptInvalid."""
     normalized = normalize(text)
     words = len(normalized.split())
     if words == 0:
@@ -100,7 +100,7 @@ def check_text(text: str, encoders: Iterable[Limit]) -> str:
 
 
 def duplicate(slug: str) -> PromptInvalid:
-    """The error of a text that another variant has."""
+    """Return the error of a text that another variant has."""
     return PromptInvalid(
         f"The prompt variant “{slug}” already has this text (case, spaces and Unicode forms are ignored).",
         parameter="text",
@@ -108,7 +108,7 @@ def duplicate(slug: str) -> PromptInvalid:
 
 
 def validate_text(text: str, *, pk: int | None = None) -> str:
-    """The normalised text. pk: the variant whose text it is to be, if that exists. Raises PromptInvalid."""
+    """Return the normalised text. pk: of the variant that gets the text, if it exists. Raises PromptInvalid."""
     normalized = check_text(text, limits())
     same = PromptVariant.objects.filter(normalized_text=normalized).first()
     if same and same.pk != pk:
@@ -117,7 +117,7 @@ def validate_text(text: str, *, pk: int | None = None) -> str:
 
 
 def tidy_tags(tags: Iterable[str]) -> list[str]:
-    """Each tag once, in order. Raises PromptInvalid."""
+    """Return each tag once, in order. Raises PromptInvalid."""
     clean = list(dict.fromkeys(tag for tag in map(tidy, tags) if tag))
     for tag in clean:
         if len(tag) > MAX_TAG_CHARACTERS or any(mark in tag for mark in TAG_SEPARATORS):
@@ -134,7 +134,7 @@ def tidy_tags(tags: Iterable[str]) -> list[str]:
 
 
 def slug_for(text: str, taken: Iterable[str] | None = None) -> str:
-    """A free slug made of the text. taken: the slugs that are not free; without it the catalogue is asked."""
+    """Return a free slug made of the text. taken: slugs that are not free; by default those of the catalogue."""
     limit = 110  # room for a number within the column's 120
     stem = slugify(text)[:limit].rstrip("-") or hashlib.sha256(text.encode()).hexdigest()[:12]
     if taken is None:
@@ -154,7 +154,7 @@ def has_images(variant: PromptVariant) -> bool:
 
 
 def text_is_locked(slug: str) -> PromptInvalid:
-    """The error of changing a text that images were made of."""
+    """Return the error of changing a text that images were made of."""
     return PromptInvalid(
         f"Images were generated from the text of “{slug}”. Ask for a new revision: they keep the old text.",
         parameter="text",
@@ -163,10 +163,10 @@ def text_is_locked(slug: str) -> PromptInvalid:
 
 @transaction.atomic
 def save(variant: PromptVariant, *, new_revision: bool = False) -> PromptVariant:
-    """Insert or update: the only way in which a text changes. Raises PromptInvalid.
+    """Insert or update a variant: the only function that changes a text. Raises PromptInvalid.
 
     A changed text is a new revision; embeddings of the old one stay, since jobs refer to them. If images were made of
-    the old text, `new_revision` must say that this is meant.
+    the old text, `new_revision` must be true.
     """
     stored = (
         PromptVariant.objects.select_for_update().filter(pk=variant.pk).first()
@@ -202,7 +202,7 @@ def save(variant: PromptVariant, *, new_revision: bool = False) -> PromptVariant
 
 
 def _conflict(variant: PromptVariant) -> PromptInvalid:
-    """Somebody else saved the same text or slug between our check and our write."""
+    """Return the error of a text or slug that another process saved between the check and the write."""
     same = PromptVariant.objects.filter(normalized_text=variant.normalized_text)
     same = same.exclude(pk=variant.pk)
     if other := same.first():
@@ -211,7 +211,7 @@ def _conflict(variant: PromptVariant) -> PromptInvalid:
 
 
 def set_status(variants: QuerySet[PromptVariant], status: PromptVariant.Status) -> int:
-    """Activate, archive or put back to draft. Returns how many changed."""
+    """Set the status of variants. Return how many changed."""
     with transaction.atomic():
         other = variants.exclude(status=status).order_by("pk").select_for_update()
         ids = list(other.values_list("pk", flat=True))
@@ -224,11 +224,11 @@ def set_status(variants: QuerySet[PromptVariant], status: PromptVariant.Status) 
 
 
 def publish_encode() -> None:
-    """Ask for missing embeddings when this transaction commits; one message, however many variants it changes."""
+    """Ask for missing embeddings when this transaction commits, by one message for all variants that it changes."""
     # An entry of a savepoint that is rolled back leaves this list with it.
     if any(entry[1] is notifications.encode for entry in connection.run_on_commit):
         return
-    # robust: the rows are committed, and the schedule asks again every minute.
+    # robust: the rows are committed, and beat publishes again every minute.
     transaction.on_commit(notifications.encode, robust=True)
 
 
@@ -278,12 +278,12 @@ def not_encoded(
 
 # --- states and what is missing -------------------------------------------------------------------
 def is_missing(row: Embedding) -> bool:
-    """Whether the encode worker will try this row again by itself."""
+    """Return whether the encode worker will try this failed row again."""
     return row.error == ENCODE_AGAIN or row.error.startswith(ENCODER_UNAVAILABLE)
 
 
 def fingerprints() -> list[str]:
-    """Of the encoders in use, those included whose embeddings come with a release and whose files are not here."""
+    """Return the fingerprints of the encoders in use, those without files on this machine included."""
     return sorted(releases.fingerprints_in_use())
 
 
@@ -317,7 +317,7 @@ def with_states(
 
 
 def count_states(encoders: Sequence[str] | None = None) -> dict[str, int]:
-    """How many active variants are in each state."""
+    """Return how many active variants are in each state."""
     active = PromptVariant.objects.filter(status=PromptVariant.Status.ACTIVE).order_by()
     rows: QuerySet = with_states(active, encoders)
     rows = rows.values("embedding_state").annotate(count=models.Count("pk"))
@@ -329,7 +329,7 @@ def count_states(encoders: Sequence[str] | None = None) -> dict[str, int]:
 def missing(
     encoder_fingerprint: str, limit: int | None = None, *, after: int = 0
 ) -> QuerySet[PromptVariant]:
-    """Active variants that the encode worker has to encode for this encoder, by id, from the one past `after`."""
+    """Return active variants that are to be encoded for this encoder, ordered by id, with ids above `after`."""
     done = Embedding.objects.filter(
         variant=OuterRef("pk"),
         revision=OuterRef("revision"),
@@ -342,7 +342,7 @@ def missing(
 
 
 def usable(encoder_fingerprint: str) -> QuerySet[PromptVariant]:
-    """Active variants but for those whose text this encoder refused: what a release can be made for, by slug."""
+    """Return the active variants whose text this encoder has not refused, ordered by slug."""
     refused = Embedding.objects.filter(
         variant=OuterRef("pk"),
         revision=OuterRef("revision"),
@@ -355,9 +355,9 @@ def usable(encoder_fingerprint: str) -> QuerySet[PromptVariant]:
 
 
 def encode_again(variants: QuerySet[PromptVariant]) -> int:
-    """Have failed and damaged embeddings of these variants encoded again. Returns how many rows that is.
+    """Have failed and damaged embeddings of these variants encoded again. Return the number of rows.
 
-    Sound rows stay: encoding is deterministic and jobs refer to them. What is missing is asked for as well.
+    Intact rows stay: encoding is deterministic and jobs refer to them. Missing ones are encoded too.
     """
     rows = Embedding.objects.filter(
         variant__in=variants.order_by().values("pk"),

@@ -1,4 +1,4 @@
-"""The same request twice gets the same job: by a key that the client chose, or by its body. Knows nothing of HTTP."""
+"""Idempotency of requests: a repeated one gets the same job, by a key of the client, by its body or by an id."""
 
 import hashlib
 import json
@@ -16,11 +16,11 @@ from generation.webhooks.predictions import called
 
 MAX_CHARACTERS = 255
 KEPT = timedelta(hours=48)
-BY_BODY = "by body: "  # before the route of requests that are known by their body alone
+BY_BODY = "by body: "  # prefix of the route of requests that are found by their body
 
 
 def key_of(header: str | None) -> str | None:
-    """The key in an Idempotency-Key header, in quotes or bare. Raises InvalidRequest."""
+    """Return the key in an Idempotency-Key header, quoted or bare. Raises InvalidRequest."""
     if header is None:
         return None
     key = header.strip()
@@ -34,17 +34,17 @@ def key_of(header: str | None) -> str | None:
 
 
 def fingerprint(body: Any) -> str:
-    """Of a JSON body, however it was spelt."""
+    """Return the SHA-256 of a JSON body, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
 def once(
     owner, route: str, *, key: str | None, body: Any, make: Callable[[], Job]
 ) -> tuple[Job, bool]:
-    """The job of this request, and whether an earlier one made it. key: None = this request is like no other.
+    """Return the job of this request, and whether an earlier one made it. key: None = no idempotency.
 
-    Raises IdempotencyKeyReused if the key came with another body, IdempotencyInProgress while another process makes
-    the job, and what `make` raises; then nothing is kept, and the key is free.
+    Raises IdempotencyKeyReused if the key was used with another body, IdempotencyInProgress while another process
+    makes the job, and what `make` raises; then nothing is stored, and the key is free.
     """
     if key is None:
         return make(), False
@@ -66,7 +66,7 @@ def once(
 
 
 def _lock(name: str) -> None:
-    """Until the transaction ends. Raises IdempotencyInProgress."""
+    """Take an advisory lock until the transaction ends. Raises IdempotencyInProgress."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_try_advisory_xact_lock(hashtextextended(%s, 0))", [name])
         if not cursor.fetchone()[0]:
@@ -74,7 +74,7 @@ def _lock(name: str) -> None:
 
 
 def remember_body(owner, route: str, body: Any, job: Job) -> None:
-    """So that `by_body` finds the job."""
+    """Store the body so that `by_body` finds the job."""
     mark = fingerprint(body)
     row = IdempotencyKey(owner=owner, route=BY_BODY + route, key=mark, fingerprint=mark, job=job)
     IdempotencyKey.objects.bulk_create(
@@ -86,7 +86,7 @@ def remember_body(owner, route: str, body: Any, job: Job) -> None:
 
 
 def by_body(owner, route: str, body: Any, *, seconds: float) -> Job | None:
-    """The owner's job of the same body within the last `seconds`, unless it failed, was canceled or was purged."""
+    """Return the owner's job of this body from the last `seconds` unless it failed, was canceled or purged."""
     rows = IdempotencyKey.objects.select_related("job").filter(
         owner=owner,
         route=BY_BODY + route,
@@ -101,10 +101,10 @@ def by_body(owner, route: str, body: Any, *, seconds: float) -> Job | None:
 def by_external_id(
     owner, external_id: str, *, body: Any, make: Callable[[str], Job]
 ) -> tuple[Job, bool]:
-    """The owner's job with this id, and whether an earlier request made it; as long as the job is there.
+    """Return the owner's job with this id, and whether an earlier request made it.
 
-    make: gets the fingerprint that the job keeps beside its external id. Raises IdempotencyKeyReused if another request
-    made the job, and what `make` raises.
+    make: called with the fingerprint that the job stores with its external id. Raises IdempotencyKeyReused if another
+    request made the job, and what `make` raises.
     """
     mark = fingerprint(body)
     known = Job.objects.filter(called(external_id), owner=owner)
@@ -113,7 +113,7 @@ def by_external_id(
         try:
             with transaction.atomic():
                 return make(mark), False
-        except IntegrityError:  # the same request in another process was quicker
+        except IntegrityError:  # the same request in another process was faster
             job = known.first()
             if job is None:
                 raise
@@ -123,10 +123,10 @@ def by_external_id(
 
 
 def old() -> QuerySet[IdempotencyKey]:
-    """What is older than KEPT."""
+    """Return the rows older than KEPT."""
     return IdempotencyKey.objects.filter(created_at__lt=timezone.now() - KEPT)
 
 
 def forget_old() -> int:
-    """Returns how many."""
+    """Delete the rows older than KEPT. Return how many."""
     return old().delete()[0]

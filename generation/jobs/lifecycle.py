@@ -1,4 +1,4 @@
-"""The life of a job: every change of status, each a guarded update. Decides nothing about pictures and knows no Celery.
+"""Life of a job: every change of its status, each a guarded update.
 
 queued ─claim→ running ─commit→ succeeded          cancel: queued or running → canceled
    ↑─────────── settle (retryable, lost, released)  settle: running → failed when attempts are exhausted
@@ -43,21 +43,21 @@ CLAIM_TRIES = 10
 
 @dataclass(frozen=True)
 class Claim:
-    """What a worker holds: the attempt number is the fencing token that a result must present."""
+    """A job that a worker holds. The attempt number is the fencing token that a result must present."""
 
     job_id: UUID
     attempt: int
 
     @classmethod
     def of(cls, job: Job) -> "Claim":
-        """Of a job as `claim` returned it."""
+        """Return the claim of a job that `claim` returned."""
         return cls(job.id, job.attempt)
 
 
 def _move(jobs: QuerySet[Job], *, to: Status, **fields: Any) -> int:
-    """Where a status changes, but for the claim (`claiming.TAKE`) and the success of what runs (`completion.SUCCEED`).
+    """Change the status, except on a claim (`claiming.TAKE`) and on success (`completion.SUCCEED`).
 
-    `jobs` is filtered on the old status and token; callers check the count.
+    Return how many rows changed. `jobs` is filtered on the old status and token; callers check the count.
     """
     fields["lease_expires_at"] = None
     if to in Job.TERMINAL:
@@ -70,7 +70,7 @@ def _held(claim: Claim) -> QuerySet[Job]:
 
 
 def _lease_end() -> CombinedExpression:
-    """By PostgreSQL's clock: the workers' clocks may differ."""
+    """Return the end of a lease by PostgreSQL's clock: the workers' clocks may differ."""
     return Now() + timedelta(seconds=settings.LEASE_SECONDS)
 
 
@@ -82,9 +82,9 @@ def _end_attempt(claim: Claim, outcome: Attempt.Outcome, **fields: Any) -> None:
 
 # --- claim and hold -------------------------------------------------------------------------------
 def wanted_kind(queue: str) -> str | None:
-    """Of the releases whose jobs workers of this queue take; None = all.
+    """Return the kind of the releases whose jobs workers of this queue take; None = all.
 
-    Jobs of a teacher are for the queue `reference`; while nobody consumes that, the others take them as well.
+    Jobs of a teacher are for the queue `reference`; while it has no consumer, the other workers take them too.
     """
     if queue == queues.REFERENCE:
         return Release.Kind.TEACHER
@@ -93,7 +93,7 @@ def wanted_kind(queue: str) -> str | None:
 
 @dataclass(frozen=True)
 class Served:
-    """What a worker need not ask at each claim. kind: as `wanted_kind`; releases: by pk."""
+    """What a worker has read before a claim. kind: of `wanted_kind`; releases: by pk."""
 
     kind: str | None
     releases: Mapping[int, Release]
@@ -106,10 +106,10 @@ def claim(
     served: Served | None = None,
     tell: Tell | None = None,
 ) -> Claimed:
-    """Take the next batch for this worker: compatible jobs, now running, with a lease. No jobs when there are none.
+    """Take the next batch for this worker: compatible jobs, now running, with a lease. It is empty if there is none.
 
-    served: by default it is asked for. tell: as for a Report; by default others are told before the jobs
-    are returned.
+    served: read if it is not given. tell: as for a Report; by default notifications are sent before the
+    jobs are returned.
     """
     kind = wanted_kind(queue) if served is None else served.kind
     known = {} if served is None else served.releases
@@ -122,14 +122,14 @@ def claim(
                 kind=kind,
             )
         except (IntegrityError, OperationalError) as error:
-            # Two workers met over identical jobs (unique key, or a deadlock of two such pairs): choose again.
+            # Two workers took identical jobs (unique key, or a deadlock of two such pairs): choose again.
             is_deadlock = getattr(error.__cause__, "pgcode", "") == "40P01"
             if isinstance(error, OperationalError) and not is_deadlock:
                 raise
             continue
         if taken.jobs:
             _attach_what_is_needed(taken.jobs, known)
-            with transaction.atomic():  # of nothing: the claim is committed
+            with transaction.atomic():  # empty: the claim is committed
                 _say_claimed(taken, Report(tell))
             return taken
         if claiming.oldest(kind) is None:
@@ -155,7 +155,7 @@ def _say_claimed(claimed: Claimed, report: Report) -> None:
 
 
 def _attach_what_is_needed(taken: Sequence[Job], known: Mapping[int, Release]) -> None:
-    """Releases and embeddings of the jobs. What never changes of them is read once."""
+    """Set release and embedding of each job. known: releases by pk that need not be read."""
     release = known.get(taken[0].release_id)  # all of a batch have one
     if release is None:
         release = Release.objects.get(pk=taken[0].release_id)
@@ -163,12 +163,12 @@ def _attach_what_is_needed(taken: Sequence[Job], known: Mapping[int, Release]) -
     for job in taken:
         job.release = release
         job.embedding = embeddings[job.embedding_id]
-    # What their files say; read here, because the threads that write files hold no connection.
+    # For the metadata of files; read here, because the threads that write files have no connection.
     prefetch_related_objects([job for job in taken if job.has_metadata], "variant")
 
 
 def held(claims: Iterable[Claim], *, extend: bool) -> set[Claim]:
-    """Which claims this worker still holds (the others were canceled or rescued); `extend` renews their leases."""
+    """Return the claims that are still held: neither canceled nor rescued. `extend` renews their leases."""
     wanted = {claim.job_id: claim for claim in claims}
     if not wanted:
         return set()
@@ -183,16 +183,16 @@ def held(claims: Iterable[Claim], *, extend: bool) -> set[Claim]:
 
 # --- end ------------------------------------------------------------------------------------------
 def answer(job: Job, stored: Sequence[StoredImage]) -> bool:
-    """A queued job succeeds with images that exist already. False if it was not queued any more.
+    """Let a queued job succeed with images that exist already. Return False if it is no longer queued.
 
-    In the transaction that holds their files (`images.find`).
+    Call it in the transaction that holds their files (`images.find`).
     """
     with transaction.atomic():
         return answer_in(job, stored, Job.Cache.HIT, Report())
 
 
 def answer_in(job: Job, stored: Sequence[StoredImage], how: Job.Cache, report: Report) -> bool:
-    """As `answer`, in a transaction of the caller, who says how it was answered."""
+    """Do what `answer` does, in a transaction of the caller. how: recorded on the job."""
     now = timezone.now()
     queued = Job.objects.filter(id=job.id, status=Status.QUEUED)
     if not _move(queued, to=Status.SUCCEEDED, cache=how, finished_at=now):
@@ -204,7 +204,7 @@ def answer_in(job: Job, stored: Sequence[StoredImage], how: Job.Cache, report: R
 
 
 def image_rows(job: Job, stored: Sequence[StoredImage]) -> list[Image]:
-    """The job's images as rows that are not written yet, in order of index."""
+    """Return the job's images as rows to insert, in order of index."""
     return [
         Image(
             job=job,
@@ -240,9 +240,9 @@ def settle(
     retryable: bool = True,
     only_expired: bool = False,
 ) -> Status | None:
-    """End an attempt that made no images: back to queued, or failed. None: the claim was not held any more.
+    """End an attempt without images. Return the new status, queued or failed; None: the claim was no longer held.
 
-    A released attempt (the worker stops in good order) is no failure of the job. `only_expired`: only if the lease
+    A released attempt (the worker stops) is not a failure of the job. `only_expired`: only if the lease
     has run out.
     """
     with transaction.atomic():
@@ -277,13 +277,13 @@ def settle(
             report.count("retort_jobs_total", outcome=to)
             if webhooks.ended(job):
                 report.deliver()
-        report.wake()  # also after a failure: an identical job may have waited for this one
+        report.wake()  # also after a failure: an identical job may wait for this one
     return to
 
 
 # --- from outside ---------------------------------------------------------------------------------
 def rescue() -> int:
-    """Move on the jobs whose lease ran out. Idempotent; any process may call it."""
+    """Settle the attempts whose lease ran out. Return how many. Idempotent; any process may call it."""
     lost = Job.objects.filter(status=Status.RUNNING, lease_expires_at__lt=Now()).order_by(
         "lease_expires_at"
     )
@@ -298,7 +298,7 @@ def rescue() -> int:
 
 
 def cancel(job_id: UUID) -> Job:
-    """End a job that has not ended. The device drops it between two steps. Ended already: nothing changes."""
+    """Cancel a job that has not ended; the device drops it between two steps. Return the job."""
     with transaction.atomic():
         job = Job.objects.select_for_update().get(id=job_id)
         if not job.is_terminal:
@@ -307,7 +307,7 @@ def cancel(job_id: UUID) -> Job:
 
 
 def end_overdue(job_id: UUID | None = None) -> int:
-    """Cancel the jobs, or this one, whose time is over (Job.cancel_at). Idempotent; any process may call it."""
+    """Cancel the jobs, or this one, whose cancel_at is past. Return how many. Idempotent; any process may call it."""
     overdue = Job.objects.filter(status__in=(Status.QUEUED, Status.RUNNING), cancel_at__lte=Now())
     if job_id is not None:
         overdue = overdue.filter(id=job_id)
@@ -326,17 +326,17 @@ def end_overdue(job_id: UUID | None = None) -> int:
 
 
 def _cancel(job: Job, code: str, detail: str) -> None:
-    """job: locked and not ended."""
+    """Cancel a job that is locked and has not ended."""
     _move(Job.objects.filter(id=job.id), to=Status.CANCELED, error_code=code, error_detail=detail)
     _end_attempt(Claim(job.id, job.attempt), Outcome.CANCELED)
     job.refresh_from_db()
     report = Report()
     finished(job, report, code=code)
-    report.wake()  # an identical job may have waited for this one
+    report.wake()  # an identical job may wait for this one
 
 
 def retry(job_id: UUID) -> Job:
-    """Queue a failed or canceled job again, with all its attempts before it.
+    """Queue a failed or canceled job again, with all its attempts.
 
     Raises JobFinished for a succeeded one, JobPurged for one whose images were removed.
     """
@@ -366,7 +366,7 @@ def retry(job_id: UUID) -> Job:
 
 
 def progress(job: Job) -> int:
-    """Per cent done, as last said by the worker."""
+    """Return the per cent done, as last reported by the worker."""
     if job.status == Status.SUCCEEDED:
         return 100
     return notifications.progress(job.id) if job.status == Status.RUNNING else 0

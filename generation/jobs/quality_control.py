@@ -1,7 +1,6 @@
-"""Control of results: a picture that does not show what its variant says is made again with the next seed.
+"""Quality control of results: a picture that does not show what its variant says is replaced by one of the next seed.
 
-Knows no detector: the setting RESULT_JUDGE names what finds the judge of a release. Nothing here may cost a job: a
-judge that fails is as good as none.
+The setting RESULT_JUDGE names a function that returns the judge of a release. A judge that fails never fails a job.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -21,7 +20,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class Finding:
-    """failing: the bits at fault; score: of two pictures at fault the one with the higher score is better."""
+    """Verdict on a picture. failing: the bits at fault; score: of two rejected pictures the higher one is better."""
 
     is_accepted: bool
     failing: tuple[str, ...]
@@ -37,7 +36,7 @@ class Judge(Protocol):
 
 @dataclass
 class Made:
-    """The best picture so far for one image of a job. seed: of its first picture."""
+    """Best picture so far for one image of a job. seed: of its first picture."""
 
     job: Job
     index: int
@@ -51,7 +50,7 @@ class Made:
 
     @property
     def next_seed(self) -> int:
-        """Beyond the seeds of the job's other images and of their tries."""
+        """Return a seed that no other image of the job, nor a try of one, has."""
         return self.seed + self.tries * self.job.n
 
     @property
@@ -66,7 +65,7 @@ class Made:
 
 
 def tries(variant: PromptVariant, release: Release) -> int:
-    """Pictures that may be made for an image: the variant decides, else the release, else the setting MAX_TRIES."""
+    """Return how many pictures an image may take: by the variant, else the release, else the setting MAX_TRIES."""
     for given in (variant.max_tries, release.max_tries):
         if given is not None:
             return given
@@ -76,8 +75,10 @@ def tries(variant: PromptVariant, release: Release) -> int:
 def improve(
     made: Sequence[Made], generate: Callable[[Sequence[Made]], Sequence[GenerationResult]]
 ) -> None:
-    """Judge those whose job allows another try, and make what failed again, in place, until it passes or the tries are
-    used up; of pictures that all fail the best stays. generate: one picture for each, with its `next_seed`."""
+    """Judge the images whose job allows tries, and replace, in place, what failed until it passes or no try is left.
+
+    Of pictures that all fail the best stays. generate: returns one picture for each, with its `next_seed`.
+    """
     judge([one for one in made if one.job.max_tries > 1])
     failing = [one for one in made if one.is_wanted_again]
     while failing:
@@ -90,7 +91,7 @@ def improve(
             one.tries += 1
             if other.is_better_than(one):
                 one.result, one.finding = other.result, other.finding
-        # What was not judged was canceled, or its judge failed: the picture before it stays.
+        # A picture that was not judged was canceled, or its judge failed: the one before it stays.
         failing = [
             one
             for one, other in zip(failing, others, strict=True)
@@ -99,8 +100,7 @@ def improve(
 
 
 def judge_rest(made: Sequence[Made]) -> None:
-    """Judge, in place, what is to be flagged before it is delivered, and a sample of the rest, so that it is known how
-    a release does."""
+    """Judge, in place, the images to be flagged before delivery, and a sample of the rest to measure the release."""
     judge(
         [
             one
@@ -111,19 +111,19 @@ def judge_rest(made: Sequence[Made]) -> None:
 
 
 def is_in_sample(job: Job) -> bool:
-    """By a hash of the job's id; all of a canary."""
+    """Return whether the job is in the judged sample. All jobs of a canary are."""
     if job.release.canary_percent:
         return True
     return sampling.is_in_share(str(job.id), settings.JUDGED_SHARE)
 
 
 def judge(made: Sequence[Made]) -> None:
-    """Set the finding of each that has pixels, if there is a judge."""
+    """Set the finding of each image that has pixels, if there is a judge."""
     shown = [one for one in made if one.result.pixels is not None]
     if not shown or not settings.RESULT_JUDGE:
         return
     try:
-        # One release makes the pictures of a batch.
+        # All pictures of a batch are of one release.
         ask: Judge | None = import_string(settings.RESULT_JUDGE)(shown[0].job.release)
         if ask is None:
             return

@@ -1,7 +1,7 @@
-"""Removing images for good: those of one job, those of jobs that ended long ago, and files that no row refers to.
+"""Retention: permanent removal of the images of one job, of jobs that ended long ago, and of unreferenced files.
 
-Rows go first, in one transaction with the mark on the job; files after it, if no row refers to them any more. Whatever
-is cut off in between is found by the next sweep.
+Rows are deleted first, in one transaction with the mark on the job; then the files that no row refers to. What an
+interruption leaves is found by the next sweep.
 """
 
 from collections import defaultdict
@@ -28,17 +28,16 @@ from generation.models import APIKey, Image, Job, PurgedImage
 log = structlog.get_logger(__name__)
 
 BATCH = 200  # jobs in one transaction
-FILES = 1000  # names asked for at once
+FILES = 1000  # names per query
 ORPHAN_AGE = timedelta(days=1)  # a file is written before its row is
-FEW_ORPHANS = (
-    20  # more, and more than half of all files: the database is hardly the one that belongs to them
-)
+# If there are more orphans, and they are more than half of all files, the database is probably another one.
+FEW_ORPHANS = 20
 MOST_DAYS = 36_500
 
 
 @dataclass
 class Tally:
-    """What was removed of one owner."""
+    """What was removed for one owner."""
 
     jobs: int = 0
     images: int = 0
@@ -48,7 +47,7 @@ class Tally:
 
 @dataclass
 class Report:
-    """What a sweep removed, or would remove. owners: by name; orphans: files that no row refers to."""
+    """What a sweep removed, or would remove. owners: by name; orphans: unreferenced files."""
 
     owners: dict[str, Tally] = field(default_factory=lambda: defaultdict(Tally))
     orphans: list[Removed] = field(default_factory=list)
@@ -68,7 +67,7 @@ class Report:
 
 # --- one job --------------------------------------------------------------------------------------
 def purge(job_id: UUID) -> None:
-    """Remove the job's images for good; if it has not ended, it is canceled. May be repeated.
+    """Remove the job's images permanently; cancel it if it has not ended. Idempotent.
 
     A file that another job's image refers to stays.
     """
@@ -82,7 +81,7 @@ def purge(job_id: UUID) -> None:
 
 
 def _remove_rows(job_ids: Sequence[UUID]) -> list[Image]:
-    """Of these jobs, which have ended and are locked. Returns the images as they were."""
+    """Delete the image rows of these jobs, which have ended and are locked. Return the images as they were."""
     rows = list(Image.objects.filter(job_id__in=job_ids))
     PurgedImage.objects.bulk_create(PurgedImage(id=row.id, job_id=row.job_id) for row in rows)
     Image.objects.filter(id__in=[row.id for row in rows]).delete()
@@ -91,7 +90,7 @@ def _remove_rows(job_ids: Sequence[UUID]) -> list[Image]:
 
 
 def _files(rows: Sequence[Image], *, is_dry: bool) -> dict[str, Image]:
-    """Every file of these images: those that they name, and renderings that only the cache knows. It forgets them."""
+    """Return the files of these images, with renderings that only the cache lists, and drop those from it."""
     found = {name: row for row in rows for name in (row.file, row.master)}
     row_of = {row.key: row for row in rows}
     cached = images.cached(row_of.keys())
@@ -108,10 +107,10 @@ def sweep(
     now: datetime | None = None,
     on_progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> Report:
-    """Purge what is due, and clear away what nobody needs; or say what would be. Any process may call it at any time.
+    """Purge due jobs and remove unreferenced files and old idempotency keys. Any process may call it at any time.
 
-    all_files: clear away files that no row refers to even if they are most of all files. on_progress: called with how
-    many jobs are done, and of how many.
+    is_dry: only report what would be removed. all_files: remove unreferenced files even if they are most of all
+    files. on_progress: called with how many jobs are done, and of how many.
     """
     now = timezone.now() if now is None else now
     report = Report()
@@ -132,7 +131,7 @@ def sweep(
 
 
 def due(now: datetime) -> QuerySet[Job]:
-    """Jobs that ended longer ago than their images are kept."""
+    """Return the jobs that ended longer ago than their images are kept."""
     own_days: dict[int, list[int]] = defaultdict(list)
     for pk, days in APIKey.objects.values_list("pk", "retention_days"):
         if days is not None:
@@ -189,7 +188,7 @@ def _next(
     if after is not None:
         rows = rows.filter(~_until(*after), finished_at__gte=after[0])
     if is_locked:
-        rows = rows.select_for_update(skip_locked=True)  # somebody purges it just now
+        rows = rows.select_for_update(skip_locked=True)  # another process is purging it
     return list(rows[:BATCH])
 
 
@@ -216,7 +215,7 @@ def _count(
 
 
 def _removable(names: Collection[str], *, without: QuerySet[Job]) -> list[Removed]:
-    """What `references.remove` would remove after these jobs are purged."""
+    """Return what `references.remove` would remove after these jobs are purged."""
     used = references.in_use(sorted(names), without=without)
     return references.sizes(references.with_thumbnails(set(names) - used))
 
@@ -236,7 +235,7 @@ def _sweep_files(report: Report, now: datetime, *, is_dry: bool, all_files: bool
 
 
 def _orphans(names: Sequence[str], now: datetime) -> list[str]:
-    """Of these files what a kill, or a result that was refused, has left."""
+    """Return those of the files that no row refers to and that are older than ORPHAN_AGE."""
     source = {name: storage.source_name(name) for name in names}
     used = references.in_use(sorted(set(source.values())))
     loose = [name for name in names if source[name] not in used]

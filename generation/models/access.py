@@ -1,4 +1,4 @@
-"""Rows of who may ask: API keys, what they used, and what was changed by whom. One-row methods only."""
+"""Rows of access: API keys, their usage, and the audit log. One-row methods only."""
 
 import hashlib
 import hmac
@@ -25,7 +25,7 @@ class APIKeyManager(models.Manager["APIKey"]):
         expires_at=None,
         limits: Mapping[str, int | None] | None = None,
     ) -> tuple["APIKey", str]:
-        """A new key and its plain text, which is stored nowhere: `rt_<prefix>_<secret>`. limits: by field."""
+        """Return a new key and its plain text `rt_<prefix>_<secret>`, which is not stored. limits: by field."""
         plain = secret or f"rt_{secrets.token_hex(4)}_{secrets.token_urlsafe(32)}"
         key = self.create(
             owner=owner,
@@ -61,26 +61,28 @@ class APIKey(models.Model):
     weight = models.PositiveSmallIntegerField(
         default=1,
         validators=[MinValueValidator(1), MaxValueValidator(100)],
-        help_text="With 2, jobs of this key get two turns where those of others get one.",
+        help_text="With 2, two jobs of this key run for each job of a key with 1.",
     )
     requests_per_minute = models.PositiveIntegerField(
         null=True,
         blank=True,
-        help_text="Empty: as the setting REQUESTS_PER_MINUTE says. 0: no limit.",
+        help_text="Empty: the setting REQUESTS_PER_MINUTE. 0: no limit.",
     )
     images_per_day = models.PositiveIntegerField(
-        null=True, blank=True, help_text="Days are those of UTC. Empty: no limit."
+        null=True, blank=True, help_text="Per day in UTC. Empty: no limit."
     )
     device_seconds_per_day = models.PositiveIntegerField(
-        null=True, blank=True, help_text="No job is accepted after that. Empty: no limit."
+        null=True, blank=True, help_text="Jobs are refused when it is used up. Empty: no limit."
     )
     max_queued_jobs = models.PositiveIntegerField(
-        null=True, blank=True, help_text="Jobs of this key that may wait at once. Empty: no limit."
+        null=True,
+        blank=True,
+        help_text="Jobs of this key that may be queued at once. Empty: no limit.",
     )
     retention_days = models.PositiveIntegerField(
         null=True,
         blank=True,
-        help_text="Then images of its jobs are removed. Empty: as the setting RETENTION_DAYS says. 0: never.",
+        help_text="Days after which images of its jobs are removed. Empty: the setting RETENTION_DAYS. 0: never.",
     )
     replaced_by = models.OneToOneField(
         "self",
@@ -89,7 +91,7 @@ class APIKey(models.Model):
         on_delete=models.SET_NULL,
         related_name="replaces",
         editable=False,
-        help_text="The key that was made to take this one's place.",
+        help_text="The key that replaces this one.",
     )
     created_at = models.DateTimeField(auto_now_add=True)
     expires_at = models.DateTimeField(null=True, blank=True)
@@ -118,12 +120,12 @@ class APIKey(models.Model):
         return self.ACTIVE
 
     def matches(self, plain: str) -> bool:
-        """Whether `plain` is this key and the key is still good."""
+        """Return whether `plain` is this key and the key is neither revoked nor expired."""
         good = hmac.compare_digest(self.sha256, hashlib.sha256(plain.encode()).hexdigest())
         return good and self.state == self.ACTIVE
 
     def touch(self) -> None:
-        """Note the use, at most once a minute: it is not worth a write per request."""
+        """Record the use, at most once a minute: it is not worth a write per request."""
         now = timezone.now()
         if self.last_used_at and self.last_used_at > now - timedelta(minutes=1):
             return
@@ -133,11 +135,11 @@ class APIKey(models.Model):
 
 
 class Usage(models.Model):
-    """What a key with a quota has used on one day (UTC). Counted in `generation.access.quotas`."""
+    """Usage of a key with a quota on one day (UTC). Counted in `generation.access.quotas`."""
 
     api_key = models.ForeignKey(APIKey, on_delete=models.CASCADE, related_name="usage")
     day = models.DateField()
-    images = models.PositiveIntegerField(default=0, help_text="Asked for.")
+    images = models.PositiveIntegerField(default=0, help_text="Requested.")
     device_seconds = models.FloatField(default=0)
 
     class Meta:
@@ -150,11 +152,11 @@ class Usage(models.Model):
 
 
 class AuditEntry(models.Model):
-    """Who changed a key or a release, when and how. Written by `generation.access.audit`, never changed."""
+    """A change of a key or a release, with its author and time. `generation.access.audit` inserts it."""
 
     at = models.DateTimeField(default=timezone.now, editable=False)
     actor = models.CharField(
-        max_length=150, help_text="Name of the user; empty: a process of ours."
+        max_length=150, help_text="Name of the user; empty: a process of Retort."
     )
     via = models.CharField(max_length=10, help_text="admin, command, api or schedule")
     action = models.CharField(max_length=40)

@@ -10,7 +10,7 @@ from generation.models.releases import MOST_TRIES, TRIES
 
 
 class PromptVariant(models.Model):
-    """A catalogue row: one wording that pictures may be asked for. Change it through `catalogue.variants` only."""
+    """A text of the catalogue that images can be requested for. Change it through `catalogue.variants` only."""
 
     class Status(models.TextChoices):
         DRAFT = "draft"
@@ -21,7 +21,7 @@ class PromptVariant(models.Model):
     text = models.CharField(max_length=300, help_text="1 to 12 words.")
     normalized_text = models.CharField(max_length=300, unique=True, editable=False)
     revision = models.PositiveIntegerField(
-        default=1, editable=False, help_text="Counts changes of the text."
+        default=1, editable=False, help_text="Number of the text: each change adds 1."
     )
     tags = ArrayField(models.CharField(max_length=60), default=list, blank=True)
     status = models.CharField(max_length=10, choices=Status, default=Status.ACTIVE)
@@ -29,7 +29,7 @@ class PromptVariant(models.Model):
         null=True,
         blank=True,
         validators=[MaxValueValidator(MOST_TRIES)],
-        help_text=f"{TRIES}. Empty: as the release says.",
+        help_text=f"{TRIES}. Empty: as for the release.",
     )
     notes = models.TextField(blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
@@ -75,7 +75,7 @@ class Embedding(models.Model):
         return f"{self.variant_id} r{self.revision} {self.encoder_fingerprint[:12]}"
 
     def stored(self) -> StoredEmbedding:
-        """As the engine takes it."""
+        """Return the values in the form that the engine takes."""
         tokens, width = self.shape
         return StoredEmbedding(
             bytes(self.data or b""),

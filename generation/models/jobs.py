@@ -16,7 +16,7 @@ from generation.models.webhooks import WebhookEndpoint
 
 
 class Job(models.Model):
-    """One request for images. Status, lease and attempt change in `generation.jobs.lifecycle` only."""
+    """A request for images. Status, lease and attempt change in `generation.jobs.lifecycle` only."""
 
     class Status(models.TextChoices):
         QUEUED = "queued"
@@ -36,7 +36,7 @@ class Job(models.Model):
         JPEG = "jpeg", "JPEG"
 
     class Via(models.TextChoices):
-        """How the job was asked for."""
+        """Interface through which the job was created."""
 
         JOBS = "jobs", "jobs (/v1/jobs)"
         OPENAI = "openai", "OpenAI (/v1/images/generations)"
@@ -68,17 +68,17 @@ class Job(models.Model):
     asked_text = models.CharField(
         max_length=300,
         blank=True,
-        help_text="A text that no variant has: the nearest one was taken.",
+        help_text="The requested text, if it was matched to the variant and is not its own.",
     )
     match_score = models.FloatField(
         null=True,
         blank=True,
-        help_text="How near the variant is to the text that was asked for; 1: the same.",
+        help_text="Similarity of the variant to the requested text; 1: the same.",
     )
     embedding = models.ForeignKey(Embedding, on_delete=models.PROTECT, related_name="jobs")
     release = models.ForeignKey(Release, on_delete=models.PROTECT, related_name="jobs")
     n = models.PositiveSmallIntegerField(default=1, validators=[MinValueValidator(1)])
-    seed = models.BigIntegerField(help_text="Of the first image; the next has seed + 1.")
+    seed = models.BigIntegerField(help_text="Seed of the first image; the next one has seed + 1.")
     width = models.PositiveIntegerField()
     height = models.PositiveIntegerField()
     num_inference_steps = models.PositiveIntegerField()
@@ -87,12 +87,15 @@ class Job(models.Model):
         default=0, help_text="Higher runs first among the owner's own jobs."
     )
     weight = models.PositiveSmallIntegerField(
-        default=1, help_text="Of the key: with 2 the owner gets two turns where others get one."
+        default=1,
+        help_text="Weight of the key: with 2, two jobs of the owner run for each job of others.",
     )
     key = models.CharField(max_length=64, help_text="Hash of everything that decides the images.")
-    has_metadata = models.BooleanField(default=False, help_text="The files say how they were made.")
+    has_metadata = models.BooleanField(
+        default=False, help_text="The files contain metadata on how they were made."
+    )
     cancel_at = models.DateTimeField(
-        null=True, blank=True, help_text="A job that has not ended by then is canceled."
+        null=True, blank=True, help_text="When the job is canceled if it has not ended."
     )
     webhook = models.ForeignKey(
         WebhookEndpoint,
@@ -104,10 +107,12 @@ class Job(models.Model):
     )
     webhook_events = ArrayField(models.CharField(max_length=10), default=list, blank=True)
     base_url = models.CharField(
-        max_length=200, blank=True, help_text="Where the client reached us: for links in webhooks."
+        max_length=200,
+        blank=True,
+        help_text="URL under which the client reached this server, for links in webhooks.",
     )
     max_tries = models.PositiveSmallIntegerField(
-        default=0, help_text=f"{TRIES}. Never more than 1 for a seed that was asked for."
+        default=0, help_text=f"{TRIES}. At most 1 for a requested seed."
     )
 
     status = models.CharField(max_length=10, choices=Status, default=Status.QUEUED)
@@ -124,13 +129,13 @@ class Job(models.Model):
         default=0, help_text="This job's share of the device's time."
     )
     encode_seconds = models.FloatField(
-        default=0, help_text="This job's share of the time that its files took."
+        default=0, help_text="This job's share of the time for encoding files."
     )
     created_at = models.DateTimeField(default=timezone.now)
     started_at = models.DateTimeField(null=True, blank=True)
     finished_at = models.DateTimeField(null=True, blank=True)
     purged_at = models.DateTimeField(
-        null=True, blank=True, help_text="Since when its images are removed."
+        null=True, blank=True, help_text="When its images were removed."
     )
 
     class Meta:
@@ -146,7 +151,7 @@ class Job(models.Model):
                 fields=["lease_expires_at"], condition=Q(status="running"), name="job_lease"
             ),
             models.Index(fields=["owner", "-created_at", "-id"], name="job_owner_newest"),
-            # However many of an owner's jobs were purged: lists leave them out.
+            # Lists leave out purged jobs, of which there may be many.
             models.Index(
                 fields=["owner", "status", "-created_at", "-id"],
                 condition=Q(purged_at__isnull=True),
@@ -161,7 +166,7 @@ class Job(models.Model):
             models.Index(fields=["variant", "-created_at"], name="job_variant_newest"),
             models.Index(
                 fields=["api_key"],
-                # The second condition says nothing new; it keeps this small index from being read whole for the others.
+                # The second condition is implied; it keeps the planner from reading this index for other queries.
                 condition=Q(status="queued", api_key__isnull=False),
                 name="job_queued_of_key",
             ),
@@ -212,7 +217,7 @@ class Job(models.Model):
 
 
 class Attempt(models.Model):
-    """One execution of a job by a worker, with what came of it."""
+    """One execution of a job by a worker, and its outcome."""
 
     class Outcome(models.TextChoices):
         RUNNING = "running"
@@ -258,27 +263,31 @@ class Image(models.Model):
         max_length=200, help_text="Storage name of the file in the job's output format."
     )
     format = models.CharField(max_length=5, choices=Job.Format)
-    sha256 = models.CharField(max_length=64, help_text="Of the file.")
+    sha256 = models.CharField(max_length=64, help_text="SHA-256 of the file.")
     size_bytes = models.PositiveIntegerField()
     width = models.PositiveIntegerField()
     height = models.PositiveIntegerField()
-    has_metadata = models.BooleanField(default=False, help_text="The file says how it was made.")
+    has_metadata = models.BooleanField(
+        default=False, help_text="The file contains metadata on how it was made."
+    )
     tries = models.PositiveSmallIntegerField(
-        default=1, help_text="Pictures that were made for this image; it is the best of them."
+        default=1, help_text="Number of pictures made for this image, of which this is the best."
     )
     is_accepted = models.BooleanField(
-        null=True, help_text="By the detector; empty: nobody looked at it."
+        null=True, help_text="Verdict of the detector; empty: not judged."
     )
     failing = ArrayField(
-        models.CharField(max_length=60), default=list, blank=True, help_text="The bits at fault."
+        models.CharField(max_length=60), default=list, blank=True, help_text="The bits that failed."
     )
-    detector = models.CharField(max_length=100, blank=True, help_text="The version that judged.")
+    detector = models.CharField(
+        max_length=100, blank=True, help_text="Version of the detector that judged."
+    )
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
         ordering = ["job", "index"]
         constraints = [models.UniqueConstraint(fields=["job", "index"], name="one_image_per_index")]
-        # Before a file is removed it is asked whether a row refers to it.
+        # For the check, before a file is removed, that no row refers to it.
         indexes = [
             models.Index(fields=["file"], name="image_file"),
             models.Index(fields=["master"], name="image_master"),
@@ -289,9 +298,9 @@ class Image(models.Model):
 
 
 class PurgedImage(models.Model):
-    """An image that was removed, so that it can be told from one that never existed."""
+    """Id of an image that was removed, to distinguish it from one that never existed."""
 
-    id = models.UUIDField(primary_key=True, editable=False, help_text="The image's.")
+    id = models.UUIDField(primary_key=True, editable=False, help_text="Id of the image.")
     job = models.ForeignKey(
         Job,
         on_delete=models.CASCADE,
@@ -304,7 +313,7 @@ class PurgedImage(models.Model):
 
 
 class IdempotencyKey(models.Model):
-    """A request that was answered with a job, so that its repetition gets the same job. `jobs.idempotency`."""
+    """Idempotency key of a request and the job that it created. Used by `jobs.idempotency`."""
 
     owner = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="idempotency_keys"

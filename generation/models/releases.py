@@ -4,8 +4,8 @@ from django.core.validators import MaxValueValidator
 from django.db import models
 from django.db.models import Q
 
-MOST_TRIES = 10  # pictures that are made for one image, at most
-TRIES = "0: nobody looks at a picture before it is delivered; 1: it is judged; more: another one is made, up to so many"
+MOST_TRIES = 10  # pictures per image
+TRIES = "0: pictures are delivered unjudged; 1: they are judged; N: a rejected one is replaced, up to N pictures"
 
 
 class Release(models.Model):
@@ -43,12 +43,12 @@ class Release(models.Model):
         null=True,
         blank=True,
         validators=[MaxValueValidator(MOST_TRIES)],
-        help_text=f"{TRIES}. Empty: as the setting MAX_TRIES says.",
+        help_text=f"{TRIES}. Empty: the setting MAX_TRIES.",
     )
     canary_percent = models.PositiveSmallIntegerField(
         default=0,
         validators=[MaxValueValidator(99)],
-        help_text="Of the jobs for the active release of its kind, this share is served by it.",
+        help_text="Share of the jobs for the active release of its kind that this one serves.",
     )
     canary_started_at = models.DateTimeField(null=True, blank=True)
     replaced = models.ForeignKey(
@@ -57,11 +57,11 @@ class Release(models.Model):
         blank=True,
         on_delete=models.SET_NULL,
         related_name="+",
-        help_text="The release that was active before this one: where a rollback leads.",
+        help_text="The release that was active before this one: a rollback activates it.",
     )
     registered_at = models.DateTimeField(auto_now_add=True)
     prepared_at = models.DateTimeField(
-        null=True, blank=True, help_text="Since when the workers hold it ready, to be served next."
+        null=True, blank=True, help_text="When the workers began to load it, before its activation."
     )
     activated_at = models.DateTimeField(null=True, blank=True)
     retired_at = models.DateTimeField(null=True, blank=True)
@@ -82,7 +82,7 @@ class Release(models.Model):
 
     @property
     def image_sizes(self) -> list[tuple[int, int]]:
-        """(width, height) in pixels; the first is the default."""
+        """Return the sizes as (width, height) in pixels; the first is the default."""
         return [(width, height) for width, height in self.manifest["image_sizes"]]
 
     @property

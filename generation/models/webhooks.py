@@ -1,4 +1,4 @@
-"""Rows of webhooks: where they go, how they are signed, and each message until it is delivered."""
+"""Rows of webhooks: endpoints, signing secrets, and messages to deliver."""
 
 import uuid
 
@@ -9,7 +9,7 @@ from django.utils import timezone
 
 
 class WebhookSecret(models.Model):
-    """What the messages to one owner are signed with. The one before it signs as well, for a while after a rotation."""
+    """Secret that signs the messages to one owner. After a rotation the previous one also signs for a while."""
 
     owner = models.OneToOneField(
         settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="webhook_secret"
@@ -23,7 +23,7 @@ class WebhookSecret(models.Model):
 
 
 class WebhookEndpoint(models.Model):
-    """A URL of an owner's, made by the first job that names it; what goes wrong there is counted here."""
+    """A URL of an owner, created by the first job that names it, with its failures."""
 
     class State(models.TextChoices):
         ACTIVE = "active"
@@ -34,12 +34,12 @@ class WebhookEndpoint(models.Model):
         settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="webhook_endpoints"
     )
     url = models.CharField(max_length=500)
-    failures = models.PositiveIntegerField(default=0, help_text="In a row.")
+    failures = models.PositiveIntegerField(default=0, help_text="Consecutive failures.")
     failing_since = models.DateTimeField(
-        null=True, blank=True, help_text="The first of the failures in a row."
+        null=True, blank=True, help_text="Time of the first of the consecutive failures."
     )
     paused_until = models.DateTimeField(
-        null=True, blank=True, help_text="After failures in a row nothing is sent until then."
+        null=True, blank=True, help_text="Until when nothing is sent, after consecutive failures."
     )
     disabled_at = models.DateTimeField(null=True, blank=True)
     disabled_reason = models.CharField(max_length=200, blank=True)
@@ -64,7 +64,7 @@ class WebhookEndpoint(models.Model):
 
 
 class Delivery(models.Model):
-    """One message to an endpoint, written in the transaction of the change that it tells of: an outbox."""
+    """A message to an endpoint, inserted in the transaction of the change that it reports (outbox)."""
 
     class Event(models.TextChoices):
         START = "start"
@@ -82,16 +82,14 @@ class Delivery(models.Model):
         on_delete=models.CASCADE,
         related_name="deliveries",
         db_index=False,  # delivery_of_owner begins with it
-        help_text="Of the endpoint.",
+        help_text="Owner of the endpoint.",
     )
     endpoint = models.ForeignKey(
         WebhookEndpoint, on_delete=models.CASCADE, related_name="deliveries"
     )
     job = models.ForeignKey("generation.Job", on_delete=models.CASCADE, related_name="deliveries")
     event = models.CharField(max_length=10, choices=Event)
-    body = models.TextField(
-        blank=True, help_text="The bytes that are signed; made at the first try."
-    )
+    body = models.TextField(blank=True, help_text="The signed bytes; written at the first attempt.")
     status = models.CharField(max_length=10, choices=Status, default=Status.PENDING)
     attempts = models.PositiveIntegerField(default=0)
     next_attempt_at = models.DateTimeField(default=timezone.now)

@@ -8,7 +8,7 @@ from generation.models.releases import Release
 
 
 class Worker(models.Model):
-    """A process that consumes one queue. Its heartbeat is written by a thread, so a busy worker is not a dead one."""
+    """A process that consumes one queue. A thread writes its heartbeat, so a busy worker has one too."""
 
     name = models.CharField(max_length=120, unique=True)
     queue = models.CharField(max_length=20)
@@ -19,7 +19,7 @@ class Worker(models.Model):
         Release, null=True, blank=True, on_delete=models.SET_NULL, related_name="+"
     )
     loaded = ArrayField(
-        models.BigIntegerField(), default=list, help_text="Ids of the releases that are ready."
+        models.BigIntegerField(), default=list, help_text="Ids of the loaded releases."
     )
     started_at = models.DateTimeField(default=timezone.now)
     heartbeat_at = models.DateTimeField(default=timezone.now)

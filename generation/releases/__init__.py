@@ -1,1 +1,1 @@
-"""The life of a release, from registration to activation."""
+"""Releases: registration, status, activation and coverage."""

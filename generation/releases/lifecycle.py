@@ -1,4 +1,4 @@
-"""The life of a release: registered → active → retired or rejected, and back. Knows no tensors: `registration` does."""
+"""Life of a release: registered → active → retired or rejected, and back. Imports no torch."""
 
 import hashlib
 import shutil
@@ -32,7 +32,7 @@ STARTER = Path(__file__).resolve().parent.parent / "starter"
 def register(
     source: Path | str, *, name: str | None = None, on_progress: Progress | None = None
 ) -> Release:
-    """Make a release folder (one with `release.json`) known, as a candidate. Raises ReleaseRefused.
+    """Register a release folder (one with `release.json`) as a candidate. Raises ReleaseRefused.
 
     A folder inside RELEASES_ROOT or the package is used where it lies; any other is copied into RELEASES_ROOT.
     """
@@ -101,7 +101,7 @@ def _copy(place: Path, target: Path, on_progress: Progress | None) -> Path:
 
 
 def _stored_path(place: Path) -> str:
-    """Relative for what the project ships, so that the project may move."""
+    """Return the path to store: relative for the starter, so that the project may be moved."""
     base = Path(settings.BASE_DIR).resolve()
     if place.is_relative_to(STARTER) and place.is_relative_to(base):
         return place.relative_to(base).as_posix()
@@ -121,12 +121,12 @@ def _manifest_sha256(place: Path) -> str:
 
 # --- looking up -----------------------------------------------------------------------------------
 def folder(release: Release) -> Path:
-    """Where the files lie on this machine."""
+    """Return the folder of the files on this machine."""
     return Path(settings.BASE_DIR) / release.path  # an absolute path stays as it is
 
 
 def serving() -> list[Release]:
-    """The active releases, the one that is taken first for a request first: "student" sorts before "teacher"."""
+    """Return the active releases in the order in which a request tries them: "student" sorts before "teacher"."""
     return list(Release.objects.filter(status=Status.ACTIVE).order_by("kind"))
 
 
@@ -154,7 +154,7 @@ def not_available(model: str | None) -> ReleaseNotAvailable:
 
 
 def fingerprints_in_use() -> set[str]:
-    """Of every encoder whose embeddings a candidate or active release needs, whether or not its files are here."""
+    """Return the fingerprints of encoders whose embeddings candidate and active releases need, present here or not."""
     return set(
         Release.objects.filter(status__in=(Status.CANDIDATE, Status.ACTIVE)).values_list(
             "encoder_fingerprint", flat=True
@@ -163,7 +163,7 @@ def fingerprints_in_use() -> set[str]:
 
 
 def encoders_in_use() -> list[Release]:
-    """For every encoder in use, one release that holds its files, if there is one.
+    """Return, for every encoder in use, one release that contains its files, if there is one.
 
     A student whose teacher is retired still needs the teacher's encoder; one whose embeddings came with it needs none.
     """
@@ -176,7 +176,7 @@ def encoders_in_use() -> list[Release]:
 
 
 def encoder_holder(release: Release) -> Release | None:
-    """A release, this one if possible, whose folder holds the text encoder that this one needs."""
+    """Return a release, this one if possible, whose folder contains the text encoder that this one needs."""
     if release.has_encoder:
         return release
     return (
@@ -198,7 +198,7 @@ def read_manifest(release: Release) -> Manifest:
 
 
 def verify(release: Release, on_progress: Progress | None = None) -> Manifest:
-    """Compare the files with the manifest, and the manifest with what was registered. Raises ReleaseRefused."""
+    """Compare the files with the manifest, and the manifest with the registered one. Raises ReleaseRefused."""
     place = folder(release)
     manifest = _verified(place, on_progress)
     _compare_manifest(release, place)
@@ -214,9 +214,9 @@ def _compare_manifest(release: Release, place: Path) -> None:
 
 # --- moving ---------------------------------------------------------------------------------------
 def activate(release: Release, *, reason: str = "") -> Release:
-    """Serve this release instead of the active one of its kind, which retires. Raises ReleaseRefused.
+    """Activate this release in place of the active one of its kind, which retires. Raises ReleaseRefused.
 
-    reason: of a decision that no person made, for the audit log.
+    reason: of an automatic decision, for the audit log.
     """
     place = folder(release)
     _verified(place, hashes=False)
@@ -240,7 +240,7 @@ def activate(release: Release, *, reason: str = "") -> Release:
 
 
 def rollback(kind: str) -> Release:
-    """Serve again what the active release of this kind replaced. Raises ReleaseRefused."""
+    """Activate again the release that the active one of this kind replaced. Raises ReleaseRefused."""
     with transaction.atomic():
         rows = {row.pk: row for row in _locked(kind)}
         current = next((row for row in rows.values() if row.status == Status.ACTIVE), None)
@@ -258,14 +258,14 @@ def rollback(kind: str) -> Release:
         place = folder(previous)
         _verified(place, hashes=False)
         _compare_manifest(previous, place)
-        # `previous.replaced` stays: a second rollback goes one further back, not to and fro.
+        # `previous.replaced` stays, so a second rollback goes one release further back.
         _exchange(current, previous, "release_rolled_back")
         transaction.on_commit(notifications.encode, robust=True)
     return previous
 
 
 def reject(release: Release, *, reason: str = "") -> Release:
-    """Never serve this release. Raises ReleaseRefused while it is active. reason: as for `activate`."""
+    """Reject this release: it is never served. Raises ReleaseRefused while it is active. reason: see `activate`."""
     with transaction.atomic():
         locked = Release.objects.select_for_update().get(pk=release.pk)
         if locked.status == Status.ACTIVE:
@@ -277,7 +277,7 @@ def reject(release: Release, *, reason: str = "") -> Release:
 
 
 def begin_canary(release: Release, percent: int) -> Release:
-    """Serve a share of the jobs for the active release of this kind with this one. Raises ReleaseRefused."""
+    """Serve a share of the jobs of the active release of this kind with this one. Raises ReleaseRefused."""
     if not 1 <= percent <= 99:
         raise ReleaseRefused(f"A canary serves from 1 to 99 % of the jobs, not {percent}.")
     place = folder(release)
@@ -306,7 +306,7 @@ def begin_canary(release: Release, percent: int) -> Release:
 
 
 def end_canary(release: Release) -> Release:
-    """Serve no more jobs with it; it stays what it was. Those that it was given it finishes."""
+    """End a canary without changing its status. Jobs that were assigned to it are finished by it."""
     with transaction.atomic():
         trying = Release.objects.filter(pk=release.pk, canary_percent__gt=0)
         if trying.update(canary_percent=0):
@@ -317,7 +317,7 @@ def end_canary(release: Release) -> Release:
 
 
 def set_max_tries(release: Release, max_tries: int | None) -> Release:
-    """How often an image of it may be made again. None: as the setting MAX_TRIES says."""
+    """Set how many pictures may be made for an image of the release. None: the setting MAX_TRIES."""
     with transaction.atomic():
         row = Release.objects.select_for_update().get(pk=release.pk)
         before, row.max_tries = row.max_tries, max_tries
@@ -338,7 +338,7 @@ def canaries() -> list[Release]:
 
 
 def prepare(release: Release) -> Release:
-    """Have the workers load this release, which is about to be served. Raises ReleaseRefused."""
+    """Mark the release so that the workers load it before it is served. Raises ReleaseRefused."""
     place = folder(release)
     _verified(place, hashes=False)
     _compare_manifest(release, place)
@@ -348,7 +348,7 @@ def prepare(release: Release) -> Release:
 
 
 def prepared() -> list[Release]:
-    """Those that are about to be served; one that was not for PREPARED_SECONDS is forgotten."""
+    """Return the releases that were prepared within PREPARED_SECONDS and are not served yet."""
     since = timezone.now() - timedelta(seconds=PREPARED_SECONDS)
     waiting = (Status.CANDIDATE, Status.RETIRED)
     return list(Release.objects.filter(prepared_at__gte=since, status__in=waiting).order_by("pk"))
@@ -372,10 +372,10 @@ def _exchange(
 
 
 def _move(release: Release, status: Release.Status, action: str, **facts: str | None) -> None:
-    """The one place where a status changes; the caller holds the row's lock. action, facts: for the audit log."""
+    """Change the status. The caller holds the row's lock. action, facts: for the audit log."""
     before = release.status
     release.status = status
-    release.canary_percent = 0  # whatever it becomes now, it is tried no longer
+    release.canary_percent = 0  # every change of status ends a canary
     release.save(
         update_fields=["status", "activated_at", "retired_at", "replaced", "canary_percent"]
     )

@@ -1,4 +1,4 @@
-"""Registering what is not a release yet: Stable Diffusion folders, hub ids. Loads torch: the web never imports it."""
+"""Registration of Stable Diffusion folders and hub ids. Imports torch: the web process never imports this module."""
 
 import re
 from pathlib import Path
@@ -25,7 +25,7 @@ def register(
 ) -> Release:
     """Register a release folder, a Stable Diffusion folder, or a hub id (owner/name). Raises ReleaseRefused.
 
-    name, options: for what is not a release yet; a release has both in its manifest.
+    name, options: for a source that is not a release; a release has both in its manifest.
     """
     place = Path(source)
     if (place / MANIFEST).exists():
