@@ -40,7 +40,7 @@ def register(
     manifest = _verified(place, on_progress)
     if name is not None and name != manifest.name:
         raise ReleaseRefused(
-            f"The release calls itself {manifest.name}, and a release is immutable: register it without a name."
+            f"The manifest has the name {manifest.name}, and a release is immutable: register it without a name."
         )
     _refuse_known(manifest.name)
     root = Path(settings.RELEASES_ROOT).resolve()
@@ -77,14 +77,14 @@ def register(
 def _refuse_known(name: str) -> None:
     if Release.objects.filter(name=name).exists():
         raise ReleaseRefused(
-            f"A release named {name} is registered already. Give another name, or use that one."
+            f"A release named {name} is already registered. Use it, or give another name."
         )
 
 
 def _copy(place: Path, target: Path, on_progress: Progress | None) -> Path:
     if target.exists():
         raise ReleaseRefused(
-            f"{target} exists already but is not registered. Register that folder, or remove it."
+            f"{target} already exists but is not registered. Register that folder, or remove it."
         )
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".registering-", dir=target.parent) as temporary:

@@ -44,7 +44,9 @@ def register(
         name = name or _name_from(source)
         target = Path(settings.RELEASES_ROOT) / name
         if Release.objects.filter(name=name).exists():
-            raise ReleaseRefused(f"A release named {name} is registered already. Give --name.")
+            raise ReleaseRefused(
+                f"A release named {name} is already registered. Give another --name."
+            )
         importing.import_folder(place, target, name=name, options=options, on_progress=on_progress)
     except ReleaseInvalid as error:
         raise ReleaseRefused(error.detail) from error

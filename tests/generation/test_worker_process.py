@@ -15,6 +15,7 @@ from django.db import connection
 from generation.catalogue import encoding
 from generation.infra import notifications
 from generation.jobs import submission
+from generation.jobs.job_request import JobRequest
 from generation.models import Job, Worker
 from generation.releases import lifecycle as releases
 from tests.people import make_user, make_variant
@@ -70,13 +71,13 @@ def test_generation_workers_share_what_is_submitted_and_stop_on_a_signal(
     until(lambda: Worker.objects.count() == 2)
     owner = make_user()
     for seed in range(20):
-        submission.submit(owner, variant="vase", seed=seed)
+        submission.submit(owner, JobRequest(variant="vase", seed=seed))
     until(lambda: Job.objects.filter(status="succeeded").count() == 20)
     assert set(Job.objects.values_list("worker_name", flat=True)) == {"one", "two"}
 
     for _ in range(3000):  # surplus messages: they delay neither a job nor the end
         notifications.send("generation.serve", expires=60)
-    job = submission.submit(owner, variant="vase", seed=100)
+    job = submission.submit(owner, JobRequest(variant="vase", seed=100))
     until(lambda: Job.objects.filter(id=job.id, status="succeeded").exists(), 30)
     for worker in workers:
         worker.send_signal(signal.SIGTERM)

@@ -98,8 +98,11 @@ def test_the_embedding_is_that_of_the_present_text_under_the_releases_encoder():
     )
     assert routing.resolve(None, slug="red-vase").embedding == own
     assert routing.resolve("teacher", slug="red-vase").embedding == of_teacher
-    with pytest.raises(VariantNotEncoded, match="not been encoded yet"):
+    with pytest.raises(VariantNotEncoded, match="the encoder changed"):
         served_by("teacher", "blue-bowl")
+    make_variant(slug="new")
+    with pytest.raises(VariantNotEncoded, match="not been encoded yet"):
+        served_by(None, "new")
     make_embedding(variant=make_variant(slug="again"), error=catalogue.ENCODE_AGAIN)
     with pytest.raises(VariantNotEncoded, match="not been encoded yet"):
         served_by(None, "again")
