@@ -26,7 +26,7 @@ def running(server: PostgreSQL | Redis) -> Iterator[subprocess.Popen[bytes]]:
         server.command(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        assert wait_until(lambda: process.poll() is not None or server.is_ready(), 20)
+        assert wait_until(lambda: process.poll() is not None or server.is_ready(), 60)
         assert process.poll() is None, "the server ended instead of starting"
         yield process
     finally:
@@ -140,7 +140,7 @@ def test_root_without_namespaces_gives_postgres_to_another_account(tmp_path: Pat
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         try:
-            assert wait_until(server.is_ready, 20)
+            assert wait_until(server.is_ready, 60)
             assert count_databases(server) == 1
         finally:
             process.kill()

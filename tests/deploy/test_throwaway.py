@@ -41,5 +41,5 @@ def test_a_signal_reaches_the_command_and_the_servers_are_gone_afterwards(tmp_pa
         assert process.stdout
         folder = Path(process.stdout.readline().strip()).parent
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=20) == 128 + signal.SIGTERM
+        assert process.wait(timeout=60) == 128 + signal.SIGTERM
     assert not folder.exists()
