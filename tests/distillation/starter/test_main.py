@@ -195,7 +195,7 @@ def test_a_signal_ends_the_process_in_order(tmp_path, number, status, said):
             assert process.poll() is None, process.stderr.read()
             time.sleep(0.02)
         os.kill(process.pid, number)
-        _, errors = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=300)
     finally:
         process.kill()
         process.wait()

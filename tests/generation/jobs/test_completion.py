@@ -44,6 +44,6 @@ def test_the_status_is_published_to_those_who_wait(redis_server):
     with redis_server.pubsub() as hearing:
         hearing.subscribe(f"{notifications.CHANNEL_PREFIX}{job.id}")
         finish()
-        messages = [hearing.get_message(timeout=5) for _ in range(3)]
+        messages = [hearing.get_message(timeout=60) for _ in range(3)]
 
     assert [message["data"] for message in messages if message][1:] == ["running", "succeeded"]

@@ -47,7 +47,7 @@ def in_another_process(action) -> None:
 
     thread = threading.Thread(target=run)
     thread.start()
-    thread.join(timeout=20)
+    thread.join(timeout=60)
     assert not thread.is_alive()
 
 
