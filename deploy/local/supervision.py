@@ -144,7 +144,8 @@ class Supervisor:
         return True
 
     def is_alive(self) -> bool:
-        return self._process.poll() is None if self._process else self.answers()
+        """Return whether the supervisor that this process started runs."""
+        return self._process is not None and self._process.poll() is None
 
     def states(self) -> dict[str, State]:
         return {
@@ -208,9 +209,8 @@ def survivors(home: Home) -> list[psutil.Process]:
 def end_processes(home: Home, *, last: Collection[str] = ()) -> int:
     """End this home's processes in order, those named in `last` after the others. Return how many there were."""
     found = survivors(home)
-    _kill(
-        [process for process in found if _is_supervisor(process)]
-    )  # it would start the others again
+    # The supervisor first: it would start the others again.
+    _kill([process for process in found if _is_supervisor(process)])
     pids = {process.pid for process in found if not _is_supervisor(process)}
     for final in (False, True):
         group = [process for process in survivors(home) if (_name(process) in last) == final]

@@ -4,11 +4,14 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
 
+from deploy.local import ports
 from deploy.local.postgresql import wait_until
 from deploy.local.supervision import is_running
 from deploy.local.throwaway import PREFIX
@@ -19,33 +22,48 @@ ROOT = Path(__file__).resolve().parents[2]
 ORPHAN = "import subprocess, sys; subprocess.Popen(['sleep', '600'], start_new_session=True)"
 
 
-def users_of(folder: Path) -> list[str]:
-    """Commands of the processes that have this folder in their command, environment or working directory."""
+def users_of(folder: Path) -> list[psutil.Process]:
+    """Return the processes that have this folder in their command, environment or working directory."""
+    kin = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
     found = []
     for process in psutil.process_iter():
         try:
             facts = [*process.cmdline(), *process.environ().values(), process.cwd()]
         except (psutil.Error, OSError):
             continue
-        mine = process.pid == os.getpid() or process.pid in {
-            p.pid for p in psutil.Process().parents()
-        }
-        if not mine and is_running(process) and any(str(folder) in fact for fact in facts):
-            found.append(" ".join(process.cmdline()))
+        is_user = any(str(folder) in fact for fact in facts)
+        if is_user and process.pid not in kin and is_running(process):
+            found.append(process)
     return found
 
 
-def start(folder: Path, *arguments: str, **variables: str) -> subprocess.Popen[bytes]:
+@contextmanager
+def started(folder: Path, *arguments: str, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
     kept = {name: value for name, value in os.environ.items() if name not in OURS}
-    folder.mkdir(exist_ok=True)
+    places = {"TMPDIR": str(folder), "RETORT_HOME": str(folder / "home"), "PORT": str(ports.pick())}
     with (folder / "output").open("wb") as output:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "deploy.local", *arguments],
             cwd=ROOT,
-            env={**kept, "TMPDIR": str(folder), "RETORT_HOME": str(folder / "home"), **variables},
+            env={**kept, **places, **variables},
             stdout=output,
             stderr=output,
         )
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(tmp_path: Path) -> Iterator[None]:
+    yield
+    left = users_of(tmp_path)
+    commands = [process.cmdline() for process in left]
+    for process in left:
+        process.kill()
+    assert commands == []
 
 
 def output_of(folder: Path) -> str:
@@ -64,31 +82,28 @@ def output_of(folder: Path) -> str:
     ],
 )
 def test_servers_that_are_interrupted_while_they_start(tmp_path: Path, appears: str) -> None:
-    with start(tmp_path, "servers", "--", "sleep", "600") as process:
+    with started(tmp_path, "servers", "--", "sleep", "600") as process:
         pattern = f"{PREFIX}*{appears}"
-        assert wait_until(lambda: bool(list(tmp_path.glob(pattern))), 60, step=0.001)
+        assert wait_until(lambda: bool(list(tmp_path.glob(pattern))), 120, step=0.001)
         process.send_signal(signal.SIGINT)
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=60) == 130, output_of(tmp_path)
-    assert users_of(tmp_path) == []
+        assert process.wait(timeout=120) == 130, output_of(tmp_path)
     assert list(tmp_path.glob(f"{PREFIX}*")) == []
 
 
 def test_what_a_command_leaves_is_ended_with_its_servers(tmp_path: Path) -> None:
-    with start(tmp_path, "servers", "--", sys.executable, "-c", ORPHAN) as process:
-        assert process.wait(timeout=60) == 0, output_of(tmp_path)
-    assert users_of(tmp_path) == []
+    with started(tmp_path, "servers", "--", sys.executable, "-c", ORPHAN) as process:
+        assert process.wait(timeout=120) == 0, output_of(tmp_path)
 
 
 def test_what_a_killed_run_left_is_ended_by_the_next(tmp_path: Path) -> None:
-    with start(tmp_path, "servers", "--", "sleep", "600") as process:
-        assert wait_until(lambda: any(user == "sleep 600" for user in users_of(tmp_path)), 60)
+    with started(tmp_path, "servers", "--", "sh", "-c", "echo ready; sleep 600") as process:
+        assert wait_until(lambda: "ready" in output_of(tmp_path), 120)
         process.kill()
     (folder,) = tmp_path.glob(f"{PREFIX}*")
     os.utime(folder, (0, 0))  # a fresh one could be a run that is just starting
-    with start(tmp_path, "servers", "--", "true") as process:
-        assert process.wait(timeout=60) == 0, output_of(tmp_path)
-    assert users_of(tmp_path) == []
+    with started(tmp_path, "servers", "--", "true") as process:
+        assert process.wait(timeout=120) == 0, output_of(tmp_path)
     assert not folder.exists()
 
 
@@ -98,7 +113,7 @@ def test_what_a_killed_run_left_is_ended_by_the_next(tmp_path: Path) -> None:
     [
         pytest.param("Making a PostgreSQL data folder", marks=pytest.mark.slow),
         "Starting PostgreSQL and Redis",
-        pytest.param("migrat", marks=pytest.mark.slow),
+        pytest.param("Migrating the database", marks=pytest.mark.slow),
         pytest.param("Starting the web process", marks=pytest.mark.slow),
     ],
 )
@@ -106,21 +121,19 @@ def test_what_a_killed_run_left_is_ended_by_the_next(tmp_path: Path) -> None:
 def test_a_stack_that_is_interrupted_while_it_starts(
     tmp_path: Path, printed: str, signals: list[signal.Signals]
 ) -> None:
-    with start(tmp_path, "run", "--no-picture") as process:
-        assert wait_until(lambda: printed in output_of(tmp_path), 300, step=0.01), output_of(
+    with started(tmp_path, "run", "--no-picture") as process:
+        assert wait_until(lambda: printed in output_of(tmp_path), 600, step=0.01), output_of(
             tmp_path
         )
         for number in signals:
             process.send_signal(number)
-        assert process.wait(timeout=60) == 130, output_of(tmp_path)
-    assert users_of(tmp_path) == []
+        assert process.wait(timeout=120) == 130, output_of(tmp_path)
 
 
 def test_a_stack_that_cannot_prepare_its_database(tmp_path: Path) -> None:
-    with start(tmp_path, "run", "--no-picture", LEASE_SECONDS="none") as process:
-        assert process.wait(timeout=300) == 1
+    with started(tmp_path, "run", "--no-picture", LEASE_SECONDS="none") as process:
+        assert process.wait(timeout=600) == 1
     assert "The database could not be prepared" in output_of(tmp_path)
-    assert users_of(tmp_path) == []
 
 
 @pytest.mark.parametrize(
@@ -130,4 +143,3 @@ def test_a_stack_that_cannot_prepare_its_database(tmp_path: Path) -> None:
 def test_an_acceptance_stack_that_is_not_ready_in_time(tmp_path: Path, seconds: float) -> None:
     with pytest.raises(StartFailed):
         Stack(tmp_path / "home", workers=1, env={}, ready_seconds=seconds)
-    assert users_of(tmp_path) == []
