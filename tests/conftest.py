@@ -1,4 +1,4 @@
-"""What every test gets: real PostgreSQL and Redis (DATABASE_URL, REDIS_URL), a Redis database of its own, --device."""
+"""Fixtures of all tests: PostgreSQL, a Redis database for each test process, folders, --device."""
 
 import logging
 import os

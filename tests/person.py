@@ -1,4 +1,4 @@
-"""Somebody who has logged in, for tests of the page at /."""
+"""A logged-in user, for tests of the page at /."""
 
 import re
 from html import unescape

@@ -1,4 +1,4 @@
-"""A receiver of webhooks: a real HTTP server in a thread, which keeps what it got and answers as it is told."""
+"""A receiver of webhooks: an HTTP server in a thread that records requests and sends the chosen responses."""
 
 import http.server
 import json

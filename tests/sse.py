@@ -1,4 +1,4 @@
-"""Server-sent events as a client sees them."""
+"""Parser of server-sent events, for clients in tests."""
 
 import json
 from collections.abc import Iterable, Iterator

@@ -1,4 +1,4 @@
-"""The rules of architecture that a machine can keep: import contracts, and what each process must never load."""
+"""Rules of architecture: import contracts, and modules that a process must never load."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Django's answers on their way from a thread to the loop."""
+"""Responses of Django on their way from a thread to the event loop."""
 
 import asyncio
 import threading

@@ -1,4 +1,4 @@
-"""What the documents list is what the code has: fields, codes, addresses, figures, events."""
+"""The documents list what the code has: fields, codes, URLs, metrics, log events."""
 
 import re
 from dataclasses import fields

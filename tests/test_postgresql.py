@@ -1,4 +1,4 @@
-"""Lasting connections to PostgreSQL."""
+"""Persistent connections to PostgreSQL."""
 
 import time
 

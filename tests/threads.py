@@ -1,4 +1,4 @@
-"""Things that happen at once."""
+"""Run a function in several threads at once."""
 
 import threading
 from collections.abc import Callable

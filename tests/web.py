@@ -1,4 +1,4 @@
-"""The web process as it is deployed: uvicorn in a process of its own, on the database and the Redis of the tests."""
+"""The web process as deployed: uvicorn in a process, on the database and Redis of the tests."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""A real Chromium without a window, and a person in it. Knows the page at / and nothing of what is behind it."""
+"""A headless Chromium with one visitor of the page at /."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Pictures through the whole stack: their files, thumbnails and metadata, and how they go: by DELETE and by age."""
+"""Images through the whole stack: files, thumbnails, metadata; removal by DELETE and by age."""
 
 import io
 import json

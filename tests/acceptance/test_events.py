@@ -1,4 +1,4 @@
-"""Watching jobs on real processes: a web process and workers that know of each other only through the two servers."""
+"""Event streams on real processes: the web process and workers share only PostgreSQL and Redis."""
 
 import base64
 import io

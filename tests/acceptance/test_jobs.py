@@ -1,4 +1,4 @@
-"""Jobs on real processes: two workers, real servers, real signals. Every accepted job ends, in exactly one state."""
+"""Jobs on real processes: two workers, real servers, real signals. Every accepted job ends in exactly one state."""
 
 import io
 import os

@@ -1,4 +1,4 @@
-"""The loop with real processes: variants are added, and minutes later a release serves them, whatever is killed."""
+"""Redistillation on real processes: new variants get a release that serves them, whatever is killed."""
 
 import json
 import os

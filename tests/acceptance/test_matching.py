@@ -1,4 +1,4 @@
-"""Texts that the catalogue does not have, on real processes: the starter's own text encoder in the encode worker."""
+"""Matching of unknown texts on real processes, with the starter's own text encoder in the encode worker."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""OpenAI's way through the whole stack: the official client, and the commands of docs/api.md as they stand."""
+"""OpenAI's API through the whole stack: the official client, and the commands of docs/api.md."""
 
 import base64
 import io

@@ -1,4 +1,4 @@
-"""The page at / in a real browser: with and without a script, with the keyboard alone, on a phone."""
+"""The page at / in a real browser: with and without JavaScript, by keyboard, on a phone."""
 
 from collections.abc import Callable, Iterator
 from typing import Any

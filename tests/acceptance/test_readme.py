@@ -1,4 +1,4 @@
-"""The README's commands, executed as they stand there, beside a running stack. tests/test_readme.py has the rest."""
+"""The README's commands, executed beside a running stack. tests/test_readme.py has the rest."""
 
 import os
 import shutil

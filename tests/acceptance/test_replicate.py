@@ -1,4 +1,4 @@
-"""Replicate's way through the whole stack: the official client, curl, and the commands of docs/api.md as they stand."""
+"""Replicate's API through the whole stack: the official client, curl, and the commands of docs/api.md."""
 
 import io
 import os

@@ -1,4 +1,4 @@
-"""Webhooks through the real processes: told by signed messages, later if need be, and at nobody else's expense."""
+"""Webhooks through real processes: signed messages, retries, isolation of slow receivers."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""The arithmetic and the refusals of the bench. Its figures are printed, never asserted."""
+"""Arithmetic and refusals of the benchmarks. Their figures are printed, never asserted."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""A teacher of Stable Diffusion 1.5's true layout and sizes, with random weights, in a minute. Knows no training."""
+"""A teacher with Stable Diffusion 1.5's layout and sizes and random weights."""
 
 import gc
 import json

@@ -1,4 +1,4 @@
-"""What a distillation of everything at toy size starts from."""
+"""Fixtures for distillations at toy size."""
 
 from pathlib import Path
 

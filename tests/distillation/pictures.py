@@ -1,4 +1,4 @@
-"""Files of pictures for tests: good ones, each unlike the others, and such that no decoder should be trusted with."""
+"""Image files for tests: good ones, each different, and files that no decoder should be trusted with."""
 
 import io
 import struct

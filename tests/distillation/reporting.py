@@ -1,4 +1,4 @@
-"""What an evaluation leaves, at toy size: in a manifest, and in the folders of stages. Nothing here loads tensors."""
+"""Results of an evaluation at toy size: a manifest, and folders of stages. Loads no tensors."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""A web server with the listing of a folder, as a source may have it."""
+"""A web server that lists a folder, as an image source may."""
 
 import contextlib
 import http.server

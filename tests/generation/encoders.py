@@ -1,4 +1,4 @@
-"""An encode worker for tests of the web side: a thread that answers questions in Redis with what the test says."""
+"""An encode worker for tests of the web process: a thread that answers requests in Redis as the test says."""
 
 import threading
 import time

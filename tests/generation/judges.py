@@ -1,4 +1,4 @@
-"""A judge for tests: a picture shows what it should if its mean brightness is above the number in its variant's tag."""
+"""A judge for tests: an image passes if its mean brightness is above the number in its variant's tag."""
 
 from collections.abc import Collection, Sequence
 from typing import Any

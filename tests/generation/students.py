@@ -1,4 +1,4 @@
-"""A student's bundle at toy size: untrained, written by the real writer, with the teacher's own embeddings."""
+"""An untrained student's bundle at toy size, written by the real writer, with the teacher's embeddings."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""System checks: settings that contradict each other stop the start, with a hint."""
+"""System checks: contradicting settings prevent the start, with a hint."""
 
 import pytest
 from django.core.checks import run_checks

@@ -1,3 +1,5 @@
+"""Bundles of students: complete releases, refused when they do not fit."""
+
 import json
 from pathlib import Path
 from typing import Any

@@ -1,3 +1,5 @@
+"""Choice of device and dtype, and the settings of a process that computes."""
+
 import os
 import subprocess
 import sys

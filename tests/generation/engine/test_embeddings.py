@@ -1,3 +1,5 @@
+"""Stored embeddings: packed as fp16, unpacked, gathered into a batch."""
+
 from dataclasses import replace
 
 import numpy as np

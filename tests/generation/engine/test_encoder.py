@@ -1,3 +1,5 @@
+"""Text encoder: embeddings of texts, and its fingerprint."""
+
 from pathlib import Path
 
 import numpy as np

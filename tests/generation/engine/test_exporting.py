@@ -1,3 +1,5 @@
+"""Export of a bundle as a plain diffusers folder."""
+
 import json
 import warnings
 from collections.abc import Callable, Sequence

@@ -1,3 +1,5 @@
+"""Image files: formats, rendering of a stored PNG, thumbnails."""
+
 import io
 import json
 from concurrent.futures import ThreadPoolExecutor

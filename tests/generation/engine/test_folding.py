@@ -1,3 +1,5 @@
+"""Folding of a student for its fixed timesteps."""
+
 from typing import Any
 
 import pytest

@@ -1,3 +1,5 @@
+"""Import of diffusers folders as releases."""
+
 import json
 import shutil
 from collections.abc import Callable

@@ -1,3 +1,5 @@
+"""Latents of images: encoding, scaling, shift, decoding."""
+
 from pathlib import Path
 
 import numpy as np

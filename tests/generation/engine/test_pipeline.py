@@ -1,3 +1,5 @@
+"""Pipeline of a release: batches, seeds, cancellation, errors, timings."""
+
 import json
 import subprocess
 import sys

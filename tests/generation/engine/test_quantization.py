@@ -1,3 +1,5 @@
+"""Quantised weights: rounding, storage, loading."""
+
 import pytest
 import torch
 

@@ -1,3 +1,5 @@
+"""Release format: writing, reading, verification, refusals."""
+
 import json
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,3 +1,5 @@
+"""Sampling: noise schedulers and their timesteps."""
+
 from typing import Any
 
 import pytest

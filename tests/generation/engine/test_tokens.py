@@ -1,3 +1,5 @@
+"""Tokens of a text, counted without the text encoder."""
+
 import subprocess
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Figures: added up across processes in Redis, completed by PostgreSQL at the time of asking, never in the way."""
+"""Metrics: summed over processes in Redis, completed by PostgreSQL at the scrape, harmless when Redis is down."""
 
 import re
 import socket

@@ -1,4 +1,4 @@
-"""The end of a batch."""
+"""Completion of a batch."""
 
 import pytest
 from django.db import OperationalError

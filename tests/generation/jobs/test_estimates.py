@@ -1,4 +1,4 @@
-"""When a job will probably end: its place in the order of claims, and what was measured of late."""
+"""Estimates of when a job ends: its place in the order of claims, and recent measurements."""
 
 from datetime import timedelta
 

@@ -1,4 +1,4 @@
-"""The life of a job against real PostgreSQL: guarded changes, fencing, fairness, rescue, single flight."""
+"""Lifecycle of a job on real PostgreSQL: guarded changes, fencing, fairness, rescue, single flight."""
 
 import itertools
 import threading

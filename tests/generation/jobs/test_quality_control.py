@@ -1,4 +1,4 @@
-"""Control of results: what fails its bits is made again, the best stays, and every image says how often and why."""
+"""Quality control: a failing image is generated again, the best is kept, and each image records failures and tries."""
 
 import io
 from pathlib import Path

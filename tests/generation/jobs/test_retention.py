@@ -1,4 +1,4 @@
-"""Images removed for good: with their job, by age, and files that no row refers to. Nothing that is needed goes."""
+"""Removal of images: with their job, by age, and files without a row. What is in use stays."""
 
 import os
 import threading

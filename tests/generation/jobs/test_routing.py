@@ -1,4 +1,4 @@
-"""Which release serves a request: by name, by kind, by what it was made for, and a canary by its share."""
+"""Routing: the release that serves a request, by name, kind or coverage; the share of a canary."""
 
 from collections import Counter
 

@@ -1,4 +1,4 @@
-"""Accepting a request: what is refused and how, what a job records, and when no work is needed."""
+"""Submission: refusals, what a job records, and requests that need no computation."""
 
 import pytest
 from django.db import connection, transaction

@@ -1,3 +1,5 @@
+"""`manage.py generate`: images without servers and jobs."""
+
 import json
 from io import StringIO
 from pathlib import Path

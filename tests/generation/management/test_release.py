@@ -1,3 +1,5 @@
+"""`manage.py release`: output and errors of each action."""
+
 from io import StringIO
 from pathlib import Path
 

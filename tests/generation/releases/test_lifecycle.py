@@ -1,3 +1,5 @@
+"""Lifecycle of a release: activation, rollback, canary, rejection."""
+
 import json
 import shutil
 import threading

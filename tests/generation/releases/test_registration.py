@@ -1,3 +1,5 @@
+"""Registration of a release: verification, storage, refusals."""
+
 import shutil
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What we ship: a release that verifies, a catalogue that fits it, a picture that shows what was asked for."""
+"""The shipped starter: a release that verifies, a catalogue that fits it, images that show what was asked for."""
 
 import csv
 

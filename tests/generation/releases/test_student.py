@@ -1,4 +1,4 @@
-"""A student's bundle in its daily life: registered, served without a text encoder, rolled back, exported."""
+"""A student's bundle in use: registered, served without a text encoder, rolled back, exported."""
 
 from io import StringIO
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A generation worker on a real toy release: batches, errors of one row, repeats, stopping, messages."""
+"""Generation worker on a real toy release: batches, errors of one row, repeats, stopping, messages."""
 
 import os
 import subprocess

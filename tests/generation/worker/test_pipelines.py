@@ -1,4 +1,4 @@
-"""What is served next is loaded beside what is served; who asks for a release gets it loaded once."""
+"""Loaded pipelines: the next release is loaded while another serves; each is loaded once."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""How far a batch is, told by a real worker on a real toy release to whoever watches, and to nobody else."""
+"""Progress of a batch: published by a real worker for watched jobs only."""
 
 import base64
 import io
