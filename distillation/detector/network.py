@@ -1,9 +1,10 @@
 """The detector's network and its file format: images to one calibrated probability per bit."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,7 @@ __all__ = ["Detector", "DetectorConfig", "DetectorUnusable", "as_float", "load",
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 FORMAT_VERSION = 1
+Network = TypeVar("Network", bound=nn.Module)
 BATCH = 64  # images judged at once: larger gains nothing on a CPU
 
 
@@ -144,41 +146,45 @@ def as_float(images: Tensor) -> Tensor:
 
 def save(detector: Detector, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
     """Write config.json and model.safetensors (weights in `dtype`, temperatures, thresholds) into the folder."""
-    folder = Path(folder)
+    write_files(detector, asdict(detector.config), Path(folder), dtype)
+
+
+def write_files(
+    network: nn.Module, config: dict[str, Any], folder: Path, dtype: torch.dtype
+) -> None:
+    """Write a network's folder: kernels and matrices in `dtype`, other tensors as they are."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = in_storage(detector, dtype)
-    config = {"format_version": FORMAT_VERSION, **asdict(detector.config)}
-    atomic.write_file(folder / WEIGHTS, save_tensors(tensors))
-    atomic.write_file(folder / CONFIG, json.dumps(config, indent=2) + "\n")
-
-
-def in_storage(module: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Return the tensors as a file keeps them: kernels and matrices in `dtype`, the rest as it is."""
-    return {
+    tensors = {
         name: (
             value.to(dtype) if value.is_floating_point() and value.ndim > 1 else value
         ).contiguous()
-        for name, value in module.state_dict().items()
+        for name, value in network.state_dict().items()
     }
+    atomic.write_file(folder / WEIGHTS, save_tensors(tensors))
+    fields = {"format_version": FORMAT_VERSION, **config}
+    atomic.write_file(folder / CONFIG, json.dumps(fields, indent=2) + "\n")
 
 
 def load(folder: Path) -> Detector:
     """Load the detector in evaluation mode, frozen. Raises DetectorUnusable."""
+    return read_files(lambda fields: Detector(DetectorConfig(**fields)), folder, name="detector")
+
+
+def read_files(make: Callable[[dict[str, Any]], Network], folder: Path, *, name: str) -> Network:
+    """Load what `write_files` wrote, in evaluation mode, frozen. Raises DetectorUnusable.
+
+    make: from the fields of the config, lists as tuples. name: of the network, for the message.
+    """
     folder = Path(folder)
     try:
         fields = json.loads((folder / CONFIG).read_text("utf-8"))
         if (version := fields.pop("format_version", None)) != FORMAT_VERSION:
             raise ValueError(f"format version {version} is not {FORMAT_VERSION}")
-        arguments: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in fields.items()
-        }
-        config = DetectorConfig(**arguments)
-        detector = Detector(config)
+        network = make({k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
         # strict: a tensor that is missing would stay random
-        detector.load_state_dict(load_tensors((folder / WEIGHTS).read_bytes()))
+        network.load_state_dict(load_tensors((folder / WEIGHTS).read_bytes()))
     except (OSError, ValueError, TypeError, RuntimeError, AttributeError, SafetensorError) as error:
         raise DetectorUnusable(
-            f"{folder} holds no usable detector: {error}. Train it again, or copy {CONFIG} and {WEIGHTS} again."
+            f"{folder} holds no usable {name}: {error}. Train it again, or copy {CONFIG} and {WEIGHTS} again."
         ) from error
-    return detector.requires_grad_(False).eval()
+    return network.requires_grad_(False).eval()

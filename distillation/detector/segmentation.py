@@ -4,30 +4,17 @@ A small U-Net (Ronneberger et al. 2015, arXiv 1505.04597); unlike there the conv
 a value at the border too: whether the object is cut off is decided there.
 """
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from distillation.detector.errors import DetectorUnusable
-from distillation.detector.network import as_float, in_storage
-from distillation.resumable import atomic
+from distillation.detector.network import as_float, read_files, write_files
 
-CONFIG = "config.json"
-WEIGHTS = "model.safetensors"
-FORMAT_VERSION = 1
 BATCH = 64
-BITS = (
-    "whole",
-    "large",
-)  # the object does not touch the border; it is not smaller than it should be
+BITS = ("whole", "large")  # the object does not touch the border; it is as large as it should be
 SMALLEST_SHARE = 1e-4  # what the share of an empty mask counts as, so that its logarithm is finite
 
 
@@ -150,32 +137,14 @@ def rim(config: SegmentationConfig) -> Tensor:
 
 def save(unet: UNet, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
     """Write config.json and model.safetensors into the folder; the weights in `dtype`."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    config = {"format_version": FORMAT_VERSION, **asdict(unet.config)}
-    atomic.write_file(folder / WEIGHTS, save_tensors(in_storage(unet, dtype)))
-    atomic.write_file(folder / CONFIG, json.dumps(config, indent=2) + "\n")
+    write_files(unet, asdict(unet.config), Path(folder), dtype)
 
 
 def load(folder: Path) -> UNet:
     """Load the network in evaluation mode, frozen. Raises DetectorUnusable."""
-    folder = Path(folder)
-    try:
-        fields = json.loads((folder / CONFIG).read_text("utf-8"))
-        if (number := fields.pop("format_version", None)) != FORMAT_VERSION:
-            raise ValueError(f"format version {number} is not {FORMAT_VERSION}")
-        arguments: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in fields.items()
-        }
-        unet = UNet(SegmentationConfig(**arguments))
-        # strict: a tensor that is missing would stay random
-        unet.load_state_dict(load_tensors((folder / WEIGHTS).read_bytes()))
-    except (OSError, ValueError, TypeError, RuntimeError, AttributeError, SafetensorError) as error:
-        raise DetectorUnusable(
-            f"{folder} holds no usable segmentation: {error}. Train it again, or copy the whole folder again."
-        ) from error
-    return unet.requires_grad_(False).eval()
+    return read_files(
+        lambda fields: UNet(SegmentationConfig(**fields)), folder, name="segmentation"
+    )
 
 
 def _object_logit(logits: Tensor) -> Tensor:

@@ -2,17 +2,19 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from distillation.detector import calibration, network
+from distillation.detector.labels import UNKNOWN
 from distillation.detector.network import Detector, DetectorConfig, as_float
 from distillation.detector_training.augmentation import Augmentation
-from distillation.training import loop
-from distillation.training.ema import Ema
+from distillation.training import checks, loop
 from distillation.training.optimizers import adamw
+from distillation.training.task import Trained
 
 
 @dataclass(frozen=True)
@@ -29,21 +31,51 @@ class DetectorRecipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch < 2 or not 0 <= self.warmup <= self.steps:
-            raise ValueError(
-                "A run needs a step, batches of two, and a warm-up that ends within it."
-            )
-        if self.learning_rate <= 0 or self.weight_decay < 0:
-            raise ValueError("The learning rate must be above 0, the weight decay not below.")
+        check_training(self)
 
 
-class DetectorTask:
+class Recipe(Protocol):
+    """What the recipes of the detector's networks have in common."""
+
+    @property
+    def steps(self) -> int: ...
+    @property
+    def batch(self) -> int: ...
+    @property
+    def learning_rate(self) -> float: ...
+    @property
+    def warmup(self) -> int: ...
+    @property
+    def weight_decay(self) -> float: ...
+    @property
+    def is_bf16(self) -> bool: ...
+    @property
+    def seed(self) -> int: ...
+
+
+def check_training(recipe: Recipe) -> None:
+    """Raise ValueError, which names the field, for a recipe that cannot be trained by."""
+    checks.at_least_1(recipe, "steps")
+    if recipe.batch < 2:
+        raise ValueError(f"batch must be at least 2, not {recipe.batch}.")
+    checks.at_most(recipe, "warmup", recipe.steps, "steps")
+    checks.positive(recipe, "learning_rate")
+    checks.not_negative(recipe, "weight_decay")
+
+
+class BitsTask(Trained):
     """The detector under training, for `distillation.training.loop`."""
 
     def __init__(
-        self, recipe: DetectorRecipe, config: DetectorConfig, *, images: Tensor, bits: Tensor
+        self,
+        recipe: Recipe,
+        config: DetectorConfig,
+        *,
+        images: Tensor,
+        bits: Tensor,
     ) -> None:
-        """images: uint8 [N, 3, size, size]; bits: [N, bits]."""
+        """images: uint8 [N, 3, size, size]; bits: [N, bits], 0, 1 or UNKNOWN."""
+        super().__init__()
         check(config, images=images, bits=bits)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
@@ -51,29 +83,45 @@ class DetectorTask:
         self._recipe = recipe
         self._images = images
         self._bits = bits.float()
-        self._optimizer = adamw(
+        # The rate falls to zero: an average of the weights adds nothing.
+        self.modules["detector"] = self.detector
+        self._optimizer = self.optimizers["detector"] = adamw(
             self.detector, learning_rate=recipe.learning_rate, weight_decay=recipe.weight_decay
         )
-        self.modules: dict[str, nn.Module] = {"detector": self.detector}
-        self.optimizers: dict[str, torch.optim.Optimizer] = {"detector": self._optimizer}
-        # The rate falls to zero: an average of the weights adds nothing.
-        self.emas: dict[str, Ema] = {}
 
     def step(self, index: int, generator: Generator) -> dict[str, float]:
         recipe = self._recipe
         loop.anneal(self._optimizer, index, recipe)
         chosen = torch.randint(len(self._images), (recipe.batch,), generator=generator)
-        images = recipe.augmentation(as_float(self._images[chosen]), generator)
-        bits = self._bits[chosen]
+        images, bits = as_float(self._images[chosen]), self._bits[chosen]
+        images, bits = self._varied(images, bits, generator)
         self.detector.train()
         with torch.autocast("cpu", torch.bfloat16, enabled=recipe.is_bf16):
             logits = self.detector(images).float()
-        loss = F.binary_cross_entropy_with_logits(logits, bits)
+        known = bits != UNKNOWN
+        loss = F.binary_cross_entropy_with_logits(logits[known], bits[known])
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self._optimizer.step()
-        right = ((logits.detach() > 0) == (bits > 0.5)).float().mean()
-        return {"loss": loss.item(), "bits_right": right.item()}
+        right = (logits.detach() > 0) == (bits > 0.5)
+        return {"loss": loss.item(), "bits_right": right[known].float().mean().item()}
+
+    def _varied(self, images: Tensor, bits: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+        """Vary a batch of images, float −1 to 1, and with them their bits."""
+        raise NotImplementedError
+
+
+class DetectorTask(BitsTask):
+    """The starter's detector under training."""
+
+    def __init__(
+        self, recipe: DetectorRecipe, config: DetectorConfig, *, images: Tensor, bits: Tensor
+    ) -> None:
+        super().__init__(recipe, config, images=images, bits=bits)
+        self._augmentation = recipe.augmentation
+
+    def _varied(self, images: Tensor, bits: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+        return self._augmentation(images, generator), bits
 
 
 def train(
@@ -114,12 +162,16 @@ def calibrate(detector: Detector, *, images: Tensor, bits: Tensor) -> None:
 
 def check(config: DetectorConfig, *, images: Tensor, bits: Tensor) -> None:
     """Raise ValueError for images or bits that the network has no place for."""
-    size = config.image_size
-    if images.dtype != torch.uint8 or images.shape[1:] != (3, size, size) or not len(images):
-        raise ValueError(
-            f"Give uint8 images [N, 3, {size}, {size}], not {images.dtype} {list(images.shape)}."
-        )
+    check_images(images, config.image_size)
     if bits.shape != (len(images), len(config.bits)):
         raise ValueError(
             f"Give bits [{len(images)}, {len(config.bits)}], not {list(bits.shape)}: one row an image."
+        )
+
+
+def check_images(images: Tensor, size: int) -> None:
+    """Raise ValueError for images of another size or kind."""
+    if images.dtype != torch.uint8 or images.shape[1:] != (3, size, size) or not len(images):
+        raise ValueError(
+            f"Give uint8 images [N, 3, {size}, {size}], not {images.dtype} {list(images.shape)}."
         )

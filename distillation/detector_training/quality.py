@@ -1,27 +1,25 @@
-"""Trains a classifier on labelled photographs and on spoilt copies of them, then calibrates each bit.
+"""Training of a classifier on labelled photographs and on spoilt copies of them, and calibration of its bits.
 
-Unlike `trainers.detector` it bears labels that are not known, can begin with a detector of other bits, and learns
-`sharp` and `clean` from pictures that it spoils itself, if these are its last bits.
+Unlike `classifier` it takes unknown labels, can begin with a detector of other bits, and learns `sharp` and `clean`
+from pictures that it spoils itself, if these are its last bits.
 """
 
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from distillation.detector import calibration
 from distillation.detector.labels import UNKNOWN
 from distillation.detector.network import Detector, DetectorConfig, as_float
 from distillation.detector_training import degradations
 from distillation.detector_training.augmentation import Augmentation
-from distillation.detector_training.classifier import check
+from distillation.detector_training.classifier import BitsTask, check, check_training
 from distillation.detector_training.degradations import BITS, Spoiling
 from distillation.detector_training.segmentation import threshold
 from distillation.training import loop
-from distillation.training.ema import Ema
-from distillation.training.optimizers import adamw
+from generation.engine.latents import as_uint8
 
 # What a picture that is sharp and clean may have of everything: what small networks draw is a good deal softer than a
 # photograph, files are a little blocky.
@@ -64,12 +62,7 @@ class QualityRecipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch < 2 or not 0 <= self.warmup <= self.steps:
-            raise ValueError(
-                "A run needs a step, batches of two, and a warm-up that ends within it."
-            )
-        if self.learning_rate <= 0 or self.weight_decay < 0:
-            raise ValueError("The learning rate must be above 0, the weight decay not below.")
+        check_training(self)
         if self.spoilt < 0 or self.worn < 0 or self.spoilt + self.worn >= 1:
             raise ValueError("spoilt and worn are shares of a batch that leave something sound.")
         if not 0 <= self.finished <= 1 or self.finish.is_mirrored or self.finish.moved:
@@ -78,8 +71,8 @@ class QualityRecipe:
             )
 
 
-class QualityTask:
-    """The detector under training, for `distillation.training.loop`."""
+class QualityTask(BitsTask):
+    """The detector under training on sound, spoilt and worn pictures, for `distillation.training.loop`."""
 
     def __init__(
         self,
@@ -91,44 +84,17 @@ class QualityTask:
         begins_with: Detector | None = None,
     ) -> None:
         """images: uint8 [N, 3, size, size]; bits: float [N, bits], 0, 1 or UNKNOWN."""
-        check(config, images=images, bits=bits)
         if recipe.spoilt and config.bits[-len(BITS) :] != BITS:
             raise ValueError(
                 f"Spoilt pictures teach {', '.join(BITS)}, which must be the last bits of the detector."
             )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(recipe.seed)
-            self.detector = Detector(config)
+        super().__init__(recipe, config, images=images, bits=bits)
+        self._mix = recipe
         if begins_with is not None:
             take_over(self.detector, begins_with)
-        self._recipe = recipe
-        self._images = images
-        self._bits = bits.float()
-        self._optimizer = adamw(
-            self.detector, learning_rate=recipe.learning_rate, weight_decay=recipe.weight_decay
-        )
-        self.modules: dict[str, nn.Module] = {"detector": self.detector}
-        self.optimizers: dict[str, torch.optim.Optimizer] = {"detector": self._optimizer}
-        self.emas: dict[str, Ema] = {}
 
-    def step(self, index: int, generator: Generator) -> dict[str, float]:
-        recipe = self._recipe
-        loop.anneal(self._optimizer, index, recipe)
-        chosen = torch.randint(len(self._images), (recipe.batch,), generator=generator)
-        images, bits = self._drawn(as_float(self._images[chosen]), self._bits[chosen], generator)
-        self.detector.train()
-        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.is_bf16):
-            logits = self.detector(images).float()
-        known = bits != UNKNOWN
-        loss = F.binary_cross_entropy_with_logits(logits[known], bits[known])
-        self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self._optimizer.step()
-        right = (logits.detach() > 0) == (bits > 0.5)
-        return {"loss": loss.item(), "bits_right": right[known].float().mean().item()}
-
-    def _drawn(self, images: Tensor, bits: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
-        recipe, count = self._recipe, len(images)
+    def _varied(self, images: Tensor, bits: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+        recipe, count = self._mix, len(images)
         spoilt, worn = round(recipe.spoilt * count), round(recipe.worn * count)
         parts = images.split([spoilt, worn, count - spoilt - worn])
         bits = bits.clone()
@@ -193,12 +159,12 @@ def calibrate(
     generator = torch.Generator().manual_seed(recipe.seed)
     floats = as_float(images)
     sound = finished(recipe.sound(floats, generator), recipe, generator)
-    pictures, truths = [images, _eight_bits(sound)], [bits, bits]
+    pictures, truths = [images, as_uint8(sound)], [bits, bits]
     for way in degradations.WAYS if recipe.spoilt else ():
         made, quality = recipe.spoiling.spoil(way, floats, generator)
         truth = torch.full_like(bits, UNKNOWN, dtype=torch.float32)
         truth[:, -len(BITS) :] = quality
-        pictures.append(_eight_bits(finished(made, recipe, generator)))
+        pictures.append(as_uint8(finished(made, recipe, generator)))
         truths.append(truth)
     logits, truth = torch.cat([detector.logits(part) for part in pictures]), torch.cat(truths)
     for number, name in enumerate(detector.config.bits):
@@ -217,7 +183,7 @@ def calibrate(
 
 
 def finished(images: Tensor, recipe: QualityRecipe, generator: Generator) -> Tensor:
-    """Some of them with the traces of a camera and a file. images: float [N, 3, H, W], −1 to 1."""
+    """Give some of them the traces of a camera and a file. images: float [N, 3, H, W], −1 to 1."""
     chosen = (torch.rand(len(images), generator=generator) < recipe.finished).nonzero()[:, 0]
     if not len(chosen):
         return images
@@ -242,7 +208,3 @@ def take_over(detector: Detector, other: Detector) -> None:
             of = other.config.bits.index(name)
             detector.head.weight[number] = other.head.weight[of]
             detector.head.bias[number] = other.head.bias[of]
-
-
-def _eight_bits(images: Tensor) -> Tensor:
-    return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)

@@ -1,20 +1,22 @@
 """Training of the network that finds the object, on photographs with masks; and calibration of its bits."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from distillation.detector import calibration
 from distillation.detector.network import as_float
 from distillation.detector.segmentation import BITS, SegmentationConfig, UNet, bit_logits, rim
 from distillation.detector_training.augmentation import Augmentation
+from distillation.detector_training.classifier import check_images, check_training
 from distillation.detector_training.framing import Framing
 from distillation.losses.segmentation import class_balance, pixel_cross_entropy, weight_map
-from distillation.training import loop
-from distillation.training.ema import Ema
+from distillation.training import checks, loop
 from distillation.training.optimizers import adamw
+from distillation.training.task import Trained
+from generation.engine.latents import as_uint8
 
 SURE = 20.0  # the logit that a pixel of a true mask counts as
 FRAMINGS = 4  # of each photograph that the bits are calibrated by
@@ -44,21 +46,16 @@ class SegmentationRecipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch < 2 or not 0 <= self.warmup <= self.steps:
-            raise ValueError(
-                "A run needs a step, batches of two, and a warm-up that ends within it."
-            )
-        if self.learning_rate <= 0 or self.weight_decay < 0 or not 0 < self.smallest <= 1:
-            raise ValueError(
-                "The learning rate must be above 0, the weight decay not below, smallest a share."
-            )
+        check_training(self)
+        checks.positive(self, "smallest")
+        checks.share(self, "smallest")
         if self.augmentation.is_mirrored or self.augmentation.moved:
             raise ValueError(
                 "The framing moves the images, with their masks; augmentation must not."
             )
 
 
-class SegmentationTask:
+class SegmentationTask(Trained):
     """The network under training, for `distillation.training.loop`."""
 
     def __init__(
@@ -70,6 +67,7 @@ class SegmentationTask:
         masks: Tensor,
     ) -> None:
         """images: uint8 [N, 3, size, size]; masks: uint8 [N, size, size], 0 on the ground, objects numbered from 1."""
+        super().__init__()
         check(config, images=images, masks=masks)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
@@ -86,12 +84,10 @@ class SegmentationTask:
             sigma=recipe.sigma,
         )
         self._maps = torch.stack([classes.float(), weights], dim=1)
-        self._optimizer = adamw(
+        self.modules["segmentation"] = self.unet
+        self._optimizer = self.optimizers["segmentation"] = adamw(
             self.unet, learning_rate=recipe.learning_rate, weight_decay=recipe.weight_decay
         )
-        self.modules: dict[str, nn.Module] = {"segmentation": self.unet}
-        self.optimizers: dict[str, torch.optim.Optimizer] = {"segmentation": self._optimizer}
-        self.emas: dict[str, Ema] = {}
 
     def step(self, index: int, generator: Generator) -> dict[str, float]:
         recipe = self._recipe
@@ -150,16 +146,9 @@ def train(
 
 
 def fitted(config: SegmentationConfig, masks: Tensor, *, share: float) -> SegmentationConfig:
-    """With `smallest` as a share of the smallest object of the training set, but for a hundredth that may be odd."""
+    """Return the config with `smallest` as a share of the training set's smallest object, outliers (1 %) left out."""
     areas = (masks > 0).flatten(1).float().mean(1)
-    return SegmentationConfig(
-        image_size=config.image_size,
-        reduction=config.reduction,
-        widths=config.widths,
-        rim=config.rim,
-        tolerance=config.tolerance,
-        smallest=min(0.99, max(1e-3, share * float(areas.quantile(0.01)))),
-    )
+    return replace(config, smallest=min(0.99, max(1e-3, share * float(areas.quantile(0.01)))))
 
 
 def calibrate(
@@ -179,13 +168,10 @@ def calibrate(
         framed, seen = as_float(images), maps
         if number:
             framed, seen = framing(framed, maps, generator)
-        eight_bits = ((framed + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-        logits.append(unet.bit_logits(eight_bits))
+        logits.append(unet.bit_logits(as_uint8(framed)))
         truths.append(true_bits(seen[:, 0] > 0.5, unet.config))
-    found, (true, known) = (
-        torch.cat(logits),
-        (torch.cat(part) for part in zip(*truths, strict=True)),
-    )
+    found = torch.cat(logits)
+    true, known = (torch.cat(part) for part in zip(*truths, strict=True))
     for bit, name in enumerate(BITS):
         rows = known[:, bit]
         z, y = found[rows, bit : bit + 1], true[rows, bit : bit + 1]
@@ -198,13 +184,13 @@ def calibrate(
 
 
 def threshold(probabilities: Tensor, bits: Tensor, *, false_accepts: float) -> float:
-    """Of one bit, [N, 1] each: the most balanced one where that accepts few enough, else the lowest that does."""
+    """Return one bit's threshold: the most balanced if it accepts few enough, else the lowest that does."""
     at_rate = calibration.thresholds_at_false_accepts(probabilities, bits, rate=false_accepts)
     return float(torch.maximum(at_rate, calibration.fit_thresholds(probabilities, bits))[0])
 
 
 def true_bits(masks: Tensor, config: SegmentationConfig) -> tuple[Tensor, Tensor]:
-    """(BITS by the true masks, whether that is beyond doubt), bool [N, 2] each. masks: bool [N, H, W] of mask_size."""
+    """Return (BITS by the true masks, whether that is certain), bool [N, 2] each. masks: bool [N, H, W]."""
     found = bit_logits((masks.float() * 2 - 1) * SURE, config) > 0
     on_rim = masks[:, rim(config)].sum(1)
     share = masks.float().mean(dim=(1, 2))
@@ -219,7 +205,7 @@ def true_bits(masks: Tensor, config: SegmentationConfig) -> tuple[Tensor, Tensor
 
 
 def reduced(masks: Tensor, config: SegmentationConfig) -> Tensor:
-    """Every `reduction`-th pixel of the masks: uint8 [N, mask_size, mask_size]."""
+    """Return every `reduction`-th pixel of the masks: uint8 [N, mask_size, mask_size]."""
     start = config.reduction // 2
     return masks[:, start :: config.reduction, start :: config.reduction]
 
@@ -233,10 +219,7 @@ def overlap(found: Tensor, classes: Tensor) -> float:
 def check(config: SegmentationConfig, *, images: Tensor, masks: Tensor) -> None:
     """Raise ValueError for images or masks that the network has no place for."""
     size = config.image_size
-    if images.dtype != torch.uint8 or images.shape[1:] != (3, size, size) or not len(images):
-        raise ValueError(
-            f"Give uint8 images [N, 3, {size}, {size}], not {images.dtype} {list(images.shape)}."
-        )
+    check_images(images, size)
     if masks.dtype != torch.uint8 or masks.shape != (len(images), size, size):
         raise ValueError(
             f"Give uint8 masks [{len(images)}, {size}, {size}], not {masks.dtype} {list(masks.shape)}."

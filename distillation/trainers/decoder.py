@@ -109,14 +109,7 @@ class DecoderTask(Trained):
         trained = self.network.decoder.to(memory_format=torch.channels_last)
         self._latents = _with_noisy(latents.float(), recipe)
         self._targets = VaePictures(teacher, self._latents)
-        self.add(
-            "decoder",
-            trained,
-            learning_rate=recipe.learning_rate,
-            weight_decay=recipe.weight_decay,
-            betas=recipe.betas,
-            ema_decay=recipe.ema_decay,
-        )
+        self.add_by(recipe, "decoder", trained)
 
     def averaged(self) -> AutoencoderTiny:
         """Return the decoder to save, frozen. The network that was trained takes its weights."""

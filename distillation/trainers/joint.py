@@ -72,14 +72,7 @@ class JointTask(FewStepTask):
         drawing = self._decoder.decoder.to(memory_format=torch.channels_last)
         trained = nn.ModuleDict({"student": self.student, "decoder": drawing})
         trained.to(inputs.teacher.device).train().requires_grad_(True)
-        self.add(
-            "both",
-            trained,
-            learning_rate=recipe.learning_rate,
-            weight_decay=recipe.weight_decay,
-            betas=recipe.betas,
-            ema_decay=recipe.ema_decay,
-        )
+        self.add_by(recipe, "both", trained)
 
     @property
     def averaged(self) -> UNet2DConditionModel:

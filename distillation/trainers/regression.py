@@ -78,14 +78,7 @@ class RegressionTask(FewStepTask):
             recipe.perception, teacher=inputs.teacher, decoder=inputs.decoder
         )
         self._batch = processes.share(recipe.batch)
-        self.add(
-            "student",
-            self.student,
-            learning_rate=recipe.learning_rate,
-            weight_decay=recipe.weight_decay,
-            betas=recipe.betas,
-            ema_decay=recipe.ema_decay,
-        )
+        self.add_by(recipe, "student", self.student)
 
     def step(self, index: int, generator: Generator) -> dict[str, float]:
         recipe = self._recipe

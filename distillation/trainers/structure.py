@@ -96,14 +96,7 @@ class StructureTask(Trained):
         self._teacher = teacher
         self._objective = objective
         self._batches = batches
-        self.add(
-            NAME,
-            student.train(),
-            learning_rate=recipe.learning_rate,
-            weight_decay=recipe.weight_decay,
-            betas=recipe.betas,
-            ema_decay=recipe.ema_decay,
-        )
+        self.add_by(recipe, NAME, student.train())
         self.modules |= objective.modules
         for module in objective.modules.values():
             group = {"params": list(module.parameters()), "weight_decay": 0.0}

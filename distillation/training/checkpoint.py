@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from distillation.resumable import atomic
 from distillation.training.errors import CheckpointUnusable
 from distillation.training.task import Progress, Task
 
@@ -38,17 +39,15 @@ def save(folder: Path, task: Task, progress: Progress) -> None:
     tensors, settings = _optimizer_states(task)
     _write_tensors(new / MODULES, _module_tensors(task))
     _write_tensors(new / OPTIMIZERS, tensors)
-    _write_json(
-        new / INDEX,
-        {
-            "format_version": FORMAT_VERSION,
-            "step": progress.step,
-            "steps": progress.steps,
-            "seconds": progress.seconds,
-            "ema_updates": {name: ema.updates for name, ema in task.emas.items()},
-            "optimizers": settings,
-        },
-    )
+    index = {
+        "format_version": FORMAT_VERSION,
+        "step": progress.step,
+        "steps": progress.steps,
+        "seconds": progress.seconds,
+        "ema_updates": {name: ema.updates for name, ema in task.emas.items()},
+        "optimizers": settings,
+    }
+    atomic.write_file(new / INDEX, json.dumps(index, indent=1) + "\n")
     _sync_folder(new)
     if (folder / FOLDER).exists():
         (folder / FOLDER).rename(folder / OLD)
@@ -101,18 +100,7 @@ def _plain(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
-    save_file(_plain(tensors), path)
-    path.chmod(0o644)  # safetensors writes for the owner alone
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
+    atomic.make_file(path, lambda new: save_file(_plain(tensors), new))
 
 
 def _sync_folder(folder: Path) -> None:

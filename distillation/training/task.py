@@ -31,6 +31,19 @@ class Task(Protocol):
         ...
 
 
+class Optimised(Protocol):
+    """A recipe of AdamW and of the average."""
+
+    @property
+    def learning_rate(self) -> float: ...
+    @property
+    def weight_decay(self) -> float: ...
+    @property
+    def betas(self) -> tuple[float, float]: ...
+    @property
+    def ema_decay(self) -> float: ...
+
+
 class Trained:
     """Networks under training by name, with their optimisers and averages: the state of a Task."""
 
@@ -56,6 +69,17 @@ class Trained:
         )
         if ema_decay is not None:
             self.emas[name] = Ema(module, ema_decay)
+
+    def add_by(self, recipe: Optimised, name: str, module: torch.nn.Module) -> None:
+        """Train the module as the recipe sets it, with an average."""
+        self.add(
+            name,
+            module,
+            learning_rate=recipe.learning_rate,
+            weight_decay=recipe.weight_decay,
+            betas=recipe.betas,
+            ema_decay=recipe.ema_decay,
+        )
 
 
 @dataclass(frozen=True)

@@ -78,5 +78,5 @@ def test_images_and_bits_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         DetectorTask(RECIPE, CONFIG, images=images.float(), bits=bits)
     with pytest.raises(ValueError, match="one row an image"):
         DetectorTask(RECIPE, CONFIG, images=images, bits=bits[:4])
-    with pytest.raises(ValueError, match="warm-up"):
+    with pytest.raises(ValueError, match="warmup must"):
         DetectorRecipe(steps=3, warmup=4)

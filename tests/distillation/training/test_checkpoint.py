@@ -88,7 +88,7 @@ def test_a_kill_at_any_call_to_the_system_leaves_the_old_or_the_new(
             (Path, "mkdir"),
             (checkpoint.shutil, "rmtree"),
             (checkpoint, "save_file"),
-            (checkpoint, "_write_json"),
+            (checkpoint.atomic, "write_file"),
         ):
             patch.setattr(owner, name, counted(name, getattr(owner, name)))
         try:
