@@ -65,13 +65,3 @@ class Statement:
     def _execute(self) -> str:
         arguments = ", ".join(f"%({name})s" for name in self._names)
         return f"{self._settings} EXECUTE {self._title}{f'({arguments})' if arguments else ''}"
-
-
-def make_durable() -> None:
-    """Return when all that was committed EARLY is on the disk, and wherever else a commit has to be."""
-    with connection.cursor() as cursor:
-        cursor.execute(_MARK.call())
-
-
-# A commit of something waits for all that was committed before it.
-_MARK = Statement("SELECT pg_logical_emit_message(true, 'retort', '')")

@@ -81,8 +81,9 @@ def test_a_failure_is_told_and_not_kept():
 
 def test_questions_and_answers_that_nobody_reads_do_not_pile_up(redis_server):
     for _ in range(match_requests.MOST_WAITING + 10):
-        match_requests.put(QUESTION, seconds=1)
+        match_requests.put(QUESTION, seconds=60)
     match_requests.answer("unread", QUESTION, ANSWER)
     assert redis_server.llen(match_requests.WAITING) == match_requests.MOST_WAITING
     assert 0 < redis_server.ttl(match_requests.ANSWERED + "unread") <= match_requests.UNREAD_SECONDS
-    assert all(redis_server.ttl(key) == 1 for key in redis_server.keys(match_requests.ASKED + "*"))
+    asked = redis_server.keys(match_requests.ASKED + "*")
+    assert asked and all(0 < redis_server.ttl(key) <= 60 for key in asked)
