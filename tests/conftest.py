@@ -74,9 +74,11 @@ def own_places(settings, tmp_path: Path) -> None:
 @pytest.fixture(autouse=True)
 def keys_are_read_each_time(monkeypatch) -> None:
     """What a test changes of a key holds at once, and no key outlives its test."""
+    from cachetools import TTLCache
+
     from generation.api import authentication
 
-    monkeypatch.setattr(authentication, "REMEMBERED_SECONDS", 0.0)
+    monkeypatch.setattr(authentication, "remembered", TTLCache(maxsize=1, ttl=0))
 
 
 @pytest.fixture

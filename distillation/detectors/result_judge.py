@@ -1,12 +1,12 @@
 """Target of the setting RESULT_JUDGE: judges newly generated images of a release."""
 
 import threading
-import time
 from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from cachetools import LRUCache, TTLCache, cached
 
 from distillation.detector.judge import Judge
 from distillation.detectors import loading
@@ -22,9 +22,6 @@ LOOK_SECONDS = 5.0  # interval of checks for the active version
 SOFT = frozenset({"sharp"})
 
 _guard = threading.Lock()  # results are judged in several threads
-_looked: float | None = None
-_version: Detector | None = None
-_judge: Judge | None = None
 
 
 class ReleaseJudge:
@@ -55,7 +52,8 @@ class ReleaseJudge:
 def judge(release: Release) -> ReleaseJudge | None:
     """Return a judge with the active version; None without one, or if it does not know the release's images."""
     with _guard:
-        version, loaded = _active()
+        version = _active()
+        loaded = None if version is None else _loaded(version)
     if version is None or loaded is None:
         return None
     teacher = release.name if release.kind == Release.Kind.TEACHER else release.manifest["parent"]
@@ -64,13 +62,11 @@ def judge(release: Release) -> ReleaseJudge | None:
     return ReleaseJudge(loaded)
 
 
-def _active() -> tuple[Detector | None, Judge | None]:
-    global _looked, _version, _judge
-    now = time.monotonic()
-    if _looked is None or now - _looked > LOOK_SECONDS:
-        active = detectors.active()
-        if active != _version:
-            _judge = loading.load(active) if active else None
-            _version = active
-        _looked = now
-    return _version, _judge
+@cached(TTLCache(maxsize=1, ttl=LOOK_SECONDS))
+def _active() -> Detector | None:
+    return detectors.active()
+
+
+@cached(LRUCache(maxsize=1))
+def _loaded(version: Detector) -> Judge:
+    return loading.load(version)

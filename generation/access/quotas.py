@@ -7,11 +7,11 @@ query.
 
 import math
 import random
-import threading
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
+from threading import Condition
 
+from cachetools import TTLCache, cached
 from django.conf import settings
 from django.db.models import F, Q
 from django.utils import timezone
@@ -123,7 +123,7 @@ def _refusal_of(key: APIKey, most: int) -> RateLimited | None:
 
 def _refusal_of_queue() -> QueueFull | None:
     most = settings.MAX_QUEUED_JOBS
-    if not most or waiting.now() < most:
+    if not most or queued() < most:
         return None
     return QueueFull(
         f"{most} jobs are queued, the limit. Send the request again later.",
@@ -133,48 +133,25 @@ def _refusal_of_queue() -> QueueFull | None:
 
 def seconds_until_gone(count: int) -> int:
     """Return the seconds until RETURN_SHARE of so many jobs has ended at the current throughput, bounded."""
-    per_second = ended.now() / RATE_SECONDS
+    per_second = ended() / RATE_SECONDS
     if not per_second:
         return MAX_RETRY_SECONDS
     seconds = max(1.0, count * RETURN_SHARE) / per_second * random.uniform(1, 1 + JITTER)
     return min(MAX_RETRY_SECONDS, max(1, math.ceil(seconds)))
 
 
-class Counted:
-    """Row count cached for COUNT_SECONDS. One thread refreshes it while the others use the last value."""
-
-    def __init__(self, count: Callable[[], int]) -> None:
-        self._count = count
-        self._lock = threading.Lock()
-        self.forget()
-
-    def forget(self) -> None:
-        self._number, self._at = 0, -math.inf
-
-    def now(self) -> int:
-        if time.monotonic() - self._at >= COUNT_SECONDS and self._lock.acquire(blocking=False):
-            try:
-                self._number = self._count()
-                self._at = time.monotonic()
-            finally:
-                self._lock.release()
-        return self._number
+# Counts for many requests at once: while one thread counts, the others wait for its result.
+@cached(TTLCache(maxsize=1, ttl=COUNT_SECONDS), condition=Condition())
+def queued() -> int:
+    """Return how many jobs are queued, at most MAX_QUEUED_JOBS: no more rows of the partial index are read."""
+    rows = Job.objects.filter(status=Job.Status.QUEUED).order_by()
+    return rows[: settings.MAX_QUEUED_JOBS].count()
 
 
-def _count_waiting() -> int:
-    # Reads no more rows of the partial index than the limit.
-    return (
-        Job.objects.filter(status=Job.Status.QUEUED).order_by()[: settings.MAX_QUEUED_JOBS].count()
-    )
-
-
-def _count_ended() -> int:
-    """Count jobs that left the queue within RATE_SECONDS."""
+@cached(TTLCache(maxsize=1, ttl=COUNT_SECONDS), condition=Condition())
+def ended() -> int:
+    """Return how many jobs left the queue within RATE_SECONDS."""
     since = timezone.now() - timedelta(seconds=RATE_SECONDS)
-    # The conditions on purged_at and finished_at match the index job_kept.
+    # The conditions on purged_at and finished_at are those of the index job_kept.
     rows = Job.objects.filter(finished_at__gte=since, finished_at__isnull=False, purged_at=None)
     return rows.exclude(cache=Job.Cache.HIT).order_by().count()
-
-
-waiting = Counted(_count_waiting)
-ended = Counted(_count_ended)

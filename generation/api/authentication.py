@@ -1,23 +1,23 @@
-"""Who asks and what their key allows. Knows API keys and scopes; knows nothing of what is asked for."""
+"""Authentication by API key, and permission by the scopes of the key."""
 
 import hashlib
 import re
-import time
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
+from cachetools import TTLCache
 from rest_framework.authentication import BaseAuthentication, get_authorization_header
 from rest_framework.exceptions import AuthenticationFailed, PermissionDenied
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 
-from generation.infra.compiled import Compiled
 from generation.models import APIKey
 
 if TYPE_CHECKING:  # REST framework imports this module while it imports its views
     from rest_framework.views import APIView
 
 SCHEME = "Bearer"
-# Asked for at every request, so no more than is needed.
+# Read at every request, so no more than is needed.
 COLUMNS = (
     "sha256",
     "scopes",
@@ -31,17 +31,11 @@ COLUMNS = (
     "last_used_at",
     "owner__is_active",
 )
-
-
-REMEMBERED_SECONDS = 0.25
-MOST_REMEMBERED = 1000
-_found: dict[str, tuple[APIKey, float]] = {}  # by the digest of the plain text
-_KEYS = Compiled(
-    lambda prefix: (
-        APIKey.objects.filter(prefix=prefix).select_related("owner").only(*COLUMNS).order_by()
-    ),
-    prefix="?prefix",
-)
+REMEMBERED_SECONDS = 0.25  # a revoked key works for so long
+# By the digest of the plain text.
+remembered: TTLCache[str, APIKey] = TTLCache(maxsize=1000, ttl=REMEMBERED_SECONDS)
+_guard = Lock()
+_KEYS = APIKey.objects.select_related("owner").only(*COLUMNS)
 
 
 class APIKeyAuthentication(BaseAuthentication):
@@ -55,7 +49,7 @@ class APIKeyAuthentication(BaseAuthentication):
             raise AuthenticationFailed("Send the key as: Authorization: Bearer rt_…")
         key = find(plain.strip())
         if key is None:
-            # One answer for unknown, wrong, revoked and expired: it helps nobody to guess.
+            # One answer for unknown, wrong, revoked and expired keys: it must not help to guess one.
             raise AuthenticationFailed("The API key is not valid, was revoked or has expired.")
         key.touch()
         return key.owner, key
@@ -65,28 +59,25 @@ class APIKeyAuthentication(BaseAuthentication):
 
 
 def find(plain: str) -> APIKey | None:
-    """The good key with this plain text whose owner may still log in.
-
-    Of a key that is used all the time the row is read four times a second: so long a revoked one may go on to work.
-    """
+    """Return the valid key with this plain text, None without one or if its owner is not active."""
     if not re.fullmatch(r"[!-~]{1,200}", plain):
         return None
     digest = hashlib.sha256(plain.encode()).hexdigest()
-    known, since = _found.get(digest, (None, 0.0))
-    key = known if time.monotonic() - since < REMEMBERED_SECONDS else None
+    with _guard:
+        known = remembered.get(digest)
+    key = known
     if key is None:
-        key = _KEYS.first(prefix=APIKey.prefix_of(plain))
+        key = _KEYS.filter(prefix=APIKey.prefix_of(plain)).first()
     if key is None or not key.matches(plain) or not key.owner.is_active:
         return None
     if key is not known:
-        if len(_found) >= MOST_REMEMBERED:
-            _found.clear()
-        _found[digest] = (key, time.monotonic())
+        with _guard:
+            remembered[digest] = key
     return key
 
 
 class HasScope(BasePermission):
-    """A view states `required_scopes = {"GET": …}`. What it does not state is refused, except OPTIONS."""
+    """Check `required_scopes = {"GET": …}` of the view. A method that it does not name is refused, except OPTIONS."""
 
     def has_permission(self, request: Request, view: "APIView") -> bool:
         if not isinstance(request.auth, APIKey):
@@ -97,7 +88,7 @@ class HasScope(BasePermission):
             return True
         needed = scopes.get("GET" if method == "HEAD" else method)
         if needed is None:
-            # The view has no such method, and DRF says so after this; or it forgot its scope, and stays shut.
+            # Either the view has no such method, which DRF answers later; or its scope was forgotten: refuse.
             return not hasattr(view, method.lower())
         if needed not in request.auth.scopes:
             raise PermissionDenied(f"The API key lacks the scope {needed}.")

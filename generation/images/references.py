@@ -16,7 +16,6 @@ from django.utils.module_loading import import_string
 
 from generation.errors import StorageFailed
 from generation.images import storage
-from generation.infra.prepared import Statement
 from generation.models import Image, Job
 
 log = structlog.get_logger(__name__)
@@ -36,12 +35,11 @@ def hold(names: Collection[str]) -> None:
     """Lock these files against removal until the transaction ends. Check afterwards that they exist."""
     if names:
         with connection.cursor() as cursor:
-            cursor.execute(_HOLD.call(), {"files": list(names)})
+            cursor.execute(HOLD, {"files": list(names)})
 
 
 # For statements that also lock files.
 HOLD = "SELECT pg_advisory_xact_lock_shared(hashtextextended('file ' || name, 0)) FROM unnest(%(files)s::text[]) name"
-_HOLD = Statement(HOLD)
 
 
 def in_use(names: Sequence[str], *, without: QuerySet[Job] | None = None) -> set[str]:

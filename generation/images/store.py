@@ -16,7 +16,6 @@ from django.db import connection
 from generation.engine import files
 from generation.errors import StorageFailed
 from generation.images import cache, references, storage
-from generation.infra.prepared import Statement
 from generation.models import Embedding, Job, Release
 
 log = structlog.get_logger(__name__)
@@ -230,20 +229,18 @@ def _held(images: Mapping[str, StoredImage]) -> dict[str, StoredImage]:
 
 
 # Written by hand: it runs at every request with a seed, and the ORM takes longer than PostgreSQL.
-_STORED = Statement(
-    """
+_STORED = """
 SELECT DISTINCT key, master, file, format, sha256, size_bytes, width, height, is_accepted, failing, detector,
                 has_metadata
   FROM generation_image WHERE key = ANY(%(keys)s::text[]) ORDER BY is_accepted DESC NULLS LAST
 """
-)
 
 
 def _rows(wanted: Collection[str]) -> dict[str, list[StoredImage]]:
     """Return the images in PostgreSQL by key."""
     known: dict[str, list[StoredImage]] = {}
     with connection.cursor() as cursor:
-        cursor.execute(_STORED.call(), {"keys": list(wanted)})
+        cursor.execute(_STORED, {"keys": list(wanted)})
         names = [column.name for column in cursor.description or ()]
         for row in cursor.fetchall():
             image = StoredImage(**dict(zip(names, row, strict=True)))

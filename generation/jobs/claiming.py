@@ -1,10 +1,10 @@
-"""Which queued jobs a worker takes next, and taking them: one SQL statement.
+"""The claim: choose the next batch of queued jobs and lease it to a worker, in one SQL statement.
 
-Order: owners take turns, image by image, counting what they have running; among owners on the same turn the one served
-longest ago comes first; an owner's own jobs go by priority, then age. An owner of weight w, which is that of its next
-job, has w images a turn, and was served when the last but w-1 of its jobs began. The first job decides release, size
-and steps of the batch; others join while they fit. A job that has failed before runs alone, so that a poison job harms
-nobody else; and of identical jobs only one runs, the others are answered by it.
+Order: owners take turns, image by image, counting their running images; among owners on the same turn the one served
+longest ago comes first; an owner's own jobs are ordered by priority, then age. An owner of weight w, which is that of
+its next job, has w images a turn, and was served when the last but w-1 of its jobs began. The first job decides
+release, size and steps of the batch; others join while they fit. A job that has failed before runs alone, so that a job
+that crashes the worker affects no other; of identical jobs only one runs, and its images answer the others.
 """
 
 from dataclasses import dataclass
@@ -13,10 +13,9 @@ from uuid import UUID
 
 from django.db import DEFAULT_DB_ALIAS, connection
 
-from generation.infra.prepared import EARLY, Statement
 from generation.models import Job
 
-# Owners who wait, found one by one in the index job_claimable: DISTINCT would read all of it.
+# Owners with queued jobs, one index probe each in job_claimable: DISTINCT would read the whole index.
 WAITING = """
 waiting AS (
     (SELECT owner_id FROM generation_job WHERE status = 'queued' ORDER BY owner_id LIMIT 1)
@@ -25,13 +24,14 @@ waiting AS (
              WHERE q.status = 'queued' AND q.owner_id > w.owner_id ORDER BY q.owner_id LIMIT 1)
       FROM waiting w WHERE w.owner_id IS NOT NULL
 )"""
-# Per owner only the first rows of that index are read, however long the queue is. What is known of each is asked for
-# once, not for each of its rows: hence MATERIALIZED.
+# Per owner only the first rows of that index are read, however long the queue is. MATERIALIZED: facts of an owner are
+# computed once, not for each of its rows. Few jobs run at a time, so they are read whole.
 CANDIDATES = f"""
-{WAITING}, owners AS MATERIALIZED (
+{WAITING}, running AS MATERIALIZED (
+    SELECT key, owner_id, n FROM generation_job WHERE status = 'running'
+), owners AS MATERIALIZED (
     SELECT owner_id, weight,
-           (SELECT coalesce(sum(n), 0) FROM generation_job r
-             WHERE r.owner_id = o.owner_id AND r.status = 'running') AS running,
+           (SELECT coalesce(sum(r.n), 0) FROM running r WHERE r.owner_id = o.owner_id) AS running,
            (SELECT started_at FROM generation_job s
              WHERE s.owner_id = o.owner_id AND s.started_at IS NOT NULL
              ORDER BY s.started_at DESC OFFSET o.weight - 1 LIMIT 1) AS served_at
@@ -46,11 +46,12 @@ CANDIDATES = f"""
                ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0)) / o.weight AS turn
       FROM owners o
      CROSS JOIN LATERAL (
-           SELECT q.* FROM generation_job q
+           SELECT q.id, q.key, q.n, q.failures, q.priority, q.created_at,
+                  q.release_id, q.width, q.height, q.num_inference_steps
+             FROM generation_job q
             WHERE q.owner_id = o.owner_id AND q.status = 'queued'
               AND (q.cancel_at IS NULL OR q.cancel_at > statement_timestamp())
-              AND NOT EXISTS (SELECT 1 FROM generation_job r
-                               WHERE r.key = q.key AND r.status = 'running')
+              AND q.key NOT IN (SELECT key FROM running)
               AND (%(kind)s::text IS NULL OR q.release_id IN (
                    SELECT id FROM generation_release WHERE kind = %(kind)s::text))
             ORDER BY q.priority DESC, q.created_at, q.id
@@ -62,21 +63,23 @@ CANDIDATES = f"""
       FROM candidates
 )"""
 
-# One round trip, which is a transaction of its own. Webhooks are told of a start once a job, whatever workers are lost.
-# `chosen` is a look without locks; `taken` locks what is still queued and leaves what another worker is taking.
-# A claim that is lost with PostgreSQL is a job that is still queued, so nobody waits for the disk.
-# Columns by name: the plan outlives a migration that adds one.
+# One round trip, a transaction of its own. `chosen` reads without locks; `taken` locks the rows that are still queued
+# and skips those that another worker is taking. A webhook gets `start` once per job, however many workers are lost.
+# synchronous_commit off: a claim that PostgreSQL loses in a crash leaves the job queued, so no wait for the disk.
+# jit off: compiling this statement takes longer than running it.
 _FIELDS = Job._meta.concrete_fields
-TAKE = Statement(
-    f"""
+TAKE = f"""
+SET LOCAL synchronous_commit TO off;
+SET LOCAL jit TO off;
 WITH RECURSIVE {CANDIDATES}, compatible AS (
-    SELECT r.*, row_number() OVER (PARTITION BY r.key ORDER BY r.place) AS copy
-      FROM ranked r JOIN ranked head ON head.place = 1
+    SELECT r.id, r.key, r.n, r.place FROM ranked r JOIN ranked head ON head.place = 1
      WHERE (r.release_id, r.width, r.height, r.num_inference_steps)
          = (head.release_id, head.width, head.height, head.num_inference_steps)
        AND (r.place = 1 OR (r.failures = 0 AND head.failures = 0))
+     ORDER BY r.place LIMIT %(limit)s::int
 ), chosen AS (
-    SELECT id, place, sum(n) OVER (ORDER BY place) AS images FROM compatible WHERE copy = 1
+    SELECT id, place, sum(n) OVER (ORDER BY place) AS images FROM compatible c
+     WHERE NOT EXISTS (SELECT 1 FROM compatible twin WHERE twin.key = c.key AND twin.place < c.place)
 ), taken AS (
     SELECT j.id, c.place FROM generation_job j JOIN chosen c ON c.id = j.id
      WHERE j.status = 'queued' AND (c.place = 1 OR c.images <= %(batch_size)s::int)
@@ -88,11 +91,11 @@ WITH RECURSIVE {CANDIDATES}, compatible AS (
            lease_expires_at = statement_timestamp() + %(lease)s::float * interval '1 second'
       FROM taken WHERE j.id = taken.id AND j.status = 'queued'
     RETURNING j.*, taken.place
-), noted AS (
+), recorded AS (
     INSERT INTO generation_attempt (job_id, number, worker_name, batch_size, outcome, error_code, error_detail,
                                     device_seconds, started_at)
     SELECT id, attempt, worker_name, (SELECT sum(n) FROM moved), 'running', '', '', 0, started_at FROM moved
-), told AS (
+), notified AS (
     INSERT INTO generation_delivery (id, owner_id, endpoint_id, job_id, event, body, status, attempts, last_error,
                                      next_attempt_at, created_at)
     SELECT gen_random_uuid(), owner_id, webhook_id, id, 'start', '', 'pending', 0, '', started_at, started_at
@@ -103,11 +106,9 @@ SELECT {", ".join(f"moved.{field.column}" for field in _FIELDS)},
        EXISTS (SELECT 1 FROM generation_job d
                          WHERE d.key = moved.key AND d.status = 'succeeded') AS has_twin,
        (SELECT count(*) FROM ranked) > (SELECT count(*) FROM moved) AS has_more,
-       EXISTS (SELECT 1 FROM told WHERE told.job_id = moved.id) AS is_told
+       EXISTS (SELECT 1 FROM notified n WHERE n.job_id = moved.id) AS is_notified
   FROM moved ORDER BY place
-""",
-    settings=f"{EARLY} SET LOCAL plan_cache_mode TO force_generic_plan;",
-)
+"""
 OLDEST = f"WITH RECURSIVE {CANDIDATES} SELECT min(created_at) FROM ranked"
 
 
@@ -136,11 +137,11 @@ def take(
         "kind": kind,
     }
     with connection.cursor() as cursor:
-        cursor.execute(TAKE.call(), parameters)
+        cursor.execute(TAKE, parameters)
         rows = cursor.fetchall()
-    # By hand: `raw` takes as long to find out which column is which as PostgreSQL takes for all of it.
+    # Not `raw`: its mapping of columns takes as long as the statement.
     names = [field.attname for field in _FIELDS]
-    flags = [row[len(names) :] for row in rows]  # has_twin, has_more, is_told
+    flags = [row[len(names) :] for row in rows]  # has_twin, has_more, is_notified
     jobs = tuple(Job.from_db(DEFAULT_DB_ALIAS, names, row[: len(names)]) for row in rows)
     return Claimed(
         jobs,
@@ -148,12 +149,12 @@ def take(
             job.id for job, (has_twin, *_) in zip(jobs, flags, strict=True) if has_twin
         ),
         has_more=any(has_more for _, has_more, _ in flags),
-        has_webhooks=any(is_told for *_, is_told in flags),
+        has_webhooks=any(is_notified for *_, is_notified in flags),
     )
 
 
 def oldest(kind: str | None = None) -> datetime | None:
-    """When the oldest of the jobs that a worker could take now was made; None: there is none. kind: as for `take`."""
+    """Return when the oldest job that a worker could take now was created, None without one. kind: as for `take`."""
     with connection.cursor() as cursor:
         cursor.execute(OLDEST, {"limit": 1, "kind": kind})
         return cursor.fetchone()[0]

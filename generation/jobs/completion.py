@@ -1,8 +1,8 @@
-"""The end of a batch: its images are accepted in one transaction."""
+"""The end of a batch: accept its images in one transaction."""
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -16,12 +16,10 @@ from generation.errors import StorageFailed
 from generation.images import references
 from generation.images import store as images
 from generation.images.store import StoredImage
-from generation.infra.compiled import Compiled, as_rows
-from generation.infra.prepared import Statement
 from generation.jobs import lifecycle as jobs
 from generation.jobs.after_commit import Report
 from generation.jobs.lifecycle import Claim, Outcome, Status
-from generation.models import Job
+from generation.models import Image, Job
 
 log = structlog.get_logger("generation.jobs")
 
@@ -38,16 +36,15 @@ class Result:
 
 
 def commit(results: Sequence[Result]) -> list[Claim]:
-    """Finish a batch in one transaction. Returns the claims of which nothing is kept: refused, since they are held no
-    longer, or settled, since somebody removed a file that the result shares with an image."""
+    """Finish a batch in one transaction. Return the claims whose results are not kept: refused, because this worker
+    does not hold them any more, or settled, because a file that the result shares with an image was removed."""
     if not results:
         return []
     refused: list[Claim] = []
     spent: dict[int, float] = defaultdict(float)  # by the pk of a key with a quota
     with transaction.atomic():
         report = Report()
-        rows = {r.job.id: as_rows(jobs.image_rows(r.job, r.images)) for r in results}
-        moved = _succeed(results, rows)
+        moved = _succeed(results)
         lost = _lost(results)
         if lost:
             transaction.set_rollback(True)
@@ -57,7 +54,7 @@ def commit(results: Sequence[Result]) -> list[Claim]:
                 if job.id not in moved:
                     refused.append(Claim.of(job))
                     continue
-                _say_succeeded(result, report)
+                _report(result, report)
                 accepted = moved[job.id]
                 if accepted.has_twin:
                     _answer_twins(result, report)
@@ -75,7 +72,8 @@ def commit(results: Sequence[Result]) -> list[Claim]:
 
 
 def _lost(results: Sequence[Result]) -> dict[Claim, str]:
-    """Those whose files are not there, and why. The files of the others stay until the transaction ends."""
+    """Return the claims whose files do not exist, with the reason. The other files are locked until the transaction
+    ends."""
     try:
         gone = images.gone([image for result in results for image in result.images])
     except StorageFailed as error:
@@ -87,9 +85,8 @@ def _lost(results: Sequence[Result]) -> dict[Claim, str]:
     }
 
 
-# A batch in one round trip: somebody waits for it.
-SUCCEED = Statement(
-    f"""
+# The whole batch in one round trip: clients wait for it.
+SUCCEED = f"""
 WITH held AS MATERIALIZED ({references.HOLD}), made AS (
     SELECT * FROM jsonb_to_recordset(%(made)s::jsonb)
         AS r(job_id uuid, attempt int, cache text, device_seconds float, encode_seconds float)
@@ -99,11 +96,11 @@ WITH held AS MATERIALIZED ({references.HOLD}), made AS (
            device_seconds = j.device_seconds + m.device_seconds, encode_seconds = j.encode_seconds + m.encode_seconds
       FROM made m WHERE j.id = m.job_id AND j.status = 'running' AND j.attempt = m.attempt
     RETURNING j.id, j.key, j.api_key_id, m.attempt, m.device_seconds
-), noted AS (
+), recorded AS (
     UPDATE generation_attempt a
        SET outcome = 'succeeded', ended_at = %(at)s::timestamptz, device_seconds = moved.device_seconds
       FROM moved WHERE a.job_id = moved.id AND a.number = moved.attempt AND a.outcome = 'running'
-), shown AS (
+), inserted AS (
     INSERT INTO generation_image
     SELECT i.* FROM jsonb_populate_recordset(NULL::generation_image, %(images)s::jsonb) i
       JOIN moved ON moved.id = i.job_id
@@ -115,7 +112,6 @@ SELECT id, EXISTS (SELECT 1 FROM generation_job twin WHERE twin.key = moved.key 
        (SELECT count(*) FROM held)
   FROM moved
 """
-)
 
 
 @dataclass(frozen=True)
@@ -126,12 +122,11 @@ class Accepted:
     is_metered: bool
 
 
-Rows = Mapping[UUID, list[dict[str, Any]]]  # of images, by the id of their job
+def _succeed(results: Sequence[Result]) -> dict[UUID, Accepted]:
+    """End the jobs that this worker still holds, write their images, and lock the files until the transaction ends.
 
-
-def _succeed(results: Sequence[Result], rows: Rows) -> dict[UUID, Accepted]:
-    """End the jobs that are still held by this worker, with their images, and keep the files until the transaction
-    ends. Returns what was accepted, by the id of the job."""
+    Return the accepted jobs by id.
+    """
     now = timezone.now()
     made = [
         {
@@ -143,15 +138,15 @@ def _succeed(results: Sequence[Result], rows: Rows) -> dict[UUID, Accepted]:
         }
         for result in results
     ]
-    shown = [row for result in results for row in rows[result.job.id]]
+    rows = [row for result in results for row in jobs.image_rows(result.job, result.images)]
     facts: dict[str, Any] = {
         "made": json.dumps(made, default=str),
-        "images": json.dumps(shown, default=str),
-        "files": sorted({file for row in shown for file in (row["file"], row["master"])}),
+        "images": json.dumps([_columns(row) for row in rows], default=str),
+        "files": sorted({file for row in rows for file in (row.file, row.master)}),
         "at": now,
     }
     with connection.cursor() as cursor:
-        cursor.execute(SUCCEED.call(), facts)
+        cursor.execute(SUCCEED, facts)
         moved = {row[0]: Accepted(*row[1:3]) for row in cursor.fetchall()}
     for result in results:
         if result.job.id in moved:
@@ -160,7 +155,12 @@ def _succeed(results: Sequence[Result], rows: Rows) -> dict[UUID, Accepted]:
     return moved
 
 
-def _say_succeeded(result: Result, report: Report) -> None:
+def _columns(row: Image) -> dict[str, Any]:
+    """Return the values of a new row by column, as jsonb_populate_recordset takes them."""
+    return {str(field.column): field.pre_save(row, add=True) for field in row._meta.concrete_fields}
+
+
+def _report(result: Result, report: Report) -> None:
     job = result.job
     facts = {"device_seconds": round(result.device_seconds, 4), "attempt": job.attempt}
     jobs.finished(job, report, **facts)
@@ -170,19 +170,10 @@ def _say_succeeded(result: Result, report: Report) -> None:
         _count_findings(result.images, report)
 
 
-_TWINS = Compiled(
-    lambda key: (
-        Job.objects.select_for_update(skip_locked=True)
-        .filter(key=key, status=Status.QUEUED)
-        .order_by()
-    ),
-    key="?key",
-)
-
-
 def _answer_twins(result: Result, report: Report) -> None:
-    """The identical jobs that wait succeed with the same images."""
-    for twin in _TWINS.all(key=result.job.key):
+    """Let the identical jobs that are queued succeed with the same images."""
+    queued = Job.objects.filter(key=result.job.key, status=Status.QUEUED)
+    for twin in queued.select_for_update(skip_locked=True):
         if stored := _rendered(twin, result.images):
             jobs.answer_in(twin, stored, Job.Cache.SHARED, report)
         else:
@@ -190,7 +181,7 @@ def _answer_twins(result: Result, report: Report) -> None:
 
 
 def _rendered(twin: Job, stored: Sequence[StoredImage]) -> list[StoredImage]:
-    """As this job wants them. None if that cannot be: then the job waits for a worker of its own."""
+    """Return the images in this job's format, [] if that fails: then a worker must make them."""
     try:
         own = [images.render(twin, index, image) for index, image in enumerate(stored)]
         return [] if images.hold(own) else own

@@ -1,15 +1,15 @@
-"""When a job will probably end: its place among those that are served before it, and how fast they are served.
+"""Estimate of when a job ends: its position in the queue, and the measured time per image.
 
-The place follows the order of `generation.jobs.claiming`: owners take turns, so of every other owner as many
-jobs count as are before this one among its own owner's. Reads ranges of an index, MOST_AHEAD rows or little more, so
-that it costs about the same however long the queue is.
+The position follows the order of `generation.jobs.claiming`: owners take turns, so every other owner counts as many
+jobs as precede this one among its own owner's. Reads ranges of an index, about MOST_AHEAD rows, so the cost does not
+grow with the queue.
 """
 
-import time
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
+from threading import Lock
 
+from cachetools import TTLCache, cached
 from django.db import connection
 from django.utils import timezone
 
@@ -19,10 +19,10 @@ from generation.jobs.throughput import Rate
 from generation.models import Job, Release
 
 MOST_AHEAD = 1000
-REMEMBERED_SECONDS = 1.0  # workers and rates: many clients ask at once
+REMEMBERED_SECONDS = 1.0  # workers and rates: many clients poll at once
 
-# Two ranges of the index job_claimable for the owner's own jobs, as many rows of every other owner's. The
-# order of the index is asked for, or PostgreSQL may read all that waits by a smaller one.
+# Two ranges of the index job_claimable for the owner's own jobs, and as many rows of every other owner's. ORDER BY as
+# in the index, or PostgreSQL may read the whole queue by a smaller index.
 PLACE = """
 WITH RECURSIVE own AS (
     SELECT n FROM (SELECT q.n FROM generation_job q
@@ -52,8 +52,8 @@ LANE = "AND q.release_id IN (SELECT id FROM generation_release WHERE kind = %(ki
 
 @dataclass(frozen=True)
 class Estimate:
-    """position: 1 = next, 0 = running; MOST_AHEAD + 1 and more are told as that. eta: seconds from now, None where
-    nothing was measured or nobody serves. feasible: whether a living worker serves the release; else reason says why.
+    """position: 1 = next, 0 = running, at most MOST_AHEAD + 1. eta: seconds from now, None without measurements or
+    workers. feasible: whether a live worker serves the release; if not, reason says why.
     """
 
     position: int
@@ -64,12 +64,12 @@ class Estimate:
 
 
 def of(job: Job) -> Estimate | None:
-    """None of a job that has ended."""
+    """Return the estimate for a job; None if it has ended."""
     if job.is_terminal:
         return None
     kind = job.release.kind
-    lane, workers = _served_by(kind, _now())
-    rate = _rate(throughput.key_of(job.release_id, job.width, job.height), _now())
+    lane, workers = _served_by(kind)
+    rate = _rate(throughput.key_of(job.release_id, job.width, job.height))
     if job.status == Job.Status.RUNNING:
         started = job.started_at or job.created_at
         gone = (timezone.now() - started).total_seconds()
@@ -79,14 +79,14 @@ def of(job: Job) -> Estimate | None:
     if not workers:
         reason = f"No worker that serves a {kind} shows a heartbeat. The job waits for one."
         return Estimate(position, None, None, feasible=False, reason=reason)
-    # Of what runs now half is done, as a mean.
+    # On average half of each running job is done.
     return Estimate(
         position, *_seconds(rate, (images + running / 2) / workers + job.n), feasible=True
     )
 
 
 def _ahead(job: Job, kind: str | None) -> tuple[int, int, int]:
-    """Jobs and images before this one, and images that run."""
+    """Return the counts of jobs and of images before this one, and of running images."""
     parameters: dict[str, int | str | datetime | None] = {
         "owner": job.owner_id,
         "priority": job.priority,
@@ -109,19 +109,14 @@ def _seconds(
     return max(0.0, images * rate.p50 - less), max(0.0, images * rate.p90 - less)
 
 
-def _now() -> int:
-    """Changes every REMEMBERED_SECONDS: part of the keys of what is remembered."""
-    return int(time.monotonic() / REMEMBERED_SECONDS)
-
-
-@lru_cache(maxsize=64)
-def _rate(key: str, _now: int) -> Rate | None:
+@cached(TTLCache(maxsize=64, ttl=REMEMBERED_SECONDS), lock=Lock())
+def _rate(key: str) -> Rate | None:
     return throughput.read(key)
 
 
-@lru_cache(maxsize=8)
-def _served_by(kind: str, _now: int) -> tuple[str | None, int]:
-    """The kind of releases that share the lane (None = all), and how many living workers serve it."""
+@cached(TTLCache(maxsize=8, ttl=REMEMBERED_SECONDS), lock=Lock())
+def _served_by(kind: str) -> tuple[str | None, int]:
+    """Return the kind of releases that share its workers (None = all), and the number of live workers."""
     is_split = heartbeat.is_served(queues.REFERENCE)
     queue = queues.REFERENCE if is_split and kind == Release.Kind.TEACHER else "generation"
     return kind if is_split else None, heartbeat.living(queue)

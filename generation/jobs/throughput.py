@@ -1,6 +1,6 @@
-"""How long an image takes of late, by release and size: the last measured ones, in Redis. Knows no rows and no queue.
+"""Time per image by release and size: the last measured samples, kept in Redis.
 
-A sample may be lost with Redis; without samples nothing is estimated.
+Samples may be lost with Redis; without samples there is no estimate.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ KEPT_SECONDS = 7 * 24 * 3600
 
 @dataclass(frozen=True)
 class Rate:
-    """Seconds of a worker for one image: the median, and what nine of ten do not exceed."""
+    """Seconds that a worker takes for one image: median and 90th percentile."""
 
     p50: float
     p90: float
@@ -26,7 +26,7 @@ def key_of(release_id: int, width: int, height: int) -> str:
 
 
 def record(seconds: Mapping[str, float]) -> None:
-    """Seconds per image of a finished batch, by `key_of`."""
+    """Store the seconds per image of a finished batch, by `key_of`."""
 
     def write(redis) -> None:
         with redis.pipeline(transaction=False) as pipe:
@@ -41,7 +41,7 @@ def record(seconds: Mapping[str, float]) -> None:
 
 
 def read(key: str) -> Rate | None:
-    """None: nobody has measured it, or Redis is away."""
+    """Return the rate, None without samples or while Redis is unreachable."""
     found = attempt(lambda redis: redis.lrange(key, 0, SAMPLES - 1), []) or []
     values = sorted(float(value) for value in found)
     if not values:

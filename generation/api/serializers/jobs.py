@@ -2,17 +2,15 @@
 
 from datetime import datetime
 from typing import Any
-from uuid import UUID
 
 from django.conf import settings
 from rest_framework import serializers
 
 from generation.api.serializers.images import ImageSerializer
 from generation.api.serializers.shapes import PageQuery, Strict, url_of
-from generation.infra.compiled import Compiled
 from generation.jobs import lifecycle as jobs
 from generation.jobs.estimates import MOST_AHEAD, Estimate
-from generation.models import Delivery, Image, Job
+from generation.models import Delivery, Job
 from generation.webhooks.endpoints import MAX_URL
 
 MAX_WAIT_SECONDS = 60
@@ -218,13 +216,8 @@ class JobSerializer(serializers.Serializer[Job]):
         shown = ImageSerializer(context=self.context)
         # A list view has prefetched them.
         fetched = "images" in getattr(job, "_prefetched_objects_cache", {})
-        images = job.images.all() if fetched else _IMAGES.all(job_id=job.id)
+        images = job.images.all() if fetched else job.images.order_by("index")
         return [shown.to_representation(image) for image in images]
-
-
-_IMAGES = Compiled(
-    lambda job_id: Image.objects.filter(job_id=job_id).order_by("index"), job_id=UUID(int=1)
-)
 
 
 def match_of(job: Job) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import structlog
 from django.db.models import Q, QuerySet
-from django.http import Http404, HttpRequest
+from django.http import HttpRequest
 from django.shortcuts import get_object_or_404
 from django.urls import reverse
 from django.utils import timezone
@@ -39,7 +39,6 @@ from generation.api.views.waiting import (
     unless_unchanged,
 )
 from generation.errors import JobPurged
-from generation.infra.compiled import Compiled
 from generation.jobs import estimates, idempotency, retention, submission
 from generation.jobs import lifecycle as jobs
 from generation.jobs.estimates import Estimate
@@ -49,41 +48,29 @@ from generation.models import APIKey, Job
 MAX_POLL_SECONDS = 120  # clients of OpenAI give up on more
 
 
-def owned(request: HttpRequest | Request) -> QuerySet[Job]:
-    """The jobs of the key's owner, with what a rendering reads and nothing big (an embedding is 100 KB)."""
-    return _of(request.user.pk)
-
-
-def _of(owner_id: int | None) -> QuerySet[Job]:
-    return (
-        Job.objects.filter(owner_id=owner_id)
-        .select_related("variant", "release", "embedding")
-        .only(
-            *(field.attname for field in Job._meta.concrete_fields),
-            "variant__slug",
-            "release__kind",
-            "release__manifest_sha256",
-            "release__name",
-            "embedding__text",
-        )
-    )
-
-
-_ONE = Compiled(
-    lambda owner, job_id: _of(owner).filter(id=job_id).order_by(), owner=-1, job_id=UUID(int=1)
+# Jobs with what a rendering reads and nothing large (an embedding has 100 KB).
+_ROWS = Job.objects.select_related("variant", "release", "embedding").only(
+    *(field.attname for field in Job._meta.concrete_fields),
+    "variant__slug",
+    "release__kind",
+    "release__manifest_sha256",
+    "release__name",
+    "embedding__text",
 )
 
 
+def owned(request: HttpRequest | Request) -> QuerySet[Job]:
+    """Return the jobs of the key's owner."""
+    return _ROWS.filter(owner_id=request.user.pk)
+
+
 def one(request: HttpRequest | Request, job_id: UUID) -> Job:
-    """The owner's job. Raises Http404, JobPurged if its images were removed."""
-    job = _ONE.first(owner=request.user.pk, job_id=job_id)
-    if job is None:
-        raise Http404
-    return kept(_in_time(request, job))
+    """Return the owner's job. Raises Http404, JobPurged if its images were removed."""
+    return kept(found(request, Q(id=job_id)))
 
 
 def kept(job: Job) -> Job:
-    """The job. Raises JobPurged."""
+    """Return the job. Raises JobPurged."""
     if job.purged_at is not None:
         raise JobPurged(
             "Its images are gone. Send the same request again, with another Idempotency-Key if one came with it."

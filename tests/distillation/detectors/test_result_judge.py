@@ -21,10 +21,10 @@ TAGS = ["mug", "green", "metal", "slab"]
 
 
 @pytest.fixture(autouse=True)
-def forgotten(monkeypatch):
+def forgotten():
     """As in a process that has not judged yet."""
-    for name in ("_looked", "_version", "_judge"):
-        monkeypatch.setattr(result_judge, name, None)
+    result_judge._active.cache_clear()
+    result_judge._loaded.cache_clear()
 
 
 @pytest.fixture
@@ -81,13 +81,13 @@ def test_the_shipped_detector_judges_no_pictures_that_it_does_not_know(starter):
     assert result_judge.judge(make_release(name="student", parent=starter.name)) is not None
 
 
-def test_another_active_version_judges_without_a_restart(starter, monkeypatch, tmp_path):
+def test_another_active_version_judges_without_a_restart(starter, tmp_path):
     first = result_judge.judge(starter)([picture()], [TAGS])[0].detector
     other = tmp_path / "stricter"
     shutil.copytree(STARTER_JUDGES / "detector", other)
     detectors.activate(detectors.register(other))
 
-    monkeypatch.setattr(result_judge, "_looked", None)  # some seconds later
+    result_judge._active.cache_clear()  # some seconds later
 
     assert result_judge.judge(starter)([picture()], [TAGS])[0].detector == "stricter" != first
 

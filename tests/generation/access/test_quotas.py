@@ -23,8 +23,8 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 @pytest.fixture(autouse=True)
 def nothing_is_known_of_the_queue():
-    quotas.waiting.forget()
-    quotas.ended.forget()
+    quotas.queued.cache_clear()
+    quotas.ended.cache_clear()
 
 
 @pytest.fixture(autouse=True)
@@ -138,7 +138,7 @@ def test_a_late_result_that_is_refused_costs_the_key_nothing():
 def test_a_key_without_a_quota_costs_no_query(django_assert_num_queries):
     key, _ = make_key()
     job = make_job(api_key=key, owner=key.owner)
-    quotas.waiting.now()
+    quotas.queued()
 
     with django_assert_num_queries(0):
         assert quotas.refusal(job) is None
@@ -183,7 +183,7 @@ def test_a_full_queue_refuses_what_would_wait_and_answers_what_is_stored(setting
     make(key, seed=1, seconds=0.5)
     settings.MAX_QUEUED_JOBS = 1
     submit(key)
-    quotas.waiting.forget()
+    quotas.queued.cache_clear()
 
     with pytest.raises(QueueFull, match="1 jobs are queued"):
         submit(make_key(name="another")[0])
@@ -203,7 +203,7 @@ def test_the_queue_is_counted_once_for_many_requests(django_assert_num_queries):
     make_job()
 
     with django_assert_num_queries(1):
-        assert {quotas.waiting.now() for _ in range(50)} == {1}
+        assert {quotas.queued() for _ in range(50)} == {1}
 
 
 def test_the_time_to_return_follows_the_rate_at_which_jobs_end(settings):
@@ -231,7 +231,7 @@ def test_refusals_say_when_to_come_back(settings):
     used_up = api.post("/v1/jobs", asked)
     settings.MAX_QUEUED_JOBS = 1
     make_job()
-    quotas.waiting.forget()
+    quotas.queued.cache_clear()
     full = api.post("/v1/jobs", asked)
 
     problem(waiting, 429, "rate_limited")

@@ -214,7 +214,7 @@ def test_a_full_queue_is_said_with_the_time_to_come_back(variants, settings):
     make_job()
     from generation.access import quotas
 
-    quotas.waiting.forget()
+    quotas.queued.cache_clear()
     answer = Person().post("/", {"variant": "a-green-cube"}, **CREATE)
     assert answer.status_code == 422
     assert "1 jobs are queued, the limit." in words(answer) and "Try again in " in words(answer)
