@@ -1,24 +1,27 @@
-"""What every view may rely on of a request, and what our request log leaves out."""
+"""WSGI and Django middleware: clean-up of requests, and the request log."""
 
 import re
 from collections.abc import Callable
 from typing import Any
 
 import structlog
+from django.conf import settings
 from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
 from django_structlog.middlewares import RequestMiddleware
 
 from generation.realtime.hub import REQUEST_ID, SHELL
 
 log = structlog.get_logger(__name__)
 
+_SESSION_KEY = re.compile(r"[a-z0-9]{1,40}")
 _CHARSET = re.compile(r";\s*charset\s*=[^;]*", re.IGNORECASE)
 
 
 def in_utf8(application: Callable[..., Any]) -> Callable[..., Any]:
-    """Of WSGI: texts are UTF-8, whatever charset a request names. Django would take one that is none, such as zlib,
+    """Wrap a WSGI application: remove the charset of Content-Type, all text is UTF-8.
 
-    while it makes the request, where no handler of errors is yet.
+    Django uses the charset while it builds the request, where an unknown one, such as zlib, is an unhandled error.
     """
 
     def wrapped(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
@@ -29,12 +32,25 @@ def in_utf8(application: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
+def session_key(
+    get_response: Callable[[HttpRequest], HttpResponseBase],
+) -> Callable[[HttpRequest], HttpResponseBase]:
+    """Drop a session cookie that Django cannot have made: with a NUL in it PostgreSQL refuses the query."""
+
+    def middleware(request: HttpRequest) -> HttpResponseBase:
+        if not _SESSION_KEY.fullmatch(request.COOKIES.get(settings.SESSION_COOKIE_NAME, "")):
+            request.COOKIES.pop(settings.SESSION_COOKIE_NAME, None)
+        return get_response(request)
+
+    return middleware
+
+
 class RequestLog(RequestMiddleware):
-    """One line a request, without its query: the signature of an image's link is a secret."""
+    """Log one line per request, without its query: it may hold the secret signature of an image's link."""
 
     @classmethod
     def bind_ip(cls, request: HttpRequest) -> None:
-        """The address that the server knows: any client may write another one into a header."""
+        """Log the address of the connection: a client can write anything into a header."""
         structlog.contextvars.bind_contextvars(ip=request.META.get("REMOTE_ADDR"))
 
     def prepare(self, request: HttpRequest) -> None:
@@ -43,7 +59,7 @@ class RequestLog(RequestMiddleware):
             structlog.contextvars.bind_contextvars(request_id=request_id)
 
     def handle_response(self, request: HttpRequest, response: HttpResponse) -> None:
-        # The shell asks for somebody who waits, over and over: that request has had its line.
+        # The shell asks again for a waiting client, whose request has had its line.
         if request.META.get("asgi.scope", {}).get(SHELL) and response.status_code < 400:
             log.debug(
                 "request_finished", code=response.status_code, request=self.format_request(request)

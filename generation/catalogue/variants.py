@@ -11,7 +11,20 @@ from pathlib import Path
 
 import structlog
 from django.db import IntegrityError, connection, models, transaction
-from django.db.models import Case, Exists, F, OuterRef, Q, QuerySet, Subquery, Value, When
+from django.db.models import (
+    Case,
+    CharField,
+    Exists,
+    F,
+    Func,
+    OuterRef,
+    Q,
+    QuerySet,
+    Subquery,
+    Value,
+    When,
+)
+from django.db.models.functions import Coalesce
 from django.utils import timezone
 from django.utils.text import slugify
 
@@ -354,6 +367,14 @@ def usable(encoder_fingerprint: str) -> QuerySet[PromptVariant]:
     ).order_by("slug")
 
 
+# Computed by PostgreSQL: the data of an embedding has about 100 KB.
+_SHA256_OF_DATA = Func(
+    Coalesce("data", Value(b"")),
+    template="encode(sha256(%(expressions)s), 'hex')",
+    output_field=CharField(),
+)
+
+
 def encode_again(variants: QuerySet[PromptVariant]) -> int:
     """Have failed and damaged embeddings of these variants encoded again. Return the number of rows.
 
@@ -365,11 +386,9 @@ def encode_again(variants: QuerySet[PromptVariant]) -> int:
         encoder_fingerprint__in=fingerprints(),
     )
     with transaction.atomic():
-        damaged = [
-            row.pk
-            for row in rows.filter(error="").only("data", "sha256").iterator(chunk_size=200)
-            if hashlib.sha256(row.data or b"").hexdigest() != row.sha256
-        ]
+        damaged = list(
+            rows.filter(error="").exclude(sha256=_SHA256_OF_DATA).values_list("pk", flat=True)
+        )
         marked = Embedding.objects.filter(
             Q(pk__in=damaged) | Q(pk__in=rows.exclude(error="").values("pk"))
         ).update(data=None, error=ENCODE_AGAIN)

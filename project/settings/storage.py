@@ -18,7 +18,7 @@ if DATABASES["default"]["ENGINE"] != "django.db.backends.postgresql":
     raise ImproperlyConfigured(
         "DATABASE_URL must name a PostgreSQL database (postgres://user:password@host:port/name)."
     )
-DATABASES["default"]["ENGINE"] = "project.postgresql"
+DATABASES["default"]["DISABLE_SERVER_SIDE_CURSORS"] = True  # for PgBouncer in transaction mode
 DATABASES["default"]["CONN_MAX_AGE"] = 60  # the web's threads and the workers last
 DATABASES["default"]["CONN_HEALTH_CHECKS"] = (
     True  # else a PostgreSQL restart costs an error per thread

@@ -152,12 +152,15 @@ class Command(BaseCommand):
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Run one bootstrap at a time. The lock is released with the connection, however the process ends."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_lock(%s)", [LOCK])
+    """Hold a lock, so that two bootstraps of a database take turns. PostgreSQL releases it with the process.
+
+    It belongs to an open transaction of a connection of its own: PgBouncer in transaction mode keeps no sessions.
+    """
+    holder = connection.copy()
+    holder.set_autocommit(False)
     try:
+        with holder.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK])
         yield
     finally:
-        if connection.connection and not connection.connection.closed:
-            with connection.cursor() as cursor:
-                cursor.execute("SELECT pg_advisory_unlock(%s)", [LOCK])
+        holder.close()
