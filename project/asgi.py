@@ -1,9 +1,9 @@
-"""The web process: a thin ASGI shell around Django's WSGI application. `uvicorn project.asgi:application`
+"""The web process: an ASGI shell around Django's WSGI application. `uvicorn project.asgi:application`
 
-Django decides, the shell waits. Requests run on lasting threads, so that database connections last and a list costs two
-milliseconds. A view that wants its client to wait answers at once with the header of `generation.realtime.hub`;
-the shell keeps the connection without a thread and asks Django again when something moved, or when time is up. With the
-header of `generation.realtime.sse` the client watches: it gets events until the end.
+Django decides, the shell waits. Requests run on a pool of threads, which keep their database connections. A view that
+wants its client to wait answers at once with the header of `generation.realtime.hub`; the shell holds the client
+without a thread and repeats the request when the job has changed, or at the deadline. With the header of
+`generation.realtime.sse` the client gets server-sent events until the job ends.
 """
 
 import asyncio
@@ -39,15 +39,15 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 THREADS = 8
-ASKING_AT_ONCE = 4  # repeated questions leave threads to new requests
-RECHECK_SECONDS = 5.0  # a hint may be lost: its sender gave up on Redis for a moment
-RECHECK_DEAF_SECONDS = 1.0
-RECHECKS_PER_SECOND = 100  # of all waiters together
+REPEATED_AT_ONCE = 4  # repeated requests leave threads to new ones
+RECHECK_SECONDS = 5.0  # a message may be lost: its sender could not reach Redis
+RECHECK_DISCONNECTED_SECONDS = 1.0
+RECHECKS_PER_SECOND = 100  # at most, of all clients together
 STOP_SECONDS = 2.0
 BODY_BYTES = (
-    1_048_576  # up to here a slow sender costs no thread; a longer body streams into Django
+    1_048_576  # read before a thread is taken; the rest of a longer body streams into Django
 )
-ENDLESS = 2**62  # bytes, more than any view takes
+ENDLESS = 2**62  # bytes, more than any view accepts
 WAIT_HEADER = waiting.HEADER.lower().encode()
 STREAM_HEADER = sse.HEADER.lower().encode()
 SETTLED_HEADER = waiting.SETTLED.lower().encode()
@@ -57,7 +57,7 @@ django_app = in_utf8(get_wsgi_application())
 
 @dataclass
 class Answer:
-    """A whole response, kept."""
+    """A response that is kept whole."""
 
     status: int = 500
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
@@ -68,12 +68,12 @@ class Answer:
 
     @property
     def is_failure(self) -> bool:
-        """Of a moment (PostgreSQL restarts): no answer to somebody who waits."""
+        """A temporary failure, such as a restart of PostgreSQL: a waiting client does not get it."""
         return self.status >= 500 and not self.is_settled
 
     @property
     def is_kept(self) -> bool:
-        """It goes to the client later, or in another form."""
+        """It is sent later or in another form."""
         return self.wait is not None or self.stream is not None
 
     async def send(self, send: Send) -> None:
@@ -82,7 +82,7 @@ class Answer:
 
 
 class Shell:
-    """Passes everything to Django; holds the clients that Django wants to wait."""
+    """The ASGI application: passes requests to Django and holds the clients that a view wants to wait."""
 
     def __init__(self, wsgi_application: Any, hub: Hub) -> None:
         self._django = Bridge(wsgi_application, threads=THREADS)
@@ -90,7 +90,7 @@ class Shell:
         self._streams = Streams(
             settings.REDIS_URL, hub, recheck_seconds=lambda: self._recheck_seconds()
         )
-        self._asking = asyncio.Semaphore(ASKING_AT_ONCE)
+        self._repeated = asyncio.Semaphore(REPEATED_AT_ONCE)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -105,7 +105,7 @@ class Shell:
         await receive()
         self._hub.start()
         _before_stop(self._close)
-        gc.freeze()  # the whole of Django stays: no collection need look through it again
+        gc.freeze()  # garbage collections skip the objects of Django's modules
         await send({"type": "lifespan.startup.complete"})
         await receive()
         self._close()
@@ -138,7 +138,7 @@ class Shell:
 
         await self._django(*await _buffered(scope, receive), pass_or_keep)
         if answer.stream is not None:
-            await self._show(scope, receive, send, answer, asked_at)
+            await self._stream(scope, receive, send, answer, asked_at)
         elif answer.wait is not None:
             await self._hold(scope, receive, send, answer, asked_at)
 
@@ -146,7 +146,7 @@ class Shell:
     async def _hold(
         self, scope: Scope, receive: Receive, send: Send, answer: Answer, asked_at: float
     ) -> None:
-        """Answer when it moved or the time is up; stop when the client has gone."""
+        """Send the final answer; stop when the client disconnects."""
         gone = asyncio.ensure_future(_disconnected(receive))
         final = asyncio.ensure_future(self._final_answer(scope, answer, asked_at))
         try:
@@ -161,7 +161,7 @@ class Shell:
         wait = answer.wait
         if wait is None:
             return answer
-        question = _question(scope, wait.then)
+        request = _repeated(scope, wait.then)
         deadline = asked_at + wait.seconds
         while not self._hub.closing:
             left = deadline - time.monotonic()
@@ -170,9 +170,9 @@ class Shell:
             await self._hub.moved(wait, since=asked_at, timeout=min(left, self._recheck_seconds()))
             asked_at = time.monotonic()
             with contextlib.suppress(TimeoutError):
-                # While the process stops nobody waits long for the latest state: the last known one will do.
+                # While the process stops, the last known state is good enough.
                 async with asyncio.timeout(STOP_SECONDS if self._hub.closing else None):
-                    newer = await self._ask(question)
+                    newer = await self._ask(request)
                 answer = answer if newer.is_failure else newer
             if answer.wait is None:
                 break
@@ -180,11 +180,11 @@ class Shell:
             answer.status = answer.wait.status or answer.status
         return answer
 
-    # --- watching ---------------------------------------------------------------------------------
-    async def _show(
+    # --- events -----------------------------------------------------------------------------------
+    async def _stream(
         self, scope: Scope, receive: Receive, send: Send, answer: Answer, asked_at: float
     ) -> None:
-        """Send events until the last one; stop when the client has gone."""
+        """Send events until the last one; stop when the client disconnects."""
         stream = answer.stream
         if stream is None:
             return
@@ -194,28 +194,28 @@ class Shell:
         async def write(content: bytes) -> None:
             await send({"type": "http.response.body", "body": content, "more_body": True})
 
-        ask = partial(self._ask, _question(scope, stream.then))
+        ask = partial(self._ask, _repeated(scope, stream.then))
         gone = asyncio.ensure_future(_disconnected(receive))
-        shown = asyncio.ensure_future(
+        sent = asyncio.ensure_future(
             self._streams.run(answer, asked_at=asked_at, ask=ask, write=write)
         )
         try:
-            await asyncio.wait((gone, shown), return_when=asyncio.FIRST_COMPLETED)
-            with contextlib.suppress(TimeoutError):  # a reader that takes nothing
-                if shown.done():
-                    shown.result()
+            await asyncio.wait((gone, sent), return_when=asyncio.FIRST_COMPLETED)
+            with contextlib.suppress(TimeoutError):  # of a client that reads nothing
+                if sent.done():
+                    sent.result()
                     async with asyncio.timeout(STOP_SECONDS):
                         await send({"type": "http.response.body", "body": b""})
         finally:
             gone.cancel()
-            shown.cancel()
+            sent.cancel()
 
-    # --- asking -----------------------------------------------------------------------------------
+    # --- repeated requests ------------------------------------------------------------------------
     def _recheck_seconds(self) -> float:
-        fewest = RECHECK_SECONDS if self._hub.hears else RECHECK_DEAF_SECONDS
+        fewest = RECHECK_SECONDS if self._hub.is_connected else RECHECK_DISCONNECTED_SECONDS
         return max(fewest, self._hub.waiters / RECHECKS_PER_SECOND)
 
-    async def _ask(self, question: Scope) -> Answer:
+    async def _ask(self, request: Scope) -> Answer:
         answer = Answer()
 
         async def keep(message: Message) -> None:
@@ -224,8 +224,8 @@ class Shell:
             else:
                 answer.body += message.get("body", b"")
 
-        async with self._asking:
-            await self._django(question, _empty, keep)
+        async with self._repeated:
+            await self._django(request, _empty, keep)
         return answer
 
 
@@ -235,7 +235,7 @@ def _without_ours(headers: Any) -> list[tuple[bytes, bytes]]:
 
 
 def _read_start(answer: Answer, message: Message) -> None:
-    """Status, headers for the client, the wish to wait or to watch. The one place where our headers are taken off."""
+    """Read the status, the headers for the client, and our internal headers, which are removed here alone."""
     answer.status = message["status"]
     answer.headers = _without_ours(message["headers"])
     for name, value in message["headers"]:
@@ -247,8 +247,8 @@ def _read_start(answer: Answer, message: Message) -> None:
             answer.is_settled = True
 
 
-def _question(scope: Scope, target: str) -> Scope:
-    """A GET of `target` by the same client."""
+def _repeated(scope: Scope, target: str) -> Scope:
+    """Return the scope of a GET of `target` by the same client."""
     parts = urlsplit(target)
     dropped = (b"content-length", b"content-type", b"transfer-encoding", b"expect")
     return {
@@ -272,9 +272,9 @@ async def _disconnected(receive: Receive) -> None:
 
 
 async def _buffered(scope: Scope, receive: Receive) -> tuple[Scope, Receive]:
-    """`receive` with the body read ahead, up to BODY_BYTES; a scope that says how long it is.
+    """Read the body ahead, up to BODY_BYTES. Return the scope with its Content-Length, and a `receive` that replays it.
 
-    WSGI takes a body without a length, which came in chunks, for none.
+    WSGI ignores a body without Content-Length, as chunked ones are.
     """
     messages = [await receive()]
     size = len(messages[0].get("body", b""))
@@ -294,7 +294,7 @@ async def _buffered(scope: Scope, receive: Receive) -> tuple[Scope, Receive]:
 
 
 def _before_stop(action: Callable[[], None]) -> None:
-    """Run `action` in the loop as soon as the process is told to stop: uvicorn waits for open requests first."""
+    """Run `action` in the loop at the first signal to stop: uvicorn waits for open requests before its shutdown."""
     if threading.current_thread() is not threading.main_thread():
         return
     loop = asyncio.get_running_loop()

@@ -1,7 +1,7 @@
-"""Django's WSGI application as an ASGI application: a2wsgi, but an answer crosses from its thread to the loop once.
+"""WSGI application as ASGI application: a2wsgi, with one hand-over from the thread to the loop per small response.
 
-a2wsgi hands over the start and each piece of an answer by itself, and its thread waits each time. What grows large is
-handed over piece by piece, as there.
+a2wsgi hands over the start and each piece of a response, and its thread waits each time. Large responses are handed
+over in pieces as there.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -9,12 +9,12 @@ from typing import Any
 
 from a2wsgi.wsgi import WSGIResponder
 
-SEND_QUEUE = 10  # messages of a large answer that wait for the client
-KEPT_BYTES = 262_144  # an answer that is larger is sent while it is made
+SEND_QUEUE = 10  # messages of a large response that wait for the client
+KEPT_BYTES = 262_144  # a larger response is sent in pieces
 
 
 class Bridge:
-    """Any: a2wsgi's types name every message of ASGI, those of websockets too."""
+    """The ASGI application. Any: the types of a2wsgi name every message of ASGI, websockets too."""
 
     def __init__(self, application: Any, *, threads: int) -> None:
         self._application = application
@@ -28,7 +28,7 @@ class Bridge:
 
 
 class _Answer(WSGIResponder):
-    """Keeps its messages until there are too many."""
+    """Keeps its messages until they are too large."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -37,7 +37,7 @@ class _Answer(WSGIResponder):
         self._is_large = False
 
     def send(self, message: Any) -> None:
-        """Called in the thread of the application."""
+        """Keep or hand over a message; a2wsgi calls it in the thread of the application."""
         if self._is_large:
             super().send(message)
             return

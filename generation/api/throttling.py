@@ -1,6 +1,6 @@
-"""How many requests a key may send: counted in Redis, said on every answer. Knows nothing of what is asked for.
+"""Rate limit of API keys, counted in Redis, with its headers.
 
-While Redis is away nothing is limited. A key without a limit costs no round trip.
+While Redis is unreachable nothing is limited. A key without a limit costs no round trip.
 """
 
 import math
@@ -32,7 +32,7 @@ WINDOW_SECONDS = 60
 
 @dataclass(frozen=True)
 class Standing:
-    """Of a key with a limit. limit: requests a minute; left: of them; seconds: until there are more."""
+    """State of a key's limit. limit: requests per minute; left: still allowed; seconds: until more are allowed."""
 
     limit: int
     left: int
@@ -48,10 +48,10 @@ class Standing:
 
 
 class KeyThrottle(BaseThrottle):
-    """Of all views that ask for a key."""
+    """Throttle of all views that need a key."""
 
     def allow_request(self, request: Request, view: "APIView") -> bool:
-        """Raises RateLimited, so that it is answered like every other error of ours."""
+        """Return True, or raise RateLimited, which is answered like our other errors."""
         standing = of(request._request)
         if standing is not None and not standing.is_allowed:
             raise RateLimited(
@@ -63,7 +63,7 @@ class KeyThrottle(BaseThrottle):
 
 
 def of(request: HttpRequest) -> Standing | None:
-    """Where the key of this request stands; the first call counts the request. None: it has no limit, or no key."""
+    """Return the state of the key's limit; the first call counts the request. None without a key or a limit."""
     if not hasattr(request, "_standing"):
         request._standing = _ask(request)  # type: ignore[attr-defined]
     return request._standing  # type: ignore[attr-defined]
@@ -78,7 +78,7 @@ def _ask(request: HttpRequest) -> Standing | None:
         limit = settings.REQUESTS_PER_MINUTE
     if not limit:
         return None
-    # The shell asks again for a client that waits: that is no request of the client.
+    # A repeated request of the shell is none of the client.
     is_repeated = bool(request.META.get("asgi.scope", {}).get(SHELL))
     return attempt(lambda client: _count(client, key.pk, limit, counts=not is_repeated), None)
 
@@ -94,7 +94,7 @@ def _count(client: redis.Redis, pk: int, limit: int, *, counts: bool) -> Standin
 
 @lru_cache(maxsize=1)
 def _limiter(pool: redis.ConnectionPool) -> SlidingWindowCounterRateLimiter:
-    # The address is that of the pool; the library wants one all the same.
+    # The library wants a URL although the pool has one.
     return SlidingWindowCounterRateLimiter(
         RedisStorage("redis://", connection_pool=pool, key_prefix=PREFIX)
     )

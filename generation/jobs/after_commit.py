@@ -1,7 +1,4 @@
-"""What is told once a transaction is committed: log lines, hints to those who wait, figures. One round trip to Redis.
-
-Knows nothing of what the events mean. What is rolled back is never told.
-"""
+"""After-commit effects of a transaction: log lines, notifications, metrics. Nothing of them after a rollback."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -19,9 +16,9 @@ Tell = Callable[[Callable[[], None]], object]
 
 
 class Report:
-    """Make one inside a transaction, add to it, and forget it.
+    """Effects of the current transaction. Create it inside the transaction and add to it.
 
-    tell: is called after the commit with what tells others, to call it soon; by default it is called at once.
+    tell: called after the commit with the function that notifies, to call it soon; by default that is called at once.
     """
 
     def __init__(self, tell: Tell | None = None) -> None:
@@ -47,15 +44,15 @@ class Report:
         self._amounts.update(metrics.observed(name, value, **labels))
 
     def wake(self) -> None:
-        """There may be something to claim now."""
+        """Wake a worker: there may be a job to claim."""
         self._has_work = True
 
     def deliver(self) -> None:
-        """There are webhooks to send."""
+        """Wake the webhook worker."""
         self._has_deliveries = True
 
     def _tell(self) -> None:
-        # First: somebody may be waiting.
+        # First: clients may wait for it.
         notifications.moved(self._moved, attempts=self._attempts)
         if self._has_work:
             notifications.wake()

@@ -1,7 +1,7 @@
-"""How the events of a job look to those who watch it, by route. Pure functions of JSON; knows no connection.
+"""Formats of a job's server-sent events, one per route.
 
-A style serves one client. It gets the body of Django's answers and the events of the job's stream (kinds: status,
-progress, preview; see `generation.infra.events`), and makes of each an event or nothing.
+A style serves one client. It turns the bodies of Django's answers and the entries of the job's stream (kinds: status,
+progress, preview; see `generation.infra.events`) into events.
 """
 
 import json
@@ -12,47 +12,47 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True)
 class Sent:
-    """name: its type for the client; data: JSON."""
+    """An event as it is sent. name: its type; data: JSON or text."""
 
     name: str
     data: bytes
 
 
 def progress_bar(percent: int, steps: int) -> str:
-    """As clients of Replicate read it in logs."""
+    """Return a progress bar as clients of Replicate parse it in logs."""
     return f"{percent:3d}%|{'#' * (percent // 10):<10}| {steps * percent // 100}/{steps}"
 
 
 class Style(Protocol):
-    is_resumed: bool  # its clients come back with the id of the last event; others get no ids
+    is_resumed: bool  # its clients reconnect with the id of the last event; others get no ids
 
     def __init__(self, options: Mapping[str, Any]) -> None:
-        """options: what the view gave to `views.streams.answer`."""
+        """options: those that the view passed to `views.streams.answer`."""
 
     def snapshot(self, body: bytes) -> Sent | None:
-        """The whole state: at the beginning, and wherever something may have been missed."""
+        """Return the whole state: sent first, and wherever an event may have been lost."""
 
     def event(self, kind: str, data: str) -> Sent | None:
-        """One of the stream. data: JSON."""
+        """Return the event of an entry of the stream. data: JSON."""
 
     def final(self, status: int, body: bytes) -> Sequence[Sent]:
-        """The last ones. status: of the HTTP answer that `body` belongs to; 400 and above: a refusal."""
+        """Return the last events. status: HTTP status of the answer with this body; 400 and above is an error."""
 
     def knows(self, body: bytes) -> bool:
-        """Whether the client has been told what this answer says; if not, it gets it as a snapshot."""
+        """Return whether the client has the state of this answer; if not, it gets a snapshot."""
 
 
 class JobStyle:
-    """/v1/jobs/{id}/events: the job as it is read, then increments, and the job again, named by its last status."""
+    """/v1/jobs/{id}/events: the job, then changes, then the job again in an event named by its last status."""
 
     is_resumed = True
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         self._kinds: list[str] = options["kinds"]
-        self._told: tuple[str, int] | None = None  # status, attempt
+        self._sent_state: tuple[str, int] | None = None  # status, attempt
 
     def snapshot(self, body: bytes) -> Sent:
-        self._told = _state(json.loads(body))
+        self._sent_state = _state(json.loads(body))
         return Sent("snapshot", body)
 
     def event(self, kind: str, data: str) -> Sent | None:
@@ -60,20 +60,20 @@ class JobStyle:
             return None
         if kind == "status":
             state = _state(json.loads(data))
-            if state == self._told:
+            if state == self._sent_state:
                 return None
-            self._told = state
+            self._sent_state = state
         return Sent(kind, data.encode())
 
     def final(self, status: int, body: bytes) -> Sequence[Sent]:
-        # A refusal is a problem like every other, but this client can see no HTTP status any more.
+        # An event for a problem: the HTTP status was sent long ago.
         return [Sent(json.loads(body)["status"] if status < 400 else "problem", body)]
 
     def knows(self, body: bytes) -> bool:
         state = _state(json.loads(body))
-        if self._told is None:  # the client came back, and was told before
-            self._told = state
-        return state == self._told
+        if self._sent_state is None:  # the client reconnected and has it
+            self._sent_state = state
+        return state == self._sent_state
 
 
 def _state(job: Mapping[str, Any]) -> tuple[str, int]:
@@ -83,9 +83,9 @@ def _state(job: Mapping[str, Any]) -> tuple[str, int]:
 class OpenAIStyle:
     """/v1/images/generations with `stream`: partial images, then the completed one, or the error.
 
-    options: `partial_images`, how many may be sent, and `facts`, what every event says beside its picture
-    (created_at, size, quality, background, output_format). Django's last answer is the whole completed event, or an
-    OpenAI error. OpenAI's client takes an id, or a `retry`, for an event of its own.
+    options: `partial_images`, the most that are sent, and `facts`, the other fields of each event (created_at, size,
+    quality, background, output_format). Django's last answer is the whole completed event, or an OpenAI error. No ids
+    and no `retry`: OpenAI's client takes them for events.
     """
 
     is_resumed = False
@@ -108,7 +108,7 @@ class OpenAIStyle:
             "b64_json": preview["b64_json"],
             "partial_image_index": self._sent,
             **self._facts,
-            "output_format": preview["format"],  # of this file, which is no more than a preview
+            "output_format": preview["format"],  # of the preview, not of the image
         }
         self._sent += 1
         return Sent(name, json.dumps(shown).encode())
@@ -121,7 +121,7 @@ class OpenAIStyle:
 
 
 class ReplicateStyle:
-    """/v1/predictions/{id}/stream: logs, then the links one by one and that it is done, or what went wrong.
+    """/v1/predictions/{id}/stream: logs, then one event per link and `done`, or the error.
 
     options: `steps` of the job.
     """

@@ -1,8 +1,8 @@
-"""Clients that wait: one pub/sub connection per process and a table of waiters. Knows neither Django nor tensors.
+"""Hub of waiting clients: one Redis pub/sub connection per process and a table of waiters.
 
-A message is only a hint that something moved: whoever is woken asks for the truth elsewhere. Nothing is missed, because
-the hub hears every channel all the time and remembers the last seconds: a move between a client's first answer and its
-place in the table is found there, and a connection made later than that answer counts as a move.
+A message only says that a job changed; the waiter then reads its row. No change is missed, because the hub receives all
+channels and keeps the messages of the last seconds: a change between a client's first answer and its entry in the table
+is found there, and a connection made after that answer counts as a change.
 """
 
 import asyncio
@@ -19,27 +19,25 @@ from redis.backoff import NoBackoff
 
 log = structlog.get_logger(__name__)
 
-HEADER = "X-Retort-Wait"  # from a view to the shell; no client ever sends or sees it
-# From a view to the shell, on an answer of 5xx: it says what became of the job, and is no failure of a moment.
+HEADER = "X-Retort-Wait"  # from a view to the shell; clients neither send nor see it
+# From a view to the shell, on a 5xx answer: it is the result of the job, not a temporary failure.
 SETTLED = "X-Retort-Settled"
-# Key in the ASGI scope: a shell is there that reads the header. Its value: "" for a client's own request; for the
-# shell's question what became of it, the method of that request.
+# Key in the ASGI scope, present where a shell reads the header. "" for a client's own request; for a repeated request
+# the method of the client's request.
 SHELL = "retort.shell"
-REQUEST_ID = (
-    "retort.request_id"  # key in the ASGI scope: the shell's questions bear the id of the request
-)
-PATTERN = "retort:job:*"  # hints.CHANNEL_PREFIX
+REQUEST_ID = "retort.request_id"  # key in the ASGI scope: repeated requests keep the request's id
+PATTERN = "retort:job:*"  # events.CHANNEL_PREFIX
 REMEMBER_SECONDS = 10.0
-PING_SECONDS = 5.0  # a silent connection is asked; no answer for as long again, and it is given up
+PING_SECONDS = 5.0  # after such a silence a ping; after another the connection is closed
 RETRY_SECONDS = (0.1, 0.2, 0.5, 1.0)
 
 
 @dataclass(frozen=True)
 class Wait:
-    """What a view asks of the shell: hold the client until one of `words` comes on `channel`, `seconds` at most.
+    """A view's request to the shell: hold the client until one of `words` is published on `channel`.
 
-    then: path and query of the answer to give; while that answer asks to wait as well, the holding goes on. status: of
-    the answer at hand if it is what the client gets in the end; 0: its own.
+    seconds: at most. then: path and query of the final answer, GET; while that answer has the header too, the client is
+    held on. status: HTTP status of this answer if the client gets it at the deadline; 0 = unchanged.
     """
 
     channel: str
@@ -58,7 +56,7 @@ class Wait:
 
 
 class Hub:
-    """`start` it in a running event loop; `closing` is set for good when the process should stop."""
+    """Waiting clients of this process. Call `start` in a running event loop. closing: the process stops."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -66,7 +64,7 @@ class Hub:
         self._waiters: defaultdict[str, set[asyncio.Future[bool]]] = defaultdict(set)
         self._recent: OrderedDict[tuple[str, str], float] = OrderedDict()
         self._connected_at: float | None = None
-        self.waiters = 0  # clients, however many words each waits for
+        self.waiters = 0  # clients, not words
         self.closing = False
 
     def start(self) -> None:
@@ -74,12 +72,12 @@ class Hub:
             self._task = asyncio.get_running_loop().create_task(self._run(), name="waiting hub")
 
     @property
-    def hears(self) -> bool:
-        """Whether moves are being heard. If not, waiters have to ask by themselves."""
+    def is_connected(self) -> bool:
+        """Whether messages arrive. If not, waiters must poll."""
         return self._connected_at is not None
 
     async def moved(self, wait: Wait, *, since: float, timeout: float) -> bool:
-        """Whether it may have moved since `since` (time.monotonic); False after `timeout` seconds of silence."""
+        """Return True when the job may have changed after `since` (time.monotonic), False after `timeout` seconds."""
         if self.closing or self._missed(wait, since):
             return True
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
@@ -100,13 +98,13 @@ class Hub:
 
     def _missed(self, wait: Wait, since: float) -> bool:
         if self._connected_at is None:
-            return False  # nothing is heard, so nothing can be known: the caller's timeout is the rhythm
+            return False  # not connected: the caller polls at its timeout
         if self._connected_at > since or time.monotonic() - since > REMEMBER_SECONDS:
             return True
         return any(self._recent.get((wait.channel, word), -1.0) >= since for word in wait.words)
 
     def close(self) -> None:
-        """Wake everybody for good. Safe from a signal handler by way of `loop.call_soon_threadsafe`."""
+        """Wake all waiters, for the process stops. From a signal handler call it by `loop.call_soon_threadsafe`."""
         self.closing = True
         self._wake_all()
         if self._task is not None:
@@ -125,8 +123,8 @@ class Hub:
                 await self._listen()
             except (
                 Exception
-            ) as error:  # without the hub everybody who waits would wait longer than needed
-                failures = 1 if self.hears else failures + 1
+            ) as error:  # whatever it is: without the hub clients wait longer than needed
+                failures = 1 if self.is_connected else failures + 1
                 if failures == 1:
                     log.warning("waiting_hub_lost_redis", error=str(error) or repr(error))
             finally:
@@ -134,31 +132,31 @@ class Hub:
             await asyncio.sleep(RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)])
 
     async def _listen(self) -> None:
-        """Hear until the connection breaks."""
-        # No retries inside: a connection that broke in silence is one whose messages are missing.
+        """Receive messages until the connection breaks."""
+        # Without retries: messages of a broken connection are lost, so the waiters must be woken.
         client = redis.asyncio.Redis.from_url(
             self._url, socket_connect_timeout=1, decode_responses=True, retry=Retry(NoBackoff(), 0)
         )
         async with contextlib.aclosing(client), client.pubsub() as pubsub:
             await pubsub.psubscribe(PATTERN)
-            asked = False
+            is_pinged = False
             while True:
                 message = await pubsub.get_message(timeout=PING_SECONDS)
                 if message is None:
-                    if asked:
+                    if is_pinged:
                         raise TimeoutError(f"silent for {2 * PING_SECONDS:g} s")
                     await pubsub.ping()
-                    asked = True
+                    is_pinged = True
                     continue
-                asked = False
+                is_pinged = False
                 if message["type"] == "psubscribe":
                     self._connected_at = time.monotonic()
                     log.info("waiting_hub_hears")
-                    self._wake_all()  # whatever moved while nobody listened
+                    self._wake_all()  # for changes while it was not connected
                 elif message["type"] == "pmessage":
-                    self._heard(message["channel"], message["data"])
+                    self._receive(message["channel"], message["data"])
 
-    def _heard(self, channel: str, word: str) -> None:
+    def _receive(self, channel: str, word: str) -> None:
         now = time.monotonic()
         self._recent[channel, word] = now
         self._recent.move_to_end((channel, word))

@@ -1,17 +1,16 @@
-"""Clients that watch: server-sent events from a job's stream in Redis. Knows neither Django nor tensors.
+"""Server-sent events of a job, from its stream in Redis.
 
-A view answers at once with the header X-Retort-Stream, which is a `Stream` (`generation.api.views.streams.answer` makes
-it). The shell of `project.asgi` strips it and `Streams.run` holds the client: a snapshot (the body of that answer),
-what is written into the stream, then the end. When that may have come, and every few seconds because hints may be lost,
-the shell asks Django again: GET `then`, in which `asked_again(request)` gives the method of the client's request. An
-answer without the header, or with `is_final`, is the end: its body becomes the last event, and the connection closes.
-A failure of a moment (`is_failure`) is none: it is asked again.
+A view answers at once with the header X-Retort-Stream, an encoded `Stream` (`generation.api.views.streams.answer` makes
+it). The shell of `project.asgi` removes it, and `Streams.run` sends a snapshot (the body of that answer), the entries
+of the stream, then the last event. When the job may have ended, and every few seconds because messages may be lost, the
+shell repeats the request: GET `then`, in which `asked_again(request)` is the method of the client's request. An answer
+without the header, or with `is_final`, is the end: its body becomes the last event, and the connection is closed. A
+temporary failure (`is_failure`) is ignored and the request repeated later.
 
-How things look is up to the style, by name in `event_styles.STYLES`: it makes an event, or nothing, of the snapshot, of
-each entry of the stream and of the end.
+A style, by name in `formats.STYLES`, turns the snapshot, each entry of the stream and the end into events.
 
-An id is that of the stream. A client that comes back with Last-Event-ID gets what it missed; where the stream has
-forgotten that, it begins with a snapshot again, and so it does whenever something told may have been lost.
+Event ids are those of the stream. A client that reconnects with Last-Event-ID gets the entries after it, or a snapshot
+if the stream has dropped them; it also gets a snapshot whenever an entry may have been lost.
 """
 
 import asyncio
@@ -31,26 +30,28 @@ from generation.realtime.hub import Hub, Wait
 
 log = structlog.get_logger(__name__)
 
-HEADER = "X-Retort-Stream"  # from a view to the shell; no client ever sends or sees it
+HEADER = "X-Retort-Stream"  # from a view to the shell; clients neither send nor see it
 CONTENT_TYPE = "text/event-stream"
 NO_ID = "0-0"
-FINAL_SUFFIX = "-end"  # of the last event's id: who comes back with it needs nothing more
-RETRY_MILLISECONDS = 1000  # after which a browser connects again
+FINAL_SUFFIX = "-end"  # of the last event's id: a client that reconnects with it has everything
+RETRY_MILLISECONDS = 1000  # before a browser reconnects
 HEARTBEAT_SECONDS = 15.0
-LOOK_SECONDS = 5.0  # a hint may be lost; less than the hub remembers
-SEND_SECONDS = 60.0  # a reader that takes nothing for so long is given up
-PAGE = 16  # events in memory for one client; a preview may have 100 KB
-CONNECTIONS = 4  # to Redis, of all clients together
+LOOK_SECONDS = (
+    5.0  # between reads without a message, which may be lost; less than hub.REMEMBER_SECONDS
+)
+SEND_SECONDS = 60.0  # a client that reads nothing for so long is disconnected
+PAGE = 16  # events in memory per client; a preview may have 100 KB
+CONNECTIONS = 4  # to Redis, for all clients
 PAUSE_SECONDS = 1.0  # after a failure of Redis
 
 
 @dataclass(frozen=True)
 class Stream:
-    """What a view asks of the shell: show the client the events of `key`, woken by `words` on `channel`.
+    """A view's request to the shell: send the client the events of `key`, read when one of `words` is published.
 
-    ends: those of the words after which Django is asked for the end. id: the last event that the snapshot, which is the
-    answer's body, covers; after: what the client has seen already, "" for a new one. marks: keys to renew, each for
-    `mark_seconds`, while somebody watches.
+    ends: the words after which the shell repeats the request. id: the last event that the snapshot (the answer's body)
+    covers. after: the last event that the client has, "" for a new client. marks: keys to renew, each for
+    `mark_seconds`, while the client is connected.
     """
 
     channel: str
@@ -77,7 +78,7 @@ class Stream:
 
 
 class Answer(Protocol):
-    """Django's, as the shell keeps it. stream: None = the header was not there."""
+    """An answer of Django as the shell keeps it. stream: None without the header."""
 
     status: int
     body: bytearray
@@ -85,7 +86,7 @@ class Answer(Protocol):
 
     @property
     def is_failure(self) -> bool:
-        """Of a moment."""
+        """A temporary failure."""
 
 
 Ask = Callable[[], Awaitable[Answer]]
@@ -93,7 +94,7 @@ Write = Callable[[bytes], Awaitable[None]]
 
 
 def frame(event: Sent | None, event_id: str) -> bytes:
-    """The event as it is sent; nothing for none. event_id: "" = without."""
+    """Return the event as bytes, b"" for None. event_id: "" = without."""
     if event is None:
         return b""
     lines = [f"id: {event_id}".encode()] if event_id else []
@@ -103,7 +104,7 @@ def frame(event: Sent | None, event_id: str) -> bytes:
 
 
 def ending(events: Sequence[Sent], event_id: str) -> bytes:
-    """The last events; who comes back with the id of the very last one needs nothing more."""
+    """Return the last events as bytes; the id of the very last one has FINAL_SUFFIX."""
     ids = [event_id] * (len(events) - 1) + [event_id and event_id + FINAL_SUFFIX]
     return b"".join(map(frame, events, ids))
 
@@ -113,7 +114,7 @@ def beginning(style: Style) -> bytes:
 
 
 def all_at_once(wish: Stream, body: bytes) -> bytes:
-    """Where no shell is: the present state, after which a client connects again, or the end."""
+    """Return the events of an answer without a shell: the current state, after which clients reconnect, or the end."""
     style = STYLES[wish.style](wish.options)
     event_id = wish.id if style.is_resumed else ""
     sent = beginning(style) + frame(style.snapshot(body), event_id)
@@ -121,7 +122,7 @@ def all_at_once(wish: Stream, body: bytes) -> bytes:
 
 
 class Streams:
-    """All clients of this process that watch."""
+    """All event clients of this process."""
 
     def __init__(self, url: str, hub: Hub, *, recheck_seconds: Callable[[], float]) -> None:
         self.hub = hub
@@ -135,7 +136,7 @@ class Streams:
         return len(self._open)
 
     async def run(self, first: Answer, *, asked_at: float, ask: Ask, write: Write) -> None:
-        """Returns after the last event, or without one when the process stops."""
+        """Serve a client until the last event, or until the process stops."""
         if self.hub.closing or first.stream is None:
             return
         client = asyncio.ensure_future(_Client(self, first.stream, asked_at, ask, write).run(first))
@@ -151,7 +152,7 @@ class Streams:
             self._open.discard(client)
 
     def close(self) -> None:
-        """End all of them without a last event, so that they connect to another process."""
+        """Disconnect all clients without a last event, so that they reconnect to another process."""
         for client in self._open:
             client.cancel()
 
@@ -164,7 +165,7 @@ class Streams:
     async def read(
         self, key: str, start: str, renew: Sequence[str], seconds: int
     ) -> list[tuple[str, dict[str, str]]] | None:
-        """A page from `start` on, inclusive, and the marks renewed; None while Redis is away."""
+        """Return a page from `start` on, inclusive, and renew the marks; None while Redis is unreachable."""
         if time.monotonic() < self._resume_at:
             return None
         try:
@@ -187,14 +188,14 @@ class Streams:
                 socket_timeout=2,
                 socket_connect_timeout=1,
                 decode_responses=True,
-                retry=Retry(NoBackoff(), 1),  # one: the server may have been started again
+                retry=Retry(NoBackoff(), 1),  # once: the server may have restarted
             )
             self._redis = redis.asyncio.Redis(connection_pool=pool)
         return self._redis
 
 
 class _Client:
-    """One of them."""
+    """An event client."""
 
     def __init__(
         self, streams: Streams, wish: Stream, asked_at: float, ask: Ask, write: Write
@@ -205,15 +206,15 @@ class _Client:
         self._style = STYLES[wish.style](wish.options)
         self._any = Wait(wish.channel, wish.words, 0, wish.then)
         self._end = Wait(wish.channel, wish.ends, 0, wish.then)
-        self._seen = wish.after  # up to this id the client has everything; "": nothing is known
-        self._asked_at = self._heard_until = self._looked_at = asked_at
+        self._seen = wish.after  # the client has everything up to this id; "": unknown
+        self._asked_at = self._checked_until = self._looked_at = asked_at
         self._look_at = asked_at + LOOK_SECONDS
         self._marked_at = asked_at  # by the view
         self._wrote_at = time.monotonic()
 
     async def run(self, answer: Answer) -> None:
         await self._write(beginning(self._style))
-        if not self._seen or not await self._forward():  # None as well: not known
+        if not self._seen or not await self._forward():  # also for None: unknown
             await self._snapshot(answer)
         while not _is_final(answer):
             await self._until_something_moved()
@@ -244,14 +245,14 @@ class _Client:
         await self._hub.moved(self._any, since=self._looked_at, timeout=max(0.0, due - now))
 
     async def _should_ask(self) -> bool:
-        since, self._heard_until = self._heard_until, self._looked_at
+        since, self._checked_until = self._checked_until, self._looked_at
         if await self._hub.moved(self._end, since=since, timeout=0):
             return True
         return time.monotonic() >= self._asked_at + self._streams.recheck_seconds()
 
     @property
     def _id(self) -> str:
-        """Of what is sent next."""
+        """Id of the next event."""
         return (self._seen or NO_ID) if self._style.is_resumed else ""
 
     def _knows(self, answer: Answer) -> bool:
@@ -263,8 +264,8 @@ class _Client:
         await self._write(frame(self._style.snapshot(bytes(answer.body)), self._id))
 
     async def _forward(self) -> bool | None:
-        """Send what is new in the stream. False: it does not know any more what the client has seen; None: Redis is
-        away, and the next look will tell."""
+        """Send the new entries of the stream. Return False if the stream has dropped the client's last event, None
+        while Redis is unreachable."""
         self._looked_at = time.monotonic()
         while True:
             marks: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""A job as it goes: server-sent events."""
+"""Routes of server-sent events: of a job, and of a prediction."""
 
 from uuid import UUID
 
@@ -53,13 +53,13 @@ class JobEvents(APIView):
         structlog.contextvars.bind_contextvars(job_id=str(job_id))
         asked = query(EventsQuery, request)
         is_again = bool(asked_again(request))
-        # A browser that connects again sends the header beside the address that it had at first.
+        # A browser that reconnects sends the header with the URL of its first request.
         after = "" if is_again else _last_event_id(request) or asked["last_event_id"]
         job = one(request, job_id)
         if after.endswith(FINAL_SUFFIX):
             if job.is_terminal:
-                return HttpResponse(status=204)  # a browser connects no more
-            after = ""  # it was retried since
+                return HttpResponse(status=204)  # browsers then stop reconnecting
+            after = ""  # the job was retried
         watched = events.NO_ID
         if not job.is_terminal:
             watched = events.watch(job.id, previews=asked["previews"])

@@ -1,4 +1,4 @@
-"""Jobs over HTTP: create, read, list, cancel. A client that wants to wait is handed to the shell of `project.asgi`."""
+"""Routes of jobs: create, read, list, cancel, delete. The shell of `project.asgi` holds clients that wait."""
 
 import math
 from typing import Any, cast
@@ -79,12 +79,12 @@ def kept(job: Job) -> Job:
 
 
 def found(request: HttpRequest | Request, wanted: Q) -> Job:
-    """The owner's job, if it is what is wanted. Raises Http404."""
+    """Return the owner's job that meets the condition. Raises Http404."""
     return _in_time(request, get_object_or_404(owned(request), wanted))
 
 
 def _in_time(request: HttpRequest | Request, job: Job) -> Job:
-    """The job, ended if its time is over."""
+    """Return the job, canceled if its deadline has passed."""
     is_over = job.cancel_at is not None and job.cancel_at <= timezone.now()
     if is_over and not job.is_terminal and jobs.end_overdue(job.id):
         job = owned(request).get(id=job.id)
@@ -99,7 +99,7 @@ def render(
     is_held: bool = False,
     serializer: type[BaseSerializer[Job]] = JobSerializer,
 ) -> Response:
-    """is_held: the client will get a later answer, so nothing is estimated for this one."""
+    """Return the answer. is_held: the client will get a later one, so the queue is not estimated."""
     estimate = None if is_held else estimates.of(job)
     context = {"request": request, "estimate": estimate}
     response = Response(serializer(job, context=context).data, status=code)
@@ -109,7 +109,7 @@ def render(
 
 
 def _poll_after(estimate: Estimate | None) -> str:
-    # A second for what will be there soon: a client that cannot wait need not miss it by much.
+    # At least a second, also for jobs that end sooner.
     seconds = math.ceil((estimate and estimate.eta_p50) or POLL_SECONDS)
     return str(min(max(POLL_SECONDS, seconds), MAX_POLL_SECONDS))
 
@@ -117,7 +117,7 @@ def _poll_after(estimate: Estimate | None) -> str:
 def _answer(
     request: Request, job: Job, prefers: Preference, *, then: str, is_new: bool = False
 ) -> Response:
-    """Now, or when the client has waited for it. is_new: its request made the job."""
+    """Answer now or, if the client prefers to wait, when the job has ended. is_new: the request created the job."""
     code = status.HTTP_202_ACCEPTED if is_new and not job.is_terminal else status.HTTP_200_OK
     is_held = holds(request, job, seconds=prefers.seconds)
     response = render(request, job, code=code, is_held=is_held)
@@ -137,7 +137,7 @@ FILTERS = {
 
 
 def filtered(rows: QuerySet[Job], asked: dict[str, Any]) -> QuerySet[Job]:
-    """By what was asked for of FILTERS."""
+    """Apply the FILTERS of the query."""
     return rows.filter(**{FILTERS[name]: asked[name] for name in FILTERS.keys() & asked.keys()})
 
 

@@ -1,6 +1,6 @@
-"""Letting a client watch a job: the answer that the shell of `project.asgi` turns into server-sent events.
+"""Answer that the shell of `project.asgi` turns into server-sent events of a job.
 
-In a view, in this order: `events.watch(job.id, previews=…)`, read the row, `answer(…)` with what `watch` returned.
+In a view, in this order: `events.watch(job.id, previews=…)`, read the row, `answer(…)` with the result of `watch`.
 """
 
 from collections.abc import Mapping
@@ -28,11 +28,11 @@ def answer(
     previews: bool,
     after: str = "",
 ) -> HttpResponse:
-    """Show the client the events of the job, and its end. Without a shell it gets the present state at once.
+    """Return the answer that makes the shell send the job's events. Without a shell it holds the current state.
 
-    data: what `style` of `event_styles` makes the snapshot of, and the last event if the job has ended. then: path and
-    query that answers GET with the same later, or without this function: then that is the last event. after: the id of
-    the last event that the client has seen.
+    data: `style` of `realtime.formats` makes the snapshot of it, and the last event if the job has ended. then: path
+    and query of the repeated request, GET; an answer not made by this function is the last event. after: id of the last
+    event that the client has.
     """
     ends = tuple(str(word) for word in Job.TERMINAL)
     wish = Stream(
@@ -56,5 +56,5 @@ def answer(
     else:
         response = HttpResponse(all_at_once(wish, body), content_type=CONTENT_TYPE)
     response["Cache-Control"] = "no-cache"
-    response["X-Accel-Buffering"] = "no"  # nginx would keep events until it has 4 KB of them
+    response["X-Accel-Buffering"] = "no"  # nginx would buffer 4 KB of events
     return response

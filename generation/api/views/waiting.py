@@ -1,4 +1,4 @@
-"""Keeping a client until its job has ended: what it prefers, and the wish to the shell of `project.asgi`."""
+"""Hold a client until its job has ended: its preferences, and the header for the shell of `project.asgi`."""
 
 import re
 from dataclasses import dataclass
@@ -25,16 +25,16 @@ _WAIT = re.compile(r'wait(?:\s*=\s*"?(\d{1,9})"?)?', re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Preference:
-    """Of an answer (RFC 7240). seconds: to hold it; applied: what Preference-Applied says, "" for nothing."""
+    """A client's preference (RFC 7240). seconds: to hold the answer; applied: value of Preference-Applied, or ""."""
 
     seconds: float = 0.0
     applied: str = ""
 
 
 def preference(request: Request, *, wait: float = 0.0) -> Preference:
-    """What the Prefer header asks for. Unknown and malformed preferences are ignored, as the RFC wants it.
+    """Return the preference of the Prefer header. Unknown and malformed ones are ignored, as the RFC demands.
 
-    wait: seconds that the query asks for; they go before, and are no preference.
+    wait: seconds from the query, which take precedence and are no preference.
     """
     if wait:
         return Preference(wait)
@@ -45,7 +45,7 @@ def preference(request: Request, *, wait: float = 0.0) -> Preference:
         return Preference(applied="respond-async")
     for part in asked:
         if found := _WAIT.fullmatch(part):
-            # What a client gets that waited is read with its key, so that it has to be one that may read.
+            # The final answer is read with the client's key, so it needs the scope.
             if APIKey.Scope.JOBS_READ not in cast(APIKey, request.auth).scopes:
                 return Preference()
             seconds = min(MAX_WAIT_SECONDS, int(found[1] or MAX_WAIT_SECONDS))
@@ -54,7 +54,7 @@ def preference(request: Request, *, wait: float = 0.0) -> Preference:
 
 
 def cancel_after(request: Request) -> float | None:
-    """Seconds of the Cancel-After header ("90", "15s", "1m", "1h"); None without one. Raises InvalidRequest."""
+    """Return the seconds of the Cancel-After header ("90", "15s", "1m"), None without one. Raises InvalidRequest."""
     header = request.headers.get("Cancel-After")
     if header is None:
         return None
@@ -71,21 +71,21 @@ class _UnlessUnchanged(ConditionalGetMiddleware):
     def process_response(
         self, request: HttpRequest, response: HttpResponseBase
     ) -> HttpResponseBase:
-        # Whoever is to wait gets the whole answer: nothing has changed yet, and that is what it waits for.
+        # Not for an answer that is held: the client waits for a change.
         return response if HEADER in response else super().process_response(request, response)
 
 
-# A view's decorator: an ETag, and 304 for who has the answer already.
+# Decorator of views: an ETag, and 304 where the client has the answer.
 unless_unchanged = decorator_from_middleware(_UnlessUnchanged)
 
 
 def asked_again(request: Request) -> str:
-    """The method of the client's request, if this is the shell's question for the answer to it, else ""."""
+    """Return the method of the client's request if this is the shell's repeated request, else ""."""
     return request.META.get("asgi.scope", {}).get(SHELL, "")
 
 
 def holds(request: Request, job: Job, *, seconds: float) -> bool:
-    """Whether the client is kept: the answer that `hold` gets is then seldom what it sees."""
+    """Return whether the client will be held: then the answer passed to `hold` is usually not sent."""
     return seconds > 0 and not job.is_terminal and SHELL in request.META.get("asgi.scope", {})
 
 
@@ -95,19 +95,16 @@ _WORDS = tuple(str(word) for word in Job.TERMINAL)
 def hold(
     request: Request, response: Response, job: Job, *, seconds: float, then: str, applied: str = ""
 ) -> Response:
-    """Ask the shell to keep the client until the job has ended. Without a shell the answer goes out at once.
+    """Ask the shell to hold the client until the job has ended. Without a shell the answer is sent at once.
 
-    then: path and query whose answer to GET the client gets; `asked_again` tells that view so. applied: of its
-    preferences.
+    then: path and query of the final answer, GET; `asked_again` is true in its view. applied: preference that holds.
     """
     if applied:
         response["Preference-Applied"] = applied
     if holds(request, job, seconds=seconds):
         channel = f"{notifications.CHANNEL_PREFIX}{job.id}"
         late = 0
-        if (
-            response.status_code >= 500
-        ):  # only if it goes out: the log should not speak of a failure
+        if response.status_code >= 500:  # only if it is sent: the log must not report a failure
             late, response.status_code = response.status_code, 202
         response[HEADER] = Wait(channel, _WORDS, seconds, then, late).encode()
     return response

@@ -87,7 +87,7 @@ async def until(condition, seconds: float = 5) -> None:
 def test_a_waiter_is_woken_by_its_channel_and_word_only(redis_server, settings):
     async def scene() -> None:
         async with hub_on(settings.REDIS_URL) as hub:
-            await until(lambda: hub.hears)
+            await until(lambda: hub.is_connected)
             waiting = asyncio.create_task(hub.moved(WAIT, since=time.monotonic(), timeout=5))
             await until(lambda: hub.waiters > 0)
             redis_server.publish("retort:job:2", "succeeded")
@@ -106,7 +106,7 @@ def test_a_waiter_is_woken_by_its_channel_and_word_only(redis_server, settings):
 def test_a_move_between_the_first_answer_and_the_wait_is_not_missed(redis_server, settings):
     async def scene() -> None:
         async with hub_on(settings.REDIS_URL) as hub:
-            await until(lambda: hub.hears)
+            await until(lambda: hub.is_connected)
             asked_at = time.monotonic()
             redis_server.publish("retort:job:1", "succeeded")
             await asyncio.sleep(0.1)  # the hub heard it; nobody waited yet
@@ -120,7 +120,7 @@ def test_a_move_between_the_first_answer_and_the_wait_is_not_missed(redis_server
 def test_silence_ends_at_the_timeout_and_leaves_nothing_in_the_table(redis_server, settings):
     async def scene() -> None:
         async with hub_on(settings.REDIS_URL) as hub:
-            await until(lambda: hub.hears)
+            await until(lambda: hub.is_connected)
             started = time.monotonic()
 
             assert await hub.moved(WAIT, since=started, timeout=0.2) is False
@@ -136,11 +136,11 @@ def test_everybody_is_woken_when_a_lost_connection_is_back(redis_server, setting
         proxy = Proxy(settings.REDIS_URL)
         await proxy.mend()
         async with hub_on(proxy.url) as hub:
-            await until(lambda: hub.hears)
+            await until(lambda: hub.is_connected)
             waiting = asyncio.create_task(hub.moved(WAIT, since=time.monotonic(), timeout=10))
             await until(lambda: hub.waiters > 0)
             await proxy.cut()
-            await until(lambda: not hub.hears)
+            await until(lambda: not hub.is_connected)
             redis_server.publish("retort:job:1", "succeeded")  # into the void
             assert not waiting.done()
 
@@ -158,7 +158,7 @@ def test_a_connection_made_after_the_first_answer_counts_as_a_move(redis_server,
     async def scene() -> None:
         asked_at = time.monotonic()
         async with hub_on(settings.REDIS_URL) as hub:
-            await until(lambda: hub.hears)
+            await until(lambda: hub.is_connected)
 
             assert await hub.moved(WAIT, since=asked_at, timeout=5) is True
 
@@ -168,7 +168,7 @@ def test_a_connection_made_after_the_first_answer_counts_as_a_move(redis_server,
 def test_closing_wakes_everybody_for_good(redis_server, settings):
     async def scene() -> None:
         async with hub_on(settings.REDIS_URL) as hub:
-            await until(lambda: hub.hears)
+            await until(lambda: hub.is_connected)
             waiting = asyncio.create_task(hub.moved(WAIT, since=time.monotonic(), timeout=10))
             await until(lambda: hub.waiters > 0)
 
@@ -186,7 +186,7 @@ def test_a_server_that_takes_connections_and_says_nothing_is_not_taken_for_heari
             async with hub_on(f"redis://127.0.0.1:{silent.getsockname()[1]}/0") as hub:
                 await asyncio.sleep(0.3)
 
-                assert not hub.hears
+                assert not hub.is_connected
                 assert await hub.moved(WAIT, since=time.monotonic(), timeout=0.1) is False
 
     asyncio.run(scene())

@@ -111,8 +111,8 @@ class Scene:
 @contextlib.asynccontextmanager
 async def scene(redis_server, url: str) -> AsyncIterator[Scene]:
     async with hub_on(url) as hub:
-        await until(lambda: hub.hears)
-        streams = Streams(url, hub, recheck_seconds=lambda: 5.0 if hub.hears else 0.2)
+        await until(lambda: hub.is_connected)
+        streams = Streams(url, hub, recheck_seconds=lambda: 5.0 if hub.is_connected else 0.2)
         made = Scene(streams, redis_server)
         made.tell(0)  # so that the stream has an id
         try:
@@ -259,13 +259,13 @@ def test_without_redis_the_state_and_the_end_come_and_events_again_when_it_is_ba
             running = made.run()
             await until(lambda: made.said == ["snapshot"])
             await proxy.cut()
-            await until(lambda: not made.streams.hub.hears)
+            await until(lambda: not made.streams.hub.is_connected)
             made.status = "running"
             await until(lambda: made.said == ["snapshot", "snapshot"])
             assert made.seen[1].json()["status"] == "running"
 
             await proxy.mend()
-            await until(lambda: made.streams.hub.hears)
+            await until(lambda: made.streams.hub.is_connected)
             made.tell(50)
             await until(lambda: made.said[-1] == "50", seconds=8)
             await proxy.cut()
