@@ -106,7 +106,7 @@ def plan(ask: Callable[[], Any]) -> dict[str, Any]:
     statements: list[tuple[str, Any]] = []
 
     def note(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
-        if ("generation_job" in sql or "EXECUTE" in sql) and not sql.startswith("EXPLAIN"):
+        if "generation_job" in sql and not sql.startswith("EXPLAIN"):
             statements.append((sql, params))
         return execute(sql, params, many, context)
 
