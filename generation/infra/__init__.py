@@ -1,1 +1,1 @@
-"""Redis, notifications, heartbeats, metrics and prepared SQL."""
+"""Redis, notifications, heartbeats and metrics."""
