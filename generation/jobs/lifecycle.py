@@ -302,7 +302,7 @@ def cancel(job_id: UUID) -> Job:
     with transaction.atomic():
         job = Job.objects.select_for_update().get(id=job_id)
         if not job.is_terminal:
-            _cancel(job, CANCELED_BY_CLIENT, "It was canceled before it had ended.")
+            _cancel(job, CANCELED_BY_CLIENT, "The client canceled the job.")
     return job
 
 
@@ -319,8 +319,8 @@ def end_overdue(job_id: UUID | None = None) -> int:
                 began = job.started_at is not None
                 code = DEADLINE_WHILE_RUNNING if began else DEADLINE_BEFORE_START
                 seconds = (job.cancel_at - job.created_at).total_seconds()
-                what = "had not ended" if began else "had not begun"
-                _cancel(job, code, f"It {what} {seconds:g} s after it was submitted.")
+                what = "did not finish" if began else "did not start"
+                _cancel(job, code, f"It {what} within {seconds:g} s of its submission.")
                 ended += 1
     return ended
 
@@ -359,9 +359,11 @@ def retry(job_id: UUID) -> Job:
             report.moved(job.id, job.status, "job_retried", attempt=job.attempt)
             report.wake()
         elif job.purged_at is not None:
-            raise JobPurged("Its images were removed. Submit the same request again.")
+            raise JobPurged("Its images were deleted. Submit the same request again.")
         elif job.is_terminal:
-            raise JobFinished("The job succeeded; ask for another seed to get another picture.")
+            raise JobFinished(
+                "The job succeeded. Submit a new job with another seed for a different image."
+            )
     return job
 
 

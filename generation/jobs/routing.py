@@ -178,5 +178,5 @@ def _not_covered(release: Release, variant: PromptVariant) -> VariantNotCovered:
         why = f"{variant.slug} had another text when the release {release.name} was made."
     else:
         count = release.coverage.count()
-        why = f"The release {release.name} covers {count} prompt variants, and {variant.slug} is not one of them."
+        why = f"The release {release.name} covers {count} prompt variants, but not {variant.slug}."
     return VariantNotCovered(f"{why} Ask for another model.", parameter="model")

@@ -245,7 +245,7 @@ def rollback(kind: str) -> Release:
         rows = {row.pk: row for row in _locked(kind)}
         current = next((row for row in rows.values() if row.status == Status.ACTIVE), None)
         if current is None:
-            raise ReleaseRefused(f"No {kind} is active, so there is nothing to roll back.")
+            raise ReleaseRefused(f"No {kind} is active. Activate a release first.")
         previous = rows.get(current.replaced_id) if current.replaced_id else None
         if previous is None:
             raise ReleaseRefused(
@@ -292,7 +292,9 @@ def begin_canary(release: Release, percent: int) -> Release:
                 f"{release.name} is {release.status}; a canary is a candidate or a retired release."
             )
         if not any(row.status == Status.ACTIVE for row in others):
-            raise ReleaseRefused(f"No {release.kind} is active beside it. Activate {release.name}.")
+            raise ReleaseRefused(
+                f"A canary needs an active {release.kind}. Activate {release.name} instead."
+            )
         for row in others:
             if row.canary_percent:
                 raise ReleaseRefused(

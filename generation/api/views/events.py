@@ -36,20 +36,20 @@ class JobEvents(APIView):
                 "Last-Event-ID",
                 {"type": "string", "pattern": f"^{EVENT_ID.pattern}$"},
                 location=OpenApiParameter.HEADER,
-                description="The id of the last event that you have: what came after it is sent.",
+                description="Id of the last event received; the later ones are sent.",
             ),
         ],
         responses={
             (200, CONTENT_TYPE): OpenApiResponse(
                 SentEventSerializer,
-                "Events: snapshot, then status, progress and preview, and the job again, named by its last status",
+                "Events: snapshot, then status, progress and preview; at the end the job, named by its last status",
             ),
-            204: OpenApiResponse(None, "You have the last event"),
+            204: OpenApiResponse(None, "There are no more events"),
         }
         | responses(400, 401, 403, 404, 410),
     )
     def get(self, request: Request, job_id: UUID) -> HttpResponseBase:
-        """Watch a job: its state now, what changes, its end. Heartbeats are comments."""
+        """Watch a job: its current state, changes, and its end. Heartbeats are comments."""
         structlog.contextvars.bind_contextvars(job_id=str(job_id))
         asked = query(EventsQuery, request)
         is_again = bool(asked_again(request))
@@ -91,7 +91,7 @@ class PredictionStream(APIView):
         | responses(400, 401, 403, 404),
     )
     def get(self, request: Request, prediction_id: str) -> HttpResponseBase:
-        """Watch a prediction in the way of Replicate. `/v1/jobs/{job}/events` tells more."""
+        """Watch a prediction in Replicate's format. `/v1/jobs/{job}/events` has more details."""
         query(NoQuery, request)
         job = predictions.named(request, prediction_id)
         watched = events.NO_ID

@@ -152,7 +152,7 @@ class JobList(ListView):
         responses={200: JobSerializer(many=True)} | responses(400, 401, 403),
     )
     def get(self, request: Request) -> Response:
-        """Your jobs, newest first."""
+        """List your jobs, newest first."""
         return self.page(request)
 
     def rows(self, request: Request, asked: dict[str, Any]) -> QuerySet[Job]:
@@ -164,12 +164,12 @@ class JobList(ListView):
         request=JobRequestSerializer,
         responses={
             200: OpenApiResponse(JobSerializer, "Answered at once from stored images"),
-            202: OpenApiResponse(JobSerializer, "Accepted; Location says where to ask"),
+            202: OpenApiResponse(JobSerializer, "Accepted; Location is the URL to poll"),
         }
         | responses(400, 401, 403, 409, 410, 422, 503),
     )
     def post(self, request: Request) -> Response:
-        """Ask for images. `Prefer: wait=30` answers when they are there, or after 30 seconds."""
+        """Create a job. With `Prefer: wait=30` the answer comes when it has finished, or after 30 seconds."""
         query(NoQuery, request)
         asked = JobRequestSerializer(data=request.data)
         asked.is_valid(raise_exception=True)
@@ -200,7 +200,7 @@ class JobDetail(APIView):
         responses={200: JobSerializer} | responses(400, 401, 403, 404, 410),
     )
     def get(self, request: Request, job_id: UUID) -> Response:
-        """A job as it is now, or, with `wait`, when it has ended or the time is up."""
+        """Read a job. With `wait` the answer comes when it has finished, or after so many seconds."""
         structlog.contextvars.bind_contextvars(job_id=str(job_id))
         asked = query(WaitQuery, request)
         return _answer(
@@ -217,7 +217,7 @@ class JobDetail(APIView):
         responses={204: None} | responses(400, 401, 403, 404),
     )
     def delete(self, request: Request, job_id: UUID) -> Response:
-        """Remove its images for good; end it first if it has not ended. May be repeated."""
+        """Delete the images of a job permanently; cancel it first if it has not finished. Idempotent."""
         structlog.contextvars.bind_contextvars(job_id=str(job_id))
         query(NoQuery, request)
         retention.purge(found(request, Q(id=job_id)).id)
@@ -233,7 +233,7 @@ class JobCancel(APIView):
         responses={200: JobSerializer} | responses(401, 403, 404, 410),
     )
     def post(self, request: Request, job_id: UUID) -> Response:
-        """End a job. One that has ended already is answered unchanged."""
+        """Cancel a job. A finished one is returned unchanged."""
         structlog.contextvars.bind_contextvars(job_id=str(job_id))
         query(NoQuery, request)
         jobs.cancel(one(request, job_id).id)
