@@ -302,7 +302,7 @@ def cancel(job_id: UUID) -> Job:
     with transaction.atomic():
         job = Job.objects.select_for_update().get(id=job_id)
         if not job.is_terminal:
-            _cancel(job, CANCELED_BY_CLIENT, "The client canceled the job.")
+            _cancel(job, CANCELED_BY_CLIENT, "The job was canceled before it finished.")
     return job
 
 

@@ -28,7 +28,7 @@ def test_a_job_that_has_not_begun_in_time_is_canceled_and_never_claimed():
 
     job.refresh_from_db()
     assert (job.status, job.error_code) == (Job.Status.CANCELED, "deadline_before_start")
-    assert "59 s after it was submitted" in job.error_detail
+    assert "within 59 s" in job.error_detail
 
 
 def test_a_running_job_loses_its_claim_when_its_time_is_over():
