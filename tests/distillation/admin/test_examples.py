@@ -173,7 +173,7 @@ def test_many_pictures_are_decided_on_at_once_and_it_is_kept_who_did_it(admin):
     for action, override, said in (
         ("accept", "accepted", "2 images are accepted."),
         ("accept", "accepted", "0 images are accepted."),
-        ("reject", "rejected", "2 pictures are rejected."),
+        ("reject", "rejected", "2 images are rejected."),
         ("clear", "", "2 pictures are left to the detector."),
     ):
         given = {"action": action, "_selected_action": [row.pk for row in rows]}

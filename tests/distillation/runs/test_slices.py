@@ -50,7 +50,7 @@ def test_a_run_ends_with_a_release_that_two_prompts_are_too_few_to_serve(run, se
     release = Release.objects.get(name=run.name)
     assert (run.release, release.status) == (release, "rejected")
     failed = [check for check in run.gate["checks"] if not check["passed"]]
-    assert "20 do" in failed[0]["detail"]
+    assert "20 are enough" in failed[0]["detail"]
     assert set(run.folders) >= {"pairs", "structure", "joint", "evaluation", "gate", "release"}
     assert (root(settings) / run.folders["evaluation"] / "report.html").exists()
 

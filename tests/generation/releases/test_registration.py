@@ -47,7 +47,7 @@ def test_a_release_is_registered_as_it_is(tmp_path: Path) -> None:
 def test_a_taken_name_is_refused_before_anything_is_copied(tmp_path: Path, settings) -> None:
     source = tiny.make_sd15_folder(tmp_path / "sd15")
     registration.register(str(source))
-    with pytest.raises(ReleaseRefused, match="registered already"):
+    with pytest.raises(ReleaseRefused, match="already registered"):
         registration.register(str(source))
     assert [path.name for path in settings.RELEASES_ROOT.iterdir()] == ["sd15"]
 

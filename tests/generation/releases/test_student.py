@@ -84,7 +84,7 @@ def test_the_engine_alone_takes_the_student_for_what_it_covers(
     printed = run("generate", "--variant", "red-vase", "--seed", "3", "--out", out)
     assert "by student-1" in printed
     make_variant(slug="new", text="a white cone")
-    with pytest.raises(CommandError, match="covers 2 prompt variants, and new is not one"):
+    with pytest.raises(CommandError, match="covers 2 prompt variants, but not new"):
         run("generate", "--variant", "new", "--out", out)
 
 
