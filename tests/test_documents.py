@@ -4,6 +4,7 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
+import pytest
 from django.urls import URLPattern
 from django_structlog.middlewares import request as request_log
 
@@ -105,6 +106,27 @@ def logged_events() -> set[str]:
 def test_every_event_is_explained_and_every_explained_one_is_logged():
     explained, logged = explained_events(), logged_events()
     assert sorted(logged - explained) == [] and sorted(explained - logged) == []
+
+
+@pytest.mark.parametrize("app", ["generation", "distillation"])
+def test_the_architecture_names_every_module_in_the_row_of_its_package(app: str):
+    text = document("architecture.md").split(f"### `{app}`:", 1)[1].split("\n#", 1)[0]
+    rows = re.findall(r"^\| `([^`]+)` \|[^|]*\|([^|]*)\|$", text, re.MULTILINE)
+    listed = {
+        f"{package}/{module}"
+        for package, modules in rows
+        for module in re.findall(r"`(\w+)`", modules)
+    }
+    paths = [
+        path.relative_to(ROOT)
+        for path in (ROOT / app).rglob("*.py")
+        if path.name != "__init__.py" and "migrations" not in path.parts
+    ]
+    existing = {
+        f"{path.parent.relative_to(app) if path.parent != Path(app) else app}/{path.stem}"
+        for path in paths
+    }
+    assert sorted(existing - listed) == [] and sorted(listed - existing) == []
 
 
 def test_every_status_and_outcome_is_explained():
