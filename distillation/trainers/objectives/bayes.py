@@ -16,7 +16,7 @@ from distillation.trainers.objectives import passes
 from distillation.trainers.objectives import posterior as posteriors
 from distillation.trainers.objectives.batches import Batch
 from distillation.trainers.objectives.posterior import Estimate, PosteriorRecipe
-from distillation.trainers.objectives.protocol import Listened, Sources
+from distillation.trainers.objectives.protocol import Sources, StudentObjective
 from distillation.trainers.student import reduce
 from distillation.training import checks
 
@@ -85,18 +85,14 @@ class LogVariances(nn.Module):
         return [(SPEED * value).exp() for value in self.values]
 
 
-class Bayes:
+class Bayes(StudentObjective):
     """See BayesRecipe."""
 
     def __init__(
         self, recipe: BayesRecipe, sources: Sources, student: UNet2DConditionModel
     ) -> None:
         self._recipe = recipe
-        self._teacher = sources.teacher
-        self._student = student
-        self._scale = passes.scale_of(
-            sources.teacher, recipe.guidance_scale, field="guidance_scale"
-        )
+        super().__init__(sources, student, recipe.guidance_scale)
         known = recipe.estimate(sources)
         made = reduce(sources.teacher, sources.student_recipe, posterior=known.posterior)
         prior = made.prior or known.posterior
@@ -108,8 +104,6 @@ class Bayes:
         )
         self._examples = known.examples
         self._nats = 2 * known.variance / known.values  # mean squared error per nat of an example
-        self.listens_to = Listened()
-        self.modules: dict[str, nn.Module] = {}
         if recipe.form == "kl":
             largest = recipe.initial_variance or INITIAL_VARIANCE
             initial = [value.clamp(max=largest) for value in self.prior.variances]

@@ -6,13 +6,13 @@ Meng et al., arXiv 2210.03142, for one scale; features as LAPTOP-Diff normalises
 from dataclasses import dataclass
 
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from distillation.losses.features import normalised_matching
 from distillation.losses.noise_regression import guidance_distillation, noise_regression
 from distillation.trainers.objectives import passes
 from distillation.trainers.objectives.batches import Batch
-from distillation.trainers.objectives.protocol import Listened, Sources
+from distillation.trainers.objectives.protocol import Listened, Sources, StudentObjective
 from distillation.trainers.student import feature_pairs
 from distillation.training import checks
 from distillation.training.errors import RecipeRefused
@@ -42,18 +42,14 @@ class GuidanceRecipe:
         return Guidance(self, sources, student)
 
 
-class Guidance:
+class Guidance(StudentObjective):
     """See GuidanceRecipe."""
 
     def __init__(
         self, recipe: GuidanceRecipe, sources: Sources, student: UNet2DConditionModel
     ) -> None:
         self._recipe = recipe
-        self._teacher = sources.teacher
-        self._student = student
-        self._scale = passes.scale_of(
-            sources.teacher, recipe.guidance_scale, field="guidance_scale"
-        )
+        super().__init__(sources, student, recipe.guidance_scale)
         pairs = feature_pairs(sources.teacher, sources.student_recipe)
         if recipe.feature_weight and not pairs:
             raise RecipeRefused(
@@ -68,7 +64,6 @@ class Guidance:
         self.listens_to = Listened(
             tuple(name for name, _ in pairs), tuple(name for _, name in pairs)
         )
-        self.modules: dict[str, nn.Module] = {}
 
     def losses(self, batch: Batch, generator: Generator) -> dict[str, Tensor]:
         with passes.listening(self._teacher.unet, self.listens_to.teacher) as theirs:

@@ -7,13 +7,13 @@ high temperature that is the regression of the outputs, exactly, and this is wha
 from dataclasses import dataclass
 
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from distillation.losses.noise_regression import noise_regression
 from distillation.losses.soft_targets import soft_loss, target_log_probabilities, weighted_average
 from distillation.trainers.objectives import passes
 from distillation.trainers.objectives.batches import Batch
-from distillation.trainers.objectives.protocol import Listened, Sources
+from distillation.trainers.objectives.protocol import Sources, StudentObjective
 from distillation.training import checks
 
 
@@ -43,20 +43,14 @@ class HintonRecipe:
         return Hinton(self, sources, student)
 
 
-class Hinton:
+class Hinton(StudentObjective):
     """See HintonRecipe."""
 
     def __init__(
         self, recipe: HintonRecipe, sources: Sources, student: UNet2DConditionModel
     ) -> None:
         self._recipe = recipe
-        self._teacher = sources.teacher
-        self._student = student
-        self._scale = passes.scale_of(
-            sources.teacher, recipe.guidance_scale, field="guidance_scale"
-        )
-        self.listens_to = Listened()
-        self.modules: dict[str, nn.Module] = {}
+        super().__init__(sources, student, recipe.guidance_scale)
 
     def losses(self, batch: Batch, generator: Generator) -> dict[str, Tensor]:
         prediction = passes.of_student(self._student, self._teacher, batch)

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from distillation.losses.mmd import Gaussian, Kernel, Polynomial, depth_weights, layers_mmd2, linear
 from distillation.losses.noise_regression import guidance_distillation
 from distillation.trainers.objectives import passes
 from distillation.trainers.objectives.batches import Batch
-from distillation.trainers.objectives.protocol import Listened, Sources
+from distillation.trainers.objectives.protocol import Listened, Sources, StudentObjective
 from distillation.training import checks
 
 KERNELS: dict[str, Kernel] = {
@@ -57,23 +57,18 @@ class MmdRecipe:
         return Mmd(self, sources, student)
 
 
-class Mmd:
+class Mmd(StudentObjective):
     """See MmdRecipe."""
 
     def __init__(self, recipe: MmdRecipe, sources: Sources, student: UNet2DConditionModel) -> None:
         self._recipe = recipe
-        self._teacher = sources.teacher
-        self._student = student
-        self._scale = passes.scale_of(
-            sources.teacher, recipe.guidance_scale, field="guidance_scale"
-        )
+        super().__init__(sources, student, recipe.guidance_scale)
         probe = sources.batches.draw(torch.Generator().manual_seed(0))
         theirs = _heights(sources.teacher.unet, sources, probe)
         ours = _heights(student, sources, probe)
         self.listens_to = Listened(tuple(theirs), tuple(ours))
         weights = depth_weights(_depths(ours), _depths(theirs), reach=recipe.reach)
         self._weights = nearest(weights, recipe.nearest) / len(ours)
-        self.modules: dict[str, nn.Module] = {}
 
     def losses(self, batch: Batch, generator: Generator) -> dict[str, Tensor]:
         samples = torch.randperm(len(batch.latents), generator=generator)[: self._recipe.samples]

@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Generator, Tensor, nn
 
 from distillation.trainers.inputs import StageInputs
+from distillation.trainers.objectives import passes
 from distillation.trainers.objectives.batches import Batch, Batches
 from distillation.trainers.student import StudentRecipe
 from distillation.trainers.teacher import Teacher
@@ -41,6 +43,20 @@ class Objective(Protocol):
     def losses(self, batch: Batch, generator: Generator) -> dict[str, Tensor]:
         """Return scalars whose sum is the loss, by name, from passes of student and teacher. generator: on the CPU."""
         ...
+
+
+class StudentObjective:
+    """Base of objectives that train a student towards its teacher guided at one scale."""
+
+    def __init__(
+        self, sources: Sources, student: UNet2DConditionModel, guidance_scale: float | None
+    ) -> None:
+        """guidance_scale: the teacher's own if None. Raises RecipeRefused where the teacher cannot be guided."""
+        self._teacher = sources.teacher
+        self._student = student
+        self._scale = passes.scale_of(sources.teacher, guidance_scale, field="guidance_scale")
+        self.listens_to = Listened()
+        self.modules: dict[str, nn.Module] = {}
 
 
 @dataclass(frozen=True)

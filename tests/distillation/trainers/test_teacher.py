@@ -280,7 +280,7 @@ def again(folder: Path) -> None:
             {"_class_name": "StableDiffusionXLPipeline"},
             r"is a StableDiffusionXLPipeline.*Stable Diffusion 1\.x and 2\.x",
         ),
-        ("unet/config.json", {"in_channels": 9}, r"takes 9 channels.*inpainting"),
+        ("unet/config.json", {"in_channels": 9}, r"9 input channels.*inpainting"),
     ],
 )
 def test_a_checkpoint_of_another_kind_never_becomes_a_teacher(tmp_path, file, fields, named):
