@@ -49,7 +49,7 @@ trap 'say ""; say "Interrupted. The next start repeats the set-up."; exit 130' I
 say "Installing $files into .venv (the first time takes a minute or more) …"
 uv=$(command -v uv) || uv=
 case $uv in '' | "$PWD"/.venv/*) uv=.venv/bin/uv ;; esac
-works='import sys; print("Python %d.%d in %s" % (*sys.version_info[:2], sys.prefix))'
+works='import sys, pip; print("Python %d.%d in %s" % (*sys.version_info[:2], sys.prefix))'
 if [ "$(.venv/bin/python -I -c "$works" 2>/dev/null)" != "Python $version in $project/.venv" ]; then
 	rm -rf .venv
 	if [ "$uv" != .venv/bin/uv ]; then

@@ -138,6 +138,14 @@ def test_a_broken_environment_is_made_again(project: Project) -> None:
     assert project.version("torch") == "1.0"
 
 
+def test_a_half_made_environment_is_made_again(project: Project) -> None:
+    (pip,) = (project.folder / ".venv").glob("lib/python*/site-packages/pip")
+    shutil.rmtree(pip)
+    project.stamp.unlink()
+    assert project.set_up().returncode == 0
+    assert pip.exists()
+
+
 def test_torch_comes_from_the_index_that_was_asked_for_and_stays(project: Project) -> None:
     index = project.folder / "index" / "torch"
     index.mkdir(parents=True, exist_ok=True)
