@@ -45,7 +45,7 @@ def test_the_table_of_errors_has_what_every_answer_may_have():
 
 
 def test_the_table_of_failures_has_what_every_job_may_have():
-    text = document("api.md").split("| code | retried by itself |", 1)[1].split("\n\n", 1)[0]
+    text = document("api.md").split("| code | retried automatically |", 1)[1].split("\n\n", 1)[0]
     assert first_cells(text) == {known.code for known in problems.known() if known.is_of_jobs}
 
 
