@@ -35,7 +35,7 @@ class Judge(Protocol):
 
 
 @dataclass
-class Made:
+class BestPicture:
     """Best picture so far for one image of a job. seed: of its first picture."""
 
     job: Job
@@ -58,7 +58,7 @@ class Made:
         at_fault = self.finding is not None and not self.finding.is_accepted
         return at_fault and self.tries < self.job.max_tries
 
-    def is_better_than(self, before: "Made") -> bool:
+    def is_better_than(self, before: "BestPicture") -> bool:
         if self.finding is None or before.finding is None:
             return False
         return self.finding.is_accepted or self.finding.score > before.finding.score
@@ -73,18 +73,20 @@ def tries(variant: PromptVariant, release: Release) -> int:
 
 
 def improve(
-    made: Sequence[Made], generate: Callable[[Sequence[Made]], Sequence[GenerationResult]]
+    pictures: Sequence[BestPicture],
+    generate: Callable[[Sequence[BestPicture]], Sequence[GenerationResult]],
 ) -> None:
     """Judge the images whose job allows tries, and replace, in place, what failed until it passes or no try is left.
 
     Of pictures that all fail the best stays. generate: returns one picture for each, with its `next_seed`.
     """
-    judge([one for one in made if one.job.max_tries > 1])
-    failing = [one for one in made if one.is_wanted_again]
+    judge([one for one in pictures if one.job.max_tries > 1])
+    failing = [one for one in pictures if one.is_wanted_again]
     while failing:
         results = generate(failing)
         others = [
-            Made(one.job, one.index, result) for one, result in zip(failing, results, strict=True)
+            BestPicture(one.job, one.index, result)
+            for one, result in zip(failing, results, strict=True)
         ]
         judge(others)
         for one, other in zip(failing, others, strict=True):
@@ -99,12 +101,12 @@ def improve(
         ]
 
 
-def judge_rest(made: Sequence[Made]) -> None:
+def judge_rest(pictures: Sequence[BestPicture]) -> None:
     """Judge, in place, the images to be flagged before delivery, and a sample of the rest to measure the release."""
     judge(
         [
             one
-            for one in made
+            for one in pictures
             if one.finding is None and (one.job.max_tries or is_in_sample(one.job))
         ]
     )
@@ -117,9 +119,9 @@ def is_in_sample(job: Job) -> bool:
     return sampling.is_in_share(str(job.id), settings.JUDGED_SHARE)
 
 
-def judge(made: Sequence[Made]) -> None:
+def judge(pictures: Sequence[BestPicture]) -> None:
     """Set the finding of each image that has pixels, if there is a judge."""
-    shown = [one for one in made if one.result.pixels is not None]
+    shown = [one for one in pictures if one.result.pixels is not None]
     if not shown or not settings.RESULT_JUDGE:
         return
     try:

@@ -17,14 +17,14 @@ from generation.engine.request import (
 from generation.infra import heartbeat, metrics
 from generation.jobs import quality_control
 from generation.jobs.lifecycle import Claim
-from generation.jobs.quality_control import Made
+from generation.jobs.quality_control import BestPicture
 from generation.models import Job, Release
 from generation.worker.leases import Leases
 from generation.worker.progress import BatchProgress
 
 log = structlog.get_logger(__name__)
 
-Results = dict[Claim, list[Made] | Exception]
+Results = dict[Claim, list[BestPicture] | Exception]
 
 
 class WorkerStopping(Exception):
@@ -62,7 +62,7 @@ class Generator:
         rows = [(job, index) for job in batch for index in range(job.n)]
         metrics.observe("retort_batch_size", len(rows))
         embeddings = {job.id: job.embedding.stored() for job in batch}
-        made: list[Made] = []
+        pictures: list[BestPicture] = []
         # More than one part only for a job that is larger than a batch.
         for start in range(0, len(rows), settings.BATCH_SIZE):
             part = rows[start : start + settings.BATCH_SIZE]
@@ -75,9 +75,11 @@ class Generator:
                 previews=progress,
                 timings=timings,
             )
-            made += [Made(*row, result) for row, result in zip(part, results, strict=True)]
+            pictures += [
+                BestPicture(*row, result) for row, result in zip(part, results, strict=True)
+            ]
 
-        def again(failing: Sequence[Made]) -> list[GenerationResult]:
+        def again(failing: Sequence[BestPicture]) -> list[GenerationResult]:
             results: list[GenerationResult] = []
             for start in range(0, len(failing), settings.BATCH_SIZE):
                 part = failing[start : start + settings.BATCH_SIZE]
@@ -86,8 +88,8 @@ class Generator:
                 results += pipeline.generate(requests, on_step=on_step, timings=timings)
             return results
 
-        quality_control.improve(made, again)
-        return {Claim.of(job): [one for one in made if one.job is job] for job in batch}
+        quality_control.improve(pictures, again)
+        return {Claim.of(job): [one for one in pictures if one.job is job] for job in batch}
 
     def _on_step(
         self, rows: Sequence[Job], progress: BatchProgress | None = None

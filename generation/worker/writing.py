@@ -17,7 +17,7 @@ from generation.jobs import completion, quality_control, throughput
 from generation.jobs import lifecycle as jobs
 from generation.jobs.completion import Result
 from generation.jobs.lifecycle import Claim, Outcome
-from generation.jobs.quality_control import Made
+from generation.jobs.quality_control import BestPicture
 from generation.models import Job
 from generation.worker.generating import Results
 from generation.worker.leases import Leases
@@ -60,13 +60,13 @@ def write(batch: Sequence[Job], results: Results, *, device_seconds: float, leas
         throughput.record({key: whole / images_in_batch})
 
 
-def _store(job: Job, outcome: list[Made] | Exception) -> list[images.StoredImage]:
+def _store(job: Job, outcome: list[BestPicture] | Exception) -> list[images.StoredImage]:
     if isinstance(outcome, Exception):
         raise outcome
     return [_store_one(job, one) for one in outcome]
 
 
-def _store_one(job: Job, one: Made) -> images.StoredImage:
+def _store_one(job: Job, one: BestPicture) -> images.StoredImage:
     result, finding = one.result, one.finding
     if result.error is not None:
         raise result.error
