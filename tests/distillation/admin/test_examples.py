@@ -174,7 +174,7 @@ def test_many_pictures_are_decided_on_at_once_and_it_is_kept_who_did_it(admin):
         ("accept", "accepted", "2 images are accepted."),
         ("accept", "accepted", "0 images are accepted."),
         ("reject", "rejected", "2 images are rejected."),
-        ("clear", "", "2 pictures are left to the detector."),
+        ("clear", "", "2 images are left to the detector."),
     ):
         given = {"action": action, "_selected_action": [row.pk for row in rows]}
         assert said in text(admin.post(url("changelist"), given, follow=True))
