@@ -74,6 +74,7 @@ def test_a_catalogue_becomes_an_active_student_and_a_second_call_does_nothing_tw
     assert written == {path: path.stat().st_mtime_ns for path in written}
 
 
+@pytest.mark.slow
 def test_a_student_is_trained_on_for_a_catalogue_that_grew(teacher, settings, detector):
     judged = ("--detector", str(detector))
     distil(*judged, "--name", "first", "--activate")

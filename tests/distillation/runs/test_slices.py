@@ -55,6 +55,7 @@ def test_a_run_ends_with_a_release_that_two_prompts_are_too_few_to_serve(run, se
     assert (root(settings) / run.folders["evaluation"] / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_a_run_in_many_slices_makes_the_same_student(run, settings, monkeypatch):
     """A slice that is over stops after the running step; the next one goes on from there."""
     settings.SLICE_SECONDS = 0.0  # over as soon as it has done anything
