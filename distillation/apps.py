@@ -7,7 +7,7 @@ class DistillationConfig(AppConfig):
     name = "distillation"
 
     def ready(self) -> None:
-        from distillation.api.problems import PROBLEMS
+        from distillation import errors
         from generation.api import problems
 
-        problems.add(PROBLEMS)
+        problems.add_errors(errors)

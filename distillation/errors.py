@@ -8,18 +8,24 @@ class DistillationRefused(GenerationError):
 
     code = "distillation_refused"
     status = 409
+    when = "There is nothing to distil: no teacher is active, or no variant of the catalogue is encoded for it."
+    remedy = "The message says what is missing."
 
 
 class RunOpen(DistillationRefused):
     """A run of this teacher is already open."""
 
     code = "run_open"
+    when = "A teacher can have one open run, and its last run has not finished."
+    remedy = "Wait until it finishes, or cancel it: POST /v1/runs/{name}/cancel."
 
 
 class RunFinished(DistillationRefused):
     """The run has already finished."""
 
     code = "run_finished"
+    when = "A finished run cannot be changed."
+    remedy = "Start a new run: POST /v1/runs."
 
 
 class DetectorRefused(DistillationRefused):

@@ -1,4 +1,7 @@
-"""Exceptions of the app. The class docstring is the title; `status`, `code` and `retryable` are class attributes."""
+"""Exceptions of the app. The class docstring is the title; the other facts are class attributes.
+
+An error that API clients can meet has `when` (its cause) and `remedy`: `generation.api.problems` makes pages of them.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +13,7 @@ class GenerationError(Exception):
     code = "generation_error"
     status = 500
     retryable = False
+    is_of_jobs = False  # failed jobs can have this code too
 
     def __init__(
         self,
@@ -33,6 +37,8 @@ class InvalidRequest(GenerationError):
 
     code = "invalid_request"
     status = 400
+    when = "A parameter is missing, unknown or out of range."
+    remedy = "Read errors: each entry names the parameter and the fault."
 
 
 class PromptInvalid(GenerationError):
@@ -40,6 +46,10 @@ class PromptInvalid(GenerationError):
 
     code = "prompt_invalid"
     status = 422
+    when = (
+        "The text is empty, has more than 12 words, is too long, or contains a control character."
+    )
+    remedy = "Shorten the text. The message names the limit."
 
 
 class IdempotencyKeyReused(GenerationError):
@@ -47,6 +57,8 @@ class IdempotencyKeyReused(GenerationError):
 
     code = "idempotency_key_reused"
     status = 422
+    when = "The Idempotency-Key was sent before with a different body."
+    remedy = "Use a new key for a new request."
 
 
 class IdempotencyInProgress(GenerationError):
@@ -55,6 +67,8 @@ class IdempotencyInProgress(GenerationError):
     code = "idempotency_in_progress"
     status = 409
     retryable = True
+    when = "Two requests with the same Idempotency-Key arrived at the same time."
+    remedy = "Send the request again in a second: the answer is the job of the first request."
 
 
 class RateLimited(GenerationError):
@@ -63,6 +77,8 @@ class RateLimited(GenerationError):
     code = "rate_limited"
     status = 429
     retryable = True
+    when = "The key has sent more requests per minute than its limit, or has as many queued jobs as its limit."
+    remedy = "Wait for the time in Retry-After. RateLimit and RateLimit-Policy state the remaining requests."
 
 
 class QuotaExceeded(GenerationError):
@@ -71,6 +87,8 @@ class QuotaExceeded(GenerationError):
     code = "quota_exceeded"
     status = 429
     retryable = True
+    when = "The key has reached its daily quota of images or of device time."
+    remedy = "Wait for the next day (UTC), or ask for a higher quota. The message states when it is renewed."
 
 
 class KeyRefused(GenerationError):
@@ -86,6 +104,8 @@ class QueueFull(GenerationError):
     code = "queue_full"
     status = 503
     retryable = True
+    when = "More jobs are queued than MAX_QUEUED_JOBS."
+    remedy = "Send the request again after the time in Retry-After."
 
 
 class JobUnfinished(GenerationError):
@@ -94,6 +114,11 @@ class JobUnfinished(GenerationError):
     code = "job_unfinished"
     status = 503
     retryable = True
+    when = "The job took longer than OPENAI_WAIT_SECONDS, or the web process is shutting down."
+    remedy = (
+        "The job continues. Send the same request again (OpenAI's clients do, and get the same job), or read the job "
+        "whose id is in X-Job-Id."
+    )
 
 
 class JobPurged(GenerationError):
@@ -101,6 +126,8 @@ class JobPurged(GenerationError):
 
     code = "job_purged"
     status = 410
+    when = "The images were deleted by their owner, or their retention time is over."
+    remedy = "Submit the same request with the seed of the job: it gives the same image."
 
 
 class VariantNotFound(GenerationError):
@@ -108,6 +135,11 @@ class VariantNotFound(GenerationError):
 
     code = "variant_not_found"
     status = 422
+    when = (
+        "No active prompt variant has this slug, this text or a text similar enough. For a text, nearest lists the "
+        "three most similar variants if a text encoder was available."
+    )
+    remedy = "Use a variant from nearest or from GET /v1/variants, or have the text added to the catalogue."
 
 
 class EncoderBusy(GenerationError):
@@ -116,6 +148,8 @@ class EncoderBusy(GenerationError):
     code = "encoder_busy"
     status = 503
     retryable = True
+    when = "No variant has this text, and the encode worker did not compare it in time."
+    remedy = "Send the request again after the time in Retry-After, or send the slug of a variant."
 
 
 class EncoderUnavailable(GenerationError):
@@ -124,6 +158,10 @@ class EncoderUnavailable(GenerationError):
     code = "encoder_unavailable"
     status = 503
     retryable = True
+    when = "No variant has this text, and no encode worker is running, or it cannot load its text encoder."
+    remedy = (
+        "Send the slug or the exact text of a variant. The operator should check the encode worker."
+    )
 
 
 class VariantNotEncoded(GenerationError):
@@ -132,6 +170,8 @@ class VariantNotEncoded(GenerationError):
     code = "variant_not_encoded"
     status = 409
     retryable = True
+    when = "The prompt variant is new or was changed, and has not been encoded yet."
+    remedy = "Send the request again in a few seconds. If this persists, check that an encode worker is running."
 
 
 class EncodingFailed(GenerationError):
@@ -139,6 +179,11 @@ class EncodingFailed(GenerationError):
 
     code = "encoding_failed"
     status = 422
+    when = (
+        "The text has more tokens than the text encoder accepts, or cannot be encoded for another reason, named in "
+        "the message."
+    )
+    remedy = "Change the text in the catalogue."
 
 
 class VariantNotCovered(GenerationError):
@@ -146,6 +191,8 @@ class VariantNotCovered(GenerationError):
 
     code = "variant_not_covered"
     status = 422
+    when = "The release was distilled for other prompt variants."
+    remedy = "Omit model, or name the teacher. The next distillation will cover the variant."
 
 
 class ReleaseNotAvailable(GenerationError):
@@ -153,6 +200,8 @@ class ReleaseNotAvailable(GenerationError):
 
     code = "release_not_available"
     status = 422
+    when = "model names a release that does not exist or was rejected, or no release is active."
+    remedy = "Omit model, or choose a release from GET /v1/releases."
 
 
 class ReleaseRefused(GenerationError):
@@ -174,6 +223,8 @@ class WebhookDisabled(GenerationError):
 
     code = "webhook_disabled"
     status = 409
+    when = "The URL answered 410, deliveries to it failed for days, or it was disabled manually."
+    remedy = "Check that it answers 2xx, then enable it: POST /v1/webhooks/{id}/enable. GET /v1/webhooks lists the ids."
 
 
 class StorageFailed(GenerationError):
@@ -182,6 +233,9 @@ class StorageFailed(GenerationError):
     code = "storage_failed"
     status = 503
     retryable = True
+    when = "The file of an image could not be written or read."
+    remedy = "Send the request again. If this persists, the operator should check the storage."
+    is_of_jobs = True
 
 
 class LinkInvalid(GenerationError):
@@ -189,6 +243,8 @@ class LinkInvalid(GenerationError):
 
     code = "link_invalid"
     status = 403
+    when = "The link to a file is incomplete or was changed."
+    remedy = "Read the job or the image again and use the complete link from there."
 
 
 class LinkExpired(GenerationError):
@@ -196,6 +252,8 @@ class LinkExpired(GenerationError):
 
     code = "link_expired"
     status = 403
+    when = "Links to files are valid for a limited time."
+    remedy = "Read the job or the image again: it has a new link."
 
 
 class ImageGone(GenerationError):
@@ -203,6 +261,8 @@ class ImageGone(GenerationError):
 
     code = "image_gone"
     status = 410
+    when = "The image is in the database, but its file is missing."
+    remedy = "Submit the same request with the seed of the image: it gives the same image."
 
 
 # Codes of a failed or canceled job that no exception class carries.

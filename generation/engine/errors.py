@@ -1,4 +1,7 @@
-"""Exceptions of the engine. The class docstring is the message; `code` and `retryable` are class attributes."""
+"""Exceptions of the engine. The class docstring is the message; the other facts are class attributes.
+
+A code that failed jobs can have has `when` (its cause) and `remedy`, as in `generation.errors`.
+"""
 
 
 class EngineError(Exception):
@@ -17,18 +20,24 @@ class ReleaseInvalid(EngineError):
     """The release cannot be used."""
 
     code = "release_invalid"
+    when = "Files of the release are missing or were changed."
+    remedy = "The operator should register the release again, or activate another one."
 
 
 class EmbeddingInvalid(EngineError):
     """The stored embedding is damaged, or its shape differs from the declared one."""
 
     code = "embedding_invalid"
+    when = "The stored embedding of the prompt variant is damaged."
+    remedy = "The operator should delete the embedding: it will be encoded again."
 
 
 class EmbeddingMismatch(EngineError):
     """The embedding was made with a different text encoder from the release's. Encode the prompt variant again."""
 
     code = "embedding_mismatch"
+    when = "The embedding was made with a different text encoder from the release's."
+    remedy = "Submit the job again. If this persists, the operator should compare the encoder fingerprints."
 
 
 class TextTooLong(EngineError):
@@ -41,6 +50,8 @@ class SizeNotSupported(EngineError):
     """The release does not support this image size."""
 
     code = "size_not_supported"
+    when = "The release does not support this image size."
+    remedy = "Use a size that GET /v1/releases/{name} lists."
 
 
 class OutOfMemory(EngineError):
@@ -48,15 +59,21 @@ class OutOfMemory(EngineError):
 
     code = "out_of_memory"
     retryable = True
+    when = "The device has too little memory for one image of this size."
+    remedy = "Request a smaller size. The operator should check what else uses the device."
 
 
 class NotFinite(EngineError):
     """The network returned values that are not finite. Load the release with dtype float32."""
 
     code = "not_finite"
+    when = "The network returned values that are not finite: the range of its dtype is too small."
+    remedy = "The operator should set DTYPE=float32."
 
 
 class DeviceUnavailable(EngineError):
     """The requested device is not available."""
 
     code = "device_unavailable"
+    when = "The device of the worker is not available."
+    remedy = "The operator should check DEVICE and the driver."
