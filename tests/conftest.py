@@ -48,8 +48,13 @@ class ByFile(LoadFileScheduling):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log) -> ByFile:
-    config.option.loadscopereorder = False  # acceptance first: it takes longest and mostly waits
+    config.option.loadscopereorder = False
     return ByFile(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the acceptance tests: they take longest and mostly wait."""
+    items.sort(key=lambda item: item.get_closest_marker("acceptance") is None)
 
 
 @pytest.hookimpl(optionalhook=True)
