@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from distillation.detector_training.augmentation import Augmentation
 from distillation.resumable import atomic
 from distillation.starter.captions import captions, phrases
 from distillation.starter.tokenizer import MODEL_MAX_LENGTH
-from distillation.starter.words import ATTRIBUTES, COMBINATIONS, Combination
+from distillation.starter.words import ATTRIBUTES, COMBINATIONS, NUMBERS, Combination
 from distillation.training import loop
-from distillation.training.ema import Ema
-from distillation.training.optimizers import adamw
+from distillation.training.optimizers import update
+from distillation.training.task import Trained
 
 if TYPE_CHECKING:
     from distillation.starter.photographs import Photographs
@@ -62,20 +62,6 @@ class ClipRecipe:
     )
     seed: int = 0
 
-    def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch < 2 or not 0 <= self.warmup <= self.steps:
-            raise ValueError(
-                "A run needs a step, batches of two, and a warm-up that ends within it."
-            )
-        if self.image_size % self.patch:
-            raise ValueError(f"{self.image_size} pixels are not whole patches of {self.patch}.")
-        if self.image_width % self.image_heads or self.text_width % self.text_heads:
-            raise ValueError("Heads must divide the width of their tower.")
-        if self.learning_rate <= 0 or self.clipped_norm <= 0:
-            raise ValueError("The learning rate and the clipped norm must be above 0.")
-        if self.weight_decay < 0 or self.attribute_weight < 0:
-            raise ValueError("Weights of decay and loss must not be below 0.")
-
 
 def build(recipe: ClipRecipe, tokenizer: CLIPTokenizer) -> CLIPModel:
     """Return an untrained CLIP with the special ids of the tokenizer."""
@@ -112,7 +98,7 @@ def build(recipe: ClipRecipe, tokenizer: CLIPTokenizer) -> CLIPModel:
     return CLIPModel._from_config(config, attn_implementation="eager")
 
 
-class ClipTask:
+class ClipTask(Trained):
     """The training task for `distillation.training.loop`."""
 
     def __init__(
@@ -124,39 +110,30 @@ class ClipTask:
         combinations: Sequence[Combination],
     ) -> None:
         """images: uint8 [N, 3, size, size]; combinations: one for each image."""
-        size = recipe.image_size
-        if images.dtype != torch.uint8 or images.shape[1:] != (3, size, size) or not len(images):
-            raise ValueError(
-                f"Give uint8 images [N, 3, {size}, {size}], not {images.dtype} {list(images.shape)}."
-            )
-        if len(combinations) != len(images):
-            raise ValueError(f"{len(combinations)} combinations for {len(images)} images.")
+        super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             self.clip = build(recipe, tokenizer)
         self._recipe = recipe
         self._images = images
-        number = {combination: index for index, combination in enumerate(COMBINATIONS)}
-        self._numbers = torch.tensor([number[combination] for combination in combinations])
+        self._numbers = torch.tensor([NUMBERS[combination] for combination in combinations])
         self._bits = torch.tensor([combination.bits for combination in combinations])
         self._caption_ids = _table(tokenizer, [captions(c) for c in COMBINATIONS])
         self._phrase_ids = _table(
             tokenizer, [phrases(name, word) for name, words in ATTRIBUTES.items() for word in words]
         )
-        self._optimizer = adamw(
+        # The rate falls to zero: an average of the weights adds nothing.
+        self.add(
+            "clip",
             self.clip,
             learning_rate=recipe.learning_rate,
             weight_decay=recipe.weight_decay,
             betas=(0.9, 0.98),
         )
-        self.modules: dict[str, nn.Module] = {"clip": self.clip}
-        self.optimizers: dict[str, torch.optim.Optimizer] = {"clip": self._optimizer}
-        # The rate falls to zero: an average of the weights adds nothing.
-        self.emas: dict[str, Ema] = {}
 
     def step(self, index: int, generator: Generator) -> dict[str, float]:
         recipe = self._recipe
-        loop.anneal(self._optimizer, index, recipe)
+        loop.anneal(self.optimizers["clip"], index, recipe)
         chosen = torch.randint(len(self._images), (recipe.batch,), generator=generator)
         images = recipe.augmentation(as_pixels(self._images[chosen]), generator)
         numbers = self._numbers[chosen]
@@ -178,10 +155,7 @@ class ClipTask:
         attributes = attribute_loss(of_phrases, self._bits[chosen])
         loss = contrastive + recipe.attribute_weight * attributes
 
-        self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.clip.parameters(), recipe.clipped_norm)
-        self._optimizer.step()
+        update(self.optimizers["clip"], loss, clipped_norm=recipe.clipped_norm)
         with torch.no_grad():
             self.clip.logit_scale.clamp_(max=torch.tensor(SHARPEST).log().item())
         return {
@@ -279,10 +253,6 @@ def tokenise(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> Tensor:
 @torch.inference_mode()
 def image_features(clip: CLIPModel, images: Tensor) -> Tensor:
     """Return normalised features, float32 [N, D], of uint8 images [N, 3, H, W], scaled to the size of the tower."""
-    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
-        raise ValueError(
-            f"Give uint8 images [N, 3, H, W], not {images.dtype} {list(images.shape)}."
-        )
     clip.eval()
     size = clip.config.vision_config.image_size
     parts = [torch.empty(0, clip.config.projection_dim)]

@@ -13,45 +13,29 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Generator, Tensor
 
 from distillation.starter.latents import Latents
-from distillation.starter.vae import as_values, psnr_of, reconstruction_errors, spread
+from distillation.starter.vae import Reconstruction, ReconstructionTask, as_values
 from distillation.training import loop, networks
-from distillation.training.ema import Ema
 
 if TYPE_CHECKING:
     from distillation.starter.photographs import Photographs
 
 
 @dataclass(frozen=True)
-class DecoderRecipe:
-    """Training on whole images; the loss is the VAE's without its KL, weighted by `…_weight`."""
+class DecoderRecipe(Reconstruction):
+    """Training on whole images; the loss is the VAE's without its KL."""
 
     steps: int = 900
     batch: int = 6
     learning_rate: float = 8e-4  # peak; half a cosine to zero
     warmup: int = 30
-    betas: tuple[float, float] = (0.9, 0.99)
-    clipped_norm: float = 1.0
     ema_decay: float = 0.99
     squared_weight: float = 8.0
-    gradient_weight: float = 0.5
     saturation_weight: float = 1.0
-    object_weight: float = 2.0
-    is_bf16: bool = True
     validate_every: int = 100
-    validated: int = 32
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if min(self.steps, self.batch, self.validate_every, self.validated) < 1:
-            raise ValueError("Steps, batches and validations must be at least 1.")
-        if not 0 <= self.warmup <= self.steps:
-            raise ValueError("The warm-up must end within the run.")
-        if min(self.learning_rate, self.clipped_norm) <= 0:
-            raise ValueError("The learning rate and the clipped norm must be above 0.")
 
 
-class DecoderTask:
-    """The training task for `distillation.training.loop`: the decoder and the convolution before it."""
+class DecoderTask(ReconstructionTask):
+    """Trains the decoder and the convolution before it."""
 
     def __init__(
         self,
@@ -71,60 +55,20 @@ class DecoderTask:
             raise ValueError(
                 "The decoder is trained on whole photographs and their mirrors: encode latents with zooms=0."
             )
-        self.vae = vae.requires_grad_(False)
+        vae.requires_grad_(False)
         trained = torch.nn.ModuleDict({"post": vae.post_quant_conv, "decoder": vae.decoder})
         trained.requires_grad_(True)
-        self._recipe = recipe
-        self._photographs = photographs
-        self._latents = latents.values
-        self._validation = spread(validation.images, recipe.validated)
-        self._optimizer = torch.optim.AdamW(
-            trained.parameters(),
-            lr=recipe.learning_rate,
-            betas=recipe.betas,
-            weight_decay=0.0,
-            fused=True,
+        super().__init__(
+            recipe, vae, trained, name="decoder", steps=recipe.steps, validation=validation.images
         )
-        self._trained = trained
-        self._ema = Ema(vae, recipe.ema_decay)
-        self.modules: dict[str, torch.nn.Module] = {"vae": vae}
-        self.optimizers: dict[str, torch.optim.Optimizer] = {"decoder": self._optimizer}
-        self.emas: dict[str, Ema] = {"vae": self._ema}
-
-    @property
-    def averaged(self) -> AutoencoderKL:
-        """The VAE with the averaged weights of the decoder."""
-        return self._ema.module
+        self._recipe, self._photographs, self._latents = recipe, photographs, latents.values
 
     def step(self, index: int, generator: Generator) -> dict[str, float]:
-        recipe = self._recipe
-        loop.anneal(self._optimizer, index, recipe)
+        loop.anneal(self._optimizer, index, self._recipe)
         images, masks, latents = self._batch(generator)
-        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.is_bf16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=self._recipe.is_bf16):
             output = self.vae.decode(latents / self.vae.config.scaling_factor).sample
-        errors = reconstruction_errors(
-            output.float(),
-            images,
-            masks,
-            saturation_weight=recipe.saturation_weight,
-            object_weight=recipe.object_weight,
-        )
-        loss = (
-            errors["absolute"]
-            + recipe.squared_weight * errors["squared"]
-            + recipe.gradient_weight * errors["gradient"]
-        )
-        self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self._trained.parameters(), recipe.clipped_norm)
-        self._optimizer.step()
-        self._ema.update()
-        measured = {name: float(value.detach()) for name, value in {"loss": loss, **errors}.items()}
-        if (index + 1) % recipe.validate_every == 0 or index + 1 == recipe.steps:
-            measured["validation_psnr"] = psnr_of(
-                self.averaged, self._validation, is_bf16=recipe.is_bf16
-            )
-        return measured
+        return self._update(index, output, images, masks)
 
     def _batch(self, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Return images [B, 3, s, s] in [−1, 1], masks [B, 1, s, s], scaled latents [B, c, h, w]; some mirrored."""

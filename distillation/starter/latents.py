@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Generator, Tensor
 from tqdm import tqdm
 
 from distillation.resumable import atomic
+from distillation.starter import shards
 from distillation.starter import vae as vaes
-from distillation.starter.words import COMBINATIONS, Combination
+from distillation.starter.words import COMBINATIONS, NUMBERS, Combination
 from generation.engine.latents import image_to_latents
 
 if TYPE_CHECKING:
@@ -38,10 +38,6 @@ class LatentsRecipe:
     most_zoom: float = 1.12  # 1 = none; each crop has a random zoom and place
     is_bf16: bool = True  # off by 0.004 at a standard deviation of 1, for half the time
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.zooms < 0 or not 1 <= self.most_zoom < 2:
-            raise ValueError("Give no fewer than 0 zooms, and a zoom from 1 to below 2.")
 
     @property
     def views(self) -> int:
@@ -75,7 +71,6 @@ def encode(
     vae = vaes.load(vae_folder)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    numbers = {combination: number for number, combination in enumerate(COMBINATIONS)}
     with tqdm(
         total=len(photographs), desc=f"latents, {split}", unit="image", disable=not progress_bar
     ) as bar:
@@ -84,30 +79,15 @@ def encode(
             path = folder / f"{split}-{start // SHARD:04}.safetensors"
             if not path.exists():
                 values = _encode_rows(recipe, vae, photographs.images, rows)
-                combinations = [numbers[photographs.combinations[row]] for row in rows]
+                combinations = [NUMBERS[photographs.combinations[row]] for row in rows]
                 _write(path, values, combinations)
             bar.update(len(rows))
 
 
 def read(folder: Path, split: str) -> Latents:
     """Read the latents of a split. Raises FileNotFoundError if there are none, ValueError if a shard cannot be read."""
-    paths = sorted(Path(folder).glob(f"{split}-[0-9]*.safetensors"))
-    if not paths:
-        raise FileNotFoundError(
-            f"{folder} contains no latents of the split {split!r}. Encode them with `make starter`."
-        )
-    values: list[Tensor] = []
-    numbers: list[int] = []
-    for path in paths:
-        try:
-            with safe_open(path, framework="pt") as shard:
-                values.append(shard.get_tensor("latents"))
-                numbers += json.loads(shard.metadata()["combinations"])
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{path} cannot be read ({error}). Delete its folder; `make starter` encodes it again."
-            ) from error
-    return Latents(torch.cat(values), tuple(COMBINATIONS[number] for number in numbers))
+    tensors, facts = shards.read(Path(folder), split, tensors=("latents",), facts=("combinations",))
+    return Latents(tensors["latents"], tuple(COMBINATIONS[n] for n in facts["combinations"]))
 
 
 @torch.inference_mode()

@@ -1,12 +1,11 @@
 """The photographs of a split, read from their shards."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 
+from distillation.starter import shards
 from distillation.starter.words import COMBINATIONS, Combination
 
 
@@ -36,27 +35,11 @@ class Photographs:
 
 def read(folder: Path, split: str) -> Photographs:
     """Read a split. Raises FileNotFoundError if nothing of it was rendered, ValueError if a shard cannot be read."""
-    paths = sorted(folder.glob(f"{split}-[0-9]*.safetensors"))
-    if not paths:
-        raise FileNotFoundError(
-            f"{folder} contains no photographs of the split {split!r}. Render them with `make starter`."
-        )
-    images, masks, numbers, seeds = [], [], [], []
-    for path in paths:
-        try:
-            with safe_open(path, framework="pt") as shard:
-                about = shard.metadata()
-                images.append(shard.get_tensor("images"))
-                masks.append(shard.get_tensor("masks"))
-                numbers += json.loads(about["combinations"])
-                seeds += json.loads(about["seeds"])
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{path} cannot be read ({error}). Delete it; `make starter` renders it again."
-            ) from error
+    tensors, facts = shards.read(
+        folder, split, tensors=("images", "masks"), facts=("combinations", "seeds")
+    )
     return Photographs(
-        images=torch.cat(images),
-        masks=torch.cat(masks),
-        combinations=tuple(COMBINATIONS[number] for number in numbers),
-        seeds=tuple(seeds),
+        **tensors,
+        combinations=tuple(COMBINATIONS[number] for number in facts["combinations"]),
+        seeds=tuple(facts["seeds"]),
     )

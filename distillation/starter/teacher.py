@@ -19,11 +19,11 @@ from transformers import CLIPModel, CLIPTokenizer
 from distillation.starter import clip as clips
 from distillation.starter.captions import captions
 from distillation.starter.latents import Latents
-from distillation.starter.words import COMBINATIONS, Combination
+from distillation.starter.words import COMBINATIONS, NUMBERS, Combination
 from distillation.trainers.objectives.batches import draw_timesteps
 from distillation.training import loop, networks
-from distillation.training.ema import Ema
-from distillation.training.optimizers import adamw
+from distillation.training.optimizers import update
+from distillation.training.task import Trained
 
 # As in Stable Diffusion, apart from the terminal SNR and the prediction type it requires.
 SCHEDULER: dict[str, Any] = {
@@ -76,28 +76,6 @@ class TeacherRecipe:
     validated: int = 128  # latents
     seed: int = 0
 
-    def __post_init__(self) -> None:
-        if not self.channels or len(self.attends) != len(self.channels):
-            raise ValueError(f"attends: give one value for each level of {self.channels}.")
-        if not self.attends[-1]:
-            raise ValueError("The lowest level must attend: the block in the middle does.")
-        if any(width % self.norm_groups for width in self.channels):
-            raise ValueError(f"{self.norm_groups} groups do not divide {self.channels} channels.")
-        if any(
-            width % self.heads
-            for width, attends in zip(self.channels, self.attends, strict=True)
-            if attends
-        ):
-            raise ValueError(f"{self.heads} heads do not divide {self.channels} channels.")
-        if min(self.steps, self.batch, self.validate_every, self.validated) < 1:
-            raise ValueError("Steps, batches and validations must be at least 1.")
-        if not 0 <= self.empty_captions < 1 or not 0 <= self.falling <= 1 or self.warmup < 0:
-            raise ValueError("Shares lie from 0 to 1, and a warm-up has no fewer than 0 steps.")
-        if min(self.learning_rate, self.clipped_norm, self.min_snr_gamma) <= 0:
-            raise ValueError("The learning rate, the clipped norm and gamma must be above 0.")
-        if self.weight_floor < 0 or self.weight_decay < 0:
-            raise ValueError("The floor of the weights and the decay must not be below 0.")
-
 
 def noise_scheduler() -> DDIMScheduler:
     """Return the noise scheduler of training and sampling."""
@@ -108,10 +86,6 @@ def build(
     recipe: TeacherRecipe, *, latent_channels: int, latent_size: int, text_width: int
 ) -> UNet2DConditionModel:
     """Return an untrained U-Net with the blocks of Stable Diffusion 1.5."""
-    if latent_size % 2 ** (len(recipe.channels) - 1):
-        raise ValueError(
-            f"Latents of {latent_size} cannot be halved below each level but the last."
-        )
     return UNet2DConditionModel(
         sample_size=latent_size,
         in_channels=latent_channels,
@@ -160,7 +134,7 @@ def encode_captions(clip: CLIPModel, tokenizer: CLIPTokenizer) -> Conditions:
 
 
 # --- training -------------------------------------------------------------------------------------
-class TeacherTask:
+class TeacherTask(Trained):
     """The training task for `distillation.training.loop`."""
 
     def __init__(
@@ -171,16 +145,12 @@ class TeacherTask:
         validation: Latents,
         conditions: Conditions,
     ) -> None:
-        _, _, channels, height, width = latents.values.shape
-        if height != width or validation.values.shape[2:] != latents.values.shape[2:]:
-            raise ValueError(
-                "Latents must be square, and those of validation of the same size, not "
-                f"{list(latents.values.shape[2:])} and {list(validation.values.shape[2:])}."
-            )
+        super().__init__()
+        _, _, channels, size, _ = latents.values.shape
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             self.unet = build(
-                recipe, latent_channels=channels, latent_size=height, text_width=conditions.width
+                recipe, latent_channels=channels, latent_size=size, text_width=conditions.width
             )
         # A quarter faster in training than the fused attention, whose backward pass is slow on a CPU.
         self.unet.set_attn_processor(AttnProcessor())
@@ -195,28 +165,18 @@ class TeacherTask:
         alphas = noise_scheduler().alphas_cumprod.float()
         self._signal, self._noise = alphas.sqrt(), (1 - alphas).sqrt()
         self._validation = self._validation_set(validation)
-        self._optimizer = adamw(
-            self.unet,
-            learning_rate=recipe.learning_rate,
-            weight_decay=recipe.weight_decay,
-            betas=recipe.betas,
-            fused=True,
-        )
-        self._ema = Ema(self.unet, recipe.ema_decay)
-        self.modules: dict[str, torch.nn.Module] = {"unet": self.unet}
-        self.optimizers: dict[str, torch.optim.Optimizer] = {"unet": self._optimizer}
-        self.emas: dict[str, Ema] = {"unet": self._ema}
+        self.add_by(recipe, "unet", self.unet)
         self._epoch = -1
         self._order = torch.empty(0, dtype=torch.int64)
 
     @property
     def averaged(self) -> UNet2DConditionModel:
         """The U-Net with averaged weights, which is saved."""
-        return self._ema.module
+        return self.emas["unet"].module
 
     def step(self, index: int, generator: Generator) -> dict[str, float]:
         recipe = self._recipe
-        loop.set_learning_rate(self._optimizer, learning_rate(recipe, index))
+        loop.set_learning_rate(self.optimizers["unet"], learning_rate(recipe, index))
         rows = self._rows(index)
         views = torch.randint(self._latents.shape[1], (recipe.batch,), generator=generator)
         latents = self._latents[rows, views].float()
@@ -224,12 +184,9 @@ class TeacherTask:
         timesteps = draw_timesteps(self._cumulative, recipe.batch, generator)
         noise = torch.randn(latents.shape, generator=generator)
         loss = self._loss(self.unet, latents, noise, timesteps, embeds)
-        self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.unet.parameters(), recipe.clipped_norm)
-        self._optimizer.step()
-        self._ema.update()
-        losses = {"loss": loss.item(), "gradient_norm": float(norm)}
+        norm = update(self.optimizers["unet"], loss, clipped_norm=recipe.clipped_norm)
+        self.emas["unet"].update()
+        losses = {"loss": loss.item(), "gradient_norm": norm}
         if (index + 1) % recipe.validate_every == 0 or index + 1 == recipe.steps:
             losses["validation_loss"] = self._validate()
         return losses
@@ -349,5 +306,4 @@ def load(folder: Path) -> UNet2DConditionModel:
 
 def _numbers(combinations: Sequence[Combination]) -> Tensor:
     """Return the index of each in COMBINATIONS."""
-    places = {combination: number for number, combination in enumerate(COMBINATIONS)}
-    return torch.tensor([places[combination] for combination in combinations])
+    return torch.tensor([NUMBERS[combination] for combination in combinations])

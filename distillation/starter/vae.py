@@ -15,6 +15,8 @@ from torch import Generator, Tensor
 from distillation.evaluation.distances import psnr
 from distillation.training import loop, networks
 from distillation.training.ema import Ema
+from distillation.training.optimizers import update
+from distillation.training.task import Trained
 
 if TYPE_CHECKING:
     from distillation.starter.photographs import Photographs
@@ -24,11 +26,29 @@ BATCH = 16  # photographs at once outside training: more gains nothing on a CPU
 
 
 @dataclass(frozen=True)
-class VaeRecipe:
+class Reconstruction:
+    """Training to reconstruct photographs. `…_weight`: of the parts of the loss, of values in [−1, 1]."""
+
+    betas: tuple[float, float] = (0.9, 0.99)
+    clipped_norm: float = 1.0
+    # Averages about 200 steps: with 0.999 two fifths of the average would come from the steps on crops.
+    ema_decay: float = 0.995
+    saturation_weight: float = 3.0  # colours would stay grey for long without it
+    squared_weight: float = 4.0
+    gradient_weight: float = 0.5
+    object_weight: float = 2.0  # of the object's pixels; 1 for the ground's
+    is_bf16: bool = True  # forward and backward passes; weights and updates stay fp32
+    validate_every: int = 250  # steps
+    validated: int = 32  # photographs
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class VaeRecipe(Reconstruction):
     """The network, the steps on crops and on whole images, and the weights of the loss.
 
     The learning rate falls by half a cosine from `crop_learning_rate` to `whole_learning_rate` over the crops, then to
-    zero over the whole images. Errors are of values in [−1, 1].
+    zero over the whole images.
     """
 
     channels: tuple[int, ...] = (32, 64, 128, 128)  # one level each; all but the last halve
@@ -45,37 +65,8 @@ class VaeRecipe:
     whole_batch: int = 6
     whole_learning_rate: float = 7e-4
     warmup: int = 100
-    betas: tuple[float, float] = (0.9, 0.99)
-    clipped_norm: float = 1.0
-    # Averages about 200 steps: with 0.999 two fifths of the average would come from the steps on crops.
-    ema_decay: float = 0.995
     kl_weight: float = 2e-4  # of the divergence per latent value
-    saturation_weight: float = 3.0  # colours would stay grey for long without it
-    squared_weight: float = 4.0
-    gradient_weight: float = 0.5
-    object_weight: float = 2.0  # of the object's pixels; 1 for the ground's
-    is_bf16: bool = True  # forward and backward passes; weights and updates stay fp32
     is_channels_last: bool = False
-    validate_every: int = 250  # steps
-    validated: int = 32  # photographs
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.crop_steps < 0 or self.whole_steps < 1 or self.validate_every < 1:
-            raise ValueError("Training ends with whole images: give them a step or more.")
-        if self.crop % self.factor or self.crop < self.factor:
-            raise ValueError(f"A crop of {self.crop} pixels is not whole latents of {self.factor}.")
-        if min(self.crop_batch, self.whole_batch, self.validated, self.layers) < 1:
-            raise ValueError("Batches, the validated photographs and the layers are at least 1.")
-        if min(self.crop_learning_rate, self.whole_learning_rate, self.clipped_norm) <= 0:
-            raise ValueError("Learning rates and the clipped norm must be above 0.")
-        if any(width % self.norm_groups for width in self.channels):
-            raise ValueError(f"{self.norm_groups} groups do not divide {self.channels} channels.")
-
-    @property
-    def factor(self) -> int:
-        """Pixels per latent along a side."""
-        return 2 ** (len(self.channels) - 1)
 
     @property
     def steps(self) -> int:
@@ -98,39 +89,75 @@ def build(recipe: VaeRecipe, *, image_size: int) -> AutoencoderKL:
     )
 
 
-class VaeTask:
-    """The training task for `distillation.training.loop`."""
+class ReconstructionTask(Trained):
+    """Training of a VAE, or of a part of it, for `distillation.training.loop`."""
 
     def __init__(
-        self, recipe: VaeRecipe, *, images: Tensor, masks: Tensor, validation: Tensor
+        self,
+        recipe: Reconstruction,
+        vae: AutoencoderKL,
+        trained: torch.nn.Module,
+        *,
+        name: str,
+        steps: int,
+        validation: Tensor,
     ) -> None:
-        """images, validation: uint8 [N, 3, size, size]; masks: uint8 [N, size, size], 1 on the object."""
-        _check(recipe, images, masks, validation)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(recipe.seed)
-            self.vae = build(recipe, image_size=images.shape[-1])
-        self._layout = torch.channels_last if recipe.is_channels_last else torch.contiguous_format
-        self.vae.to(memory_format=self._layout)
-        self._recipe = recipe
-        self._images = images
-        self._masks = masks
+        """trained: the part that changes; name: of its optimiser; validation: uint8 [N, 3, size, size]."""
+        super().__init__()
+        self.vae = vae
+        self._reconstruction, self._steps = recipe, steps
         self._validation = spread(validation, recipe.validated)
-        self._optimizer = torch.optim.AdamW(
-            self.vae.parameters(),
-            lr=recipe.crop_learning_rate,
-            betas=recipe.betas,
-            weight_decay=0.0,
-            fused=True,
+        self._optimizer = self.optimizers[name] = torch.optim.AdamW(
+            trained.parameters(), lr=1.0, betas=recipe.betas, weight_decay=0.0, fused=True
         )
-        self._ema = Ema(self.vae, recipe.ema_decay)
-        self.modules: dict[str, torch.nn.Module] = {"vae": self.vae}
-        self.optimizers: dict[str, torch.optim.Optimizer] = {"vae": self._optimizer}
-        self.emas: dict[str, Ema] = {"vae": self._ema}
+        self.modules["vae"] = vae
+        self.emas["vae"] = Ema(vae, recipe.ema_decay)
 
     @property
     def averaged(self) -> AutoencoderKL:
         """The VAE with averaged weights, which is saved."""
-        return self._ema.module
+        return self.emas["vae"].module
+
+    def _update(
+        self, index: int, output: Tensor, images: Tensor, masks: Tensor, kl: Tensor | None = None
+    ) -> dict[str, float]:
+        """Make the update of step `index`; return its losses. kl: the weighted divergence, added to the loss."""
+        recipe = self._reconstruction
+        errors = reconstruction_errors(
+            output.float(),
+            images,
+            masks,
+            saturation_weight=recipe.saturation_weight,
+            object_weight=recipe.object_weight,
+        )
+        loss = (
+            errors["absolute"]
+            + recipe.squared_weight * errors["squared"]
+            + recipe.gradient_weight * errors["gradient"]
+        )
+        loss = loss if kl is None else loss + kl
+        update(self._optimizer, loss, clipped_norm=recipe.clipped_norm)
+        self.emas["vae"].update()
+        measured = {name: float(value.detach()) for name, value in {"loss": loss, **errors}.items()}
+        if (index + 1) % recipe.validate_every == 0 or index + 1 == self._steps:
+            measured["validation_psnr"] = psnr_of(
+                self.averaged, self._validation, is_bf16=recipe.is_bf16
+            )
+        return measured
+
+
+class VaeTask(ReconstructionTask):
+    def __init__(
+        self, recipe: VaeRecipe, *, images: Tensor, masks: Tensor, validation: Tensor
+    ) -> None:
+        """images, validation: uint8 [N, 3, size, size]; masks: uint8 [N, size, size], 1 on the object."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            vae = build(recipe, image_size=images.shape[-1])
+        self._layout = torch.channels_last if recipe.is_channels_last else torch.contiguous_format
+        vae.to(memory_format=self._layout)
+        super().__init__(recipe, vae, vae, name="vae", steps=recipe.steps, validation=validation)
+        self._recipe, self._images, self._masks = recipe, images, masks
 
     def step(self, index: int, generator: Generator) -> dict[str, float]:
         recipe = self._recipe
@@ -141,32 +168,9 @@ class VaeTask:
             noise = torch.randn(distribution.mean.shape, generator=generator)
             latents = distribution.mean + distribution.std * noise
             output = self.vae.decode(latents.contiguous(memory_format=self._layout)).sample
-        parts = reconstruction_errors(
-            output.float(),
-            images,
-            masks,
-            saturation_weight=recipe.saturation_weight,
-            object_weight=recipe.object_weight,
-        )
         kl = kl_divergence(distribution)
-        loss = (
-            parts["absolute"]
-            + recipe.squared_weight * parts["squared"]
-            + recipe.gradient_weight * parts["gradient"]
-            + recipe.kl_weight * kl
-        )
-        self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.vae.parameters(), recipe.clipped_norm)
-        self._optimizer.step()
-        self._ema.update()
-        losses = {"loss": loss, **parts, "kl": kl}
-        measured = {name: float(value.detach()) for name, value in losses.items()}
-        if (index + 1) % recipe.validate_every == 0 or index + 1 == recipe.steps:
-            measured["validation_psnr"] = psnr_of(
-                self.averaged, self._validation, is_bf16=recipe.is_bf16
-            )
-        return measured
+        losses = self._update(index, output, images, masks, recipe.kl_weight * kl)
+        return {**losses, "kl": kl.item()}
 
     def _batch(self, index: int, generator: Generator) -> tuple[Tensor, Tensor]:
         """Return images [B, 3, s, s] in [−1, 1] and masks [B, 1, s, s], some mirrored; s: of crops or of images."""
@@ -287,19 +291,6 @@ def scaling_factor(vae: AutoencoderKL, images: Tensor) -> float:
 def load(folder: Path) -> AutoencoderKL:
     """Load the VAE in evaluation mode, frozen, in fp32."""
     return networks.load(AutoencoderKL, folder)
-
-
-def _check(recipe: VaeRecipe, images: Tensor, masks: Tensor, validation: Tensor) -> None:
-    size = images.shape[-1]
-    for name, batch in (("photographs", images), ("validation photographs", validation)):
-        if batch.dtype != torch.uint8 or batch.shape[1:] != (3, size, size) or not len(batch):
-            raise ValueError(
-                f"The {name} must be uint8 [N, 3, {size}, {size}], not {batch.dtype} {list(batch.shape)}."
-            )
-    if masks.shape != (len(images), size, size):
-        raise ValueError(f"Each photograph has a mask of {size} × {size}, not {list(masks.shape)}.")
-    if size % recipe.factor or recipe.crop > size:
-        raise ValueError(f"Images of {size} pixels do not fit the VAE, or are smaller than a crop.")
 
 
 def spread(images: Tensor, most: int) -> Tensor:

@@ -51,6 +51,7 @@ class Combination:
 
 
 COMBINATIONS = tuple(Combination(*words) for words in product(*ATTRIBUTES.values()))
+NUMBERS = {combination: number for number, combination in enumerate(COMBINATIONS)}
 
 
 def _rank(combination: Combination) -> str:

@@ -105,8 +105,6 @@ def test_features_are_normalised_and_of_any_size_of_picture(trained: Path) -> No
     larger = module.image_features(clip, images.repeat_interleave(2, -1).repeat_interleave(2, -2))
     assert torch.allclose(features, larger, atol=1e-3)  # flat colours stay what they are
     assert module.image_features(clip, images[:0]).shape == (0, 16)
-    with pytest.raises(ValueError, match="uint8"):
-        module.image_features(clip, images.float())
 
 
 def test_the_saved_folder_is_a_stock_clip(trained: Path, tokenizer: CLIPTokenizer) -> None:
@@ -170,15 +168,3 @@ def test_a_step_is_decided_by_its_index_and_generator(tokenizer: CLIPTokenizer) 
         task.step(0, torch.Generator().manual_seed(0))
         weights.append(torch.cat([p.detach().flatten() for p in task.clip.parameters()]))
     assert weights[0].equal(weights[1])
-
-
-def test_inputs_that_do_not_fit_are_refused(tokenizer: CLIPTokenizer) -> None:
-    photographs = make_photographs(4)
-    with pytest.raises(ValueError, match="combinations for 4 images"):
-        ClipTask(TOY, tokenizer, images=photographs.images, combinations=COMBINATIONS[:3])
-    with pytest.raises(ValueError, match="uint8"):
-        ClipTask(TOY, tokenizer, images=photographs.images[..., :8], combinations=COMBINATIONS[:4])
-    with pytest.raises(ValueError, match="whole patches"):
-        ClipRecipe(patch=48)
-    with pytest.raises(ValueError, match="Heads must divide"):
-        ClipRecipe(image_heads=5)

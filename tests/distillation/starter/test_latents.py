@@ -1,6 +1,5 @@
 """Latents equal those of the engine, once per view; an interrupted encoding continues."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -105,5 +104,3 @@ def test_the_error_of_unreadable_latents_names_the_remedy(vae_folder: Path, tmp_
     (tmp_path / "train-0000.safetensors").write_bytes(b"torn")
     with pytest.raises(ValueError, match="Delete"):
         latents.read(tmp_path, "train")
-    with pytest.raises(ValueError, match="zoom"):
-        replace(VIEWS, most_zoom=0.9)

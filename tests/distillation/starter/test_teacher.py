@@ -225,15 +225,3 @@ def test_the_rate_rises_stays_and_falls_over_the_last_share() -> None:
     assert rates[0] == pytest.approx(3e-3 / 4) and rates[3:18] == [3e-3] * 15
     assert all(later < earlier for earlier, later in pairwise(rates[18:]))
     assert 0 < rates[-1] < 1e-4
-
-
-def test_bad_recipes_and_latents_are_refused(conditions: teacher.Conditions) -> None:
-    with pytest.raises(ValueError, match="attends"):
-        replace(TOY, attends=(True,))
-    with pytest.raises(ValueError, match="lowest"):
-        replace(TOY, attends=(True, False))
-    with pytest.raises(ValueError, match="heads"):
-        replace(TOY, heads=3)
-    with pytest.raises(ValueError, match="same size"):
-        wrong = Latents(torch.zeros(2, 1, 2, 4, 4).half(), TRAINED[:2])
-        TeacherTask(TOY, latents=album(4), validation=wrong, conditions=conditions)

@@ -163,19 +163,3 @@ def test_the_learning_rate_is_continuous_at_the_change_to_whole_images_and_ends_
     assert rates[TOY.crop_steps] == pytest.approx(3e-3)
     assert abs(rates[TOY.crop_steps - 1] - rates[TOY.crop_steps]) < 5e-5
     assert rates[-1] < 1e-4
-
-
-def test_bad_recipes_and_images_are_refused() -> None:
-    with pytest.raises(ValueError, match="whole latents"):
-        replace(TOY, crop=15)
-    with pytest.raises(ValueError, match="do not divide"):
-        replace(TOY, norm_groups=5)
-    album = toys.photographs(3)
-    with pytest.raises(ValueError, match="must be uint8"):
-        VaeTask(TOY, images=album.images.float(), masks=album.masks, validation=album.images)
-    with pytest.raises(ValueError, match="mask"):
-        VaeTask(TOY, images=album.images, masks=album.masks[:2], validation=album.images)
-    with pytest.raises(ValueError, match="crop"):
-        VaeTask(
-            replace(TOY, crop=64), images=album.images, masks=album.masks, validation=album.images
-        )
