@@ -9,21 +9,18 @@ from generation.api.serializers import PageQuery, Strict
 
 
 class RunQuery(PageQuery):
-    status = serializers.ChoiceField(Run.Status.choices, required=False)
+    status = serializers.ChoiceField(Run.Status.choices)
 
 
 class RunRequestSerializer(Strict):
     recipe = serializers.JSONField(
-        required=False,
-        help_text='Name of a recipe, or {"recipe": NAME, FIELD: VALUE, …}. Default: the server\'s setting.',
+        help_text='Name of a recipe, or {"recipe": NAME, FIELD: VALUE, …}. Default: the server\'s setting.'
     )
     anew = serializers.BooleanField(
         default=False,
         help_text="Derive a new student from the teacher instead of continuing from the active student.",
     )
-    policy = serializers.ChoiceField(
-        Run.Policy.choices, required=False, help_text="Default: the server's setting."
-    )
+    policy = serializers.ChoiceField(Run.Policy.choices, help_text="Default: the server's setting.")
 
     def validate_recipe(self, value: Any) -> dict[str, Any]:
         if isinstance(value, str) and value and not value.endswith(".json"):

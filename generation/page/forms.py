@@ -22,7 +22,7 @@ OPTIONS = ("n", "seed", "size", "output_format", "model")
 
 
 def _typed() -> serializers.CharField:
-    return serializers.CharField(required=False, allow_blank=True, trim_whitespace=False)
+    return serializers.CharField(allow_blank=True, trim_whitespace=False)
 
 
 class SearchForm(Strict):
@@ -30,7 +30,7 @@ class SearchForm(Strict):
 
     text = _typed()
     variant = _typed()
-    tag = serializers.ListField(child=serializers.CharField(), required=False)
+    tag = serializers.ListField(child=serializers.CharField())
 
 
 class CreateForm(SearchForm):
@@ -43,7 +43,7 @@ class CreateForm(SearchForm):
     size = _typed()
     output_format = _typed()
     model = _typed()
-    csrfmiddlewaretoken = serializers.CharField(required=False)
+    csrfmiddlewaretoken = serializers.CharField()
 
 
 @dataclass(frozen=True)

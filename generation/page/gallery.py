@@ -23,8 +23,8 @@ ENDED = (Job.Status.SUCCEEDED, Job.Status.FAILED)
 class GalleryQuery(Strict):
     """before: the id of the last job already shown."""
 
-    variant = serializers.SlugField(required=False)
-    before = serializers.UUIDField(required=False)
+    variant = serializers.SlugField()
+    before = serializers.UUIDField()
 
 
 @dataclass(frozen=True)

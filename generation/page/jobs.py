@@ -27,8 +27,8 @@ from generation.page.responses import PageView, PersonRequest, read
 class CardQuery(Strict):
     """whole: whether the card is on the job's own page; was: the status it shows."""
 
-    whole = serializers.BooleanField(required=False, default=False)
-    was = serializers.ChoiceField(Job.Status.choices, required=False)
+    whole = serializers.BooleanField(default=False)
+    was = serializers.ChoiceField(Job.Status.choices)
 
 
 def alone(job: Job) -> Shown:

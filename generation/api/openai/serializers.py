@@ -33,7 +33,7 @@ class Only(serializers.ChoiceField):
     """Choice field with a subset of OpenAI's values; `why` explains why others are refused."""
 
     def __init__(self, choices: list[str], *, why: str, **options: Any) -> None:
-        super().__init__(choices, required=False, allow_null=True, **options)
+        super().__init__(choices, **options)
         self._why = why
 
     def to_internal_value(self, data: Any) -> Any:
@@ -50,73 +50,51 @@ class ImagesRequestSerializer(Strict):
     """null means the default. Without a seed a random one is used."""
 
     prompt = serializers.CharField(
-        required=False,
         allow_blank=True,
-        allow_null=True,
         max_length=MAX_CHARACTERS,
         help_text="Text of a prompt variant. Required unless variant is given.",
     )
     variant = serializers.CharField(
-        required=False,
-        allow_null=True,
-        help_text="Slug of a prompt variant, instead of a prompt. Not in OpenAI's API.",
+        help_text="Slug of a prompt variant, instead of a prompt. Not in OpenAI's API."
     )
     match = serializers.BooleanField(
-        required=False,
-        allow_null=True,
-        help_text="false: accept only prompts in the catalogue. Not in OpenAI's API.",
+        help_text="false: accept only prompts in the catalogue. Not in OpenAI's API."
     )
-    model = serializers.CharField(
-        required=False, allow_null=True, help_text="student, teacher or the name of a release."
-    )
+    model = serializers.CharField(help_text="student, teacher or the name of a release.")
     n = serializers.IntegerField(
-        required=False,
-        allow_null=True,
-        min_value=1,
-        max_value=settings.MAX_IMAGES_PER_JOB,
-        help_text="Number of images; default 1.",
+        min_value=1, max_value=settings.MAX_IMAGES_PER_JOB, help_text="Number of images; default 1."
     )
     size = serializers.RegexField(
         r"^(auto|\d{1,5}x\d{1,5})$",
-        required=False,
-        allow_null=True,
         help_text='"WIDTHxHEIGHT", one of the sizes of the release; "auto": its first.',
     )
     seed = serializers.IntegerField(
-        required=False,
-        allow_null=True,
         min_value=0,
         max_value=2**32 - 1,
         help_text="Seed of the first image; further images count up. Not in OpenAI's API.",
     )
     output_format = serializers.ChoiceField(
-        Job.Format.choices, required=False, allow_null=True, help_text="Default png, as at OpenAI."
+        Job.Format.choices, help_text="Default png, as at OpenAI."
     )
-    output_compression = serializers.IntegerField(
-        required=False, allow_null=True, min_value=0, max_value=100, help_text="Only 100."
-    )
-    response_format = serializers.ChoiceField(
-        ["b64_json", "url"], required=False, allow_null=True, help_text="Default b64_json."
-    )
+    output_compression = serializers.IntegerField(min_value=0, max_value=100, help_text="Only 100.")
+    response_format = serializers.ChoiceField(["b64_json", "url"], help_text="Default b64_json.")
     quality = Only(["auto", "standard"], why="Releases have one quality.")
     background = Only(["auto", "opaque"], why="Transparency is not supported.")
     moderation = Only(["auto", "low"], why="Only prompts of the catalogue are accepted.")
-    user = serializers.CharField(
-        required=False, allow_blank=True, allow_null=True, help_text="Accepted, not stored."
-    )
-    safety_identifier = serializers.CharField(
-        required=False, allow_blank=True, allow_null=True, help_text="Accepted, not stored."
-    )
-    stream = serializers.BooleanField(
-        required=False, allow_null=True, help_text="Send server-sent events instead of one answer."
-    )
+    user = serializers.CharField(allow_blank=True, help_text="Accepted, not stored.")
+    safety_identifier = serializers.CharField(allow_blank=True, help_text="Accepted, not stored.")
+    stream = serializers.BooleanField(help_text="Send server-sent events instead of one answer.")
     partial_images = serializers.IntegerField(
-        required=False,
-        allow_null=True,
         min_value=0,
         max_value=MAX_PARTIAL_IMAGES,
         help_text="Maximum number of previews in a stream; a release with few steps sends fewer.",
     )
+
+    def get_fields(self) -> dict[str, serializers.Field]:
+        fields = super().get_fields()
+        for field in fields.values():
+            field.allow_null = True
+        return fields
 
     def to_internal_value(self, data: Any) -> Any:
         refused = {name: why for name, why in REFUSED.items() if data.get(name) is not None}
@@ -157,9 +135,11 @@ def _faults(asked: dict[str, Any]) -> Iterator[tuple[str, str]]:
 class ImagesAnswerQuery(Strict):
     """Query of the ASGI shell's request for the answer: to a waiting client, or to a stream."""
 
+    mandatory = ("job",)
+
     job = serializers.UUIDField()
-    response_format = serializers.CharField(required=False)
-    partial_images = serializers.IntegerField(required=False)
+    response_format = serializers.CharField()
+    partial_images = serializers.IntegerField()
 
 
 # --- images -----------------------------------------------------------------------------------------

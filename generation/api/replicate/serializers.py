@@ -5,7 +5,12 @@ from typing import Any
 from django.conf import settings
 from rest_framework import serializers
 
-from generation.api.serializers.jobs import MatchSerializer, QueueSerializer, queue_of
+from generation.api.serializers.jobs import (
+    ImageParameters,
+    MatchSerializer,
+    QueueSerializer,
+    queue_of,
+)
 from generation.api.serializers.shapes import PageQuery, Strict
 from generation.models import Delivery, Job
 from generation.webhooks.endpoints import MAX_URL
@@ -15,7 +20,7 @@ LOGS = "logs"  # an event of Replicate's that is never sent
 THE_RELEASE_DECIDES = "The release fixes it. Remove the parameter."
 
 
-class PredictionInputSerializer(Strict):
+class PredictionInputSerializer(ImageParameters):
     """Exactly one of prompt and variant is required; a size in one form. Without a seed a random one is used."""
 
     hints = {
@@ -31,45 +36,19 @@ class PredictionInputSerializer(Strict):
     }
 
     prompt = serializers.CharField(
-        required=False,
         help_text="Text of a prompt variant; case and spaces do not matter. A text that is not in the catalogue is "
-        "matched to the most similar variant if it is similar enough; the prediction then has match.",
+        "matched to the most similar variant if it is similar enough; the prediction then has match."
     )
-    match = serializers.BooleanField(
-        required=False, help_text="false: accept only texts in the catalogue; default true."
-    )
-    variant = serializers.CharField(required=False, help_text="Slug of a prompt variant.")
-    seed = serializers.IntegerField(
-        required=False,
-        min_value=0,
-        max_value=2**32 - 1,
-        help_text="Seed of the first image; each further image has the next seed.",
-    )
+    variant = serializers.CharField(help_text="Slug of a prompt variant.")
     num_outputs = serializers.IntegerField(
-        required=False,
-        min_value=1,
-        max_value=settings.MAX_IMAGES_PER_JOB,
-        help_text="Number of images; default 1.",
+        min_value=1, max_value=settings.MAX_IMAGES_PER_JOB, help_text="Number of images; default 1."
     )
-    size = serializers.RegexField(
-        r"^\d{1,5}x\d{1,5}$",
-        required=False,
-        help_text='"WIDTHxHEIGHT", one of the sizes of the release; or use width and height.',
+    width = serializers.IntegerField(
+        min_value=1, max_value=99_999, help_text="With height, an alternative to size."
     )
-    width = serializers.IntegerField(required=False, min_value=1, max_value=99_999)
-    height = serializers.IntegerField(required=False, min_value=1, max_value=99_999)
+    height = serializers.IntegerField(min_value=1, max_value=99_999)
     output_format = serializers.ChoiceField(
-        [*FORMATS.values(), Job.Format.JPEG.value], required=False, help_text="Default webp."
-    )
-    priority = serializers.IntegerField(
-        required=False,
-        min_value=-100,
-        max_value=100,
-        help_text="Jobs with a higher priority run first among your own; default 0.",
-    )
-    metadata = serializers.BooleanField(
-        required=False,
-        help_text="Whether files contain metadata on how they were made; by default only pixels.",
+        [*FORMATS.values(), Job.Format.JPEG.value], help_text="Default webp."
     )
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
@@ -97,23 +76,20 @@ class ModelPredictionRequestSerializer(Strict):
         "webhook_completed": 'Use webhook, and webhook_events_filter: ["completed"].',
         "prompt": "Move it into input.",
     }
+    mandatory = ("input",)
 
     input = PredictionInputSerializer()
     webhook = serializers.CharField(
-        required=False,
         max_length=MAX_URL,
         help_text="https:// URL that receives signed webhooks about the prediction.",
     )
     webhook_events_filter = serializers.ListField(
         child=serializers.ChoiceField([*Delivery.Event.values, LOGS]),
-        required=False,
         allow_empty=False,
         max_length=len(Delivery.Event.values) + 1,
         help_text="Events to send; default: all. logs is not supported.",
     )
-    stream = serializers.BooleanField(
-        required=False, help_text="Has no effect: every prediction can be streamed."
-    )
+    stream = serializers.BooleanField(help_text="Has no effect: every prediction can be streamed.")
 
     def validate_webhook_events_filter(self, events: list[str]) -> list[str]:
         supported = [event for event in events if event != LOGS]
@@ -131,12 +107,11 @@ class PredictionRequestSerializer(ModelPredictionRequestSerializer):
     """At most one of version and model."""
 
     version = serializers.CharField(
-        required=False,
         help_text="SHA-256 of a release's manifest (at least 8 digits) or the name of the release; "
-        "or retort/student, retort/teacher, retort/NAME, each optionally with :VERSION.",
+        "or retort/student, retort/teacher, retort/NAME, each optionally with :VERSION."
     )
     model = serializers.CharField(
-        required=False, help_text="Alternative to version; also student or teacher, as in a job."
+        help_text="Alternative to version; also student or teacher, as in a job."
     )
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
@@ -146,8 +121,8 @@ class PredictionRequestSerializer(ModelPredictionRequestSerializer):
 
 
 class PredictionQuery(PageQuery):
-    created_after = serializers.DateTimeField(required=False, help_text="ISO 8601.")
-    created_before = serializers.DateTimeField(required=False, help_text="ISO 8601.")
+    created_after = serializers.DateTimeField(help_text="ISO 8601.")
+    created_before = serializers.DateTimeField(help_text="ISO 8601.")
 
 
 class PredictionURLsSerializer(serializers.Serializer[Any]):

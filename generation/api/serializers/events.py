@@ -13,13 +13,12 @@ EVENT_ID = re.compile(r"[0-9]{1,19}-[0-9]{1,19}(-end)?")  # no more digits than 
 class EventsQuery(Strict):
     last_event_id = serializers.RegexField(
         f"^{EVENT_ID.pattern}$",
-        required=False,
         allow_blank=True,
         default="",
         help_text="For clients that cannot send the header Last-Event-ID, which takes precedence.",
     )
     previews = serializers.BooleanField(
-        required=False, default=True, help_text="Whether to send previews of the image."
+        default=True, help_text="Whether to send previews of the image."
     )
 
 

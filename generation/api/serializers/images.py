@@ -13,15 +13,15 @@ from generation.models import Image, Job
 
 
 class LinkQuery(Strict):
+    mandatory = ("expires", "signature")
+
     expires = serializers.RegexField(r"^\d{1,12}$", help_text="Unix time.")
     signature = serializers.CharField()
 
 
 class FileQuery(LinkQuery):
     download = serializers.BooleanField(
-        required=False,
-        default=False,
-        help_text="Whether a browser saves the file instead of showing it.",
+        default=False, help_text="Whether a browser saves the file instead of showing it."
     )
 
 

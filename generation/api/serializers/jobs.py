@@ -16,61 +16,53 @@ from generation.webhooks.endpoints import MAX_URL
 MAX_WAIT_SECONDS = 60
 
 
-class JobRequestSerializer(Strict):
-    """Exactly one of variant and text is required. Without a seed a random one is used; the job states it."""
+class ImageParameters(Strict):
+    """Parameters of a request for images that are the same in each format of request."""
 
-    variant = serializers.CharField(required=False, help_text="Slug of a prompt variant.")
-    text = serializers.CharField(
-        required=False,
-        help_text="Text of a prompt variant; case and spaces do not matter. A text that is not in the catalogue is "
-        "matched to the most similar variant if it is similar enough; the job then has match.",
-    )
     match = serializers.BooleanField(
-        required=False, help_text="false: accept only texts in the catalogue; default true."
-    )
-    n = serializers.IntegerField(
-        required=False,
-        min_value=1,
-        max_value=settings.MAX_IMAGES_PER_JOB,
-        help_text="Number of images; default 1.",
+        help_text="false: accept only texts in the catalogue; default true."
     )
     seed = serializers.IntegerField(
-        required=False,
         min_value=0,
         max_value=2**32 - 1,
         help_text="Seed of the first image; each further image has the next seed.",
     )
     size = serializers.RegexField(
-        r"^\d{1,5}x\d{1,5}$",
-        required=False,
-        help_text='"WIDTHxHEIGHT", one of the sizes of the release.',
-    )
-    output_format = serializers.ChoiceField(
-        Job.Format.choices, required=False, help_text="File format; default webp."
-    )
-    model = serializers.CharField(
-        required=False,
-        help_text="student, teacher or the name of a release. "
-        "Default: the student if it covers the variant, otherwise the teacher.",
+        r"^\d{1,5}x\d{1,5}$", help_text='"WIDTHxHEIGHT", one of the sizes of the release.'
     )
     priority = serializers.IntegerField(
-        required=False,
         min_value=-100,
         max_value=100,
         help_text="Jobs with a higher priority run first among your own; default 0.",
     )
     metadata = serializers.BooleanField(
-        required=False,
-        help_text="Whether files contain metadata on how they were made; by default only pixels.",
+        help_text="Whether files contain metadata on how they were made; by default only pixels."
+    )
+
+
+class JobRequestSerializer(ImageParameters):
+    """Exactly one of variant and text is required. Without a seed a random one is used; the job states it."""
+
+    variant = serializers.CharField(help_text="Slug of a prompt variant.")
+    text = serializers.CharField(
+        help_text="Text of a prompt variant; case and spaces do not matter. A text that is not in the catalogue is "
+        "matched to the most similar variant if it is similar enough; the job then has match."
+    )
+    n = serializers.IntegerField(
+        min_value=1, max_value=settings.MAX_IMAGES_PER_JOB, help_text="Number of images; default 1."
+    )
+    output_format = serializers.ChoiceField(
+        Job.Format.choices, help_text="File format; default webp."
+    )
+    model = serializers.CharField(
+        help_text="student, teacher or the name of a release. "
+        "Default: the student if it covers the variant, otherwise the teacher."
     )
     webhook = serializers.CharField(
-        required=False,
-        max_length=MAX_URL,
-        help_text="https:// URL that receives signed webhooks about the job.",
+        max_length=MAX_URL, help_text="https:// URL that receives signed webhooks about the job."
     )
     webhook_events = serializers.ListField(
         child=serializers.ChoiceField(Delivery.Event.choices),
-        required=False,
         allow_empty=False,
         max_length=len(Delivery.Event.values),
         help_text="Events to send; default: all. start: the job started; output: its images are ready; "
@@ -79,19 +71,18 @@ class JobRequestSerializer(Strict):
 
 
 class JobQuery(PageQuery):
-    status = serializers.ChoiceField(Job.Status.choices, required=False)
-    variant = serializers.CharField(required=False, help_text="Slug.")
-    model = serializers.CharField(required=False, help_text="Name of a release.")
+    status = serializers.ChoiceField(Job.Status.choices)
+    variant = serializers.CharField(help_text="Slug.")
+    model = serializers.CharField(help_text="Name of a release.")
     via = serializers.ChoiceField(
-        Job.Via.choices, required=False, help_text="Interface through which the job was created."
+        Job.Via.choices, help_text="Interface through which the job was created."
     )
-    created_after = serializers.DateTimeField(required=False, help_text="ISO 8601.")
-    created_before = serializers.DateTimeField(required=False, help_text="ISO 8601.")
+    created_after = serializers.DateTimeField(help_text="ISO 8601.")
+    created_before = serializers.DateTimeField(help_text="ISO 8601.")
 
 
 class WaitQuery(Strict):
     wait = serializers.FloatField(
-        required=False,
         default=0,
         min_value=0,
         max_value=MAX_WAIT_SECONDS,

@@ -8,8 +8,8 @@ from generation.models import Release
 
 
 class ReleaseQuery(PageQuery):
-    kind = serializers.ChoiceField(Release.Kind.choices, required=False)
-    status = serializers.ChoiceField(Release.Status.choices, required=False)
+    kind = serializers.ChoiceField(Release.Kind.choices)
+    status = serializers.ChoiceField(Release.Status.choices)
 
 
 class ReleaseSerializer(serializers.ModelSerializer[Release]):

@@ -14,10 +14,20 @@ MAX_PAGE = 100
 
 
 class Strict(serializers.Serializer[Any]):
-    """Serializer that refuses unknown parameters, because ignoring one would give a wrong image."""
+    """Serializer that refuses unknown parameters, because ignoring one would give a wrong image.
 
+    Only the fields named in `mandatory` are required.
+    """
+
+    mandatory: ClassVar[tuple[str, ...]] = ()
     hints: ClassVar[dict[str, str]] = {}  # advice for unknown names that clients often send
     _fields: ClassVar[dict[type, BindingDict]] = {}
+
+    def get_fields(self) -> dict[str, serializers.Field]:
+        fields = super().get_fields()
+        for name, field in fields.items():
+            field.required = name in self.mandatory
+        return fields
 
     @property
     def fields(self) -> BindingDict:
@@ -67,11 +77,9 @@ def url_of(serializer: serializers.BaseSerializer[Any], name: str, row_id: UUID)
 
 class PageQuery(Strict):
     limit = serializers.IntegerField(
-        required=False, default=20, min_value=1, max_value=MAX_PAGE, help_text="Results per page."
+        default=20, min_value=1, max_value=MAX_PAGE, help_text="Results per page."
     )
-    cursor = serializers.CharField(
-        required=False, help_text="Taken from the links next and previous."
-    )
+    cursor = serializers.CharField(help_text="Taken from the links next and previous.")
 
 
 class NoQuery(Strict):

@@ -8,8 +8,8 @@ from generation.models import PromptVariant
 
 
 class VariantQuery(PageQuery):
-    q = serializers.CharField(required=False, help_text="Substring of the text or the slug.")
-    tag = serializers.CharField(required=False, help_text="Only variants with this tag.")
+    q = serializers.CharField(help_text="Substring of the text or the slug.")
+    tag = serializers.CharField(help_text="Only variants with this tag.")
 
 
 class VariantSerializer(serializers.ModelSerializer[PromptVariant]):

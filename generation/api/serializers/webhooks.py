@@ -15,8 +15,8 @@ class SecretSerializer(serializers.Serializer[Any]):
 
 
 class DeliveryQuery(PageQuery):
-    status = serializers.ChoiceField(Delivery.Status.choices, required=False)
-    job = serializers.UUIDField(required=False, help_text="Id of a job.")
+    status = serializers.ChoiceField(Delivery.Status.choices)
+    job = serializers.UUIDField(help_text="Id of a job.")
 
 
 class EndpointURLsSerializer(serializers.Serializer[Any]):
