@@ -110,17 +110,9 @@ class Detector(nn.Module):
         features = self.blocks(self.stem(images.contiguous(memory_format=torch.channels_last)))
         return self.head(features.mean(dim=(2, 3)))
 
-    @torch.inference_mode()
     def logits(self, images: Tensor) -> Tensor:
         """Return logits as `forward`, float32 [N, bits], of uint8 images [N, 3, size, size]; in evaluation mode."""
-        self._check(images)
-        was_training = self.training
-        self.eval()
-        try:
-            parts = [self(as_float(batch)).float() for batch in images.split(BATCH)]
-        finally:
-            self.train(was_training)
-        return torch.cat(parts) if parts else torch.empty(0, len(self.config.bits))
+        return outputs(self, images, size=self.config.image_size)
 
     def probabilities(self, images: Tensor) -> Tensor:
         """Return calibrated probabilities, float32 [N, bits], of uint8 images [N, 3, size, size]."""
@@ -130,13 +122,21 @@ class Detector(nn.Module):
         """Return which bits are there: bool [N, bits], of uint8 images [N, 3, size, size]."""
         return self.probabilities(images) >= self.thresholds
 
-    def _check(self, images: Tensor) -> None:
-        size = self.config.image_size
-        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1:] != (3, size, size):
-            raise ValueError(
-                f"The detector judges uint8 images [N, 3, {size}, {size}], not"
-                f" {images.dtype} {list(images.shape)}. Scale them first."
-            )
+
+@torch.inference_mode()
+def outputs(network: nn.Module, images: Tensor, *, size: int) -> Tensor:
+    """Return the outputs in evaluation mode, float32 [N, …], of uint8 images [N, 3, size, size]. Raises ValueError."""
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1:] != (3, size, size):
+        raise ValueError(
+            f"The detector judges uint8 images [N, 3, {size}, {size}], not"
+            f" {images.dtype} {list(images.shape)}. Scale them first."
+        )
+    was_training = network.training
+    network.eval()
+    try:
+        return torch.cat([network(as_float(batch)).float() for batch in images.split(BATCH)])
+    finally:
+        network.train(was_training)
 
 
 def as_float(images: Tensor) -> Tensor:

@@ -11,9 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distillation.detector.network import as_float, read_files, write_files
+from distillation.detector.network import outputs, read_files, write_files
 
-BATCH = 64
 BITS = ("whole", "large")  # the object does not touch the border; it is as large as it should be
 SMALLEST_SHARE = 1e-4  # what the share of an empty mask counts as, so that its logarithm is finite
 
@@ -89,23 +88,10 @@ class UNet(nn.Module):
             x = block(torch.cat([x, skipped.pop()], dim=1))
         return self.head(x)
 
-    @torch.inference_mode()
     def mask_logits(self, images: Tensor) -> Tensor:
         """Return logits of object against ground, float32 [N, mask_size, mask_size]; in evaluation mode."""
-        size = self.config.image_size
-        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1:] != (3, size, size):
-            raise ValueError(
-                f"Objects are found in uint8 images [N, 3, {size}, {size}], not"
-                f" {images.dtype} {list(images.shape)}. Scale them first."
-            )
-        was_training = self.training
-        self.eval()
-        try:
-            parts = [_object_logit(self(as_float(batch)).float()) for batch in images.split(BATCH)]
-        finally:
-            self.train(was_training)
-        masks = self.config.mask_size
-        return torch.cat(parts) if parts else torch.empty(0, masks, masks)
+        logits = outputs(self, images, size=self.config.image_size)
+        return logits[:, 1] - logits[:, 0]
 
     def bit_logits(self, images: Tensor) -> Tensor:
         """Return logits of BITS, not yet divided by the temperatures, float32 [N, 2]."""
@@ -145,11 +131,6 @@ def load(folder: Path) -> UNet:
     return read_files(
         lambda fields: UNet(SegmentationConfig(**fields)), folder, name="segmentation"
     )
-
-
-def _object_logit(logits: Tensor) -> Tensor:
-    """Return log p(object) − log p(ground), [N, H, W], of the softmax over [N, 2, H, W]."""
-    return logits[:, 1] - logits[:, 0]
 
 
 def _double(channels: int, out_channels: int) -> nn.Sequential:

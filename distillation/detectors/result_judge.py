@@ -5,12 +5,12 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from cachetools import LRUCache, TTLCache, cached
 
 from distillation.detector.judge import Judge
 from distillation.detectors import loading
 from distillation.detectors import registry as detectors
+from distillation.evaluation.perceptual_distance import fitted
 from distillation.models import Detector
 from generation.catalogue.variants import NOT
 from generation.jobs.quality_control import Finding
@@ -30,23 +30,17 @@ class ReleaseJudge:
 
     def __call__(self, pixels: Sequence[Any], tags: Sequence[Collection[str]]) -> list[Finding]:
         """Judge images. pixels: uint8 [height, width, 3] each, of any size; tags: of the prompt variants."""
+        size = self._judge.image_size
         judgements = self._judge.judge(
-            torch.cat([self._scaled(torch.from_numpy(one)) for one in pixels]),
+            torch.cat(
+                [fitted(torch.from_numpy(one).permute(2, 0, 1)[None], size) for one in pixels]
+            ),
             present=[[tag for tag in row if not tag.startswith(NOT)] for row in tags],
             absent=[[tag.removeprefix(NOT) for tag in row if tag.startswith(NOT)] for row in tags],
             required=[bit for bit in self._judge.required if bit not in SOFT],
         )
         name = self._judge.name
         return [Finding(one.is_accepted, one.failing, one.score, name) for one in judgements]
-
-    def _scaled(self, picture: torch.Tensor) -> torch.Tensor:
-        """Return uint8 [1, 3, size, size], the detector's input."""
-        image = picture.permute(2, 0, 1)[None]
-        size = self._judge.image_size
-        if image.shape[2:] == (size, size):
-            return image
-        scaled = F.interpolate(image.float(), (size, size), mode="bilinear", antialias=True)
-        return scaled.round().clamp(0, 255).to(torch.uint8)
 
 
 def judge(release: Release) -> ReleaseJudge | None:

@@ -12,7 +12,6 @@ from torch import Tensor
 
 def groups_stated(stated: Tensor, groups: Sequence[int]) -> Tensor:
     """Return which groups contain a stated bit, bool [P, groups]. stated: bool [P, bits]."""
-    _check_bits(stated, groups)
     parts = stated.split(list(groups), dim=1)
     return torch.stack([part.any(1) for part in parts], dim=1)
 
@@ -86,16 +85,8 @@ def _by_group(
     thresholds: Tensor,
 ) -> Iterator[tuple[Tensor, ...]]:
     """Yield the probabilities, their excess over the thresholds, wanted and stated of each group; [N, size] each."""
-    _check_bits(probabilities, groups)
     parts = [
         values.expand_as(probabilities).split(list(groups), dim=1)
         for values in (probabilities, probabilities - thresholds, wanted, stated)
     ]
     return zip(*parts, strict=True)
-
-
-def _check_bits(values: Tensor, groups: Sequence[int]) -> None:
-    if values.ndim != 2 or values.shape[1] != sum(groups):
-        raise ValueError(
-            f"Values are [N, bits] of the {sum(groups)} bits of the groups, not {list(values.shape)}."
-        )

@@ -39,35 +39,19 @@ def gaussian(x: Tensor, y: Tensor, *, sigma: float = CMMD_SIGMA) -> Tensor:
 
 @dataclass(frozen=True)
 class Measure:
-    """scale × unbiased MMD² with a kernel. x and y: features (n, d) and (m, d) of two sets."""
+    """scale × the unbiased estimate of MMD² (Gretton et al. 2012, eq. 3), of features (n, d) and (m, d) of two sets."""
 
     kernel: Kernel
     scale: float = 1.0
 
     def __call__(self, x: Tensor, y: Tensor) -> float:
-        return self.scale * mmd2(x, y, self.kernel)
+        grams = _grams(x, y, self.kernel)
+        weights = [torch.ones(1, len(features), dtype=torch.float64) for features in (x, y)]
+        return self.scale * float(_weighted(grams, *weights))
 
 
-def mmd2(x: Tensor, y: Tensor, kernel: Kernel) -> float:
-    """Return the unbiased estimate (Gretton et al. 2012, eq. 3), without the distance of a picture to itself."""
-    grams = _grams(x, y, kernel)
-    ones = torch.ones(1, len(x), dtype=torch.float64), torch.ones(1, len(y), dtype=torch.float64)
-    return float(_weighted(grams, *ones))
-
-
-KID = Measure(polynomial)
 KID_1000 = Measure(polynomial, 1000)
 CMMD = Measure(gaussian, 1000)
-
-
-def kid(x: Tensor, y: Tensor) -> float:
-    """Return the kernel inception distance of unscaled features; the original uses those of Inception."""
-    return KID(x, y)
-
-
-def cmmd(x: Tensor, y: Tensor) -> float:
-    """Return CMMD × 1000, as its authors report it, of CLIP features scaled to length 1."""
-    return CMMD(torch.nn.functional.normalize(x, dim=1), torch.nn.functional.normalize(y, dim=1))
 
 
 def bootstrap(

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from distillation.evaluation.prompts import Prompts, Seeds, check_seeds
+from distillation.evaluation.prompts import Prompts, Seeds
 from distillation.resumable import atomic
 from distillation.resumable.progress import Bar
 from generation.engine import device as devices
@@ -58,7 +58,6 @@ def make(
 
     Raises ValueError if the release does not cover the prompts, and the errors of the engine.
     """
-    check_seeds(seeds, prompts)
     manifest = releases.read(release)
     check_covered(manifest, prompts)
     facts = {

@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from generation.engine.embeddings import pack
@@ -31,29 +30,10 @@ class Prompts:
     stated: Tensor | None = None
 
     def __post_init__(self) -> None:
-        count = len(self.slugs)
-        if not count or len(set(self.slugs)) != count:
-            raise ValueError(f"slugs: give distinct ones, at least one, not {count}.")
-        if len(self.texts) != count:
-            raise ValueError(f"texts: {len(self.texts)} of {count} prompt variants.")
-        if self.prompt_embeds.ndim != 3 or len(self.prompt_embeds) != count:
-            raise ValueError(
-                f"prompt_embeds: [{count}, tokens, width], not {list(self.prompt_embeds.shape)}."
-            )
-        if (self.wanted is None) != (self.stated is None):
-            raise ValueError("wanted: it comes with stated, or both are None.")
-        for name, value in (("wanted", self.wanted), ("stated", self.stated)):
-            if value is not None and (value.dtype != torch.bool or len(value) != count):
-                raise ValueError(
-                    f"{name}: bool [{count}, bits], not {value.dtype} {list(value.shape)}."
-                )
-        if self.wanted is not None and self.stated is not None:
-            if self.wanted.shape != self.stated.shape or self.wanted.ndim != 2:
-                raise ValueError(
-                    f"stated: {list(self.stated.shape)}, and wanted {list(self.wanted.shape)}."
-                )
-            if (self.wanted & ~self.stated).any():
-                raise ValueError("wanted: a bit that is wanted must be stated.")
+        rows = {len(self.slugs), len(self.texts), len(self.prompt_embeds)}
+        rows |= {len(part) for part in (self.stated, self.wanted) if part is not None}
+        if len(rows) != 1 or not self.slugs:
+            raise ValueError(f"Give one row for each prompt variant, at least one, not {rows}.")
 
     def __len__(self) -> int:
         return len(self.slugs)
@@ -93,13 +73,3 @@ def seeds_of(slugs: Sequence[str], *, each: int, skip: int = 0) -> Seeds:
 def _number(slug: str) -> int:
     """Return a hash of 31 bits."""
     return int.from_bytes(hashlib.sha256(slug.encode()).digest()[:4], "big") >> 1
-
-
-def check_seeds(seeds: Seeds, prompts: Prompts) -> None:
-    """Raise ValueError unless each prompt has the same number of distinct seeds."""
-    if len(seeds) != len(prompts):
-        raise ValueError(f"seeds: of {len(seeds)} prompts, not of {len(prompts)}.")
-    if not seeds[0] or any(len(row) != len(seeds[0]) for row in seeds):
-        raise ValueError("seeds: each prompt has as many, at least one.")
-    if any(len(set(row)) != len(row) for row in seeds):
-        raise ValueError("seeds: a prompt has the same seed twice.")

@@ -51,7 +51,7 @@ class Acceptance:
         if not processes.is_main():
             return
         release = context.needs["bundle"] / RELEASE
-        evaluation = self._evaluated(release, self.prompts, context.folder, context)
+        evaluation = self._evaluated(release, self._catalogue, context.folder, context)
         summary = json.dumps(results.summary(evaluation), indent=2, allow_nan=False)
         atomic.write_file(context.folder / SUMMARY, summary + "\n")
 
@@ -87,8 +87,8 @@ class Acceptance:
 
     def _compare(self, active: Path, context: Context) -> None:
         """Write a sheet of all three releases, of pictures that the two evaluations have made."""
-        covered = self._covered(self.prompts.slugs)
-        prompts = self.prompts.of([covered[row] for row in sheets.spread(len(covered))])
+        covered = self._covered(self._catalogue.slugs)
+        prompts = self._catalogue.of([covered[row] for row in sheets.spread(len(covered))])
         each = min(COMPARED_SEEDS, self._recipe.evaluation.seeds_per_variant)
         albums = {
             name: pictures.make(
@@ -118,35 +118,22 @@ class Acceptance:
         release = context.needs["bundle"] / RELEASE
         folder = context.folder / "again"
         options = {"each": recipe.second_look, "skip": self._recipe.evaluation.seeds_per_variant}
-        prompts = self.prompts.of(suspected)
+        prompts = self._catalogue.of(suspected)
         self._evaluated(release, prompts, folder, context, is_timed=False, **options)
         ours = measured.read(folder, "student")
         found = gates.changes(ours, measured.read(folder, "teacher"))
         covered = self._covered(suspected)
         if self.has_incumbent and self._active is not None and covered:
             folder = context.folder / "again-active"
-            prompts = self.prompts.of(covered)
+            prompts = self._catalogue.of(covered)
             self._evaluated(self._active, prompts, folder, context, is_timed=False, **options)
             found |= gates.changes(ours, measured.read(folder, "student"))
         return found
 
     @cached_property
-    def prompts(self) -> Prompts:
-        """All variants of the catalogue."""
-        catalogue = self._catalogue
-        return Prompts(
-            slugs=catalogue.slugs,
-            texts=catalogue.texts,
-            prompt_embeds=catalogue.prompt_embeds,
-            encoder_fingerprint=catalogue.encoder_fingerprint,
-            wanted=catalogue.wanted,
-            stated=catalogue.stated,
-        )
-
-    @cached_property
     def _of_active(self) -> Prompts:
         """Those of them that the release to be replaced covers as well."""
-        return self.prompts.of(self._covered(self.prompts.slugs))
+        return self._catalogue.of(self._covered(self._catalogue.slugs))
 
     def _evaluated(
         self,

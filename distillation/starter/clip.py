@@ -16,7 +16,9 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
+from distillation.detector.network import as_float
 from distillation.detector_training.augmentation import Augmentation
+from distillation.evaluation.clip import Clip
 from distillation.resumable import atomic
 from distillation.starter.captions import captions, phrases
 from distillation.starter.tokenizer import MODEL_MAX_LENGTH
@@ -28,10 +30,7 @@ from distillation.training.task import Trained
 if TYPE_CHECKING:
     from distillation.starter.photographs import Photographs
 
-BATCH = 64  # images or texts at once: more gains nothing on a CPU
 SHARPEST = 100.0  # the scale of the logits is kept below it, as in the paper
-# One value a channel, so that a stock CLIPImageProcessor makes of a picture what `as_pixels` does.
-MEAN = DEVIATION = 0.5
 
 
 @dataclass(frozen=True)
@@ -135,7 +134,7 @@ class ClipTask(Trained):
         recipe = self._recipe
         loop.anneal(self.optimizers["clip"], index, recipe)
         chosen = torch.randint(len(self._images), (recipe.batch,), generator=generator)
-        images = recipe.augmentation(as_pixels(self._images[chosen]), generator)
+        images = recipe.augmentation(as_float(self._images[chosen]), generator)
         numbers = self._numbers[chosen]
         texts = torch.cat(
             [
@@ -215,8 +214,9 @@ def save(clip: CLIPModel, folder: Path) -> None:
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
-        "image_mean": [MEAN] * 3,
-        "image_std": [DEVIATION] * 3,
+        # A stock CLIPImageProcessor then makes of a picture what `as_float` does.
+        "image_mean": [0.5] * 3,
+        "image_std": [0.5] * 3,
     }
 
     def make(new: Path) -> None:
@@ -236,11 +236,6 @@ def load(folder: Path) -> CLIPModel:
 
 
 # --- judging --------------------------------------------------------------------------------------
-def as_pixels(images: Tensor) -> Tensor:
-    """Convert uint8 0 … 255 to float32 −1 … 1, the input of the image tower."""
-    return images.float().div_(255).sub_(MEAN).div_(DEVIATION)
-
-
 def tokenise(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> Tensor:
     """Return token ids, int64 [N, 16], padded with the end marker. Raises ValueError for a text that does not fit."""
     rows = tokenizer(list(texts), padding="max_length", max_length=MODEL_MAX_LENGTH)["input_ids"]
@@ -250,47 +245,16 @@ def tokenise(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> Tensor:
     return torch.tensor(rows, dtype=torch.int64)
 
 
-@torch.inference_mode()
-def image_features(clip: CLIPModel, images: Tensor) -> Tensor:
-    """Return normalised features, float32 [N, D], of uint8 images [N, 3, H, W], scaled to the size of the tower."""
-    clip.eval()
-    size = clip.config.vision_config.image_size
-    parts = [torch.empty(0, clip.config.projection_dim)]
-    for batch in images.split(BATCH):
-        if not len(batch):
-            continue
-        pixels = as_pixels(batch)
-        if pixels.shape[-2:] != (size, size):
-            pixels = F.interpolate(
-                pixels, size=(size, size), mode="bilinear", antialias=True, align_corners=False
-            )
-        features = clip.get_image_features(pixel_values=pixels.to(clip.dtype)).pooler_output
-        parts.append(F.normalize(features.float(), dim=-1))
-    return torch.cat(parts)
-
-
-@torch.inference_mode()
-def text_features(clip: CLIPModel, tokenizer: CLIPTokenizer, texts: Sequence[str]) -> Tensor:
-    """Return normalised features, float32 [N, D]."""
-    clip.eval()
-    parts = [torch.empty(0, clip.config.projection_dim)]
-    for start in range(0, len(texts), BATCH):
-        ids = tokenise(tokenizer, texts[start : start + BATCH])
-        features = clip.get_text_features(input_ids=ids).pooler_output
-        parts.append(F.normalize(features.float(), dim=-1))
-    return torch.cat(parts)
-
-
-def zero_shot(clip: CLIPModel, tokenizer: CLIPTokenizer, images: Tensor) -> dict[str, Tensor]:
+def zero_shot(clip: Clip, images: Tensor) -> dict[str, Tensor]:
     """Return the most likely word of each attribute: its index in ATTRIBUTES, int64 [N]. images: uint8 [N, 3, H, W].
 
     A word is the mean direction of its phrases.
     """
-    features = image_features(clip, images)
+    features = clip.image_features(images)
     found = {}
     for attribute, words in ATTRIBUTES.items():
         directions = torch.stack(
-            [text_features(clip, tokenizer, phrases(attribute, word)).mean(dim=0) for word in words]
+            [clip.text_features(phrases(attribute, word)).mean(dim=0) for word in words]
         )
         found[attribute] = (features @ F.normalize(directions, dim=-1).T).argmax(dim=1)
     return found

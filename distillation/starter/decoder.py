@@ -12,8 +12,9 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Generator, Tensor
 
+from distillation.detector.network import as_float
 from distillation.starter.latents import Latents
-from distillation.starter.vae import Reconstruction, ReconstructionTask, as_values
+from distillation.starter.vae import Reconstruction, ReconstructionTask
 from distillation.training import loop, networks
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class DecoderTask(ReconstructionTask):
         images[is_mirrored] = images[is_mirrored].flip(-1)
         masks[is_mirrored] = masks[is_mirrored].flip(-1)
         latents = self._latents[rows, views].float()
-        return as_values(images), masks.float(), latents
+        return as_float(images), masks.float(), latents
 
 
 def train(

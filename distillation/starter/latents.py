@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Generator, Tensor
 from tqdm import tqdm
 
+from distillation.detector.network import as_float
 from distillation.resumable import atomic
 from distillation.starter import shards
 from distillation.starter import vae as vaes
@@ -110,7 +111,7 @@ def _encode_rows(recipe: LatentsRecipe, vae: AutoencoderKL, images: Tensor, rows
 
 def make_views(recipe: LatentsRecipe, image: Tensor, generator: Generator) -> Tensor:
     """Return the views of a uint8 image [3, H, W], float32 [views, 3, H, W] in [−1, 1]."""
-    whole = vaes.as_values(image)
+    whole = as_float(image)
     views = [whole]
     if recipe.is_mirrored:
         views.append(whole.flip(-1))

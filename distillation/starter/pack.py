@@ -50,10 +50,6 @@ class PackRecipe:
     guidance_scale: float = 1.5  # the best of the sweep in docs/starter.md
     steps: int = 50
 
-    def __post_init__(self) -> None:
-        if self.guidance_scale < 1 or self.steps < 1:
-            raise ValueError("The guidance scale is at least 1, and so are the steps.")
-
 
 def write(
     target: Path,
@@ -66,7 +62,6 @@ def write(
     guidance_scale: float,
     steps: int = 50,
     name: str = "starter-teacher",
-    code_revision: str = "",
     most_bytes: int = MOST_BYTES,
 ) -> Manifest:
     """Write or replace the release `target`. unet … scheduler: the folders of the components.
@@ -78,14 +73,13 @@ def write(
         noise_scheduler="ddim",
         steps=steps,
         guidance_scale=guidance_scale,
-        code_revision=code_revision,
     )
 
     def make(folder: Path) -> Manifest:
         with tempfile.TemporaryDirectory(prefix=".packing-", dir=folder.parent) as temporary:
             source = Path(temporary) / "diffusers"
-            _write_component(unet, source / "unet", WEIGHTS)
-            _write_component(vae, source / "vae", WEIGHTS)
+            _write_component(unet, source / "unet")
+            _write_component(vae, source / "vae")
             _write_text_encoder(clip, source / "text_encoder")
             _copy(tokenizer, source / "tokenizer", TOKENIZER_FILES)
             _copy(scheduler, source / "scheduler", ("scheduler_config.json",))
@@ -133,19 +127,18 @@ def write_history(target: Path, stages: Mapping[str, Path]) -> None:
 
 def publish(source: Path, target: Path) -> None:
     """Copy a folder written by this module to `target`, replacing an existing one."""
-
     atomic.make_folder(target, lambda folder: shutil.copytree(source, folder))
 
 
 # --- components -----------------------------------------------------------------------------------
-def _write_component(source: Path, target: Path, weights: str) -> None:
+def _write_component(source: Path, target: Path) -> None:
     """Write a diffusers network in fp16. The file is converted, not loaded: the same weights give the same bytes."""
     target.mkdir(parents=True)
     config = json.loads((source / "config.json").read_text("utf-8"))
     config.pop("_name_or_path", None)  # a local folder
     _write_json(target / "config.json", config)
-    tensors = {key: _half(key, value) for key, value in load_file(source / weights).items()}
-    save_file(tensors, target / weights, {"format": "pt"})
+    tensors = {key: _half(key, value) for key, value in load_file(source / WEIGHTS).items()}
+    save_file(tensors, target / WEIGHTS, {"format": "pt"})
 
 
 def _write_text_encoder(clip: Path, target: Path) -> None:

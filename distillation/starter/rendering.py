@@ -55,10 +55,7 @@ class Shot:
 
 def shots(split: str, count: int) -> list[Shot]:
     """Return a fixed sequence: shuffled rounds of all combinations, each complete before the next begins."""
-    splits = ("train", "validation", "test", "test-held-out")
-    if split not in splits:
-        raise ValueError(f"split must be one of {', '.join(splits)}, not {split!r}.")
-    offset = splits.index(split) * 10_000_000
+    offset = list(Recipe().sizes()).index(split) * 10_000_000
     pool = sorted(HELD_OUT) if split == "test-held-out" else list(TRAINED)
     random = np.random.default_rng(offset + 7)
     order: list[int] = []

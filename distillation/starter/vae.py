@@ -12,11 +12,13 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Generator, Tensor
 
+from distillation.detector.network import as_float
 from distillation.evaluation.distances import psnr
 from distillation.training import loop, networks
 from distillation.training.ema import Ema
 from distillation.training.optimizers import update
 from distillation.training.task import Trained
+from generation.engine.latents import as_uint8
 
 if TYPE_CHECKING:
     from distillation.starter.photographs import Photographs
@@ -188,7 +190,7 @@ class VaeTask(ReconstructionTask):
         images = torch.stack([self._images[row, :, y, x] for row, y, x in places])
         masks = torch.stack([self._masks[row, y, x] for row, y, x in places])[:, None]
         images[mirrored], masks[mirrored] = images[mirrored].flip(-1), masks[mirrored].flip(-1)
-        return as_values(images).contiguous(memory_format=self._layout), masks.float()
+        return as_float(images).contiguous(memory_format=self._layout), masks.float()
 
 
 def learning_rate(recipe: VaeRecipe, index: int) -> float:
@@ -272,9 +274,9 @@ def psnr_of(vae: AutoencoderKL, images: Tensor, *, is_bf16: bool) -> float:
     values = []
     for part in images.split(BATCH):
         with torch.autocast("cpu", torch.bfloat16, enabled=is_bf16):
-            means = vae.encode(as_values(part)).latent_dist.mean
+            means = vae.encode(as_float(part)).latent_dist.mean
             output = vae.decode(means).sample
-        values.append(psnr(part, ((output.float() + 1) * 127.5).round().clamp(0, 255).byte()))
+        values.append(psnr(part, as_uint8(output.float())))
     return float(torch.cat(values).mean())
 
 
@@ -282,7 +284,7 @@ def psnr_of(vae: AutoencoderKL, images: Tensor, *, is_bf16: bool) -> float:
 def scaling_factor(vae: AutoencoderKL, images: Tensor) -> float:
     """Return the factor that gives the latents of images (uint8 [N, 3, H, W]) a standard deviation of 1."""
     means = [
-        vae.encode(as_values(part).to(vae.dtype)).latent_dist.mean.float()
+        vae.encode(as_float(part).to(vae.dtype)).latent_dist.mean.float()
         for part in spread(images, MEASURED).split(BATCH)
     ]
     return 1.0 / float(torch.cat(means).std())
@@ -297,8 +299,3 @@ def spread(images: Tensor, most: int) -> Tensor:
     """Return at most `most` images, evenly distributed."""
     count = min(most, len(images))
     return images[torch.linspace(0, len(images) - 1, count).round().long()]
-
-
-def as_values(images: Tensor) -> Tensor:
-    """Convert uint8 to float32 in [−1, 1]."""
-    return images.float().div_(127.5).sub_(1)

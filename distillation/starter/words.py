@@ -28,13 +28,6 @@ class Combination:
     material: str
     ground: str
 
-    def __post_init__(self) -> None:
-        for attribute, words in ATTRIBUTES.items():
-            if getattr(self, attribute) not in words:
-                raise ValueError(
-                    f"{attribute} must be one of {', '.join(words)}, not {getattr(self, attribute)!r}."
-                )
-
     @property
     def bits(self) -> tuple[bool, ...]:
         """The bits in the order of BITS; one of each attribute is set."""

@@ -5,7 +5,6 @@ A run reads its snapshot, so a change of the catalogue while it lasts does not c
 
 import json
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from distillation.detector.labels import NOT
+from distillation.evaluation.prompts import Prompts
 from distillation.resumable import atomic
 
 INDEX = "catalogue.json"
@@ -22,31 +22,8 @@ EXAMPLES = "examples.json"
 PICTURES = "examples"
 
 
-@dataclass(frozen=True)
-class Catalogue:
-    """prompt_embeds: fp16 [P, tokens, width], in the order of the slugs.
-
-    stated, wanted: bool [P, bits]: which of the detector's bits a variant states, and whether they must be present.
-    None where no detector judges.
-    """
-
-    slugs: tuple[str, ...]
-    texts: tuple[str, ...]
-    prompt_embeds: Tensor
-    encoder_fingerprint: str
-    stated: Tensor | None = None
-    wanted: Tensor | None = None
-
-    def __post_init__(self) -> None:
-        rows = {len(self.slugs), len(self.texts), len(self.prompt_embeds)}
-        rows |= {len(part) for part in (self.stated, self.wanted) if part is not None}
-        if len(rows) != 1 or not self.slugs:
-            raise ValueError(
-                f"A catalogue has one row per prompt variant, at least one, not {rows}."
-            )
-
-    def __len__(self) -> int:
-        return len(self.slugs)
+class Catalogue(Prompts):
+    """The prompt variants that a student is trained for."""
 
     def embeds(self, rows: Tensor) -> Tensor:
         """Return prompt_embeds of the rows (int64 [B]), fp32 [B, tokens, width]."""

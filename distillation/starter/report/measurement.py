@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import CLIPTokenizer
 
 from distillation.detector import network as detectors
 from distillation.detector.network import Detector
+from distillation.evaluation import clip as evaluation_clip
 from distillation.evaluation.distances import Distance, distance
-from distillation.starter import clip as clips
 from distillation.starter.captions import captions
+from distillation.starter.clip import zero_shot
 from distillation.starter.photographs import Photographs
 from distillation.starter.report import metrics
 from distillation.starter.report.metrics import BitVerdict, SweepPoint, Verdict
@@ -34,10 +34,6 @@ class Recipe:
     pictures: int = 512
     sheet: int = 8  # prompts, and seeds of each
 
-    def __post_init__(self) -> None:
-        if min(self.steps, self.sweep, self.pictures, self.sheet) < 2 or not self.guidance_scales:
-            raise ValueError(f"A report measures at least two pictures of everything, not {self}.")
-
 
 @dataclass(frozen=True)
 class Judges:
@@ -50,12 +46,11 @@ class Judges:
     @staticmethod
     def load(folder: Path, tokenizer_folder: Path) -> "Judges":
         """folder: of `detector` and `clip`; tokenizer_folder: what the CLIP was trained with, as in the release."""
-        clip = clips.load(folder / "clip")
-        tokenizer = CLIPTokenizer.from_pretrained(tokenizer_folder, local_files_only=True)
+        clip = evaluation_clip.load(folder / "clip", tokenizer=tokenizer_folder)
         return Judges(
             detectors.load(folder / "detector"),
-            zero_shot=lambda images: clips.zero_shot(clip, tokenizer, images),
-            features=lambda images: clips.image_features(clip, images),
+            zero_shot=lambda images: zero_shot(clip, images),
+            features=clip.image_features,
         )
 
     def by_detector(self, images: Tensor, combinations: Sequence[Combination]) -> BitVerdict:

@@ -67,8 +67,6 @@ class TeacherSampler:
         self, texts: Sequence[str], seeds: Sequence[int], *, guidance_scale: float, title: str
     ) -> torch.Tensor:
         """Return a picture of each text and seed, uint8 (n, 3, height, width). Raises the errors of the engine."""
-        if len(texts) != len(seeds):
-            raise ValueError(f"Give one seed for each text, not {len(seeds)} for {len(texts)}.")
         folder = self._folder(guidance_scale)
         paths = [folder / _name(text, seed) for text, seed in zip(texts, seeds, strict=True)]
 

