@@ -39,11 +39,10 @@ def finish(
 def result_of(
     job: Job, *, device_seconds: float = 0.01, encode_seconds: float = 0.0
 ) -> completion.Result:
-    """Store the images of a claimed job, with metadata where the job wants it. Each has a red of its own."""
+    """Store the images of a claimed job, with metadata where the job wants it."""
     stored = []
     for index, key in enumerate(images.keys(job)):
-        red, green, blue = COLOR
-        pixels = np.full((job.height, job.width, 3), (red + index, green, blue), dtype=np.uint8)
+        pixels = np.full((job.height, job.width, 3), COLOR, dtype=np.uint8)
         metadata = images.metadata(job, job.seed + index)
         stored.append(images.store(key, pixels, job.output_format, metadata=metadata))
     return completion.Result(job, stored, device_seconds, encode_seconds=encode_seconds)
