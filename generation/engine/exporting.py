@@ -106,7 +106,9 @@ def _noise_schedule(manifest: Manifest, config: dict[str, Any]) -> tuple[dict[st
         )
     # A schedule with the noise levels of its timesteps only, so that DDIM uses all of it.
     steps = len(manifest.timesteps)
-    levels = _ddim(exported).alphas_cumprod.double()[list(reversed(manifest.timesteps))]
+    levels = DDIMScheduler.from_config(exported).alphas_cumprod.double()[
+        list(reversed(manifest.timesteps))
+    ]
     before = torch.cat([torch.ones(1, dtype=torch.float64), levels[:-1]])
     short = {
         **trailing,
@@ -119,9 +121,7 @@ def _noise_schedule(manifest: Manifest, config: dict[str, Any]) -> tuple[dict[st
 
 def _is_walked(config: dict[str, Any], timesteps: Sequence[int]) -> bool:
     """Return whether diffusers' scheduler uses exactly these timesteps, with clean latents after the last."""
-    kind = getattr(diffusers, config["_class_name"])
-    accepted = kind._get_init_keys(kind)
-    noise_scheduler = kind(**{key: value for key, value in config.items() if key in accepted})
+    noise_scheduler = getattr(diffusers, config["_class_name"]).from_config(config)
     noise_scheduler.set_timesteps(len(timesteps))
     if [float(timestep) for timestep in noise_scheduler.timesteps] != list(map(float, timesteps)):
         return False
@@ -133,11 +133,6 @@ def _is_walked(config: dict[str, Any], timesteps: Sequence[int]) -> bool:
         now - stride == then or (then < 0 and now - stride < 0)
         for now, then in zip(timesteps, following, strict=True)
     )
-
-
-def _ddim(config: dict[str, Any]) -> DDIMScheduler:
-    accepted = DDIMScheduler._get_init_keys(DDIMScheduler)
-    return DDIMScheduler(**{key: value for key, value in config.items() if key in accepted})
 
 
 # --- networks -------------------------------------------------------------------------------------

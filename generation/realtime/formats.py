@@ -24,13 +24,18 @@ def progress_bar(percent: int, steps: int) -> str:
 
 
 class Style(Protocol):
-    is_resumed: bool  # its clients reconnect with the id of the last event; others get no ids
+    """Base of the styles. `snapshot` and `knows` are for a style without snapshots."""
+
+    is_resumed: bool = (
+        True  # its clients reconnect with the id of the last event; others get no ids
+    )
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         """options: those that the view passed to `views.streams.answer`."""
 
     def snapshot(self, body: bytes) -> Sent | None:
         """Return the whole state: sent first, and wherever an event may have been lost."""
+        return None
 
     def event(self, kind: str, data: str) -> Sent | None:
         """Return the event of an entry of the stream. data: JSON."""
@@ -40,12 +45,11 @@ class Style(Protocol):
 
     def knows(self, body: bytes) -> bool:
         """Return whether the client has the state of this answer; if not, it gets a snapshot."""
+        return True
 
 
-class JobStyle:
+class JobStyle(Style):
     """/v1/jobs/{id}/events: the job, then changes, then the job again in an event named by its last status."""
-
-    is_resumed = True
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         self._kinds: list[str] = options["kinds"]
@@ -80,7 +84,7 @@ def _state(job: Mapping[str, Any]) -> tuple[str, int]:
     return job["status"], job["attempt"]
 
 
-class OpenAIStyle:
+class OpenAIStyle(Style):
     """/v1/images/generations with `stream`: partial images, then the completed one, or the error.
 
     options: `partial_images`, the most that are sent, and `facts`, the other fields of each event (created_at, size,
@@ -94,9 +98,6 @@ class OpenAIStyle:
         self._left: int = options["partial_images"]
         self._facts: Mapping[str, Any] = options["facts"]
         self._sent = 0
-
-    def snapshot(self, body: bytes) -> None:
-        return None
 
     def event(self, kind: str, data: str) -> Sent | None:
         if kind != "preview" or self._sent >= self._left:
@@ -116,23 +117,15 @@ class OpenAIStyle:
     def final(self, status: int, body: bytes) -> Sequence[Sent]:
         return [Sent("image_generation.completed" if status < 400 else "error", body)]
 
-    def knows(self, body: bytes) -> bool:
-        return True
 
-
-class ReplicateStyle:
+class ReplicateStyle(Style):
     """/v1/predictions/{id}/stream: logs, then one event per link and `done`, or the error.
 
     options: `steps` of the job.
     """
 
-    is_resumed = True
-
     def __init__(self, options: Mapping[str, Any]) -> None:
         self._steps: int = options["steps"]
-
-    def snapshot(self, body: bytes) -> None:
-        return None
 
     def event(self, kind: str, data: str) -> Sent | None:
         if kind != "progress":
@@ -149,9 +142,6 @@ class ReplicateStyle:
         output = [Sent("output", link.encode()) for link in last["output"] or ()]
         reason = {} if last["status"] == "succeeded" else {"reason": "canceled"}
         return [*output, Sent("done", json.dumps(reason).encode())]
-
-    def knows(self, body: bytes) -> bool:
-        return True
 
 
 STYLES: dict[str, type[Style]] = {

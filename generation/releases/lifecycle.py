@@ -197,10 +197,15 @@ def read_manifest(release: Release) -> Manifest:
     return manifest
 
 
-def verify(release: Release, on_progress: Progress | None = None) -> Manifest:
-    """Compare the files with the manifest, and the manifest with the registered one. Raises ReleaseRefused."""
+def verify(
+    release: Release, on_progress: Progress | None = None, *, hashes: bool = True
+) -> Manifest:
+    """Compare the files with the manifest, and the manifest with the registered one. Raises ReleaseRefused.
+
+    hashes: False compares names and sizes only.
+    """
     place = folder(release)
-    manifest = _verified(place, on_progress)
+    manifest = _verified(place, on_progress, hashes=hashes)
     _compare_manifest(release, place)
     return manifest
 
@@ -218,9 +223,7 @@ def activate(release: Release, *, reason: str = "") -> Release:
 
     reason: of an automatic decision, for the audit log.
     """
-    place = folder(release)
-    _verified(place, hashes=False)
-    _compare_manifest(release, place)
+    verify(release, hashes=False)
     with transaction.atomic():
         # Every release of the kind is locked, in one order, so two activations wait for each other.
         rows = {row.pk: row for row in _locked(release.kind)}
@@ -255,9 +258,7 @@ def rollback(kind: str) -> Release:
             raise ReleaseRefused(
                 f"{previous.name}, which {current.name} replaced, was rejected. Activate a release by name."
             )
-        place = folder(previous)
-        _verified(place, hashes=False)
-        _compare_manifest(previous, place)
+        verify(previous, hashes=False)
         # `previous.replaced` stays, so a second rollback goes one release further back.
         _exchange(current, previous, "release_rolled_back")
         transaction.on_commit(notifications.encode, robust=True)
@@ -280,9 +281,7 @@ def begin_canary(release: Release, percent: int) -> Release:
     """Serve a share of the jobs of the active release of this kind with this one. Raises ReleaseRefused."""
     if not 1 <= percent <= 99:
         raise ReleaseRefused(f"A canary serves from 1 to 99 % of the jobs, not {percent}.")
-    place = folder(release)
-    _verified(place, hashes=False)
-    _compare_manifest(release, place)
+    verify(release, hashes=False)
     with transaction.atomic():
         rows = {row.pk: row for row in _locked(release.kind)}
         release = rows[release.pk]
@@ -341,9 +340,7 @@ def canaries() -> list[Release]:
 
 def prepare(release: Release) -> Release:
     """Mark the release so that the workers load it before it is served. Raises ReleaseRefused."""
-    place = folder(release)
-    _verified(place, hashes=False)
-    _compare_manifest(release, place)
+    verify(release, hashes=False)
     Release.objects.filter(pk=release.pk).update(prepared_at=timezone.now())
     release.refresh_from_db()
     return release

@@ -126,7 +126,10 @@ def take(shares: Shares) -> tuple[list[Delivery], bool]:
             shares.begin(row)
             chosen.append(row)
     for endpoint in closed.values():
-        _give_up(endpoint) if endpoint.disabled_at else _put_off(endpoint)
+        if endpoint.disabled_at:
+            _give_up(endpoint)
+        else:
+            _due_of(endpoint).update(next_attempt_at=endpoint.paused_until)
     taken = _lease(chosen)
     held = {delivery.pk for delivery in taken}
     for row in chosen:
@@ -150,10 +153,6 @@ def _lease(rows: Sequence[Delivery]) -> list[Delivery]:
     for delivery in taken:
         delivery.endpoint = endpoints[delivery.endpoint_id]
     return taken
-
-
-def _put_off(endpoint: WebhookEndpoint) -> None:
-    _due_of(endpoint).update(next_attempt_at=endpoint.paused_until)
 
 
 def _give_up(endpoint: WebhookEndpoint) -> None:
@@ -223,7 +222,7 @@ def _failed(delivery: Delivery, answer: Answer, now: datetime) -> str:
     result = {"last_status": answer.status, "last_error": answer.error[:MAX_ERROR]}
     if answer.status == GONE or delivery.attempts > len(DELAYS):
         _held(delivery).update(status=Status.DEAD, **result)
-        _said_dead(delivery, answer.error)
+        log.warning("webhook_dead", **_facts(delivery), error=answer.error)
         return "dead"
     seconds = DELAYS[delivery.attempts - 1] * (1 + random.uniform(0, JITTER))
     seconds = max(seconds, _asked_for(answer))
@@ -270,10 +269,6 @@ def _pause(failures: int, answer: Answer, now: datetime) -> datetime | None:
     if answer.status in THROTTLES:
         seconds = max(seconds, _asked_for(answer) or THROTTLE_SECONDS)
     return now + timedelta(seconds=seconds) if seconds else None
-
-
-def _said_dead(delivery: Delivery, error: str) -> None:
-    log.warning("webhook_dead", **_facts(delivery), error=error)
 
 
 def _facts(delivery: Delivery) -> dict[str, object]:

@@ -1,6 +1,6 @@
 """Every setting, and every read of the environment. Malformed values stop the process with the variable's name.
 
-`deploy/README.md` has the same variables as a table; a test compares the two.
+`deploy/README.md` explains each variable; a test compares the two.
 """
 
 from project.settings.api import *

@@ -2,18 +2,10 @@
 
 from project.settings import environment
 
-LOCAL_API_KEY = environment.env.str(
-    "LOCAL_API_KEY", default=""
-)  # `manage.py bootstrap` makes sure that this key exists
-REQUESTS_PER_MINUTE = environment.whole(
-    "REQUESTS_PER_MINUTE", 0, most=1_000_000
-)  # of a key that says nothing else; 0: no limit
-MAX_QUEUED_JOBS = environment.whole(
-    "MAX_QUEUED_JOBS", 10_000, most=10_000_000
-)  # more are refused, unless stored images answer them; 0: no limit
-OPENAI_WAIT_SECONDS = environment.positive(
-    "OPENAI_WAIT_SECONDS", 540
-)  # the route of OpenAI keeps its clients; they themselves give up after 600
+LOCAL_API_KEY = environment.env.str("LOCAL_API_KEY", default="")
+REQUESTS_PER_MINUTE = environment.whole("REQUESTS_PER_MINUTE", 0, most=1_000_000)
+MAX_QUEUED_JOBS = environment.whole("MAX_QUEUED_JOBS", 10_000, most=10_000_000)
+OPENAI_WAIT_SECONDS = environment.positive("OPENAI_WAIT_SECONDS", 540)
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["generation.api.authentication.APIKeyAuthentication"],
     "DEFAULT_PERMISSION_CLASSES": ["generation.api.authentication.HasScope"],

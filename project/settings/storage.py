@@ -48,13 +48,11 @@ WHITENOISE_USE_FINDERS = STATIC_ROOT is None or not STATIC_ROOT.is_dir()
 WHITENOISE_AUTOREFRESH = False
 
 # --- Images in an object store -------------------------------------------------------------------
-S3_BUCKET = environment.env.str("S3_BUCKET", default="")  # empty: they lie in DATA_DIR
-S3_ENDPOINT_URL = environment.env.str("S3_ENDPOINT_URL", default="")  # empty: Amazon's
+S3_BUCKET = environment.env.str("S3_BUCKET", default="")
+S3_ENDPOINT_URL = environment.env.str("S3_ENDPOINT_URL", default="")
 S3_REGION = environment.env.str("S3_REGION", default="")
 S3_PREFIX = environment.env.str("S3_PREFIX", default="")
-S3_DELIVERY = environment.choice(
-    "S3_DELIVERY", "redirect", ("redirect", "serve")
-)  # whether clients fetch files from the store themselves
+S3_DELIVERY = environment.choice("S3_DELIVERY", "redirect", ("redirect", "serve"))
 
 
 def object_store(

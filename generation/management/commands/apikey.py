@@ -99,15 +99,8 @@ class Command(BaseCommand):
             )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        actions: dict[str, Callable[[dict[str, Any]], None]] = {
-            "create": self.create,
-            "list": self.show,
-            "limit": self.limit,
-            "rotate": self.rotate,
-            "revoke": self.revoke,
-        }
         try:
-            actions[options["action"]](options)
+            getattr(self, options["action"])(options)
         except GenerationError as error:
             raise CommandError(error.detail) from error
 
@@ -133,7 +126,7 @@ class Command(BaseCommand):
         self.stderr.write("The key is shown only now:")
         self.stdout.write(plain)
 
-    def show(self, options: dict[str, Any]) -> None:
+    def list(self, options: dict[str, Any]) -> None:
         for key in APIKey.objects.select_related("owner", "replaced_by"):
             state = key.state
             if state == APIKey.ACTIVE and key.expires_at:

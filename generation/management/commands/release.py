@@ -2,7 +2,7 @@
 
 import re
 from argparse import ArgumentParser, ArgumentTypeError
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -96,19 +96,8 @@ class Command(BaseCommand):
         export.add_argument("target", type=Path, help="a new folder")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        actions: dict[str, Callable[[dict[str, Any]], None]] = {
-            "register": self.register,
-            "list": self.list,
-            "verify": self.verify,
-            "activate": self.activate,
-            "canary": self.canary,
-            "tries": self.tries,
-            "rollback": self.rollback,
-            "reject": self.reject,
-            "export": self.export,
-        }
         try:
-            actions[options["action"]](options)
+            getattr(self, options["action"])(options)
         except GenerationError as error:
             raise CommandError(error.detail) from error
 
