@@ -5,7 +5,8 @@ from typing import Any
 from django.contrib import admin, messages
 from django.db.models import Count, QuerySet
 from django.http import HttpRequest
-from django.utils.html import format_html, format_html_join
+from django.template.loader import render_to_string
+from django.utils.html import format_html_join
 from django.utils.safestring import mark_safe
 from unfold.admin import ModelAdmin
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
@@ -163,15 +164,4 @@ def _percent(value: float | None) -> str:
 def _table(heads: tuple[str, ...], rows: list[tuple[Any, ...]]) -> Any:
     if not rows:
         return "–"
-    cells = format_html_join(
-        "",
-        "<tr>{}</tr>",
-        (
-            (format_html_join("", '<td class="pr-6">{}</td>', ((cell,) for cell in row)),)
-            for row in rows
-        ),
-    )
-    head = format_html_join(
-        "", '<th class="pr-6 text-left font-semibold">{}</th>', ((cell,) for cell in heads)
-    )
-    return format_html("<table><thead><tr>{}</tr></thead><tbody>{}</tbody></table>", head, cells)
+    return render_to_string("distillation/admin/table.html", {"heads": heads, "rows": rows})

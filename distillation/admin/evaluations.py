@@ -113,7 +113,7 @@ class EvaluationAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
     @display(description="not passed")
     def failed(self, row: Evaluation) -> str:
         run = getattr(row, "run", None)
-        checks = [] if run is None or not run.gate else run.gate["checks"]
+        checks = run.checks if run else []
         return ", ".join(check["name"] for check in checks if not check["passed"]) or "–"
 
     @display(description="status", ordering="status")
@@ -160,7 +160,7 @@ class EvaluationAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
                 for row in found["verdicts"]
                 if row["estimate"] is not None
             ],
-            "checks": (run.gate or {}).get("checks", []) if run else [],
+            "checks": run.checks if run else [],
             "report": links.get(reports.REPORT),
             "sheets": _pictures(links, _sheets(links)),
             "plots": _pictures(links, reports.PLOTS),

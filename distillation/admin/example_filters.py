@@ -20,36 +20,44 @@ def verdicts(**fields: Any) -> Exists:
     )
 
 
-class StandingFilter(DropdownFilter):
+class Filter(DropdownFilter):
+    """A filter by one of its `options`: values, each with its text."""
+
+    options: tuple[tuple[str, str], ...] = ()
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return list(self.options)
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet) -> QuerySet:
+        return self.chosen(queryset, self.value()) if self.value() else queryset
+
+    def chosen(self, rows: QuerySet, value: str) -> QuerySet:
+        """Return the rows of the value that a person has chosen."""
+        raise NotImplementedError
+
+
+class StandingFilter(Filter):
     title = "usable"
     parameter_name = "standing"
+    options = (("accepted", "accepted, by people or the detector"), ("not", "not accepted"))
 
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [("accepted", "accepted, by people or the detector"), ("not", "not accepted")]
-
-    def queryset(self, request: HttpRequest, queryset: QuerySet) -> QuerySet:
+    def chosen(self, rows: QuerySet, value: str) -> QuerySet:
         used = examples.accepted().values("pk")
-        if self.value() == "accepted":
-            return queryset.filter(pk__in=used)
-        return queryset.exclude(pk__in=used) if self.value() else queryset
+        return rows.filter(pk__in=used) if value == "accepted" else rows.exclude(pk__in=used)
 
 
-class VerdictFilter(DropdownFilter):
+class VerdictFilter(Filter):
     title = "verdict"
     parameter_name = "verdict"
+    options = (("accepted", "accepted"), ("rejected", "rejected"), ("none", "not judged"))
 
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [("accepted", "accepted"), ("rejected", "rejected"), ("none", "not judged")]
-
-    def queryset(self, request: HttpRequest, queryset: QuerySet) -> QuerySet:
-        if self.value() == "none":
-            return queryset.filter(~verdicts(), refusal="")
-        if self.value():
-            return queryset.filter(verdicts(is_accepted=self.value() == "accepted"))
-        return queryset
+    def chosen(self, rows: QuerySet, value: str) -> QuerySet:
+        if value == "none":
+            return rows.filter(~verdicts(), refusal="")
+        return rows.filter(verdicts(is_accepted=value == "accepted"))
 
 
-class FailingBitFilter(DropdownFilter):
+class FailingBitFilter(Filter):
     title = "failing bit"
     parameter_name = "bit"
 
@@ -57,13 +65,11 @@ class FailingBitFilter(DropdownFilter):
         detector = examples.active_detector()
         return [(bit, bit) for bit in detector.bits] if detector else []
 
-    def queryset(self, request: HttpRequest, queryset: QuerySet) -> QuerySet:
-        if not self.value():
-            return queryset
-        return queryset.filter(verdicts(failing__contains=[self.value()]))
+    def chosen(self, rows: QuerySet, value: str) -> QuerySet:
+        return rows.filter(verdicts(failing__contains=[value]))
 
 
-class VariantFilter(DropdownFilter):
+class VariantFilter(Filter):
     title = "prompt variant"
     parameter_name = "variant"
 
@@ -71,11 +77,11 @@ class VariantFilter(DropdownFilter):
         shown = PromptVariant.objects.filter(image_sources__isnull=False).distinct()
         return [(slug, slug) for slug in shown.order_by("slug").values_list("slug", flat=True)]
 
-    def queryset(self, request: HttpRequest, queryset: QuerySet) -> QuerySet:
-        return queryset.filter(source__variants__slug=self.value()) if self.value() else queryset
+    def chosen(self, rows: QuerySet, value: str) -> QuerySet:
+        return rows.filter(source__variants__slug=value)
 
 
-class RefusalFilter(DropdownFilter):
+class RefusalFilter(Filter):
     title = "refusal"
     parameter_name = "refusal"
 
@@ -84,34 +90,27 @@ class RefusalFilter(DropdownFilter):
         found = [(code, code) for code in codes.values_list("refusal", flat=True).distinct()]
         return [("none", "images only"), ("any", "refused files only"), *found]
 
-    def queryset(self, request: HttpRequest, queryset: QuerySet) -> QuerySet:
-        if self.value() == "none":
-            return queryset.filter(refusal="")
-        if self.value() == "any":
-            return queryset.exclude(refusal="")
-        return queryset.filter(refusal=self.value()) if self.value() else queryset
+    def chosen(self, rows: QuerySet, value: str) -> QuerySet:
+        if value == "any":
+            return rows.exclude(refusal="")
+        return rows.filter(refusal="" if value == "none" else value)
 
 
-class OverrideFilter(DropdownFilter):
+class OverrideFilter(Filter):
     title = "decided by people"
     parameter_name = "override"
+    options = (
+        ("accepted", "accepted"),
+        ("rejected", "rejected"),
+        ("any", "either"),
+        ("none", "not decided"),
+        ("against", "against the detector"),
+    )
 
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [
-            ("accepted", "accepted"),
-            ("rejected", "rejected"),
-            ("any", "either"),
-            ("none", "not decided"),
-            ("against", "against the detector"),
-        ]
-
-    def queryset(self, request: HttpRequest, queryset: QuerySet) -> QuerySet:
-        value = self.value()
-        if value == "none":
-            return queryset.filter(override=Example.Override.NONE)
+    def chosen(self, rows: QuerySet, value: str) -> QuerySet:
         if value == "any":
-            return queryset.exclude(override=Example.Override.NONE)
+            return rows.exclude(override=Example.Override.NONE)
         if value == "against":
-            against = queryset.filter(verdicts(is_accepted=False), override="accepted")
-            return against | queryset.filter(verdicts(is_accepted=True), override="rejected")
-        return queryset.filter(override=value) if value else queryset
+            against = rows.filter(verdicts(is_accepted=False), override="accepted")
+            return against | rows.filter(verdicts(is_accepted=True), override="rejected")
+        return rows.filter(override="" if value == "none" else value)

@@ -41,9 +41,7 @@ class ReleaseWithLineageAdmin(ReleaseAdmin):
             "measured": evaluations.of(obj) is not None,
             "verdict": evaluations.verdict(obj, run),
             "right": evaluations.share_right(obj),
-            "failed": [c for c in (run.gate or {}).get("checks", []) if not c["passed"]]
-            if run
-            else [],
+            "failed": [c for c in (run.checks if run else []) if not c["passed"]],
         }
 
 

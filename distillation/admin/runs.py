@@ -1,6 +1,7 @@
 """Admin of runs: start, progress, gate, results; pause, resume, cancel."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -175,10 +176,7 @@ class RunAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
             "stage": run.stage,
             "slice": run.token,
             "is_open": run.is_open,
-            "curves": [
-                {"stage": curve.stage, "steps": curve.steps, "values": curve.values}
-                for curve in curves.curves(run)
-            ],
+            "curves": [asdict(curve) for curve in curves.curves(run)],
             "samples": None
             if sheet is None
             else {
@@ -236,7 +234,7 @@ class RunAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
             "evaluation_url": reverse("admin:distillation_evaluation_change", args=[obj.release_id])
             if is_measured
             else None,
-            "checks": (obj.gate or {}).get("checks", []),
+            "checks": obj.checks,
         }
 
     # --- columns

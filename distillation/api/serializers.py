@@ -51,13 +51,15 @@ class RunErrorSerializer(serializers.Serializer[Any]):
 class RunSerializer(serializers.Serializer[Run]):
     name = serializers.CharField(help_text="Name of the run and of the release it makes.")
     status = serializers.ChoiceField(Run.Status.choices)
-    progress = serializers.FloatField(help_text="Percent.")
+    progress = serializers.FloatField(source="percent", help_text="Percent.")
     stage = serializers.CharField(allow_blank=True)
-    slices = serializers.IntegerField(help_text="Number of slices so far.")
+    slices = serializers.IntegerField(source="token", help_text="Number of slices so far.")
     outcome = serializers.ChoiceField(Run.Outcome.choices)
     recipe = serializers.JSONField()
-    teacher = serializers.CharField(help_text="Name of the teacher release.")
-    begins_with = serializers.CharField(allow_null=True, help_text="The student it continues from.")
+    teacher = serializers.CharField(source="teacher.name", help_text="Name of the teacher release.")
+    begins_with = serializers.CharField(
+        source="begins_with.name", allow_null=True, help_text="The student it continues from."
+    )
     variants = serializers.IntegerField(
         help_text="Number of prompt variants; 0 before the first slice."
     )
@@ -65,34 +67,9 @@ class RunSerializer(serializers.Serializer[Run]):
     reasons = serializers.ListField(child=serializers.CharField())
     policy = serializers.ChoiceField(Run.Policy.choices)
     gate = CheckSerializer(
-        many=True, help_text="Checks of the promotion gate; empty before they ran."
+        source="checks", many=True, help_text="Checks of the promotion gate; empty before they ran."
     )
     error = RunErrorSerializer(allow_null=True, help_text="Error of a failed run.")
     created_at = serializers.DateTimeField()
     started_at = serializers.DateTimeField(allow_null=True)
     finished_at = serializers.DateTimeField(allow_null=True)
-
-    def to_representation(self, instance: Run) -> dict[str, Any]:
-        failed = instance.status == Run.Status.FAILED
-        return {
-            "name": instance.name,
-            "status": instance.status,
-            "progress": instance.percent,
-            "stage": instance.stage,
-            "slices": instance.token,
-            "outcome": instance.outcome,
-            "recipe": instance.recipe,
-            "teacher": instance.teacher.name,
-            "begins_with": instance.begins_with.name if instance.begins_with else None,
-            "variants": instance.variants,
-            "trigger": instance.trigger,
-            "reasons": instance.reasons,
-            "policy": instance.policy,
-            "gate": (instance.gate or {}).get("checks", []),
-            "error": {"code": instance.error_code, "detail": instance.error_detail}
-            if failed
-            else None,
-            "created_at": instance.created_at,
-            "started_at": instance.started_at,
-            "finished_at": instance.finished_at,
-        }

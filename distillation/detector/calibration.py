@@ -1,10 +1,48 @@
 """Calibration of the detector's bits: temperatures, thresholds and the calibration error."""
 
+from collections.abc import Sequence
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
 SHARPEST, FLATTEST = 1 / 20, 20.0  # temperatures searched
 STEPS = 60  # of the bisection: the interval ends at float precision
+
+
+class Calibrated(Protocol):
+    """A network with a temperature and a threshold for each bit."""
+
+    temperatures: Tensor
+    thresholds: Tensor
+
+
+def calibrate(
+    network: Calibrated,
+    logits: Tensor,
+    bits: Tensor,
+    *,
+    known: Tensor,
+    names: Sequence[str],
+    false_accepts: float,
+) -> None:
+    """Set the temperatures, then the thresholds, by the images of which a bit is known. All but names: [N, bits].
+
+    A threshold is the most balanced if it accepts few enough of the images without the bit, else the lowest that does.
+    """
+    for number, name in enumerate(names):
+        rows = known[:, number]
+        z, y = logits[rows, number : number + 1], bits[rows, number : number + 1]
+        if not 0 < int(y.sum()) < len(y):
+            raise ValueError(
+                f"The bit {name} is the same in all {len(y)} held-out pictures of which it is known: "
+                "give more pictures with and without it."
+            )
+        temperature = fit_temperatures(z, y)
+        p = torch.sigmoid(z / temperature)
+        at_rate = thresholds_at_false_accepts(p, y, rate=false_accepts)
+        network.temperatures[number] = temperature[0]
+        network.thresholds[number] = torch.maximum(at_rate, fit_thresholds(p, y))[0]
 
 
 def fit_temperatures(logits: Tensor, bits: Tensor) -> Tensor:

@@ -25,14 +25,7 @@ from distillation.resumable.progress import Bar
 LABELS = "labels.csv"
 BITS = "bits.json"
 PARTS = ("", "train", "held-out")
-COLUMNS = {
-    "file": True,
-    "tags": True,
-    "mask": False,
-    "defect": False,
-    "lacks": False,
-    "part": False,
-}
+COLUMNS = ("file", "tags", "mask", "defect", "lacks", "part")  # the first two are needed
 # Learnt without labels, from pictures that training spoils and from masks. Rows may name them, bits.json must not.
 LEARNT = ("sharp", "clean", "whole", "large")
 NOT = "not-"
@@ -204,9 +197,7 @@ def write(folder: Path, rows: Sequence[Row], vocabulary: Mapping[str, Sequence[s
 
 # --- lines ----------------------------------------------------------------------------------------
 def _check_columns(path: Path, columns: Sequence[str]) -> None:
-    if missing := [
-        name for name, is_needed in COLUMNS.items() if is_needed and name not in columns
-    ]:
+    if missing := [name for name in COLUMNS[:2] if name not in columns]:
         raise LabelsUnusable(f"{path} line 1: the column {missing[0]} is missing.")
     if unknown := [name for name in columns if name not in COLUMNS]:
         raise LabelsUnusable(

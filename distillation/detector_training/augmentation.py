@@ -34,16 +34,6 @@ class Augmentation:
         1.5  # the coarsest quantisation of those, as a multiple of JPEG's at quality 50
     )
 
-    def __post_init__(self) -> None:
-        for name in ("moved", "blurred", "blocked"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is a share, 0 to 1, not {getattr(self, name)}.")
-        for name in ("shift", "zoom", "brightness", "contrast", "noise", "coarseness"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, as {getattr(self, name)} is.")
-        if self.zoom >= 1 or self.contrast >= 1 or not 0 < self.smallest <= 1:
-            raise ValueError("zoom and contrast must be below 1, smallest above 0 and at most 1.")
-
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:
         """Return changed copies. images: float [N, 3, H, W], −1 to 1, which they keep."""
         images = self._move(images, generator)

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -18,49 +17,30 @@ from distillation.training.task import Trained
 
 
 @dataclass(frozen=True)
-class DetectorRecipe:
+class TrainingRecipe:
     """Adam with decoupled decay, a cosine after a warm-up; every batch is drawn with replacement."""
 
-    steps: int = 1100
+    steps: int
     batch: int = 64
     learning_rate: float = 3e-3  # peak
     warmup: int = 60
     weight_decay: float = 0.02
     is_bf16: bool = True  # forward passes, twice as fast; weights and updates stay fp32
-    augmentation: Augmentation = field(default_factory=Augmentation)
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_training(self)
+        checks.at_least_1(self, "steps")
+        if self.batch < 2:
+            raise ValueError(f"batch must be at least 2, not {self.batch}.")
+        checks.at_most(self, "warmup", self.steps, "steps")
+        checks.positive(self, "learning_rate")
+        checks.not_negative(self, "weight_decay")
 
 
-class Recipe(Protocol):
-    """What the recipes of the detector's networks have in common."""
-
-    @property
-    def steps(self) -> int: ...
-    @property
-    def batch(self) -> int: ...
-    @property
-    def learning_rate(self) -> float: ...
-    @property
-    def warmup(self) -> int: ...
-    @property
-    def weight_decay(self) -> float: ...
-    @property
-    def is_bf16(self) -> bool: ...
-    @property
-    def seed(self) -> int: ...
-
-
-def check_training(recipe: Recipe) -> None:
-    """Raise ValueError, which names the field, for a recipe that cannot be trained by."""
-    checks.at_least_1(recipe, "steps")
-    if recipe.batch < 2:
-        raise ValueError(f"batch must be at least 2, not {recipe.batch}.")
-    checks.at_most(recipe, "warmup", recipe.steps, "steps")
-    checks.positive(recipe, "learning_rate")
-    checks.not_negative(recipe, "weight_decay")
+@dataclass(frozen=True)
+class DetectorRecipe(TrainingRecipe):
+    steps: int = 1100
+    augmentation: Augmentation = field(default_factory=Augmentation)
 
 
 class BitsTask(Trained):
@@ -68,7 +48,7 @@ class BitsTask(Trained):
 
     def __init__(
         self,
-        recipe: Recipe,
+        recipe: TrainingRecipe,
         config: DetectorConfig,
         *,
         images: Tensor,
@@ -76,7 +56,6 @@ class BitsTask(Trained):
     ) -> None:
         """images: uint8 [N, 3, size, size]; bits: [N, bits], 0, 1 or UNKNOWN."""
         super().__init__()
-        check(config, images=images, bits=bits)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             self.detector = Detector(config)
@@ -139,16 +118,8 @@ def train(
 
     images: uint8 [N, 3, size, size]; bits: [N, bits], 0 or 1.
     """
-    check(config, images=validation_images, bits=validation_bits)
     task = DetectorTask(recipe, config, images=images, bits=bits)
-    loop.run(
-        task,
-        folder,
-        steps=recipe.steps,
-        seed=recipe.seed,
-        title="detector",
-        progress_bar=progress_bar,
-    )
+    loop.train(task, recipe, folder=folder, title="detector", progress_bar=progress_bar)
     calibrate(task.detector, images=validation_images, bits=validation_bits)
     network.save(task.detector, Path(folder) / "detector")
     return network.load(Path(folder) / "detector")
@@ -158,20 +129,3 @@ def calibrate(detector: Detector, *, images: Tensor, bits: Tensor) -> None:
     """Set temperatures, then thresholds, by images that were not trained on."""
     detector.temperatures.copy_(calibration.fit_temperatures(detector.logits(images), bits))
     detector.thresholds.copy_(calibration.fit_thresholds(detector.probabilities(images), bits))
-
-
-def check(config: DetectorConfig, *, images: Tensor, bits: Tensor) -> None:
-    """Raise ValueError for images or bits that the network has no place for."""
-    check_images(images, config.image_size)
-    if bits.shape != (len(images), len(config.bits)):
-        raise ValueError(
-            f"Give bits [{len(images)}, {len(config.bits)}], not {list(bits.shape)}: one row an image."
-        )
-
-
-def check_images(images: Tensor, size: int) -> None:
-    """Raise ValueError for images of another size or kind."""
-    if images.dtype != torch.uint8 or images.shape[1:] != (3, size, size) or not len(images):
-        raise ValueError(
-            f"Give uint8 images [N, 3, {size}, {size}], not {images.dtype} {list(images.shape)}."
-        )

@@ -33,12 +33,6 @@ class Spoiling:
         0.0,
     )  # what is left of it in a picture that is as good as blank
 
-    def __post_init__(self) -> None:
-        for name in ("blur", "scale", "motion", "noise", "salt", "coarseness"):
-            first, last = getattr(self, name)
-            if first <= 0 or last <= 0:
-                raise ValueError(f"{name} runs between amounts above 0, not {first} and {last}.")
-
     def __call__(self, images: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
         """Each picture spoilt in a way that is drawn: (images, BITS as 0, 1 or UNKNOWN, float [N, 2]).
 

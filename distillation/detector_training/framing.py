@@ -21,14 +21,6 @@ class Framing:
         0.5  # share of batches where what lies outside is the edge drawn out, not mirrored
     )
 
-    def __post_init__(self) -> None:
-        if not (0 <= self.moved <= 1 and 0 <= self.beyond <= 1):
-            raise ValueError("moved and beyond are shares, 0 to 1.")
-        if self.shift < 0 or not 0 < self.nearest <= self.farthest:
-            raise ValueError(
-                "The shift must not be negative, nearest above 0 and at most farthest."
-            )
-
     def __call__(self, images: Tensor, maps: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
         """Changed copies of both. images: float [N, 3, H, W]; maps: float [N, C, h, w], taken to the nearest pixel."""
         count = len(images)

@@ -15,9 +15,8 @@ from distillation.detector.labels import UNKNOWN
 from distillation.detector.network import Detector, DetectorConfig, as_float
 from distillation.detector_training import degradations
 from distillation.detector_training.augmentation import Augmentation
-from distillation.detector_training.classifier import BitsTask, check, check_training
+from distillation.detector_training.classifier import BitsTask, TrainingRecipe
 from distillation.detector_training.degradations import BITS, Spoiling
-from distillation.detector_training.segmentation import threshold
 from distillation.training import loop
 from generation.engine.latents import as_uint8
 
@@ -37,21 +36,14 @@ FINISH = Augmentation(
 
 
 @dataclass(frozen=True)
-class QualityRecipe:
-    """Adam with decoupled decay, a cosine after a warm-up; every batch is drawn with replacement.
-
-    spoilt, worn: shares of a batch. Of the spoilt only `sharp` and `clean` are learned; of the worn, which are as bad
-    as `wear` makes them, everything else; of the rest, which are `sound`, all. finished: share of the sound and of the
-    spoilt alike that get the traces of a camera and a file, `finish`, last. Were they there before a picture is
+class QualityRecipe(TrainingRecipe):
+    """spoilt, worn: shares of a batch. Of the spoilt only `sharp` and `clean` are learned; of the worn, which are as
+    bad as `wear` makes them, everything else; of the rest, which are `sound`, all. finished: share of the sound and of
+    the spoilt alike that get the traces of a camera and a file, `finish`, last. Were they there before a picture is
     blurred, blurring would take them away, and what has no noise would pass for blurred.
     """
 
     steps: int = 900
-    batch: int = 64
-    learning_rate: float = 3e-3  # peak
-    warmup: int = 60
-    weight_decay: float = 0.02
-    is_bf16: bool = True  # forward passes; weights and updates stay fp32
     spoilt: float = 0.35
     worn: float = 0.15
     spoiling: Spoiling = field(default_factory=Spoiling)
@@ -59,16 +51,6 @@ class QualityRecipe:
     finished: float = 0.5
     finish: Augmentation = FINISH
     wear: Augmentation = field(default_factory=Augmentation)
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_training(self)
-        if self.spoilt < 0 or self.worn < 0 or self.spoilt + self.worn >= 1:
-            raise ValueError("spoilt and worn are shares of a batch that leave something sound.")
-        if not 0 <= self.finished <= 1 or self.finish.is_mirrored or self.finish.moved:
-            raise ValueError(
-                "finished is a share, 0 to 1; what finishes a picture must not move it."
-            )
 
 
 class QualityTask(BitsTask):
@@ -83,11 +65,7 @@ class QualityTask(BitsTask):
         bits: Tensor,
         begins_with: Detector | None = None,
     ) -> None:
-        """images: uint8 [N, 3, size, size]; bits: float [N, bits], 0, 1 or UNKNOWN."""
-        if recipe.spoilt and config.bits[-len(BITS) :] != BITS:
-            raise ValueError(
-                f"Spoilt pictures teach {', '.join(BITS)}, which must be the last bits of the detector."
-            )
+        """images: uint8 [N, 3, size, size]; bits: float [N, bits], 0, 1 or UNKNOWN, those of BITS last."""
         super().__init__(recipe, config, images=images, bits=bits)
         self._mix = recipe
         if begins_with is not None:
@@ -127,16 +105,8 @@ def train(
 
     false_accepts: share of the pictures without a bit that may be accepted.
     """
-    check(config, images=validation_images, bits=validation_bits)
     task = QualityTask(recipe, config, images=images, bits=bits, begins_with=begins_with)
-    loop.run(
-        task,
-        folder,
-        steps=recipe.steps,
-        seed=recipe.seed,
-        title=title,
-        progress_bar=progress_bar,
-    )
+    loop.train(task, recipe, folder=folder, title=title, progress_bar=progress_bar)
     calibrate(
         task.detector,
         recipe,
@@ -167,19 +137,14 @@ def calibrate(
         pictures.append(as_uint8(finished(made, recipe, generator)))
         truths.append(truth)
     logits, truth = torch.cat([detector.logits(part) for part in pictures]), torch.cat(truths)
-    for number, name in enumerate(detector.config.bits):
-        rows = truth[:, number] != UNKNOWN
-        z, y = logits[rows, number : number + 1], truth[rows, number : number + 1] > 0.5
-        if not 0 < int(y.sum()) < len(y):
-            raise ValueError(
-                f"The bit {name} is the same in all {len(y)} held-out pictures of which it is known: "
-                "give more pictures with and without it."
-            )
-        temperature = calibration.fit_temperatures(z, y)
-        detector.temperatures[number] = temperature[0]
-        detector.thresholds[number] = threshold(
-            torch.sigmoid(z / temperature), y, false_accepts=false_accepts
-        )
+    calibration.calibrate(
+        detector,
+        logits,
+        truth > 0.5,
+        known=truth != UNKNOWN,
+        names=detector.config.bits,
+        false_accepts=false_accepts,
+    )
 
 
 def finished(images: Tensor, recipe: QualityRecipe, generator: Generator) -> Tensor:

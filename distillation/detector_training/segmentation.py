@@ -10,10 +10,10 @@ from distillation.detector import calibration
 from distillation.detector.network import as_float
 from distillation.detector.segmentation import BITS, SegmentationConfig, UNet, bit_logits, rim
 from distillation.detector_training.augmentation import Augmentation
-from distillation.detector_training.classifier import check_images, check_training
+from distillation.detector_training.classifier import TrainingRecipe
 from distillation.detector_training.framing import Framing
 from distillation.losses.segmentation import class_balance, pixel_cross_entropy, weight_map
-from distillation.training import checks, loop
+from distillation.training import loop
 from distillation.training.optimizers import adamw
 from distillation.training.task import Trained
 from generation.engine.latents import as_uint8
@@ -24,15 +24,15 @@ GAP = 0.8  # an object between this multiple of the smallest and the smallest it
 
 
 @dataclass(frozen=True)
-class SegmentationRecipe:
-    """Adam with decoupled decay, a cosine after a warm-up. border_weight, sigma (pixels of the mask): U-Net's w₀ and σ.
+class SegmentationRecipe(TrainingRecipe):
+    """border_weight, sigma (pixels of the mask): U-Net's w₀ and σ.
 
     smallest: what an object must have at least, as a share of the area of the smallest of the training set.
+    augmentation: after the framing, which moves images with their masks; so it must not move them.
     """
 
     steps: int = 600
     batch: int = 32
-    learning_rate: float = 3e-3  # peak
     warmup: int = 30
     weight_decay: float = 0.01
     border_weight: float = 10.0
@@ -43,16 +43,6 @@ class SegmentationRecipe:
     augmentation: Augmentation = field(
         default_factory=lambda: Augmentation(is_mirrored=False, moved=0.0)
     )
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_training(self)
-        checks.positive(self, "smallest")
-        checks.share(self, "smallest")
-        if self.augmentation.is_mirrored or self.augmentation.moved:
-            raise ValueError(
-                "The framing moves the images, with their masks; augmentation must not."
-            )
 
 
 class SegmentationTask(Trained):
@@ -68,7 +58,6 @@ class SegmentationTask(Trained):
     ) -> None:
         """images: uint8 [N, 3, size, size]; masks: uint8 [N, size, size], 0 on the ground, objects numbered from 1."""
         super().__init__()
-        check(config, images=images, masks=masks)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             self.unet = UNet(config)
@@ -124,16 +113,8 @@ def train(
     that may be accepted.
     """
     config = fitted(config, masks, share=recipe.smallest)
-    check(config, images=validation_images, masks=validation_masks)
     task = SegmentationTask(recipe, config, images=images, masks=masks)
-    loop.run(
-        task,
-        folder,
-        steps=recipe.steps,
-        seed=recipe.seed,
-        title="segmentation",
-        progress_bar=progress_bar,
-    )
+    loop.train(task, recipe, folder=folder, title="segmentation", progress_bar=progress_bar)
     calibrate(
         task.unet,
         images=validation_images,
@@ -172,21 +153,7 @@ def calibrate(
         truths.append(true_bits(seen[:, 0] > 0.5, unet.config))
     found = torch.cat(logits)
     true, known = (torch.cat(part) for part in zip(*truths, strict=True))
-    for bit, name in enumerate(BITS):
-        rows = known[:, bit]
-        z, y = found[rows, bit : bit + 1], true[rows, bit : bit + 1]
-        if not 0 < int(y.sum()) < len(y):
-            raise ValueError(f"No framing gave objects that are {name} and others that are not.")
-        temperature = calibration.fit_temperatures(z, y)
-        p = torch.sigmoid(z / temperature)
-        unet.temperatures[bit] = temperature[0]
-        unet.thresholds[bit] = threshold(p, y, false_accepts=false_accepts)
-
-
-def threshold(probabilities: Tensor, bits: Tensor, *, false_accepts: float) -> float:
-    """Return one bit's threshold: the most balanced if it accepts few enough, else the lowest that does."""
-    at_rate = calibration.thresholds_at_false_accepts(probabilities, bits, rate=false_accepts)
-    return float(torch.maximum(at_rate, calibration.fit_thresholds(probabilities, bits))[0])
+    calibration.calibrate(unet, found, true, known=known, names=BITS, false_accepts=false_accepts)
 
 
 def true_bits(masks: Tensor, config: SegmentationConfig) -> tuple[Tensor, Tensor]:
@@ -214,13 +181,3 @@ def overlap(found: Tensor, classes: Tensor) -> float:
     """Return the intersection over union of the object, over all pixels. int [N, H, W] each."""
     both, either = (found & classes).sum(), (found | classes).sum()
     return float(both / either.clamp(min=1))
-
-
-def check(config: SegmentationConfig, *, images: Tensor, masks: Tensor) -> None:
-    """Raise ValueError for images or masks that the network has no place for."""
-    size = config.image_size
-    check_images(images, size)
-    if masks.dtype != torch.uint8 or masks.shape != (len(images), size, size):
-        raise ValueError(
-            f"Give uint8 masks [{len(images)}, {size}, {size}], not {masks.dtype} {list(masks.shape)}."
-        )

@@ -60,8 +60,6 @@ class JudgeRecipe:
     def __post_init__(self) -> None:
         if not 0 <= self.false_accepts < 0.5:
             raise ValueError(f"A false-accept rate is from 0 to below ½, not {self.false_accepts}.")
-        if self.masks.image_size != self.image_size:
-            raise ValueError("Classifier and segmentation look at pictures of one size.")
 
 
 def make(
@@ -87,7 +85,11 @@ def make(
         return load(target)
     usable = labelled.only([row for row in labelled.rows if not row.defect or row.lacks])
     parts = usable.split(HELD_OUT)
-    _check_parts(labelled, *parts)
+    if len(parts[0]) < 2 or not len(parts[1]):
+        raise LabelsUnusable(
+            f"{labelled.folder} has {len(usable)} usable pictures, which are too few to train on some and calibrate by "
+            "others."
+        )
     if keeps is not None:
         classifier = _kept(keeps, labelled, recipe.image_size)
     else:
@@ -97,7 +99,7 @@ def make(
     quality = _quality(recipe, parts, folder=folder, progress_bar=progress_bar)
     unet = _segmentation(recipe, parts, folder=folder, progress_bar=progress_bar)
     figures: dict[str, Any] = {
-        "recipe": _plain(asdict(recipe)),
+        "recipe": json.loads(json.dumps(asdict(recipe))),
         "labels": labelled.digest,
         "pictures": {"trained": len(parts[0]), "held_out": len(parts[1])},
         "seconds": _seconds(folder),  # of each training, interruptions left out
@@ -270,23 +272,8 @@ def _kept(keeps: Path, labelled: Labelled, image_size: int) -> Detector:
     return classifier
 
 
-def _check_parts(labelled: Labelled, trained: Labelled, held: Labelled) -> None:
-    if len(trained) < 2 or not len(held):
-        raise LabelsUnusable(
-            f"{labelled.folder} has {len(trained) + len(held)} usable pictures, which are too few to train on "
-            "some and calibrate by others."
-        )
-
-
 def _seconds(folder: Path) -> dict[str, float]:
     found = {}
     for path in sorted(folder.glob(f"*/{loop.METRICS}")):
         found[path.parent.name] = json.loads(path.read_text("utf-8").splitlines()[-1])["seconds"]
     return found
-
-
-def _plain(value: Any) -> Any:
-    """Return the value as JSON gives it back."""
-    if isinstance(value, dict):
-        return {key: _plain(part) for key, part in value.items()}
-    return [_plain(part) for part in value] if isinstance(value, tuple) else value

@@ -135,9 +135,10 @@ def active() -> Detector | None:
         return found
 
 
-def is_shipped(detector: Detector) -> bool:
-    """Return whether the version is included in the project, and thus only knows the starter's images."""
-    return folder(detector).resolve().is_relative_to(STARTER)
+def knows(detector: Detector, teacher: str | None) -> bool:
+    """Return whether the version knows the images of this teacher release: the included ones know the starter's."""
+    is_shipped = folder(detector).resolve().is_relative_to(STARTER)
+    return teacher == STARTER_TEACHER or not is_shipped
 
 
 def named(name: str) -> Detector:

@@ -51,9 +51,7 @@ def judge(release: Release) -> ReleaseJudge | None:
     if version is None or loaded is None:
         return None
     teacher = release.name if release.kind == Release.Kind.TEACHER else release.manifest["parent"]
-    if detectors.is_shipped(version) and teacher != detectors.STARTER_TEACHER:
-        return None
-    return ReleaseJudge(loaded)
+    return ReleaseJudge(loaded) if detectors.knows(version, teacher) else None
 
 
 @cached(TTLCache(maxsize=1, ttl=LOOK_SECONDS))

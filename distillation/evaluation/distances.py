@@ -73,7 +73,7 @@ def bootstrap(
     grams = _grams(x, y, measure.kernel)
     weights = [_counts(len(features), resamples, generator) for features in (x, y)]
     values = measure.scale * _weighted(grams, *weights)
-    return Interval(measure(x, y), *_ends(values))
+    return Interval(measure(x, y), *ends(values))
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def paired_distance(x: Tensor, y: Tensor, *, seed: int = 0) -> Distance:
         of_x, of_y, between = _grams(scale * x, scale * y, measure.kernel)
         across = _within(between, weights)
         values = measure.scale * (_within(of_x, weights) + _within(of_y, weights) - 2 * across)
-        return Interval(float(values[0]), *_ends(values[1:]))
+        return Interval(float(values[0]), *ends(values[1:]))
 
     size = prompts * seeds
     return Distance((size, size), of(KID_1000, width**0.5), of(CMMD, 1))
@@ -167,7 +167,7 @@ def _check_pictures(a: Tensor, b: Tensor) -> None:
 
 
 # --- between two sets, for all resamples at once --------------------------------------------------
-def _ends(values: Tensor) -> list[float]:
+def ends(values: Tensor) -> list[float]:
     """Return the ends of the percentile interval. A resample of a single picture has no value."""
     values = values[values.isfinite()]
     tail = (1 - CONFIDENCE) / 2

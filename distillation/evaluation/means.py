@@ -5,7 +5,7 @@ from math import isfinite
 import torch
 from torch import Tensor
 
-from distillation.evaluation.distances import CONFIDENCE, RESAMPLES, Interval
+from distillation.evaluation.distances import RESAMPLES, Interval, ends
 from distillation.evaluation.results import Both, Pair
 
 
@@ -21,10 +21,7 @@ def over_prompts(values: Tensor, *, seed: int = 0) -> Interval:
         raise ValueError("No prompt has a value.")
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randint(len(rows), (RESAMPLES, len(rows)), generator=generator)
-    tail = (1 - CONFIDENCE) / 2
-    ends = torch.tensor([tail, 1 - tail], dtype=torch.float64)
-    low, high = rows[drawn].mean(1).quantile(ends).tolist()
-    return Interval(float(rows.mean()), low, high)
+    return Interval(float(rows.mean()), *ends(rows[drawn].mean(1)))
 
 
 def of_each(values: Tensor) -> Tensor:

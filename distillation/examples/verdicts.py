@@ -41,8 +41,7 @@ def knows(detector: Detector) -> bool:
     teacher = Release.objects.filter(
         kind=Release.Kind.TEACHER, status=Release.Status.ACTIVE
     ).first()
-    is_starter = teacher is not None and teacher.name == detectors.STARTER_TEACHER
-    return is_starter or not detectors.is_shipped(detector)
+    return detectors.knows(detector, teacher.name if teacher else None)
 
 
 def judge(

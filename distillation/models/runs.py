@@ -1,5 +1,7 @@
 """Models of runs, slices and decisions. Status and lease are changed in `distillation.runs` only."""
 
+from typing import Any
+
 from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
@@ -121,6 +123,17 @@ class Run(models.Model):
     @property
     def is_open(self) -> bool:
         return self.status in self.OPEN
+
+    @property
+    def checks(self) -> list[dict[str, Any]]:
+        """Return the checks of the gate; none before it ran."""
+        return self.gate["checks"] if self.gate else []
+
+    @property
+    def error(self) -> dict[str, str] | None:
+        """Return the error of a failed run."""
+        is_failed = self.status == self.Status.FAILED
+        return {"code": self.error_code, "detail": self.error_detail} if is_failed else None
 
 
 class Slice(models.Model):

@@ -67,9 +67,7 @@ def gather(
 def _active_detector(teacher: Release) -> Path | None:
     """Return the folder of the active version, if it has the teacher's image size and knows its subjects."""
     active = detectors.active()
-    if active is None or (
-        detectors.is_shipped(active) and teacher.name != detectors.STARTER_TEACHER
-    ):
+    if active is None or not detectors.knows(active, teacher.name):
         return None
     size = active.manifest["image_size"]
     return detectors.folder(active) if teacher.image_sizes[0] == (size, size) else None

@@ -117,15 +117,19 @@ def claim(worker_name: str) -> tuple[Run, Hold] | None:
             lease_expires_at=_lease_end(),
         )
         run.refresh_from_db()
-        Slice.objects.create(
-            run=run,
-            number=run.token,
-            worker_name=worker_name,
-            stage=run.stage,
-            percent=run.percent,
-        )
+        _begin_slice(run, run.token)
     log.info("slice_begins", run=run.name, slice=run.token, worker=worker_name)
     return run, Hold(run.pk, run.token)
+
+
+def _begin_slice(run: Run, number: int) -> None:
+    Slice.objects.create(
+        run=run,
+        number=number,
+        worker_name=run.worker_name,
+        stage=run.stage,
+        percent=run.percent,
+    )
 
 
 def is_held(hold: Hold, *, extend: bool) -> bool:
@@ -156,13 +160,7 @@ def renew(hold: Hold, **fields: Any) -> Hold | None:
         _held(hold).update(
             token=F("token") + 1, failures=0, lease_expires_at=_lease_end(), **fields
         )
-        Slice.objects.create(
-            run=run,
-            number=hold.token + 1,
-            worker_name=run.worker_name,
-            stage=run.stage,
-            percent=run.percent,
-        )
+        _begin_slice(run, hold.token + 1)
     return Hold(hold.run_id, hold.token + 1)
 
 

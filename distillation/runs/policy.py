@@ -135,9 +135,11 @@ def gather(now: Any = None) -> Facts:
         variants=variants.count(),
         uncovered=tuple(uncovered),
         changed=tuple(changed),
-        unencoded=_unencoded(teacher),
+        unencoded=catalogue.missing(teacher.encoder_fingerprint).count() if teacher else 0,
         settled_seconds=(now - touched).total_seconds() if touched else 0.0,
-        age_days=_age_days(student, now),
+        age_days=(now - student.activated_at) / timedelta(days=1)
+        if student and student.activated_at
+        else None,
         open_run=open_run.name if open_run else None,
         tried=_tried(touched),
         canary=next((release.name for release in releases.canaries()), None),
@@ -158,19 +160,6 @@ def _not_covered(
     uncovered = [slug for slug in active if slug not in known]
     changed = [slug for slug, text in active.items() if known.get(slug, "") not in ("", text)]
     return uncovered, changed
-
-
-def _unencoded(teacher: Release | None) -> int:
-    """Count active variants whose embedding is still pending."""
-    if teacher is None:
-        return 0
-    return catalogue.missing(teacher.encoder_fingerprint).count()
-
-
-def _age_days(student: Release | None, now: Any) -> float | None:
-    if student is None or student.activated_at is None:
-        return None
-    return (now - student.activated_at) / timedelta(days=1)
 
 
 def _findings(student: Release | None, now: Any) -> dict[str, int]:

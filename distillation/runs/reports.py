@@ -5,7 +5,7 @@ Reads `evaluation.json` as the evaluation wrote it. Imports no torch.
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,12 +100,10 @@ class Report:
     def variants(self, order: str) -> list[OfVariant]:
         """Return the variants in an order of ORDERS."""
         known = {} if self.active is None else {p["slug"]: p for p in self.active["per_prompt"]}
-        rows = [_of_variant(prompt, known.get(prompt["slug"])) for prompt in self.prompts]
+        rows = [
+            _of_variant(prompt, known.get(prompt["slug"])) for prompt in self.figures["per_prompt"]
+        ]
         return sorted(rows, key=ORDERS[order])
-
-    @property
-    def prompts(self) -> Sequence[Mapping[str, Any]]:
-        return self.figures["per_prompt"]
 
 
 def read(release: str) -> Report | None:

@@ -36,7 +36,7 @@ def begin() -> None:
 
 def run() -> None:
     """Execute slices of the oldest queued run, if there is one; then send a message for the next run."""
-    _curate()  # first: it is short beside a run, which may use what it accepts
+    curate()  # first: it is short beside a run, which may use what it accepts
     if heartbeat.stopping.is_set() or not Run.objects.filter(status=Run.Status.QUEUED).exists():
         return
     # The tensor libraries: an idle worker does without. Before the claim, since no lease is renewed while they load.
@@ -54,10 +54,6 @@ def run() -> None:
 
 def curate() -> None:
     """Read the sources that wait, then judge the examples without a verdict of the active detector."""
-    _curate()
-
-
-def _curate() -> None:
     if heartbeat.stopping.is_set() or not examples.waiting().exists():
         return
     from distillation.detector.errors import DetectorUnusable

@@ -156,13 +156,7 @@ def _report(options: argparse.Namespace) -> None:
 def _photographs(options: argparse.Namespace) -> None:
     from PIL import Image
 
-    from distillation.starter import photographs, recipe, rendering
-
-    split = "test"
-    rows = recipe.QUICK_RECIPES if options.quick else recipe.FULL_RECIPES
-    kept = options.data / f"photographs-{split}{'-quick' if options.quick else ''}"
-    rendering.build(kept, rows.scenes, splits=(split,))
-    taken = photographs.read(kept, split)
+    taken = _taken(options, "test")
     options.folder.mkdir(parents=True, exist_ok=True)
     for seed, combination, image in zip(taken.seeds, taken.combinations, taken.images, strict=True):
         name = "-".join((*astuple(combination), str(seed)))
@@ -189,12 +183,12 @@ def _labels(options: argparse.Namespace) -> None:
     print(f"{count} labelled pictures in {options.folder}.")
 
 
-def _taken(options: argparse.Namespace, split: str, count: int) -> "Photographs":
-    """Return photographs of a split, in whole shards; existing ones are not rendered again."""
+def _taken(options: argparse.Namespace, split: str, count: int = 0) -> "Photographs":
+    """Return photographs of a split, at least `count`, 0 = the recipe's; existing ones are not rendered again."""
     from distillation.starter import photographs, recipe, rendering
 
     rows = recipe.QUICK_RECIPES if options.quick else recipe.FULL_RECIPES
-    whole = -(-count // rendering.SHARD) * rendering.SHARD
+    whole = -(-count // rendering.SHARD) * rendering.SHARD or rows.scenes.sizes()[split]
     kept = options.data / f"photographs-{split}{'-quick' if options.quick else ''}"
     sized = replace(rows.scenes, train=whole, validation=whole, test=whole)
     rendering.build(kept, sized, splits=(split,))

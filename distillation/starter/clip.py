@@ -194,9 +194,7 @@ def train(
         images=photographs.images,
         combinations=photographs.combinations,
     )
-    loop.run(
-        task, folder, steps=recipe.steps, seed=recipe.seed, title="clip", progress_bar=progress_bar
-    )
+    loop.train(task, recipe, folder=folder, title="clip", progress_bar=progress_bar)
     save(task.clip, Path(folder) / "clip")
     return load(Path(folder) / "clip")
 

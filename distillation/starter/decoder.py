@@ -101,13 +101,6 @@ def train(
         latents=latents,
         validation=validation,
     )
-    loop.run(
-        task,
-        folder,
-        steps=recipe.steps,
-        seed=recipe.seed,
-        title="decoder",
-        progress_bar=progress_bar,
-    )
+    loop.train(task, recipe, folder=folder, title="decoder", progress_bar=progress_bar)
     networks.save(task.averaged, Path(folder) / "vae")
     return networks.load(AutoencoderKL, Path(folder) / "vae")

@@ -92,26 +92,16 @@ def _revolve(profile: Floats) -> Mesh:
     along = np.concatenate([[0.0], np.cumsum(lengths)])
     angles = np.linspace(0, 2 * np.pi, SEGMENTS + 1)
     cosine, sine = np.cos(angles), np.sin(angles)
-    positions = np.stack(
-        [
-            profile[:, 0][:, None] * cosine,
-            profile[:, 0][:, None] * sine,
-            np.broadcast_to(profile[:, 1][:, None], (len(profile), SEGMENTS + 1)),
-        ],
-        axis=-1,
-    )
-    turned = np.stack(
-        [
-            normals[:, 0][:, None] * cosine,
-            normals[:, 0][:, None] * sine,
-            np.broadcast_to(normals[:, 1][:, None], (len(profile), SEGMENTS + 1)),
-        ],
-        axis=-1,
-    )
+
+    def turned(curve: Floats) -> Floats:
+        """Return the points or vectors [(r, z)] at all angles, [V, 3]."""
+        height = np.broadcast_to(curve[:, 1:], (len(curve), SEGMENTS + 1))
+        return np.stack([curve[:, :1] * cosine, curve[:, :1] * sine, height], -1).reshape(-1, 3)
+
     texture = np.stack(np.broadcast_arrays((angles / np.pi)[None], along[:, None]), axis=-1)
     return Mesh(
-        positions.reshape(-1, 3),
-        turned.reshape(-1, 3),
+        turned(profile),
+        turned(normals),
         texture.reshape(-1, 2),
         _grid_faces(len(profile), SEGMENTS + 1),
     )

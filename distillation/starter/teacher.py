@@ -286,14 +286,7 @@ def train(
         validation=validation,
         conditions=encode_captions(clips.load(clip_folder), tokenizer),
     )
-    loop.run(
-        task,
-        folder,
-        steps=recipe.steps,
-        seed=recipe.seed,
-        title="teacher",
-        progress_bar=progress_bar,
-    )
+    loop.train(task, recipe, folder=folder, title="teacher", progress_bar=progress_bar)
     noise_scheduler().save_pretrained(Path(folder) / "scheduler")
     networks.save(task.averaged, Path(folder) / "unet")
     return load(Path(folder) / "unet")

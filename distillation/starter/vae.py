@@ -259,9 +259,7 @@ def train(
         masks=photographs.masks,
         validation=validation.images,
     )
-    loop.run(
-        task, folder, steps=recipe.steps, seed=recipe.seed, title="vae", progress_bar=progress_bar
-    )
+    loop.train(task, recipe, folder=folder, title="vae", progress_bar=progress_bar)
     vae = task.averaged
     vae.register_to_config(scaling_factor=scaling_factor(vae, photographs.images))
     networks.save(vae, Path(folder) / "vae")

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -47,18 +46,9 @@ class TuningInputs(StageInputs):
     real_images: RealImages | None = None
 
 
-class Timed(Protocol):
-    """A recipe of a training."""
-
-    @property
-    def steps(self) -> int: ...
-    @property
-    def seed(self) -> int: ...
-
-
 def run(
     task: Task,
-    recipe: Timed,
+    recipe: loop.Timed,
     inputs: StageInputs,
     *,
     title: str,
@@ -71,11 +61,10 @@ def run(
         if samples is not None and pictures is not None:
             samples.write(inputs.folder, pictures(samples), progress)
 
-    loop.run(
+    loop.train(
         task,
-        inputs.folder,
-        steps=recipe.steps,
-        seed=recipe.seed,
+        recipe,
+        folder=inputs.folder,
         title=title,
         progress_bar=inputs.progress_bar,
         draw=draw if samples and pictures else None,

@@ -28,7 +28,7 @@ from distillation.training.task import Progress, Task
 if TYPE_CHECKING:
     from torch.utils.tensorboard.writer import SummaryWriter
 
-__all__ = ["Progress", "Task", "TrainingDiverged", "cosine", "run", "set_learning_rate"]
+__all__ = ["Progress", "Task", "TrainingDiverged", "cosine", "run", "set_learning_rate", "train"]
 
 METRICS = "metrics.jsonl"
 EVENTS = "tensorboard"
@@ -101,6 +101,36 @@ def run(
             raise _exception_of(received[0] if received else signal.SIGTERM)
         bar.stop_if_over()
     return progress
+
+
+class Timed(Protocol):
+    """A recipe with a number of steps and a seed."""
+
+    @property
+    def steps(self) -> int: ...
+    @property
+    def seed(self) -> int: ...
+
+
+def train(
+    task: Task,
+    recipe: Timed,
+    *,
+    folder: Path,
+    title: str,
+    progress_bar: bool,
+    draw: Draw | None = None,
+) -> Progress:
+    """Train by the steps and the seed of the recipe. See `run`."""
+    return run(
+        task,
+        folder,
+        steps=recipe.steps,
+        seed=recipe.seed,
+        title=title,
+        progress_bar=progress_bar,
+        draw=draw,
+    )
 
 
 def _losses_of_step(task: Task, seed: int, index: int) -> dict[str, float]:

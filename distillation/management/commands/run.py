@@ -127,7 +127,7 @@ class Command(BaseCommand):
         if run.status == Run.Status.FAILED:
             raise CommandError(f"{state}: {run.error_detail}")
         self.stdout.write(f"{state}, {run.outcome}.")
-        for check in (run.gate or {}).get("checks", []):
+        for check in run.checks:
             if not check["passed"]:
                 self.stdout.write(f"  not passed: {check['name']} {check['detail']}")
 

@@ -72,11 +72,6 @@ def test_a_step_is_decided_by_its_index_and_generator() -> None:
     assert weights[0].equal(weights[1])
 
 
-def test_images_and_bits_that_do_not_fit_are_refused(tmp_path: Path) -> None:
-    images, bits = make_squares(8, seed=0)
-    with pytest.raises(ValueError, match="uint8"):
-        DetectorTask(RECIPE, CONFIG, images=images.float(), bits=bits)
-    with pytest.raises(ValueError, match="one row an image"):
-        DetectorTask(RECIPE, CONFIG, images=images, bits=bits[:4])
+def test_a_warmup_longer_than_the_training_is_refused() -> None:
     with pytest.raises(ValueError, match="warmup must"):
         DetectorRecipe(steps=3, warmup=4)

@@ -45,8 +45,3 @@ def test_each_picture_is_spoilt_in_a_way_of_its_own_decided_by_the_generator():
 
 def test_its_bits_are_those_that_labels_need_not_name():
     assert set(BITS) <= set(LEARNT)
-
-
-def test_amounts_that_cannot_be_are_refused():
-    with pytest.raises(ValueError, match="noise"):
-        Spoiling(noise=(0.0, 1.0))

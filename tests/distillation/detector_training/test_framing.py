@@ -1,4 +1,3 @@
-import pytest
 import torch
 
 from distillation.detector_training.framing import Framing
@@ -26,10 +25,3 @@ def test_it_is_decided_by_the_generator():
     images, maps = torch.rand(4, 3, 16, 16), torch.rand(4, 2, 8, 8)
     first, second = (Framing()(images, maps, seeded(3)) for _ in range(2))
     assert first[0].equal(second[0]) and first[1].equal(second[1])
-
-
-def test_amounts_that_cannot_be_are_refused():
-    with pytest.raises(ValueError, match="nearest"):
-        Framing(nearest=2.0, farthest=1.0)
-    with pytest.raises(ValueError, match="shares"):
-        Framing(moved=1.5)

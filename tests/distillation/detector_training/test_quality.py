@@ -96,13 +96,3 @@ def test_a_bit_that_never_changes_cannot_be_calibrated(pictures, tmp_path):
     same[72:, 0], same[72:, 1] = 1, 0
     with pytest.raises(ValueError, match="bit red is the same in all"):
         train((images, same), tmp_path, replace(RECIPE, steps=2, warmup=1))
-
-
-def test_what_cannot_be_is_refused(pictures):
-    images, bits = pictures
-    with pytest.raises(ValueError, match="leave something sound"):
-        QualityRecipe(spoilt=0.7, worn=0.3)
-    with pytest.raises(ValueError, match="last bits"):
-        QualityTask(
-            RECIPE, replace(CONFIG, bits=CONFIG.bits[::-1]), images=images, bits=bits.flip(1)
-        )

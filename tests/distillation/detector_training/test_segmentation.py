@@ -97,11 +97,3 @@ def test_an_object_that_barely_touches_the_border_decides_nothing():
     bits, known = trainer.true_bits(masks, MASKS)
     assert known[:, 0].tolist() == [True, False, True]
     assert bits[[0, 2], 0].tolist() == [True, False]
-
-
-def test_what_does_not_fit_is_refused(pictures):
-    images, masks = pictures
-    with pytest.raises(ValueError, match="uint8 masks"):
-        SegmentationTask(RECIPE, MASKS, images=images, masks=masks[:4])
-    with pytest.raises(ValueError, match="framing moves"):
-        SegmentationRecipe(augmentation=Augmentation())

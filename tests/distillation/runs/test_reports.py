@@ -31,7 +31,7 @@ def test_it_outlives_the_stages(stages):
         folder.rmdir()
     report = reports.read("student-1")
     assert report.files == ("compared.webp", "sheet.webp", "report.html")
-    assert report.active is not None and len(report.prompts) == 3
+    assert report.active is not None and len(report.figures["per_prompt"]) == 3
 
 
 def test_nothing_is_kept_where_nothing_was_measured(stages):

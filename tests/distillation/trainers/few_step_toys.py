@@ -16,7 +16,7 @@ from distillation.resumable.progress import SliceOver
 from distillation.trainers import student as students
 from distillation.trainers import teacher as teachers
 from distillation.trainers.catalogue import Catalogue
-from distillation.trainers.inputs import Timed, TuningInputs
+from distillation.trainers.inputs import TuningInputs
 from distillation.trainers.pairs import Pairs
 from distillation.trainers.schedule import CLEAN, NoiseSchedule
 from distillation.trainers.student import StudentRecipe
@@ -124,13 +124,13 @@ def inputs(
     )
 
 
-def run(task: Task, recipe: Timed, folder: Path) -> loop.Progress:
+def run(task: Task, recipe: loop.Timed, folder: Path) -> loop.Progress:
     return loop.run(
         task, folder, steps=recipe.steps, seed=recipe.seed, title="toy", progress_bar=False
     )
 
 
-def assert_resumes(make: Callable[[], Task], recipe: Timed, folder: Path) -> None:
+def assert_resumes(make: Callable[[], Task], recipe: loop.Timed, folder: Path) -> None:
     """Stopped after the first of its steps, it ends with the weights and averages of a training that was not."""
     whole, cut, resumed = make(), make(), make()
     run(whole, recipe, folder / "whole")
