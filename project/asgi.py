@@ -44,9 +44,7 @@ RECHECK_SECONDS = 5.0  # a message may be lost: its sender could not reach Redis
 RECHECK_DISCONNECTED_SECONDS = 1.0
 RECHECKS_PER_SECOND = 100  # at most, of all clients together
 STOP_SECONDS = 2.0
-BODY_BYTES = (
-    1_048_576  # read before a thread is taken; the rest of a longer body streams into Django
-)
+BODY_BYTES = 1_048_576  # read before a thread is taken; the rest streams into Django
 ENDLESS = 2**62  # bytes, more than any view accepts
 WAIT_HEADER = waiting.HEADER.lower().encode()
 STREAM_HEADER = sse.HEADER.lower().encode()

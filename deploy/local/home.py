@@ -14,9 +14,7 @@ from typing import IO, Any
 from deploy.local.errors import AlreadyRunning, LocalError
 
 PROJECT = Path(__file__).resolve().parents[2]
-LONGEST_SOCKET_PATH = (
-    90  # the kernel takes 107 bytes (103 on macOS); supervisor appends its pid while it binds
-)
+LONGEST_SOCKET_PATH = 90  # the kernel takes 103 bytes or more; supervisor appends its pid
 
 
 class Home:

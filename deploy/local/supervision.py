@@ -25,9 +25,7 @@ from deploy.local.errors import ProcessFailed
 from deploy.local.home import PROJECT, Home
 
 MARK = "RETORT_SUPERVISED_BY"  # the home's folder; of nested homes one a line
-STOP_SECONDS = (
-    4  # for the batch at hand; then a process is killed, and its jobs are rescued by their leases
-)
+STOP_SECONDS = 4  # for the batch at hand; then a process is killed
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 

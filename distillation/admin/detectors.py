@@ -73,9 +73,7 @@ class DetectorAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
     def verdict_count(self, row: Any) -> int:
         return row.verdict_total
 
-    @display(description="registered", ordering="registered_at")
-    def registered(self, row: Detector) -> str:
-        return pictures.when(row.registered_at)
+    registered = pictures.when_column("registered_at", "registered")
 
     # --- the page of one
     @display(description="bits")

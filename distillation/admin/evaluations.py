@@ -120,9 +120,7 @@ class EvaluationAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
     def status_badge(self, row: Evaluation) -> str:
         return pictures.badge(row.status)
 
-    @display(description="measured", ordering="registered_at")
-    def measured(self, row: Evaluation) -> str:
-        return pictures.when(row.registered_at)
+    measured = pictures.when_column("registered_at", "measured")
 
     # --- pages
     def get_urls(self) -> list:

@@ -270,9 +270,7 @@ class RunAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
     def took(self, run: Run) -> str:
         return pictures.nowrap(seconds_between(run.created_at, run.finished_at))
 
-    @display(description="created", ordering="created_at")
-    def created(self, run: Run) -> str:
-        return pictures.when(run.created_at)
+    created = pictures.when_column("created_at", "created")
 
     # --- actions
     def action_applies(self, name: str, obj: Any) -> bool:
@@ -323,9 +321,7 @@ class DecisionAdmin(ReadOnlyMixin, ModelAdmin):
     list_filter = ("is_start",)
     list_select_related = ("run",)
 
-    @display(description="decided at", ordering="created_at")
-    def created(self, decision: Decision) -> str:
-        return pictures.when(decision.created_at)
+    created = pictures.when_column("created_at", "decided at")
 
     @display(description="decision", ordering="is_start")
     def verdict(self, decision: Decision) -> str:

@@ -137,9 +137,7 @@ class ImageSourceAdmin(ObjectActionsMixin, ModelAdmin):
     def refused(self, source: Any) -> Any:
         return _link(source, source.refused_count, refusal="any")
 
-    @display(description="last read", ordering="ingested_at")
-    def read(self, source: ImageSource) -> str:
-        return pictures.when(source.ingested_at)
+    read = pictures.when_column("ingested_at", "last read")
 
     # --- actions
     def action_applies(self, name: str, obj: Any) -> bool:

@@ -17,6 +17,7 @@ from distillation.detector.errors import DetectorUnusable
 from distillation.detector.version import Version
 from distillation.errors import DetectorRefused
 from distillation.models import Detector
+from generation.releases import lifecycle as releases
 
 log = structlog.get_logger(__name__)
 
@@ -43,7 +44,7 @@ def register(source: Path | str) -> Detector:
         with transaction.atomic():
             detector = Detector.objects.create(
                 name=version.name,
-                path=_stored_path(place),
+                path=releases.stored_path(place, STARTER),
                 manifest=manifest,
                 manifest_sha256=_digest(manifest),
             )
@@ -95,14 +96,6 @@ def _copy(place: Path, target: Path, version: Version) -> Path:
             ) from error
         copied.rename(target)
     return target
-
-
-def _stored_path(place: Path) -> str:
-    """Return a relative path for included versions, so that the project can be moved."""
-    base = Path(settings.BASE_DIR).resolve()
-    if place.is_relative_to(STARTER) and place.is_relative_to(base):
-        return place.relative_to(base).as_posix()
-    return str(place)
 
 
 def _manifest(version: Version) -> dict[str, Any]:

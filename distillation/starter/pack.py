@@ -19,6 +19,7 @@ from distillation.resumable import atomic
 from distillation.starter import clip as clips
 from generation.engine import importing
 from generation.engine.importing import TOKENIZER_FILES, Options
+from generation.engine.networks import write_json
 from generation.engine.release import Manifest
 
 MOST_BYTES = 64_000_000  # of the release: it is committed with the project
@@ -83,7 +84,7 @@ def write(
             _write_text_encoder(clip, source / "text_encoder")
             _copy(tokenizer, source / "tokenizer", TOKENIZER_FILES)
             _copy(scheduler, source / "scheduler", ("scheduler_config.json",))
-            _write_json(source / "model_index.json", MODEL_INDEX)
+            write_json(source / "model_index.json", MODEL_INDEX)
             manifest = importing.import_folder(source, folder, name=name, options=options)
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         if size > most_bytes:
@@ -136,7 +137,7 @@ def _write_component(source: Path, target: Path) -> None:
     target.mkdir(parents=True)
     config = json.loads((source / "config.json").read_text("utf-8"))
     config.pop("_name_or_path", None)  # a local folder
-    _write_json(target / "config.json", config)
+    write_json(target / "config.json", config)
     tensors = {key: _half(key, value) for key, value in load_file(source / WEIGHTS).items()}
     save_file(tensors, target / WEIGHTS, {"format": "pt"})
 
@@ -166,9 +167,3 @@ def _copy(source: Path, target: Path, names: tuple[str, ...]) -> None:
     for name in names:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
-
-
-# --- files ----------------------------------------------------------------------------------------
-def _write_json(path: Path, value: Mapping[str, object]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")

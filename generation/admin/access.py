@@ -19,7 +19,7 @@ from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget
 
 from generation.access import keys, quotas
 from generation.admin import pictures
-from generation.admin.actions import ObjectActionsMixin
+from generation.admin.actions import ObjectActionsMixin, ReadOnlyMixin
 from generation.errors import KeyRefused
 from generation.models import APIKey, Usage
 
@@ -49,8 +49,10 @@ USAGE_DAYS = 7
 
 
 @admin.register(APIKey)
-class APIKeyAdmin(ObjectActionsMixin, ModelAdmin):
+class APIKeyAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
     form = KeyForm
+    editable = keys.LIMITS
+    readonly_fields = ("scope_list", "state")
     change_form_outer_before_template = "generation/admin/apikey.html"
     list_display = ("named", "state", "owner", "scope_list", "limits", "expires", "last_used")
     list_select_related = ("owner",)
@@ -63,8 +65,8 @@ class APIKeyAdmin(ObjectActionsMixin, ModelAdmin):
         keys = super().get_queryset(request)
         return keys if request.user.is_superuser else keys.filter(owner=request.user)
 
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False  # a revoked key is kept as a record
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return ModelAdmin.has_add_permission(self, request)
 
     def get_fieldsets(self, request: HttpRequest, obj: APIKey | None = None) -> Any:
         limits = ("Limits", {"fields": LIMIT_ROWS})
@@ -75,12 +77,7 @@ class APIKeyAdmin(ObjectActionsMixin, ModelAdmin):
         return [(None, {"fields": [*facts, *times]}), limits]
 
     def get_readonly_fields(self, request: HttpRequest, obj: APIKey | None = None) -> list[str]:
-        if obj is None:
-            return []
-        is_editor = self.has_change_permission(request, obj)
-        editable = keys.LIMITS if is_editor else ()
-        fixed = [field.name for field in self.opts.fields if field.name not in editable]
-        return [*fixed, "scope_list", "state"]
+        return [] if obj is None else super().get_readonly_fields(request, obj)
 
     def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
         scopes = APIKey.Scope.values
@@ -130,18 +127,6 @@ class APIKeyAdmin(ObjectActionsMixin, ModelAdmin):
         }
         return TemplateResponse(request, "generation/admin/key.html", context)
 
-    def changeform_view(
-        self,
-        request: HttpRequest,
-        object_id: str | None = None,
-        form_url: str = "",
-        extra_context: dict[str, Any] | None = None,
-    ) -> Any:
-        only = {"show_save_and_continue": False, "show_save_and_add_another": False}
-        if object_id:
-            only |= {"show_close": True}
-        return super().changeform_view(request, object_id, form_url, only | (extra_context or {}))
-
     def panel(self, request: HttpRequest, obj: Any) -> dict[str, Any]:
         days = {row.day: row for row in obj.usage.all()[:USAGE_DAYS]}
         today = quotas.today()
@@ -169,13 +154,9 @@ class APIKeyAdmin(ObjectActionsMixin, ModelAdmin):
     def limits(self, key: APIKey) -> str:
         return ", ".join(keys.limits_in_words(key)) or "–"
 
-    @display(description="expires", ordering="expires_at")
-    def expires(self, key: APIKey) -> str:
-        return pictures.when(key.expires_at)
+    expires = pictures.when_column("expires_at", "expires")
 
-    @display(description="last used", ordering="last_used_at")
-    def last_used(self, key: APIKey) -> str:
-        return pictures.when(key.last_used_at)
+    last_used = pictures.when_column("last_used_at", "last used")
 
     # --- actions
     def action_applies(self, name: str, obj: Any) -> bool:

@@ -32,9 +32,7 @@ class AuditEntryAdmin(ReadOnlyMixin, ModelAdmin):
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
 
-    @display(description="at", ordering="at")
-    def when(self, entry: AuditEntry) -> str:
-        return pictures.when(entry.at)
+    when = pictures.when_column("at", "at")
 
     @display(description="by", ordering="actor")
     def who(self, entry: AuditEntry) -> str:

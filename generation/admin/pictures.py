@@ -1,8 +1,9 @@
 """Images in the admin: files, thumbnails and the HTML that shows them. Access requires the view permission on jobs."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotModified
@@ -11,6 +12,7 @@ from django.template.loader import render_to_string
 from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
+from unfold.decorators import display
 
 from generation.engine.files import THUMBNAIL_PIXELS
 from generation.errors import StorageFailed
@@ -85,6 +87,16 @@ def nowrap(text: str) -> SafeString:
 
 def when(moment: datetime | None) -> SafeString | str:
     return nowrap(moment.strftime("%Y-%m-%d %H:%M")) if moment else "–"
+
+
+def when_column(field: str, description: str) -> Callable[[Any, Any], SafeString | str]:
+    """Return a method of a ModelAdmin: the column of a field with a time."""
+
+    @display(description=description, ordering=field)
+    def column(self: Any, row: Any) -> SafeString | str:
+        return when(getattr(row, field))
+
+    return column
 
 
 def link(image_id: UUID, size: str) -> str:

@@ -92,9 +92,7 @@ class ReleaseAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
     def size_on_disk(self, release: Release) -> str:
         return filesizeformat(release.size_bytes)
 
-    @display(description="activated", ordering="activated_at")
-    def activated(self, release: Release) -> str:
-        return pictures.when(release.activated_at)
+    activated = pictures.when_column("activated_at", "activated")
 
     @display(description="sampling")
     def sampling(self, release: Release) -> str:

@@ -119,9 +119,7 @@ class PromptVariantAdmin(ObjectActionsMixin, ModelAdmin, ImportExportModelAdmin)
             '<span class="rt-reason">{}<span>{}</span></span>', label, variant.embedding_reason
         )
 
-    @display(description="updated", ordering="updated_at")
-    def updated(self, variant: PromptVariant) -> Any:
-        return pictures.when(variant.updated_at)
+    updated = pictures.when_column("updated_at", "updated")
 
     @display(description="latest images")
     def made_of_it(self, variant: Any) -> str:

@@ -73,13 +73,9 @@ class WebhookEndpointAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
     def state_badge(self, endpoint: WebhookEndpoint) -> str:
         return pictures.badge(endpoint.state, endpoint.disabled_reason)
 
-    @display(description="last success", ordering="last_success_at")
-    def last_success(self, endpoint: WebhookEndpoint) -> str:
-        return pictures.when(endpoint.last_success_at)
+    last_success = pictures.when_column("last_success_at", "last success")
 
-    @display(description="created", ordering="created_at")
-    def created(self, endpoint: WebhookEndpoint) -> str:
-        return pictures.when(endpoint.created_at)
+    created = pictures.when_column("created_at", "created")
 
     @display(description="deliveries")
     def unsent(self, endpoint: WebhookEndpoint) -> str:

@@ -40,6 +40,4 @@ class WorkerAdmin(ReadOnlyMixin, ModelAdmin):
         seconds = (timezone.now() - worker.heartbeat_at).total_seconds()
         return f"{max(0, seconds):.0f} s ago"
 
-    @display(description="started", ordering="started_at")
-    def started(self, worker: Worker) -> str:
-        return pictures.when(worker.started_at)
+    started = pictures.when_column("started_at", "started")

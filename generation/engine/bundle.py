@@ -19,7 +19,7 @@ from torch import Tensor
 from generation.engine import folding, quantization, release, sampling
 from generation.engine.classes import FOLDED_UNET, TINY_VAE
 from generation.engine.errors import ReleaseInvalid
-from generation.engine.networks import WEIGHTS
+from generation.engine.networks import WEIGHTS, write_json
 from generation.engine.release import PROMPT_EMBEDS, Manifest
 
 QUANTIZATION = "int8"
@@ -67,7 +67,7 @@ def write(
         folder = Path(temporary) / name
         _write_network(folder / "unet", FOLDED_UNET, unet.config, tensors)
         _write_network(folder / "vae", TINY_VAE, decoder.config, _as_fp16(weights))
-        _write_json(folder / "scheduler" / "scheduler_config.json", config)
+        write_json(folder / "scheduler" / "scheduler_config.json", config)
         _save(
             folder / PROMPT_EMBEDS,
             {"prompt_embeds": prompt_embeds},
@@ -168,15 +168,10 @@ def _write_network(
 ) -> None:
     plain = {key: value for key, value in config.items() if not key.startswith("_")}
     facts = {"_class_name": class_name, "_diffusers_version": diffusers.__version__}
-    _write_json(folder / "config.json", {**facts, **plain})
+    write_json(folder / "config.json", {**facts, **plain})
     _save(folder / WEIGHTS, tensors, {"format": "pt"})
 
 
 def _save(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
     save_file({key: value.contiguous() for key, value in tensors.items()}, path, metadata)
     path.chmod(0o644)  # safetensors sets 0600
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")

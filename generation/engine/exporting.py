@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from generation.engine import quantization, release, unpacking
 from generation.engine.classes import FOLDED_UNET, TINY_VAE
 from generation.engine.errors import ReleaseInvalid
-from generation.engine.networks import read_config
+from generation.engine.networks import read_config, write_json
 from generation.engine.release import ENCODER_FOLDERS, Manifest
 
 README = "README.md"
@@ -57,8 +57,8 @@ def export(release_dir: Path, target: Path, *, encoder_dir: Path | None = None) 
                 _in_fp16(encoder / name, folder / name)
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise ReleaseInvalid(f"{release_dir}: {error}") from error
-        _write_json(folder / SCHEDULER, config)
-        _write_json(folder / "model_index.json", _index(folder, config["_class_name"]))
+        write_json(folder / SCHEDULER, config)
+        write_json(folder / "model_index.json", _index(folder, config["_class_name"]))
         (folder / README).write_text(_readme(manifest), "utf-8")
         for path in folder.rglob("*.safetensors"):
             path.chmod(0o644)  # safetensors sets 0600
@@ -217,8 +217,3 @@ def _readme(manifest: Manifest) -> str:
 
 def _json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text("utf-8"))
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")

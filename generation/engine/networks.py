@@ -51,6 +51,12 @@ def read_config(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "config.json").read_text("utf-8"))
 
 
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON file; make its folder if it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
 def read_quantised(path: Path, device: Device) -> dict[str, Tensor]:
     """Return tensors stored by `quantization.quantise`, dequantised one by one to limit the memory peak."""
     tensors: dict[str, Tensor] = {}

@@ -40,9 +40,7 @@ from generation.engine.student import FoldedUNet
 
 TOLERANCE = {"float32": 2, "bfloat16": 8, "float16": 8}
 DECODED_PIXELS = 8 * 512 * 512  # per VAE call: its activations are the memory peak
-KEYVALUE_BYTES = (
-    512 * 2**20
-)  # resident; 2 MB per prompt variant at the widths of Stable Diffusion 1.5
+KEYVALUE_BYTES = 512 * 2**20  # resident; 2 MB per prompt variant of Stable Diffusion 1.5
 OnStep = Callable[[int, int], Collection[int]]
 Rows = list[int]
 Pixels = npt.NDArray[np.uint8]

@@ -340,9 +340,7 @@ def write(folder: Path, manifest: Manifest) -> None:
     folder = Path(folder)
     manifest_from_dict(manifest_to_dict(manifest))
     path = folder / MANIFEST
-    temporary = (
-        folder.parent / f".{folder.name}.{MANIFEST}"
-    )  # outside of the folder, where it would be an extra file
+    temporary = folder.parent / f".{folder.name}.{MANIFEST}"  # within it would be an extra file
     with temporary.open("w", encoding="utf-8") as file:
         json.dump(manifest_to_dict(manifest), file, indent=2, ensure_ascii=False)
         file.write("\n")

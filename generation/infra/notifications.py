@@ -14,9 +14,7 @@ from generation.infra.redis_client import attempt
 
 log = logging.getLogger(__name__)
 
-UNREAD_PREFIX = (
-    "retort:unread:"  # mark of a queue: a message that no worker has received yet covers new jobs
-)
+UNREAD_PREFIX = "retort:unread:"  # of a queue that has a message no worker has received yet
 UNREAD_SECONDS = 1  # a message that is lost delays the next one for so long
 PROGRESS_PREFIX = "retort:progress:"
 PROGRESS_SECONDS = 60

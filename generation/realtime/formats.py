@@ -26,9 +26,7 @@ def progress_bar(percent: int, steps: int) -> str:
 class Style(Protocol):
     """Base of the styles. `snapshot` and `knows` are for a style without snapshots."""
 
-    is_resumed: bool = (
-        True  # its clients reconnect with the id of the last event; others get no ids
-    )
+    is_resumed: bool = True  # its clients reconnect with the id of the last event
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         """options: those that the view passed to `views.streams.answer`."""

@@ -36,9 +36,7 @@ NO_ID = "0-0"
 FINAL_SUFFIX = "-end"  # of the last event's id: a client that reconnects with it has everything
 RETRY_MILLISECONDS = 1000  # before a browser reconnects
 HEARTBEAT_SECONDS = 15.0
-LOOK_SECONDS = (
-    5.0  # between reads without a message, which may be lost; less than hub.REMEMBER_SECONDS
-)
+LOOK_SECONDS = 5.0  # between reads without a message; less than hub.REMEMBER_SECONDS
 SEND_SECONDS = 60.0  # a client that reads nothing for so long is disconnected
 PAGE = 16  # events in memory per client; a preview may have 100 KB
 CONNECTIONS = 4  # to Redis, for all clients

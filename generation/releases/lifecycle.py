@@ -55,7 +55,7 @@ def register(
     fields = {
         "name": manifest.name,
         "kind": manifest.kind,
-        "path": _stored_path(place),
+        "path": stored_path(place, STARTER),
         "manifest": facts,
         "manifest_sha256": _manifest_sha256(place),
         "encoder_fingerprint": manifest.encoder_fingerprint,
@@ -100,10 +100,10 @@ def _copy(place: Path, target: Path, on_progress: Progress | None) -> Path:
     return target
 
 
-def _stored_path(place: Path) -> str:
-    """Return the path to store: relative for the starter, so that the project may be moved."""
+def stored_path(place: Path, starter: Path) -> str:
+    """Return the path to store: relative within the starter, so that the project may be moved."""
     base = Path(settings.BASE_DIR).resolve()
-    if place.is_relative_to(STARTER) and place.is_relative_to(base):
+    if place.is_relative_to(starter) and place.is_relative_to(base):
         return place.relative_to(base).as_posix()
     return str(place)
 

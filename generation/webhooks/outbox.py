@@ -33,9 +33,7 @@ IN_FLIGHT = 200
 IN_FLIGHT_OF_OWNER = 50
 IN_FLIGHT_OF_ENDPOINT = 16  # without failures
 IN_FLIGHT_AFTER_FAILURE = 4
-BREAKS_AT = (
-    5  # consecutive failures, after which the endpoint pauses and is then tried with one delivery
-)
+BREAKS_AT = 5  # consecutive failures, after which the endpoint pauses
 PAUSE_SECONDS, MOST_PAUSE_SECONDS = 30.0, 3600.0  # doubled at each failure
 THROTTLES = (429, 502, 503, 504)
 THROTTLE_SECONDS = 10.0  # without a Retry-After

@@ -8,7 +8,7 @@ from django.db import connection
 from django.db.models import Prefetch, prefetch_related_objects
 from django.utils import timezone
 
-from generation.models import Delivery, Job
+from generation.models import Delivery
 from generation.webhooks import endpoints as webhooks
 from generation.webhooks import predictions
 from generation.webhooks.sender import Message
@@ -26,20 +26,7 @@ MAX_ERROR = 1000  # characters of a job's error that are kept in an oversized bo
 def render(deliveries: Sequence[Delivery]) -> None:
     """Render and store missing bodies. One that fails is skipped and logged."""
     fresh = [delivery for delivery in deliveries if not delivery.body]
-    # Without large columns: an embedding has 100 KB.
-    columns = [field.attname for field in Job._meta.concrete_fields]
-    jobs = (
-        Job.objects.select_related("variant", "release", "embedding")
-        .only(
-            *columns,
-            "variant__slug",
-            "release__kind",
-            "release__name",
-            "release__manifest_sha256",
-            "embedding__text",
-        )
-        .prefetch_related("images")
-    )
+    jobs = predictions.ROWS.prefetch_related("images")
     prefetch_related_objects(fresh, Prefetch("job", jobs))
     for delivery in fresh:
         try:

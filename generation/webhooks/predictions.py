@@ -32,6 +32,17 @@ _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 FORMATS = {"webp": "webp", "png": "png", "jpeg": "jpg"}  # Retort's name: Replicate's
 
 
+# Jobs with what a rendering reads and nothing large (an embedding has 100 KB).
+ROWS = Job.objects.select_related("variant", "release", "embedding").only(
+    *(field.attname for field in Job._meta.concrete_fields),
+    "variant__slug",
+    "release__kind",
+    "release__manifest_sha256",
+    "release__name",
+    "embedding__text",
+)
+
+
 def as_prediction(job: Job, *, base_url: str, event: str | None = None) -> dict[str, Any]:
     """Return the prediction as JSON data. base_url: scheme and host of the links.
 
@@ -57,7 +68,7 @@ def as_prediction(job: Job, *, base_url: str, event: str | None = None) -> dict[
         "urls": _urls(job, base_url),
         "phase": Job.Status.RUNNING.value if event == START else job.status,
         "variant": job.variant.slug,
-        "match": _match(job),
+        "match": match_of(job),
         "attempt": job.attempt,
         "cache": job.cache,
     }
@@ -104,7 +115,8 @@ def _input(job: Job) -> dict[str, Any]:
     }
 
 
-def _match(job: Job) -> dict[str, Any] | None:
+def match_of(job: Job) -> dict[str, Any] | None:
+    """Return the requested text and its score if it was matched to the variant."""
     if job.match_score is None:
         return None
     return {"asked": job.asked_text, "score": job.match_score}

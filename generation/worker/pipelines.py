@@ -27,9 +27,7 @@ class Loaded:
 
     def __init__(self) -> None:
         self._pipelines: OrderedDict[int, Pipeline] = OrderedDict()
-        self._refused: set[int] = (
-            set()
-        )  # could not be prepared; its first job fails with the reason
+        self._refused: set[int] = set()  # could not be prepared; their first job fails
         self._guard = threading.Lock()  # of the attributes above and below
         self._loader: threading.Thread | None = None
         self._loading: int | None = None

@@ -13,9 +13,7 @@ CELERY_TASK_QUEUES = [
     Queue(name)
     for name in ("generation", "reference", "encode", "distillation", "webhooks", "light")
 ]
-CELERY_TASK_CREATE_MISSING_QUEUES = (
-    False  # a typing error in a route is an error, not a queue that nobody reads
-)
+CELERY_TASK_CREATE_MISSING_QUEUES = False  # a typing error in a route is an error
 CELERY_TASK_ROUTES = {
     "generation.serve": {"queue": "generation"},
     "generation.encode": {"queue": "encode"},
@@ -36,9 +34,7 @@ CELERY_WORKER_PREFETCH_MULTIPLIER = 1  # a busy worker hides at most one message
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True  # a worker may be up before Redis
 CELERY_BROKER_CONNECTION_MAX_RETRIES = None  # the default gives up after 100
 CELERY_WORKER_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS = False  # finished work is kept
-CELERY_WORKER_ENABLE_REMOTE_CONTROL = (
-    False  # a busy solo worker cannot answer; liveness is the heartbeat row
-)
+CELERY_WORKER_ENABLE_REMOTE_CONTROL = False  # a busy solo worker cannot answer
 CELERY_WORKER_SEND_TASK_EVENTS = False
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_BROKER_TRANSPORT_OPTIONS = {

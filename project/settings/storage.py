@@ -20,9 +20,7 @@ if DATABASES["default"]["ENGINE"] != "django.db.backends.postgresql":
     )
 DATABASES["default"]["DISABLE_SERVER_SIDE_CURSORS"] = True  # for PgBouncer in transaction mode
 DATABASES["default"]["CONN_MAX_AGE"] = 60  # the web's threads and the workers last
-DATABASES["default"]["CONN_HEALTH_CHECKS"] = (
-    True  # else a PostgreSQL restart costs an error per thread
-)
+DATABASES["default"]["CONN_HEALTH_CHECKS"] = True  # for restarts of PostgreSQL
 DATABASES["default"]["OPTIONS"] = {
     "connect_timeout": 5,
     "tcp_user_timeout": 10_000,  # milliseconds: a host that vanished must not hold the web's threads
@@ -38,9 +36,7 @@ DATA_DIR = Path(
 ).absolute()
 MEDIA_ROOT = DATA_DIR / "media"
 RELEASES_ROOT = DATA_DIR / "releases"
-_collected = environment.env.str(
-    "STATIC_ROOT", default=""
-)  # where `manage.py collectstatic` puts files
+_collected = environment.env.str("STATIC_ROOT", default="")
 STATIC_ROOT = Path(_collected).absolute() if _collected else None
 STATIC_URL = "/static/"
 # Without it files come from the packages themselves: nobody has to collect anything on a laptop.

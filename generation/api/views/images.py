@@ -24,9 +24,7 @@ from generation.images import links, storage
 from generation.images import store as images
 from generation.models import APIKey, Image, PurgedImage
 
-REDIRECT_SECONDS = (
-    600  # for which a redirect may be cached; temporary credentials do not sign for much longer
-)
+REDIRECT_SECONDS = 600  # that a redirect may be cached; temporary credentials sign little longer
 SPARE_SECONDS = 60  # for which the store's link outlives the cached redirect
 
 

@@ -44,24 +44,14 @@ from generation.jobs import lifecycle as jobs
 from generation.jobs.estimates import Estimate
 from generation.jobs.job_request import JobRequest
 from generation.models import APIKey, Job
+from generation.webhooks.predictions import ROWS
 
 MAX_POLL_SECONDS = 120  # clients of OpenAI give up on more
 
 
-# Jobs with what a rendering reads and nothing large (an embedding has 100 KB).
-_ROWS = Job.objects.select_related("variant", "release", "embedding").only(
-    *(field.attname for field in Job._meta.concrete_fields),
-    "variant__slug",
-    "release__kind",
-    "release__manifest_sha256",
-    "release__name",
-    "embedding__text",
-)
-
-
 def owned(request: HttpRequest | Request) -> QuerySet[Job]:
     """Return the jobs of the key's owner."""
-    return _ROWS.filter(owner_id=request.user.pk)
+    return ROWS.filter(owner_id=request.user.pk)
 
 
 def one(request: HttpRequest | Request, job_id: UUID) -> Job:
