@@ -24,7 +24,7 @@ class CheckpointUnusable(TrainingError):
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(
-            f"{path} {reason}. To restart this training, delete {path.parent}; "
+            f"{path} {reason}. To restart this training, delete it; "
             "to keep it, put back the code and the recipe that wrote it."
         )
         self.path = path

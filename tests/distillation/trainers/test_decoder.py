@@ -7,14 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
-from safetensors.torch import load_file
 
 from distillation.trainers import decoder as decoders
 from distillation.trainers.decoder import DecoderRecipe, DecoderTask, picture_errors
 from distillation.trainers.inputs import StageInputs
 from distillation.trainers.pairs import Pairs
 from distillation.trainers.teacher import Teacher
-from distillation.training import networks
+from distillation.training import checkpoint, networks
 from distillation.training.errors import RecipeRefused
 from generation.engine.latents import as_uint8
 from tests.distillation.trainers import few_step_toys as toys
@@ -86,22 +85,19 @@ def test_what_is_saved_is_the_average_and_frozen(trained, teacher: Teacher, pair
     assert not decoder.training and not any(p.requires_grad for p in decoder.parameters())
     saved = networks.load(AutoencoderTiny, folder / "vae")
     assert_same(weights(saved), weights(decoder))
-    stored = load_file(folder / "checkpoint/modules.safetensors")
-    for name, value in weights(saved).items():
-        assert torch.equal(value, stored[f"ema/decoder/{name}"])
+    stored = torch.load(folder / checkpoint.FILE)
+    assert_same(weights(saved), stored["averages"]["decoder"])
     assert any(
-        not torch.equal(value, stored[f"module/decoder/{name}"])
+        not torch.equal(value, stored["modules"]["decoder"][name])
         for name, value in weights(saved).items()
     )
 
 
 def test_checkpoints_hold_the_decoder_alone(trained) -> None:
     _, folder = trained
-    stored = load_file(folder / "checkpoint/modules.safetensors")
-    assert {name.split(".")[0] for name in stored} == {
-        "module/decoder/layers",
-        "ema/decoder/layers",
-    }
+    stored = torch.load(folder / checkpoint.FILE)
+    for kind in ("modules", "averages"):
+        assert {name.split(".")[0] for name in stored[kind]["decoder"]} == {"layers"}
 
 
 def test_interrupted_it_ends_with_the_same_weights(

@@ -139,7 +139,7 @@ def test_killed_between_checkpoints_it_ends_with_the_same_weights(tmp_path, unin
             clock=count().__next__,
         )
     assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3, 4, 5]
-    assert json.loads((tmp_path / "checkpoint/checkpoint.json").read_text())["step"] == 3
+    assert torch.load(tmp_path / checkpoint.FILE)["progress"]["step"] == 3
 
     resumed = Denoising()
     train(resumed, tmp_path, log_every=1)
@@ -219,7 +219,7 @@ def test_a_loss_that_is_no_number_stops_before_anything_is_saved(tmp_path, value
             checkpoint_every_seconds=2.0,
             clock=count().__next__,
         )
-    assert json.loads((tmp_path / "checkpoint/checkpoint.json").read_text())["step"] == 2
+    assert torch.load(tmp_path / checkpoint.FILE)["progress"]["step"] == 2
     assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3]
 
 
@@ -256,7 +256,7 @@ def test_a_second_signal_stops_at_once_and_the_checkpoint_stays(tmp_path, uninte
             checkpoint_every_seconds=2.0,
             clock=count().__next__,
         )
-    assert json.loads((tmp_path / "checkpoint/checkpoint.json").read_text())["step"] == 4
+    assert torch.load(tmp_path / checkpoint.FILE)["progress"]["step"] == 4
     resumed = Denoising()
     train(resumed, tmp_path)
     assert_same(resumed, uninterrupted)
@@ -278,7 +278,7 @@ def test_no_steps_are_refused(tmp_path):
 def test_checkpoints_leave_nothing_beside_them(tmp_path):
     train(Denoising(), tmp_path, checkpoint_every_seconds=0)
     assert {path.name for path in tmp_path.iterdir()} == {
-        checkpoint.FOLDER,
+        checkpoint.FILE,
         "metrics.jsonl",
         "tensorboard",
     }

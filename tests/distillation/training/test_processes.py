@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from distillation.trainers import pairs
 from distillation.trainers import teacher as teachers
-from distillation.training import processes
+from distillation.training import checkpoint, processes
 from distillation.training.errors import RecipeRefused, TrainingError
 from tests.distillation.training import several
 from tests.tiny import make_tiny_release
@@ -116,7 +116,7 @@ def test_a_signal_to_one_process_ends_both_after_the_step_and_they_go_on_from_th
 def test_a_loss_that_is_no_number_in_one_process_stops_both_at_the_same_step(two):
     for rank in range(2):
         assert json.loads((two / f"found-{rank}.json").read_text())["diverged"] == 3
-    assert not (two / "diverged" / "checkpoint").exists()
+    assert not (two / "diverged" / checkpoint.FILE).exists()
 
 
 def test_two_processes_share_the_making_of_pairs(two, tmp_path):
@@ -163,7 +163,7 @@ def test_stopped_from_outside_both_end_with_one_checkpoint_and_the_same_command_
     process.send_signal(signal.SIGTERM)
     assert process.wait(SECONDS) != 0
     reached = json.loads(metrics.read_text().splitlines()[-1])["step"]
-    assert json.loads((tmp_path / "checkpoint/checkpoint.json").read_text())["step"] == reached < 60
+    assert torch.load(tmp_path / checkpoint.FILE)["progress"]["step"] == reached < 60
 
     process = launch("until_stopped", str(tmp_path), folder=tmp_path)
     assert process.wait(SECONDS) == 0, (tmp_path / "log").read_text()
