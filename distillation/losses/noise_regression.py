@@ -17,7 +17,6 @@ def noise_regression(
     constants. weights: [B], for instance `predictions.min_snr_weights`; None is 1.
     It is the likelihood of a Gaussian around ε_S, and what soft targets become at a high temperature: for centred
     logits T² · KL → ‖z − v‖² ÷ 2N, half of this mean (Hinton et al., arXiv 1503.02531, §2.1).
-    λ_out and λ_task of BK-SDM (arXiv 2305.15798) are `soft_targets.weighted_average` of two such terms.
     """
     if noise_pred.shape != target.shape or noise_pred.ndim < 2:
         raise ValueError(

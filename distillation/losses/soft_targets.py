@@ -43,21 +43,6 @@ def soft_loss(student_logits: Tensor, target: Tensor, *, temperature: float) -> 
     return temperature**2 * divergence.mean()
 
 
-def weighted_average(soft: Tensor, hard: Tensor, *, soft_weight: float) -> Tensor:
-    """λ · soft + (1 − λ) · hard, λ in [0, 1] (Hinton et al., arXiv 1503.02531: best with a small weight of the hard).
-
-    Of two scalars, whatever their kind: for diffusion the soft target is the teacher's noise, the hard one the noise
-    that was drawn (λ_out and λ_task of BK-SDM, arXiv 2305.15798).
-    """
-    if not 0 <= soft_weight <= 1:
-        raise ValueError(f"soft_weight must be in 0 … 1, not {soft_weight}.")
-    if soft.ndim or hard.ndim:
-        raise ValueError(
-            f"Two scalars are averaged, not {list(soft.shape)} and {list(hard.shape)}."
-        )
-    return soft_weight * soft + (1 - soft_weight) * hard
-
-
 def _check_temperature(temperature: float) -> None:
     if not 0 < temperature < math.inf:
         raise ValueError(f"temperature must be positive and finite, not {temperature}.")

@@ -14,12 +14,11 @@ from torch import Generator, Tensor
 from distillation.losses import adversarial, distribution_matching
 from distillation.losses.noise_regression import guided
 from distillation.trainers import discriminator, perception
-from distillation.trainers import student as students
 from distillation.trainers.discriminator import AdversarialRecipe, Heads
 from distillation.trainers.dmd2_recipe import MatchingRecipe
 from distillation.trainers.few_step import FewStepTask
 from distillation.trainers.inputs import TuningInputs, run
-from distillation.trainers.teacher import Teacher
+from distillation.trainers.objectives import passes
 from distillation.training import loop, networks, optimizers, processes
 from distillation.training.errors import RecipeRefused
 
@@ -33,7 +32,9 @@ class MatchingTask(FewStepTask):
         """Raises RecipeRefused where the recipe contradicts the teacher or the inputs."""
         super().__init__(inputs, pairs=inputs.pairs)
         self._recipe = recipe
-        self._guidance_scale = _guidance_scale(recipe, inputs.teacher)
+        self._guidance_scale = passes.scale_of(
+            inputs.teacher, recipe.guidance_scale, field="guidance_scale"
+        )
         if (inputs.structure is not None) != recipe.needs_structure:
             raise RecipeRefused(
                 f'fake_score is {recipe.fake_score!r}: the student of the structure stage is needed for "student", '
@@ -97,8 +98,7 @@ class MatchingTask(FewStepTask):
         times = self._timesteps_drawn(len(rows), 0, len(schedule), generator)
         noise = examples.fresh_noise(len(rows), generator)
         noised = schedule.noised(x, noise, times)
-        with self._teacher.autocast():
-            prediction = students.predict(self.fake, noised, times, embeds)
+        prediction = self._teacher.passed(self.fake, noised, times, embeds)
         loss = distribution_matching.fake_score_loss(
             prediction, self._wanted(x, noise, noised, times)
         )
@@ -181,8 +181,8 @@ class MatchingTask(FewStepTask):
         if heard is not None and index < heard.gan_after:
             heard = None
         logits, real_x0 = self._judged(noised, times, embeds, heard)
-        with torch.no_grad(), self._teacher.autocast():
-            fake_pred = students.predict(self.fake, noised.detach(), times, embeds)
+        with torch.no_grad():
+            fake_pred = self._teacher.passed(self.fake, noised.detach(), times, embeds)
         fake_x0 = schedule.as_x0(fake_pred, noised.detach(), times)
         weights = None
         if logits is not None:  # they estimate r, the ratio of the densities
@@ -232,16 +232,6 @@ class MatchingTask(FewStepTask):
     def _timesteps_drawn(self, count: int, low: int, high: int, generator: Generator) -> Tensor:
         """Draw int64 [count], low ≤ t < high."""
         return torch.randint(low, high, (count,), generator=generator).to(self._teacher.device)
-
-
-def _guidance_scale(recipe: MatchingRecipe, teacher: Teacher) -> float:
-    scale = teacher.guidance_scale if recipe.guidance_scale is None else recipe.guidance_scale
-    if scale != 1 and teacher.negative is None:
-        raise RecipeRefused(
-            f"guidance_scale is {scale}, but {teacher.manifest.name} was registered without guidance and stores no "
-            "embeddings of the empty text: leave guidance_scale out, or register the teacher with --guidance."
-        )
-    return scale
 
 
 def train(recipe: MatchingRecipe, inputs: TuningInputs) -> UNet2DConditionModel:

@@ -124,18 +124,23 @@ class _Enough(Exception):
 
 @contextmanager
 def tapped(
-    network: torch.nn.Module, names: Sequence[str], *, is_cut_short: bool = False
+    network: torch.nn.Module,
+    names: Sequence[str],
+    *,
+    is_cut_short: bool = False,
+    samples: Tensor | None = None,
 ) -> Iterator[dict[str, Tensor]]:
-    """Collect the outputs of the network's modules `names` in the dict that this yields, from passes in the block.
+    """Collect the outputs of the network's modules `names` in the dict that this yields, in the order of the pass.
 
     Of a module that returns several tensors the first is taken. is_cut_short: the pass, and the block, end as soon as
-    all are there. Raises AttributeError for a module that the network lacks.
+    all are there. samples: int64, only these of the batch. Raises AttributeError for a module that the network lacks.
     """
     maps: dict[str, Tensor] = {}
 
     def keep(name: str) -> Callable[..., None]:
         def hook(_module: torch.nn.Module, _inputs: object, output: Tensor | tuple[Tensor]) -> None:
-            maps[name] = output[0] if isinstance(output, tuple) else output
+            first = output[0] if isinstance(output, tuple) else output
+            maps[name] = first if samples is None else first[samples]
             if is_cut_short and len(maps) == len(names):
                 raise _Enough
 
@@ -149,4 +154,4 @@ def tapped(
         pass
     finally:
         for handle in handles:
-            handle.remove()
+            handle.remove()  # else copies of the network, as averages are, would write here too

@@ -16,7 +16,6 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Generator, Tensor
 
 from distillation.trainers import pairs as pairing
-from distillation.trainers import student as students
 from distillation.trainers.catalogue import Catalogue
 from distillation.trainers.pairs import Pairs
 from distillation.trainers.schedule import NoiseSchedule
@@ -115,7 +114,7 @@ def estimate(
     latents x_t [B, C, h, w]; timesteps int64 [B]; prompt_embeds [B, tokens, width]; all on the teacher's device.
     """
     return teacher.schedule.as_x0(
-        _prediction(student, latents, timesteps, prompt_embeds, teacher=teacher), latents, timesteps
+        teacher.passed(student, latents, timesteps, prompt_embeds), latents, timesteps
     )
 
 
@@ -137,7 +136,7 @@ def arrive(
     for now, following in pairwise(timesteps[: index + 1]):
         times = torch.full((len(noise),), now, device=noise.device)
         latents = teacher.schedule.stepped(
-            _prediction(student, latents, times, prompt_embeds, teacher=teacher),
+            teacher.passed(student, latents, times, prompt_embeds),
             latents,
             times,
             torch.full_like(times, following),
@@ -223,15 +222,3 @@ def likeness(output: Tensor, target: Tensor, prompts: Tensor) -> dict[str, float
         spread = [(part[left] - part[right]).square().mean().sqrt() for part in (output, target)]
         found["diversity"] = float(spread[0] / spread[1])
     return found
-
-
-def _prediction(
-    student: UNet2DConditionModel,
-    latents: Tensor,
-    timesteps: Tensor,
-    prompt_embeds: Tensor,
-    *,
-    teacher: Teacher,
-) -> Tensor:
-    with teacher.autocast():
-        return students.predict(student, latents, timesteps, prompt_embeds)

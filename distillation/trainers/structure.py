@@ -29,7 +29,7 @@ SHOWN_STEPS = 10  # in which a student of many steps makes its samples
 
 
 @dataclass(frozen=True)
-class StructureRecipe:
+class StructureRecipe(Shares):
     """The method, and how long and on what it is trained.
 
     The learning rate rises in `warmup` steps, then falls by half a cosine to zero. path_share, first_timestep_share,
@@ -45,13 +45,10 @@ class StructureRecipe:
     weight_decay: float = 0.01  # of matrices and kernels only
     clipped_norm: float = 1.0
     ema_decay: float = 0.999
-    path_share: float = 0.3
-    first_timestep_share: float = 0.1
-    min_snr_gamma: float = 5.0
-    weight_floor: float = 0.35
     seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not isinstance(self.objective, tuple(METHODS.values())):
             raise ValueError(f"objective must be the recipe of a method: {', '.join(METHODS)}.")
         checks.at_least_1(self, "steps", "batch")
@@ -62,21 +59,11 @@ class StructureRecipe:
             raise ValueError(
                 f"weight_decay is {self.weight_decay}, a prior around zero; the method bayes has another: give 0."
             )
-        _ = self.shares  # which checks its fields
 
     @property
     def further_teachers(self) -> tuple[str, ...]:
         """Folders of releases that the method learns from in addition to the teacher."""
         return self.objective.teachers if isinstance(self.objective, EnsembleRecipe) else ()
-
-    @property
-    def shares(self) -> Shares:
-        return Shares(
-            path_share=self.path_share,
-            first_timestep_share=self.first_timestep_share,
-            min_snr_gamma=self.min_snr_gamma,
-            weight_floor=self.weight_floor,
-        )
 
 
 class StructureTask(Trained):
@@ -133,7 +120,7 @@ def train(
     """
     teacher = inputs.teacher
     batches = Batches(
-        recipe.shares,
+        recipe,
         size=processes.share(recipe.batch),
         teacher=teacher,
         pairs=inputs.pairs,

@@ -1,4 +1,4 @@
-"""Student network: made out of its teacher by a recipe; and its prediction."""
+"""Student network, made out of its teacher by a recipe."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -95,13 +95,3 @@ def feature_pairs(teacher: Teacher, recipe: StudentRecipe) -> tuple[tuple[str, s
     if recipe.cut is None or recipe.share < 1:
         return ()
     return cuts.feature_pairs(UNetShape(teacher.unet.config), cuts.cut_named(recipe.cut))
-
-
-def predict(
-    student: UNet2DConditionModel, latents: Tensor, timesteps: Tensor, prompt_embeds: Tensor
-) -> Tensor:
-    """Return the prediction fp32 [B, C, h, w], of the type that the student learns; inside `teacher.autocast()`."""
-    output: Tensor = student(
-        latents, timesteps, encoder_hidden_states=prompt_embeds, return_dict=False
-    )[0]
-    return output.float()

@@ -12,7 +12,7 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from distillation.losses.noise_regression import guided
 from distillation.trainers.schedule import NoiseSchedule
@@ -87,21 +87,24 @@ class Teacher:
         """
         scale = self.guidance_scale if guidance_scale is None else guidance_scale
         if scale == 1:
-            return self._pass(latents, timesteps, prompt_embeds)
+            return self.passed(self.unet, latents, timesteps, prompt_embeds)
         if self.negative is None:
             raise TeacherRefused(
                 f"{self.folder.name} was registered without guidance (guidance_scale 1), so it stores no embeddings of "
                 "the empty text. Register the teacher with --guidance, or ask for guidance_scale 1."
             )
         empty = self.negative.expand(len(latents), -1, -1).to(prompt_embeds)
-        without, text = self._pass(
-            latents.repeat(2, 1, 1, 1), timesteps.repeat(2), torch.cat([empty, prompt_embeds])
-        ).chunk(2)
+        embeds = torch.cat([empty, prompt_embeds])
+        twice = latents.repeat(2, 1, 1, 1), timesteps.repeat(2)
+        without, text = self.passed(self.unet, *twice, embeds).chunk(2)
         return guided(without, text, guidance_scale=scale)
 
-    def _pass(self, latents: Tensor, timesteps: Tensor, prompt_embeds: Tensor) -> Tensor:
+    def passed(
+        self, network: nn.Module, latents: Tensor, timesteps: Tensor, prompt_embeds: Tensor
+    ) -> Tensor:
+        """Return the prediction of one pass of a U-Net, the teacher's or a student's: fp32 [B, C, h, w]."""
         with self.autocast():
-            output: Tensor = self.unet(
+            output: Tensor = network(
                 latents, timesteps, encoder_hidden_states=prompt_embeds, return_dict=False
             )[0]
         return output.float()

@@ -13,6 +13,7 @@ from distillation.losses.noise_regression import guidance_distillation, noise_re
 from distillation.trainers.objectives import passes
 from distillation.trainers.objectives.batches import Batch
 from distillation.trainers.objectives.protocol import Listened, Sources, StudentObjective
+from distillation.trainers.perception import tapped
 from distillation.trainers.student import feature_pairs
 from distillation.training import checks
 from distillation.training.errors import RecipeRefused
@@ -66,10 +67,10 @@ class Guidance(StudentObjective):
         )
 
     def losses(self, batch: Batch, generator: Generator) -> dict[str, Tensor]:
-        with passes.listening(self._teacher.unet, self.listens_to.teacher) as theirs:
+        with tapped(self._teacher.unet, self.listens_to.teacher) as theirs:
             text = passes.with_text(self._teacher, batch)
         without = text if self._scale == 1 else passes.without_text(self._teacher, batch)
-        with passes.listening(self._student, self.listens_to.student) as ours:
+        with tapped(self._student, self.listens_to.student) as ours:
             prediction = passes.of_student(self._student, self._teacher, batch)
         losses = {
             "guided": guidance_distillation(prediction, without, text, guidance_scale=self._scale)

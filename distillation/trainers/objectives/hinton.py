@@ -10,7 +10,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Generator, Tensor
 
 from distillation.losses.noise_regression import noise_regression
-from distillation.losses.soft_targets import soft_loss, target_log_probabilities, weighted_average
+from distillation.losses.soft_targets import soft_loss, target_log_probabilities
 from distillation.trainers.objectives import passes
 from distillation.trainers.objectives.batches import Batch
 from distillation.trainers.objectives.protocol import Sources, StudentObjective
@@ -55,13 +55,12 @@ class Hinton(StudentObjective):
     def losses(self, batch: Batch, generator: Generator) -> dict[str, Tensor]:
         prediction = passes.of_student(self._student, self._teacher, batch)
         hard = noise_regression(prediction[: len(batch.hard)], batch.hard)
-        nothing = hard.new_zeros(())
         share = self._recipe.soft_weight
-        losses = {"hard": weighted_average(nothing, hard, soft_weight=share)}
+        losses = {"hard": (1 - share) * hard}
         if share:
             target = passes.guided_by(self._teacher, batch, guidance_scale=self._scale)
             soft = softened_regression(prediction, target, temperature=self._recipe.temperature)
-            losses["soft"] = weighted_average(soft, nothing, soft_weight=share)
+            losses["soft"] = share * soft
         return losses
 
 

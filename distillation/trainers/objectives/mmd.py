@@ -16,6 +16,7 @@ from distillation.losses.noise_regression import guidance_distillation
 from distillation.trainers.objectives import passes
 from distillation.trainers.objectives.batches import Batch
 from distillation.trainers.objectives.protocol import Listened, Sources, StudentObjective
+from distillation.trainers.perception import tapped
 from distillation.training import checks
 
 KERNELS: dict[str, Kernel] = {
@@ -72,12 +73,10 @@ class Mmd(StudentObjective):
 
     def losses(self, batch: Batch, generator: Generator) -> dict[str, Tensor]:
         samples = torch.randperm(len(batch.latents), generator=generator)[: self._recipe.samples]
-        with passes.listening(
-            self._teacher.unet, self.listens_to.teacher, samples=samples
-        ) as theirs:
+        with tapped(self._teacher.unet, self.listens_to.teacher, samples=samples) as theirs:
             text = passes.with_text(self._teacher, batch)
         without = text if self._scale == 1 else passes.without_text(self._teacher, batch)
-        with passes.listening(self._student, self.listens_to.student, samples=samples) as ours:
+        with tapped(self._student, self.listens_to.student, samples=samples) as ours:
             prediction = passes.of_student(self._student, self._teacher, batch)
         layers = layers_mmd2(
             [ours[name] for name in self.listens_to.student],
@@ -103,7 +102,7 @@ def nearest(weights: Tensor, count: int) -> Tensor:
 def _heights(network: UNet2DConditionModel, sources: Sources, probe: Batch) -> dict[str, int]:
     """Return the height of each layer's map, in the order of the pass."""
     names = [name for name, _ in network.named_modules() if _LAYER.fullmatch(name)]
-    with passes.listening(network, names) as outputs:
+    with tapped(network, names) as outputs:
         passes.of_student(network, sources.teacher, probe)
     return {name: output.shape[2] for name, output in outputs.items()}
 

@@ -1,57 +1,17 @@
-"""Passes of the teacher and the student, and the outputs of layers on the way."""
-
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
-from functools import partial
-from typing import Any
+"""Passes of the teacher and the student."""
 
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from torch import Tensor, nn
+from torch import Tensor
 
 from distillation.losses.noise_regression import guided
 from distillation.trainers.objectives.batches import Batch
-from distillation.trainers.student import predict
 from distillation.trainers.teacher import Teacher
 from distillation.training.errors import RecipeRefused
 
 
-@contextmanager
-def listening(
-    network: nn.Module, names: Collection[str], *, samples: Tensor | None = None
-) -> Iterator[dict[str, Tensor]]:
-    """Collect the outputs of the modules of these names, in the order of the pass; each pass replaces them.
-
-    samples: int64, only of these of the batch; None is all. Of a module that gives several tensors the first is taken.
-    """
-    outputs: dict[str, Tensor] = {}
-    handles = []
-    try:
-        for name in names:
-            hook = partial(_keep, outputs, name, samples)
-            handles.append(network.get_submodule(name).register_forward_hook(hook))
-        yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()  # else copies of the network, as averages are, would write here too
-
-
-def _keep(
-    outputs: dict[str, Tensor],
-    name: str,
-    samples: Tensor | None,
-    module: nn.Module,
-    inputs: Any,
-    output: Any,
-) -> None:
-    first: Tensor = output[0] if isinstance(output, tuple) else output
-    outputs.pop(name, None)  # so that the order is that of the last pass
-    outputs[name] = first if samples is None else first[samples]
-
-
 def of_student(student: UNet2DConditionModel, teacher: Teacher, batch: Batch) -> Tensor:
     """Return the student's prediction, fp32 [B, C, h, w], of the teacher's prediction type, with gradients."""
-    with teacher.autocast():
-        return predict(student, batch.latents, batch.timesteps, batch.prompt_embeds)
+    return teacher.passed(student, batch.latents, batch.timesteps, batch.prompt_embeds)
 
 
 def with_text(teacher: Teacher, batch: Batch) -> Tensor:

@@ -19,7 +19,6 @@ from distillation.resumable import atomic
 from distillation.resumable.progress import Bar
 from distillation.students.posterior import LARGEST, SMALLEST, Posterior, fisher, laplace
 from distillation.trainers.objectives.batches import Batch, Batches
-from distillation.trainers.student import predict
 from distillation.trainers.teacher import Teacher
 from distillation.training import checks, processes
 from distillation.training.errors import CheckpointUnusable
@@ -149,10 +148,8 @@ def _more(
 
     def gradients(batch: Batch) -> dict[str, Tensor]:
         count = len(batch.hard)  # of the first samples it is known what was drawn
-        with teacher.autocast():
-            prediction = predict(
-                network, batch.latents[:count], batch.timesteps[:count], batch.prompt_embeds[:count]
-            )
+        drawn = batch.latents[:count], batch.timesteps[:count], batch.prompt_embeds[:count]
+        prediction = teacher.passed(network, *drawn)
         squares = (prediction - batch.hard).square().flatten(1)
         errors.append(float(squares.detach().mean()))
         found = torch.autograd.grad(

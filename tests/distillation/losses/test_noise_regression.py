@@ -2,7 +2,6 @@ import pytest
 import torch
 
 from distillation.losses.noise_regression import guidance_distillation, guided, noise_regression
-from distillation.losses.soft_targets import weighted_average
 
 
 def drawn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -32,18 +31,6 @@ def test_a_small_difference_survives_half_precision():
     prediction = torch.full((1, 4), 1.0, dtype=torch.bfloat16)
     target = torch.full((1, 4), 1.001)  # bf16 would round it to 1
     assert float(noise_regression(prediction, target)) == pytest.approx(1e-6, rel=1e-3)
-
-
-def test_the_average_of_soft_and_hard_has_the_averaged_target():
-    """BK-SDM's λ_out beside λ_task is Hinton's weighted average: the same gradient as one regression onto both."""
-    prediction = drawn(2, 3).requires_grad_()
-    teacher, noise = drawn(2, 3, seed=1), drawn(2, 3, seed=2)
-    both = weighted_average(
-        noise_regression(prediction, teacher), noise_regression(prediction, noise), soft_weight=0.8
-    )
-    one = noise_regression(prediction, 0.8 * teacher + 0.2 * noise)
-    gradients = [torch.autograd.grad(loss, prediction)[0] for loss in (both, one)]
-    assert torch.allclose(*gradients)
 
 
 def test_guidance_goes_beyond_the_text():

@@ -4,12 +4,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from distillation.losses import soft_targets
 from distillation.losses.noise_regression import noise_regression
 from distillation.losses.soft_targets import (
     soft_loss,
     target_log_probabilities,
-    weighted_average,
 )
 
 
@@ -114,13 +112,6 @@ def test_half_precision_is_computed_in_single():
     assert float(found) == pytest.approx(float(expected), rel=1e-3)
 
 
-def test_the_average_weighs_soft_and_hard():
-    soft, hard = torch.tensor(2.0), torch.tensor(6.0)
-    assert float(weighted_average(soft, hard, soft_weight=0.75)) == 3.0
-    assert float(weighted_average(soft, hard, soft_weight=1.0)) == 2.0
-    assert float(weighted_average(soft, hard, soft_weight=0.0)) == 6.0
-
-
 @pytest.mark.parametrize("temperature", [0.0, -1.0, math.inf, math.nan])
 def test_a_temperature_that_is_none_is_refused(temperature):
     with pytest.raises(ValueError, match="temperature"):
@@ -137,7 +128,3 @@ def test_logits_in_place_of_log_probabilities_are_refused():
 def test_other_contradictions_are_refused():
     with pytest.raises(ValueError, match="differ in shape"):
         soft_loss(logits(0, 2, 3), functional.log_softmax(logits(1, 2, 4), 1), temperature=1.0)
-    with pytest.raises(ValueError, match="soft_weight"):
-        soft_targets.weighted_average(torch.tensor(1.0), torch.tensor(1.0), soft_weight=1.5)
-    with pytest.raises(ValueError, match="scalars"):
-        soft_targets.weighted_average(torch.ones(2), torch.tensor(1.0), soft_weight=0.5)

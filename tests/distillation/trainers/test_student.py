@@ -44,7 +44,7 @@ def test_where_nothing_is_cut_it_predicts_exactly_what_its_teacher_does(teacher)
     student = students.make(teacher, StudentRecipe(cut=None, width="1"))
     latents, timesteps, embeds = inputs()
     with torch.no_grad():
-        found = students.predict(student, latents, timesteps, embeds)
+        found = teacher.passed(student, latents, timesteps, embeds)
     assert torch.equal(found, teacher.predict(latents, timesteps, embeds, guidance_scale=1))
 
 
@@ -60,7 +60,7 @@ def test_a_cut_student_keeps_its_teachers_weights(teacher, cut):
         of_teacher["up_blocks.1.resnets.2.conv2.weight"],
     )
     with torch.no_grad():
-        output = students.predict(student, *inputs())
+        output = teacher.passed(student, *inputs())
     assert output.shape == (2, 4, 8, 8) and output.isfinite().all() and output.std() > 0
 
 
@@ -81,7 +81,7 @@ def test_a_base_student_predicts_nearer_to_its_teacher_than_a_random_one(teacher
     random = type(student).from_config(student.config)
     with torch.no_grad():
         near, far = (
-            (students.predict(network, latents, timesteps, embeds) - target).square().mean()
+            (teacher.passed(network, latents, timesteps, embeds) - target).square().mean()
             for network in (student, random)
         )
     assert near < 0.5 * far
@@ -91,7 +91,7 @@ def test_it_is_trainable_and_its_weights_are_its_own(teacher):
     student = students.make(teacher, StudentRecipe(cut="small"))
     before = teacher.unet.conv_in.weight.clone()
     assert all(p.requires_grad and p.dtype == torch.float32 for p in student.parameters())
-    students.predict(student, *inputs()).square().mean().backward()
+    teacher.passed(student, *inputs()).square().mean().backward()
     assert all(p.grad is not None for p in student.parameters())
     with torch.no_grad():
         student.conv_in.weight.add_(1)
@@ -106,7 +106,7 @@ def test_a_narrower_student_keeps_its_share_of_the_channels(teacher):
     student = students.make(teacher, StudentRecipe(cut=None, width="1/2"))
     assert tuple(student.config.block_out_channels) == (4, 8, 16, 16)
     with torch.no_grad():
-        output = students.predict(student, *inputs())
+        output = teacher.passed(student, *inputs())
     assert output.isfinite().all()
 
 
@@ -128,7 +128,7 @@ def test_features_of_a_cut_student_are_paired_with_the_teachers_of_one_shape(tea
     handles += [note("student", student.get_submodule(name)) for _, name in pairs]
     latents, timesteps, embeds = inputs()
     teacher.predict(latents, timesteps, embeds, guidance_scale=1)
-    students.predict(student, latents, timesteps, embeds)
+    teacher.passed(student, latents, timesteps, embeds)
     for handle in handles:
         handle.remove()
     assert len(shapes["teacher"]) == len(pairs)

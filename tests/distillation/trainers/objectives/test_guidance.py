@@ -6,6 +6,7 @@ import torch
 from distillation.losses.features import normalised_matching
 from distillation.trainers.objectives import passes
 from distillation.trainers.objectives.guidance import GuidanceRecipe
+from distillation.trainers.perception import tapped
 from distillation.trainers.student import StudentRecipe, make
 from distillation.training.errors import RecipeRefused
 
@@ -52,9 +53,9 @@ def test_features_are_compared_with_those_of_the_text_and_reach_the_student_alon
     found, batch, student, objective = losses(
         GuidanceRecipe(feature_weight=0.5), teacher, student_recipe, tmp_path
     )
-    with passes.listening(teacher.unet, objective.listens_to.teacher) as theirs:
+    with tapped(teacher.unet, objective.listens_to.teacher) as theirs:
         passes.with_text(teacher, batch)
-    with passes.listening(student, objective.listens_to.student) as ours:
+    with tapped(student, objective.listens_to.student) as ours:
         passes.of_student(student, teacher, batch)
     expected = 0.5 * normalised_matching(
         [ours[name] for name in objective.listens_to.student],

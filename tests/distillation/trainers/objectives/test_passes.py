@@ -1,10 +1,11 @@
-"""Listening leaves no trace, and a guided pass is the teacher's own."""
+"""Tapping leaves no trace, and a guided pass is the teacher's own."""
 
 import copy
 
 import torch
 
 from distillation.trainers.objectives import passes
+from distillation.trainers.perception import tapped
 
 from . import toys
 
@@ -13,10 +14,10 @@ def test_outputs_come_in_the_order_of_the_pass_and_of_the_asked_samples():
     teacher = toys.teacher()
     batch = toys.batches(teacher).draw(toys.generator())
     names = ["up_blocks.2", "mid_block", "down_blocks.0", "down_blocks.1.attentions.0"]
-    with passes.listening(teacher.unet, names) as outputs:
+    with tapped(teacher.unet, names) as outputs:
         passes.with_text(teacher, batch)
         chosen = torch.tensor([4, 1])
-        with passes.listening(teacher.unet, names, samples=chosen) as some:
+        with tapped(teacher.unet, names, samples=chosen) as some:
             passes.with_text(teacher, batch)
     assert list(outputs) == [
         "down_blocks.0",
@@ -31,7 +32,7 @@ def test_outputs_come_in_the_order_of_the_pass_and_of_the_asked_samples():
 def test_afterwards_neither_the_network_nor_a_copy_speaks():
     teacher = toys.teacher()
     batch = toys.batches(teacher).draw(toys.generator())
-    with passes.listening(teacher.unet, ["mid_block"]) as outputs:
+    with tapped(teacher.unet, ["mid_block"]) as outputs:
         passes.with_text(teacher, batch)
     seen = outputs["mid_block"]
     copied = copy.deepcopy(teacher.unet)
