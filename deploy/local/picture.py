@@ -55,9 +55,9 @@ def make(
         wanted["text"] = text
     if seed is not None:
         wanted["seed"] = seed
-    with _Progress() as progress:
-        job = _submit(api, wanted, progress, on_look)
-        job = _follow(api, job, progress, on_look)
+    with _bar() as bar:
+        job = _submit(api, wanted, bar, on_look)
+        job = _follow(api, job, bar, on_look)
     if job["status"] != "succeeded":
         error = job.get("error") or {}
         raise LocalError(
@@ -116,7 +116,7 @@ NOT_YET = ("variant_not_encoded", "encoder_busy", "encoder_unavailable")
 
 
 def _submit(
-    api: API, wanted: dict[str, Any], progress: "_Progress", on_look: Callable[[], None]
+    api: API, wanted: dict[str, Any], bar: tqdm, on_look: Callable[[], None]
 ) -> dict[str, Any]:
     deadline = time.monotonic() + ENCODING_SECONDS
     while True:
@@ -125,18 +125,18 @@ def _submit(
         except APIError as error:
             if error.code not in NOT_YET or time.monotonic() > deadline:
                 raise
-            progress.show("encoding the prompt")
+            _show(bar, "encoding the prompt")
             on_look()
             time.sleep(min(error.retry_after or 1, 1))
 
 
 def _follow(
-    api: API, job: dict[str, Any], progress: "_Progress", on_look: Callable[[], None]
+    api: API, job: dict[str, Any], bar: tqdm, on_look: Callable[[], None]
 ) -> dict[str, Any]:
     deadline = time.monotonic() + JOB_SECONDS
     while True:
         done = 100 if job["status"] == "succeeded" else job.get("progress") or 0
-        progress.show(f"job {job['status']}", done)
+        _show(bar, f"job {job['status']}", done)
         if job["status"] in ("succeeded", "failed", "canceled"):
             return job
         if time.monotonic() > deadline:
@@ -146,26 +146,12 @@ def _follow(
         job = dict(api.get(f"/v1/jobs/{job['id']}", wait=1))
 
 
-class _Progress:
-    """A bar in a terminal, plain lines elsewhere."""
+def _bar() -> tqdm:
+    layout = "{desc} {percentage:3.0f}% |{bar}| {elapsed}"
+    pause = 0.1 if sys.stderr.isatty() else 10  # a log file needs no animation
+    return tqdm(total=100, bar_format=layout, mininterval=pause)
 
-    def __init__(self) -> None:
-        layout = "{desc} {percentage:3.0f}% |{bar}| {elapsed}"
-        self._is_terminal = sys.stderr.isatty()
-        self._bar = tqdm(total=100, bar_format=layout, disable=not self._is_terminal)
-        self._last = ""
 
-    def __enter__(self) -> "_Progress":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-
-    def show(self, step: str, per_cent: int = 0) -> None:
-        line = f"{step}, {per_cent} %"
-        if self._is_terminal:
-            self._bar.n = per_cent
-            self._bar.set_description_str(step)
-        elif line != self._last:
-            print(line, file=sys.stderr, flush=True)
-        self._last = line
+def _show(bar: tqdm, step: str, per_cent: int = 0) -> None:
+    bar.set_description_str(step, refresh=False)
+    bar.update(per_cent - bar.n)

@@ -14,47 +14,35 @@ def generation(workers: int) -> list[str]:
 
 
 def application(*, port: int, workers: int) -> list[Program]:
-    programs = [
-        Program(
-            "web",
-            [
-                PYTHON, "-m", "uvicorn", "project.asgi:application", "--host", HOST, "--port", str(port),
-                "--no-access-log", "--lifespan", "on", "--timeout-graceful-shutdown", "2",
-            ],
-        )
+    web = [
+        PYTHON, "-m", "uvicorn", "project.asgi:application", "--host", HOST, "--port", str(port),
+        "--no-access-log", "--lifespan", "on", "--timeout-graceful-shutdown", "2",
     ]  # fmt: skip
     # Several workers that each take every core are slower together than one.
-    threads = (
-        {"TORCH_THREADS": str(max(1, (os.cpu_count() or 1) // workers))} if workers > 1 else {}
-    )
-    programs += [
-        Program(name, _worker(name, "generation", "solo", 1), {"WORKER_NAME": name, **threads})
-        for name in generation(workers)
-    ]
-    programs += [
-        Program("encode", _worker("encode", "encode", "solo", 1), {"WORKER_NAME": "encode"}),
-        Program(
-            "distillation",
-            _worker("distillation", "distillation", "solo", 1),
-            {"WORKER_NAME": "distillation"},
-        ),
+    cores = {"TORCH_THREADS": str(max(1, (os.cpu_count() or 1) // workers))} if workers > 1 else {}
+    return [
+        Program("web", web),
+        *(_worker(name, "generation", environment=cores) for name in generation(workers)),
+        _worker("encode", "encode"),
+        _worker("distillation", "distillation"),
         # A process of its own: a webhook receiver that does not answer must not delay the sweeps of `light`. One thread
         # sends, the other takes new messages.
-        Program(
-            "webhooks", _worker("webhooks", "webhooks", "threads", 2), {"WORKER_NAME": "webhooks"}
-        ),
-        Program("light", _worker("light", "light", "threads", 2), {"WORKER_NAME": "light"}),
+        _worker("webhooks", "webhooks", threads=2),
+        _worker("light", "light", threads=2),
         Program("beat", [*_celery("beat"), "--pidfile="]),
     ]
-    return programs
 
 
 def _celery(command: str) -> list[str]:
     return [PYTHON, "-m", "celery", "-A", "project", command, "--loglevel", "INFO"]
 
 
-def _worker(name: str, queue: str, pool: str, concurrency: int) -> list[str]:
-    return [
-        *_celery("worker"), "-Q", queue, "-P", pool, "--concurrency", str(concurrency), "-n", f"{name}@%h",
+def _worker(
+    name: str, queue: str, *, threads: int = 1, environment: dict[str, str] | None = None
+) -> Program:
+    command = [
+        *_celery("worker"), "-Q", queue, "-P", "threads" if threads > 1 else "solo",
+        "--concurrency", str(threads), "-n", f"{name}@%h",
         "--without-gossip", "--without-mingle", "--without-heartbeat",
     ]  # fmt: skip
+    return Program(name, command, {"WORKER_NAME": name, **(environment or {})})

@@ -1,7 +1,10 @@
 """A private Redis server: its configuration, its command line, and whether it answers."""
 
-import socket
 from pathlib import Path
+
+from redis import RedisError, from_url
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from deploy.local import binaries
 from deploy.local.ports import HOST
@@ -52,16 +55,13 @@ class Redis:
         return [str(self.program), str(self.config)]
 
     def is_ready(self) -> bool:
-        """Return whether it answers to our password, so that it has read its data."""
-        try:
-            with socket.create_connection((HOST, self.port), timeout=1) as connection:
-                connection.sendall(f"AUTH {self.password}\r\nPING\r\n".encode())
-                answer = b""
-                while answer.count(b"\r\n") < 2:
-                    part = connection.recv(1000)
-                    if not part:
-                        return False
-                    answer += part
-        except OSError:
-            return False
-        return answer == b"+OK\r\n+PONG\r\n"
+        return answers(self.url)
+
+
+def answers(url: str) -> bool:
+    """Return whether a server answers to the URL's password, so that it has read its data."""
+    try:
+        with from_url(url, socket_timeout=5, retry=Retry(NoBackoff(), 0)) as client:
+            return bool(client.ping())
+    except (RedisError, ValueError):
+        return False

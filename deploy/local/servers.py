@@ -7,7 +7,7 @@ from deploy.local import ports
 from deploy.local.errors import LocalError, ProcessFailed
 from deploy.local.home import Home
 from deploy.local.postgresql import PostgreSQL, wait_until
-from deploy.local.redis import Redis
+from deploy.local.redis import Redis, answers
 from deploy.local.supervision import (
     Program,
     Supervisor,
@@ -75,9 +75,9 @@ class Servers:
             )
             self.redis.prepare()
             self.environment["REDIS_URL"] = self.redis.url
-        elif not ports.answers(self.environment["REDIS_URL"]):
+        elif not answers(self.environment["REDIS_URL"]):
             raise LocalError(
-                "Nothing answers at REDIS_URL. Start that Redis, or leave the variable out."
+                "No Redis answers at REDIS_URL. Start it and check the password, or leave the variable out."
             )
         self.environment.setdefault("SECRET_KEY", secrets["SECRET_KEY"])
         self.environment.setdefault("DATA_DIR", str(self.home.data))

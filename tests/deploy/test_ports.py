@@ -39,10 +39,3 @@ def test_a_web_port_that_was_asked_for_is_refused_when_taken(taken: int) -> None
 
 def test_the_default_web_port_moves_up(taken: int) -> None:
     assert ports.for_web(None, default=taken) > taken
-
-
-def test_a_redis_url_is_looked_at_before_anything_starts(taken: int, tmp_path: Path) -> None:
-    assert ports.answers(f"redis://:secret@127.0.0.1:{taken}/3")
-    assert not ports.answers(f"redis://127.0.0.1:{ports.pick()}/0")
-    assert not ports.answers(f"unix://{tmp_path}/nothing.sock?db=0")
-    assert not ports.answers("redis://127.0.0.1:port/0")

@@ -13,7 +13,7 @@ import redis
 from deploy.local import binaries, ports
 from deploy.local.errors import LocalError, ServerMissing
 from deploy.local.postgresql import PostgreSQL, wait_until
-from deploy.local.redis import Redis
+from deploy.local.redis import Redis, answers
 
 
 def make_postgres(folder: Path, *, password: str = "one", port: int | None = None) -> PostgreSQL:
@@ -164,3 +164,14 @@ def test_redis_keeps_its_data_over_a_kill_and_wants_the_password(tmp_path: Path)
             pytest.raises(redis.AuthenticationError),
         ):
             stranger.ping()
+
+
+def test_a_redis_url_is_tried_before_anything_starts(tmp_path: Path) -> None:
+    server = Redis(tmp_path / "redis", port=ports.pick(), password="one", throw_away=True)
+    server.prepare()
+    with running(server):
+        assert answers(server.url)
+        assert not answers(server.url.replace(":one@", ":two@"))
+    assert not answers(server.url)
+    assert not answers(f"unix://{tmp_path}/nothing.sock?db=0")
+    assert not answers("redis://127.0.0.1:port/0")
