@@ -8,7 +8,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from distillation.losses.noise_regression import noise_regression
 from distillation.losses.precision import wide
 
 RATIO_LIMITS = (0.1, 20.0)  # of the density ratio, f-distill
@@ -56,15 +55,6 @@ def distribution_matching(
     x = wide(latents)
     # x − sg(x) is 0: x − sg(x − g) would round g away where it is small against x.
     return 0.5 * (x - x.detach() + gradient).square().mean()
-
-
-def fake_score_loss(noise_pred: Tensor, noise: Tensor, *, weights: Tensor | None = None) -> Tensor:
-    """E_b[w_b ‖ε_φ(x_t) − ε'‖² ÷ d]: the fake score learns to denoise the student's own images, noised by ε'.
-
-    noise_pred: [B, ...] of the fake score, for x_t made from detached images of the student. For a fake score that
-    predicts v or x₀ give that target in place of the noise.
-    """
-    return noise_regression(noise_pred, noise, weights=weights)
 
 
 def f_distill_weights(

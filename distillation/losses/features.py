@@ -11,17 +11,15 @@ FLOOR = 1e-6  # δ, mean square of a feature
 
 
 def normalised_matching(
-    student_features: Sequence[Tensor], teacher_features: Sequence[Tensor], *, floor: float = FLOOR
+    student_features: Sequence[Tensor], teacher_features: Sequence[Tensor]
 ) -> Tensor:
     """1/L Σ_l E_b[‖f_S − f_T‖² ÷ (‖f_T‖² + δd)], after LAPTOP-Diff's normalisation (Zhang et al., arXiv 2404.11098).
 
     Both: one [B, ...] per layer, of the same shapes, in the same order; the teacher's are constants. Every layer, and
     every sample, counts the same however large its values: 1 is what features of zeros would give. Without the
     division a few loud layers are all that is learnt. Times L it is the sum over layers.
-    floor: δ, the mean square below which a teacher's feature counts as silent.
+    δ is FLOOR: a teacher's feature below it counts as silent.
     """
-    if not floor > 0:
-        raise ValueError(f"floor must be positive, not {floor}.")
     if not student_features or len(student_features) != len(teacher_features):
         raise ValueError(
             f"As many layers of the student ({len(student_features)}) as of the teacher ({len(teacher_features)}) "
@@ -38,5 +36,5 @@ def normalised_matching(
             )
         target = wide(teacher.detach())
         error = (wide(student) - target).square().flatten(1).mean(1)
-        terms.append((error / (target.square().flatten(1).mean(1) + floor)).mean())
+        terms.append((error / (target.square().flatten(1).mean(1) + FLOOR)).mean())
     return torch.stack(terms).mean()

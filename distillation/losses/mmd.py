@@ -10,7 +10,6 @@ the student, that is MMD².
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -27,55 +26,29 @@ def linear(samples: Tensor, weights: Tensor) -> Tensor:
     return _mean(samples, weights).square().sum(1)
 
 
-@dataclass(frozen=True)
-class Polynomial:
-    """k(x, y) = (xᵀy + offset)^degree. Degree 2 without offset, the paper's, compares the N × N Gram matrices."""
+def polynomial(samples: Tensor, weights: Tensor) -> Tensor:
+    """k(x, y) = (xᵀy)², the paper's: compares the N × N Gram matrices.
 
-    degree: int = 2
-    offset: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.degree < 1 or not 0 <= self.offset < math.inf:
-            raise ValueError(
-                f"degree must be at least 1, not {self.degree}; offset not negative, not {self.offset}."
-            )
-
-    def __call__(self, samples: Tensor, weights: Tensor) -> Tensor:
-        """Evaluate. Degree 2 makes the smaller of the M × M and the N × N matrix: ‖Zᵀ diag(c) Z‖² = cᵀ (ZZᵀ)² c."""
-        count, length = samples.shape[1:]
-        if self.degree == 2 and length < count:
-            moments = samples.mT @ (samples * weights[:, None])
-            mean = _mean(samples, weights).square().sum(1)
-            return (
-                moments.square().sum((1, 2))
-                + 2 * self.offset * mean
-                + (self.offset * weights.sum()) ** 2
-            )
-        return _form((samples @ samples.mT + self.offset) ** self.degree, weights)
+    It makes the smaller of the M × M and the N × N matrix: ‖Zᵀ diag(c) Z‖² = cᵀ (ZZᵀ)² c.
+    """
+    count, length = samples.shape[1:]
+    if length < count:
+        return (samples.mT @ (samples * weights[:, None])).square().sum((1, 2))
+    return _form((samples @ samples.mT).square(), weights)
 
 
-@dataclass(frozen=True)
-class Gaussian:
-    """k(x, y) = Σ_s exp(−‖x − y‖² ÷ 2(sσ)²), σ² the mean squared distance between channels of an image, a constant.
+def gaussian(samples: Tensor, weights: Tensor) -> Tensor:
+    """k(x, y) = exp(−‖x − y‖² ÷ 2σ²), σ² the mean squared distance between channels of an image, a constant.
 
     The mean is over teacher and student as halves of one set, whatever their numbers of channels.
     """
-
-    scales: tuple[float, ...] = (1.0,)  # (¼, ½, 1, 2, 4) for several widths at once
-
-    def __post_init__(self) -> None:
-        if not self.scales or not all(0 < scale < math.inf for scale in self.scales):
-            raise ValueError(f"scales must be positive numbers, at least one, not {self.scales}.")
-
-    def __call__(self, samples: Tensor, weights: Tensor) -> Tensor:
-        squares = samples.square().sum(2)
-        distances = squares[:, :, None] + squares[:, None, :] - 2 * samples @ samples.mT
-        distances = distances.clamp(min=0)
-        shares = weights.abs() / weights.abs().sum()
-        smallest = torch.finfo(samples.dtype).tiny
-        widths = _form(distances.detach(), shares).clamp(min=smallest)[:, None, None]
-        gram = sum(torch.exp(-distances / (2 * scale**2 * widths)) for scale in self.scales)
-        return _form(torch.as_tensor(gram), weights)
+    squares = samples.square().sum(2)
+    distances = squares[:, :, None] + squares[:, None, :] - 2 * samples @ samples.mT
+    distances = distances.clamp(min=0)
+    shares = weights.abs() / weights.abs().sum()
+    smallest = torch.finfo(samples.dtype).tiny
+    widths = _form(distances.detach(), shares).clamp(min=smallest)[:, None, None]
+    return _form(torch.exp(-distances / (2 * widths)), weights)
 
 
 def mmd2(student: Tensor, teacher: Tensor, *, kernel: Kernel) -> Tensor:

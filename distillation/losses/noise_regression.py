@@ -50,11 +50,10 @@ def guidance_distillation(
     teacher_text: Tensor,
     *,
     guidance_scale: float,
-    weights: Tensor | None = None,
 ) -> Tensor:
-    """E_b[w_b ‖ε_S − ε_w‖² ÷ d]: one pass of the student is the guided teacher's two (Meng et al., arXiv 2210.03142).
+    """E_b[‖ε_S − ε_w‖² ÷ d]: one pass of the student is the guided teacher's two (Meng et al., arXiv 2210.03142).
 
     For one fixed guidance scale, which the student therefore does not take as an input. Shapes as `noise_regression`.
     """
     target = guided(teacher_uncond.detach(), teacher_text.detach(), guidance_scale=guidance_scale)
-    return noise_regression(noise_pred, target, weights=weights)
+    return noise_regression(noise_pred, target)

@@ -96,13 +96,10 @@ class Recipe:
                     f"timesteps after the first begin at stored points of the teacher's path: add {unknown} to "
                     "pairs.path_timesteps, or choose among these."
                 )
-        elif self.matching is not None:
+        elif self.matching is not None or self.joint is not None:
+            name = "joint" if self.matching is None else "matching"
             raise ValueError(
-                "matching needs a student that regression has warmed up: leave it out as well, or set regression."
-            )
-        elif self.joint is not None:
-            raise ValueError(
-                "joint needs a student that regression has warmed up: leave it out as well, or set regression."
+                f"{name} needs a student that regression has warmed up: leave it out as well, or set regression."
             )
 
     @property

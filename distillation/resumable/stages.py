@@ -308,18 +308,13 @@ def cpu_model() -> str:
 def _read_json(path: Path) -> dict[str, Any] | None:
     """Return the object in the file; None if there is no file. Raises StageDamaged."""
     try:
-        value = json.loads(path.read_text("utf-8"))
+        return dict(json.loads(path.read_text("utf-8")))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, TypeError, ValueError) as error:
         raise StageDamaged(
             f"{path} cannot be read: {error}. Delete {path.parent} to build the stage again."
         ) from error
-    if not isinstance(value, dict):
-        raise StageDamaged(
-            f"{path} must hold an object. Delete {path.parent} to build the stage again."
-        )
-    return value
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

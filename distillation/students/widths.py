@@ -7,7 +7,7 @@ and heads go or stay as wholes.
 Removing channels that nothing reads (outgoing weights zero) changes no output, with two reservations. A LayerNorm takes
 its mean and variance over the channels that are left. And a GroupNorm over a hidden state and a skip has groups that
 may reach over the seam of the two, or over two groups of one of them; `exact_shares` lists the shares at which channels
-can be chosen so that all such groups stay whole, `mixed_norms` of a plan the norms where they do not.
+can be chosen so that all such groups stay whole.
 """
 
 import itertools
@@ -35,7 +35,6 @@ class WidthPlan:
     student: UNetShape
     layout: Layout  # of the teacher
     kept: dict[str, Tensor]  # of each space the channels, int64, ascending
-    mixed_norms: tuple[str, ...]  # GroupNorms with groups of other channels than the teacher's
     sinusoids: Sinusoids  # of the time embedding
 
 
@@ -93,8 +92,7 @@ def plan(
             "freq_shift": fitted.freq_shift,
         }
     )
-    mixed = _mixed_norms(layout, kept, teacher.groups)
-    return WidthPlan(teacher, student, layout, kept, mixed, fitted)
+    return WidthPlan(teacher, student, layout, kept, fitted)
 
 
 def narrow(tensors: Mapping[str, Tensor], plan: WidthPlan) -> dict[str, Tensor]:
@@ -240,17 +238,3 @@ def _score(scores: Mapping[str, Tensor], space: str, width: int) -> Tensor:
     if not found.isfinite().all():
         raise StudentRefused(f"The scores of {space} are not all finite numbers.")
     return found.detach().double().cpu()
-
-
-def _mixed_norms(layout: Layout, kept: Mapping[str, Tensor], groups: int) -> tuple[str, ...]:
-    mixed = []
-    for norm in layout.norms:
-        size = layout.width(norm) // groups
-        places, start = [], 0
-        for space in norm.spaces:
-            places.append(kept[space] + start)
-            start += layout.spaces[space].channels
-        groups_of = (torch.cat(places) // size).view(-1, size)
-        if (groups_of != groups_of[:, :1]).any():
-            mixed.append(norm.name)
-    return tuple(mixed)

@@ -12,7 +12,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Generator, Tensor
 
 from distillation.losses import adversarial, distribution_matching
-from distillation.losses.noise_regression import guided
+from distillation.losses.noise_regression import guided, noise_regression
 from distillation.trainers import discriminator, perception
 from distillation.trainers.discriminator import AdversarialRecipe, Heads
 from distillation.trainers.dmd2_recipe import MatchingRecipe
@@ -99,9 +99,7 @@ class MatchingTask(FewStepTask):
         noise = examples.fresh_noise(len(rows), generator)
         noised = schedule.noised(x, noise, times)
         prediction = self._teacher.passed(self.fake, noised, times, embeds)
-        loss = distribution_matching.fake_score_loss(
-            prediction, self._wanted(x, noise, noised, times)
-        )
+        loss = noise_regression(prediction, self._wanted(x, noise, noised, times))
         measured = {
             "fake_score": float(loss.detach()),
             "fake_gradient_norm": self._update("fake", loss),

@@ -11,7 +11,7 @@ import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Generator, Tensor
 
-from distillation.losses.mmd import Gaussian, Kernel, Polynomial, depth_weights, layers_mmd2, linear
+from distillation.losses.mmd import Kernel, depth_weights, gaussian, layers_mmd2, linear, polynomial
 from distillation.losses.noise_regression import guidance_distillation
 from distillation.trainers.objectives import passes
 from distillation.trainers.objectives.batches import Batch
@@ -20,9 +20,7 @@ from distillation.trainers.perception import tapped
 from distillation.training import checks
 
 KERNELS: dict[str, Kernel] = {
-    "linear": linear,
-    "polynomial": Polynomial(),
-    "gaussian": Gaussian(),
+    function.__name__: function for function in (linear, polynomial, gaussian)
 }
 _LAYER = re.compile(
     r"(down_blocks|up_blocks)\.\d+(\.(resnets|attentions)\.\d+)?|mid_block(\.(resnets|attentions)\.\d+)?"

@@ -7,7 +7,6 @@ from distillation.losses.distribution_matching import (
     DIVERGENCES,
     distribution_matching,
     f_distill_weights,
-    fake_score_loss,
     matching_gradient,
 )
 
@@ -120,14 +119,6 @@ def test_matching_moves_a_gaussian_student_onto_the_teachers_distribution():
         optimizer.step()
     assert mean.item() == pytest.approx(1.0, abs=0.1)
     assert log_std.exp().item() == pytest.approx(0.5, abs=0.1)
-
-
-def test_the_fake_score_learns_the_noise():
-    prediction, noise = drawn(2, 3).requires_grad_(), drawn(2, 3, seed=1)
-    loss = fake_score_loss(prediction, noise, weights=torch.tensor([1.0, 2.0]))
-    errors = (prediction - noise).square().mean(1).detach()
-    assert loss.item() == pytest.approx(float((errors[0] + 2 * errors[1]) / 2))
-    assert torch.autograd.gradcheck(lambda p: fake_score_loss(p, noise), (prediction,))
 
 
 def weights_of(logits: torch.Tensor, divergence: str, timesteps=None) -> torch.Tensor:

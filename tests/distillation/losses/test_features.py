@@ -70,5 +70,3 @@ def test_contradictions_are_refused():
         normalised_matching([], [])
     with pytest.raises(ValueError, match="Layer 1"):
         normalised_matching([drawn(1, 2), drawn(1, 2)], [drawn(1, 2), drawn(1, 3)])
-    with pytest.raises(ValueError, match="floor"):
-        normalised_matching([drawn(1, 2)], [drawn(1, 2)], floor=0.0)
