@@ -94,7 +94,7 @@ class MatchingTask(FewStepTask):
         embeds = examples.embeds(rows)
         with torch.no_grad():
             start = examples.fresh_noise(len(rows), generator)
-            x = self._one_pass(start, embeds, generator)
+            x = self._rollout.one_pass(self.student, start, embeds, generator)
         times = self._timesteps_drawn(len(rows), 0, len(schedule), generator)
         noise = examples.fresh_noise(len(rows), generator)
         noised = schedule.noised(x, noise, times)
@@ -153,7 +153,7 @@ class MatchingTask(FewStepTask):
         start = self._examples.fresh_noise(len(rows), generator)
         if self._paired:
             start[: self._paired] = self._examples.noise(rows[: self._paired])
-        x = self._one_pass(start, embeds, generator)
+        x = self._rollout.one_pass(self.student, start, embeds, generator)
         low, high = (round(share * len(schedule)) for share in NOISED)
         times = self._timesteps_drawn(len(rows), low, high + 1, generator)
         noised = schedule.noised(x, self._examples.fresh_noise(len(rows), generator), times)

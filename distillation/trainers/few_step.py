@@ -3,12 +3,12 @@
 from typing import Protocol
 
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from distillation.trainers import rollout
 from distillation.trainers.inputs import TuningInputs
 from distillation.trainers.pairs import Pairs
-from distillation.trainers.rollout import Examples
+from distillation.trainers.rollout import Examples, Rollout
 from distillation.trainers.sample_sheets import Samples
 from distillation.training.task import Trained
 
@@ -33,6 +33,7 @@ class FewStepTask(Trained):
         self._teacher = inputs.teacher
         self._decoder = inputs.decoder
         self._timesteps = rollout.check(inputs.timesteps, inputs.teacher.schedule)
+        self._rollout = Rollout(inputs.teacher, self._timesteps)
         self._examples = Examples(inputs.teacher, pairs=pairs, catalogue=inputs.catalogue)
         self.student = inputs.student.to(inputs.teacher.device).train().requires_grad_(True)
 
@@ -50,25 +51,8 @@ class FewStepTask(Trained):
         """Return the averaged student's pictures at this step, [B, 3, H, W] in [−1, 1]."""
         return samples.drawn(self.drawing, samples.walked(self.averaged, self._timesteps))
 
-    def _one_pass(self, noise: Tensor, embeds: Tensor, generator: Generator) -> Tensor:
-        """`rollout.one_pass` of the student from noise [B, C, h, w]."""
-        return rollout.one_pass(
-            self.student,
-            noise,
-            embeds,
-            teacher=self._teacher,
-            timesteps=self._timesteps,
-            generator=generator,
-        )
-
     def _watch(self, index: int, recipe: Watching) -> dict[str, float]:
-        """`rollout.watch` of the averaged student, in every `watch_every`-th step and the last; else empty."""
+        """`Rollout.watch` of the averaged student, in every `watch_every`-th step and the last; else empty."""
         if (index + 1) % recipe.watch_every and index + 1 < recipe.steps:
             return {}
-        return rollout.watch(
-            self.averaged,
-            self._examples,
-            teacher=self._teacher,
-            timesteps=self._timesteps,
-            count=recipe.watched,
-        )
+        return self._rollout.watch(self.averaged, self._examples, count=recipe.watched)

@@ -90,7 +90,8 @@ class JointTask(FewStepTask):
         recipe, examples = self._recipe, self._examples
         loop.anneal(self.optimizers["both"], index, recipe)
         rows = examples.drawn(processes.share(recipe.batch), generator)
-        output = self._one_pass(examples.noise(rows), examples.embeds(rows), generator)
+        noise, embeds = examples.noise(rows), examples.embeds(rows)
+        output = self._rollout.one_pass(self.student, noise, embeds, generator)
         with self._teacher.autocast():
             drawn = self._decoder.decode(output).sample
         errors = picture_errors(

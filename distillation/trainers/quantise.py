@@ -20,7 +20,7 @@ from distillation.resumable import atomic
 from distillation.trainers import rollout
 from distillation.trainers.inputs import TuningInputs, run
 from distillation.trainers.pairs import noise_of
-from distillation.trainers.rollout import Examples
+from distillation.trainers.rollout import Examples, Rollout
 from distillation.training import checks, loop, networks, processes
 from distillation.training.optimizers import update
 from distillation.training.task import Trained
@@ -138,7 +138,7 @@ class QuantiseTask(Trained):
         self._recipe = recipe
         self._examples = Examples(teacher, pairs=inputs.pairs, catalogue=inputs.catalogue)
         # What rounding does is smaller than what bf16 does: both are computed in fp32.
-        self._teacher = replace(teacher, is_bf16=False)
+        self._rollout = Rollout(replace(teacher, is_bf16=False), self._timesteps)
         self._target = inputs.student
         self.network = copy.deepcopy(inputs.student).requires_grad_(True)
         self.network.set_attn_processor(teacher.attention_processor())
@@ -169,8 +169,8 @@ class QuantiseTask(Trained):
         for number, timestep in enumerate(self._timesteps):
             times = torch.full((len(noise),), timestep, device=noise.device)
             with torch.no_grad():
-                target = self._estimate(self._target, theirs, times, embeds)
-            output = self._estimate(self._rounding, ours, times, embeds)
+                target = self._rollout.estimate(self._target, theirs, times, embeds)
+            output = self._rollout.estimate(self._rounding, ours, times, embeds)
             losses.append((output - target).square().mean())
             if following := self._timesteps[number + 1 : number + 2]:
                 ours = self._stepped(output.detach(), ours, times, following[0])
@@ -180,13 +180,8 @@ class QuantiseTask(Trained):
         self.emas["student"].update()
         return {"loss": float(loss.detach()), "gradient_norm": norm}
 
-    def _estimate(
-        self, network: nn.Module, latents: Tensor, timesteps: Tensor, embeds: Tensor
-    ) -> Tensor:
-        return rollout.estimate(network, latents, timesteps, embeds, teacher=self._teacher)
-
     def _stepped(self, x0: Tensor, latents: Tensor, timesteps: Tensor, following: int) -> Tensor:
-        schedule = self._teacher.schedule
+        schedule = self._rollout.teacher.schedule
         noise = schedule.converted(x0, latents, timesteps, source="sample", target="epsilon")
         return schedule.noised(x0, noise, torch.full_like(timesteps, following))
 
@@ -200,18 +195,17 @@ def measure(network: UNet2DConditionModel, inputs: TuningInputs, *, count: int) 
     less smallest. latents_psnr_worst: the least. pictures_psnr: of the decoder's pictures, by the range of pixels.
     """
     teacher, catalogue = replace(inputs.teacher, is_bf16=False), inputs.catalogue
+    passes = Rollout(teacher, inputs.timesteps)
     rows = torch.linspace(0, len(catalogue) - 1, count).round().long()
     noise = noise_of(range(count), teacher.latent_shape)
     latents: list[Tensor] = []
     pictures: list[Tensor] = []
     for walked in (network, inputs.student):
         parts = [
-            rollout.walk(
+            passes.walk(
                 walked,
                 noise[part].to(teacher.device),
                 catalogue.embeds(rows[part]).to(teacher.device),
-                teacher=teacher,
-                timesteps=inputs.timesteps,
             )
             for part in torch.arange(count).split(teacher.decoded_at_once)
         ]

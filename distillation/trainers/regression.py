@@ -10,7 +10,7 @@ import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Generator, Tensor
 
-from distillation.trainers import perception, rollout
+from distillation.trainers import perception
 from distillation.trainers.few_step import FewStepTask
 from distillation.trainers.inputs import TuningInputs, run
 from distillation.trainers.pairs import Pairs
@@ -96,12 +96,8 @@ class RegressionTask(FewStepTask):
         times = torch.cat(
             [torch.full_like(part, t) for part, t in zip(parts, self._timesteps, strict=True)]
         )
-        output = rollout.estimate(
-            self.student,
-            latents,
-            times.to(latents.device),
-            self._examples.embeds(rows),
-            teacher=self._teacher,
+        output = self._rollout.estimate(
+            self.student, latents, times.to(latents.device), self._examples.embeds(rows)
         )
         losses = self._losses(output, self._examples.targets(rows))
         loss = torch.stack(
@@ -124,16 +120,8 @@ class RegressionTask(FewStepTask):
         simulated, followed = rows[:count], rows[count:]
         parts = []
         if len(simulated):
-            parts.append(
-                rollout.arrive(
-                    self.student,
-                    self._examples.noise(simulated),
-                    self._examples.embeds(simulated),
-                    teacher=self._teacher,
-                    timesteps=self._timesteps,
-                    index=number,
-                )
-            )
+            noise, embeds = self._examples.noise(simulated), self._examples.embeds(simulated)
+            parts.append(self._rollout.arrive(self.student, noise, embeds, index=number))
         if len(followed):
             parts.append(self._examples.path(followed, self._timesteps[number]))
         return torch.cat(parts)

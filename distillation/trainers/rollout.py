@@ -9,11 +9,11 @@ noised latents of the teacher are not what it meets when it serves.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from distillation.trainers import pairs as pairing
 from distillation.trainers.catalogue import Catalogue
@@ -101,107 +101,67 @@ class Examples:
         return torch.randn(shape, generator=generator).to(self._device)
 
 
-def estimate(
-    student: UNet2DConditionModel,
-    latents: Tensor,
-    timesteps: Tensor,
-    prompt_embeds: Tensor,
-    *,
-    teacher: Teacher,
-) -> Tensor:
-    """Return x̂₀ of one pass, fp32 [B, C, h, w], with its gradient where gradients are on.
+@dataclass(frozen=True)
+class Rollout:
+    """Passes of a student that is served in these timesteps, descending.
 
-    latents x_t [B, C, h, w]; timesteps int64 [B]; prompt_embeds [B, tokens, width]; all on the teacher's device.
+    Of all methods: latents, noise and results are [B, C, h, w], results fp32; prompt_embeds [B, tokens, width]; all on
+    the teacher's device.
     """
-    return teacher.schedule.as_x0(
-        teacher.passed(student, latents, timesteps, prompt_embeds), latents, timesteps
-    )
 
+    teacher: Teacher
+    timesteps: tuple[int, ...]
 
-@torch.no_grad()
-def arrive(
-    student: UNet2DConditionModel,
-    noise: Tensor,
-    prompt_embeds: Tensor,
-    *,
-    teacher: Teacher,
-    timesteps: Sequence[int],
-    index: int,
-) -> Tensor:
-    """Return the latents that pass `index` (from 0) gets: the noise itself, or the result of the passes before.
+    def estimate(
+        self, student: nn.Module, latents: Tensor, timesteps: Tensor, prompt_embeds: Tensor
+    ) -> Tensor:
+        """Return x̂₀ of one pass at x_t, with its gradient where gradients are on. timesteps: int64 [B]."""
+        prediction = self.teacher.passed(student, latents, timesteps, prompt_embeds)
+        return self.teacher.schedule.as_x0(prediction, latents, timesteps)
 
-    noise fp32 [B, C, h, w], of unit variance. fp32, without gradient.
-    """
-    latents = noise
-    for now, following in pairwise(timesteps[: index + 1]):
-        times = torch.full((len(noise),), now, device=noise.device)
-        latents = teacher.schedule.stepped(
-            teacher.passed(student, latents, times, prompt_embeds),
-            latents,
-            times,
-            torch.full_like(times, following),
-        )
-    return latents
+    @torch.no_grad()
+    def arrive(
+        self, student: nn.Module, noise: Tensor, prompt_embeds: Tensor, *, index: int
+    ) -> Tensor:
+        """Return the latents that pass `index` (from 0) gets: the noise itself, or the result of the passes before."""
+        latents = noise
+        for now, following in pairwise(self.timesteps[: index + 1]):
+            times = torch.full((len(noise),), now, device=noise.device)
+            prediction = self.teacher.passed(student, latents, times, prompt_embeds)
+            latents = self.teacher.schedule.stepped(
+                prediction, latents, times, torch.full_like(times, following)
+            )
+        return latents
 
+    def ended(
+        self, student: nn.Module, noise: Tensor, prompt_embeds: Tensor, *, index: int
+    ) -> Tensor:
+        """Return x̂₀ of pass `index`, with its gradient; those before it are simulated."""
+        latents = self.arrive(student, noise, prompt_embeds, index=index)
+        times = torch.full((len(noise),), self.timesteps[index], device=noise.device)
+        return self.estimate(student, latents, times, prompt_embeds)
 
-def one_pass(
-    student: UNet2DConditionModel,
-    noise: Tensor,
-    prompt_embeds: Tensor,
-    *,
-    teacher: Teacher,
-    timesteps: Sequence[int],
-    generator: Generator,
-) -> Tensor:
-    """Return x̂₀ of one of the student's passes, drawn at random, with its gradient; those before it are simulated."""
-    number = int(torch.randint(len(timesteps), (), generator=generator))
-    latents = arrive(
-        student, noise, prompt_embeds, teacher=teacher, timesteps=timesteps, index=number
-    )
-    times = torch.full((len(noise),), timesteps[number], device=noise.device)
-    return estimate(student, latents, times, prompt_embeds, teacher=teacher)
+    def one_pass(
+        self, student: nn.Module, noise: Tensor, prompt_embeds: Tensor, generator: Generator
+    ) -> Tensor:
+        """Return x̂₀ of one of the student's passes, drawn at random, with its gradient."""
+        index = int(torch.randint(len(self.timesteps), (), generator=generator))
+        return self.ended(student, noise, prompt_embeds, index=index)
 
+    @torch.no_grad()
+    def walk(self, student: nn.Module, noise: Tensor, prompt_embeds: Tensor) -> Tensor:
+        """Return the clean latents after all passes, without gradient."""
+        return self.ended(student, noise, prompt_embeds, index=len(self.timesteps) - 1)
 
-@torch.no_grad()
-def walk(
-    student: UNet2DConditionModel,
-    noise: Tensor,
-    prompt_embeds: Tensor,
-    *,
-    teacher: Teacher,
-    timesteps: Sequence[int],
-) -> Tensor:
-    """Return the clean latents after all passes, fp32 [B, C, h, w], without gradient."""
-    last = len(timesteps) - 1
-    latents = arrive(
-        student, noise, prompt_embeds, teacher=teacher, timesteps=timesteps, index=last
-    )
-    times = torch.full((len(noise),), timesteps[last], device=noise.device)
-    return estimate(student, latents, times, prompt_embeds, teacher=teacher)
-
-
-def watch(
-    student: UNet2DConditionModel,
-    examples: Examples,
-    *,
-    teacher: Teacher,
-    timesteps: Sequence[int],
-    count: int,
-) -> dict[str, float]:
-    """Return `likeness` of the student's latents for `count` noises that the teacher solved, as `watched_…`."""
-    rows = examples.by_prompt(count)
-    parts = [
-        walk(
-            student,
-            examples.noise(part),
-            examples.embeds(part),
-            teacher=teacher,
-            timesteps=timesteps,
-        )
-        for part in rows.split(WATCHED_AT_ONCE)
-    ]
-    found = likeness(torch.cat(parts), examples.targets(rows), examples.prompts(rows))
-    return {f"watched_{name}": value for name, value in found.items()}
+    def watch(self, student: nn.Module, examples: Examples, *, count: int) -> dict[str, float]:
+        """Return `likeness` of the student's latents for `count` noises that the teacher solved, as `watched_…`."""
+        rows = examples.by_prompt(count)
+        parts = [
+            self.walk(student, examples.noise(part), examples.embeds(part))
+            for part in rows.split(WATCHED_AT_ONCE)
+        ]
+        found = likeness(torch.cat(parts), examples.targets(rows), examples.prompts(rows))
+        return {f"watched_{name}": value for name, value in found.items()}
 
 
 def likeness(output: Tensor, target: Tensor, prompts: Tensor) -> dict[str, float]:

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from distillation.evaluation.report import sheets
 from distillation.evaluation.report.sheets import Row
 from distillation.resumable import atomic
-from distillation.trainers import rollout
 from distillation.trainers.catalogue import Catalogue
 from distillation.trainers.pairs import Pairs
+from distillation.trainers.rollout import Rollout
 from distillation.trainers.teacher import Teacher
 from distillation.training.task import Progress
 from generation.engine.latents import as_uint8
@@ -42,9 +42,7 @@ class Samples:
 
     def walked(self, student: UNet2DConditionModel, timesteps: Sequence[int]) -> Tensor:
         """Return clean latents of the student, [B, C, h, w]."""
-        return rollout.walk(
-            student, self.noise, self.embeds, teacher=self._teacher, timesteps=timesteps
-        )
+        return Rollout(self._teacher, tuple(timesteps)).walk(student, self.noise, self.embeds)
 
     @torch.no_grad()
     def drawn(self, decoder: nn.Module, latents: Tensor) -> Tensor:

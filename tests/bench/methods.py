@@ -21,8 +21,9 @@ from distillation.detector import network as detectors
 from distillation.pipeline import overrides, recipes
 from distillation.pipeline.inputs import Inputs
 from distillation.pipeline.stages import Chain
-from distillation.trainers import pairs, rollout
+from distillation.trainers import pairs
 from distillation.trainers.pairs import Pairs
+from distillation.trainers.rollout import Rollout
 from distillation.training import networks
 from generation.engine.latents import as_uint8
 
@@ -95,7 +96,7 @@ def measure(chain: Chain, of_pairs: Path, trained: Path, count: int) -> dict[str
             output = student(noised, times, encoder_hidden_states=embeds, return_dict=False)[0]
         difference = output.float() - teacher.predict(noised, times, embeds)
         errors.append(difference.square().flatten(1).mean(1))
-        latents = rollout.walk(student, noise, embeds, teacher=teacher, timesteps=PASSES)
+        latents = Rollout(teacher, PASSES).walk(student, noise, embeds)
         shown = detector.probabilities(as_uint8(teacher.decode(latents)).cpu())
         config = detector.config
         right.append(

@@ -9,10 +9,10 @@ import pytest
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
-from distillation.trainers import quantise, rollout
+from distillation.trainers import quantise
 from distillation.trainers.inputs import TuningInputs
 from distillation.trainers.quantise import QuantiseRecipe, QuantiseTask, on_grid, rounded
-from distillation.trainers.rollout import Examples
+from distillation.trainers.rollout import Examples, Rollout
 from distillation.training import networks
 from generation.engine import folding, quantization
 from tests.distillation.trainers import few_step_toys as toys
@@ -166,12 +166,8 @@ def test_the_loss_is_the_distance_of_each_pass_on_its_own_path(
     expected = []
     for passes in range(1, len(timesteps) + 1):
         ours, theirs = (
-            rollout.walk(
-                network,
-                examples.noise(rows),
-                examples.embeds(rows),
-                teacher=teacher,
-                timesteps=timesteps[:passes],
+            Rollout(teacher, timesteps[:passes]).walk(
+                network, examples.noise(rows), examples.embeds(rows)
             )
             for network in (on_grid_alone(student), student)
         )

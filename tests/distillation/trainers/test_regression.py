@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from distillation.trainers import regression, rollout
+from distillation.trainers import regression
 from distillation.trainers.regression import RegressionRecipe, RegressionTask
-from distillation.trainers.rollout import Examples
+from distillation.trainers.rollout import Examples, Rollout
 from distillation.training.errors import RecipeRefused
 from tests.distillation.trainers import few_step_toys as toys
 
@@ -39,13 +39,13 @@ def test_it_learns_what_the_teacher_makes_of_the_same_noise(tmp_path, kind, time
     teacher = toys.teacher(kind)
     pairs = toys.pairs(toys.teacher())  # untrained, only this one's latents are of a sane size
     student = toys.student(teacher)
-    options = {"teacher": teacher, "timesteps": (timestep,), "count": 12}
+    passes = Rollout(teacher, (timestep,))
     examples = Examples(teacher, pairs=pairs, catalogue=toys.catalogue())
-    before = rollout.watch(student, examples, **options)
+    before = passes.watch(student, examples, count=12)
     given = {"student": student, "pairs": pairs}
     inputs = toys.inputs(tmp_path, (timestep,), of=teacher, **given)
     trained = regression.train(RECIPE, inputs)
-    after = rollout.watch(trained, examples, **options)
+    after = passes.watch(trained, examples, count=12)
     assert after["watched_error"] < 0.7 * before["watched_error"]
     assert lines(tmp_path)[-1]["loss"] < 0.7 * lines(tmp_path)[0]["loss"]
     assert lines(tmp_path)[-1]["watched_error"] == pytest.approx(after["watched_error"], rel=1e-4)
@@ -100,13 +100,8 @@ def test_later_passes_see_the_teachers_path_and_the_students_own_steps():
         recipe = replace(TWO, batch=8, simulated=simulated)
         task = task_of(recipe, (999, 499), pairs=pairs)
         student = toys.student(teacher)
-        own = rollout.arrive(
-            student,
-            pairs.noise(every),
-            toys.catalogue().embeds(pairs.prompts),
-            teacher=teacher,
-            timesteps=(999, 499),
-            index=1,
+        own = Rollout(teacher, (999, 499)).arrive(
+            student, pairs.noise(every), toys.catalogue().embeds(pairs.prompts), index=1
         )
         found = seen_by(task)
         assert {t: len(latents) for t, latents in found.items()} == {999: 4, 499: 4}

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from distillation.trainers import rollout
-from distillation.trainers.rollout import Examples
+from distillation.trainers.rollout import Examples, Rollout
 from distillation.training.errors import RecipeRefused
 from generation.engine import sampling
 from tests.distillation.trainers import few_step_toys as toys
@@ -47,7 +47,7 @@ def served(teacher, student, noise, embeds, timesteps) -> list[torch.Tensor]:
 @pytest.mark.parametrize("timesteps", [TIMESTEPS[:1], TIMESTEPS[:2], TIMESTEPS])
 def test_all_passes_end_where_the_engine_ends(teacher, student, timesteps):
     noise, embeds = noise_and_embeds(teacher)
-    latents = rollout.walk(student, noise, embeds, teacher=teacher, timesteps=timesteps)
+    latents = Rollout(teacher, timesteps).walk(student, noise, embeds)
     expected = served(teacher, student, noise, embeds, timesteps)[-1]
     torch.testing.assert_close(latents, expected, rtol=1e-4, atol=1e-4)
 
@@ -56,19 +56,17 @@ def test_a_later_pass_gets_what_the_engine_would_give_it(teacher, student):
     noise, embeds = noise_and_embeds(teacher)
     expected = served(teacher, student, noise, embeds, TIMESTEPS)
     for index in range(len(TIMESTEPS)):
-        latents = rollout.arrive(
-            student, noise, embeds, teacher=teacher, timesteps=TIMESTEPS, index=index
-        )
+        latents = Rollout(teacher, TIMESTEPS).arrive(student, noise, embeds, index=index)
         torch.testing.assert_close(latents, expected[index], rtol=1e-4, atol=1e-4)
 
 
 def test_the_gradient_is_that_of_the_last_pass_alone(teacher):
     student = toys.student(teacher)
     noise, embeds = noise_and_embeds(teacher)
-    latents = rollout.arrive(student, noise, embeds, teacher=teacher, timesteps=TIMESTEPS, index=1)
+    latents = Rollout(teacher, TIMESTEPS).arrive(student, noise, embeds, index=1)
     assert not latents.requires_grad
     times = torch.full((2,), TIMESTEPS[1])
-    x0 = rollout.estimate(student, latents, times, embeds, teacher=teacher)
+    x0 = Rollout(teacher, TIMESTEPS).estimate(student, latents, times, embeds)
     x0.square().mean().backward()
     assert x0.dtype == torch.float32
     assert all(torch.isfinite(p.grad).all() for p in student.parameters() if p.grad is not None)
@@ -142,9 +140,9 @@ def test_watch_compares_with_what_the_teacher_made_of_the_same_noise(teacher, st
     # The teacher's own weights in all of its steps are the teacher, but for guidance.
     unguided = toys.pairs(toys.teacher_without_guidance(teacher))
     own = Examples(teacher, pairs=unguided, catalogue=toys.catalogue())
-    options = {"teacher": teacher, "timesteps": toys.PATH, "count": 8}
-    exact = rollout.watch(student, own, **options)
+    passes = Rollout(teacher, tuple(toys.PATH))
+    exact = passes.watch(student, own, count=8)
     assert exact["watched_error"] < 5e-3  # latents are kept in fp16
     assert exact["watched_diversity"] == pytest.approx(1, abs=1e-2)
-    guided = rollout.watch(student, examples, **options)
+    guided = passes.watch(student, examples, count=8)
     assert guided["watched_error"] > 5 * exact["watched_error"]
