@@ -22,15 +22,14 @@ from distillation.trainers.teacher import Teacher
 from distillation.trainers.vae_targets import VaePictures
 from distillation.training import checks, loop, networks, processes
 from distillation.training.errors import RecipeRefused
-from distillation.training.optimizers import update
-from distillation.training.task import Trained
+from distillation.training.task import Trained, TrainingRecipe
 from generation.engine.latents import as_uint8
 
 MEASURED = "measured.json"
 
 
 @dataclass(frozen=True)
-class DecoderRecipe:
+class DecoderRecipe(TrainingRecipe):
     """blocks: residual ones in each level, from the smallest; each level is twice as large as the one before.
 
     Served on a CPU: 32 channels draw 128 × 128 in 2 ms. TAESD's own shape: 64 channels, blocks (3, 3, 3, 1).
@@ -45,24 +44,20 @@ class DecoderRecipe:
     batch: int = 8
     learning_rate: float = 2e-3  # peak; half a cosine to zero
     warmup: int = 100
-    betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.0
-    clipped_norm: float = 1.0
-    ema_decay: float = 0.99
     pictures: int = 1024
     latent_noise: float = 0.1  # standard deviation; latents have about 1
     huber_c: float = 0.03  # of values in [−1, 1]: smaller errors count by their squares
     detail_weight: float = 1.0  # of differences between neighbouring pixels, at `scales` sizes
     scales: int = 3  # each half as large as the one before
     validated: int = 64  # of the pairs, evenly over them, that are not trained on
-    seed: int = 0
 
     def __post_init__(self) -> None:
-        checks.at_least_1(self, "channels", "steps", "batch", "pictures", "scales", "validated")
-        checks.positive(self, "learning_rate", "clipped_norm", "huber_c")
+        super().__post_init__()
+        checks.at_least_1(self, "channels", "steps", "pictures", "scales", "validated")
+        checks.positive(self, "huber_c")
         checks.not_negative(self, "weight_decay", "latent_noise", "detail_weight")
         checks.at_most(self, "warmup", self.steps, "steps")
-        checks.below_1(self, "ema_decay")
         if not self.blocks or min(self.blocks) < 0:
             raise ValueError(f"blocks must have a number from 0 for each level, not {self.blocks}.")
 
@@ -109,7 +104,7 @@ class DecoderTask(Trained):
         trained = self.network.decoder.to(memory_format=torch.channels_last)
         self._latents = _with_noisy(latents.float(), recipe)
         self._targets = VaePictures(teacher, self._latents)
-        self.add_by(recipe, "decoder", trained)
+        self.add_by(recipe, "decoder", trained, weight_decay=recipe.weight_decay)
 
     def averaged(self) -> AutoencoderTiny:
         """Return the decoder to save, frozen. The network that was trained takes its weights."""
@@ -133,8 +128,7 @@ class DecoderTask(Trained):
             output.float(), targets, huber_c=recipe.huber_c, scales=recipe.scales
         )
         loss = errors["pixels"] + recipe.detail_weight * errors["detail"]
-        norm = update(self.optimizers["decoder"], loss, clipped_norm=recipe.clipped_norm)
-        self.emas["decoder"].update()
+        norm = self.update("decoder", loss, clipped_norm=recipe.clipped_norm)
         measured = {name: float(value.detach()) for name, value in {"loss": loss, **errors}.items()}
         return {**measured, "gradient_norm": norm}
 

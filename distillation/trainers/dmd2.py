@@ -19,7 +19,7 @@ from distillation.trainers.dmd2_recipe import MatchingRecipe
 from distillation.trainers.few_step import FewStepTask
 from distillation.trainers.inputs import TuningInputs, run
 from distillation.trainers.objectives import passes
-from distillation.training import loop, networks, optimizers, processes
+from distillation.training import loop, networks, processes
 from distillation.training.errors import RecipeRefused
 
 NOISED = (0.02, 0.98)  # of the training timesteps: where the scores are compared
@@ -70,12 +70,6 @@ class MatchingTask(FewStepTask):
             ema_decay=ema_decay,
         )
 
-    def _update(self, name: str, loss: Tensor) -> float:
-        """Update the network; return the norm of its gradient."""
-        return optimizers.update(
-            self.optimizers[name], loss, clipped_norm=self._recipe.clipped_norm
-        )
-
     def step(self, index: int, generator: Generator) -> dict[str, float]:
         for left in reversed(range(self._recipe.critic_updates)):
             # The heads are light: one update is enough for them. What may not lag behind is the fake score.
@@ -102,7 +96,7 @@ class MatchingTask(FewStepTask):
         loss = noise_regression(prediction, self._wanted(x, noise, noised, times))
         measured = {
             "fake_score": float(loss.detach()),
-            "fake_gradient_norm": self._update("fake", loss),
+            "fake_gradient_norm": self.update("fake", loss, clipped_norm=self._recipe.clipped_norm),
         }
         heard = self._recipe.adversarial
         if heard is None or self._heads is None or not with_heads or index < heard.learn_after:
@@ -119,7 +113,15 @@ class MatchingTask(FewStepTask):
             timesteps=times,
             prompt_embeds=embeds,
         )
-        return measured | parts | {"heads_gradient_norm": self._update("heads", loss)}
+        return (
+            measured
+            | parts
+            | {
+                "heads_gradient_norm": self.update(
+                    "heads", loss, clipped_norm=self._recipe.clipped_norm
+                )
+            }
+        )
 
     def _real(self, recipe: AdversarialRecipe, rows: Tensor, generator: Generator) -> Tensor:
         """Return the latents that the heads take for real: the teacher's, some replaced by accepted pictures."""
@@ -164,8 +166,9 @@ class MatchingTask(FewStepTask):
             held = self._perception.regression(x[: self._paired], targets)
             loss = loss + self._regression_weight(index) * held
             measured["regression"] = float(held.detach())
-        measured["student_gradient_norm"] = self._update("student", loss)
-        self.emas["student"].update()
+        measured["student_gradient_norm"] = self.update(
+            "student", loss, clipped_norm=recipe.clipped_norm
+        )
         measured["latents_std"] = float(x.detach().std())
         measured["latents_mean"] = float(x.detach().mean())
         return measured

@@ -6,12 +6,13 @@ from distillation.losses import distribution_matching
 from distillation.trainers.discriminator import AdversarialRecipe
 from distillation.trainers.perception import PerceptionRecipe
 from distillation.training import checks
+from distillation.training.task import TrainingRecipe
 
 FAKE_SCORES = ("teacher", "student")
 
 
 @dataclass(frozen=True)
-class MatchingRecipe:
+class MatchingRecipe(TrainingRecipe):
     """batch, critic_batch: rows of an update of the student, and of the fake score, which has critic_updates each step.
 
     student_after: steps in which the fake score learns alone. It begins as the teacher without guidance; for a student
@@ -35,10 +36,7 @@ class MatchingRecipe:
     final_learning_rate: float = 2e-6
     fake_learning_rate: float = 1e-4
     warmup: int = 10
-    betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.01
-    clipped_norm: float = 1.0
-    ema_decay: float = 0.99
     regression_weight: float = 0.25  # falls by half a cosine to final_regression_weight
     final_regression_weight: float = 0.05
     perception: PerceptionRecipe = field(default_factory=PerceptionRecipe)
@@ -46,13 +44,11 @@ class MatchingRecipe:
     divergence: str = "jensen_shannon"
     watch_every: int = 10
     watched: int = 64  # pairs
-    seed: int = 0
 
     def __post_init__(self) -> None:
-        checks.at_least_1(
-            self, "steps", "batch", "critic_batch", "critic_updates", "watch_every", "watched"
-        )
-        checks.positive(self, "learning_rate", "fake_learning_rate", "clipped_norm")
+        super().__post_init__()
+        checks.at_least_1(self, "steps", "critic_batch", "critic_updates", "watch_every", "watched")
+        checks.positive(self, "fake_learning_rate")
         checks.not_negative(self, "weight_decay")
         for name in ("learning_rate", "regression_weight"):
             checks.at_most(self, f"final_{name}", getattr(self, name), name)
@@ -62,7 +58,6 @@ class MatchingRecipe:
             )
         moving = self.steps - self.student_after
         checks.at_most(self, "warmup", moving, "steps less student_after")
-        checks.below_1(self, "ema_decay")
         checks.at_most(self, "paired", self.batch, "batch")
         if (self.paired == 0) != (self.regression_weight == 0):
             raise ValueError(

@@ -20,12 +20,13 @@ from distillation.trainers.few_step import FewStepTask
 from distillation.trainers.inputs import TuningInputs, run
 from distillation.trainers.pairs import Pairs
 from distillation.trainers.vae_targets import VaePictures
-from distillation.training import checks, loop, networks, optimizers, processes
+from distillation.training import checks, loop, networks, processes
 from distillation.training.errors import RecipeRefused
+from distillation.training.task import TrainingRecipe
 
 
 @dataclass(frozen=True)
-class JointRecipe:
+class JointRecipe(TrainingRecipe):
     """pictures: of how many pairs, evenly over them, the VAE's pictures are kept in memory.
 
     least_margin: of the detector's, of the pairs that are trained on. A picture that it barely accepts is near one that
@@ -38,10 +39,7 @@ class JointRecipe:
     batch: int = 16
     learning_rate: float = 2e-4  # peak, of both networks; half a cosine to zero
     warmup: int = 50
-    betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.0
-    clipped_norm: float = 1.0
-    ema_decay: float = 0.99
     pictures: int = 10_000
     least_margin: float = 0.0
     latents_weight: float = 0.1
@@ -50,14 +48,14 @@ class JointRecipe:
     scales: int = 3  # each half as large as the one before
     watch_every: int = 50
     watched: int = 64  # pairs
-    seed: int = 0
 
     def __post_init__(self) -> None:
-        checks.at_least_1(self, "steps", "batch", "pictures", "scales", "watch_every", "watched")
-        checks.positive(self, "learning_rate", "clipped_norm", "huber_c")
+        super().__post_init__()
+        checks.at_least_1(self, "steps", "pictures", "scales", "watch_every", "watched")
+        checks.positive(self, "huber_c")
         checks.not_negative(self, "weight_decay", "latents_weight", "detail_weight")
         checks.at_most(self, "warmup", self.steps, "steps")
-        checks.below_1(self, "ema_decay", "least_margin")
+        checks.below_1(self, "least_margin")
 
 
 class JointTask(FewStepTask):
@@ -72,7 +70,7 @@ class JointTask(FewStepTask):
         drawing = self._decoder.decoder.to(memory_format=torch.channels_last)
         trained = nn.ModuleDict({"student": self.student, "decoder": drawing})
         trained.to(inputs.teacher.device).train().requires_grad_(True)
-        self.add_by(recipe, "both", trained)
+        self.add_by(recipe, "both", trained, weight_decay=recipe.weight_decay)
 
     @property
     def averaged(self) -> UNet2DConditionModel:
@@ -106,8 +104,7 @@ class JointTask(FewStepTask):
             + recipe.detail_weight * errors["detail"]
             + recipe.latents_weight * errors["latents"]
         )
-        norm = optimizers.update(self.optimizers["both"], loss, clipped_norm=recipe.clipped_norm)
-        self.emas["both"].update()
+        norm = self.update("both", loss, clipped_norm=recipe.clipped_norm)
         measured = {name: float(value.detach()) for name, value in {"loss": loss, **errors}.items()}
         measured["gradient_norm"] = norm
         return measured | self._watch(index, recipe)

@@ -22,8 +22,7 @@ from distillation.trainers.inputs import TuningInputs, run
 from distillation.trainers.pairs import noise_of
 from distillation.trainers.rollout import Examples, Rollout
 from distillation.training import checks, loop, networks, processes
-from distillation.training.optimizers import update
-from distillation.training.task import Trained
+from distillation.training.task import Trained, TrainingRecipe
 from generation.engine import folding, quantization
 
 MEASURED = "measured.json"
@@ -31,7 +30,7 @@ SCALE_BITS = 17  # times the 7 of a level they fill the 24 of fp32: no product i
 
 
 @dataclass(frozen=True)
-class QuantiseRecipe:
+class QuantiseRecipe(TrainingRecipe):
     """steps: 0 rounds alone. The learning rate is small against a level, a hundredth of the largest weight.
 
     measured: images that tell how much rounding changes, of the seeds from 0; those of the pairs are others.
@@ -41,19 +40,15 @@ class QuantiseRecipe:
     batch: int = 16
     learning_rate: float = 5e-6  # peak; half a cosine to zero
     warmup: int = 30
-    betas: tuple[float, float] = (0.9, 0.99)
-    clipped_norm: float = 1.0
     ema_decay: float = 0.98
     measured: int = 64
-    seed: int = 0
 
     def __post_init__(self) -> None:
-        checks.at_least_1(self, "batch", "measured")
+        super().__post_init__()
+        checks.at_least_1(self, "measured")
         checks.not_negative(self, "steps", "warmup")
         if self.steps:
             checks.at_most(self, "warmup", self.steps, "steps")
-        checks.positive(self, "learning_rate", "clipped_norm")
-        checks.below_1(self, "ema_decay")
 
 
 # --- the grid -------------------------------------------------------------------------------------
@@ -143,14 +138,7 @@ class QuantiseTask(Trained):
         self.network = copy.deepcopy(inputs.student).requires_grad_(True)
         self.network.set_attn_processor(teacher.attention_processor())
         self._rounding = _Rounding(self.network)
-        self.add(
-            "student",
-            self.network,
-            learning_rate=recipe.learning_rate,
-            weight_decay=0.0,
-            betas=recipe.betas,
-            ema_decay=recipe.ema_decay,
-        )
+        self.add_by(recipe, "student", self.network, weight_decay=0.0)
 
     @property
     def averaged(self) -> UNet2DConditionModel:
@@ -176,8 +164,7 @@ class QuantiseTask(Trained):
                 ours = self._stepped(output.detach(), ours, times, following[0])
                 theirs = self._stepped(target, theirs, times, following[0])
         loss = torch.stack(losses).mean()
-        norm = update(self.optimizers["student"], loss, clipped_norm=recipe.clipped_norm)
-        self.emas["student"].update()
+        norm = self.update("student", loss, clipped_norm=recipe.clipped_norm)
         return {"loss": float(loss.detach()), "gradient_norm": norm}
 
     def _stepped(self, x0: Tensor, latents: Tensor, timesteps: Tensor, following: int) -> Tensor:

@@ -15,12 +15,13 @@ from distillation.trainers.few_step import FewStepTask
 from distillation.trainers.inputs import TuningInputs, run
 from distillation.trainers.pairs import Pairs
 from distillation.trainers.perception import PerceptionRecipe
-from distillation.training import checks, loop, networks, optimizers, processes
+from distillation.training import checks, loop, networks, processes
 from distillation.training.errors import RecipeRefused
+from distillation.training.task import TrainingRecipe
 
 
 @dataclass(frozen=True)
-class RegressionRecipe:
+class RegressionRecipe(TrainingRecipe):
     """pass_weights: of the loss of each pass of the student, one for each of its timesteps.
 
     simulated: the share of what later passes get that the student's own earlier passes made; the rest are points of the
@@ -32,24 +33,19 @@ class RegressionRecipe:
     learning_rate: float = 2e-4  # peak; falls by half a cosine to final_learning_rate
     final_learning_rate: float = 1e-6
     warmup: int = 50
-    betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.0
-    clipped_norm: float = 1.0
-    ema_decay: float = 0.99
     pass_weights: tuple[float, ...] = (1.0,)
     simulated: float | None = None
     perception: PerceptionRecipe = field(default_factory=PerceptionRecipe)
     watch_every: int = 50
     watched: int = 64  # pairs
-    seed: int = 0
 
     def __post_init__(self) -> None:
-        checks.at_least_1(self, "steps", "batch", "watch_every", "watched")
-        checks.positive(self, "learning_rate", "clipped_norm")
+        super().__post_init__()
+        checks.at_least_1(self, "steps", "watch_every", "watched")
         checks.not_negative(self, "weight_decay")
         checks.at_most(self, "final_learning_rate", self.learning_rate, "learning_rate")
         checks.at_most(self, "warmup", self.steps, "steps")
-        checks.below_1(self, "ema_decay")
         if not self.pass_weights or not all(weight > 0 for weight in self.pass_weights):
             raise ValueError(
                 f"pass_weights must be above 0, one for each pass, not {self.pass_weights}."
@@ -78,7 +74,7 @@ class RegressionTask(FewStepTask):
             recipe.perception, teacher=inputs.teacher, decoder=inputs.decoder
         )
         self._batch = processes.share(recipe.batch)
-        self.add_by(recipe, "student", self.student)
+        self.add_by(recipe, "student", self.student, weight_decay=recipe.weight_decay)
 
     def step(self, index: int, generator: Generator) -> dict[str, float]:
         recipe = self._recipe
@@ -103,8 +99,7 @@ class RegressionTask(FewStepTask):
         loss = torch.stack(
             [w * value for w, value in zip(recipe.pass_weights, losses, strict=True)]
         ).sum()
-        norm = optimizers.update(self.optimizers["student"], loss, clipped_norm=recipe.clipped_norm)
-        self.emas["student"].update()
+        norm = self.update("student", loss, clipped_norm=recipe.clipped_norm)
         measured = {"loss": float(loss.detach()), "gradient_norm": norm}
         measured["latents_std"] = float(output.detach().std())
         if len(losses) > 1:

@@ -20,8 +20,7 @@ from distillation.trainers.sample_sheets import Samples
 from distillation.trainers.student import StudentRecipe, make
 from distillation.trainers.teacher import Teacher
 from distillation.training import checks, loop, networks, processes
-from distillation.training.optimizers import update
-from distillation.training.task import Trained
+from distillation.training.task import Trained, TrainingRecipe
 from generation.engine import sampling
 
 NAME = "unet"
@@ -29,7 +28,7 @@ SHOWN_STEPS = 10  # in which a student of many steps makes its samples
 
 
 @dataclass(frozen=True)
-class StructureRecipe(Shares):
+class StructureRecipe(Shares, TrainingRecipe):
     """The method, and how long and on what it is trained.
 
     The learning rate rises in `warmup` steps, then falls by half a cosine to zero. path_share, first_timestep_share,
@@ -41,20 +40,16 @@ class StructureRecipe(Shares):
     batch: int = 32
     learning_rate: float = 5e-4
     warmup: int = 100
-    betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.01  # of matrices and kernels only
-    clipped_norm: float = 1.0
     ema_decay: float = 0.999
-    seed: int = 0
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        Shares.__post_init__(self)
+        TrainingRecipe.__post_init__(self)
         if not isinstance(self.objective, tuple(METHODS.values())):
             raise ValueError(f"objective must be the recipe of a method: {', '.join(METHODS)}.")
-        checks.at_least_1(self, "steps", "batch")
-        checks.positive(self, "learning_rate", "clipped_norm")
+        checks.at_least_1(self, "steps")
         checks.not_negative(self, "warmup", "weight_decay")
-        checks.below_1(self, "ema_decay")
         if isinstance(self.objective, BayesRecipe) and self.weight_decay:
             raise ValueError(
                 f"weight_decay is {self.weight_decay}, a prior around zero; the method bayes has another: give 0."
@@ -83,7 +78,7 @@ class StructureTask(Trained):
         self._teacher = teacher
         self._objective = objective
         self._batches = batches
-        self.add_by(recipe, NAME, student.train())
+        self.add_by(recipe, NAME, student.train(), weight_decay=recipe.weight_decay)
         self.modules |= objective.modules
         for module in objective.modules.values():
             group = {"params": list(module.parameters()), "weight_decay": 0.0}
@@ -105,8 +100,7 @@ class StructureTask(Trained):
         loop.anneal(self.optimizers[NAME], index, recipe)
         terms = self._objective.losses(self._batches.draw(generator), generator)
         loss = torch.stack(list(terms.values())).sum()
-        norm = update(self.optimizers[NAME], loss, clipped_norm=recipe.clipped_norm)
-        self.emas[NAME].update()
+        norm = self.update(NAME, loss, clipped_norm=recipe.clipped_norm)
         values = {name: float(term.detach()) for name, term in terms.items()}
         return {"loss": float(loss.detach()), **values, "gradient_norm": norm}
 

@@ -6,8 +6,8 @@ from typing import Protocol
 
 import torch
 
+from distillation.training import checks, optimizers
 from distillation.training.ema import Ema
-from distillation.training.optimizers import adamw
 
 
 class Task(Protocol):
@@ -31,17 +31,23 @@ class Task(Protocol):
         ...
 
 
-class Optimised(Protocol):
-    """A recipe of AdamW and of the average."""
+@dataclass(frozen=True, kw_only=True)
+class TrainingRecipe:
+    """What all recipes of a training by AdamW with an average set. learning_rate: the peak, after `warmup` steps."""
 
-    @property
-    def learning_rate(self) -> float: ...
-    @property
-    def weight_decay(self) -> float: ...
-    @property
-    def betas(self) -> tuple[float, float]: ...
-    @property
-    def ema_decay(self) -> float: ...
+    steps: int
+    batch: int
+    learning_rate: float
+    warmup: int
+    betas: tuple[float, float] = (0.9, 0.99)
+    clipped_norm: float = 1.0
+    ema_decay: float = 0.99
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        checks.at_least_1(self, "batch")
+        checks.positive(self, "learning_rate", "clipped_norm")
+        checks.below_1(self, "ema_decay")
 
 
 class Trained:
@@ -64,22 +70,31 @@ class Trained:
     ) -> None:
         """Train the module by AdamW, from the weights that it has. ema_decay: None keeps no average."""
         self.modules[name] = module
-        self.optimizers[name] = adamw(
+        self.optimizers[name] = optimizers.adamw(
             module, learning_rate=learning_rate, weight_decay=weight_decay, betas=betas, fused=True
         )
         if ema_decay is not None:
             self.emas[name] = Ema(module, ema_decay)
 
-    def add_by(self, recipe: Optimised, name: str, module: torch.nn.Module) -> None:
+    def add_by(
+        self, recipe: TrainingRecipe, name: str, module: torch.nn.Module, *, weight_decay: float
+    ) -> None:
         """Train the module as the recipe sets it, with an average."""
         self.add(
             name,
             module,
             learning_rate=recipe.learning_rate,
-            weight_decay=recipe.weight_decay,
+            weight_decay=weight_decay,
             betas=recipe.betas,
             ema_decay=recipe.ema_decay,
         )
+
+    def update(self, name: str, loss: torch.Tensor, *, clipped_norm: float) -> float:
+        """Update the module and its average by the loss; return the norm of the gradient before clipping."""
+        norm = optimizers.update(self.optimizers[name], loss, clipped_norm=clipped_norm)
+        if name in self.emas:
+            self.emas[name].update()
+        return norm
 
 
 @dataclass(frozen=True)
