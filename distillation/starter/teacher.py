@@ -22,8 +22,7 @@ from distillation.starter.latents import Latents
 from distillation.starter.words import COMBINATIONS, NUMBERS, Combination
 from distillation.trainers.objectives.batches import draw_timesteps
 from distillation.training import loop, networks
-from distillation.training.optimizers import update
-from distillation.training.task import Trained
+from distillation.training.task import Trained, TrainingRecipe
 
 # As in Stable Diffusion, apart from the terminal SNR and the prediction type it requires.
 SCHEDULER: dict[str, Any] = {
@@ -43,7 +42,7 @@ VALIDATION_SEED = 20_240_501  # of the noise of validations
 
 
 @dataclass(frozen=True)
-class TeacherRecipe:
+class TeacherRecipe(TrainingRecipe):
     """The network and its training.
 
     The learning rate rises in `warmup` steps, stays, and falls by half a cosine to zero over the last `falling` share.
@@ -63,9 +62,7 @@ class TeacherRecipe:
     learning_rate: float = 6e-4
     warmup: int = 200
     falling: float = 0.4
-    betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.01  # of matrices and kernels only
-    clipped_norm: float = 1.0
     ema_decay: float = 0.999
     min_snr_gamma: float = 5.0
     weight_floor: float = 0.35
@@ -74,7 +71,6 @@ class TeacherRecipe:
     is_channels_last: bool = False  # GroupNorm is several times slower with it
     validate_every: int = 250  # steps
     validated: int = 128  # latents
-    seed: int = 0
 
 
 def noise_scheduler() -> DDIMScheduler:
@@ -165,7 +161,7 @@ class TeacherTask(Trained):
         alphas = noise_scheduler().alphas_cumprod.float()
         self._signal, self._noise = alphas.sqrt(), (1 - alphas).sqrt()
         self._validation = self._validation_set(validation)
-        self.add_by(recipe, "unet", self.unet)
+        self.add_by(recipe, "unet", self.unet, weight_decay=recipe.weight_decay)
         self._epoch = -1
         self._order = torch.empty(0, dtype=torch.int64)
 
@@ -184,8 +180,7 @@ class TeacherTask(Trained):
         timesteps = draw_timesteps(self._cumulative, recipe.batch, generator)
         noise = torch.randn(latents.shape, generator=generator)
         loss = self._loss(self.unet, latents, noise, timesteps, embeds)
-        norm = update(self.optimizers["unet"], loss, clipped_norm=recipe.clipped_norm)
-        self.emas["unet"].update()
+        norm = self.update("unet", loss, clipped_norm=recipe.clipped_norm)
         losses = {"loss": loss.item(), "gradient_norm": norm}
         if (index + 1) % recipe.validate_every == 0 or index + 1 == recipe.steps:
             losses["validation_loss"] = self._validate()
