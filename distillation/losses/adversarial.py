@@ -7,7 +7,7 @@ Logits are of any shape, a batch of single values or of maps; high means "the te
 from torch import Tensor
 from torch.nn import functional
 
-from distillation.losses.precision import wide
+from distillation.losses.precision import require_one_shape, wide
 
 
 def student_loss(fake_logits: Tensor) -> Tensor:
@@ -27,8 +27,5 @@ def approximate_r1(real_logits: Tensor, perturbed_logits: Tensor) -> Tensor:
     Stands for R1 (Mescheder et al., arXiv 1801.04406) without second derivatives. Both: logits of the same real
     latents, the second of slightly noised ones; the gradient goes into both. The caller's weight is R1's over s².
     """
-    if real_logits.shape != perturbed_logits.shape:
-        raise ValueError(
-            f"Logits {list(real_logits.shape)} and those of the noised {list(perturbed_logits.shape)} differ in shape."
-        )
+    require_one_shape(real_logits, perturbed_logits)
     return (wide(real_logits) - wide(perturbed_logits)).square().mean()

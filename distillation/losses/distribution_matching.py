@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from distillation.losses.precision import wide
+from distillation.losses.precision import require_one_shape, wide
 
 RATIO_LIMITS = (0.1, 20.0)  # of the density ratio, f-distill
 TIME_BINS = 10
@@ -29,11 +29,7 @@ def matching_gradient(latents: Tensor, real_x0: Tensor, fake_x0: Tensor) -> Tens
     latents: x, the student's output. real_x0: the guided teacher's estimate of x₀ from x noised to a random step;
     fake_x0: that of the fake score, without guidance, from the same noised x.
     """
-    if not latents.shape == real_x0.shape == fake_x0.shape or latents.ndim < 2:
-        raise ValueError(
-            f"Latents {list(latents.shape)}, real {list(real_x0.shape)} and fake {list(fake_x0.shape)} estimates "
-            "must be of one shape [B, ...]."
-        )
+    require_one_shape(latents, real_x0, fake_x0)
     x, real, fake = (wide(tensor.detach()) for tensor in (latents, real_x0, fake_x0))
     scale = (x - real).abs().flatten(1).mean(1).view((-1,) + (1,) * (x.ndim - 1))
     return torch.nan_to_num((fake - real) / scale, nan=0.0, posinf=0.0, neginf=0.0)

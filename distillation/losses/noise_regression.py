@@ -5,7 +5,7 @@ The predictions may be ε, v or x₀, as long as both are of one type.
 
 from torch import Tensor
 
-from distillation.losses.precision import wide
+from distillation.losses.precision import require_one_shape, weighted_mean, wide
 
 
 def noise_regression(
@@ -18,28 +18,14 @@ def noise_regression(
     It is the likelihood of a Gaussian around ε_S, and what soft targets become at a high temperature: for centred
     logits T² · KL → ‖z − v‖² ÷ 2N, half of this mean (Hinton et al., arXiv 1503.02531, §2.1).
     """
-    if noise_pred.shape != target.shape or noise_pred.ndim < 2:
-        raise ValueError(
-            f"A prediction {list(noise_pred.shape)} does not fit the target {list(target.shape)}; both are [B, ...]."
-        )
+    require_one_shape(noise_pred, target)
     errors = (wide(noise_pred) - wide(target.detach())).square().flatten(1).mean(1)
-    if weights is None:
-        return errors.mean()
-    if weights.shape != errors.shape:
-        raise ValueError(f"weights must be [{len(errors)}], not {list(weights.shape)}.")
-    weights = weights.detach()
-    if not ((weights >= 0) & weights.isfinite()).all():
-        raise ValueError("The weights must be finite and not negative.")
-    return (errors * weights.to(errors)).mean()
+    return weighted_mean(errors, weights)
 
 
 def guided(noise_pred_uncond: Tensor, noise_pred_text: Tensor, *, guidance_scale: float) -> Tensor:
     """ε_w = ε_∅ + w (ε_c − ε_∅), [B, ...] (Ho & Salimans, arXiv 2207.12598); w = 1 is no guidance. At least fp32."""
-    if noise_pred_uncond.shape != noise_pred_text.shape:
-        raise ValueError(
-            f"The predictions without {list(noise_pred_uncond.shape)} and with text {list(noise_pred_text.shape)} "
-            "differ in shape."
-        )
+    require_one_shape(noise_pred_uncond, noise_pred_text)
     without, text = wide(noise_pred_uncond), wide(noise_pred_text)
     return without + guidance_scale * (text - without)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from distillation.losses.precision import wide
+from distillation.losses.precision import require_one_shape, wide
 
 FLOOR = 1e-8  # squared length of a feature vector, below which it counts as none
 
@@ -19,7 +19,7 @@ def pseudo_huber(output: Tensor, target: Tensor, *, c: float = 1e-3) -> Tensor:
 
     output [B, ...]; target of the same shape, a constant. c in the unit of the latents.
     """
-    _check_shapes(output, target)
+    require_one_shape(output, target)
     if not 0 < c < math.inf:
         raise ValueError(f"c must be positive and finite, not {c}.")
     square = (wide(output) - wide(target.detach())).square()
@@ -40,7 +40,7 @@ def perceptual(
     people see its images. features: images → maps [B, C_l, H_l, W_l], one per layer. Both frozen by the
     caller. In at least fp32, autocast off: half precision through a tiny decoder gives artefacts.
     """
-    _check_shapes(output, target)
+    require_one_shape(output, target)
     with torch.autocast(output.device.type, enabled=False):
         maps = features(decoder(wide(output)))
         with torch.no_grad():
@@ -76,10 +76,3 @@ def _unit(maps: Tensor) -> Tensor:
     if maps.ndim != 4:
         raise ValueError(f"Features are [B, C, H, W], not {list(maps.shape)}.")
     return maps * torch.rsqrt(maps.square().sum(1, keepdim=True) + FLOOR)
-
-
-def _check_shapes(output: Tensor, target: Tensor) -> None:
-    if output.shape != target.shape:
-        raise ValueError(
-            f"Output {list(output.shape)} and target {list(target.shape)} differ in shape."
-        )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from distillation.losses.precision import wide
+from distillation.losses.precision import require_one_shape, weighted_mean, wide
 
 
 def pixel_cross_entropy(
@@ -24,14 +24,7 @@ def pixel_cross_entropy(
             f"Logits [B, K, H, W] come with classes [B, H, W], not {list(logits.shape)} with {list(classes.shape)}."
         )
     losses = functional.cross_entropy(wide(logits), classes, reduction="none")
-    if weights is None:
-        return losses.mean()
-    if weights.shape != losses.shape:
-        raise ValueError(f"Weights {list(weights.shape)} do not fit classes {list(classes.shape)}.")
-    weights = weights.detach()
-    if not ((weights >= 0) & weights.isfinite()).all():
-        raise ValueError("The weights must be finite and not negative.")
-    return (losses * weights.to(losses)).mean()
+    return weighted_mean(losses, weights)
 
 
 def weight_map(
@@ -42,10 +35,7 @@ def weight_map(
     classes: int [B, H, W]; objects: int [B, H, W], 0 on the ground and one number per object of an image.
     class_weights: w_c [K], `class_balance`. border_weight, sigma: as `border_weights`.
     """
-    if classes.shape != objects.shape:
-        raise ValueError(
-            f"Classes {list(classes.shape)} and objects {list(objects.shape)} differ in shape."
-        )
+    require_one_shape(classes, objects)
     if int(classes.min()) < 0 or int(classes.max()) >= len(class_weights):
         raise ValueError(f"The classes must be in 0 … {len(class_weights) - 1}.")
     balance = class_weights.detach().to(classes.device).float()[classes.long()]

@@ -9,7 +9,7 @@ import math
 from torch import Tensor
 from torch.nn import functional
 
-from distillation.losses.precision import wide
+from distillation.losses.precision import require_one_shape, wide
 
 SUM_TOLERANCE = 1e-3  # of log Σp; fp32 over thousands of classes stays far below
 
@@ -29,10 +29,7 @@ def soft_loss(student_logits: Tensor, target: Tensor, *, temperature: float) -> 
     T² keeps the gradient's size: for large T it tends to (z − v) ÷ N of the centred logits, the regression.
     """
     _check_temperature(temperature)
-    if student_logits.shape != target.shape:
-        raise ValueError(
-            f"Logits {list(student_logits.shape)} and target {list(target.shape)} differ in shape."
-        )
+    require_one_shape(student_logits, target)
     target = wide(target.detach())
     if not (target.logsumexp(1).abs() <= SUM_TOLERANCE).all():
         raise ValueError(

@@ -179,7 +179,7 @@ def test_the_discriminator_learns_nothing_through_the_weights():
 
 def test_contradictions_are_refused():
     x, real, fake = example()
-    with pytest.raises(ValueError, match="one shape"):
+    with pytest.raises(ValueError, match="differ in shape"):
         matching_gradient(x, real[:1], fake)
     with pytest.raises(ValueError, match=r"weights must be \[3\]"):
         distribution_matching(x, real, fake, weights=torch.ones(2))
