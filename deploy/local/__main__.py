@@ -161,8 +161,8 @@ def _picture(
             on_look=on_look,
         )
     except APIError as error:
-        if error.code == "variant_not_found" and options.prompt:
-            known = "\n".join(f"  {text}" for text in picture.suggestions(api, options.prompt))
+        if nearest := error.problem.get("nearest"):
+            known = "\n".join(f"  {variant['text']}" for variant in nearest)
             raise LocalError(f"{error}\nThe catalogue has, for example:\n{known}") from None
         raise
 

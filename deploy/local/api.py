@@ -61,10 +61,4 @@ def _problem(error: HTTPError) -> APIError:
     parts = [f"{name}: {part.get('detail', 'not well')}" for name, part in content.items()
              if isinstance(part, dict) and part.get("ok") is False]  # fmt: skip
     detail = content.get("detail") or ", ".join(parts) or content.get("title") or text[:300]
-    try:
-        retry_after = float(error.headers.get("Retry-After", 0))
-    except ValueError:
-        retry_after = 0
-    return APIError(
-        str(detail), status=error.code, code=str(content.get("code", "")), retry_after=retry_after
-    )
+    return APIError(str(detail), content)

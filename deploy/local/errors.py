@@ -1,5 +1,7 @@
 """Errors of the local stack. Their messages are for the person at the terminal."""
 
+from typing import Any
+
 
 class LocalError(Exception):
     """Shown without a traceback; the exit code is 1."""
@@ -22,10 +24,9 @@ class ProcessFailed(LocalError):
 
 
 class APIError(LocalError):
-    """The REST API refused. `code` is that of its problem details."""
+    """The REST API refused. problem: its answer (RFC 9457); empty if it did not answer."""
 
-    def __init__(self, message: str, *, status: int = 0, code: str = "", retry_after: float = 0):
+    def __init__(self, message: str, problem: dict[str, Any] | None = None):
         super().__init__(message)
-        self.status = status
-        self.code = code
-        self.retry_after = retry_after
+        self.problem = problem or {}
+        self.code = self.problem.get("code", "")

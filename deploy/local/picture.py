@@ -78,17 +78,6 @@ def make(
     )
 
 
-def suggestions(api: API, text: str, count: int = 5) -> list[str]:
-    """Return texts of the catalogue that share words with `text`, or the first ones."""
-    found: dict[str, int] = {}
-    for word in {word for word in text.lower().split() if len(word) > 2}:
-        for variant in api.get("/v1/variants", q=word, limit=50)["results"]:
-            found[variant["text"]] = found.get(variant["text"], 0) + 1
-    if not found:
-        found = {variant["text"]: 0 for variant in api.get("/v1/variants", limit=count)["results"]}
-    return sorted(found, key=lambda known: (-found[known], known))[:count]
-
-
 def _first_variant(api: API) -> str:
     """Return the slug of FIRST_TEXT, which suits the shipped student, or of the first prompt variant."""
     variants = (
@@ -127,7 +116,7 @@ def _submit(
                 raise
             _show(bar, "encoding the prompt")
             on_look()
-            time.sleep(min(error.retry_after or 1, 1))
+            time.sleep(1)
 
 
 def _follow(
