@@ -17,7 +17,7 @@ from distillation.losses.noise_regression import guided
 from distillation.trainers import teacher as teachers
 from distillation.trainers.objectives import passes
 from distillation.trainers.objectives.batches import Batch
-from distillation.trainers.objectives.protocol import Listened, Sources
+from distillation.trainers.objectives.protocol import Sources
 from distillation.trainers.teacher import Teacher
 from distillation.training import checks
 from distillation.training.errors import RecipeRefused
@@ -88,7 +88,6 @@ class Ensemble:
         self._others = tuple(_like(own, folder) for folder in recipe.teachers)
         members = len(self._scales) + len(self._others)
         self._weights = torch.tensor(recipe.weights or (1 / members,) * members)
-        self.listens_to = Listened()
         self.modules: dict[str, nn.Module] = {}
 
     def losses(self, batch: Batch, generator: Generator) -> dict[str, Tensor]:

@@ -9,11 +9,9 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Generator, Tensor
 
 from distillation.losses.features import normalised_matching
-from distillation.losses.noise_regression import guidance_distillation, noise_regression
-from distillation.trainers.objectives import passes
+from distillation.losses.noise_regression import noise_regression
 from distillation.trainers.objectives.batches import Batch
-from distillation.trainers.objectives.protocol import Listened, Sources, StudentObjective
-from distillation.trainers.perception import tapped
+from distillation.trainers.objectives.protocol import Sources, StudentObjective
 from distillation.trainers.student import feature_pairs
 from distillation.training import checks
 from distillation.training.errors import RecipeRefused
@@ -60,27 +58,17 @@ class Guidance(StudentObjective):
             )
         given = recipe.feature_weight
         self._feature_weight = (1.0 if pairs else 0.0) if given is None else given
-        if not self._feature_weight:
-            pairs = ()
-        self.listens_to = Listened(
-            tuple(name for name, _ in pairs), tuple(name for _, name in pairs)
-        )
+        if self._feature_weight:
+            self.teacher_layers = tuple(name for name, _ in pairs)
+            self.student_layers = tuple(name for _, name in pairs)
 
     def losses(self, batch: Batch, generator: Generator) -> dict[str, Tensor]:
-        with tapped(self._teacher.unet, self.listens_to.teacher) as theirs:
-            text = passes.with_text(self._teacher, batch)
-        without = text if self._scale == 1 else passes.without_text(self._teacher, batch)
-        with tapped(self._student, self.listens_to.student) as ours:
-            prediction = passes.of_student(self._student, self._teacher, batch)
-        losses = {
-            "guided": guidance_distillation(prediction, without, text, guidance_scale=self._scale)
-        }
+        passed = self._passed(batch)
+        losses = {"guided": passed.guided}
         if self._recipe.hard_weight:
-            hard = noise_regression(prediction[: len(batch.hard)], batch.hard)
+            hard = noise_regression(passed.prediction[: len(batch.hard)], batch.hard)
             losses["hard"] = self._recipe.hard_weight * hard
         if self._feature_weight:
-            losses["features"] = self._feature_weight * normalised_matching(
-                [ours[name] for name in self.listens_to.student],
-                [theirs[name] for name in self.listens_to.teacher],
-            )
+            features = normalised_matching(passed.ours, passed.theirs)
+            losses["features"] = self._feature_weight * features
         return losses

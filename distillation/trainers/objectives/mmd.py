@@ -12,10 +12,9 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Generator, Tensor
 
 from distillation.losses.mmd import Kernel, depth_weights, gaussian, layers_mmd2, linear, polynomial
-from distillation.losses.noise_regression import guidance_distillation
 from distillation.trainers.objectives import passes
 from distillation.trainers.objectives.batches import Batch
-from distillation.trainers.objectives.protocol import Listened, Sources, StudentObjective
+from distillation.trainers.objectives.protocol import Sources, StudentObjective
 from distillation.trainers.perception import tapped
 from distillation.training import checks
 
@@ -65,27 +64,16 @@ class Mmd(StudentObjective):
         probe = sources.batches.draw(torch.Generator().manual_seed(0))
         theirs = _heights(sources.teacher.unet, sources, probe)
         ours = _heights(student, sources, probe)
-        self.listens_to = Listened(tuple(theirs), tuple(ours))
+        self.teacher_layers, self.student_layers = tuple(theirs), tuple(ours)
         weights = depth_weights(_depths(ours), _depths(theirs), reach=recipe.reach)
         self._weights = nearest(weights, recipe.nearest) / len(ours)
 
     def losses(self, batch: Batch, generator: Generator) -> dict[str, Tensor]:
         samples = torch.randperm(len(batch.latents), generator=generator)[: self._recipe.samples]
-        with tapped(self._teacher.unet, self.listens_to.teacher, samples=samples) as theirs:
-            text = passes.with_text(self._teacher, batch)
-        without = text if self._scale == 1 else passes.without_text(self._teacher, batch)
-        with tapped(self._student, self.listens_to.student, samples=samples) as ours:
-            prediction = passes.of_student(self._student, self._teacher, batch)
-        layers = layers_mmd2(
-            [ours[name] for name in self.listens_to.student],
-            [theirs[name] for name in self.listens_to.teacher],
-            weights=self._weights,
-            kernel=KERNELS[self._recipe.kernel],
-        )
-        return {
-            "guided": guidance_distillation(prediction, without, text, guidance_scale=self._scale),
-            "mmd": 0.5 * self._recipe.mmd_weight * layers,
-        }
+        passed = self._passed(batch, samples)
+        kernel = KERNELS[self._recipe.kernel]
+        layers = layers_mmd2(passed.ours, passed.theirs, weights=self._weights, kernel=kernel)
+        return {"guided": passed.guided, "mmd": 0.5 * self._recipe.mmd_weight * layers}
 
 
 def nearest(weights: Tensor, count: int) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from distillation.resumable import atomic
 from distillation.resumable.progress import Bar
-from distillation.students.posterior import LARGEST, SMALLEST, Posterior, fisher, laplace
+from distillation.students.posterior import Posterior, fisher, laplace
 from distillation.trainers.objectives.batches import Batch, Batches
 from distillation.trainers.teacher import Teacher
 from distillation.training import checks, processes
@@ -32,23 +32,17 @@ class PosteriorRecipe:
     """batches: of the transfer set, whose squared gradients are averaged; as many samples each as a training batch.
 
     examples: N, by which the likelihood counts; None is the number of pairs. precision: λ of the teacher's own prior,
-    its weight decay. smallest, largest: limits of the variances, in squared units of a weight.
+    its weight decay.
     """
 
     batches: int = 128
     examples: int | None = None
     precision: float = 1.0
-    smallest: float = SMALLEST
-    largest: float = LARGEST
     seed: int = 0
 
     def __post_init__(self) -> None:
         checks.at_least_1(self, "batches", "examples")
         checks.not_negative(self, "precision")
-        if not 0 < self.smallest <= self.largest:
-            raise ValueError(
-                f"smallest ({self.smallest}) must be positive and at most largest ({self.largest})."
-            )
 
 
 @dataclass(frozen=True)
@@ -104,7 +98,6 @@ def estimate(
         information,
         examples=count,
         precision=recipe.precision,
-        limits=(recipe.smallest, recipe.largest),
     )
     channels, height, width = teacher.latent_shape
     return Estimate(known, variance, channels * height * width, count)

@@ -7,9 +7,11 @@ from typing import Protocol
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Generator, Tensor, nn
 
+from distillation.losses.noise_regression import guidance_distillation
 from distillation.trainers.inputs import StageInputs
 from distillation.trainers.objectives import passes
 from distillation.trainers.objectives.batches import Batch, Batches
+from distillation.trainers.perception import tapped
 from distillation.trainers.student import StudentRecipe
 from distillation.trainers.teacher import Teacher
 
@@ -31,11 +33,6 @@ class Objective(Protocol):
     """Made once for a training by `make` of the method's recipe, which raises RecipeRefused and names the field."""
 
     @property
-    def listens_to(self) -> "Listened":
-        """The modules whose outputs it compares."""
-        ...
-
-    @property
     def modules(self) -> Mapping[str, nn.Module]:
         """What is trained in addition to the student, by name; empty for most."""
         ...
@@ -43,6 +40,16 @@ class Objective(Protocol):
     def losses(self, batch: Batch, generator: Generator) -> dict[str, Tensor]:
         """Return scalars whose sum is the loss, by name, from passes of student and teacher. generator: on the CPU."""
         ...
+
+
+@dataclass(frozen=True)
+class Passed:
+    """prediction: the student's; guided: its error; outputs of the layers of student and teacher, in their order."""
+
+    prediction: Tensor
+    guided: Tensor
+    ours: list[Tensor]
+    theirs: list[Tensor]
 
 
 class StudentObjective:
@@ -55,13 +62,20 @@ class StudentObjective:
         self._teacher = sources.teacher
         self._student = student
         self._scale = passes.scale_of(sources.teacher, guidance_scale, field="guidance_scale")
-        self.listens_to = Listened()
         self.modules: dict[str, nn.Module] = {}
+        self.teacher_layers: tuple[str, ...] = ()  # whose outputs are compared, names of modules
+        self.student_layers: tuple[str, ...] = ()
 
-
-@dataclass(frozen=True)
-class Listened:
-    """Names of modules, as `get_submodule` takes them."""
-
-    teacher: tuple[str, ...] = ()
-    student: tuple[str, ...] = ()
+    def _passed(self, batch: Batch, samples: Tensor | None = None) -> "Passed":
+        """Make a pass of the student and the passes of the guided teacher. samples: of the layers' outputs."""
+        with tapped(self._teacher.unet, self.teacher_layers, samples=samples) as theirs:
+            text = passes.with_text(self._teacher, batch)
+        without = text if self._scale == 1 else passes.without_text(self._teacher, batch)
+        with tapped(self._student, self.student_layers, samples=samples) as ours:
+            prediction = passes.of_student(self._student, self._teacher, batch)
+        return Passed(
+            prediction,
+            guidance_distillation(prediction, without, text, guidance_scale=self._scale),
+            [ours[name] for name in self.student_layers],
+            [theirs[name] for name in self.teacher_layers],
+        )

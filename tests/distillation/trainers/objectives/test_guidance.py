@@ -53,13 +53,13 @@ def test_features_are_compared_with_those_of_the_text_and_reach_the_student_alon
     found, batch, student, objective = losses(
         GuidanceRecipe(feature_weight=0.5), teacher, student_recipe, tmp_path
     )
-    with tapped(teacher.unet, objective.listens_to.teacher) as theirs:
+    with tapped(teacher.unet, objective.teacher_layers) as theirs:
         passes.with_text(teacher, batch)
-    with tapped(student, objective.listens_to.student) as ours:
+    with tapped(student, objective.student_layers) as ours:
         passes.of_student(student, teacher, batch)
     expected = 0.5 * normalised_matching(
-        [ours[name] for name in objective.listens_to.student],
-        [theirs[name] for name in objective.listens_to.teacher],
+        [ours[name] for name in objective.student_layers],
+        [theirs[name] for name in objective.teacher_layers],
     )
     assert len(ours) == len(theirs) >= 4
     assert found["features"].item() == pytest.approx(expected.item(), rel=1e-5)
@@ -72,7 +72,7 @@ def test_a_narrow_student_has_no_features_and_asking_for_them_is_refused(tmp_pat
     teacher = toys.teacher(is_even=True)
     found, _, _, objective = losses(GuidanceRecipe(), teacher, toys.NARROW, tmp_path)
     assert list(found) == ["guided"]
-    assert objective.listens_to.student == ()
+    assert objective.student_layers == ()
     with pytest.raises(RecipeRefused, match="feature_weight"):
         losses(GuidanceRecipe(feature_weight=1.0), teacher, toys.NARROW, tmp_path)
 

@@ -19,8 +19,8 @@ def prepared(recipe, folder, *, student_recipe=toys.TINY, kind="v_prediction"):
 def test_it_listens_to_all_residual_blocks_attentions_and_stages(tmp_path):
     objective, _, student, teacher = prepared(MmdRecipe(), tmp_path)
     for network, names in (
-        (teacher.unet, objective.listens_to.teacher),
-        (student, objective.listens_to.student),
+        (teacher.unet, objective.teacher_layers),
+        (student, objective.student_layers),
     ):
         expected = {
             name
@@ -29,8 +29,8 @@ def test_it_listens_to_all_residual_blocks_attentions_and_stages(tmp_path):
             or type(module).__name__.endswith(("DownBlock2D", "UpBlock2D", "MidBlock2DCrossAttn"))
         }
         assert set(names) == expected
-    assert objective.listens_to.teacher[0] == "down_blocks.0.resnets.0"
-    assert objective.listens_to.teacher[-1] == "up_blocks.2"
+    assert objective.teacher_layers[0] == "down_blocks.0.resnets.0"
+    assert objective.teacher_layers[-1] == "up_blocks.2"
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

@@ -24,7 +24,7 @@ def estimated(folder, *, kind="v_prediction", size=1, **fields):
 
 @pytest.mark.parametrize("kind", toys.TYPES)
 def test_variances_are_those_of_squared_gradients(tmp_path, kind):
-    found = estimated(tmp_path, kind=kind, batches=3, precision=2.0, smallest=1e-12, largest=1.0)
+    found = estimated(tmp_path, kind=kind, batches=3, precision=200.0)
     teacher = toys.teacher(kind)
     network = teacher.unet.requires_grad_(True)
     batches = toys.batches(teacher).only_noised(1)
@@ -44,7 +44,7 @@ def test_variances_are_those_of_squared_gradients(tmp_path, kind):
     for batch in drawn:  # of −log N(target; prediction, τ²)
         likelihood = squares(batch).sum() / (2 * variance)
         information += torch.autograd.grad(likelihood, weight)[0] ** 2 / 3
-    expected = (1 / (50 * information + 2.0)).clamp(1e-12, 1.0)
+    expected = (1 / (50 * information + 200.0)).clamp(1e-8, 1e-2)
     assert torch.allclose(found.posterior.variance[name], expected, rtol=1e-3)
     assert torch.equal(found.posterior.mean[name], weight.detach())
 
@@ -93,7 +93,7 @@ def test_a_file_of_another_recipe_or_none_at_all_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("batches", 0), ("examples", 0), ("precision", -1.0), ("smallest", 0.0), ("smallest", 1.0)],
+    [("batches", 0), ("examples", 0), ("precision", -1.0)],
 )
 def test_fields_out_of_range_are_refused(field, value):
     with pytest.raises(ValueError, match=field):
