@@ -33,24 +33,13 @@ class Slot:
     is_outgoing: bool  # whether these weights carry the channel on to others
 
 
-@dataclass(frozen=True)
-class Norm:
-    """A GroupNorm over the channels of spaces, one after another."""
-
-    name: str
-    spaces: tuple[str, ...]
-
-
 @dataclass
 class Layout:
-    """All spaces, slots and GroupNorms of a UNet."""
+    """All spaces, slots and GroupNorms of a UNet. norms: of each the spaces whose channels it has, one after another."""
 
     spaces: dict[str, Space] = field(default_factory=dict)
     slots: list[Slot] = field(default_factory=list)
-    norms: list[Norm] = field(default_factory=list)
-
-    def width(self, norm: Norm) -> int:
-        return sum(self.spaces[space].channels for space in norm.spaces)
+    norms: list[tuple[str, ...]] = field(default_factory=list)
 
 
 def layout(shape: UNetShape) -> Layout:
@@ -203,4 +192,4 @@ class _Walk:
 
     def _norm(self, name: str, spaces: tuple[str, ...]) -> None:
         self._affine(name, spaces)
-        self.layout.norms.append(Norm(name, spaces))
+        self.layout.norms.append(spaces)

@@ -185,10 +185,11 @@ def _readers(layout: Layout) -> dict[str, list[tuple[int, int]]]:
     readers: dict[str, list[tuple[int, int]]] = {space: [] for space in layout.spaces}
     for norm in layout.norms:
         # the groups are as many in all norms, and a stream's unit is one of its own
-        first = layout.spaces[norm.spaces[0]]
-        size = layout.width(norm) * first.unit // first.channels
+        first = layout.spaces[norm[0]]
+        width = sum(layout.spaces[space].channels for space in norm)
+        size = width * first.unit // first.channels
         start = 0
-        for space in norm.spaces:
+        for space in norm:
             readers[space].append((start, size))
             start += layout.spaces[space].channels
     return readers
