@@ -35,7 +35,7 @@ class Slot:
 
 @dataclass
 class Layout:
-    """All spaces, slots and GroupNorms of a UNet. norms: of each the spaces whose channels it has, one after another."""
+    """All spaces, slots and GroupNorms of a UNet. norms: of each the spaces whose channels it has, in order."""
 
     spaces: dict[str, Space] = field(default_factory=dict)
     slots: list[Slot] = field(default_factory=list)

@@ -4,15 +4,15 @@ from dataclasses import dataclass, field
 
 from distillation.losses import distribution_matching
 from distillation.trainers.discriminator import AdversarialRecipe
+from distillation.trainers.few_step import WatchedRecipe
 from distillation.trainers.perception import PerceptionRecipe
 from distillation.training import checks
-from distillation.training.task import TrainingRecipe
 
 FAKE_SCORES = ("teacher", "student")
 
 
 @dataclass(frozen=True)
-class MatchingRecipe(TrainingRecipe):
+class MatchingRecipe(WatchedRecipe):
     """batch, critic_batch: rows of an update of the student, and of the fake score, which has critic_updates each step.
 
     student_after: steps in which the fake score learns alone. It begins as the teacher without guidance; for a student
@@ -43,11 +43,10 @@ class MatchingRecipe(TrainingRecipe):
     adversarial: AdversarialRecipe | None = field(default_factory=AdversarialRecipe)
     divergence: str = "jensen_shannon"
     watch_every: int = 10
-    watched: int = 64  # pairs
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        checks.at_least_1(self, "steps", "critic_batch", "critic_updates", "watch_every", "watched")
+        checks.at_least_1(self, "critic_batch", "critic_updates")
         checks.positive(self, "fake_learning_rate")
         checks.not_negative(self, "weight_decay")
         for name in ("learning_rate", "regression_weight"):

@@ -1,6 +1,6 @@
 """State that the trainings of a student of few passes share: its passes, examples, average and sample pictures."""
 
-from typing import Protocol
+from dataclasses import dataclass
 
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
@@ -10,18 +10,20 @@ from distillation.trainers.inputs import TuningInputs
 from distillation.trainers.pairs import Pairs
 from distillation.trainers.rollout import Examples, Rollout
 from distillation.trainers.sample_sheets import Samples
-from distillation.training.task import Trained
+from distillation.training import checks
+from distillation.training.task import Trained, TrainingRecipe
 
 
-class Watching(Protocol):
-    """A recipe with how often, and on how many pairs, the student is compared with the teacher."""
+@dataclass(frozen=True)
+class WatchedRecipe(TrainingRecipe):
+    """In every `watch_every`-th step the student is compared with the teacher on `watched` pairs."""
 
-    @property
-    def steps(self) -> int: ...
-    @property
-    def watch_every(self) -> int: ...
-    @property
-    def watched(self) -> int: ...
+    watch_every: int = 50
+    watched: int = 64
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.at_least_1(self, "steps", "watch_every", "watched")
 
 
 class FewStepTask(Trained):
@@ -51,7 +53,7 @@ class FewStepTask(Trained):
         """Return the averaged student's pictures at this step, [B, 3, H, W] in [−1, 1]."""
         return samples.drawn(self.drawing, samples.walked(self.averaged, self._timesteps))
 
-    def _watch(self, index: int, recipe: Watching) -> dict[str, float]:
+    def _watch(self, index: int, recipe: WatchedRecipe) -> dict[str, float]:
         """`Rollout.watch` of the averaged student, in every `watch_every`-th step and the last; else empty."""
         if (index + 1) % recipe.watch_every and index + 1 < recipe.steps:
             return {}

@@ -16,17 +16,16 @@ from torch import Generator, nn
 
 from distillation.losses.pairs import pseudo_huber
 from distillation.trainers.decoder import picture_errors, with_weights
-from distillation.trainers.few_step import FewStepTask
+from distillation.trainers.few_step import FewStepTask, WatchedRecipe
 from distillation.trainers.inputs import TuningInputs, run
 from distillation.trainers.pairs import Pairs
 from distillation.trainers.vae_targets import VaePictures
 from distillation.training import checks, loop, networks, processes
 from distillation.training.errors import RecipeRefused
-from distillation.training.task import TrainingRecipe
 
 
 @dataclass(frozen=True)
-class JointRecipe(TrainingRecipe):
+class JointRecipe(WatchedRecipe):
     """pictures: of how many pairs, evenly over them, the VAE's pictures are kept in memory.
 
     least_margin: of the detector's, of the pairs that are trained on. A picture that it barely accepts is near one that
@@ -46,12 +45,10 @@ class JointRecipe(TrainingRecipe):
     huber_c: float = 0.03  # of values in [−1, 1]: smaller errors count by their squares
     detail_weight: float = 1.0  # of differences between neighbouring pixels, at `scales` sizes
     scales: int = 3  # each half as large as the one before
-    watch_every: int = 50
-    watched: int = 64  # pairs
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        checks.at_least_1(self, "steps", "pictures", "scales", "watch_every", "watched")
+        checks.at_least_1(self, "pictures", "scales")
         checks.positive(self, "huber_c")
         checks.not_negative(self, "weight_decay", "latents_weight", "detail_weight")
         checks.at_most(self, "warmup", self.steps, "steps")

@@ -11,17 +11,16 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Generator, Tensor
 
 from distillation.trainers import perception
-from distillation.trainers.few_step import FewStepTask
+from distillation.trainers.few_step import FewStepTask, WatchedRecipe
 from distillation.trainers.inputs import TuningInputs, run
 from distillation.trainers.pairs import Pairs
 from distillation.trainers.perception import PerceptionRecipe
 from distillation.training import checks, loop, networks, processes
 from distillation.training.errors import RecipeRefused
-from distillation.training.task import TrainingRecipe
 
 
 @dataclass(frozen=True)
-class RegressionRecipe(TrainingRecipe):
+class RegressionRecipe(WatchedRecipe):
     """pass_weights: of the loss of each pass of the student, one for each of its timesteps.
 
     simulated: the share of what later passes get that the student's own earlier passes made; the rest are points of the
@@ -37,12 +36,9 @@ class RegressionRecipe(TrainingRecipe):
     pass_weights: tuple[float, ...] = (1.0,)
     simulated: float | None = None
     perception: PerceptionRecipe = field(default_factory=PerceptionRecipe)
-    watch_every: int = 50
-    watched: int = 64  # pairs
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        checks.at_least_1(self, "steps", "watch_every", "watched")
         checks.not_negative(self, "weight_decay")
         checks.at_most(self, "final_learning_rate", self.learning_rate, "learning_rate")
         checks.at_most(self, "warmup", self.steps, "steps")
