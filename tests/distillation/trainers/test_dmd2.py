@@ -273,7 +273,7 @@ def test_a_student_of_two_passes_is_matched_in_both():
         task._examples.embeds(torch.arange(2)),
     )
     for seed in range(12):
-        x = task._one_pass(noise, embeds, torch.Generator().manual_seed(seed))
+        x = task._rollout.one_pass(task.student, noise, embeds, torch.Generator().manual_seed(seed))
         assert x.requires_grad
     first, second = seen.count([999, 999]), seen.count([499, 499])
     assert min(first, second) > 0
