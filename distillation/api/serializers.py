@@ -5,7 +5,7 @@ from typing import Any
 from rest_framework import serializers
 
 from distillation.models import Run
-from generation.api.serializers import PageQuery, Strict
+from generation.api.serializers.shapes import PageQuery, Strict
 
 
 class RunQuery(PageQuery):

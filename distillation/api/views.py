@@ -16,7 +16,7 @@ from distillation.api.serializers import RunQuery, RunRequestSerializer, RunSeri
 from distillation.models import Run
 from distillation.runs import lifecycle as runs
 from distillation.runs import policy
-from generation.api.serializers import NoQuery, query
+from generation.api.serializers.shapes import NoQuery, query
 from generation.api.views.pagination import ListView
 from generation.api.views.problem_responses import responses
 from generation.models import APIKey

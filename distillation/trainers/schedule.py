@@ -12,6 +12,7 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from torch import Tensor
 
 from distillation.losses import predictions
+from generation.engine import classes
 
 CLEAN = -1  # the "timestep" after the last: x₀ itself
 
@@ -30,9 +31,7 @@ class NoiseSchedule:
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "NoiseSchedule":
         """Make the schedule of a diffusers scheduler_config.json, of any noise scheduler; zero terminal SNR too."""
-        accepted = DDIMScheduler._get_init_keys(DDIMScheduler)
-        known = {name: value for name, value in config.items() if name in accepted}
-        squares = DDIMScheduler(**known).alphas_cumprod.double()
+        squares = classes.make(DDIMScheduler, config).alphas_cumprod.double()
         return cls(config.get("prediction_type", "epsilon"), squares.sqrt(), (1 - squares).sqrt())
 
     def coefficients(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:

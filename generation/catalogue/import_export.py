@@ -13,6 +13,7 @@ from django.core.exceptions import ValidationError
 from django.core.validators import validate_slug
 from django.db.models import Exists, OuterRef
 from django.utils import timezone
+from django.utils.functional import cached_property
 from import_export import fields, resources, widgets
 from import_export.formats import base_formats
 
@@ -124,7 +125,6 @@ class VariantResource(resources.ModelResource):
         self._texts: dict[str, str] = {}  # normalised text → slug
         self._seen: dict[str, int] = {}  # slug → row of the file
         self._limits: list[catalogue.Limit] = []
-        self._with_images: set[int] | None = None
         self._before: tuple | None = None
 
     def before_import(self, dataset: tablib.Dataset, **kwargs: Any) -> None:
@@ -190,18 +190,16 @@ class VariantResource(resources.ModelResource):
         if owner != instance.slug:
             raise catalogue.duplicate(owner)
         if instance.pk:
-            if not self._new_revisions and instance.pk in self._ids_with_images():
+            if not self._new_revisions and instance.pk in self._with_images:
                 raise catalogue.text_is_locked(instance.slug)
             instance.revision += 1
         instance.normalized_text = normalized
         self._variants.setdefault(instance.slug, instance)
 
-    def _ids_with_images(self) -> set[int]:
-        if self._with_images is None:
-            made = Image.objects.filter(job__variant=OuterRef("pk"))
-            rows = PromptVariant.objects.filter(Exists(made)).values_list("pk", flat=True)
-            self._with_images = set(rows)
-        return self._with_images
+    @cached_property
+    def _with_images(self) -> set[int]:
+        made = Image.objects.filter(job__variant=OuterRef("pk"))
+        return set(PromptVariant.objects.filter(Exists(made)).values_list("pk", flat=True))
 
     @staticmethod
     def _values(variant: PromptVariant) -> tuple:

@@ -1,8 +1,9 @@
 """Network classes that a release may have, by the `_class_name` in config.json. Imports no torch."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from generation.engine.errors import ReleaseInvalid
 
@@ -12,6 +13,12 @@ ACCEPTED = {
     "unet": ("UNet2DConditionModel", FOLDED_UNET),
     "vae": ("AutoencoderKL", TINY_VAE),
 }
+
+
+def make(kind: Any, config: Mapping[str, Any], **overrides: Any) -> Any:
+    """Return an object of a class of diffusers. Fields that the class does not have are dropped without a warning."""
+    accepted = kind._get_init_keys(kind)
+    return kind(**{**{key: value for key, value in config.items() if key in accepted}, **overrides})
 
 
 def read(folder: Path) -> dict[str, str]:

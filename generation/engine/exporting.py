@@ -17,7 +17,7 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from generation.engine import quantization, release, unpacking
+from generation.engine import classes, quantization, release, unpacking
 from generation.engine.classes import FOLDED_UNET, TINY_VAE
 from generation.engine.errors import ReleaseInvalid
 from generation.engine.networks import read_config, write_json
@@ -106,7 +106,7 @@ def _noise_schedule(manifest: Manifest, config: dict[str, Any]) -> tuple[dict[st
         )
     # A schedule with the noise levels of its timesteps only, so that DDIM uses all of it.
     steps = len(manifest.timesteps)
-    levels = DDIMScheduler.from_config(exported).alphas_cumprod.double()[
+    levels = classes.make(DDIMScheduler, exported).alphas_cumprod.double()[
         list(reversed(manifest.timesteps))
     ]
     before = torch.cat([torch.ones(1, dtype=torch.float64), levels[:-1]])
@@ -121,7 +121,7 @@ def _noise_schedule(manifest: Manifest, config: dict[str, Any]) -> tuple[dict[st
 
 def _is_walked(config: dict[str, Any], timesteps: Sequence[int]) -> bool:
     """Return whether diffusers' scheduler uses exactly these timesteps, with clean latents after the last."""
-    noise_scheduler = getattr(diffusers, config["_class_name"]).from_config(config)
+    noise_scheduler = classes.make(getattr(diffusers, config["_class_name"]), config)
     noise_scheduler.set_timesteps(len(timesteps))
     if [float(timestep) for timestep in noise_scheduler.timesteps] != list(map(float, timesteps)):
         return False

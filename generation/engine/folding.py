@@ -121,7 +121,9 @@ def check(config: Mapping[str, Any]) -> None:
     """Raise ReleaseInvalid, naming the field, for a configuration that cannot be folded and served."""
     for field, accepted in itertools.chain(_ACCEPTED.items(), _ACCEPTED_PER_LEVEL.items()):
         found = config.get(field, accepted[0])
-        values = found if field in _ACCEPTED_PER_LEVEL and _is_list(found) else [found]
+        values = (
+            found if field in _ACCEPTED_PER_LEVEL and isinstance(found, list | tuple) else [found]
+        )
         for value in values:
             if value not in accepted:
                 raise ReleaseInvalid(
@@ -146,10 +148,6 @@ def _residual_blocks(unet: UNet2DConditionModel) -> list[tuple[str, ResnetBlock2
     return [
         (name, module) for name, module in unet.named_modules() if isinstance(module, ResnetBlock2D)
     ]
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, list | tuple)
 
 
 def _plain(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from generation.engine import quantization
+from generation.engine import classes, quantization
 from generation.engine.classes import FOLDED_UNET, TINY_VAE
 from generation.engine.device import Device
 from generation.engine.student import FoldedUNet
@@ -43,8 +43,7 @@ def load_vae(folder: Path, device: Device) -> AutoencoderKL | AutoencoderTiny:
 
 def tiny_vae(config: Mapping[str, Any]) -> AutoencoderTiny:
     """Return an untrained network. Drops the field `block_out_channels`, of which diffusers would warn."""
-    accepted = AutoencoderTiny._get_init_keys(AutoencoderTiny)
-    return AutoencoderTiny(**{key: value for key, value in config.items() if key in accepted})
+    return classes.make(AutoencoderTiny, config)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from diffusers.schedulers.scheduling_lcm import LCMScheduler
 from diffusers.schedulers.scheduling_tcd import TCDScheduler
 from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 
+from generation.engine import classes
 from generation.engine.errors import ReleaseInvalid
 
 
@@ -93,9 +94,7 @@ def make(name: str, config: dict[str, Any], timesteps: Sequence[int]) -> Any:
             **overrides,
             "original_inference_steps": config.get("num_train_timesteps", 1000),
         }
-    accepted = kind._get_init_keys(kind)  # type: ignore[attr-defined]
-    known = {key: value for key, value in config.items() if key in accepted}
-    noise_scheduler = kind(**{**known, **overrides})
+    noise_scheduler = classes.make(kind, config, **overrides)
     if hasattr(noise_scheduler, "set_exact"):
         noise_scheduler.set_exact(list(timesteps))
     else:
@@ -143,9 +142,6 @@ def default_timesteps(config: dict[str, Any], steps: int) -> list[int]:
     trained = config.get("num_train_timesteps", 1000)
     if not 1 <= steps <= trained:
         raise ReleaseInvalid(f"The number of steps must be from 1 to {trained}, not {steps}.")
-    accepted = DDIMScheduler._get_init_keys(DDIMScheduler)
-    noise_scheduler = DDIMScheduler(
-        **{key: value for key, value in config.items() if key in accepted}
-    )
+    noise_scheduler = classes.make(DDIMScheduler, config)
     noise_scheduler.set_timesteps(steps)
     return [int(t) for t in np.minimum(noise_scheduler.timesteps.numpy(), trained - 1)]

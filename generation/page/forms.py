@@ -8,7 +8,8 @@ from django.utils.functional import cached_property
 from rest_framework import serializers
 from rest_framework.exceptions import ValidationError
 
-from generation.api.serializers import JobRequestSerializer, Strict
+from generation.api.serializers.jobs import JobRequestSerializer
+from generation.api.serializers.shapes import Strict
 from generation.errors import GenerationError, InvalidRequest
 from generation.jobs import submission
 from generation.jobs.job_request import JobRequest

@@ -10,7 +10,7 @@ from django.shortcuts import render
 from django.urls import reverse
 from rest_framework import serializers
 
-from generation.api.serializers import Strict
+from generation.api.serializers.shapes import Strict
 from generation.api.views.jobs import owned
 from generation.models import Job, PromptVariant
 from generation.page.presentation import Shown, shown

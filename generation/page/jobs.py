@@ -14,7 +14,7 @@ from rest_framework import serializers
 from rest_framework.authentication import SessionAuthentication
 from rest_framework.permissions import IsAuthenticated
 
-from generation.api.serializers import Strict
+from generation.api.serializers.shapes import Strict
 from generation.api.views import events
 from generation.api.views.jobs import found, one
 from generation.jobs import estimates, retention

@@ -14,7 +14,7 @@ from django_htmx.http import HttpResponseClientRedirect, trigger_client_event
 from django_htmx.middleware import HtmxDetails
 from rest_framework.request import Request
 
-from generation.api.serializers import Strict
+from generation.api.serializers.shapes import Strict
 from generation.api.views import refusals
 from generation.api.views.refusals import Refusal
 from generation.errors import StorageFailed

@@ -224,7 +224,9 @@ class _Client:
                 newer = await self._ask()
                 if not newer.is_failure:
                     answer = newer
-                    if not _is_final(answer) and not (is_whole and self._knows(answer)):
+                    if not _is_final(answer) and not (
+                        is_whole and self._style.knows(bytes(answer.body))
+                    ):
                         await self._snapshot(answer)
             if time.monotonic() >= self._wrote_at + HEARTBEAT_SECONDS:
                 await self._write(b":\n\n")
@@ -252,9 +254,6 @@ class _Client:
     def _id(self) -> str:
         """Id of the next event."""
         return (self._seen or NO_ID) if self._style.is_resumed else ""
-
-    def _knows(self, answer: Answer) -> bool:
-        return self._style.knows(bytes(answer.body))
 
     async def _snapshot(self, answer: Answer) -> None:
         if answer.stream is not None:

@@ -22,8 +22,8 @@ from generation.api.openai.serializers import (
     ImagesAnswerQuery,
     ImagesRequestSerializer,
 )
-from generation.api.serializers import NoQuery, query
 from generation.api.serializers.events import SentEventSerializer
+from generation.api.serializers.shapes import NoQuery, query
 from generation.api.views import problem_responses, refusals, streams
 from generation.api.views.jobs import one
 from generation.api.views.refusals import Refusal

@@ -10,7 +10,7 @@ from rest_framework.views import APIView
 
 from generation.api.openai.errors import responses
 from generation.api.openai.serializers import ModelListSerializer, ModelSerializer
-from generation.api.serializers import NoQuery, query
+from generation.api.serializers.shapes import NoQuery, query
 from generation.errors import ReleaseNotAvailable
 from generation.models import APIKey, Release
 from generation.releases import lifecycle as releases

@@ -8,7 +8,7 @@ from rest_framework.views import APIView
 
 from generation.api.replicate import versions
 from generation.api.replicate.model_serializers import ReplicateModelSerializer, VersionSerializer
-from generation.api.serializers import NoQuery, query
+from generation.api.serializers.shapes import NoQuery, query
 from generation.api.views.problem_responses import responses
 from generation.errors import ReleaseNotAvailable
 from generation.models import APIKey

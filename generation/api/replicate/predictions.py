@@ -22,7 +22,8 @@ from generation.api.replicate.serializers import (
     PredictionRequestSerializer,
     PredictionSerializer,
 )
-from generation.api.serializers import NoQuery, Strict, WaitQuery, query
+from generation.api.serializers.jobs import WaitQuery
+from generation.api.serializers.shapes import NoQuery, Strict, query
 from generation.api.views import jobs as jobs_views
 from generation.api.views.jobs import filtered, found, owned
 from generation.api.views.pagination import ListView

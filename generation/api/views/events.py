@@ -9,8 +9,8 @@ from rest_framework.request import Request
 from rest_framework.views import APIView
 
 from generation.api.replicate import predictions
-from generation.api.serializers import EVENT_ID, EventsQuery, NoQuery, query
-from generation.api.serializers.events import SentEventSerializer
+from generation.api.serializers.events import EVENT_ID, EventsQuery, SentEventSerializer
+from generation.api.serializers.shapes import NoQuery, query
 from generation.api.views.images import AnyAccept
 from generation.api.views.jobs import one, render
 from generation.api.views.problem_responses import responses

@@ -17,7 +17,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from generation.api.serializers import FileQuery, ImageDetailSerializer, LinkQuery, NoQuery, query
+from generation.api.serializers.images import FileQuery, ImageDetailSerializer, LinkQuery
+from generation.api.serializers.shapes import NoQuery, query
 from generation.api.views.problem_responses import responses
 from generation.errors import ImageGone, JobPurged, StorageFailed
 from generation.images import links, storage

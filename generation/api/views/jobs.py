@@ -18,14 +18,8 @@ from rest_framework.response import Response
 from rest_framework.serializers import BaseSerializer
 from rest_framework.views import APIView
 
-from generation.api.serializers import (
-    JobQuery,
-    JobRequestSerializer,
-    JobSerializer,
-    NoQuery,
-    WaitQuery,
-    query,
-)
+from generation.api.serializers.jobs import JobQuery, JobRequestSerializer, JobSerializer, WaitQuery
+from generation.api.serializers.shapes import NoQuery, query
 from generation.api.views.pagination import ListView
 from generation.api.views.problem_responses import responses
 from generation.api.views.waiting import (

@@ -12,7 +12,7 @@ from rest_framework.response import Response
 from rest_framework.serializers import BaseSerializer
 from rest_framework.views import APIView
 
-from generation.api.serializers import MAX_PAGE, PageQuery, Strict, query
+from generation.api.serializers.shapes import MAX_PAGE, PageQuery, Strict, query
 
 
 class InvalidCursor(exceptions.ValidationError):

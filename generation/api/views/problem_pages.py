@@ -10,7 +10,7 @@ from rest_framework.request import Request
 from rest_framework.views import APIView
 
 from generation.api import problems
-from generation.api.serializers import NoQuery, query
+from generation.api.serializers.shapes import NoQuery, query
 from generation.api.views.images import AnyAccept
 
 

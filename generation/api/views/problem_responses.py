@@ -17,7 +17,7 @@ from rest_framework.response import Response
 
 from generation.api import problems
 from generation.api.openai import errors
-from generation.api.serializers import ProblemSerializer
+from generation.api.serializers.problems import ProblemSerializer
 from generation.api.views import refusals
 from generation.api.views.refusals import Refusal
 

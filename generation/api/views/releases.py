@@ -9,7 +9,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from generation.api.serializers import NoQuery, ReleaseQuery, ReleaseSerializer, query
+from generation.api.serializers.releases import ReleaseQuery, ReleaseSerializer
+from generation.api.serializers.shapes import NoQuery, query
 from generation.api.views.pagination import ListView
 from generation.api.views.problem_responses import responses
 from generation.models import APIKey, Release

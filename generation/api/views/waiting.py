@@ -10,7 +10,7 @@ from django.utils.decorators import decorator_from_middleware
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from generation.api.serializers import MAX_WAIT_SECONDS
+from generation.api.serializers.jobs import MAX_WAIT_SECONDS
 from generation.errors import InvalidRequest
 from generation.infra import notifications
 from generation.models import APIKey, Job

@@ -10,7 +10,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from generation.api.serializers import NoQuery, PageQuery, query
+from generation.api.serializers.shapes import NoQuery, PageQuery, query
 from generation.api.serializers.webhooks import (
     DeliveryQuery,
     DeliverySerializer,
