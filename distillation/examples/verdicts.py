@@ -22,6 +22,7 @@ from distillation.models import Detector, Example, ImageSource, Verdict
 from generation.errors import StorageFailed
 from generation.images import storage
 from generation.models import Release
+from generation.releases import lifecycle as releases
 
 log = structlog.get_logger(__name__)
 
@@ -38,9 +39,7 @@ def judge_all(*, is_over: Callable[[], bool] = lambda: False) -> int:
 
 def knows(detector: Detector) -> bool:
     """Return whether the version was made for such images: the included ones only know the starter's."""
-    teacher = Release.objects.filter(
-        kind=Release.Kind.TEACHER, status=Release.Status.ACTIVE
-    ).first()
+    teacher = releases.active(Release.Kind.TEACHER)
     return detectors.knows(detector, teacher.name if teacher else None)
 
 

@@ -54,7 +54,7 @@ def decide(canary: Counts, active: Counts, *, jobs: int) -> tuple[str, str]:
 def watch() -> None:
     """Promote or withdraw canaries, and update their runs. Idempotent."""
     for release in releases.canaries():
-        active = Release.objects.filter(kind=release.kind, status=Release.Status.ACTIVE).first()
+        active = releases.active(release.kind)
         if active is None:
             continue
         ours, theirs = count(release, release), count(active, release)

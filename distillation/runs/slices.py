@@ -26,6 +26,7 @@ from generation.engine.errors import EngineError
 from generation.errors import GenerationError
 from generation.infra import heartbeat
 from generation.models import Job, Release
+from generation.releases import lifecycle as releases
 
 log = structlog.get_logger(__name__)
 
@@ -83,8 +84,7 @@ def _chain(run: Run, holding: Holding) -> Chain:
         recipe = recipes.warm(recipe)
     is_first = not run.catalogue
     if is_first:
-        students = Release.objects.filter(kind=Release.Kind.STUDENT)
-        run.replaces = students.filter(status=Release.Status.ACTIVE).first()
+        run.replaces = releases.active(Release.Kind.STUDENT)
     given = inputs.gather(
         run.teacher,
         begins_with=run.begins_with,

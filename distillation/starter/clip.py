@@ -5,7 +5,6 @@ Its text tower conditions the teacher; its image tower measures similarity. Loss
 word.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Generator, Tensor
-from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
 from distillation.detector.network import as_float
 from distillation.detector_training.augmentation import Augmentation
@@ -202,25 +202,17 @@ def train(
 def save(clip: CLIPModel, folder: Path) -> None:
     """Replace the folder atomically: config, weights, image processor."""
     size = clip.config.vision_config.image_size
-    processor = {
-        "image_processor_type": "CLIPImageProcessor",
-        "do_convert_rgb": True,
-        "do_resize": True,
-        "size": {"height": size, "width": size},
-        "resample": 2,  # bilinear
-        "do_center_crop": False,
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        # A stock CLIPImageProcessor then makes of a picture what `as_float` does.
-        "image_mean": [0.5] * 3,
-        "image_std": [0.5] * 3,
-    }
+    processor = CLIPImageProcessor(
+        size={"height": size, "width": size},
+        resample=Image.Resampling.BILINEAR,
+        do_center_crop=False,
+        image_mean=[0.5] * 3,  # as `as_float`
+        image_std=[0.5] * 3,
+    )
 
     def make(new: Path) -> None:
         clip.save_pretrained(new)
-        text = json.dumps(processor, indent=2) + "\n"
-        (new / "preprocessor_config.json").write_text(text, "utf-8")
+        processor.save_pretrained(new)
 
     atomic.make_folder(folder, make)
 

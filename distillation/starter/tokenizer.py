@@ -25,7 +25,8 @@ def train(folder: Path, texts: Iterable[str]) -> CLIPTokenizer:
 
     vocab.json, merges.txt, tokenizer.json, tokenizer_config.json, special_tokens_map.json. Raises ValueError.
     """
-    alphabet = _alphabet()
+    # The 256 printable characters that represent bytes, in the order of CLIP's vocabulary: by code point.
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     merges = _merges(texts)
     tokens = [*alphabet, *(byte + END_OF_WORD for byte in alphabet)]
     tokens += [left + right for left, right in merges]
@@ -53,11 +54,6 @@ def train(folder: Path, texts: Iterable[str]) -> CLIPTokenizer:
     atomic.write_file(folder / "special_tokens_map.json", json.dumps(special, indent=2) + "\n")
     atomic.write_file(folder / "tokenizer_config.json", json.dumps(config, indent=2) + "\n")
     return tokenizer
-
-
-def _alphabet() -> list[str]:
-    """Return the 256 printable characters that represent bytes, in the order of CLIP's vocabulary: by code point."""
-    return sorted(pre_tokenizers.ByteLevel.alphabet())
 
 
 def _merges(texts: Iterable[str]) -> list[Merge]:

@@ -128,7 +128,7 @@ class ReleaseAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
         }[name]
 
     def confirmation(self, name: str, obj: Any) -> str:
-        active = Release.objects.filter(kind=obj.kind, status=Release.Status.ACTIVE).first()
+        active = releases.active(obj.kind)
         return {
             "activate": f"New jobs will use {obj.name}"
             + (f" instead of {active.name}, which is retired." if active else "."),

@@ -130,6 +130,10 @@ def serving() -> list[Release]:
     return list(Release.objects.filter(status=Status.ACTIVE).order_by("kind"))
 
 
+def active(kind: str) -> Release | None:
+    return Release.objects.filter(kind=kind, status=Status.ACTIVE).first()
+
+
 def named(model: str) -> Release:
     """Return the active release of a kind, or the one of this name unless rejected. Raises ReleaseNotAvailable."""
     if model in Release.Kind.values:

@@ -30,6 +30,8 @@ except ModuleNotFoundError as error:  # a library that is not needed for serving
         f"Distilling needs {error.name}, which is not installed: pip install -r requirements.txt."
     )
 
+Kind = Release.Kind
+
 
 class Command(BaseCommand):
     help = (
@@ -112,15 +114,15 @@ class Command(BaseCommand):
             self.stdout.write(f"{recipe.name:<{width}}  {recipe.summary}")
 
     def distil(self, options: dict[str, Any]) -> None:
-        student = _student(options["student"])
+        student = _release(options["student"], Kind.STUDENT) if options["student"] else None
         recipe = inputs.recipe_of(policy.described(options["recipe"]))
         recipe = overrides.changed(recipe, overrides.parse(options["changes"]))
         if student is not None:
             recipe = recipes.warm(recipe)
         given = inputs.gather(
-            _teacher(options["teacher"]),
+            _release(options["teacher"] or Kind.TEACHER, Kind.TEACHER),
             begins_with=student,
-            active=_active(),
+            active=releases.active(Kind.STUDENT),  # which the result would replace
             detector=options["detector"] or "",
             clip=options["clip"] or "",
             real=options["real"] or "",
@@ -180,24 +182,9 @@ class Command(BaseCommand):
             self.stderr.write(text, lambda plain: plain)  # progress, not an error: no red
 
 
-def _teacher(name: str | None) -> Release:
-    teacher = releases.named(name or Release.Kind.TEACHER)
-    if teacher.kind != Release.Kind.TEACHER:
-        raise CommandError(
-            f"{teacher.name} is a {teacher.kind}; a student is distilled from a teacher."
-        )
-    return teacher
-
-
-def _active() -> Release | None:
-    """Return the student that the result would replace."""
-    return Release.objects.filter(kind=Release.Kind.STUDENT, status=Release.Status.ACTIVE).first()
-
-
-def _student(name: str | None) -> Release | None:
-    if name is None:
-        return None
-    student = releases.named(name)
-    if student.kind != Release.Kind.STUDENT:
-        raise CommandError(f"{student.name} is a {student.kind}. Give a student.")
-    return student
+def _release(name: str, kind: Release.Kind) -> Release:
+    """Return the release of this name, or the active one of the kind. Raises CommandError for another kind."""
+    release = releases.named(name)
+    if release.kind != kind:
+        raise CommandError(f"{release.name} is a {release.kind}. Give a {kind}.")
+    return release
