@@ -14,13 +14,13 @@ import torch.nn.functional as F
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from safetensors.torch import save_file
 from torch import Generator, Tensor
-from tqdm import tqdm
 
 from distillation.detector.network import as_float
 from distillation.resumable import atomic
+from distillation.resumable.progress import Bar
 from distillation.starter import shards
-from distillation.starter import vae as vaes
 from distillation.starter.words import COMBINATIONS, NUMBERS, Combination
+from distillation.training import networks
 from generation.engine.latents import image_to_latents
 
 if TYPE_CHECKING:
@@ -69,12 +69,11 @@ def encode(
     progress_bar: bool,
 ) -> None:
     """Write the scaled means of the VAE's distribution into folder/SPLIT-NNNN.safetensors; existing shards are kept."""
-    vae = vaes.load(vae_folder)
+    vae = networks.load(AutoencoderKL, vae_folder)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with tqdm(
-        total=len(photographs), desc=f"latents, {split}", unit="image", disable=not progress_bar
-    ) as bar:
+    title = f"latents, {split}"
+    with Bar(len(photographs), title=title, unit="image", is_shown=progress_bar) as bar:
         for start in range(0, len(photographs), SHARD):
             rows = range(start, min(start + SHARD, len(photographs)))
             path = folder / f"{split}-{start // SHARD:04}.safetensors"
@@ -82,7 +81,7 @@ def encode(
                 values = _encode_rows(recipe, vae, photographs.images, rows)
                 combinations = [NUMBERS[photographs.combinations[row]] for row in rows]
                 _write(path, values, combinations)
-            bar.update(len(rows))
+            bar.add(len(rows))
 
 
 def read(folder: Path, split: str) -> Latents:

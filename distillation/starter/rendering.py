@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
-from tqdm import tqdm
 
 from distillation.resumable import atomic
+from distillation.resumable.progress import Bar
 from distillation.starter import scenes
 from distillation.starter.words import COMBINATIONS, HELD_OUT, TRAINED, Combination
 
@@ -165,6 +165,7 @@ def build(
     )
     context = multiprocessing.get_context("spawn")
     counter = context.Value("i", 0)
+    total = sum(len(batch) for _, batch in missing)
     with (
         ProcessPoolExecutor(
             max_workers=min(cores, len(missing)),
@@ -172,18 +173,13 @@ def build(
             initializer=_start,
             initargs=(counter,),
         ) as pool,
-        tqdm(
-            total=sum(len(batch) for _, batch in missing),
-            desc="photographs",
-            unit="image",
-            disable=not progress_bar,
-        ) as bar,
+        Bar(total, title="photographs", unit="image", is_shown=progress_bar) as bar,
     ):
         try:
             for done in pool.map(
                 _write_shard, *zip(*missing, strict=True), itertools.repeat(recipe.photograph)
             ):
-                bar.update(done)
+                bar.add(done)
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise

@@ -284,12 +284,7 @@ def train(
     loop.train(task, recipe, folder=folder, title="teacher", progress_bar=progress_bar)
     noise_scheduler().save_pretrained(Path(folder) / "scheduler")
     networks.save(task.averaged, Path(folder) / "unet")
-    return load(Path(folder) / "unet")
-
-
-def load(folder: Path) -> UNet2DConditionModel:
-    """Load the U-Net in evaluation mode, frozen, in fp32."""
-    return networks.load(UNet2DConditionModel, folder)
+    return networks.load(UNet2DConditionModel, Path(folder) / "unet")
 
 
 def _numbers(combinations: Sequence[Combination]) -> Tensor:

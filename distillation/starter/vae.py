@@ -263,7 +263,7 @@ def train(
     vae = task.averaged
     vae.register_to_config(scaling_factor=scaling_factor(vae, photographs.images))
     networks.save(vae, Path(folder) / "vae")
-    return load(Path(folder) / "vae")
+    return networks.load(AutoencoderKL, Path(folder) / "vae")
 
 
 @torch.no_grad()
@@ -286,11 +286,6 @@ def scaling_factor(vae: AutoencoderKL, images: Tensor) -> float:
         for part in spread(images, MEASURED).split(BATCH)
     ]
     return 1.0 / float(torch.cat(means).std())
-
-
-def load(folder: Path) -> AutoencoderKL:
-    """Load the VAE in evaluation mode, frozen, in fp32."""
-    return networks.load(AutoencoderKL, folder)
 
 
 def spread(images: Tensor, most: int) -> Tensor:

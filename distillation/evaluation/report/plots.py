@@ -21,7 +21,12 @@ from distillation.evaluation.results import Evaluation, Pair
 
 DPI = 100
 BLUE, ORANGE, GREY = "#1f5fa8", "#d1691f", "#9aa3ad"
-LABELS = {"total": "whole picture", "unet": "U-Net", "decoder": "decoder", "file": "file"}
+LABELS = {
+    "total": "whole picture",
+    "unet": "U-Net",
+    "decoder": "decoder",
+    "file": "encoding the file",
+}
 NOT_A_LOSS = ("step", "seconds")
 SMOOTHED = 40  # the thick line of losses averages over a fortieth of the curve
 

@@ -29,12 +29,6 @@ MEASURES = {  # by field of Margins: the name in a sentence and the one in the t
     "diversity": ("diversity", "diversity within a prompt, student ÷ teacher"),
     "clip_score": ("CLIP score", "CLIP score, student − teacher"),
 }
-PARTS = {
-    "total": "whole picture",
-    "unet": "U-Net",
-    "decoder": "decoder",
-    "file": "encoding the file",
-}
 BUSY = 0.5  # of the cores
 EQUAL = 0.01  # costs that differ by less are called equal
 
@@ -61,7 +55,7 @@ def write(
         "files": files,
         "tones": TONES,
         "measures": {measure: names[1] for measure, names in MEASURES.items()},
-        "parts": PARTS,
+        "parts": plots.LABELS,
         "busy": BUSY,
         "confidence": f"{100 * (1 - noninferiority.TAIL):.0f}",
         "fewest": noninferiority.FEWEST,

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import AutoencoderKL
 
 from distillation.starter import latents, vae
 from distillation.starter.latents import WHOLE, LatentsRecipe
@@ -49,7 +50,7 @@ def test_latents_are_the_scaled_means_with_the_combinations(
     found = encode(VIEWS, vae_folder, tmp_path, album)
     assert found.values.shape == (5, 4, 2, 16, 16) and found.values.dtype == torch.float16
     assert found.combinations == album.combinations
-    network = vae.load(vae_folder)
+    network = networks.load(AutoencoderKL, vae_folder)
     images = album.images.float() / 127.5 - 1
     expected = image_to_latents(network, images)
     assert torch.allclose(found.values[:, 0].float(), expected, atol=2e-3)

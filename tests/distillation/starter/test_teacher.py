@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from transformers import CLIPTokenizer
 
@@ -80,7 +81,7 @@ def test_training_learns_and_writes_folders_that_diffusers_loads(tmp_path: Path)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert lines[-1]["loss"] < lines[0]["loss"]
     assert len([line for line in lines if "validation_loss" in line]) == 2
-    unet = teacher.load(tmp_path / "unet")
+    unet = networks.load(UNet2DConditionModel, tmp_path / "unet")
     assert unet.config.cross_attention_dim == toys.TEXT_WIDTH and unet.config.sample_size == 8
     noise_scheduler = DDIMScheduler.from_pretrained(tmp_path / "scheduler")
     noise_scheduler.set_timesteps(50)
@@ -112,7 +113,7 @@ def test_the_average_follows_the_weights_and_is_saved(
     assert not torch.equal(averaged[key], at_first[key])
     assert not torch.equal(averaged[key], last[key])
     networks.save(task.averaged, tmp_path / "unet")
-    saved = teacher.load(tmp_path / "unet").state_dict()
+    saved = networks.load(UNet2DConditionModel, tmp_path / "unet").state_dict()
     assert all(torch.equal(saved[name], averaged[name]) for name in averaged)
 
 

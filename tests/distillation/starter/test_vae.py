@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import AutoencoderKL
 
 from distillation.starter import vae as vaes
 from distillation.starter.vae import VaeRecipe, VaeTask, learning_rate, reconstruction_errors
+from distillation.training import networks
 from tests.distillation.starter import toys
 
 torch.set_num_threads(1)
@@ -76,7 +78,7 @@ def test_training_comes_nearer_to_the_pictures(trained: Path) -> None:
 
 
 def test_scaled_latents_have_a_standard_deviation_of_one(trained: Path) -> None:
-    vae = vaes.load(trained / "vae")
+    vae = networks.load(AutoencoderKL, trained / "vae")
     images = toys.photographs(12).images.float() / 127.5 - 1
     with torch.no_grad():
         latents = vae.encode(images).latent_dist.mean * vae.config.scaling_factor
@@ -89,7 +91,7 @@ def test_the_averaged_weights_are_saved(trained: Path) -> None:
     vaes.loop.run(
         finished, trained, steps=SHORT.steps, seed=SHORT.seed, title="", progress_bar=False
     )  # nothing is left to do: this loads the checkpoint
-    saved = vaes.load(trained / "vae").state_dict()
+    saved = networks.load(AutoencoderKL, trained / "vae").state_dict()
     averaged, last = finished.averaged.state_dict(), finished.vae.state_dict()
     assert all(torch.equal(saved[key], averaged[key]) for key in saved)
     assert not all(torch.equal(saved[key], last[key]) for key in saved)
