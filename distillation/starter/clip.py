@@ -14,11 +14,10 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Generator, Tensor
-from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from distillation.detector.network import as_float
 from distillation.detector_training.augmentation import Augmentation
-from distillation.evaluation.clip import Clip
 from distillation.resumable import atomic
 from distillation.starter.captions import captions, phrases
 from distillation.starter.tokenizer import MODEL_MAX_LENGTH
@@ -28,6 +27,7 @@ from distillation.training.optimizers import update
 from distillation.training.task import Trained
 
 if TYPE_CHECKING:
+    from distillation.evaluation.clip import Clip
     from distillation.starter.photographs import Photographs
 
 SHARPEST = 100.0  # the scale of the logits is kept below it, as in the paper
@@ -201,6 +201,8 @@ def train(
 
 def save(clip: CLIPModel, folder: Path) -> None:
     """Replace the folder atomically: config, weights, image processor."""
+    from transformers import CLIPImageProcessor  # its import warns where torchvision is missing
+
     size = clip.config.vision_config.image_size
     processor = CLIPImageProcessor(
         size={"height": size, "width": size},
@@ -235,7 +237,7 @@ def tokenise(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> Tensor:
     return torch.tensor(rows, dtype=torch.int64)
 
 
-def zero_shot(clip: Clip, images: Tensor) -> dict[str, Tensor]:
+def zero_shot(clip: "Clip", images: Tensor) -> dict[str, Tensor]:
     """Return the most likely word of each attribute: its index in ATTRIBUTES, int64 [N]. images: uint8 [N, 3, H, W].
 
     A word is the mean direction of its phrases.
