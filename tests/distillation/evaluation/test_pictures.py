@@ -1,8 +1,10 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from distillation.evaluation import pictures
 from distillation.evaluation.prompts import Seeds
@@ -37,14 +39,20 @@ def test_pictures_are_those_that_the_release_serves(tmp_path: Path):
     assert (found[1].int() - expected.int()).abs().max() <= tolerance
 
 
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image).astype(int)
+
+
 def test_an_interrupted_batch_continues_and_makes_no_picture_twice(tmp_path: Path):
     album = make(tmp_path)
     paths = [path for row in album.paths for path in row]
     made = {path: path.stat().st_mtime_ns for path in paths}
-    before = paths[2].read_bytes()
+    before = pixels(paths[2])
     paths[2].unlink()
     assert make(tmp_path).paths == album.paths
-    assert paths[2].read_bytes() == before
+    # Alone in its batch it is rounded differently.
+    assert np.abs(pixels(paths[2]) - before).max() <= 1
     assert all(path.stat().st_mtime_ns == made[path] for path in paths if path != paths[2])
 
 
