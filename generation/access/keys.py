@@ -80,8 +80,8 @@ def rotate(key: APIKey, *, grace: timedelta = GRACE) -> tuple[APIKey, str]:
     return new, plain
 
 
-def set_limits(key: APIKey, limits: Limits) -> dict[str, list[int | None]]:
-    """Change some of LIMITS. Return the changes: {field: [before, after]}."""
+def set_limits(key: APIKey, limits: Limits) -> None:
+    """Change some of LIMITS."""
     with transaction.atomic():
         row = APIKey.objects.select_for_update().get(pk=key.pk)
         before = _limits_of(row)
@@ -94,7 +94,6 @@ def set_limits(key: APIKey, limits: Limits) -> dict[str, list[int | None]]:
             APIKey.objects.filter(pk=key.pk).update(**{field: limits[field] for field in changed})
             audit.record("key_edited", row, **changed)
     key.refresh_from_db()
-    return changed
 
 
 def revoke(key: APIKey) -> bool:

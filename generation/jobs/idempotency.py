@@ -38,16 +38,14 @@ def fingerprint(body: Any) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
-def once(
-    owner, route: str, *, key: str | None, body: Any, make: Callable[[], Job]
-) -> tuple[Job, bool]:
-    """Return the job of this request, and whether an earlier one made it. key: None = no idempotency.
+def once(owner, route: str, *, key: str | None, body: Any, make: Callable[[], Job]) -> Job:
+    """Return the job of this request, which an earlier one may have made. key: None = no idempotency.
 
     Raises IdempotencyKeyReused if the key was used with another body, IdempotencyInProgress while another process
     makes the job, and what `make` raises; then nothing is stored, and the key is free.
     """
     if key is None:
-        return make(), False
+        return make()
     mark = fingerprint(body)
     with transaction.atomic():
         _lock(f"{owner.pk} {route} {key}")
@@ -59,10 +57,10 @@ def once(
                 raise IdempotencyKeyReused(
                     "Send another key with another body.", parameter="Idempotency-Key"
                 )
-            return row.job, True
+            return row.job
         job = make()
         IdempotencyKey.objects.create(owner=owner, route=route, key=key, fingerprint=mark, job=job)
-    return job, False
+    return job
 
 
 def _lock(name: str) -> None:
@@ -98,10 +96,8 @@ def by_body(owner, route: str, body: Any, *, seconds: float) -> Job | None:
     return row.job if row else None
 
 
-def by_external_id(
-    owner, external_id: str, *, body: Any, make: Callable[[str], Job]
-) -> tuple[Job, bool]:
-    """Return the owner's job with this id, and whether an earlier request made it.
+def by_external_id(owner, external_id: str, *, body: Any, make: Callable[[str], Job]) -> Job:
+    """Return the owner's job with this id, which an earlier request may have made.
 
     make: called with the fingerprint that the job stores with its external id. Raises IdempotencyKeyReused if another
     request made the job, and what `make` raises.
@@ -112,14 +108,14 @@ def by_external_id(
     if job is None:
         try:
             with transaction.atomic():
-                return make(mark), False
+                return make(mark)
         except IntegrityError:  # the same request in another process was faster
             job = known.first()
             if job is None:
                 raise
     if job.external_fingerprint != mark:
         raise IdempotencyKeyReused("Choose another id for another request.", parameter="id")
-    return job, True
+    return job
 
 
 def old() -> QuerySet[IdempotencyKey]:

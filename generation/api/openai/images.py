@@ -121,7 +121,7 @@ class ImageGenerations(APIView):
         owner, body = request.user, request.data
         key = idempotency.key_of(request.headers.get("Idempotency-Key"))
         if key is not None:
-            return idempotency.once(owner, ROUTE, key=key, body=body, make=make)[0]
+            return idempotency.once(owner, ROUTE, key=key, body=body, make=make)
         first = None
         if _is_retry(request):
             first = idempotency.by_body(owner, ROUTE, body, seconds=RETRY_SECONDS)

@@ -97,11 +97,11 @@ def _create(
     asked.is_valid(raise_exception=True)
     make = _maker(request, asked.validated_data, model=model, external_id=external_id)
     if external_id:
-        job, _ = idempotency.by_external_id(request.user, external_id, body=request.data, make=make)
+        job = idempotency.by_external_id(request.user, external_id, body=request.data, make=make)
     else:
         key = idempotency.key_of(request.headers.get("Idempotency-Key"))
         whole = {**body, "model": model} if model else body
-        job, _ = idempotency.once(request.user, ROUTE, key=key, body=whole, make=make)
+        job = idempotency.once(request.user, ROUTE, key=key, body=whole, make=make)
     structlog.contextvars.bind_contextvars(job_id=str(job.id))
     then = reverse("prediction", args=[identifier(job)])
     return _answer(request, job, preference(request), then=then, is_creation=True)

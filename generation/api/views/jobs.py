@@ -168,7 +168,7 @@ class JobList(ListView):
             return submission.submit(request.user, wanted)
 
         key = idempotency.key_of(request.headers.get("Idempotency-Key"))
-        job, _ = idempotency.once(request.user, "jobs", key=key, body=request.data, make=make)
+        job = idempotency.once(request.user, "jobs", key=key, body=request.data, make=make)
         structlog.contextvars.bind_contextvars(job_id=str(job.id))
         then = reverse("job", args=[job.id])
         return _answer(request, kept(job), preference(request), then=then, is_new=True)
