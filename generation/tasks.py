@@ -1,7 +1,7 @@
 """Celery tasks, which take no arguments, and bootsteps of workers. Their code is imported when they run, so that
 processes that only send messages load no tensor library."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from celery import shared_task
 from celery.signals import beat_init, setup_logging, task_prerun, worker_shutting_down
@@ -77,8 +77,11 @@ def sweep(**_: object) -> None:
         notifications.deliver()
 
 
-# Celery would close the connection before and after each task. See CELERY_DB_REUSE_MAX.
-task_prerun.connect(close_old_connections)
+@task_prerun.connect
+def close_old(task: Any, **_: object) -> None:
+    """Close connections that broke or are too old. Celery would close all of them: see CELERY_DB_REUSE_MAX."""
+    if not task.request.is_eager:  # an eager task runs within its caller's transaction
+        close_old_connections()
 
 
 @setup_logging.connect
