@@ -41,6 +41,11 @@ def use(job: Job) -> None:
         _use(job.api_key, job.n)
 
 
+def is_limited(key: APIKey | None) -> bool:
+    """Return whether jobs of the key are counted."""
+    return key is not None and (key.max_queued_jobs is not None or has_quota(key))
+
+
 def has_quota(key: APIKey) -> bool:
     return key.images_per_day is not None or key.device_seconds_per_day is not None
 

@@ -3,11 +3,12 @@
 import re
 import secrets
 from collections.abc import Sequence
+from contextlib import nullcontext
 from datetime import timedelta
 from functools import partial
 
 import structlog
-from django.db import transaction
+from django.db import connection, transaction
 from django.utils import timezone
 
 from generation.access import quotas
@@ -41,11 +42,11 @@ def submit(owner, request: JobRequest) -> Job:
         seed = secrets.randbelow(request.largest_fresh_seed + 1)
     match, route = _resolve(request, seed)
     job = _job(owner, request, match, route, seed)
-    with transaction.atomic():
+    with transaction.atomic() if _needs_transaction(request) else nullcontext():
         # A fresh seed has no images: nobody has asked for it before.
         stored = None if request.seed is None else _stored(job)
         _check_limits(job, is_stored=stored is not None)
-        job.save(force_insert=True)
+        _insert(job)
         if stored is not None:
             jobs.answer(job, stored)
         transaction.on_commit(partial(_notify, job), robust=True)
@@ -128,6 +129,24 @@ def _check_limits(job: Job, *, is_stored: bool) -> None:
     if refusal is not None and not is_stored:
         raise refusal
     quotas.use(job)
+
+
+def _needs_transaction(request: JobRequest) -> bool:
+    """Return whether more than the row may be written. BEGIN and COMMIT are a third of the round trips otherwise."""
+    return request.seed is not None or quotas.is_limited(request.api_key)
+
+
+_FIELDS = Job._meta.concrete_fields
+_COLUMNS = ", ".join(str(field.column) for field in _FIELDS)
+# By hand, for every request needs it: the ORM takes 0.5 ms to build it.
+_INSERT = f"INSERT INTO generation_job ({_COLUMNS}) VALUES ({', '.join(['%s'] * len(_FIELDS))})"
+
+
+def _insert(job: Job) -> None:
+    values = [field.get_db_prep_save(field.pre_save(job, True), connection) for field in _FIELDS]
+    with connection.cursor() as cursor:
+        cursor.execute(_INSERT, values)
+    job._state.adding = False
 
 
 def _notify(job: Job) -> None:

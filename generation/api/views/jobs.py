@@ -6,7 +6,7 @@ from uuid import UUID
 
 import structlog
 from django.db.models import Q, QuerySet
-from django.http import HttpRequest
+from django.http import Http404, HttpRequest
 from django.shortcuts import get_object_or_404
 from django.urls import reverse
 from django.utils import timezone
@@ -33,7 +33,7 @@ from generation.api.views.waiting import (
     unless_unchanged,
 )
 from generation.errors import JobPurged
-from generation.jobs import estimates, idempotency, retention, submission
+from generation.jobs import estimates, idempotency, reading, retention, submission
 from generation.jobs import lifecycle as jobs
 from generation.jobs.estimates import Estimate
 from generation.jobs.job_request import JobRequest
@@ -50,7 +50,11 @@ def owned(request: HttpRequest | Request) -> QuerySet[Job]:
 
 def one(request: HttpRequest | Request, job_id: UUID) -> Job:
     """Return the owner's job. Raises Http404, JobPurged if its images were removed."""
-    return kept(found(request, Q(id=job_id)))
+    try:
+        job = reading.owned(job_id, request.user.pk)
+    except Job.DoesNotExist as error:
+        raise Http404 from error
+    return kept(_in_time(request, job))
 
 
 def kept(job: Job) -> Job:
