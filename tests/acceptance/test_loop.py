@@ -123,6 +123,7 @@ def p99(seconds: list[float]) -> float:
     return statistics.quantiles(seconds, n=100)[98]
 
 
+@pytest.mark.slow
 def test_variants_are_added_and_a_release_serves_them_though_the_worker_is_killed(
     loop: Stack, tmp_path: Path, record_property
 ):

@@ -90,6 +90,7 @@ def test_interrupted_it_ends_with_the_same_weights(tmp_path):
     toys.assert_resumes(lambda: JointTask(recipe, inputs_of()), recipe, tmp_path)
 
 
+@pytest.mark.slow
 def test_the_latents_are_held_by_their_weight():
     def latents_error(weight: float) -> float:
         recipe = replace(RECIPE, latents_weight=weight)
