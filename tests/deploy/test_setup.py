@@ -74,7 +74,8 @@ class Project:
         )
 
     def version(self, package: str) -> str:
-        code = f"import {package}; print({package}.__version__)"
+        # Not by importing it: the toys of two versions have one time and one size, so bytecode would not be renewed.
+        code = f"from importlib.metadata import version; print(version('{package}'))"
         python = self.folder / ".venv" / "bin" / "python"
         done = subprocess.run([python, "-c", code], capture_output=True, text=True)
         return done.stdout.strip()
