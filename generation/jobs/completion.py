@@ -85,7 +85,10 @@ def _lost(results: Sequence[Result]) -> dict[Claim, str]:
     }
 
 
-# The whole batch in one round trip: clients wait for it.
+_IMAGE_FIELDS = Image._meta.concrete_fields
+_IMAGE_COLUMNS = [str(field.column) for field in _IMAGE_FIELDS]
+# The whole batch in one round trip: clients wait for it. Columns are named: one of the next release's schema gets its
+# default. Their types are those of the table.
 SUCCEED = f"""
 WITH held AS MATERIALIZED ({references.HOLD}), made AS (
     SELECT * FROM jsonb_to_recordset(%(made)s::jsonb)
@@ -101,8 +104,9 @@ WITH held AS MATERIALIZED ({references.HOLD}), made AS (
        SET outcome = 'succeeded', ended_at = %(at)s::timestamptz, device_seconds = moved.device_seconds
       FROM moved WHERE a.job_id = moved.id AND a.number = moved.attempt AND a.outcome = 'running'
 ), inserted AS (
-    INSERT INTO generation_image
-    SELECT i.* FROM jsonb_populate_recordset(NULL::generation_image, %(images)s::jsonb) i
+    INSERT INTO generation_image ({", ".join(_IMAGE_COLUMNS)})
+    SELECT {", ".join(f"i.{column}" for column in _IMAGE_COLUMNS)}
+      FROM jsonb_populate_recordset(NULL::generation_image, %(images)s::jsonb) i
       JOIN moved ON moved.id = i.job_id
 )
 SELECT id, EXISTS (SELECT 1 FROM generation_job twin WHERE twin.key = moved.key AND twin.status = 'queued'),
@@ -157,7 +161,10 @@ def _succeed(results: Sequence[Result]) -> dict[UUID, Accepted]:
 
 def _columns(row: Image) -> dict[str, Any]:
     """Return the values of a new row by column, as jsonb_populate_recordset takes them."""
-    return {str(field.column): field.pre_save(row, add=True) for field in row._meta.concrete_fields}
+    return {
+        column: field.pre_save(row, add=True)
+        for column, field in zip(_IMAGE_COLUMNS, _IMAGE_FIELDS, strict=True)
+    }
 
 
 def _report(result: Result, report: Report) -> None:

@@ -213,7 +213,8 @@ class JobSerializer(serializers.Serializer[Job]):
 
 
 # SQL, for every finished job that is read runs it: the ORM takes 0.7 ms longer to build it.
-_IMAGES = "SELECT * FROM generation_image WHERE job_id = %s ORDER BY index"
+_COLUMNS = ", ".join(str(field.column) for field in Image._meta.concrete_fields)
+_IMAGES = f"SELECT {_COLUMNS} FROM generation_image WHERE job_id = %s ORDER BY index"
 
 
 def queue_of(estimate: Estimate | None) -> dict[str, Any] | None:

@@ -14,6 +14,7 @@ from django.contrib.auth import get_user_model
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 from django.db import OperationalError, connection
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.migrations.executor import MigrationExecutor
 
 from generation.access import keys
@@ -27,6 +28,9 @@ from generation.releases import lifecycle as releases
 
 STARTER = settings.BASE_DIR / "generation" / "starter"
 LOCK = 0x5265746F7274  # "Retort": advisory lock of the bootstrap
+LOCK_NOT_AVAILABLE = "55P03"
+MIGRATION_TRIES = 60
+PAUSE_SECONDS = 1.0
 
 
 class Command(BaseCommand):
@@ -77,8 +81,20 @@ class Command(BaseCommand):
         plan = executor.migration_plan(executor.loader.graph.leaf_nodes())
         if plan:
             self.say(f"Migrating the database ({len(plan)} steps) …")
-            call_command("migrate", interactive=False, verbosity=0)
+            self.run_migrations()
         return len(plan)
+
+    def run_migrations(self) -> None:
+        """Migrate, again and again while long transactions hold locks that the migrations need."""
+        for tries in range(MIGRATION_TRIES, 0, -1):
+            try:
+                call_command("migrate", interactive=False, verbosity=0)
+                return
+            except OperationalError as error:
+                if tries == 1 or getattr(error.__cause__, "pgcode", "") != LOCK_NOT_AVAILABLE:
+                    raise
+            self.say("A table is in use by a long transaction. Migrating again …")
+            time.sleep(PAUSE_SECONDS)
 
     def make_admin(self) -> dict[str, str | None]:
         """Create a superuser if there is none. The password is only in the returned value."""
@@ -155,12 +171,19 @@ def alone() -> Iterator[None]:
     """Hold a lock, so that two bootstraps of a database take turns. PostgreSQL releases it with the process.
 
     It belongs to an open transaction of a connection of its own: PgBouncer in transaction mode keeps no sessions.
+    It is tried for: an index that is made concurrently waits for statements that wait.
     """
     holder = connection.copy()
     holder.set_autocommit(False)
     try:
-        with holder.cursor() as cursor:
-            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK])
+        while not _take(holder):
+            time.sleep(PAUSE_SECONDS / 10)
         yield
     finally:
         holder.close()
+
+
+def _take(holder: BaseDatabaseWrapper) -> bool:
+    with holder.cursor() as cursor:
+        cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", [LOCK])
+        return cursor.fetchone()[0]

@@ -4,12 +4,14 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from io import StringIO
 from pathlib import Path
 
 import pytest
 from django.contrib.auth import authenticate, get_user_model
 from django.core.management import CommandError, call_command
+from django.db import connection
 from django.utils import timezone
 
 from generation.errors import VariantNotEncoded
@@ -125,3 +127,40 @@ def test_it_loads_no_tensor_library() -> None:
     )
     environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "project.settings"}
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment).returncode == 0
+
+
+# --- upgrades while Retort serves ------------------------------------------------------------------
+@pytest.mark.django_db(transaction=True)
+def test_a_bootstrap_that_waits_does_not_hold_up_an_index_that_is_made_concurrently() -> None:
+    seen = threading.Event()
+
+    def wait() -> None:
+        with command.alone():
+            seen.set()
+
+    waiting = threading.Thread(target=wait)
+    with command.alone():
+        waiting.start()
+        assert not seen.wait(0.5)
+        with connection.cursor() as cursor:
+            cursor.execute("SET statement_timeout = '60s'")
+            cursor.execute("CREATE INDEX CONCURRENTLY of_this_test ON generation_job (seed)")
+            cursor.execute("DROP INDEX of_this_test; RESET statement_timeout")
+    waiting.join(60)
+    assert seen.is_set()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_migrations_are_run_again_while_a_long_transaction_holds_a_table(monkeypatch) -> None:
+    monkeypatch.setattr(command, "PAUSE_SECONDS", 0)
+    tries = []
+
+    def migrate(*_, **__) -> None:
+        tries.append(True)
+        if len(tries) < 3:
+            with connection.cursor() as cursor:  # as PostgreSQL reports it
+                cursor.execute("DO $$ BEGIN RAISE lock_not_available; END $$")
+
+    monkeypatch.setattr(command, "call_command", migrate)
+    command.Command(stderr=StringIO()).run_migrations()
+    assert len(tries) == 3

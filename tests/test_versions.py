@@ -1,0 +1,185 @@
+"""Two versions side by side: the code of a release goes on working on the schema of the next one."""
+
+import re
+from pathlib import Path
+
+import pytest
+from django.db import connection
+from django.db.migrations.loader import MigrationLoader
+
+from distillation.models import Run, Slice
+from distillation.runs import lifecycle as runs
+from generation.access import keys
+from generation.catalogue import variants
+from generation.jobs import lifecycle as jobs
+from generation.models import (
+    APIKey,
+    Attempt,
+    AuditEntry,
+    Delivery,
+    IdempotencyKey,
+    Image,
+    Job,
+    PromptVariant,
+    PurgedImage,
+    Usage,
+    Worker,
+)
+from tests import painter
+from tests.client import API
+from tests.conftest import PERMANENT_TABLES
+from tests.distillation.people import make_run
+from tests.people import DEFAULT_TEXT, make_embedding, make_release, make_user, make_worker
+
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_server")]
+
+
+ROOT = Path(__file__).resolve().parents[1]
+# The last migrations from before the rules: they are not changed any more.
+BEFORE_THE_RULES = {"generation": "0012", "distillation": "0007"}
+
+
+# --- columns that the code does not know -----------------------------------------------------------
+@pytest.fixture
+def next_schema(db) -> None:
+    """Add columns to every table, as a migration of the next release may: one is required and has a default."""
+    with connection.cursor() as cursor:
+        for table in set(connection.introspection.table_names()) - PERMANENT_TABLES:
+            cursor.execute(
+                f"ALTER TABLE {connection.ops.quote_name(table)}"
+                " ADD COLUMN of_the_next_release integer NOT NULL DEFAULT 7,"
+                " ADD COLUMN also_of_the_next_release text"
+            )
+
+
+def values(model: type) -> set[int]:
+    """Return what the rows of a model have in the column that its code does not know."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT of_the_next_release FROM {model._meta.db_table}")
+        return {row[0] for row in cursor.fetchall()}
+
+
+def test_jobs_live_and_end_while_every_table_has_a_column_more(next_schema):
+    make_embedding(encoder_fingerprint=make_release().encoder_fingerprint)
+    api = API(images_per_day=1000, device_seconds_per_day=1000, max_queued_jobs=100)
+    hook = {"webhook": "https://example.org/hook", "webhook_events": ["start", "completed"]}
+    wanted = {"variant": "red-glass-vase", "seed": 5, "n": 2}
+
+    first = api.post("/v1/jobs", wanted | hook, headers={"Idempotency-Key": "a"})
+    twin = api.post("/v1/jobs", wanted)
+    assert (first.status_code, twin.status_code) == (202, 202), (first.content, twin.content)
+    painter.make_pictures()
+    hit = api.post("/v1/jobs", wanted).json()
+    prompt = {"prompt": DEFAULT_TEXT}
+    assert api.post("/v1/images/generations", prompt).status_code == 503  # accepted; nobody waits
+    assert api.post("/v1/predictions", {"input": prompt}).status_code == 202
+    painter.fail()
+    canceled = api.post("/v1/jobs", {"variant": "red-glass-vase"}).json()["id"]
+    assert api.post(f"/v1/jobs/{canceled}/cancel").status_code == 200
+    lost = api.post("/v1/jobs", {"variant": "red-glass-vase"}).json()["id"]
+    assert jobs.claim("worker-2").jobs
+    Job.objects.filter(id=lost).update(lease_expires_at="2020-01-01T00:00Z")
+    jobs.rescue()
+    painter.make_pictures()
+
+    assert hit["cache"] == "hit"
+    for job in (first, twin):
+        read = api.get(f"/v1/jobs/{job.json()['id']}").json()
+        assert (read["status"], len(read["images"])) == ("succeeded", 2)
+    assert api.get(f"/v1/jobs/{lost}").json()["status"] == "succeeded"
+    assert api.delete(f"/v1/jobs/{lost}").status_code == 204
+    for model in (APIKey, Attempt, Delivery, IdempotencyKey, Image, Job, PurgedImage, Usage):
+        assert values(model) == {7}, model
+
+
+def test_workers_texts_and_runs_live_while_every_table_has_a_column_more(next_schema):
+    variants.save(PromptVariant(slug="vase", text="a red vase", status="active"))
+    make_embedding(encoder_fingerprint=make_release().encoder_fingerprint)
+    make_worker()
+    keys.issue(make_user(), "test", ["jobs:read"])
+    made = make_run()
+    run, hold = runs.claim("worker-1")
+    assert run.pk == made.pk and runs.note(hold, stage="structure", percent=40.0)
+    renewed = runs.renew(hold)
+    assert runs.finish(renewed, outcome=Run.Outcome.CANDIDATE)
+
+    for model in (AuditEntry, PromptVariant, Run, Slice, Worker):
+        assert values(model) == {7}, model
+
+
+def test_every_insert_names_its_columns():
+    sources = [*ROOT.glob("generation/**/*.py"), *ROOT.glob("distillation/**/*.py")]
+    inserts = [
+        (source.name, found[0])
+        for source in sources
+        if "migrations" not in source.parts
+        for found in re.finditer(r"INSERT INTO \w+\s*.", source.read_text("utf-8"))
+    ]
+    assert len(inserts) >= 4
+    assert [found for found in inserts if not found[1].endswith("(")] == []
+
+
+# --- migrations -----------------------------------------------------------------------------------
+def objections(sql: list[str]) -> list[str]:
+    """Return what in these statements of a migration breaks the code of before, or makes it wait."""
+    new = {found[1] for line in sql if (found := re.match(r'CREATE TABLE "(\w+)"', line))}
+    changes = [line for line in sql if not line.startswith("--")]
+    changes = [line for line in changes if not any(f'"{table}"' in line for table in new)]
+    altering = [line for line in changes if line.startswith(("ALTER TABLE", "UPDATE"))]
+    found = []
+    if altering and "SET LOCAL lock_timeout" not in changes[0]:
+        found.append("begin with lock_timeout of generation.migrations._locks")
+    for line in changes:
+        for pattern, remedy in (
+            (r"(CREATE|DROP)( UNIQUE)? INDEX (?!CONCURRENTLY)", "make the index concurrently"),
+            (r"ADD COLUMN (?!.*DEFAULT).*NOT NULL", "give the column a db_default"),
+            (r"ALTER COLUMN .* DROP DEFAULT", "give the column a db_default"),
+            (r"ALTER COLUMN .* (TYPE|SET NOT NULL)", "add a new column instead"),
+            (r"DROP (COLUMN|TABLE)|RENAME", "old code uses it: remove it a release later"),
+            (
+                r"ADD CONSTRAINT (?!.*NOT VALID)",
+                "add the constraint as NOT VALID, validate it after",
+            ),
+        ):
+            if re.search(pattern, line):
+                found.append(f"{remedy}: {line}")
+    return found
+
+
+TIMEOUT = "SET LOCAL lock_timeout = '5s'"
+
+
+@pytest.mark.parametrize(
+    ("sql", "count"),
+    [
+        ([TIMEOUT, 'ALTER TABLE "job" ADD COLUMN "a" integer NULL;'], 0),
+        ([TIMEOUT, 'ALTER TABLE "job" ADD COLUMN "a" integer DEFAULT 0 NOT NULL;'], 0),
+        (['CREATE TABLE "new" ("a" integer NOT NULL);', 'CREATE INDEX "i" ON "new" ("a");'], 0),
+        (['CREATE INDEX CONCURRENTLY "i" ON "job" ("a");'], 0),
+        (['ALTER TABLE "job" ADD COLUMN "a" integer NULL;'], 1),
+        ([TIMEOUT, 'ALTER TABLE "job" ADD COLUMN "a" integer NOT NULL;'], 1),
+        ([TIMEOUT, 'ALTER TABLE "job" ALTER COLUMN "a" DROP DEFAULT;'], 1),
+        ([TIMEOUT, 'ALTER TABLE "job" ALTER COLUMN "a" TYPE bigint;'], 1),
+        ([TIMEOUT, 'ALTER TABLE "job" ALTER COLUMN "a" SET NOT NULL;'], 1),
+        ([TIMEOUT, 'ALTER TABLE "job" DROP COLUMN "a" CASCADE;'], 1),
+        ([TIMEOUT, 'ALTER TABLE "job" RENAME COLUMN "a" TO "b";'], 1),
+        ([TIMEOUT, 'ALTER TABLE "job" ADD CONSTRAINT "c" UNIQUE ("a");'], 1),
+        (['CREATE INDEX "i" ON "job" ("a");'], 1),
+        (['CREATE UNIQUE INDEX "i" ON "job" ("a");'], 1),
+    ],
+)
+def test_the_rules_of_migrations(sql, count):
+    assert len(objections(sql)) == count
+
+
+@pytest.mark.parametrize("app", sorted(BEFORE_THE_RULES))
+def test_migrations_leave_the_code_of_before_working_and_do_not_make_it_wait(app):
+    loader = MigrationLoader(connection, replace_migrations=False)
+    new = [
+        (loader.graph.nodes[node], False)
+        for node in loader.graph.forwards_plan(loader.graph.leaf_nodes(app)[0])
+        if node[0] == app and node[1][:4] > BEFORE_THE_RULES[app]
+    ]
+    for migration, backwards in new:
+        sql = loader.collect_sql([(migration, backwards)])
+        assert objections(sql) == [], migration
