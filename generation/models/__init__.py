@@ -5,7 +5,7 @@ from generation.models.catalogue import Embedding, PromptVariant
 from generation.models.jobs import Attempt, IdempotencyKey, Image, Job, PurgedImage
 from generation.models.releases import MOST_TRIES, TRIES, Coverage, Release
 from generation.models.webhooks import Delivery, WebhookEndpoint, WebhookSecret
-from generation.models.workers import Worker
+from generation.models.workers import Queue, Worker
 
 __all__ = [
     "MOST_TRIES",
@@ -22,6 +22,7 @@ __all__ = [
     "Job",
     "PromptVariant",
     "PurgedImage",
+    "Queue",
     "Release",
     "Usage",
     "WebhookEndpoint",

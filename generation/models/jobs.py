@@ -122,6 +122,11 @@ class Job(models.Model):
         default=0, help_text="Attempts that ended in an error or a lost worker."
     )
     lease_expires_at = models.DateTimeField(null=True, blank=True)
+    not_before = models.DateTimeField(
+        null=True,
+        blank=True,
+        help_text="Earliest time of the next attempt; set when an attempt ended without images.",
+    )
     worker_name = models.CharField(max_length=120, blank=True)
     error_code = models.CharField(max_length=40, blank=True)
     error_detail = models.TextField(blank=True)
@@ -225,7 +230,11 @@ class Attempt(models.Model):
         FAILED = "failed"
         LOST = "lost", "lost (the lease ran out)"
         CANCELED = "canceled"
-        RELEASED = "released", "released (the worker stopped in good order)"
+        RELEASED = "released", "released (given back; not a failure of the job)"
+
+    class ErrorClass(models.TextChoices):
+        JOB = "job", "job (counts as a failure)"
+        INFRASTRUCTURE = "infrastructure", "infrastructure (storage, database, device, release)"
 
     job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="attempts")
     number = models.PositiveIntegerField()
@@ -234,6 +243,9 @@ class Attempt(models.Model):
     outcome = models.CharField(max_length=10, choices=Outcome, default=Outcome.RUNNING)
     error_code = models.CharField(max_length=40, blank=True)
     error_detail = models.TextField(blank=True)
+    error_class = models.CharField(
+        max_length=14, choices=ErrorClass, blank=True, default="", db_default=""
+    )
     device_seconds = models.FloatField(default=0)
     started_at = models.DateTimeField(default=timezone.now)
     ended_at = models.DateTimeField(null=True, blank=True)

@@ -1,4 +1,4 @@
-"""Rows of worker processes."""
+"""Rows of worker processes, and of the queues that they consume."""
 
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
@@ -23,6 +23,32 @@ class Worker(models.Model):
     )
     started_at = models.DateTimeField(default=timezone.now)
     heartbeat_at = models.DateTimeField(default=timezone.now)
+    fault = models.CharField(
+        max_length=40,
+        blank=True,
+        default="",
+        db_default="",
+        help_text="Error code of what keeps it from taking jobs. Empty: it is well.",
+    )
+    fault_detail = models.TextField(blank=True, default="", db_default="")
+    faulty_since = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Queue(models.Model):
+    """State that people gave a queue of jobs. A queue without a row runs."""
+
+    name = models.CharField(max_length=20, primary_key=True)
+    paused_at = models.DateTimeField(
+        null=True, blank=True, help_text="Since when its workers take no jobs. Empty: it runs."
+    )
+    paused_by = models.CharField(max_length=150, blank=True)
+    reason = models.CharField(max_length=200, blank=True)
 
     class Meta:
         ordering = ["name"]
