@@ -167,13 +167,14 @@ def cached(wanted: Collection[str]) -> list[StoredImage]:
     ]
 
 
-def hold(images: Collection[StoredImage]) -> set[str]:
+def hold(images: Iterable[StoredImage]) -> set[str]:
     """Lock their files until the transaction ends. Return the names of missing ones. Raises StorageFailed."""
-    references.hold({name for image in images for name in (image.file, image.master)})
-    return gone(images)
+    held = list(images)
+    references.hold({name for image in held for name in (image.file, image.master)})
+    return gone(held)
 
 
-def gone(images: Collection[StoredImage]) -> set[str]:
+def gone(images: Iterable[StoredImage]) -> set[str]:
     """Return the names of missing files. Raises StorageFailed."""
     names = sorted({image.file for image in images})
     is_there = storage.at_once(storage.exists, names)
@@ -181,12 +182,15 @@ def gone(images: Collection[StoredImage]) -> set[str]:
 
 
 def find(job: Job) -> list[StoredImage] | None:
-    """Return the job's images in order of index, or None if any is missing. Checks the files.
+    """Return the job's images in order of index, or None if any is missing. Checks the files, and does not lock them.
 
-    Call in the transaction that inserts their rows: the files are locked until it ends.
+    Before their rows are inserted: `hold` them in that transaction.
     """
     own = keys(job)
-    found = {} if job.has_metadata else _held(_cached(own, job.output_format))
+    found = {} if job.has_metadata else _cached(own, job.output_format)
+    lost = gone(found.values())
+    forget(image for image in found.values() if image.file in lost)
+    found = {key: image for key, image in found.items() if image.file not in lost}
     missing = [key for key in own if key not in found]
     if missing:
         rows = _rows(missing)
@@ -195,9 +199,8 @@ def find(job: Job) -> list[StoredImage] | None:
             for index, key in enumerate(own)
             if key in rows and (image := _file(job, index, rows[key])) is not None
         }
-        answered = _held(made)
-        remember(answered.values())
-        found |= answered
+        remember(made.values())
+        found |= made
     return [found[key] for key in own] if len(found) == len(own) else None
 
 
@@ -217,15 +220,6 @@ def find_rows(jobs: Iterable[Job]) -> dict[UUID, list[StoredImage]]:
 def _cached(wanted: Collection[str], output_format: str) -> dict[str, StoredImage]:
     found = cache.get(f"{key}.{output_format}" for key in wanted)
     return {value["key"]: StoredImage(**value) for value in found.values()}
-
-
-def _held(images: Mapping[str, StoredImage]) -> dict[str, StoredImage]:
-    """Return those whose file exists, with a lock until the transaction ends."""
-    if not images:
-        return {}
-    gone = hold(list(images.values()))
-    forget(image for image in images.values() if image.file in gone)
-    return {key: image for key, image in images.items() if image.file not in gone}
 
 
 # Written by hand: it runs at every request with a seed, and the ORM takes longer than PostgreSQL.

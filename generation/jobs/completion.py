@@ -182,7 +182,7 @@ def _answer_twins(result: Result, report: Report) -> None:
     queued = Job.objects.filter(key=result.job.key, status=Status.QUEUED)
     for twin in queued.select_for_update(skip_locked=True):
         if stored := _rendered(twin, result.images):
-            jobs.answer_in(twin, stored, Job.Cache.SHARED, report)
+            jobs.answer(twin, stored, Job.Cache.SHARED, report)
         else:
             report.wake()
 

@@ -12,7 +12,7 @@ from uuid import UUID
 
 import structlog
 from django.conf import settings
-from django.db import IntegrityError, OperationalError, transaction
+from django.db import IntegrityError, OperationalError, connection, transaction
 from django.db.models import Q, QuerySet, prefetch_related_objects
 from django.db.models.expressions import CombinedExpression
 from django.db.models.functions import Now
@@ -182,25 +182,36 @@ def held(claims: Iterable[Claim], *, extend: bool) -> set[Claim]:
 
 
 # --- end ------------------------------------------------------------------------------------------
-def answer(job: Job, stored: Sequence[StoredImage]) -> bool:
+def answer(job: Job, stored: Sequence[StoredImage], how: Job.Cache, report: Report) -> bool:
     """Let a queued job succeed with images that exist already. Return False if it is no longer queued.
 
-    Call it in the transaction that holds their files (`images.find`).
+    Call it in the transaction that holds their files (`images.hold`). how: recorded on the job.
     """
-    with transaction.atomic():
-        return answer_in(job, stored, Job.Cache.HIT, Report())
-
-
-def answer_in(job: Job, stored: Sequence[StoredImage], how: Job.Cache, report: Report) -> bool:
-    """Do what `answer` does, in a transaction of the caller. how: recorded on the job."""
     now = timezone.now()
     queued = Job.objects.filter(id=job.id, status=Status.QUEUED)
     if not _move(queued, to=Status.SUCCEEDED, cache=how, finished_at=now):
         return False
     job.status, job.cache, job.finished_at = Status.SUCCEEDED, how, now
-    Image.objects.bulk_create(image_rows(job, stored))
+    add_images(job, stored)
     finished(job, report)
     return True
+
+
+_IMAGE_FIELDS = Image._meta.concrete_fields
+_INSERT_IMAGES = f"INSERT INTO generation_image ({', '.join(str(field.column) for field in _IMAGE_FIELDS)}) VALUES "
+
+
+def add_images(job: Job, stored: Sequence[StoredImage]) -> None:
+    """Insert the rows of the job's images. SQL by hand: the ORM takes 0.5 ms to build it."""
+    rows = image_rows(job, stored)
+    values = [
+        field.get_db_prep_save(field.pre_save(row, True), connection)
+        for row in rows
+        for field in _IMAGE_FIELDS
+    ]
+    places = f"({', '.join(['%s'] * len(_IMAGE_FIELDS))})"
+    with connection.cursor() as cursor:
+        cursor.execute(_INSERT_IMAGES + ", ".join([places] * len(rows)), values)
 
 
 def image_rows(job: Job, stored: Sequence[StoredImage]) -> list[Image]:
