@@ -145,7 +145,7 @@ def test_renderings_that_only_the_cache_knows_go_too(variant, monkeypatch):
         raise JobPurged  # whatever: after the file was made, and before a row
 
     with monkeypatch.context() as patch:
-        patch.setattr(submission.jobs, "answer", refuse)
+        patch.setattr(submission.jobs, "add_images", refuse)
         with pytest.raises(JobPurged):
             submit(output_format="jpeg")
     assert any(name.endswith(".jpeg") for name in stored_names())
