@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests setup-starter lock run demo test test-all unit check format format-check lint types imports migrations acceptance distill starter starter-report bench bench-api screenshots clean
+.PHONY: help setup setup-tests setup-starter lock run demo test test-all unit check format format-check lint types imports migrations acceptance distill starter starter-report bench bench-api chaos screenshots clean
 
 BASE_PYTHON ?= python3
 RECIPE ?= starter-1step
@@ -95,6 +95,9 @@ bench: setup-tests ## measure the student, its teacher and the whole stack (ARGS
 
 bench-api: setup-tests ## measure the API: rates, latency around the engine, 1,000 waiting clients, a million rows
 	@exec $(PYTHON) -m tests.bench.api $(ARGS)
+
+chaos: setup-tests ## faults under load, and a checker of what is left; hours; resumes (ARGS="--quick": 15 minutes)
+	@exec $(PYTHON) -m tests.chaos $(ARGS)
 
 screenshots: setup-tests ## take the screenshots in docs/page/ again (needs Chromium)
 	@exec $(PYTHON) -m tests.acceptance.screenshots

@@ -21,7 +21,7 @@ EXPECTED = [
     "types",
     "imports",
 ]
-EXPECTED += ["acceptance", "bench", "clean"]
+EXPECTED += ["acceptance", "bench", "chaos", "clean"]
 
 
 def make(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,217 @@
+"""PostgreSQL, Redis and PgBouncer of the programme: processes of its own that it kills, stops and starts again."""
+
+import os
+import shutil
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+import psutil
+import psycopg2
+import redis
+
+from deploy.local import ports
+from deploy.local.home import Home
+from deploy.local.postgresql import DATABASE, PostgreSQL
+from deploy.local.redis import Redis
+from deploy.local.supervision import marked
+from tests.acceptance.stack import wait_for
+
+PASSWORD = "chaos"
+PGBOUNCER = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
+
+
+class Server:
+    """A process that can be killed, frozen and started again. home: its mark, by which an abandoned one is found."""
+
+    def __init__(self, home: Home, name: str) -> None:
+        self.home = home
+        self.name = name
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def command(self) -> Sequence[str]:
+        raise NotImplementedError
+
+    def is_ready(self) -> bool:
+        raise NotImplementedError
+
+    def start(self) -> None:
+        """Return when it answers. One that ends at once is started again: children of a killed one may still run."""
+
+        def look() -> bool:
+            if self.process is None or self.process.poll() is not None:
+                self._spawn()
+            return self.is_ready()
+
+        wait_for(look, f"{self.name} answers")
+
+    def _spawn(self) -> None:
+        with (self.home.logs / f"{self.name}.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command(),
+                stdout=log,
+                stderr=log,
+                env=marked(os.environ, self.home),
+                start_new_session=True,
+                **self.options(),
+            )
+
+    def options(self) -> dict[str, Any]:
+        return {}
+
+    def end(self, number: int = signal.SIGKILL) -> None:
+        """End it with this signal."""
+        if self.process and self.process.poll() is None:
+            self.thaw()
+            self.process.send_signal(number)
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(60)
+            self.process.kill()
+            self.process.wait()
+
+    def freeze(self) -> None:
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: int) -> None:
+        """Send it to the process and all its children."""
+        if self.process is None:
+            return
+        with suppress(psutil.Error):
+            parent = psutil.Process(self.process.pid)
+            for process in (parent, *parent.children(recursive=True)):
+                with suppress(psutil.Error):
+                    process.send_signal(number)
+
+
+class PostgresServer(Server):
+    def __init__(self, home: Home) -> None:
+        super().__init__(home, "postgres")
+        self.server = PostgreSQL(
+            home.postgres, port=ports.pick(), password=PASSWORD, throw_away=True
+        )
+        self.url = self.server.url
+
+    def command(self) -> list[str]:
+        return self.server.command()
+
+    def options(self) -> dict[str, Any]:
+        return self.server.account.identity()
+
+    def is_ready(self) -> bool:
+        return self.server.is_ready()
+
+    def prepare(self) -> None:
+        self.server.prepare()
+
+    def query(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        """Return rows of the database, past PgBouncer, writable in every state of the server."""
+        connection = psycopg2.connect(
+            self.url,
+            connect_timeout=10,
+            application_name="chaos",
+            options="-c default_transaction_read_only=off",
+        )
+        try:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute(sql, parameters or None)
+                return cursor.fetchall() if cursor.description else []
+        finally:
+            connection.close()
+
+    def cut(self) -> None:
+        """End the sessions of all clients but the programme's."""
+        self.query(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE backend_type = 'client backend' AND application_name <> 'chaos'"
+        )
+
+    def set(self, name: str, value: str | None) -> None:
+        """Set a parameter of the server, or reset it, for sessions that begin now."""
+        words = f"SET {name} = '{value}'" if value is not None else f"RESET {name}"
+        self.query(f"ALTER SYSTEM {words}")
+        self.query("SELECT pg_reload_conf()")
+
+
+class RedisServer(Server):
+    def __init__(self, home: Home) -> None:
+        super().__init__(home, "redis")
+        self.server = Redis(home.redis, port=ports.pick(), password=PASSWORD)
+        self.url = self.server.url
+
+    def command(self) -> list[str]:
+        return self.server.command()
+
+    def is_ready(self) -> bool:
+        return self.server.is_ready()
+
+    def prepare(self) -> None:
+        self.server.prepare()
+
+    def client(self) -> redis.Redis:
+        return redis.Redis.from_url(self.url, socket_timeout=10)
+
+
+class PgBouncer(Server):
+    """In transaction mode, with few connections to the server."""
+
+    def __init__(self, home: Home, postgres: PostgresServer) -> None:
+        super().__init__(home, "pgbouncer")
+        self.port = ports.pick()
+        self.config = home.folder / "pgbouncer.ini"
+        self.target = (
+            f"host={ports.HOST} port={postgres.server.port} user=postgres password={PASSWORD}"
+        )
+        self.url = f"postgres://postgres:{PASSWORD}@{ports.HOST}:{self.port}/{DATABASE}"
+
+    def prepare(self) -> None:
+        self.config.write_text(
+            f"""
+[databases]
+{DATABASE} = {self.target}
+[pgbouncer]
+listen_addr = {ports.HOST}
+listen_port = {self.port}
+unix_socket_dir =
+auth_type = any
+pool_mode = transaction
+default_pool_size = 20
+max_client_conn = 500
+max_prepared_statements = 0
+server_login_retry = 1
+query_wait_timeout = 10
+{"user = nobody" if os.geteuid() == 0 else ""}
+"""
+        )
+        self.config.chmod(0o644)
+
+    def command(self) -> list[str]:
+        return [str(PGBOUNCER), str(self.config)]
+
+    def is_ready(self) -> bool:
+        return not ports.is_free(self.port)
+
+
+class Repeating:
+    """An action that a thread repeats until `stop`; its errors are the fault's own and are not raised."""
+
+    def __init__(self, action: Callable[[], object], seconds: float) -> None:
+        self._ended = threading.Event()
+
+        def run() -> None:
+            while not self._ended.wait(seconds):
+                with suppress(Exception):
+                    action()
+
+        self._thread = threading.Thread(target=run, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._ended.set()
+        self._thread.join()

@@ -1,0 +1,119 @@
+"""The stack under test: web, beat, three generation workers and the others, PgBouncer between, servers of its own."""
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy.local.home import Home
+from deploy.local.supervision import kill_processes
+from tests.acceptance.stack import ROOT, Stack, wait_for
+from tests.chaos.device import FOLDER
+from tests.chaos.receiver import CountingReceiver
+from tests.chaos.servers import PGBOUNCER, PgBouncer, PostgresServer, RedisServer
+
+WORKERS = 3
+LEASE_SECONDS = 5
+OWNERS = 4
+QUOTA = 30  # images a day of the key that reaches its limit
+SETTINGS = {
+    "DJANGO_SETTINGS_MODULE": "tests.chaos.settings",
+    "LEASE_SECONDS": str(LEASE_SECONDS),
+    "SWEEP_SECONDS": "1",
+    "WORKER_STALE_SECONDS": "8",
+    "WEBHOOK_PRIVATE_HOSTS": "true",  # the receiver is on this machine
+    "LOG_FORMAT": "json",
+    "LOG_LEVEL": "INFO",
+}
+# Prints {"keys": [...], "limited": key}. It may be run again on the same database.
+ACCOUNTS = f"""
+import json
+from django.contrib.auth import get_user_model
+from generation.models import APIKey
+users = get_user_model().objects
+def issue(name, **limits):
+    owner, _ = users.get_or_create(username=name)
+    return APIKey.objects.issue(owner, "chaos", list(APIKey.Scope.values), limits=limits)[1]
+keys = [issue(f"owner-{{n}}") for n in range({OWNERS - 1})]
+keys.append(issue("metered", images_per_day=1_000_000, device_seconds_per_day=1_000_000))
+print(json.dumps({{"keys": keys, "limited": issue("limited", images_per_day={QUOTA})}}))
+"""
+
+
+@dataclass(frozen=True)
+class Accounts:
+    """Plain keys: one of each owner, and one that reaches its quota."""
+
+    keys: list[str]
+    limited: str
+
+
+class Site:
+    """Use as a context manager. folder: of everything; what an earlier site left there is ended and reused."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.home = Home(folder / "servers")
+        self.home.create()
+        kill_processes(self.home)
+        kill_processes(Home(folder / "home"))
+        self.devices = folder / "devices"
+        self.devices.mkdir(exist_ok=True)
+        self.postgres = PostgresServer(self.home)
+        self.redis = RedisServer(self.home)
+        self.pgbouncer = PgBouncer(self.home, self.postgres) if PGBOUNCER else None
+        self.receiver = CountingReceiver()
+
+    def __enter__(self) -> "Site":
+        try:
+            self._start()
+        except BaseException:
+            self._stop_servers()
+            raise
+        return self
+
+    def _start(self) -> None:
+        for file in self.devices.iterdir():
+            file.unlink()
+        servers = [self.postgres, self.redis, *([self.pgbouncer] if self.pgbouncer else [])]
+        for server in servers:
+            server.prepare()
+            server.start()
+        self.receiver.__enter__()
+        env = {
+            **SETTINGS,
+            "DATABASE_URL": self.pgbouncer.url if self.pgbouncer else self.postgres.url,
+            "REDIS_URL": self.redis.url,
+            FOLDER: str(self.devices),
+        }
+        self.stack = Stack(self.folder / "home", workers=WORKERS, env=env)
+        self.media = Path(self.stack.run["data_dir"]) / "media"
+        self.accounts = Accounts(
+            **json.loads(self.stack.manage("shell", "-c", ACCOUNTS).splitlines()[-1])
+        )
+        wait_for(lambda: len(self.stack.workers_alive()) == WORKERS, "all workers are ready")
+        answer = self.stack.http.get("/v1/variants", params={"limit": 100}).raise_for_status()
+        self.variants = [row["slug"] for row in answer.json()["results"]]
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self.stack.stop()
+        finally:
+            self.receiver.__exit__()
+            self._stop_servers()
+
+    def _stop_servers(self) -> None:
+        for server in (self.pgbouncer, self.redis, self.postgres):
+            if server:
+                server.end()
+        kill_processes(self.home)
+
+    def beat(self) -> "subprocess.Popen[bytes]":
+        """Start one more beat beside the stack's own."""
+        log = (self.folder / "second-beat.log").open("ab")
+        with log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "celery", "-A", "project", "beat", "--pidfile="],
+                cwd=ROOT, env=self.stack.manage_env(), stdout=log, stderr=log,
+            )  # fmt: skip
