@@ -13,11 +13,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import psutil
+import psycopg2
 import redis
 
 from deploy.local import ports
 from tests.acceptance.stack import wait_for
-from tests.chaos.servers import PGBOUNCER, Repeating
+from tests.chaos.servers import CUT, PGBOUNCER, Repeating
 from tests.chaos.stack import Site
 
 GENERATION = ("generation-1", "generation-2", "generation-3")
@@ -44,10 +45,11 @@ class Fault:
 # --- processes ------------------------------------------------------------------------------------
 @dataclass
 class Killed(Fault):
-    """SIGKILL, again and again: supervisor starts the process anew each time."""
+    """A signal, again and again: supervisor starts the process anew each time."""
 
     processes: tuple[str, ...] = ()
     again_seconds: float = 5.0
+    number: int = signal.SIGKILL
     _repeating: Repeating | None = field(default=None, repr=False)
 
     def begin(self, site: Site) -> None:
@@ -57,7 +59,7 @@ class Killed(Fault):
     def _kill(self, site: Site) -> None:
         for name in self.processes:
             with suppress(ProcessLookupError):
-                os.kill(site.stack.pid(name), signal.SIGKILL)
+                os.kill(site.stack.pid(name), self.number)
 
     def end(self, site: Site) -> None:
         assert self._repeating
@@ -266,6 +268,35 @@ class PostgresReadOnly(Fault):
 
 
 @dataclass
+class ConnectionsUsedUp(Fault):
+    """Strangers hold every connection of the server; those of the stack are cut, and no new one is to be had."""
+
+    _held: list[Any] = field(default_factory=list, repr=False)
+    _repeating: Repeating | None = field(default=None, repr=False)
+
+    def begin(self, site: Site) -> None:
+        first = site.postgres.connect()
+        self._held.append(first)
+
+        def take() -> None:
+            with first.cursor() as cursor:
+                cursor.execute(CUT)
+            while True:  # until the server refuses
+                self._held.append(site.postgres.connect())
+
+        with suppress(psycopg2.Error):
+            take()
+        self._repeating = Repeating(take, 0.2)
+
+    def end(self, site: Site) -> None:
+        assert self._repeating
+        self._repeating.stop()
+        for connection in self._held:
+            connection.close()
+        self._held.clear()
+
+
+@dataclass
 class PostgresRestarted(Fault):
     """An orderly, quick stop, and a start at the end."""
 
@@ -401,6 +432,10 @@ def everything() -> list[Fault]:
         Killed("a generation worker killed", "worker", processes=GENERATION[:1]),
         Killed("all generation workers killed", "worker", processes=GENERATION, again_seconds=60),
         Frozen("a generation worker frozen", "worker", 12, processes=GENERATION[:1]),
+        Killed(
+            "web and a generation worker stopped in order", "worker",
+            processes=("web", GENERATION[0]), again_seconds=60, number=signal.SIGTERM,
+        ),
         Killed("web killed", "web", processes=("web",)),
         Frozen("web frozen", "web", processes=("web",)),
         Killed("light killed", "light", processes=("light",)),
@@ -423,6 +458,7 @@ def everything() -> list[Fault]:
         SessionsCut("PostgreSQL sessions cut", "postgres"),
         PostgresReadOnly("PostgreSQL read-only", "postgres"),
         ServerFrozen("PostgreSQL frozen", "postgres", server="postgres"),
+        ConnectionsUsedUp("PostgreSQL without free connections", "postgres"),
         PostgresRestarted("PostgreSQL restarted", "postgres"),
         ServerDown("PostgreSQL killed", "postgres", server="postgres"),
         ServerDown("PgBouncer killed", "postgres", server="pgbouncer"),

@@ -57,6 +57,7 @@ class Result:
     longest_transaction: float = 0.0
     refused: dict[str, int] = field(default_factory=dict)
     broken: int = 0  # connections
+    ticks: int = 0  # messages of the schedule that were seen
     began: float = 0.0  # the fault, seconds since the round's begin
     ended: float = 0.0
     successes: list[float] = field(default_factory=list)  # seconds since the round's begin
@@ -130,6 +131,7 @@ class Rounds:
             log.close()
         for violation in check(evidence, checker.AT_THE_END):
             found.setdefault((violation.invariant, violation.subject), violation)
+        result.ticks = len(beats.ticks)
         self._judge(result, found, log, began)
         return result
 

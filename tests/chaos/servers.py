@@ -21,6 +21,10 @@ from deploy.local.supervision import marked
 from tests.acceptance.stack import wait_for
 
 PASSWORD = "chaos"
+CUT = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+    " WHERE backend_type = 'client backend' AND application_name <> 'chaos'"
+)
 PGBOUNCER = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
 
 
@@ -109,16 +113,20 @@ class PostgresServer(Server):
     def prepare(self) -> None:
         self.server.prepare()
 
-    def query(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
-        """Return rows of the database, past PgBouncer, writable in every state of the server."""
+    def connect(self) -> Any:
+        """Return a session of the programme's own, past PgBouncer and writable in every state of the server."""
         connection = psycopg2.connect(
             self.url,
             connect_timeout=10,
             application_name="chaos",
             options="-c default_transaction_read_only=off",
         )
+        connection.autocommit = True
+        return connection
+
+    def query(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        connection = self.connect()
         try:
-            connection.autocommit = True
             with connection.cursor() as cursor:
                 cursor.execute(sql, parameters or None)
                 return cursor.fetchall() if cursor.description else []
@@ -127,10 +135,7 @@ class PostgresServer(Server):
 
     def cut(self) -> None:
         """End the sessions of all clients but the programme's."""
-        self.query(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-            " WHERE backend_type = 'client backend' AND application_name <> 'chaos'"
-        )
+        self.query(CUT)
 
     def set(self, name: str, value: str | None) -> None:
         """Set a parameter of the server, or reset it, for sessions that begin now."""

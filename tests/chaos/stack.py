@@ -22,6 +22,8 @@ SETTINGS = {
     "LEASE_SECONDS": str(LEASE_SECONDS),
     "SWEEP_SECONDS": "1",
     "WORKER_STALE_SECONDS": "8",
+    "STALL_SECONDS": "10",
+    "DEAF_SECONDS": "10",
     "WEBHOOK_PRIVATE_HOSTS": "true",  # the receiver is on this machine
     "LOG_FORMAT": "json",
     "LOG_LEVEL": "INFO",

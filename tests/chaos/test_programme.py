@@ -1,0 +1,99 @@
+"""Plans, checkpoints, devices and reports of the programme. Its rounds are for `make chaos`."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from tests.chaos import __main__ as programme
+from tests.chaos import device, faults, report
+from tests.chaos.rounds import Result
+
+
+def planned(*arguments: str) -> list[str]:
+    return list(programme.plan(programme._options(list(arguments)), faults.everything()))
+
+
+def test_a_whole_run_has_every_fault_and_the_same_pairs_for_a_seed():
+    names = planned("--seed", "3")
+    singles = [fault.name for fault in faults.everything() if faults.usable(fault)]
+    assert names[: len(singles)] == singles
+    assert len(names) == len(singles) + programme.PAIRS
+    assert names == planned("--seed", "3") != planned("--seed", "4")
+
+
+def test_pairs_are_of_different_groups():
+    known = {fault.name: fault for fault in faults.everything()}
+    for first, second in faults.pairs(list(known.values()), 50, seed=1):
+        assert first.group != second.group and "none" not in (first.group, second.group)
+
+
+def test_a_quick_run_has_a_fault_of_each_group():
+    groups = {fault.name: fault.group for fault in faults.everything()}
+    assert {groups[name] for name in faults.QUICK} == set(groups.values()) - {
+        "light",
+        "webhooks",
+        "encode",
+    }
+
+
+def test_an_unknown_fault_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        programme.main(["--faults", "Redis on fire"])
+    assert "unknown faults: Redis on fire. --list names all." in capsys.readouterr().err
+
+
+def test_rounds_that_ended_are_read_again_and_a_broken_line_is_not(tmp_path: Path):
+    checkpoint = tmp_path / "rounds.jsonl"
+    whole = json.dumps(asdict(Result("web killed", jobs=3)))
+    checkpoint.write_text(f"{whole}\n{whole[:20]}")
+    assert programme.read(checkpoint) == {"web killed": Result("web killed", jobs=3)}
+
+
+def test_a_whole_run_takes_as_long_as_its_jobs_need():
+    options = programme._options(["--jobs", "1300"])
+    timing = programme.timing_of(options, 2.0, number=10)
+    seconds = timing.before + timing.during + timing.after
+    assert seconds * timing.rate * programme.JOBS_PER_STORY * 10 == pytest.approx(1300)
+
+
+@pytest.mark.parametrize(("word", "message"), [("raise-once", "once"), ("raise", "CUDA error")])
+def test_a_broken_device_raises(tmp_path: Path, word: str, message: str):
+    file = tmp_path / "generation-1"
+    file.write_text(word)
+    with pytest.raises(RuntimeError, match=message):
+        device.obey(file)
+    assert file.exists() == (word == "raise")
+
+
+def test_a_device_hangs_until_its_word_is_taken_away(tmp_path: Path):
+    file = tmp_path / "generation-1"
+    device.obey(file)
+    file.write_text("hang")
+    pauses: list[float] = []
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 3:
+            file.unlink()
+
+    device.obey(file, pause)
+    assert len(pauses) == 3
+
+
+def test_a_report_counts_and_names_what_broke(tmp_path: Path):
+    broken = {"invariant": "accepted jobs end", "subject": "a", "detail": "queued"}
+    other = {"invariant": "one beat", "subject": "b", "detail": "sends again"}
+    results = [
+        Result("none", jobs=10, recovered=0.1, began=3, ended=9, seconds=15, successes=[1.0, 9.1]),
+        Result(
+            "web killed", jobs=9, lost=1, violations=[broken, other], began=3, ended=9, seconds=15
+        ),
+    ]
+
+    assert "| web killed | 9 | 1 | 0 | 0 | 1 | none | 0.0 s |" in report.table(results)
+    assert report.totals(results) == "2 rounds, 19 jobs: 1 lost, 0 doubled, 0 failed."
+    assert "web killed: accepted jobs end: 1\n    a: queued" in report.violations(results)
+    report.plot(results, tmp_path / "chaos.png")
+    assert (tmp_path / "chaos.png").stat().st_size > 1000
