@@ -12,6 +12,15 @@ class DistillationRefused(GenerationError):
     remedy = "The message says what is missing."
 
 
+class GateForbidden(DistillationRefused):
+    """The recipe changes what a release must reach."""
+
+    code = "gate_forbidden"
+    status = 403
+    when = "The recipe has evaluation or gate, and the owner of the key may not change releases."
+    remedy = "Leave these fields out, or ask somebody who may change releases."
+
+
 class RunOpen(DistillationRefused):
     """A run of this teacher is already open."""
 

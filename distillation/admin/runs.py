@@ -1,5 +1,6 @@
 """Admin of runs: start, progress, gate, results; pause, resume, cancel."""
 
+import re
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -14,10 +15,12 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404, redirect
 from django.urls import path, reverse
 from django.utils.html import format_html
+from rest_framework.exceptions import APIException
 from unfold.admin import ModelAdmin
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from unfold.decorators import action, display
 from unfold.widgets import (
+    UnfoldAdminFileFieldWidget,
     UnfoldAdminSelectWidget,
     UnfoldAdminTextInputWidget,
     UnfoldBooleanSwitchWidget,
@@ -31,6 +34,7 @@ from distillation.runs import policy as redistillation
 from generation.admin import pictures
 from generation.admin.actions import ObjectActionsMixin, ReadOnlyMixin
 from generation.admin.jobs import seconds_between
+from generation.api.parsers import StrictJSON
 from generation.errors import GenerationError
 
 FILES = (
@@ -38,6 +42,7 @@ FILES = (
     reports.SHEETS[0],
     reports.REPORT,
 )  # of the evaluation, shown on its page
+MOST_BYTES = 100_000  # of an uploaded recipe
 
 
 class RunForm(forms.ModelForm):
@@ -45,7 +50,13 @@ class RunForm(forms.ModelForm):
 
     recipe = forms.CharField(
         widget=UnfoldAdminTextInputWidget,
-        help_text="Name of a recipe, such as starter-1step, or path of a JSON file of changes to one.",
+        help_text="Name of a recipe, such as starter-1step.",
+    )
+    changes = forms.FileField(
+        label="Changed recipe",
+        required=False,
+        widget=UnfoldAdminFileFieldWidget,
+        help_text='A JSON file instead of a name: {"recipe": NAME, FIELD: VALUE, …}.',
     )
     trains_on = forms.BooleanField(
         label="Continue from the active student",
@@ -54,17 +65,38 @@ class RunForm(forms.ModelForm):
         widget=UnfoldBooleanSwitchWidget,
         help_text="Takes minutes instead of hours. Otherwise a new student is derived from the teacher.",
     )
-    policy = forms.ChoiceField(choices=Run.Policy.choices, widget=UnfoldAdminSelectWidget)
 
     class Meta:
         model = Run
         fields = ("policy",)
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        choices = [(policy, policy.label) for policy in redistillation.policies()]
+        self.fields["policy"] = forms.ChoiceField(choices=choices, widget=UnfoldAdminSelectWidget)
+
     def clean_recipe(self) -> dict[str, Any]:
+        """Return the description. A path is taken only if it is the server's own: others would be looked for here."""
+        given = self.cleaned_data["recipe"]
+        if given != settings.DISTILLATION_RECIPE and not re.fullmatch(r"[\w-]+", given):
+            raise forms.ValidationError(
+                "Give the name of a recipe. A file of changes is uploaded below."
+            )
         try:
-            return redistillation.described(self.cleaned_data["recipe"])
+            return redistillation.described(given)
         except GenerationError as error:
             raise forms.ValidationError(error.detail) from error
+
+    def clean_changes(self) -> dict[str, Any] | None:
+        file = self.cleaned_data["changes"]
+        if file is None:
+            return None
+        if file.size > MOST_BYTES:
+            raise forms.ValidationError(f"A recipe has at most {MOST_BYTES} bytes.")
+        try:
+            return redistillation.check_description(StrictJSON().parse(file), file.name)
+        except (APIException, GenerationError) as error:
+            raise forms.ValidationError(str(error.detail)) from error
 
 
 @admin.register(Run)
@@ -96,6 +128,7 @@ class RunAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
             {
                 "fields": (
                     ("policy", "outcome_badge"),
+                    "outcome_reason",
                     ("release", "replaces"),
                     ("created_at", "started_at"),
                     "finished_at",
@@ -116,7 +149,7 @@ class RunAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
         if obj is None:
-            return [(None, {"fields": ["recipe", "trains_on", "policy"]})]
+            return [(None, {"fields": ["recipe", "changes", "trains_on", "policy"]})]
         return super().get_fieldsets(request, obj)
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
@@ -143,7 +176,7 @@ class RunAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
         data = form.cleaned_data
         run = redistillation.start(
-            recipe=data["recipe"],
+            recipe=data["changes"] or data["recipe"],
             is_warm=data["trains_on"],
             policy=data["policy"],
             created_by=request.user,

@@ -55,6 +55,9 @@ class RunSerializer(serializers.Serializer[Run]):
     stage = serializers.CharField(allow_blank=True)
     slices = serializers.IntegerField(source="token", help_text="Number of slices so far.")
     outcome = serializers.ChoiceField(Run.Outcome.choices)
+    outcome_reason = serializers.CharField(
+        allow_blank=True, help_text="Why the release was promoted or not; empty before."
+    )
     recipe = serializers.JSONField()
     teacher = serializers.CharField(source="teacher.name", help_text="Name of the teacher release.")
     begins_with = serializers.CharField(

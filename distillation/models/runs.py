@@ -80,6 +80,7 @@ class Run(models.Model):
     error_code = models.CharField(max_length=40, blank=True)
     error_detail = models.TextField(blank=True)
     outcome = models.CharField(max_length=10, choices=Outcome, default=Outcome.PENDING)
+    outcome_reason = models.CharField(max_length=300, blank=True, default="", db_default="")
     release = models.OneToOneField(
         Release, null=True, blank=True, on_delete=models.SET_NULL, related_name="run"
     )

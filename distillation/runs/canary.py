@@ -3,14 +3,18 @@
 The decision is a pure function of the counts. Runs whose outcome was a canary are updated.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import structlog
 from django.conf import settings
+from django.db import transaction
 from django.db.models import Count, Q
 
 from distillation.evaluation.proportions import Share, difference
 from distillation.models import Run
+from distillation.runs import policy
+from generation.errors import GenerationError
 from generation.models import Image, Job, Release
 from generation.releases import lifecycle as releases
 
@@ -33,45 +37,98 @@ class Counts:
 
 
 def decide(canary: Counts, active: Counts, *, jobs: int) -> tuple[str, str]:
-    """Return ("withdraw" | "promote" | "wait", reason). jobs: minimum number the canary must have served."""
+    """Return ("withdraw" | "promote" | "wait", reason). jobs: minimum number the canary must have served.
+
+    It is promoted only by a comparison. While the active release has too few jobs for one, a canary that surely fails
+    in more than MARGIN of its jobs is withdrawn.
+    """
     for what, ours, theirs in (
         ("jobs failed", (canary.failed, canary.ended), (active.failed, active.ended)),
         ("judged images failed", (canary.failing, canary.judged), (active.failing, active.judged)),
     ):
-        if min(ours[1], theirs[1]) < FEWEST:
+        if ours[1] < FEWEST:
             continue
-        share, other = Share(*ours), Share(*theirs)
+        share = Share(*ours)
+        if theirs[1] < FEWEST:
+            if share.interval[0] > MARGIN:
+                return "withdraw", f"{share.value:.1%} of {share.total} {what}."
+            return "wait", f"The active release has {theirs[1]} of {FEWEST} to compare: {what}."
+        other = Share(*theirs)
         if difference(share, other)[0] > MARGIN:
             return "withdraw", (
                 f"{share.value:.1%} of {share.total} {what}, and {other.value:.1%} of the {other.total} of the active "
                 "release."
             )
-    if canary.ended >= jobs:
+    needed = max(jobs, FEWEST)
+    if canary.ended >= needed:
         return "promote", f"It served {canary.ended} jobs and is not worse than the active release."
-    return "wait", f"It has served {canary.ended} of {jobs} jobs."
+    return "wait", f"It has served {canary.ended} of {needed} jobs."
 
 
 def watch() -> None:
     """Promote or withdraw canaries, and update their runs. Idempotent."""
     for release in releases.canaries():
-        active = releases.active(release.kind)
-        if active is None:
-            continue
+        try:
+            _judge(release)
+        except GenerationError as error:  # such as files that are not there: the others are judged
+            log.warning("canary_undecided", release=release.name, reason=error.detail)
+    _tell_runs()
+
+
+def _judge(release: Release) -> None:
+    """Decide on one canary. Nothing is done if a person has decided meanwhile."""
+    active = releases.active(release.kind)
+    if active is None:
+        return
+    if _is_newer(active, release):
+        action, reason = "end", f"{active.name} was activated meanwhile."
+    else:
         ours, theirs = count(release, release), count(active, release)
         action, reason = decide(ours, theirs, jobs=settings.CANARY_JOBS)
+        if action == "promote" and policy.policies()[-1] == Run.Policy.MANUAL:
+            return  # a person activates it, or ends it
+    if action == "wait":
+        return
+    with transaction.atomic():
+        rows = {row.pk: row for row in releases.locked(release.kind)}
+        if not (_is_the_same(release, rows) and _is_the_same(active, rows)):
+            return
         if action == "promote":
             releases.activate(release, reason=reason)
         elif action == "withdraw":
             releases.reject(release, reason=reason)
         else:
-            continue
-        log.info("canary_decided", release=release.name, action=action, reason=reason)
-    _tell_runs()
+            releases.end_canary(release, reason=reason)
+    log.info("canary_decided", release=release.name, action=action, reason=reason)
+
+
+def _is_newer(active: Release, canary: Release) -> bool:
+    """Return whether the active release was activated while the canary served, so that it is not what it began with."""
+    begun = canary.canary_started_at
+    return active.activated_at is not None and begun is not None and active.activated_at > begun
+
+
+def _is_the_same(release: Release, rows: Mapping[int, Release]) -> bool:
+    """Return whether nobody has moved the release since it was read."""
+    row = rows.get(release.pk)
+    return row is not None and all(
+        getattr(row, field) == getattr(release, field)
+        for field in ("status", "canary_percent", "canary_started_at", "activated_at")
+    )
 
 
 def count(release: Release, canary: Release) -> Counts:
-    """Count the jobs of `release` created since the canary began."""
-    own = Job.objects.filter(release=release, created_at__gte=canary.canary_started_at)
+    """Count the jobs of `release` created since the canary began.
+
+    Only jobs whose images were computed, and only those that the share chose a release for: who names a release would
+    decide on it by what they ask for.
+    """
+    own = Job.objects.filter(
+        release=release,
+        created_at__gte=canary.canary_started_at,
+        cache=Job.Cache.MISS,
+        is_release_named=False,
+    )
     jobs = own.aggregate(
         ended=Count("pk", filter=Q(status__in=(Job.Status.SUCCEEDED, Job.Status.FAILED))),
         failed=Count("pk", filter=Q(status=Job.Status.FAILED)),
@@ -86,6 +143,13 @@ def count(release: Release, canary: Release) -> Counts:
 def _tell_runs() -> None:
     """Set the outcome of runs whose canary has ended, by whatever decision."""
     for run in Run.objects.filter(outcome=Run.Outcome.CANARY, release__canary_percent=0):
-        is_served = run.release is not None and run.release.status == Release.Status.ACTIVE
-        became = Run.Outcome.PROMOTED if is_served else Run.Outcome.WITHDRAWN
-        Run.objects.filter(pk=run.pk, outcome=Run.Outcome.CANARY).update(outcome=became)
+        Run.objects.filter(pk=run.pk, outcome=Run.Outcome.CANARY).update(outcome=_became(run))
+
+
+def _became(run: Run) -> Run.Outcome:
+    release = run.release
+    if release is None or release.status == Release.Status.REJECTED:
+        return Run.Outcome.WITHDRAWN
+    # Retired: it was activated, and another one after it.
+    was_served = release.status in (Release.Status.ACTIVE, Release.Status.RETIRED)
+    return Run.Outcome.PROMOTED if was_served else Run.Outcome.CANDIDATE

@@ -14,17 +14,21 @@ from django.conf import settings
 from django.db.models import Count, Max, Q, QuerySet
 from django.utils import timezone
 
-from distillation.errors import DistillationRefused, RunOpen
+from distillation.errors import DistillationRefused, GateForbidden, RunOpen
 from distillation.evaluation.proportions import Share
 from distillation.models import Decision, Run
 from distillation.runs import lifecycle as runs
 from generation.catalogue import variants as catalogue
+from generation.errors import InvalidRequest
 from generation.models import Image, PromptVariant, Release
 from generation.releases import lifecycle as releases
 
 log = structlog.get_logger(__name__)
 
 NAMED = 5  # variants listed in a reason
+GATE_FIELDS = frozenset(
+    {"evaluation", "gate"}
+)  # of a recipe: how a release is measured, and the limits
 
 
 @dataclass(frozen=True)
@@ -186,6 +190,20 @@ def _tried(touched: Any) -> str | None:
     return f"{run.name} ({run.status}, {run.outcome})" if run else None
 
 
+# --- promotion ------------------------------------------------------------------------------------
+STRICTEST_FIRST = (Run.Policy.MANUAL, Run.Policy.CANARY, Run.Policy.AUTO)
+
+
+def policies() -> tuple[Run.Policy, ...]:
+    """Return the policies that a run may have. The setting PROMOTION is the ceiling of all runs."""
+    return STRICTEST_FIRST[: STRICTEST_FIRST.index(Run.Policy(settings.PROMOTION)) + 1]
+
+
+def allowed(policy: str) -> Run.Policy:
+    """Return the policy, or the ceiling if that is stricter: it may have been lowered during the run."""
+    return min(Run.Policy(policy), policies()[-1], key=STRICTEST_FIRST.index)
+
+
 # --- starting -------------------------------------------------------------------------------------
 def consider() -> Decision:
     """Decide and start a run if needed; the decision is stored either way. Idempotent."""
@@ -222,7 +240,21 @@ def start(
     """Start a run from the active teacher for the active catalogue. Raises DistillationRefused, RunOpen.
 
     is_warm: continue from the active student if it is this teacher's; otherwise derive one from the teacher.
+    created_by: a person's account; only with the permission to change releases may the recipe change the gate. Raises
+    InvalidRequest, GateForbidden.
     """
+    policy = policy or settings.PROMOTION
+    if policy not in policies():
+        raise InvalidRequest(
+            f"Releases of this server are not promoted by more than PROMOTION={settings.PROMOTION}. Give "
+            f"{' or '.join(policies())}.",
+            parameter="policy",
+        )
+    gate = sorted(GATE_FIELDS.intersection(recipe or ()))
+    if gate and not (created_by is None or created_by.has_perm("generation.change_release")):
+        raise GateForbidden(
+            f"The recipe changes {' and '.join(gate)}. Leave that out, or ask somebody who may change releases."
+        )
     teacher = releases.named(Release.Kind.TEACHER)
     student = Release.objects.filter(
         kind=Release.Kind.STUDENT, status=Release.Status.ACTIVE, manifest__parent=teacher.name
@@ -238,13 +270,13 @@ def start(
         begins_with=student if is_warm else None,
         trigger=trigger,
         reasons=reasons,
-        policy=Run.Policy(policy or settings.PROMOTION),
+        policy=Run.Policy(policy),
         created_by=created_by,
     )
 
 
 def described(given: str) -> dict[str, Any]:
-    """Return the description of a recipe given by name, or by a JSON file."""
+    """Return the description of a recipe given by name, or by a JSON file of this machine."""
     path = Path(given)
     if path.suffix != ".json":
         return {"recipe": given}
@@ -252,8 +284,13 @@ def described(given: str) -> dict[str, Any]:
         value = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise DistillationRefused(f"{path} cannot be read as JSON: {error}") from error
+    return check_description(value, given)
+
+
+def check_description(value: Any, name: str) -> dict[str, Any]:
+    """Return the content of a JSON file with the description of a recipe. Raises DistillationRefused."""
     if not isinstance(value, dict) or not isinstance(value.get("recipe"), str):
-        raise DistillationRefused(f'{path} must contain {{"recipe": NAME, FIELD: VALUE, …}}.')
+        raise DistillationRefused(f'{name} must contain {{"recipe": NAME, FIELD: VALUE, …}}.')
     return value
 
 

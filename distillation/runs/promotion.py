@@ -1,7 +1,8 @@
 """Promotion of a run's release: registration, then activation, canary, candidate or rejection by policy and gate."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
@@ -11,12 +12,21 @@ from django.db import transaction
 from distillation.models import Run
 from distillation.pipeline.acceptance import GATE, GATE_FILE, RELEASE
 from distillation.runs import lifecycle as runs
+from distillation.runs import policy
 from distillation.runs.lifecycle import Hold
 from generation.models import Release
 from generation.releases import activation
 from generation.releases import lifecycle as releases
 
 log = structlog.get_logger(__name__)
+
+Outcome, Status = Run.Outcome, Release.Status
+
+
+@dataclass(frozen=True)
+class Verdict:
+    outcome: Run.Outcome
+    reason: str
 
 
 def conclude(run: Run, hold: Hold, made: Mapping[str, Path]) -> None:
@@ -29,36 +39,87 @@ def conclude(run: Run, hold: Hold, made: Mapping[str, Path]) -> None:
     release = Release.objects.filter(name=run.name).first()
     if release is None:
         release = releases.register(made[RELEASE] / RELEASE)
-    outcome = _outcome(run, release, gate["passed"])
-    is_served = outcome in (Run.Outcome.PROMOTED, Run.Outcome.CANARY)
-    if is_served and release.status != Release.Status.ACTIVE:
+    kind = release.kind
+    verdict = decide(run, release, list(Release.objects.filter(kind=kind)), passed=gate["passed"])
+    if verdict.outcome in (Outcome.PROMOTED, Outcome.CANARY) and release.status != Status.ACTIVE:
         activation.make_ready(release)
     with transaction.atomic():
-        if outcome == Run.Outcome.REJECTED:
-            releases.reject(release, reason="It did not pass the gate.")
-        elif outcome == Run.Outcome.PROMOTED:
-            releases.activate(release, reason="It passed the gate.")
-        elif outcome == Run.Outcome.CANARY:
-            releases.begin_canary(release, settings.CANARY_PERCENT)
-        if not runs.finish(hold, release=release, gate=gate, outcome=outcome):
+        # People decide before this transaction, then their decision stands, or after it.
+        rows = releases.locked(kind)
+        release = next((row for row in rows if row.pk == release.pk), release)
+        verdict = decide(run, release, rows, passed=gate["passed"])
+        _apply(verdict, release)
+        if not runs.finish(
+            hold,
+            release=release,
+            gate=gate,
+            outcome=verdict.outcome,
+            outcome_reason=verdict.reason[:300],
+        ):
             # The hold is not valid any more: another worker will conclude the run.
             transaction.set_rollback(True)
             return
     failed = [check["name"] for check in gate["checks"] if not check["passed"]]
-    log.info("run_concluded", run=run.name, outcome=str(outcome), failed=failed)
+    log.info(
+        "run_concluded",
+        run=run.name,
+        outcome=str(verdict.outcome),
+        reason=verdict.reason,
+        failed=failed,
+    )
 
 
-def _outcome(run: Run, release: Release, is_passed: bool) -> Run.Outcome:
-    """Return the outcome by the policy. Without an active release to compare with, a canary is activated at once."""
-    if not is_passed:
-        return Run.Outcome.REJECTED
-    if run.policy == Run.Policy.MANUAL:
-        return Run.Outcome.CANDIDATE
-    active = Release.objects.filter(kind=release.kind, status=Release.Status.ACTIVE)
-    if run.policy == Run.Policy.CANARY and active.exclude(pk=release.pk).exists():
-        # Another canary was started manually; this release waits for a decision.
-        others = Release.objects.filter(kind=release.kind, canary_percent__gt=0)
-        return (
-            Run.Outcome.CANDIDATE if others.exclude(pk=release.pk).exists() else Run.Outcome.CANARY
+def _apply(verdict: Verdict, release: Release) -> None:
+    """Move the release, unless a person has done so."""
+    if verdict.outcome == Outcome.REJECTED and release.status != Status.REJECTED:
+        releases.reject(release, reason=verdict.reason)
+    elif verdict.outcome == Outcome.PROMOTED and release.status != Status.ACTIVE:
+        releases.activate(release, reason=verdict.reason)
+    elif verdict.outcome == Outcome.CANARY and not release.canary_percent:
+        releases.begin_canary(release, settings.CANARY_PERCENT)
+
+
+def decide(run: Run, release: Release, rows: Sequence[Release], *, passed: bool) -> Verdict:
+    """Return the outcome. rows: all releases of the kind as they are now.
+
+    What a person decided during the run stands: about this release, about the active one, about a canary.
+    """
+    decided = _decided(release)
+    if decided is not None:
+        return decided
+    if not passed:
+        return Verdict(Outcome.REJECTED, "It did not pass the gate.")
+    ceiling = policy.allowed(run.policy)
+    if ceiling == Run.Policy.MANUAL:
+        why = "the run" if run.policy == ceiling else "the setting PROMOTION"
+        return Verdict(Outcome.CANDIDATE, f"It passed the gate; the policy of {why} is manual.")
+    active = next((row for row in rows if row.status == Status.ACTIVE), None)
+    if (active and active.pk) != run.replaces_id:
+        return Verdict(
+            Outcome.CANDIDATE,
+            f"It passed the gate, which compared it with {run.replaces or 'no release'}; now "
+            f"{active or 'no release'} is active.",
         )
-    return Run.Outcome.PROMOTED
+    tried = next((row for row in rows if row.canary_percent), None)
+    if tried is not None:
+        return Verdict(
+            Outcome.CANDIDATE,
+            f"It passed the gate; {tried.name} is a canary that has not been decided.",
+        )
+    # Without an active release to compare with, a canary is activated at once.
+    if ceiling == Run.Policy.CANARY and active is not None:
+        return Verdict(Outcome.CANARY, "It passed the gate.")
+    return Verdict(Outcome.PROMOTED, "It passed the gate.")
+
+
+def _decided(release: Release) -> Verdict | None:
+    """Return the outcome of what a person did with the release before its run ended. None: nothing."""
+    if release.status == Status.ACTIVE:
+        return Verdict(Outcome.PROMOTED, "A person activated it.")
+    if release.status == Status.REJECTED:
+        return Verdict(Outcome.REJECTED, "A person rejected it.")
+    if release.canary_percent:
+        return Verdict(Outcome.CANARY, "A person began its canary.")
+    if release.status == Status.RETIRED or release.canary_started_at is not None:
+        return Verdict(Outcome.CANDIDATE, "A person served with it, and ended that.")
+    return None

@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from typing import Any
 
+from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 
@@ -29,6 +31,12 @@ _IN_WORDS = {
 }
 
 Limits = Mapping[str, int | None]
+
+
+def scopes_of(person: Any) -> list[str]:
+    """Return the scopes that the person may give to a key: those that their own permissions cover."""
+    needed = settings.SCOPE_PERMISSIONS
+    return [scope for scope in APIKey.Scope.values if person.has_perms(needed.get(scope, ()))]
 
 
 def issue(

@@ -80,12 +80,19 @@ class APIKeyAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
         return [] if obj is None else super().get_readonly_fields(request, obj)
 
     def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
-        scopes = APIKey.Scope.values
         return {
             "owner": request.user.pk,
-            "scopes": scopes,
+            "scopes": keys.scopes_of(request.user),
             **super().get_changeform_initial_data(request),
         }
+
+    def get_form(self, request: HttpRequest, obj: Any = None, *args: Any, **kwargs: Any) -> Any:
+        form = super().get_form(request, obj, *args, **kwargs)
+        if obj is None:
+            given = set(keys.scopes_of(request.user))
+            scopes = form.base_fields["scopes"]
+            scopes.choices = [choice for choice in APIKey.Scope.choices if choice[0] in given]
+        return form
 
     def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
         if db_field.name == "owner" and not request.user.is_superuser:

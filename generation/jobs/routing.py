@@ -97,7 +97,7 @@ def find(
     if any("\0" in value for value in values.values() if value):
         return None  # PostgreSQL refuses it
     with connection.cursor() as cursor:
-        cursor.execute(_FIND_BY_NAME if _is_name(model) else _FIND_IN_SERVICE, values)
+        cursor.execute(_FIND_BY_NAME if is_name(model) else _FIND_IN_SERVICE, values)
         rows = cursor.fetchall()
     candidates = []
     variant = None
@@ -121,7 +121,8 @@ def _instance(model: type[M], fields: Sequence[Field], columns: Iterator[Any]) -
     return None if values[0] is None else model.from_db(DEFAULT_DB_ALIAS, names, values)
 
 
-def _is_name(model: str | None) -> bool:
+def is_name(model: str | None) -> bool:
+    """Return whether it is the name of a release, not a kind."""
     return model is not None and model not in Release.Kind.values
 
 
@@ -149,7 +150,7 @@ def choose(
 def _chosen(
     model: str | None, variant: PromptVariant, candidates: Sequence[Candidate], sampling_key: str
 ) -> Candidate:
-    if _is_name(model):
+    if is_name(model):
         active = list(candidates)
     else:
         kind = model or Release.Kind.STUDENT

@@ -90,6 +90,7 @@ def _job(owner, request: JobRequest, match: Match, route: Route, seed: int) -> J
         match_score=match.score,
         embedding=route.embedding,
         release=release,
+        is_release_named=routing.is_name(request.model),
         n=request.n,
         seed=seed,
         width=width,

@@ -77,6 +77,9 @@ class Job(models.Model):
     )
     embedding = models.ForeignKey(Embedding, on_delete=models.PROTECT, related_name="jobs")
     release = models.ForeignKey(Release, on_delete=models.PROTECT, related_name="jobs")
+    is_release_named = models.BooleanField(
+        default=False, db_default=False, help_text="The request gave the name of the release."
+    )
     n = models.PositiveSmallIntegerField(default=1, validators=[MinValueValidator(1)])
     seed = models.BigIntegerField(help_text="Seed of the first image; the next one has seed + 1.")
     width = models.PositiveIntegerField()

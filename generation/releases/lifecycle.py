@@ -229,8 +229,8 @@ def activate(release: Release, *, reason: str = "") -> Release:
     """
     verify(release, hashes=False)
     with transaction.atomic():
-        # Every release of the kind is locked, in one order, so two activations wait for each other.
-        rows = {row.pk: row for row in _locked(release.kind)}
+        # Two activations wait for each other.
+        rows = {row.pk: row for row in locked(release.kind)}
         if release.pk not in rows:
             raise ReleaseRefused(f"{release.name} is not registered any more.")
         release = rows[release.pk]
@@ -249,7 +249,7 @@ def activate(release: Release, *, reason: str = "") -> Release:
 def rollback(kind: str) -> Release:
     """Activate again the release that the active one of this kind replaced. Raises ReleaseRefused."""
     with transaction.atomic():
-        rows = {row.pk: row for row in _locked(kind)}
+        rows = {row.pk: row for row in locked(kind)}
         current = next((row for row in rows.values() if row.status == Status.ACTIVE), None)
         if current is None:
             raise ReleaseRefused(f"No {kind} is active. Activate a release first.")
@@ -287,7 +287,7 @@ def begin_canary(release: Release, percent: int) -> Release:
         raise ReleaseRefused(f"A canary serves from 1 to 99 % of the jobs, not {percent}.")
     verify(release, hashes=False)
     with transaction.atomic():
-        rows = {row.pk: row for row in _locked(release.kind)}
+        rows = {row.pk: row for row in locked(release.kind)}
         release = rows[release.pk]
         others = [row for row in rows.values() if row.pk != release.pk]
         if release.status not in (Status.CANDIDATE, Status.RETIRED):
@@ -310,12 +310,15 @@ def begin_canary(release: Release, percent: int) -> Release:
     return release
 
 
-def end_canary(release: Release) -> Release:
-    """End a canary without changing its status. Jobs that were assigned to it are finished by it."""
+def end_canary(release: Release, *, reason: str = "") -> Release:
+    """End a canary without changing its status. Jobs that were assigned to it are finished by it.
+
+    reason: see `activate`.
+    """
     with transaction.atomic():
         trying = Release.objects.filter(pk=release.pk, canary_percent__gt=0)
         if trying.update(canary_percent=0):
-            audit.record("canary_ended", release.name)
+            audit.record("canary_ended", release.name, **({"reason": reason} if reason else {}))
     release.refresh_from_db()
     log.info("canary_ended", release=release.name)
     return release
@@ -357,7 +360,8 @@ def prepared() -> list[Release]:
     return list(Release.objects.filter(prepared_at__gte=since, status__in=waiting).order_by("pk"))
 
 
-def _locked(kind: str) -> list[Release]:
+def locked(kind: str) -> list[Release]:
+    """Lock all releases of the kind until the transaction ends, in one order, and return them."""
     return list(Release.objects.select_for_update().filter(kind=kind).order_by("pk"))
 
 

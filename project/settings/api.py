@@ -5,6 +5,12 @@ from project.settings import environment
 LOCAL_API_KEY = environment.env.str("LOCAL_API_KEY", default="")
 REQUESTS_PER_MINUTE = environment.whole("REQUESTS_PER_MINUTE", 0, most=1_000_000)
 MAX_QUEUED_JOBS = environment.whole("MAX_QUEUED_JOBS", 10_000, most=10_000_000)
+# What a person must be permitted in the admin to give a key this scope. Jobs and the catalogue are everybody's who may
+# log in: jobs belong to their owner, as on the page.
+SCOPE_PERMISSIONS = {
+    "releases:read": ["generation.view_release", "distillation.view_run"],
+    "releases:write": ["distillation.add_run", "distillation.change_run"],
+}
 OPENAI_WAIT_SECONDS = environment.positive("OPENAI_WAIT_SECONDS", 540)
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["generation.api.authentication.APIKeyAuthentication"],

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from django.contrib.auth.models import Permission
+from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
 from django.urls import reverse
 from django_celery_beat.models import IntervalSchedule, PeriodicTask
@@ -53,10 +54,85 @@ def test_a_person_begins_a_run_and_a_second_one_is_refused_in_words(admin, setti
     assert Run.objects.count() == 1
 
 
-def test_a_recipe_file_that_is_not_there_is_said_at_the_field(admin):
-    given = {"recipe": "nowhere.json", "trains_on": "on", "policy": "auto"}
-    answer = admin.post(url("add"), given)
-    assert "cannot be read as JSON" in text(answer) and not Run.objects.exists()
+@pytest.fixture
+def ready() -> None:
+    """A teacher and a catalogue, so that a run can be started."""
+    make_release(name="teacher-1", kind="teacher")
+    make_variant()
+
+
+def start(client: Client, **given: object):
+    form = {"recipe": "starter-1step", "trains_on": "on", "policy": "manual"}
+    return client.post(url("add"), form | given, follow=True)
+
+
+@pytest.mark.parametrize("recipe", ["nowhere.json", "/etc/passwd", "../x.json", "a.json\n", "{}"])
+def test_no_file_of_the_web_host_is_looked_for_as_a_recipe(admin, ready, tmp_path, recipe):
+    there = tmp_path / "there.json"
+    there.write_text('{"recipe": "starter-2step"}')
+    answers = [start(admin, recipe=given) for given in (recipe, str(there))]
+    for answer in answers:
+        errors = answer.context["adminform"].form.errors
+        assert errors == {
+            "recipe": ["Give the name of a recipe. A file of changes is uploaded below."]
+        }
+    assert not Run.objects.exists()
+
+
+def test_the_servers_own_recipe_may_be_a_file(admin, ready, settings, tmp_path):
+    settings.DISTILLATION_RECIPE = str(tmp_path / "own.json")
+    (tmp_path / "own.json").write_text('{"recipe": "starter-2step", "gate": {"slower": 2}}')
+    assert start(admin, recipe=settings.DISTILLATION_RECIPE).status_code == 200
+    assert Run.objects.get().recipe["gate"] == {"slower": 2}
+
+
+def test_a_changed_recipe_is_uploaded(admin, ready):
+    start(
+        admin,
+        changes=SimpleUploadedFile("a.json", b'{"recipe": "starter-2step", "again": {"steps": 9}}'),
+    )
+    assert Run.objects.get().recipe == {"recipe": "starter-2step", "again": {"steps": 9}}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[" * 90_000, b'{"recipe": 7}', b'{"recipe": "\\u0000"}', b" " * 100_001],
+)
+def test_an_upload_that_is_no_recipe_is_said_at_the_field(admin, ready, content):
+    answer = start(admin, changes=SimpleUploadedFile("a.json", content))
+    assert set(answer.context["adminform"].form.errors) == {"changes"}
+    assert not Run.objects.exists()
+
+
+# --- what a person may do --------------------------------------------------------------------------
+def person(*permissions: str) -> Client:
+    user = make_user(username="editor", is_staff=True)
+    user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
+    client = Client()
+    client.force_login(user)
+    return client
+
+
+def test_a_recipe_that_changes_the_gate_needs_the_permission_to_change_releases(ready):
+    editor = person("add_run", "view_run")
+    for field in (b'"gate": {"slower": 1000.0}', b'"evaluation": {"seeds_per_variant": 1}'):
+        content = b'{"recipe": "starter-1step", %s}' % field
+        answer = start(editor, changes=SimpleUploadedFile("a.json", content))
+        assert "somebody who may change releases" in text(answer) and not Run.objects.exists()
+    editor = person("add_run", "view_run", "change_release")
+    start(editor, changes=SimpleUploadedFile("a.json", content))
+    assert Run.objects.get().recipe["evaluation"] == {"seeds_per_variant": 1}
+
+
+@pytest.mark.parametrize(
+    ("ceiling", "offered"), [("manual", ["manual"]), ("canary", ["manual", "canary"])]
+)
+def test_no_policy_above_the_setting_is_offered_or_taken(admin, ready, settings, ceiling, offered):
+    settings.PROMOTION = ceiling
+    form = admin.get(url("add")).context["adminform"].form
+    assert [choice for choice, _ in form.fields["policy"].choices] == offered
+    assert set(start(admin, policy="auto").context["adminform"].form.errors) == {"policy"}
+    assert not Run.objects.exists()
 
 
 # --- watching -------------------------------------------------------------------------------------

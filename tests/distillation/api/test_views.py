@@ -6,7 +6,7 @@ from distillation.models import Run
 from distillation.runs import lifecycle as runs
 from tests.client import API, problem
 from tests.distillation.people import make_run
-from tests.people import make_release, make_variant
+from tests.people import make_release, make_user, make_variant
 
 pytestmark = pytest.mark.django_db
 
@@ -36,6 +36,29 @@ def test_without_fields_the_servers_recipe_and_policy_hold(teacher, settings):
     settings.PROMOTION = "manual"
     body = API().post("/v1/runs").json()
     assert (body["recipe"], body["policy"]) == ({"recipe": settings.DISTILLATION_RECIPE}, "manual")
+
+
+@pytest.mark.parametrize("policy", ["auto", "canary"])
+def test_the_servers_policy_is_a_ceiling_that_no_key_lifts(teacher, settings, policy):
+    settings.PROMOTION = "manual"
+    api = API(owner=make_user(is_superuser=True))
+    refused = problem(api.post("/v1/runs", {"policy": policy}), 400, "invalid_request")
+    assert "PROMOTION=manual" in refused["detail"] and not Run.objects.exists()
+    assert api.post("/v1/runs", {"policy": "manual"}).status_code == 202
+
+
+def test_below_the_ceiling_a_run_may_be_stricter(teacher, settings):
+    settings.PROMOTION = "auto"
+    assert API().post("/v1/runs", {"policy": "canary"}).json()["policy"] == "canary"
+
+
+@pytest.mark.parametrize("field", ["gate", "evaluation"])
+def test_the_gate_is_changed_only_by_keys_of_who_may_change_releases(teacher, field):
+    recipe = {"recipe": "starter-1step", field: {}}
+    problem(API().post("/v1/runs", {"recipe": recipe}), 403, "gate_forbidden")
+    assert not Run.objects.exists()
+    allowed = API(owner=make_user(username="allowed", is_superuser=True))
+    assert allowed.post("/v1/runs", {"recipe": recipe}).status_code == 202
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,13 @@ from distillation.models import Run
 from distillation.runs import canary, policy
 from distillation.runs.canary import Counts
 from generation.errors import ReleaseRefused
-from generation.jobs import routing
+from generation.jobs import routing, submission
+from generation.jobs.job_request import JobRequest
 from generation.models import Job, Release
 from generation.releases import lifecycle as releases
 from generation.worker import pipelines
-from tests.people import make_image, make_job, make_release
+from tests.distillation.people import make_run
+from tests.people import make_embedding, make_image, make_job, make_release, make_user
 
 pytestmark = pytest.mark.django_db
 
@@ -29,12 +31,14 @@ def tried(tmp_path, monkeypatch):
     return releases.begin_canary(make_release(name="canary"), 20)
 
 
-def served_by(release: Release, *, count: int, failed: int = 0, flagged: int = 0) -> None:
+def served_by(
+    release: Release, *, count: int, failed: int = 0, flagged: int = 0, **fields: object
+) -> None:
     """Jobs that ended after the canary began."""
     for number in range(count):
         status = Job.Status.FAILED if number < failed else Job.Status.SUCCEEDED
-        job = make_job(release=release, status=status, seed=number)
-        if status == Job.Status.SUCCEEDED:
+        job = make_job(release=release, status=status, seed=number, **fields)
+        if (failed or flagged) and status == Job.Status.SUCCEEDED:
             image = make_image(job=job)
             image.is_accepted = number >= failed + flagged
             image.save()
@@ -57,6 +61,29 @@ def test_a_canary_is_withdrawn_once_it_is_surely_worse_and_promoted_after_enough
     ours, action, words
 ):
     decided, reason = canary.decide(ours, GOOD, jobs=200)
+    assert decided == action and words in reason
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "action", "words"),
+    [
+        (Counts(ended=200), Counts(ended=49), "wait", "49 of 50"),
+        (Counts(ended=200, failed=200), Counts(ended=49), "withdraw", "100.0% of 200 jobs failed"),
+        (Counts(ended=200, failed=4), Counts(ended=0), "wait", "0 of 50"),
+        (Counts(ended=49, failed=49), Counts(ended=0), "wait", "49 of 50"),
+        (
+            Counts(ended=200, judged=200, failing=100),
+            Counts(ended=200, judged=10),
+            "withdraw",
+            "50.0% of 200 judged",
+        ),
+        (Counts(ended=200, judged=200), Counts(ended=200, judged=49), "wait", "judged images"),
+    ],
+)
+def test_without_enough_jobs_of_the_active_release_no_canary_is_promoted(
+    ours, theirs, action, words
+):
+    decided, reason = canary.decide(ours, theirs, jobs=25)
     assert decided == action and words in reason
 
 
@@ -86,7 +113,7 @@ def test_a_canary_beside_nothing_is_refused(monkeypatch, tried):
 
 # --- what becomes of it ---------------------------------------------------------------------------
 def test_enough_jobs_without_getting_worse_promote_it_and_the_run_hears(tried, settings):
-    settings.CANARY_JOBS = 25
+    settings.CANARY_JOBS = 50
     run = Run.objects.create(
         name="canary",
         recipe={},
@@ -96,7 +123,8 @@ def test_enough_jobs_without_getting_worse_promote_it_and_the_run_hears(tried, s
         outcome=Run.Outcome.CANARY,
         finished_at=timezone.now(),
     )
-    served_by(tried, count=25, flagged=2)
+    served_by(tried, count=50, flagged=2)
+    served_by(Release.objects.get(name="active"), count=50, flagged=2)
 
     canary.watch()
 
@@ -120,15 +148,108 @@ def test_one_that_does_worse_is_withdrawn_and_the_active_one_serves_all(tried, s
     } == {"active"}
 
 
-def test_jobs_from_before_the_canary_do_not_count(tried, settings):
-    settings.CANARY_JOBS = 5
-    served_by(tried, count=5)
-    Job.objects.update(created_at=timezone.now() - timedelta(hours=1))
+@pytest.fixture
+def good(tried, settings) -> Release:
+    """A canary that is promoted when it is counted."""
+    settings.CANARY_JOBS = 50
+    served_by(tried, count=50)
+    served_by(Release.objects.get(name="active"), count=50)
+    return tried
 
+
+def state(release: Release) -> tuple[str, int]:
+    release.refresh_from_db()
+    return release.status, release.canary_percent
+
+
+def test_a_canary_that_a_person_ends_while_it_is_counted_stays_ended(good, monkeypatch):
+    count = canary.count
+
+    def end(*arguments: Release) -> Counts:
+        releases.end_canary(good)
+        return count(*arguments)
+
+    monkeypatch.setattr(canary, "count", end)
     canary.watch()
+    assert state(good) == ("candidate", 0)
+    canary.watch()
+    assert state(good) == ("candidate", 0)
 
-    tried.refresh_from_db()
-    assert tried.canary_percent == 20
+
+def test_a_canary_that_a_person_begins_again_while_it_is_counted_is_not_decided(good, monkeypatch):
+    count = canary.count
+
+    def begin(*arguments: Release) -> Counts:
+        counts = count(*arguments)
+        releases.begin_canary(releases.end_canary(good), 20)
+        return counts
+
+    monkeypatch.setattr(canary, "count", begin)
+    canary.watch()
+    assert state(good) == ("candidate", 20)
+
+
+def test_a_release_that_a_person_activates_beside_a_canary_is_not_replaced_by_it(good):
+    releases.activate(make_release(name="by-a-person"))
+    canary.watch()
+    assert state(good) == ("candidate", 0)
+    assert Release.objects.get(name="by-a-person").status == "active"
+
+
+def test_a_rollback_beside_a_canary_is_not_undone_by_it(good):
+    before = make_release(name="before", status="retired")
+    Release.objects.filter(name="active").update(replaced=before)
+    releases.rollback("student")
+    canary.watch()
+    assert (state(good), state(before)) == (("candidate", 0), ("active", 0))
+
+
+def test_where_people_promote_a_canary_waits_for_one(good, settings):
+    settings.PROMOTION = "manual"
+    canary.watch()
+    assert state(good) == ("candidate", 20)
+
+
+def test_where_people_promote_a_bad_canary_is_withdrawn(tried, settings):
+    settings.PROMOTION = "manual"
+    served_by(tried, count=50, failed=50)
+    canary.watch()
+    assert state(tried) == ("rejected", 0)
+
+
+@pytest.mark.parametrize("of", ["canary", "active"])
+@pytest.mark.parametrize(
+    "fields", [{"cache": "hit"}, {"cache": "shared"}, {"is_release_named": True}]
+)
+def test_jobs_that_were_not_computed_or_named_their_release_do_not_count(good, of, fields):
+    Job.objects.filter(release__name=of).update(**fields)
+    canary.watch()
+    assert state(good) == ("candidate", 20)
+
+
+def test_a_job_knows_whether_its_request_named_the_release():
+    make_embedding(encoder_fingerprint=make_release().encoder_fingerprint)
+    for model, is_named in ((None, False), ("student", False), ("student-1", True)):
+        request = JobRequest(variant="red-glass-vase", model=model)
+        assert submission.submit(make_user(), request).is_release_named is is_named
+
+
+def test_a_canary_whose_files_are_gone_does_not_stop_the_others(good, monkeypatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise ReleaseRefused("Its folder is gone.")
+
+    monkeypatch.setattr(releases, "verify", refuse)
+    run = make_run(status="succeeded", outcome="canary", release=make_release(name="other"),
+                   finished_at=timezone.now())  # fmt: skip
+    canary.watch()
+    run.refresh_from_db()
+    assert (state(good), run.outcome) == (("candidate", 20), "candidate")
+
+
+def test_jobs_from_before_the_canary_do_not_count(good):
+    Job.objects.update(created_at=timezone.now() - timedelta(hours=1))
+    canary.watch()
+    assert state(good) == ("candidate", 20)
 
 
 def test_a_canary_that_a_person_ends_is_told_to_its_run(tried):

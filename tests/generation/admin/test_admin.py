@@ -625,6 +625,30 @@ def test_staff_make_and_see_keys_of_their_own_only():
     assert (others.revoked_at, others.replaced_by, others.weight) == (None, None, 1)
 
 
+@pytest.mark.parametrize(
+    ("permissions", "scopes"),
+    [
+        ([], {"jobs:write", "jobs:read", "variants:read"}),
+        (["view_release"], {"jobs:write", "jobs:read", "variants:read"}),
+        (["view_release", "view_run"], {"jobs:write", "jobs:read", "variants:read", "releases:read"}),
+        (["add_run"], {"jobs:write", "jobs:read", "variants:read"}),
+        (["add_run", "change_run"], {"jobs:write", "jobs:read", "variants:read", "releases:write"}),
+    ],
+)  # fmt: skip
+def test_a_person_gives_a_key_no_more_than_they_may_do(permissions, scopes):
+    editor = staff("add_apikey", "view_apikey", *permissions)
+    owner = make_user(username="editor").pk
+    form = editor.get(url("apikey", "add")).context["adminform"].form
+    assert {choice for choice, _ in form.fields["scopes"].choices} == scopes
+    assert set(form.initial["scopes"]) == scopes
+    for refused in set(APIKey.Scope.values) - scopes:
+        answer = issue(editor, owner=owner, scopes=["jobs:read", refused])
+        assert "scopes" in answer.context["adminform"].form.errors
+    assert not APIKey.objects.exists()
+    issue(editor, owner=owner, scopes=sorted(scopes))
+    assert set(APIKey.objects.get().scopes) == scopes
+
+
 def test_staff_who_may_only_see_keys_change_none():
     reader = staff("view_apikey")
     own, _ = make_key(owner=make_user(username="editor"))

@@ -1,0 +1,142 @@
+"""Promotion: what people decided about releases during a run stands; PROMOTION is a ceiling."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from distillation.models import Run
+from distillation.pipeline.acceptance import GATE
+from distillation.runs import lifecycle as runs
+from distillation.runs import promotion
+from generation.models import Release
+from generation.releases import activation
+from generation.releases import lifecycle as releases
+from tests.distillation.people import make_run
+from tests.people import make_release
+
+pytestmark = pytest.mark.django_db
+
+Conclude = Callable[..., Run]
+
+
+@pytest.fixture(autouse=True)
+def no_files(monkeypatch) -> None:
+    """Releases of these tests have no files, so nothing is verified."""
+    monkeypatch.setattr(releases, "_verified", lambda *_, **__: None)
+    monkeypatch.setattr(releases, "_compare_manifest", lambda *_: None)
+
+
+@pytest.fixture
+def seen() -> Release:
+    """The active student, with which the gate compares."""
+    return make_release(name="seen")
+
+
+@pytest.fixture
+def conclude(seen, tmp_path: Path) -> Conclude:
+    """Return a function that concludes a run whose release was measured against `seen`."""
+
+    def conclude(*, passed: bool = True, **fields: object) -> Run:
+        run = make_run(name="made", **{"replaces": seen} | fields)
+        make_release(name="made")
+        _, hold = runs.claim("worker-1")
+        (tmp_path / "gate.json").write_text(json.dumps({"passed": passed, "checks": []}))
+        promotion.conclude(Run.objects.get(pk=run.pk), hold, {GATE: tmp_path})
+        return Run.objects.get(pk=run.pk)
+
+    return conclude
+
+
+def status_of(name: str) -> str:
+    return Release.objects.get(name=name).status
+
+
+def test_what_passed_replaces_the_release_that_it_was_compared_with(conclude):
+    run = conclude()
+
+    assert (run.status, run.outcome, status_of("seen")) == ("succeeded", "promoted", "retired")
+
+
+@pytest.mark.parametrize("policy", ["auto", "canary"])
+def test_what_a_person_activated_during_the_run_stays(conclude, policy):
+    releases.activate(make_release(name="by-a-person"))
+
+    run = conclude(policy=policy)
+
+    assert (run.outcome, run.release.canary_percent) == ("candidate", 0)
+    assert (status_of("made"), status_of("by-a-person")) == ("candidate", "active")
+    assert "by-a-person is active" in run.outcome_reason and "seen" in run.outcome_reason
+
+
+def test_a_rollback_during_the_run_stays(conclude, seen):
+    before = make_release(name="before")
+    Release.objects.filter(pk=seen.pk).update(replaced=before)
+    releases.rollback("student")
+
+    assert (conclude().outcome, status_of("before")) == ("candidate", "active")
+
+
+def test_what_a_person_activates_while_the_workers_load_the_release_stays(conclude, monkeypatch):
+    monkeypatch.setattr(
+        activation, "make_ready", lambda _: releases.activate(make_release(name="by-a-person"))
+    )
+
+    assert (conclude().outcome, status_of("by-a-person")) == ("candidate", "active")
+
+
+def test_a_first_student_that_a_person_activated_during_the_run_stays(conclude):
+    run = conclude(replaces=None)
+
+    assert (run.outcome, status_of("seen")) == ("candidate", "active")
+
+
+def test_a_canary_that_a_person_began_is_not_ended_by_a_promotion(conclude):
+    releases.begin_canary(make_release(name="tried"), 20)
+
+    run = conclude()
+
+    assert (run.outcome, Release.objects.get(name="tried").canary_percent) == ("candidate", 20)
+    assert "tried" in run.outcome_reason
+
+
+@pytest.mark.parametrize("passed", [True, False])
+@pytest.mark.parametrize(
+    ("decide", "outcome", "status"),
+    [
+        (releases.activate, "promoted", "active"),
+        (releases.reject, "rejected", "rejected"),
+        (lambda release: releases.begin_canary(release, 5), "canary", "candidate"),
+        (lambda release: releases.end_canary(releases.begin_canary(release, 5)), "candidate", "candidate"),
+        (lambda release: releases.rollback(releases.activate(release).kind), "candidate", "retired"),
+    ],
+)  # fmt: skip
+def test_what_a_person_decided_about_the_release_itself_stands(
+    conclude, passed, decide, outcome, status
+):
+    decide(make_release(name="made"))
+
+    run = conclude(passed=passed)
+
+    assert (run.status, run.outcome, status_of("made")) == ("succeeded", outcome, status)
+
+
+# --- the ceiling -----------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("ceiling", "policy", "outcome"),
+    [
+        ("manual", "auto", "candidate"),
+        ("manual", "canary", "candidate"),
+        ("canary", "auto", "canary"),
+        ("canary", "manual", "candidate"),
+        ("auto", "canary", "canary"),
+        ("auto", "manual", "candidate"),
+    ],
+)
+def test_the_setting_is_a_ceiling_of_every_runs_policy(
+    conclude, settings, ceiling, policy, outcome
+):
+    settings.PROMOTION = ceiling
+
+    assert conclude(policy=policy).outcome == outcome
