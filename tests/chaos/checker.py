@@ -19,6 +19,9 @@ from tests.chaos.receiver import Tick
 Rows = Sequence[Sequence[Any]]
 TOLERANCE = 8  # of 255: the largest of generation.engine.pipeline.TOLERANCE, which loads torch
 
+# Several times the bound of the programme's stack, STALL_SECONDS, and shorter than the fault of a device that hangs.
+OPEN_SECONDS = 45
+
 # Every change of a job's status, by whatever statement.
 TRIGGER = """
 CREATE TABLE IF NOT EXISTS chaos_transition (
@@ -106,6 +109,17 @@ def one_computation_per_key(evidence: Evidence) -> Found:
         evidence,
         "SELECT key, count(*) || ' running' FROM generation_job WHERE status = 'running'"
         " GROUP BY key HAVING count(*) > 1",
+    )
+
+
+def attempts_are_bounded(evidence: Evidence) -> Found:
+    """An attempt ends by itself, whatever its device does. A lease is renewed while it makes progress."""
+    yield from _pairs(
+        evidence,
+        "SELECT a.job_id, 'attempt ' || a.number || ' of ' || a.worker_name || ' is open for more than %s s'"
+        " FROM generation_attempt a WHERE a.outcome = 'running' AND a.started_at < now() - %s * interval '1 second'",
+        OPEN_SECONDS,
+        OPEN_SECONDS,
     )
 
 
@@ -318,6 +332,7 @@ AT_ANY_TIME = (
     exact_images,
     one_attempt_at_a_time,
     one_computation_per_key,
+    attempts_are_bounded,
     quotas_are_exact,
     releases_as_decided,
     one_beat,

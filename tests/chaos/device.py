@@ -1,6 +1,7 @@
 """A device that can be broken from outside: in generation workers `Pipeline.generate` first reads a file.
 
 The folder is in CHAOS_DEVICES, the file has the worker's name, and its word is one of WORDS. No file: a sound device.
+A second file, `.felt`, says that the word was obeyed.
 """
 
 import os
@@ -42,6 +43,8 @@ def _wrap(file: Path) -> None:
 def obey(file: Path, pause: Callable[[float], None] = time.sleep) -> None:
     """Do what the file says. Raises RuntimeError as a device does."""
     word = _read(file)
+    if word:
+        felt(file).touch()
     if word == "raise-once":
         file.unlink(missing_ok=True)
         raise RuntimeError("The device failed once.")
@@ -52,6 +55,10 @@ def obey(file: Path, pause: Callable[[float], None] = time.sleep) -> None:
         word = _read(file)
     if word == "slow":
         pause(SLOW_SECONDS)
+
+
+def felt(file: Path) -> Path:
+    return file.with_suffix(".felt")
 
 
 def _read(file: Path) -> str:

@@ -18,6 +18,7 @@ import redis
 
 from deploy.local import ports
 from tests.acceptance.stack import wait_for
+from tests.chaos.device import felt
 from tests.chaos.servers import CUT, PGBOUNCER, Repeating
 from tests.chaos.stack import Site
 
@@ -40,6 +41,10 @@ class Fault:
 
     def end(self, site: Site) -> None:
         """Take the cause away; return when the server or the process is there again."""
+
+    def was_felt(self, site: Site) -> bool:
+        """Return whether the fault did anything, where that is not certain."""
+        return True
 
 
 # --- processes ------------------------------------------------------------------------------------
@@ -354,11 +359,15 @@ class BrokenDevice(Fault):
 
     def begin(self, site: Site) -> None:
         for worker in self.workers:
+            felt(site.devices / worker).unlink(missing_ok=True)
             (site.devices / worker).write_text(self.word)
 
     def end(self, site: Site) -> None:
         for worker in self.workers:
             (site.devices / worker).unlink(missing_ok=True)
+
+    def was_felt(self, site: Site) -> bool:
+        return all(felt(site.devices / worker).exists() for worker in self.workers)
 
 
 # --- clients --------------------------------------------------------------------------------------
@@ -466,12 +475,12 @@ def everything() -> list[Fault]:
         StorageFull("storage full", "storage"),
         BrokenDevice("a device fails once", "device", word="raise-once"),
         BrokenDevice("a device always fails", "device", 15, word="raise"),
-        BrokenDevice("a device hangs", "device", 30, word="hang"),
+        BrokenDevice("a device hangs", "device", 60, word="hang"),
         BrokenDevice("a device is slow", "device", word="slow"),
-        RudeClients("half-sent bodies", "clients", way="half_bodies"),
-        RudeClients("pipelined requests, nothing read", "clients", way="pipelined_readers"),
-        RudeClients("connections reset", "clients", way="resets"),
-        RudeClients("idle connections", "clients", way="idle", number=300),
+        RudeClients("half-sent bodies", "clients", 15, way="half_bodies"),
+        RudeClients("pipelined requests, nothing read", "clients", 15, way="pipelined_readers"),
+        RudeClients("connections reset", "clients", 15, way="resets"),
+        RudeClients("idle connections", "clients", 15, way="idle", number=300),
     ]  # fmt: skip
 
 

@@ -28,6 +28,7 @@ LOOK_SECONDS = 5.0  # between two checks of what holds at any time
 SAMPLE_SECONDS = 0.5
 DELIVERED_SECONDS = 120.0  # a delivery whose process was killed is sent again after 30
 DRAIN_SECONDS = 600.0
+GRACE_SECONDS = 3.0  # what was under way when strangers came
 AT_ONCE = (
     10  # requests that must be answered after each round: more than the threads of the web process
 )
@@ -131,6 +132,13 @@ class Rounds:
             log.close()
         for violation in check(evidence, checker.AT_THE_END):
             found.setdefault((violation.invariant, violation.subject), violation)
+        for fault in faults:
+            if not fault.was_felt(self.site):
+                found["faults are felt", fault.name] = Violation(
+                    "faults are felt", fault.name, "Nothing felt it: the round proves nothing."
+                )
+        if all(fault.group == "clients" for fault in faults):
+            self._must_go_on(log, result, began, found)
         result.ticks = len(beats.ticks)
         self._judge(result, found, log, began)
         return result
@@ -192,6 +200,19 @@ class Rounds:
         answers = asyncio.run(ask())
         if set(answers) != {200}:
             violation = Violation("no thread is held", "web", f"after the fault: {answers!r}"[:300])
+            found[violation.invariant, violation.subject] = violation
+
+    def _must_go_on(
+        self,
+        log: ClientLog,
+        result: Result,
+        began: float,
+        found: dict[tuple[str, str], Violation],
+    ) -> None:
+        """Whatever strangers do, others are answered meanwhile."""
+        first, last = began + result.began + GRACE_SECONDS, began + result.ended
+        if not any(first < seen.at < last for seen in log.of("accepted")):
+            violation = Violation("strangers stop nobody", "web", "No job was accepted meanwhile.")
             found[violation.invariant, violation.subject] = violation
 
     def _look(

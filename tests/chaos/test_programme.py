@@ -58,6 +58,14 @@ def test_a_whole_run_takes_as_long_as_its_jobs_need():
     assert seconds * timing.rate * programme.JOBS_PER_STORY * 10 == pytest.approx(1300)
 
 
+def test_the_settings_name_the_app_that_breaks_devices():
+    from django.apps import AppConfig
+
+    from tests.chaos import settings
+
+    assert isinstance(AppConfig.create(settings.INSTALLED_APPS[-1]), device.Device)
+
+
 @pytest.mark.parametrize(("word", "message"), [("raise-once", "once"), ("raise", "CUDA error")])
 def test_a_broken_device_raises(tmp_path: Path, word: str, message: str):
     file = tmp_path / "generation-1"
@@ -65,6 +73,7 @@ def test_a_broken_device_raises(tmp_path: Path, word: str, message: str):
     with pytest.raises(RuntimeError, match=message):
         device.obey(file)
     assert file.exists() == (word == "raise")
+    assert device.felt(file).exists()
 
 
 def test_a_device_hangs_until_its_word_is_taken_away(tmp_path: Path):
