@@ -192,13 +192,13 @@ def test_what_was_found_just_before_is_not_answered_with_after(variant, monkeypa
 def test_files_that_a_request_found_stay_until_it_has_written(variant, monkeypatch):
     first = submit()
     painter.make_pictures()
-    answer = submission.jobs.answer
+    add = submission.jobs.add_images
 
     def while_they_go(*arguments, **options):
         in_another_process(lambda: retention.purge(first.id))
-        return answer(*arguments, **options)
+        return add(*arguments, **options)
 
-    monkeypatch.setattr(submission.jobs, "answer", while_they_go)
+    monkeypatch.setattr(submission.jobs, "add_images", while_they_go)
 
     hit = submit()
 
