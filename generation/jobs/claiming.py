@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from django.db import DEFAULT_DB_ALIAS, connection
+from django.db import connection
 
+from generation.jobs import rows
 from generation.models import Job
 
 # Owners with queued jobs, one index probe each in job_claimable: DISTINCT would read the whole index.
@@ -67,7 +68,7 @@ CANDIDATES = f"""
 # and skips those that another worker is taking. A webhook gets `start` once per job, however many workers are lost.
 # synchronous_commit off: a claim that PostgreSQL loses in a crash leaves the job queued, so no wait for the disk.
 # jit off: compiling this statement takes longer than running it.
-_FIELDS = Job._meta.concrete_fields
+_JOB = rows.names(Job)
 TAKE = f"""
 SET LOCAL synchronous_commit TO off;
 SET LOCAL jit TO off;
@@ -102,7 +103,7 @@ WITH RECURSIVE {CANDIDATES}, compatible AS (
       FROM moved WHERE attempt = 1 AND webhook_id IS NOT NULL AND 'start' = ANY(webhook_events)
     RETURNING job_id
 )
-SELECT {", ".join(f"moved.{field.column}" for field in _FIELDS)},
+SELECT {", ".join(f"moved.{name}" for name in _JOB)},
        EXISTS (SELECT 1 FROM generation_job d
                          WHERE d.key = moved.key AND d.status = 'succeeded') AS has_twin,
        (SELECT count(*) FROM ranked) > (SELECT count(*) FROM moved) AS has_more,
@@ -138,11 +139,9 @@ def take(
     }
     with connection.cursor() as cursor:
         cursor.execute(TAKE, parameters)
-        rows = cursor.fetchall()
-    # Not `raw`: its mapping of columns takes as long as the statement.
-    names = [field.attname for field in _FIELDS]
-    flags = [row[len(names) :] for row in rows]  # has_twin, has_more, is_notified
-    jobs = tuple(Job.from_db(DEFAULT_DB_ALIAS, names, row[: len(names)]) for row in rows)
+        found = cursor.fetchall()
+    flags = [row[len(_JOB) :] for row in found]  # has_twin, has_more, is_notified
+    jobs = tuple(rows.instance(Job, _JOB, row[: len(_JOB)]) for row in found)
     return Claimed(
         jobs,
         repeats=frozenset(

@@ -12,7 +12,7 @@ from uuid import UUID
 
 import structlog
 from django.conf import settings
-from django.db import IntegrityError, OperationalError, connection, transaction
+from django.db import IntegrityError, OperationalError, transaction
 from django.db.models import Q, QuerySet, prefetch_related_objects
 from django.db.models.expressions import CombinedExpression
 from django.db.models.functions import Now
@@ -28,7 +28,7 @@ from generation.errors import (
 )
 from generation.images.store import StoredImage
 from generation.infra import heartbeat, notifications, queues
-from generation.jobs import claiming
+from generation.jobs import claiming, rows
 from generation.jobs.after_commit import Report, Tell
 from generation.jobs.claiming import Claimed
 from generation.models import Attempt, Embedding, Image, Job, Release
@@ -192,26 +192,9 @@ def answer(job: Job, stored: Sequence[StoredImage], how: Job.Cache, report: Repo
     if not _move(queued, to=Status.SUCCEEDED, cache=how, finished_at=now):
         return False
     job.status, job.cache, job.finished_at = Status.SUCCEEDED, how, now
-    add_images(job, stored)
+    rows.insert(image_rows(job, stored))
     finished(job, report)
     return True
-
-
-_IMAGE_FIELDS = Image._meta.concrete_fields
-_INSERT_IMAGES = f"INSERT INTO generation_image ({', '.join(str(field.column) for field in _IMAGE_FIELDS)}) VALUES "
-
-
-def add_images(job: Job, stored: Sequence[StoredImage]) -> None:
-    """Insert the rows of the job's images. SQL by hand: the ORM takes 0.5 ms to build it."""
-    rows = image_rows(job, stored)
-    values = [
-        field.get_db_prep_save(field.pre_save(row, True), connection)
-        for row in rows
-        for field in _IMAGE_FIELDS
-    ]
-    places = f"({', '.join(['%s'] * len(_IMAGE_FIELDS))})"
-    with connection.cursor() as cursor:
-        cursor.execute(_INSERT_IMAGES + ", ".join([places] * len(rows)), values)
 
 
 def image_rows(job: Job, stored: Sequence[StoredImage]) -> list[Image]:

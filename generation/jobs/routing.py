@@ -3,18 +3,18 @@
 The release is the one that is named, or follows from what each release covers, the setting UNCOVERED and a canary.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, TypeVar
 
 from django.conf import settings
-from django.db import DEFAULT_DB_ALIAS, connection
-from django.db.models import Field, JSONField, Model
+from django.db import connection
+from django.db.models import Model
 
 from generation.catalogue import variants as catalogue
 from generation.errors import VariantNotCovered
-from generation.jobs import sampling
+from generation.jobs import rows, sampling
 from generation.models import Embedding, PromptVariant, Release
 from generation.releases import lifecycle as releases
 
@@ -55,19 +55,19 @@ def resolve(model: str | None, *, slug: str, sampling_key: str = "") -> Route:
 
 
 # --- finding --------------------------------------------------------------------------------------
-def _fields(model: type[Model], *, without: str = "") -> list[Field]:
-    return [field for field in model._meta.concrete_fields if field.attname != without]
-
-
-_VARIANT = _fields(PromptVariant)
-_RELEASE = _fields(Release)
-_EMBEDDING = _fields(Embedding, without="data")
+_VARIANT = rows.names(PromptVariant)
+_RELEASE = rows.names(Release)
+_EMBEDDING = rows.names(Embedding, without="data")
 _SELECTED = ", ".join(
-    f"{table}.{field.column}"
-    for table, fields in (("variant", _VARIANT), ("release", _RELEASE), ("embedding", _EMBEDDING))
-    for field in fields
+    f"{table}.{column}"
+    for table, columns in (
+        ("variant", _VARIANT),
+        ("release", _RELEASE),
+        ("embedding", _EMBEDDING),
+    )
+    for column in columns
 )
-# By hand, for every request needs it: the ORM cannot join variants with releases, which have no key in common.
+# By hand: the ORM cannot join variants with releases, which have no key in common.
 _FIND = f"""
 SELECT release.covers_all OR coverage.id IS NOT NULL, {_SELECTED}
   FROM generation_promptvariant variant
@@ -93,32 +93,28 @@ def find(
     model: as for `choose`. Without a name the candidates are all releases in service, in the order of
     `releases.in_service`.
     """
-    values = {"slug": slug, "normalized_text": normalized_text, "name": model}
-    if any("\0" in value for value in values.values() if value):
+    asked = {"slug": slug, "normalized_text": normalized_text, "name": model}
+    if any("\0" in value for value in asked.values() if value):
         return None  # PostgreSQL refuses it
     with connection.cursor() as cursor:
-        cursor.execute(_FIND_BY_NAME if is_name(model) else _FIND_IN_SERVICE, values)
-        rows = cursor.fetchall()
+        cursor.execute(_FIND_BY_NAME if is_name(model) else _FIND_IN_SERVICE, asked)
+        found = cursor.fetchall()
     candidates = []
     variant = None
-    for covers, *columns in rows:
-        values_of = iter(columns)
-        variant = _instance(PromptVariant, _VARIANT, values_of)
-        release = _instance(Release, _RELEASE, values_of)
-        embedding = _instance(Embedding, _EMBEDDING, values_of)
+    for covers, *columns in found:
+        values = iter(columns)
+        variant = _instance(PromptVariant, _VARIANT, values)
+        release = _instance(Release, _RELEASE, values)
+        embedding = _instance(Embedding, _EMBEDDING, values)
         if release is not None:
             candidates.append(Candidate(release, covers, embedding))
     return None if variant is None else (variant, candidates)
 
 
-def _instance(model: type[M], fields: Sequence[Field], columns: Iterator[Any]) -> M | None:
+def _instance(model: type[M], columns: Sequence[str], rest: Iterator[Any]) -> M | None:
     """Take the model's columns. None: the join found no row."""
-    names = [field.attname for field in fields]
-    values = [
-        json.loads(value) if isinstance(field, JSONField) and value is not None else value
-        for field, value in zip(fields, columns, strict=False)
-    ]
-    return None if values[0] is None else model.from_db(DEFAULT_DB_ALIAS, names, values)
+    values = list(islice(rest, len(columns)))
+    return None if values[0] is None else rows.instance(model, columns, values)
 
 
 def is_name(model: str | None) -> bool:

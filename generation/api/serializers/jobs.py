@@ -9,8 +9,9 @@ from rest_framework import serializers
 from generation.api.serializers.images import ImageSerializer
 from generation.api.serializers.shapes import PageQuery, Strict, url_of
 from generation.jobs import lifecycle as jobs
+from generation.jobs import reading
 from generation.jobs.estimates import MOST_AHEAD, Estimate
-from generation.models import Delivery, Image, Job
+from generation.models import Delivery, Job
 from generation.webhooks.endpoints import MAX_URL
 from generation.webhooks.predictions import match_of
 
@@ -208,13 +209,8 @@ class JobSerializer(serializers.Serializer[Job]):
         shown = ImageSerializer(context=self.context)
         # A list view has prefetched them.
         fetched = "images" in getattr(job, "_prefetched_objects_cache", {})
-        images = job.images.all() if fetched else Image.objects.raw(_IMAGES, [job.id])
+        images = job.images.all() if fetched else reading.images(job.id)
         return [shown.to_representation(image) for image in images]
-
-
-# SQL, for every finished job that is read runs it: the ORM takes 0.7 ms longer to build it.
-_COLUMNS = ", ".join(str(field.column) for field in Image._meta.concrete_fields)
-_IMAGES = f"SELECT {_COLUMNS} FROM generation_image WHERE job_id = %s ORDER BY index"
 
 
 def queue_of(estimate: Estimate | None) -> dict[str, Any] | None:

@@ -145,7 +145,7 @@ def test_renderings_that_only_the_cache_knows_go_too(variant, monkeypatch):
         raise JobPurged  # whatever: after the file was made, and before a row
 
     with monkeypatch.context() as patch:
-        patch.setattr(submission.jobs, "add_images", refuse)
+        patch.setattr(submission.jobs, "image_rows", refuse)
         with pytest.raises(JobPurged):
             submit(output_format="jpeg")
     assert any(name.endswith(".jpeg") for name in stored_names())
@@ -192,13 +192,13 @@ def test_what_was_found_just_before_is_not_answered_with_after(variant, monkeypa
 def test_files_that_a_request_found_stay_until_it_has_written(variant, monkeypatch):
     first = submit()
     painter.make_pictures()
-    add = submission.jobs.add_images
+    rows = submission.jobs.image_rows
 
     def while_they_go(*arguments, **options):
         in_another_process(lambda: retention.purge(first.id))
-        return add(*arguments, **options)
+        return rows(*arguments, **options)
 
-    monkeypatch.setattr(submission.jobs, "add_images", while_they_go)
+    monkeypatch.setattr(submission.jobs, "image_rows", while_they_go)
 
     hit = submit()
 
