@@ -1,9 +1,12 @@
-"""The web process: an ASGI shell around Django's WSGI application. `uvicorn project.asgi:application`
+"""The web process: an ASGI shell around Django's WSGI application.
 
-Django decides, the shell waits. Requests run on a pool of threads, which keep their database connections. A view that
-wants its client to wait answers at once with the header of `generation.realtime.hub`; the shell holds the client
-without a thread and repeats the request when the job has changed, or at the deadline. With the header of
-`generation.realtime.sse` the client gets server-sent events until the job ends.
+    uvicorn project.asgi:application --http project.connections:Connection --ws none
+
+Django decides, the shell waits. Requests run on a pool of threads, which keep their database connections; a thread gets
+a whole request and gives a whole answer, and never waits for a client. A view that wants its client to wait answers at
+once with the header of `generation.realtime.hub`; the shell holds the client without a thread and repeats the request
+when the job has changed, or at the deadline. With the header of `generation.realtime.sse` the client gets server-sent
+events until the job ends.
 """
 
 import asyncio
@@ -13,30 +16,32 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from functools import partial
 from types import FrameType
 from typing import Any
 from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
+import structlog
 from django.conf import settings
 from django.core.wsgi import get_wsgi_application
 
-from generation.realtime import hub as waiting
-from generation.realtime import sse
-from generation.realtime.hub import REQUEST_ID, SHELL, Hub, Wait
-from generation.realtime.sse import Stream, Streams
+from generation.realtime.hub import LOAD, REQUEST_ID, SHELL, Hub
+from generation.realtime.sse import Streams
+from project import bodies, connections
+from project.answers import INTERNAL, Answer, Send, refusal, whole
+from project.bodies import Body, Receive, Scope
 from project.bridge import Bridge
+from project.connections import Connection
+from project.memory import Held, Memory
 from project.middleware import in_utf8
+from project.staff import is_staff
+from project.watchdog import Watchdog
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
+log = structlog.get_logger(__name__)
 
 THREADS = 8
 REPEATED_AT_ONCE = 4  # repeated requests leave threads to new ones
@@ -44,39 +49,20 @@ RECHECK_SECONDS = 5.0  # a message may be lost: its sender could not reach Redis
 RECHECK_DISCONNECTED_SECONDS = 1.0
 RECHECKS_PER_SECOND = 100  # at most, of all clients together
 STOP_SECONDS = 2.0
-BODY_BYTES = 1_048_576  # read before a thread is taken; the rest streams into Django
-ENDLESS = 2**62  # bytes, more than any view accepts
-WAIT_HEADER = waiting.HEADER.lower().encode()
-STREAM_HEADER = sse.HEADER.lower().encode()
-SETTLED_HEADER = waiting.SETTLED.lower().encode()
+HELD_BYTES = 134_217_728  # of requests and answers, all clients together
+UPLOADS_AT_ONCE = 2
+LOGINS = ("/login", "/admin/login/")
+LOGINS_AT_ONCE = 2  # a check of a password takes 100 MiB
+LOGINS_WAITING = 32
+FOR_OPERATORS = ("/health/ready", "/metrics")  # answered while all threads are at work
+LIVE = "/health/live"
+NEVER_CACHED = [
+    (b"content-type", b"application/json"),
+    (b"cache-control", b"no-store"),
+    (b"x-content-type-options", b"nosniff"),
+]
 
 django_app = in_utf8(get_wsgi_application())
-
-
-@dataclass
-class Answer:
-    """A response that is kept whole."""
-
-    status: int = 500
-    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
-    body: bytearray = field(default_factory=bytearray)
-    wait: Wait | None = None
-    stream: Stream | None = None
-    is_settled: bool = False
-
-    @property
-    def is_failure(self) -> bool:
-        """A temporary failure, such as a restart of PostgreSQL: a waiting client does not get it."""
-        return self.status >= 500 and not self.is_settled
-
-    @property
-    def is_kept(self) -> bool:
-        """It is sent later or in another form."""
-        return self.wait is not None or self.stream is not None
-
-    async def send(self, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self.status, "headers": self.headers})
-        await send({"type": "http.response.body", "body": bytes(self.body)})
 
 
 class Shell:
@@ -84,20 +70,44 @@ class Shell:
 
     def __init__(self, wsgi_application: Any, hub: Hub) -> None:
         self._django = Bridge(wsgi_application, threads=THREADS)
+        self._for_operators = {
+            path: Bridge(wsgi_application, threads=1, name=path) for path in FOR_OPERATORS
+        }
         self._hub = hub
         self._streams = Streams(
             settings.REDIS_URL, hub, recheck_seconds=lambda: self._recheck_seconds()
         )
         self._repeated = asyncio.Semaphore(REPEATED_AT_ONCE)
+        self._uploads = asyncio.Semaphore(UPLOADS_AT_ONCE)
+        self._logins = asyncio.Semaphore(LOGINS_AT_ONCE)
+        self._logging_in = 0
+        self._memory = Memory(HELD_BYTES)
+        self._watchdog = Watchdog(self._django)
+        self._is_warned = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             self._hub.start()
-            await self._http(scope, receive, send)
+            self._watchdog.start()
+            connection = connections.current.get()
+            if connection is None:
+                self._warn()
+                await self._http(scope, receive, send, None)
+                return
+            connection.begin()
+            try:
+                await self._http(scope, receive, send, connection)
+            finally:
+                connection.end()
         elif scope["type"] == "lifespan":
             await self._lifespan(receive, send)
         else:
             await send({"type": "websocket.close", "code": 1000})
+
+    def _warn(self) -> None:
+        if not self._is_warned:
+            self._is_warned = True
+            log.warning("connections_without_limits")
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
@@ -114,35 +124,101 @@ class Shell:
         self._hub.close()
         self._streams.close()
 
-    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _http(
+        self, scope: Scope, receive: Receive, send: Send, connection: Connection | None
+    ) -> None:
         asked_at = time.monotonic()
         scope = {
             **scope,
-            "headers": _without_ours(scope["headers"]),
+            "headers": _for_django(scope["headers"]),
             SHELL: "",
             REQUEST_ID: str(uuid4()),
         }
-        answer = Answer()
-
-        async def pass_or_keep(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                _read_start(answer, message)
-                if not answer.is_kept:
-                    await send({**message, "headers": answer.headers})
-            elif not answer.is_kept:
-                await send(message)
-            else:
-                answer.body += message.get("body", b"")
-
-        await self._django(*await _buffered(scope, receive), pass_or_keep)
+        try:
+            answer = await self._answer(scope, receive, connection)
+        except bodies.Gone:
+            return
         if answer.stream is not None:
             await self._stream(scope, receive, send, answer, asked_at)
         elif answer.wait is not None:
-            await self._hold(scope, receive, send, answer, asked_at)
+            await self._hold(scope, receive, send, answer, asked_at, connection)
+        else:
+            await answer.send(send, connection, self._memory)
+
+    # --- a request --------------------------------------------------------------------------------
+    async def _answer(
+        self, scope: Scope, receive: Receive, connection: Connection | None
+    ) -> Answer:
+        """Read the body and return Django's answer, or a refusal. Raises bodies.Gone."""
+        if not scope["query_string"].isascii():
+            return refusal(400, "invalid_request", "The query has bytes that are not encoded.")
+        with self._memory.hold(connection) as held:
+            is_whole = True
+            try:
+                body = await self._body(scope, receive, held)
+            except bodies.Late:
+                return refusal(408, "body_timeout", "The body did not arrive in time.", closes=True)
+            except bodies.TooLarge:
+                await bodies.discard(scope, receive)
+                if not scope["path"].startswith("/v1/"):
+                    most = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
+                    return refusal(
+                        413, "body_too_large", f"Send at most {most} bytes.", closes=True
+                    )
+                # Django refuses it by its size, in the format of the route.
+                is_whole, body = False, Body.withheld(bodies.announced(scope))
+            if connection is not None:
+                connection.has_whole()
+            with contextlib.closing(body.file):
+                answer = await self._decided(scope, body, connection)
+        if not is_whole:
+            answer.headers.append((b"connection", b"close"))
+        return answer
+
+    async def _body(self, scope: Scope, receive: Receive, held: Held) -> Body:
+        most = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
+        length = bodies.announced(scope)
+        if length > most and scope["path"].startswith("/admin/"):
+            cookies = b"; ".join(value for name, value in scope["headers"] if name == b"cookie")
+            if await self._django.run(is_staff, cookies.decode("latin1")):
+                return await bodies.read_upload(receive, length, self._uploads)
+        return await bodies.read(receive, length, held, most=most)
+
+    async def _decided(self, scope: Scope, body: Body, connection: Connection | None) -> Answer:
+        path, method = scope["path"], scope["method"]
+        if path == LIVE and method in ("GET", "HEAD"):
+            return whole(200, {"status": "ok"}, NEVER_CACHED)
+        if path in FOR_OPERATORS:
+            load = {
+                "threads": self._django.threads,
+                "busy": self._django.busy,
+                "stuck_seconds": self._watchdog.stuck_seconds,
+            }
+            return await self._for_operators[path]({**scope, LOAD: load}, body)
+
+        def is_gone() -> bool:
+            return connection is not None and connection.is_lost
+
+        if path not in LOGINS or method != "POST":
+            return await self._django(scope, body, is_gone=is_gone)
+        if self._logging_in >= LOGINS_AT_ONCE + LOGINS_WAITING:
+            return refusal(503, "overloaded", "Too many people log in.", retry_after=2)
+        self._logging_in += 1
+        try:
+            async with self._logins:
+                return await self._django(scope, body, is_gone=is_gone)
+        finally:
+            self._logging_in -= 1
 
     # --- waiting ----------------------------------------------------------------------------------
     async def _hold(
-        self, scope: Scope, receive: Receive, send: Send, answer: Answer, asked_at: float
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        answer: Answer,
+        asked_at: float,
+        connection: Connection | None,
     ) -> None:
         """Send the final answer; stop when the client disconnects."""
         gone = asyncio.ensure_future(_disconnected(receive))
@@ -150,7 +226,7 @@ class Shell:
         try:
             await asyncio.wait((gone, final), return_when=asyncio.FIRST_COMPLETED)
             if final.done():
-                await final.result().send(send)
+                await final.result().send(send, connection, self._memory)
         finally:
             gone.cancel()
             final.cancel()
@@ -214,35 +290,17 @@ class Shell:
         return max(fewest, self._hub.waiters / RECHECKS_PER_SECOND)
 
     async def _ask(self, request: Scope) -> Answer:
-        answer = Answer()
-
-        async def keep(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                _read_start(answer, message)
-            else:
-                answer.body += message.get("body", b"")
-
         async with self._repeated:
-            await self._django(request, _empty, keep)
-        return answer
+            return await self._django(request, Body.empty())
 
 
-def _without_ours(headers: Any) -> list[tuple[bytes, bytes]]:
-    ours = (WAIT_HEADER, STREAM_HEADER, SETTLED_HEADER)
-    return [(name, value) for name, value in headers if name.lower() not in ours]
-
-
-def _read_start(answer: Answer, message: Message) -> None:
-    """Read the status, the headers for the client, and our internal headers, which are removed here alone."""
-    answer.status = message["status"]
-    answer.headers = _without_ours(message["headers"])
-    for name, value in message["headers"]:
-        if name.lower() == WAIT_HEADER:
-            answer.wait = Wait.decode(value.decode())
-        elif name.lower() == STREAM_HEADER:
-            answer.stream = Stream.decode(value.decode())
-        elif name.lower() == SETTLED_HEADER:
-            answer.is_settled = True
+def _for_django(headers: Any) -> list[tuple[bytes, bytes]]:
+    """Return the headers without our internal ones, and without names that WSGI takes for others: `a_b` for `a-b`."""
+    return [
+        (name, value)
+        for name, value in headers
+        if b"_" not in name and not name.startswith(INTERNAL)
+    ]
 
 
 def _repeated(scope: Scope, target: str) -> Scope:
@@ -260,35 +318,9 @@ def _repeated(scope: Scope, target: str) -> Scope:
     }
 
 
-async def _empty() -> Message:
-    return {"type": "http.request", "body": b"", "more_body": False}
-
-
 async def _disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-async def _buffered(scope: Scope, receive: Receive) -> tuple[Scope, Receive]:
-    """Read the body ahead, up to BODY_BYTES. Return the scope with its Content-Length, and a `receive` that replays it.
-
-    WSGI ignores a body without Content-Length, as chunked ones are.
-    """
-    messages = [await receive()]
-    size = len(messages[0].get("body", b""))
-    while messages[-1].get("more_body", False) and size < BODY_BYTES:
-        messages.append(await receive())
-        size += len(messages[-1].get("body", b""))
-    is_whole = not messages[-1].get("more_body", False)
-    messages.reverse()
-    if size and not any(name == b"content-length" for name, _ in scope["headers"]):
-        length = str(size if is_whole else ENDLESS).encode()
-        scope = {**scope, "headers": [*scope["headers"], (b"content-length", length)]}
-
-    async def replay() -> Message:
-        return messages.pop() if messages else await receive()
-
-    return scope, replay
 
 
 def _before_stop(action: Callable[[], None]) -> None:

@@ -1,50 +1,80 @@
-"""WSGI application as ASGI application: a2wsgi, with one hand-over from the thread to the loop per small response.
+"""Calls of Django's WSGI application on lasting threads: a whole request goes in, a whole answer comes out.
 
-a2wsgi hands over the start and each piece of a response, and its thread waits each time. Large responses are handed
-over in pieces as there.
+A thread never waits for a client. The environment of a call is asgiref's.
 """
 
+import asyncio
+import contextvars
+from collections.abc import Callable, Iterable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
-from a2wsgi.wsgi import WSGIResponder
+from asgiref.wsgi import WsgiToAsgiInstance
 
-SEND_QUEUE = 10  # messages of a large response that wait for the client
-KEPT_BYTES = 262_144  # a larger response is sent in pieces
+from project.answers import Answer
+from project.bodies import Body
+
+Scope = MutableMapping[str, Any]
+Application = Callable[..., Iterable[bytes]]
+T = TypeVar("T")
 
 
 class Bridge:
-    """The ASGI application. Any: the types of a2wsgi name every message of ASGI, websockets too."""
+    """A WSGI application and its threads. Requests that find no thread free wait in the event loop.
 
-    def __init__(self, application: Any, *, threads: int) -> None:
+    busy: threads at work. ended: calls that have ended.
+    """
+
+    def __init__(self, application: Application, *, threads: int, name: str = "django") -> None:
         self._application = application
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="django")
+        self.threads = threads
+        self.busy = self.ended = 0
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._free = asyncio.Semaphore(threads)
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        answer = _Answer(self._application, self._threads, SEND_QUEUE)
-        await answer(scope, receive, send)
-        for message in answer.kept:
-            await send(message)
+    async def __call__(
+        self, scope: Scope, body: Body, *, is_gone: Callable[[], bool] = lambda: False
+    ) -> Answer:
+        """Return the application's answer. is_gone: whether the client left, when a thread is free."""
+        return await self.run(self._call, scope, body, is_gone)
 
+    async def run(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Call the function on a thread."""
+        await self._free.acquire()
+        self.busy += 1
+        call = asyncio.get_running_loop().run_in_executor(
+            self._pool, contextvars.copy_context().run, function, *arguments
+        )
+        call.add_done_callback(self._release)
+        return await asyncio.shield(call)  # a caller that is cancelled leaves the thread at work
 
-class _Answer(WSGIResponder):
-    """Keeps its messages until they are too large."""
+    def _release(self, _: Any) -> None:
+        self.busy -= 1
+        self.ended += 1
+        self._free.release()
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self.kept: list[Any] = []
-        self._bytes = 0
-        self._is_large = False
+    def _call(self, scope: Scope, body: Body, is_gone: Callable[[], bool]) -> Answer:
+        if is_gone():
+            return Answer(503)
+        instance = WsgiToAsgiInstance(self._application, duplicate_header_limit=0)
+        instance.scope = scope
+        environ = instance.build_environ(scope, body.file)
+        environ["asgi.scope"] = scope
+        if body.size:  # chunked bodies are sent without it
+            environ["CONTENT_LENGTH"] = str(body.size)
+        status, headers = "500 ", list[tuple[str, str]]()
+        parts: list[bytes] = []
 
-    def send(self, message: Any) -> None:
-        """Keep or hand over a message; a2wsgi calls it in the thread of the application."""
-        if self._is_large:
-            super().send(message)
-            return
-        self.kept.append(message)
-        self._bytes += len(message.get("body", b""))
-        if self._bytes > KEPT_BYTES:
-            self._is_large = True
-            kept, self.kept = self.kept, []
-            for one in kept:
-                super().send(one)
+        def start_response(
+            line: str, named: list[tuple[str, str]], exc_info: Any = None
+        ) -> Callable[[bytes], None]:
+            nonlocal status, headers
+            status, headers = line, named
+            return parts.append
+
+        result = self._application(environ, start_response)
+        try:
+            parts.extend(result)
+        finally:
+            getattr(result, "close", lambda: None)()
+        return Answer.of(status, headers, b"".join(parts))

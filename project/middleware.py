@@ -32,13 +32,18 @@ def in_utf8(application: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
+def is_session_key(text: str) -> bool:
+    """Return whether Django can have made this key of a session."""
+    return bool(_SESSION_KEY.fullmatch(text))
+
+
 def session_key(
     get_response: Callable[[HttpRequest], HttpResponseBase],
 ) -> Callable[[HttpRequest], HttpResponseBase]:
     """Drop a session cookie that Django cannot have made: with a NUL in it PostgreSQL refuses the query."""
 
     def middleware(request: HttpRequest) -> HttpResponseBase:
-        if not _SESSION_KEY.fullmatch(request.COOKIES.get(settings.SESSION_COOKIE_NAME, "")):
+        if not is_session_key(request.COOKIES.get(settings.SESSION_COOKIE_NAME, "")):
             request.COOKIES.pop(settings.SESSION_COOKIE_NAME, None)
         return get_response(request)
 

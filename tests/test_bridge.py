@@ -1,83 +1,119 @@
-"""Responses of Django on their way from a thread to the event loop."""
+"""Django's application on its threads: a whole request goes in, a whole answer comes out."""
 
 import asyncio
 import threading
 from collections.abc import Callable, Iterable
+from io import BytesIO
 from typing import Any
 
 import pytest
 
-from project import bridge
+from generation.realtime.hub import HEADER, SETTLED, Wait
+from project.answers import Answer
+from project.bodies import Body
 from project.bridge import Bridge
 
 SCOPE = {
     "type": "http",
     "http_version": "1.1",
-    "method": "GET",
-    "path": "/",
-    "query_string": b"",
-    "headers": [],
+    "method": "POST",
+    "path": "/ä",
+    "query_string": b"a=1",
+    "headers": [(b"host", b"localhost"), (b"content-length", b"7")],
 }
 
 
-def answered(application: Callable[..., Iterable[bytes]]) -> list[tuple[dict[str, Any], bool]]:
-    """Its messages, and whether the application was still at work when each came."""
-    at_work = threading.Event()
-    found = []
+def answered(application: Callable[..., Iterable[bytes]], body: bytes = b"") -> Answer:
+    async def ask() -> Answer:
+        return await Bridge(application, threads=1)(SCOPE, Body(BytesIO(body), len(body)))
 
-    def watched(environ: Any, start_response: Any) -> Iterable[bytes]:
-        at_work.set()
-        try:
-            yield from application(environ, start_response)
-        finally:
-            at_work.clear()
-
-    async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": b"", "more_body": False}
-
-    async def send(message: dict[str, Any]) -> None:
-        found.append((message, at_work.is_set()))
-
-    asyncio.run(Bridge(watched, threads=1)(SCOPE, receive, send))
-    return found
+    return asyncio.run(ask())
 
 
-def saying(parts: list[bytes]) -> Callable[..., Iterable[bytes]]:
+def test_an_answer_crosses_when_it_is_whole():
+    closed = []
+
+    class Parts(list[bytes]):
+        def close(self) -> None:
+            closed.append(True)
+
     def application(environ: Any, start_response: Any) -> Iterable[bytes]:
-        start_response("200 OK", [("X-Said", "yes")])
-        yield from parts
+        write = start_response("201 Created", [("X-Said", "yes")])
+        write(b"a")
+        return Parts([b"b", b"", b"c" * 1_000_000])
 
-    return application
+    answer = answered(application)
 
-
-def body(messages: list[tuple[dict[str, Any], bool]]) -> bytes:
-    return b"".join(message.get("body", b"") for message, _ in messages)
-
-
-def test_a_small_answer_crosses_when_it_is_whole():
-    messages = answered(saying([b"a", b"b", b"c"]))
-
-    (start, _), *_ = messages
-    assert (start["status"], start["headers"]) == (200, [(b"x-said", b"yes")])
-    assert body(messages) == b"abc"
-    assert not any(was_at_work for _, was_at_work in messages)
-    assert not messages[-1][0].get("more_body")
+    assert (answer.status, answer.headers) == (201, [(b"x-said", b"yes")])
+    assert answer.body == b"ab" + b"c" * 1_000_000
+    assert closed == [True]
 
 
-def test_a_large_answer_is_sent_while_it_is_made():
-    part = bytes(bridge.KEPT_BYTES // 4)
+def test_the_application_gets_the_whole_request():
+    found: dict[str, Any] = {}
 
-    messages = answered(saying([part] * 40))
+    def application(environ: Any, start_response: Any) -> Iterable[bytes]:
+        found.update(environ, content=environ["wsgi.input"].read())
+        start_response("200 OK", [])
+        return []
 
-    assert len(body(messages)) == 40 * len(part)
-    assert messages[0][0]["type"] == "http.response.start"
-    assert sum(was_at_work for _, was_at_work in messages) > 20
+    answered(application, b"content")
+
+    names = ("REQUEST_METHOD", "PATH_INFO", "QUERY_STRING", "CONTENT_LENGTH", "HTTP_HOST")
+    assert [found[name] for name in names] == ["POST", "/Ã¤", "a=1", "7", "localhost"]
+    assert (found["content"], found["asgi.scope"]) == (b"content", SCOPE)
+
+
+def test_internal_headers_are_read_and_removed():
+    wait = Wait("channel", ("succeeded",), 1.0, "/then")
+
+    def application(environ: Any, start_response: Any) -> Iterable[bytes]:
+        start_response("500 x", [(HEADER, wait.encode()), (SETTLED, "1"), ("X-Other", "1")])
+        return []
+
+    answer = answered(application)
+
+    assert (answer.wait, answer.is_settled, answer.headers) == (wait, True, [(b"x-other", b"1")])
 
 
 def test_what_the_application_raises_comes_out():
     def broken(environ: Any, start_response: Any) -> Iterable[bytes]:
         raise ZeroDivisionError
-        yield b""
 
     with pytest.raises(ZeroDivisionError):
         answered(broken)
+
+
+def test_a_caller_that_leaves_does_not_free_a_thread_that_works():
+    release, begun = threading.Event(), threading.Event()
+
+    def application(environ: Any, start_response: Any) -> Iterable[bytes]:
+        begun.set()
+        release.wait(60)
+        start_response("200 OK", [])
+        return []
+
+    async def leave() -> None:
+        bridge = Bridge(application, threads=1)
+        first = asyncio.ensure_future(bridge(SCOPE, Body.empty()))
+        await asyncio.to_thread(begun.wait, 60)
+        first.cancel()
+        second = asyncio.ensure_future(bridge(SCOPE, Body.empty()))
+        await asyncio.wait((first, second), timeout=0.1)
+        assert (first.cancelled(), second.done(), bridge.busy) == (True, False, 1)
+
+        release.set()
+        assert (await second).status == 200
+        assert (bridge.busy, bridge.ended) == (0, 2)
+
+    asyncio.run(leave())
+
+
+def test_a_request_whose_client_left_before_a_thread_was_free_is_dropped():
+    def never(environ: Any, start_response: Any) -> Iterable[bytes]:
+        raise AssertionError
+
+    async def ask() -> Answer:
+        return await Bridge(never, threads=1)(SCOPE, Body.empty(), is_gone=lambda: True)
+
+    assert asyncio.run(ask()).status == 503

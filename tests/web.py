@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
@@ -28,11 +29,27 @@ def database_url() -> str:
     return f"postgres://{facts['USER']}{password}@{facts['HOST']}:{facts['PORT']}/{facts['NAME']}"
 
 
+def eventually(condition: Callable[[], bool], *, seconds: float = 60) -> None:
+    """Wait until the condition holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the state was not reached"
+        time.sleep(0.05)
+
+
 class Web:
     """Start it, talk to it through `http`, end it with `stop`."""
 
-    def __init__(self, folder: Path, *, redis_url: str = "", **environment: str) -> None:
-        """environment: beside, or instead of, what the tests have."""
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        redis_url: str = "",
+        connection: str = "project.connections:Connection",
+        **environment: str,
+    ) -> None:
+        """connection: class of uvicorn's connections. environment: beside, or instead of, what the tests have."""
+        self.connection = connection
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = folder / f"web-{self.port}.log"
@@ -45,7 +62,10 @@ class Web:
         self, folder: Path, redis_url: str, environment: dict[str, str], log: IO[bytes]
     ) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            [sys.executable, "-m", "uvicorn", "project.asgi:application", "--port", str(self.port)],
+            [
+                *(sys.executable, "-m", "uvicorn", "project.asgi:application"),
+                *("--http", self.connection, "--ws", "none", "--port", str(self.port)),
+            ],
             cwd=ROOT,
             env={
                 **os.environ,

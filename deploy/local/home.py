@@ -83,6 +83,7 @@ class Home:
         made = {
             "SECRET_KEY": secrets.token_urlsafe(50),
             "LOCAL_API_KEY": f"rt_{secrets.token_hex(4)}_{secrets.token_urlsafe(32)}",
+            "METRICS_TOKEN": secrets.token_urlsafe(24),
             "postgres_password": secrets.token_hex(24),
             "redis_password": secrets.token_hex(24),
         } | known

@@ -16,6 +16,7 @@ def generation(workers: int) -> list[str]:
 def application(*, port: int, workers: int) -> list[Program]:
     web = [
         PYTHON, "-m", "uvicorn", "project.asgi:application", "--host", HOST, "--port", str(port),
+        "--http", "project.connections:Connection", "--ws", "none",
         "--no-access-log", "--lifespan", "on", "--timeout-graceful-shutdown", "2",
     ]  # fmt: skip
     # Several workers that each take every core are slower together than one.

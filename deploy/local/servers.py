@@ -79,7 +79,8 @@ class Servers:
             raise LocalError(
                 "No Redis answers at REDIS_URL. Start it and check the password, or leave the variable out."
             )
-        self.environment.setdefault("SECRET_KEY", secrets["SECRET_KEY"])
+        for name in ("SECRET_KEY", "METRICS_TOKEN"):
+            self.environment.setdefault(name, secrets[name])
         self.environment.setdefault("DATA_DIR", str(self.home.data))
 
     def start(self, others: Iterable[Program] = ()) -> None:

@@ -159,6 +159,7 @@ class Stack:
             "api_key": self.api_key,
             "database_url": self.environment["DATABASE_URL"],
             "redis_url": self.environment["REDIS_URL"],
+            "metrics_token": self.environment["METRICS_TOKEN"],
             "secret_key": self.environment["SECRET_KEY"],
             "data_dir": self.environment["DATA_DIR"],
             "home": str(self.home.folder),

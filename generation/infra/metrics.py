@@ -60,6 +60,7 @@ COUNTERS = {
     "retort_webhooks_total": Counter("Tries to deliver a webhook.", ("outcome",)),
     "retort_encoded_total": Counter("Prompt variants encoded.", ("outcome",)),
     "retort_matches_total": Counter("Texts that no prompt variant has.", ("outcome",)),
+    "retort_web_stuck_total": Counter("Web processes that ended because all threads were stuck."),
 }
 HISTOGRAMS = {
     "retort_job_seconds": Histogram("From a job's creation to its success.", SECONDS),
@@ -151,6 +152,16 @@ def collect() -> Iterator[Metric]:
         known = []
     yield GaugeMetricFamily("retort_database_up", "Whether PostgreSQL answers.", value=bool(known))
     yield from known
+
+
+def of_web(load: Mapping[str, float]) -> Iterator[Metric]:
+    """Yield the gauges of the web process that is scraped."""
+    busy = "Threads of this web process that are at work."
+    yield GaugeMetricFamily("retort_web_busy_threads", busy, value=load["busy"])
+    stuck = (
+        "For how long all threads of this web process have been at work, and none ended a request."
+    )
+    yield GaugeMetricFamily("retort_web_stuck_seconds", stuck, value=load["stuck_seconds"])
 
 
 def _recorded() -> Iterator[Metric]:

@@ -26,6 +26,8 @@ SETTLED = "X-Retort-Settled"
 # the method of the client's request.
 SHELL = "retort.shell"
 REQUEST_ID = "retort.request_id"  # key in the ASGI scope: repeated requests keep the request's id
+# Key in the ASGI scope of requests of operators: threads, busy and stuck_seconds of the web process.
+LOAD = "retort.load"
 PATTERN = "retort:job:*"  # events.CHANNEL_PREFIX
 REMEMBER_SECONDS = 10.0
 PING_SECONDS = 5.0  # after such a silence a ping; after another the connection is closed

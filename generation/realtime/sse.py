@@ -79,7 +79,7 @@ class Answer(Protocol):
     """An answer of Django as the shell keeps it. stream: None without the header."""
 
     status: int
-    body: bytearray
+    body: bytes
     stream: Stream | None
 
     @property
@@ -224,15 +224,13 @@ class _Client:
                 newer = await self._ask()
                 if not newer.is_failure:
                     answer = newer
-                    if not _is_final(answer) and not (
-                        is_whole and self._style.knows(bytes(answer.body))
-                    ):
+                    if not _is_final(answer) and not (is_whole and self._style.knows(answer.body)):
                         await self._snapshot(answer)
             if time.monotonic() >= self._wrote_at + HEARTBEAT_SECONDS:
                 await self._write(b":\n\n")
         if self._seen:
             await self._forward()  # what was written before the end
-        last = self._style.final(answer.status, bytes(answer.body))
+        last = self._style.final(answer.status, answer.body)
         await self._write(ending(last, self._id))
 
     async def _until_something_moved(self) -> None:
@@ -258,7 +256,7 @@ class _Client:
     async def _snapshot(self, answer: Answer) -> None:
         if answer.stream is not None:
             self._seen = answer.stream.id if answer.stream.id != NO_ID else ""
-        await self._write(frame(self._style.snapshot(bytes(answer.body)), self._id))
+        await self._write(frame(self._style.snapshot(answer.body), self._id))
 
     async def _forward(self) -> bool | None:
         """Send the new entries of the stream. Return False if the stream has dropped the client's last event, None

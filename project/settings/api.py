@@ -3,6 +3,7 @@
 from project.settings import environment
 
 LOCAL_API_KEY = environment.env.str("LOCAL_API_KEY", default="")
+METRICS_TOKEN = environment.env.str("METRICS_TOKEN", default="")  # empty: nobody reads /metrics
 REQUESTS_PER_MINUTE = environment.whole("REQUESTS_PER_MINUTE", 0, most=1_000_000)
 MAX_QUEUED_JOBS = environment.whole("MAX_QUEUED_JOBS", 10_000, most=10_000_000)
 # What a person must be permitted in the admin to give a key this scope. Jobs and the catalogue are everybody's who may

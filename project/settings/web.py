@@ -90,6 +90,9 @@ if environment.env.bool("BEHIND_TLS_PROXY", default=False):
         r"^metrics$",
     ]  # probed inside the cluster, over plain HTTP
 
+# The process exits after all threads have been at work for so long, and none has ended a request.
+WEB_STUCK_SECONDS = environment.positive("WEB_STUCK_SECONDS", 60)
+
 # --- The page at / ------------------------------------------------------------------------------
 LOGIN_URL = "login"  # the admin has its own
 LOGIN_REDIRECT_URL = "home"

@@ -18,10 +18,12 @@ from django.views.decorators.http import require_safe
 
 from generation.infra import redis_client
 from generation.models import Worker
+from generation.realtime.hub import LOAD
 
 log = structlog.get_logger(__name__)
 
 PART_SECONDS = 2.0
+STUCK_SECONDS = 5.0  # with all threads at work and no request ended
 QUESTIONS_AT_ONCE = 4  # per component; while as many hang, no more are started
 
 _asked: Counter[str] = Counter()
@@ -38,10 +40,12 @@ def live(request: HttpRequest) -> JsonResponse:
 @require_safe
 @never_cache
 def ready(request: HttpRequest) -> JsonResponse:
-    """Readiness: PostgreSQL and Redis respond, and a generation worker has a heartbeat."""
+    """Readiness: PostgreSQL and Redis respond, a generation worker has a heartbeat, this process has free threads."""
     deadline = time.monotonic() + PART_SECONDS
     asked = {name: _ask(name) for name in PARTS}
     parts = {name: _outcome(name, future, deadline) for name, future in asked.items()}
+    if load := request.META.get("asgi.scope", {}).get(LOAD):
+        parts["threads"] = {"ok": load["stuck_seconds"] < STUCK_SECONDS, **load}
     good = all(part["ok"] for part in parts.values())
     return JsonResponse(
         {"status": "ok" if good else "unavailable", **parts}, status=200 if good else 503

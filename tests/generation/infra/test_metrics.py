@@ -28,6 +28,14 @@ from tests.people import (
 ROOT = Path(__file__).resolve().parents[3]
 
 
+TOKEN = "of-the-monitoring"
+
+
+@pytest.fixture(autouse=True)
+def token(settings) -> None:
+    settings.METRICS_TOKEN = TOKEN
+
+
 @pytest.fixture
 def redis(redis_server, monkeypatch):
     monkeypatch.setattr(redis_client, "_resume_at", 0.0)
@@ -36,7 +44,7 @@ def redis(redis_server, monkeypatch):
 
 def scraped() -> dict[tuple, float]:
     """Every value of /metrics by name and labels."""
-    answer = Client().get("/metrics")
+    answer = Client().get("/metrics", headers={"Authorization": f"Bearer {TOKEN}"})
     assert answer.status_code == 200
     assert answer["Content-Type"].startswith("text/plain; version=0.0.4")
     return {
@@ -226,3 +234,15 @@ def test_every_figure_that_the_code_records_is_declared():
 
     assert used
     assert used <= set(metrics.COUNTERS) | set(metrics.HISTOGRAMS)
+
+
+@pytest.mark.parametrize("token", ["", TOKEN])
+@pytest.mark.parametrize(
+    "sent", [None, "", "Bearer ", "Bearer of-the-monitorinG", "Bearer é", TOKEN]
+)
+def test_nobody_reads_the_metrics_without_the_token(settings, token: str, sent: str | None):
+    settings.METRICS_TOKEN = token
+    answer = Client().get("/metrics", headers={} if sent is None else {"Authorization": sent})
+
+    assert (answer.status_code, b"retort_" in answer.content) == (401, False)
+    assert answer["WWW-Authenticate"].startswith("Bearer")

@@ -399,7 +399,7 @@ def test_without_redis_everything_that_needs_only_rows_answers(deaf_web: Web, ke
     paths = {
         "/v1/jobs": 200,
         f"/v1/jobs/{running.id}": 200,
-        "/metrics": 200,
+        "/metrics": 401,  # with the key of the API
         "/health/ready": 503,
         "/health/live": 200,
     }
@@ -442,7 +442,7 @@ def test_without_postgresql_answers_are_quick_and_true(tmp_path: Path):
         for path, status in {
             "/health/live": 200,
             "/health/ready": 503,
-            "/metrics": 200,
+            "/metrics": 401,
             "/v1/jobs": 503,
         }.items():
             started = time.monotonic()

@@ -34,7 +34,7 @@ class Answer:
     """What Django would say."""
 
     status: int
-    body: bytearray
+    body: bytes
     stream: Stream | None
 
     @property
@@ -70,7 +70,7 @@ class Scene:
             is_final=self.status in ends, after=self.after,
         )  # fmt: skip
         body = json.dumps({"status": self.status, "attempt": 1}).encode()
-        return Answer(self.http_status, bytearray(body), wish)
+        return Answer(self.http_status, body, wish)
 
     async def write(self, content: bytes) -> None:
         while self.is_blocked:

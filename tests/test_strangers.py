@@ -1,0 +1,302 @@
+"""Clients that send or read badly, by raw sockets, against the web process under uvicorn.
+
+While they are connected, and after they left, a well-behaved client is answered: by the shell alone (/health/live) and
+by a view on one of Django's threads. In between no thread is at work.
+"""
+
+import contextlib
+import itertools
+import resource
+import socket
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from django.db import connection, transaction
+
+from project.asgi import HELD_BYTES, THREADS
+from project.connections import Connection
+from tests.people import make_key
+from tests.web import Web, eventually
+
+MORE_THAN_THREADS = THREADS + 2
+LARGE = "/static/drf_spectacular_sidecar/swagger-ui-dist/swagger-ui-bundle.js"  # 1.4 MB
+MOST_BYTES = 2_621_440  # DATA_UPLOAD_MAX_MEMORY_SIZE
+
+
+class Hasty(Connection):
+    """As deployed, with shorter deadlines."""
+
+    head_seconds = 3.0
+    write_seconds = 2.0
+    close_seconds = 2.0
+
+
+@pytest.fixture(scope="module")
+def hasty_web(django_db_setup, django_db_blocker, tmp_path_factory) -> Iterator[Web]:
+    with django_db_blocker.unblock():
+        web = Web(tmp_path_factory.mktemp("web"), connection="tests.test_strangers:Hasty")
+    yield web
+    web.stop()
+
+
+_clients: list[socket.socket] = []
+
+
+@pytest.fixture(autouse=True)
+def all_leave() -> Iterator[None]:
+    yield
+    for client in _clients:
+        client.close()
+    _clients.clear()
+
+
+def connected(web: Web, sent: bytes = b"", *, window: int = 0) -> socket.socket:
+    """window: of what the client takes from the network without reading, in bytes."""
+    client = socket.socket()
+    _clients.append(client)
+    if window:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)
+    client.settimeout(60)
+    client.connect(("127.0.0.1", web.port))
+    client.sendall(sent)
+    return client
+
+
+def get(path: str, *, last: bool = False) -> bytes:
+    return f"GET {path} HTTP/1.1\r\nHost: localhost\r\n{'Connection: close' if last else 'X: 1'}\r\n\r\n".encode()
+
+
+def reset(client: socket.socket) -> None:
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+
+
+def answers_others(web: Web) -> None:
+    with httpx.Client(base_url=web.url, timeout=60) as client:
+        assert client.get("/health/live").status_code == 200
+        for _ in range(2):
+            assert client.get("/v1/problems").status_code == 200
+
+
+def has_free_threads(web: Web) -> bool:
+    return ready(web)["threads"]["busy"] == 0
+
+
+def is_closed(client: socket.socket) -> bool:
+    """Whether the server ended the connection; reads what it sent."""
+    client.settimeout(0.001)
+    try:
+        while client.recv(1_000_000):
+            pass
+        return True
+    except TimeoutError:
+        return False
+    except OSError:
+        return True
+
+
+def read_all(client: socket.socket) -> bytes:
+    return b"".join(iter(lambda: client.recv(1_000_000), b""))
+
+
+# --- clients that do not read ---------------------------------------------------------------------
+@pytest.mark.parametrize("leave", [socket.socket.close, reset])
+def test_pipelined_visits_that_read_nothing_hold_no_thread(web: Web, leave):
+    depths = [*range(1, 11), 2, 5]
+    assert len(depths) > THREADS
+    clients = [connected(web, get(LARGE) * depth, window=4096) for depth in depths]
+    answers_others(web)
+    eventually(lambda: has_free_threads(web))
+
+    for client in clients:
+        leave(client)
+
+    answers_others(web)
+    eventually(lambda: has_free_threads(web))
+
+
+@pytest.mark.parametrize("depth", [1, 2, 10])
+def test_pipelined_requests_are_answered_in_order(web: Web, depth: int):
+    paths = [("/v1/problems", "/health/live", LARGE)[number % 3] for number in range(depth)]
+    parts = [get(path, last=number == depth - 1) for number, path in enumerate(paths)]
+
+    heads = read_all(connected(web, b"".join(parts))).split(b"HTTP/1.1 200 ")[1:]
+
+    kinds = {"/v1/problems": b"text/html", "/health/live": b'"ok"', LARGE: b"javascript"}
+    assert len(heads) == depth
+    assert all(kinds[path] in head[:2000] for path, head in zip(paths, heads, strict=True))
+
+
+def test_readers_of_a_byte_a_second_hold_no_thread_and_are_disconnected(hasty_web: Web):
+    # More than the system's buffers take.
+    clients = [connected(hasty_web, get(LARGE) * 5, window=2048) for _ in range(MORE_THAN_THREADS)]
+    readers = set(clients)
+    answers_others(hasty_web)
+    eventually(lambda: has_free_threads(hasty_web))
+
+    def all_were_disconnected() -> bool:
+        for client in list(readers):
+            try:
+                assert client.recv(1)  # also after a reset, from the buffer
+                client.send(b"G")
+            except OSError:
+                readers.discard(client)
+        time.sleep(0.5)
+        return not readers
+
+    eventually(all_were_disconnected)
+
+
+# --- clients that do not send ---------------------------------------------------------------------
+PATHS = ("/login", "/", "/v1/jobs", "/admin/login/", "/static/x", LARGE)
+SIZES = (1, 1000, 1_100_000, MOST_BYTES, MOST_BYTES + 1, 5_000_000)
+
+
+def half_sent() -> Iterator[bytes]:
+    """Requests that are cut in each phase."""
+    whole = b"POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n"
+    yield from (whole[:length] for length in (1, 5, 20, 40, len(whole) - 2, len(whole) - 1))
+    for size, path in itertools.product(SIZES, PATHS):
+        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nCookie: csrftoken={'a' * 32}\r\n"
+        head += "Content-Type: application/x-www-form-urlencoded\r\n"
+        head += f"Content-Length: {size}\r\n\r\n"
+        for sent in {0, size // 2, size - 1}:
+            yield head.encode() + b"a" * min(sent, 300_000)
+    yield b"POST /login HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nabc"
+
+
+@pytest.mark.parametrize("leave", [socket.socket.close, reset])
+def test_half_sent_requests_hold_no_thread(web: Web, leave):
+    clients = [connected(web, sent) for sent in half_sent()]
+    assert len(clients) > 100
+    answers_others(web)
+    eventually(lambda: has_free_threads(web))
+
+    for client in clients:
+        leave(client)
+
+    answers_others(web)
+    eventually(lambda: has_free_threads(web))
+
+
+def test_half_sent_bodies_hold_a_bounded_part_of_the_memory(web: Web):
+    """The oldest make room for the newest, which may be a well-behaved client's."""
+    head = f"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: {MOST_BYTES}\r\n\r\n".encode()
+    clients = [connected(web) for _ in range(60)]
+
+    for client in clients:
+        client.sendall(head + bytes(2_600_000))
+
+    eventually(lambda: is_closed(clients[0]))
+    eventually(lambda: sum(map(is_closed, clients)) >= 60 - HELD_BYTES // 2_600_000)
+    assert not is_closed(clients[-1])
+    answers_others(web)
+
+
+@pytest.mark.parametrize("path", ["/login", "/admin/login/", "/", "/v1/jobs"])
+@pytest.mark.parametrize("announced", [True, False])
+def test_an_endless_upload_is_refused(web: Web, path: str, announced: bool, tmp_path: Path):
+    size = b"Content-Length: 1000000000" if announced else b"Transfer-Encoding: chunked"
+    boundary = b"Content-Type: multipart/form-data; boundary=x"
+    client = connected(
+        web,
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\n".encode()
+        + size
+        + b"\r\n"
+        + boundary
+        + b"\r\n\r\n",
+    )
+    part = b'--x\r\nContent-Disposition: form-data; name="f"; filename="f"\r\n\r\n' + bytes(99_000)
+    try:
+        for _ in range(10_000):  # a GB
+            client.sendall(part if announced else b"%x\r\n%s\r\n" % (len(part), part))
+    except OSError:
+        pass
+    else:
+        raise AssertionError("the server took it all")
+    answers_others(web)
+
+
+def test_a_refusal_for_size_reaches_a_client_that_sends_everything_first(web: Web):
+    answer = httpx.post(f"{web.url}/login", content=bytes(MOST_BYTES + 1), timeout=60)
+
+    assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
+    assert answer.headers["connection"] == "close"
+
+
+def test_endless_heads_end(web: Web):
+    for line in (b"GET /" + b"a" * 100_000, b"GET / HTTP/1.1\r\n" + b"X-A: b\r\n" * 10_000):
+        client = connected(web)
+        with pytest.raises(OSError):
+            client.sendall(line)
+            for _ in range(2000):
+                client.sendall(b"X-A: " + b"b" * 10_000 + b"\r\n")
+        answers_others(web)
+
+
+# --- connections ----------------------------------------------------------------------------------
+def test_two_thousand_idle_connections_keep_nobody_out_and_end(hasty_web: Web):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 8192)), hard))
+    try:
+        clients = [connected(hasty_web, b"GET" * (number % 2)) for number in range(2000)]
+        answers_others(hasty_web)
+        eventually(lambda: all(map(is_closed, clients)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_with_few_files_the_oldest_idle_connections_make_room(tmp_path: Path, transactional_db):
+    web = Web(tmp_path, connection="tests.test_strangers:Few")
+    try:
+        clients = [connected(web) for _ in range(30)]
+        answers_others(web)
+        eventually(lambda: is_closed(clients[0]))
+        assert not is_closed(clients[-1])
+    finally:
+        web.stop()
+
+
+class Few(Connection):
+    most = 10
+
+
+# --- a process whose threads hang -----------------------------------------------------------------
+def test_a_process_whose_threads_hang_says_so_and_ends(tmp_path: Path, transactional_db):
+    """A server that does not answer: here a lock in PostgreSQL."""
+    web = Web(tmp_path, WEB_STUCK_SECONDS="8", METRICS_TOKEN="token")
+    headers = {"Authorization": f"Bearer {make_key()[1]}"}
+
+    def ask() -> None:
+        with contextlib.suppress(httpx.HTTPError):
+            httpx.get(f"{web.url}/v1/webhooks", headers=headers, timeout=60)
+
+    try:
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute("LOCK TABLE generation_webhookendpoint IN ACCESS EXCLUSIVE MODE")
+            asking = [threading.Thread(target=ask) for _ in range(MORE_THAN_THREADS)]
+            for thread in asking:
+                thread.start()
+
+            eventually(lambda: not ready(web)["threads"]["ok"])
+            assert ready(web)["threads"]["busy"] == THREADS
+            assert web.http.get("/health/live").status_code == 200
+            metrics = web.http.get("/metrics", headers={"Authorization": "Bearer token"}).text
+            assert f"retort_web_busy_threads {THREADS}" in metrics
+
+            assert web.process.wait(60) == 70
+            for thread in asking:
+                thread.join()
+        assert "web_stuck" in web.log.read_text()
+    finally:
+        web.stop()
+
+
+def ready(web: Web) -> dict[str, Any]:
+    return httpx.get(f"{web.url}/health/ready", timeout=60).json()
