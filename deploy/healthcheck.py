@@ -37,20 +37,13 @@ def worker() -> bool:
 
     django.setup()
 
-    from datetime import timedelta
+    import django.db
 
-    from django.conf import settings
-    from django.db import DatabaseError
-    from django.utils import timezone
+    from generation.infra import heartbeat
 
-    from generation.models import Worker
-
-    oldest = timezone.now() - timedelta(seconds=settings.WORKER_STALE_SECONDS)
     try:
-        return Worker.objects.filter(
-            hostname=socket.gethostname(), heartbeat_at__gte=oldest
-        ).exists()
-    except DatabaseError:
+        return heartbeat.alive().filter(hostname=socket.gethostname()).exists()
+    except django.db.Error:
         return False
 
 

@@ -42,14 +42,6 @@ def _faults() -> Iterator[CheckMessage]:
             hint=f"Declared: {', '.join(sorted(declared))}.",
             id="generation.E004",
         )
-    # Redis delivers an unacknowledged message again after visibility_timeout (Celery issues 5935, 3270).
-    transport = settings.CELERY_BROKER_TRANSPORT_OPTIONS
-    if settings.CELERY_TASK_ACKS_LATE and transport["visibility_timeout"] < 3600:
-        yield Error(
-            "CELERY_TASK_ACKS_LATE with a short visibility_timeout runs long tasks twice.",
-            hint="Acknowledge early: lost messages are sent again. Or give a visibility_timeout of an hour or more.",
-            id="generation.E005",
-        )
     # The key that `bootstrap` installs must have the form of all keys, which are found by their prefix.
     plain = settings.LOCAL_API_KEY
     if plain and not re.fullmatch(r"rt_[^_]{1,17}_.{32,}", plain, re.DOTALL):

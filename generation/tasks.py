@@ -7,7 +7,7 @@ from celery import shared_task
 from celery.signals import beat_init, setup_logging, task_prerun, worker_shutting_down
 from django.db import close_old_connections
 
-from generation.infra import beat_lock, heartbeat, metrics, notifications, queues
+from generation.infra import beat_lock, heartbeat, light, metrics, notifications, queues
 from generation.infra.bootstep import QueueStep
 from generation.jobs import lifecycle as jobs
 from generation.jobs import retention
@@ -133,6 +133,15 @@ class EncodeStep(QueueStep):
 
         nearest.begin()
         notifications.encode()
+
+
+class LightStep(QueueStep):
+    """A worker of sweeps, decisions and retention."""
+
+    queue = light.QUEUE
+
+    def begin(self) -> None:
+        light.begin()
 
 
 class WebhooksStep(QueueStep):

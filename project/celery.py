@@ -17,6 +17,7 @@ app.steps["worker"].update(
         "generation.tasks:GenerationStep",
         "generation.tasks:ReferenceStep",
         "generation.tasks:EncodeStep",
+        "generation.tasks:LightStep",
         "generation.tasks:WebhooksStep",
         "distillation.tasks:DistillationStep",
     }

@@ -14,6 +14,7 @@ from threading import Condition
 from cachetools import TTLCache, cached
 from django.conf import settings
 from django.db.models import F, Q
+from django.db.models.functions import Now
 from django.utils import timezone
 
 from generation.errors import QueueFull, QuotaExceeded, RateLimited
@@ -150,7 +151,7 @@ def queued() -> int:
 @cached(TTLCache(maxsize=1, ttl=COUNT_SECONDS), condition=Condition())
 def ended() -> int:
     """Return how many jobs left the queue within RATE_SECONDS."""
-    since = timezone.now() - timedelta(seconds=RATE_SECONDS)
+    since = Now() - timedelta(seconds=RATE_SECONDS)
     # The conditions on purged_at and finished_at are those of the index job_kept.
     rows = Job.objects.filter(finished_at__gte=since, finished_at__isnull=False, purged_at=None)
     return rows.exclude(cache=Job.Cache.HIT).order_by().count()

@@ -3,7 +3,6 @@
 from datetime import timedelta
 from typing import Any
 
-from django.conf import settings
 from django.db.models import Count, Q
 from django.http import HttpRequest
 from django.urls import reverse
@@ -11,7 +10,8 @@ from django.utils import timezone
 
 from generation.admin import pictures
 from generation.catalogue import variants as catalogue
-from generation.models import Image, Job, Release, Worker
+from generation.infra import heartbeat
+from generation.models import Image, Job, Release
 
 LATEST_PICTURES = 18
 
@@ -74,10 +74,7 @@ def _jobs() -> list[dict]:
 
 
 def _workers() -> list[dict]:
-    limit = timezone.now() - timedelta(seconds=settings.WORKER_STALE_SECONDS)
-    rows = (
-        Worker.objects.filter(heartbeat_at__gte=limit).values("queue").annotate(count=Count("pk"))
-    )
+    rows = heartbeat.alive().values("queue").annotate(count=Count("pk"))
     alive = {row["queue"]: row["count"] for row in rows.order_by("queue")}
     note = ", ".join(f"{count} {queue}" for queue, count in alive.items()) or "none is running"
     is_bad = not alive.get("generation")

@@ -3,14 +3,17 @@
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
+import django.db
 import structlog
 from django.conf import settings
-from django.db import DatabaseError, close_old_connections
+from django.db import IntegrityError, close_old_connections
 from django.db.models import QuerySet
-from django.utils import timezone
+from django.db.models.functions import Now
 
 from generation.models import Release, Worker
 
@@ -19,10 +22,12 @@ log = structlog.get_logger(__name__)
 HEARTBEAT_SECONDS = 3.0
 TICK_SECONDS = 0.5
 GONE_AFTER = timedelta(hours=1)
+EXIT_FAILED = 70
 
 stopping = threading.Event()  # set by the first TERM: begin nothing new
 _ended = threading.Event()
 _thread: threading.Thread | None = None
+_columns: dict[str, Any] = {}  # of the row, as this process last wrote them
 
 
 def begin(
@@ -34,36 +39,66 @@ def begin(
 ) -> None:
     """Write this worker's row and keep it fresh. `tick` is called in the same thread every TICK_SECONDS."""
     global _thread
-    facts = {
-        "queue": queue,
-        "hostname": socket.gethostname(),
-        "pid": os.getpid(),
-        "device": device,
-        "release": release,
-        "loaded": [],
-        "started_at": timezone.now(),
-        "heartbeat_at": timezone.now(),
-    }
-    Worker.objects.update_or_create(name=settings.WORKER_NAME, defaults=facts)
+    _columns.update(
+        queue=queue,
+        hostname=socket.gethostname(),
+        pid=os.getpid(),
+        device=device,
+        release_id=release.pk if release else None,
+        loaded=[],
+    )
+    Worker.objects.update_or_create(
+        name=settings.WORKER_NAME,
+        defaults={**_columns, "started_at": Now(), "heartbeat_at": Now()},
+    )
     log.info("worker_ready", worker=settings.WORKER_NAME, queue=queue, device=device)
     _ended.clear()
     _thread = threading.Thread(target=_beat, args=(tick,), name="heartbeat", daemon=True)
     _thread.start()
 
 
+def note_loaded(*, release_id: int | None, loaded: list[int]) -> None:
+    """Write which release this worker used last, and which ones it holds ready."""
+    _columns.update(release_id=release_id, loaded=loaded)
+    Worker.objects.filter(name=settings.WORKER_NAME).update(release_id=release_id, loaded=loaded)
+
+
+def _write() -> None:
+    """Write all columns of the row, which may be that of a backup; insert it again if it is lost."""
+    if Worker.objects.filter(name=settings.WORKER_NAME).update(**_columns, heartbeat_at=Now()):
+        return
+    if not _ended.is_set():
+        Worker.objects.create(
+            name=settings.WORKER_NAME, **_columns, started_at=Now(), heartbeat_at=Now()
+        )
+        log.warning("worker_row_restored", worker=settings.WORKER_NAME)
+
+
 def _beat(tick: Callable[[], None] | None) -> None:
     beats = 0
+    failing_since: float | None = None
     while not _ended.wait(TICK_SECONDS):
         try:
             close_old_connections()
             if tick:
                 tick()
             if beats % round(HEARTBEAT_SECONDS / TICK_SECONDS) == 0:
-                Worker.objects.filter(name=settings.WORKER_NAME).update(heartbeat_at=timezone.now())
+                _write()
             beats += 1
-        except DatabaseError as error:
+            failing_since = None
+        except IntegrityError as error:
+            # The release is gone, or another process has inserted the row: the next heartbeat finds out.
+            log.warning("heartbeat_failed", error=str(error))
+            _columns.update(release_id=None)
+        except django.db.Error as error:
             # PostgreSQL restarts. The connection is replaced before the next tick.
             log.warning("heartbeat_failed", error=str(error))
+        except Exception:
+            # This thread renews leases: without it the process would work in vain.
+            log.exception("heartbeat_failed")
+            failing_since = failing_since or time.monotonic()
+            if time.monotonic() - failing_since > settings.LEASE_SECONDS:
+                os._exit(EXIT_FAILED)
 
 
 def end() -> None:
@@ -74,7 +109,7 @@ def end() -> None:
     _thread.join(timeout=2)
     try:
         Worker.objects.filter(name=settings.WORKER_NAME, pid=os.getpid()).delete()
-    except DatabaseError as error:
+    except django.db.Error as error:
         log.warning("worker_row_left", error=str(error))
 
 
@@ -89,10 +124,15 @@ def living(queue: str) -> int:
 
 
 def _living(queue: str) -> QuerySet[Worker]:
-    oldest = timezone.now() - timedelta(seconds=settings.WORKER_STALE_SECONDS)
-    return Worker.objects.filter(queue=queue, heartbeat_at__gte=oldest)
+    return alive().filter(queue=queue)
+
+
+def alive() -> QuerySet[Worker]:
+    """Return the rows of living workers. By PostgreSQL's clock, as all comparisons of times of different hosts."""
+    oldest = Now() - timedelta(seconds=settings.WORKER_STALE_SECONDS)
+    return Worker.objects.filter(heartbeat_at__gte=oldest)
 
 
 def forget_gone() -> None:
     """Delete rows of workers that have been silent for an hour."""
-    Worker.objects.filter(heartbeat_at__lt=timezone.now() - GONE_AFTER).delete()
+    Worker.objects.filter(heartbeat_at__lt=Now() - GONE_AFTER).delete()

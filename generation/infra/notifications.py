@@ -6,8 +6,9 @@ from uuid import UUID
 
 import celery
 import kombu.exceptions
+import redis
 
-from generation.infra import events
+from generation.infra import events, redis_client
 from generation.infra.events import CHANNEL_PREFIX as CHANNEL_PREFIX
 from generation.infra.events import Event, Watched
 from generation.infra.redis_client import attempt
@@ -22,10 +23,13 @@ PROGRESS_SECONDS = 60
 
 def send(task: str, *, expires: float, queue: str | None = None) -> None:
     """Send the message of a task. queue: None = the one that the settings route the task to."""
+    if redis_client.is_paused():
+        return
     try:
         celery.current_app.send_task(task, expires=expires, queue=queue)
-    except (kombu.exceptions.OperationalError, OSError) as error:
+    except (kombu.exceptions.KombuError, redis.RedisError, OSError) as error:
         # Not an error of the caller: the row is committed, and the sweep sends the message when Redis is back.
+        redis_client.pause()
         log.warning("message_not_sent: %s: %s", task, error)
 
 

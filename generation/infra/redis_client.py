@@ -8,12 +8,15 @@ from typing import TypeVar
 
 import redis
 from django.conf import settings
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 D = TypeVar("D")
 
 PAUSE_SECONDS = 2.0
+PROBE = "retort:probe"
 _client: redis.Redis | None = None
 _resume_at = 0.0
 
@@ -26,6 +29,9 @@ def client() -> redis.Redis:
             settings.REDIS_URL,
             socket_timeout=0.5,
             socket_connect_timeout=0.5,
+            # Once and at once, since a restart breaks the connections that are kept. The library's default waits for
+            # seconds, and repeats what timed out as well.
+            retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
             decode_responses=True,
         )
     return _client
@@ -41,12 +47,36 @@ def patient_client(seconds: int) -> redis.Redis:
 
 def attempt(command: Callable[[redis.Redis], T], default: D) -> T | D:
     """Return what `command` returns, or `default` while Redis is unreachable. For data that may be lost."""
-    global _resume_at
-    if time.monotonic() < _resume_at:
+    if is_paused():
         return default
     try:
         return command(client())
     except redis.RedisError as error:
-        _resume_at = time.monotonic() + PAUSE_SECONDS
+        pause()
         log.warning("redis_unreachable: %s", error)
         return default
+
+
+def is_paused() -> bool:
+    """Return whether a command failed a moment ago, so that another one should not be tried."""
+    return time.monotonic() < _resume_at
+
+
+def pause() -> None:
+    """Note that a command failed."""
+    global _resume_at
+    _resume_at = time.monotonic() + PAUSE_SECONDS
+
+
+def probe() -> None:
+    """Write to Redis, since many servers that answer a PING serve nothing else. Raises RedisError."""
+    client().set(PROBE, 1, ex=60)
+
+
+def refusal() -> str | None:
+    """Return why Redis does not take writes, None if it does."""
+    try:
+        probe()
+    except redis.RedisError as error:
+        return str(error) or type(error).__name__
+    return None

@@ -12,7 +12,7 @@ import structlog
 from celery.signals import task_postrun, task_prerun
 from django.conf import settings
 
-from generation.infra.redis_client import attempt
+from generation.infra import redis_client
 
 log = structlog.get_logger(__name__)
 
@@ -21,7 +21,7 @@ CHECK_SECONDS = 1.0
 
 
 class Watchdog:
-    """Ends the process if work has waited for DEAF_SECONDS while it ran no task, although Redis answers.
+    """Ends the process if work has waited for DEAF_SECONDS while it ran no task, although Redis takes writes.
 
     is_work_waiting: whether there is work that this worker could do. send: sends its message again, which was lost,
     expired or never sent.
@@ -48,8 +48,9 @@ class Watchdog:
         if now - self._checked_at < CHECK_SECONDS:
             return
         self._checked_at = now
-        is_reachable = attempt(lambda redis: redis.ping(), False)
-        if self._running or not is_reachable or not self._is_work_waiting():
+        # A write: a server that refuses those answers a PING.
+        is_serving = not redis_client.is_paused() and redis_client.refusal() is None
+        if self._running or not is_serving or not self._is_work_waiting():
             self._waiting_since = now
         elif now - self._waiting_since > settings.DEAF_SECONDS:
             idle = round(now - self._waiting_since)

@@ -1,14 +1,11 @@
 """Activation without a pause: the workers load a release before it serves."""
 
 import time
-from datetime import timedelta
 
 import structlog
-from django.conf import settings
-from django.utils import timezone
 
-from generation.infra import queues
-from generation.models import Release, Worker
+from generation.infra import heartbeat, queues
+from generation.models import Release
 from generation.releases import lifecycle as releases
 
 log = structlog.get_logger(__name__)
@@ -42,6 +39,5 @@ def make_ready(release: Release, *, patience_seconds: float = 60.0) -> None:
 
 def _waiting(release: Release) -> list[str]:
     """Return the names of the living workers that will serve the release and have not loaded it."""
-    alive = timezone.now() - timedelta(seconds=settings.WORKER_STALE_SECONDS)
-    workers = Worker.objects.filter(queue=queues.of_kind(release.kind), heartbeat_at__gte=alive)
+    workers = heartbeat.alive().filter(queue=queues.of_kind(release.kind))
     return list(workers.exclude(loaded__contains=[release.pk]).values_list("name", flat=True))

@@ -10,6 +10,7 @@ import structlog
 from django.conf import settings
 from django.db import transaction
 from django.db.models import Q
+from django.db.models.functions import Now
 from django.utils import timezone
 
 from generation.access import audit
@@ -348,14 +349,14 @@ def canaries() -> list[Release]:
 def prepare(release: Release) -> Release:
     """Mark the release so that the workers load it before it is served. Raises ReleaseRefused."""
     verify(release, hashes=False)
-    Release.objects.filter(pk=release.pk).update(prepared_at=timezone.now())
+    Release.objects.filter(pk=release.pk).update(prepared_at=Now())
     release.refresh_from_db()
     return release
 
 
 def prepared() -> list[Release]:
     """Return the releases that were prepared within PREPARED_SECONDS and are not served yet."""
-    since = timezone.now() - timedelta(seconds=PREPARED_SECONDS)
+    since = Now() - timedelta(seconds=PREPARED_SECONDS)
     waiting = (Status.CANDIDATE, Status.RETIRED)
     return list(Release.objects.filter(prepared_at__gte=since, status__in=waiting).order_by("pk"))
 

@@ -13,8 +13,9 @@ from django.conf import settings
 from django.db import InterfaceError, OperationalError
 
 from generation.infra import addresses, heartbeat, notifications
+from generation.infra.watchdog import Watchdog
 from generation.models import Delivery
-from generation.webhooks import outbox, payload
+from generation.webhooks import endpoints, outbox, payload
 from generation.webhooks.outbox import Shares
 from generation.webhooks.sender import Answer, Message, Sender
 
@@ -30,7 +31,8 @@ _running = threading.Lock()
 
 def begin() -> None:
     """Begin the heartbeat, and have what is due sent."""
-    heartbeat.begin(QUEUE, device="")
+    watchdog = Watchdog(is_work_waiting=endpoints.are_due, send=notifications.deliver)
+    heartbeat.begin(QUEUE, device="", tick=watchdog.check)
     notifications.deliver()
 
 

@@ -20,7 +20,7 @@ from generation.jobs import lifecycle as jobs
 from generation.jobs.claiming import Claimed
 from generation.jobs.completion import Result
 from generation.jobs.lifecycle import Claim, Served
-from generation.models import Job, Release, Worker
+from generation.models import Job, Release
 from generation.worker import writing
 from generation.worker.generating import Generator, Results, WorkerStopping
 from generation.worker.leases import Leases
@@ -170,9 +170,7 @@ class GenerationWorker:
         facts = (release.pk if release else self._row[0], self.loaded.ids())
         if facts != self._row:
             self._row = facts
-            Worker.objects.filter(name=settings.WORKER_NAME).update(
-                release_id=facts[0], loaded=facts[1]
-            )
+            heartbeat.note_loaded(release_id=facts[0], loaded=facts[1])
 
     # --- in the heartbeat thread ------------------------------------------------------------------
     def tick(self) -> None:

@@ -9,8 +9,10 @@ from project.settings.web import TIME_ZONE
 
 CELERY_BROKER_URL = REDIS_URL.replace("unix://", "redis+socket://", 1)
 CELERY_TASK_DEFAULT_QUEUE = "light"
+# no_ack: a message is gone when it is received, and a lost one is sent again, since rows are the truth. With
+# acknowledgements a worker whose acknowledgement fails (Redis went away during a task) receives nothing any more.
 CELERY_TASK_QUEUES = [
-    Queue(name)
+    Queue(name, no_ack=True)
     for name in ("generation", "reference", "encode", "distillation", "webhooks", "light")
 ]
 CELERY_TASK_CREATE_MISSING_QUEUES = False  # a typing error in a route is an error
@@ -27,24 +29,23 @@ CELERY_TASK_ROUTES = {
 CELERY_DB_REUSE_MAX = 1_000_000
 # Rows are the truth: nobody reads results, so no result keys pile up in Redis, and no image passes through it.
 CELERY_TASK_IGNORE_RESULT = True
-# Acknowledged early, so that the visibility timeout never runs a task twice: a lost message is sent again.
-CELERY_TASK_ACKS_LATE = False
-CELERY_TASK_REJECT_ON_WORKER_LOST = True
-CELERY_WORKER_PREFETCH_MULTIPLIER = 1  # a busy worker hides at most one message from an idle one
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True  # a worker may be up before Redis
 CELERY_BROKER_CONNECTION_MAX_RETRIES = None  # the default gives up after 100
+# A Redis that answers with an error (READONLY, MISCONF, OOM …) is a lost connection, not the end of the process.
+CELERY_BROKER_CHANNEL_ERROR_RETRY = True
+CELERY_WORKER_CONSUMER = "generation.infra.consumer:WaitingConsumer"  # which then waits for it
+# Once and at once, since a restart breaks the connections that are kept. Nobody waits for a message: it may be lost.
+CELERY_TASK_PUBLISH_RETRY_POLICY = {"max_retries": 1, "interval_start": 0, "interval_max": 0}
 CELERY_WORKER_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS = False  # finished work is kept
 CELERY_WORKER_ENABLE_REMOTE_CONTROL = False  # a busy solo worker cannot answer
 CELERY_WORKER_SEND_TASK_EVENTS = False
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_BROKER_TRANSPORT_OPTIONS = {
-    "visibility_timeout": 60,  # longer than any task that acknowledges late
-    "unacked_restore_interval": 5,  # with the defaults (10 × 10 s) redelivery waits for 100 s
-    "unacked_restore_throttle": 1,
     "health_check_interval": 10,  # drops a half-open connection
     "socket_keepalive": True,
-    "socket_connect_timeout": 5,
-    "retry_on_timeout": True,
+    "socket_connect_timeout": 2,
+    "socket_timeout": 2,  # a server that is frozen must not hold a thread of the web process
 }
 CELERY_TASK_SERIALIZER = "json"
 CELERY_ACCEPT_CONTENT = ["json"]  # no pickle

@@ -22,7 +22,6 @@ def test_the_defaults_are_consistent():
         ({"LEASE_SECONDS": 1.0, "SWEEP_SECONDS": 1.0}, "generation.E001"),
         ({"WORKER_STALE_SECONDS": 4.0}, "generation.E002"),
         ({"CELERY_TASK_DEFAULT_QUEUE": "lihgt"}, "generation.E004"),
-        ({"CELERY_TASK_ACKS_LATE": True}, "generation.E005"),
         ({"LOCAL_API_KEY": "secret"}, "generation.E006"),
         ({"SWEEP_SECONDS": 25.0}, "generation.W001"),
     ],

@@ -1,16 +1,11 @@
 """Real Celery workers: what their bootsteps do, and how they receive messages."""
 
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from django.conf import settings
-from django.db import connection
 
 from generation.catalogue import encoding
 from generation.infra import notifications
@@ -18,6 +13,7 @@ from generation.jobs import submission
 from generation.jobs.job_request import JobRequest
 from generation.models import Job, Worker
 from generation.releases import lifecycle as releases
+from tests.celery_worker import CeleryWorker
 from tests.people import make_user, make_variant
 from tests.tiny import make_tiny_release
 
@@ -25,28 +21,16 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture
-def start(redis_server, tmp_path: Path) -> Iterator[Callable[..., "subprocess.Popen[bytes]"]]:
-    """Start a worker as `deploy.local` does."""
-    found: list[subprocess.Popen[bytes]] = []
+def start(redis_server, tmp_path: Path) -> Iterator[Callable[..., CeleryWorker]]:
+    found: list[CeleryWorker] = []
 
-    def start(name: str, queue: str, **env: str) -> "subprocess.Popen[bytes]":
-        url = os.environ["DATABASE_URL"].rsplit("/", 1)[0] + f"/{connection.settings_dict['NAME']}"
-        with (tmp_path / f"{name}.log").open("w") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "celery", "-A", "project", "worker", "-Q", queue, "-P", "solo",
-                 "--concurrency", "1", "-n", f"{name}@%h", "--without-gossip", "--without-mingle",
-                 "--without-heartbeat"],
-                env={**os.environ, "DATABASE_URL": url, "REDIS_URL": settings.REDIS_URL, "WORKER_NAME": name,
-                     "DATA_DIR": str(settings.DATA_DIR), "TORCH_THREADS": "1", "LOG_FORMAT": "json", **env},
-                cwd=settings.BASE_DIR, stdout=log, stderr=log,
-            )  # fmt: skip
-        found.append(process)
-        return process
+    def start(name: str, queue: str, **env: str) -> CeleryWorker:
+        found.append(CeleryWorker(name, queue, tmp_path, **env))
+        return found[-1]
 
     yield start
     for process in found:
-        process.kill()
-        process.wait()
+        process.end()
 
 
 @pytest.fixture

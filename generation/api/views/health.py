@@ -94,7 +94,8 @@ def _database() -> dict[str, Any]:
 
 
 def _redis() -> dict[str, Any]:
-    return {"ok": bool(redis_client.client().ping())}
+    redis_client.probe()
+    return {"ok": True}
 
 
 def _workers() -> dict[str, Any]:

@@ -1,0 +1,98 @@
+"""Celery workers while Redis answers but does not serve, with a Redis of this test."""
+
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from django.utils import timezone
+
+from generation.catalogue import encoding
+from generation.infra import redis_client
+from generation.jobs import submission
+from generation.jobs.job_request import JobRequest
+from generation.models import Job, Worker
+from generation.releases import lifecycle as releases
+from tests.celery_worker import CeleryWorker
+from tests.people import make_job, make_user, make_variant
+from tests.redis_states import AWAY, REFUSING, RedisServer
+from tests.tiny import make_tiny_release
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path, settings, monkeypatch) -> Iterator[RedisServer]:
+    """A Redis of this test alone, which this process and its workers use."""
+    server = RedisServer(tmp_path / "redis")
+    settings.REDIS_URL = server.url
+    monkeypatch.setattr(redis_client, "_client", None)
+    monkeypatch.setattr(redis_client, "_resume_at", 0.0)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def start(own_redis, tmp_path: Path) -> Iterator[Callable[..., CeleryWorker]]:
+    found: list[CeleryWorker] = []
+
+    def start(name: str, queue: str, **env: str) -> CeleryWorker:
+        found.append(CeleryWorker(name, queue, tmp_path, **env))
+        return found[-1]
+
+    yield start
+    for process in found:
+        process.end()
+
+
+def until(look: Callable[[], object], worker: CeleryWorker, *, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not look():
+        assert worker.poll() is None, worker.log.read_text()[-3000:]
+        assert time.monotonic() < deadline, worker.log.read_text()[-3000:]
+        time.sleep(0.05)
+
+
+def is_canceled(job: Job) -> bool:
+    return Job.objects.filter(id=job.id, status=Job.Status.CANCELED).exists()
+
+
+@pytest.mark.parametrize(
+    "states",
+    (("read_only", "other_password"), pytest.param((*REFUSING, *AWAY), marks=pytest.mark.slow)),
+)
+def test_a_worker_lives_through_states_of_redis_and_serves_what_waited(own_redis, start, states):
+    """With a worker of light tasks, whose consumer is that of all: its sweeps end jobs whose time is up."""
+    worker = start("light", "light", SWEEP_SECONDS="0.5")
+    until(Worker.objects.exists, worker)
+    until(partial(is_canceled, make_job(cancel_at=timezone.now())), worker)
+    for state in states:
+        with getattr(own_redis, state)():
+            time.sleep(2)  # the consumer meets it
+            job = make_job(cancel_at=timezone.now())
+            began = time.monotonic()
+        until(partial(is_canceled, job), worker)
+        print(f"{state}: served after {time.monotonic() - began:.1f} s")
+    assert worker.poll() is None
+    assert worker.log.read_text().count("worker_ready") == 1
+
+
+@pytest.mark.slow
+def test_jobs_of_a_bad_time_are_accepted_and_served_afterwards(own_redis, start, tmp_path):
+    make_tiny_release(tmp_path / "tiny", name="tiny", kind="student")
+    releases.activate(releases.register(tmp_path / "tiny"))
+    make_variant(slug="vase", text="a red glass vase")
+    assert encoding.encode_missing() == 0
+    owner = make_user()
+    worker = start("generation", "generation")
+    until(Worker.objects.exists, worker, seconds=180)
+    for number, state in enumerate((*REFUSING, *AWAY)):
+        with getattr(own_redis, state)():
+            for seed in range(3):
+                submission.submit(owner, JobRequest(variant="vase", seed=10 * number + seed))
+                time.sleep(1)
+            began = time.monotonic()
+        until(lambda: not Job.objects.exclude(status="succeeded").exists(), worker)
+        print(f"{state}: served after {time.monotonic() - began:.1f} s")
+    assert worker.log.read_text().count("worker_ready") == 1  # nothing was loaded again
