@@ -72,22 +72,22 @@ class IdempotencyInProgress(GenerationError):
 
 
 class RateLimited(GenerationError):
-    """The API key has exceeded its rate limit."""
+    """The account or the API key has exceeded its rate limit."""
 
     code = "rate_limited"
     status = 429
     retryable = True
-    when = "The key has sent more requests per minute than its limit, or has as many queued jobs as its limit."
+    when = "The account or its key has sent more requests per minute than the limit, or has as many queued jobs."
     remedy = "Wait for the time in Retry-After. RateLimit and RateLimit-Policy state the remaining requests."
 
 
 class QuotaExceeded(GenerationError):
-    """The API key has reached its quota."""
+    """The account or the API key has reached its quota."""
 
     code = "quota_exceeded"
     status = 429
     retryable = True
-    when = "The key has reached its daily quota of images or of device time."
+    when = "The account or its key has reached its daily quota of images or of device time."
     remedy = "Wait for the next day (UTC), or ask for a higher quota. The message states when it is renewed."
 
 

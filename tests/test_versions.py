@@ -127,7 +127,10 @@ def objections(sql: list[str]) -> list[str]:
     changes = [line for line in changes if not any(f'"{table}"' in line for table in new)]
     altering = [line for line in changes if line.startswith(("ALTER TABLE", "UPDATE"))]
     found = []
-    if altering and "SET LOCAL lock_timeout" not in changes[0]:
+    # A foreign key locks the table that it refers to, also that of a new table.
+    targets = {found[1] for line in sql for found in re.finditer(r'REFERENCES "(\w+)"', line)}
+    first = next((line for line in sql if not line.startswith("--")), "")
+    if (altering or targets - new) and "SET LOCAL lock_timeout" not in first:
         found.append("begin with lock_timeout of generation.migrations._locks")
     for line in changes:
         for pattern, remedy in (
@@ -155,6 +158,8 @@ TIMEOUT = "SET LOCAL lock_timeout = '5s'"
         ([TIMEOUT, 'ALTER TABLE "job" ADD COLUMN "a" integer NULL;'], 0),
         ([TIMEOUT, 'ALTER TABLE "job" ADD COLUMN "a" integer DEFAULT 0 NOT NULL;'], 0),
         (['CREATE TABLE "new" ("a" integer NOT NULL);', 'CREATE INDEX "i" ON "new" ("a");'], 0),
+        (['CREATE TABLE "new" ("a" bigint REFERENCES "job" ("id"));'], 1),
+        ([TIMEOUT, 'CREATE TABLE "new" ("a" bigint REFERENCES "job" ("id"));'], 0),
         (['CREATE INDEX CONCURRENTLY "i" ON "job" ("a");'], 0),
         (['ALTER TABLE "job" ADD COLUMN "a" integer NULL;'], 1),
         ([TIMEOUT, 'ALTER TABLE "job" ADD COLUMN "a" integer NOT NULL;'], 1),

@@ -1,8 +1,7 @@
-"""Quotas and limits: daily quotas and queued jobs per key, queued jobs in total.
+"""Quotas and limits: daily quotas and queued jobs per person and per key, queued jobs in total.
 
-The usage of a key with a quota is a row per UTC day. It is counted by a guarded update in the transaction that inserts
-the job, so concurrent requests never exceed the quota, and a refused one uses nothing. A key without limits costs no
-query.
+The usage of what has a quota is a row per UTC day. It is counted by a guarded update in the transaction that inserts
+the job, so concurrent requests never exceed the quota, and a refused one uses nothing. Without limits no query is made.
 """
 
 import math
@@ -10,6 +9,7 @@ import random
 from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
 from threading import Condition
+from typing import Any
 
 from cachetools import TTLCache, cached
 from django.conf import settings
@@ -17,8 +17,9 @@ from django.db.models import F, Q
 from django.db.models.functions import Now
 from django.utils import timezone
 
+from generation.access import audit
 from generation.errors import QueueFull, QuotaExceeded, RateLimited
-from generation.models import APIKey, Job, Usage
+from generation.models import APIKey, Job, OwnerLimits, OwnerUsage, Usage
 
 MAX_RETRY_SECONDS = 120  # OpenAI's clients ignore longer waits
 COUNT_SECONDS = 0.5
@@ -27,77 +28,119 @@ RETURN_SHARE = 0.1  # share of a full queue that has drained when refused client
 JITTER = 0.25  # so that they do not return at the same time
 
 
+LIMITS = ("requests_per_minute", "images_per_day", "device_seconds_per_day", "max_queued_jobs")
+# What has limits: a person, for all their keys and the page together, and each key, which may be narrower.
+Limited = OwnerLimits | APIKey
+
+
+def limits_of(owner: Any) -> OwnerLimits | None:
+    """Return the limits of a person, None without any. Authentication by key has read them with the key."""
+    try:
+        return owner.limits
+    except OwnerLimits.DoesNotExist:
+        return None
+
+
+def record(limits: OwnerLimits, *, is_removed: bool = False) -> None:
+    """Write a change of a person's limits to the audit log."""
+    facts = {} if is_removed else {field: getattr(limits, field) for field in LIMITS}
+    audit.record("limits_removed" if is_removed else "limits_edited", limits.owner, **facts)
+
+
+def _limited(owner: Any, key: APIKey | None) -> list[Limited]:
+    """Return what limits a job, in the order in which rows are locked."""
+    return [one for one in (limits_of(owner), key) if one is not None]
+
+
 def refusal(job: Job) -> QueueFull | RateLimited | None:
     """Return why this job must not be inserted now, or None. Called in the transaction of the insert."""
-    key = job.api_key
     found: QueueFull | RateLimited | None = _refusal_of_queue()
-    if found is None and key is not None and key.max_queued_jobs is not None:
-        found = _refusal_of(key, key.max_queued_jobs)
+    for one in _limited(job.owner, job.api_key):
+        if found is None and one.max_queued_jobs is not None:
+            found = _refusal_of(one, one.max_queued_jobs)
     return found
 
 
 def use(job: Job) -> None:
     """Count this job in the transaction that inserts it. Raises QuotaExceeded."""
-    if job.api_key is not None and has_quota(job.api_key):
-        _use(job.api_key, job.n)
+    for one in _limited(job.owner, job.api_key):
+        if has_quota(one):
+            _use(one, job.n)
 
 
-def is_limited(key: APIKey | None) -> bool:
-    """Return whether jobs of the key are counted."""
-    return key is not None and (key.max_queued_jobs is not None or has_quota(key))
+def is_limited(owner: Any, key: APIKey | None) -> bool:
+    """Return whether the person's jobs, or those of the key, are counted."""
+    return any(one.max_queued_jobs is not None or has_quota(one) for one in _limited(owner, key))
 
 
-def has_quota(key: APIKey) -> bool:
-    return key.images_per_day is not None or key.device_seconds_per_day is not None
+def has_quota(one: Limited) -> bool:
+    return one.images_per_day is not None or one.device_seconds_per_day is not None
 
 
-def spend(device_seconds: Mapping[int, float]) -> None:
-    """Add device seconds of finished jobs, by pk of a key with a quota. Call at the end of their transaction."""
-    for pk in sorted(device_seconds):  # in a fixed order, against deadlocks
-        _add(pk, device_seconds=device_seconds[pk])
+def spend(*, owners: Mapping[int, float], keys: Mapping[int, float]) -> None:
+    """Add device seconds of finished jobs, by pk of what has a quota. Call at the end of their transaction."""
+    for kind, seconds in ((OwnerUsage, owners), (Usage, keys)):
+        for pk in sorted(seconds):  # in a fixed order, against deadlocks
+            _add(kind, pk, device_seconds=seconds[pk])
 
 
 # --- quotas ---------------------------------------------------------------------------------------
+Kind = type[Usage] | type[OwnerUsage]
+
+
 def today() -> date:
     """Return the day that usage is counted for."""
     return timezone.now().astimezone(UTC).date()
 
 
-def _use(key: APIKey, images: int) -> None:
+def _usage_of(one: Limited) -> Kind:
+    return Usage if isinstance(one, APIKey) else OwnerUsage
+
+
+def _row(kind: Kind, pk: int) -> dict[str, Any]:
+    """Return what identifies today's row of a key or a person."""
+    return {"api_key_id" if kind is Usage else "owner_id": pk, "day": today()}
+
+
+def _use(one: Limited, images: int) -> None:
     left = Q()
-    if key.images_per_day is not None:
-        left &= Q(images__lte=key.images_per_day - images)
-    if key.device_seconds_per_day is not None:
-        left &= Q(device_seconds__lt=key.device_seconds_per_day)
-    if not _add(key.pk, images=images, left=left):
-        raise _exceeded(key, images)
+    if one.images_per_day is not None:
+        left &= Q(images__lte=one.images_per_day - images)
+    if one.device_seconds_per_day is not None:
+        left &= Q(device_seconds__lt=one.device_seconds_per_day)
+    if not _add(_usage_of(one), one.pk, images=images, left=left):
+        raise _exceeded(one, images)
 
 
-def _add(pk: int, *, images: int = 0, device_seconds: float = 0.0, left: Q | None = None) -> bool:
+def _add(
+    kind: Kind, pk: int, *, images: int = 0, device_seconds: float = 0.0, left: Q | None = None
+) -> bool:
     """Add to the day's row if it meets `left`. Return whether it did."""
-    day = today()
-    rows = Usage.objects.filter(left or Q(), api_key_id=pk, day=day)
+    row = _row(kind, pk)
+    rows = kind.objects.filter(left or Q(), **row)
     more = {"images": F("images") + images, "device_seconds": F("device_seconds") + device_seconds}
     if rows.update(**more):
         return True
-    if Usage.objects.filter(api_key_id=pk, day=day).exists():
+    if kind.objects.filter(**row).exists():
         return False
-    Usage.objects.bulk_create([Usage(api_key_id=pk, day=day)], ignore_conflicts=True)
+    rows_of: Any = kind.objects
+    rows_of.bulk_create([kind(**row)], ignore_conflicts=True)
     return bool(rows.update(**more))
 
 
-def _exceeded(key: APIKey, images: int) -> QuotaExceeded:
-    day = today()
-    again = datetime.combine(day + timedelta(days=1), datetime.min.time(), UTC)
-    used = Usage.objects.filter(api_key=key, day=day).first() or Usage()
-    if key.images_per_day is not None and used.images + images > key.images_per_day:
+def _exceeded(one: Limited, images: int) -> QuotaExceeded:
+    kind = _usage_of(one)
+    whose = "this key" if isinstance(one, APIKey) else "this account"
+    again = datetime.combine(today() + timedelta(days=1), datetime.min.time(), UTC)
+    used = kind.objects.filter(**_row(kind, one.pk)).first() or kind()
+    if one.images_per_day is not None and used.images + images > one.images_per_day:
         what = (
-            f"The quota of this key is {key.images_per_day} images per day: {used.images} were requested today, "
+            f"The quota of {whose} is {one.images_per_day} images per day: {used.images} were requested today, "
             f"and this job needs {images}."
         )
     else:
         what = (
-            f"The quota of this key is {key.device_seconds_per_day} device seconds per day: "
+            f"The quota of {whose} is {one.device_seconds_per_day} device seconds per day: "
             f"{used.device_seconds:.1f} were used today."
         )
     seconds = math.ceil((again - timezone.now()).total_seconds())
@@ -109,14 +152,16 @@ def _exceeded(key: APIKey, images: int) -> QuotaExceeded:
 
 
 # --- queues ---------------------------------------------------------------------------------------
-def _refusal_of(key: APIKey, most: int) -> RateLimited | None:
-    # The lock makes concurrent requests of this key wait, so that together they keep the limit.
-    APIKey.objects.select_for_update(no_key=True).only("pk").get(pk=key.pk)
-    own = Job.objects.filter(api_key=key, status=Job.Status.QUEUED).order_by()
-    if own[:most].count() < most:
+def _refusal_of(one: Limited, most: int) -> RateLimited | None:
+    # The lock makes concurrent requests wait, so that together they keep the limit.
+    type(one).objects.select_for_update(no_key=True).only("pk").filter(pk=one.pk).first()
+    own = {"api_key": one} if isinstance(one, APIKey) else {"owner_id": one.pk}
+    jobs = Job.objects.filter(status=Job.Status.QUEUED, **own).order_by()
+    if jobs[:most].count() < most:
         return None
+    whose = "This key" if isinstance(one, APIKey) else "This account"
     return RateLimited(
-        f"This key has {most} queued jobs, its limit. Send the request again when some have finished.",
+        f"{whose} has {most} queued jobs, its limit. Send the request again when some have finished.",
         retry_after=seconds_until_gone(most),
     )
 

@@ -4,6 +4,7 @@ from datetime import timedelta
 from typing import Any
 
 from django import forms
+from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
@@ -12,7 +13,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.utils import timezone
-from unfold.admin import ModelAdmin
+from unfold.admin import ModelAdmin, StackedInline
 from unfold.decorators import action, display
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget
@@ -21,7 +22,7 @@ from generation.access import keys, quotas
 from generation.admin import pictures
 from generation.admin.actions import ObjectActionsMixin, ReadOnlyMixin
 from generation.errors import KeyRefused
-from generation.models import APIKey, Usage
+from generation.models import APIKey, OwnerLimits, Usage
 
 
 class KeyForm(forms.ModelForm):
@@ -33,11 +34,34 @@ class KeyForm(forms.ModelForm):
         model = APIKey
         fields = ("name", "owner", "scopes", "expires_at", *keys.LIMITS)
 
+    person: Any = None  # who fills in the form
+
+    def clean(self) -> dict[str, Any] | None:
+        """Refuse limits beyond those of the page to people who may not set the limits of persons."""
+        data = super().clean() or self.cleaned_data
+        if not self.person.has_perm("generation.change_ownerlimits"):
+            for field in ("weight", "requests_per_minute", "retention_days"):
+                if field in self.changed_data and not _is_narrower(field, data.get(field)):
+                    self.add_error(
+                        field, "Only people who may change the limits of persons give a key more."
+                    )
+        return data
+
     def clean_expires_at(self) -> Any:
         expires_at = self.cleaned_data["expires_at"]
         if expires_at and expires_at <= timezone.now():
             raise forms.ValidationError("Give a time in the future.")
         return expires_at
+
+
+def _is_narrower(field: str, value: int | None) -> bool:
+    """Return whether the limit of a key gives no more than there is without a key."""
+    if field == "weight":
+        return value == 1
+    most = (
+        settings.REQUESTS_PER_MINUTE if field == "requests_per_minute" else settings.RETENTION_DAYS
+    )
+    return value is None or not most or 0 < value <= most
 
 
 LIMIT_ROWS = [
@@ -88,6 +112,7 @@ class APIKeyAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
 
     def get_form(self, request: HttpRequest, obj: Any = None, *args: Any, **kwargs: Any) -> Any:
         form = super().get_form(request, obj, *args, **kwargs)
+        form.person = request.user
         if obj is None:
             given = set(keys.scopes_of(request.user))
             scopes = form.base_fields["scopes"]
@@ -202,6 +227,14 @@ class APIKeyAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
 
 
 # --- users and groups in unfold's dress -----------------------------------------------------------
+class OwnerLimitsInline(StackedInline):
+    """Limits of a person. Who may change users alone does not see them."""
+
+    model = OwnerLimits
+    extra = 0
+    fields = [quotas.LIMITS[:2], quotas.LIMITS[2:]]
+
+
 admin.site.unregister(User)
 admin.site.unregister(Group)
 
@@ -211,6 +244,17 @@ class UserAdmin(DjangoUserAdmin, ModelAdmin):
     form = UserChangeForm
     add_form = UserCreationForm
     change_password_form = AdminPasswordChangeForm
+    inlines = (OwnerLimitsInline,)
+
+    def get_inlines(self, request: HttpRequest, obj: Any) -> Any:
+        return () if obj is None else super().get_inlines(request, obj)
+
+    def save_formset(self, request: HttpRequest, form: Any, formset: Any, change: bool) -> None:
+        super().save_formset(request, form, formset, change)
+        for row in (*formset.new_objects, *(row for row, _ in formset.changed_objects)):
+            quotas.record(row)
+        for row in formset.deleted_objects:
+            quotas.record(row, is_removed=True)
 
 
 @admin.register(Group)

@@ -11,7 +11,7 @@ from rest_framework.exceptions import AuthenticationFailed, PermissionDenied
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 
-from generation.models import APIKey
+from generation.models import APIKey, OwnerLimits
 
 if TYPE_CHECKING:  # REST framework imports this module while it imports its views
     from rest_framework.views import APIView
@@ -30,12 +30,13 @@ COLUMNS = (
     "revoked_at",
     "last_used_at",
     "owner__is_active",
+    *(f"owner__limits__{field.name}" for field in OwnerLimits._meta.concrete_fields),
 )
 REMEMBERED_SECONDS = 0.25  # a revoked key works for so long
 # By the digest of the plain text.
 remembered: TTLCache[str, APIKey] = TTLCache(maxsize=1000, ttl=REMEMBERED_SECONDS)
 _guard = Lock()
-_KEYS = APIKey.objects.select_related("owner").only(*COLUMNS)
+_KEYS = APIKey.objects.select_related("owner__limits").only(*COLUMNS)
 
 
 class APIKeyAuthentication(BaseAuthentication):

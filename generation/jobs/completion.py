@@ -41,7 +41,8 @@ def commit(results: Sequence[Result]) -> list[Claim]:
     if not results:
         return []
     refused: list[Claim] = []
-    spent: dict[int, float] = defaultdict(float)  # by the pk of a key with a quota
+    by_owner: dict[int, float] = defaultdict(float)  # device seconds of those with a quota
+    by_key: dict[int, float] = defaultdict(float)
     with transaction.atomic():
         report = Report()
         moved = _succeed(results)
@@ -58,9 +59,11 @@ def commit(results: Sequence[Result]) -> list[Claim]:
                 accepted = moved[job.id]
                 if accepted.has_twin:
                     _answer_twins(result, report)
-                if accepted.is_metered and job.api_key_id is not None:
-                    spent[job.api_key_id] += result.device_seconds
-            quotas.spend(spent)
+                if accepted.is_owner_metered:
+                    by_owner[job.owner_id] += result.device_seconds
+                if accepted.is_key_metered and job.api_key_id is not None:
+                    by_key[job.api_key_id] += result.device_seconds
+            quotas.spend(owners=by_owner, keys=by_key)
     if lost:
         for claim, why in lost.items():
             jobs.settle(claim, Outcome.FAILED, code=StorageFailed.code, detail=why)
@@ -98,7 +101,7 @@ WITH held AS MATERIALIZED ({references.HOLD}), made AS (
        SET status = 'succeeded', lease_expires_at = NULL, finished_at = %(at)s::timestamptz, cache = m.cache,
            device_seconds = j.device_seconds + m.device_seconds, encode_seconds = j.encode_seconds + m.encode_seconds
       FROM made m WHERE j.id = m.job_id AND j.status = 'running' AND j.attempt = m.attempt
-    RETURNING j.id, j.key, j.api_key_id, m.attempt, m.device_seconds
+    RETURNING j.id, j.key, j.owner_id, j.api_key_id, m.attempt, m.device_seconds
 ), recorded AS (
     UPDATE generation_attempt a
        SET outcome = 'succeeded', ended_at = %(at)s::timestamptz, device_seconds = moved.device_seconds
@@ -110,6 +113,9 @@ WITH held AS MATERIALIZED ({references.HOLD}), made AS (
       JOIN moved ON moved.id = i.job_id
 )
 SELECT id, EXISTS (SELECT 1 FROM generation_job twin WHERE twin.key = moved.key AND twin.status = 'queued'),
+       EXISTS (SELECT 1 FROM generation_ownerlimits o
+                WHERE o.owner_id = moved.owner_id
+                  AND (o.images_per_day IS NOT NULL OR o.device_seconds_per_day IS NOT NULL)),
        EXISTS (SELECT 1 FROM generation_apikey k
                 WHERE k.id = moved.api_key_id
                   AND (k.images_per_day IS NOT NULL OR k.device_seconds_per_day IS NOT NULL)),
@@ -120,10 +126,11 @@ SELECT id, EXISTS (SELECT 1 FROM generation_job twin WHERE twin.key = moved.key 
 
 @dataclass(frozen=True)
 class Accepted:
-    """A job that succeeded. has_twin: an identical one waits; is_metered: its key has a daily quota."""
+    """A job that succeeded. has_twin: an identical one waits. is_…_metered: its owner, its key has a daily quota."""
 
     has_twin: bool
-    is_metered: bool
+    is_owner_metered: bool
+    is_key_metered: bool
 
 
 def _succeed(results: Sequence[Result]) -> dict[UUID, Accepted]:
@@ -151,7 +158,7 @@ def _succeed(results: Sequence[Result]) -> dict[UUID, Accepted]:
     }
     with connection.cursor() as cursor:
         cursor.execute(SUCCEED, facts)
-        moved = {row[0]: Accepted(*row[1:3]) for row in cursor.fetchall()}
+        moved = {row[0]: Accepted(*row[1:4]) for row in cursor.fetchall()}
     for result in results:
         if result.job.id in moved:
             job = result.job

@@ -46,7 +46,7 @@ def submit(owner, request: JobRequest) -> Job:
     # A fresh seed has no images: nobody has asked for it before.
     stored = None if request.seed is None else _stored(job)
     # BEGIN and COMMIT are a third of the round trips of a request that writes the row alone.
-    is_one_row = stored is None and not quotas.is_limited(request.api_key)
+    is_one_row = stored is None and not quotas.is_limited(owner, request.api_key)
     with nullcontext() if is_one_row else transaction.atomic():
         if stored is not None and images.hold(stored):
             stored = None  # a file was removed a moment ago

@@ -1,6 +1,13 @@
 """Rows of the catalogue, releases, jobs, images, workers, access and webhooks. One-row methods only."""
 
-from generation.models.access import APIKey, APIKeyManager, AuditEntry, Usage
+from generation.models.access import (
+    APIKey,
+    APIKeyManager,
+    AuditEntry,
+    OwnerLimits,
+    OwnerUsage,
+    Usage,
+)
 from generation.models.catalogue import Embedding, PromptVariant
 from generation.models.jobs import Attempt, IdempotencyKey, Image, Job, PurgedImage
 from generation.models.releases import MOST_TRIES, TRIES, Coverage, Release
@@ -20,6 +27,8 @@ __all__ = [
     "IdempotencyKey",
     "Image",
     "Job",
+    "OwnerLimits",
+    "OwnerUsage",
     "PromptVariant",
     "PurgedImage",
     "Queue",

@@ -134,13 +134,47 @@ class APIKey(models.Model):
         self.last_used_at = now
 
 
-class Usage(models.Model):
-    """Usage of a key with a quota on one day (UTC). Counted in `generation.access.quotas`."""
+class OwnerLimits(models.Model):
+    """Limits of a person, for all their keys and the page together. A key may have narrower ones."""
 
-    api_key = models.ForeignKey(APIKey, on_delete=models.CASCADE, related_name="usage")
+    owner = models.OneToOneField(
+        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, primary_key=True, related_name="limits"
+    )
+    requests_per_minute = models.PositiveIntegerField(
+        null=True, blank=True, help_text="Empty: the setting REQUESTS_PER_MINUTE. 0: no limit."
+    )
+    images_per_day = models.PositiveIntegerField(
+        null=True, blank=True, help_text="Per day in UTC. Empty: no limit."
+    )
+    device_seconds_per_day = models.PositiveIntegerField(
+        null=True, blank=True, help_text="Jobs are refused when it is used up. Empty: no limit."
+    )
+    max_queued_jobs = models.PositiveIntegerField(
+        null=True, blank=True, help_text="Jobs that may be queued at once. Empty: no limit."
+    )
+
+    class Meta:
+        verbose_name = verbose_name_plural = "limits of a person"
+
+    def __str__(self) -> str:
+        return str(self.owner)
+
+
+class DailyUsage(models.Model):
+    """Usage on one day (UTC) of what has a quota. Counted in `generation.access.quotas`."""
+
     day = models.DateField()
     images = models.PositiveIntegerField(default=0, help_text="Requested.")
     device_seconds = models.FloatField(default=0)
+
+    class Meta:
+        abstract = True
+
+
+class Usage(DailyUsage):
+    """Usage of a key."""
+
+    api_key = models.ForeignKey(APIKey, on_delete=models.CASCADE, related_name="usage")
 
     class Meta:
         ordering = ["-day"]
@@ -149,6 +183,27 @@ class Usage(models.Model):
 
     def __str__(self) -> str:
         return f"{self.api_key_id} {self.day}"
+
+
+class OwnerUsage(DailyUsage):
+    """Usage of a person, by all their keys and on the page."""
+
+    owner = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        on_delete=models.CASCADE,
+        related_name="usage",
+        db_index=False,  # the constraint's index begins with it
+    )
+
+    class Meta:
+        ordering = ["-day"]
+        verbose_name_plural = "usage of persons"
+        constraints = [
+            models.UniqueConstraint(fields=["owner", "day"], name="one_usage_per_owner_and_day")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.owner_id} {self.day}"
 
 
 class AuditEntry(models.Model):

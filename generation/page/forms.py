@@ -8,6 +8,7 @@ from django.utils.functional import cached_property
 from rest_framework import serializers
 from rest_framework.exceptions import ValidationError
 
+from generation.api import throttling
 from generation.api.serializers.jobs import JobRequestSerializer
 from generation.api.serializers.shapes import Strict
 from generation.errors import GenerationError, InvalidRequest
@@ -87,6 +88,7 @@ def submit(owner: Any, values: FormValues) -> Job | FormErrors:
     """Submit the job."""
     try:
         asked = read(JobRequestSerializer, {**values.options, **_prompt(values)})
+        throttling.check_person(owner)
         return submission.submit(owner, JobRequest(via=Job.Via.PAGE, **asked))
     except ValidationError as error:
         detail: Any = error.detail

@@ -4,18 +4,22 @@ import re
 from datetime import timedelta
 
 import pytest
+from django.contrib.auth import get_user_model
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from generation.access import quotas
+from generation.api import authentication
 from generation.errors import InvalidRequest, QueueFull, QuotaExceeded, RateLimited
 from generation.jobs import completion, submission
 from generation.jobs import lifecycle as jobs
 from generation.jobs.job_request import JobRequest
 from generation.jobs.lifecycle import Claim
-from generation.models import Job, Usage
+from generation.models import Job, OwnerLimits, OwnerUsage, Usage
 from tests import painter
 from tests.client import API, problem
-from tests.people import make_embedding, make_job, make_key, make_release
+from tests.people import make_embedding, make_job, make_key, make_release, make_user
 from tests.threads import in_threads
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -136,14 +140,14 @@ def test_a_late_result_that_is_refused_costs_the_key_nothing():
 
 
 def test_a_key_without_a_quota_costs_no_query(django_assert_num_queries):
-    key, _ = make_key()
+    key = authentication.find(make_key()[1])
     job = make_job(api_key=key, owner=key.owner)
     quotas.queued()
 
     with django_assert_num_queries(0):
         assert quotas.refusal(job) is None
         quotas.use(job)
-        quotas.spend({})
+        quotas.spend(owners={}, keys={})
     (taken,) = jobs.claim("w").jobs
     completion.commit([painter.result_of(taken, device_seconds=0.5)])
     assert not Usage.objects.exists()
@@ -194,6 +198,7 @@ def test_a_full_queue_refuses_what_would_wait_and_answers_what_is_stored(setting
 def test_without_a_limit_the_queue_is_not_counted(settings, django_assert_num_queries):
     settings.MAX_QUEUED_JOBS = 0
     job = make_job()
+    assert quotas.limits_of(job.owner) is None
 
     with django_assert_num_queries(0):
         assert quotas.refusal(job) is None
@@ -249,3 +254,111 @@ def test_a_repeated_request_with_its_idempotency_key_uses_the_quota_once():
 
     assert [answer.status_code for answer in answers] == [202, 202]
     assert used(api.key)[0] == 1
+
+
+# --- limits of a person -----------------------------------------------------------------------------
+def submit_on_page(owner, **asked) -> Job:
+    return submission.submit(owner, JobRequest(via=Job.Via.PAGE, variant="red-glass-vase", **asked))
+
+
+def limit(**limits: int):
+    """A person with limits, and two keys without any."""
+    owner = make_user(username="limited")
+    OwnerLimits.objects.create(owner=owner, **limits)
+    keys = [make_key(owner=owner)[0] for _ in range(2)]
+    return get_user_model().objects.get(pk=owner.pk), keys
+
+
+def test_all_keys_of_a_person_and_the_page_share_one_quota():
+    owner, (key, other) = limit(images_per_day=6)
+    submit(key, n=2)
+    submit(other, n=2)
+    submit_on_page(owner, n=2)
+
+    for refused in (
+        lambda: submit(key),
+        lambda: submit(make_key(owner=owner)[0]),
+        lambda: submit_on_page(owner),
+    ):
+        with pytest.raises(
+            QuotaExceeded, match="quota of this account is 6 images per day: 6 were"
+        ):
+            refused()
+
+    assert OwnerUsage.objects.get().images == 6 and Job.objects.count() == 3
+    assert not Usage.objects.exists()
+
+
+def test_a_key_may_have_a_narrower_quota_and_what_it_refuses_counts_for_nobody():
+    owner, _ = limit(images_per_day=3)
+    narrow, _ = make_key(owner=owner, images_per_day=1)
+    submit(narrow)
+    with pytest.raises(QuotaExceeded, match="quota of this key is 1"):
+        submit(narrow)
+    submit_on_page(owner, n=2)
+
+    wide, _ = make_key(owner=owner, images_per_day=1000)
+    with pytest.raises(QuotaExceeded, match="this account"):
+        submit(wide)
+
+    assert (OwnerUsage.objects.get().images, used(narrow)[0]) == (3, 1)
+    assert not Usage.objects.filter(api_key=wide, images__gt=0).exists()
+
+
+def test_other_persons_are_not_affected():
+    _, (key, _) = limit(images_per_day=1)
+    submit(key)
+    submit(make_key(owner=make_user(username="another"))[0], n=4)
+    assert OwnerUsage.objects.get().images == 1
+
+
+def test_seconds_of_devices_count_for_the_person_whatever_asked_for_them():
+    owner, (key, _) = limit(device_seconds_per_day=1)
+    make(key, seconds=0.5)
+    submit_on_page(owner)
+    (taken,) = jobs.claim("w").jobs
+    completion.commit([painter.result_of(taken, device_seconds=0.75)])
+
+    assert OwnerUsage.objects.get().device_seconds == 1.25
+    with pytest.raises(QuotaExceeded, match=r"this account is 1 device seconds per day: 1\.2 were"):
+        submit_on_page(owner)
+
+
+def test_queued_jobs_of_a_person_are_counted_together():
+    owner, (key, other) = limit(max_queued_jobs=2)
+    submit(key)
+    submit_on_page(owner)
+    for refused in (lambda: submit(other), lambda: submit_on_page(owner)):
+        with pytest.raises(RateLimited, match="This account has 2 queued jobs"):
+            refused()
+
+
+def test_requests_of_all_keys_at_once_never_use_more_than_the_persons_quota():
+    owner, keys = limit(images_per_day=7, max_queued_jobs=100)
+    outcomes: list[str] = []
+
+    def ask() -> None:
+        for key in (*keys, None):
+            try:
+                request = JobRequest(api_key=key, variant="red-glass-vase")
+                submission.submit(get_user_model().objects.get(pk=owner.pk), request)
+                outcomes.append("accepted")
+            except QuotaExceeded:
+                outcomes.append("refused")
+
+    in_threads(ask, count=4)
+
+    assert outcomes.count("accepted") == 7 and outcomes.count("refused") == 5
+    assert OwnerUsage.objects.get().images == Job.objects.count() == 7
+
+
+def test_over_the_api_limits_of_persons_cost_no_query_more():
+    """None for those without; without a cache of keys one query reads key, owner and limits."""
+    api = API()
+    body = {"variant": "red-glass-vase"}
+    assert api.post("/v1/jobs", body).status_code == 202  # fills caches
+    quotas.queued()
+    with CaptureQueriesContext(connection) as seen:
+        assert api.post("/v1/jobs", body).status_code == 202
+    tables = [query["sql"] for query in seen.captured_queries if "ownerlimits" in query["sql"]]
+    assert len(tables) == 1 and 'FROM "generation_apikey"' in tables[0]

@@ -14,7 +14,17 @@ from PIL import Image as Picture
 
 from generation.catalogue import variants as catalogue
 from generation.images import storage
-from generation.models import APIKey, Attempt, Image, Job, PromptVariant, Release, Usage
+from generation.models import (
+    APIKey,
+    Attempt,
+    AuditEntry,
+    Image,
+    Job,
+    OwnerLimits,
+    PromptVariant,
+    Release,
+    Usage,
+)
 from tests.people import (
     make_embedding,
     make_image,
@@ -647,6 +657,40 @@ def test_a_person_gives_a_key_no_more_than_they_may_do(permissions, scopes):
     assert not APIKey.objects.exists()
     issue(editor, owner=owner, scopes=sorted(scopes))
     assert set(APIKey.objects.get().scopes) == scopes
+
+
+@pytest.mark.parametrize(
+    "more", [{"weight": 2}, {"requests_per_minute": 0}, {"requests_per_minute": 61}, {"retention_days": 0},
+             {"retention_days": 31}]
+)  # fmt: skip
+def test_a_key_gets_more_than_the_page_only_from_who_may_change_limits_of_persons(settings, more):
+    settings.REQUESTS_PER_MINUTE, settings.RETENTION_DAYS = 60, 30
+    editor = staff("add_apikey", "view_apikey", "change_apikey")
+    owner = make_user(username="editor").pk
+    assert set(issue(editor, owner=owner, **more).context["adminform"].form.errors) == set(more)
+    issue(editor, owner=owner, requests_per_minute=30, retention_days=7, images_per_day=5)
+    key = APIKey.objects.get()
+    editor.post(url("apikey", "change", key.pk), {"weight": 1, **more})
+    key.refresh_from_db()
+    assert (key.weight, key.requests_per_minute, key.retention_days) == (1, 30, 7)
+    editor = staff("add_apikey", "view_apikey", "change_apikey", "change_ownerlimits")
+    assert editor.post(url("apikey", "change", key.pk), {"weight": 1, **more}).status_code == 302
+
+
+def test_limits_of_a_person_are_on_their_page_and_changes_are_recorded(admin):
+    person = make_user(username="shop")
+    page = reverse("admin:auth_user_change", args=[person.pk])
+    form = {"username": "shop", "date_joined_0": "2026-01-01", "date_joined_1": "00:00:00"}
+    limits = {"limits-TOTAL_FORMS": 1, "limits-INITIAL_FORMS": 0, "limits-0-owner": person.pk}
+    answer = admin.post(page, form | limits | {"limits-0-images_per_day": 100})
+    assert answer.status_code == 302, answer.context["errors"]
+    assert OwnerLimits.objects.get(owner=person).images_per_day == 100
+    entry = AuditEntry.objects.get(action="limits_edited")
+    assert (entry.subject, entry.actor, entry.detail["images_per_day"]) == ("shop", "admin", 100)
+    users = staff("view_user", "change_user")
+    assert "images_per_day" not in users.get(page).content.decode()
+    users.post(page, form | limits | {"limits-INITIAL_FORMS": 1, "limits-0-images_per_day": 999})
+    assert OwnerLimits.objects.get(owner=person).images_per_day == 100
 
 
 def test_staff_who_may_only_see_keys_change_none():

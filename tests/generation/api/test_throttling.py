@@ -13,10 +13,10 @@ import pytest
 
 from deploy.local import binaries
 from generation.infra import redis_client
-from generation.models import APIKey
+from generation.models import APIKey, OwnerLimits
 from generation.realtime.hub import SHELL
 from tests.client import API, problem
-from tests.people import make_image, make_job, make_key, make_release
+from tests.people import make_image, make_job, make_key, make_release, make_user
 from tests.web import Web
 
 pytestmark = pytest.mark.django_db
@@ -88,6 +88,40 @@ def test_the_setting_holds_for_keys_that_say_nothing_else(settings):
     assert API().get(PATH)["RateLimit-Policy"] == '"burst";q=5;w=60'
     assert API(requests_per_minute=9).get(PATH)["RateLimit-Policy"] == '"burst";q=9;w=60'
     assert "RateLimit" not in API(requests_per_minute=0).get(PATH)
+
+
+def test_keys_that_say_nothing_share_the_limit_of_their_owner(settings):
+    settings.REQUESTS_PER_MINUTE = 2
+    one, another = API(), API()
+    assert standing(one.get(PATH))[0] == 1
+    assert standing(another.get(PATH))[0] == 0
+    assert one.get(PATH).status_code == 429
+    assert API(owner=make_user(username="another")).get(PATH).status_code == 200
+
+
+def test_no_key_lifts_the_limit_of_a_person():
+    owner = make_user()
+    OwnerLimits.objects.create(owner=owner, requests_per_minute=3)
+    wide, unlimited = API(requests_per_minute=1000), API(requests_per_minute=0)
+    assert [standing(api.get(PATH))[0] for api in (wide, unlimited, wide)] == [2, 1, 0]
+    for api in (wide, unlimited, API()):
+        assert (
+            "This key may send 3 requests" in problem(api.get(PATH), 429, "rate_limited")["detail"]
+        )
+
+
+def test_a_key_may_be_slower_than_its_owner():
+    OwnerLimits.objects.create(owner=make_user(), requests_per_minute=3)
+    slow, api = API(requests_per_minute=1), API()
+    assert slow.get(PATH)["RateLimit-Policy"] == '"burst";q=1;w=60'
+    assert slow.get(PATH).status_code == 429  # counts for its owner no more
+    assert [api.get(PATH).status_code for _ in range(3)] == [200, 200, 429]
+
+
+def test_a_person_without_a_limit_is_not_limited_by_the_setting(settings):
+    settings.REQUESTS_PER_MINUTE = 1
+    OwnerLimits.objects.create(owner=make_user(), requests_per_minute=0)
+    assert "RateLimit" not in API().get(PATH)
 
 
 def test_a_key_without_a_limit_does_not_ask_redis(monkeypatch, settings):

@@ -3,7 +3,8 @@
 import pytest
 
 from generation.catalogue.match_requests import Answer, Near
-from generation.models import Job, PromptVariant, Release
+from generation.models import Job, OwnerLimits, PromptVariant, Release
+from tests.client import API
 from tests.generation.encoders import EncodeThread
 from tests.people import (
     make_embedding,
@@ -258,3 +259,33 @@ def test_a_longer_history_costs_no_more_queries(variants, django_assert_num_quer
         make_job(owner=person.user, variant=variants[1], status="succeeded")
         make_job(owner=person.user, variant=variants[2], status="running")
     assert queries() == few <= 11
+
+
+# --- limits ---------------------------------------------------------------------------------------
+def test_the_limits_of_a_person_hold_on_the_page_as_by_key(variants):
+    owner = make_user(username="person")
+    OwnerLimits.objects.create(owner=owner, images_per_day=2)
+    asked = {"variant": "a-green-cube", "n": "1"}
+    assert API(owner=owner).post("/v1/jobs", {"variant": "a-green-cube"}).status_code == 202
+    assert Person().post("/", asked).status_code == 302
+
+    refused = Person().post("/", asked)
+
+    assert refused.status_code == 422 and Job.objects.count() == 2
+    assert "The quota of this account is 2 images per day" in words(refused)
+    assert API(owner=owner).post("/v1/jobs", {"variant": "a-green-cube"}).status_code == 429
+
+
+@pytest.mark.parametrize("is_own", [True, False])
+def test_submissions_on_the_page_count_as_requests_of_the_person(variants, settings, is_own):
+    if is_own:
+        OwnerLimits.objects.create(owner=make_user(username="person"), requests_per_minute=2)
+    else:
+        settings.REQUESTS_PER_MINUTE = 2
+    api, asked = API(owner=make_user(username="person")), {"variant": "a-green-cube", "n": "1"}
+    assert api.get("/v1/releases").status_code == 200
+    assert Person().post("/", asked).status_code == 302
+
+    assert "This account may send 2 requests a minute" in words(Person().post("/", asked))
+    assert api.get("/v1/releases").status_code == 429
+    assert Person().get("/").status_code == 200
