@@ -1,18 +1,26 @@
 """A device that can be broken from outside: in generation workers `Pipeline.generate` first reads a file.
 
 The folder is in CHAOS_DEVICES, the file has the worker's name, and its word is one of WORDS. No file: a sound device.
-A second file, `.felt`, says that the word was obeyed.
+A second file, `.felt`, says that the word was obeyed. `die` is no fault of the device: the worker is killed at a random
+moment around the COMMIT of its next batch.
 """
 
 import os
+import random
+import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from django.apps import AppConfig
+from django.db.backends.signals import connection_created
 
-WORDS = ("raise-once", "raise", "hang", "slow")
+WORDS = ("raise-once", "raise", "hang", "slow", "die")
+DIES_WITHIN_SECONDS = (
+    0.03  # of the statement that lets a batch succeed: before its COMMIT, in it or after it
+)
 FOLDER = "CHAOS_DEVICES"
 STICKY = "CUDA error: an illegal memory access was encountered"
 SLOW_SECONDS = 1.0
@@ -26,6 +34,7 @@ class Device(AppConfig):
         worker = os.environ.get("WORKER_NAME", "")
         if worker.startswith("generation-") and (folder := os.environ.get(FOLDER)):
             _wrap(Path(folder) / worker)
+            _die(Path(folder) / worker)
 
 
 def _wrap(file: Path) -> None:
@@ -40,10 +49,27 @@ def _wrap(file: Path) -> None:
     Pipeline.generate = broken  # type: ignore[method-assign]
 
 
+def _die(file: Path) -> None:
+    """Have this process killed when it has sent the statement that lets a batch succeed."""
+
+    def wrapper(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+        result = execute(sql, params, many, context)
+        if "'succeeded'" in sql and "UPDATE" in sql and _read(file) == "die":
+            felt(file).touch()
+            kill = (os.getpid(), signal.SIGKILL)
+            threading.Timer(random.uniform(0, DIES_WITHIN_SECONDS), os.kill, kill).start()
+        return result
+
+    def connected(connection: Any, **_: Any) -> None:
+        connection.execute_wrappers.append(wrapper)
+
+    connection_created.connect(connected, weak=False)
+
+
 def obey(file: Path, pause: Callable[[float], None] = time.sleep) -> None:
     """Do what the file says. Raises RuntimeError as a device does."""
     word = _read(file)
-    if word:
+    if word and word != "die":
         felt(file).touch()
     if word == "raise-once":
         file.unlink(missing_ok=True)

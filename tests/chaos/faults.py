@@ -352,7 +352,7 @@ class StorageFull(Fault):
 # --- device ---------------------------------------------------------------------------------------
 @dataclass
 class BrokenDevice(Fault):
-    """word: of tests.chaos.device. workers: whose device it is."""
+    """word: of tests.chaos.device. workers: which obey it."""
 
     word: str = ""
     workers: tuple[str, ...] = GENERATION[:1]
@@ -439,6 +439,7 @@ def everything() -> list[Fault]:
     return [
         Fault("none", "none"),
         Killed("a generation worker killed", "worker", processes=GENERATION[:1]),
+        BrokenDevice("a generation worker killed at its commits", "worker", 30, word="die"),
         Killed("all generation workers killed", "worker", processes=GENERATION, again_seconds=60),
         Frozen("a generation worker frozen", "worker", 12, processes=GENERATION[:1]),
         Killed(
@@ -486,7 +487,8 @@ def everything() -> list[Fault]:
 
 # A fault of each class, and the pairs that meet in practice.
 QUICK = (
-    "none", "a generation worker killed", "web killed", "two beats", "Redis killed", "Redis READONLY", "Redis flushed",
+    "none", "a generation worker killed at its commits", "web killed", "two beats",
+    "Redis killed", "Redis READONLY", "Redis flushed",
     "PostgreSQL sessions cut", "PostgreSQL read-only", "PostgreSQL restarted", "storage full",
     "a device always fails", "a device hangs", "half-sent bodies", "pipelined requests, nothing read",
 )  # fmt: skip
