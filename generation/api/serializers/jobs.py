@@ -131,6 +131,9 @@ class JobURLsSerializer(serializers.Serializer[Any]):
     cancel = serializers.URLField()
 
 
+LOADED = "loaded_images"  # attribute of a job with its images, if they were read with many others
+
+
 class JobSerializer(serializers.Serializer[Job]):
     id = serializers.UUIDField()
     status = serializers.ChoiceField(Job.Status.choices)
@@ -207,9 +210,9 @@ class JobSerializer(serializers.Serializer[Job]):
         if job.status != Job.Status.SUCCEEDED:
             return []
         shown = ImageSerializer(context=self.context)
-        # A list view has prefetched them.
-        fetched = "images" in getattr(job, "_prefetched_objects_cache", {})
-        images = job.images.all() if fetched else reading.images(job.id)
+        images = getattr(job, LOADED, None)
+        if images is None:
+            images = reading.images(job.id)
         return [shown.to_representation(image) for image in images]
 
 

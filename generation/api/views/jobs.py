@@ -5,7 +5,7 @@ from typing import Any, cast
 from uuid import UUID
 
 import structlog
-from django.db.models import Q, QuerySet
+from django.db.models import Prefetch, Q, QuerySet
 from django.http import Http404, HttpRequest
 from django.shortcuts import get_object_or_404
 from django.urls import reverse
@@ -18,7 +18,13 @@ from rest_framework.response import Response
 from rest_framework.serializers import BaseSerializer
 from rest_framework.views import APIView
 
-from generation.api.serializers.jobs import JobQuery, JobRequestSerializer, JobSerializer, WaitQuery
+from generation.api.serializers.jobs import (
+    LOADED,
+    JobQuery,
+    JobRequestSerializer,
+    JobSerializer,
+    WaitQuery,
+)
 from generation.api.serializers.shapes import NoQuery, query
 from generation.api.views.pagination import ListView
 from generation.api.views.problem_responses import responses
@@ -145,7 +151,8 @@ class JobList(ListView):
 
     def rows(self, request: Request, asked: dict[str, Any]) -> QuerySet[Job]:
         rows = owned(request).filter(purged_at__isnull=True)
-        return filtered(rows.prefetch_related("images").order_by("-created_at", "-id"), asked)
+        with_images = rows.prefetch_related(Prefetch("images", to_attr=LOADED))
+        return filtered(with_images.order_by("-created_at", "-id"), asked)
 
     @extend_schema(
         operation_id="create_job",
