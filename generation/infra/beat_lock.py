@@ -1,8 +1,10 @@
-"""Lock in Redis that keeps beat single: a second beat stands by until the first is gone."""
+"""Lock in Redis that keeps beat single: a second beat stands by until the first is gone.
+
+The holder renews it at each tick of its schedule, so a beat that hangs is replaced.
+"""
 
 import atexit
 import os
-import threading
 import time
 from contextlib import suppress
 
@@ -16,21 +18,42 @@ from generation.infra.redis_client import client
 log = structlog.get_logger(__name__)
 
 NAME = "retort:beat"
-LOCK_SECONDS = 10.0  # a beat that was killed is replaced after that
-RENEW_SECONDS = 2.0
+LOCK_SECONDS = 15.0  # a beat that was killed, or hangs, is replaced after that
+LOOK_SECONDS = 2.0
 EXIT_LOST = 1
+
+_lock: Lock | None = None
 
 
 def acquire() -> None:
-    """Return when this process holds the lock, and hold it until the process ends."""
-    lock = client().lock(NAME, timeout=LOCK_SECONDS, thread_local=False)
-    if not _take(lock):
+    """Return when this process holds the lock. Call `keep` often from then on."""
+    global _lock
+    _lock = client().lock(NAME, timeout=LOCK_SECONDS, thread_local=False)
+    if not _take(_lock):
         log.info("beat_stands_by")
-        while not _take(lock):
-            time.sleep(RENEW_SECONDS)
+        while not _take(_lock):
+            time.sleep(LOOK_SECONDS)
     log.info("beat_begins")
-    atexit.register(_release, lock)
-    threading.Thread(target=_keep, args=(lock,), name="beat-lock", daemon=True).start()
+    atexit.register(_release, _lock)
+
+
+def keep() -> bool:
+    """Renew the lock. Return False while that is not known, since Redis is away: then send nothing.
+
+    If another beat has taken it, end this process, which the supervisor starts again to stand by.
+    """
+    if _lock is None:
+        return False
+    try:
+        return bool(_lock.reacquire())
+    except LockError:  # it expired while Redis was away, or this process was suspended
+        if _take(_lock):
+            return True
+        log.error("beat_lock_lost")
+        os._exit(EXIT_LOST)
+    except redis.RedisError as error:
+        log.warning("redis_unreachable", error=str(error))
+        return False
 
 
 def _take(lock: Lock) -> bool:
@@ -39,20 +62,6 @@ def _take(lock: Lock) -> bool:
     except redis.RedisError as error:
         log.warning("redis_unreachable", error=str(error))
         return False
-
-
-def _keep(lock: Lock) -> None:
-    """Renew the lock. If another beat has taken it, end this process, which the supervisor starts again to stand by."""
-    while True:
-        time.sleep(RENEW_SECONDS)
-        try:
-            lock.reacquire()
-        except LockError:  # it expired while Redis was away, or this process was suspended
-            if not _take(lock):
-                log.error("beat_lock_lost")
-                os._exit(EXIT_LOST)
-        except redis.RedisError as error:
-            log.warning("redis_unreachable", error=str(error))
 
 
 def _release(lock: Lock) -> None:

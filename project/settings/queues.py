@@ -1,5 +1,7 @@
 """Celery: queues, routes, the broker and the schedule. Each option is there against a known hazard."""
 
+import math
+
 from celery.schedules import crontab
 from kombu import Queue
 
@@ -50,49 +52,54 @@ CELERY_BROKER_TRANSPORT_OPTIONS = {
 CELERY_TASK_SERIALIZER = "json"
 CELERY_ACCEPT_CONTENT = ["json"]  # no pickle
 CELERY_TIMEZONE = TIME_ZONE
-# Messages expire, since the next one says the same.
+# Messages expire, since the next one says the same. expire_seconds: as django-celery-beat calls it.
 CELERY_BEAT_SCHEDULE = {
     "sweep": {
         "task": "generation.sweep",
         "schedule": SWEEP_SECONDS,
-        "options": {"expires": SWEEP_SECONDS},
+        "options": {"expire_seconds": math.ceil(SWEEP_SECONDS)},
     },
     "forget-webhooks": {
         "task": "generation.forget_webhooks",
         "schedule": crontab(hour="3", minute="10"),
-        "options": {"expires": 3600},
+        "options": {"expire_seconds": 3600},
     },
-    "encode-missing": {"task": "generation.encode", "schedule": 60.0, "options": {"expires": 60}},
+    "encode-missing": {
+        "task": "generation.encode",
+        "schedule": 60.0,
+        "options": {"expire_seconds": 60},
+    },
     "sweep-runs": {
         "task": "distillation.sweep",
         "schedule": SWEEP_SECONDS,
-        "options": {"expires": SWEEP_SECONDS},
+        "options": {"expire_seconds": math.ceil(SWEEP_SECONDS)},
     },
     "watch-canary": {
         "task": "distillation.watch_canary",
         "schedule": 15.0,
-        "options": {"expires": 15},
+        "options": {"expire_seconds": 15},
     },
     "refresh-image-sources": {
         "task": "distillation.refresh_sources",
         "schedule": crontab(hour="1", minute="30"),
-        "options": {"expires": 3600},
+        "options": {"expire_seconds": 3600},
     },
     "clean-images": {
         "task": "generation.clean",
         "schedule": crontab(hour="3", minute="30"),
-        "options": {"expires": 3600},
+        "options": {"expire_seconds": 3600},
     },
     "clean-distillation": {
         "task": "distillation.clean",
         "schedule": crontab(hour="4", minute="30"),
-        "options": {"expires": 12 * 3600},  # a run may last until then
+        "options": {"expire_seconds": 12 * 3600},  # a run may last until then
     },
     "consider-redistillation": {
         "task": "distillation.consider",
         "schedule": crontab(hour="2", minute="30"),
-        "options": {"expires": 3600},
+        "options": {"expire_seconds": 3600},
     },
 }
 # The schedule is in the database, for people to change; what is here is put there when it is missing.
-CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
+CELERY_BEAT_SCHEDULER = "generation.infra.schedule:Scheduler"
+CELERY_BEAT_MAX_LOOP_INTERVAL = 2  # seconds between two ticks at most; each renews the lock

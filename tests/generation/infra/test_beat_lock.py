@@ -16,10 +16,12 @@ HOLD = """
 import django, time
 django.setup()
 from generation.infra import beat_lock
-beat_lock.LOCK_SECONDS, beat_lock.RENEW_SECONDS = 1.5, 0.2
+beat_lock.LOCK_SECONDS, beat_lock.LOOK_SECONDS = 1.5, 0.2
 beat_lock.acquire()
 print("held", flush=True)
-time.sleep(60)
+for _ in range(1000):
+    beat_lock.keep()
+    time.sleep(0.1)
 """
 
 

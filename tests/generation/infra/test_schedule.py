@@ -1,0 +1,135 @@
+"""Beat's scheduler, with the real database and the real lock."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+
+import celery
+import pytest
+from django.utils import timezone
+from django_celery_beat.models import CrontabSchedule, IntervalSchedule, PeriodicTask
+
+from generation.infra import beat_lock, redis_client
+from generation.infra.schedule import DEFAULT, Scheduler
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("redis_server")]
+
+
+def start() -> Scheduler:
+    """What a start of beat does with the database."""
+    return Scheduler(app=celery.current_app)
+
+
+def named(name: str) -> PeriodicTask:
+    return PeriodicTask.objects.get(name=name)
+
+
+def test_all_entries_of_the_settings_are_there_after_the_first_start(settings):
+    start()
+
+    assert set(settings.CELERY_BEAT_SCHEDULE) <= set(
+        PeriodicTask.objects.values_list("name", flat=True)
+    )
+    row = named("sweep")
+    assert row.description == DEFAULT + "every 5 seconds"
+    assert row.expire_seconds == settings.SWEEP_SECONDS
+
+
+def test_what_people_changed_survives_a_start():
+    start()
+    noon = CrontabSchedule.objects.create(hour="12", minute="0")
+    PeriodicTask.objects.filter(name="clean-images").update(crontab=noon)
+    PeriodicTask.objects.filter(name="consider-redistillation").update(enabled=False)
+    PeriodicTask.objects.filter(name="sweep").update(expire_seconds=77, description="by hand")
+
+    start()
+
+    assert named("clean-images").crontab == noon
+    assert not named("consider-redistillation").enabled
+    assert (named("sweep").expire_seconds, named("sweep").description) == (77, "by hand")
+
+
+def test_a_schedule_of_an_earlier_release_is_kept():
+    """Its rows have no description."""
+    start()
+    noon = CrontabSchedule.objects.create(hour="12", minute="0")
+    PeriodicTask.objects.update(description="", expire_seconds=None)
+    PeriodicTask.objects.filter(name="clean-images").update(crontab=noon)
+
+    start()
+    start()
+
+    assert named("clean-images").crontab == noon
+    assert named("sweep").expire_seconds == 5  # which it did not install
+
+
+def test_what_nobody_changed_follows_the_settings(monkeypatch):
+    start()
+    entry = dict(celery.current_app.conf.beat_schedule["sweep"], schedule=7.0)
+    changed = {**celery.current_app.conf.beat_schedule, "sweep": entry}
+    monkeypatch.setitem(celery.current_app.conf, "beat_schedule", changed)
+
+    start()
+
+    assert named("sweep").interval == IntervalSchedule.objects.get(every=7)
+    assert named("sweep").description == DEFAULT + "every 7 seconds"
+
+
+def test_an_entry_that_was_deleted_comes_back_with_the_next_start():
+    start()
+    named("sweep").delete()
+
+    start()
+
+    assert named("sweep").interval.every == 5
+
+
+@pytest.fixture
+def beat(monkeypatch) -> Iterator[Scheduler]:
+    """A beat that holds the lock, with due entries, and whose exit ends no process."""
+    monkeypatch.setattr(beat_lock.atexit, "register", lambda *_: None)
+
+    def end(code: int) -> None:
+        raise SystemExit(code)
+
+    monkeypatch.setattr(beat_lock.os, "_exit", end)
+    beat_lock.acquire()
+    start()
+    PeriodicTask.objects.update(last_run_at=timezone.now() - timedelta(hours=1))
+    scheduler = start()
+    yield scheduler
+    scheduler.close()  # it would write at the end of the process
+
+
+def waiting() -> int:
+    return redis_client.client().llen("light")
+
+
+def test_the_holder_of_the_lock_sends_what_is_due(beat):
+    for _ in range(20):
+        beat.tick()
+    assert waiting() > 0
+
+
+def test_a_beat_that_has_lost_its_lock_sends_nothing_and_ends(beat):
+    redis_client.client().set(beat_lock.NAME, "another beat")
+    with pytest.raises(SystemExit) as ended:
+        beat.tick()
+    assert (ended.value.code, waiting()) == (beat_lock.EXIT_LOST, 0)
+
+
+def test_a_lock_that_redis_has_forgotten_is_taken_again(beat):
+    redis_client.client().delete(beat_lock.NAME)
+    beat.tick()
+    assert redis_client.client().exists(beat_lock.NAME)
+
+
+def test_a_beat_that_cannot_reach_redis_waits(beat, settings, monkeypatch):
+    monkeypatch.setattr(beat_lock._lock, "redis", unreachable())
+    assert beat.tick() == beat_lock.LOOK_SECONDS
+    assert waiting() == 0
+
+
+def unreachable():
+    import redis
+
+    return redis.Redis.from_url("redis://127.0.0.1:1/0", socket_connect_timeout=0.1)
