@@ -13,6 +13,7 @@ class GenerationError(Exception):
     code = "generation_error"
     status = 500
     retryable = False
+    is_infrastructure = False  # of the host or a server: not a failure of the job
     is_of_jobs = False  # failed jobs can have this code too
 
     def __init__(
@@ -233,6 +234,7 @@ class StorageFailed(GenerationError):
     code = "storage_failed"
     status = 503
     retryable = True
+    is_infrastructure = True
     when = "The file of an image could not be written or read."
     remedy = "Send the request again. If this persists, the operator should check the storage."
     is_of_jobs = True
@@ -268,6 +270,7 @@ class ImageGone(GenerationError):
 # Codes of a failed or canceled job that no exception class carries.
 WORKER_LOST = "worker_lost"
 INTERNAL_ERROR = "internal_error"
+DATABASE_UNAVAILABLE = "database_unavailable"
 CANCELED_BY_CLIENT = "canceled_by_client"
 DEADLINE_BEFORE_START = "deadline_before_start"
 DEADLINE_WHILE_RUNNING = "deadline_while_running"

@@ -11,6 +11,7 @@ from generation.infra import beat_lock, heartbeat, light, metrics, notifications
 from generation.infra.bootstep import QueueStep
 from generation.jobs import lifecycle as jobs
 from generation.jobs import retention
+from generation.jobs.rescue import Rescuer
 from generation.models import Job
 from generation.webhooks import endpoints as webhooks
 
@@ -62,10 +63,13 @@ def clean(**_: object) -> None:
     retention.sweep()
 
 
+rescuer = Rescuer()
+
+
 @shared_task(name="generation.sweep", ignore_result=True)
 def sweep(**_: object) -> None:
     """Rescue jobs of lost workers, cancel those whose deadline has passed, send lost messages again."""
-    jobs.rescue()
+    rescuer.rescue()
     jobs.end_overdue()
     heartbeat.forget_gone()
     metrics.increment("retort_sweeps_total")

@@ -86,6 +86,15 @@ def keys_are_read_each_time(monkeypatch) -> None:
     monkeypatch.setattr(authentication, "remembered", TTLCache(maxsize=1, ttl=0))
 
 
+@pytest.fixture(autouse=True)
+def own_rescuer(monkeypatch) -> None:
+    """The sweep of a test does not wait because the one before was long ago."""
+    from generation import tasks
+    from generation.jobs.rescue import Rescuer
+
+    monkeypatch.setattr(tasks, "rescuer", Rescuer())
+
+
 @pytest.fixture
 def redis_server():
     """A client of this test's empty Redis database."""

@@ -15,6 +15,7 @@ from generation.images import store as images
 from generation.infra import events
 from generation.jobs import completion
 from generation.jobs import lifecycle as jobs
+from generation.jobs.failures import Failure
 from generation.models import Attempt, Job
 
 COLOR = (200, 40, 40)
@@ -51,7 +52,7 @@ def result_of(
 def fail() -> None:
     for job in jobs.claim("worker-1").jobs:
         claim = jobs.Claim.of(job)
-        jobs.settle(claim, Attempt.Outcome.FAILED, code="not_finite", detail="No.", retryable=False)
+        jobs.settle(claim, Attempt.Outcome.FAILED, Failure("not_finite", "No.", retryable=False))
 
 
 def show_previews_then_pictures(*, previews: int) -> None:

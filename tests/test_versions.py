@@ -12,6 +12,7 @@ from distillation.runs import lifecycle as runs
 from generation.access import keys
 from generation.catalogue import variants
 from generation.jobs import lifecycle as jobs
+from generation.jobs.rescue import rescue
 from generation.models import (
     APIKey,
     Attempt,
@@ -79,7 +80,7 @@ def test_jobs_live_and_end_while_every_table_has_a_column_more(next_schema):
     lost = api.post("/v1/jobs", {"variant": "red-glass-vase"}).json()["id"]
     assert jobs.claim("worker-2").jobs
     Job.objects.filter(id=lost).update(lease_expires_at="2020-01-01T00:00Z")
-    jobs.rescue()
+    rescue()
     painter.make_pictures()
 
     assert hit["cache"] == "hit"

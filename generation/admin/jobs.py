@@ -25,7 +25,7 @@ from generation.admin import pictures
 from generation.admin.actions import ObjectActionsMixin, ReadOnlyMixin
 from generation.errors import GenerationError
 from generation.jobs import lifecycle as jobs
-from generation.jobs import retention
+from generation.jobs import retention, retrying
 from generation.models import Image, Job
 
 LIST_PICTURES = 3
@@ -208,7 +208,7 @@ class JobAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
 
     @action(description="Retry", icon="replay", permissions=["change"])
     def retry(self, request: HttpRequest, queryset: QuerySet) -> None:
-        self._each(request, queryset, jobs.retry, Job.Status.QUEUED)
+        self._each(request, queryset, retrying.retry, Job.Status.QUEUED)
 
     @action(description="Cancel", icon="cancel", permissions=["change"])
     def cancel(self, request: HttpRequest, queryset: QuerySet) -> None:

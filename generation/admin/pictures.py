@@ -32,6 +32,7 @@ KINDS = {
     "canceled": "warning",
     "released": "info",
     "paused": "warning",
+    "faulty": "danger",
     "over": "info",
     "finished": "success",
     "stopped": "warning",

@@ -33,7 +33,11 @@ class WorkerAdmin(ReadOnlyMixin, ModelAdmin):
 
     @display(description="state", ordering="heartbeat_at")
     def state(self, worker: Worker) -> str:
-        return pictures.badge("alive" if is_fresh(worker) else "not responding")
+        if not is_fresh(worker):
+            return pictures.badge("not responding")
+        if worker.fault:
+            return pictures.badge("faulty", f"{worker.fault}: {worker.fault_detail}")
+        return pictures.badge("alive")
 
     @display(description="last heartbeat", ordering="heartbeat_at")
     def heartbeat(self, worker: Worker) -> str:

@@ -9,6 +9,7 @@ class EngineError(Exception):
 
     code = "engine_error"
     retryable = False
+    is_infrastructure = False  # of the host or its device: not a failure of the job
 
     def __init__(self, detail: str = "") -> None:
         message = (type(self).__doc__ or "").strip()
@@ -20,6 +21,8 @@ class ReleaseInvalid(EngineError):
     """The release cannot be used."""
 
     code = "release_invalid"
+    retryable = True
+    is_infrastructure = True
     when = "Files of the release are missing or were changed."
     remedy = "The operator should register the release again, or activate another one."
 
@@ -75,5 +78,11 @@ class DeviceUnavailable(EngineError):
     """The requested device is not available."""
 
     code = "device_unavailable"
+    retryable = True
+    is_infrastructure = True
     when = "The device of the worker is not available."
     remedy = "The operator should check DEVICE and the driver."
+
+
+class DeviceFailed(DeviceUnavailable):
+    """The device of the worker failed, or makes no progress."""

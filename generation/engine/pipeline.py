@@ -27,6 +27,7 @@ from generation.engine import release as releases
 from generation.engine.device import Device
 from generation.engine.embeddings import EmbeddingTable, check
 from generation.engine.errors import (
+    DeviceFailed,
     EmbeddingMismatch,
     EngineError,
     NotFinite,
@@ -77,6 +78,8 @@ def load(
         if manifest.guidance_scale != 1:
             stored = load_file(folder / NEGATIVE_EMBEDS)["negative_prompt_embeds"]
             negative = stored.to(chosen.place, chosen.dtype)
+    except torch.AcceleratorError as error:
+        raise DeviceFailed(str(error)) from error
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ReleaseInvalid(f"{folder}: {error}") from error
     if negative is not None and tuple(negative.shape) != manifest.embedding_shape:

@@ -12,8 +12,8 @@ import django.db
 import structlog
 from django.conf import settings
 from django.db import IntegrityError, close_old_connections
-from django.db.models import QuerySet
-from django.db.models.functions import Now
+from django.db.models import F, QuerySet, Value
+from django.db.models.functions import Coalesce, Now
 
 from generation.models import Release, Worker
 
@@ -61,6 +61,21 @@ def note_loaded(*, release_id: int | None, loaded: list[int]) -> None:
     """Write which release this worker used last, and which ones it holds ready."""
     _columns.update(release_id=release_id, loaded=loaded)
     Worker.objects.filter(name=settings.WORKER_NAME).update(release_id=release_id, loaded=loaded)
+
+
+def note_fault(*, code: str, detail: str) -> None:
+    """Write what keeps this worker from taking jobs; "": it is well."""
+    _columns.update(fault=code, fault_detail=detail)
+    since = Coalesce(F("faulty_since"), Now()) if code else Value(None)
+    Worker.objects.filter(name=settings.WORKER_NAME).update(
+        fault=code, fault_detail=detail, faulty_since=since
+    )
+
+
+def last_fault(queue: str) -> str:
+    """Return the fault with which a worker of this queue and host ended, "" if none did."""
+    rows = Worker.objects.filter(queue=queue, hostname=socket.gethostname()).exclude(fault="")
+    return rows.order_by("-heartbeat_at").values_list("fault", flat=True).first() or ""
 
 
 def _write() -> None:
@@ -114,17 +129,22 @@ def end() -> None:
 
 
 def is_served(queue: str) -> bool:
-    """Return whether a living worker consumes the queue."""
+    """Return whether a living worker without a fault consumes the queue."""
     return _living(queue).exists()
 
 
 def living(queue: str) -> int:
-    """Return how many living workers consume the queue."""
+    """Return how many living workers without a fault consume the queue."""
     return _living(queue).count()
 
 
+def has_peer(name: str, queue: str) -> bool:
+    """Return whether another living worker without a fault consumes the queue."""
+    return _living(queue).exclude(name=name).exists()
+
+
 def _living(queue: str) -> QuerySet[Worker]:
-    return alive().filter(queue=queue)
+    return alive().filter(queue=queue, fault="")
 
 
 def alive() -> QuerySet[Worker]:

@@ -234,14 +234,24 @@ def _workers() -> Iterator[Metric]:
     alive = GaugeMetricFamily(
         "retort_workers", "Workers with a fresh heartbeat.", labels=("queue",)
     )
+    faulty = GaugeMetricFamily(
+        "retort_faulty_workers",
+        "Workers with a fresh heartbeat and a fault.",
+        labels=("queue", "fault"),
+    )
     counts = dict.fromkeys(("generation", "encode", "webhooks"), 0)
+    faults: collections.Counter[tuple[str, str]] = collections.Counter()
     silence = F("heartbeat_at") - Now()  # by PostgreSQL's clock, like the heartbeat's age in health
-    for row in Worker.objects.annotate(silence=silence).values("queue", "silence"):
+    for row in Worker.objects.annotate(silence=silence).values("queue", "silence", "fault"):
         fresh = -row["silence"].total_seconds() <= settings.WORKER_STALE_SECONDS
         counts[row["queue"]] = counts.get(row["queue"], 0) + fresh
+        if fresh and row["fault"]:
+            faults[row["queue"], row["fault"]] += 1
     for queue, count in counts.items():
         alive.add_metric([queue], count)
-    yield alive
+    for labels, count in faults.items():
+        faulty.add_metric(labels, count)
+    yield from (alive, faulty)
 
 
 def _catalogue() -> Iterator[Metric]:

@@ -3,18 +3,26 @@
 Order: owners take turns, image by image, counting their running images; among owners on the same turn the one served
 longest ago comes first; an owner's own jobs are ordered by priority, then age. An owner of weight w, which is that of
 its next job, has w images a turn, and was served when the last but w-1 of its jobs began. The first job decides
-release, size and steps of the batch; others join while they fit. A job that has failed before runs alone, so that a job
-that crashes the worker affects no other; of identical jobs only one runs, and its images answer the others.
+release, size and steps of the batch; others join while they fit. A job whose last attempt gave no images runs alone, so
+that a job that crashes the worker affects no other, and on another worker than that one if another is well; of
+identical jobs only one runs, and its images answer the others. Of a queue that is paused nothing is taken.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from django.db import connection
 
+from generation.infra import queues
 from generation.jobs import rows
 from generation.models import Job
+
+PEER_SECONDS = (
+    60.0  # for which a job is left to other workers than the one whose attempt ended without images
+)
 
 # Owners with queued jobs, one index probe each in job_claimable: DISTINCT would read the whole index.
 WAITING = """
@@ -47,25 +55,33 @@ CANDIDATES = f"""
                ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0)) / o.weight AS turn
       FROM owners o
      CROSS JOIN LATERAL (
-           SELECT q.id, q.key, q.n, q.failures, q.priority, q.created_at,
+           SELECT q.id, q.key, q.n, q.priority, q.created_at,
+                  q.not_before IS NOT NULL OR q.failures > 0 AS is_suspect,
                   q.release_id, q.width, q.height, q.num_inference_steps
              FROM generation_job q
             WHERE q.owner_id = o.owner_id AND q.status = 'queued'
               AND (q.cancel_at IS NULL OR q.cancel_at > statement_timestamp())
+              AND (q.not_before IS NULL OR (q.not_before <= statement_timestamp() AND (
+                   q.worker_name <> %(avoided)s::text
+                   OR q.not_before < statement_timestamp() - %(avoided_for)s::float * interval '1 second')))
               AND q.key NOT IN (SELECT key FROM running)
+              AND q.release_id <> ALL (%(without)s::bigint[])
+              AND NOT EXISTS (SELECT 1 FROM generation_queue
+                               WHERE name = %(queue)s::text AND paused_at IS NOT NULL)
               AND (%(kind)s::text IS NULL OR q.release_id IN (
                    SELECT id FROM generation_release WHERE kind = %(kind)s::text))
             ORDER BY q.priority DESC, q.created_at, q.id
             LIMIT %(limit)s::int
      ) j
 ), ranked AS (
-    SELECT id, key, n, failures, created_at, release_id, width, height, num_inference_steps,
+    SELECT id, key, n, is_suspect, created_at, release_id, width, height, num_inference_steps,
            row_number() OVER (ORDER BY turn, served_at NULLS FIRST, created_at, id) AS place
       FROM candidates
 )"""
 
 # One round trip, a transaction of its own. `chosen` reads without locks; `taken` locks the rows that are still queued
-# and skips those that another worker is taking. A webhook gets `start` once per job, however many workers are lost.
+# and skips those that another worker is taking (NO KEY: the insert of a row that refers to the job locks its key). A
+# webhook gets `start` once per job, however many workers are lost.
 # synchronous_commit off: a claim that PostgreSQL loses in a crash leaves the job queued, so no wait for the disk.
 # jit off: compiling this statement takes longer than running it.
 _JOB = rows.names(Job)
@@ -76,7 +92,7 @@ WITH RECURSIVE {CANDIDATES}, compatible AS (
     SELECT r.id, r.key, r.n, r.place FROM ranked r JOIN ranked head ON head.place = 1
      WHERE (r.release_id, r.width, r.height, r.num_inference_steps)
          = (head.release_id, head.width, head.height, head.num_inference_steps)
-       AND (r.place = 1 OR (r.failures = 0 AND head.failures = 0))
+       AND (r.place = 1 OR NOT (r.is_suspect OR head.is_suspect))
      ORDER BY r.place LIMIT %(limit)s::int
 ), chosen AS (
     SELECT id, place, sum(n) OVER (ORDER BY place) AS images FROM compatible c
@@ -84,11 +100,11 @@ WITH RECURSIVE {CANDIDATES}, compatible AS (
 ), taken AS (
     SELECT j.id, c.place FROM generation_job j JOIN chosen c ON c.id = j.id
      WHERE j.status = 'queued' AND (c.place = 1 OR c.images <= %(batch_size)s::int)
-       FOR UPDATE OF j SKIP LOCKED
+       FOR NO KEY UPDATE OF j SKIP LOCKED
 ), moved AS (
     UPDATE generation_job j
        SET status = 'running', attempt = attempt + 1, worker_name = %(worker)s::text,
-           started_at = statement_timestamp(),
+           started_at = statement_timestamp(), not_before = NULL,
            lease_expires_at = statement_timestamp() + %(lease)s::float * interval '1 second'
       FROM taken WHERE j.id = taken.id AND j.status = 'queued'
     RETURNING j.*, taken.place
@@ -124,18 +140,26 @@ class Claimed:
 
 
 def take(
-    worker_name: str, *, batch_size: int, lease_seconds: float, kind: str | None = None
+    worker_name: str,
+    *,
+    batch_size: int,
+    lease_seconds: float,
+    queue: str = queues.GENERATION,
+    kind: str | None = None,
+    without: Collection[int] = (),
+    has_peer: bool = False,
 ) -> Claimed:
     """Claim compatible jobs with at most `batch_size` images together; a larger first job comes alone.
 
-    kind: of the releases whose jobs are wanted; None = all.
+    queue: of the worker, which may be paused; kind: of the releases whose jobs are wanted, None = all; without: pks of
+    releases whose jobs are not; has_peer: another worker can take the jobs whose last attempt here gave no images.
     """
-    parameters: dict[str, int | float | str | None] = {
+    parameters = {
+        **_filters(worker_name, queue=queue, kind=kind, without=without, has_peer=has_peer),
         "limit": 4 * batch_size,
         "batch_size": batch_size,
         "worker": worker_name,
         "lease": lease_seconds,
-        "kind": kind,
     }
     with connection.cursor() as cursor:
         cursor.execute(TAKE, parameters)
@@ -152,8 +176,31 @@ def take(
     )
 
 
-def oldest(kind: str | None = None) -> datetime | None:
-    """Return when the oldest job that a worker could take now was created, None without one. kind: as for `take`."""
+def oldest(
+    worker_name: str = "",
+    *,
+    queue: str = queues.GENERATION,
+    kind: str | None = None,
+    without: Collection[int] = (),
+    has_peer: bool = False,
+) -> datetime | None:
+    """Return when the oldest job that this worker could take now was created, None without one.
+
+    Options: as for `take`.
+    """
+    filters = _filters(worker_name, queue=queue, kind=kind, without=without, has_peer=has_peer)
     with connection.cursor() as cursor:
-        cursor.execute(OLDEST, {"limit": 1, "kind": kind})
+        cursor.execute(OLDEST, {**filters, "limit": 1})
         return cursor.fetchone()[0]
+
+
+def _filters(
+    worker_name: str, *, queue: str, kind: str | None, without: Collection[int], has_peer: bool
+) -> dict[str, Any]:
+    return {
+        "queue": queue,
+        "kind": kind,
+        "without": list(without),
+        "avoided": worker_name if has_peer else "",
+        "avoided_for": PEER_SECONDS,
+    }

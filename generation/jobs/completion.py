@@ -2,13 +2,14 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 import structlog
 from django.db import connection, transaction
+from django.db.models import QuerySet
 from django.utils import timezone
 
 from generation.access import quotas
@@ -18,10 +19,13 @@ from generation.images import store as images
 from generation.images.store import StoredImage
 from generation.jobs import lifecycle as jobs
 from generation.jobs.after_commit import Report
+from generation.jobs.failures import Failure
 from generation.jobs.lifecycle import Claim, Outcome, Status
 from generation.models import Image, Job
 
 log = structlog.get_logger("generation.jobs")
+
+IDENTICAL_AT_ONCE = 20  # identical jobs that are answered in one transaction
 
 
 @dataclass(frozen=True)
@@ -35,14 +39,20 @@ class Result:
     encode_seconds: float = 0.0  # that its files took
 
 
-def commit(results: Sequence[Result]) -> list[Claim]:
+def commit(
+    results: Sequence[Result], *, answer: Callable[[Sequence[Result]], object] | None = None
+) -> list[Claim]:
     """Finish a batch in one transaction. Return the claims whose results are not kept: refused, because this worker
-    does not hold them any more, or settled, because a file that the result shares with an image was removed."""
+    does not hold them any more, or settled, because a file that the result shares with an image was removed.
+
+    answer: called after the commit with the results for which identical jobs wait; by default `answer_identical`.
+    """
     if not results:
         return []
     refused: list[Claim] = []
     by_owner: dict[int, float] = defaultdict(float)  # device seconds of those with a quota
     by_key: dict[int, float] = defaultdict(float)
+    awaited: list[Result] = []
     with transaction.atomic():
         report = Report()
         moved = _succeed(results)
@@ -58,7 +68,7 @@ def commit(results: Sequence[Result]) -> list[Claim]:
                 _report(result, report)
                 accepted = moved[job.id]
                 if accepted.has_twin:
-                    _answer_twins(result, report)
+                    awaited.append(result)
                 if accepted.is_owner_metered:
                     by_owner[job.owner_id] += result.device_seconds
                 if accepted.is_key_metered and job.api_key_id is not None:
@@ -66,23 +76,27 @@ def commit(results: Sequence[Result]) -> list[Claim]:
             quotas.spend(owners=by_owner, keys=by_key)
     if lost:
         for claim, why in lost.items():
-            jobs.settle(claim, Outcome.FAILED, code=StorageFailed.code, detail=why)
-        return [*lost, *commit([r for r in results if Claim.of(r.job) not in lost])]
+            jobs.settle(claim, Outcome.RELEASED, why)
+        rest = [result for result in results if Claim.of(result.job) not in lost]
+        return [*lost, *commit(rest, answer=answer)]
     for claim in refused:
         log.warning("result_refused", job_id=str(claim.job_id), attempt=claim.attempt)
     images.remember(image for r in results if Claim.of(r.job) not in refused for image in r.images)
+    if awaited:
+        (answer or answer_identical)(awaited)
     return refused
 
 
-def _lost(results: Sequence[Result]) -> dict[Claim, str]:
+def _lost(results: Sequence[Result]) -> dict[Claim, Failure]:
     """Return the claims whose files do not exist, with the reason. The other files are locked until the transaction
     ends."""
     try:
         gone = images.gone([image for result in results for image in result.images])
     except StorageFailed as error:
-        return {Claim.of(result.job): error.detail for result in results}
+        return {Claim.of(result.job): Failure.of(error) for result in results}
+    removed = Failure("", "A file was removed before the result was accepted.")
     return {
-        Claim.of(result.job): "A file was removed before the result was accepted."
+        Claim.of(result.job): removed
         for result in results
         if any(image.file in gone for image in result.images)
     }
@@ -184,23 +198,53 @@ def _report(result: Result, report: Report) -> None:
         _count_findings(result.images, report)
 
 
-def _answer_twins(result: Result, report: Report) -> None:
-    """Let the identical jobs that are queued succeed with the same images."""
-    queued = Job.objects.filter(key=result.job.key, status=Status.QUEUED)
-    for twin in queued.select_for_update(skip_locked=True):
-        if stored := _rendered(twin, result.images):
-            jobs.answer(twin, stored, Job.Cache.SHARED, report)
-        else:
-            report.wake()
+def answer_identical(
+    results: Sequence[Result], *, is_stopping: Callable[[], bool] = lambda: False
+) -> None:
+    """Let the queued jobs that are identical to these succeed with the same images.
+
+    In small transactions, and the files are made before each of them: however many there are, no row stays locked for
+    long. What is left, because the worker stops or an image cannot be read, a worker claims as a repeat.
+    """
+    for result in results:
+        queued = Job.objects.filter(key=result.job.key, status=Status.QUEUED)
+        waiting = list(queued.order_by("created_at").values_list("id", flat=True))
+        for start in range(0, len(waiting), IDENTICAL_AT_ONCE):
+            if is_stopping():
+                return
+            some = queued.filter(id__in=waiting[start : start + IDENTICAL_AT_ONCE])
+            try:
+                _answer([(twin, _rendered(twin, result.images)) for twin in _with_metadata(some)])
+            except StorageFailed as error:
+                log.warning("image_unreadable", job_id=str(result.job.id), error=error.detail)
+                return
+
+
+def _with_metadata(twins: QuerySet[Job]) -> QuerySet[Job]:
+    """Read with each job what the metadata of its files needs."""
+    return twins.select_related("variant", "release", "embedding").defer(
+        "release__manifest", "embedding__data"
+    )
+
+
+def _answer(rendered: Sequence[tuple[Job, list[StoredImage]]]) -> None:
+    """Answer these jobs in one transaction. Without images, or if a file is gone: a worker must make them."""
+    with transaction.atomic():
+        report = Report()
+        gone = images.hold([image for _, stored in rendered for image in stored])
+        for twin, stored in rendered:
+            if stored and not any(image.file in gone for image in stored):
+                jobs.answer(twin, stored, Job.Cache.SHARED, report)
+            else:
+                report.wake()
 
 
 def _rendered(twin: Job, stored: Sequence[StoredImage]) -> list[StoredImage]:
-    """Return the images in this job's format, [] if that fails: then a worker must make them."""
+    """Return the images in this job's format; [] if that fails."""
     try:
-        own = [images.render(twin, index, image) for index, image in enumerate(stored)]
-        return [] if images.hold(own) else own
-    except StorageFailed as error:
-        log.warning("image_unreadable", job_id=str(twin.id), error=error.detail)
+        return [images.render(twin, index, image) for index, image in enumerate(stored)]
+    except (StorageFailed, OSError) as error:  # OSError: it is not an image
+        log.warning("image_unreadable", job_id=str(twin.id), error=str(error))
         return []
 
 

@@ -4,7 +4,7 @@ queued ─claim→ running ─commit→ succeeded          cancel: queued or run
    ↑─────────── settle (retryable, lost, released)  settle: running → failed when attempts are exhausted
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -22,15 +22,13 @@ from generation.errors import (
     CANCELED_BY_CLIENT,
     DEADLINE_BEFORE_START,
     DEADLINE_WHILE_RUNNING,
-    WORKER_LOST,
-    JobFinished,
-    JobPurged,
 )
 from generation.images.store import StoredImage
 from generation.infra import heartbeat, notifications, queues
-from generation.jobs import claiming, rows
+from generation.jobs import claiming, failures, rows
 from generation.jobs.after_commit import Report, Tell
 from generation.jobs.claiming import Claimed
+from generation.jobs.failures import Failure
 from generation.models import Attempt, Embedding, Image, Job, Release
 from generation.webhooks import endpoints as webhooks
 
@@ -54,7 +52,7 @@ class Claim:
         return cls(job.id, job.attempt)
 
 
-def _move(jobs: QuerySet[Job], *, to: Status, **fields: Any) -> int:
+def move(jobs: QuerySet[Job], *, to: Status, **fields: Any) -> int:
     """Change the status, except on a claim (`claiming.TAKE`) and on success (`completion.SUCCEED`).
 
     Return how many rows changed. `jobs` is filtered on the old status and token; callers check the count.
@@ -93,33 +91,38 @@ def wanted_kind(queue: str) -> str | None:
 
 @dataclass(frozen=True)
 class Served:
-    """What a worker has read before a claim. kind: of `wanted_kind`; releases: by pk."""
+    """What a worker has read before a claim. kind: of `wanted_kind`; releases: by pk; has_peer: of `heartbeat`."""
 
     kind: str | None
     releases: Mapping[int, Release]
+    has_peer: bool = False
 
 
 def claim(
     worker_name: str,
     *,
-    queue: str = "generation",
+    queue: str = queues.GENERATION,
     served: Served | None = None,
+    without: Collection[int] = (),
     tell: Tell | None = None,
 ) -> Claimed:
     """Take the next batch for this worker: compatible jobs, now running, with a lease. It is empty if there is none.
 
-    served: read if it is not given. tell: as for a Report; by default notifications are sent before the
-    jobs are returned.
+    served: read if it is not given. without: pks of releases whose jobs are left to other workers. tell: as for a
+    Report; by default notifications are sent before the jobs are returned.
     """
-    kind = wanted_kind(queue) if served is None else served.kind
-    known = {} if served is None else served.releases
+    if served is None:
+        served = Served(wanted_kind(queue), {}, has_peer=heartbeat.has_peer(worker_name, queue))
     for _ in range(CLAIM_TRIES):
         try:
             taken = claiming.take(
                 worker_name,
                 batch_size=settings.BATCH_SIZE,
                 lease_seconds=settings.LEASE_SECONDS,
-                kind=kind,
+                queue=queue,
+                kind=served.kind,
+                without=without,
+                has_peer=served.has_peer,
             )
         except (IntegrityError, OperationalError) as error:
             # Two workers took identical jobs (unique key, or a deadlock of two such pairs): choose again.
@@ -128,13 +131,23 @@ def claim(
                 raise
             continue
         if taken.jobs:
-            _attach_what_is_needed(taken.jobs, known)
+            _attach_what_is_needed(taken.jobs, served.releases)
             with transaction.atomic():  # empty: the claim is committed
                 _say_claimed(taken, Report(tell))
             return taken
-        if claiming.oldest(kind) is None:
+        if not is_work_waiting(worker_name, queue=queue, served=served, without=without):
             break
     return Claimed()
+
+
+def is_work_waiting(
+    worker_name: str, *, queue: str, served: Served, without: Collection[int] = ()
+) -> bool:
+    """Return whether this worker could claim a job."""
+    oldest = claiming.oldest(
+        worker_name, queue=queue, kind=served.kind, without=without, has_peer=served.has_peer
+    )
+    return oldest is not None
 
 
 def _say_claimed(claimed: Claimed, report: Report) -> None:
@@ -168,7 +181,10 @@ def _attach_what_is_needed(taken: Sequence[Job], known: Mapping[int, Release]) -
 
 
 def held(claims: Iterable[Claim], *, extend: bool) -> set[Claim]:
-    """Return the claims that are still held: neither canceled nor rescued. `extend` renews their leases."""
+    """Return the claims that are still held: neither canceled nor rescued. `extend` renews their leases.
+
+    A row that another transaction changes is renewed the next time: the others do not wait for it.
+    """
     wanted = {claim.job_id: claim for claim in claims}
     if not wanted:
         return set()
@@ -177,7 +193,10 @@ def held(claims: Iterable[Claim], *, extend: bool) -> set[Claim]:
         status=Status.RUNNING,
     )
     if extend:
-        rows.update(lease_expires_at=_lease_end())
+        with transaction.atomic():
+            free = rows.select_for_update(skip_locked=True, no_key=True)
+            ids = list(free.values_list("id", flat=True))
+            rows.filter(id__in=ids).update(lease_expires_at=_lease_end())
     return {wanted[job_id] for job_id in rows.values_list("id", flat=True)}
 
 
@@ -189,7 +208,7 @@ def answer(job: Job, stored: Sequence[StoredImage], how: Job.Cache, report: Repo
     """
     now = timezone.now()
     queued = Job.objects.filter(id=job.id, status=Status.QUEUED)
-    if not _move(queued, to=Status.SUCCEEDED, cache=how, finished_at=now):
+    if not move(queued, to=Status.SUCCEEDED, cache=how, finished_at=now):
         return False
     job.status, job.cache, job.finished_at = Status.SUCCEEDED, how, now
     rows.insert(image_rows(job, stored))
@@ -228,34 +247,38 @@ def finished(job: Job, report: Report, **facts: Any) -> None:
 def settle(
     claim: Claim,
     outcome: Attempt.Outcome,
+    failure: Failure | None = None,
     *,
-    code: str = "",
-    detail: str = "",
-    retryable: bool = True,
     only_expired: bool = False,
 ) -> Status | None:
     """End an attempt without images. Return the new status, queued or failed; None: the claim was no longer held.
 
-    A released attempt (the worker stops) is not a failure of the job. `only_expired`: only if the lease
-    has run out.
+    A released attempt (the worker stops, or the infrastructure failed) is not a failure of the job. After a failure the
+    next attempt waits. only_expired: only if the lease has run out, and no other transaction changes the job.
     """
+    failure = failure or Failure("", "")
     with transaction.atomic():
         rows = _held(claim)
         if only_expired:
             rows = rows.filter(lease_expires_at__lt=Now())
-        job = rows.select_for_update(skip_locked=True).first()
+        # NO KEY: an insert of a row that refers to the job locks its key.
+        job = rows.select_for_update(skip_locked=only_expired, no_key=True).first()
         if job is None:
             return None
-        failures = job.failures + (outcome != Outcome.RELEASED)
-        exhausted = failures >= settings.MAX_ATTEMPTS
+        if failure.is_infrastructure and not failures.may_be_caused_by(job, failure):
+            outcome = Outcome.RELEASED
+        count = job.failures + (outcome != Outcome.RELEASED)
+        exhausted = count >= settings.MAX_ATTEMPTS
         to = (
             Status.QUEUED
-            if outcome == Outcome.RELEASED or (retryable and not exhausted)
+            if outcome == Outcome.RELEASED or (failure.retryable and not exhausted)
             else Status.FAILED
         )
-        error = {"error_code": code, "error_detail": detail} if to == Status.FAILED else {}
-        _move(_held(claim), to=to, failures=failures, **error)
-        _end_attempt(claim, outcome, error_code=code, error_detail=detail)
+        facts = {"error_code": failure.code, "error_detail": failure.detail}
+        error = facts if to == Status.FAILED else {}
+        pause = failures.not_before(job, outcome, failure) if to == Status.QUEUED else None
+        move(_held(claim), to=to, failures=count, not_before=pause, **error)
+        _end_attempt(claim, outcome, error_class=failures.error_class(outcome, failure), **facts)
         report = Report()
         report.moved(
             job.id,
@@ -263,8 +286,8 @@ def settle(
             f"job_{to}",
             attempt=claim.attempt,
             outcome=str(outcome),
-            code=code,
-            detail=detail,
+            code=failure.code,
+            detail=failure.detail,
         )
         report.count("retort_attempts_total", outcome=outcome)
         if to == Status.FAILED:
@@ -275,26 +298,19 @@ def settle(
     return to
 
 
+def give_back_unknown(worker_name: str, *, known: Collection[Claim]) -> None:
+    """Release the running jobs of a worker that it does not know of: the commit of their claim was not acknowledged."""
+    mine = Job.objects.filter(status=Status.RUNNING, worker_name=worker_name)
+    unknown = {Claim(*row) for row in mine.values_list("id", "attempt")} - set(known)
+    for claim in unknown:
+        settle(claim, Outcome.RELEASED, Failure("", "The claim was not acknowledged."))
+
+
 # --- from outside ---------------------------------------------------------------------------------
-def rescue() -> int:
-    """Settle the attempts whose lease ran out. Return how many. Idempotent; any process may call it."""
-    lost = Job.objects.filter(status=Status.RUNNING, lease_expires_at__lt=Now()).order_by(
-        "lease_expires_at"
-    )
-    moved = 0
-    for job_id, number, worker in lost.values_list("id", "attempt", "worker_name")[:1000]:
-        detail = f"Worker {worker} did not renew its lease of {settings.LEASE_SECONDS:g} s."
-        settled = settle(
-            Claim(job_id, number), Outcome.LOST, code=WORKER_LOST, detail=detail, only_expired=True
-        )
-        moved += settled is not None
-    return moved
-
-
 def cancel(job_id: UUID) -> Job:
     """Cancel a job that has not ended; the device drops it between two steps. Return the job."""
     with transaction.atomic():
-        job = Job.objects.select_for_update().get(id=job_id)
+        job = Job.objects.select_for_update(no_key=True).get(id=job_id)
         if not job.is_terminal:
             _cancel(job, CANCELED_BY_CLIENT, "The job was canceled before it finished.")
     return job
@@ -308,7 +324,7 @@ def end_overdue(job_id: UUID | None = None) -> int:
     ended = 0
     for found in overdue.order_by("cancel_at").values_list("id", flat=True)[:1000]:
         with transaction.atomic():
-            job = overdue.select_for_update(skip_locked=True).filter(id=found).first()
+            job = overdue.select_for_update(skip_locked=True, no_key=True).filter(id=found).first()
             if job is not None and job.cancel_at is not None:
                 began = job.started_at is not None
                 code = DEADLINE_WHILE_RUNNING if began else DEADLINE_BEFORE_START
@@ -321,44 +337,12 @@ def end_overdue(job_id: UUID | None = None) -> int:
 
 def _cancel(job: Job, code: str, detail: str) -> None:
     """Cancel a job that is locked and has not ended."""
-    _move(Job.objects.filter(id=job.id), to=Status.CANCELED, error_code=code, error_detail=detail)
+    move(Job.objects.filter(id=job.id), to=Status.CANCELED, error_code=code, error_detail=detail)
     _end_attempt(Claim(job.id, job.attempt), Outcome.CANCELED)
     job.refresh_from_db()
     report = Report()
     finished(job, report, code=code)
     report.wake()  # an identical job may wait for this one
-
-
-def retry(job_id: UUID) -> Job:
-    """Queue a failed or canceled job again, with all its attempts.
-
-    Raises JobFinished for a succeeded one, JobPurged for one whose images were removed.
-    """
-    with transaction.atomic():
-        again = Job.objects.filter(
-            id=job_id, status__in=(Status.FAILED, Status.CANCELED), purged_at__isnull=True
-        )
-        moved = _move(
-            again,
-            to=Status.QUEUED,
-            failures=0,
-            finished_at=None,
-            cancel_at=None,
-            error_code="",
-            error_detail="",
-        )
-        job = Job.objects.get(id=job_id)
-        if moved:
-            report = Report()
-            report.moved(job.id, job.status, "job_retried", attempt=job.attempt)
-            report.wake()
-        elif job.purged_at is not None:
-            raise JobPurged("Its images were deleted. Submit the same request again.")
-        elif job.is_terminal:
-            raise JobFinished(
-                "The job succeeded. Submit a new job with another seed for a different image."
-            )
-    return job
 
 
 def progress(job: Job) -> int:

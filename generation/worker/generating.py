@@ -1,13 +1,20 @@
 """Generation of a batch on the device: calls of the pipeline, progress, and the error of each job."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from uuid import UUID
 
 import structlog
 from django.conf import settings
 
-from generation.engine.errors import EngineError
-from generation.engine.pipeline import Pipeline
+from generation.engine import selftest
+from generation.engine.errors import (
+    DeviceFailed,
+    DeviceUnavailable,
+    EngineError,
+    NotFinite,
+    OutOfMemory,
+)
 from generation.engine.request import (
     GenerationRequest,
     GenerationResult,
@@ -20,10 +27,13 @@ from generation.jobs.lifecycle import Claim
 from generation.jobs.quality_control import BestPicture
 from generation.models import Job, Release
 from generation.worker.leases import Leases
+from generation.worker.pipelines import Loaded
 from generation.worker.progress import BatchProgress
+from generation.worker.stalls import Activity, Kind, StallWatch, step_bound, unknown_bound
 
 log = structlog.get_logger(__name__)
 
+CRASHES_IN_A_ROW = 5  # of different jobs, after which the worker is to blame
 Results = dict[Claim, list[BestPicture] | Exception]
 
 
@@ -32,33 +42,79 @@ class WorkerStopping(Exception):
 
 
 class Generator:
-    """load: returns the pipeline of a release, ready on the device."""
+    """Generates batches. A crash is a job's fault only if the device still makes a test image.
 
-    def __init__(self, load: Callable[[Release], Pipeline], leases: Leases) -> None:
-        self._load = load
+    loaded: the pipelines; use: called with each release that is used; watch: ends the process if a step takes too long.
+    """
+
+    def __init__(
+        self, loaded: Loaded, leases: Leases, watch: StallWatch, use: Callable[[Release], None]
+    ) -> None:
+        self._loaded = loaded
         self._leases = leases
+        self._watch = watch
+        self._use = use
+        self._crashes = 0  # of jobs, one after the other
 
     def generate(self, batch: Sequence[Job], timings: Timings) -> Results:
-        """Return each job's images, or the error of all of it. Raises WorkerStopping."""
+        """Return each job's images, or the error of all of it. Raises WorkerStopping, and DeviceUnavailable, for which
+        no job is to blame."""
         try:
-            return self._call(batch, timings)
-        except WorkerStopping:
+            results = self._call(batch, timings)
+        except (WorkerStopping, DeviceUnavailable):
             raise
         except EngineError as error:
             return {Claim.of(job): error for job in batch}
         except Exception as error:
+            self._check_device(error)
             if len(batch) == 1:
-                log.exception("generation_crashed", job_id=str(batch[0].id))
-                return {Claim.of(batch[0]): error}
+                return {Claim.of(batch[0]): self._crashed(batch[0], error)}
             # One of them is poison. Alone, each gets its own verdict.
             log.warning("batch_crashed", error=repr(error), jobs=len(batch))
-            results: Results = {}
+            results = {}
             for job in batch:
                 results |= self.generate([job], timings)
             return results
+        self._check_results(results)
+        return results
+
+    def _crashed(self, job: Job, error: Exception) -> Exception:
+        """Return the error of the job. Raises DeviceFailed when too many jobs crashed one after the other."""
+        log.error("generation_crashed", job_id=str(job.id), exc_info=error)
+        self._crashes += 1
+        if self._crashes >= CRASHES_IN_A_ROW:
+            raise DeviceFailed(
+                f"{self._crashes} jobs in a row crashed, the last one with {error!r}"
+            )
+        return error
+
+    def _check_results(self, results: Results) -> None:
+        """Raise DeviceFailed if images failed in a way that a broken device causes, and a test image fails too."""
+        pictures = [one.result for job in results.values() if isinstance(job, list) for one in job]
+        if any(picture.pixels is not None for picture in pictures):
+            self._crashes = 0
+            return
+        errors = [one.error for one in pictures if isinstance(one.error, NotFinite | OutOfMemory)]
+        if errors:
+            self._check_device(errors[0])
+
+    def _check_device(self, error: Exception) -> None:
+        """Raise DeviceFailed unless a loaded release makes a test image."""
+        failed: DeviceFailed | None = None
+        for pipeline in self._loaded.any():
+            try:
+                with self._watch.watching(Kind.DEVICE, "test image", unknown_bound()):
+                    selftest.run(pipeline)
+                return
+            except DeviceFailed as found:
+                failed = failed or found
+        if failed is not None:
+            raise DeviceFailed(f"{str(error) or repr(error)}. {failed.detail}") from error
 
     def _call(self, batch: Sequence[Job], timings: Timings) -> Results:
-        pipeline = self._load(batch[0].release)
+        with self._watch.watching(Kind.DEVICE, "loading of a release", unknown_bound()):
+            pipeline = self._loaded.get(batch[0].release)
+        self._use(batch[0].release)
         rows = [(job, index) for job in batch for index in range(job.n)]
         metrics.observe("retort_batch_size", len(rows))
         embeddings = {job.id: job.embedding.stored() for job in batch}
@@ -69,12 +125,14 @@ class Generator:
             progress = BatchProgress(
                 [(job.id, index) for job, index in part], done=start, total=len(rows)
             )
-            results = pipeline.generate(
-                [_request(job, embeddings, job.seed + index) for job, index in part],
-                on_step=self._on_step([job for job, _ in part], progress),
-                previews=progress,
-                timings=timings,
-            )
+            requests = [_request(job, embeddings, job.seed + index) for job, index in part]
+            with self._steps(batch[0], len(part)) as activity:
+                results = pipeline.generate(
+                    requests,
+                    on_step=self._on_step([job for job, _ in part], activity, progress),
+                    previews=progress,
+                    timings=timings,
+                )
             pictures += [
                 BestPicture(*row, result) for row, result in zip(part, results, strict=True)
             ]
@@ -84,20 +142,27 @@ class Generator:
             for start in range(0, len(failing), settings.BATCH_SIZE):
                 part = failing[start : start + settings.BATCH_SIZE]
                 requests = [_request(one.job, embeddings, one.next_seed) for one in part]
-                on_step = self._on_step([one.job for one in part])
-                results += pipeline.generate(requests, on_step=on_step, timings=timings)
+                with self._steps(batch[0], len(part)) as activity:
+                    on_step = self._on_step([one.job for one in part], activity)
+                    results += pipeline.generate(requests, on_step=on_step, timings=timings)
+                judging.moved()
             return results
 
-        quality_control.improve(pictures, again)
+        with self._watch.watching(Kind.DEVICE, "judging of images", unknown_bound()) as judging:
+            quality_control.improve(pictures, again)
         return {Claim.of(job): [one for one in pictures if one.job is job] for job in batch}
 
+    def _steps(self, first: Job, images: int) -> AbstractContextManager[Activity]:
+        return self._watch.watching(Kind.DEVICE, "step", step_bound(first, images))
+
     def _on_step(
-        self, rows: Sequence[Job], progress: BatchProgress | None = None
+        self, rows: Sequence[Job], activity: Activity, progress: BatchProgress | None = None
     ) -> Callable[[int, int], Collection[int]]:
         """Return the callback between two steps, which returns the rows that are no longer wanted."""
         claims = [Claim.of(job) for job in rows]
 
         def on_step(step: int, steps: int) -> Collection[int]:
+            activity.moved()
             if heartbeat.stopping.is_set():
                 raise WorkerStopping
             if progress is not None:

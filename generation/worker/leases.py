@@ -31,14 +31,17 @@ class Leases:
             self._held.difference_update(claims)
             self._lost.difference_update(claims)
 
+    def held(self) -> set[Claim]:
+        with self._guard:
+            return set(self._held)
+
     def is_lost(self, claim: Claim) -> bool:
         """Return whether the job was canceled, or given to another worker."""
         return claim in self._lost
 
     def renew(self) -> None:
         """Note which jobs were taken from this process; extend the leases of the others in time."""
-        with self._guard:
-            held = set(self._held)
+        held = self.held()
         if not held:
             return
         now = time.monotonic()

@@ -1,62 +1,92 @@
 """Generation worker: the process that holds a device, takes batches of jobs and commits their images."""
 
+import faulthandler
 import gc
+import os
+import threading
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from functools import partial
 
 import structlog
 from django.conf import settings
+from django.db import DatabaseError
 
+from generation.engine import selftest
 from generation.engine.device import use_threads
-from generation.engine.pipeline import Pipeline
+from generation.engine.errors import DeviceFailed, DeviceUnavailable, ReleaseInvalid
 from generation.engine.request import Timings
+from generation.errors import StorageFailed
 from generation.images import store as images
-from generation.infra import heartbeat, metrics, notifications
+from generation.infra import heartbeat, metrics, notifications, queues
 from generation.infra.watchdog import Watchdog
-from generation.jobs import claiming, completion
+from generation.jobs import completion
 from generation.jobs import lifecycle as jobs
 from generation.jobs.claiming import Claimed
 from generation.jobs.completion import Result
+from generation.jobs.failures import Failure
 from generation.jobs.lifecycle import Claim, Served
 from generation.models import Job, Release
 from generation.worker import writing
 from generation.worker.generating import Generator, Results, WorkerStopping
+from generation.worker.health import Health
 from generation.worker.leases import Leases
 from generation.worker.pipelines import Loaded, wanted
+from generation.worker.probes import probe_storage
+from generation.worker.stalls import Activity, Kind, StallWatch, unknown_bound
+from generation.worker.writing import Writer
 
 log = structlog.get_logger(__name__)
 
 UNCOMMITTED_BATCHES = 2  # batches whose files may be written while the device runs the next
+EXIT_DEVICE, EXIT_STALLED = 71, 72  # exit codes; 70 is of the watchdog
+GIVE_BACK_SECONDS = 10.0  # for the jobs of a process that ends itself
+PROBES_OF_DEVICE = 4  # after which a process with a broken device is started anew
 
 
 class GenerationWorker:
     """The loop of one process. queue: whose messages it consumes, "generation" or "reference".
 
-    The main thread claims and generates, two threads write files and commit, one reports claims, and the heartbeat
-    thread renews leases and loads what is served next.
+    The main thread claims and generates, two threads write files and commit, one answers identical jobs, one reports
+    claims, and the heartbeat thread renews leases and loads what is served next. A process whose device is broken, or
+    in which something makes no progress, gives its jobs back and ends with `exit_process`, to be started anew.
     """
 
-    def __init__(self, queue: str = "generation") -> None:
+    def __init__(
+        self, queue: str = queues.GENERATION, exit_process: Callable[[int], object] = os._exit
+    ) -> None:
         self.queue = queue
         self.loaded = Loaded()
         self.leases = Leases()
-        self._generator = Generator(self.pipeline, self.leases)
+        self.health = Health()
+        self.watch = StallWatch(self._stalled)
+        self._exit = exit_process
+        self._generator = Generator(self.loaded, self.leases, self.watch, self._update_row)
+        self._writer = Writer(self.leases, self.watch, self.health, self._answer_identical)
         self._writers = ThreadPoolExecutor(
             UNCOMMITTED_BATCHES, thread_name_prefix="writer", initializer=partial(use_threads, 1)
         )
+        self._answerer = ThreadPoolExecutor(
+            1, thread_name_prefix="answerer", initializer=partial(use_threads, 1)
+        )
         self._reporter = ThreadPoolExecutor(1, thread_name_prefix="reporter")
         self._writing: deque[Future[None]] = deque()
+        self._answering: deque[Future[None]] = deque()
         self._served: Served | None = None  # as of the last tick
-        self._row: tuple[int | None, list[int]] = (None, [])  # release and loaded, as in the row
+        self._release: int | None = None  # the one used last
+        self._row: RowFacts | None = None  # as in the row
 
     # --- the process ------------------------------------------------------------------------------
     def begin(self) -> None:
-        """Load what is served, begin the heartbeat, and look for jobs."""
+        """Load what is served, make a test image, begin the heartbeat, and look for jobs."""
         use_threads(settings.TORCH_THREADS)
-        release = next(iter(self.look().releases.values()), None)
-        loaded = self.loaded.get(release) if release else None
+        self.watch.begin()
+        before = heartbeat.last_fault(self.queue)
+        if before == StorageFailed.code:
+            self.health.failed(Failure(before, "It failed before this start."), probe_storage)
+        device = self._begin_device()
         metrics.keep_back()
         watchdog = Watchdog(
             is_work_waiting=self.is_work_waiting, send=partial(notifications.wake, self.queue)
@@ -66,9 +96,7 @@ class GenerationWorker:
             self.tick()
             watchdog.check()
 
-        device = loaded.describe() if loaded else ""
-        heartbeat.begin(self.queue, device=device, release=release, tick=tick)
-        self._row = (release.pk if release else None, [])
+        heartbeat.begin(self.queue, device=device, tick=tick)
         self._update_row()
         # What is loaded now stays: a full collection that looks through torch again stops everything for tens of
         # milliseconds.
@@ -76,22 +104,51 @@ class GenerationWorker:
         gc.freeze()
         notifications.wake(self.queue)
 
+    def _begin_device(self) -> str:
+        """Load a release that is served, if there is one, and make a test image. Return the device as text."""
+        release = next(iter(self.look().releases.values()), None)
+        if release is None:
+            return ""
+        self._release = release.pk
+        try:
+            with self.watch.watching(Kind.DEVICE, "start of the device", unknown_bound()):
+                loaded = self.loaded.get(release)
+                selftest.run(loaded)
+            return loaded.describe()
+        except ReleaseInvalid as error:
+            log.error("release_not_loaded", release=release.name, error=error.detail)
+        except DeviceUnavailable as error:
+            self.health.failed(Failure.of(error), partial(self._probe_device, release))
+        return ""
+
+    def _probe_device(self, release: Release) -> None:
+        """Make a test image. Raises DeviceUnavailable; after some times it ends the process."""
+        try:
+            with self.watch.watching(Kind.DEVICE, "test image", unknown_bound()):
+                selftest.run(self.loaded.get(release))
+        except DeviceUnavailable as error:
+            if self.health.tries >= PROBES_OF_DEVICE:
+                self._end_process(EXIT_DEVICE, Failure.of(error))
+            raise
+
     def finish(self) -> None:
         """Return when all that was generated is committed."""
         wait(self._writing)
+        wait(self._answering)
 
     def end(self) -> None:
         """Commit what was generated, and end the threads."""
         self.finish()
-        for threads in (self._writers, self._reporter):
+        for threads in (self._writers, self._answerer, self._reporter):
             threads.shutdown()
+        self.watch.end()
         metrics.flush()
 
     def serve(self) -> None:
         """Generate batches until no job is left or the process should stop. Files may still be written afterwards."""
         notifications.received(self.queue)
         has_more = True
-        while has_more and not heartbeat.stopping.is_set():
+        while has_more and self.health.is_good and not heartbeat.stopping.is_set():
             claimed, reports = self._claim()
             if not claimed.jobs:
                 break
@@ -109,10 +166,16 @@ class GenerationWorker:
         def report(action: Callable[[], None]) -> None:
             reports.append(self._reporter.submit(action))
 
+        name = settings.WORKER_NAME
         claimed = writing.patiently(
             lambda: jobs.claim(
-                settings.WORKER_NAME, queue=self.queue, served=self._served, tell=report
-            )
+                name,
+                queue=self.queue,
+                served=self._served,
+                without=self.loaded.paused(),
+                tell=report,
+            ),
+            before_retry=lambda: jobs.give_back_unknown(name, known=self.leases.held()),
         )
         return claimed, reports
 
@@ -120,18 +183,41 @@ class GenerationWorker:
         """Generate, then hand the pixels to a writer thread. reports: what must be done before the end is reported."""
         claims = [Claim.of(job) for job in claimed.jobs]
         self.leases.add(claims)
+        action: Callable[[], None]
         try:
-            batch = _answer_repeats(claimed)
+            batch = self._answer_repeats(claimed)
             timings = Timings()
             results = self._generator.generate(batch, timings) if batch else {}
+            action = partial(self._write, batch, results, timings, reports)
         except WorkerStopping:
-            return self._writers.submit(self._release, claims, partial(writing.give_back, claims))
-        except BaseException:
-            self.leases.release(claims)  # they run out, and another worker gets the jobs
-            raise
-        return self._writers.submit(
-            self._release, claims, partial(self._write, batch, results, timings, reports)
-        )
+            action = partial(writing.give_back, claims)
+        except DeviceUnavailable as error:
+            self._release_claims(claims, partial(writing.settle, claims, error))
+            self.finish()
+            self._end_process(EXIT_DEVICE, Failure.of(error))
+            action = _nothing
+        except Exception as error:
+            log.exception("batch_not_generated", jobs=len(claims))
+            self._writer.note(error)
+            action = partial(writing.settle, claims, error)
+        return self._writers.submit(self._release_claims, claims, action)
+
+    def _answer_repeats(self, claimed: Claimed) -> list[Job]:
+        """Return what must be computed: a job submitted while an identical one was being committed finds its images."""
+        twins = [job for job in claimed.jobs if job.id in claimed.repeats]
+        if not twins:
+            return list(claimed.jobs)
+        with self.watch.watching(Kind.STORAGE, "stored images", unknown_bound()):
+            found = images.find_rows(twins)
+        repeats = [
+            Result(job, found[job.id], 0.0, Job.Cache.HIT)
+            for job in twins
+            if job.id in found and images.answers(job, found[job.id])
+        ]
+        if repeats:
+            self._writer.commit(repeats)
+        answered = {repeat.job.id for repeat in repeats}
+        return [job for job in claimed.jobs if job.id not in answered]
 
     def _write(
         self,
@@ -142,9 +228,9 @@ class GenerationWorker:
     ) -> None:
         wait(reports)
         seconds = timings.unet_seconds + timings.decoder_seconds
-        writing.write(batch, results, device_seconds=seconds, leases=self.leases)
+        self._writer.write(batch, results, device_seconds=seconds)
 
-    def _release(self, claims: list[Claim], action: Callable[[], None]) -> None:
+    def _release_claims(self, claims: list[Claim], action: Callable[[], None]) -> None:
         """Do the last thing for these jobs, and hold them no longer."""
         try:
             action()
@@ -153,24 +239,80 @@ class GenerationWorker:
         finally:
             self.leases.release(claims)
 
-    # --- releases ---------------------------------------------------------------------------------
-    def pipeline(self, release: Release) -> Pipeline:
-        """Return the release's pipeline, loaded now if it is not ready."""
-        loaded = self.loaded.get(release)
-        self._update_row(release)
-        return loaded
+    def _answer_identical(self, results: Sequence[Result]) -> None:
+        """Have identical jobs answered in a thread of its own: there may be thousands."""
+        while self._answering and self._answering[0].done():
+            self._answering.popleft()
+        self._answering.append(self._answerer.submit(self._answer, results))
 
+    def _answer(self, results: Sequence[Result]) -> None:
+        with self.watch.watching(Kind.STORAGE, "identical jobs", unknown_bound()) as activity:
+
+            def is_stopping() -> bool:
+                activity.moved()
+                return heartbeat.stopping.is_set()
+
+            try:
+                completion.answer_identical(results, is_stopping=is_stopping)
+            except Exception:  # what is left is claimed as repeats
+                log.exception("identical_jobs_not_answered", jobs=len(results))
+
+    # --- the end of a process that cannot go on ---------------------------------------------------
+    def _stalled(self, activity: Activity) -> None:
+        """Give all jobs back and end the process. Runs in the thread of the watch."""
+        seconds = f"{activity.bound_seconds:.0f} s"
+        log.error("worker_stalled", what=activity.what, kind=activity.kind, seconds=seconds)
+        faulthandler.dump_traceback()  # where each thread hangs
+        detail = f"No progress for {seconds}: {activity.what}."
+        error = DeviceFailed(detail) if activity.kind == Kind.DEVICE else StorageFailed(detail)
+        giving_back = threading.Thread(
+            target=writing.settle, args=(self.leases.held(), error), daemon=True
+        )
+        giving_back.start()
+        giving_back.join(GIVE_BACK_SECONDS)  # PostgreSQL may hang too; then the leases run out
+        self._end_process(EXIT_STALLED, Failure.of(error))
+
+    def _end_process(self, code: int, fault: Failure) -> None:
+        log.error("worker_ends", code=fault.code, detail=fault.detail, exit_code=code)
+        noting = threading.Thread(
+            target=heartbeat.note_fault,
+            kwargs={"code": fault.code, "detail": fault.detail},
+            daemon=True,
+        )
+        noting.start()
+        noting.join(GIVE_BACK_SECONDS)
+        metrics.flush()
+        self._exit(code)
+
+    # --- releases ---------------------------------------------------------------------------------
     def look(self) -> Served:
         """Return what this worker should hold ready, and of which releases it takes jobs."""
         kind = jobs.wanted_kind(self.queue)
-        return Served(kind, {one.pk: one for one in wanted() if kind in (None, one.kind)})
+        releases = {one.pk: one for one in wanted() if kind in (None, one.kind)}
+        return Served(kind, releases, heartbeat.has_peer(settings.WORKER_NAME, self.queue))
 
     def _update_row(self, release: Release | None = None) -> None:
-        """Write which releases are ready here, and which one was used last, if that changed."""
-        facts = (release.pk if release else self._row[0], self.loaded.ids())
-        if facts != self._row:
+        """Write which releases are ready here, which one was used last, and the fault, if that changed."""
+        if release is not None:
+            self._release = release.pk
+        facts = RowFacts(self._release, tuple(self.loaded.ids()), self._fault())
+        if facts == self._row:
+            return
+        try:
+            heartbeat.note_loaded(release_id=facts.release_id, loaded=list(facts.loaded))
+            fault = facts.fault or Failure("", "")
+            heartbeat.note_fault(code=fault.code, detail=fault.detail)
             self._row = facts
-            heartbeat.note_loaded(release_id=facts[0], loaded=facts[1])
+        except DatabaseError as error:
+            log.warning("worker_row_not_written", error=str(error).strip())
+
+    def _fault(self) -> Failure | None:
+        """Return what keeps this worker from taking jobs, or jobs of a release in service."""
+        if self.health.fault is not None:
+            return self.health.fault
+        served = self._served.releases if self._served else {}
+        failing = [detail for pk, detail in self.loaded.failing().items() if pk in served]
+        return Failure(ReleaseInvalid.code, failing[0]) if failing else None
 
     # --- in the heartbeat thread ------------------------------------------------------------------
     def tick(self) -> None:
@@ -178,6 +320,8 @@ class GenerationWorker:
         self._served = self.look()
         self.loaded.prepare(list(self._served.releases.values()))
         metrics.flush()
+        if self.health.check():
+            notifications.wake(self.queue)
         self._update_row()
         if self.leases:
             jobs.end_overdue()
@@ -185,21 +329,22 @@ class GenerationWorker:
 
     def is_work_waiting(self) -> bool:
         """Return whether this worker could claim a job."""
-        return claiming.oldest(jobs.wanted_kind(self.queue)) is not None
+        if not self.health.is_good:
+            return False
+        served = self._served or self.look()
+        return jobs.is_work_waiting(
+            settings.WORKER_NAME, queue=self.queue, served=served, without=self.loaded.paused()
+        )
 
 
-def _answer_repeats(claimed: Claimed) -> list[Job]:
-    """Return what must be computed: a job submitted while an identical one was being committed finds its images."""
-    twins = [job for job in claimed.jobs if job.id in claimed.repeats]
-    if not twins:
-        return list(claimed.jobs)
-    found = images.find_rows(twins)
-    repeats = [
-        Result(job, found[job.id], 0.0, Job.Cache.HIT)
-        for job in twins
-        if job.id in found and images.answers(job, found[job.id])
-    ]
-    if repeats:
-        writing.patiently(lambda: completion.commit(repeats))
-    answered = {repeat.job.id for repeat in repeats}
-    return [job for job in claimed.jobs if job.id not in answered]
+@dataclass(frozen=True)
+class RowFacts:
+    """What the worker's row says of it."""
+
+    release_id: int | None
+    loaded: tuple[int, ...]
+    fault: Failure | None
+
+
+def _nothing() -> None:
+    """Do nothing: the jobs have been given back."""

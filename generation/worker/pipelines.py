@@ -1,25 +1,45 @@
 """LRU cache of pipelines: the releases that a worker process holds ready on its device.
 
 What will be served next is loaded and warmed in a thread of its own, so that a new release causes no pause. If that
-fails, for lack of memory or of files, it is loaded for its first job.
+fails, for lack of memory or of files, it is loaded for its first job. One that cannot be loaded for a job, such as on a
+host that cannot read its files, is tried again after growing pauses; until then its jobs are left to other workers.
 """
 
+import random
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import structlog
 from django.conf import settings
-from django.db import connection
 
-from generation.engine import pipeline
+from generation.engine import pipeline, selftest
+from generation.engine.errors import ReleaseInvalid
 from generation.engine.pipeline import Pipeline
-from generation.engine.request import GenerationRequest
-from generation.models import Embedding, Release
+from generation.models import Release
 from generation.releases import lifecycle as releases
 
 log = structlog.get_logger(__name__)
+
+FIRST_PAUSE_SECONDS = 5.0  # before a release that could not be loaded is tried again
+LONGEST_PAUSE_SECONDS = 300.0
+
+
+@dataclass(frozen=True)
+class Failing:
+    """A release that cannot be loaded here. retry_at: monotonic time from which its jobs are taken again."""
+
+    detail: str
+    tries: int
+    retry_at: float
+
+    @classmethod
+    def after(cls, before: "Failing | None", error: Exception) -> "Failing":
+        tries = before.tries + 1 if before else 1
+        pause = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** min(tries - 1, 10))
+        return cls(str(error), tries, time.monotonic() + random.uniform(pause / 2, pause))
 
 
 class Loaded:
@@ -27,7 +47,10 @@ class Loaded:
 
     def __init__(self) -> None:
         self._pipelines: OrderedDict[int, Pipeline] = OrderedDict()
-        self._refused: set[int] = set()  # could not be prepared; their first job fails
+        self._unprepared: set[int] = (
+            set()
+        )  # could not be prepared; they are loaded for their first job
+        self._failing: dict[int, Failing] = {}  # could not be loaded for a job
         self._guard = threading.Lock()  # of the attributes above and below
         self._loader: threading.Thread | None = None
         self._loading: int | None = None
@@ -40,7 +63,19 @@ class Loaded:
         """For tests."""
         self._wait_for(None)
         self._pipelines.clear()
-        self._refused.clear()
+        self._unprepared.clear()
+        self._failing.clear()
+
+    def failing(self) -> dict[int, str]:
+        """Return why releases could not be loaded for a job, by pk."""
+        with self._guard:
+            return {pk: failing.detail for pk, failing in self._failing.items()}
+
+    def paused(self) -> list[int]:
+        """Return the pks of failing releases that are not tried again yet."""
+        now = time.monotonic()
+        with self._guard:
+            return [pk for pk, failing in self._failing.items() if now < failing.retry_at]
 
     def get(self, release: Release) -> Pipeline:
         """Return the release's pipeline, loaded now if it is not ready. Raises what `pipeline.load` raises."""
@@ -51,18 +86,32 @@ class Loaded:
                 self._pipelines.move_to_end(release.pk)
                 return found
             self._make_room()  # before it is loaded: both at once may be too much
-        loaded = self._load(release, threads=settings.TORCH_THREADS)
+        try:
+            loaded = self._load(release, threads=settings.TORCH_THREADS)
+        except ReleaseInvalid as error:
+            with self._guard:
+                self._failing[release.pk] = Failing.after(self._failing.get(release.pk), error)
+            raise
         with self._guard:
+            self._failing.pop(release.pk, None)
             self._pipelines[release.pk] = loaded
         return loaded
 
+    def any(self) -> list[Pipeline]:
+        """Return the loaded pipelines, those used last first."""
+        with self._guard:
+            return list(reversed(self._pipelines.values()))
+
     def prepare(self, wanted: Sequence[Release]) -> None:
         """Start loading the first of these that is missing, unless another one is being loaded. Returns at once."""
+        paused = self.paused()
         with self._guard:
             missing = [
                 release
                 for release in wanted
-                if release.pk not in self._pipelines and release.pk not in self._refused
+                if release.pk not in self._pipelines
+                and release.pk not in self._unprepared
+                and release.pk not in paused
             ]
             if self._loading is not None or not missing or not self._has_room(wanted):
                 return
@@ -85,24 +134,20 @@ class Loaded:
     def _prepare(self, release: Release) -> None:
         try:
             loaded = self._load(release, threads=1)  # the others generate
-            self._warm(release, loaded)
+            selftest.run(loaded)  # also the first call, which chooses kernels and lays out weights
             with self._guard:
                 self._pipelines[release.pk] = loaded
                 self._pipelines.move_to_end(release.pk, last=False)
+                self._failing.pop(release.pk, None)
         except Exception as error:
             log.warning("release_not_prepared", release=release.name, error=str(error))
-            self._refused.add(release.pk)
+            with self._guard:
+                if before := self._failing.get(release.pk):
+                    self._failing[release.pk] = Failing.after(before, error)
+                else:
+                    self._unprepared.add(release.pk)
         finally:
             self._loading = None
-            connection.close()
-
-    def _warm(self, release: Release, loaded: Pipeline) -> None:
-        """Generate one image: the first call chooses kernels and lays out weights."""
-        row = Embedding.objects.filter(
-            encoder_fingerprint=release.encoder_fingerprint, error=""
-        ).first()
-        if row is not None:
-            loaded.generate([GenerationRequest(row.stored(), 0, *release.image_sizes[0])])
 
     def _load(self, release: Release, *, threads: int) -> Pipeline:
         started = time.monotonic()

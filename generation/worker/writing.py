@@ -1,5 +1,6 @@
 """Image files of a generated batch and its commit, in a thread beside the one that generates."""
 
+import random
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -7,63 +8,112 @@ from functools import partial
 from typing import TypeVar
 
 import structlog
-from django.db import InterfaceError, OperationalError, close_old_connections
+from django.conf import settings
+from django.db import InterfaceError, InternalError, OperationalError, close_old_connections
 
-from generation.engine.errors import EngineError
-from generation.errors import INTERNAL_ERROR, GenerationError, StorageFailed
+from generation.errors import StorageFailed
 from generation.images import storage
 from generation.images import store as images
+from generation.infra import heartbeat
 from generation.jobs import completion, quality_control, throughput
 from generation.jobs import lifecycle as jobs
 from generation.jobs.completion import Result
+from generation.jobs.failures import Failure
 from generation.jobs.lifecycle import Claim, Outcome
 from generation.jobs.quality_control import BestPicture
 from generation.models import Job
 from generation.worker.generating import Results
+from generation.worker.health import Health
 from generation.worker.leases import Leases
+from generation.worker.probes import probe_storage
+from generation.worker.stalls import Activity, Kind, StallWatch, unknown_bound
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
-DATABASE_PATIENCE_SECONDS = 30.0
+READ_ONLY = "25006"  # SQLSTATE of a write to a standby
+PATIENCE_SECONDS = 30.0  # for a database that answers with errors, or while the process stops
+PAUSE_SECONDS = (0.25, 2.0)  # between two tries: the first, and the longest
 
 
-def write(batch: Sequence[Job], results: Results, *, device_seconds: float, leases: Leases) -> None:
-    """Write the files, commit what succeeded in one transaction, settle what failed."""
-    started = time.monotonic()
-    finished: list[Result] = []
-    images_in_batch = sum(job.n for job in batch)
-    quality_control.judge_rest(
-        [one for rows in results.values() if not isinstance(rows, Exception) for one in rows]
-    )
+class Writer:
+    """Writes files and commits.
 
-    def make(job: Job) -> Result | Exception:
-        began = time.monotonic()
-        try:
-            stored = _store(job, results[Claim.of(job)])
-        except Exception as error:
-            return error
-        share = device_seconds * job.n / images_in_batch
-        return Result(job, stored, share, encode_seconds=time.monotonic() - began)
+    watch: ends the process if a file takes too long; health: stops the claims after an error of the storage; answer: as
+    for `completion.commit`.
+    """
 
-    kept = [job for job in batch if not leases.is_lost(Claim.of(job))]
-    for job, outcome in zip(kept, storage.at_once(make, kept), strict=True):
-        if isinstance(outcome, Exception):
-            _settle_error(Claim.of(job), outcome)
-        else:
-            finished.append(outcome)
-    if finished:
-        patiently(lambda: completion.commit(finished))
-        first = batch[0]  # all of a batch have its release and its size
-        key = throughput.key_of(first.release_id, first.width, first.height)
-        whole = device_seconds + time.monotonic() - started
-        throughput.record({key: whole / images_in_batch})
+    def __init__(
+        self,
+        leases: Leases,
+        watch: StallWatch,
+        health: Health,
+        answer: Callable[[Sequence[Result]], object],
+    ) -> None:
+        self._leases = leases
+        self._watch = watch
+        self._health = health
+        self._answer = answer
+
+    def write(self, batch: Sequence[Job], results: Results, *, device_seconds: float) -> None:
+        """Write the files, commit what succeeded in one transaction, settle what failed."""
+        started = time.monotonic()
+        finished: list[Result] = []
+        images_in_batch = sum(job.n for job in batch)
+        with self._watch.watching(Kind.DEVICE, "judging of images", unknown_bound()):
+            quality_control.judge_rest(
+                [one for rows in results.values() if isinstance(rows, list) for one in rows]
+            )
+        kept = [job for job in batch if not self._leases.is_lost(Claim.of(job))]
+        with self._watch.watching(Kind.STORAGE, "file", settings.STALL_SECONDS) as activity:
+
+            def make(job: Job) -> Result | Exception:
+                began = time.monotonic()
+                try:
+                    stored = _store(job, results[Claim.of(job)], activity)
+                except Exception as error:
+                    return error
+                share = device_seconds * job.n / images_in_batch
+                return Result(job, stored, share, encode_seconds=time.monotonic() - began)
+
+            made = list(zip(kept, storage.at_once(make, kept), strict=True))
+        for job, outcome in made:
+            if isinstance(outcome, Exception):
+                self.note(outcome)
+                settle([Claim.of(job)], outcome)
+            else:
+                finished.append(outcome)
+        if finished:
+            self.commit(finished)
+            self._health.worked()
+            first = batch[0]  # all of a batch have its release and its size
+            key = throughput.key_of(first.release_id, first.width, first.height)
+            whole = device_seconds + time.monotonic() - started
+            throughput.record({key: whole / images_in_batch})
+
+    def commit(self, results: Sequence[Result]) -> None:
+        patiently(lambda: completion.commit(results, answer=self._answer))
+
+    def note(self, error: Exception) -> None:
+        """Stop the claims if this is an error of the storage."""
+        if isinstance(error, StorageFailed):
+            self._health.failed(Failure.of(error), probe_storage)
 
 
-def _store(job: Job, outcome: list[BestPicture] | Exception) -> list[images.StoredImage]:
+class ImageDropped(Exception):
+    """The image was dropped between two steps: its job was canceled, or given to another worker."""
+
+
+def _store(
+    job: Job, outcome: list[BestPicture] | Exception, activity: Activity
+) -> list[images.StoredImage]:
     if isinstance(outcome, Exception):
         raise outcome
-    return [_store_one(job, one) for one in outcome]
+    stored = []
+    for one in outcome:
+        stored.append(_store_one(job, one))
+        activity.moved()
+    return stored
 
 
 def _store_one(job: Job, one: BestPicture) -> images.StoredImage:
@@ -71,7 +121,7 @@ def _store_one(job: Job, one: BestPicture) -> images.StoredImage:
     if result.error is not None:
         raise result.error
     if result.pixels is None:
-        raise StorageFailed("The image was dropped between two steps.")
+        raise ImageDropped
     seed = result.request.seed
     stored = images.store(
         images.key_of(job, seed),
@@ -90,35 +140,46 @@ def _store_one(job: Job, one: BestPicture) -> images.StoredImage:
     )
 
 
-def _settle_error(claim: Claim, error: Exception) -> None:
-    if isinstance(error, EngineError | GenerationError):
-        code, retryable = error.code, error.retryable
-    else:
-        code, retryable = INTERNAL_ERROR, True
-    detail = str(error)[:2000] or repr(error)
-    patiently(
-        lambda: jobs.settle(claim, Outcome.FAILED, code=code, detail=detail, retryable=retryable)
-    )
+def settle(claims: Iterable[Claim], error: Exception) -> None:
+    """End these attempts with an error."""
+    failure = Failure.of(error)
+    for claim in claims:
+        patiently(partial(jobs.settle, claim, Outcome.FAILED, failure))
 
 
 def give_back(claims: Iterable[Claim]) -> None:
     """Queue the jobs again: the worker stops before it has generated them."""
+    stopped = Failure("", "The worker stopped.")
     for claim in claims:
-        patiently(partial(jobs.settle, claim, Outcome.RELEASED, detail="The worker stopped."))
+        patiently(partial(jobs.settle, claim, Outcome.RELEASED, stopped))
 
 
-def patiently(action: Callable[[], T]) -> T:
-    """Return what `action` returns; retry it while PostgreSQL is away, since a restart must not cost finished images.
+def patiently(action: Callable[[], T], *, before_retry: Callable[[], None] | None = None) -> T:
+    """Return what `action` returns; retry it while PostgreSQL is away, since an outage must not cost finished images.
 
-    Guarded updates make repeating safe.
+    Guarded updates make repeating safe. before_retry: repairs what a first try may have left.
     """
-    deadline = time.monotonic() + DATABASE_PATIENCE_SECONDS
+    pause, longest = PAUSE_SECONDS
+    deadline: float | None = None
+    retries = False
     while True:
         try:
+            if retries and before_retry:
+                before_retry()
             return action()
-        except (OperationalError, InterfaceError) as error:
-            if time.monotonic() > deadline:
+        except (OperationalError, InterfaceError, InternalError) as error:
+            if deadline is None and (heartbeat.stopping.is_set() or not is_away(error)):
+                deadline = time.monotonic() + PATIENCE_SECONDS
+            if deadline is not None and time.monotonic() > deadline:
                 raise
             log.warning("database_away", error=str(error).strip())
             close_old_connections()  # the one that broke; a new one is tried
-            time.sleep(0.25)
+            time.sleep(random.uniform(pause / 2, pause))
+            pause = min(longest, 2 * pause)
+            retries = True
+
+
+def is_away(error: Exception) -> bool:
+    """Return whether PostgreSQL does not answer, or takes no writes: it restarts, fails over or is full."""
+    code = getattr(error.__cause__, "pgcode", None)
+    return code is None or code[:2] in ("08", "53") or code[:3] == "57P" or code == READ_ONLY

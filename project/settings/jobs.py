@@ -8,6 +8,8 @@ from project.settings import environment
 BATCH_SIZE = environment.count("BATCH_SIZE", 8)
 LEASE_SECONDS = environment.positive("LEASE_SECONDS", 20)
 MAX_ATTEMPTS = environment.count("MAX_ATTEMPTS", 3)
+RETRY_PAUSE_SECONDS = environment.positive("RETRY_PAUSE_SECONDS", 2)
+STALL_SECONDS = environment.positive("STALL_SECONDS", 60)
 MAX_IMAGES_PER_JOB = environment.count("MAX_IMAGES_PER_JOB", 10)
 SWEEP_SECONDS = environment.positive("SWEEP_SECONDS", 5)
 UNCOVERED = environment.choice("UNCOVERED", "teacher", ("teacher", "student", "refuse"))

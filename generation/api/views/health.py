@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
+from math import inf
 from typing import Any
 
 import structlog
@@ -40,7 +41,7 @@ def live(request: HttpRequest) -> JsonResponse:
 @require_safe
 @never_cache
 def ready(request: HttpRequest) -> JsonResponse:
-    """Readiness: PostgreSQL and Redis respond, a generation worker has a heartbeat, this process has free threads."""
+    """Readiness: PostgreSQL and Redis respond, a worker without a fault generates, this process has free threads."""
     deadline = time.monotonic() + PART_SECONDS
     asked = {name: _ask(name) for name in PARTS}
     parts = {name: _outcome(name, future, deadline) for name, future in asked.items()}
@@ -100,14 +101,21 @@ def _redis() -> dict[str, Any]:
 
 def _workers() -> dict[str, Any]:
     try:
-        rows = Worker.objects.filter(queue="generation")
-        newest = rows.aggregate(silence=Now() - Max(F("heartbeat_at")))["silence"]
+        rows = Worker.objects.filter(queue="generation").values_list("fault")
+        found = dict(rows.annotate(silence=Now() - Max(F("heartbeat_at"))).order_by())
     finally:
         connection.close()
-    if newest is None:
+    if not found:
         return {"ok": False, "detail": "no generation worker", "heartbeat_seconds": None}
-    seconds = round(newest.total_seconds(), 1)
-    return {"ok": seconds <= settings.WORKER_STALE_SECONDS, "heartbeat_seconds": seconds}
+    seconds = {fault: round(silence.total_seconds(), 1) for fault, silence in found.items()}
+    faults = sorted(
+        fault for fault, age in seconds.items() if fault and age <= settings.WORKER_STALE_SECONDS
+    )
+    is_well = seconds.get("", inf) <= settings.WORKER_STALE_SECONDS
+    answer: dict[str, Any] = {"ok": is_well, "heartbeat_seconds": min(seconds.values())}
+    if faults:
+        answer |= {"faults": faults}  # codes alone: this URL is public
+    return answer
 
 
 PARTS: dict[str, Callable[[], dict[str, Any]]] = {

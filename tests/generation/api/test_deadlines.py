@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
-from generation.jobs import claiming, completion
+from generation.jobs import claiming, completion, retrying
 from generation.jobs import lifecycle as jobs
 from generation.models import Job
 from tests.people import make_job
@@ -60,7 +60,7 @@ def test_a_canceled_job_that_is_retried_has_no_deadline_any_more():
     job = make_job(**past())
     jobs.end_overdue()
 
-    assert jobs.retry(job.id).status == Job.Status.QUEUED
+    assert retrying.retry(job.id).status == Job.Status.QUEUED
     assert jobs.end_overdue() == 0
 
 

@@ -8,6 +8,7 @@ from django.test import Client
 
 from generation.api.views import health
 from generation.infra import redis_client
+from generation.models import Worker
 from tests.people import make_worker
 
 # The parts are asked in threads of their own, which see committed rows only.
@@ -81,3 +82,20 @@ def test_a_part_that_hangs_counts_as_down_however_often_it_is_asked(monkeypatch)
         end.set()
     time.sleep(0.1)
     assert ready()[0] == 200
+
+
+def test_a_worker_with_a_fault_is_named_and_does_not_count():
+    faulty = make_worker()
+    Worker.objects.filter(pk=faulty.pk).update(fault="storage_failed", fault_detail="/secret/path")
+
+    status, body = ready()
+
+    assert (status, body["workers"]["ok"], body["workers"]["faults"]) == (
+        503,
+        False,
+        ["storage_failed"],
+    )
+    assert "/secret/path" not in str(body)
+    make_worker(name="well")
+    status, body = ready()
+    assert (status, body["workers"]["faults"]) == (200, ["storage_failed"])

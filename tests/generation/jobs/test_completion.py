@@ -1,12 +1,13 @@
 """Completion of a batch."""
 
 import pytest
-from django.db import OperationalError
+from django.db import OperationalError, connection
 
+from generation.images import store as images
 from generation.infra import notifications
 from generation.jobs import completion
 from generation.jobs import lifecycle as jobs
-from generation.models import Job
+from generation.models import Image, Job
 from generation.worker import writing
 from tests import painter
 from tests.people import make_job
@@ -47,3 +48,50 @@ def test_the_status_is_published_to_those_who_wait(redis_server):
         messages = [hearing.get_message(timeout=60) for _ in range(3)]
 
     assert [message["data"] for message in messages if message][1:] == ["running", "succeeded"]
+
+
+def test_many_identical_jobs_are_answered_in_small_transactions(settings):
+    """No row is locked, and no file is made, in a transaction of more than some jobs."""
+    first = make_job(key="k")
+    twins = [
+        make_job(key="k", variant=first.variant, embedding=first.embedding, has_metadata=True)
+        for _ in range(3 * completion.IDENTICAL_AT_ONCE)
+    ]
+    (claimed,) = jobs.claim("worker-1").jobs
+    result = painter.result_of(claimed)
+    answered: list[int] = []
+
+    def in_one_transaction(*_: object) -> None:
+        answered.append(Job.objects.filter(cache="shared").count())
+
+    rendered = images.render
+
+    def render(*arguments):
+        assert not connection.in_atomic_block
+        return rendered(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(images, "render", render)
+        hold = images.hold
+        patch.setattr(images, "hold", lambda held: in_one_transaction() or hold(held))
+        assert completion.commit([result]) == []
+
+    at_once = completion.IDENTICAL_AT_ONCE
+    assert answered == [0, at_once, 2 * at_once]
+    assert Job.objects.filter(cache="shared", status="succeeded").count() == len(twins)
+    assert Image.objects.count() == len(twins) + 1
+
+
+def test_what_a_stopping_worker_leaves_of_identical_jobs_is_claimed_as_a_repeat():
+    first = make_job(key="k")
+    make_job(key="k", variant=first.variant, embedding=first.embedding)
+    (claimed,) = jobs.claim("worker-1").jobs
+    result = painter.result_of(claimed)
+
+    completion.commit(
+        [result],
+        answer=lambda results: completion.answer_identical(results, is_stopping=lambda: True),
+    )
+
+    claim = jobs.claim("worker-2")
+    assert len(claim.jobs) == 1 and claim.repeats == {claim.jobs[0].id}

@@ -3,18 +3,22 @@
 import itertools
 import threading
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 from django.utils import timezone
 
 from generation.errors import JobFinished
 from generation.images import store as images
-from generation.jobs import completion
+from generation.jobs import completion, retrying
 from generation.jobs import lifecycle as jobs
 from generation.jobs.completion import Result
+from generation.jobs.failures import LONGEST_PAUSE_SECONDS, Failure, pause_seconds
 from generation.jobs.lifecycle import Claim, Outcome
+from generation.jobs.rescue import rescue
 from generation.models import Attempt, Image, Job
 from tests import painter
 from tests.people import make_job, make_release, make_user
@@ -73,7 +77,7 @@ def test_a_late_commit_with_an_old_token_is_refused_and_leaves_nothing():
     job = queued()
     (late,) = claimed("slow")
     expire(job)
-    jobs.rescue()
+    rescue()
     (second,) = claimed("other")
 
     assert completion.commit([finished(late)]) == [late]
@@ -86,7 +90,7 @@ def test_the_rescue_leaves_jobs_whose_lease_runs():
     queued()
     claimed()
 
-    assert jobs.rescue() == 0
+    assert rescue() == 0
 
 
 def test_a_job_that_loses_its_worker_too_often_fails_for_good(settings):
@@ -95,7 +99,7 @@ def test_a_job_that_loses_its_worker_too_often_fails_for_good(settings):
     for _ in range(2):
         claimed()
         expire(job)
-        assert jobs.rescue() == 1
+        assert rescue() == 1
 
     job.refresh_from_db()
     assert (job.status, job.error_code, job.failures) == ("failed", "worker_lost", 2)
@@ -106,9 +110,7 @@ def test_an_error_that_a_retry_cannot_help_fails_at_once():
     job = queued()
     (claim,) = claimed()
 
-    status = jobs.settle(
-        claim, Outcome.FAILED, code="embedding_invalid", detail="x", retryable=False
-    )
+    status = jobs.settle(claim, Outcome.FAILED, Failure("embedding_invalid", "x", retryable=False))
 
     job.refresh_from_db()
     assert (status, job.error_code, job.error_detail) == ("failed", "embedding_invalid", "x")
@@ -145,15 +147,15 @@ def test_canceling_an_ended_job_changes_nothing():
 def test_a_failed_job_can_be_queued_again_and_a_succeeded_one_cannot():
     job = queued()
     (claim,) = claimed()
-    jobs.settle(claim, Outcome.FAILED, code="x", retryable=False)
+    jobs.settle(claim, Outcome.FAILED, Failure("x", "x", retryable=False))
 
-    assert jobs.retry(job.id).status == "queued"
+    assert retrying.retry(job.id).status == "queued"
 
     (claim,) = claimed()
     assert claim.attempt == 2
     completion.commit([finished(claim)])
     with pytest.raises(JobFinished):
-        jobs.retry(job.id)
+        retrying.retry(job.id)
 
 
 def test_the_heartbeat_extends_only_what_is_still_held():
@@ -343,3 +345,104 @@ def test_plans_that_are_kept_outlive_a_migration_that_adds_columns():
 
     assert completion.commit([finished(second)]) == []
     assert Job.objects.filter(status="succeeded").count() == 2
+
+
+# --- pauses and other transactions ------------------------------------------------------------------
+def test_the_next_attempt_waits_longer_each_time(settings):
+    settings.MAX_ATTEMPTS = 9
+    job = queued()
+    pauses = []
+    for _ in range(4):
+        (claim,) = claimed()
+        before = timezone.now()
+        jobs.settle(claim, Outcome.FAILED, Failure("internal_error", "x"))
+        assert claimed() == []
+        job.refresh_from_db()
+        pauses.append((job.not_before - before).total_seconds())
+        Job.objects.update(not_before=timezone.now())
+
+    for pause, most in zip(pauses, (2, 8, 32, 128), strict=True):
+        assert most / 2 <= pause < most + 5
+    assert pause_seconds(50) <= LONGEST_PAUSE_SECONDS
+
+
+def test_pauses_of_many_jobs_end_at_different_times():
+    assert len({pause_seconds(1) for _ in range(50)}) == 50
+
+
+def test_a_failed_job_holds_up_no_other_of_its_owner():
+    first = queued(seed=1)
+    (claim,) = claimed()
+    jobs.settle(claim, Outcome.FAILED, Failure("internal_error", "x"))
+    second = queued(seed=2)
+
+    assert [claim.job_id for claim in claimed()] == [second.id]
+    assert Job.objects.get(id=first.id).status == "queued"
+
+
+@contextmanager
+def another_transaction(sql: str, *parameters: object) -> Iterator[None]:
+    """Hold the locks of a statement in a connection of its own."""
+    begun, end = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        try:
+            with transaction.atomic(), connection.cursor() as cursor:
+                cursor.execute(sql, parameters)
+                begun.set()
+                end.wait(60)
+        finally:
+            connection.close()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert begun.wait(60)
+    yield
+    end.set()
+    thread.join()
+
+
+REFERENCE = "SELECT 1 FROM generation_job WHERE id = %s FOR KEY SHARE"  # as by the insert of a row
+
+
+def test_a_row_that_refers_to_a_job_keeps_nobody_from_its_end():
+    job = queued()
+    with another_transaction(REFERENCE, job.id):
+        (claim,) = claimed()
+        assert jobs.settle(claim, Outcome.RELEASED) == "queued"
+        claimed()
+        expire(job)
+        assert rescue() == 1
+        assert jobs.cancel(job.id).status == "canceled"
+
+
+def test_a_worker_that_gives_a_job_back_waits_for_another_change_of_it():
+    job = queued()
+    (claim,) = claimed()
+    done = threading.Event()
+
+    def give_back() -> None:
+        try:
+            jobs.settle(claim, Outcome.RELEASED)
+            done.set()
+        finally:
+            connection.close()
+
+    with another_transaction("UPDATE generation_job SET priority = 1 WHERE id = %s", job.id):
+        thread = threading.Thread(target=give_back)
+        thread.start()
+        assert not done.wait(0.3)
+    thread.join()
+    assert Job.objects.get(id=job.id).status == "queued"
+    assert Attempt.objects.get().outcome == Outcome.RELEASED
+
+
+def test_a_locked_job_does_not_keep_the_others_of_a_batch_from_being_renewed():
+    locked, free = queued(seed=1), queued(seed=2)
+    claims = claimed()
+    soon = timezone.now() + timedelta(seconds=1)
+    Job.objects.update(lease_expires_at=soon)
+    with another_transaction("UPDATE generation_job SET priority = 1 WHERE id = %s", locked.id):
+        assert jobs.held(claims, extend=True) == set(claims)
+        free.refresh_from_db()
+        assert free.lease_expires_at > soon

@@ -160,7 +160,7 @@ def test_a_job_that_is_canceled_between_two_tries_is_not_delivered(served, worke
     """The picture fails; before the next try the job is canceled, as the heartbeat finds out."""
     PromptVariant.objects.update(tags=[NEVER], max_tries=5)
     job = submission.submit(make_user(), JobRequest(variant="mug"))
-    loaded = worker.pipeline(served)
+    loaded = worker.loaded.get(served)
     generate, calls = loaded.generate, []
 
     def cancel_after_the_first(requests, **options):

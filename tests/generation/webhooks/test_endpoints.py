@@ -13,6 +13,7 @@ from generation.errors import InvalidRequest, WebhookDisabled
 from generation.images import store as images
 from generation.jobs import claiming, completion, submission
 from generation.jobs import lifecycle as jobs
+from generation.jobs.failures import Failure
 from generation.jobs.job_request import JobRequest
 from generation.jobs.lifecycle import Claim, Outcome
 from generation.models import Delivery, Job, WebhookEndpoint
@@ -192,7 +193,7 @@ def test_a_failed_and_a_canceled_job_are_completed_without_output():
     failed, canceled = watched(), watched(seed=2)
     claims = {job.id: Claim.of(job) for job in jobs.claim("w1").jobs}
 
-    jobs.settle(claims[failed.id], Outcome.FAILED, code="x", detail="x", retryable=False)
+    jobs.settle(claims[failed.id], Outcome.FAILED, Failure("x", "x", retryable=False))
     jobs.cancel(canceled.id)
     jobs.cancel(canceled.id)  # again: nothing changes
 
@@ -202,7 +203,7 @@ def test_a_failed_and_a_canceled_job_are_completed_without_output():
 def test_a_start_is_told_once_however_often_the_job_is_tried():
     job = watched()
     (claim,) = (Claim.of(claimed) for claimed in jobs.claim("w1").jobs)
-    jobs.settle(claim, Outcome.LOST, code="worker_lost", detail="x")
+    jobs.settle(claim, Outcome.LOST, Failure("worker_lost", "x"))
 
     jobs.claim("w2")
 

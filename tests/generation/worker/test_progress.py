@@ -14,7 +14,8 @@ from PIL import Image
 from generation.catalogue import encoding
 from generation.infra import events, heartbeat, notifications
 from generation.jobs import lifecycle as jobs
-from generation.jobs import submission
+from generation.jobs import retrying, submission
+from generation.jobs.failures import Failure
 from generation.jobs.job_request import JobRequest
 from generation.models import Job
 from generation.releases import lifecycle as releases
@@ -147,9 +148,9 @@ def test_a_job_goes_back_to_the_queue_before_the_eyes_of_who_watches(redis_serve
     events.watch(job.id, previews=True)
     (taken,) = jobs.claim("worker-1").jobs
 
-    jobs.settle(jobs.Claim.of(taken), jobs.Outcome.FAILED, code="worker_lost")
+    jobs.settle(jobs.Claim.of(taken), jobs.Outcome.FAILED, Failure("worker_lost", "x"))
     jobs.cancel(job.id)
-    jobs.retry(job.id)
+    retrying.retry(job.id)
 
     assert told(redis_server, job)[1:] == [
         ("status", {"status": "running", "attempt": 1}),
@@ -161,7 +162,7 @@ def test_a_job_goes_back_to_the_queue_before_the_eyes_of_who_watches(redis_serve
 def test_previews_that_cannot_be_made_cost_no_job(served, redis_server, caplog, worker):
     job = submit(seed=1)
     events.watch(job.id, previews=True)
-    decoder = worker.pipeline(job.release).vae.decoder
+    decoder = worker.loaded.get(job.release).vae.decoder
     calls = []
 
     def hook(*_):

@@ -1,0 +1,32 @@
+"""Self-test of a loaded pipeline: one image, whose errors tell a broken device from a bad request."""
+
+import time
+from collections.abc import Collection
+
+import numpy as np
+
+from generation.engine.embeddings import pack
+from generation.engine.errors import DeviceFailed
+from generation.engine.pipeline import Pipeline
+from generation.engine.request import GenerationRequest
+
+SECONDS = 5.0  # after which the rest of the steps is left out: a slow device need not finish
+
+
+def run(loaded: Pipeline) -> None:
+    """Generate an image of an embedding of zeros. Raises DeviceFailed, whatever the error is."""
+    ends = time.monotonic() + SECONDS
+
+    def on_step(step: int, steps: int) -> Collection[int]:
+        return (0,) if time.monotonic() > ends else ()
+
+    try:
+        manifest = loaded.manifest
+        embedding = pack(np.zeros(manifest.embedding_shape), manifest.encoder_fingerprint)
+        request = GenerationRequest(embedding, 0, *manifest.image_sizes[0])
+        (result,) = loaded.generate([request], on_step=on_step)
+        loaded.device.synchronize()
+        if result.error is not None:
+            raise result.error
+    except Exception as error:
+        raise DeviceFailed(f"A test image failed: {str(error) or repr(error)}") from error

@@ -1,0 +1,72 @@
+"""Failure of an attempt: the class of its error, and the pause before the next attempt.
+
+An error of the job counts against it. An error of the infrastructure (storage, database, device, a release that a host
+cannot read) does not: the attempt is given back.
+"""
+
+import random
+from dataclasses import dataclass
+from datetime import timedelta
+
+from django.conf import settings
+from django.db import InterfaceError, InternalError, OperationalError
+from django.db.models.expressions import CombinedExpression
+from django.db.models.functions import Now
+
+from generation.engine.errors import DeviceFailed, EngineError
+from generation.errors import DATABASE_UNAVAILABLE, INTERNAL_ERROR, GenerationError
+from generation.models import Attempt, Job
+
+LONGEST_PAUSE_SECONDS = 300.0
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why an attempt ended without images. code, detail: as the client sees them if the job fails."""
+
+    code: str
+    detail: str
+    retryable: bool = True
+    is_infrastructure: bool = False
+
+    @classmethod
+    def of(cls, error: Exception) -> "Failure":
+        """Return the failure that an exception of the worker means. An unknown one may be the job's fault."""
+        detail = str(error)[:2000].strip() or repr(error)
+        if isinstance(error, EngineError | GenerationError):
+            return cls(error.code, detail, error.retryable, error.is_infrastructure)
+        if isinstance(error, OperationalError | InterfaceError | InternalError):
+            return cls(DATABASE_UNAVAILABLE, detail, is_infrastructure=True)
+        return cls(INTERNAL_ERROR, detail)
+
+
+def may_be_caused_by(job: Job, failure: Failure) -> bool:
+    """Return whether a device has failed with this job before: a job that breaks devices must end at last."""
+    if failure.code != DeviceFailed.code:
+        return False
+    before = Attempt.ErrorClass.INFRASTRUCTURE
+    return job.attempts.filter(error_class=before, error_code=failure.code).exists()
+
+
+def error_class(outcome: Attempt.Outcome, failure: Failure) -> str:
+    """Return the class to record with an attempt."""
+    if failure.is_infrastructure:
+        return Attempt.ErrorClass.INFRASTRUCTURE
+    return "" if outcome == Attempt.Outcome.RELEASED else Attempt.ErrorClass.JOB
+
+
+def not_before(
+    job: Job, outcome: Attempt.Outcome, failure: Failure
+) -> CombinedExpression | Now | None:
+    """Return when the next attempt of a queued job may begin; None: at once, on any worker."""
+    if not failure.code:
+        return None  # the worker stopped in good order
+    if outcome == Attempt.Outcome.LOST:
+        return Now()  # the lease was the pause
+    return Now() + timedelta(seconds=pause_seconds(job.attempt))
+
+
+def pause_seconds(attempt: int) -> float:
+    """Return the pause after this attempt, counted from 1: four times as long each time, half of it random."""
+    most = min(LONGEST_PAUSE_SECONDS, settings.RETRY_PAUSE_SECONDS * 4 ** min(attempt - 1, 10))
+    return random.uniform(most / 2, most)

@@ -1,0 +1,85 @@
+"""Retries by people: one failed or canceled job, or all that failed for a reason in a period."""
+
+from collections.abc import Collection
+from datetime import datetime
+from uuid import UUID
+
+from django.db import transaction
+
+from generation.errors import JobFinished, JobPurged
+from generation.jobs.after_commit import Report
+from generation.jobs.lifecycle import Status, move
+from generation.models import Job
+
+AT_ONCE = 200  # jobs of one transaction
+
+
+def retry(job_id: UUID) -> Job:
+    """Queue a failed or canceled job again, with all its attempts.
+
+    Raises JobFinished for a succeeded one, JobPurged for one whose images were removed.
+    """
+    _queue_again([job_id], (Status.FAILED, Status.CANCELED))
+    job = Job.objects.get(id=job_id)
+    if job.purged_at is not None:
+        raise JobPurged("Its images were deleted. Submit the same request again.")
+    if job.is_terminal:
+        raise JobFinished(
+            "The job succeeded. Submit a new job with another seed for a different image."
+        )
+    return job
+
+
+def retry_failed(
+    *,
+    code: str = "",
+    since: datetime | None = None,
+    until: datetime | None = None,
+    release: str = "",
+    owner: str = "",
+    is_dry_run: bool = False,
+) -> int:
+    """Queue again all failed jobs that match. Return how many; is_dry_run: how many it would be.
+
+    code: error code; since, until: when they failed; release, owner: names. Jobs whose images were removed stay.
+    Many small transactions: it can be interrupted and run again.
+    """
+    failed = Job.objects.filter(status=Status.FAILED, purged_at__isnull=True)
+    filters = {
+        "error_code": code,
+        "finished_at__gte": since,
+        "finished_at__lt": until,
+        "release__name": release,
+        "owner__username": owner,
+    }
+    failed = failed.filter(**{name: value for name, value in filters.items() if value})
+    if is_dry_run:
+        return failed.count()
+    ids = list(failed.order_by("finished_at").values_list("id", flat=True))
+    return sum(
+        _queue_again(ids[start : start + AT_ONCE], (Status.FAILED,))
+        for start in range(0, len(ids), AT_ONCE)
+    )
+
+
+def _queue_again(job_ids: Collection[UUID], ended: Collection[Status]) -> int:
+    """Queue those of these jobs that have ended in this way and have not been purged. Return how many."""
+    with transaction.atomic():
+        again = Job.objects.filter(id__in=job_ids, status__in=ended, purged_at__isnull=True)
+        found = dict(again.select_for_update(no_key=True).values_list("id", "attempt"))
+        moved = move(
+            Job.objects.filter(id__in=found),
+            to=Status.QUEUED,
+            failures=0,
+            not_before=None,
+            finished_at=None,
+            cancel_at=None,
+            error_code="",
+            error_detail="",
+        )
+        report = Report()
+        for job_id, attempt in found.items():
+            report.moved(job_id, Status.QUEUED, "job_retried", attempt=attempt)
+        if moved:
+            report.wake()
+    return moved

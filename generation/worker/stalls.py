@@ -1,0 +1,111 @@
+"""Watch over activities that must make progress: steps of the device, loading, files.
+
+A thread of its own, which does nothing that may hang: neither the heartbeat nor the device is needed to see a stall.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+
+import structlog
+from cachetools import TTLCache, cached
+from django.conf import settings
+
+from generation.jobs import throughput
+from generation.models import Job
+
+log = structlog.get_logger(__name__)
+
+CHECK_SECONDS = 0.25
+TIMES_MEASURED = 20  # of the measured time of a step
+TIMES_UNKNOWN = (
+    10  # of STALL_SECONDS, for what has no measured time: loading, first batches, detectors
+)
+
+
+class Kind(StrEnum):
+    DEVICE = "device"
+    STORAGE = "storage"
+
+
+@dataclass
+class Activity:
+    """What a thread does. bound_seconds: most time without progress."""
+
+    kind: Kind
+    what: str
+    bound_seconds: float
+    idle_seconds: float = 0.0
+
+    def moved(self) -> None:
+        """Note progress."""
+        self.idle_seconds = 0.0
+
+
+class StallWatch:
+    """on_stall: called once, in the thread of the watch, with the first activity that stalls. It ends the process."""
+
+    def __init__(self, on_stall: Callable[[Activity], None]) -> None:
+        self._on_stall = on_stall
+        self._by_id: dict[int, Activity] = {}
+        self._guard = threading.Lock()
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def begin(self) -> None:
+        self._thread = threading.Thread(target=self._watch, name="stalls", daemon=True)
+        self._thread.start()
+
+    def end(self) -> None:
+        self._ended.set()
+
+    @contextmanager
+    def watching(self, kind: Kind, what: str, bound_seconds: float) -> Iterator[Activity]:
+        activity = Activity(kind, what, bound_seconds)
+        with self._guard:
+            self._by_id[id(activity)] = activity
+        try:
+            yield activity
+        finally:
+            with self._guard:
+                del self._by_id[id(activity)]
+
+    def _watch(self) -> None:
+        before = time.monotonic()
+        while not self._ended.wait(CHECK_SECONDS):
+            now = time.monotonic()
+            # A longer time than between two checks: the whole process was frozen, and nobody is to blame.
+            passed, before = min(now - before, 4 * CHECK_SECONDS), now
+            if stalled := self._stalled(passed):
+                self._on_stall(stalled)
+                return
+
+    def _stalled(self, passed: float) -> Activity | None:
+        with self._guard:
+            for activity in self._by_id.values():
+                activity.idle_seconds += passed
+                if activity.idle_seconds > activity.bound_seconds:
+                    return activity
+        return None
+
+
+def unknown_bound() -> float:
+    """Return the bound in seconds of what has no measured time."""
+    return TIMES_UNKNOWN * settings.STALL_SECONDS
+
+
+def step_bound(job: Job, images: int) -> float:
+    """Return the most seconds between two steps of a batch of this job's release and size."""
+    rate = _rate(throughput.key_of(job.release_id, job.width, job.height))
+    if rate is None:
+        return unknown_bound()
+    measured = rate.p90 * images / job.num_inference_steps
+    return max(settings.STALL_SECONDS, TIMES_MEASURED * measured)
+
+
+@cached(TTLCache(maxsize=64, ttl=60), lock=threading.Lock())
+def _rate(key: str) -> throughput.Rate | None:
+    return throughput.read(key)

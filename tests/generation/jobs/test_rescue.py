@@ -1,0 +1,41 @@
+"""Rescue of jobs whose lease ran out."""
+
+from datetime import timedelta
+
+import pytest
+from django.utils import timezone
+
+from generation.jobs.rescue import Rescuer
+from generation.models import Job
+from tests.people import make_job
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def lost() -> Job:
+    """A running job whose lease ran out."""
+    ended = timezone.now() - timedelta(seconds=1)
+    return make_job(status="running", lease_expires_at=ended)
+
+
+def test_after_an_outage_the_workers_get_time_to_renew_their_leases(lost, settings):
+    settings.LEASE_SECONDS = 20
+    now = 0.0
+    rescuer = Rescuer(clock=lambda: now)
+    assert rescuer.rescue() == 1
+    Job.objects.update(status="running", lease_expires_at=timezone.now() - timedelta(seconds=1))
+
+    now = 60.0  # the sweeps between failed
+    assert rescuer.rescue() == 0
+    now = 65.0
+    assert rescuer.rescue() == 0
+    now = 71.0
+    assert rescuer.rescue() == 1
+
+
+def test_regular_sweeps_rescue_at_once(lost):
+    now = 0.0
+    rescuer = Rescuer(clock=lambda: now)
+    for now in range(0, 60, 5):
+        assert rescuer.rescue() == (now == 0)

@@ -1,0 +1,49 @@
+"""Retries by people."""
+
+from datetime import timedelta
+
+import pytest
+from django.utils import timezone
+
+from generation.jobs import retrying
+from generation.models import Job
+from tests.people import make_job, make_release, make_user
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def failed(code: str = "internal_error", *, hours_ago: float = 0, **fields) -> Job:
+    at = timezone.now() - timedelta(hours=hours_ago)
+    return make_job(status="failed", error_code=code, finished_at=at, failures=3, **fields)
+
+
+def test_all_that_failed_for_a_reason_in_a_period_is_queued_again(monkeypatch):
+    monkeypatch.setattr(retrying, "AT_ONCE", 2)
+    wanted = [failed("worker_lost", hours_ago=2) for _ in range(5)]
+    failed("worker_lost", hours_ago=9)
+    failed("worker_lost")
+    failed("not_finite", hours_ago=2)
+    failed("worker_lost", hours_ago=2, purged_at=timezone.now())
+    make_job(status="canceled", error_code="worker_lost")
+    now = timezone.now()
+    period = {"since": now - timedelta(hours=3), "until": now - timedelta(hours=1)}
+
+    assert retrying.retry_failed(code="worker_lost", **period, is_dry_run=True) == 5
+    assert not Job.objects.filter(status="queued").exists()
+    assert retrying.retry_failed(code="worker_lost", **period) == 5
+
+    queued = Job.objects.filter(status="queued")
+    assert {job.id for job in queued} == {job.id for job in wanted}
+    assert {(job.failures, job.error_code, job.finished_at) for job in queued} == {(0, "", None)}
+    assert retrying.retry_failed(code="worker_lost", **period) == 0
+
+
+def test_they_can_be_chosen_by_release_and_owner():
+    other, user = make_release(name="other"), make_user(username="other")
+    failed()
+    failed(release=other)
+    failed(owner=user)
+
+    assert retrying.retry_failed(release="other") == 1
+    assert retrying.retry_failed(owner="other") == 1
+    assert retrying.retry_failed() == 1

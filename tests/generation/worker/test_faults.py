@@ -1,0 +1,479 @@
+"""Faults of storage, releases, device and database: no job fails for them, and the worker goes on afterwards."""
+
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from django.db import OperationalError, connection
+from django.utils import timezone
+
+from generation.engine.errors import NotFinite
+from generation.engine.request import GenerationResult
+from generation.infra import heartbeat
+from generation.jobs import claiming, completion
+from generation.jobs import lifecycle as jobs
+from generation.jobs.lifecycle import Claim
+from generation.models import Attempt, Job, Release, Worker
+from generation.releases import lifecycle as releases
+from generation.worker import writing
+from generation.worker.loop import EXIT_DEVICE, EXIT_STALLED, GenerationWorker
+from generation.worker.stalls import TIMES_UNKNOWN
+from tests.generation.worker.test_loop import TEXTS, served, submit  # noqa: F401
+from tests.people import make_job, make_worker
+from tests.tiny import make_tiny_release
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+class Ended(Exception):
+    """In place of the end of the process."""
+
+
+@pytest.fixture
+def ends() -> list[int]:
+    """Exit codes of the worker."""
+    return []
+
+
+@pytest.fixture
+def worker(db, settings, ends) -> Iterator[Any]:
+    """A worker without a heartbeat, whose row exists; `run` serves all that is queued until its process would end."""
+    settings.WORKER_NAME = "worker-1"
+    make_worker(name="worker-1")
+    heartbeat.stopping.clear()
+
+    class InThisProcess(GenerationWorker):
+        def run(self) -> None:
+            try:
+                self.serve()
+                self.finish()
+            except Ended:
+                pass
+
+    def end(code: int) -> None:
+        ends.append(code)
+        if threading.current_thread().name not in ("stalls", "probe"):
+            raise Ended
+
+    found = InThisProcess(exit_process=end)
+    yield found
+    found.end()
+    heartbeat.stopping.clear()
+
+
+def until(look: Callable[[], object], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not look():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def after_the_pauses() -> None:
+    """As if the pauses between attempts were over."""
+    Job.objects.filter(not_before__isnull=False).update(
+        not_before=timezone.now() - timedelta(hours=1)
+    )
+
+
+def ticks(worker: GenerationWorker) -> bool:
+    worker.tick()
+    return worker.health.is_good
+
+
+# --- storage --------------------------------------------------------------------------------------
+def test_a_storage_that_fails_costs_no_job_anything_and_stops_the_claims(served, settings, worker):  # noqa: F811
+    settings.BATCH_SIZE = 1
+    settings.MEDIA_ROOT.parent.mkdir(parents=True, exist_ok=True)
+    settings.MEDIA_ROOT.write_text("in the way")
+    for seed in range(20):
+        submit(seed=seed)
+
+    worker.run()
+    worker.tick()
+
+    assert Attempt.objects.count() <= 3  # those that were under way, not the whole queue
+    assert set(Attempt.objects.values_list("outcome", "error_class", "error_code")) == {
+        ("released", "infrastructure", "storage_failed")
+    }
+    assert set(Job.objects.values_list("status", "failures")) == {("queued", 0)}
+    row = Worker.objects.get()
+    assert row.fault == "storage_failed" and "DATA_DIR" in row.fault_detail and row.faulty_since
+    assert not worker.is_work_waiting()
+
+    settings.MEDIA_ROOT.unlink()
+    until(lambda: ticks(worker))
+    after_the_pauses()
+    worker.run()
+    worker.tick()
+
+    assert set(Job.objects.values_list("status", flat=True)) == {"succeeded"}
+    assert Worker.objects.values_list("fault", "faulty_since").get() == ("", None)
+
+
+def test_an_object_store_that_is_away_is_waited_for(served, settings, monkeypatch, worker):  # noqa: F811
+    from project.settings.storage import object_store
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    away = object_store("somewhere", endpoint_url="http://127.0.0.1:1", region="us-east-1")
+    here = settings.STORAGES
+    settings.STORAGES = {**here, "default": away}
+    job = submit()
+
+    worker.run()
+
+    job.refresh_from_db()
+    assert (job.status, job.failures, worker.health.is_good) == ("queued", 0, False)
+    settings.STORAGES = here
+    until(lambda: ticks(worker))
+    after_the_pauses()
+    worker.run()
+    assert Job.objects.get().status == "succeeded"
+
+
+def test_a_storage_that_fails_for_repeats_costs_them_nothing(served, settings, worker, monkeypatch):  # noqa: F811
+    """Files of images that exist are looked at before anything is generated."""
+    first = submit(seed=1)
+    worker.run()
+    claimed = Job.objects.get(id=first.id)
+    make_job(
+        variant=claimed.variant, embedding=claimed.embedding, release=served, key=claimed.key,
+        seed=1,
+    )  # fmt: skip
+    media = settings.MEDIA_ROOT
+    (media / "images").rename(media / "aside")
+    (media / "images").symlink_to(media / "images")  # ELOOP for every file
+
+    worker.run()
+
+    twin = Job.objects.exclude(id=first.id).get()
+    assert (twin.status, twin.failures, worker.health.is_good) == ("queued", 0, False)
+
+
+# --- releases -------------------------------------------------------------------------------------
+def test_jobs_of_a_release_that_this_host_cannot_read_wait_and_the_others_go_on(
+    served,  # noqa: F811
+    tmp_path,
+    worker,
+):
+    make_tiny_release(tmp_path / "other", name="other", kind="student")
+    other = releases.register(tmp_path / "other")
+    shutil.move(other.path, f"{other.path}.away")
+    waiting, good = submit(model="other", seed=1), submit(seed=2)
+
+    worker.run()
+    after_the_pauses()
+    worker.run()
+
+    waiting.refresh_from_db()
+    good.refresh_from_db()
+    assert (waiting.status, waiting.failures, waiting.attempt) == ("queued", 0, 1)
+    assert good.status == "succeeded"
+    assert waiting.attempts.get().error_code == "release_invalid"
+    worker.tick()
+    assert Worker.objects.get().fault == ""  # the release is not in service
+
+    shutil.move(f"{other.path}.away", other.path)
+    worker.loaded._failing.clear()  # as if its pause were over
+    worker.run()
+    waiting.refresh_from_db()
+    assert waiting.status == "succeeded"
+
+
+def test_a_worker_that_cannot_read_the_active_release_says_so_until_it_can(served, worker):  # noqa: F811
+    folder = Path(served.path)
+    shutil.move(folder, f"{folder}.away")
+    job = submit(seed=1)
+    worker.run()
+    worker.tick()
+    assert Worker.objects.get().fault == "release_invalid"
+
+    shutil.move(f"{folder}.away", folder)
+
+    def is_well() -> bool:
+        worker.tick()  # tries again by itself, without a job
+        return Worker.objects.get().fault == ""
+
+    until(is_well)
+    after_the_pauses()
+    worker.run()
+    job.refresh_from_db()
+    assert (job.status, job.failures) == ("succeeded", 0)
+
+
+# --- device ---------------------------------------------------------------------------------------
+def break_device(worker: GenerationWorker, release: Release, error: Exception) -> None:
+    """From now on every image fails, as after a CUDA error, which is sticky."""
+    loaded = worker.loaded.get(release)
+
+    def generate(*_: object, **__: object) -> None:
+        raise error
+
+    loaded.generate = generate
+
+
+STICKY = torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+
+@pytest.mark.parametrize("error", [STICKY, RuntimeError("device lost"), OSError("driver")])
+def test_a_worker_with_a_broken_device_gives_its_jobs_back_and_ends(served, worker, ends, error):  # noqa: F811
+    submitted = [submit(text, seed=1) for text in TEXTS]
+    break_device(worker, served, error)
+
+    worker.run()
+
+    assert ends == [EXIT_DEVICE]
+    assert set(Job.objects.values_list("status", "failures")) == {("queued", 0)}
+    assert Attempt.objects.filter(error_class="infrastructure").count() == len(submitted)
+    assert Worker.objects.get().fault == "device_unavailable"
+
+
+def test_a_device_that_computes_nonsense_is_broken_too(served, worker, ends):  # noqa: F811
+    job = submit(seed=1)
+    loaded = worker.loaded.get(served)
+    loaded.generate = lambda requests, **_: [
+        GenerationResult(request, None, NotFinite()) for request in requests
+    ]
+
+    worker.run()
+
+    job.refresh_from_db()
+    assert (job.status, job.failures, ends) == ("queued", 0, [EXIT_DEVICE])
+
+
+def test_an_image_that_is_not_finite_on_a_good_device_fails_its_job_at_once(served, worker, ends):  # noqa: F811
+    poison, good = submit(TEXTS[0], seed=1), submit(TEXTS[1], seed=1)
+    loaded, bad = worker.loaded.get(served), poison.embedding.stored()
+    generate = loaded.generate
+
+    def not_finite_for_one(requests, **options):
+        results = generate(requests, **options)
+        return [
+            GenerationResult(result.request, None, NotFinite())
+            if result.request.embedding.sha256 == bad.sha256
+            else result
+            for result in results
+        ]
+
+    loaded.generate = not_finite_for_one
+    worker.run()
+
+    poison.refresh_from_db()
+    good.refresh_from_db()
+    assert (poison.status, poison.error_code) == ("failed", "not_finite")
+    assert (good.status, ends) == ("succeeded", [])
+
+
+def test_a_worker_whose_jobs_all_crash_takes_itself_out(served, settings, worker, ends):  # noqa: F811
+    """The test image works, but no job does: the worker is to blame after some."""
+    settings.BATCH_SIZE = 1
+    loaded = worker.loaded.get(served)
+    generate = loaded.generate
+
+    def crash(requests, **options):
+        if any(any(request.embedding.data) for request in requests):
+            raise ArithmeticError("every job")
+        return generate(requests, **options)
+
+    loaded.generate = crash
+    for seed in range(20):
+        submit(seed=seed)
+
+    worker.run()
+
+    assert ends == [EXIT_DEVICE]
+    assert Job.objects.filter(failures__gt=0).count() < 6
+    assert not Job.objects.filter(status="failed").exists()
+
+
+def test_a_job_that_breaks_devices_fails_at_last(served, settings, worker, ends):  # noqa: F811
+    """The first time costs it nothing, for the device may be to blame."""
+    settings.MAX_ATTEMPTS = 2
+    job = submit(seed=1)
+    break_device(worker, served, STICKY)
+    for _ in range(3):
+        after_the_pauses()
+        worker.run()
+
+    job.refresh_from_db()
+    assert (job.status, job.error_code, job.attempt) == ("failed", "device_unavailable", 3)
+    assert len(ends) == 3
+
+
+def test_a_worker_whose_device_is_broken_at_its_start_takes_no_job(served, worker, ends):  # noqa: F811
+    job = submit(seed=1)
+    break_device(worker, served, STICKY)
+    worker.begin()
+    try:
+        until(lambda: Worker.objects.get().fault == "device_unavailable")
+        worker.run()
+        job.refresh_from_db()
+        assert (job.status, job.attempt) == ("queued", 0)
+        until(lambda: ends == [EXIT_DEVICE])  # after some probes a new process is tried
+    finally:
+        heartbeat.end()
+
+
+# --- what hangs -----------------------------------------------------------------------------------
+def test_a_device_that_hangs_gives_its_jobs_back_and_ends_the_process(
+    served,  # noqa: F811
+    settings,
+    worker,
+    ends,
+):
+    job = submit(seed=1)
+    loaded, released = worker.loaded.get(served), threading.Event()
+    generate = loaded.generate
+
+    def hang(*arguments, **options):
+        released.wait(60)
+        return generate(*arguments, **options)
+
+    loaded.generate = hang
+    settings.STALL_SECONDS = 0.5 / TIMES_UNKNOWN
+    worker.watch.begin()
+    running = threading.Thread(target=worker.run)
+    running.start()
+    until(lambda: ends == [EXIT_STALLED])
+
+    job.refresh_from_db()
+    assert (job.status, job.failures) == ("queued", 0)
+    attempt = job.attempts.get()
+    assert (attempt.error_class, attempt.error_code) == ("infrastructure", "device_unavailable")
+    assert "No progress" in attempt.error_detail
+    released.set()
+    running.join()
+    assert Job.objects.get().status == "queued"  # the late result is refused
+
+
+def test_a_storage_that_hangs_gives_its_jobs_back_and_ends_the_process(
+    served,  # noqa: F811
+    settings,
+    worker,
+    ends,
+    monkeypatch,
+):
+    job = submit(seed=1)
+    released = threading.Event()
+    monkeypatch.setattr(writing.images, "store", lambda *_, **__: released.wait(60))
+    worker.loaded.get(served)
+    settings.STALL_SECONDS = 0.5
+    worker.watch.begin()
+    running = threading.Thread(target=worker.run)
+    running.start()
+    until(lambda: ends == [EXIT_STALLED])
+
+    job.refresh_from_db()
+    assert (job.status, job.failures) == ("queued", 0)
+    assert job.attempts.get().error_code == "storage_failed"
+    assert (
+        Worker.objects.get().fault == "storage_failed"
+    )  # so its next process probes before it claims
+    released.set()
+    running.join()
+
+
+def test_steps_are_progress_however_long_all_of_them_take(served, settings, worker, ends):  # noqa: F811
+    settings.STALL_SECONDS = 1.0 / TIMES_UNKNOWN
+    job = submit(seed=1)
+    loaded = worker.loaded.get(served)
+    hook = loaded.unet.register_forward_pre_hook(lambda *_: time.sleep(0.5))
+    worker.watch.begin()
+    try:
+        worker.run()
+    finally:
+        hook.remove()
+
+    job.refresh_from_db()
+    assert (job.status, ends) == ("succeeded", [])
+
+
+def test_a_process_that_was_frozen_has_not_stalled(worker):
+    with worker.watch.watching("device", "step", 10.0) as activity:
+        for _ in range(3):
+            assert worker.watch._stalled(1.0) is None
+        assert activity.idle_seconds == 3.0
+        activity.moved()
+        assert activity.idle_seconds == 0
+
+
+# --- another worker -------------------------------------------------------------------------------
+def test_a_failed_job_is_left_to_another_worker_while_one_is_well(served, settings):  # noqa: F811
+    job = submit(seed=1)
+    make_worker(name="worker-1")
+    peer = make_worker(name="worker-2")
+    (claimed,) = jobs.claim("worker-1").jobs
+    jobs.settle(Claim.of(claimed), jobs.Outcome.FAILED, writing.Failure("internal_error", "x"))
+    assert jobs.claim("worker-2").jobs == ()  # not before its pause is over
+    Job.objects.update(not_before=timezone.now())
+
+    assert jobs.claim("worker-1").jobs == ()
+    Worker.objects.filter(pk=peer.pk).update(fault="storage_failed")
+    Job.objects.filter(pk=job.pk).update(priority=1)
+    assert len(jobs.claim("worker-1").jobs) == 1
+
+
+def test_a_failed_job_is_not_left_to_another_worker_for_ever(served):  # noqa: F811
+    submit(seed=1)
+    make_worker(name="worker-1")
+    make_worker(name="worker-2")
+    (claimed,) = jobs.claim("worker-1").jobs
+    jobs.settle(Claim.of(claimed), jobs.Outcome.FAILED, writing.Failure("internal_error", "x"))
+    Job.objects.update(not_before=timezone.now() - timedelta(seconds=claiming.PEER_SECONDS + 1))
+
+    assert len(jobs.claim("worker-1").jobs) == 1
+
+
+# --- database -------------------------------------------------------------------------------------
+def test_a_claim_whose_commit_was_not_acknowledged_leaves_no_orphan(served, worker, monkeypatch):  # noqa: F811
+    submitted = [submit(seed=seed) for seed in range(3)]
+    claim, calls = jobs.claim, []
+
+    def unacknowledged(*arguments, **options):
+        claimed = claim(*arguments, **options)
+        if not calls:
+            calls.append(claimed)
+            raise OperationalError("server closed the connection unexpectedly")
+        return claimed
+
+    monkeypatch.setattr(jobs, "claim", unacknowledged)
+    worker.run()
+
+    assert len(calls[0].jobs) == 3
+    assert {Job.objects.get(id=job.id).status for job in submitted} == {"succeeded"}
+    assert set(Job.objects.values_list("failures", flat=True)) == {0}
+    assert Attempt.objects.filter(outcome="released").count() == 3
+
+
+def test_a_database_that_is_away_for_long_costs_no_finished_image(served, worker, monkeypatch):  # noqa: F811
+    job = submit(seed=1)
+    monkeypatch.setattr(writing, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(writing, "PAUSE_SECONDS", (0.001, 0.001))
+    commit, calls = completion.commit, []
+
+    def away_at_first(*arguments, **options):
+        calls.append(True)
+        if len(calls) < 20:
+            raise OperationalError("connection refused")
+        return commit(*arguments, **options)
+
+    monkeypatch.setattr(completion, "commit", away_at_first)
+    worker.run()
+
+    job.refresh_from_db()
+    assert (job.status, job.attempt, len(calls)) == ("succeeded", 1, 20)
+
+
+@pytest.mark.parametrize(
+    ("sqlstate", "is_away"), [("25006", True), ("57P01", True), ("53100", True), ("40P01", False)]
+)
+def test_which_errors_mean_that_postgresql_is_away(sqlstate, is_away):
+    with pytest.raises(Exception) as caught, connection.cursor() as cursor:
+        cursor.execute(f"DO $$ BEGIN RAISE SQLSTATE '{sqlstate}'; END $$")
+    assert writing.is_away(caught.value) is is_away
