@@ -219,6 +219,9 @@ class RedisFlushed(Fault):
         self._repeating.stop()
 
 
+NO_MESSAGES = (b"no message", b"{}", b"\xff")
+
+
 @dataclass
 class Garbage(Fault):
     """Messages that nobody of ours sent: false ends of waiting jobs, and no Celery messages on Celery's queues."""
@@ -226,6 +229,10 @@ class Garbage(Fault):
     _repeating: Repeating | None = field(default=None, repr=False)
 
     def begin(self, site: Site) -> None:
+        with site.redis.client() as client:
+            for queue in ("generation", "light", "webhooks", "encode"):
+                client.lpush(queue, *NO_MESSAGES)
+
         def send() -> None:
             jobs = site.postgres.query(
                 "SELECT id FROM generation_job WHERE finished_at IS NULL ORDER BY created_at DESC LIMIT 20"
@@ -234,8 +241,6 @@ class Garbage(Fault):
                 for (job,) in jobs:
                     for word in ("succeeded", "failed", "nonsense", b"\xff\xfe", '{"version": 99}'):
                         client.publish(f"retort:job:{job}", word)
-                for queue in ("generation", "light", "webhooks", "encode"):
-                    client.lpush(queue, b"no message", b"{}", b"\xff")
 
         self._repeating = Repeating(send, 0.5)
 
