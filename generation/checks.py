@@ -1,4 +1,4 @@
-"""System checks of settings that contradict each other. `manage.py` and the workers refuse to start."""
+"""System checks of settings. `manage.py`, the workers and the web process refuse to start."""
 
 import re
 from collections.abc import Iterator
@@ -8,6 +8,14 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 
 from generation.infra import heartbeat
+
+LEAST_CHARACTERS, LEAST_DIFFERENT = 32, 8  # of SECRET_KEY
+
+
+def is_weak(key: str) -> bool:
+    """Return whether a secret key is short, repetitive or Django's placeholder."""
+    few = len(key) < LEAST_CHARACTERS or len(set(key)) < LEAST_DIFFERENT
+    return few or key.startswith("django-insecure-")
 
 
 @register(Tags.compatibility)
@@ -33,6 +41,13 @@ def _faults() -> Iterator[CheckMessage]:
             "heartbeat would make a worker count as gone.",
             hint=f"Give at least {least:g}; 15 is a good value.",
             id="generation.E002",
+        )
+    if not settings.DEBUG and is_weak(settings.SECRET_KEY):
+        yield Error(
+            "SECRET_KEY can be guessed: whoever has a signed link to an image can try keys on it.",
+            hint="Make one with: python -c 'import secrets; print(secrets.token_urlsafe(50))'. With the old one in "
+            "SECRET_KEY_FALLBACKS links and sessions stay valid until you remove it.",
+            id="generation.E007",
         )
     declared = {queue.name for queue in settings.CELERY_TASK_QUEUES}
     named = {route["queue"] for route in settings.CELERY_TASK_ROUTES.values()}

@@ -25,6 +25,7 @@ from uuid import uuid4
 
 import structlog
 from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
 from django.core.wsgi import get_wsgi_application
 
 from generation.realtime.hub import LOAD, REQUEST_ID, SHELL, Hub
@@ -63,6 +64,18 @@ NEVER_CACHED = [
 ]
 
 django_app = in_utf8(get_wsgi_application())
+
+
+def _refuse_faults() -> None:
+    """Refuse settings that the commands and the workers refuse too. Raises ImproperlyConfigured."""
+    from generation.checks import check_settings  # its models need Django's set-up
+
+    faults = [fault for fault in check_settings() if fault.is_serious()]
+    if faults:
+        raise ImproperlyConfigured("\n".join(map(str, faults)))
+
+
+_refuse_faults()
 
 
 class Shell:

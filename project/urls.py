@@ -3,7 +3,10 @@
 from django.contrib import admin
 from django.urls import include, path
 
+from generation.page.login import limited
+
 urlpatterns = [
+    path("admin/login/", limited(admin.site.login)),  # before the admin's own
     path("admin/", admin.site.urls),
     path("", include("generation.urls")),
     path("", include("distillation.urls")),

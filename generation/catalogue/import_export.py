@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -63,12 +64,33 @@ def check_columns(dataset: tablib.Dataset) -> tablib.Dataset:
     return dataset
 
 
+_FORMULA = re.compile(
+    r"'*[=+\-@\t\r\n]"
+)  # the beginnings that a spreadsheet computes, also quoted ones
+
+
 class CatalogueCSV(base_formats.CSV):
+    """Rows of cells. A cell that a spreadsheet would compute gets a quotation mark; the import removes it."""
+
     def create_dataset(self, in_stream: str | bytes, **kwargs: Any) -> tablib.Dataset:
         try:
-            return check_columns(super().create_dataset(in_stream, **kwargs))
+            dataset = check_columns(super().create_dataset(in_stream, **kwargs))
         except tablib.exceptions.InvalidDimensions as error:
             raise ValueError("A row has more cells than the header.") from error
+        return _with_cells(dataset, lambda cell: cell[1:] if _is_quoted(cell) else cell)
+
+    def export_data(self, dataset: tablib.Dataset, **kwargs: Any) -> str:
+        quoted = _with_cells(dataset, lambda cell: f"'{cell}" if _FORMULA.match(cell) else cell)
+        return super().export_data(quoted, **kwargs)
+
+
+def _is_quoted(cell: str) -> bool:
+    return cell.startswith("'") and _FORMULA.match(cell) is not None
+
+
+def _with_cells(dataset: tablib.Dataset, change: Callable[[str], str]) -> tablib.Dataset:
+    rows = [[cell if cell is None else change(str(cell)) for cell in row] for row in dataset]
+    return tablib.Dataset(*rows, headers=dataset.headers)
 
 
 class CatalogueJSON(base_formats.JSON):

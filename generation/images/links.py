@@ -35,7 +35,7 @@ def _path(to: str, image_id: UUID) -> str:
     step = max(1, settings.LINK_SECONDS // 24)
     expires = math.ceil((time.time() + settings.LINK_SECONDS) / step) * step
     shown = str(image_id)
-    signature = _signer(to, settings.SECRET_KEY).signature(f"{shown}:{expires}")
+    signature = _signer(to, settings.SECRET_KEY, ()).signature(f"{shown}:{expires}")
     before, after = around(to)
     return f"{before}{shown}{after}?expires={expires}&signature={signature}"
 
@@ -43,7 +43,8 @@ def _path(to: str, image_id: UUID) -> str:
 def check(image_id: UUID, expires: str, signature: str, *, to: str = FILE) -> int:
     """Return the seconds until the link expires. Raises LinkInvalid and LinkExpired."""
     try:
-        _signer(to, settings.SECRET_KEY).unsign(f"{image_id}:{expires}:{signature}")
+        signer = _signer(to, settings.SECRET_KEY, tuple(settings.SECRET_KEY_FALLBACKS))
+        signer.unsign(f"{image_id}:{expires}:{signature}")
     except BadSignature as error:
         raise LinkInvalid(
             "The link is incomplete or was changed. Read the job or the image again to get a new one."
@@ -56,8 +57,8 @@ def check(image_id: UUID, expires: str, signature: str, *, to: str = FILE) -> in
 
 # Cached: both cost more than the signature, and a job may have twenty links.
 @lru_cache(maxsize=8)
-def _signer(to: str, secret_key: str) -> Signer:
-    return Signer(key=secret_key, salt=_SALTS[to])
+def _signer(to: str, secret_key: str, fallback_keys: tuple[str, ...]) -> Signer:
+    return Signer(key=secret_key, fallback_keys=fallback_keys, salt=_SALTS[to])
 
 
 @cache

@@ -69,7 +69,7 @@ def read(shape: type[Strict], data: Any) -> dict[str, Any]:
 # --- what a browser may load and keep -------------------------------------------------------------
 def protected(response: HttpResponseBase) -> HttpResponseBase:
     """Add a content security policy (own files and images only, nothing inline) and forbid shared caches."""
-    response["Content-Security-Policy"] = _policy(_store())
+    response["Content-Security-Policy"] = _policy(image_origin())
     patch_cache_control(response, private=True, no_cache=True)
     patch_vary_headers(response, ("HX-Request",))
     return response
@@ -88,7 +88,7 @@ def _policy(store: str) -> str:
     return "; ".join(f"{name} {value}" for name, value in rules.items())
 
 
-def _store() -> str:
+def image_origin() -> str:
     """Return the origin of the object store, if images are fetched from there."""
     return _origin(settings.S3_BUCKET, settings.S3_ENDPOINT_URL, settings.S3_DELIVERY)
 

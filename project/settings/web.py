@@ -12,6 +12,8 @@ if not SECRET_KEY:
         "SECRET_KEY is not set. Make one with: python -c 'import secrets; print(secrets.token_urlsafe(50))' "
         "(`make run` and `make test` make their own)."
     )
+# Earlier keys: what they signed stays valid, nothing new is signed with them.
+SECRET_KEY_FALLBACKS = environment.env.list("SECRET_KEY_FALLBACKS", default=[])
 ALLOWED_HOSTS = environment.env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
 CSRF_TRUSTED_ORIGINS = environment.env.list("CSRF_TRUSTED_ORIGINS", default=[])
 
@@ -39,6 +41,7 @@ INSTALLED_APPS = [
 ]
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
+    "project.headers.content_security_policy",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "project.middleware.session_key",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -80,11 +83,13 @@ PASSWORD_HASHERS = [
     "django.contrib.auth.hashers.PBKDF2PasswordHasher",
 ]
 
+HSTS_SECONDS = environment.whole("HSTS_SECONDS", 2_592_000, most=63_072_000)  # 30 days
 # Behind a proxy that ends TLS and sets X-Forwarded-Proto.
 if environment.env.bool("BEHIND_TLS_PROXY", default=False):
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
     SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = True
     SECURE_SSL_REDIRECT = True
+    SECURE_HSTS_SECONDS = HSTS_SECONDS
     SECURE_REDIRECT_EXEMPT = [
         r"^health/",
         r"^metrics$",

@@ -1,7 +1,15 @@
 """System checks: contradicting settings prevent the start, with a hint."""
 
+import os
+import secrets
+import subprocess
+import sys
+from uuid import uuid4
+
 import pytest
 from django.core.checks import run_checks
+
+from tests.web import ROOT
 
 
 def found() -> set[str]:
@@ -23,6 +31,9 @@ def test_the_defaults_are_consistent():
         ({"WORKER_STALE_SECONDS": 4.0}, "generation.E002"),
         ({"CELERY_TASK_DEFAULT_QUEUE": "lihgt"}, "generation.E004"),
         ({"LOCAL_API_KEY": "secret"}, "generation.E006"),
+        ({"SECRET_KEY": "short"}, "generation.E007"),
+        ({"SECRET_KEY": "ab" * 40}, "generation.E007"),
+        ({"SECRET_KEY": "django-insecure-" + "abcdefghijklmnop" * 3}, "generation.E007"),
         ({"SWEEP_SECONDS": 25.0}, "generation.W001"),
     ],
 )
@@ -37,3 +48,24 @@ def test_a_key_made_by_our_own_code_is_a_good_local_key(settings):
     settings.LOCAL_API_KEY = "rt_local_" + "x" * 43
 
     assert found() == set()
+
+
+@pytest.mark.parametrize("key", [secrets.token_urlsafe(50), secrets.token_hex(32), uuid4().hex * 2])
+def test_a_random_secret_key_is_accepted(settings, key: str):
+    settings.SECRET_KEY = key
+    assert found() == set()
+
+
+def test_a_weak_secret_key_is_for_debugging_only(settings):
+    settings.SECRET_KEY, settings.DEBUG = "weak", True
+    assert found() == set()
+
+
+def test_the_web_process_refuses_what_the_commands_refuse():
+    environment = {**os.environ, "SECRET_KEY": "weak", "DJANGO_SETTINGS_MODULE": "project.settings"}
+    started = subprocess.run(
+        [sys.executable, "-c", "import project.asgi"],
+        env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert started.returncode == 1
+    assert "generation.E007" in started.stderr and "token_urlsafe" in started.stderr

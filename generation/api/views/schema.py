@@ -1,9 +1,16 @@
 """Views of the OpenAPI schema and of its documentation page, served from local files."""
 
+import functools
+import threading
 from typing import Any
 
+from django.http import HttpResponse
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
-from drf_spectacular.views import SpectacularJSONAPIView, SpectacularSwaggerView
+from drf_spectacular.generators import SchemaGenerator
+from drf_spectacular.renderers import OpenApiJsonRenderer
+from drf_spectacular.utils import extend_schema
+from drf_spectacular.views import SpectacularJSONAPIView, SpectacularSwaggerSplitView
+from rest_framework.request import Request
 
 
 class APIKeyScheme(OpenApiAuthenticationExtension):
@@ -18,5 +25,28 @@ class APIKeyScheme(OpenApiAuthenticationExtension):
         }
 
 
-description = SpectacularJSONAPIView.as_view()
-page = SpectacularSwaggerView.as_view(url_name="schema", http_method_names=["get", "head"])
+class Description(SpectacularJSONAPIView):
+    """The OpenAPI document, computed once in a process: it is the same for everybody."""
+
+    http_method_names = ["get", "head"]
+
+    @extend_schema(exclude=True)
+    def get(self, request: Request, *args: Any, **kwargs: Any) -> HttpResponse:
+        return HttpResponse(_document(), content_type=OpenApiJsonRenderer.media_type)
+
+
+def _document() -> bytes:
+    with _guard:  # otherwise each thread would compute it
+        return _computed()
+
+
+@functools.cache
+def _computed() -> bytes:
+    schema = SchemaGenerator().get_schema(request=None, public=True)
+    return OpenApiJsonRenderer().render(schema, renderer_context={})
+
+
+_guard = threading.Lock()
+description = Description.as_view()
+# The script is a document of its own, as the content security policy wants it.
+page = SpectacularSwaggerSplitView.as_view(url_name="schema", http_method_names=["get", "head"])

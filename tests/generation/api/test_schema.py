@@ -6,6 +6,7 @@ import pytest
 from django.contrib.staticfiles import finders
 from django.core.management import call_command
 from django.test import Client
+from drf_spectacular.generators import SchemaGenerator
 
 from tests.client import API
 from tests.distillation.people import make_run
@@ -95,3 +96,13 @@ def test_the_page_loads_only_from_this_host():
             assert finders.find(asset.removeprefix("/static/")), asset
         else:
             assert Client().get(asset).status_code == 200, asset
+
+
+def test_the_schema_is_computed_once(monkeypatch):
+    first = Client().get("/v1/openapi.json")
+    monkeypatch.setattr(SchemaGenerator, "get_schema", None)
+
+    again = Client().get("/v1/openapi.json")
+
+    assert (again.status_code, again.content) == (200, first.content)
+    assert again["Content-Type"] == "application/vnd.oai.openapi+json"

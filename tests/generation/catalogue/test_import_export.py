@@ -1,5 +1,6 @@
 """Import and export of the catalogue as CSV and JSON: accepted and refused files; a refused one changes nothing."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -177,3 +178,17 @@ def test_an_import_asks_for_encoding_once_and_a_dry_run_does_not(tmp_path, redis
     assert redis_server.llen("encode") == 0
     import_export.import_file(file)
     assert redis_server.llen("encode") == 1
+
+
+@pytest.mark.parametrize(
+    "notes", ['=HYPERLINK("http://x","y")', "+1", "-1", "@SUM(A1)", "\t=1", "'=1", "''", "it's"]
+)
+def test_no_cell_of_an_export_is_a_formula_and_the_import_reads_it_as_it_was(tmp_path, notes: str):
+    make_variant(slug="vase", text="a red vase", notes=notes, tags=["=1+1"])
+    path = tmp_path / "catalogue.csv"
+    import_export.export_file(path)
+
+    with path.open(newline="") as file:
+        cells = [cell for row in csv.reader(file) for cell in row]
+    assert not any(cell.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) for cell in cells)
+    assert import_export.import_file(path).unchanged == 1

@@ -165,7 +165,7 @@ def test_pictures_may_come_from_the_object_store(bucket, object_store_url: str, 
 
 def test_without_an_object_store_they_come_from_here_alone():
     assert "img-src 'self' data: blob:;" in Person().get("/")["Content-Security-Policy"]
-    assert responses._store() == "" and storage.link("x", seconds=1) is None
+    assert responses.image_origin() == "" and storage.link("x", seconds=1) is None
 
 
 # --- refusals -------------------------------------------------------------------------------------

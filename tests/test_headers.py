@@ -1,0 +1,100 @@
+"""Headers for the security of browsers, on every answer: pages, API, admin, documentation, and the shell's own."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from http.client import HTTPConnection
+from pathlib import Path
+
+import httpx
+import pytest
+from django.contrib.auth import get_user_model
+
+from tests.acceptance import browser
+from tests.people import make_image, make_job
+from tests.web import Web
+
+pytestmark = pytest.mark.django_db(transaction=True)
+POLICY = "content-security-policy"
+PATHS = (
+    "/", "/login", "/gallery", "/nothing", "/admin/login/", "/admin/nothing", "/v1/docs", "/v1/openapi.json",
+    "/v1/problems", "/v1/jobs", "/v1/nothing", "/health/ready", "/metrics", "/static/generation/favicon.svg",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tls_web(django_db_setup, django_db_blocker, tmp_path_factory) -> Iterator[Web]:
+    """Behind a proxy that ends TLS."""
+    with django_db_blocker.unblock():
+        web = Web(tmp_path_factory.mktemp("web"), BEHIND_TLS_PROXY="true", HSTS_SECONDS="7")
+    yield web
+    web.stop()
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_every_answer_has_the_headers(tls_web: Web, path: str):
+    answer = httpx.get(f"{tls_web.url}{path}", headers={"X-Forwarded-Proto": "https"}, timeout=60)
+
+    rules = dict(rule.split(" ", 1) for rule in answer.headers[POLICY].split("; "))
+    assert rules["default-src"] in ("'self'", "'none'")
+    assert rules["frame-ancestors"] == rules["base-uri"] == "'none'"
+    assert "'unsafe-inline'" not in rules.get("script-src", "")
+    assert "'unsafe-eval'" not in rules.get("script-src", "") or path.startswith("/admin/")
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    if not path.startswith("/static/"):  # of older browsers, for pages
+        assert answer.headers["x-frame-options"] == "DENY"
+    assert answer.headers["referrer-policy"] == "same-origin"
+    assert answer.headers["strict-transport-security"] == "max-age=7"
+
+
+def test_without_tls_browsers_are_not_sent_to_it(web: Web):
+    assert "strict-transport-security" not in web.http.get("/login").headers
+
+
+@pytest.mark.parametrize("name", ["X_Forwarded_Proto", "X-Forwarded_Proto", "x_forwarded_proto"])
+@pytest.mark.parametrize("also", [None, "http"])
+def test_a_name_with_an_underscore_is_no_header_of_the_proxy(
+    tls_web: Web, name: str, also: str | None
+):
+    connection = HTTPConnection("127.0.0.1", tls_web.port, timeout=60)
+    connection.putrequest("GET", "/login")
+    connection.putheader(name, "https")
+    if also:
+        connection.putheader("X-Forwarded-Proto", also)
+    connection.endheaders()
+
+    answer = connection.getresponse()
+
+    assert (answer.status, answer.getheader("Location")) == (
+        301,
+        f"https://127.0.0.1:{tls_web.port}/login",
+    )
+    connection.close()
+
+
+# --- what browsers make of it ---------------------------------------------------------------------
+@pytest.mark.slow
+@pytest.mark.skipif(browser.installed() is None, reason="no Chromium is installed")
+def test_the_admin_and_the_documentation_work_under_their_policies(web: Web, tmp_path: Path):
+    get_user_model().objects.create_superuser("root", password="a good password")
+    job = make_job(status="succeeded")
+    make_image(job=job)
+    with ExitStack() as stack:
+        visitor = browser.Visitor(stack.enter_context(browser.chromium()), web.url)
+        page = visitor.page
+        page.goto("/v1/docs")
+        page.locator(".opblock").first.wait_for()
+        page.goto("/admin/")
+        page.fill("input[name=username]", "root")
+        page.fill("input[name=password]", "a good password")
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/admin/")
+        for path in (
+            "generation/job/", f"generation/job/{job.pk}/change/", "generation/promptvariant/",
+            "generation/promptvariant/add/", "generation/promptvariant/import/",
+            "generation/promptvariant/export/", "generation/apikey/add/", "generation/release/", "distillation/run/",
+            "distillation/run/add/", "django_celery_beat/periodictask/", "password_change/",
+        ):  # fmt: skip
+            page.goto(f"/admin/{path}")
+            page.wait_for_load_state("networkidle")
+        assert [text for text in visitor.complaints if "Content Security Policy" in text] == []
+        assert visitor.complaints == []
