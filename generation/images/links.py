@@ -58,7 +58,7 @@ def check(image_id: UUID, expires: str, signature: str, *, to: str = FILE) -> in
 # Cached: both cost more than the signature, and a job may have twenty links.
 @lru_cache(maxsize=8)
 def _signer(to: str, secret_key: str, fallback_keys: tuple[str, ...]) -> Signer:
-    return Signer(key=secret_key, fallback_keys=fallback_keys, salt=_SALTS[to])
+    return Signer(key=secret_key, fallback_keys=[*fallback_keys], salt=_SALTS[to])
 
 
 @cache
