@@ -123,18 +123,38 @@ def attempts_are_bounded(evidence: Evidence) -> Found:
     )
 
 
+USAGE = """
+SELECT l.{name}, 'counted ' || coalesce(u.images, 0) || ' images and ' || coalesce(u.seconds, 0) || ' s, accepted '
+       || coalesce(j.images, 0) || ' and ' || coalesce(j.seconds, 0) || ' s, limit ' || l.images_per_day
+  FROM {limits} l
+  LEFT JOIN (SELECT {column} AS id, sum(images) AS images, sum(device_seconds) AS seconds FROM {usage} GROUP BY 1) u
+    ON u.id = l.{pk}
+  LEFT JOIN (SELECT {column} AS id, sum(n) AS images, sum(device_seconds) AS seconds FROM generation_job GROUP BY 1) j
+    ON j.id = l.{pk}
+ WHERE l.images_per_day IS NOT NULL
+   AND (coalesce(u.images, 0) <> coalesce(j.images, 0) OR coalesce(u.images, 0) > l.images_per_day
+        OR abs(coalesce(u.seconds, 0) - coalesce(j.seconds, 0)) > 0.001)
+"""
+OF_KEY = USAGE.format(
+    name="prefix",
+    limits="generation_apikey",
+    pk="id",
+    column="api_key_id",
+    usage="generation_usage",
+)
+OF_PERSON = USAGE.format(
+    name="owner_id",
+    limits="generation_ownerlimits",
+    pk="owner_id",
+    column="owner_id",
+    usage="generation_ownerusage",
+)
+
+
 def quotas_are_exact(evidence: Evidence) -> Found:
-    """A key's usage is the sum of its accepted jobs, and never above its limit."""
-    yield from _pairs(
-        evidence,
-        "SELECT k.prefix, 'counted ' || coalesce(u.images, 0) || ', accepted ' || coalesce(j.images, 0)"
-        " || ', limit ' || coalesce(k.images_per_day::text, 'none') FROM generation_apikey k"
-        " LEFT JOIN (SELECT api_key_id, sum(images) AS images FROM generation_usage GROUP BY 1) u"
-        " ON u.api_key_id = k.id"
-        " LEFT JOIN (SELECT api_key_id, sum(n) AS images FROM generation_job GROUP BY 1) j ON j.api_key_id = k.id"
-        " WHERE k.images_per_day IS NOT NULL"
-        " AND (coalesce(u.images, 0) <> coalesce(j.images, 0) OR coalesce(u.images, 0) > k.images_per_day)",
-    )
+    """The usage of a key and of a person is the sum of the accepted jobs, and never above the limit."""
+    yield from _pairs(evidence, OF_KEY)
+    yield from _pairs(evidence, OF_PERSON)
 
 
 def releases_as_decided(evidence: Evidence) -> Found:

@@ -32,14 +32,19 @@ SETTINGS = {
 ACCOUNTS = f"""
 import json
 from django.contrib.auth import get_user_model
-from generation.models import APIKey
+from generation.models import APIKey, OwnerLimits
 users = get_user_model().objects
 def issue(name, **limits):
     owner, _ = users.get_or_create(username=name)
     return APIKey.objects.issue(owner, "chaos", list(APIKey.Scope.values), limits=limits)[1]
+def limit(name, images):
+    OwnerLimits.objects.get_or_create(owner=users.get(username=name), defaults={{"images_per_day": images}})
 keys = [issue(f"owner-{{n}}") for n in range({OWNERS - 1})]
 keys.append(issue("metered", images_per_day=1_000_000, device_seconds_per_day=1_000_000))
-print(json.dumps({{"keys": keys, "limited": issue("limited", images_per_day={QUOTA})}}))
+limited = issue("limited", images_per_day={QUOTA})
+limit("metered", 1_000_000)
+limit("limited", {QUOTA})
+print(json.dumps({{"keys": keys, "limited": limited}}))
 """
 
 

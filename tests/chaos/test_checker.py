@@ -9,7 +9,17 @@ from django.db import connection
 from django.utils import timezone
 from PIL import Image as Picture
 
-from generation.models import APIKey, Attempt, Delivery, Image, Job, Release, Usage
+from generation.models import (
+    APIKey,
+    Attempt,
+    Delivery,
+    Image,
+    Job,
+    OwnerLimits,
+    OwnerUsage,
+    Release,
+    Usage,
+)
 from tests.chaos import checker
 from tests.chaos.checker import AT_THE_END, TRIGGER, Evidence, check
 from tests.chaos.log import ClientLog, Seen
@@ -25,13 +35,17 @@ class Sound:
     def __init__(self, media: Path) -> None:
         with connection.cursor() as cursor:
             cursor.execute(TRIGGER)
-        key, _ = make_key(images_per_day=10)
-        endpoint = make_endpoint()
-        self.job = make_job(api_key=key, n=2, webhook=endpoint, attempt=1)
+        owner = make_user(username="limited")  # further jobs of a test are of another
+        key, _ = make_key(owner=owner, images_per_day=10)
+        endpoint = make_endpoint(owner=owner)
+        self.job = make_job(owner=owner, api_key=key, n=2, webhook=endpoint, attempt=1)
         Attempt.objects.create(
             job=self.job, number=1, worker_name="worker-1", batch_size=2, outcome="succeeded"
         )
-        Usage.objects.create(api_key=key, day=timezone.now().date(), images=2)
+        today = {"day": timezone.now().date(), "images": 2}
+        Usage.objects.create(api_key=key, **today)
+        OwnerLimits.objects.create(owner=owner, images_per_day=10)
+        OwnerUsage.objects.create(owner=owner, **today)
         self.images = [make_image(job=self.job, index=index) for index in (0, 1)]
         self.end(self.job)
         self.deliveries = [
@@ -133,6 +147,14 @@ def a_quota_passed(sound: Sound) -> None:
     APIKey.objects.update(images_per_day=1)
 
 
+def a_persons_quota_counted_twice(sound: Sound) -> None:
+    OwnerUsage.objects.update(images=4)
+
+
+def device_seconds_not_counted(sound: Sound) -> None:
+    Job.objects.update(device_seconds=1)
+
+
 def another_release_active(sound: Sound) -> None:
     Release.objects.update(name="student-2")
 
@@ -220,7 +242,7 @@ def a_webhook_given_up(sound: Sound) -> None:
 
 def _other(sound: Sound) -> Job:
     """Another sound job."""
-    job = make_job(owner=make_user(username="other"), attempt=0)
+    job = make_job(attempt=0)
     Job.objects.filter(pk=job.pk).update(status="canceled", finished_at=timezone.now())
     return job
 
@@ -235,6 +257,8 @@ PLANTED: list[tuple[Callable[[Sound], None], Callable[..., object]]] = [
     (an_attempt_that_never_ends, checker.attempts_are_bounded),
     (a_quota_counted_twice, checker.quotas_are_exact),
     (a_quota_passed, checker.quotas_are_exact),
+    (a_persons_quota_counted_twice, checker.quotas_are_exact),
+    (device_seconds_not_counted, checker.quotas_are_exact),
     (another_release_active, checker.releases_as_decided),
     (two_beats, checker.one_beat),
     (an_error_of_the_server, checker.honest_refusals),
