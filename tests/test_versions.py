@@ -178,6 +178,7 @@ def test_the_rules_of_migrations(sql, count):
     assert len(objections(sql)) == count
 
 
+@pytest.mark.django_db(transaction=True)  # an index that is made concurrently refuses a transaction
 @pytest.mark.parametrize("app", sorted(BEFORE_THE_RULES))
 def test_migrations_leave_the_code_of_before_working_and_do_not_make_it_wait(app):
     loader = MigrationLoader(connection, replace_migrations=False)

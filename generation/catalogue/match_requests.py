@@ -6,14 +6,16 @@ An answer is kept for an hour under its question, which includes the state of th
 import hashlib
 import json
 import uuid
+from collections.abc import Iterable
 from dataclasses import asdict, astuple, dataclass
 
+from generation.engine.texts import normalize
 from generation.infra.redis_client import attempt, patient_client
 
 WAITING = "retort:match:waiting"  # list of ids, the newest first
 ASKED = "retort:match:asked:"  # id → question, as long as a client waits for the answer
 ANSWERED = "retort:match:answered:"  # id → list of one answer
-KNOWN = "retort:match:known:"  # hash of a question → answer
+KNOWN = "retort:match:texts:"  # hash of a text → hash of a question about it → answer
 KNOWN_SECONDS = 3600
 MOST_WAITING = 64
 UNREAD_SECONDS = 30  # until an answer that was not fetched expires
@@ -29,7 +31,16 @@ class Question:
 
     @property
     def key(self) -> str:
-        return KNOWN + hashlib.sha256(json.dumps(astuple(self)).encode()).hexdigest()
+        """Return the name of the answers about the text."""
+        return _key(self.text)
+
+    @property
+    def field(self) -> str:
+        return hashlib.sha256(json.dumps(astuple(self)).encode()).hexdigest()
+
+
+def _key(text: str) -> str:
+    return KNOWN + hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -52,7 +63,7 @@ class Answer:
 # --- in web processes -------------------------------------------------------------------------------------
 def known(question: Question) -> Answer | None:
     """Return the answer of the last hour, if there is one."""
-    kept = attempt(lambda redis: redis.get(question.key), None)
+    kept = attempt(lambda redis: redis.hget(question.key, question.field), None)
     return _read(kept) if kept else None
 
 
@@ -77,6 +88,13 @@ def wait(asked: str, *, seconds: int) -> Answer | None:
         lambda _: patient_client(seconds).blpop([ANSWERED + asked], timeout=seconds), None
     )
     return _read(found[1]) if found else None
+
+
+def forget(texts: Iterable[str]) -> None:
+    """Delete the answers about these texts, normalised or as they were asked."""
+    names = [_key(normalize(text)) for text in texts]
+    if names:
+        attempt(lambda redis: redis.delete(*names), None)
 
 
 # --- in the encode worker ----------------------------------------------------------------------------------
@@ -106,7 +124,8 @@ def answer(asked: str, question: Question, answer: Answer) -> None:
             pipe.rpush(ANSWERED + asked, written)
             pipe.expire(ANSWERED + asked, UNREAD_SECONDS)
             if not answer.failure:
-                pipe.set(question.key, written, ex=KNOWN_SECONDS)
+                pipe.hset(question.key, question.field, written)
+                pipe.expire(question.key, KNOWN_SECONDS)
             pipe.execute()
 
     attempt(write, None)

@@ -72,7 +72,7 @@ def watch(job_id: UUID, *, previews: bool) -> str:
         if newest:
             return newest[0][0]
         # An id that stays in the stream until older entries are trimmed.
-        (event_id, *_) = _write(redis, [Event(job_id, "watched", {})])
+        (event_id, *_) = _write(redis, [Event(job_id, "watched", {})], begins=True)
         return event_id
 
     return attempt(begin, NO_ID)
@@ -95,16 +95,23 @@ def tell(events: Iterable[Event]) -> None:
     """Write events of jobs that are watched, and notify the clients."""
     found = list(events)
     if found:
-        attempt(lambda redis: _write(redis, found), None)
+        attempt(lambda redis: _write(redis, found, begins=False), None)
 
 
-def _write(redis: redis.Redis, events: Collection[Event]) -> list[str]:
-    """Return the ids."""
+def forget(job_ids: Iterable[UUID]) -> None:
+    """Delete the events and previews of jobs. A worker that still makes one of them does not begin a stream anew."""
+    names = [name for job_id in job_ids for name in (stream(job_id), *marks(job_id, previews=True))]
+    if names:
+        attempt(lambda redis: redis.delete(*names), None)
+
+
+def _write(redis: redis.Redis, events: Collection[Event], *, begins: bool) -> list[str]:
+    """Return the ids. begins: also where there is no stream yet."""
     with redis.pipeline(transaction=False) as pipe:
         for event in events:
             key = stream(event.job_id)
             fields: dict[Any, Any] = {"kind": event.kind, "data": json.dumps(dict(event.data))}
-            pipe.xadd(key, fields, maxlen=KEPT_EVENTS, approximate=True)
+            pipe.xadd(key, fields, maxlen=KEPT_EVENTS, approximate=True, nomkstream=not begins)
             pipe.expire(key, KEPT_SECONDS)
             pipe.publish(channel(event.job_id), WORD)
         return pipe.execute()[::3]

@@ -9,9 +9,10 @@ from typing import Any
 from django.db import IntegrityError, connection, transaction
 from django.db.models import QuerySet
 from django.utils import timezone
+from django.utils.crypto import salted_hmac
 
 from generation.errors import IdempotencyInProgress, IdempotencyKeyReused, InvalidRequest
-from generation.models import IdempotencyKey, Job
+from generation.models import ERASED, IdempotencyKey, Job
 from generation.webhooks.predictions import called
 
 MAX_CHARACTERS = 255
@@ -33,6 +34,11 @@ def key_of(header: str | None) -> str | None:
     return key
 
 
+def erased(key: str) -> str:
+    """Return what the key becomes when its job is purged: not readable, and the same for the same key."""
+    return ERASED + salted_hmac("erased idempotency key", key, algorithm="sha256").hexdigest()
+
+
 def fingerprint(body: Any) -> str:
     """Return the SHA-256 of a JSON body, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
@@ -50,7 +56,7 @@ def once(owner, route: str, *, key: str | None, body: Any, make: Callable[[], Jo
     with transaction.atomic():
         _lock(f"{owner.pk} {route} {key}")
         known = IdempotencyKey.objects.select_related("job").filter(
-            owner=owner, route=route, key=key
+            owner=owner, route=route, key__in=(key, erased(key))
         )
         if row := known.first():
             if row.fingerprint != mark:

@@ -21,9 +21,11 @@ from django.utils import timezone
 from generation.images import references, storage
 from generation.images import store as images
 from generation.images.references import Removed
-from generation.jobs import idempotency
+from generation.jobs import erasure, idempotency
 from generation.jobs import lifecycle as jobs
+from generation.jobs.erasure import Erased
 from generation.models import APIKey, Image, Job, PurgedImage
+from generation.webhooks import endpoints as webhooks
 
 log = structlog.get_logger(__name__)
 
@@ -67,26 +69,30 @@ class Report:
 
 # --- one job --------------------------------------------------------------------------------------
 def purge(job_id: UUID) -> None:
-    """Remove the job's images permanently; cancel it if it has not ended. Idempotent.
+    """Remove the job's images and its client's words permanently; cancel it if it has not ended. Idempotent.
 
     A file that another job's image refers to stays.
     """
     with transaction.atomic(durable=True):
         job = Job.objects.select_for_update().get(id=job_id)
         jobs.cancel(job_id)
-        rows = _remove_rows([job_id])
+        rows, erased = _remove_rows([job_id])
+    erasure.finish(erased)
     removed = references.remove(_files(rows, is_dry=False))
     if job.purged_at is None:
         log.info("job_purged", job_id=str(job_id), images=len(rows), files=len(removed))
 
 
-def _remove_rows(job_ids: Sequence[UUID]) -> list[Image]:
-    """Delete the image rows of these jobs, which have ended and are locked. Return the images as they were."""
+def _remove_rows(job_ids: Sequence[UUID]) -> tuple[list[Image], Erased]:
+    """Delete the image rows of these jobs, which have ended and are locked, and erase their clients' words.
+
+    Return the images as they were, and what is to be done after the commit.
+    """
     rows = list(Image.objects.filter(job_id__in=job_ids))
     PurgedImage.objects.bulk_create(PurgedImage(id=row.id, job_id=row.job_id) for row in rows)
     Image.objects.filter(id__in=[row.id for row in rows]).delete()
     Job.objects.filter(id__in=job_ids, purged_at__isnull=True).update(purged_at=Now())
-    return rows
+    return rows, erasure.erase(job_ids)
 
 
 def _files(rows: Sequence[Image], *, is_dry: bool) -> dict[str, Image]:
@@ -115,6 +121,8 @@ def sweep(
     now = timezone.now() if now is None else now
     report = Report()
     _sweep_jobs(report, now, is_dry=is_dry, on_progress=on_progress)
+    if not is_dry:
+        _erase_leftovers()
     report.idempotency_keys = idempotency.old().count() if is_dry else idempotency.forget_old()
     _sweep_files(report, now, is_dry=is_dry, all_files=all_files)
     if not is_dry:
@@ -162,9 +170,11 @@ def _sweep_jobs(
         with transaction.atomic(durable=True):
             batch = _next(jobs_due, after, is_locked=not is_dry)
             job_ids = [job.id for job in batch]
-            rows = (
-                list(Image.objects.filter(job_id__in=job_ids)) if is_dry else _remove_rows(job_ids)
-            )
+            if is_dry:
+                rows, erased = list(Image.objects.filter(job_id__in=job_ids)), Erased()
+            else:
+                rows, erased = _remove_rows(job_ids)
+        erasure.finish(erased)
         if not batch:
             return
         last = batch[-1]
@@ -218,6 +228,16 @@ def _removable(names: Collection[str], *, without: QuerySet[Job]) -> list[Remove
     """Return what `references.remove` would remove after these jobs are purged."""
     used = references.in_use(sorted(names), without=without)
     return references.sizes(references.with_thumbnails(set(names) - used))
+
+
+def _erase_leftovers() -> None:
+    """Erase words that code of before, or an interruption, left in purged jobs."""
+    while job_ids := erasure.leftovers():
+        with transaction.atomic(durable=True):
+            locked = Job.objects.select_for_update().filter(id__in=job_ids).order_by("id")
+            erased = erasure.erase([job.id for job in locked.only("id")])
+        erasure.finish(erased)
+    webhooks.forget_unused()
 
 
 # --- files that no row refers to ------------------------------------------------------------------

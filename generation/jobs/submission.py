@@ -46,11 +46,15 @@ def submit(owner, request: JobRequest) -> Job:
     # A fresh seed has no images: nobody has asked for it before.
     stored = None if request.seed is None else _stored(job)
     # BEGIN and COMMIT are a third of the round trips of a request that writes the row alone.
-    is_one_row = stored is None and not quotas.is_limited(owner, request.api_key)
+    is_one_row = (
+        stored is None and job.webhook_id is None and not quotas.is_limited(owner, request.api_key)
+    )
     with nullcontext() if is_one_row else transaction.atomic():
         if stored is not None and images.hold(stored):
             stored = None  # a file was removed a moment ago
         _check_limits(job, is_stored=stored is not None)
+        if request.webhook is not None:
+            webhooks.hold(job, request.webhook)
         _insert(job, stored)
         transaction.on_commit(partial(_notify, job), robust=True)
     return job

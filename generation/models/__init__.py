@@ -9,13 +9,23 @@ from generation.models.access import (
     Usage,
 )
 from generation.models.catalogue import Embedding, PromptVariant
-from generation.models.jobs import Attempt, IdempotencyKey, Image, Job, PurgedImage
+from generation.models.jobs import (
+    ERASED,
+    NOT_ERASED,
+    Attempt,
+    IdempotencyKey,
+    Image,
+    Job,
+    PurgedImage,
+)
 from generation.models.releases import MOST_TRIES, TRIES, Coverage, Release
 from generation.models.webhooks import Delivery, WebhookEndpoint, WebhookSecret
 from generation.models.workers import Queue, Worker
 
 __all__ = [
+    "ERASED",
     "MOST_TRIES",
+    "NOT_ERASED",
     "TRIES",
     "APIKey",
     "APIKeyManager",

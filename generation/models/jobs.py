@@ -14,6 +14,15 @@ from generation.models.catalogue import Embedding, PromptVariant
 from generation.models.releases import TRIES, Release
 from generation.models.webhooks import WebhookEndpoint
 
+ERASED = "erased-"  # prefix of what became of an id that a client chose
+# A purged job in which a client's words are left.
+NOT_ERASED = Q(purged_at__isnull=False) & (
+    ~Q(asked_text="")
+    | ~Q(base_url="")
+    | Q(webhook__isnull=False)
+    | (~Q(external_id="") & ~Q(external_id__startswith=ERASED))
+)
+
 
 class Job(models.Model):
     """A request for images. Status, lease and attempt change in `generation.jobs.lifecycle` only."""
@@ -188,6 +197,10 @@ class Job(models.Model):
                 condition=Q(finished_at__isnull=False, purged_at__isnull=True),
                 name="job_kept",
             ),
+            models.Index(
+                fields=["webhook"], condition=Q(webhook__isnull=False), name="job_of_webhook"
+            ),
+            models.Index(fields=["purged_at"], condition=NOT_ERASED, name="job_not_erased"),
             models.Index(
                 fields=["owner", "-started_at"],
                 condition=Q(started_at__isnull=False),

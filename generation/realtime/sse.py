@@ -36,6 +36,7 @@ NO_ID = "0-0"
 FINAL_SUFFIX = "-end"  # of the last event's id: a client that reconnects with it has everything
 RETRY_MILLISECONDS = 1000  # before a browser reconnects
 HEARTBEAT_SECONDS = 15.0
+KEPT_SECONDS = 600  # a stream, after it was last read or written
 LOOK_SECONDS = 5.0  # between reads without a message; less than hub.REMEMBER_SECONDS
 SEND_SECONDS = 60.0  # a client that reads nothing for so long is disconnected
 PAGE = 16  # events in memory per client; a preview may have 100 KB
@@ -170,6 +171,7 @@ class Streams:
             async with self._client().pipeline(transaction=False) as pipe:
                 for mark in renew:
                     pipe.set(mark, "1", ex=seconds)
+                pipe.expire(key, KEPT_SECONDS)
                 pipe.xrange(key, min=start, count=PAGE + 1)
                 return (await pipe.execute())[-1]
         except redis.RedisError as error:

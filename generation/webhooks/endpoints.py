@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import structlog
 from django.conf import settings
-from django.db import transaction
+from django.db import connection, transaction
 from django.db.models import Count, F, Q
 from django.db.models.functions import Now
 from django.utils import timezone
@@ -40,6 +40,30 @@ def endpoint(owner, url: str) -> WebhookEndpoint:
     found, _ = WebhookEndpoint.objects.get_or_create(owner=owner, url=url)
     _check_enabled(found)
     return found
+
+
+def hold(job: Job, url: str) -> None:
+    """Keep the job's endpoint until the transaction of its insert ends; make it anew if it was forgotten just now."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT 1 FROM generation_webhookendpoint WHERE id = %s FOR KEY SHARE", [job.webhook_id]
+        )
+        is_there = cursor.fetchone() is not None
+    if not is_there:
+        job.webhook = endpoint(job.owner, url)
+
+
+def forget_unused(pks: Iterable[int] | None = None) -> int:
+    """Delete endpoints that no job has any more, of these or of all. Return the number."""
+    rows = WebhookEndpoint.objects.filter(jobs__isnull=True)
+    unused = rows.values_list("pk", flat=True) if pks is None else list(pks)
+    if not unused:
+        return 0
+    with transaction.atomic():
+        # A job that is being inserted holds its endpoint: looked at again with the lock.
+        locked = WebhookEndpoint.objects.select_for_update().filter(pk__in=list(unused))
+        held = [row.pk for row in locked.order_by("pk")]
+        return rows.filter(pk__in=held).delete()[0]
 
 
 def check_events(events: Iterable[str] | None) -> list[str]:

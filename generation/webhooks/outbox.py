@@ -192,7 +192,9 @@ def note(ended: Collection[tuple[Delivery, Answer]]) -> None:
         endpoints = locked.in_bulk({delivery.endpoint_id for delivery, _ in ended})
         _delivered([(delivery, answer) for delivery, answer in ended if answer.is_success], now)
         for delivery, answer in ended:
-            endpoint = endpoints[delivery.endpoint_id]
+            endpoint = endpoints.get(delivery.endpoint_id)
+            if endpoint is None:  # forgotten with its last job, and so is the delivery
+                continue
             if answer.is_success:
                 outcome = "delivered"
                 _endpoint_succeeded(endpoint, now)

@@ -29,6 +29,8 @@ def render(deliveries: Sequence[Delivery]) -> None:
     jobs = predictions.ROWS.prefetch_related("images")
     prefetch_related_objects(fresh, Prefetch("job", jobs))
     for delivery in fresh:
+        if delivery.job.purged_at is not None:  # a moment ago: its deliveries are deleted
+            continue
         try:
             delivery.body = body_of(delivery)
         except Exception:  # must not stop the other deliveries

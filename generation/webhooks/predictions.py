@@ -8,11 +8,12 @@ from uuid import UUID
 
 from django.db.models import Q
 from django.urls import reverse
+from django.utils.crypto import salted_hmac
 
 from generation.errors import DEADLINE_BEFORE_START
 from generation.images import links
 from generation.infra import notifications
-from generation.models import Job, Release
+from generation.models import ERASED, Job, Release
 from generation.realtime.formats import progress_bar
 
 OWNER = "retort"  # of every model, in names of the form owner/name
@@ -84,9 +85,15 @@ def is_identifier(name: str) -> bool:
     return _IDENTIFIER.fullmatch(name) is not None
 
 
+def erased(name: str) -> str:
+    """Return what an id that a client chose becomes when its job is purged: not readable, the same for the same id."""
+    digest = salted_hmac("erased id", name, algorithm="sha256").hexdigest()
+    return (ERASED + digest)[:64]
+
+
 def called(name: str) -> Q:
     """Return a filter for jobs with this id, chosen or own; an owner has at most one."""
-    chosen = Q(external_id=name)
+    chosen = Q(external_id__in=(name, erased(name)))
     return chosen | Q(id=UUID(name)) if _UUID.fullmatch(name) else chosen
 
 

@@ -241,7 +241,7 @@ def test_a_result_that_is_refused_tells_nothing():
 def test_what_is_rolled_back_is_never_told(monkeypatch):
     job = watched()
     (claimed,) = jobs.claim("w1").jobs
-    monkeypatch.setattr(quotas, "spend", lambda seconds: 1 / 0)
+    monkeypatch.setattr(quotas, "spend", lambda **_: 1 / 0)
 
     with pytest.raises(ZeroDivisionError):
         completion.commit([painter.result_of(claimed)])
