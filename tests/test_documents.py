@@ -135,3 +135,14 @@ def test_every_status_and_outcome_is_explained():
     assert [word for word in statuses if word != "status"] == Job.Status.values
     attempts = text.split("## Attempts and failures", 1)[1].split("\n## ", 1)[0]
     assert [outcome for outcome in Attempt.Outcome.values if outcome not in attempts] == []
+
+
+def test_the_tests_that_hold_a_promise_exist():
+    named = re.findall(r"`(\S+\.py)::(\w+)`", document("reliability.md"))
+    assert len(named) > 30
+    missing = [
+        f"{file}::{test}"
+        for file, test in named
+        if f"def {test}(" not in (ROOT / "tests" / file).read_text()
+    ]
+    assert missing == []

@@ -111,6 +111,9 @@ class SecondBeat(Fault):
         self._process.kill()
         self._process.wait()
 
+    def was_felt(self, site: Site) -> bool:
+        return "beat_begins" in site.second_beat.read_text()
+
 
 # --- Redis ----------------------------------------------------------------------------------------
 @dataclass

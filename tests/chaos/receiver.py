@@ -10,7 +10,7 @@ import redis
 
 from tests.receiver import Got, Receiver, Reply
 
-TASK = b"generation.sweep"  # nobody but beat sends it
+TASK = "distillation.sweep"  # nobody but beat sends it
 
 
 class CountingReceiver(Receiver):
@@ -40,7 +40,7 @@ class Tick:
 
 
 class Beats:
-    """A thread that reads every command sent to Redis and keeps the origin of each `generation.sweep`."""
+    """A thread that reads every command sent to Redis and keeps the origin of each message of TASK."""
 
     def __init__(self, client: redis.Redis) -> None:
         self.ticks: list[Tick] = []
@@ -55,7 +55,7 @@ class Beats:
                 while not self._ended.is_set():
                     seen = monitor.next_command()
                     command = seen["command"]
-                    if command.startswith("LPUSH") and TASK.decode() in command:
+                    if command.startswith("LPUSH") and TASK in command:
                         self.ticks.append(Tick(float(seen["time"]), origin(command)))
             self._ended.wait(0.5)
 

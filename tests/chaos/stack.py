@@ -65,6 +65,7 @@ class Site:
         self.home.create()
         kill_processes(self.home)
         kill_processes(Home(folder / "home"))
+        self.second_beat = folder / "second-beat.log"
         self.devices = folder / "devices"
         self.devices.mkdir(exist_ok=True)
         self.postgres = PostgresServer(self.home)
@@ -117,10 +118,13 @@ class Site:
         kill_processes(self.home)
 
     def beat(self) -> "subprocess.Popen[bytes]":
-        """Start one more beat beside the stack's own."""
-        log = (self.folder / "second-beat.log").open("ab")
-        with log:
-            return subprocess.Popen(
+        """Start one more beat beside the stack's own; return when it stands by."""
+        with self.second_beat.open("wb") as log:
+            process = subprocess.Popen(
                 [sys.executable, "-m", "celery", "-A", "project", "beat", "--pidfile="],
                 cwd=ROOT, env=self.stack.manage_env(), stdout=log, stderr=log,
             )  # fmt: skip
+        wait_for(
+            lambda: "beat_stands_by" in self.second_beat.read_text(), "the second beat is ready"
+        )
+        return process

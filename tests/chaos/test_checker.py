@@ -316,6 +316,6 @@ def test_every_invariant_is_planted():
 
 
 def test_the_origin_of_a_message_is_read():
-    command = 'LPUSH light {"body": "W10=", "headers": {"task": "generation.sweep", "origin": "gen12@a.b-c"}}'
+    command = 'LPUSH light {"body": "W10=", "headers": {"task": "distillation.sweep", "origin": "gen12@a.b-c"}}'
     assert origin(command) == "gen12@a.b-c"
     assert origin(command.replace('"', '\\"')) == "gen12@a.b-c"
