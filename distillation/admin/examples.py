@@ -120,7 +120,6 @@ class ExampleAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
             "example": obj,
             "full": _picture(obj, "full") if obj.file else "",
             "state": self.verdict(obj),
-            "decided": pictures.badge(obj.override) if obj.override else "",
             "shown": shown,
             "bits": _bits(shown) if shown else [],
             "history": [
@@ -143,12 +142,15 @@ class ExampleAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
 
     @display(description="verdict")
     def verdict(self, example: Any) -> str:
+        """Return what holds: a person's decision, otherwise the active detector's."""
         if example.refusal:
             return pictures.badge("refused", example.refusal_detail)
-        for found in example.active_verdicts:
-            said = "accepted" if found.is_accepted else "rejected"
-            return pictures.badge(said, f"score {found.score:.2f}")
-        return pictures.badge("not judged")
+        by_detector = next(iter(example.active_verdicts), None)
+        said = "accepted" if by_detector and by_detector.is_accepted else "rejected"
+        detail = f"{said} by the detector, score {by_detector.score:.2f}" if by_detector else ""
+        if example.override:
+            return pictures.badge(example.override, detail)
+        return pictures.badge(said if by_detector else "not judged", detail)
 
     @display(description="failing bits")
     def failing(self, example: Any) -> str:

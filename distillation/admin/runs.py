@@ -1,6 +1,5 @@
 """Admin of runs: start, progress, gate, results; pause, resume, cancel."""
 
-import re
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -22,12 +21,12 @@ from unfold.decorators import action, display
 from unfold.widgets import (
     UnfoldAdminFileFieldWidget,
     UnfoldAdminSelectWidget,
-    UnfoldAdminTextInputWidget,
     UnfoldBooleanSwitchWidget,
 )
 
 from distillation.admin import evaluations, files
 from distillation.models import Decision, Run
+from distillation.pipeline.summaries import SUMMARIES
 from distillation.runs import curves, folders, reports
 from distillation.runs import lifecycle as runs
 from distillation.runs import policy as redistillation
@@ -48,10 +47,6 @@ MOST_BYTES = 100_000  # of an uploaded recipe
 class RunForm(forms.ModelForm):
     """Form to start a run."""
 
-    recipe = forms.CharField(
-        widget=UnfoldAdminTextInputWidget,
-        help_text="Name of a recipe, such as starter-1step.",
-    )
     changes = forms.FileField(
         label="Changed recipe",
         required=False,
@@ -73,17 +68,13 @@ class RunForm(forms.ModelForm):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         choices = [(policy, policy.label) for policy in redistillation.policies()]
+        offered = [(name, f"{name}: {about}") for name, about in _recipes()]
+        self.fields["recipe"] = forms.ChoiceField(choices=offered, widget=UnfoldAdminSelectWidget)
         self.fields["policy"] = forms.ChoiceField(choices=choices, widget=UnfoldAdminSelectWidget)
 
     def clean_recipe(self) -> dict[str, Any]:
-        """Return the description. A path is taken only if it is the server's own: others would be looked for here."""
-        given = self.cleaned_data["recipe"]
-        if given != settings.DISTILLATION_RECIPE and not re.fullmatch(r"[\w-]+", given):
-            raise forms.ValidationError(
-                "Give the name of a recipe. A file of changes is uploaded below."
-            )
         try:
-            return redistillation.described(given)
+            return redistillation.described(self.cleaned_data["recipe"])
         except GenerationError as error:
             raise forms.ValidationError(error.detail) from error
 
@@ -97,6 +88,13 @@ class RunForm(forms.ModelForm):
             return redistillation.check_description(StrictJSON().parse(file), file.name)
         except (APIException, GenerationError) as error:
             raise forms.ValidationError(str(error.detail)) from error
+
+
+def _recipes() -> list[tuple[str, str]]:
+    """Return the recipes that can be chosen, each with a sentence; first the server's own if it is a file."""
+    own = settings.DISTILLATION_RECIPE
+    first = [] if own in SUMMARIES else [(own, "the recipe of this server (DISTILLATION_RECIPE).")]
+    return [*first, *SUMMARIES.items()]
 
 
 @admin.register(Run)
@@ -312,6 +310,13 @@ class RunAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
             "resume": obj.status in (Run.Status.PAUSED, Run.Status.FAILED),
             "cancel": obj.is_open,
         }[name]
+
+    def confirmation(self, name: str, obj: Any) -> str:
+        if name == "cancel":
+            return (
+                f"{obj.name} is stopped for good and cannot be resumed. Pause it to continue later."
+            )
+        return ""
 
     @action(description="Pause", icon="pause_circle", permissions=["change"])
     def pause(self, request: HttpRequest, queryset: QuerySet) -> None:

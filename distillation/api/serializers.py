@@ -5,6 +5,7 @@ from typing import Any
 from rest_framework import serializers
 
 from distillation.models import Run
+from distillation.pipeline.summaries import SUMMARIES
 from generation.api.serializers.shapes import PageQuery, Strict
 
 
@@ -23,13 +24,14 @@ class RunRequestSerializer(Strict):
     policy = serializers.ChoiceField(Run.Policy.choices, help_text="Default: the server's setting.")
 
     def validate_recipe(self, value: Any) -> dict[str, Any]:
-        if isinstance(value, str) and value and not value.endswith(".json"):
-            return {"recipe": value}
-        if isinstance(value, dict) and isinstance(value.get("recipe"), str):
-            return value
-        raise serializers.ValidationError(
-            'Give the name of a recipe, or an object {"recipe": NAME, FIELD: VALUE, …}.'
-        )
+        described = {"recipe": value} if isinstance(value, str) else value
+        name = described.get("recipe") if isinstance(described, dict) else None
+        if not isinstance(name, str) or name not in SUMMARIES:
+            raise serializers.ValidationError(
+                f'Give the name of a recipe, or an object {{"recipe": NAME, FIELD: VALUE, …}}. '
+                f"Names: {', '.join(SUMMARIES)}."
+            )
+        return described
 
 
 class CheckSerializer(serializers.Serializer[Any]):

@@ -10,6 +10,7 @@ from distillation.evaluation.gate import GateRecipe
 from distillation.evaluation.latency import SpeedRecipe
 from distillation.evaluation.noninferiority import Margins
 from distillation.evaluation.prompts import SEEDS_EACH
+from distillation.pipeline.summaries import SUMMARIES
 from distillation.trainers import rollout
 from distillation.trainers.decoder import DecoderRecipe
 from distillation.trainers.dmd2 import MatchingRecipe
@@ -124,7 +125,7 @@ _STRUCTURE = StructureRecipe(steps=1500)
 _REGRESSION = RegressionRecipe(steps=2200, learning_rate=3e-4)
 ONE_STEP = Recipe(
     name="starter-1step",
-    summary="The starter's student: one pass of the tiny cut.",
+    summary=SUMMARIES["starter-1step"],
     image_size=128,
     timesteps=(999,),
     pairs=PairsRecipe(seeds_per_variant=48),
@@ -141,20 +142,18 @@ ONE_STEP = Recipe(
 TWO_STEP = replace(
     ONE_STEP,
     name="starter-2step",
-    summary="Two passes of the tiny cut.",
+    summary=SUMMARIES["starter-2step"],
     timesteps=(999, 499),
     regression=replace(_REGRESSION, pass_weights=(1.0, 1.0), simulated=0.5),
 )
 
 
-def _method(
-    name: str, objective: MethodRecipe, summary: str, *, weight_decay: float = 0.01
-) -> Recipe:
+def _method(name: str, objective: MethodRecipe, *, weight_decay: float = 0.01) -> Recipe:
     """Return a recipe of one method of the structure stage alone; the student then takes ten passes."""
     return replace(
         ONE_STEP,
         name=name,
-        summary=f"{summary} The structure stage alone, ten passes.",
+        summary=SUMMARIES[name],
         timesteps=tuple(range(999, 0, -100)),
         structure=replace(_STRUCTURE, objective=objective, weight_decay=weight_decay),
         regression=None,
@@ -170,7 +169,7 @@ RECIPES: dict[str, Recipe] = {
         TWO_STEP,
         Recipe(
             name="sd15-tiny-1step",
-            summary="Stable Diffusion 1.5 at 512 × 512: one pass of BK-SDM's tiny cut.",
+            summary=SUMMARIES["sd15-tiny-1step"],
             image_size=512,
             timesteps=(
                 625,
@@ -202,15 +201,10 @@ RECIPES: dict[str, Recipe] = {
             again=JointRecipe(steps=2500, batch=8, learning_rate=1e-5, warmup=200, pictures=2048),
             quantise=QuantiseRecipe(measured=16),
         ),
-        _method("hinton", HintonRecipe(), "Soft and hard targets (Hinton et al. 2015)."),
-        _method("ensemble", EnsembleRecipe(), "Several teachers, weighted by their agreement."),
-        _method("mmd", MmdRecipe(), "MMD between the outputs of all layers (Huang & Wang 2017)."),
-        _method(
-            "bayes",
-            BayesRecipe(),
-            "The teacher's posterior as the student's prior (Grabovoy & Strijov 2021).",
-            weight_decay=0.0,
-        ),
+        _method("hinton", HintonRecipe()),
+        _method("ensemble", EnsembleRecipe()),
+        _method("mmd", MmdRecipe()),
+        _method("bayes", BayesRecipe(), weight_decay=0.0),
     )
 }
 

@@ -17,6 +17,7 @@ from django.utils import timezone
 from distillation.errors import DistillationRefused, GateForbidden, RunOpen
 from distillation.evaluation.proportions import Share
 from distillation.models import Decision, Run
+from distillation.pipeline.summaries import SUMMARIES
 from distillation.runs import lifecycle as runs
 from generation.catalogue import variants as catalogue
 from generation.errors import InvalidRequest
@@ -263,9 +264,14 @@ def start(
         raise DistillationRefused(
             "No prompt variant is active. Activate the variants to distil for."
         )
+    recipe = (
+        described(settings.DISTILLATION_RECIPE)
+        if recipe is None
+        else check_description(recipe, "The recipe")
+    )
     return runs.create(
         name=_name(),
-        recipe=recipe or described(settings.DISTILLATION_RECIPE),
+        recipe=recipe,
         teacher=teacher,
         begins_with=student if is_warm else None,
         trigger=trigger,
@@ -279,7 +285,7 @@ def described(given: str) -> dict[str, Any]:
     """Return the description of a recipe given by name, or by a JSON file of this machine."""
     path = Path(given)
     if path.suffix != ".json":
-        return {"recipe": given}
+        return check_description({"recipe": given}, given)
     try:
         value = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
@@ -291,6 +297,10 @@ def check_description(value: Any, name: str) -> dict[str, Any]:
     """Return the content of a JSON file with the description of a recipe. Raises DistillationRefused."""
     if not isinstance(value, dict) or not isinstance(value.get("recipe"), str):
         raise DistillationRefused(f'{name} must contain {{"recipe": NAME, FIELD: VALUE, …}}.')
+    if value["recipe"] not in SUMMARIES:
+        raise DistillationRefused(
+            f"There is no recipe named {value['recipe']!r}. Give one of {', '.join(SUMMARIES)}."
+        )
     return value
 
 

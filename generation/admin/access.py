@@ -70,6 +70,8 @@ LIMIT_ROWS = [
     ("max_queued_jobs", "retention_days"),
 ]
 USAGE_DAYS = 7
+# Ticked in the form of a new key: enough to make pictures.
+USUAL = (APIKey.Scope.JOBS_WRITE, APIKey.Scope.JOBS_READ, APIKey.Scope.VARIANTS_READ)
 
 
 @admin.register(APIKey)
@@ -106,7 +108,7 @@ class APIKeyAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
     def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
         return {
             "owner": request.user.pk,
-            "scopes": keys.scopes_of(request.user),
+            "scopes": [scope for scope in USUAL if scope in keys.scopes_of(request.user)],
             **super().get_changeform_initial_data(request),
         }
 
@@ -202,6 +204,8 @@ class APIKeyAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
                 f"A new key with the same scopes and limits is made. {obj.prefix} remains valid for "
                 f"{keys.GRACE.days} days, or until it is revoked."
             )
+        if name == "revoke":
+            return f"Requests with {obj.prefix}… are refused from now on. This cannot be undone."
         return ""
 
     @action(description="Rotate", icon="autorenew", permissions=["change"])

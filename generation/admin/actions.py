@@ -1,16 +1,22 @@
 """Action buttons on an object's page: the list's actions, sent by POST."""
 
+from collections.abc import Callable
 from typing import Any
 
 from django.contrib import messages
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
-from django.db.models import Model
+from django.db.models import Model, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed
 from django.shortcuts import redirect
+from django.template.response import TemplateResponse
 from django.urls import path, reverse
 
 from generation.errors import GenerationError
+
+CONFIRMED = "confirmed"  # field of the form that follows a question
+SHOWN = 20  # questions on the page of an action on many rows
 
 
 class ObjectActionsMixin:
@@ -32,6 +38,48 @@ class ObjectActionsMixin:
     def panel(self, request: HttpRequest, obj: Any) -> dict[str, Any]:
         """Return the context of `panel_template`, shown above the object's fields."""
         return {}
+
+    def get_actions(self, request: HttpRequest) -> dict[str, Any]:
+        """Return the actions of the list. Those with a question ask it first."""
+        actions = super().get_actions(request)  # type: ignore[misc]
+        return {
+            name: (self._after_question(name, run) if name in self.object_actions else run, *rest)
+            for name, (run, *rest) in actions.items()
+        }
+
+    def _after_question(self, name: str, run: Callable[..., Any]) -> Callable[..., Any]:
+        def ask_first(admin: Any, request: HttpRequest, queryset: QuerySet) -> Any:
+            if CONFIRMED not in request.POST:
+                chosen = list(queryset)
+                asked = [
+                    (obj, question)
+                    for obj in chosen
+                    if self.action_applies(name, obj) and (question := self.confirmation(name, obj))
+                ]
+                if asked:
+                    return self._question(request, name, chosen, asked)
+            return run(admin, request, queryset)
+
+        return ask_first
+
+    def _question(
+        self, request: HttpRequest, name: str, chosen: list[Any], asked: list[tuple[Any, str]]
+    ) -> HttpResponse:
+        title = getattr(self, name).short_description
+        context = {
+            **self.admin_site.each_context(request),
+            "title": f"{title}?",
+            "opts": self.opts,
+            "action": name,
+            "button": title,
+            "asked": asked[:SHOWN],
+            "others": len(asked) - len(asked[:SHOWN]),
+            "field": ACTION_CHECKBOX_NAME,
+            "ids": [obj.pk for obj in chosen],
+            "confirmed": CONFIRMED,
+            "back": request.get_full_path(),
+        }
+        return TemplateResponse(request, "generation/admin/question.html", context)
 
     def get_urls(self) -> list:
         view = self.admin_site.admin_view(self.object_action_view)

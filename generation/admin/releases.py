@@ -16,7 +16,7 @@ from generation.admin import pictures
 from generation.admin.actions import ObjectActionsMixin, ReadOnlyMixin
 from generation.errors import GenerationError
 from generation.models import Release
-from generation.releases import activation
+from generation.releases import activation, coverage
 from generation.releases import lifecycle as releases
 
 
@@ -131,8 +131,10 @@ class ReleaseAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
         active = releases.active(obj.kind)
         return {
             "activate": f"New jobs will use {obj.name}"
-            + (f" instead of {active.name}, which is retired." if active else "."),
-            "rollback": f"New jobs will use {obj.replaced} again, and {obj.name} is retired.",
+            + (f" instead of {active.name}, which is retired." if active else ".")
+            + _loss(active, obj),
+            "rollback": f"New jobs will use {obj.replaced} again, and {obj.name} is retired."
+            + _loss(obj, obj.replaced),
             "reject": f"{obj.name} can never be served after this. This cannot be undone.",
         }.get(name, "")
 
@@ -184,3 +186,25 @@ class ReleaseAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
             return
         self.log_change(request, release, done.format(release.name))
         messages.success(request, done.format(release.name))
+
+
+def _loss(before: Release | None, after: Release | None) -> str:
+    """Return a sentence on the prompt variants that lose their release, "" if none does."""
+    if before is None or after is None or after.covers_all:
+        return ""
+    lost = coverage.lost(before, after).count()
+    if not lost:
+        return ""
+    variants = "1 prompt variant" if lost == 1 else f"{lost} prompt variants"
+    return (
+        f" {variants} of the catalogue that {before.name} covers will not be covered: "
+        f"{UNCOVERED[settings.UNCOVERED]}."
+    )
+
+
+# What the setting UNCOVERED makes of requests that no active student covers.
+UNCOVERED = {
+    "teacher": "the teacher, which is slower, makes these pictures",
+    "student": "this release makes these pictures all the same, and they may be poor",
+    "refuse": "requests for these are refused",
+}

@@ -22,6 +22,10 @@ def activate(release: Release, *, patience_seconds: float = 20.0) -> Release:
 
 def begin_canary(release: Release, percent: int, *, patience_seconds: float = 20.0) -> Release:
     """Begin a canary once every worker has loaded the release or the patience is over. Raises ReleaseRefused."""
+    of_kind = list(Release.objects.filter(kind=release.kind))
+    releases.check_canary(
+        release, percent, of_kind
+    )  # before the wait; again when the canary begins
     make_ready(release, patience_seconds=patience_seconds)
     return releases.begin_canary(release, percent)
 

@@ -6,7 +6,7 @@ A release whose manifest names no variants covers the whole catalogue (`Release.
 from collections.abc import Mapping
 from pathlib import Path
 
-from django.db.models import QuerySet
+from django.db.models import Exists, OuterRef, Q, QuerySet
 
 from generation.engine import prompt_embeds
 from generation.engine.release import Manifest
@@ -40,3 +40,22 @@ def covered(release: Release, variants: QuerySet[PromptVariant]) -> QuerySet[Pro
     if release.covers_all:
         return variants
     return variants.filter(slug__in=release.coverage.values("slug"))
+
+
+def served(variants: QuerySet[PromptVariant], release: Release) -> QuerySet[PromptVariant]:
+    """Return those of the variants that the release serves: it covers them with their present text."""
+    if release.covers_all:
+        return variants
+    same = Coverage.objects.filter(
+        Q(normalized_text="") | Q(normalized_text=OuterRef("normalized_text")),
+        release=release,
+        slug=OuterRef("slug"),
+    )
+    return variants.filter(Exists(same))
+
+
+def lost(before: Release, after: Release) -> QuerySet[PromptVariant]:
+    """Return the active variants that `before` serves and `after` does not."""
+    active = PromptVariant.objects.filter(status=PromptVariant.Status.ACTIVE)
+    kept = served(active, after).values("pk")
+    return served(active, before).exclude(pk__in=kept)

@@ -238,13 +238,17 @@ def activate(release: Release, *, reason: str = "") -> Release:
         if release.status == Status.ACTIVE:
             return release
         if release.status == Status.REJECTED:
-            raise ReleaseRefused(f"{release.name} was rejected. Register a better one.")
+            raise _rejected(release)
         current = next((row for row in rows.values() if row.status == Status.ACTIVE), None)
         release.replaced = current
         action = "canary_promoted" if release.canary_percent else "release_activated"
         _exchange(current, release, action, reason=reason)
         transaction.on_commit(notifications.encode, robust=True)
     return release
+
+
+def _rejected(release: Release) -> ReleaseRefused:
+    return ReleaseRefused(f"{release.name} was rejected. Register a better one.")
 
 
 def rollback(kind: str) -> Release:
@@ -284,31 +288,34 @@ def reject(release: Release, *, reason: str = "") -> Release:
 
 def begin_canary(release: Release, percent: int) -> Release:
     """Serve a share of the jobs of the active release of this kind with this one. Raises ReleaseRefused."""
-    if not 1 <= percent <= 99:
-        raise ReleaseRefused(f"A canary serves from 1 to 99 % of the jobs, not {percent}.")
     verify(release, hashes=False)
     with transaction.atomic():
-        rows = {row.pk: row for row in locked(release.kind)}
-        release = rows[release.pk]
-        others = [row for row in rows.values() if row.pk != release.pk]
-        if release.status not in (Status.CANDIDATE, Status.RETIRED):
-            raise ReleaseRefused(
-                f"{release.name} is {release.status}; a canary is a candidate or a retired release."
-            )
-        if not any(row.status == Status.ACTIVE for row in others):
-            raise ReleaseRefused(
-                f"A canary needs an active {release.kind}. Activate {release.name} instead."
-            )
-        for row in others:
-            if row.canary_percent:
-                raise ReleaseRefused(
-                    f"{row.name} is the canary. Activate or reject it, or end it, before another one begins."
-                )
+        release = check_canary(release, percent, locked(release.kind))
         release.canary_percent, release.canary_started_at = percent, timezone.now()
         release.save(update_fields=["canary_percent", "canary_started_at"])
         audit.record("canary_begun", release.name, percent=percent)
     log.info("canary_began", release=release.name, percent=percent)
     return release
+
+
+def check_canary(release: Release, percent: int, rows: list[Release]) -> Release:
+    """Return the release's row of all of its kind. Raises ReleaseRefused if it cannot be a canary."""
+    if not 1 <= percent <= 99:
+        raise ReleaseRefused(f"A canary serves from 1 to 99 % of the jobs, not {percent}.")
+    found = next(row for row in rows if row.pk == release.pk)
+    others = [row for row in rows if row is not found]
+    if found.status not in (Status.CANDIDATE, Status.RETIRED):
+        raise ReleaseRefused(
+            f"{found.name} is {found.status}; a canary is a candidate or a retired release."
+        )
+    if not any(row.status == Status.ACTIVE for row in others):
+        raise ReleaseRefused(f"No {found.kind} is active. Activate {found.name} instead.")
+    for row in others:
+        if row.canary_percent:
+            raise ReleaseRefused(
+                f"{row.name} is the canary. Activate or reject it, or end it, before another one begins."
+            )
+    return found
 
 
 def end_canary(release: Release, *, reason: str = "") -> Release:
@@ -348,6 +355,8 @@ def canaries() -> list[Release]:
 
 def prepare(release: Release) -> Release:
     """Mark the release so that the workers load it before it is served. Raises ReleaseRefused."""
+    if release.status == Status.REJECTED:
+        raise _rejected(release)
     verify(release, hashes=False)
     Release.objects.filter(pk=release.pk).update(prepared_at=Now())
     release.refresh_from_db()

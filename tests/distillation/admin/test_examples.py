@@ -1,5 +1,7 @@
 """Admin of sources and examples: adding and reading a source, decisions on images, agreement."""
 
+import re
+
 import pytest
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission
@@ -257,3 +259,22 @@ def test_precision_is_shown_by_bit_for_the_active_version_and_others(admin):
 
 def test_without_a_detector_there_is_nothing_to_agree_with(admin):
     assert "No detector is active" in text(admin.get(url("precision")))
+
+
+def cards(page: str) -> list[tuple[str, str]]:
+    """(what the detector said, what the card says)"""
+    return re.findall(r'title="(\w+) by the detector, score [\d.]+\s*">\s*(\w+)', page)
+
+
+@pytest.mark.parametrize(("failing", "decided"), [(["vase"], "accepted"), ([], "rejected")])
+def test_a_decision_of_a_person_is_what_the_card_shows(admin, failing, decided):
+    example = make_example(content=png(1), override=decided)
+    make_verdict(example, failing=failing)
+    other = {"accepted": "rejected", "rejected": "accepted"}[decided]
+    for page in (url("changelist"), url("change", example.pk)):
+        assert cards(text(admin.get(page))) == [(other, decided)]
+
+
+def test_a_card_without_a_decision_shows_the_detectors(admin):
+    make_verdict(make_example(content=png(1)), failing=["vase"])
+    assert cards(text(admin.get(url("changelist")))) == [("rejected", "rejected")]

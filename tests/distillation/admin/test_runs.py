@@ -12,6 +12,7 @@ from django.urls import reverse
 from django_celery_beat.models import IntervalSchedule, PeriodicTask
 
 from distillation.models import Decision, Run
+from distillation.pipeline.recipes import RECIPES
 from distillation.runs import folders
 from distillation.runs import lifecycle as runs
 from generation.models import Release
@@ -66,17 +67,21 @@ def start(client: Client, **given: object):
     return client.post(url("add"), form | given, follow=True)
 
 
-@pytest.mark.parametrize("recipe", ["nowhere.json", "/etc/passwd", "../x.json", "a.json\n", "{}"])
-def test_no_file_of_the_web_host_is_looked_for_as_a_recipe(admin, ready, tmp_path, recipe):
+@pytest.mark.parametrize("recipe", ["my-recipe", "nowhere.json", "/etc/passwd", "../x.json", "{}"])
+def test_no_recipe_is_taken_but_those_that_are_offered(admin, ready, tmp_path, recipe):
     there = tmp_path / "there.json"
     there.write_text('{"recipe": "starter-2step"}')
-    answers = [start(admin, recipe=given) for given in (recipe, str(there))]
-    for answer in answers:
-        errors = answer.context["adminform"].form.errors
-        assert errors == {
-            "recipe": ["Give the name of a recipe. A file of changes is uploaded below."]
-        }
+    for given in (recipe, str(there)):
+        errors = start(admin, recipe=given).context["adminform"].form.errors
+        assert set(errors) == {"recipe"} and given in str(errors.as_data()["recipe"][0].messages)
     assert not Run.objects.exists()
+
+
+def test_each_recipe_is_offered_with_a_sentence(admin):
+    field = admin.get(url("add")).context["adminform"].form.fields["recipe"]
+    offered = dict(field.choices)
+    assert set(offered) == set(RECIPES)
+    assert all(RECIPES[name].summary in said for name, said in offered.items())
 
 
 def test_the_servers_own_recipe_may_be_a_file(admin, ready, settings, tmp_path):
@@ -96,7 +101,15 @@ def test_a_changed_recipe_is_uploaded(admin, ready):
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"[" * 90_000, b'{"recipe": 7}', b'{"recipe": "\\u0000"}', b" " * 100_001],
+    [
+        b"",
+        b"{",
+        b"[" * 90_000,
+        b'{"recipe": 7}',
+        b'{"recipe": "my-recipe"}',
+        b'{"recipe": "\\u0000"}',
+        b" " * 100_001,
+    ],
 )
 def test_an_upload_that_is_no_recipe_is_said_at_the_field(admin, ready, content):
     answer = start(admin, changes=SimpleUploadedFile("a.json", content))
@@ -133,6 +146,16 @@ def test_no_policy_above_the_setting_is_offered_or_taken(admin, ready, settings,
     assert [choice for choice, _ in form.fields["policy"].choices] == offered
     assert set(start(admin, policy="auto").context["adminform"].form.errors) == {"policy"}
     assert not Run.objects.exists()
+
+
+def test_a_run_is_canceled_for_good_only_after_a_question(admin):
+    run = make_run()
+    data = {"action": "cancel", "_selected_action": [run.pk]}
+    page = admin.post(url("changelist"), data, follow=True)
+    assert "cannot be resumed" in text(page) and Run.objects.get().is_open
+    assert "cannot be resumed" in text(admin.get(url("change", run.pk)))
+    admin.post(url("changelist"), data | {"confirmed": "1"}, follow=True)
+    assert not Run.objects.get().is_open
 
 
 # --- watching -------------------------------------------------------------------------------------

@@ -62,8 +62,17 @@ def test_the_gate_is_changed_only_by_keys_of_who_may_change_releases(teacher, fi
 
 
 @pytest.mark.parametrize(
-    "given", [{"recipe": 7}, {"recipe": {"steps": 1}}, {"recipe": "/etc/x.json"}, {"policy": "maybe"}, {"speed": 1}]
-)  # fmt: skip
+    "given",
+    [
+        {"recipe": 7},
+        {"recipe": {"steps": 1}},
+        {"recipe": "/etc/x.json"},
+        {"recipe": "my-recipe"},
+        {"recipe": {"recipe": "my-recipe"}},
+        {"policy": "maybe"},
+        {"speed": 1},
+    ],
+)
 def test_what_is_not_understood_is_refused(teacher, given):
     problem(API().post("/v1/runs", given), 400, "invalid_request")
     assert not Run.objects.exists()

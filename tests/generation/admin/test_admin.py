@@ -65,7 +65,8 @@ def do(client: Client, obj, name: str):
 
 
 def choose(client: Client, model: str, name: str, *objects):
-    data = {"action": name, "_selected_action": [obj.pk for obj in objects]}
+    """With the question answered, if the action has one."""
+    data = {"action": name, "_selected_action": [obj.pk for obj in objects], "confirmed": "1"}
     return client.post(url(model, "changelist"), data, follow=True)
 
 
@@ -537,7 +538,7 @@ def test_a_new_key_is_shown_once_and_never_again(admin):
 def test_the_form_of_a_key_offers_the_present_user_and_every_scope(admin):
     form = admin.get(url("apikey", "add")).context["adminform"].form
     assert form.initial["owner"] == make_user(username="admin").pk
-    assert form.initial["scopes"] == APIKey.Scope.values
+    assert [choice for choice, _ in form.fields["scopes"].choices] == APIKey.Scope.values
 
 
 def test_a_key_needs_a_scope_and_a_time_to_come(admin):
@@ -650,7 +651,7 @@ def test_a_person_gives_a_key_no_more_than_they_may_do(permissions, scopes):
     owner = make_user(username="editor").pk
     form = editor.get(url("apikey", "add")).context["adminform"].form
     assert {choice for choice, _ in form.fields["scopes"].choices} == scopes
-    assert set(form.initial["scopes"]) == scopes
+    assert set(form.initial["scopes"]) <= scopes
     for refused in set(APIKey.Scope.values) - scopes:
         answer = issue(editor, owner=owner, scopes=["jobs:read", refused])
         assert "scopes" in answer.context["adminform"].form.errors

@@ -1,0 +1,87 @@
+"""Admin of the beat schedule: who may change it, and what is written down."""
+
+import json
+
+import pytest
+from django.contrib.admin.models import LogEntry
+from django.contrib.auth.models import Permission
+from django.test import Client
+from django.urls import reverse
+from django_celery_beat.models import IntervalSchedule, PeriodicTask
+
+from tests.people import make_user
+
+pytestmark = pytest.mark.django_db
+
+LIST = "admin:django_celery_beat_periodictask_changelist"
+ACTIONS = ["enable_tasks", "disable_tasks", "run_tasks", "toggle_tasks", "delete_selected"]
+
+
+def staff(*permissions: str) -> Client:
+    user = make_user(username="editor", is_staff=True)
+    user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
+    client = Client()
+    client.force_login(user)
+    return client
+
+
+@pytest.fixture
+def tasks() -> list[PeriodicTask]:
+    every = IntervalSchedule.objects.create(every=1, period="hours")
+    names = ("sweep", "consider")
+    return [
+        PeriodicTask.objects.create(
+            name=name, task="generation.sweep", interval=every, enabled=name == "sweep"
+        )
+        for name in names
+    ]
+
+
+def choose(client: Client, name: str, tasks: list[PeriodicTask]):
+    chosen = {"action": name, "_selected_action": [task.pk for task in tasks]}
+    return client.post(reverse(LIST), chosen, follow=True)
+
+
+def states() -> list[bool]:
+    return list(PeriodicTask.objects.order_by("pk").values_list("enabled", flat=True))
+
+
+@pytest.mark.parametrize("name", ACTIONS)
+def test_who_may_only_see_the_schedule_neither_changes_nor_runs_tasks(tasks, light_queue, name):
+    editor = staff("view_periodictask")
+    assert name not in editor.get(reverse(LIST)).content.decode()
+    choose(editor, name, tasks)
+    assert states() == [True, False] and light_queue() == []
+
+
+def test_changes_of_the_schedule_are_written_down(tasks, light_queue):
+    editor = staff("view_periodictask", "change_periodictask")
+    choose(editor, "disable_tasks", tasks)
+    assert states() == [False, False]
+    choose(editor, "enable_tasks", tasks[1:])
+    assert states() == [False, True]
+    choose(editor, "run_tasks", tasks[:1])
+    assert light_queue() == ["generation.sweep"]
+    entries = LogEntry.objects.order_by("pk").values_list(
+        "user__username", "object_repr", "change_message"
+    )
+    said = [(who, what.split(":")[0], message) for who, what, message in entries]
+    assert sorted(said) == [
+        ("editor", "consider", "Disabled in the admin."),
+        ("editor", "consider", "Enabled in the admin."),
+        ("editor", "sweep", "Disabled in the admin."),
+        ("editor", "sweep", "Run in the admin."),
+    ]
+
+
+@pytest.fixture
+def light_queue(redis_server, settings):
+    """Names of the tasks that wait for the light worker."""
+    from generation.infra.redis_client import client
+
+    def names() -> list[str]:
+        return [
+            json.loads(message)["headers"]["task"] for message in client().lrange("light", 0, -1)
+        ]
+
+    return names

@@ -1,0 +1,100 @@
+"""Questions before actions that cannot be undone, on an object's page and from the list."""
+
+import pytest
+from django.test import Client
+from django.urls import reverse
+
+from generation.models import APIKey, Release
+from generation.releases import activation
+from tests.people import make_key, make_release, make_user, make_variant, make_worker
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def admin() -> Client:
+    client = Client()
+    client.force_login(make_user(username="admin", is_superuser=True))
+    return client
+
+
+def url(model: str, page: str, *args: object) -> str:
+    return reverse(f"admin:generation_{model}_{page}", args=args)
+
+
+def choose(client: Client, model: str, name: str, *objects, **given: str):
+    data = {"action": name, "_selected_action": [obj.pk for obj in objects], **given}
+    return client.post(url(model, "changelist"), data, follow=True)
+
+
+def text(answer) -> str:
+    return " ".join(answer.content.decode().split())
+
+
+def test_keys_are_revoked_only_after_a_question(admin):
+    keys = [make_key(name=name)[0] for name in ("one", "two")]
+    page = choose(admin, "apikey", "revoke", *keys)
+    assert text(page).count("This cannot be undone") == 2
+    assert not APIKey.objects.exclude(revoked_at=None).exists()
+    assert "This cannot be undone" in text(admin.get(url("apikey", "change", keys[0].pk)))
+    page = choose(admin, "apikey", "revoke", *keys, confirmed="1")
+    assert "2 keys were revoked." in text(page)
+    assert APIKey.objects.exclude(revoked_at=None).count() == 2
+
+
+def test_a_question_keeps_the_filter_of_the_list_and_names_twenty_rows(admin):
+    keys = [make_key(name=f"key-{number}")[0] for number in range(22)]
+    data = {"action": "revoke", "_selected_action": [key.pk for key in keys]}
+    page = text(admin.post(url("apikey", "changelist") + "?q=key", data))
+    assert "and 2 more" in page and page.count("This cannot be undone") == 20
+    assert 'action="/admin/generation/apikey/?q=key"' in page
+    assert page.count('name="_selected_action"') == 22
+
+
+def test_a_release_is_rejected_from_the_list_only_after_a_question(admin):
+    make_release(name="one")
+    candidate = make_release(name="two", status="candidate")
+    assert "can never be served" in text(choose(admin, "release", "reject", candidate))
+    assert Release.objects.get(name="two").status == "candidate"
+    choose(admin, "release", "reject", candidate, confirmed="1")
+    assert Release.objects.get(name="two").status == "rejected"
+
+
+def test_the_form_of_a_key_ticks_no_more_than_pictures_need(admin):
+    form = admin.get(url("apikey", "add")).context["adminform"].form
+    assert set(form["scopes"].value()) == {"jobs:write", "jobs:read", "variants:read"}
+
+
+def test_the_question_says_how_many_prompts_lose_their_release(admin, settings):
+    slugs = ["one", "two", "three"]
+    for slug in slugs:
+        make_variant(slug=slug)
+    make_variant(slug="gone", status="archived")
+    wide = make_release(name="wide", covered_variants=[*slugs, "gone"])
+    narrow = make_release(name="narrow", status="candidate", covered_variants=["one", "other"])
+    page = text(admin.get(url("release", "change", narrow.pk)))
+    assert "2 prompt variants of the catalogue that wide covers will not be covered" in page
+    assert "the teacher, which is slower" in page
+    settings.UNCOVERED = "refuse"
+    assert "requests for these are refused" in text(choose(admin, "release", "activate", narrow))
+    wider = make_release(name="wider", status="candidate", covered_variants=[*slugs, "four"])
+    assert "not be covered" not in text(admin.get(url("release", "change", wider.pk)))
+    Release.objects.filter(pk=wide.pk).update(status="retired")
+    Release.objects.filter(pk=narrow.pk).update(status="active", replaced=wide)
+    assert "not be covered" not in text(admin.get(url("release", "change", wide.pk)))
+
+
+def test_what_cannot_be_activated_is_refused_before_workers_are_waited_for(admin, monkeypatch):
+    monkeypatch.setattr(activation.time, "sleep", lambda seconds: pytest.fail("It waits."))
+    make_worker()  # has loaded nothing
+    make_release(name="one")
+    rejected = make_release(name="two", status="rejected")
+    page = choose(admin, "release", "activate", rejected, confirmed="1")
+    assert "two was rejected. Register a better one." in text(page)
+    for release in (rejected, Release.objects.get(name="one")):
+        page = choose(admin, "release", "canary", release, confirmed="1")
+        assert "a canary is a candidate or a retired release" in text(page)
+    make_release(name="three", status="candidate")
+    Release.objects.filter(name="three").update(canary_percent=10)
+    page = choose(admin, "release", "canary", make_release(name="four", status="candidate"))
+    assert "three is the canary" in text(page)
