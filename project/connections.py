@@ -1,10 +1,10 @@
-"""Connections of clients: uvicorn's HTTP protocol with deadlines and a limit.
+"""Connections of clients: uvicorn's HTTP protocol with deadlines and limits.
 
     uvicorn project.asgi:application --http project.connections:Connection --ws none
 
 uvicorn bounds the pause after an answer only. Here a connection also ends when its next request does not begin in
-time, when its client does not read, and, if it is the oldest that waits for a request, when there are too many.
-Overrides methods of `asyncio.Protocol` and no others.
+time, when its client does not read, when a head is too large, and, if it is the one that has waited longest for its
+client, when there are too many. Overrides methods of `asyncio.Protocol` and callbacks of httptools' parser.
 """
 
 import asyncio
@@ -28,24 +28,30 @@ LOOK_SECONDS = 0.5
 LOG_SECONDS = 60.0
 
 
+class Refused(ValueError):
+    """The head is too large, or too many requests wait for their answers. uvicorn answers 400 and closes."""
+
+
 class Connection(HttpToolsProtocol):
-    """A connection of a client. The shell calls `begin` and `end` around each request."""
+    """A connection of a client. The shell calls the methods of the second part."""
 
     head_seconds: ClassVar[float] = 15.0  # from the connection, or the last answer, to a whole head
     write_seconds: ClassVar[float] = 30.0  # while the client reads less than uvicorn's buffer
     close_seconds: ClassVar[float] = 20.0  # for the rest of an answer, after the connection closes
+    head_bytes: ClassVar[int] = (
+        65_536  # of a head; of trailers; of what is between the bytes of a body
+    )
+    pipelined: ClassVar[int] = 16  # requests that wait for the answer to the one before
     most: ClassVar[int] = 16_384  # less where the limit of open files is lower
-    head_bytes: ClassVar[int] = 65_536
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._raw = transport
-        self._requests = 0
-        self._head = 0  # bytes that belong to no request yet
-        self._reads_body = False
-        self._unwritten_until = self._closed_until = inf
+        self._begun = self._queued = 0
+        self._head = self._unread = 0
+        self._head_until = self.loop.time() + self.head_seconds
+        self._write_until = self._close_until = inf
         self.is_lost = False
         _table.add(self)
-        self._rest(_table.fresh)
         if hasattr(
             socket, "TCP_USER_TIMEOUT"
         ):  # Linux: also after the process has closed the connection
@@ -57,41 +63,61 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if not self._reads_body:
-            if self._head > self.head_bytes:
-                self.abort()
-                return
-            self._head += len(data)
+        if self._unread > self.head_bytes:
+            self.abort()
+            return
+        self._unread += len(data)
         current.set(self)  # for the tasks that uvicorn starts in this call
         super().data_received(data)
 
     def pause_writing(self) -> None:
-        self._unwritten_until = self.loop.time() + self.write_seconds
+        self._write_until = self.loop.time() + self.write_seconds
+        _table.waits(self)
         super().pause_writing()
 
     def resume_writing(self) -> None:
-        self._unwritten_until = inf
+        self._write_until = inf
         super().resume_writing()
+
+    # --- the parser -------------------------------------------------------------------------------
+    def on_message_begin(self) -> None:
+        self._head = 0
+        self._queued += 1
+        if self._queued > self.pipelined:
+            raise Refused
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._head += len(name) + len(value) + 32  # an empty one costs memory too
+        if self._head > self.head_bytes:
+            raise Refused
+        super().on_header(name, value)
+
+    def on_body(self, body: bytes) -> None:
+        self._unread = 0
+        super().on_body(body)
 
     # --- for the shell ----------------------------------------------------------------------------
     def begin(self) -> None:
         """A whole head has arrived; its body comes next."""
-        self._requests += 1
-        self._reads_body = True
-        _table.fresh.pop(self, None)
-        _table.rested.pop(self, None)
+        self._begun += 1
+        self._queued -= 1
+        self._unread = 0
+        self._head_until = inf
+        _table.waits(self)
 
     def has_whole(self) -> None:
-        """The body has arrived; what comes next is another request."""
-        self._reads_body = False
-        self._head = 0
+        """The body has arrived: the client waits for the server."""
+        self._unread = 0
+        _table.works(self)
 
     def end(self) -> None:
         """The answer was handed over."""
-        self.has_whole()
-        self._requests -= 1
-        if not self._requests and not self.is_lost:
-            self._rest(_table.rested)
+        self._begun -= 1
+        self._unread = 0
+        if not self._begun and not self.is_lost:
+            self._head_until = self.loop.time() + self.head_seconds
+            _table.waits(self)
 
     def abort(self) -> None:
         """Close the connection without waiting for its client, and drop what the system holds for it."""
@@ -102,15 +128,15 @@ class Connection(HttpToolsProtocol):
     # --- deadlines --------------------------------------------------------------------------------
     def closing(self) -> None:
         """The transport closes when the client has read the rest."""
-        self._closed_until = min(self._closed_until, self.loop.time() + self.close_seconds)
+        self._close_until = min(self._close_until, self.loop.time() + self.close_seconds)
 
     def check(self, now: float) -> None:
         """End the connection if one of its deadlines has passed."""
-        if now > self._unwritten_until or now > self._closed_until:
+        if now > self._write_until or now > self._close_until:
             self.abort()
-
-    def _rest(self, place: "OrderedDict[Connection, float]") -> None:
-        place[self] = self.loop.time() + self.head_seconds
+        elif now > self._head_until:
+            self._head_until = inf
+            self.transport.close()
 
     def _set(self, option: int, value: int | bytes, *, level: int = socket.IPPROTO_TCP) -> None:
         with contextlib.suppress(OSError):  # a Unix socket, or one that is closed already
@@ -144,48 +170,53 @@ class _Transport:
 
 
 class _Table:
-    """All connections, and those without a request: since the beginning (`fresh`) or since an answer (`rested`)."""
+    """All connections, and those that wait for their client, the longest wait first."""
 
     def __init__(self) -> None:
-        self.open: dict[Connection, None] = {}
-        self.fresh: OrderedDict[Connection, float] = OrderedDict()
-        self.rested: OrderedDict[Connection, float] = OrderedDict()
+        self._open: dict[Connection, None] = {}
+        self._waiting: OrderedDict[Connection, None] = OrderedDict()
         self._looks = False
         self._logged_at = -inf
         self._files = _raise_limit() - SPARE_FILES
 
     def add(self, connection: Connection) -> None:
-        self.open[connection] = None
+        self._open[connection] = None
         if not self._looks:
             self._looks = True
             connection.loop.call_later(LOOK_SECONDS, self._look, connection.loop)
-        if len(self.open) > min(connection.most, self._files):
-            oldest = next(iter(self.fresh), None) or next(iter(self.rested), None) or connection
+        if len(self._open) > min(connection.most, self._files):
+            oldest = next(iter(self._waiting), connection)
             # Not in this call: the new connection has not been made yet.
             connection.loop.call_soon(oldest.abort)
             self.remove(oldest)
             self._log(connection.loop.time())
+        self.waits(connection)
+
+    def waits(self, connection: Connection) -> None:
+        """It waits for its client from now on."""
+        if connection in self._open:
+            self._waiting[connection] = None
+            self._waiting.move_to_end(connection)
+
+    def works(self, connection: Connection) -> None:
+        self._waiting.pop(connection, None)
 
     def remove(self, connection: Connection) -> None:
-        for table in (self.open, self.fresh, self.rested):
-            table.pop(connection, None)
+        self._open.pop(connection, None)
+        self._waiting.pop(connection, None)
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         now = loop.time()
-        for waiting in (self.fresh, self.rested):
-            while waiting and next(iter(waiting.values())) < now:
-                connection, _ = waiting.popitem(last=False)
-                connection.transport.close()
-        for connection in list(self.open):
+        for connection in list(self._open):
             connection.check(now)
-        self._looks = bool(self.open)
+        self._looks = bool(self._open)
         if self._looks:
             loop.call_later(LOOK_SECONDS, self._look, loop)
 
     def _log(self, now: float) -> None:
         if now > self._logged_at + LOG_SECONDS:
             self._logged_at = now
-            log.warning("connections_full", connections=len(self.open))
+            log.warning("connections_full", connections=len(self._open))
 
 
 def _raise_limit() -> int:

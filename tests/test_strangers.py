@@ -230,14 +230,37 @@ def test_a_refusal_for_size_reaches_a_client_that_sends_everything_first(web: We
     assert answer.headers["connection"] == "close"
 
 
-def test_endless_heads_end(web: Web):
-    for line in (b"GET /" + b"a" * 100_000, b"GET / HTTP/1.1\r\n" + b"X-A: b\r\n" * 10_000):
-        client = connected(web)
-        with pytest.raises(OSError):
-            client.sendall(line)
-            for _ in range(2000):
-                client.sendall(b"X-A: " + b"b" * 10_000 + b"\r\n")
-        answers_others(web)
+START = b"POST / HTTP/1.1\r\nHost: localhost\r\n"
+CHUNKED = START + b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("first", "again"),
+    [
+        (b"GET /", b"a" * 10_000),
+        (b"GET / HTTP/1.1\r\n", b"A: b\r\n" * 1000),
+        (b"GET / HTTP/1.1\r\n", b":\r\n" * 1000),
+        (b"GET / HTTP/1.1\r\nA: ", b"b" * 10_000),
+        (CHUNKED + b"1\r\na\r\n0\r\n", b"A: b\r\n" * 1000),
+        (CHUNKED + b"1\r\na\r\n0\r\nA: ", b"b" * 10_000),
+        (CHUNKED + b"1;", b"a" * 10_000),
+    ],
+    ids=["address", "headers", "empty-headers", "value", "trailers", "trailer", "chunk-extension"],
+)
+def test_what_is_endless_ends(web: Web, first: bytes, again: bytes):
+    client = connected(web, first)
+    with pytest.raises(OSError):
+        for _ in range(10_000):  # 60 MB or more
+            client.sendall(again)
+    answers_others(web)
+
+
+def test_requests_that_do_not_wait_for_their_answers_are_few(web: Web):
+    client = connected(web, get("/v1/problems") * 5000)
+
+    with contextlib.suppress(ConnectionResetError):
+        assert read_all(client).count(b"HTTP/1.1 200") <= 20
+    answers_others(web)
 
 
 # --- connections ----------------------------------------------------------------------------------
@@ -252,15 +275,31 @@ def test_two_thousand_idle_connections_keep_nobody_out_and_end(hasty_web: Web):
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_with_few_files_the_oldest_idle_connections_make_room(tmp_path: Path, transactional_db):
-    web = Web(tmp_path, connection="tests.test_strangers:Few")
-    try:
-        clients = [connected(web) for _ in range(30)]
-        answers_others(web)
-        eventually(lambda: is_closed(clients[0]))
-        assert not is_closed(clients[-1])
-    finally:
-        web.stop()
+SILENT = {
+    "idle": b"",
+    "half a head": b"GET / HT",
+    "half a body": START + b"Content-Length: 10\r\n\r\nabc",
+    "no reading": get(LARGE) * 10,
+}
+
+
+@pytest.mark.parametrize("kind", SILENT)
+def test_with_few_files_those_that_wait_longest_for_their_client_make_room(few_web: Web, kind: str):
+    clients = [connected(few_web, SILENT[kind], window=2048) for _ in range(20)]
+
+    answers_others(few_web)
+
+    eventually(lambda: is_closed(clients[0]))
+    for client in clients:
+        client.close()
+
+
+@pytest.fixture(scope="module")
+def few_web(django_db_setup, django_db_blocker, tmp_path_factory) -> Iterator[Web]:
+    with django_db_blocker.unblock():
+        web = Web(tmp_path_factory.mktemp("web"), connection="tests.test_strangers:Few")
+    yield web
+    web.stop()
 
 
 class Few(Connection):
