@@ -13,8 +13,9 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from tests.chaos import faults, report, rounds
-from tests.chaos.faults import Fault
+from tests.chaos import report, rounds
+from tests.chaos.faults import catalogue as faults
+from tests.chaos.faults.fault import Fault
 from tests.chaos.rounds import Result, Rounds, Timing
 from tests.chaos.servers import PGBOUNCER
 from tests.chaos.stack import ROOT, Site

@@ -5,63 +5,21 @@ It reads the database past every cache and pool, the files on the disk, the rece
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 from PIL import Image as Picture
 
-from tests.chaos.log import TERMINAL, ClientLog, Seen
-from tests.chaos.receiver import Tick
+from tests.chaos.evidence import Evidence, Violation
+from tests.chaos.log import TERMINAL, Seen
 
 Rows = Sequence[Sequence[Any]]
 TOLERANCE = 8  # of 255: the largest of generation.engine.pipeline.TOLERANCE, which loads torch
 
 # Several times the bound of the programme's stack, STALL_SECONDS, and shorter than the fault of a device that hangs.
 OPEN_SECONDS = 45
-
-# Every change of a job's status, by whatever statement.
-TRIGGER = """
-CREATE TABLE IF NOT EXISTS chaos_transition (
-    number bigserial PRIMARY KEY, job_id uuid NOT NULL, old text NOT NULL, new text NOT NULL, cache text NOT NULL,
-    at timestamptz NOT NULL DEFAULT clock_timestamp());
-CREATE OR REPLACE FUNCTION chaos_note() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    IF TG_OP = 'INSERT' THEN
-        INSERT INTO chaos_transition (job_id, old, new, cache) VALUES (NEW.id, '', NEW.status, NEW.cache);
-    ELSIF OLD.status IS DISTINCT FROM NEW.status THEN
-        INSERT INTO chaos_transition (job_id, old, new, cache) VALUES (NEW.id, OLD.status, NEW.status, NEW.cache);
-    END IF;
-    RETURN NULL;
-END $$;
-DROP TRIGGER IF EXISTS chaos_note ON generation_job;
-CREATE TRIGGER chaos_note AFTER INSERT OR UPDATE ON generation_job FOR EACH ROW EXECUTE FUNCTION chaos_note();
-"""
-
-
-@dataclass(frozen=True)
-class Violation:
-    """invariant: its name. subject: a job, an image, a file, or what else broke it."""
-
-    invariant: str
-    subject: str
-    detail: str
-
-
-@dataclass
-class Evidence:
-    """query: returns the rows of an SQL statement with parameters. received: the receiver's count by message id."""
-
-    query: Callable[..., Rows]
-    media: Path
-    log: ClientLog
-    received: Mapping[str, int] = field(default_factory=dict)
-    messages: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-    ticks: Sequence[Tick] = ()
-    active: Mapping[str, str] = field(default_factory=dict)  # release last activated by kind
-
 
 Found = Iterator[tuple[str, str]]  # subject and detail
 
@@ -163,7 +121,7 @@ def releases_as_decided(evidence: Evidence) -> Found:
     found = defaultdict(list)
     for kind, name in rows:
         found[kind].append(name)
-    for kind, name in evidence.active.items():
+    for kind, name in dict(evidence.active).items():
         if found[kind] != [name]:
             yield kind, f"{name} was activated last, active: {found[kind]}"
 

@@ -16,8 +16,9 @@ import psycopg2
 
 from tests.acceptance.stack import wait_for
 from tests.chaos import checker
-from tests.chaos.checker import Evidence, Violation, check
-from tests.chaos.faults import Fault
+from tests.chaos.checker import check
+from tests.chaos.evidence import TRIGGER, Evidence, Violation
+from tests.chaos.faults.fault import Fault
 from tests.chaos.load import Load, World
 from tests.chaos.log import ClientLog
 from tests.chaos.receiver import Beats
@@ -103,10 +104,7 @@ class Rounds:
         self._folder = folder
         self._seed = seed
         self._known: set[tuple[str, str]] = set()
-        self._active = dict(
-            site.postgres.query("SELECT kind, name FROM generation_release WHERE status = 'active'")
-        )
-        site.postgres.query(checker.TRIGGER)
+        site.postgres.query(TRIGGER)
 
     def run(self, name: str, faults: Sequence[Fault], timing: Timing) -> Result:
         self.world.draw = random.Random(f"{self._seed}/{name}")
@@ -235,7 +233,7 @@ class Rounds:
             received=self.site.receiver.times,
             messages=self.site.receiver.messages,
             ticks=beats.ticks,
-            active=self._active,
+            active=self.site.active,
         )
 
     def _judge(

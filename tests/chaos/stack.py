@@ -103,6 +103,10 @@ class Site:
         wait_for(lambda: len(self.stack.workers_alive()) == WORKERS, "all workers are ready")
         answer = self.stack.http.get("/v1/variants", params={"limit": 100}).raise_for_status()
         self.variants = [row["slug"] for row in answer.json()["results"]]
+        # By kind, as somebody decided last.
+        self.active = dict(
+            self.postgres.query("SELECT kind, name FROM generation_release WHERE status = 'active'")
+        )
 
     def __exit__(self, *_: object) -> None:
         try:

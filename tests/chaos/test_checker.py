@@ -21,7 +21,8 @@ from generation.models import (
     Usage,
 )
 from tests.chaos import checker
-from tests.chaos.checker import AT_THE_END, TRIGGER, Evidence, check
+from tests.chaos.checker import AT_THE_END, check
+from tests.chaos.evidence import TRIGGER, Evidence
 from tests.chaos.log import ClientLog, Seen
 from tests.chaos.receiver import Tick, origin
 from tests.people import make_delivery, make_endpoint, make_image, make_job, make_key, make_user

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.chaos import __main__ as programme
-from tests.chaos import device, faults, report
+from tests.chaos import device, report
+from tests.chaos.faults import catalogue as faults
 from tests.chaos.rounds import Result
 
 

@@ -1,0 +1,1 @@
+"""What breaks: a class for each kind of fault, with what begins and what ends it."""

@@ -1,0 +1,109 @@
+"""All faults, those of a quick run, and pairs."""
+
+import itertools
+import random
+import signal
+
+from tests.chaos.faults.fault import Fault
+from tests.chaos.faults.people import Activation, RudeClients
+from tests.chaos.faults.postgresql_states import (
+    ConnectionsUsedUp,
+    PostgresReadOnly,
+    PostgresRestarted,
+    ServerDown,
+    ServerFrozen,
+    SessionsCut,
+)
+from tests.chaos.faults.processes import GENERATION, BrokenDevice, Frozen, Killed, SecondBeat
+from tests.chaos.faults.redis_states import (
+    READONLY,
+    WRITABLE,
+    Garbage,
+    RedisFlushed,
+    RedisMisconf,
+    RedisPassword,
+    RedisSet,
+    config,
+)
+from tests.chaos.faults.storage import StorageFull, StorageGone
+from tests.chaos.servers import PGBOUNCER
+
+
+def everything() -> list[Fault]:
+    """Return all faults, in the order of a run."""
+    return [
+        Fault("none", "none"),
+        Killed("a generation worker killed", "worker", processes=GENERATION[:1]),
+        BrokenDevice("a generation worker killed at its commits", "worker", 30, word="die"),
+        Killed("all generation workers killed", "worker", processes=GENERATION, again_seconds=60),
+        Frozen("a generation worker frozen", "worker", 12, processes=GENERATION[:1]),
+        Killed(
+            "web and a generation worker stopped in order", "worker",
+            processes=("web", GENERATION[0]), again_seconds=60, number=signal.SIGTERM,
+        ),
+        Killed("web killed", "web", processes=("web",)),
+        Frozen("web frozen", "web", processes=("web",)),
+        Killed("light killed", "light", processes=("light",)),
+        Killed("webhooks killed", "webhooks", processes=("webhooks",)),
+        Killed("beat killed", "beat", processes=("beat",)),
+        Killed("encode killed", "encode", processes=("encode",)),
+        SecondBeat("two beats", "beat", 15),
+        ServerDown("Redis killed", "redis"),
+        ServerFrozen("Redis frozen", "redis", 12),
+        RedisSet("Redis READONLY", "redis", 12, begins=READONLY, ends=WRITABLE),
+        RedisSet("Redis OOM", "redis", begins=config("maxmemory", 1), ends=config("maxmemory", 0)),
+        RedisSet(
+            "Redis NOREPLICAS", "redis",
+            begins=config("min-replicas-to-write", 1), ends=config("min-replicas-to-write", 0),
+        ),
+        RedisMisconf("Redis MISCONF", "redis"),
+        RedisPassword("Redis WRONGPASS", "redis"),
+        RedisFlushed("Redis flushed", "redis"),
+        Garbage("garbage in Redis", "redis"),
+        SessionsCut("PostgreSQL sessions cut", "postgres"),
+        PostgresReadOnly("PostgreSQL read-only", "postgres"),
+        ServerFrozen("PostgreSQL frozen", "postgres", server="postgres"),
+        ConnectionsUsedUp("PostgreSQL without free connections", "postgres"),
+        PostgresRestarted("PostgreSQL restarted", "postgres"),
+        ServerDown("PostgreSQL killed", "postgres", server="postgres"),
+        ServerDown("PgBouncer killed", "postgres", server="pgbouncer"),
+        StorageGone("storage gone", "storage"),
+        StorageFull("storage full", "storage"),
+        BrokenDevice("a device fails once", "device", word="raise-once"),
+        BrokenDevice("a device always fails", "device", 15, word="raise"),
+        BrokenDevice("a device hangs", "device", 60, word="hang"),
+        BrokenDevice("a device is slow", "device", word="slow"),
+        Activation("another release activated", "people"),
+        RudeClients("half-sent bodies", "clients", 15, way="half_bodies"),
+        RudeClients("pipelined requests, nothing read", "clients", 15, way="pipelined_readers"),
+        RudeClients("connections reset", "clients", 15, way="resets"),
+        RudeClients("idle connections", "clients", 15, way="idle", number=300),
+    ]  # fmt: skip
+
+
+# A fault of each class, and the pairs that meet in practice.
+QUICK = (
+    "none", "a generation worker killed at its commits", "web killed", "two beats",
+    "Redis killed", "Redis READONLY", "Redis flushed",
+    "PostgreSQL sessions cut", "PostgreSQL read-only", "PostgreSQL restarted", "storage full",
+    "a device always fails", "a device hangs", "half-sent bodies", "pipelined requests, nothing read",
+)  # fmt: skip
+QUICK_PAIRS = (
+    ("a generation worker killed", "PostgreSQL sessions cut"),
+    ("Redis READONLY", "storage full"),
+)
+
+
+def pairs(faults: list[Fault], number: int, seed: int) -> list[tuple[Fault, Fault]]:
+    """Return so many pairs of different groups; the same for the same seed."""
+    possible = [
+        (first, second)
+        for first, second in itertools.combinations(faults, 2)
+        if first.group != second.group and "none" not in (first.group, second.group)
+    ]
+    return random.Random(seed).sample(possible, min(number, len(possible)))
+
+
+def usable(fault: Fault) -> bool:
+    """Whether this machine has the program that the fault is of."""
+    return PGBOUNCER is not None or getattr(fault, "server", "") != "pgbouncer"

@@ -1,0 +1,101 @@
+"""Processes of the stack that are killed, frozen or doubled, and workers with a broken device."""
+
+import os
+import signal
+import subprocess
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from tests.chaos.device import felt
+from tests.chaos.faults.fault import Fault
+from tests.chaos.servers import Repeating
+from tests.chaos.stack import Site
+
+GENERATION = ("generation-1", "generation-2", "generation-3")
+
+
+@dataclass
+class Killed(Fault):
+    """A signal, again and again: supervisor starts the process anew each time."""
+
+    processes: tuple[str, ...] = ()
+    again_seconds: float = 5.0
+    number: int = signal.SIGKILL
+    _repeating: Repeating | None = field(default=None, repr=False)
+
+    def begin(self, site: Site) -> None:
+        self._kill(site)
+        self._repeating = Repeating(lambda: self._kill(site), self.again_seconds)
+
+    def _kill(self, site: Site) -> None:
+        for name in self.processes:
+            with suppress(ProcessLookupError):
+                os.kill(site.stack.pid(name), self.number)
+
+    def end(self, site: Site) -> None:
+        assert self._repeating
+        self._repeating.stop()
+
+
+@dataclass
+class Frozen(Fault):
+    """SIGSTOP for longer than a lease."""
+
+    processes: tuple[str, ...] = ()
+    _pids: list[int] = field(default_factory=list, repr=False)
+
+    def begin(self, site: Site) -> None:
+        self._pids = [site.stack.pid(name) for name in self.processes]
+        for pid in self._pids:
+            os.kill(pid, signal.SIGSTOP)
+
+    def end(self, site: Site) -> None:
+        for pid in self._pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+
+@dataclass
+class SecondBeat(Fault):
+    """Two beats, of which the first is frozen and thawed while the second runs."""
+
+    _process: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
+    _pid: int = 0
+
+    def begin(self, site: Site) -> None:
+        self._process = site.beat()
+        self._pid = site.stack.pid("beat")
+        os.kill(self._pid, signal.SIGSTOP)
+
+    def end(self, site: Site) -> None:
+        assert self._process
+        with suppress(ProcessLookupError):
+            os.kill(self._pid, signal.SIGCONT)
+        self._process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(30)
+        self._process.kill()
+        self._process.wait()
+
+    def was_felt(self, site: Site) -> bool:
+        return "beat_begins" in site.second_beat.read_text()
+
+
+@dataclass
+class BrokenDevice(Fault):
+    """word: of tests.chaos.device. workers: which obey it."""
+
+    word: str = ""
+    workers: tuple[str, ...] = GENERATION[:1]
+
+    def begin(self, site: Site) -> None:
+        for worker in self.workers:
+            felt(site.devices / worker).unlink(missing_ok=True)
+            (site.devices / worker).write_text(self.word)
+
+    def end(self, site: Site) -> None:
+        for worker in self.workers:
+            (site.devices / worker).unlink(missing_ok=True)
+
+    def was_felt(self, site: Site) -> bool:
+        return all(felt(site.devices / worker).exists() for worker in self.workers)
