@@ -5,6 +5,7 @@ from typing import Any
 from uuid import UUID
 
 from django.contrib import admin, messages
+from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.postgres.expressions import ArraySubquery
 from django.core.exceptions import PermissionDenied
 from django.db.models import Exists, OuterRef, QuerySet
@@ -23,6 +24,7 @@ from unfold.decorators import action, display
 
 from generation.admin import pictures
 from generation.admin.actions import ObjectActionsMixin, ReadOnlyMixin
+from generation.api import problems
 from generation.errors import GenerationError
 from generation.jobs import lifecycle as jobs
 from generation.jobs import retention, retrying
@@ -52,6 +54,17 @@ class FlaggedFilter(DropdownFilter):
         return queryset.filter(Exists(judged))
 
 
+class ErrorFilter(DropdownFilter):
+    title = "error"
+    parameter_name = "error"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [(one.code, one.code) for one in problems.known() if one.is_of_jobs]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Job]) -> QuerySet[Job]:
+        return queryset.filter(error_code=self.value()) if self.value() else queryset
+
+
 @admin.register(Job)
 class JobAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
     list_display = ("what", "images", "status_badge", "release", "owner", "took", "created")
@@ -60,7 +73,9 @@ class JobAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
         ("cache", ChoicesDropdownFilter),
         FlaggedFilter,
         ("release", RelatedDropdownFilter),
+        ErrorFilter,
         ("created_at", RangeDateTimeFilter),
+        ("finished_at", RangeDateTimeFilter),
     )
     list_filter_submit = True
     list_per_page = 50
@@ -92,6 +107,7 @@ class JobAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
                 "fields": (
                     ("cache", "device_seconds", "encode_seconds"),
                     ("worker_name", "lease_expires_at"),
+                    ("error_code", "not_before"),
                     ("created_at", "started_at"),
                     ("finished_at", "purged_at"),
                 )
@@ -208,7 +224,18 @@ class JobAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
 
     @action(description="Retry", icon="replay", permissions=["change"])
     def retry(self, request: HttpRequest, queryset: QuerySet) -> None:
-        self._each(request, queryset, retrying.retry, Job.Status.QUEUED)
+        if queryset.count() == 1:
+            self._each(request, queryset, retrying.retry, Job.Status.QUEUED)
+            return
+        chosen = list(queryset.order_by("finished_at").values_list("pk", flat=True))
+        moved = retrying.retry_these(chosen)
+        LogEntry.objects.log_actions(
+            request.user.pk,  # type: ignore[arg-type]
+            Job.objects.filter(pk__in=moved),
+            CHANGE,
+            change_message="Queued again in the admin.",
+        )
+        messages.success(request, f"{len(moved)} of {len(chosen)} jobs are queued again.")
 
     @action(description="Cancel", icon="cancel", permissions=["change"])
     def cancel(self, request: HttpRequest, queryset: QuerySet) -> None:

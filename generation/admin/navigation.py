@@ -12,6 +12,7 @@ GROUPS = {
         ("Jobs", "pending_actions", "generation_job"),
         ("Releases", "deployed_code", "generation_release"),
         ("Workers", "memory", "generation_worker"),
+        ("Queues", "traffic", "generation_queue"),
         ("Webhooks", "webhook", "generation_webhookendpoint"),
         ("Webhook deliveries", "outbox", "generation_delivery"),
     ),

@@ -1,6 +1,6 @@
 """Retries by people: one failed or canceled job, or all that failed for a reason in a period."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from uuid import UUID
 
@@ -19,7 +19,7 @@ def retry(job_id: UUID) -> Job:
 
     Raises JobFinished for a succeeded one, JobPurged for one whose images were removed.
     """
-    _queue_again([job_id], (Status.FAILED, Status.CANCELED))
+    retry_these([job_id])
     job = Job.objects.get(id=job_id)
     if job.purged_at is not None:
         raise JobPurged("Its images were deleted. Submit the same request again.")
@@ -55,19 +55,29 @@ def retry_failed(
     failed = failed.filter(**{name: value for name, value in filters.items() if value})
     if is_dry_run:
         return failed.count()
-    ids = list(failed.order_by("finished_at").values_list("id", flat=True))
-    return sum(
-        _queue_again(ids[start : start + AT_ONCE], (Status.FAILED,))
-        for start in range(0, len(ids), AT_ONCE)
-    )
+    ids = failed.order_by("finished_at").values_list("id", flat=True)
+    return len(retry_these(list(ids), ended=(Status.FAILED,)))
 
 
-def _queue_again(job_ids: Collection[UUID], ended: Collection[Status]) -> int:
-    """Queue those of these jobs that have ended in this way and have not been purged. Return how many."""
+def retry_these(
+    job_ids: Sequence[UUID], *, ended: Collection[Status] = (Status.FAILED, Status.CANCELED)
+) -> list[UUID]:
+    """Queue those of these jobs that have ended in this way and have not been purged. Return which.
+
+    Many small transactions.
+    """
+    return [
+        moved
+        for start in range(0, len(job_ids), AT_ONCE)
+        for moved in _queue_again(job_ids[start : start + AT_ONCE], ended)
+    ]
+
+
+def _queue_again(job_ids: Collection[UUID], ended: Collection[Status]) -> list[UUID]:
     with transaction.atomic():
         again = Job.objects.filter(id__in=job_ids, status__in=ended, purged_at__isnull=True)
         found = dict(again.select_for_update(no_key=True).values_list("id", "attempt"))
-        moved = move(
+        move(
             Job.objects.filter(id__in=found),
             to=Status.QUEUED,
             failures=0,
@@ -80,6 +90,6 @@ def _queue_again(job_ids: Collection[UUID], ended: Collection[Status]) -> int:
         report = Report()
         for job_id, attempt in found.items():
             report.moved(job_id, Status.QUEUED, "job_retried", attempt=attempt)
-        if moved:
+        if found:
             report.wake()
-    return moved
+    return list(found)

@@ -48,6 +48,7 @@ class APIKey(models.Model):
         VARIANTS_READ = "variants:read", "read the catalogue"
         RELEASES_READ = "releases:read", "read releases and how they are made"
         RELEASES_WRITE = "releases:write", "make releases"
+        QUEUES_WRITE = "queues:write", "see, pause and resume queues"
 
     ACTIVE, EXPIRED, REVOKED = "active", "expired", "revoked"
 

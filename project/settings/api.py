@@ -11,6 +11,7 @@ MAX_QUEUED_JOBS = environment.whole("MAX_QUEUED_JOBS", 10_000, most=10_000_000)
 SCOPE_PERMISSIONS = {
     "releases:read": ["generation.view_release", "distillation.view_run"],
     "releases:write": ["distillation.add_run", "distillation.change_run"],
+    "queues:write": ["generation.change_queue"],
 }
 OPENAI_WAIT_SECONDS = environment.positive("OPENAI_WAIT_SECONDS", 540)
 REST_FRAMEWORK = {

@@ -22,8 +22,10 @@ from generation.models import (
     Job,
     OwnerLimits,
     PromptVariant,
+    Queue,
     Release,
     Usage,
+    Worker,
 )
 from tests.people import (
     make_embedding,
@@ -355,6 +357,41 @@ def test_a_job_is_canceled_and_retried(admin):
 def test_a_succeeded_job_is_not_retried_and_the_reason_is_shown(admin, rows):
     answer = choose(admin, "job", "retry", rows["job"])
     assert "another seed" in notices(answer)
+
+
+def test_jobs_that_failed_for_a_reason_are_retried_together(admin):
+    wanted = [make_job(status=Status.FAILED, error_code="worker_lost") for _ in range(3)]
+    make_job(status=Status.FAILED, error_code="not_finite")
+    listed = f"{url('job', 'changelist')}?error=worker_lost"
+    assert admin.get(listed).context["cl"].result_count == 3
+
+    data = {"action": "retry", "_selected_action": [wanted[0].pk], "select_across": "1"}
+    answer = admin.post(listed, data, follow=True)
+
+    assert "3 of 3 jobs are queued again." in notices(answer)
+    queued = Job.objects.filter(status="queued")
+    assert {job.pk for job in queued} == {job.pk for job in wanted}
+    assert LogEntry.objects.filter(change_message__contains="again in the admin").count() == 3
+
+
+def test_a_queue_is_paused_and_resumed(admin):
+    queue = Queue.objects.get_or_create(name="generation")[0]
+    page = admin.get(url("queue", "change", "generation"))
+    assert [action["title"] for action in page.context["object_actions"]] == ["Pause"]
+    assert "generation is paused" in notices(do(admin, queue, "pause"))
+    queue.refresh_from_db()
+    assert queue.paused_at is not None and queue.paused_by
+    assert "paused" in admin.get(url("queue", "changelist")).content.decode()
+    assert "generation is running" in notices(do(admin, queue, "resume"))
+    viewer = staff("view_queue")
+    assert viewer.post(url("queue", "do", "generation", "pause")).status_code == 403
+
+
+def test_the_fault_of_a_worker_is_shown(admin):
+    worker = make_worker()
+    Worker.objects.filter(pk=worker.pk).update(fault="storage_failed", fault_detail="No space.")
+    html = admin.get(url("worker", "changelist")).content.decode()
+    assert "faulty" in html and "storage_failed: No space." in html
 
 
 def test_a_job_offers_only_what_makes_sense(admin, rows):

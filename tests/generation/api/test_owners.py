@@ -18,6 +18,9 @@ pytestmark = pytest.mark.django_db
 SHARED = {
     "variant": "the catalogue",
     "release": "releases",
+    "queue": "queues of jobs",
+    "queue-pause": "",
+    "queue-resume": "",
     "run": "runs of redistillation",
     "run-pause": "",
     "run-resume": "",

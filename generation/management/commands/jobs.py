@@ -1,0 +1,54 @@
+"""`manage.py jobs retry`: jobs that failed are queued again."""
+
+from argparse import ArgumentParser, ArgumentTypeError
+from datetime import datetime
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+from django.utils import timezone
+from django.utils.dateparse import parse_datetime
+
+from generation.jobs import retrying
+
+
+def moment(text: str) -> datetime:
+    try:
+        found = parse_datetime(text) or parse_datetime(f"{text}T00:00")
+    except ValueError:
+        found = None
+    if found is None:
+        raise ArgumentTypeError(f"{text!r}: give a date and a time, such as 2026-01-31T03:00")
+    return timezone.make_aware(found) if timezone.is_naive(found) else found
+
+
+class Command(BaseCommand):
+    help = "Queue failed jobs again."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        actions = parser.add_subparsers(dest="action", required=True)
+        retry = actions.add_parser(
+            "retry",
+            help="queue again all jobs that failed for a reason in a period",
+            description="Each gets all its attempts again. Jobs whose images were deleted stay as they are.",
+        )
+        retry.add_argument("--code", default="", help="error code, such as worker_lost")
+        retry.add_argument("--since", type=moment, metavar="TIME", help="that failed from then on")
+        retry.add_argument("--until", type=moment, metavar="TIME", help="that failed before")
+        retry.add_argument("--release", default="", metavar="NAME")
+        retry.add_argument("--owner", default="", metavar="USERNAME")
+        retry.add_argument("--all", action="store_true", help="without a code and without a time")
+        retry.add_argument("--dry-run", action="store_true", help="only count them")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        if not (options["all"] or options["code"] or options["since"]):
+            raise CommandError("Give --code or --since, or --all for every failed job.")
+        count = retrying.retry_failed(
+            code=options["code"],
+            since=options["since"],
+            until=options["until"],
+            release=options["release"],
+            owner=options["owner"],
+            is_dry_run=options["dry_run"],
+        )
+        what = "would be queued" if options["dry_run"] else "are queued"
+        self.stdout.write(f"{count} jobs {what} again.")
