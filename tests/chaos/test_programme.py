@@ -30,13 +30,10 @@ def test_pairs_are_of_different_groups():
         assert first.group != second.group and "none" not in (first.group, second.group)
 
 
-def test_a_quick_run_has_a_fault_of_each_group():
+def test_a_quick_run_has_a_fault_of_most_groups():
     groups = {fault.name: fault.group for fault in faults.everything()}
-    assert {groups[name] for name in faults.QUICK} == set(groups.values()) - {
-        "light",
-        "webhooks",
-        "encode",
-    }
+    left_out = {"light", "webhooks", "encode", "people"}
+    assert {groups[name] for name in faults.QUICK} == set(groups.values()) - left_out
 
 
 def test_an_unknown_fault_is_refused(capsys):
