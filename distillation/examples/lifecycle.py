@@ -32,14 +32,17 @@ Override = Example.Override
 def rules() -> places.Rules:
     """Return the rules on what sources may read."""
     roots = settings.IMAGE_SOURCE_ROOTS or [Path(settings.DATA_DIR) / "sources"]
-    return places.Rules([Path(root) for root in roots], settings.IMAGE_SOURCE_PRIVATE_HOSTS)
+    return places.Rules(
+        [Path(root) for root in roots],
+        settings.IMAGE_SOURCE_BUCKETS,
+        settings.IMAGE_SOURCE_PRIVATE_HOSTS,
+    )
 
 
 def check_url(url: str) -> None:
     """Check a URL without connecting. Raises DistillationRefused if `ingestion` would not open it."""
     try:
-        if places.scheme_of(url) == "":
-            places.folder_of(url, rules())
+        places.check(url, rules())
     except places.PlaceUnusable as error:
         raise DistillationRefused(str(error)) from error
 

@@ -6,7 +6,6 @@ not followed, and private IP addresses are refused at connection time, also afte
 
 import errno
 import importlib.util
-import posixpath
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,9 +37,11 @@ class FileTooLarge(Exception):
 
 @dataclass(frozen=True)
 class Rules:
-    """roots: folders of this machine that may be read; relative paths start at the first one."""
+    """roots: folders of this machine that may be read; relative paths start at the first one. buckets: URLs of
+    buckets, or of folders in them, that may be read with this machine's credentials."""
 
     roots: Sequence[Path]
+    buckets: Sequence[str] = ()
     private_hosts: bool = False
 
 
@@ -95,6 +96,37 @@ def folder_of(url: str, rules: Rules) -> Path:
             f"{given} is outside of the allowed folders (IMAGE_SOURCE_ROOTS): {allowed}."
         )
     return path
+
+
+def bucket_of(url: str, rules: Rules) -> str:
+    """Return bucket and folder of an allowed URL, as fsspec takes them. Raises PlaceUnusable for others."""
+    scheme, _, rest = url.partition("://")
+    wanted = _segments(rest)
+    if {"..", "."} & set(wanted) or any(character in url for character in "?#\\"):
+        raise PlaceUnusable("The URL of a bucket has no ., .., ?, # or backslash.")
+    for allowed in rules.buckets:
+        head, _, place = allowed.partition("://")
+        given = _segments(place)
+        if head.lower() == scheme.lower() and given and wanted[: len(given)] == given:
+            return "/".join(wanted)
+    allowed = ", ".join(rules.buckets) or "nothing"
+    raise PlaceUnusable(
+        f"{url} is outside of the allowed buckets (IMAGE_SOURCE_BUCKETS): {allowed}."
+    )
+
+
+def _segments(place: str) -> list[str]:
+    return [segment for segment in place.split("/") if segment]
+
+
+def check(url: str, rules: Rules) -> str:
+    """Return the scheme of a URL that the rules allow; "" for a folder. Does not connect. Raises PlaceUnusable."""
+    scheme = scheme_of(url)
+    if scheme == "":
+        folder_of(url, rules)
+    elif scheme not in WEB:
+        bucket_of(url, rules)
+    return scheme
 
 
 class Place:
@@ -197,7 +229,7 @@ def open_place(url: str, rules: Rules) -> Place:
     """Open a location. Raises PlaceUnusable."""
     import fsspec  # imported here because the web process only checks URLs
 
-    scheme = scheme_of(url)
+    scheme = check(url, rules)
     if scheme == "":
         folder = folder_of(url, rules)
         if not folder.is_dir():
@@ -214,7 +246,7 @@ def open_place(url: str, rules: Rules) -> Place:
         filesystem = fsspec.filesystem(scheme, skip_instance_cache=True, use_listings_cache=False)
     except Exception as error:
         raise PlaceUnusable(f"{scheme}:// cannot be opened: {_message(error)}") from error
-    return Place(filesystem, posixpath.normpath(url.partition("://")[2]), scheme=scheme)
+    return Place(filesystem, bucket_of(url, rules), scheme=scheme)
 
 
 def _web(rules: Rules) -> Any:

@@ -32,6 +32,7 @@ def test_a_new_source_waits_to_be_read_and_asks_a_worker(django_capture_on_commi
     [
         ("/etc", [], "IMAGE_SOURCE_ROOTS"),
         ("gopher://x/y", [], "not supported"),
+        ("s3://anybodys/pictures", [], "IMAGE_SOURCE_BUCKETS"),
         ("vases", ["red", "not-red"], "contradict"),
         ("vases", ["not-vase"], "contradict"),
     ],

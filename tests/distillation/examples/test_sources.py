@@ -95,6 +95,48 @@ def test_a_listing_that_is_too_long_is_refused(root, monkeypatch):
         locations("vases", Rules([root]))
 
 
+# --- buckets --------------------------------------------------------------------------------------
+RULES = Rules([], ["s3://ours", "gs://shared/pictures/"])
+
+
+@pytest.mark.parametrize(
+    ("url", "place"),
+    [
+        ("s3://ours", "ours"),
+        ("S3://ours/a/b/", "ours/a/b"),
+        ("gs://shared/pictures", "shared/pictures"),
+        ("gs://shared//pictures/x", "shared/pictures/x"),
+    ],
+)
+def test_allowed_buckets_and_folders_in_them_are_read(url, place):
+    assert sources.bucket_of(url, RULES) == place
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3://others",
+        "s3://ours2/a",
+        "s3://OURS",
+        "gs://ours",
+        "gs://shared",
+        "gs://shared/pictures2",
+        "s3://ours/../others/a",
+        "s3://../others",
+        "s3://./others",
+        "gs://shared/pictures/../secrets",
+        "s3://ours?versionId=1",
+        "s3://ours#a",
+        "s3://ours\\@others",
+        "abfs://ours",
+    ],
+)
+def test_other_buckets_are_not_read_with_this_machines_credentials(url):
+    for rules in (RULES, Rules([], [])):
+        with pytest.raises(PlaceUnusable):
+            sources.check(url, rules)
+
+
 # --- URLs -----------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("url", "said"),
@@ -122,7 +164,7 @@ def test_a_backend_that_is_not_installed_is_named():
         pytest.skip("every backend is installed here")
     package = sources.PACKAGES[missing[0]]
     with pytest.raises(PlaceUnusable, match=f"pip install {package}"):
-        open_place(f"{missing[0]}://bucket/folder", Rules([]))
+        open_place(f"{missing[0]}://bucket/folder", Rules([], [f"{missing[0]}://bucket"]))
 
 
 # --- web servers ----------------------------------------------------------------------------------
