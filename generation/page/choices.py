@@ -44,10 +44,11 @@ class Found:
     is_wording: bool
 
 
-def search(text: str, tags: Sequence[str], *, slug: str = "") -> Found:
+def search(text: str, tags: Sequence[str], *, slug: str = "", is_own_text: bool = False) -> Found:
     """Search active variants with all words of `text` in any order, and all tags; at most MOST_VARIANTS.
 
-    slug: the previous selection, kept if it fits the search, unless the text is another variant's.
+    slug: the previous selection, kept if it fits the search, unless the text is another variant's. Without one, the
+    first variant that a search by words finds is selected. is_own_text: the text itself is selected instead.
     """
     normalized = normalize(text)
     words = normalized.split()[: catalogue.MAX_WORDS]
@@ -60,6 +61,8 @@ def search(text: str, tags: Sequence[str], *, slug: str = "") -> Found:
     elif chosen is not None and not _fits(chosen, words, tags):
         chosen = None
     shown, has_more = found[:MOST_VARIANTS], len(found) > MOST_VARIANTS
+    if chosen is None and words and shown and not is_own_text:
+        chosen = shown[0]
     if chosen is not None and chosen not in shown:
         shown = [chosen, *shown[: MOST_VARIANTS - 1]]
     return Found(

@@ -1,7 +1,10 @@
-"""Django's error handlers: HTML for browsers, problem documents for API clients, Django's own pages in the admin."""
+"""Django's error handlers: HTML for browsers, problem documents for API clients."""
 
-from django.http import HttpRequest, HttpResponseBase
-from django.views import defaults
+import sys
+
+from django.http import HttpRequest, HttpResponseBase, HttpResponsePermanentRedirect
+from django.urls import is_valid_path
+from rest_framework.request import Request
 
 from generation.api.views import problem_responses, refusals
 from generation.api.views.refusals import Refusal
@@ -10,34 +13,35 @@ from generation.page import responses
 
 def _shown(refusal: Refusal, request: HttpRequest) -> HttpResponseBase:
     """Return HTML for a browser outside of /v1/, otherwise a problem document."""
-    if "text/html" in request.headers.get("Accept", "") and not request.path.startswith("/v1/"):
+    if _is_browser(request):
         return responses.protected(responses.refused(request, refusal))
     return problem_responses.plain(refusal, request)
 
 
-def _in_admin(request: HttpRequest) -> bool:
-    return request.path.startswith("/admin")
+def _is_browser(request: HttpRequest) -> bool:
+    accepts = "text/html" in request.headers.get("Accept", "")
+    return accepts and not request.path.startswith("/v1/")
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponseBase:
-    if _in_admin(request):
-        return defaults.bad_request(request, exception)
     return _shown(refusals.BAD_REQUEST, request)
 
 
 def forbidden(request: HttpRequest, exception: Exception) -> HttpResponseBase:
-    if _in_admin(request):
-        return defaults.permission_denied(request, exception)
     return _shown(refusals.FORBIDDEN, request)
 
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponseBase:
-    if _in_admin(request):
-        return defaults.page_not_found(request, exception)
+    """Say that nothing is there; a page with a slash too many at its end is redirected to."""
+    path = request.path_info.rstrip("/")
+    if path != request.path_info and _is_browser(request) and is_valid_path(path):
+        query = request.META.get("QUERY_STRING", "")
+        return HttpResponsePermanentRedirect(f"{path}?{query}" if query else path)
     return _shown(refusals.nothing_at(request), request)
 
 
 def server_error(request: HttpRequest) -> HttpResponseBase:
-    if _in_admin(request):
-        return defaults.server_error(request)
-    return _shown(refusals.INTERNAL, request)
+    """Answer an exception that no view converted, such as that of a database that is away while the session is read."""
+    error = sys.exc_info()[1]
+    refusal = refusals.of(error, Request(request)) if isinstance(error, Exception) else None
+    return _shown(refusal or refusals.INTERNAL, request)

@@ -50,21 +50,26 @@ class CreateForm(SearchForm):
 
 @dataclass(frozen=True)
 class FormValues:
-    """Values of the form. text, variant, tags: the prompt; options: by name, as typed."""
+    """Values of the form. text, variant, tags: the prompt; options: by name, as typed.
+
+    is_own_text: the text itself was selected from the list, not one of the variants found.
+    """
 
     text: str = ""
     variant: str = ""
     tags: Sequence[str] = ()
     options: Mapping[str, str] = field(default_factory=dict)
+    is_own_text: bool = False
 
     @classmethod
     def of(cls, form: Mapping[str, Any]) -> "FormValues":
         """Return the values of a form validated by CreateForm or SearchForm."""
         text, variant = form.get("text", ""), form.get("variant", "")
+        is_own_text = variant == "" and "variant" in form and form.get("looked") == text
         if form.get("looked", text) != text:
             variant = ""  # the text was changed after the selection
         options = {name: form[name].strip() for name in OPTIONS if form.get(name, "").strip()}
-        return cls(text, variant, form.get("tag", ()), options)
+        return cls(text, variant, form.get("tag", ()), options, is_own_text)
 
 
 @dataclass(frozen=True)
@@ -127,7 +132,12 @@ class Filled:
 
     @cached_property
     def found(self) -> Found:
-        return choices.search(self.values.text, self.values.tags, slug=self.values.variant)
+        return choices.search(
+            self.values.text,
+            self.values.tags,
+            slug=self.values.variant,
+            is_own_text=self.values.is_own_text and not self.errors.nearest,
+        )
 
     @cached_property
     def offers(self) -> Offers:

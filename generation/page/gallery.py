@@ -14,7 +14,7 @@ from generation.api.serializers.shapes import Strict
 from generation.api.views.jobs import owned
 from generation.models import Job, PromptVariant
 from generation.page.presentation import Shown, shown
-from generation.page.responses import PageView, PersonRequest, read
+from generation.page.responses import PageView, PersonRequest, query
 
 JOBS = 24  # per page
 ENDED = (Job.Status.SUCCEEDED, Job.Status.FAILED)
@@ -62,7 +62,7 @@ def gallery(request: Any, *, slug: str | None = None, before: Any = None) -> Gal
 
 class GalleryPage(PageView):
     def get(self, request: PersonRequest) -> HttpResponse:
-        asked = read(GalleryQuery, request.GET)
+        asked = query(GalleryQuery, request)
         part = gallery(request, slug=asked.get("variant"), before=asked.get("before"))
         name = "tiles" if request.htmx else "gallery"
         return render(request, f"generation/page/{name}.html", {"gallery": part})

@@ -15,7 +15,7 @@ from generation.page.gallery import gallery
 from generation.page.jobs import card
 from generation.page.login import Login
 from generation.page.presentation import shown
-from generation.page.responses import PageView, PersonRequest, read, refused
+from generation.page.responses import PageView, PersonRequest, query, read, refused
 
 MOST_OPEN = 10  # unfinished jobs shown
 OPEN = (Job.Status.QUEUED, Job.Status.RUNNING)
@@ -30,7 +30,7 @@ class Home(PageView):
         return super().anonymous(request)
 
     def get(self, request: PersonRequest) -> HttpResponse:
-        return _page(request, Filled(FormValues.of(read(CreateForm, request.GET))))
+        return _page(request, Filled(FormValues.of(query(CreateForm, request))))
 
     def post(self, request: PersonRequest) -> HttpResponseBase:
         form = read(CreateForm, request.POST)
@@ -50,7 +50,7 @@ class Choices(PageView):
     """Suggestions of prompt variants during typing."""
 
     def get(self, request: PersonRequest) -> HttpResponseBase:
-        values = FormValues.of(read(SearchForm, request.GET))
+        values = FormValues.of(query(SearchForm, request))
         if not request.htmx:
             return HttpResponseRedirect(f"{reverse('home')}?{request.GET.urlencode()}")
         return render(request, "generation/page/choices.html", {"filled": Filled(values)})

@@ -21,7 +21,7 @@ from generation.jobs import estimates, retention
 from generation.jobs import lifecycle as jobs
 from generation.models import Job
 from generation.page.presentation import Shown
-from generation.page.responses import PageView, PersonRequest, read
+from generation.page.responses import PageView, PersonRequest, query
 
 
 class CardQuery(Strict):
@@ -64,7 +64,7 @@ class Now(JobPage):
     """Progress of an unfinished job; when it has finished, the whole card as a replacement."""
 
     def get(self, request: PersonRequest, job_id: UUID) -> HttpResponseBase:
-        asked = read(CardQuery, request.GET)
+        asked = query(CardQuery, request)
         job = one(request, job_id)
         if not request.htmx:
             return HttpResponseRedirect(reverse("result", args=[job_id]))
@@ -79,7 +79,7 @@ class Now(JobPage):
 
 class Cancel(JobPage):
     def post(self, request: PersonRequest, job_id: UUID) -> HttpResponseBase:
-        asked = read(CardQuery, request.GET)
+        asked = query(CardQuery, request)
         jobs.cancel(one(request, job_id).id)
         if request.htmx:
             return card(request, one(request, job_id), whole=asked["whole"])

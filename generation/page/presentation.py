@@ -12,7 +12,7 @@ from generation.api import problems
 from generation.images import links
 from generation.jobs import lifecycle as jobs
 from generation.jobs.estimates import MOST_AHEAD, Estimate
-from generation.models import Image, Job
+from generation.models import Image, Job, Release
 
 WORDS = {
     Job.Status.QUEUED: "Waiting",
@@ -137,14 +137,25 @@ class Shown:
 
     @property
     def settings(self) -> dict[str, str]:
-        """Return the job's values for the form, without the seed."""
-        return {
+        """Return the job's values for the form, without the seed.
+
+        The release only if the request named it and it is not retired, its size only if it is not the default: what
+        the server chose, it chooses again.
+        """
+        release = self.job.release
+        values = {
             "variant": self.job.variant.slug,
             "n": str(self.job.n),
-            "size": self.size,
             "output_format": self.job.output_format,
-            "model": self.job.release.name,
         }
+        if (self.job.width, self.job.height) != release.image_sizes[0]:
+            values["size"] = self.size
+        if self.job.is_release_named and release.status in (
+            Release.Status.ACTIVE,
+            Release.Status.CANDIDATE,
+        ):
+            values["model"] = release.name
+        return values
 
     @property
     def form(self) -> str:

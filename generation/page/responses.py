@@ -8,6 +8,7 @@ from django.conf import settings
 from django.contrib.auth.views import redirect_to_login
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import render
+from django.urls import reverse
 from django.utils.cache import patch_cache_control, patch_vary_headers
 from django.views import View
 from django_htmx.http import HttpResponseClientRedirect, trigger_client_event
@@ -33,9 +34,9 @@ class PageView(View):
     """Base view for logged-in users. Errors are shown as pages."""
 
     def dispatch(self, request: Any, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        if not request.user.is_authenticated:
-            return protected(self.anonymous(request))
         try:
+            if not request.user.is_authenticated:  # reads the session, which is in the database
+                return protected(self.anonymous(request))
             response = super().dispatch(request, *args, **kwargs)
         except Exception as error:
             refusal = refusals.of(error, Request(request))
@@ -60,10 +61,18 @@ def _address(request: PersonRequest) -> str:
 
 
 def read(shape: type[Strict], data: Any) -> dict[str, Any]:
-    """Return the validated query or form. Raises ValidationError."""
+    """Return the validated form. Raises ValidationError."""
     checked = shape(data=data)
     checked.is_valid(raise_exception=True)
     return checked.validated_data
+
+
+def query(shape: type[Strict], request: HttpRequest) -> dict[str, Any]:
+    """Return the validated query of a page, without parameters of others: links get some on their way (utm_source)."""
+    known = request.GET.copy()
+    for name in set(known) - set(shape().fields):
+        del known[name]
+    return read(shape, known)
 
 
 # --- what a browser may load and keep -------------------------------------------------------------
@@ -111,12 +120,24 @@ def refused(request: HttpRequest, refusal: Refusal) -> HttpResponse:
         response = HttpResponse(refusal.detail, content_type="text/plain", status=refusal.status)
         trigger_client_event(response, "trouble", {"value": refusal.detail})
     else:
-        response = render(
-            request, "generation/page/refused.html", {"refusal": refusal}, status=refusal.status
-        )
+        facts = {
+            "refusal": refusal,
+            "in_admin": request.path.startswith(reverse("admin:index")),
+            "layout": LAYOUTS[_is_known(request, refusal)],
+        }
+        response = render(request, "generation/page/refused.html", facts, status=refusal.status)
     if refusal.retry_after is not None:
         response["Retry-After"] = str(refusal.retry_after)
     return response
+
+
+# Without and with the navigation of a logged-in user.
+LAYOUTS = ("generation/page/base.html", "generation/page/person.html")
+
+
+def _is_known(request: HttpRequest, refusal: Refusal) -> bool:
+    """Return whether a user is logged in. After a fault nothing is read of the database: it may be the reason."""
+    return refusal.status < 500 and hasattr(request, "user") and request.user.is_authenticated
 
 
 def csrf_failed(request: HttpRequest, reason: str = "") -> HttpResponseBase:

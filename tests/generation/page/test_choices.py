@@ -71,7 +71,16 @@ def test_a_choice_stays_while_it_fits_the_search(catalogue):
     kept = choices.search("red", ["clay"], slug=slug)
     assert kept.chosen and kept.chosen.slug == slug
     for text, tags in (("blue", []), ("red", ["glass"])):
-        assert choices.search(text, tags, slug=slug).chosen is None
+        found = choices.search(text, tags, slug=slug)
+        assert found.chosen == found.variants[0] != kept.chosen
+
+
+def test_the_first_variant_that_is_found_is_chosen_unless_the_text_itself_is(catalogue):
+    found = choices.search("red table", ())
+    assert found.is_wording and found.chosen == found.variants[0]
+    assert choices.search("red table", (), is_own_text=True).chosen is None
+    assert choices.search("purple", ()).chosen is None
+    assert choices.search("", ["red"]).chosen is None
 
 
 def test_an_archived_choice_is_none(catalogue):

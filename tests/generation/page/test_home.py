@@ -47,7 +47,7 @@ def test_the_list_follows_what_is_typed_and_offers_the_words_themselves(variants
     part = Person().get("/choices", {"text": "glass red"}, htmx=True)
     assert "<html" not in html(part)
     assert offered(part, "variant") == ["", "a-red-glass-vase"]
-    assert checked(part, "variant") == [""]
+    assert checked(part, "variant") == ["a-red-glass-vase"]
     assert "My own text: glass red" in words(part)
 
 
@@ -173,6 +173,34 @@ def test_the_nearest_are_offered_where_none_is_near_enough(encoder, variants):
     assert "noscript" not in html(answer)  # htmx would make its button the one that Enter presses
     assert "not similar enough" in words(answer)
     assert 'value="a purple giraffe"' in html(answer) and 'value="3"' in html(answer)
+
+
+def test_enter_after_a_search_takes_the_first_prompt_that_was_found(variants):
+    person = Person()
+    found = person.get("/choices", {"text": "red vase", "variant": ""}, htmx=True)
+    assert checked(found, "variant") == ["a-red-glass-vase"]
+    assert "My own text: red vase" in words(found)
+    form = {"text": "red vase", "looked": "red vase", "variant": "a-red-glass-vase"}
+    person.post("/", form, **CREATE)
+    assert Job.objects.get().variant.slug == "a-red-glass-vase"
+
+
+def test_what_the_search_finds_comes_before_what_sounds_similar(encoder, variants):
+    """Somebody was faster than the list, and the text itself has no match."""
+    far = next(variant for variant in variants if "vase" not in variant.text)
+    with EncodeThread({"vase": Answer((Near(far.pk, 0.5),))}):
+        answer = Person().post("/", {"text": "vase", "looked": ""}, **CREATE)
+    assert answer.status_code == 422
+    first, *_, last = offered(answer, "variant")[1:]
+    assert "vase" in first and last == far.slug
+    assert checked(answer, "variant") == [first]
+    assert "Some prompts have these words" in words(answer)
+
+
+def test_the_text_itself_stays_chosen_when_another_field_is_wrong(variants):
+    form = {"text": "red vase", "looked": "red vase", "variant": "", "n": "many"}
+    answer = Person().post("/", form, **CREATE)
+    assert answer.status_code == 422 and checked(answer, "variant") == [""]
 
 
 # --- refusals -------------------------------------------------------------------------------------

@@ -8,9 +8,9 @@ import pytest
 from django.utils import timezone
 
 from generation.infra import notifications
-from generation.models import Job
+from generation.models import Job, Release
 from generation.page.presentation import Shown, duration
-from tests.people import make_image, make_job, make_worker
+from tests.people import make_image, make_job, make_release, make_worker
 from tests.person import Person, checked, html, words
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_server")]
@@ -149,6 +149,22 @@ def test_again_asks_for_the_same_with_a_fresh_seed_or_with_the_same(person, done
             64,
         )
         assert (again.seed == 41) is bool(extra)
+
+
+@pytest.mark.parametrize(("status", "maker"), [("retired", "student-2"), ("candidate", "old")])
+def test_again_is_made_by_what_serves_now_unless_another_release_was_named(person, status, maker):
+    old = make_release(name="old", image_sizes=((32, 32), (64, 64)))
+    done = make_job(owner=person.user, release=old, status="succeeded", is_release_named=True)
+    unnamed = make_job(owner=person.user, release=old, status="succeeded")
+    Release.objects.filter(pk=old.pk).update(status=status)
+    new = make_release(name="student-2", image_sizes=((64, 64),))
+    for job, expected in ((done, maker), (unnamed, new.name)):
+        page = html(person.get(f"/jobs/{job.id}"))
+        form = dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', page))
+        del form["csrfmiddlewaretoken"]
+        person.post("/", form)
+        again = Job.objects.latest("created_at")
+        assert (again.release.name, again.width) == (expected, 32 if expected == "old" else 64)
 
 
 def test_the_settings_can_be_changed_before(person, done):

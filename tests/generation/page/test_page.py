@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
+from django.db import connection
 from django.test import Client
 from django.urls import get_resolver, reverse
 
@@ -183,10 +184,68 @@ def test_a_form_without_the_token_of_its_page_is_refused_as_a_page(job):
 
 
 def test_what_is_refused_is_a_page_with_the_words_of_the_api():
-    answer = Person().get("/", {"colour": "red"})
+    answer = Person().post("/", {"colour": "red"})
     assert answer.status_code == 400 and answer["Content-Type"].startswith("text/html")
     assert "colour: Unknown parameter." in words(answer)
     assert answer["Content-Security-Policy"]
+
+
+def test_parameters_that_others_add_to_a_link_are_ignored(job):
+    person = Person(username="somebody")
+    make_variant(text="a vase", slug="a-vase")
+    for path in ("/?variant=a-vase&", "/gallery?", "/login?"):
+        answer = person.client.get(path + "utm_source=mail&fbclid=x&utm_source=chat", follow=True)
+        assert answer.status_code == 200, path
+    found = person.get("/choices?text=vase&utm_source=mail", htmx=True)
+    assert found.status_code == 200 and "a vase" in words(found)
+    now = person.get(f"/jobs/{job.id}/now?whole=true&gclid=1", htmx=True)
+    assert now.status_code == 200
+    assert 'value="a-vase"' in html(person.get("/?variant=a-vase&utm_source=mail"))
+
+
+def test_a_slash_at_the_end_of_an_address_leads_to_the_page(job):
+    browser = {"Accept": "text/html"}
+    person = Person(username="somebody")
+    answer = person.get("/gallery/?variant=x", **browser)
+    assert (answer.status_code, answer["Location"]) == (301, "/gallery?variant=x")
+    assert person.get(f"/jobs/{job.id}/", **browser)["Location"] == f"/jobs/{job.id}"
+    assert person.get("/nowhere/", **browser).status_code == 404
+    problem(API().get("/v1/jobs/"), 404, "not_found")
+
+
+def test_who_is_logged_in_keeps_the_navigation_on_an_error_page(job):
+    person = Person(username="somebody")
+    for path, status in (
+        ("/nowhere", 404),
+        ("/gallery?variant=no", 404),
+        ("/gallery?before=x", 400),
+    ):
+        page = person.get(path, Accept="text/html")
+        assert page.status_code == status, path
+        assert "Gallery" in words(page) and "somebody Log out" in words(page)
+    assert "Log out" not in words(Client(headers={"Accept": "text/html"}).get("/nowhere"))
+
+
+@pytest.fixture
+def database_away(transactional_db) -> Iterator[Person]:
+    """A logged-in person whose next request finds no PostgreSQL."""
+    person = Person(username="admin", is_superuser=True)
+    connection.close()
+    place = {name: connection.settings_dict[name] for name in ("HOST", "PORT")}
+    connection.settings_dict.update(HOST="127.0.0.1", PORT="1")
+    yield person
+    connection.close()
+    connection.settings_dict.update(place)
+
+
+@pytest.mark.parametrize("path", ["/", "/gallery", "/admin/", "/admin/generation/job/", "/choices"])
+def test_a_database_that_is_away_is_said_to_be_away(database_away, path):
+    for headers in ({"Accept": "text/html"}, {}):
+        answer = database_away.get(path, **headers)
+        assert answer.status_code == 503 and int(answer["Retry-After"]) >= 1
+        assert "The database does not answer." in answer.content.decode()
+    page = database_away.get(path, Accept="text/html")
+    assert f'href="{path}"' in html(page) and "Try again" in words(page)
 
 
 NASTY = [
