@@ -23,6 +23,7 @@ HEADS = (
     "longest transaction",
 )
 BIN_SECONDS = 1.0
+TAIL_SECONDS = 15.0  # that are shown after the last recovery
 DPI = 100
 ORANGE = "#d1691f"
 
@@ -70,8 +71,7 @@ def violations(results: Sequence[Result], *, most: int = 3) -> str:
 def plot(results: Sequence[Result], path: Path) -> None:
     """Draw computed successes a second around each fault, a row each; the fault lies between the marks."""
     before = max(result.began for result in results)
-    after = max(result.seconds - result.began for result in results)
-    after = min(after, float(np.percentile([r.seconds - r.began for r in results], 90)))
+    after = TAIL_SECONDS + max(r.ended - r.began + (r.recovered or 0.0) for r in results)
     edges = np.arange(-before, after + BIN_SECONDS, BIN_SECONDS)
     rows = np.array(
         [
@@ -92,9 +92,8 @@ def plot(results: Sequence[Result], path: Path) -> None:
             at = result.ended - result.began + result.recovered
             axes.plot(at, number, marker=".", color="black", markersize=5)
     axes.set_yticks(range(len(results)), [result.name for result in results], fontsize=8)
-    axes.set(
-        xlabel="seconds since the fault began; orange: its begin and end; point: first success after it"
-    )
+    axes.set(xlabel="seconds since the fault began", xlim=(edges[0], edges[-1]))
+    axes.set_title("orange: begin and end of the fault; point: first success after it", fontsize=9)
     figure.colorbar(image, label="jobs computed a second", fraction=0.04)
     figure.savefig(path, dpi=DPI)
     plt.close(figure)
