@@ -3,6 +3,7 @@
 from datetime import timedelta
 from typing import Any
 
+import redis
 from django.db.models import Count, Q
 from django.http import HttpRequest
 from django.urls import reverse
@@ -10,7 +11,7 @@ from django.utils import timezone
 
 from generation.admin import pictures
 from generation.catalogue import variants as catalogue
-from generation.infra import heartbeat
+from generation.infra import beat_lock, heartbeat, light
 from generation.models import Image, Job, Release
 
 LATEST_PICTURES = 18
@@ -78,7 +79,26 @@ def _workers() -> list[dict]:
     alive = {row["queue"]: row["count"] for row in rows.order_by("queue")}
     note = ", ".join(f"{count} {queue}" for queue, count in alive.items()) or "none is running"
     is_bad = not alive.get("generation")
-    return [_card("Workers", sum(alive.values()), note, "worker", is_bad=is_bad)]
+    return [_card("Workers", sum(alive.values()), note, "worker", is_bad=is_bad), _schedule()]
+
+
+def _schedule() -> dict:
+    """Return the card of beat and the light worker: without them no job is rescued and nothing is distilled."""
+    try:
+        is_beating = beat_lock.is_held()
+    except redis.RedisError:
+        return _card("Schedule", "unknown", "Redis does not answer", "worker", is_bad=True)
+    stopped = [] if is_beating else ["beat"]
+    stopped += [] if heartbeat.is_served(light.QUEUE) else ["the light worker"]
+    verb = "do" if len(stopped) > 1 else "does"
+    note = f"{' and '.join(stopped)} {verb} not run: start {'them' if verb == 'do' else 'it'}"
+    return _card(
+        "Schedule",
+        "stopped" if stopped else "runs",
+        note if stopped else "beat and the light worker run",
+        "worker",
+        is_bad=bool(stopped),
+    )
 
 
 def _releases() -> list[dict]:

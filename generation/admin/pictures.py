@@ -47,6 +47,7 @@ KINDS = {
     "inconclusive": "warning",
     "inferior": "danger",
     "stale": "warning",
+    "unknown words": "warning",
     "canary": "info",
     "active": "success",
     "candidate": "info",

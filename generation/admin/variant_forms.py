@@ -17,6 +17,7 @@ from unfold.widgets import (
 )
 
 from generation.catalogue import variants as catalogue
+from generation.catalogue.unknown_words import Vocabulary
 from generation.catalogue.variants import EmbeddingState
 from generation.engine.texts import tidy
 from generation.errors import PromptInvalid
@@ -123,3 +124,23 @@ class EmbeddingFilter(DropdownFilter):
 
     def queryset(self, request: HttpRequest, queryset: QuerySet) -> QuerySet:
         return queryset.filter(embedding_state=self.value()) if self.value() else queryset
+
+
+class UnknownWordsFilter(DropdownFilter):
+    title = "unknown words"
+    parameter_name = "unknown"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("yes", "with words that the encoder does not know"), ("no", "without")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet) -> QuerySet:
+        if self.value() not in ("yes", "no"):
+            return queryset
+        vocabulary = Vocabulary()
+        texts = PromptVariant.objects.values_list("pk", "text").iterator()
+        found = [pk for pk, text in texts if vocabulary.unknown(text)]
+        return (
+            queryset.filter(pk__in=found)
+            if self.value() == "yes"
+            else queryset.exclude(pk__in=found)
+        )

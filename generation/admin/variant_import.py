@@ -1,10 +1,15 @@
 """Preview of a large import in the admin: only its first rows are shown. The import is `VariantResource`."""
 
+from typing import Any
+
+import tablib
 from django.core.exceptions import ValidationError
 from import_export import resources
 from import_export.results import Result
 
+from generation.catalogue import unknown_words
 from generation.catalogue.import_export import VariantResource
+from generation.catalogue.unknown_words import Vocabulary
 from generation.models import PromptVariant
 
 PREVIEW_ROWS = 200
@@ -39,6 +44,11 @@ class PreviewResource(VariantResource):
     """Import resource for the admin."""
 
     previewed = 0  # number of changed rows so far
+
+    def after_import(self, dataset: tablib.Dataset, result: Any, **kwargs: Any) -> None:
+        super().after_import(dataset, result, **kwargs)
+        if unknown := Vocabulary().count(str(text or "") for text in dataset["text"]):
+            result.unknown_words = unknown_words.sentence(unknown)
 
     class Meta:
         skip_diff = False

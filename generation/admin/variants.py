@@ -20,13 +20,16 @@ from generation.admin.actions import ObjectActionsMixin
 from generation.admin.variant_forms import (
     EmbeddingFilter,
     TagFilter,
+    UnknownWordsFilter,
     VariantConfirmImportForm,
     VariantForm,
     VariantImportForm,
 )
 from generation.admin.variant_import import PreviewResource
+from generation.catalogue import unknown_words
 from generation.catalogue import variants as catalogue
 from generation.catalogue.import_export import CatalogueCSV, CatalogueJSON
+from generation.catalogue.unknown_words import Vocabulary
 from generation.catalogue.variants import EmbeddingState
 from generation.errors import GenerationError
 from generation.jobs import submission
@@ -52,7 +55,12 @@ class PromptVariantAdmin(ObjectActionsMixin, ModelAdmin, ImportExportModelAdmin)
     formats = [CatalogueCSV, CatalogueJSON]
 
     list_display = ("wording", "latest", "tag_list", "status_badge", "embedding_badge", "updated")
-    list_filter = (("status", ChoicesDropdownFilter), EmbeddingFilter, TagFilter)
+    list_filter = (
+        ("status", ChoicesDropdownFilter),
+        EmbeddingFilter,
+        UnknownWordsFilter,
+        TagFilter,
+    )
     list_filter_submit = True
     list_per_page = 50
     show_full_result_count = False
@@ -60,7 +68,14 @@ class PromptVariantAdmin(ObjectActionsMixin, ModelAdmin, ImportExportModelAdmin)
     search_help_text = "Slug, text, tag or notes"
     actions = ("encode_again", "preview", "activate", "archive")
     object_actions = ("preview", "encode_again", "activate", "archive")
-    readonly_fields = ("made_of_it", "embeddings", "revision", "created_at", "updated_at")
+    readonly_fields = (
+        "made_of_it",
+        "unknown",
+        "embeddings",
+        "revision",
+        "created_at",
+        "updated_at",
+    )
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[PromptVariant]:
         latest = (
@@ -77,7 +92,7 @@ class PromptVariantAdmin(ObjectActionsMixin, ModelAdmin, ImportExportModelAdmin)
             return [(None, {"fields": wording})]
         if self.has_change_permission(request, obj):
             wording.insert(1, "new_revision")
-        facts = ["made_of_it", "embeddings", "revision", "created_at", "updated_at"]
+        facts = ["made_of_it", "unknown", "embeddings", "revision", "created_at", "updated_at"]
         return [(None, {"fields": wording}), ("Images and embeddings", {"fields": facts})]
 
     def get_form(self, request: HttpRequest, obj: Any = None, **kwargs: Any) -> Any:
@@ -89,6 +104,15 @@ class PromptVariantAdmin(ObjectActionsMixin, ModelAdmin, ImportExportModelAdmin)
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
         catalogue.save(obj, new_revision=form.cleaned_data.get("new_revision", False))
+        if unknown := Vocabulary().unknown(obj.text):
+            messages.warning(request, unknown_words.sentence(unknown))
+
+    def get_changelist_instance(self, request: HttpRequest) -> Any:
+        found = super().get_changelist_instance(request)
+        vocabulary = Vocabulary()
+        for variant in found.result_list:
+            variant.unknown_words = vocabulary.unknown(variant.text)
+        return found
 
     # --- columns and fields
     @display(description="prompt variant", ordering="slug")
@@ -112,18 +136,24 @@ class PromptVariantAdmin(ObjectActionsMixin, ModelAdmin, ImportExportModelAdmin)
     def embedding_badge(self, variant: Any) -> str:
         if variant.embedding_state is None:
             return "–"
-        label = pictures.badge(variant.embedding_state, variant.embedding_reason or "")
-        if not variant.embedding_reason:
+        state, reason = variant.embedding_state, variant.embedding_reason or ""
+        if not reason and variant.unknown_words:
+            state, reason = "unknown words", unknown_words.sentence(variant.unknown_words)
+        label = pictures.badge(state, reason)
+        if not reason:
             return label
-        return format_html(
-            '<span class="rt-reason">{}<span>{}</span></span>', label, variant.embedding_reason
-        )
+        return format_html('<span class="rt-reason">{}<span>{}</span></span>', label, reason)
 
     updated = pictures.when_column("updated_at", "updated")
 
     @display(description="latest images")
     def made_of_it(self, variant: Any) -> str:
         return pictures.row(variant.latest_images)
+
+    @display(description="unknown words")
+    def unknown(self, variant: PromptVariant) -> str:
+        found = Vocabulary().unknown(variant.text)
+        return unknown_words.sentence(found) if found else "–"
 
     @display(description="embeddings")
     def embeddings(self, variant: PromptVariant) -> str:

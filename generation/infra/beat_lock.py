@@ -56,6 +56,11 @@ def keep() -> bool:
         return False
 
 
+def is_held() -> bool:
+    """Return whether a beat runs: it holds the lock. Raises RedisError."""
+    return bool(client().exists(NAME))
+
+
 def _take(lock: Lock) -> bool:
     try:
         return lock.acquire(blocking=False)

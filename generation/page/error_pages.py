@@ -3,7 +3,7 @@
 import sys
 
 from django.http import HttpRequest, HttpResponseBase, HttpResponsePermanentRedirect
-from django.urls import is_valid_path
+from django.urls import is_valid_path, reverse
 from rest_framework.request import Request
 
 from generation.api.views import problem_responses, refusals
@@ -34,7 +34,8 @@ def forbidden(request: HttpRequest, exception: Exception) -> HttpResponseBase:
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponseBase:
     """Say that nothing is there; a page with a slash too many at its end is redirected to."""
     path = request.path_info.rstrip("/")
-    if path != request.path_info and _is_browser(request) and is_valid_path(path):
+    in_admin = path.startswith(reverse("admin:index"))  # which ends all its addresses with a slash
+    if path != request.path_info and not in_admin and _is_browser(request) and is_valid_path(path):
         query = request.META.get("QUERY_STRING", "")
         return HttpResponsePermanentRedirect(f"{path}?{query}" if query else path)
     return _shown(refusals.nothing_at(request), request)

@@ -400,9 +400,8 @@ def test_no_secret_is_written_in_the_compose_file(name: str):
 
 def test_the_gpu_file_only_adds_to_services_that_exist():
     added = yaml.safe_load((ROOT / "deploy" / "compose.gpu.yaml").read_text())["services"]
-    assert set(added) == {"generation"}
-    assert added["generation"]["build"]["args"]["TORCH_INDEX"].startswith("https://")
-    assert (
-        added["generation"]["deploy"]["resources"]["reservations"]["devices"][0]["driver"]
-        == "nvidia"
-    )
+    assert set(added) == {"generation", "distillation"} <= set(SERVICES)
+    for service in added.values():
+        assert service["build"]["args"]["TORCH_INDEX"].startswith("https://")
+        (device,) = service["deploy"]["resources"]["reservations"]["devices"]
+        assert device["driver"] == "nvidia"

@@ -17,7 +17,7 @@ from django.http import HttpRequest, JsonResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
-from generation.infra import redis_client
+from generation.infra import beat_lock, heartbeat, light, redis_client
 from generation.models import Worker
 from generation.realtime.hub import LOAD
 
@@ -41,16 +41,18 @@ def live(request: HttpRequest) -> JsonResponse:
 @require_safe
 @never_cache
 def ready(request: HttpRequest) -> JsonResponse:
-    """Readiness: PostgreSQL and Redis respond, a worker without a fault generates, this process has free threads."""
+    """Readiness: PostgreSQL and Redis respond, a worker without a fault generates, this process has free threads.
+
+    Without beat or the light worker jobs are served, but none is rescued: "degraded", with the status 200.
+    """
     deadline = time.monotonic() + PART_SECONDS
     asked = {name: _ask(name) for name in PARTS}
     parts = {name: _outcome(name, future, deadline) for name, future in asked.items()}
     if load := request.META.get("asgi.scope", {}).get(LOAD):
         parts["threads"] = {"ok": load["stuck_seconds"] < STUCK_SECONDS, **load}
-    good = all(part["ok"] for part in parts.values())
-    return JsonResponse(
-        {"status": "ok" if good else "unavailable", **parts}, status=200 if good else 503
-    )
+    good = all(part["ok"] for name, part in parts.items() if name != SCHEDULE)
+    status = "unavailable" if not good else "ok" if parts[SCHEDULE]["ok"] else "degraded"
+    return JsonResponse({"status": status, **parts}, status=200 if good else 503)
 
 
 def _ask(name: str) -> "Future[dict[str, Any]]":
@@ -118,8 +120,18 @@ def _workers() -> dict[str, Any]:
     return answer
 
 
+def _schedule() -> dict[str, Any]:
+    try:
+        runs = {"beat": beat_lock.is_held(), "light": heartbeat.is_served(light.QUEUE)}
+    finally:
+        connection.close()
+    return {"ok": all(runs.values()), **runs}
+
+
+SCHEDULE = "schedule"
 PARTS: dict[str, Callable[[], dict[str, Any]]] = {
     "database": _database,
     "redis": _redis,
     "workers": _workers,
+    SCHEDULE: _schedule,
 }

@@ -10,8 +10,9 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import connection
 from tqdm import tqdm
 
-from generation.catalogue import import_export
+from generation.catalogue import import_export, unknown_words
 from generation.catalogue import variants as catalogue
+from generation.catalogue.unknown_words import Vocabulary
 from generation.errors import GenerationError
 from generation.infra import notifications
 from generation.models import PromptVariant
@@ -86,6 +87,8 @@ class Command(BaseCommand):
             f"{done} {report.new} new, {report.updated} updated, {report.unchanged} unchanged "
             f"({report.seconds:.1f} s)."
         )
+        if unknown := Vocabulary().count(str(text or "") for text in dataset["text"]):
+            self.stdout.write(unknown_words.sentence(unknown))
 
     def export_file(self, options: dict) -> None:
         count = import_export.export_file(options["file"])

@@ -14,6 +14,7 @@ from PIL import Image as Picture
 
 from generation.catalogue import variants as catalogue
 from generation.images import storage
+from generation.infra import beat_lock
 from generation.models import (
     APIKey,
     Attempt,
@@ -109,6 +110,39 @@ def test_the_first_page_shows_the_figures_and_the_latest_pictures(admin, rows):
     for word in ("Queued", "Failed", "Workers", "Catalogue", rows["release"].name):
         assert word in html
     assert url("job", "image", rows["job"].images.get().pk, "thumbnail") in html
+
+
+def test_the_first_page_says_that_beat_or_the_light_worker_is_gone(admin, redis_server):
+    def card() -> dict:
+        cards = admin.get(reverse("admin:index")).context["cards"]
+        return next(card for card in cards if card["title"] == "Schedule")
+
+    assert card()["is_bad"]
+    assert card()["note"] == "beat and the light worker do not run: start them"
+    redis_server.set(beat_lock.NAME, "a beat")
+    assert card()["note"] == "the light worker does not run: start it"
+    make_worker(name="light", queue="light")
+    assert (card()["value"], card()["is_bad"]) == ("runs", False)
+
+
+def test_every_page_of_the_admin_has_a_title(admin, rows):
+    pages = [reverse("admin:index"), reverse("admin:app_list", args=["generation"])]
+    for model in rows:
+        pages += [url(model, "changelist"), url(model, "change", rows[model].pk)]
+    for page in [*pages, url("promptvariant", "add"), url("promptvariant", "import")]:
+        html = admin.get(page).content.decode()
+        title = html.split("<title>", 1)[1].split("</title>", 1)[0]
+        assert title.split("|")[0].strip() and "Retort" in title, page
+
+
+@pytest.mark.parametrize(
+    ("page", "status"), [("/admin/nowhere/", 404), ("/admin/generation/release/", 403)]
+)
+def test_errors_in_the_admin_are_pages_of_retort(page, status):
+    answer = staff("view_job").get(page, headers={"Accept": "text/html"})
+    html = answer.content.decode()
+    assert answer.status_code == status
+    assert "page.css" in html and 'href="/admin/">Back to the admin' in html and "Log out" in html
 
 
 def test_the_first_page_shows_nothing_to_whom_nothing_is_permitted(rows):

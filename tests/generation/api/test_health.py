@@ -7,7 +7,7 @@ import pytest
 from django.test import Client
 
 from generation.api.views import health
-from generation.infra import redis_client
+from generation.infra import beat_lock, redis_client
 from generation.models import Worker
 from tests.people import make_worker
 
@@ -31,14 +31,30 @@ def test_the_process_lives_whatever_else_is_dead(dead_redis):
     assert Client().get("/health/live").status_code == 200
 
 
-def test_ready_with_database_redis_and_a_worker_that_beats():
+def test_ready_with_database_redis_and_a_worker_that_beats(redis_server):
     make_worker(silent_seconds=2)
+    make_worker(name="light", queue="light")
+    redis_server.set(beat_lock.NAME, "a beat")
 
     status, body = ready()
 
     assert (status, body["status"]) == (200, "ok")
     assert all(body[part]["ok"] for part in ("database", "redis", "workers"))
     assert 1.5 <= body["workers"]["heartbeat_seconds"] < 10
+
+
+@pytest.mark.parametrize("missing", ["beat", "light"])
+def test_without_beat_or_the_light_worker_it_is_degraded(redis_server, settings, missing):
+    make_worker()
+    silence = settings.WORKER_STALE_SECONDS + 5 if missing == "light" else 0
+    make_worker(name="light", queue="light", silent_seconds=silence)
+    if missing != "beat":
+        redis_server.set(beat_lock.NAME, "a beat")
+
+    status, body = ready()
+
+    assert (status, body["status"]) == (200, "degraded")
+    assert body["schedule"] == {"ok": False, "beat": True, "light": True} | {missing: False}
 
 
 def test_not_ready_without_a_worker_or_with_silent_or_other_ones(settings):

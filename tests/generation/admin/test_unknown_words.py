@@ -1,0 +1,86 @@
+"""Words that the starter's text encoder does not know, in the catalogue's admin, import and command."""
+
+import io
+import re
+from pathlib import Path
+
+import pytest
+from django.conf import settings
+from django.core.management import call_command
+from django.test import Client
+from django.urls import reverse
+
+from generation.catalogue.unknown_words import Vocabulary
+from generation.models import PromptVariant
+from tests.people import make_embedding, make_release, make_user, make_variant
+
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("encoder")]
+
+STARTER = Path(settings.BASE_DIR) / "generation" / "starter" / "teacher"
+SAID = "The text encoder does not know “elephant”"
+
+
+@pytest.fixture
+def encoder() -> None:
+    """A release in use with the starter's tokenizer."""
+    make_release(name="with-encoder", has_encoder=True, path=str(STARTER))
+
+
+@pytest.fixture
+def admin() -> Client:
+    client = Client()
+    client.force_login(make_user(username="admin", is_superuser=True))
+    return client
+
+
+def url(page: str, *args: object) -> str:
+    return reverse(f"admin:generation_promptvariant_{page}", args=args)
+
+
+def words(answer) -> str:
+    return " ".join(re.sub(r"<[^>]*>", " ", answer.content.decode()).split())
+
+
+def test_words_that_the_tokenizer_splits_are_unknown():
+    vocabulary = Vocabulary()
+    assert vocabulary.unknown("A red glass VASE, on the wooden table") == []
+    assert vocabulary.unknown("an elephant and a Giraffe, an elephant") == ["elephant", "giraffe"]
+    assert vocabulary.unknown("…") == []
+    assert vocabulary.count(["an elephant", "a vase", "a red elephant"]) == {"elephant": 2}
+
+
+def test_without_an_encoder_no_word_is_called_unknown():
+    PromptVariant.objects.all().delete()
+    from generation.models import Release
+
+    Release.objects.all().delete()
+    assert Vocabulary().unknown("an elephant") == []
+
+
+def test_the_editor_is_told_of_unknown_words_and_the_list_is_not_green(admin):
+    given = {"text": "a red elephant", "slug": "", "tags": "", "status": "active", "notes": ""}
+    answer = admin.post(url("add"), given, follow=True)
+    assert SAID in words(answer)
+    variant = PromptVariant.objects.get()
+    make_embedding(variant=variant)
+    make_embedding(variant=make_variant(text="a red vase"))
+    assert SAID in words(admin.get(url("change", variant.pk)))
+    page = words(admin.get(url("changelist")))
+    assert page.count(SAID) == 1 and "unknown words" in page
+    found = words(admin.get(url("changelist"), {"unknown": "yes"}))
+    assert "a red elephant" in found and "a red vase" not in found
+    found = words(admin.get(url("changelist"), {"unknown": "no"}))
+    assert "a red elephant" not in found and "a red vase" in found
+
+
+def test_an_import_names_unknown_words_before_it_is_confirmed(admin):
+    file = io.BytesIO(b"text\na red elephant\na red vase\n")
+    file.name = "new.csv"
+    page = admin.post(url("import"), {"import_file": file, "format": "0"})
+    assert SAID in words(page) and not PromptVariant.objects.exists()
+
+
+def test_the_command_names_unknown_words(tmp_path, capsys):
+    (tmp_path / "new.csv").write_text("text\na red elephant\na red vase\n")
+    call_command("catalogue", "import", str(tmp_path / "new.csv"))
+    assert SAID in capsys.readouterr().out
