@@ -17,10 +17,8 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from functools import partial
 from types import FrameType
 from typing import Any
-from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
 import structlog
@@ -29,12 +27,12 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.wsgi import get_wsgi_application
 
 from generation.realtime.hub import LOAD, REQUEST_ID, SHELL, Hub
-from generation.realtime.sse import Streams
 from project import bodies, connections
 from project.answers import INTERNAL, Answer, Send, refusal, whole
 from project.bodies import Body, Receive, Scope
 from project.bridge import Bridge
 from project.connections import Connection
+from project.holding import Holder
 from project.memory import Held, Memory
 from project.middleware import in_utf8
 from project.staff import is_staff
@@ -45,11 +43,6 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
 log = structlog.get_logger(__name__)
 
 THREADS = 8
-REPEATED_AT_ONCE = 4  # repeated requests leave threads to new ones
-RECHECK_SECONDS = 5.0  # a message may be lost: its sender could not reach Redis
-RECHECK_DISCONNECTED_SECONDS = 1.0
-RECHECKS_PER_SECOND = 100  # at most, of all clients together
-STOP_SECONDS = 2.0
 HELD_BYTES = 134_217_728  # of requests and answers, all clients together
 UPLOADS_AT_ONCE = 2
 LOGINS = ("/login", "/admin/login/")
@@ -86,11 +79,7 @@ class Shell:
         self._for_operators = {
             path: Bridge(wsgi_application, threads=1, name=path) for path in FOR_OPERATORS
         }
-        self._hub = hub
-        self._streams = Streams(
-            settings.REDIS_URL, hub, recheck_seconds=lambda: self._recheck_seconds()
-        )
-        self._repeated = asyncio.Semaphore(REPEATED_AT_ONCE)
+        self._holder = Holder(self._django, hub)
         self._uploads = asyncio.Semaphore(UPLOADS_AT_ONCE)
         self._logins = asyncio.Semaphore(LOGINS_AT_ONCE)
         self._logging_in = 0
@@ -100,7 +89,7 @@ class Shell:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            self._hub.start()
+            self._holder.start()
             self._watchdog.start()
             connection = connections.current.get()
             if connection is None:
@@ -124,18 +113,13 @@ class Shell:
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
-        self._hub.start()
-        _before_stop(self._close)
+        self._holder.start()
+        _before_stop(self._holder.close)
         gc.freeze()  # garbage collections skip the objects of Django's modules
         await send({"type": "lifespan.startup.complete"})
         await receive()
-        self._close()
-        await self._streams.aclose()
+        await self._holder.aclose()
         await send({"type": "lifespan.shutdown.complete"})
-
-    def _close(self) -> None:
-        self._hub.close()
-        self._streams.close()
 
     async def _http(
         self, scope: Scope, receive: Receive, send: Send, connection: Connection | None
@@ -152,11 +136,14 @@ class Shell:
         except bodies.Gone:
             return
         if answer.stream is not None:
-            await self._stream(scope, receive, send, answer, asked_at)
-        elif answer.wait is not None:
-            await self._hold(scope, receive, send, answer, asked_at, connection)
-        else:
-            await answer.send(send, connection, self._memory)
+            await self._holder.stream(scope, receive, send, answer, asked_at)
+            return
+        if answer.wait is not None:
+            final = await self._holder.wait(scope, receive, answer, asked_at)
+            if final is None:
+                return
+            answer = final
+        await answer.send(send, connection, self._memory)
 
     # --- a request --------------------------------------------------------------------------------
     async def _answer(
@@ -223,89 +210,6 @@ class Shell:
         finally:
             self._logging_in -= 1
 
-    # --- waiting ----------------------------------------------------------------------------------
-    async def _hold(
-        self,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-        answer: Answer,
-        asked_at: float,
-        connection: Connection | None,
-    ) -> None:
-        """Send the final answer; stop when the client disconnects."""
-        gone = asyncio.ensure_future(_disconnected(receive))
-        final = asyncio.ensure_future(self._final_answer(scope, answer, asked_at))
-        try:
-            await asyncio.wait((gone, final), return_when=asyncio.FIRST_COMPLETED)
-            if final.done():
-                await final.result().send(send, connection, self._memory)
-        finally:
-            gone.cancel()
-            final.cancel()
-
-    async def _final_answer(self, scope: Scope, answer: Answer, asked_at: float) -> Answer:
-        wait = answer.wait
-        if wait is None:
-            return answer
-        request = _repeated(scope, wait.then)
-        deadline = asked_at + wait.seconds
-        while not self._hub.closing:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                break
-            await self._hub.moved(wait, since=asked_at, timeout=min(left, self._recheck_seconds()))
-            asked_at = time.monotonic()
-            with contextlib.suppress(TimeoutError):
-                # While the process stops, the last known state is good enough.
-                async with asyncio.timeout(STOP_SECONDS if self._hub.closing else None):
-                    newer = await self._ask(request)
-                answer = answer if newer.is_failure else newer
-            if answer.wait is None:
-                break
-        if answer.wait is not None:
-            answer.status = answer.wait.status or answer.status
-        return answer
-
-    # --- events -----------------------------------------------------------------------------------
-    async def _stream(
-        self, scope: Scope, receive: Receive, send: Send, answer: Answer, asked_at: float
-    ) -> None:
-        """Send events until the last one; stop when the client disconnects."""
-        stream = answer.stream
-        if stream is None:
-            return
-        headers = [(name, value) for name, value in answer.headers if name != b"content-length"]
-        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-
-        async def write(content: bytes) -> None:
-            await send({"type": "http.response.body", "body": content, "more_body": True})
-
-        ask = partial(self._ask, _repeated(scope, stream.then))
-        gone = asyncio.ensure_future(_disconnected(receive))
-        sent = asyncio.ensure_future(
-            self._streams.run(answer, asked_at=asked_at, ask=ask, write=write)
-        )
-        try:
-            await asyncio.wait((gone, sent), return_when=asyncio.FIRST_COMPLETED)
-            with contextlib.suppress(TimeoutError):  # of a client that reads nothing
-                if sent.done():
-                    sent.result()
-                    async with asyncio.timeout(STOP_SECONDS):
-                        await send({"type": "http.response.body", "body": b""})
-        finally:
-            gone.cancel()
-            sent.cancel()
-
-    # --- repeated requests ------------------------------------------------------------------------
-    def _recheck_seconds(self) -> float:
-        fewest = RECHECK_SECONDS if self._hub.is_connected else RECHECK_DISCONNECTED_SECONDS
-        return max(fewest, self._hub.waiters / RECHECKS_PER_SECOND)
-
-    async def _ask(self, request: Scope) -> Answer:
-        async with self._repeated:
-            return await self._django(request, Body.empty())
-
 
 def _for_django(headers: Any) -> list[tuple[bytes, bytes]]:
     """Return the headers without our internal ones, and without names that WSGI takes for others: `a_b` for `a-b`."""
@@ -314,26 +218,6 @@ def _for_django(headers: Any) -> list[tuple[bytes, bytes]]:
         for name, value in headers
         if b"_" not in name and not name.startswith(INTERNAL)
     ]
-
-
-def _repeated(scope: Scope, target: str) -> Scope:
-    """Return the scope of a GET of `target` by the same client."""
-    parts = urlsplit(target)
-    dropped = (b"content-length", b"content-type", b"transfer-encoding", b"expect")
-    return {
-        **scope,
-        SHELL: scope["method"],
-        "method": "GET",
-        "path": unquote(parts.path),
-        "raw_path": parts.path.encode(),
-        "query_string": parts.query.encode(),
-        "headers": [(name, value) for name, value in scope["headers"] if name not in dropped],
-    }
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 def _before_stop(action: Callable[[], None]) -> None:

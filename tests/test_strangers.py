@@ -12,14 +12,16 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from django.db import connection, transaction
+from django.urls import reverse
 
-from project.asgi import HELD_BYTES, THREADS
+from project.asgi import HELD_BYTES, LOGINS, LOGINS_AT_ONCE, THREADS
 from project.connections import Connection
 from tests.people import make_key
 from tests.web import Web, eventually
@@ -304,6 +306,33 @@ def few_web(django_db_setup, django_db_blocker, tmp_path_factory) -> Iterator[We
 
 class Few(Connection):
     most = 10
+
+
+# --- passwords ------------------------------------------------------------------------------------
+def test_the_shell_knows_the_pages_that_check_passwords():
+    assert {reverse("login"), reverse("admin:login")} == set(LOGINS)
+
+
+def test_passwords_are_checked_two_at_a_time(web: Web, transactional_db, redis_server):
+    """A check takes 100 MiB and a core."""
+    seen = []
+    token = "t" * 32
+
+    def log_in(number: int) -> int:
+        return httpx.post(
+            f"{web.url}{LOGINS[number % 2]}",
+            data={"username": f"user-{number}", "password": "x", "csrfmiddlewaretoken": token},
+            headers={"Cookie": f"csrftoken={token}"},
+            timeout=120,
+        ).status_code
+
+    with ThreadPoolExecutor(10) as people:
+        answers = [people.submit(log_in, number) for number in range(10)]
+        while not all(answer.done() for answer in answers):
+            seen.append(ready(web)["threads"]["busy"])
+
+    assert {answer.result() for answer in answers} == {200}
+    assert max(seen) <= LOGINS_AT_ONCE
 
 
 # --- a process whose threads hang -----------------------------------------------------------------
