@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from distillation.detector import network as detectors
 from distillation.detector.network import Detector, DetectorConfig
@@ -33,7 +34,8 @@ def teacher(tmp_path, settings) -> Release:
 
 @pytest.fixture
 def detector(tmp_path) -> Path:
-    """Untrained."""
+    """Untrained, and the same each time."""
+    torch.manual_seed(7)
     config = DetectorConfig(("vase", "bowl"), (2,), image_size=64, widths=(4, 8), depths=(0, 1))
     detectors.save(Detector(config), tmp_path / "detector")
     return tmp_path / "detector"

@@ -1,6 +1,7 @@
 """Slices: a worker executes a run through interruptions, and the gate decides on the release."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -163,14 +164,24 @@ def test_a_crash_ends_the_slice_and_the_third_one_the_run(run, monkeypatch):
 
 
 # --- what becomes of the release ------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def finished_stages(tmp_path_factory) -> Path:
+    """Folder for the stages of the first run that made them all: the same inputs give the same names."""
+    return tmp_path_factory.mktemp("stages") / "distillation"
+
+
 @pytest.fixture
-def made(run) -> tuple[Run, dict[str, Path]]:
+def made(run, finished_stages, settings) -> tuple[Run, dict[str, Path]]:
     """A run whose stages are all there, that is held by this process and not concluded."""
     found = {}
+    if finished_stages.exists():
+        shutil.copytree(finished_stages, root(settings), dirs_exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(promotion, "conclude", lambda row, hold, folders: found.update(folders))
         patch.setattr(slices.runs, "give_back", lambda *_, **__: None)
         worker.run()
+    if not finished_stages.exists():
+        shutil.copytree(root(settings), finished_stages)
     return again(run), found
 
 
@@ -197,7 +208,7 @@ def test_one_that_passed_waits_for_a_person_if_so_set(made):
 
 def test_one_that_passed_is_tried_beside_the_active_one_if_so_set(made):
     active = make_release(name="active")
-    Run.objects.filter(pk=made[0].pk).update(policy="canary")
+    Run.objects.filter(pk=made[0].pk).update(policy="canary", replaces=active)
     made[0].refresh_from_db()
     run = decided(made, passed=True)
     assert (run.outcome, run.status) == ("canary", "succeeded")
