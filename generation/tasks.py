@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 from celery import shared_task
 from celery.signals import beat_init, setup_logging, task_prerun, worker_shutting_down
 from django.db import close_old_connections
+from django.utils import timezone
 
+from generation.images import scrub as scrubbing
 from generation.infra import beat_lock, heartbeat, light, metrics, notifications, queues
 from generation.infra.bootstep import QueueStep
 from generation.jobs import lifecycle as jobs
@@ -61,6 +63,12 @@ def forget_webhooks(**_: object) -> None:
 def clean(**_: object) -> None:
     """Remove images that have been kept long enough, and files that no row refers to."""
     retention.sweep()
+
+
+@shared_task(name="generation.scrub", ignore_result=True)
+def scrub(**_: object) -> None:
+    """Check some of the stored images against their hashes."""
+    scrubbing.scrub(scrubbing.folder_at(timezone.now()))
 
 
 rescuer = Rescuer()

@@ -5,12 +5,14 @@ import re
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
+import django.db
 from cachetools import TTLCache
 from rest_framework.authentication import BaseAuthentication, get_authorization_header
 from rest_framework.exceptions import AuthenticationFailed, PermissionDenied
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 
+from generation.infra import database
 from generation.models import APIKey, OwnerLimits
 
 if TYPE_CHECKING:  # REST framework imports this module while it imports its views
@@ -52,7 +54,11 @@ class APIKeyAuthentication(BaseAuthentication):
         if key is None:
             # One answer for unknown, wrong, revoked and expired keys: it must not help to guess one.
             raise AuthenticationFailed("The API key is not valid, was revoked or has expired.")
-        key.touch()
+        try:
+            key.touch()
+        except django.db.Error as error:
+            if not database.is_away(error):  # a standby answers reads
+                raise
         return key.owner, key
 
     def authenticate_header(self, request: Request) -> str:

@@ -113,7 +113,7 @@ add(
                 "An unexpected error occurred; for a job, in each of its attempts.",
                 SEE_LOG, is_of_jobs=True),
         Problem("database_unavailable", "The database does not answer", 503, True,
-                "PostgreSQL cannot be reached.",
+                "PostgreSQL cannot be reached, is read-only (while it fails over), is full, or is being restored.",
                 "Send the request again after the time in Retry-After."),
         _of_job(errors.WORKER_LOST, "The worker was lost",
                 "The worker did not renew its lease (it was killed, hung or lost the database), and no attempt was "

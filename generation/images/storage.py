@@ -1,25 +1,32 @@
 """Storage of image files: a local folder or an object store.
 
 Names are content hashes, so a file is stored once; writes are atomic. Errors of the storage become StorageFailed.
+
+A file is synced to the disk by other threads, while the next one is encoded: many at once cost as much as one. Who
+writes a row that refers to files waits for it (`sync`). A file that has not the content of its name is never returned.
 """
 
 import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
+import structlog
 from django.conf import settings
 from django.core.files.base import ContentFile
 from django.core.files.storage import FileSystemStorage, Storage, default_storage
 
 from generation.errors import StorageFailed
+from generation.infra import metrics
+
+log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -32,6 +39,8 @@ IMAGES, THUMBNAILS = (
 AT_ONCE = 8  # concurrent requests to an object store
 
 _hands = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="storage")
+_syncing: dict[str, Future[None]] = {}  # by name
+_syncers = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="sync")
 
 
 @dataclass(frozen=True)
@@ -68,11 +77,14 @@ def _name(folder: str, sha256: str, extension: str) -> str:
 
 def keep(name: str, content: bytes) -> None:
     """Store `content` under this name unless it exists. Raises StorageFailed."""
-    # An existing file is complete, or truncated by a power failure: compare the size.
-    if size(name) == len(content):
-        return
     if _is_local():
-        _write(Path(settings.MEDIA_ROOT) / name, content)
+        path = Path(settings.MEDIA_ROOT) / name
+        is_new = not _has(path, content)
+        if is_new:
+            _write(path, content)
+        _begin_sync(name, path, is_new=is_new)
+        return
+    if size(name) == len(content):
         return
     file = ContentFile(content)
     file.content_type = CONTENT_TYPES[PurePosixPath(name).suffix[1:]]  # type: ignore[attr-defined]
@@ -80,7 +92,16 @@ def keep(name: str, content: bytes) -> None:
         default_storage.save(name, file)
 
 
+def _has(path: Path, content: bytes) -> bool:
+    """Return whether the file has this content: one that a crash left behind may have its size alone."""
+    try:
+        return path.stat().st_size == len(content) and path.read_bytes() == content
+    except OSError:
+        return False
+
+
 def _write(path: Path, content: bytes) -> None:
+    temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".partial-")
@@ -89,9 +110,47 @@ def _write(path: Path, content: bytes) -> None:
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except OSError as error:
+        if temporary is not None:
+            with suppress(OSError):
+                os.unlink(temporary)  # on a full disk each try would leave its half
         raise StorageFailed(
             f"{path.parent}: {error.strerror}. Check free space and permissions of DATA_DIR."
         ) from error
+
+
+# --- durability -----------------------------------------------------------------------------------
+def sync(names: Iterable[str]) -> None:
+    """Return when those of these files that this process stored are on the disk. One that cannot be is removed."""
+    wait([future for name in names if (future := _syncing.get(name)) is not None])
+
+
+def _begin_sync(name: str, path: Path, *, is_new: bool) -> None:
+    future = _syncing[name] = _syncers.submit(_sync, name, path, is_new=is_new)
+
+    def forget(ended: Future[None]) -> None:
+        if _syncing.get(name) is ended:
+            _syncing.pop(name, None)
+
+    future.add_done_callback(forget)
+
+
+def _sync(name: str, path: Path, *, is_new: bool) -> None:
+    try:
+        for place in (path, path.parent):
+            handle = os.open(place, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+    except FileNotFoundError:
+        pass  # removed meanwhile: the writer of the row finds out
+    except OSError as error:
+        log.error("file_not_synced", file=name, error=error.strerror)
+        if is_new:
+            path.unlink(missing_ok=True)
+
+
+# --- looking at files -----------------------------------------------------------------------------
 
 
 def size(name: str) -> int | None:
@@ -120,12 +179,31 @@ def modified_at(name: str) -> datetime | None:
 
 
 def read(name: str) -> bytes:
-    """Return the content. Raises StorageFailed."""
+    """Return the content. A file that has not the content of its name is removed. Raises StorageFailed."""
+    content = _read(name)
+    if _is_whole(name, content):
+        return content
+    content = _read(name)  # again, lest a bad moment of a network disk cost a file
+    if _is_whole(name, content):
+        return content
+    log.error("file_damaged", file=name, size_bytes=len(content))
+    metrics.increment("retort_damaged_files_total")
+    remove(name)
+    raise StorageFailed(f"The file {name} was damaged. It was removed.")
+
+
+def _read(name: str) -> bytes:
     try:
         with _failing(name), default_storage.open(name) as file:
             return file.read()
     except FileNotFoundError as error:
         raise StorageFailed(f"The file {name} is missing.") from error
+
+
+def _is_whole(name: str, content: bytes) -> bool:
+    path = PurePosixPath(name)
+    # Thumbnails are named after the file that they were made from.
+    return path.parts[0] != IMAGES or hashlib.sha256(content).hexdigest() == path.stem
 
 
 def copy(name: str, target: Path) -> None:
@@ -150,7 +228,12 @@ def folders() -> Iterator[list[str]]:
     """Yield the names of all files, folder by folder. Raises StorageFailed."""
     for top in (IMAGES, THUMBNAILS):
         for part in sorted(_listed(top)[0]):
-            yield [f"{top}/{part}/{name}" for name in sorted(_listed(f"{top}/{part}")[1])]
+            yield files_in(f"{top}/{part}")
+
+
+def files_in(folder: str) -> list[str]:
+    """Return the names of the files in a folder. Raises StorageFailed."""
+    return [f"{folder}/{name}" for name in sorted(_listed(folder)[1])]
 
 
 def _listed(folder: str) -> tuple[list[str], list[str]]:

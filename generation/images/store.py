@@ -16,7 +16,7 @@ from django.db import connection
 from generation.engine import files
 from generation.errors import StorageFailed
 from generation.images import cache, references, storage
-from generation.models import Embedding, Job, Release
+from generation.models import Embedding, Image, Job, Release
 
 log = structlog.get_logger(__name__)
 
@@ -123,7 +123,7 @@ def store(
 def render(job: Job, index: int, image: StoredImage) -> StoredImage:
     """Return the image in the job's file format, with its metadata or none. Raises StorageFailed."""
     embedded = metadata(job, job.seed + index if image.seed is None else image.seed)
-    if embedded is None and _is_plain(image, job.output_format) and storage.exists(image.file):
+    if embedded is None and _is_plain(image, job.output_format) and not gone([image]):
         return image
     content = files.render(storage.read(image.master), job.output_format, metadata=embedded)
     file = storage.save(content, job.output_format)
@@ -168,17 +168,26 @@ def cached(wanted: Collection[str]) -> list[StoredImage]:
 
 
 def hold(images: Iterable[StoredImage]) -> set[str]:
-    """Lock their files until the transaction ends. Return the names of missing ones. Raises StorageFailed."""
+    """Lock their files until the transaction ends. Return the names of unusable ones. Raises StorageFailed."""
     held = list(images)
     references.hold({name for image in held for name in (image.file, image.master)})
     return gone(held)
 
 
 def gone(images: Iterable[StoredImage]) -> set[str]:
-    """Return the names of missing files. Raises StorageFailed."""
-    names = sorted({image.file for image in images})
-    is_there = storage.at_once(storage.exists, names)
-    return {name for name, there in zip(names, is_there, strict=True) if not there}
+    """Return the names of files that are missing, have another size, or could not be synced. Raises StorageFailed.
+
+    The others are on the disk afterwards, so that a row may refer to them.
+    """
+    seen = list(images)
+    storage.sync({name for image in seen for name in (image.file, image.master)})
+    promised = {image.file: image.size_bytes for image in seen}
+    names = sorted(promised)
+    sizes = dict(zip(names, storage.at_once(storage.size, names), strict=True))
+    for name, size_bytes in sizes.items():
+        if size_bytes not in (None, promised[name]):
+            log.error("file_damaged", file=name, size_bytes=size_bytes, promised=promised[name])
+    return {name for name in names if sizes[name] != promised[name]}
 
 
 def find(job: Job) -> list[StoredImage] | None:
@@ -246,7 +255,7 @@ def _file(job: Job, index: int, candidates: Sequence[StoredImage]) -> StoredImag
     """Return one file as the job wants it: an existing one, or converted from the lossless master."""
     if not job.has_metadata:
         for image in candidates:
-            if _is_plain(image, job.output_format) and storage.exists(image.file):
+            if _is_plain(image, job.output_format) and not gone([image]):
                 return image
     for image in candidates:
         if not storage.exists(image.master):
@@ -258,6 +267,21 @@ def _file(job: Job, index: int, candidates: Sequence[StoredImage]) -> StoredImag
             log.warning("image_unreadable", file=image.master, error=str(error))
             return None
     return None
+
+
+def content(image: Image) -> bytes:
+    """Return the image's file, made again from the master if it is lost or damaged. Raises StorageFailed."""
+    try:
+        return storage.read(image.file)
+    except StorageFailed:
+        if image.file == image.master or image.has_metadata or not storage.exists(image.master):
+            raise
+        made = files.render(storage.read(image.master), image.format)
+        if hashlib.sha256(made).hexdigest() != image.sha256:
+            raise  # an encoder of another version
+        storage.save(made, image.format)
+        log.warning("file_restored", file=image.file)
+        return made
 
 
 def thumbnail(*names: str) -> str:

@@ -18,8 +18,18 @@ log = structlog.get_logger(__name__)
 LOOK_SECONDS = 1.0
 
 
+# What kombu raises for an item of a queue that is no message of Celery's. It was taken off the queue.
+NO_MESSAGE = (ValueError, TypeError, LookupError, AttributeError)
+
+
 class WaitingConsumer(Consumer):
     """Connects when Redis takes writes. The process, and what it has loaded, stays."""
+
+    connection_errors: tuple[type[BaseException], ...]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.connection_errors = (*self.connection_errors, *NO_MESSAGE)
 
     def connect(self) -> Any:
         refusal = redis_client.refusal()

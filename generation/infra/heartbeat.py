@@ -15,6 +15,7 @@ from django.db import IntegrityError, close_old_connections
 from django.db.models import F, QuerySet, Value
 from django.db.models.functions import Coalesce, Now
 
+from generation.infra import database
 from generation.models import Release, Worker
 
 log = structlog.get_logger(__name__)
@@ -106,8 +107,9 @@ def _beat(tick: Callable[[], None] | None) -> None:
             log.warning("heartbeat_failed", error=str(error))
             _columns.update(release_id=None)
         except django.db.Error as error:
-            # PostgreSQL restarts. The connection is replaced before the next tick.
+            # PostgreSQL restarts or fails over. The connection is replaced before the next tick.
             log.warning("heartbeat_failed", error=str(error))
+            database.leave_read_only(error)
         except Exception:
             # This thread renews leases: without it the process would work in vain.
             log.exception("heartbeat_failed")

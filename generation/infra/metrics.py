@@ -52,6 +52,7 @@ COUNTERS = {
     "retort_jobs_total": Counter("Jobs that ended.", ("outcome",)),
     "retort_attempts_total": Counter("Attempts that ended.", ("outcome",)),
     "retort_images_total": Counter("Images delivered, new and cached."),
+    "retort_damaged_files_total": Counter("Image files found without their content, and removed."),
     "retort_judged_total": Counter("New images that were judged.", ("outcome",)),
     "retort_tries_total": Counter("Pictures that were made for new images."),
     "retort_device_seconds_total": Counter("Seconds of devices spent on jobs that succeeded."),

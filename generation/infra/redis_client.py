@@ -29,9 +29,9 @@ def client() -> redis.Redis:
             settings.REDIS_URL,
             socket_timeout=0.5,
             socket_connect_timeout=0.5,
-            # Once and at once, since a restart breaks the connections that are kept. The library's default waits for
-            # seconds, and repeats what timed out as well.
-            retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
+            # Once and at once, since a restart breaks the connections that are kept. The library's default is three
+            # times, after pauses of seconds.
+            retry=Retry(NoBackoff(), 1),
             decode_responses=True,
         )
     return _client

@@ -7,12 +7,12 @@ Deliveries of a killed process are due again when their lease ends; receivers re
 import asyncio
 import threading
 
+import django.db
 import structlog
 from asgiref.sync import async_to_sync, sync_to_async
 from django.conf import settings
-from django.db import InterfaceError, OperationalError
 
-from generation.infra import addresses, heartbeat, notifications
+from generation.infra import addresses, database, heartbeat, notifications
 from generation.infra.watchdog import Watchdog
 from generation.models import Delivery
 from generation.webhooks import endpoints, outbox, payload
@@ -44,7 +44,10 @@ def run() -> None:
             return
         try:
             async_to_sync(_send_due)()
-        except (OperationalError, InterfaceError) as error:
+        except django.db.Error as error:
+            if not database.is_away(error):
+                raise
+            database.leave_read_only(error)
             # What was under way is due again when its lease ends, and the sweep sends the message.
             log.warning("database_away", error=str(error).strip())
             return

@@ -89,6 +89,11 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": crontab(hour="3", minute="30"),
         "options": {"expire_seconds": 3600},
     },
+    "scrub-images": {
+        "task": "generation.scrub",
+        "schedule": crontab(minute="45"),
+        "options": {"expire_seconds": 1800},
+    },
     "clean-distillation": {
         "task": "distillation.clean",
         "schedule": crontab(hour="4", minute="30"),

@@ -21,9 +21,12 @@ if DATABASES["default"]["ENGINE"] != "django.db.backends.postgresql":
 DATABASES["default"]["DISABLE_SERVER_SIDE_CURSORS"] = True  # for PgBouncer in transaction mode
 DATABASES["default"]["CONN_MAX_AGE"] = 60  # the web's threads and the workers last
 DATABASES["default"]["CONN_HEALTH_CHECKS"] = True  # for restarts of PostgreSQL
+_has_standbys = "," in DATABASES["default"].get("HOST", "")
 DATABASES["default"]["OPTIONS"] = {
     "connect_timeout": 5,
     "tcp_user_timeout": 10_000,  # milliseconds: a host that vanished must not hold the web's threads
+    # Of several hosts the one that takes writes, also after a failover.
+    **({"target_session_attrs": "read-write"} if _has_standbys else {}),
     **DATABASES["default"].get("OPTIONS", {}),
 }
 

@@ -3,6 +3,8 @@
 With an object store and S3_DELIVERY, file requests are redirected to the store.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -88,7 +90,8 @@ class ImageFile(LinkedView):
         seconds = links.check(image_id, asked["expires"], asked["signature"])
         image = _image(image_id)
         save_as = f"{image.id}.{image.format}" if asked["download"] else ""
-        return _answer(request, image.file, seconds, etag=image.sha256, save_as=save_as)
+        read = partial(images.content, image)
+        return _answer(request, image.file, seconds, read, etag=image.sha256, save_as=save_as)
 
 
 class ImageThumbnail(LinkedView):
@@ -110,11 +113,18 @@ class ImageThumbnail(LinkedView):
             name = images.thumbnail(image.master, image.file)
         except StorageFailed as error:
             raise _gone_or(error, image.master, image.file) from error
-        return _answer(request, name, seconds, etag=f"{image.sha256}-thumbnail")
+        read = partial(storage.read, name)
+        return _answer(request, name, seconds, read, etag=f"{image.sha256}-thumbnail")
 
 
 def _answer(
-    request: Request, name: str, seconds: int, *, etag: str, save_as: str = ""
+    request: Request,
+    name: str,
+    seconds: int,
+    read: Callable[[], bytes],
+    *,
+    etag: str,
+    save_as: str = "",
 ) -> HttpResponseBase:
     """Answer with the stored file, a redirect or 304. seconds: how long the link remains valid."""
     quoted = f'"{etag}"'
@@ -126,7 +136,7 @@ def _answer(
             elsewhere["Cache-Control"] = f"public, max-age={kept}"
             return elsewhere
     if answer is None:
-        answer = _whole(name, is_wanted=request.method != "HEAD")
+        answer = _whole(name, read if request.method != "HEAD" else None)
         if save_as:
             answer["Content-Disposition"] = f'attachment; filename="{save_as}"'
     answer["ETag"] = quoted
@@ -135,13 +145,13 @@ def _answer(
     return answer
 
 
-def _whole(name: str, *, is_wanted: bool) -> HttpResponse:
-    """Return the whole file. is_wanted: otherwise only the headers, which need no read."""
+def _whole(name: str, read: Callable[[], bytes] | None) -> HttpResponse:
+    """Return the whole file. read: without it only the headers, which need no read."""
     kind = storage.CONTENT_TYPES[name.rpartition(".")[2]]
-    if is_wanted:
+    if read is not None:
         try:
             # Not streamed: a file has about 100 KB, and each chunk would switch threads.
-            return HttpResponse(storage.read(name), content_type=kind)
+            return HttpResponse(read(), content_type=kind)
         except StorageFailed as error:
             raise _gone_or(error, name) from error
     size = storage.size(name)

@@ -9,13 +9,13 @@ from urllib.parse import quote
 import structlog
 from django.conf import settings
 from django.core.exceptions import PermissionDenied, RequestDataTooBig
-from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest
 from rest_framework import exceptions
 from rest_framework.request import Request
 
 from generation.api import problems
 from generation.errors import INTERNAL_ERROR, GenerationError
+from generation.infra import database
 
 log = structlog.get_logger(__name__)
 
@@ -71,10 +71,17 @@ def of(error: Exception, request: Request) -> Refusal | None:
     if isinstance(error, RequestDataTooBig):
         most = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
         return Refusal(413, "body_too_large", f"Send at most {most} bytes.")
-    if isinstance(error, OperationalError | InterfaceError):
-        log.warning("database_away", error=str(error).strip())
-        return Refusal(503, "database_unavailable", "The database does not answer.", True)
-    return None
+    return _of_database(error)
+
+
+def _of_database(error: Exception) -> Refusal | None:
+    """Return the refusal if PostgreSQL is at fault, and not the request."""
+    if not database.is_away(error):
+        return None
+    database.leave_read_only(error)
+    log.warning("database_away", error=str(error).strip())
+    detail = "The database does not answer, or takes no writes at the moment."
+    return Refusal(503, "database_unavailable", detail, True)
 
 
 def of_ours(error: GenerationError) -> Refusal:

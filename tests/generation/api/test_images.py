@@ -11,8 +11,17 @@ from PIL import Image as Picture
 
 from generation.images import links, storage
 from generation.jobs import retention
+from generation.models import Image
+from tests import painter
 from tests.client import API, problem
-from tests.people import make_image, make_job, make_user
+from tests.people import (
+    DEFAULT_SLUG,
+    make_embedding,
+    make_image,
+    make_job,
+    make_release,
+    make_user,
+)
 from tests.web import Web
 
 pytestmark = pytest.mark.django_db
@@ -278,3 +287,48 @@ def test_a_process_with_the_variables_of_the_store_sends_clients_there(
         assert (head.status_code, head.headers["Content-Length"]) == (200, str(image.size_bytes))
     finally:
         web.stop()
+
+
+@pytest.mark.parametrize("damage", ("empty", "same size", "removed"))
+def test_a_damaged_file_is_made_again_from_the_master_and_never_served(settings, damage):
+    """As a power cut leaves files that were not synced, and as disks rot."""
+    make_embedding(encoder_fingerprint=make_release().encoder_fingerprint)
+    api = API()
+    asked = {"variant": DEFAULT_SLUG, "seed": 7}
+    api.post("/v1/jobs", asked)
+    painter.make_pictures()
+    image = Image.objects.get()
+    path = settings.MEDIA_ROOT / image.file
+    whole = path.read_bytes()
+    spoil(path, damage)
+
+    assert Client().get(link(image)).content == whole
+    spoil(path, damage)
+    again = api.post("/v1/jobs", asked).json()
+    assert (again["status"], again["cache"]) == ("succeeded", "hit")
+    assert Client().get(again["images"][0]["url"]).content == whole
+
+
+@pytest.mark.parametrize("damage", ("empty", "same size", "removed"))
+def test_an_image_of_which_nothing_is_left_is_gone_and_computed_again(settings, damage):
+    make_embedding(encoder_fingerprint=make_release().encoder_fingerprint)
+    api = API()
+    asked = {"variant": DEFAULT_SLUG, "seed": 7}
+    api.post("/v1/jobs", asked)
+    painter.make_pictures()
+    image = Image.objects.get()
+    for name in (image.file, image.master):
+        spoil(settings.MEDIA_ROOT / name, damage)
+
+    problem(Client().get(link(image)), 410, "image_gone")
+    again = api.post("/v1/jobs", asked).json()
+    assert again["status"] == "queued"
+    painter.make_pictures()
+    assert Client().get(link(image)).status_code == 200
+
+
+def spoil(path: Path, damage: str) -> None:
+    if damage == "removed":
+        path.unlink()
+    else:
+        path.write_bytes(b"" if damage == "empty" else bytes(path.stat().st_size))

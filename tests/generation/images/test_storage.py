@@ -1,6 +1,9 @@
 """Image files: named by content hash, written atomically, in a folder or an object store."""
 
+import errno
 import os
+import resource
+import signal
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -81,6 +84,78 @@ def test_a_copy_on_this_machine_takes_no_space(tmp_path: Path, settings):
     storage.copy(stored.name, tmp_path / "copy.png")
 
     assert os.path.samefile(settings.MEDIA_ROOT / stored.name, tmp_path / "copy.png")
+
+
+def test_a_file_of_the_right_size_with_another_content_is_replaced(settings):
+    """As XFS may leave after a power cut: the size, and zeros."""
+    stored = storage.save(b"whole picture", "png")
+    (settings.MEDIA_ROOT / stored.name).write_bytes(bytes(13))
+
+    storage.save(b"whole picture", "png")
+
+    assert storage.read(stored.name) == b"whole picture"
+
+
+def test_a_file_without_the_content_of_its_name_is_removed_and_never_returned(place: str, settings):
+    name = f"images/ab/{'ab' * 32}.png"
+    if place == "folder":
+        (settings.MEDIA_ROOT / name).parent.mkdir(parents=True)
+        (settings.MEDIA_ROOT / name).write_bytes(b"")
+    else:
+        storage.keep(name, b"rot")
+
+    with pytest.raises(StorageFailed, match="damaged"):
+        storage.read(name)
+
+    assert not storage.exists(name)
+
+
+def test_a_write_that_fails_leaves_nothing_behind(settings, monkeypatch):
+    """A full disk: the file grows as long as there is room."""
+    held = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, held[1]))
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        for number in range(3):
+            with pytest.raises(StorageFailed, match="too large"):
+                storage.save(bytes([number]) * 200_000, "png")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, held)
+        signal.signal(signal.SIGXFSZ, before)
+
+    assert not [path for path in settings.MEDIA_ROOT.rglob("*") if path.is_file()]
+    assert storage.read(storage.save(b"x" * 200_000, "png").name)  # and it works again
+
+
+def test_a_stored_file_and_its_folder_are_synced_before_a_row_may_refer_to_them(monkeypatch):
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def slow(handle: int) -> None:
+        time.sleep(0.05)
+        fsync(handle)
+        synced.append(os.readlink(f"/proc/self/fd/{handle}"))
+
+    monkeypatch.setattr(os, "fsync", slow)
+    names = [storage.save(b"one", "png").name, storage.save(b"two", "png").name]
+    again = storage.save(b"one", "png").name  # perhaps another process stored it a moment ago
+
+    storage.sync([*names, again])
+
+    for name in names:
+        assert any(path.endswith(name) for path in synced)
+        assert any(path.endswith(str(Path(name).parent)) for path in synced)
+
+
+def test_a_file_that_the_disk_does_not_sync_is_removed(monkeypatch):
+    def refuse(handle: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    name = storage.save(b"one", "png").name
+    storage.sync([name])
+
+    assert not storage.exists(name)
 
 
 # --- an object store ------------------------------------------------------------------------------

@@ -5,11 +5,13 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+import celery
 import pytest
 from django.utils import timezone
 
 from generation.catalogue import encoding
 from generation.infra import redis_client
+from generation.infra.consumer import NO_MESSAGE
 from generation.jobs import submission
 from generation.jobs.job_request import JobRequest
 from generation.models import Job, Worker
@@ -67,6 +69,8 @@ def test_a_worker_lives_through_states_of_redis_and_serves_what_waited(own_redis
     worker = start("light", "light", SWEEP_SECONDS="0.5")
     until(Worker.objects.exists, worker)
     until(partial(is_canceled, make_job(cancel_at=timezone.now())), worker)
+    for garbage in ("no message", "{}", "[]", b"\xff"):
+        own_redis.admin.lpush("light", garbage)
     for state in states:
         with getattr(own_redis, state)():
             time.sleep(2)  # the consumer meets it
@@ -76,6 +80,22 @@ def test_a_worker_lives_through_states_of_redis_and_serves_what_waited(own_redis
         print(f"{state}: served after {time.monotonic() - began:.1f} s")
     assert worker.poll() is None
     assert worker.log.read_text().count("worker_ready") == 1
+
+
+@pytest.mark.parametrize("item", ("no message", "{}", "[]", "1", "null", b"\xff"))
+def test_an_item_that_is_no_message_is_one_that_a_consumer_survives(own_redis, item):
+    """kombu takes it off the queue, and raises outside of what Celery catches."""
+    app = celery.current_app
+    with app.connection_for_read(own_redis.url) as connection:
+        queue = app.amqp.queues["light"].bind(connection.default_channel)
+        queue.declare()
+        own_redis.admin.lpush("light", item)
+        survived = (*connection.connection_errors, *NO_MESSAGE)
+        with (
+            app.amqp.TaskConsumer(connection, queues=[queue], callbacks=[]),
+            pytest.raises(survived),
+        ):
+            connection.drain_events(timeout=10)
 
 
 @pytest.mark.slow

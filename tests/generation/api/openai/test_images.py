@@ -276,7 +276,9 @@ def test_a_file_that_is_gone_is_said_to_be_gone():
     header = {"headers": {"Idempotency-Key": "k"}}
     job = unfinished(api.post(PATH, ASKED, **header))
     make_pictures()
-    Image.objects.filter(job=job).update(file="images/00/nothing.png")
+    Image.objects.filter(job=job).update(
+        file="images/00/nothing.png", master="images/00/nothing.png"
+    )
 
     error(api.post(PATH, ASKED, **header), 410, "image_gone")
 

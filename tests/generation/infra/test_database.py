@@ -1,0 +1,100 @@
+"""States of PostgreSQL in which it answers and does not serve, as a client and a worker see them."""
+
+import pytest
+from django.db import connection
+from django.test import Client
+from django.urls import reverse
+
+from generation.models import APIKey
+from tests.client import API
+from tests.people import DEFAULT_TEXT, make_embedding, make_job, make_release
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("redis_server")]
+
+STATES = {
+    "read-only": "25006",
+    "disk full": "53100",
+    "too many connections": "53300",
+    "shutting down": "57P01",
+    "starting": "57P03",
+    "statement timeout": "57014",
+    "lock timeout": "55P03",
+    "input/output error": "58030",
+    "no table yet": "42P01",
+    "damaged": "XX001",
+}
+
+
+def execute(sql: str) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(sql)
+
+
+@pytest.fixture
+def api() -> API:
+    make_embedding(encoder_fingerprint=make_release().encoder_fingerprint)
+    return API()
+
+
+@pytest.fixture
+def fails(api):
+    """Let each insert of a job fail with this code."""
+
+    def fail(code: str) -> None:
+        execute(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS "
+            f"$$ BEGIN RAISE EXCEPTION 'refused' USING ERRCODE = '{code}'; END $$;"
+            "CREATE TRIGGER refuse BEFORE INSERT ON generation_job EXECUTE FUNCTION refuse()"
+        )
+
+    yield fail
+    connection.close()
+    execute("DROP FUNCTION IF EXISTS refuse CASCADE")
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_a_request_that_the_server_cannot_serve_may_be_sent_again(api, fails, state):
+    fails(STATES[state])
+
+    answer = api.post("/v1/jobs", {"variant": "red-glass-vase"})
+
+    assert (answer.status_code, answer.json()["code"]) == (503, "database_unavailable")
+    assert answer.json()["retryable"] and int(answer["Retry-After"]) > 0
+
+
+def test_so_it_is_in_the_dialect_of_openai(api, fails):
+    fails("25006")
+
+    answer = api.post("/v1/images/generations", {"prompt": DEFAULT_TEXT})
+
+    assert answer.status_code == 503 and int(answer["Retry-After"]) > 0, answer.content
+
+
+def test_an_error_of_ours_is_not_blamed_on_the_server(api, fails):
+    fails("22012")  # division by zero
+    assert api.post("/v1/jobs", {"variant": "red-glass-vase"}).status_code == 500
+
+
+def test_a_standby_answers_reads_and_the_next_connection_may_lead_to_the_primary(api):
+    job = make_job(owner=api.owner)
+    APIKey.objects.update(last_used_at=None)
+    execute("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY")
+
+    assert api.get(f"/v1/jobs/{job.id}").status_code == 200
+    refused = api.post("/v1/jobs", {"variant": "red-glass-vase"})
+    again = api.post("/v1/jobs", {"variant": "red-glass-vase"})
+
+    assert (refused.status_code, again.status_code) == (503, 202)
+
+
+@pytest.mark.parametrize("name", ("login", "admin:login"))
+def test_a_page_says_so_too(name):
+    execute("ALTER TABLE django_session RENAME TO django_session_away")
+    try:
+        client = Client(raise_request_exception=False)
+        client.cookies["sessionid"] = "x" * 32
+        answer = client.get(reverse(name), HTTP_ACCEPT="text/html")
+    finally:
+        execute("ALTER TABLE django_session_away RENAME TO django_session")
+
+    assert answer.status_code == 503 and int(answer["Retry-After"]) > 0
