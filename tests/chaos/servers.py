@@ -102,7 +102,8 @@ class PostgresServer(Server):
         self.url = self.server.url
 
     def command(self) -> list[str]:
-        return self.server.command()
+        # A killed server must keep what it acknowledged; only a power failure would need syncs to the disk.
+        return [*self.server.command(), "-c", "synchronous_commit=on", "-c", "full_page_writes=on"]
 
     def options(self) -> dict[str, Any]:
         return self.server.account.identity()

@@ -47,7 +47,7 @@ def everything() -> list[Fault]:
         Killed("webhooks killed", "webhooks", processes=("webhooks",)),
         Killed("beat killed", "beat", processes=("beat",)),
         Killed("encode killed", "encode", processes=("encode",)),
-        SecondBeat("two beats", "beat", 15),
+        SecondBeat("two beats", "beat"),
         ServerDown("Redis killed", "redis"),
         ServerFrozen("Redis frozen", "redis", 12),
         RedisSet("Redis READONLY", "redis", 12, begins=READONLY, ends=WRITABLE),

@@ -3,14 +3,17 @@
 import os
 import signal
 import subprocess
+import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from tests.acceptance.stack import wait_for
 from tests.chaos.device import felt
 from tests.chaos.faults.fault import Fault
 from tests.chaos.servers import Repeating
 from tests.chaos.stack import Site
 
+BESIDE_SECONDS = 5.0  # in which a beat that does not check its lock sends several times
 GENERATION = ("generation-1", "generation-2", "generation-3")
 
 
@@ -57,7 +60,7 @@ class Frozen(Fault):
 
 @dataclass
 class SecondBeat(Fault):
-    """Two beats, of which the first is frozen and thawed while the second runs."""
+    """Two beats, of which the first is frozen until the second has taken over, and then thawed beside it."""
 
     _process: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
     _pid: int = 0
@@ -69,8 +72,11 @@ class SecondBeat(Fault):
 
     def end(self, site: Site) -> None:
         assert self._process
+        with suppress(AssertionError):
+            wait_for(lambda: self.was_felt(site), "the second beat has begun", seconds=120)
         with suppress(ProcessLookupError):
             os.kill(self._pid, signal.SIGCONT)
+        time.sleep(BESIDE_SECONDS)
         self._process.terminate()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(30)
