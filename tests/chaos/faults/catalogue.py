@@ -25,7 +25,7 @@ from tests.chaos.faults.redis_states import (
     RedisSet,
     config,
 )
-from tests.chaos.faults.storage import StorageFull, StorageGone
+from tests.chaos.faults.storage import FilesDamaged, StorageFull, StorageGone
 from tests.chaos.servers import PGBOUNCER
 
 
@@ -69,6 +69,7 @@ def everything() -> list[Fault]:
         ServerDown("PgBouncer killed", "postgres", server="pgbouncer"),
         StorageGone("storage gone", "storage"),
         StorageFull("storage full", "storage"),
+        FilesDamaged("files damaged", "storage"),
         BrokenDevice("a device fails once", "device", word="raise-once"),
         BrokenDevice("a device always fails", "device", 15, word="raise"),
         BrokenDevice("a device hangs", "device", 60, word="hang"),
@@ -85,7 +86,7 @@ def everything() -> list[Fault]:
 QUICK = (
     "none", "a generation worker killed at its commits", "web killed", "two beats",
     "Redis killed", "Redis READONLY", "Redis flushed",
-    "PostgreSQL sessions cut", "PostgreSQL read-only", "PostgreSQL restarted", "storage full",
+    "PostgreSQL sessions cut", "PostgreSQL read-only", "PostgreSQL restarted", "storage full", "files damaged",
     "a device always fails", "a device hangs", "half-sent bodies", "pipelined requests, nothing read",
 )  # fmt: skip
 QUICK_PAIRS = (

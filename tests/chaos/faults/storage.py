@@ -45,3 +45,33 @@ class StorageFull(Fault):
                 process = psutil.Process(pid)
                 _, hard = process.rlimit(psutil.RLIMIT_FSIZE)
                 process.rlimit(psutil.RLIMIT_FSIZE, (most, hard))
+
+
+@dataclass
+class FilesDamaged(Fault):
+    """Files of images that lost their end, or some of their bytes; at the end the scrub checks their folders."""
+
+    _names: list[str] = field(default_factory=list, repr=False)
+
+    def begin(self, site: Site) -> None:
+        rows = site.postgres.query(
+            "SELECT file FROM generation_image WHERE file <> master GROUP BY file ORDER BY min(created_at) LIMIT 20"
+        )
+        self._names = [name for (name,) in rows]
+        for number, name in enumerate(self._names):
+            path = site.media / name
+            with suppress(FileNotFoundError):  # its job was deleted meanwhile
+                content = path.read_bytes()
+                half = len(content) // 2
+                end = bytes(len(content) - half) if number % 2 else b""
+                path.write_bytes(content[:half] + end)
+
+    def end(self, site: Site) -> None:
+        folders = sorted({name.split("/")[1] for name in self._names})
+        scrub = (
+            f"from generation.images import scrub; [scrub.scrub(folder) for folder in {folders}]"
+        )
+        site.stack.manage("shell", "-c", scrub)
+
+    def was_felt(self, site: Site) -> bool:
+        return bool(self._names)
