@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Any
 
 from generation.realtime import hub, sse
@@ -81,7 +82,14 @@ def refusal(
     status: int, code: str, detail: str, *, retry_after: int | None = None, closes: bool = False
 ) -> Answer:
     """Return the shell's own error, a problem document. closes: the connection; its request was not read."""
-    body = {"type": "about:blank", "status": status, "code": code, "detail": detail}
+    body = {
+        "type": f"/v1/problems/{code}",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "code": code,
+        "retryable": status in (408, 429),
+    }
     headers = [
         (b"content-type", b"application/problem+json"),
         (b"x-content-type-options", b"nosniff"),
@@ -91,7 +99,7 @@ def refusal(
         headers.append((b"retry-after", str(retry_after).encode()))
     if closes:
         headers.append((b"connection", b"close"))
-    return whole(status, {**body, "retryable": status != 413}, headers)
+    return whole(status, body, headers)
 
 
 def whole(status: int, body: Any, headers: Headers) -> Answer:

@@ -202,7 +202,7 @@ class Shell:
         if path not in LOGINS or method != "POST":
             return await self._django(scope, body, is_gone=is_gone)
         if self._logging_in >= LOGINS_AT_ONCE + LOGINS_WAITING:
-            return refusal(503, "overloaded", "Too many people log in.", retry_after=2)
+            return refusal(429, "rate_limited", "Too many people log in at once.", retry_after=2)
         self._logging_in += 1
         try:
             async with self._logins:
