@@ -3,7 +3,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests setup-starter lock run demo test test-all unit check format format-check lint types imports migrations acceptance distill starter starter-report bench bench-api chaos screenshots clean
+.PHONY: help setup setup-tests setup-starter lock run demo test test-all unit check format format-check lint types imports migrations check-deps acceptance distill starter starter-report bench bench-api chaos screenshots clean
 
 BASE_PYTHON ?= python3
 RECIPE ?= starter-1step
@@ -30,7 +30,7 @@ setup-starter:
 	@sh deploy/local/setup.sh starter
 
 lock: setup ## write requirements.lock from the ranges (UPGRADE=1 takes the newest versions)
-	@$$(command -v uv || echo .venv/bin/uv) pip compile --quiet --universal --python-version 3.11 --no-annotate \
+	@$$(command -v uv || echo .venv/bin/uv) pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-annotate \
 		--custom-compile-command "make lock" $(if $(UPGRADE),--upgrade) $(LOCKED) --output-file requirements.lock
 
 run: setup ## start everything, make a first picture, serve until Ctrl-C
@@ -75,6 +75,10 @@ imports: setup-tests ## import contracts: which package may import which
 migrations: setup-tests ## check that every change of the models has its migration
 	@echo "Migrations …"
 	@exec $(LOCAL) servers -- $(PYTHON) manage.py makemigrations --check --dry-run
+
+check-deps: setup-tests ## known vulnerabilities of the locked packages (asks PyPI; what cannot be judged fails too)
+	@echo "Dependencies …"
+	@$(PYTHON) -m pip_audit --strict --disable-pip --require-hashes --progress-spinner off --requirement requirements.lock
 
 acceptance: setup-tests ## whole stacks: killed workers, restarted servers (ARGS="-k name"; SLOW=1 for all)
 	@echo "Running the acceptance tests …"

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Install the packages of requirements.lock into .venv, unless they are installed. Arguments: starter, tests.
+# Install the packages of requirements.lock into .venv, each with a hash that is there, unless they are installed. Arguments: starter, tests.
 # Variables: BASE_PYTHON; TORCH=cpu or the URL of an index that has torch; and those that uv reads.
 # uv is fetched into .venv when the PATH has none.
 set -eu
@@ -81,10 +81,10 @@ add() {
 	"$uv" pip install --python .venv/bin/python --constraints requirements.lock "$@" ||
 		fail "uv could not install the packages (see above). Check the network and the space on the disk, then repeat the command."
 }
-if [ -n "$index" ]; then # without its requirements, which such an index does not all have
+if [ -n "$index" ]; then # without its requirements, which such an index does not all have, and with hashes of its own
 	again=
 	if [ "$TORCH" != "$torch" ]; then again='--reinstall-package torch'; fi
-	add --no-deps --default-index "$index" $again torch
+	add --no-deps --no-verify-hashes --default-index "$index" $again torch
 fi
 add $(printf -- '-r %s ' $files)
 printf '%s\n' "$wanted" >"$stamp"

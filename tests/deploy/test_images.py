@@ -4,18 +4,26 @@ An image's Python is simulated by hiding every installed package that its part o
 """
 
 import json
+import os
 import re
+import secrets
 import subprocess
 import sys
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+import redis
 import yaml
+from redis.backoff import ConstantBackoff
+from redis.retry import Retry
 
 from deploy import healthcheck
+from deploy.local import binaries
 from project import celery_app
+from tests.web import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text()
@@ -215,9 +223,38 @@ def test_torch_is_found_in_the_requirements_for_its_own_index():
 
 def test_every_package_of_an_image_is_locked():
     locked = names((ROOT / "requirements.lock").read_text())
-    assert "PIP_CONSTRAINT=/app/requirements.lock" in DOCKERFILE
+    assert "UV_CONSTRAINT=/app/requirements.lock" in DOCKERFILE
     for requirements in (section("worker"), (ROOT / "deploy/requirements-s3.txt").read_text()):
         assert names(requirements) <= locked
+
+
+def entries() -> dict[str, list[str]]:
+    """The lock's packages with their hashes."""
+    found: dict[str, list[str]] = {}
+    for line in (ROOT / "requirements.lock").read_text().splitlines():
+        if match := re.match(r"([a-z0-9-]+)==", line):
+            hashes = found[match[1]] = []
+        elif match := re.fullmatch(r"    --hash=(sha256:[0-9a-f]{64})( \\)?", line):
+            hashes.append(match[1])
+        else:
+            assert line.startswith("#"), line
+    return found
+
+
+def test_every_locked_package_has_hashes_and_only_torchs_own_index_is_believed_without():
+    assert len(entries()) > 200 and all(entries().values())
+    installs = re.findall(r"(?:uv )?pip install [^&\n]*", DOCKERFILE)
+    unchecked = [line for line in installs if "--no-verify-hashes" in line]
+    assert len(unchecked) == 1 and "--no-deps" in unchecked[0] and "TORCH_INDEX" in unchecked[0]
+
+
+def test_uv_itself_is_installed_by_its_hash():
+    command = re.search(r"RUN (sed [^>]*) > uv\.txt && pip install .* -r uv\.txt", DOCKERFILE)
+    assert command
+    done = subprocess.run(command[1], shell=True, cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.startswith("uv==") and done.stdout.count("==") == 1
+    assert done.stdout.count("--hash=") == len(entries()["uv"]) > 1
+    assert not done.stdout.rstrip().endswith("\\")
 
 
 # --- what runs with that --------------------------------------------------------------------------
@@ -305,7 +342,7 @@ def test_secrets_data_and_the_local_launcher_stay_out_of_the_images():
 def test_the_images_run_as_an_ordinary_user_and_have_a_health_check():
     stages = re.split(r"^FROM \S+ AS (\w+)$", DOCKERFILE, flags=re.MULTILINE)[1:]
     by_name = dict(zip(stages[::2], stages[1::2], strict=True))
-    assert list(by_name) == ["base", "web", "worker"]
+    assert list(by_name) == ["uv", "base", "web", "worker"]
     for name in ("web", "worker"):
         user = re.search(r"^USER (\d+)$", by_name[name], re.MULTILINE)
         assert user and int(user[1]) > 0
@@ -389,6 +426,51 @@ def test_the_web_process_and_the_workers_share_images_and_releases():
     for service in SERVICES.values():
         for volume in service["volumes"]:
             assert volume.split(":")[0] in COMPOSE["volumes"]
+
+
+@pytest.mark.parametrize("name", sorted(SERVICES))
+def test_a_container_has_no_rights_that_it_does_not_need(name: str):
+    service = SERVICES[name]
+    assert service["read_only"] is True and any(
+        place.startswith("/tmp") for place in service["tmpfs"]
+    )
+    assert service["cap_drop"] == ["ALL"] and "no-new-privileges:true" in service["security_opt"]
+    assert ("cap_add" in service) == (name == "postgres")
+    assert 0 < service["pids_limit"] <= 1024
+    if "build" in service:
+        assert "_MEMORY:-" in service["mem_limit"]
+    assert not {"privileged", "network_mode", "pid", "ipc", "devices"} & set(service)
+
+
+def test_the_process_that_calls_strangers_reaches_no_other_service_than_the_servers():
+    networks = {name: set(s.get("networks", ["default"])) for name, s in SERVICES.items()}
+    own = networks["webhooks"]
+    reached = {name for name, names in networks.items() if names & own}
+    assert reached == {"webhooks", "postgres", "redis"}
+    assert set().union(*networks.values()) == set(COMPOSE["networks"])
+
+
+def test_redis_needs_its_password_which_no_command_line_has(tmp_path: Path):
+    service = SERVICES["redis"]
+    port, password = free_port(), secrets.token_hex(24)
+    (tmp_path / "valkey-server").symlink_to(binaries.redis())
+    (script,) = service["command"]
+    script = script.replace("$$", "$").replace(
+        "valkey-server -", f"valkey-server - --port {port}", 1
+    )
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "REDIS_PASSWORD": password}
+    process = subprocess.Popen([*service["entrypoint"], script], cwd=tmp_path, env=environment)
+    try:
+        client = redis.Redis(port=port, password=password, retry=Retry(ConstantBackoff(0.1), 300),
+                             retry_on_error=[redis.ConnectionError])  # fmt: skip
+        assert client.ping() and client.config_get("appendonly") == {"appendonly": "yes"}
+        with pytest.raises(redis.AuthenticationError):
+            redis.Redis(port=port).ping()
+        (children,) = [psutil.Process(process.pid)]  # exec: no shell is left
+        assert "server" in children.name() and password not in " ".join(children.cmdline())
+    finally:
+        process.terminate()
+        assert process.wait(60) == 0
 
 
 @pytest.mark.parametrize("name", sorted(SERVICES))

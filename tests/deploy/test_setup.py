@@ -153,6 +153,8 @@ def test_torch_comes_from_the_index_that_was_asked_for_and_stays(project: Projec
     make_wheel(index, "torch", "1.0+cpu")
     links = "".join(f'<a href="{wheel.name}">{wheel.name}</a>' for wheel in index.glob("*.whl"))
     (index / "index.html").write_text(f"<!DOCTYPE html><html><body>{links}</body></html>")
+    locked = f"extra==1.0\ntorch==1.0 --hash=sha256:{'0' * 64}\n"  # of PyPI's build
+    (project.folder / "requirements.lock").write_text(locked)
     from_index = {"TORCH": index.parent.as_uri(), "UV_NO_INDEX": "", "UV_FIND_LINKS": ""}
     done = project.set_up(**from_index)
     assert done.returncode == 0, done.stderr
@@ -160,6 +162,14 @@ def test_torch_comes_from_the_index_that_was_asked_for_and_stays(project: Projec
     (project.folder / "requirements.txt").write_text("torch>=0.9\n")
     assert project.set_up().returncode == 0
     assert project.version("torch") == "1.0+cpu"
+
+
+def test_a_package_whose_hash_is_not_the_locked_one_is_not_installed(project: Project) -> None:
+    wrong = f"extra==1.1 --hash=sha256:{'0' * 64}\ntorch==1.0\n"
+    (project.folder / "requirements.lock").write_text(wrong)
+    done = project.set_up("tests", UV_NO_CACHE="1")
+    assert done.returncode == 1 and "Hash mismatch" in done.stderr
+    assert project.version("extra") != "1.1" and not project.stamp.exists()
 
 
 def test_packages_come_from_where_pip_is_told_to_look(project: Project) -> None:
@@ -176,8 +186,8 @@ def test_an_unknown_build_of_torch_is_refused(project: Project) -> None:
 
 
 def requirements(file: str) -> list[Requirement]:
-    lines = (line.split("#")[0].strip() for line in (ROOT / file).read_text().splitlines())
-    return [Requirement(line) for line in lines if line]
+    lines = (line.split("#")[0].strip(" \\") for line in (ROOT / file).read_text().splitlines())
+    return [Requirement(line) for line in lines if line and not line.startswith("--hash")]
 
 
 @pytest.mark.parametrize(
