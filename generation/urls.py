@@ -11,6 +11,7 @@ from generation.api.views import (
     health,
     images,
     jobs,
+    me,
     metrics,
     problem_pages,
     queues,
@@ -33,6 +34,7 @@ urlpatterns = [
     path("jobs/<uuid:job_id>/delete", results.Delete.as_view(), name="result-delete"),
     path("login", login.limited(login.Login.as_view()), name="login"),
     path("logout", login.Logout.as_view(), name="logout"),
+    path("v1/me", me.Me.as_view(), name="me"),
     path("v1/variants", variants.VariantList.as_view(), name="variants"),
     path("v1/variants/<slug:slug>", variants.VariantDetail.as_view(), name="variant"),
     path("v1/jobs", jobs.JobList.as_view(), name="jobs"),
@@ -94,6 +96,7 @@ urlpatterns = [
         webhooks.WebhookEnable.as_view(),
         name="webhook-enable",
     ),
+    path("v1/webhooks/<int:endpoint_id>/test", webhooks.WebhookTest.as_view(), name="webhook-test"),
     path("v1/webhooks/default/secret", webhooks.Secret.as_view(), name="webhook-secret"),
     path("v1/webhooks/deliveries", webhooks.DeliveryList.as_view(), name="webhook-deliveries"),
     path(

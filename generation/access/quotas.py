@@ -151,6 +151,30 @@ def _exceeded(one: Limited, images: int) -> QuotaExceeded:
     )
 
 
+# --- what is left ---------------------------------------------------------------------------------
+def standing(one: Limited) -> dict[str, Any]:
+    """Return the limits of a person or a key by name, and how much of each is used."""
+    kind = _usage_of(one)
+    used = kind.objects.filter(**_row(kind, one.pk)).first() or kind()
+    own = {"api_key": one} if isinstance(one, APIKey) else {"owner_id": one.pk}
+    counted = has_quota(one)
+    return {limit: getattr(one, limit) for limit in LIMITS} | {
+        "requests_per_minute": one.requests_per_minute or None,  # 0: no limit
+        "images_today": used.images if counted else None,
+        "device_seconds_today": round(used.device_seconds, 3) if counted else None,
+        "queued_jobs": Job.objects.filter(status=Job.Status.QUEUED, **own).order_by().count(),
+    }
+
+
+def standing_of_person(key: APIKey) -> dict[str, Any]:
+    """Return the same of the key's owner, who may have no limits. Requests are limited as `throttling` limits them."""
+    own = limits_of(key.owner) or OwnerLimits(owner=key.owner)
+    found = standing(own)
+    if own.requests_per_minute is None and key.requests_per_minute is None:
+        found["requests_per_minute"] = settings.REQUESTS_PER_MINUTE or None
+    return found
+
+
 # --- queues ---------------------------------------------------------------------------------------
 def _refusal_of(one: Limited, most: int) -> RateLimited | None:
     # The lock makes concurrent requests wait, so that together they keep the limit.

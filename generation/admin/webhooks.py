@@ -4,7 +4,8 @@ from typing import Any
 
 from django.contrib import admin, messages
 from django.db.models import Q, QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html
@@ -21,6 +22,7 @@ from generation.admin.actions import ObjectActionsMixin, ReadOnlyMixin
 from generation.errors import GenerationError
 from generation.models import Delivery, WebhookEndpoint
 from generation.webhooks import endpoints as webhooks
+from generation.webhooks import trial
 
 
 class StateFilter(DropdownFilter):
@@ -54,7 +56,7 @@ class WebhookEndpointAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
     show_full_result_count = False
     search_fields = ("url", "owner__username")
     actions = ("enable", "disable")
-    object_actions = ("enable", "disable")
+    object_actions = ("send_test", "enable", "disable")
     readonly_fields = ("state_badge", "unsent")
     fields = (
         "url",
@@ -95,6 +97,20 @@ class WebhookEndpointAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
         return (
             obj.state != WebhookEndpoint.State.ACTIVE if name == "enable" else not obj.disabled_at
         )
+
+    @action(description="Send a test", icon="send", permissions=["change"])
+    def send_test(
+        self, request: HttpRequest, queryset: QuerySet[WebhookEndpoint]
+    ) -> HttpResponse | None:
+        endpoint = queryset.get()
+        try:
+            delivery = trial.send(endpoint)
+        except GenerationError as error:
+            messages.error(request, error.detail)
+            return None
+        self.log_change(request, endpoint, "Test sent.")
+        messages.success(request, "A test event is sent now. Reload this page to see its result.")
+        return redirect("admin:generation_delivery_change", delivery.pk)
 
     @action(description="Enable", icon="play_circle", permissions=["change"])
     def enable(self, request: HttpRequest, queryset: QuerySet[WebhookEndpoint]) -> None:

@@ -42,20 +42,19 @@ def covered(release: Release, variants: QuerySet[PromptVariant]) -> QuerySet[Pro
     return variants.filter(slug__in=release.coverage.values("slug"))
 
 
-def served(variants: QuerySet[PromptVariant], release: Release) -> QuerySet[PromptVariant]:
-    """Return those of the variants that the release serves: it covers them with their present text."""
+def condition(release: Release) -> Q:
+    """Return the condition on prompt variants that the release covers them with their present text."""
     if release.covers_all:
-        return variants
+        return ~Q(pk__in=[])
     same = Coverage.objects.filter(
         Q(normalized_text="") | Q(normalized_text=OuterRef("normalized_text")),
         release=release,
         slug=OuterRef("slug"),
     )
-    return variants.filter(Exists(same))
+    return Q(Exists(same))
 
 
 def lost(before: Release, after: Release) -> QuerySet[PromptVariant]:
-    """Return the active variants that `before` serves and `after` does not."""
+    """Return the active variants that `before` covers and `after` does not."""
     active = PromptVariant.objects.filter(status=PromptVariant.Status.ACTIVE)
-    kept = served(active, after).values("pk")
-    return served(active, before).exclude(pk__in=kept)
+    return active.filter(condition(before)).exclude(condition(after))

@@ -27,6 +27,10 @@ log = structlog.get_logger(__name__)
 Event = Delivery.Event
 Status = Delivery.Status
 MAX_URL = 500
+# For developers whose receiver runs on their own machine.
+PRIVATE_HOSTS = (
+    " A server for tests can allow http:// and private addresses: WEBHOOK_PRIVATE_HOSTS=true."
+)
 ROTATION = timedelta(hours=24)  # for this long the previous secret signs as well
 FORGOTTEN_AT_ONCE = 5000
 _LABEL = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
@@ -38,7 +42,7 @@ def endpoint(owner, url: str) -> WebhookEndpoint:
     """Return the owner's endpoint at this URL; create it if missing. Raises InvalidRequest and WebhookDisabled."""
     _check(url)
     found, _ = WebhookEndpoint.objects.get_or_create(owner=owner, url=url)
-    _check_enabled(found)
+    check_enabled(found)
     return found
 
 
@@ -95,7 +99,9 @@ def _fault(url: str) -> str:
         return f"The URL is not valid: {error}. Give a full URL such as https://example.com/hook."
     schemes = ("https", "http") if settings.WEBHOOK_PRIVATE_HOSTS else ("https",)
     if parts.scheme not in schemes:
-        return f"The URL must begin with {' or '.join(f'{scheme}://' for scheme in schemes)}."
+        begin = " or ".join(f"{scheme}://" for scheme in schemes)
+        hint = PRIVATE_HOSTS if parts.scheme == "http" else ""
+        return f"The URL must begin with {begin}.{hint}"
     if parts.username is not None or parts.password is not None:
         return "The URL must not contain credentials. Verify the webhook-signature header instead."
     if "#" in url:
@@ -123,11 +129,12 @@ def _fault_of_host(host: str) -> str:
         return ""
     is_local = host.rstrip(".").split(".")[-1] == "localhost"
     if is_local or (is_literal and not addresses.is_public(host)):
-        return "The URL must lead to a public IP address."
+        return f"The URL must lead to a public IP address.{PRIVATE_HOSTS}"
     return ""
 
 
-def _check_enabled(found: WebhookEndpoint) -> None:
+def check_enabled(found: WebhookEndpoint) -> None:
+    """Raise WebhookDisabled if nothing is sent to the endpoint."""
     if found.disabled_at:
         raise WebhookDisabled(
             f"The webhook is disabled: {found.disabled_reason} "
@@ -238,7 +245,7 @@ def replay(delivery: Delivery) -> Delivery:
     """Send a delivery again now, with the same id and body. A pending one stays as it is. Raises WebhookDisabled."""
     with transaction.atomic():
         found = WebhookEndpoint.objects.select_for_update(no_key=True).get(pk=delivery.endpoint_id)
-        _check_enabled(found)
+        check_enabled(found)
         ended = Delivery.objects.filter(~Q(status=Status.PENDING), pk=delivery.pk)
         moved = ended.update(
             status=Status.PENDING,

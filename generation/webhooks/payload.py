@@ -46,14 +46,19 @@ def _keep(rendered: Sequence[Delivery]) -> None:
             cursor.execute(KEEP, [ids, [delivery.body for delivery in rendered]])
 
 
-def body_of(delivery: Delivery) -> str:
-    """Return the payload: a prediction, with the event's type and time. Replicate's receivers understand it too."""
+def body_of(delivery: Delivery, *, is_test: bool = False) -> str:
+    """Return the payload: a prediction, with the event's type and time. Replicate's receivers understand it too.
+
+    is_test: for a test event, which says so.
+    """
     job = delivery.job
     facts = {
         "type": f"prediction.{delivery.event}",
         "timestamp": delivery.created_at.isoformat().replace("+00:00", "Z"),
         **predictions.as_prediction(job, base_url=job.base_url, event=delivery.event),
     }
+    if is_test:
+        facts["is_test"] = True
     body = _as_text(facts)
     if len(body.encode()) > MAX_BODY_BYTES:
         # Too many images or too long an error: receivers can read urls.get.

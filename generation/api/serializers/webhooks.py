@@ -68,7 +68,10 @@ class EndpointSerializer(serializers.Serializer[WebhookEndpoint]):
             "pending": unsent.get((instance.pk, Delivery.Status.PENDING), 0),
             "dead": unsent.get((instance.pk, Delivery.Status.DEAD), 0),
             "created_at": instance.created_at,
-            "urls": {"enable": url(self, "webhook-enable", instance.pk)},
+            "urls": {
+                "enable": url(self, "webhook-enable", instance.pk),
+                "test": url(self, "webhook-test", instance.pk),
+            },
         }
 
 

@@ -59,9 +59,14 @@ class ListView(APIView):
         """Return ordered rows."""
         raise NotImplementedError
 
+    def facts(self, request: Request, found: list[Any]) -> dict[str, Any]:
+        """Return what the serializer needs beside the rows of a page."""
+        return {}
+
     def page(self, request: Request) -> Response:
         rows: QuerySet[Model] = self.rows(request, query(self.query_class, request))
         cursor = Cursor()
         found = cursor.paginate_queryset(rows, request, view=self)
-        shown = self.serializer_class(found, many=True, context={"request": request})
+        context = {"request": request, **self.facts(request, found)}
+        shown = self.serializer_class(found, many=True, context=context)
         return cursor.get_paginated_response(shown.data)

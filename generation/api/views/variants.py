@@ -1,6 +1,8 @@
 """Views of the active prompt variants."""
 
+from collections.abc import Iterable
 from typing import Any
+from uuid import UUID
 
 from django.db.models import Q, QuerySet
 from django.shortcuts import get_object_or_404
@@ -13,9 +15,21 @@ from generation.api.serializers.shapes import NoQuery, query
 from generation.api.serializers.variants import VariantQuery, VariantSerializer
 from generation.api.views.pagination import ListView
 from generation.api.views.problem_responses import responses
-from generation.models import APIKey, PromptVariant
+from generation.models import APIKey, Image, Job, PromptVariant
+from generation.releases.default_release import Serving
 
 ACTIVE = PromptVariant.objects.filter(status=PromptVariant.Status.ACTIVE)
+MOST_JOBS = 1000  # newest ones of the owner in which examples are looked for
+
+
+def examples(owner: Any, variants: Iterable[PromptVariant]) -> dict[int, UUID]:
+    """Return the owner's newest image of each variant, by the variant's pk, among those of the owner's newest jobs."""
+    newest = Job.objects.filter(owner=owner).order_by("-created_at", "-id").values("pk")[:MOST_JOBS]
+    found = Image.objects.filter(
+        job__in=newest, job__variant__in=[variant.pk for variant in variants]
+    )
+    rows = found.order_by("job__variant_id", "-job__created_at", "index")
+    return dict(rows.distinct("job__variant_id").values_list("job__variant_id", "pk"))
 
 
 class VariantList(ListView):
@@ -32,8 +46,14 @@ class VariantList(ListView):
         """List the active prompt variants, by slug."""
         return self.page(request)
 
+    def facts(self, request: Request, found: list[PromptVariant]) -> dict[str, Any]:
+        return {"serving": self.serving, "examples": examples(request.user, found)}
+
     def rows(self, request: Request, asked: dict[str, Any]) -> QuerySet[PromptVariant]:
-        rows = ACTIVE.order_by("slug")
+        self.serving = Serving.now()
+        rows = self.serving.annotated(ACTIVE).order_by("slug")
+        if "covered" in asked:
+            rows = rows.filter(is_covered=asked["covered"])
         if "q" in asked:
             rows = rows.filter(Q(text__icontains=asked["q"]) | Q(slug__icontains=asked["q"]))
         if "tag" in asked:
@@ -50,5 +70,11 @@ class VariantDetail(APIView):
     def get(self, request: Request, slug: str) -> Response:
         """Read an active prompt variant."""
         query(NoQuery, request)
-        variant = get_object_or_404(ACTIVE, slug=slug)
-        return Response(VariantSerializer(variant, context={"request": request}).data)
+        serving = Serving.now()
+        variant = get_object_or_404(serving.annotated(ACTIVE), slug=slug)
+        context = {
+            "request": request,
+            "serving": serving,
+            "examples": examples(request.user, [variant]),
+        }
+        return Response(VariantSerializer(variant, context=context).data)

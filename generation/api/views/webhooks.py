@@ -21,6 +21,7 @@ from generation.api.views.pagination import ListView
 from generation.api.views.problem_responses import responses
 from generation.models import APIKey, Delivery, WebhookEndpoint, WebhookSecret
 from generation.webhooks import endpoints as webhooks
+from generation.webhooks import trial
 
 
 class Secret(APIView):
@@ -81,6 +82,22 @@ class WebhookEnable(APIView):
         query(NoQuery, request)
         found = get_object_or_404(WebhookEndpoint, pk=endpoint_id, owner_id=request.user.pk)
         shown = EndpointSerializer(webhooks.enable(found), context={"request": request})
+        return Response(shown.data)
+
+
+class WebhookTest(APIView):
+    required_scopes = {"POST": APIKey.Scope.JOBS_WRITE}
+
+    @extend_schema(
+        operation_id="test_webhook",
+        request=None,
+        responses={200: DeliverySerializer} | responses(400, 401, 403, 404, 409),
+    )
+    def post(self, request: Request, endpoint_id: int) -> Response:
+        """Send a test event: that of the webhook's latest job again, with is_test and a new id."""
+        query(NoQuery, request)
+        found = get_object_or_404(WebhookEndpoint, pk=endpoint_id, owner_id=request.user.pk)
+        shown = DeliverySerializer(trial.send(found), context={"request": request})
         return Response(shown.data)
 
 

@@ -33,7 +33,7 @@ def test_every_operation_is_described_with_its_security():
     }
 
     assert {path for _, path in operations} == {
-        "/v1/variants", "/v1/variants/{slug}", "/v1/jobs", "/v1/jobs/{job_id}", "/v1/jobs/{job_id}/cancel",
+        "/v1/me", "/v1/variants", "/v1/variants/{slug}", "/v1/jobs", "/v1/jobs/{job_id}", "/v1/jobs/{job_id}/cancel",
         "/v1/jobs/{job_id}/events",
         "/v1/images/{image_id}", "/v1/images/{image_id}/file", "/v1/images/{image_id}/thumbnail",
         "/v1/releases", "/v1/releases/{name}",
@@ -43,7 +43,8 @@ def test_every_operation_is_described_with_its_security():
         "/v1/images/generations", "/v1/models", "/v1/models/{name}",
         "/v1/models/{owner}/{name}", "/v1/models/{owner}/{name}/predictions",
         "/v1/models/{owner}/{name}/versions/{version}",
-        "/v1/webhooks", "/v1/webhooks/{endpoint_id}/enable", "/v1/webhooks/default/secret",
+        "/v1/webhooks", "/v1/webhooks/{endpoint_id}/enable", "/v1/webhooks/{endpoint_id}/test",
+        "/v1/webhooks/default/secret",
         "/v1/webhooks/deliveries", "/v1/webhooks/deliveries/{delivery_id}/replay",
         "/v1/runs", "/v1/runs/{name}", "/v1/runs/{name}/pause", "/v1/runs/{name}/resume", "/v1/runs/{name}/cancel",
     }  # fmt: skip
@@ -66,6 +67,7 @@ def test_answers_have_the_fields_that_the_schema_promises():
         "Job": api.get(f"/v1/jobs/{job.id}").json(),
         "Image": api.get(f"/v1/jobs/{job.id}").json()["images"][0],
         "ImageDetail": api.get(f"/v1/images/{image.id}").json(),
+        "Me": api.get("/v1/me").json(),
         "Variant": api.get("/v1/variants").json()["results"][0],
         "Release": api.get("/v1/releases").json()["results"][0],
         "QueueState": api.get("/v1/queues/generation").json(),

@@ -4,8 +4,9 @@ import base64
 
 import pytest
 
+from generation.models import PromptVariant
 from tests.client import API, problem
-from tests.people import make_variant
+from tests.people import make_image, make_job, make_release, make_user, make_variant
 
 pytestmark = pytest.mark.django_db
 
@@ -88,3 +89,38 @@ def test_a_made_up_cursor_is_refused(path: str, text: bytes):
             assert answer.status_code == 200
         else:
             problem(answer, 400, "invalid_request")
+
+
+def test_a_variant_says_who_serves_it_and_shows_the_owners_newest_image(settings):
+    api = API()
+    for slug in ("covered", "new"):
+        make_variant(slug=slug)
+    make_release(name="student", covered_variants=["covered"])
+    make_release(name="teacher", kind="teacher")
+    covered = PromptVariant.objects.get(slug="covered")
+    make_image(job=make_job(owner=api.owner, variant=covered, status="succeeded"))
+    newest = make_image(job=make_job(owner=api.owner, variant=covered, status="succeeded"))
+    new = PromptVariant.objects.get(slug="new")
+    make_image(job=make_job(owner=make_user(username="else"), variant=new, status="succeeded"))
+
+    one, other = api.get("/v1/variants").json()["results"]
+
+    assert (one["is_covered"], one["served_by"]) == (True, "student")
+    assert one["example"]["image"] == str(newest.pk)
+    assert one["example"]["thumbnail"].startswith(f"http://testserver/v1/images/{newest.pk}/thumb")
+    assert (other["is_covered"], other["served_by"], other["example"]) == (False, "teacher", None)
+    assert api.get("/v1/variants/covered").json() == one
+    assert slugs(api.get("/v1/variants", {"covered": "false"})) == ["new"]
+    assert slugs(api.get("/v1/variants", {"covered": "true"})) == ["covered"]
+    settings.UNCOVERED = "refuse"
+    assert api.get("/v1/variants/new").json()["served_by"] is None
+
+
+def test_more_variants_cost_no_more_queries(django_assert_max_num_queries):
+    api = API()
+    make_release(covered_variants=["v0"])
+    for number in range(12):
+        variant = make_variant(slug=f"v{number}")
+        make_image(job=make_job(owner=api.owner, variant=variant, status="succeeded"))
+    with django_assert_max_num_queries(5):  # key and its last use, releases, variants, images
+        assert len(slugs(api.get("/v1/variants"))) == 12

@@ -57,6 +57,7 @@ def test_public_https_urls_are_taken(url: str):
     ("url", "said"),
     [
         ("http://example.org/hook", "must begin with https://"),
+        ("http://localhost:9000/hook", "WEBHOOK_PRIVATE_HOSTS=true"),
         ("ftp://example.org/hook", "must begin with https://"),
         ("example.org/hook", "must begin with https://"),
         ("", "ASCII"),
@@ -84,6 +85,7 @@ def test_public_https_urls_are_taken(url: str):
         ("https://[::1]/", "public IP address"),
         ("https://[::ffff:10.0.0.1]/", "public IP address"),
         ("https://localhost/", "public IP address"),
+        ("https://127.0.0.1:9000/", "WEBHOOK_PRIVATE_HOSTS=true"),
         ("https://a.localhost./", "public IP address"),
         ("https://2130706433/", "not a valid IP address"),
         ("https://1.2.3/", "not a valid IP address"),

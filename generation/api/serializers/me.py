@@ -1,0 +1,38 @@
+"""Serializers of a key's own limits and use."""
+
+from typing import Any
+
+from rest_framework import serializers
+
+from generation.models import APIKey
+
+
+class KeyFactsSerializer(serializers.ModelSerializer[APIKey]):
+    scopes = serializers.ListField(child=serializers.ChoiceField(APIKey.Scope.choices))
+
+    class Meta:
+        model = APIKey
+        fields = ["name", "prefix", "scopes", "created_at", "expires_at", "weight"]
+
+
+class StandingSerializer(serializers.Serializer[Any]):
+    """Limits, null where there is none, and what was used of them today."""
+
+    requests_per_minute = serializers.IntegerField(allow_null=True)
+    images_per_day = serializers.IntegerField(allow_null=True)
+    images_today = serializers.IntegerField(allow_null=True, help_text="null: not counted.")
+    device_seconds_per_day = serializers.IntegerField(allow_null=True)
+    device_seconds_today = serializers.FloatField(allow_null=True, help_text="null: not counted.")
+    max_queued_jobs = serializers.IntegerField(allow_null=True)
+    queued_jobs = serializers.IntegerField(help_text="Jobs that wait now.")
+
+
+class MeSerializer(serializers.Serializer[Any]):
+    username = serializers.CharField(help_text="Account that owns the key.")
+    key = KeyFactsSerializer()
+    requests_left = serializers.IntegerField(
+        allow_null=True, help_text="Requests that are allowed now; null: no limit."
+    )
+    day = serializers.DateField(help_text="Day in UTC that the usage is of.")
+    of_key = StandingSerializer(help_text="For this key alone.")
+    of_account = StandingSerializer(help_text="For all keys of the account and the page together.")

@@ -1,0 +1,37 @@
+"""Test events: the message of an endpoint's latest job again, marked as a test, to try a receiver out."""
+
+import structlog
+from django.db import transaction
+
+from generation.errors import InvalidRequest
+from generation.infra import notifications
+from generation.models import Delivery, WebhookEndpoint
+from generation.webhooks import endpoints as webhooks
+from generation.webhooks import payload, predictions
+
+log = structlog.get_logger(__name__)
+
+
+def send(endpoint: WebhookEndpoint) -> Delivery:
+    """Insert a delivery of a test event, which is due now. Raises WebhookDisabled, and InvalidRequest without a job.
+
+    A paused endpoint is tried at once: a test means that the receiver was repaired.
+    """
+    with transaction.atomic():
+        found = WebhookEndpoint.objects.select_for_update(no_key=True).get(pk=endpoint.pk)
+        webhooks.check_enabled(found)
+        kept = predictions.ROWS.filter(webhook=found, purged_at=None).prefetch_related("images")
+        job = kept.order_by("-created_at", "-id").first()
+        if job is None:
+            raise InvalidRequest(
+                "No job of this webhook is kept. Send a job with it, then the test."
+            )
+        delivery = Delivery(
+            owner_id=found.owner_id, endpoint=found, job=job, event=Delivery.Event.COMPLETED
+        )
+        delivery.body = payload.body_of(delivery, is_test=True)
+        delivery.save(force_insert=True)
+        WebhookEndpoint.objects.filter(pk=found.pk).update(paused_until=None)
+        transaction.on_commit(notifications.deliver, robust=True)
+    log.info("webhook_tested", endpoint=found.pk, delivery_id=str(delivery.pk))
+    return delivery

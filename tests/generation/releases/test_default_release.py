@@ -1,0 +1,41 @@
+"""The release that serves a variant is told as a request without a model would get it."""
+
+import pytest
+
+from generation.errors import GenerationError
+from generation.jobs import routing
+from generation.models import PromptVariant, Release
+from generation.releases.default_release import Serving
+from tests.people import make_embedding, make_release, make_variant
+
+pytestmark = pytest.mark.django_db
+
+SLUGS = ["both", "changed", "new"]
+
+
+def served(slug: str) -> str | None:
+    try:
+        return routing.resolve(None, slug=slug).release.name
+    except GenerationError:
+        return None
+
+
+@pytest.mark.parametrize("uncovered", ["teacher", "student", "refuse"])
+@pytest.mark.parametrize("active", [(), ("student",), ("teacher",), ("student", "teacher")])
+@pytest.mark.parametrize("teacher_covers", [(), ("both",)])  # (): the whole catalogue
+def test_it_is_the_release_of_a_request(settings, uncovered, active, teacher_covers):
+    settings.UNCOVERED = uncovered
+    for slug in SLUGS:
+        make_embedding(variant=make_variant(slug=slug))
+    make_release(name="s", covered_variants=["both", "changed"])
+    make_release(name="t", kind="teacher", covered_variants=teacher_covers)
+    Release.objects.get(name="s").coverage.filter(slug="changed").update(normalized_text="other")
+    Release.objects.exclude(kind__in=active).update(status="retired")
+    serving = Serving.now()
+    rows = serving.annotated(PromptVariant.objects.order_by("slug"))
+    found = {row.slug: serving.release(row) for row in rows}
+    assert {slug: row and row.name for slug, row in found.items()} == {
+        slug: served(slug) for slug in SLUGS
+    }
+    covered = ["both"] if "student" in active else []
+    assert [row.slug for row in rows if row.is_covered] == covered
