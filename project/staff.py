@@ -3,7 +3,7 @@
 from django.conf import settings
 from django.contrib.auth import get_user
 from django.contrib.sessions.middleware import SessionMiddleware
-from django.db import DatabaseError, close_old_connections
+from django.db import Error, close_old_connections
 from django.http import HttpRequest, HttpResponse, parse_cookie
 
 from project.middleware import is_session_key
@@ -20,6 +20,6 @@ def is_staff(cookies: str) -> bool:
     try:
         SessionMiddleware(lambda _: HttpResponse()).process_request(request)
         user = get_user(request)
-    except DatabaseError:
+    except Error:
         return False
     return user.is_active and getattr(user, "is_staff", False)

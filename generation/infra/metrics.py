@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import django.db
 import structlog
 from django.conf import settings
-from django.db import DatabaseError
 from django.db.models import Count, F, Min, Q
 from django.db.models.functions import Now
 from django.utils import timezone
@@ -148,7 +148,7 @@ def collect() -> Iterator[Metric]:
     yield from _recorded()
     try:
         known = [*_jobs(), *_workers(), *_catalogue(), *_webhooks()]
-    except DatabaseError as error:
+    except django.db.Error as error:
         log.warning("metrics_without_database", error=str(error).strip())
         known = []
     yield GaugeMetricFamily("retort_database_up", "Whether PostgreSQL answers.", value=bool(known))

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from django.conf import settings
-from django.db import InterfaceError, InternalError, OperationalError
+from django.db import InternalError
 from django.db.models.expressions import CombinedExpression
 from django.db.models.functions import Now
 
 from generation.engine.errors import DeviceFailed, EngineError
 from generation.errors import DATABASE_UNAVAILABLE, INTERNAL_ERROR, GenerationError
+from generation.infra import database
 from generation.models import Attempt, Job
 
 LONGEST_PAUSE_SECONDS = 300.0
@@ -35,7 +36,7 @@ class Failure:
         detail = str(error)[:2000].strip() or repr(error)
         if isinstance(error, EngineError | GenerationError):
             return cls(error.code, detail, error.retryable, error.is_infrastructure)
-        if isinstance(error, OperationalError | InterfaceError | InternalError):
+        if isinstance(error, InternalError) or database.is_away(error):
             return cls(DATABASE_UNAVAILABLE, detail, is_infrastructure=True)
         return cls(INTERNAL_ERROR, detail)
 

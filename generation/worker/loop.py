@@ -10,9 +10,9 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
 
+import django.db
 import structlog
 from django.conf import settings
-from django.db import DatabaseError
 
 from generation.engine import selftest
 from generation.engine.device import use_threads
@@ -303,7 +303,7 @@ class GenerationWorker:
             fault = facts.fault or Failure("", "")
             heartbeat.note_fault(code=fault.code, detail=fault.detail)
             self._row = facts
-        except DatabaseError as error:
+        except django.db.Error as error:
             log.warning("worker_row_not_written", error=str(error).strip())
 
     def _fault(self) -> Failure | None:

@@ -12,6 +12,7 @@ def probe_storage() -> None:
     """Write, read and remove a file of random bytes. Raises StorageFailed."""
     content = os.urandom(FILE_BYTES)
     stored = storage.save(content, "png")
+    storage.sync([stored.name])
     try:
         if storage.read(stored.name) != content:
             raise StorageFailed(f"{stored.name}: other bytes were read than were written.")

@@ -14,7 +14,7 @@ from django.db import InterfaceError, InternalError, OperationalError, close_old
 from generation.errors import StorageFailed
 from generation.images import storage
 from generation.images import store as images
-from generation.infra import heartbeat
+from generation.infra import database, heartbeat
 from generation.jobs import completion, quality_control, throughput
 from generation.jobs import lifecycle as jobs
 from generation.jobs.completion import Result
@@ -31,7 +31,6 @@ from generation.worker.stalls import Activity, Kind, StallWatch, unknown_bound
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
-READ_ONLY = "25006"  # SQLSTATE of a write to a standby
 PATIENCE_SECONDS = 30.0  # for a database that answers with errors, or while the process stops
 PAUSE_SECONDS = (0.25, 2.0)  # between two tries: the first, and the longest
 
@@ -174,6 +173,7 @@ def patiently(action: Callable[[], T], *, before_retry: Callable[[], None] | Non
                 raise
             log.warning("database_away", error=str(error).strip())
             close_old_connections()  # the one that broke; a new one is tried
+            database.leave_read_only(error)
             time.sleep(random.uniform(pause / 2, pause))
             pause = min(longest, 2 * pause)
             retries = True
@@ -181,5 +181,5 @@ def patiently(action: Callable[[], T], *, before_retry: Callable[[], None] | Non
 
 def is_away(error: Exception) -> bool:
     """Return whether PostgreSQL does not answer, or takes no writes: it restarts, fails over or is full."""
-    code = getattr(error.__cause__, "pgcode", None)
-    return code is None or code[:2] in ("08", "53") or code[:3] == "57P" or code == READ_ONLY
+    code = database.sqlstate(error)
+    return not code or code.startswith(("08", "53", "57P", database.READ_ONLY))

@@ -22,7 +22,7 @@ from generation.catalogue import bundled_embeddings, import_export
 from generation.engine import release as release_format
 from generation.engine.errors import ReleaseInvalid
 from generation.errors import GenerationError
-from generation.infra import notifications
+from generation.infra import notifications, session_limits
 from generation.models import APIKey, PromptVariant, Release
 from generation.releases import lifecycle as releases
 
@@ -81,7 +81,10 @@ class Command(BaseCommand):
         plan = executor.migration_plan(executor.loader.graph.leaf_nodes())
         if plan:
             self.say(f"Migrating the database ({len(plan)} steps) …")
+            session_limits.lift()
+            connection.close()  # its session has the limits still
             self.run_migrations()
+        session_limits.set_missing()
         return len(plan)
 
     def run_migrations(self) -> None:
@@ -185,5 +188,6 @@ def alone() -> Iterator[None]:
 
 def _take(holder: BaseDatabaseWrapper) -> bool:
     with holder.cursor() as cursor:
+        cursor.execute("SET LOCAL idle_in_transaction_session_timeout TO 0")
         cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", [LOCK])
         return cursor.fetchone()[0]

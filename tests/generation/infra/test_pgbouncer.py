@@ -15,6 +15,7 @@ from django.db import connection
 
 from generation import tasks
 from generation.catalogue import variants as catalogue
+from generation.infra import session_limits
 from generation.jobs import lifecycle as jobs
 from generation.models import Job, PromptVariant
 from tests import painter
@@ -144,6 +145,7 @@ def test_the_web_process_answers_and_a_client_waits(pooled, tmp_path: Path):
 
 def test_the_database_is_prepared_and_its_catalogue_read(pooled):
     call_command("bootstrap", "--json", stdout=StringIO())
+    session_limits.lift()  # a setting of the database would outlive the test
     assert PromptVariant.objects.exists()
     assert catalogue.encode_again(PromptVariant.objects.all()) == 0
     assert sum(1 for _ in PromptVariant.objects.iterator(chunk_size=2)) > 2

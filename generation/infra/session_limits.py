@@ -1,0 +1,59 @@
+"""Limits of all sessions of our database: statements, waits for locks, transactions that do nothing.
+
+They are settings of the database itself, because PgBouncer in transaction mode keeps no SET of a session.
+"""
+
+from collections.abc import Mapping
+
+import structlog
+from django.db import ProgrammingError, connection, transaction
+
+log = structlog.get_logger(__name__)
+
+LIMITS = {
+    "statement_timeout": "2min",
+    "lock_timeout": "1min",
+    "idle_in_transaction_session_timeout": "5min",  # of a host that sleeps and holds locks
+}
+NOT_PERMITTED = "42501"
+
+
+def set_missing(limits: Mapping[str, str] = LIMITS) -> list[str]:
+    """Set the limits for which the operator has set none. Return their names. New sessions have them."""
+    known = _known()
+    names = [name for name in limits if name not in known]
+    _alter({name: limits[name] for name in names})
+    return names
+
+
+def lift(limits: Mapping[str, str] = LIMITS) -> None:
+    """Remove the limits that are ours: a migration of a large table may take longer. Connect again after it."""
+    known = _known()
+    _alter({name: None for name, value in limits.items() if known.get(name) == value})
+
+
+def _known() -> dict[str, str]:
+    """Return the settings of the database for all roles."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT unnest(setconfig) FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase"
+            " WHERE d.datname = current_database() AND s.setrole = 0"
+        )
+        return dict(row.split("=", 1) for (row,) in cursor.fetchall())
+
+
+def _alter(values: Mapping[str, str | None]) -> None:
+    try:
+        with transaction.atomic(), connection.cursor() as cursor:
+            for name, value in values.items():
+                # current_database: a pooler may have another name for it.
+                change = "RESET %%I" if value is None else "SET %%I = %%L"
+                cursor.execute(
+                    f"SELECT format('ALTER DATABASE %%I {change}', current_database(), %s, %s)",
+                    [name, value],
+                )
+                cursor.execute(cursor.fetchone()[0])
+    except ProgrammingError as error:
+        if getattr(error.__cause__, "pgcode", "") != NOT_PERMITTED:
+            raise
+        log.warning("session_limits_not_set", limits=sorted(values), error=str(error).strip())
