@@ -146,8 +146,8 @@ class Rounds:
         self, faults: Sequence[Fault], timing: Timing, log: ClientLog, result: Result, began: float
     ) -> None:
         during = max(timing.during, *(fault.seconds for fault in faults))
-        seconds = timing.before + during + timing.after
-        load = asyncio.create_task(Load(self.world, log).run(seconds=seconds, rate=timing.rate))
+        enough = asyncio.Event()
+        load = asyncio.create_task(Load(self.world, log).run(enough, rate=timing.rate))
         await asyncio.sleep(timing.before)
         result.began = time.time() - began
         begun: list[Fault] = []
@@ -160,6 +160,8 @@ class Rounds:
             for fault in reversed(begun):
                 await asyncio.to_thread(fault.end, self.site)
         result.ended = time.time() - began
+        await asyncio.sleep(timing.after)
+        enough.set()
         await load
 
     def _drain(self) -> None:
