@@ -1,6 +1,13 @@
 """Two versions side by side: the code of a release goes on working on the schema of the next one."""
 
+import io
+import json
+import os
 import re
+import shutil
+import subprocess
+import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -11,6 +18,7 @@ from distillation.models import Run, Slice
 from distillation.runs import lifecycle as runs
 from generation.access import keys
 from generation.catalogue import variants
+from generation.jobs import erasure, retention
 from generation.jobs import lifecycle as jobs
 from generation.jobs.rescue import rescue
 from generation.models import (
@@ -27,10 +35,11 @@ from generation.models import (
     Worker,
 )
 from tests import painter
-from tests.client import API
+from tests.client import API, problem
 from tests.conftest import PERMANENT_TABLES
 from tests.distillation.people import make_run
 from tests.people import DEFAULT_TEXT, make_embedding, make_release, make_user, make_worker
+from tests.web import database_url
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_server")]
 
@@ -118,6 +127,107 @@ def test_every_insert_names_its_columns():
     ]
     assert len(inserts) >= 3
     assert [found for found in inserts if not found[1].endswith("(")] == []
+
+
+# --- the release before, on this schema ---------------------------------------------------------------
+# The commit of the release before this one: set it when a release is made.
+RELEASE_BEFORE = "92e04e751a49ed2c1c60043126abc1d88a6c747f"
+
+OLD = """
+import django, json, sys
+django.setup()
+from django.utils import timezone
+from generation.access import keys
+from generation.infra import heartbeat
+from generation.jobs import lifecycle as jobs, retention
+from generation.models import APIKey, Image, Job
+from distillation.runs import lifecycle as runs
+from tests import painter
+from tests.client import API, problem
+from tests.distillation.people import make_run
+
+heartbeat.begin("generation", device="cpu")
+painter.make_pictures()  # a job that the new code accepted
+key = APIKey.objects.get()
+api = API(owner=key.owner, images_per_day=100, device_seconds_per_day=100)
+body = {"variant": "red-glass-vase"}
+hook = {"webhook": "https://example.org/hook", "webhook_events": ["start", "completed"]}
+def post(**more):
+    key = {"Idempotency-Key": f"key-{Job.objects.count()}"}
+    answer = api.post("/v1/jobs", body | more, headers=key)
+    assert answer.status_code in (200, 202), answer.content
+    return answer.json()["id"]
+done = post(seed=5, n=2, **hook)
+painter.make_pictures()
+hit = post(seed=5, n=2)
+failed = post()
+painter.fail()
+deleted = post()
+assert api.delete(f"/v1/jobs/{deleted}").status_code == 204
+taken = post(seed=9)
+assert [str(job.id) for job in jobs.claim("old-worker").jobs] == [taken]
+waiting = post()
+made = make_run()
+run, hold = runs.claim("old-worker")
+assert runs.finish(runs.renew(hold, stage="joint"), outcome="candidate")
+heartbeat.end()
+print(json.dumps(dict(done=done, hit=hit, failed=failed, deleted=deleted, waiting=waiting, taken=taken)))
+"""
+
+
+@pytest.fixture(scope="module")
+def old_code(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The code of the release before."""
+    folder = tmp_path_factory.mktemp("release-before")
+    paths = ["generation", "distillation", "project", "tests", ":!generation/starter"]
+    archive = ["git", "archive", RELEASE_BEFORE, "--", *paths, ":!distillation/starter"]
+    if shutil.which("git") is None:
+        pytest.skip("git is not installed")
+    found = subprocess.run(archive, cwd=ROOT, capture_output=True)
+    if found.returncode:
+        pytest.skip("the commit of the release before is not in this clone")
+    with tarfile.open(fileobj=io.BytesIO(found.stdout)) as files:
+        files.extractall(folder, filter="data")
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.django_db(transaction=True)
+def test_the_release_before_works_on_this_schema_beside_this_one(old_code: Path, settings):
+    make_embedding(encoder_fingerprint=make_release().encoder_fingerprint)
+    api = API()
+    accepted = api.post("/v1/jobs", {"variant": "red-glass-vase"}).json()["id"]
+    environment = {
+        **os.environ,
+        "DJANGO_SETTINGS_MODULE": "project.settings",
+        "DATABASE_URL": database_url(),
+        "REDIS_URL": settings.REDIS_URL,
+        "DATA_DIR": str(settings.DATA_DIR),
+        "SECRET_KEY": settings.SECRET_KEY,
+        "ALLOWED_HOSTS": "*",
+        "PYTHONPATH": "",
+    }
+
+    old = subprocess.run(
+        [sys.executable, "-c", OLD], cwd=old_code, env=environment, capture_output=True, text=True
+    )
+
+    assert old.returncode == 0, old.stderr[-3000:]
+    ids = json.loads(old.stdout.splitlines()[-1])
+    Job.objects.filter(id=ids["taken"]).update(lease_expires_at="2020-01-01T00:00Z")
+    rescue()  # what a worker of before left
+    Job.objects.update(not_before=None)
+    while claimed := jobs.claim("new-worker").jobs:  # one that was lost runs alone
+        assert painter.finish(claimed) == []
+    for job_id in (accepted, ids["done"], ids["hit"], ids["waiting"], ids["taken"]):
+        job = api.get(f"/v1/jobs/{job_id}").json()
+        assert (job["status"], len(job["images"])) == ("succeeded", job["n"]), job
+        assert api._client.get(job["images"][0]["url"]).status_code == 200
+    assert api.get(f"/v1/jobs/{ids['failed']}").json()["status"] == "failed"
+    problem(api.get(f"/v1/jobs/{ids['deleted']}"), 410, "job_purged")
+    assert Run.objects.get().outcome == "candidate"
+    retention.sweep()  # erases what the code of before left
+    assert erasure.leftovers() == []
 
 
 # --- migrations -----------------------------------------------------------------------------------
