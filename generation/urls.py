@@ -8,6 +8,7 @@ from generation.api.replicate import models as versions
 from generation.api.replicate import predictions
 from generation.api.views import (
     events,
+    guide,
     health,
     images,
     jobs,
@@ -104,6 +105,7 @@ urlpatterns = [
         webhooks.DeliveryReplay.as_view(),
         name="webhook-replay",
     ),
+    path("v1/guide", guide.Guide.as_view(), name="guide"),
     path("v1/openapi.json", schema.description, name="schema"),
     path("v1/docs", schema.page, name="docs"),
     path("health/live", health.live, name="health-live"),

@@ -20,13 +20,32 @@ REST_FRAMEWORK = {
     "DEFAULT_THROTTLE_CLASSES": ["generation.api.throttling.KeyThrottle"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_PARSER_CLASSES": ["generation.api.parsers.StrictJSON"],
-    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "DEFAULT_SCHEMA_CLASS": "generation.api.openapi.Operation",
     "EXCEPTION_HANDLER": "generation.api.views.problem_responses.handle",
     "UNAUTHENTICATED_USER": None,
 }
 SPECTACULAR_SETTINGS = {
     "TITLE": "Retort",
-    "DESCRIPTION": "Pictures for a catalogue of prompts.",
+    "DESCRIPTION": "Images for a catalogue of prompts. [The guide](/v1/guide) says what a list of operations cannot: "
+    "ways to wait, webhooks, clients of OpenAI and Replicate, limits, errors.\n\nTo try an operation, press "
+    "*Authorize* and give an API key, which staff make in [the admin](/admin/generation/apikey/).",
+    "SORT_OPERATIONS": False,
+    "TAGS": [
+        {"name": name, "description": about}
+        for name, about in (
+            ("Jobs", "Create images, watch and cancel."),
+            ("Images", "Files and thumbnails."),
+            ("Catalogue", "Prompt variants, and who serves them."),
+            ("Account", "What your key is, its limits and its use."),
+            ("Webhooks", "Signed messages about jobs."),
+            ("OpenAI", "Routes for OpenAI's clients."),
+            ("Replicate", "Routes for Replicate's clients."),
+            ("Releases", "Teachers and students that generate."),
+            ("Runs", "Distillations that make releases."),
+            ("Queues", "Pause and resume queues of jobs."),
+        )
+    ],
+    "SWAGGER_UI_SETTINGS": {"deepLinking": True, "tryItOutEnabled": True},
     "VERSION": "v1",
     "OAS_VERSION": "3.1.0",
     "SERVE_INCLUDE_SCHEMA": False,

@@ -2,8 +2,10 @@
 
 import functools
 import threading
+from contextlib import suppress
 from typing import Any
 
+from django.db import InterfaceError, OperationalError
 from django.http import HttpResponse
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from drf_spectacular.generators import SchemaGenerator
@@ -11,6 +13,8 @@ from drf_spectacular.renderers import OpenApiJsonRenderer
 from drf_spectacular.utils import extend_schema
 from drf_spectacular.views import SpectacularJSONAPIView, SpectacularSwaggerSplitView
 from rest_framework.request import Request
+
+from generation.api import openapi
 
 
 class APIKeyScheme(OpenApiAuthenticationExtension):
@@ -26,13 +30,16 @@ class APIKeyScheme(OpenApiAuthenticationExtension):
 
 
 class Description(SpectacularJSONAPIView):
-    """The OpenAPI document, computed once in a process: it is the same for everybody."""
+    """The OpenAPI document, computed once in a process; its examples name a prompt variant of this server."""
 
     http_method_names = ["get", "head"]
 
     @extend_schema(exclude=True)
     def get(self, request: Request, *args: Any, **kwargs: Any) -> HttpResponse:
-        return HttpResponse(_document(), content_type=OpenApiJsonRenderer.media_type)
+        document = _document()
+        with suppress(OperationalError, InterfaceError):  # the database is away
+            document = openapi.with_own_example(document)
+        return HttpResponse(document, content_type=OpenApiJsonRenderer.media_type)
 
 
 def _document() -> bytes:
