@@ -7,6 +7,8 @@ from math import prod
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
+
 from generation.engine import release
 from generation.engine.errors import ReleaseInvalid
 from generation.engine.release import PROMPT_EMBEDS, Manifest, ReleaseFile
@@ -52,6 +54,8 @@ def read(folder: Path, manifest: Manifest) -> Iterator[tuple[str, str, StoredEmb
             texts = _read_header(file, path, manifest)
             for slug, text in zip(manifest.covered_variants, texts, strict=True):
                 data = file.read(2 * tokens * width)
+                if not np.isfinite(np.frombuffer(data, "<f2")).all():
+                    raise _invalid(path, f"the embedding of {slug} has values that are not finite")
                 sha256 = hashlib.sha256(data).hexdigest()
                 yield (
                     slug,

@@ -66,8 +66,7 @@ CANDIDATES = f"""
                    OR q.not_before < statement_timestamp() - %(avoided_for)s::float * interval '1 second')))
               AND q.key NOT IN (SELECT key FROM running)
               AND q.release_id <> ALL (%(without)s::bigint[])
-              AND NOT EXISTS (SELECT 1 FROM generation_queue
-                               WHERE name = %(queue)s::text AND paused_at IS NOT NULL)
+              AND (SELECT paused_at FROM generation_queue WHERE name = %(queue)s::text) IS NULL
               AND (%(kind)s::text IS NULL OR q.release_id IN (
                    SELECT id FROM generation_release WHERE kind = %(kind)s::text))
             ORDER BY q.priority DESC, q.created_at, q.id

@@ -16,7 +16,7 @@ from django.utils import timezone
 from generation.infra import heartbeat, queues
 from generation.jobs import claiming, throughput
 from generation.jobs.throughput import Rate
-from generation.models import Job, Release
+from generation.models import Job, Queue, Release
 
 MOST_AHEAD = 1000
 REMEMBERED_SECONDS = 1.0  # workers and rates: many clients poll at once
@@ -68,7 +68,7 @@ def of(job: Job) -> Estimate | None:
     if job.is_terminal:
         return None
     kind = job.release.kind
-    lane, workers = _served_by(kind)
+    lane, workers, is_paused = _served_by(kind)
     rate = _rate(throughput.key_of(job.release_id, job.width, job.height))
     if job.status == Job.Status.RUNNING:
         started = job.started_at or job.created_at
@@ -76,6 +76,9 @@ def of(job: Job) -> Estimate | None:
         return Estimate(0, *_seconds(rate, job.n, less=gone), feasible=True)
     count, images, running = _ahead(job, lane)
     position = min(count, MOST_AHEAD) + 1
+    if is_paused:
+        reason = "The queue is paused. The job waits until it is resumed."
+        return Estimate(position, None, None, feasible=False, reason=reason)
     if not workers:
         reason = f"No worker that serves a {kind} shows a heartbeat. The job waits for one."
         return Estimate(position, None, None, feasible=False, reason=reason)
@@ -115,8 +118,10 @@ def _rate(key: str) -> Rate | None:
 
 
 @cached(TTLCache(maxsize=8, ttl=REMEMBERED_SECONDS), lock=Lock())
-def _served_by(kind: str) -> tuple[str | None, int]:
-    """Return the kind of releases that share its workers (None = all), and the number of live workers."""
+def _served_by(kind: str) -> tuple[str | None, int, bool]:
+    """Return the kind of releases that share its workers (None = all), the number of live workers, and whether their
+    queue is paused."""
     is_split = heartbeat.is_served(queues.REFERENCE)
     queue = queues.REFERENCE if is_split and kind == Release.Kind.TEACHER else "generation"
-    return kind if is_split else None, heartbeat.living(queue)
+    is_paused = Queue.objects.filter(name=queue, paused_at__isnull=False).exists()
+    return kind if is_split else None, heartbeat.living(queue), is_paused

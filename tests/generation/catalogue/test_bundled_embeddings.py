@@ -187,6 +187,19 @@ def test_a_bundle_whose_file_does_not_fit_its_manifest_is_refused_by_name(
     assert not Release.objects.exists()
 
 
+@pytest.mark.parametrize("value", [0x7E00, 0x7C00, 0xFC00])  # NaN, infinity, -infinity in fp16
+def test_a_bundle_with_an_embedding_that_is_not_finite_is_refused(
+    student: Path, value: int
+) -> None:
+    path = student / PROMPT_EMBEDS
+    path.write_bytes(path.read_bytes()[:-2] + value.to_bytes(2, "little"))
+    manifest = release.read(student)
+    release.write(student, replace(manifest, files=release.list_files(student)))
+    with pytest.raises(ReleaseRefused, match="the embedding of bowl has values that are not"):
+        register(str(student))
+    assert not Release.objects.exists()
+
+
 def test_a_release_without_embeddings_of_its_own_gives_none(teacher: Path) -> None:
     make_variant(slug="vase", text="a red vase")
     registered = register(str(teacher))

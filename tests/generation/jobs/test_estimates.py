@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
-from generation.jobs import claiming, estimates, throughput
+from generation.jobs import claiming, estimates, pausing, throughput
 from generation.models import Job
 from tests.people import make_job, make_release, make_user, make_worker
 
@@ -77,6 +77,16 @@ def test_a_worker_that_is_silent_serves_nobody():
 
     assert not found.feasible and "student" in found.reason
     assert (found.eta_p50, found.position) == (None, 1)
+
+
+def test_a_paused_queue_is_said():
+    make_worker()
+    job = make_job()
+    pausing.pause("generation", by="anna")
+
+    found = estimates.of(job)
+
+    assert (found.feasible, found.eta_p50) == (False, None) and "paused" in found.reason
 
 
 def test_a_running_job_has_no_place_and_one_that_ended_no_estimate():

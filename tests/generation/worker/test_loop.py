@@ -89,6 +89,20 @@ def test_a_damaged_embedding_fails_its_own_job_at_once_and_no_other(served, work
     assert Job.objects.get(id=mended.id).status == "succeeded"
 
 
+def test_an_embedding_that_is_encoded_again_is_used_from_the_next_job_on(served, worker):
+    """A worker that goes on for weeks reads the bytes anew, also when a restored database gives an id again."""
+    before = submit(TEXTS[0], seed=1)
+    worker.run()
+    other = Embedding.objects.get(text=TEXTS[1])
+    Embedding.objects.filter(id=before.embedding_id).update(data=other.data, sha256=other.sha256)
+
+    again, like = submit(TEXTS[0], seed=1), submit(TEXTS[1], seed=1)
+    worker.run()
+
+    pixels = [job.images.get().master for job in (before, again, like)]
+    assert pixels[0] != pixels[1] == pixels[2]
+
+
 def test_an_embedding_of_another_encoder_is_refused_never_used(served, worker):
     job = submit(seed=1)
     Embedding.objects.filter(id=job.embedding_id).update(encoder_fingerprint="0" * 64)
