@@ -22,6 +22,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 log = structlog.get_logger(__name__)
 
+PENDING_BYTES = 33_554_432  # of heads that are not whole, all connections together
 MOST_FILES = 65_536  # the limit of open files is raised to this, where the system allows it
 SPARE_FILES = 256  # for the connections to PostgreSQL and Redis, and for files
 LOOK_SECONDS = 0.5
@@ -47,7 +48,7 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._raw = transport
         self._begun = self._queued = 0
-        self._head = self._unread = 0
+        self._head = self.pending = 0
         self._head_until = self.loop.time() + self.head_seconds
         self._write_until = self._close_until = inf
         self.is_lost = False
@@ -63,10 +64,10 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._unread > self.head_bytes:
+        if self.pending > self.head_bytes:
             self.abort()
             return
-        self._unread += len(data)
+        _table.pend(self, self.pending + len(data))
         current.set(self)  # for the tasks that uvicorn starts in this call
         super().data_received(data)
 
@@ -94,7 +95,7 @@ class Connection(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_body(self, body: bytes) -> None:
-        self._unread = 0
+        _table.pend(self, 0)
         super().on_body(body)
 
     # --- for the shell ----------------------------------------------------------------------------
@@ -102,19 +103,19 @@ class Connection(HttpToolsProtocol):
         """A whole head has arrived; its body comes next."""
         self._begun += 1
         self._queued -= 1
-        self._unread = 0
+        _table.pend(self, 0)
         self._head_until = inf
         _table.waits(self)
 
     def has_whole(self) -> None:
         """The body has arrived: the client waits for the server."""
-        self._unread = 0
+        _table.pend(self, 0)
         _table.works(self)
 
     def end(self) -> None:
         """The answer was handed over."""
         self._begun -= 1
-        self._unread = 0
+        _table.pend(self, 0)
         if not self._begun and not self.is_lost:
             self._head_until = self.loop.time() + self.head_seconds
             _table.waits(self)
@@ -178,6 +179,7 @@ class _Table:
         self._looks = False
         self._logged_at = -inf
         self._files = _raise_limit() - SPARE_FILES
+        self._pending = 0
 
     def add(self, connection: Connection) -> None:
         self._open[connection] = None
@@ -185,12 +187,16 @@ class _Table:
             self._looks = True
             connection.loop.call_later(LOOK_SECONDS, self._look, connection.loop)
         if len(self._open) > min(connection.most, self._files):
-            oldest = next(iter(self._waiting), connection)
-            # Not in this call: the new connection has not been made yet.
-            connection.loop.call_soon(oldest.abort)
-            self.remove(oldest)
-            self._log(connection.loop.time())
+            self._drop(next(iter(self._waiting), connection))
         self.waits(connection)
+
+    def pend(self, connection: Connection, size: int) -> None:
+        """Count the bytes of a connection that belong to no request yet."""
+        if connection in self._open:
+            self._pending += size - connection.pending
+            connection.pending = size
+            while self._pending > PENDING_BYTES and self._waiting:
+                self._drop(next(iter(self._waiting)))
 
     def waits(self, connection: Connection) -> None:
         """It waits for its client from now on."""
@@ -202,8 +208,15 @@ class _Table:
         self._waiting.pop(connection, None)
 
     def remove(self, connection: Connection) -> None:
+        self.pend(connection, 0)
         self._open.pop(connection, None)
         self._waiting.pop(connection, None)
+
+    def _drop(self, connection: Connection) -> None:
+        self.remove(connection)
+        # Not in this call: a new connection has not been made yet.
+        connection.loop.call_soon(connection.abort)
+        self._log(connection.loop.time())
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         now = loop.time()

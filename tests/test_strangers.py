@@ -22,7 +22,7 @@ from django.db import connection, transaction
 from django.urls import reverse
 
 from project.asgi import HELD_BYTES, LOGINS, LOGINS_AT_ONCE, THREADS
-from project.connections import Connection
+from project.connections import PENDING_BYTES, Connection
 from tests.people import make_key
 from tests.web import Web, eventually
 
@@ -257,6 +257,14 @@ def test_what_is_endless_ends(web: Web, first: bytes, again: bytes):
     answers_others(web)
 
 
+def test_half_sent_heads_hold_a_bounded_part_of_the_memory(web: Web):
+    clients = [connected(web, START + b"A: " + b"a" * 60_000) for _ in range(600)]
+
+    eventually(lambda: sum(map(is_closed, clients)) >= 600 - PENDING_BYTES // 60_000)
+    assert not is_closed(clients[-1])
+    answers_others(web)
+
+
 def test_requests_that_do_not_wait_for_their_answers_are_few(web: Web):
     client = connected(web, get("/v1/problems") * 5000)
 
@@ -306,6 +314,22 @@ def few_web(django_db_setup, django_db_blocker, tmp_path_factory) -> Iterator[We
 
 class Few(Connection):
     most = 10
+
+
+def test_all_of_them_at_once_hold_no_thread(web: Web):
+    sent = [get(LARGE) * depth for depth in range(1, 11)]
+    sent += [b""] * 200 + list(half_sent()) + [get("/v1/problems") * 10] * 10
+    clients = [connected(web, data, window=2048) for data in sent]
+
+    for _ in range(20):
+        answers_others(web)
+    eventually(lambda: has_free_threads(web))
+
+    for number, client in enumerate(clients):
+        (reset if number % 2 else socket.socket.close)(client)
+    answers_others(web)
+    eventually(lambda: has_free_threads(web))
+    assert "Exception in ASGI application" not in web.log.read_text()
 
 
 # --- passwords ------------------------------------------------------------------------------------
