@@ -291,13 +291,15 @@ def test_an_object_store_without_its_library_is_refused_with_what_to_do(web: dic
 # --- the Dockerfile -------------------------------------------------------------------------------
 def ignored(path: str) -> bool:
     """By .dockerignore; only the kinds of patterns that stand there."""
+    is_ignored = False
     for line in (ROOT / ".dockerignore").read_text().splitlines():
         if line and not line.startswith("#"):
-            pattern = line.removeprefix("**/")
-            candidates = path.split("/") if line.startswith("**/") else [path, *_parents(path)]
+            rule = line.removeprefix("!")
+            pattern = rule.removeprefix("**/")
+            candidates = path.split("/") if rule.startswith("**/") else [path, *_parents(path)]
             if any(fnmatch(candidate, pattern) for candidate in candidates):
-                return True
-    return False
+                is_ignored = not line.startswith("!")  # the last rule that fits holds
+    return is_ignored
 
 
 def _parents(path: str) -> list[str]:
