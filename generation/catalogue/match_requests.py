@@ -7,10 +7,11 @@ import hashlib
 import json
 import uuid
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, astuple, dataclass
 
 from generation.engine.texts import normalize
-from generation.infra.redis_client import attempt, patient_client
+from generation.infra.redis_client import attempt, decoded, patient_client
 
 WAITING = "retort:match:waiting"  # list of ids, the newest first
 ASKED = "retort:match:asked:"  # id → question, as long as a client waits for the answer
@@ -109,7 +110,8 @@ def take() -> tuple[str, Question] | None:
     def read(redis) -> tuple[str, Question] | None:
         while asked := redis.rpop(WAITING):
             if question := redis.getdel(ASKED + asked):  # else it has expired
-                return asked, Question(**json.loads(question))
+                with suppress(TypeError):  # of another version
+                    return asked, Question(**decoded(question))
         return None
 
     return attempt(read, None)
@@ -131,6 +133,10 @@ def answer(asked: str, question: Question, answer: Answer) -> None:
     attempt(write, None)
 
 
-def _read(written: str | bytes) -> Answer:
-    fields = json.loads(written)
-    return Answer(tuple(Near(**near) for near in fields["near"]), fields["failure"])
+def _read(written: str | bytes) -> Answer | None:
+    """Return the answer, None if another version wrote it."""
+    try:
+        fields = decoded(written)
+        return Answer(tuple(Near(**near) for near in fields["near"]), fields["failure"])
+    except (TypeError, LookupError):
+        return None

@@ -10,7 +10,7 @@ from typing import Any
 
 from django.conf import settings
 
-from generation.infra.redis_client import attempt
+from generation.infra.redis_client import attempt, decoded
 
 PREFIX = "retort:image:"
 INDEX = "retort:images"  # sorted set: key → last write; the oldest entries are evicted
@@ -20,7 +20,8 @@ def get(keys: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Return the cached entries by key; missing ones are left out."""
     wanted = list(keys)
     found = attempt(lambda redis: redis.mget([PREFIX + key for key in wanted]), []) or []
-    return {key: json.loads(value) for key, value in zip(wanted, found, strict=False) if value}
+    values = {key: decoded(value) for key, value in zip(wanted, found, strict=False) if value}
+    return {key: value for key, value in values.items() if isinstance(value, dict)}
 
 
 def put(entries: Mapping[str, Mapping[str, Any]]) -> None:

@@ -6,7 +6,7 @@ A file with metadata belongs to one job: another job gets the pixels from the lo
 
 import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any
 from uuid import UUID
 
@@ -44,6 +44,9 @@ class StoredImage:
     failing: Sequence[str] = ()
     detector: str = ""
     has_metadata: bool = False
+
+
+_REQUIRED = {field.name for field in fields(StoredImage) if field.default is MISSING}
 
 
 def _hash(*parts: object) -> str:
@@ -228,7 +231,12 @@ def find_rows(jobs: Iterable[Job]) -> dict[UUID, list[StoredImage]]:
 
 def _cached(wanted: Collection[str], output_format: str) -> dict[str, StoredImage]:
     found = cache.get(f"{key}.{output_format}" for key in wanted)
-    return {value["key"]: StoredImage(**value) for value in found.values()}
+    known = {field.name for field in fields(StoredImage)}
+    return {
+        value["key"]: StoredImage(**value)
+        for value in found.values()
+        if _REQUIRED <= value.keys() <= known  # else written by another version
+    }
 
 
 # Written by hand: it runs at every request with a seed, and the ORM takes longer than PostgreSQL.

@@ -1,5 +1,7 @@
 """Errors of PostgreSQL for which the server is at fault, and not the statement: the same one may succeed later."""
 
+from datetime import datetime
+
 import django.db
 from django.db import connection
 
@@ -22,6 +24,13 @@ def is_away(error: BaseException | None) -> bool:
     if not isinstance(error, django.db.Error):
         return False
     return sqlstate(error).startswith(_AWAY)
+
+
+def now() -> datetime:
+    """Return PostgreSQL's time, for comparisons with times that other hosts wrote."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT statement_timestamp()")
+        return cursor.fetchone()[0]
 
 
 def leave_read_only(error: BaseException) -> None:

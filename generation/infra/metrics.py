@@ -25,7 +25,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.utils import floatToGoString
 
-from generation.infra.redis_client import attempt
+from generation.infra.redis_client import attempt, decoded
 from generation.models import Delivery, Embedding, Job, PromptVariant, Release, Worker
 
 log = structlog.get_logger(__name__)
@@ -57,7 +57,7 @@ COUNTERS = {
     "retort_tries_total": Counter("Pictures that were made for new images."),
     "retort_device_seconds_total": Counter("Seconds of devices spent on jobs that succeeded."),
     "retort_cache_total": Counter("Succeeded jobs by how they were answered.", ("result",)),
-    "retort_sweeps_total": Counter("Sweeps: beat and the light worker are alive."),
+    "retort_sweeps_total": Counter("Sweeps: the light worker is alive."),
     "retort_webhooks_total": Counter("Tries to deliver a webhook.", ("outcome",)),
     "retort_encoded_total": Counter("Prompt variants encoded.", ("outcome",)),
     "retort_matches_total": Counter("Texts that no prompt variant has.", ("outcome",)),
@@ -173,7 +173,9 @@ def _recorded() -> Iterator[Metric]:
         return
     parts: dict[str, dict[Labels, dict[str, float]]] = {}
     for field, number in stored.items():
-        name, part, labels = json.loads(field)
+        if not isinstance(written := decoded(field), list) or len(written) != 3:
+            continue  # of nobody we know
+        name, part, labels = written
         by_labels = parts.setdefault(name, {})
         by_labels.setdefault(tuple((k, v) for k, v in labels), {})[part] = float(number)
     for name, counter in COUNTERS.items():

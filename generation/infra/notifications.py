@@ -11,7 +11,7 @@ import redis
 from generation.infra import events, redis_client
 from generation.infra.events import CHANNEL_PREFIX as CHANNEL_PREFIX
 from generation.infra.events import Event, Watched
-from generation.infra.redis_client import attempt
+from generation.infra.redis_client import attempt, decoded
 
 log = logging.getLogger(__name__)
 
@@ -109,4 +109,5 @@ def set_progress(job_ids: Collection[UUID], percent: int) -> Watched:
 def progress(job_id: UUID) -> int:
     """Return the percentage of a running job that was last published; 0 if none is known."""
     value = attempt(lambda redis: redis.get(f"{PROGRESS_PREFIX}{job_id}"), None)
-    return int(value) if value else 0
+    percent = decoded(value) if value else 0
+    return percent if isinstance(percent, int) else 0

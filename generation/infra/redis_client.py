@@ -1,10 +1,11 @@
 """Redis client with short timeouts and a pause after a failure, so that an unreachable Redis costs milliseconds."""
 
 import functools
+import json
 import logging
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import redis
 from django.conf import settings
@@ -41,7 +42,10 @@ def client() -> redis.Redis:
 def patient_client(seconds: int) -> redis.Redis:
     """Return a client for commands that block for up to `seconds`."""
     return redis.Redis.from_url(
-        settings.REDIS_URL, socket_timeout=seconds + 2, socket_connect_timeout=0.5
+        settings.REDIS_URL,
+        socket_timeout=seconds + 2,
+        socket_connect_timeout=0.5,
+        retry=Retry(NoBackoff(), 0),
     )
 
 
@@ -55,6 +59,14 @@ def attempt(command: Callable[[redis.Redis], T], default: D) -> T | D:
         pause()
         log.warning("redis_unreachable: %s", error)
         return default
+
+
+def decoded(value: str | bytes) -> Any:
+    """Return what this JSON value is, None if it is none: Redis may hold what others, or another version, wrote."""
+    try:
+        return json.loads(value)
+    except ValueError:
+        return None
 
 
 def is_paused() -> bool:

@@ -6,7 +6,7 @@ Samples may be lost with Redis; without samples there is no estimate.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from generation.infra.redis_client import attempt
+from generation.infra.redis_client import attempt, decoded
 
 PREFIX = "retort:rate:"
 SAMPLES = 200
@@ -43,7 +43,8 @@ def record(seconds: Mapping[str, float]) -> None:
 def read(key: str) -> Rate | None:
     """Return the rate, None without samples or while Redis is unreachable."""
     found = attempt(lambda redis: redis.lrange(key, 0, SAMPLES - 1), []) or []
-    values = sorted(float(value) for value in found)
+    numbers = [decoded(value) for value in found]
+    values = sorted(float(value) for value in numbers if isinstance(value, int | float))
     if not values:
         return None
     return Rate(values[len(values) // 2], values[min(len(values) - 1, len(values) * 9 // 10)])

@@ -14,9 +14,8 @@ import structlog
 from django.db import transaction
 from django.db.models import F, QuerySet
 from django.db.models.functions import Now
-from django.utils import timezone
 
-from generation.infra import metrics
+from generation.infra import database, metrics
 from generation.models import Delivery, WebhookEndpoint
 from generation.webhooks import endpoints as webhooks
 from generation.webhooks.sender import Answer
@@ -113,7 +112,7 @@ def take(shares: Shares) -> tuple[list[Delivery], bool]:
     due = due.exclude(endpoint_id__in=shares.full_endpoints())
     due = due.exclude(owner_id__in=shares.full_owners()).order_by("next_attempt_at")
     rows = list(due.select_related("endpoint").defer("body")[:WINDOW])
-    now = timezone.now()
+    now = database.now()
     chosen: list[Delivery] = []
     closed: dict[int, WebhookEndpoint] = {}
     for row in rows:
@@ -184,7 +183,7 @@ def _held(delivery: Delivery) -> QuerySet[Delivery]:
 # --- what came of it ------------------------------------------------------------------------------
 def note(ended: Collection[tuple[Delivery, Answer]]) -> None:
     """Record the responses on the deliveries and on their endpoints."""
-    now = timezone.now()
+    now = database.now()
     amounts: Counter[str] = Counter()
     with transaction.atomic():
         # A lock that does not block inserts of jobs that refer to the endpoint.

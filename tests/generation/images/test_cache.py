@@ -1,6 +1,8 @@
 """Result cache: size cap, TTL, and operation without Redis."""
 
-from generation.images import cache
+import pytest
+
+from generation.images import cache, store
 from generation.infra import redis_client
 
 
@@ -29,3 +31,10 @@ def test_without_redis_the_cache_is_empty_and_quick(settings, monkeypatch):
 
     assert cache.get(["k"]) == {}
     assert redis_client._resume_at > 0
+
+
+@pytest.mark.parametrize("value", ("no JSON", "[]", "null", '{"key": "k"}', '{"unknown": 1}'))
+def test_an_entry_that_this_version_did_not_write_is_none(redis_server, value):
+    redis_server.set(cache.PREFIX + "key.webp", value)
+
+    assert store.cached(["key"]) == []

@@ -246,3 +246,11 @@ def test_nobody_reads_the_metrics_without_the_token(settings, token: str, sent: 
 
     assert (answer.status_code, b"retort_" in answer.content) == (401, False)
     assert answer["WWW-Authenticate"].startswith("Bearer")
+
+
+@pytest.mark.django_db
+def test_a_field_of_nobody_we_know_is_passed_over(redis_server):
+    redis_server.hset(metrics.HASH, mapping={"garbage": "1", '["one"]': "1", '{"a": 1}': "1"})
+    metrics.increment("retort_images_total")
+
+    assert scraped()["retort_images_total",] == 1

@@ -364,3 +364,16 @@ def test_a_success_that_was_just_noted_is_not_written_again():
 
     endpoint.refresh_from_db()
     assert endpoint.last_success_at == noted is not None
+
+
+@pytest.mark.parametrize("hours", (-2, 2))
+def test_the_clock_of_the_host_does_not_decide_when_a_delivery_is_tried_again(monkeypatch, hours):
+    now = timezone.now
+    delivery = make_delivery()
+    monkeypatch.setattr(timezone, "now", lambda: now() + timedelta(hours=hours))
+    (taken,), _ = take(Shares())
+
+    note([(taken, BAD)])
+
+    delivery.refresh_from_db()
+    assert abs(delivery.next_attempt_at - now()) < timedelta(minutes=5)
