@@ -5,7 +5,7 @@ import random
 import signal
 
 from tests.chaos.faults.fault import Fault
-from tests.chaos.faults.people import Activation, RudeClients
+from tests.chaos.faults.people import Activation, Flood, RudeClients
 from tests.chaos.faults.postgresql_states import (
     ConnectionsUsedUp,
     PostgresReadOnly,
@@ -75,6 +75,7 @@ def everything() -> list[Fault]:
         BrokenDevice("a device hangs", "device", 60, word="hang"),
         BrokenDevice("a device is slow", "device", word="slow"),
         Activation("another release activated", "people"),
+        Flood("400 identical jobs at once", "flood"),
         RudeClients("half-sent bodies", "clients", 15, way="half_bodies"),
         RudeClients("pipelined requests, nothing read", "clients", 15, way="pipelined_readers"),
         RudeClients("connections reset", "clients", 15, way="resets"),

@@ -4,12 +4,16 @@ import random
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+import httpx
+
 from tests.acceptance.stack import ROOT, wait_for
 from tests.chaos.faults.fault import Fault
+from tests.chaos.faults.processes import GENERATION, Frozen
 from tests.chaos.servers import Repeating
 from tests.chaos.stack import Site
 
@@ -49,6 +53,29 @@ class Activation(Fault):
         del site.active["student"]  # undecided until the command has ended
         site.stack.manage("release", "activate", name)
         site.active["student"] = name
+
+
+@dataclass
+class Flood(Fault):
+    """Many identical jobs of one client queue up while the workers are frozen."""
+
+    number: int = 400
+    _frozen: Frozen = field(default_factory=lambda: Frozen("", "", processes=GENERATION))
+
+    def begin(self, site: Site) -> None:
+        self._frozen.begin(site)
+        body = {"variant": site.variants[0], "seed": 4_000_000_000}
+        headers = {"Authorization": f"Bearer {site.accounts.keys[1]}"}
+
+        def submit(_: int) -> None:
+            with suppress(httpx.HTTPError):
+                site.stack.http.post("/v1/jobs", json=body, headers=headers)
+
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(submit, range(self.number)))
+
+    def end(self, site: Site) -> None:
+        self._frozen.end(site)
 
 
 @dataclass
