@@ -1,13 +1,10 @@
 """Two versions side by side: the code of a release goes on working on the schema of the next one."""
 
-import io
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
 import pytest
@@ -34,7 +31,7 @@ from generation.models import (
     Usage,
     Worker,
 )
-from tests import painter
+from tests import painter, release_before
 from tests.client import API, problem
 from tests.conftest import PERMANENT_TABLES
 from tests.distillation.people import make_run
@@ -130,9 +127,6 @@ def test_every_insert_names_its_columns():
 
 
 # --- the release before, on this schema ---------------------------------------------------------------
-# The commit of the release before this one: set it when a release is made.
-RELEASE_BEFORE = "92e04e751a49ed2c1c60043126abc1d88a6c747f"
-
 OLD = """
 import django, json, sys
 django.setup()
@@ -142,7 +136,7 @@ from generation.infra import heartbeat
 from generation.jobs import lifecycle as jobs, retention
 from generation.models import APIKey, Image, Job
 from distillation.runs import lifecycle as runs
-from tests import painter
+from tests import painter, release_before
 from tests.client import API, problem
 from tests.distillation.people import make_run
 
@@ -179,16 +173,7 @@ print(json.dumps(dict(done=done, hit=hit, failed=failed, deleted=deleted, waitin
 def old_code(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The code of the release before."""
     folder = tmp_path_factory.mktemp("release-before")
-    paths = ["generation", "distillation", "project", "tests", ":!generation/starter"]
-    archive = ["git", "archive", RELEASE_BEFORE, "--", *paths, ":!distillation/starter"]
-    if shutil.which("git") is None:
-        pytest.skip("git is not installed")
-    found = subprocess.run(archive, cwd=ROOT, capture_output=True)
-    if found.returncode:
-        pytest.skip("the commit of the release before is not in this clone")
-    with tarfile.open(fileobj=io.BytesIO(found.stdout)) as files:
-        files.extractall(folder, filter="data")
-    return folder
+    return release_before.extract(folder, without=("generation/starter", "distillation/starter"))
 
 
 @pytest.mark.slow

@@ -50,8 +50,11 @@ class Stack:
         workers: int,
         env: dict[str, str],
         ready_seconds: float = PATIENCE_SECONDS,
+        code: Path = ROOT,
     ) -> None:
+        """code: the clone whose processes run."""
         self.home = home
+        self.code = code
         home.mkdir(parents=True, exist_ok=True)
         self.env = {
             **{
@@ -68,7 +71,7 @@ class Stack:
         # In a session of its own: a Ctrl-C in the terminal is for the tests, which then stop it.
         self.process = subprocess.Popen(
             [sys.executable, "-m", "deploy.local", "run", "--no-picture"],
-            cwd=ROOT,
+            cwd=self.code,
             env=self.env,
             stdout=self.log,
             stderr=self.log,
@@ -133,7 +136,7 @@ class Stack:
         """Run manage.py with the environment of the stack and return its output."""
         done = subprocess.run(
             [sys.executable, "manage.py", *arguments],
-            cwd=ROOT,
+            cwd=self.code,
             env=self.manage_env(),
             capture_output=True,
             text=True,

@@ -1,0 +1,28 @@
+"""The code of the release before, out of the repository's history."""
+
+import io
+import shutil
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+# The commit of the release before this one: set it when a release is made.
+RELEASE_BEFORE = "92e04e751a49ed2c1c60043126abc1d88a6c747f"
+
+
+def extract(folder: Path, *, without: tuple[str, ...] = ()) -> Path:
+    """Write its files into the folder, and return that. without: folders that are left out. Skips without a history."""
+    if shutil.which("git") is None:
+        pytest.skip("git is not installed")
+    paths = [".", *(f":!{path}" for path in without)]
+    found = subprocess.run(
+        ["git", "archive", RELEASE_BEFORE, "--", *paths], cwd=ROOT, capture_output=True
+    )
+    if found.returncode:
+        pytest.skip("the commit of the release before is not in this clone")
+    with tarfile.open(fileobj=io.BytesIO(found.stdout)) as files:
+        files.extractall(folder, filter="data")
+    return folder
