@@ -179,7 +179,8 @@ class _Table:
         self._looks = False
         self._logged_at = -inf
         self._files = _raise_limit() - SPARE_FILES
-        self._pending = 0
+        self._pending: OrderedDict[Connection, None] = OrderedDict()  # the longest first
+        self._pending_bytes = 0
 
     def add(self, connection: Connection) -> None:
         self._open[connection] = None
@@ -192,11 +193,16 @@ class _Table:
 
     def pend(self, connection: Connection, size: int) -> None:
         """Count the bytes of a connection that belong to no request yet."""
-        if connection in self._open:
-            self._pending += size - connection.pending
-            connection.pending = size
-            while self._pending > PENDING_BYTES and self._waiting:
-                self._drop(next(iter(self._waiting)))
+        if connection not in self._open or connection.pending == size:
+            return
+        self._pending_bytes += size - connection.pending
+        connection.pending = size
+        if not size:
+            self._pending.pop(connection, None)
+            return
+        self._pending.setdefault(connection)
+        while self._pending_bytes > PENDING_BYTES:
+            self._drop(next(iter(self._pending)))
 
     def waits(self, connection: Connection) -> None:
         """It waits for its client from now on."""

@@ -84,6 +84,7 @@ def answers_others(web: Web) -> None:
         assert client.get("/health/live").status_code == 200
         for _ in range(2):
             assert client.get("/v1/problems").status_code == 200
+        assert client.post("/login", content=bytes(1_000_000)).status_code == 403  # no token
 
 
 def has_free_threads(web: Web) -> bool:
@@ -197,7 +198,6 @@ def test_half_sent_bodies_hold_a_bounded_part_of_the_memory(web: Web):
 
     eventually(lambda: is_closed(clients[0]))
     eventually(lambda: sum(map(is_closed, clients)) >= 60 - HELD_BYTES // 2_600_000)
-    assert not is_closed(clients[-1])
     answers_others(web)
 
 
@@ -261,7 +261,6 @@ def test_half_sent_heads_hold_a_bounded_part_of_the_memory(web: Web):
     clients = [connected(web, START + b"A: " + b"a" * 60_000) for _ in range(600)]
 
     eventually(lambda: sum(map(is_closed, clients)) >= 600 - PENDING_BYTES // 60_000)
-    assert not is_closed(clients[-1])
     answers_others(web)
 
 
