@@ -136,7 +136,7 @@ from generation.infra import heartbeat
 from generation.jobs import lifecycle as jobs, retention
 from generation.models import APIKey, Image, Job
 from distillation.runs import lifecycle as runs
-from tests import painter, release_before
+from tests import painter
 from tests.client import API, problem
 from tests.distillation.people import make_run
 
