@@ -167,6 +167,7 @@ class Shell:
                     )
                 # Django refuses it by its size, in the format of the route.
                 is_whole, body = False, Body.withheld(bodies.announced(scope))
+            held.keep()
             if connection is not None:
                 connection.has_whole()
             with contextlib.closing(body.file):

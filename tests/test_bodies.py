@@ -12,7 +12,7 @@ from django.contrib.auth import get_user_model
 from django.test import Client
 
 from project import bodies
-from project.memory import Held, Memory
+from project.memory import Memory
 from tests.web import Web
 
 IMPORT = "/admin/generation/promptvariant/import/"
@@ -64,16 +64,18 @@ def test_a_client_that_leaves_is_gone():
         read([b"abc", None])
 
 
-def test_what_is_held_longest_goes_when_there_is_too_much():
+def test_who_takes_longest_makes_room_but_not_who_has_sent_everything():
     memory = Memory(100)
-    with memory.hold(None) as first, memory.hold(None) as second:
-        first.add(60)
-        second.add(60)
-        assert memory.size == 60
-        first.add(1000)  # it was given up: no longer counted
-        assert memory.size == 60
+    with memory.hold(None) as whole, memory.hold(None) as empty, memory.hold(None) as first:
+        whole.add(30)
+        whole.keep()
+        first.add(40)
+        with memory.hold(None) as second:
+            second.add(50)
+            assert (whole.size, first.size, second.size, memory.size) == (30, 0, 50, 80)
+            assert empty.size == 0
+        assert memory.size == 30
     assert memory.size == 0
-    assert isinstance(first, Held)
 
 
 # --- uploads --------------------------------------------------------------------------------------
