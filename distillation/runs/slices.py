@@ -25,6 +25,7 @@ from distillation.training.errors import TrainingError
 from generation.engine.errors import EngineError
 from generation.errors import GenerationError
 from generation.infra import heartbeat
+from generation.jobs import claiming
 from generation.models import Job, Release
 from generation.releases import lifecycle as releases
 
@@ -169,9 +170,10 @@ class _Watch:
         return True
 
     def _give_way(self) -> None:
-        """Pause while jobs wait or run."""
+        """Pause while jobs run, or wait for a worker: not while their queue is paused, or for their next attempt."""
         while settings.DISTILLATION_YIELDS and not self._is_over():
-            busy = Job.objects.filter(status__in=(Job.Status.QUEUED, Job.Status.RUNNING)).exists()
+            running = Job.objects.filter(status=Job.Status.RUNNING)
+            busy = running.exists() or claiming.oldest() is not None
             self._looked = time.monotonic()
             if not busy:
                 return

@@ -78,7 +78,10 @@ def _workers() -> list[dict]:
     rows = heartbeat.alive().values("queue").annotate(count=Count("pk"))
     alive = {row["queue"]: row["count"] for row in rows.order_by("queue")}
     note = ", ".join(f"{count} {queue}" for queue, count in alive.items()) or "none is running"
-    is_bad = not alive.get("generation")
+    faulty = heartbeat.alive().exclude(fault="").count()
+    if faulty:
+        note += f"; {faulty} with a fault"
+    is_bad = not alive.get("generation") or faulty > 0
     return [_card("Workers", sum(alive.values()), note, "worker", is_bad=is_bad), _schedule()]
 
 

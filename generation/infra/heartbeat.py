@@ -15,6 +15,8 @@ from django.db import IntegrityError, close_old_connections
 from django.db.models import F, QuerySet, Value
 from django.db.models.functions import Coalesce, Now
 
+from generation.engine.errors import DeviceUnavailable
+from generation.errors import StorageFailed
 from generation.infra import database
 from generation.models import Release, Worker
 
@@ -24,6 +26,10 @@ HEARTBEAT_SECONDS = 3.0
 TICK_SECONDS = 0.5
 GONE_AFTER = timedelta(hours=1)
 EXIT_FAILED = 70
+STOPPING = (
+    StorageFailed.code,
+    DeviceUnavailable.code,
+)  # faults for which a worker takes no job at all
 
 stopping = threading.Event()  # set by the first TERM: begin nothing new
 _ended = threading.Event()
@@ -146,7 +152,9 @@ def has_peer(name: str, queue: str) -> bool:
 
 
 def _living(queue: str) -> QuerySet[Worker]:
-    return alive().filter(queue=queue, fault="")
+    """Return the rows of living workers that take jobs. If one release fails, it makes the others."""
+    living = alive().filter(queue=queue)
+    return living.exclude(fault__in=STOPPING) if queue == "generation" else living.filter(fault="")
 
 
 def alive() -> QuerySet[Worker]:

@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -253,7 +254,9 @@ class GenerationWorker:
                 return heartbeat.stopping.is_set()
 
             try:
-                completion.answer_identical(results, is_stopping=is_stopping)
+                writing.patiently(
+                    lambda: completion.answer_identical(results, is_stopping=is_stopping)
+                )
             except Exception:  # what is left is claimed as repeats
                 log.exception("identical_jobs_not_answered", jobs=len(results))
 
@@ -262,7 +265,8 @@ class GenerationWorker:
         """Give all jobs back and end the process. Runs in the thread of the watch."""
         seconds = f"{activity.bound_seconds:.0f} s"
         log.error("worker_stalled", what=activity.what, kind=activity.kind, seconds=seconds)
-        faulthandler.dump_traceback()  # where each thread hangs
+        with suppress(OSError, RuntimeError):
+            faulthandler.dump_traceback()  # where each thread hangs
         detail = f"No progress for {seconds}: {activity.what}."
         error = DeviceFailed(detail) if activity.kind == Kind.DEVICE else StorageFailed(detail)
         giving_back = threading.Thread(

@@ -3,10 +3,11 @@
 A thread of its own, which does nothing that may hang: neither the heartbeat nor the device is needed to see a stall.
 """
 
+import faulthandler
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -20,6 +21,9 @@ from generation.models import Job
 log = structlog.get_logger(__name__)
 
 CHECK_SECONDS = 0.25
+FROZEN_SECONDS = (
+    600.0  # without a check, after which the interpreter's own watchdog ends the process
+)
 TIMES_MEASURED = 20  # of the measured time of a step
 TIMES_UNKNOWN = (
     10  # of STALL_SECONDS, for what has no measured time: loading, first batches, detectors
@@ -56,11 +60,13 @@ class StallWatch:
         self._thread: threading.Thread | None = None
 
     def begin(self) -> None:
+        """Begin to watch. If even this thread stands still, as under a call that holds the GIL, the process ends."""
         self._thread = threading.Thread(target=self._watch, name="stalls", daemon=True)
         self._thread.start()
 
     def end(self) -> None:
         self._ended.set()
+        faulthandler.cancel_dump_traceback_later()
 
     @contextmanager
     def watching(self, kind: Kind, what: str, bound_seconds: float) -> Iterator[Activity]:
@@ -74,9 +80,13 @@ class StallWatch:
                 del self._by_id[id(activity)]
 
     def _watch(self) -> None:
-        before = time.monotonic()
+        before = armed = time.monotonic()
+        _arm()
         while not self._ended.wait(CHECK_SECONDS):
             now = time.monotonic()
+            if now - armed > FROZEN_SECONDS / 10:
+                armed = now
+                _arm()
             # A longer time than between two checks: the whole process was frozen, and nobody is to blame.
             passed, before = min(now - before, 4 * CHECK_SECONDS), now
             if stalled := self._stalled(passed):
@@ -90,6 +100,11 @@ class StallWatch:
                 if activity.idle_seconds > activity.bound_seconds:
                     return activity
         return None
+
+
+def _arm() -> None:
+    with suppress(OSError, RuntimeError, AttributeError):  # no standard error
+        faulthandler.dump_traceback_later(FROZEN_SECONDS, exit=True)
 
 
 def unknown_bound() -> float:

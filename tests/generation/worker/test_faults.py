@@ -21,7 +21,7 @@ from generation.jobs import lifecycle as jobs
 from generation.jobs.lifecycle import Claim
 from generation.models import Attempt, Job, Release, Worker
 from generation.releases import lifecycle as releases
-from generation.worker import writing
+from generation.worker import health, pipelines, writing
 from generation.worker.loop import EXIT_DEVICE, EXIT_STALLED, GenerationWorker
 from generation.worker.stalls import TIMES_UNKNOWN
 from tests.generation.worker.test_loop import TEXTS, served, submit  # noqa: F401
@@ -186,7 +186,12 @@ def test_jobs_of_a_release_that_this_host_cannot_read_wait_and_the_others_go_on(
     assert waiting.status == "succeeded"
 
 
-def test_a_worker_that_cannot_read_the_active_release_says_so_until_it_can(served, worker):  # noqa: F811
+def test_a_worker_that_cannot_read_the_active_release_says_so_until_it_can(
+    served,  # noqa: F811
+    worker,
+    monkeypatch,
+):
+    monkeypatch.setattr(pipelines, "FIRST_PAUSE_SECONDS", 0.5)
     folder = Path(served.path)
     shutil.move(folder, f"{folder}.away")
     job = submit(seed=1)
@@ -306,7 +311,13 @@ def test_a_job_that_breaks_devices_fails_at_last(served, settings, worker, ends)
     assert len(ends) == 3
 
 
-def test_a_worker_whose_device_is_broken_at_its_start_takes_no_job(served, worker, ends):  # noqa: F811
+def test_a_worker_whose_device_is_broken_at_its_start_takes_no_job(
+    served,  # noqa: F811
+    worker,
+    ends,
+    monkeypatch,
+):
+    monkeypatch.setattr(health, "PAUSES_SECONDS", (0.1,))
     job = submit(seed=1)
     break_device(worker, served, STICKY)
     worker.begin()
@@ -477,3 +488,12 @@ def test_which_errors_mean_that_postgresql_is_away(sqlstate, is_away):
     with pytest.raises(Exception) as caught, connection.cursor() as cursor:
         cursor.execute(f"DO $$ BEGIN RAISE SQLSTATE '{sqlstate}'; END $$")
     assert writing.is_away(caught.value) is is_away
+
+
+def test_a_worker_that_cannot_load_one_release_still_counts_for_the_others(served):  # noqa: F811
+    worker = make_worker()
+    Worker.objects.filter(pk=worker.pk).update(fault="release_invalid")
+    assert heartbeat.living("generation") == 1
+    for fault in ("storage_failed", "device_unavailable"):
+        Worker.objects.filter(pk=worker.pk).update(fault=fault)
+        assert heartbeat.living("generation") == 0
