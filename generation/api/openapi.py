@@ -3,9 +3,11 @@
 import json
 from typing import Any
 
+import django.db
 from drf_spectacular.openapi import AutoSchema
 from drf_spectacular.utils import OpenApiExample
 
+from generation.infra import database
 from generation.models import PromptVariant
 from generation.releases.default_release import Serving
 
@@ -59,7 +61,12 @@ class Operation(AutoSchema):
 def with_own_example(document: bytes) -> bytes:
     """Return the rendered document with an active prompt variant of this server in the examples, if there is one."""
     active = PromptVariant.objects.filter(status=PromptVariant.Status.ACTIVE)
-    variant = Serving.now().annotated(active).order_by("-is_covered", "slug").first()
+    try:
+        variant = Serving.now().annotated(active).order_by("-is_covered", "slug").first()
+    except django.db.Error as error:
+        if not database.is_away(error):
+            raise
+        return document
     if variant is None:
         return document
     for example, own in ((SLUG, variant.slug), (TEXT, variant.text)):

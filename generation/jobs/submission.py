@@ -18,7 +18,7 @@ from generation.catalogue.matching import Match
 from generation.errors import InvalidRequest
 from generation.images import store as images
 from generation.images.store import StoredImage
-from generation.infra import notifications, queues
+from generation.infra import database, notifications, queues
 from generation.jobs import lifecycle as jobs
 from generation.jobs import quality_control, routing, rows
 from generation.jobs.after_commit import Report
@@ -85,7 +85,8 @@ def _job(owner, request: JobRequest, match: Match, route: Route, seed: int) -> J
     release = route.release
     width, height = _size(request.size, release)
     max_tries = quality_control.tries(route.variant, release)
-    now = timezone.now()
+    # A deadline is compared with PostgreSQL's clock.
+    now = timezone.now() if request.cancel_after is None else database.now()
     has_webhook = request.webhook is not None
     job = Job(
         owner=owner,

@@ -1,8 +1,11 @@
 """Submission: refusals, what a job records, and requests that need no computation."""
 
+from datetime import timedelta
+
 import pytest
 from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
 from generation.errors import (
     InvalidRequest,
@@ -250,3 +253,15 @@ def test_with_redis_away_a_job_is_still_accepted(owner, settings, monkeypatch):
     monkeypatch.setattr(redis_client, "_resume_at", 0.0)
 
     assert submission.submit(owner, JobRequest(variant="vase")).status == "queued"
+
+
+@pytest.mark.parametrize("hours", (-2, 2))
+def test_the_clock_of_a_web_process_does_not_decide_when_a_job_is_overdue(
+    owner, monkeypatch, hours
+):
+    now = timezone.now
+    monkeypatch.setattr(timezone, "now", lambda: now() + timedelta(hours=hours))
+    job = submission.submit(owner, JobRequest(variant="vase", cancel_after=600))
+    monkeypatch.undo()
+
+    assert timedelta(minutes=5) < job.cancel_at - now() <= timedelta(minutes=10)
