@@ -5,7 +5,7 @@ from typing import Any
 from rest_framework import serializers
 
 from distillation.models import Run
-from distillation.pipeline.summaries import SUMMARIES
+from distillation.pipeline.summaries import FIELDS, SUMMARIES
 from generation.api.serializers.shapes import PageQuery, Strict
 
 
@@ -30,6 +30,10 @@ class RunRequestSerializer(Strict):
             raise serializers.ValidationError(
                 f'Give the name of a recipe, or an object {{"recipe": NAME, FIELD: VALUE, …}}. '
                 f"Names: {', '.join(SUMMARIES)}."
+            )
+        if unknown := sorted(described.keys() - {"recipe", *FIELDS}):
+            raise serializers.ValidationError(
+                f"A recipe has no field {', '.join(unknown)}. It has {', '.join(FIELDS)}."
             )
         return described
 

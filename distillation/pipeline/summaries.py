@@ -1,6 +1,12 @@
-"""Names and summaries of the recipes. Loads no torch: the web process offers them."""
+"""Names, summaries and fields of the recipes. Loads no torch: the web process offers them."""
 
 _METHOD = "The structure stage alone, ten passes."
+
+# Fields that a run may change; `recipes.Recipe` has them.
+FIELDS = (
+    "name", "summary", "image_size", "timesteps", "student", "pairs", "decoder", "structure", "regression", "matching",
+    "joint", "again", "quantise", "evaluation", "gate",
+)  # fmt: skip
 
 SUMMARIES: dict[str, str] = {
     "starter-1step": "The starter's student: one pass of the tiny cut.",

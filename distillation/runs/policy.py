@@ -17,7 +17,7 @@ from django.utils import timezone
 from distillation.errors import DistillationRefused, GateForbidden, RunOpen
 from distillation.evaluation.proportions import Share
 from distillation.models import Decision, Run
-from distillation.pipeline.summaries import SUMMARIES
+from distillation.pipeline.summaries import FIELDS, SUMMARIES
 from distillation.runs import lifecycle as runs
 from generation.catalogue import variants as catalogue
 from generation.errors import InvalidRequest
@@ -300,6 +300,10 @@ def check_description(value: Any, name: str) -> dict[str, Any]:
     if value["recipe"] not in SUMMARIES:
         raise DistillationRefused(
             f"There is no recipe named {value['recipe']!r}. Give one of {', '.join(SUMMARIES)}."
+        )
+    if unknown := sorted(value.keys() - {"recipe", *FIELDS}):
+        raise DistillationRefused(
+            f"A recipe has no field {', '.join(unknown)}. It has {', '.join(FIELDS)}."
         )
     return value
 

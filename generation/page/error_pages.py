@@ -19,7 +19,7 @@ def _shown(refusal: Refusal, request: HttpRequest) -> HttpResponseBase:
 
 
 def _is_browser(request: HttpRequest) -> bool:
-    accepts = "text/html" in request.headers.get("Accept", "")
+    accepts = "text/html" in request.headers.get("Accept", "") or "HX-Request" in request.headers
     return accepts and not request.path.startswith("/v1/")
 
 

@@ -25,7 +25,7 @@ class Guide(Page):
             "sections": sections,
             "url": request.build_absolute_uri("/").rstrip("/"),
         }
-        return self.page(request, "guide", facts)
+        return self.page("guide", facts)
 
 
 @lru_cache(maxsize=1)

@@ -10,19 +10,17 @@ from rest_framework.request import Request
 from rest_framework.views import APIView
 
 from generation.api import problems
-from generation.api.serializers.shapes import NoQuery, query
 from generation.api.views.images import AnyAccept
 
 
 class Page(APIView):
-    """A public HTML page, whatever the Accept header."""
+    """A public HTML page, whatever the Accept header and the query: links get parameters on their way (utm_source)."""
 
     authentication_classes = ()
     permission_classes = ()
     content_negotiation_class = AnyAccept
 
-    def page(self, request: Request, name: str, facts: dict[str, Any]) -> HttpResponse:
-        query(NoQuery, request)
+    def page(self, name: str, facts: dict[str, Any]) -> HttpResponse:
         return HttpResponse(render_to_string(f"generation/problems/{name}.html", facts))
 
 
@@ -34,7 +32,7 @@ class ProblemList(Page):
             "answers": [problem for problem in known if problem.status],
             "of_jobs": [problem for problem in known if problem.is_of_jobs],
         }
-        return self.page(request, "list", facts)
+        return self.page("list", facts)
 
 
 @extend_schema(exclude=True)
@@ -44,4 +42,4 @@ class ProblemDetail(Page):
         if problem is None:
             raise Http404
         phrase = HTTPStatus(problem.status).phrase if problem.status else ""
-        return self.page(request, "one", {"problem": problem, "phrase": phrase})
+        return self.page("one", {"problem": problem, "phrase": phrase})

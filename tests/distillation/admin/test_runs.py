@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from django.urls import reverse
 from django_celery_beat.models import IntervalSchedule, PeriodicTask
 
 from distillation.models import Decision, Run
-from distillation.pipeline.recipes import RECIPES
+from distillation.pipeline import summaries
+from distillation.pipeline.recipes import RECIPES, Recipe
 from distillation.runs import folders
 from distillation.runs import lifecycle as runs
 from generation.models import Release
@@ -81,6 +83,7 @@ def test_each_recipe_is_offered_with_a_sentence(admin):
     field = admin.get(url("add")).context["adminform"].form.fields["recipe"]
     offered = dict(field.choices)
     assert set(offered) == set(RECIPES)
+    assert {part.name for part in fields(Recipe)} == set(summaries.FIELDS)
     assert all(RECIPES[name].summary in said for name, said in offered.items())
 
 
@@ -107,6 +110,7 @@ def test_a_changed_recipe_is_uploaded(admin, ready):
         b"[" * 90_000,
         b'{"recipe": 7}',
         b'{"recipe": "my-recipe"}',
+        b'{"recipe": "starter-1step", "agian": {}}',
         b'{"recipe": "\\u0000"}',
         b" " * 100_001,
     ],

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from django.contrib import admin
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission
 from django.test import Client
@@ -72,6 +73,13 @@ def test_changes_of_the_schedule_are_written_down(tasks, light_queue):
         ("editor", "sweep", "Disabled in the admin."),
         ("editor", "sweep", "Run in the admin."),
     ]
+
+
+def test_every_action_of_every_list_needs_a_permission():
+    for model, model_admin in admin.site._registry.items():
+        for action in model_admin.actions:
+            found = getattr(model_admin, action) if isinstance(action, str) else action
+            assert getattr(found, "allowed_permissions", ()), (model.__name__, action)
 
 
 @pytest.fixture

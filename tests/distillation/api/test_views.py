@@ -69,6 +69,7 @@ def test_the_gate_is_changed_only_by_keys_of_who_may_change_releases(teacher, fi
         {"recipe": "/etc/x.json"},
         {"recipe": "my-recipe"},
         {"recipe": {"recipe": "my-recipe"}},
+        {"recipe": {"recipe": "starter-1step", "agian": {}}},
         {"policy": "maybe"},
         {"speed": 1},
     ],

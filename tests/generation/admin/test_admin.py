@@ -5,6 +5,7 @@ import json
 from datetime import timedelta
 
 import pytest
+from django.contrib.admin import site
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission
 from django.test import Client
@@ -129,6 +130,8 @@ def test_every_page_of_the_admin_has_a_title(admin, rows):
     pages = [reverse("admin:index"), reverse("admin:app_list", args=["generation"])]
     for model in rows:
         pages += [url(model, "changelist"), url(model, "change", rows[model].pk)]
+    for model in site._registry:  # of all apps
+        pages.append(reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_changelist"))
     for page in [*pages, url("promptvariant", "add"), url("promptvariant", "import")]:
         html = admin.get(page).content.decode()
         title = html.split("<title>", 1)[1].split("</title>", 1)[0]

@@ -193,7 +193,8 @@ def test_what_is_refused_is_a_page_with_the_words_of_the_api():
 def test_parameters_that_others_add_to_a_link_are_ignored(job):
     person = Person(username="somebody")
     make_variant(text="a vase", slug="a-vase")
-    for path in ("/?variant=a-vase&", "/gallery?", "/login?"):
+    pages = ("/v1/problems?", "/v1/problems/queue_full?", "/v1/guide?", f"/jobs/{job.id}?")
+    for path in ("/?variant=a-vase&", "/gallery?", "/login?", *pages):
         answer = person.client.get(path + "utm_source=mail&fbclid=x&utm_source=chat", follow=True)
         assert answer.status_code == 200, path
     found = person.get("/choices?text=vase&utm_source=mail", htmx=True)
@@ -243,9 +244,18 @@ def test_a_database_that_is_away_is_said_to_be_away(database_away, path):
     for headers in ({"Accept": "text/html"}, {}):
         answer = database_away.get(path, **headers)
         assert answer.status_code == 503 and int(answer["Retry-After"]) >= 1
-        assert "The database does not answer." in answer.content.decode()
+        assert "The database does not answer" in answer.content.decode()
     page = database_away.get(path, Accept="text/html")
     assert f'href="{path}"' in html(page) and "Try again" in words(page)
+
+
+def test_a_part_of_a_page_says_so_too_and_a_login_is_not_lost_in_silence(database_away):
+    part = database_away.get("/choices?text=vase", htmx=True)
+    assert part.status_code == 503 and "does not answer" in part["HX-Trigger"]
+    form = {"username": "admin", "password": "a good password"}
+    stranger = Client(raise_request_exception=False, headers={"Accept": "text/html"})
+    answer = stranger.post("/login", form)
+    assert answer.status_code == 503 and "Try again" in words(answer)
 
 
 NASTY = [
