@@ -5,7 +5,11 @@ from django.db import connection
 from django.test import Client
 from django.urls import reverse
 
-from generation.models import APIKey
+from generation.jobs import completion
+from generation.jobs import lifecycle as jobs
+from generation.models import APIKey, Attempt
+from generation.worker import writing
+from tests import painter
 from tests.client import API
 from tests.people import DEFAULT_TEXT, make_embedding, make_job, make_release
 
@@ -98,3 +102,15 @@ def test_a_page_says_so_too(name):
         execute("ALTER TABLE django_session_away RENAME TO django_session")
 
     assert answer.status_code == 503 and int(answer["Retry-After"]) > 0
+
+
+def test_a_finished_image_is_kept_while_the_server_takes_no_writes(api):
+    api.post("/v1/jobs", {"variant": "red-glass-vase"})
+    (job,) = jobs.claim("worker-1").jobs
+    result = painter.result_of(job)
+    execute("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY")
+
+    writing.patiently(lambda: completion.commit([result]))
+
+    assert api.get(f"/v1/jobs/{job.id}").json()["status"] == "succeeded"
+    assert Attempt.objects.get().outcome == Attempt.Outcome.SUCCEEDED

@@ -1,5 +1,8 @@
 """Completion of a batch."""
 
+import errno
+import os
+
 import pytest
 from django.db import OperationalError, connection
 
@@ -95,3 +98,19 @@ def test_what_a_stopping_worker_leaves_of_identical_jobs_is_claimed_as_a_repeat(
 
     claim = jobs.claim("worker-2")
     assert len(claim.jobs) == 1 and claim.repeats == {claim.jobs[0].id}
+
+
+def test_a_file_that_is_not_on_the_disk_gets_no_row(monkeypatch):
+    """The disk accepts a file and then refuses to sync it."""
+    make_job()
+    claimed = jobs.claim("worker-1").jobs
+
+    def refuse(_: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", refuse)
+        painter.finish(claimed)
+
+    job = Job.objects.get()
+    assert (job.status, job.images.count()) == (Job.Status.QUEUED, 0)
