@@ -228,9 +228,10 @@ def rescue() -> int:
     return moved
 
 
-def pause(run: Run) -> Run:
-    """Pause a run: its worker stops after the current step. Raises RunFinished."""
-    return _stop(run, (Status.QUEUED, Status.RUNNING), Status.PAUSED)
+def pause(run: Run, *, code: str = "", detail: str = "") -> Run:
+    """Pause a run: its worker stops after the current step. code, detail: why, if not by hand. Raises RunFinished."""
+    reason = {"error_code": code, "error_detail": detail}
+    return _stop(run, (Status.QUEUED, Status.RUNNING), Status.PAUSED, **reason)
 
 
 def cancel(run: Run) -> Run:
@@ -238,14 +239,14 @@ def cancel(run: Run) -> Run:
     return _stop(run, Run.OPEN, Status.CANCELED)
 
 
-def _stop(run: Run, before: Sequence[Status], to: Status) -> Run:
+def _stop(run: Run, before: Sequence[Status], to: Status, **fields: str) -> Run:
     with transaction.atomic():
         run = Run.objects.select_for_update().get(pk=run.pk)
         if run.status in before:
-            _move(Run.objects.filter(pk=run.pk), to=to)
-            _end_slice(run, Slice.Outcome.STOPPED)
+            _move(Run.objects.filter(pk=run.pk), to=to, **fields)
+            _end_slice(run, Slice.Outcome.STOPPED, fields.get("error_detail", ""))
             run.refresh_from_db()
-            log.info(f"run_{to}", run=run.name)
+            log.info(f"run_{to}", run=run.name, detail=run.error_detail)
         elif run.status != to:
             raise RunFinished(f"The run {run.name} is {run.status}.")
     return run

@@ -4,6 +4,7 @@ Generation comes first: while jobs wait or run, a slice pauses between two steps
 waits, the same process goes on with the next slice and keeps its networks.
 """
 
+import shutil
 import time
 from collections.abc import Mapping
 
@@ -110,6 +111,12 @@ def _chain(run: Run, holding: Holding) -> Chain:
     return chain
 
 
+def free_gib() -> float:
+    """Return the free space for the folders of runs."""
+    folders.root().mkdir(parents=True, exist_ok=True)
+    return shutil.disk_usage(folders.root()).free / 2**30
+
+
 class _Watch:
     """Watcher of a run's progress: writes it to the row, pauses while jobs wait, ends the slice in time."""
 
@@ -181,9 +188,22 @@ class _Watch:
 
     def _note(self) -> None:
         self._noted = time.monotonic()
+        self._check_space()
         hold = self._holding.hold
         if hold is None or not runs.note(hold, **self._facts()):
             self._holding.lost.set()
+
+    def _check_space(self) -> None:
+        """Pause the run if the disk, which images share, is nearly full. More tries would not help."""
+        hold = self._holding.hold
+        free = free_gib()
+        if hold is None or free >= settings.DISTILLATION_FREE_GIB:
+            return
+        detail = (
+            f"{folders.root()} has {free:.1f} GiB free, and DISTILLATION_FREE_GIB is {settings.DISTILLATION_FREE_GIB}. "
+            "Free some space, for instance with manage.py run clean, then resume the run."
+        )
+        runs.pause(Run(pk=hold.run_id), code="disk_full", detail=detail)
 
     def _facts(self) -> dict[str, str | float]:
         return {"stage": self._stage, "percent": round(self._percent(), 1)}

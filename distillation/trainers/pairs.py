@@ -39,6 +39,11 @@ Item = tuple[int, int]  # row of the catalogue, seed
 Piece = TypeVar("Piece")
 
 
+MOST_SEEDS = (
+    10_000  # of a variant: recipes come from keys too, and pairs share the disk with images
+)
+
+
 @dataclass(frozen=True)
 class PairsRecipe:
     """num_inference_steps: of the teacher, "trailing"; 0 = the timesteps of its release.
@@ -59,8 +64,10 @@ class PairsRecipe:
         checks.not_negative(self, "num_inference_steps")
         if not 0 < self.held_out < 1:
             raise ValueError(f"held_out must be between 0 and 1, not {self.held_out}.")
-        if self.seeds_per_variant < 2:
-            raise ValueError("seeds_per_variant must be at least 2: one of them is held out.")
+        if not 2 <= self.seeds_per_variant <= MOST_SEEDS:
+            raise ValueError(
+                f"seeds_per_variant must be from 2, one of which is held out, to {MOST_SEEDS}."
+            )
         if self.held_out_seeds >= self.seeds_per_variant:
             raise ValueError(
                 f"held_out {self.held_out} holds out all {self.seeds_per_variant} seeds of a variant."

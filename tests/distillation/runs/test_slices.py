@@ -127,6 +127,21 @@ def test_a_worker_that_should_end_gives_the_run_back(run, monkeypatch):
     assert again(run).token == 1
 
 
+def test_a_run_pauses_when_the_disk_is_nearly_full_and_goes_on_when_it_is_resumed(run, monkeypatch):
+    seen = iter([10.0, 10.0])
+    monkeypatch.setattr(slices, "free_gib", lambda: next(seen, 1.9))
+    worker.run()
+    stopped = again(run)
+    assert (stopped.status, stopped.error_code) == ("paused", "disk_full")
+    assert "1.9 GiB free" in stopped.error_detail and outcomes(run) == [Slice.Outcome.STOPPED]
+
+    monkeypatch.setattr(slices, "free_gib", lambda: 10.0)
+    runs.resume(stopped)
+    worker.run()
+    ended = again(run)
+    assert (ended.status, ended.error_code, ended.error_detail) == ("succeeded", "", "")
+
+
 def test_jobs_come_first(run, settings, monkeypatch):
     """While a job waits no step is made; when it is done the run goes on."""
     variant = PromptVariant.objects.first()

@@ -338,6 +338,7 @@ def test_a_timestep_that_the_teacher_does_not_pass_is_refused_with_those_that_it
     ("fields", "named"),
     [
         ({"seeds_per_variant": 1}, "seeds_per_variant"),
+        ({"seeds_per_variant": 10_001}, "seeds_per_variant"),
         ({"held_out": 0.0}, "held_out"),
         ({"held_out": 1.0}, "held_out"),
         ({"path_timesteps": (249, 749)}, "path_timesteps"),
