@@ -31,6 +31,9 @@ from generation.models import (
     Usage,
     Worker,
 )
+from generation.webhooks import outbox, payload
+from generation.webhooks.outbox import Shares
+from generation.webhooks.sender import Answer
 from tests import painter, release_before
 from tests.client import API, problem
 from tests.conftest import PERMANENT_TABLES
@@ -95,6 +98,10 @@ def test_jobs_live_and_end_while_every_table_has_a_column_more(next_schema):
         assert (read["status"], len(read["images"])) == ("succeeded", 2)
     assert api.get(f"/v1/jobs/{lost}").json()["status"] == "succeeded"
     assert api.delete(f"/v1/jobs/{lost}").status_code == 204
+    taken, _ = outbox.take(Shares())
+    payload.render(taken)
+    outbox.note([(delivery, Answer(200)) for delivery in taken])
+    assert taken and not Delivery.objects.filter(status="pending").exists()
     for model in (APIKey, Attempt, Delivery, IdempotencyKey, Image, Job, PurgedImage, Usage):
         assert values(model) == {7}, model
 
