@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 
 from django.conf import settings
+from django.db import connection
 from django.db.models.functions import Now
 
 from generation.errors import WORKER_LOST
@@ -41,7 +42,10 @@ class Rescuer:
 
     def rescue(self) -> int:
         """Return how many jobs were rescued. Raises the database's errors."""
-        Job.objects.filter(status=Status.RUNNING).exists()  # raises while PostgreSQL is away
+        with connection.cursor() as cursor:  # raises while PostgreSQL is away
+            cursor.execute("SELECT current_setting('transaction_read_only')")
+            if cursor.fetchone() != ("off",):
+                return 0  # a standby, which takes no renewals either
         now, half = self._clock(), settings.LEASE_SECONDS / 2
         if self._reached_at is not None and now - self._reached_at > half:
             self._begins_at = now + half

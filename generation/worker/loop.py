@@ -201,6 +201,9 @@ class GenerationWorker:
             log.exception("batch_not_generated", jobs=len(claims))
             self._writer.note(error)
             action = partial(writing.settle, claims, error)
+        except BaseException:
+            self.leases.release(claims)  # they run out, and another worker gets the jobs
+            raise
         return self._writers.submit(self._release_claims, claims, action)
 
     def _answer_repeats(self, claimed: Claimed) -> list[Job]:
@@ -235,8 +238,10 @@ class GenerationWorker:
         """Do the last thing for these jobs, and hold them no longer."""
         try:
             action()
-        except Exception:
+        except Exception as error:
             log.exception("batch_not_committed", jobs=len(claims))
+            with suppress(Exception):  # else their leases run out
+                writing.settle(claims, error)
         finally:
             self.leases.release(claims)
 

@@ -89,11 +89,12 @@ class StallWatch:
                 _arm()
             # A longer time than between two checks: the whole process was frozen, and nobody is to blame.
             passed, before = min(now - before, 4 * CHECK_SECONDS), now
-            if stalled := self._stalled(passed):
+            if stalled := self.check(passed):
                 self._on_stall(stalled)
                 return
 
-    def _stalled(self, passed: float) -> Activity | None:
+    def check(self, passed: float) -> Activity | None:
+        """Add the seconds that passed to each activity. Return the first one that has stalled."""
         with self._guard:
             for activity in self._by_id.values():
                 activity.idle_seconds += passed

@@ -3,6 +3,7 @@
 from datetime import timedelta
 
 import pytest
+from django.db import connection, transaction
 from django.utils import timezone
 
 from generation.jobs.rescue import Rescuer
@@ -31,6 +32,25 @@ def test_after_an_outage_the_workers_get_time_to_renew_their_leases(lost, settin
     now = 65.0
     assert rescuer.rescue() == 0
     now = 71.0
+    assert rescuer.rescue() == 1
+
+
+def test_a_time_in_which_postgresql_took_no_writes_is_an_outage_too(lost, settings):
+    settings.LEASE_SECONDS = 20
+    now = 0.0
+    rescuer = Rescuer(clock=lambda: now)
+    assert rescuer.rescue() == 1
+    Job.objects.update(status="running", lease_expires_at=timezone.now() - timedelta(seconds=1))
+
+    for seconds in range(5, 30, 5):
+        now = float(seconds)
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute("SET TRANSACTION READ ONLY")
+            assert rescuer.rescue() == 0
+    for seconds in (31, 36):
+        now = float(seconds)
+        assert rescuer.rescue() == 0
+    now = 41.0
     assert rescuer.rescue() == 1
 
 

@@ -164,7 +164,7 @@ def test_an_error_of_one_job_alone_does_not_spoil_its_neighbours_after_a_crash(s
     assert good.status == "succeeded"
 
 
-def test_a_batch_whose_commit_breaks_is_logged_and_its_leases_run_out(
+def test_a_batch_whose_commit_breaks_is_logged_and_its_jobs_wait_for_their_next_attempt(
     served, worker, monkeypatch, caplog
 ):
     def broken(*_, **__):
@@ -176,7 +176,8 @@ def test_a_batch_whose_commit_breaks_is_logged_and_its_leases_run_out(
         worker.run()
 
     job.refresh_from_db()
-    assert (job.status, len(worker.leases)) == ("running", 0)
+    assert (job.status, job.failures, len(worker.leases)) == ("queued", 1, 0)
+    assert job.attempts.get().error_code == "internal_error"
     assert "batch_not_committed" in caplog.text and "a bug in the commit" in caplog.text
 
 
