@@ -27,8 +27,9 @@ ADMIN = PLAIN | {
     "connect-src": "'self'",
     "form-action": "'self'",
 }
-# A template of django-import-export has an attribute onchange.
+# Templates of others: django-import-export has an attribute onchange, django-celery-beat a script.
 EXPORT = ADMIN | {"script-src-attr": "'unsafe-inline'"}
+SCHEDULE = ADMIN | {"script-src": "'self' 'unsafe-eval' 'unsafe-inline'"}
 
 
 def content_security_policy(
@@ -46,6 +47,7 @@ def content_security_policy(
 def _policy(path: str) -> str:
     if path.startswith("/admin/"):
         rules = EXPORT if path.endswith("/export/") else ADMIN
+        rules = SCHEDULE if path.startswith("/admin/django_celery_beat/") else rules
         return _written(rules | {"img-src": f"'self' data: blob: {image_origin()}".strip()})
     return _DOCS if path == "/v1/docs" else _PLAIN
 
