@@ -169,6 +169,11 @@ def exists(name: str) -> bool:
     return size(name) is not None
 
 
+def is_there() -> bool:
+    """Return whether the folder of images exists. A row of an image without it means a storage that is not mounted."""
+    return not _is_local() or (Path(settings.MEDIA_ROOT) / IMAGES).is_dir()
+
+
 def modified_at(name: str) -> datetime | None:
     """Return the time of the last change; None if there is no such file. Raises StorageFailed."""
     try:

@@ -166,5 +166,7 @@ def _gone_or(error: StorageFailed, *names: str) -> ImageGone | StorageFailed:
     return error if any(storage.exists(name) for name in names) else _gone()
 
 
-def _gone() -> ImageGone:
+def _gone() -> ImageGone | StorageFailed:
+    if not storage.is_there():
+        return StorageFailed("The folder of images is missing. Mount the storage at DATA_DIR.")
     return ImageGone("Submit the same job with its seed again: it gives the same image.")

@@ -124,6 +124,21 @@ def test_a_file_that_is_gone_is_said_to_be_gone(settings):
     problem(Client().get(link(image)), 410, "image_gone")
 
 
+@pytest.mark.parametrize("is_file", [False, True])
+@pytest.mark.parametrize("path", [links.image_path, links.thumbnail_path])
+def test_where_the_whole_storage_is_away_no_image_is_said_to_be_gone(settings, path, is_file):
+    image = make_image()
+    folder = Path(settings.MEDIA_ROOT) / "images"
+    folder.rename(folder.with_name("elsewhere"))
+    if is_file:
+        folder.write_text("no folder")
+
+    for ask in (Client().get, Client().head):
+        answer = ask(path(image.id))
+
+        assert answer.status_code == 503 and "Retry-After" in answer
+
+
 def test_a_link_to_an_image_that_was_deleted_leads_nowhere():
     image = make_image()
     url = link(image)
