@@ -27,6 +27,8 @@ PAIRS = 12
 QUICK_SECONDS = 13 * 60.0  # no further round begins after that
 MOST_RATE = 12.0  # stories a second
 SHARE = 0.5  # of what the idle stack can do
+ENDED = "the round was finished"
+UNUSABLE = {ENDED, "no thread is held"}  # violations after which the next round gets a new stack
 QUICK = Timing(before=3, during=6, after=6, rate=0)
 WHOLE = Timing(before=10, during=15, after=15, rate=0)
 
@@ -120,16 +122,25 @@ def run(
         for name, chosen in planned.items():
             if options.quick and time.monotonic() - began > QUICK_SECONDS:
                 return
-            result = series.run(name, chosen, timing)
+            try:
+                result = series.run(name, chosen, timing)
+            except Exception as error:  # hours of rounds must not end with one of them
+                result = broken(name, error)
             done[name] = result
             with checkpoint.open("a") as file:
                 file.write(json.dumps(asdict(result)) + "\n")
             say(report.table([result]).splitlines()[-1])
             if not result.is_good:
                 say(report.violations([result]))
-            if result.lost or any(v["invariant"] == "no thread is held" for v in result.violations):
+            if result.lost or any(v["invariant"] in UNUSABLE for v in result.violations):
                 say("The stack may be unusable: the next round gets a new one.")
                 return
+
+
+def broken(name: str, error: Exception) -> Result:
+    """Return the result of a round that the programme could not finish."""
+    detail = f"{error!r}"[:1000]
+    return Result(name, violations=[{"invariant": ENDED, "subject": name, "detail": detail}])
 
 
 def timing_of(options: argparse.Namespace, rate: float, *, number: int) -> Timing:

@@ -152,7 +152,8 @@ class Rounds:
         result.began = time.time() - began
         begun: list[Fault] = []
         try:
-            for fault in faults:
+            # People decide before servers fail, and again when these are back.
+            for fault in sorted(faults, key=lambda fault: fault.group != "people"):
                 begun.append(fault)
                 await asyncio.to_thread(fault.begin, self.site)
             await asyncio.sleep(during)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,7 +111,8 @@ class Site:
 
     def __exit__(self, *_: object) -> None:
         try:
-            self.stack.stop()
+            with suppress(subprocess.TimeoutExpired):  # killed, then: a fault may have frozen it
+                self.stack.stop()
         finally:
             self.receiver.__exit__()
             self._stop_servers()

@@ -102,5 +102,7 @@ def test_a_report_counts_and_names_what_broke(tmp_path: Path):
     assert "| web killed | 9 | 1 | 0 | 0 | 1 | none | 0.0 s |" in report.table(results)
     assert report.totals(results) == "2 rounds, 19 jobs: 1 lost, 0 doubled, 0 failed."
     assert "web killed: accepted jobs end: 1\n    a: queued" in report.violations(results)
+    results.append(programme.broken("two beats", ValueError("no beat")))
+    assert not results[-1].is_good and "no beat" in report.violations(results)
     report.plot(results, tmp_path / "chaos.png")
     assert (tmp_path / "chaos.png").stat().st_size > 1000

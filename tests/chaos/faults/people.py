@@ -50,8 +50,16 @@ class Activation(Fault):
         return row[0] >= len(site.variants)
 
     def _activate(self, site: Site, name: str) -> None:
-        del site.active["student"]  # undecided until the command has ended
-        site.stack.manage("release", "activate", name)
+        """Run the command until it succeeds; what is active is undecided until then."""
+        site.active.pop("student", None)
+
+        def is_done() -> bool:
+            with suppress(AssertionError):
+                site.stack.manage("release", "activate", name)
+                return True
+            return False
+
+        wait_for(is_done, f"{name} is activated", seconds=600)
         site.active["student"] = name
 
 
