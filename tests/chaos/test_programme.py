@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos import __main__ as programme
-from tests.chaos import device, report
+from tests.chaos import checker, device, report
 from tests.chaos.faults import catalogue as faults
 from tests.chaos.rounds import Result
 
@@ -106,3 +106,10 @@ def test_a_report_counts_and_names_what_broke(tmp_path: Path):
     assert not results[-1].is_good and "no beat" in report.violations(results)
     report.plot(results, tmp_path / "chaos.png")
     assert (tmp_path / "chaos.png").stat().st_size > 1000
+
+
+def test_the_document_explains_every_invariant_and_the_makefile_runs_the_programme():
+    text = (programme.ROOT / "docs" / "reliability.md").read_text()
+    names = [invariant.__name__.replace("_", " ") for invariant in checker.AT_THE_END]
+    assert [name for name in names if f"| {name} |" not in text] == []
+    assert "-m tests.chaos" in (programme.ROOT / "Makefile").read_text()
