@@ -139,8 +139,8 @@ class Shown:
     def settings(self) -> dict[str, str]:
         """Return the job's values for the form, without the seed.
 
-        The release only if the request named it and it is not retired, its size only if it is not the default: what
-        the server chose, it chooses again.
+        The release only if the request named it and it is not retired; else the teacher if one made it, and nothing
+        if a student did. The size only if it is not the release's default. So a retired release is not asked for.
         """
         release = self.job.release
         values = {
@@ -155,6 +155,8 @@ class Shown:
             Release.Status.CANDIDATE,
         ):
             values["model"] = release.name
+        elif release.kind == Release.Kind.TEACHER:
+            values["model"] = release.kind
         return values
 
     @property

@@ -167,6 +167,19 @@ def test_again_is_made_by_what_serves_now_unless_another_release_was_named(perso
         assert (again.release.name, again.width) == (expected, 32 if expected == "old" else 64)
 
 
+def test_a_picture_of_the_teacher_is_made_again_by_the_teacher_that_serves_now(person):
+    make_release()  # a student that covers everything
+    old = make_release(name="teacher-1", kind="teacher")
+    done = make_job(owner=person.user, release=old, status="succeeded")
+    Release.objects.filter(pk=old.pk).update(status="retired")
+    make_release(name="teacher-2", kind="teacher")
+    page = html(person.get(f"/jobs/{done.id}"))
+    form = dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', page))
+    del form["csrfmiddlewaretoken"]
+    person.post("/", form)
+    assert Job.objects.latest("created_at").release.name == "teacher-2"
+
+
 def test_the_settings_can_be_changed_before(person, done):
     link = re.search(r'<a class="button" href="(/\?[^"]+)"', html(person.get(f"/jobs/{done.id}")))
     assert link
