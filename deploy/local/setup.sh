@@ -85,6 +85,8 @@ if [ -n "$index" ]; then # without its requirements, which such an index does no
 	again=
 	if [ "$TORCH" != "$torch" ]; then again='--reinstall-package torch'; fi
 	add --no-deps --no-verify-hashes --default-index "$index" $again torch
+elif [ -n "${UV_DEFAULT_INDEX:-}${UV_FIND_LINKS:-}" ]; then # a mirror may have another build of this version, such as one without CUDA
+	add --no-deps --no-verify-hashes torch
 fi
 add $(printf -- '-r %s ' $files)
 printf '%s\n' "$wanted" >"$stamp"
