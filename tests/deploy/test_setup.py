@@ -173,7 +173,8 @@ def test_a_package_whose_hash_is_not_the_locked_one_is_not_installed(project: Pr
 
 
 def test_packages_come_from_where_pip_is_told_to_look(project: Project) -> None:
-    (project.folder / "requirements.lock").write_text("extra==1.0\ntorch==1.1\n")
+    locked = f"extra==1.0\ntorch==1.1 --hash=sha256:{'0' * 64}\n"  # there it is another build
+    (project.folder / "requirements.lock").write_text(locked)
     done = project.set_up(UV_FIND_LINKS="", PIP_FIND_LINKS=project.wheels.as_uri())
     assert done.returncode == 0, done.stderr
     assert project.version("torch") == "1.1"
