@@ -10,7 +10,7 @@ import json
 import shutil
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from tests.chaos import report, rounds
@@ -46,8 +46,8 @@ def main(arguments: list[str] | None = None) -> int:
     if PGBOUNCER is None:
         say("PgBouncer is not installed: all processes connect to PostgreSQL directly.")
     planned = plan(options, known)
-    out = options.out / ("quick" if options.quick else "whole")
-    if options.fresh:
+    out = options.out / ("chosen" if options.faults else "quick" if options.quick else "whole")
+    if options.fresh or options.faults:
         shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
     checkpoint = out / f"rounds-{options.seed}.jsonl"
@@ -75,7 +75,9 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
         "--pairs", type=int, default=PAIRS, help=f"of a whole run; default: {PAIRS}"
     )
     parser.add_argument("--seed", type=int, default=1, help="of the load and the pairs; default: 1")
-    parser.add_argument("--faults", nargs="+", metavar="NAME", help="these alone")
+    parser.add_argument(
+        "--faults", nargs="+", metavar="NAME", help="these alone, from the beginning"
+    )
     parser.add_argument("--out", type=Path, default=OUT, help="folder of checkpoint, logs and plot")
     parser.add_argument("--fresh", action="store_true", help="forget the rounds of an earlier run")
     parser.add_argument("--list", action="store_true", help="list the faults")
@@ -117,7 +119,7 @@ def run(
         seconds = 20 if options.quick else 60
         rate = rounds.measured_rate(world, seconds=seconds, share=SHARE, most=MOST_RATE)
         timing = timing_of(options, rate, number=len(planned) + len(done))
-        say(f"{rate:.1f} clients a second, {len(planned)} rounds.")
+        say(f"{timing.rate:.1f} clients a second, {len(planned)} rounds.")
         series = Rounds(site, world, out / "clients", seed=options.seed)
         for name, chosen in planned.items():
             if options.quick and time.monotonic() - began > QUICK_SECONDS:
@@ -144,12 +146,13 @@ def broken(name: str, error: Exception) -> Result:
 
 
 def timing_of(options: argparse.Namespace, rate: float, *, number: int) -> Timing:
-    """Return the timing with which `number` rounds make the jobs that were asked for."""
+    """Return the timing with which `number` rounds make the jobs that were asked for. rate: at most."""
     if options.quick:
-        return Timing(QUICK.before, QUICK.during, QUICK.after, rate)
-    seconds = options.jobs / number / rate / JOBS_PER_STORY
-    after = max(WHOLE.after, seconds - WHOLE.before - WHOLE.during)
-    return Timing(WHOLE.before, WHOLE.during, after, rate)
+        return replace(QUICK, rate=rate)
+    stories = options.jobs / number / JOBS_PER_STORY
+    shortest = WHOLE.before + WHOLE.during + WHOLE.after
+    seconds = max(shortest, stories / rate)
+    return replace(WHOLE, after=WHOLE.after + seconds - shortest, rate=stories / seconds)
 
 
 def read(checkpoint: Path) -> dict[str, Result]:

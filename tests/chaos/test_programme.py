@@ -49,11 +49,13 @@ def test_rounds_that_ended_are_read_again_and_a_broken_line_is_not(tmp_path: Pat
     assert programme.read(checkpoint) == {"web killed": Result("web killed", jobs=3)}
 
 
-def test_a_whole_run_takes_as_long_as_its_jobs_need():
-    options = programme._options(["--jobs", "1300"])
-    timing = programme.timing_of(options, 2.0, number=10)
+@pytest.mark.parametrize(("jobs", "rate"), [(1300, 2.0), (1300, 50.0), (130, 2.0)])
+def test_a_whole_run_makes_the_jobs_that_were_asked_for_no_faster_than_the_machine(jobs, rate):
+    options = programme._options(["--jobs", str(jobs)])
+    timing = programme.timing_of(options, rate, number=10)
     seconds = timing.before + timing.during + timing.after
-    assert seconds * timing.rate * programme.JOBS_PER_STORY * 10 == pytest.approx(1300)
+    assert seconds * timing.rate * programme.JOBS_PER_STORY * 10 == pytest.approx(jobs)
+    assert timing.rate <= rate and timing.after >= programme.WHOLE.after
 
 
 def test_the_settings_name_the_app_that_breaks_devices():
