@@ -25,11 +25,11 @@ from generation.errors import (
 )
 from generation.images.store import StoredImage
 from generation.infra import heartbeat, notifications, queues
-from generation.jobs import claiming, failures, rows
+from generation.jobs import claiming, failures, reading, rows
 from generation.jobs.after_commit import Report, Tell
 from generation.jobs.claiming import Claimed
 from generation.jobs.failures import Failure
-from generation.models import Attempt, Embedding, Image, Job, Release
+from generation.models import Attempt, Image, Job, Release
 from generation.webhooks import endpoints as webhooks
 
 log = structlog.get_logger(__name__)
@@ -172,7 +172,7 @@ def _attach_what_is_needed(taken: Sequence[Job], known: Mapping[int, Release]) -
     release = known.get(taken[0].release_id)  # all of a batch have one
     if release is None:
         release = Release.objects.get(pk=taken[0].release_id)
-    embeddings = Embedding.objects.in_bulk([job.embedding_id for job in taken])
+    embeddings = reading.embeddings({job.embedding_id for job in taken})
     for job in taken:
         job.release = release
         job.embedding = embeddings[job.embedding_id]

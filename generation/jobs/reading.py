@@ -1,5 +1,6 @@
-"""Reading of one job with the variant, release and embedding that its answer shows, and of its images."""
+"""Reading of one job with what its answer shows, of its images, and of embeddings."""
 
+from collections.abc import Collection
 from uuid import UUID
 
 from django.db import connection
@@ -52,3 +53,15 @@ def images(job_id: UUID) -> list[Image]:
     with connection.cursor() as cursor:
         cursor.execute(_IMAGES, [job_id])
         return [rows.instance(Image, _IMAGE, row) for row in cursor.fetchall()]
+
+
+_EMBEDDING = rows.names(Embedding)
+_EMBEDDINGS = f"SELECT {', '.join(_EMBEDDING)} FROM generation_embedding WHERE id = ANY(%s)"
+
+
+def embeddings(pks: Collection[int]) -> dict[int, Embedding]:
+    """Return the embeddings with these primary keys."""
+    with connection.cursor() as cursor:
+        cursor.execute(_EMBEDDINGS, [list(pks)])
+        found = [rows.instance(Embedding, _EMBEDDING, row) for row in cursor.fetchall()]
+    return {row.pk: row for row in found}

@@ -45,7 +45,7 @@ def percentile(values: list[float], share: float) -> float:
 
 # --- rates ----------------------------------------------------------------------------------------
 def rates(stack: Stack, slug: str) -> dict[str, float]:
-    """Answered requests a second over four kept connections, in turns with a bare Django view, the worker frozen."""
+    """Answered requests a second over four kept connections, the worker frozen, in turns with the shell alone."""
     stored = stack.ended([stack.submit(variant=slug, seed=77)["id"]])[0]
     offset = [3_000_000]
 
@@ -58,10 +58,10 @@ def rates(stack: Stack, slug: str) -> dict[str, float]:
     def poll(client: stacks.Client, _number: int) -> None:
         client("GET", f"/v1/jobs/{stored['id']}")
 
-    def bare(client: stacks.Client, _number: int) -> None:
+    def alone(client: stacks.Client, _number: int) -> None:
         client("GET", "/health/live")
 
-    calls = {"a bare Django view": bare, "submissions": submit, "cached hits": hit, "polls": poll}
+    calls = {"the shell alone": alone, "submissions": submit, "cached hits": hit, "polls": poll}
     found: dict[str, list[float]] = {name: [] for name in calls}
     pid = stack.pid("generation-1")
     os.kill(pid, signal.SIGSTOP)
@@ -79,7 +79,7 @@ def rates(stack: Stack, slug: str) -> dict[str, float]:
     medians = {name: statistics.median(values) for name, values in found.items()}
     for name, value in medians.items():
         say(
-            f"  {name:<20} {value:7.0f}   {value / medians['a bare Django view']:.2f} of a bare view"
+            f"  {name:<20} {value:7.0f}   {value / medians['the shell alone']:.2f} of the shell alone"
         )
     return medians
 
