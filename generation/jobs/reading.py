@@ -1,6 +1,8 @@
-"""Reading of one job with what its answer shows, of its images, and of embeddings."""
+"""Reading of one job with what its answer shows, and of embeddings."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
+from itertools import islice
+from typing import Any, TypeVar
 from uuid import UUID
 
 from django.db import connection
@@ -9,6 +11,8 @@ from django.db.models import Model
 from generation.jobs import rows
 from generation.models import Embedding, Image, Job, PromptVariant, Release
 
+M = TypeVar("M", bound=Model)
+
 _JOB = rows.names(Job)
 # What the answer shows of the other rows, in the order of the fields; anything else is read when it is used.
 _SHOWN: tuple[tuple[str, type[Model], list[str]], ...] = (
@@ -16,43 +20,45 @@ _SHOWN: tuple[tuple[str, type[Model], list[str]], ...] = (
     ("release", Release, ["id", "name", "kind", "manifest_sha256"]),
     ("embedding", Embedding, ["id", "text"]),
 )
-_COLUMNS = [f"job.{name}" for name in _JOB] + [
-    f"{table}.{name}" for table, _, names in _SHOWN for name in names
-]
+_IMAGE = rows.names(Image)
+_COLUMNS = (
+    [f"job.{name}" for name in _JOB]
+    + [f"{table}.{name}" for table, _, names in _SHOWN for name in names]
+    + [f"image.{name}" for name in _IMAGE]
+)
 _READ = f"""
 SELECT {", ".join(_COLUMNS)}
   FROM generation_job job
   JOIN generation_promptvariant variant ON variant.id = job.variant_id
   JOIN generation_release release ON release.id = job.release_id
   JOIN generation_embedding embedding ON embedding.id = job.embedding_id
+  LEFT JOIN generation_image image ON image.job_id = job.id
  WHERE job.id = %s AND job.owner_id = %s
+ ORDER BY image.index
 """
+# Attribute of a job: its images in order of index, if they were read with it.
+IMAGES = "images_read"
 
 
 def owned(job_id: UUID, owner_id: int | None) -> Job:
-    """Return the owner's job. Raises Job.DoesNotExist."""
+    """Return the owner's job, with its images as IMAGES. Raises Job.DoesNotExist."""
     with connection.cursor() as cursor:
         cursor.execute(_READ, [job_id, owner_id])
-        row = cursor.fetchone()
-    if row is None:
+        found = [iter(row) for row in cursor.fetchall()]  # a row for each image
+    if not found:
         raise Job.DoesNotExist
-    job = rows.instance(Job, _JOB, row[: len(_JOB)])
-    start = len(_JOB)
+    job = _next(Job, _JOB, found[0])
     for name, model, names in _SHOWN:
-        setattr(job, name, rows.instance(model, names, row[start : start + len(names)]))
-        start += len(names)
+        setattr(job, name, _next(model, names, found[0]))
+    skipped = len(_COLUMNS) - len(_IMAGE)
+    images = [_next(Image, _IMAGE, found[0])]
+    images += [_next(Image, _IMAGE, islice(row, skipped, None)) for row in found[1:]]
+    setattr(job, IMAGES, [image for image in images if image.pk is not None])
     return job
 
 
-_IMAGE = rows.names(Image)
-_IMAGES = f"SELECT {', '.join(_IMAGE)} FROM generation_image WHERE job_id = %s ORDER BY index"
-
-
-def images(job_id: UUID) -> list[Image]:
-    """Return the rows of the job's images, in order of index."""
-    with connection.cursor() as cursor:
-        cursor.execute(_IMAGES, [job_id])
-        return [rows.instance(Image, _IMAGE, row) for row in cursor.fetchall()]
+def _next(model: type[M], columns: Sequence[str], row: Iterator[Any]) -> M:
+    return rows.instance(model, columns, list(islice(row, len(columns))))
 
 
 _EMBEDDING = rows.names(Embedding)

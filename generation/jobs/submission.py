@@ -20,7 +20,7 @@ from generation.images import store as images
 from generation.images.store import StoredImage
 from generation.infra import database, notifications, queues
 from generation.jobs import lifecycle as jobs
-from generation.jobs import quality_control, routing, rows
+from generation.jobs import quality_control, reading, routing, rows
 from generation.jobs.after_commit import Report
 from generation.jobs.job_request import JobRequest
 from generation.jobs.routing import Route
@@ -145,7 +145,9 @@ def _insert(job: Job, stored: Sequence[StoredImage] | None) -> None:
         job.status, job.cache, job.finished_at = Job.Status.SUCCEEDED, Job.Cache.HIT, timezone.now()
     rows.insert([job])
     if stored is not None:
-        rows.insert(jobs.image_rows(job, stored))
+        images_made = jobs.image_rows(job, stored)
+        rows.insert(images_made)
+        setattr(job, reading.IMAGES, images_made)
         jobs.finished(job, Report())
 
 

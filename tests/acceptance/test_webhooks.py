@@ -120,6 +120,7 @@ def test_a_dead_receiver_slows_neither_jobs_nor_other_webhooks(
     assert time.monotonic() - ended < 15
 
 
+@pytest.mark.slow
 def test_what_a_killed_process_was_sending_is_sent_again(stack: Stack, variants: list[str]):
     with Receiver() as receiver:
         receiver.reply = lambda got: time.sleep(60) or Reply()

@@ -131,9 +131,6 @@ class JobURLsSerializer(serializers.Serializer[Any]):
     cancel = serializers.URLField()
 
 
-LOADED = "loaded_images"  # attribute of a job with its images, if they were read with many others
-
-
 class JobSerializer(serializers.Serializer[Job]):
     id = serializers.UUIDField()
     status = serializers.ChoiceField(Job.Status.choices)
@@ -210,9 +207,9 @@ class JobSerializer(serializers.Serializer[Job]):
         if job.status != Job.Status.SUCCEEDED:
             return []
         shown = ImageSerializer(context=self.context)
-        images = getattr(job, LOADED, None)
+        images = getattr(job, reading.IMAGES, None)
         if images is None:
-            images = reading.images(job.id)
+            images = job.images.order_by("index")
         return [shown.to_representation(image) for image in images]
 
 

@@ -19,7 +19,6 @@ from rest_framework.serializers import BaseSerializer
 from rest_framework.views import APIView
 
 from generation.api.serializers.jobs import (
-    LOADED,
     JobQuery,
     JobRequestSerializer,
     JobSerializer,
@@ -151,7 +150,7 @@ class JobList(ListView):
 
     def rows(self, request: Request, asked: dict[str, Any]) -> QuerySet[Job]:
         rows = owned(request).filter(purged_at__isnull=True)
-        with_images = rows.prefetch_related(Prefetch("images", to_attr=LOADED))
+        with_images = rows.prefetch_related(Prefetch("images", to_attr=reading.IMAGES))
         return filtered(with_images.order_by("-created_at", "-id"), asked)
 
     @extend_schema(

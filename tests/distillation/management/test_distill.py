@@ -99,20 +99,24 @@ def test_a_student_is_trained_on_for_a_catalogue_that_grew(teacher, settings, de
 
 
 @pytest.mark.parametrize(
-    ("student", "changes", "named"),
+    ("student", "named"),
     [
-        ("toy", SMALL, "teacher"),
-        ("first", (*SMALL, "timesteps=[999]"), "timesteps"),
-        ("first", (*SMALL, "again=null"), "again"),
-        ("nobody", SMALL, "nobody"),
+        ("toy", "teacher"),
+        ("nobody", "nobody"),
     ],
 )
-def test_a_student_that_cannot_be_trained_on_is_refused(teacher, detector, student, changes, named):
-    judged = ("--detector", str(detector))
-    if student == "first":
-        distil(*judged, "--name", "first", "--activate")
+def test_what_is_no_student_cannot_be_trained_on(teacher, detector, student, named):
     with pytest.raises(CommandError, match=named):
-        distil(*judged, "--student", student, changes=changes)
+        distil("--detector", str(detector), "--student", student, changes=SMALL)
+
+
+def test_a_student_of_other_passes_or_a_recipe_that_cannot_is_refused(teacher, detector):
+    judged = ("--detector", str(detector))
+    distil(*judged, "--name", "first", "--activate")
+
+    for change, named in (("timesteps=[999]", "timesteps"), ("again=null", "again")):
+        with pytest.raises(CommandError, match=named):
+            distil(*judged, "--student", "first", changes=(*SMALL, change))
 
 
 def test_stages_can_be_built_alone(teacher, settings, detector):

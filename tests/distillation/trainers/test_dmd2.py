@@ -13,6 +13,7 @@ from distillation.training.errors import RecipeRefused
 from tests.distillation.trainers import few_step_toys as toys
 
 KINDS = [("v at zero terminal SNR", 999), ("epsilon as SD 1.5", 625)]
+ALSO = pytest.param(*KINDS[1], marks=pytest.mark.slow)
 ADVERSARIAL = AdversarialRecipe(
     learn_after=1, gan_after=2, width=8, layers=("down_blocks.1", "mid_block")
 )
@@ -100,7 +101,7 @@ GAUSSIAN = replace(
 )
 
 
-@pytest.mark.parametrize(("kind", "timestep"), KINDS)
+@pytest.mark.parametrize(("kind", "timestep"), [KINDS[0], ALSO])
 def test_the_student_ends_with_the_teachers_distribution(kind, timestep):
     task = gaussian_task(GAUSSIAN, kind, timestep)
     steps(task, range(GAUSSIAN.steps))
@@ -121,7 +122,7 @@ def test_the_fake_score_learns_the_distribution_of_a_student_that_stands_still(k
 
 
 # --- the critics of real networks -----------------------------------------------------------------
-@pytest.mark.parametrize(("kind", "timestep"), KINDS)
+@pytest.mark.parametrize(("kind", "timestep"), [KINDS[0], ALSO])
 def test_the_fake_scores_loss_falls(kind, timestep):
     recipe = replace(RECIPE, **ALONE, **FROZEN, steps=12, critic_updates=3, fake_learning_rate=2e-3)
     task = task_of(recipe, (timestep,), kind=kind)

@@ -37,7 +37,7 @@ def lines(folder) -> list[dict]:
     [
         ("v at zero terminal SNR", (999,)),
         ("v at zero terminal SNR", (999, 499)),
-        ("epsilon as SD 1.5", (625,)),
+        pytest.param("epsilon as SD 1.5", (625,), marks=pytest.mark.slow),
     ],
 )
 def test_the_pictures_come_nearer_and_both_networks_move(tmp_path, kind, timesteps):

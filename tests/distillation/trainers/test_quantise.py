@@ -60,7 +60,9 @@ def assert_same(left: torch.nn.Module, right: torch.nn.Module) -> None:
         assert torch.equal(value, right.state_dict()[name]), name
 
 
-@pytest.mark.parametrize("kind, timesteps", [CASES[1], CASES[2]])
+@pytest.mark.parametrize(
+    "kind, timesteps", [CASES[1], pytest.param(*CASES[2], marks=pytest.mark.slow)]
+)
 def test_tuning_brings_the_images_nearer_than_rounding_alone(
     tuned, kind: str, timesteps: tuple[int, ...]
 ) -> None:

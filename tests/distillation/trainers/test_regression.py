@@ -33,7 +33,11 @@ def lines(folder) -> list[dict]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "timestep"), [("v at zero terminal SNR", 999), ("epsilon as SD 1.5", 625)]
+    ("kind", "timestep"),
+    [
+        ("v at zero terminal SNR", 999),
+        pytest.param("epsilon as SD 1.5", 625, marks=pytest.mark.slow),
+    ],
 )
 def test_it_learns_what_the_teacher_makes_of_the_same_noise(tmp_path, kind, timestep):
     teacher = toys.teacher(kind)

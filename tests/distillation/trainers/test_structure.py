@@ -87,7 +87,9 @@ def test_interrupted_it_ends_with_the_same_weights(tmp_path, objective):
         assert torch.equal(value, resumed.state_dict()[name]), name
 
 
-@pytest.mark.parametrize("kind", toys.TYPES)
+@pytest.mark.parametrize(
+    "kind", [toys.TYPES[0], pytest.param(toys.TYPES[1], marks=pytest.mark.slow)]
+)
 def test_the_student_comes_nearer_to_the_guided_teacher(tmp_path, kind):
     asked = recipe(steps=40, batch=8, warmup=4, learning_rate=4e-3, ema_decay=0.8)
     teacher = toys.teacher(kind)
