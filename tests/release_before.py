@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 # The commit of the release before this one: set it when a release is made.
-RELEASE_BEFORE = "92e04e751a49ed2c1c60043126abc1d88a6c747f"
+RELEASE_BEFORE = "631329a1041990b6805b70655f7ffce3df06e7f1"
 
 
 def extract(folder: Path, *, without: tuple[str, ...] = ()) -> Path:

@@ -71,12 +71,12 @@ def test_a_seed_gives_the_same_picture_alone_and_in_a_batch_of_eight(
 ):
     seed = 4242
     alone = stack.ended(
-        [stack.submit(text=WORDS, model="quick", seed=seed, output_format="png")["id"]], 30
+        [stack.submit(text=WORDS, model="quick", seed=seed, output_format="png")["id"]]
     )[0]
     first = picture(stack, alone["images"][0])
     # n = 8 from seed - 3: the same seed as the fourth of eight in one UNet call.
     batch = stack.ended(
-        [stack.submit(text=WORDS, model="quick", seed=seed - 3, n=8, output_format="png")["id"]], 30
+        [stack.submit(text=WORDS, model="quick", seed=seed - 3, n=8, output_format="png")["id"]]
     )[0]
     fourth = picture(stack, batch["images"][3])
 

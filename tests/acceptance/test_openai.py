@@ -53,7 +53,7 @@ def test_pictures_come_with_the_answer_and_as_links_and_are_those_of_every_other
     assert answer.usage.input_tokens >= len(WORDS.split()) + 2
     assert answer.usage.output_tokens == 2 * pictures[0].width * pictures[0].height // 64
     job = stack.ended(
-        [stack.submit(text=WORDS, model="quick", seed=88_001, n=2, output_format="png")["id"]], 30
+        [stack.submit(text=WORDS, model="quick", seed=88_001, n=2, output_format="png")["id"]]
     )[0]
     assert job["cache"] == "hit"
 
