@@ -205,7 +205,7 @@ class _Table:
             self._drop(next(iter(self._pending)))
 
     def waits(self, connection: Connection) -> None:
-        """It waits for its client from now on."""
+        """Note that the connection waits for its client from now on."""
         if connection in self._open:
             self._waiting[connection] = None
             self._waiting.move_to_end(connection)

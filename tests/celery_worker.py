@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from django.conf import settings
@@ -31,3 +33,17 @@ class CeleryWorker(subprocess.Popen[bytes]):
     def end(self) -> None:
         self.kill()
         self.wait()
+
+
+@contextmanager
+def workers(folder: Path) -> Iterator[Callable[..., CeleryWorker]]:
+    """A function that starts a worker (name, queue, variables). All of them end with the block."""
+    found: list[CeleryWorker] = []
+
+    def start(name: str, queue: str, **env: str) -> CeleryWorker:
+        found.append(CeleryWorker(name, queue, folder, **env))
+        return found[-1]
+
+    yield start
+    for process in found:
+        process.end()

@@ -11,7 +11,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -108,12 +108,10 @@ def read_all(client: socket.socket) -> bytes:
     return b"".join(iter(lambda: client.recv(1_000_000), b""))
 
 
-# --- clients that do not read ---------------------------------------------------------------------
-@pytest.mark.parametrize("leave", [socket.socket.close, reset])
-def test_pipelined_visits_that_read_nothing_hold_no_thread(web: Web, leave):
-    depths = [*range(1, 11), 2, 5]
-    assert len(depths) > THREADS
-    clients = [connected(web, get(LARGE) * depth, window=4096) for depth in depths]
+def hold_no_thread(
+    web: Web, clients: list[socket.socket], leave: Callable[[socket.socket], None]
+) -> None:
+    """Assert that others are answered and threads free, while these clients are connected and after they left."""
     answers_others(web)
     eventually(lambda: has_free_threads(web))
 
@@ -122,6 +120,15 @@ def test_pipelined_visits_that_read_nothing_hold_no_thread(web: Web, leave):
 
     answers_others(web)
     eventually(lambda: has_free_threads(web))
+
+
+# --- clients that do not read ---------------------------------------------------------------------
+@pytest.mark.parametrize("leave", [socket.socket.close, reset])
+def test_pipelined_visits_that_read_nothing_hold_no_thread(web: Web, leave):
+    depths = [*range(1, 11), 2, 5]
+    assert len(depths) > THREADS
+    clients = [connected(web, get(LARGE) * depth, window=4096) for depth in depths]
+    hold_no_thread(web, clients, leave)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 10])
@@ -178,14 +185,7 @@ def half_sent() -> Iterator[bytes]:
 def test_half_sent_requests_hold_no_thread(web: Web, leave):
     clients = [connected(web, sent) for sent in half_sent()]
     assert len(clients) > 100
-    answers_others(web)
-    eventually(lambda: has_free_threads(web))
-
-    for client in clients:
-        leave(client)
-
-    answers_others(web)
-    eventually(lambda: has_free_threads(web))
+    hold_no_thread(web, clients, leave)
 
 
 def test_half_sent_bodies_hold_a_bounded_part_of_the_memory(web: Web):

@@ -13,7 +13,7 @@ from typing import Any
 
 from cachetools import TTLCache, cached
 from django.conf import settings
-from django.db.models import F, Q
+from django.db.models import F, Q, QuerySet
 from django.db.models.functions import Now
 from django.utils import timezone
 
@@ -93,6 +93,11 @@ def today() -> date:
     return timezone.now().astimezone(UTC).date()
 
 
+def _queued(one: Limited) -> QuerySet[Job]:
+    own = {"api_key": one} if isinstance(one, APIKey) else {"owner_id": one.pk}
+    return Job.objects.filter(status=Job.Status.QUEUED, **own).order_by()
+
+
 def _usage_of(one: Limited) -> Kind:
     return Usage if isinstance(one, APIKey) else OwnerUsage
 
@@ -156,13 +161,12 @@ def standing(one: Limited) -> dict[str, Any]:
     """Return the limits of a person or a key by name, and how much of each is used."""
     kind = _usage_of(one)
     used = kind.objects.filter(**_row(kind, one.pk)).first() or kind()
-    own = {"api_key": one} if isinstance(one, APIKey) else {"owner_id": one.pk}
     counted = has_quota(one)
     return {limit: getattr(one, limit) for limit in LIMITS} | {
         "requests_per_minute": one.requests_per_minute or None,  # 0: no limit
         "images_today": used.images if counted else None,
         "device_seconds_today": round(used.device_seconds, 3) if counted else None,
-        "queued_jobs": Job.objects.filter(status=Job.Status.QUEUED, **own).order_by().count(),
+        "queued_jobs": _queued(one).count(),
     }
 
 
@@ -179,8 +183,7 @@ def standing_of_person(key: APIKey) -> dict[str, Any]:
 def _refusal_of(one: Limited, most: int) -> RateLimited | None:
     # The lock makes concurrent requests wait, so that together they keep the limit.
     type(one).objects.select_for_update(no_key=True).only("pk").filter(pk=one.pk).first()
-    own = {"api_key": one} if isinstance(one, APIKey) else {"owner_id": one.pk}
-    jobs = Job.objects.filter(status=Job.Status.QUEUED, **own).order_by()
+    jobs = _queued(one)
     if jobs[:most].count() < most:
         return None
     whose = "This key" if isinstance(one, APIKey) else "This account"

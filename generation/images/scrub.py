@@ -27,7 +27,7 @@ class Report:
 
 
 def folder_at(now: datetime) -> str:
-    """Return the folder whose turn it is, as its hexadecimal name."""
+    """Return the hexadecimal name of the folder to check now."""
     return f"{int(now.timestamp() // 3600) % FOLDERS:02x}"
 
 

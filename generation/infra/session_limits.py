@@ -8,6 +8,8 @@ from collections.abc import Mapping
 import structlog
 from django.db import ProgrammingError, connection, transaction
 
+from generation.infra import database
+
 log = structlog.get_logger(__name__)
 
 LIMITS = {
@@ -19,7 +21,7 @@ NOT_PERMITTED = "42501"
 
 
 def set_missing(limits: Mapping[str, str] = LIMITS) -> list[str]:
-    """Set the limits for which the operator has set none. Return their names. New sessions have them."""
+    """Set those limits that the database has no setting of. Return their names. They hold for new sessions."""
     known = _known()
     names = [name for name in limits if name not in known]
     _alter({name: limits[name] for name in names})
@@ -54,6 +56,6 @@ def _alter(values: Mapping[str, str | None]) -> None:
                 )
                 cursor.execute(cursor.fetchone()[0])
     except ProgrammingError as error:
-        if getattr(error.__cause__, "pgcode", "") != NOT_PERMITTED:
+        if database.sqlstate(error) != NOT_PERMITTED:
             raise
         log.warning("session_limits_not_set", limits=sorted(values), error=str(error).strip())

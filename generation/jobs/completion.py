@@ -18,6 +18,7 @@ from generation.images import references
 from generation.images import store as images
 from generation.images.store import StoredImage
 from generation.jobs import lifecycle as jobs
+from generation.jobs import rows
 from generation.jobs.after_commit import Report
 from generation.jobs.failures import Failure
 from generation.jobs.lifecycle import Claim, Outcome, Status
@@ -102,8 +103,7 @@ def _lost(results: Sequence[Result]) -> dict[Claim, Failure]:
     }
 
 
-_IMAGE_FIELDS = Image._meta.concrete_fields
-_IMAGE_COLUMNS = [str(field.column) for field in _IMAGE_FIELDS]
+_IMAGE_COLUMNS = rows.names(Image)
 # The whole batch in one round trip: clients wait for it. Columns are named: one of the next release's schema gets its
 # default. Their types are those of the table.
 SUCCEED = f"""
@@ -140,7 +140,10 @@ SELECT id, EXISTS (SELECT 1 FROM generation_job twin WHERE twin.key = moved.key 
 
 @dataclass(frozen=True)
 class Accepted:
-    """A job that succeeded. has_twin: an identical one waits. is_…_metered: its owner, its key has a daily quota."""
+    """A job that succeeded.
+
+    has_twin: an identical one waits; is_owner_metered, is_key_metered: its owner or its key has a daily quota.
+    """
 
     has_twin: bool
     is_owner_metered: bool
@@ -163,11 +166,14 @@ def _succeed(results: Sequence[Result]) -> dict[UUID, Accepted]:
         }
         for result in results
     ]
-    rows = [row for result in results for row in jobs.image_rows(result.job, result.images)]
+    made_images = [row for result in results for row in jobs.image_rows(result.job, result.images)]
     facts: dict[str, Any] = {
         "made": json.dumps(made, default=str),
-        "images": json.dumps([_columns(row) for row in rows], default=str),
-        "files": sorted({file for row in rows for file in (row.file, row.master)}),
+        "images": json.dumps(
+            [dict(zip(_IMAGE_COLUMNS, rows.values(row), strict=True)) for row in made_images],
+            default=str,
+        ),
+        "files": sorted({file for row in made_images for file in (row.file, row.master)}),
         "at": now,
     }
     with connection.cursor() as cursor:
@@ -178,14 +184,6 @@ def _succeed(results: Sequence[Result]) -> dict[UUID, Accepted]:
             job = result.job
             job.status, job.cache, job.finished_at = Status.SUCCEEDED, result.cache, now
     return moved
-
-
-def _columns(row: Image) -> dict[str, Any]:
-    """Return the values of a new row by column, as jsonb_populate_recordset takes them."""
-    return {
-        column: field.pre_save(row, add=True)
-        for column, field in zip(_IMAGE_COLUMNS, _IMAGE_FIELDS, strict=True)
-    }
 
 
 def _report(result: Result, report: Report) -> None:

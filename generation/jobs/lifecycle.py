@@ -24,7 +24,7 @@ from generation.errors import (
     DEADLINE_WHILE_RUNNING,
 )
 from generation.images.store import StoredImage
-from generation.infra import heartbeat, notifications, queues
+from generation.infra import database, heartbeat, notifications, queues
 from generation.jobs import claiming, failures, reading, rows
 from generation.jobs.after_commit import Report, Tell
 from generation.jobs.claiming import Claimed
@@ -126,7 +126,7 @@ def claim(
             )
         except (IntegrityError, OperationalError) as error:
             # Two workers took identical jobs (unique key, or a deadlock of two such pairs): choose again.
-            is_deadlock = getattr(error.__cause__, "pgcode", "") == "40P01"
+            is_deadlock = database.sqlstate(error) == "40P01"
             if isinstance(error, OperationalError) and not is_deadlock:
                 raise
             continue

@@ -17,12 +17,17 @@ def names(model: type[Model], *, without: str = "") -> list[str]:
     return [field.attname for field in model._meta.concrete_fields if field.attname != without]
 
 
+def values(row: Model) -> list[Any]:
+    """Return the values of a new row, in the order of `names`."""
+    return [field.pre_save(row, True) for field in row._meta.concrete_fields]
+
+
 def insert(rows: Sequence[Model]) -> None:
     """Insert rows of one model that has no JSONField."""
-    fields = rows[0]._meta.concrete_fields
-    values = [field.pre_save(row, True) for row in rows for field in fields]
     with connection.cursor() as cursor:
-        cursor.execute(_insert(type(rows[0]), len(rows)), values)
+        cursor.execute(
+            _insert(type(rows[0]), len(rows)), [one for row in rows for one in values(row)]
+        )
     for row in rows:
         row._state.adding = False
 
@@ -37,11 +42,11 @@ def _insert(model: type[Model], count: int) -> str:
     )
 
 
-def instance(model: type[M], columns: Sequence[str], values: Iterable[Any]) -> M:
-    """Return the instance that a row makes. columns: those that were read; others are read when they are used."""
+def instance(model: type[M], columns: Sequence[str], read: Iterable[Any]) -> M:
+    """Return the instance that a row makes. columns: of the values that were read; others are read when used."""
     decoded = [
         json.loads(value) if name in _of_json(model) and value is not None else value
-        for name, value in zip(columns, values, strict=True)
+        for name, value in zip(columns, read, strict=True)
     ]
     return model.from_db(DEFAULT_DB_ALIAS, columns, decoded)
 

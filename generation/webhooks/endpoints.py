@@ -58,7 +58,7 @@ def hold(job: Job, url: str) -> None:
 
 
 def forget_unused(pks: Iterable[int] | None = None) -> int:
-    """Delete endpoints that no job has any more, of these or of all. Return the number."""
+    """Delete endpoints that no job refers to, of these or of all. Return how many."""
     rows = WebhookEndpoint.objects.filter(jobs__isnull=True)
     unused = rows.values_list("pk", flat=True) if pks is None else list(pks)
     if not unused:

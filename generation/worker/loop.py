@@ -44,7 +44,7 @@ log = structlog.get_logger(__name__)
 UNCOMMITTED_BATCHES = 2  # batches whose files may be written while the device runs the next
 EXIT_DEVICE, EXIT_STALLED = 71, 72  # exit codes; 70 is of the watchdog
 GIVE_BACK_SECONDS = 10.0  # for the jobs of a process that ends itself
-PROBES_OF_DEVICE = 4  # after which a process with a broken device is started anew
+PROBES_OF_DEVICE = 4  # after which a process with a broken device is started again
 
 
 class GenerationWorker:
@@ -52,7 +52,7 @@ class GenerationWorker:
 
     The main thread claims and generates, two threads write files and commit, one answers identical jobs, one reports
     claims, and the heartbeat thread renews leases and loads what is served next. A process whose device is broken, or
-    in which something makes no progress, gives its jobs back and ends with `exit_process`, to be started anew.
+    in which something makes no progress, gives its jobs back and ends with `exit_process`, and is started again.
     """
 
     def __init__(

@@ -13,7 +13,7 @@ from generation.jobs import submission
 from generation.jobs.job_request import JobRequest
 from generation.models import Job, Worker
 from generation.releases import lifecycle as releases
-from tests.celery_worker import CeleryWorker
+from tests.celery_worker import CeleryWorker, workers
 from tests.people import make_user, make_variant
 from tests.tiny import make_tiny_release
 
@@ -22,15 +22,8 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 @pytest.fixture
 def start(redis_server, tmp_path: Path) -> Iterator[Callable[..., CeleryWorker]]:
-    found: list[CeleryWorker] = []
-
-    def start(name: str, queue: str, **env: str) -> CeleryWorker:
-        found.append(CeleryWorker(name, queue, tmp_path, **env))
-        return found[-1]
-
-    yield start
-    for process in found:
-        process.end()
+    with workers(tmp_path) as start:
+        yield start
 
 
 @pytest.fixture

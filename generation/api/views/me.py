@@ -30,7 +30,7 @@ class Me(APIView):
     def get(self, request: Request) -> Response:
         """Read the limits and the use of your key and your account.
 
-        Usage of a day is counted only where there is a daily limit; it begins anew at 00:00 UTC.
+        Usage of a day is counted only where there is a daily limit; it starts at zero at 00:00 UTC.
         """
         query(NoQuery, request)
         key = cast(APIKey, request.auth)

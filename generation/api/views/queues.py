@@ -1,5 +1,8 @@
 """Views of queues of jobs: list, read, pause, resume."""
 
+from collections.abc import Callable
+from functools import partial
+
 from django.http import Http404
 from drf_spectacular.utils import extend_schema
 from rest_framework.request import Request
@@ -10,9 +13,18 @@ from generation.api.serializers.queues import PauseSerializer, QueueStateSeriali
 from generation.api.serializers.shapes import NoQuery, query
 from generation.api.views.problem_responses import responses
 from generation.jobs import pausing
+from generation.jobs.pausing import QueueState
 from generation.models import APIKey, Queue
 
 SCOPE = APIKey.Scope.QUEUES_WRITE
+
+
+def _shown(act: Callable[[], QueueState]) -> Response:
+    """Return the answer with the state that `act` returns. Raises Http404."""
+    try:
+        return Response(QueueStateSerializer(act()).data)
+    except Queue.DoesNotExist as error:
+        raise Http404 from error
 
 
 class QueueList(APIView):
@@ -38,10 +50,7 @@ class QueueDetail(APIView):
     def get(self, request: Request, name: str) -> Response:
         """Read the state of a queue."""
         query(NoQuery, request)
-        try:
-            return Response(QueueStateSerializer(pausing.state(name)).data)
-        except Queue.DoesNotExist as error:
-            raise Http404 from error
+        return _shown(partial(pausing.state, name))
 
 
 class QueuePause(APIView):
@@ -58,10 +67,7 @@ class QueuePause(APIView):
         asked = PauseSerializer(data=request.data)
         asked.is_valid(raise_exception=True)
         by, reason = request.user.get_username(), asked.validated_data["reason"]
-        try:
-            return Response(QueueStateSerializer(pausing.pause(name, by=by, reason=reason)).data)
-        except Queue.DoesNotExist as error:
-            raise Http404 from error
+        return _shown(partial(pausing.pause, name, by=by, reason=reason))
 
 
 class QueueResume(APIView):
@@ -75,7 +81,4 @@ class QueueResume(APIView):
     def post(self, request: Request, name: str) -> Response:
         """Resume a queue. One that is not paused is returned unchanged."""
         query(NoQuery, request)
-        try:
-            return Response(QueueStateSerializer(pausing.resume(name)).data)
-        except Queue.DoesNotExist as error:
-            raise Http404 from error
+        return _shown(partial(pausing.resume, name))

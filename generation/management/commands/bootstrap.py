@@ -22,7 +22,7 @@ from generation.catalogue import bundled_embeddings, import_export
 from generation.engine import release as release_format
 from generation.engine.errors import ReleaseInvalid
 from generation.errors import GenerationError
-from generation.infra import notifications, session_limits
+from generation.infra import database, notifications, session_limits
 from generation.models import APIKey, PromptVariant, Release
 from generation.releases import lifecycle as releases
 
@@ -94,7 +94,7 @@ class Command(BaseCommand):
                 call_command("migrate", interactive=False, verbosity=0)
                 return
             except OperationalError as error:
-                if tries == 1 or getattr(error.__cause__, "pgcode", "") != LOCK_NOT_AVAILABLE:
+                if tries == 1 or database.sqlstate(error) != LOCK_NOT_AVAILABLE:
                     raise
             self.say("A table is in use by a long transaction. Migrating again …")
             time.sleep(PAUSE_SECONDS)

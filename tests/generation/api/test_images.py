@@ -304,15 +304,20 @@ def test_a_process_with_the_variables_of_the_store_sends_clients_there(
         web.stop()
 
 
+def made_by(api: API, asked: dict) -> Image:
+    """The image of the only job, which this request submits."""
+    make_embedding(encoder_fingerprint=make_release().encoder_fingerprint)
+    api.post("/v1/jobs", asked)
+    painter.make_pictures()
+    return Image.objects.get()
+
+
 @pytest.mark.parametrize("damage", ("empty", "same size", "removed"))
 def test_a_damaged_file_is_made_again_from_the_master_and_never_served(settings, damage):
     """As a power cut leaves files that were not synced, and as disks rot."""
-    make_embedding(encoder_fingerprint=make_release().encoder_fingerprint)
     api = API()
     asked = {"variant": DEFAULT_SLUG, "seed": 7}
-    api.post("/v1/jobs", asked)
-    painter.make_pictures()
-    image = Image.objects.get()
+    image = made_by(api, asked)
     path = settings.MEDIA_ROOT / image.file
     whole = path.read_bytes()
     spoil(path, damage)
@@ -326,12 +331,9 @@ def test_a_damaged_file_is_made_again_from_the_master_and_never_served(settings,
 
 @pytest.mark.parametrize("damage", ("empty", "same size", "removed"))
 def test_an_image_of_which_nothing_is_left_is_gone_and_computed_again(settings, damage):
-    make_embedding(encoder_fingerprint=make_release().encoder_fingerprint)
     api = API()
     asked = {"variant": DEFAULT_SLUG, "seed": 7}
-    api.post("/v1/jobs", asked)
-    painter.make_pictures()
-    image = Image.objects.get()
+    image = made_by(api, asked)
     for name in (image.file, image.master):
         spoil(settings.MEDIA_ROOT / name, damage)
 

@@ -16,7 +16,7 @@ from generation.jobs import submission
 from generation.jobs.job_request import JobRequest
 from generation.models import Job, Worker
 from generation.releases import lifecycle as releases
-from tests.celery_worker import CeleryWorker
+from tests.celery_worker import CeleryWorker, workers
 from tests.people import make_job, make_user, make_variant
 from tests.redis_states import AWAY, REFUSING, RedisServer
 from tests.tiny import make_tiny_release
@@ -37,15 +37,8 @@ def own_redis(tmp_path: Path, settings, monkeypatch) -> Iterator[RedisServer]:
 
 @pytest.fixture
 def start(own_redis, tmp_path: Path) -> Iterator[Callable[..., CeleryWorker]]:
-    found: list[CeleryWorker] = []
-
-    def start(name: str, queue: str, **env: str) -> CeleryWorker:
-        found.append(CeleryWorker(name, queue, tmp_path, **env))
-        return found[-1]
-
-    yield start
-    for process in found:
-        process.end()
+    with workers(tmp_path) as start:
+        yield start
 
 
 def until(look: Callable[[], object], worker: CeleryWorker, *, seconds: float = 60) -> None:
