@@ -1,9 +1,9 @@
 # One machine, from a clone to a picture. `make` alone lists what there is.
-# Variables: RECIPE=starter-1step WORKERS=2 PORT=8000 PROMPT="…" SEED=7 OUT=file.webp TORCH=cpu ARGS="-k name" RETORT_HOME=folder DATABASE_URL=… REDIS_URL=…
+# Variables: RECIPE=starter-1step WORKERS=2 PORT=8000 PROMPT="…" SEED=7 OUT=file.webp TORCH=cpu JOB=id ARGS="-k name" RETORT_HOME=folder DATABASE_URL=… REDIS_URL=…
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests setup-starter lock run demo test test-all unit check format format-check lint types imports migrations check-deps acceptance distill starter starter-report bench bench-api chaos screenshots clean
+.PHONY: help setup setup-tests setup-starter lock run demo logs password test test-all unit check format format-check lint types imports migrations check-deps acceptance distill starter starter-report bench bench-api chaos screenshots clean
 
 BASE_PYTHON ?= python3
 RECIPE ?= starter-1step
@@ -11,7 +11,7 @@ SHORT := $(if $(SLOW),, and not slow)
 LOCKED := requirements.txt distillation/starter/requirements.txt tests/requirements.txt deploy/requirements-s3.txt
 PYTHON := .venv/bin/python
 LOCAL := $(PYTHON) -m deploy.local
-export BASE_PYTHON WORKERS PORT PROMPT SEED OUT TORCH
+export BASE_PYTHON WORKERS PORT PROMPT SEED OUT TORCH JOB
 
 help: ## list these targets
 	@echo "Retort: pictures for a catalogue of prompts."
@@ -38,6 +38,12 @@ run: setup ## start everything, make a first picture, serve until Ctrl-C
 
 demo: setup ## make one picture (PROMPT="…" SEED=7 OUT=…) and print its path
 	@exec $(LOCAL) demo
+
+logs: setup ## show the logs of `make run` in the order of time (JOB=id ARGS="--follow light")
+	@exec $(LOCAL) logs $(ARGS)
+
+password: setup ## set a new password of a person (NAME=admin)
+	@exec $(LOCAL) manage changepassword $(or $(NAME),admin)
 
 test: setup-tests ## the tests that every change must pass, on PostgreSQL and Redis of their own (ARGS="-k name")
 	@echo "Running the tests …"

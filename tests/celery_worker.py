@@ -21,7 +21,7 @@ class CeleryWorker(subprocess.Popen[bytes]):
         self.log = folder / f"{name}.log"
         with self.log.open("w") as log:
             super().__init__(
-                [sys.executable, "-m", "celery", "-A", "project", "worker", "-Q", queue, "-P", pool,
+                [sys.executable, "-m", "celery", "--quiet", "-A", "project", "worker", "-Q", queue, "-P", pool,
                  "--concurrency", "1", "-n", f"{name}@%h", "--without-gossip", "--without-mingle",
                  "--without-heartbeat"],
                 env={**os.environ, "DATABASE_URL": database_url(), "REDIS_URL": settings.REDIS_URL,

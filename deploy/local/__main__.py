@@ -1,14 +1,15 @@
 """Command line behind the Makefile: run, demo, servers, and control of the processes of a serving stack."""
 
 import argparse
+import itertools
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from deploy.local import picture, throwaway
+from deploy.local import logs, management, picture, throwaway
 from deploy.local.api import API
 from deploy.local.errors import AlreadyRunning, APIError, LocalError
 from deploy.local.home import Home
@@ -58,6 +59,16 @@ def _parser() -> argparse.ArgumentParser:
     servers_help = "run a command with its own PostgreSQL and Redis (or DATABASE_URL, REDIS_URL)"
     option = add("servers", servers, servers_help).add_argument
     option("command", nargs=argparse.REMAINDER, help="-- COMMAND …")
+    manage_help = "run manage.py on the database and the data of this folder"
+    option = add("manage", manage, manage_help).add_argument
+    option("command", nargs=argparse.REMAINDER, help="COMMAND …")
+    option = add(
+        "logs", show_logs, "show the logs of all processes in the order of time"
+    ).add_argument
+    option("names", nargs="*", metavar="PROCESS", help="such as web, light, generation-1")
+    option("--job", default=_variable("JOB"), metavar="ID", help="lines of one job alone")
+    option("--follow", action="store_true", help="wait for new lines, until Ctrl-C")
+    option("--json", action="store_true", help="the lines as they are")
     for name in ("start", "stop", "restart", "status"):
         about = "of processes" if name == "status" else "processes"
         option = add(name, control, f"{name} {about} of the serving stack").add_argument
@@ -131,6 +142,30 @@ def servers(options: argparse.Namespace) -> int:
     return throwaway.run(command)
 
 
+def manage(options: argparse.Namespace) -> int:
+    words = options.command[1:] if options.command[:1] == ["--"] else options.command
+    if not words:
+        raise LocalError("The command is missing: python -m deploy.local manage COMMAND …")
+    home = Home()
+    return management.run(home, words, facts=home.read_run() if is_serving(home) else {})
+
+
+def show_logs(options: argparse.Namespace) -> int:
+    home = Home()
+    known = logs.processes(home)
+    if unknown := sorted(set(options.names) - set(known)):
+        raise LocalError(
+            f"There is no log of {unknown[0]}. There are: {', '.join(known) or 'none'}."
+        )
+    lines: Iterable[logs.Line] = logs.read(home, options.names)
+    if options.follow:
+        lines = itertools.chain(lines, logs.follow(home, options.names))
+    for line in lines:
+        if not options.job or line.has(options.job):
+            print(line.text if options.json else line.for_people(), flush=options.follow)
+    return 0
+
+
 def control(options: argparse.Namespace) -> int:
     home = Home()
     supervisor = Supervisor(home)
@@ -174,9 +209,11 @@ def _explain(stack: Stack) -> None:
         print(
             f"            both: user admin, password {stack.new_admin_password}  (shown this once; keep it)"
         )
+    else:
+        print("            user admin; a forgotten password: make password")
     print(f"  API       {stack.base_url}/v1/docs")
     print(f"  API key   in {stack.home.run_file}")
-    print(f"  logs      {stack.home.logs}")
+    print(f"  logs      {stack.home.logs} (make logs JOB=…)")
     print("\nServing. Ctrl-C stops everything and keeps the data.", flush=True)
 
 

@@ -35,7 +35,7 @@ def application(*, port: int, workers: int) -> list[Program]:
 
 
 def _celery(command: str) -> list[str]:
-    return [PYTHON, "-m", "celery", "-A", "project", command, "--loglevel", "INFO"]
+    return [PYTHON, "-m", "celery", "--quiet", "-A", "project", command, "--loglevel", "INFO"]
 
 
 def _worker(

@@ -17,6 +17,7 @@ from deploy.local import ports, processes
 from deploy.local.api import API
 from deploy.local.errors import APIError, ProcessFailed
 from deploy.local.home import PROJECT, Home, read_json, write_json
+from deploy.local.management import SCHEMA_MARK
 from deploy.local.servers import Servers, say
 from deploy.local.supervision import State, Watch
 
@@ -71,7 +72,7 @@ class Stack:
 
     def _start_application(self) -> None:
         """Start the project's processes after the bootstrap, or before it when it has nothing to migrate."""
-        mark = self.home.folder / "bootstrapped.json"
+        mark = self.home.folder / SCHEMA_MARK
         state = {"fingerprint": self._fingerprint()}
         serving = f"Starting the web process and {self.workers + 4} workers …"
         # Another server's database may have been emptied since.

@@ -4,6 +4,8 @@ import environ
 from django.core.exceptions import ImproperlyConfigured
 
 env = environ.Env()
+ON = ("true", "1", "yes", "on", "y", "ok")
+OFF = ("false", "0", "no", "off", "n", "")
 
 
 def positive(name: str, default: float, *, whole: bool = False) -> float:
@@ -24,17 +26,33 @@ def count(name: str, default: int) -> int:
 
 
 def whole(name: str, default: int, *, most: int) -> int:
-    value = int(env.int(name, default=default))
+    raw = env.str(name, default=str(default))
+    try:
+        value = int(raw)
+    except ValueError:
+        value = -1
     if not 0 <= value <= most:
-        raise ImproperlyConfigured(f"{name}={value}: give a whole number from 0 to {most}.")
+        raise ImproperlyConfigured(f"{name}={raw!r}: give a whole number from 0 to {most}.")
     return value
 
 
 def share(name: str, default: float) -> float:
-    value = float(env.float(name, default=default))
+    raw = env.str(name, default=str(default))
+    try:
+        value = float(raw)
+    except ValueError:
+        value = -1
     if not 0 <= value <= 1:
-        raise ImproperlyConfigured(f"{name}={value:g}: give a share from 0 to 1.")
+        raise ImproperlyConfigured(f"{name}={raw!r}: give a share from 0 to 1.")
     return value
+
+
+def flag(name: str, default: bool) -> bool:
+    """Return whether the variable is on. django-environ takes every word that it does not know for off."""
+    raw = env.str(name, default=str(default))
+    if raw.lower() not in (*ON, *OFF):
+        raise ImproperlyConfigured(f"{name}={raw!r}: give true or false.")
+    return raw.lower() in ON
 
 
 def choice(name: str, default: str, choices: tuple[str, ...]) -> str:

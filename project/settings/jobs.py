@@ -26,7 +26,7 @@ RETENTION_DAYS = environment.whole("RETENTION_DAYS", 0, most=36_500)
 FILES_IN_USE = [
     "distillation.examples.lifecycle.files_in_use"
 ]  # of stored files, those that other apps need
-WEBHOOK_PRIVATE_HOSTS = environment.env.bool("WEBHOOK_PRIVATE_HOSTS", default=False)
+WEBHOOK_PRIVATE_HOSTS = environment.flag("WEBHOOK_PRIVATE_HOSTS", False)
 WEBHOOK_KEPT_DAYS = environment.count("WEBHOOK_KEPT_DAYS", 30)
 WORKER_STALE_SECONDS = environment.positive("WORKER_STALE_SECONDS", 15)
 DEAF_SECONDS = environment.positive("DEAF_SECONDS", 15)
@@ -34,5 +34,5 @@ DEAF_SECONDS = environment.positive("DEAF_SECONDS", 15)
 # --- Device (read by the workers; engine/device.py resolves "auto") ------------------------------
 DEVICE = environment.env.str("DEVICE", default="auto")
 DTYPE = environment.choice("DTYPE", "auto", ("auto", "float32", "float16", "bfloat16"))
-TORCH_THREADS = int(environment.env.int("TORCH_THREADS", default=0))
+TORCH_THREADS = environment.whole("TORCH_THREADS", 0, most=4096)
 WORKER_NAME = environment.env.str("WORKER_NAME", default=f"{socket.gethostname()}-{os.getpid()}")

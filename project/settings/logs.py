@@ -17,6 +17,7 @@ _SHARED_PROCESSORS: list = [
     structlog.processors.StackInfoRenderer(),
     structlog.processors.format_exc_info,
 ]
+logging.captureWarnings(True)  # a warning of Python's is a line like the others
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
@@ -37,6 +38,7 @@ LOGGING = {
     "loggers": {
         # One line a request is enough: django_structlog's.
         "django.server": {"level": "ERROR"},
+        "uvicorn": {"level": "INFO", "handlers": [], "propagate": True},  # in place of its own
         "uvicorn.access": {"level": "ERROR", "propagate": True},
         # One line a transition is ours; Celery's own two a message are noise.
         "celery.app.trace": {"level": "WARNING"},

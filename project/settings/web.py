@@ -5,7 +5,7 @@ from django.templatetags.static import static
 
 from project.settings import environment
 
-DEBUG = environment.env.bool("DEBUG", default=False)
+DEBUG = environment.flag("DEBUG", False)
 SECRET_KEY = environment.env.str("SECRET_KEY", default="")
 if not SECRET_KEY:
     raise ImproperlyConfigured(
@@ -85,7 +85,7 @@ PASSWORD_HASHERS = [
 
 HSTS_SECONDS = environment.whole("HSTS_SECONDS", 2_592_000, most=63_072_000)  # 30 days
 # Behind a proxy that ends TLS and sets X-Forwarded-Proto.
-if environment.env.bool("BEHIND_TLS_PROXY", default=False):
+if environment.flag("BEHIND_TLS_PROXY", False):
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
     SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = True
     SECURE_SSL_REDIRECT = True

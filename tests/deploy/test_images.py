@@ -489,3 +489,24 @@ def test_the_gpu_file_only_adds_to_services_that_exist():
         assert service["build"]["args"]["TORCH_INDEX"].startswith("https://")
         (device,) = service["deploy"]["resources"]["reservations"]["devices"]
         assert device["driver"] == "nvidia"
+
+
+class Overlay(yaml.SafeLoader):
+    """Knows Compose's tag that empties a list of the file below."""
+
+
+Overlay.add_constructor("!reset", lambda loader, node: loader.construct_sequence(node))
+
+
+def test_the_example_of_a_proxy_alone_reaches_the_web_process():
+    overlay = yaml.load((ROOT / "deploy" / "compose.proxy.yaml").read_text(), Overlay)
+    web = overlay["services"]["web"]
+    assert web["ports"] == [] and web["environment"]["BEHIND_TLS_PROXY"] == "true"
+    (config,) = overlay["services"]["proxy"]["configs"]
+    content = overlay["configs"][config["source"]]["content"]
+    assert "reverse_proxy web:8000" in content and "${DOMAIN:?" in content
+
+
+@pytest.mark.parametrize("name", sorted(SERVICES))
+def test_the_logs_of_every_container_are_rotated(name: str):
+    assert SERVICES[name]["logging"]["options"] == {"max-size": "10m", "max-file": "5"}

@@ -1,9 +1,13 @@
 """Every variable of the settings is in the table of deploy/README.md and in env.example, with its true default."""
 
 import ast
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -11,7 +15,7 @@ SETTINGS = sorted((ROOT / "project" / "settings").glob("*.py"))
 README = ROOT / "deploy" / "README.md"
 EXAMPLE = ROOT / "deploy" / "env.example"
 COMPOSE = ROOT / "deploy" / "compose.yaml"
-READERS = ("count", "positive", "whole", "share", "choice")  # of settings/environment.py
+READERS = ("count", "positive", "whole", "share", "choice", "flag")  # of settings/environment.py
 
 
 def _calls() -> list[ast.Call]:
@@ -159,3 +163,21 @@ def test_nothing_but_the_settings_reads_the_environment():
         for path in modules
         if path not in (*SETTINGS, launched) and reads.search(path.read_text())
     ] == []
+
+
+@pytest.mark.parametrize(
+    "variable",
+    ["BATCH_SIZE=x", "TORCH_THREADS=x", "MAX_TRIES=11", "JUDGED_SHARE=x", "DEBUG=perhaps"],
+)
+def test_a_malformed_variable_is_one_sentence_with_its_name(variable: str):
+    name, value = variable.split("=")
+    done = subprocess.run(
+        [sys.executable, "manage.py", "check"],
+        cwd=ROOT,
+        env={**os.environ, name: value},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"CommandError: {name}={value!r}: give ")

@@ -1,0 +1,39 @@
+"""`manage.py` on the database and the data of a home, whether or not it is serving."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+
+from deploy.local.home import PROJECT, Home
+from deploy.local.servers import Servers
+
+# Variable → name in run.json.
+OF_FACTS = {
+    "DATABASE_URL": "database_url",
+    "REDIS_URL": "redis_url",
+    "SECRET_KEY": "secret_key",
+    "METRICS_TOKEN": "metrics_token",
+    "DATA_DIR": "data_dir",
+}
+# For a person at a terminal.
+FOR_PEOPLE = {"LOG_FORMAT": "console", "LOG_LEVEL": "WARNING"}
+SCHEMA_MARK = "bootstrapped.json"  # the next start migrates before it serves when it is missing
+
+
+def run(home: Home, words: list[str], *, facts: Mapping[str, str]) -> int:
+    """Run `manage.py` with these words and return its exit code. facts: of the stack that serves, else none."""
+    command = [sys.executable, "manage.py", *words]
+    if facts:
+        environment = {**FOR_PEOPLE, **os.environ}
+        environment |= {name: facts[fact] for name, fact in OF_FACTS.items()}
+        return subprocess.run(command, cwd=PROJECT, env=environment, check=False).returncode
+    servers = Servers(home, {**FOR_PEOPLE, **os.environ})
+    home.lock()
+    try:
+        servers.prepare()
+        servers.start()
+        (home.folder / SCHEMA_MARK).unlink(missing_ok=True)
+        return subprocess.run(command, cwd=PROJECT, env=servers.environment, check=False).returncode
+    finally:
+        servers.stop()
