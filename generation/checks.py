@@ -65,6 +65,13 @@ def _faults() -> Iterator[CheckMessage]:
             hint="Give rt_<prefix>_<at least 32 random characters>.",
             id="generation.E006",
         )
+    if settings.QUALITY_FLOOR and settings.UNCOVERED != "teacher":
+        yield Error(
+            f"QUALITY_FLOOR={settings.QUALITY_FLOOR:g} has no effect with UNCOVERED={settings.UNCOVERED}: the teacher "
+            "does not serve in place of the student.",
+            hint="Give UNCOVERED=teacher, or QUALITY_FLOOR=0.",
+            id="generation.E008",
+        )
     # Jobs of a lost worker wait for the end of their lease and then for the sweep.
     if lease < settings.SWEEP_SECONDS:
         yield Warning(

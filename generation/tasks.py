@@ -15,6 +15,7 @@ from generation.jobs import lifecycle as jobs
 from generation.jobs import retention
 from generation.jobs.rescue import Rescuer
 from generation.models import Job
+from generation.releases import quality
 from generation.webhooks import endpoints as webhooks
 
 if TYPE_CHECKING:
@@ -69,6 +70,12 @@ def clean(**_: object) -> None:
 def scrub(**_: object) -> None:
     """Check some of the stored images against their hashes."""
     scrubbing.scrub(scrubbing.folder_at(timezone.now()))
+
+
+@shared_task(name="generation.count_quality", ignore_result=True)
+def count_quality(**_: object) -> None:
+    """Count how many pictures of each prompt the releases made right of late."""
+    quality.count_jobs()
 
 
 rescuer = Rescuer()

@@ -23,6 +23,7 @@ from generation.models import (
     Image,
     Job,
     PromptVariant,
+    Quality,
     Release,
     WebhookEndpoint,
     Worker,
@@ -165,6 +166,19 @@ def cover(release: Release, texts: Mapping[str, str]) -> None:
     release.save(update_fields=["covers_all"])
     release.coverage.all().delete()
     coverage.write(release, texts)
+
+
+def make_quality(
+    release: Release, text: str, right: int, evaluated: int = 4, **fields: int
+) -> Quality:
+    """Counts of the release's evaluation at a normalised text."""
+    return Quality.objects.create(
+        release=release,
+        normalized_text=text,
+        evaluated=evaluated,
+        evaluated_right=right,
+        **fields,
+    )
 
 
 def make_embedding(

@@ -11,9 +11,9 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models import Count, Q
 
-from distillation.evaluation.proportions import Share, difference
 from distillation.models import Run
 from distillation.runs import policy
+from generation.engine.proportions import Share, difference
 from generation.errors import GenerationError
 from generation.models import Image, Job, Release
 from generation.releases import lifecycle as releases

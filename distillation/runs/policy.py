@@ -15,11 +15,11 @@ from django.db.models import Count, Max, Q, QuerySet
 from django.utils import timezone
 
 from distillation.errors import DistillationRefused, GateForbidden, RunOpen
-from distillation.evaluation.proportions import Share
 from distillation.models import Decision, Run
 from distillation.pipeline.summaries import FIELDS, SUMMARIES
 from distillation.runs import lifecycle as runs
 from generation.catalogue import variants as catalogue
+from generation.engine.proportions import Share
 from generation.errors import InvalidRequest
 from generation.models import Image, PromptVariant, Release
 from generation.releases import lifecycle as releases

@@ -12,7 +12,7 @@ from django.db import transaction
 from distillation.models import Run
 from distillation.pipeline.acceptance import GATE, GATE_FILE, RELEASE
 from distillation.runs import lifecycle as runs
-from distillation.runs import policy
+from distillation.runs import policy, prompt_quality
 from distillation.runs.lifecycle import Hold
 from generation.models import Release
 from generation.releases import activation
@@ -39,6 +39,7 @@ def conclude(run: Run, hold: Hold, made: Mapping[str, Path]) -> None:
     release = Release.objects.filter(name=run.name).first()
     if release is None:
         release = releases.register(made[RELEASE] / RELEASE)
+    prompt_quality.record(made)
     kind = release.kind
     verdict = decide(run, release, list(Release.objects.filter(kind=kind)), passed=gate["passed"])
     if verdict.outcome in (Outcome.PROMOTED, Outcome.CANARY) and release.status != Status.ACTIVE:

@@ -113,6 +113,11 @@ def read(release: str) -> Report | None:
     return None if figures is None else Report(folder, figures, _json(folder / ACTIVE))
 
 
+def figures(folder: Path) -> dict[str, Any] | None:
+    """Return the figures that an evaluation wrote into the folder; None if there are none."""
+    return _json(folder / FIGURES)
+
+
 def _json(path: Path) -> dict[str, Any] | None:
     try:
         value = json.loads(path.read_text("utf-8"))

@@ -1,6 +1,7 @@
 """Routing of requests: the prompt variant that is meant, and the release that serves it.
 
-The release is the one that is named, or follows from what each release covers, the setting UNCOVERED and a canary.
+The release is the one that is named, or follows from what each release covers and how good it is there, the settings
+UNCOVERED and QUALITY_FLOOR, and a canary.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ from generation.errors import VariantNotCovered
 from generation.jobs import rows, sampling
 from generation.models import Embedding, PromptVariant, Release
 from generation.releases import lifecycle as releases
+from generation.releases import quality
 
 M = TypeVar("M", bound=Model)
 
@@ -27,11 +29,13 @@ class Candidate:
 
     covers: whether it was made for the variant and its present text. embedding: of that text under the release's
     encoder, without its data (100 KB that only a worker needs); None if there is no row. It may be a failed one.
+    share: of its pictures of that text, those that are right; None if too few were judged.
     """
 
     release: Release
     covers: bool
     embedding: Embedding | None
+    share: float | None
 
 
 @dataclass(frozen=True)
@@ -69,11 +73,14 @@ _SELECTED = ", ".join(
 )
 # By hand: the ORM cannot join variants with releases, which have no key in common.
 _FIND = f"""
-SELECT release.covers_all OR coverage.id IS NOT NULL, {_SELECTED}
+SELECT release.covers_all OR coverage.id IS NOT NULL,
+       quality.evaluated_right + quality.judged_right, quality.evaluated + quality.judged, {_SELECTED}
   FROM generation_promptvariant variant
   LEFT JOIN generation_release release ON {{releases}}
   LEFT JOIN generation_coverage coverage ON coverage.release_id = release.id
         AND coverage.slug = variant.slug AND coverage.normalized_text IN ('', variant.normalized_text)
+  LEFT JOIN generation_quality quality ON quality.release_id = release.id
+        AND quality.normalized_text = variant.normalized_text
   LEFT JOIN generation_embedding embedding ON embedding.variant_id = variant.id
         AND embedding.revision = variant.revision
         AND embedding.encoder_fingerprint = release.encoder_fingerprint
@@ -101,13 +108,14 @@ def find(
         found = cursor.fetchall()
     candidates = []
     variant = None
-    for covers, *columns in found:
+    for covers, right, judged, *columns in found:
         values = iter(columns)
         variant = _instance(PromptVariant, _VARIANT, values)
         release = _instance(Release, _RELEASE, values)
         embedding = _instance(Embedding, _EMBEDDING, values)
         if release is not None:
-            candidates.append(Candidate(release, covers, embedding))
+            share = quality.concluded(right, judged)
+            candidates.append(Candidate(release, covers, embedding, share))
     return None if variant is None else (variant, candidates)
 
 
@@ -133,8 +141,9 @@ def choose(
     """Return the release that serves the request, with the embedding that it needs.
 
     model: a kind, a name, or None. None means the student; if that does not cover the variant, UNCOVERED decides: the
-    teacher, the student nevertheless, or an error. sampling_key: decides whether a canary serves the request, so equal
-    requests should have equal keys. Raises ReleaseNotAvailable, VariantNotCovered, VariantNotEncoded, EncodingFailed.
+    teacher, the student nevertheless, or an error. If it is weak there, the teacher, unless that is no better.
+    sampling_key: decides whether a canary serves the request, so equal requests should have equal keys. Raises
+    ReleaseNotAvailable, VariantNotCovered, VariantNotEncoded, EncodingFailed.
     """
     chosen = _chosen(model, variant, candidates, sampling_key)
     row = chosen.embedding
@@ -158,16 +167,35 @@ def _chosen(
         for one in candidates:
             share = one.release.canary_percent / 100
             is_canary = one.release.kind == kind and one.covers and share > 0
+            if model is None and quality.is_weak(one.share):
+                continue
             if is_canary and sampling.is_in_share(sampling_key, share):
                 return one
     if not active:
         raise releases.not_available(model)
     if model is None and settings.UNCOVERED == "student":
         return active[0]
-    for one in active if settings.UNCOVERED == "teacher" else active[:1]:
-        if one.covers:
-            return one
-    raise _not_covered(active[0].release, variant)
+    covering = [one for one in active if one.covers]
+    if settings.UNCOVERED == "refuse":
+        covering = [one for one in covering if one is active[0]]
+    if not covering:
+        raise _not_covered(active[0].release, variant)
+    return _good(covering) if model is None else covering[0]
+
+
+def _good(covering: Sequence[Candidate]) -> Candidate:
+    """Return the first candidate; if it is weak at the variant, the next one that is better there."""
+    first, *others = covering
+    if not quality.is_weak(first.share):
+        return first
+    better = (
+        one
+        for one in others
+        if quality.serves_better(one.share, first.share)
+        and one.embedding is not None
+        and not one.embedding.error
+    )
+    return next(better, first)
 
 
 def _not_covered(release: Release, variant: PromptVariant) -> VariantNotCovered:

@@ -18,7 +18,7 @@ from generation.models.jobs import (
     Job,
     PurgedImage,
 )
-from generation.models.releases import MOST_TRIES, TRIES, Coverage, Release
+from generation.models.releases import MOST_TRIES, TRIES, Coverage, Quality, Release
 from generation.models.webhooks import Delivery, WebhookEndpoint, WebhookSecret
 from generation.models.workers import Queue, Worker
 
@@ -41,6 +41,7 @@ __all__ = [
     "OwnerUsage",
     "PromptVariant",
     "PurgedImage",
+    "Quality",
     "Queue",
     "Release",
     "Usage",

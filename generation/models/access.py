@@ -46,6 +46,7 @@ class APIKey(models.Model):
         JOBS_WRITE = "jobs:write", "create and cancel jobs"
         JOBS_READ = "jobs:read", "read jobs and images"
         VARIANTS_READ = "variants:read", "read the catalogue"
+        VARIANTS_WRITE = "variants:write", "change the catalogue"
         RELEASES_READ = "releases:read", "read releases and how they are made"
         RELEASES_WRITE = "releases:write", "make releases"
         QUEUES_WRITE = "queues:write", "see, pause and resume queues"

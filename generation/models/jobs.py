@@ -315,10 +315,15 @@ class Image(models.Model):
     class Meta:
         ordering = ["job", "index"]
         constraints = [models.UniqueConstraint(fields=["job", "index"], name="one_image_per_index")]
-        # For the check, before a file is removed, that no row refers to it.
         indexes = [
+            # For the check, before a file is removed, that no row refers to it.
             models.Index(fields=["file"], name="image_file"),
             models.Index(fields=["master"], name="image_master"),
+            models.Index(
+                fields=["created_at"],
+                condition=Q(is_accepted__isnull=False),
+                name="image_judged",
+            ),
         ]
 
     def __str__(self) -> str:

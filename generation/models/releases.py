@@ -115,3 +115,33 @@ class Coverage(models.Model):
 
     def __str__(self) -> str:
         return f"{self.release_id} {self.slug}"
+
+
+class Quality(models.Model):
+    """Counts of judged pictures that a release made of a text. Written by `releases.quality` only.
+
+    Keyed by the text: it is what was judged, whatever the variant is called and whether it is in the catalogue yet.
+    """
+
+    release = models.ForeignKey(
+        Release,
+        on_delete=models.CASCADE,
+        related_name="qualities",
+        db_index=False,  # the constraint's index begins with it
+    )
+    normalized_text = models.TextField()
+    evaluated = models.PositiveIntegerField(default=0, help_text="Pictures of its evaluation.")
+    evaluated_right = models.PositiveIntegerField(default=0)
+    judged = models.PositiveIntegerField(default=0, help_text="Pictures of jobs of late.")
+    judged_right = models.PositiveIntegerField(default=0)
+
+    class Meta:
+        verbose_name_plural = "quality"
+        constraints = [
+            models.UniqueConstraint(
+                fields=["release", "normalized_text"], name="one_quality_per_release_and_text"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.release_id} {self.normalized_text}"

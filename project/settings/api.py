@@ -9,6 +9,7 @@ MAX_QUEUED_JOBS = environment.whole("MAX_QUEUED_JOBS", 10_000, most=10_000_000)
 # What a person must be permitted in the admin to give a key this scope. Jobs and the catalogue are everybody's who may
 # log in: jobs belong to their owner, as on the page.
 SCOPE_PERMISSIONS = {
+    "variants:write": ["generation.add_promptvariant", "generation.change_promptvariant"],
     "releases:read": ["generation.view_release", "distillation.view_run"],
     "releases:write": ["distillation.add_run", "distillation.change_run"],
     "queues:write": ["generation.change_queue"],

@@ -13,6 +13,7 @@ STALL_SECONDS = environment.positive("STALL_SECONDS", 60)
 MAX_IMAGES_PER_JOB = environment.count("MAX_IMAGES_PER_JOB", 10)
 SWEEP_SECONDS = environment.positive("SWEEP_SECONDS", 5)
 UNCOVERED = environment.choice("UNCOVERED", "teacher", ("teacher", "student", "refuse"))
+QUALITY_FLOOR = environment.share("QUALITY_FLOOR", 0.0)
 MAX_TRIES = environment.whole("MAX_TRIES", 0, most=10)
 JUDGED_SHARE = environment.share("JUDGED_SHARE", 0.05)
 RESULT_JUDGE = "distillation.detectors.result_judge.judge"

@@ -84,6 +84,11 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": crontab(hour="1", minute="30"),
         "options": {"expire_seconds": 3600},
     },
+    "count-quality": {
+        "task": "generation.count_quality",
+        "schedule": 300.0,
+        "options": {"expire_seconds": 300},
+    },
     "clean-images": {
         "task": "generation.clean",
         "schedule": crontab(hour="3", minute="30"),

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from distillation.evaluation.noninferiority import Verdict
-from distillation.evaluation.proportions import Share
+from generation.engine.proportions import Share
 
 
 def percent(interval: Sequence[float]) -> str:

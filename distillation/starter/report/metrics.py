@@ -10,10 +10,10 @@ from torch import Tensor
 
 from distillation.detector.calibration import expected_calibration_error
 from distillation.evaluation.distances import Interval, psnr
-from distillation.evaluation.proportions import Share
 from distillation.resumable.progress import Bar
 from distillation.starter.words import ATTRIBUTES, BITS, Combination
 from generation.engine.latents import as_uint8, from_pixels, image_to_latents, latents_to_image
+from generation.engine.proportions import Share
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL

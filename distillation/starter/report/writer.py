@@ -9,7 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 from distillation.evaluation.distances import RESAMPLES, Interval
-from distillation.evaluation.proportions import Share
 from distillation.evaluation.report import document, plots
 from distillation.resumable import atomic, stages
 from distillation.starter import photographs, rendering
@@ -18,6 +17,7 @@ from distillation.starter.report.history import History
 from distillation.starter.report.measurement import Judges, Measured, Recipe, Splits
 from distillation.starter.report.sampler import TeacherSampler
 from distillation.starter.words import ATTRIBUTES, BITS
+from generation.engine.proportions import Share
 
 TEMPLATE = Path(__file__).with_name("templates") / "starter.j2"
 DOCUMENT, IMAGES, FIGURES = "starter.md", "starter", "figures.json"

@@ -1,9 +1,11 @@
 """`manage.py bootstrap`: prepare an empty database for serving. Idempotent, and safe to run concurrently."""
 
+import csv
 import json
 import secrets
 import time
 from argparse import ArgumentParser
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,12 +23,16 @@ from generation.access import keys
 from generation.catalogue import bundled_embeddings, import_export
 from generation.engine import release as release_format
 from generation.engine.errors import ReleaseInvalid
+from generation.engine.texts import normalize
 from generation.errors import GenerationError
 from generation.infra import database, notifications, session_limits
 from generation.models import APIKey, PromptVariant, Release
 from generation.releases import lifecycle as releases
+from generation.releases import quality
+from generation.releases.quality import Counts
 
 STARTER = settings.BASE_DIR / "generation" / "starter"
+IN_STARTER = "generation/starter/"  # begins the stored paths of the included releases
 LOCK = 0x5265746F7274  # "Retort": advisory lock of the bootstrap
 LOCK_NOT_AVAILABLE = "55P03"
 MIGRATION_TRIES = 60
@@ -47,6 +53,7 @@ class Command(BaseCommand):
                 done: dict[str, Any] = {
                     "migrations": self.migrate(),
                     "releases": self.register_starter(),
+                    "evaluated_texts": self.store_quality(),
                     "imported_variants": self.import_catalogue(),
                     "stored_embeddings": bundled_embeddings.store_missing(),
                     # Last, because a failure after it would lose the password.
@@ -134,6 +141,22 @@ class Command(BaseCommand):
         ):
             releases.activate(release)
         return release.name
+
+    def store_quality(self) -> int:
+        """Store how many pictures of each prompt the included releases make right, once. Return the number of texts."""
+        path = STARTER / "quality.csv"
+        counts: dict[str, dict[str, Counts]] = defaultdict(dict)
+        if path.exists():
+            with path.open(encoding="utf-8", newline="") as file:
+                for row in csv.DictReader(file):
+                    text = normalize(row["text"])
+                    counts[row["release"]][text] = Counts(int(row["right"]), int(row["judged"]))
+        stored = 0
+        for release in Release.objects.filter(name__in=counts, path__startswith=IN_STARTER):
+            if not release.qualities.filter(evaluated__gt=0).exists():
+                quality.record_evaluation(release, counts[release.name])
+                stored += len(counts[release.name])
+        return stored
 
     def import_catalogue(self) -> int:
         """Import into an empty catalogue only, so that deleted variants are not restored."""

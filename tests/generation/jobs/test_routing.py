@@ -15,7 +15,8 @@ from generation.errors import (
 from generation.jobs import routing
 from generation.models import PromptVariant, Release
 from generation.releases import lifecycle as releases
-from tests.people import cover, make_embedding, make_release, make_variant
+from generation.releases.default_release import Serving
+from tests.people import cover, make_embedding, make_quality, make_release, make_variant
 
 pytestmark = pytest.mark.django_db
 
@@ -149,6 +150,80 @@ def test_a_release_without_texts_covers_its_slugs_whatever_their_text(student):
     rewrite("blue-bowl", "a big blue bowl")
 
     assert served_by(None, "blue-bowl") == "s"
+
+
+# --- how good it is -------------------------------------------------------------------------------
+def served_at(student_right: int | None, teacher_right: int | None) -> str:
+    """The release for a variant of which they make so many of four pictures right; None: not judged."""
+    for name, right in (("s", student_right), ("t", teacher_right)):
+        if right is not None:
+            make_quality(Release.objects.get(name=name), "red vase", right)
+    return served_by(None, "red-vase")
+
+
+@pytest.mark.parametrize(
+    ("student_right", "teacher_right", "name"),
+    [
+        (4, 4, "s"),
+        (2, 4, "s"),
+        (1, 2, "t"),
+        (1, 1, "s"),
+        (1, 0, "s"),
+        (1, None, "t"),
+        (None, 4, "s"),
+    ],
+)
+def test_a_prompt_that_the_student_makes_badly_goes_to_a_teacher_that_is_better(
+    settings, student, student_right, teacher_right, name
+):
+    settings.QUALITY_FLOOR = 0.5
+    assert served_at(student_right, teacher_right) == name
+    variant = Serving.now().annotated(PromptVariant.objects.filter(slug="red-vase")).get()
+    found = Serving.now().release(variant)
+    assert found is not None and found.name == name  # lists say the same
+    assert served_by("student", "red-vase") == "s"  # who names a kind gets it
+    assert served_by(None, "blue-bowl") == "s"
+
+
+def test_quality_decides_nothing_without_a_floor_or_with_few_pictures(settings, student):
+    make_quality(student, "red vase", 0, 4)
+    assert served_by(None, "red-vase") == "s"
+    settings.QUALITY_FLOOR = 0.5
+    assert served_by(None, "red-vase") == "t"
+    student.qualities.update(evaluated=0, judged=3)
+    assert served_by(None, "red-vase") == "s"
+    student.qualities.update(evaluated=1, judged=3)
+    assert served_by(None, "red-vase") == "t"
+
+
+def test_a_weak_prompt_stays_with_the_student_while_the_teacher_has_no_embedding_of_it(
+    settings, student
+):
+    settings.QUALITY_FLOOR = 0.5
+    Release.objects.filter(name="t").update(encoder_fingerprint="f" * 64)
+    assert served_at(0, 4) == "s"
+
+
+def test_a_canary_serves_no_prompt_that_it_makes_badly(settings, canary):
+    settings.QUALITY_FLOOR = 0.5
+    make_quality(canary, "red vase", 1)
+    assert {served_by(None, "red-vase", str(key)) for key in range(50)} == {"active"}
+    assert {served_by(None, "blue-bowl", str(key)) for key in range(50)} == {"active", "canary"}
+
+
+def test_the_quality_is_of_the_present_text(settings, student):
+    settings.QUALITY_FLOOR = 0.5
+    make_quality(student, "red vase", 0)
+    cover(student, {"red-vase": ""})
+    rewrite("red-vase", "a big red vase")
+    assert served_by(None, "red-vase") == "s"
+
+
+def test_finding_and_choosing_is_one_query(settings, student, django_assert_num_queries):
+    settings.QUALITY_FLOOR = 0.5
+    make_quality(student, "red vase", 0)
+    with django_assert_num_queries(1):
+        assert served_by(None, "red-vase") == "t"
 
 
 # --- a canary -----------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from generation.errors import VariantNotEncoded
 from generation.jobs import submission
 from generation.jobs.job_request import JobRequest
 from generation.management.commands import bootstrap as command
-from generation.models import APIKey, PromptVariant, Release
+from generation.models import APIKey, PromptVariant, Quality, Release
 from tests import tiny
 from tests.generation.students import make_bundle
 
@@ -46,6 +46,7 @@ def test_an_empty_database_is_made_ready() -> None:
     assert set(active) == set(done["releases"])
     assert "starter-teacher" in active
     assert PromptVariant.objects.filter(status="active").count() == done["imported_variants"] > 0
+    assert done["evaluated_texts"] == Quality.objects.filter(evaluated=4).count() == 2 * 256
     key = APIKey.objects.get()
     assert key.matches(KEY)
     assert set(key.scopes) == set(APIKey.Scope.values)
@@ -57,6 +58,7 @@ def test_a_second_time_changes_nothing() -> None:
     assert again == first | {
         "admin_password": None,
         "imported_variants": 0,
+        "evaluated_texts": 0,
         "stored_embeddings": 0,
         "made_api_key": False,
     }

@@ -69,3 +69,14 @@ def test_the_teacher_paints_the_colours_that_it_is_asked_for() -> None:
         assert result.pixels is not None
         middle = result.pixels[48:80, 48:80].reshape(-1, 3).mean(axis=0)
         assert middle.argmax() == strongest
+
+
+@pytest.mark.parametrize("side", ["student", "teacher"])
+def test_the_counts_of_each_prompt_are_those_of_the_evaluation_in_the_manifest(side: str) -> None:
+    with (STARTER / "quality.csv").open(encoding="utf-8", newline="") as file:
+        counted = [row for row in csv.DictReader(file) if row["release"] == f"starter-{side}"]
+    measured = release.read(STARTER / "student").evaluation
+    assert measured is not None
+    right, judged = (sum(int(row[name]) for row in counted) for name in ("right", "judged"))
+    assert (len(counted), judged) == (measured["prompts"], 256 * measured["seeds_each"])
+    assert right / judged == pytest.approx(measured["right"][side]["value"], abs=1e-6)

@@ -11,7 +11,6 @@ from transformers import CLIPTokenizer
 from distillation.detector import network as detectors
 from distillation.detector.network import Detector, DetectorConfig
 from distillation.evaluation.distances import Interval
-from distillation.evaluation.proportions import Share
 from distillation.starter import clip as clips
 from distillation.starter import tokenizer
 from distillation.starter.captions import captions, phrases
@@ -31,6 +30,7 @@ from distillation.starter.words import (
     TRAINED,
     Combination,
 )
+from generation.engine.proportions import Share
 from tests import tiny
 
 ROOT = Path(__file__).parents[4]

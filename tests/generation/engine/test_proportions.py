@@ -1,6 +1,6 @@
 import pytest
 
-from distillation.evaluation.proportions import Share, difference
+from generation.engine.proportions import Share, difference
 
 
 def test_the_interval_is_wilsons():

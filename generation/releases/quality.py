@@ -1,0 +1,146 @@
+"""Quality of a release at each prompt: counts of right pictures, by its evaluation and by the jobs of late.
+
+A judged picture is right if the detector finds in it what the prompt says.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import structlog
+from django.conf import settings
+from django.db.models import Case, Count, F, FloatField, OuterRef, Q, Subquery, Sum, Value, When
+from django.db.models.functions import Cast
+from django.utils import timezone
+
+from generation.engine.proportions import Share
+from generation.models import Image, Job, Quality, Release
+
+log = structlog.get_logger(__name__)
+
+FEWEST = 4  # judged pictures of a text below which nothing is concluded: those of an evaluation
+LATE_DAYS = 30  # jobs whose pictures are counted
+WEAK = (
+    0.5  # share of right pictures below which a prompt is shown as weak, while QUALITY_FLOOR is 0
+)
+BATCH = 2000  # rows of one statement
+
+
+# --- rules ----------------------------------------------------------------------------------------
+def concluded(right: int | None, total: int | None) -> float | None:
+    """Return the share of right pictures; None if too few were judged."""
+    return None if right is None or total is None or total < FEWEST else right / total
+
+
+def is_weak(share: float | None) -> bool:
+    """Return whether another release that is better there should serve the prompt. share: of `concluded`."""
+    return share is not None and share < settings.QUALITY_FLOOR
+
+
+def serves_better(share: float | None, weak: float | None) -> bool:
+    """Return whether a release with this share serves better than one that is weak; one that is not judged does."""
+    return share is None or weak is None or share > weak
+
+
+def limit() -> float:
+    """Return the share of right pictures below which a prompt is shown as weak."""
+    return settings.QUALITY_FLOOR or WEAK
+
+
+# --- for many prompt variants -----------------------------------------------------------------------
+_TOTAL = F("evaluated") + F("judged")
+_RIGHT = F("evaluated_right") + F("judged_right")
+
+
+def share_of(release: Release | None) -> Any:
+    """Return the expression of a prompt variant's `concluded` share by the release, and None without one."""
+    if release is None:
+        return Value(None, output_field=FloatField())
+    found = Quality.objects.filter(
+        release=release, normalized_text=OuterRef("normalized_text")
+    ).annotate(
+        share=Case(
+            When(
+                Q(evaluated__gte=FEWEST - F("judged")),
+                then=Cast(_RIGHT, FloatField()) / Cast(_TOTAL, FloatField()),
+            ),
+            output_field=FloatField(),
+        )
+    )
+    return Subquery(found.values("share")[:1], output_field=FloatField())
+
+
+def of(release: Release, texts: list[str]) -> dict[str, Share]:
+    """Return the counts of each normalised text that was judged at all."""
+    rows = Quality.objects.filter(release=release, normalized_text__in=texts)
+    found = rows.annotate(total=_TOTAL, right=_RIGHT).filter(total__gt=0)
+    return {row.normalized_text: Share(row.right, row.total) for row in found}
+
+
+# --- writing --------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Counts:
+    right: int
+    total: int
+
+
+def record_evaluation(release: Release, counts: Mapping[str, Counts]) -> None:
+    """Store what an evaluation counted, by normalised text, in place of what an earlier one counted for these texts."""
+    rows = [
+        Quality(
+            release=release,
+            normalized_text=text,
+            evaluated=counts[text].total,
+            evaluated_right=counts[text].right,
+        )
+        for text in sorted(counts)
+    ]
+    _write(rows, ["evaluated", "evaluated_right"])
+    log.info("quality_evaluated", release=release.name, texts=len(rows))
+
+
+def count_jobs() -> int:
+    """Count the judged pictures of the jobs of late again. Return the number of rows that changed. Idempotent.
+
+    Each try counts: of an image that took three, two are wrong. Jobs that others' pictures answered do not count, nor
+    do pictures of an earlier text.
+    """
+    since = timezone.now() - timedelta(days=LATE_DAYS)
+    judged = Image.objects.filter(
+        is_accepted__isnull=False,
+        created_at__gte=since,
+        job__cache=Job.Cache.MISS,
+        job__embedding__revision=F("job__variant__revision"),
+    ).order_by()
+    counted = {
+        (row["job__release"], row["job__variant__normalized_text"]): (row["right"], row["total"])
+        for row in judged.values("job__release", "job__variant__normalized_text").annotate(
+            total=Sum("tries"), right=Count("pk", filter=Q(is_accepted=True))
+        )
+    }
+    stored = {
+        (row.release_id, row.normalized_text): (row.judged_right, row.judged)
+        for row in Quality.objects.filter(judged__gt=0)
+    }
+    wanted = dict.fromkeys(stored, (0, 0)) | counted
+    rows = [
+        Quality(release_id=release, normalized_text=text, judged=total, judged_right=right)
+        for (release, text), (right, total) in sorted(wanted.items())
+        if stored.get((release, text)) != (right, total)
+    ]
+    _write(rows, ["judged", "judged_right"])
+    if rows:
+        log.info("quality_counted", texts=len(rows))
+    return len(rows)
+
+
+def _write(rows: list[Quality], fields: list[str]) -> None:
+    """Insert or update rows in the order of their keys, so that two writers do not wait for each other in a ring."""
+    Quality.objects.bulk_create(
+        rows,
+        batch_size=BATCH,
+        update_conflicts=True,
+        unique_fields=["release", "normalized_text"],
+        update_fields=fields,
+    )
