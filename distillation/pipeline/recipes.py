@@ -51,9 +51,9 @@ class EvaluationRecipe:
 class Recipe:
     """timesteps: in which the student is served, descending; they are folded into its weights.
 
-    image_size: of the teachers that it is made for, pixels a side. decoder, structure: None takes these networks from a
-    student release (`warm`). regression, matching, joint: None leaves the stage out. again: the joint training of a run
-    that begins with a student release.
+    image_size: of the teachers that it is made for, pixels a side. structure, decoder: None takes these networks from a
+    student release (`warm`), both or the student alone. regression, matching, joint: None leaves the stage out. again:
+    the joint training of a run that begins with a student release.
     """
 
     name: str
@@ -77,9 +77,9 @@ class Recipe:
             raise ValueError(f"timesteps must be whole numbers from 0, not {self.timesteps}.")
         if any(later >= earlier for earlier, later in pairwise(self.timesteps)):
             raise ValueError(f"timesteps must be descending, not {self.timesteps}.")
-        if (self.decoder is None) != (self.structure is None):
+        if self.decoder is None and self.structure is not None:
             raise ValueError(
-                "decoder and structure are both left out, where a student release has them, or both set."
+                "decoder is left out where a student release has it: leave structure out as well."
             )
         if self.is_warm:
             if self.regression is not None or self.matching is not None:
@@ -105,7 +105,7 @@ class Recipe:
 
     @property
     def is_warm(self) -> bool:
-        """Whether it begins with the networks of a student release."""
+        """Whether it begins with the student of a release."""
         return self.structure is None
 
     def check(self, teacher: Teacher) -> None:
@@ -209,15 +209,23 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
-def warm(recipe: Recipe) -> Recipe:
-    """Return the recipe of a run that begins with a student: joint training by `again`. Raises RecipeRefused."""
+def warm(recipe: Recipe, *, keeps_decoder: bool = True) -> Recipe:
+    """Return the recipe of a run that begins with a student: joint training by `again`. Raises RecipeRefused.
+
+    keeps_decoder: the student's decoder is trained on too; otherwise a new one is trained first, by `decoder`.
+    """
     if recipe.again is None:
         raise RecipeRefused(
             f"again: the recipe {recipe.name} has no joint training for a run that begins with a "
             "student. Set it, or begin without a student."
         )
     return replace(
-        recipe, decoder=None, structure=None, regression=None, matching=None, joint=recipe.again
+        recipe,
+        decoder=None if keeps_decoder else recipe.decoder,
+        structure=None,
+        regression=None,
+        matching=None,
+        joint=recipe.again,
     )
 
 

@@ -2,7 +2,8 @@
 
 pairs → decoder, structure → regression → matching → joint → quantise → bundle → evaluation → gate → release. A recipe
 may leave out regression, matching and joint; a warm one begins with the networks of a student release (`start`) in
-place of decoder and structure. Stages are shared between recipes as far as these agree: see `resumable.stages`.
+place of structure and, unless it trains a new one, of decoder. Stages are shared between recipes as far as these agree:
+see `resumable.stages`.
 """
 
 import json
@@ -114,12 +115,12 @@ class Chain:
         found = [Stage("pairs", Keyed(recipe.pairs, made_from), (), self._pairs, revision=3)]
         if recipe.is_warm:
             found.append(Stage(START, Keyed((), (digests.student,)), (), self._start))
-        else:
+        if recipe.decoder is not None:
+            found.append(Stage("decoder", recipe.decoder, ("pairs",), self._decoder))
+        if not recipe.is_warm:
             keyed = Keyed((recipe.student, recipe.structure), self._further_teachers())
-            found += [
-                Stage("decoder", recipe.decoder, ("pairs",), self._decoder),
-                Stage("structure", keyed, ("pairs",), self._structure),
-            ]
+            found.append(Stage("structure", keyed, ("pairs",), self._structure))
+        before = START if recipe.is_warm else "structure"
         for name, part, train in (
             ("regression", recipe.regression, regression.train),
             ("matching", recipe.matching, dmd2.train),
@@ -127,7 +128,8 @@ class Chain:
             ("quantise", recipe.quantise, quantise.train),
         ):
             if part is not None:
-                found.append(self._tuning(name, part, train, before=found[-1].name))
+                found.append(self._tuning(name, part, train, before=before))
+                before = name
         needs = ("quantise", self._drawing("quantise"))
         found.append(Stage("bundle", Keyed((), (self.name,)), needs, self._bundle))
         return (*found, *self._accepting())
@@ -160,7 +162,7 @@ class Chain:
         """Return the stage whose decoder draws what the student of the stage `before` makes."""
         if self.recipe.joint is not None and before in ("joint", "quantise"):
             return "joint"
-        return START if self.recipe.is_warm else "decoder"
+        return START if self.recipe.decoder is None else "decoder"
 
     def _examples(self, stage: str) -> tuple[str, ...]:
         """Return the digest of the accepted pictures for the stage that reads them."""

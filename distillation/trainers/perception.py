@@ -16,6 +16,7 @@ from distillation.losses.pairs import pair_regression
 from distillation.trainers.teacher import Teacher
 from distillation.training import checks
 from distillation.training.errors import RecipeRefused
+from generation.engine.latents import as_images
 
 
 @dataclass(frozen=True)
@@ -66,10 +67,12 @@ def _of_decoder(
     The decoder serves, so what changes these maps changes the picture.
     """
     layers = decoder.decoder.layers
-    ends = [
-        str(place - 1) for place, layer in enumerate(layers) if isinstance(layer, torch.nn.Upsample)
+    enlarging = [
+        place for place, layer in enumerate(layers) if isinstance(layer, torch.nn.Upsample)
     ]
-    ends = _first(ends, recipe)
+    if decoder.config.out_channels > 3:  # a pixel shuffle follows the last layer
+        enlarging.append(len(layers) - 1)
+    ends = _first([str(place - 1) for place in enlarging], recipe)
 
     def features(latents: Tensor) -> Sequence[Tensor]:
         with tapped(layers, ends, is_cut_short=True) as maps:
@@ -90,7 +93,9 @@ def _of_vae(recipe: PerceptionRecipe, teacher: Teacher, decoder: AutoencoderTiny
         return list(maps.values())
 
     return Perception(
-        recipe, decoder=lambda latents: decoder.decode(latents).sample, features=features
+        recipe,
+        decoder=lambda latents: as_images(decoder.decode(latents).sample),
+        features=features,
     )
 
 

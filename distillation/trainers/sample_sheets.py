@@ -20,7 +20,7 @@ from distillation.trainers.pairs import Pairs
 from distillation.trainers.rollout import Rollout
 from distillation.trainers.teacher import Teacher
 from distillation.training.task import Progress
-from generation.engine.latents import as_uint8
+from generation.engine.latents import as_images, as_uint8
 
 SHEET, FACTS = "samples.webp", "samples.json"
 COLUMNS = 4  # pictures in a row: more would be too small on a phone
@@ -48,7 +48,7 @@ class Samples:
     def drawn(self, decoder: nn.Module, latents: Tensor) -> Tensor:
         """Decode with the decoder of an AutoencoderTiny: fp32 [B, 3, H, W] in [−1, 1]."""
         with self._teacher.autocast():
-            pictures: Tensor = decoder(latents)
+            pictures = as_images(decoder(latents))
         return pictures.float()
 
     def write(self, folder: Path, pictures: Tensor, progress: Progress) -> None:

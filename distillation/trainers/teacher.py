@@ -21,7 +21,7 @@ from distillation.training.errors import TeacherRefused
 from generation.engine import device as devices
 from generation.engine import release as releases
 from generation.engine.errors import EngineError
-from generation.engine.latents import latents_to_image
+from generation.engine.latents import latents_to_image, pixels_per_latent
 from generation.engine.release import ENCODER_FOLDERS, NEGATIVE_EMBEDS, Manifest
 
 # Of the latents, at most, for attention that keeps its matrix of places × places.
@@ -55,7 +55,7 @@ class Teacher:
     def latent_shape(self) -> tuple[int, int, int]:
         """(channels, height, width) at the release's first size."""
         width, height = self.manifest.image_sizes[0]
-        factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        factor = pixels_per_latent(self.vae.config)
         return self.unet.config.in_channels, height // factor, width // factor
 
     def attention_processor(self) -> AttnProcessor | AttnProcessor2_0:

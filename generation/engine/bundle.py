@@ -17,8 +17,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from generation.engine import folding, quantization, release, sampling
-from generation.engine.classes import FOLDED_UNET, TINY_VAE
+from generation.engine.classes import FOLDED_UNET, SHUFFLED_VAE, TINY_VAE
 from generation.engine.errors import ReleaseInvalid
+from generation.engine.latents import pixels_per_latent
 from generation.engine.networks import WEIGHTS, write_json
 from generation.engine.release import PROMPT_EMBEDS, Manifest
 
@@ -66,7 +67,8 @@ def write(
     with tempfile.TemporaryDirectory(prefix=".bundling-", dir=target.parent) as temporary:
         folder = Path(temporary) / name
         _write_network(folder / "unet", FOLDED_UNET, unet.config, tensors)
-        _write_network(folder / "vae", TINY_VAE, decoder.config, _as_fp16(weights))
+        vae_class = TINY_VAE if decoder.config.out_channels == 3 else SHUFFLED_VAE
+        _write_network(folder / "vae", vae_class, decoder.config, _as_fp16(weights))
         write_json(folder / "scheduler" / "scheduler_config.json", config)
         _save(
             folder / PROMPT_EMBEDS,
@@ -132,7 +134,7 @@ def _check_networks(
         raise ReleaseInvalid(
             f"upsampling_scaling_factor must be 2, not {decoder.config.upsampling_scaling_factor}."
         )
-    factor = 2 ** (len(decoder.config.decoder_block_out_channels) - 1)
+    factor = pixels_per_latent(decoder.config)
     size = unet.config.sample_size * factor
     if not any(size in sizes for sizes in teacher.image_sizes):
         raise ReleaseInvalid(

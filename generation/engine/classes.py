@@ -9,9 +9,10 @@ from generation.engine.errors import ReleaseInvalid
 
 FOLDED_UNET = "FoldedUNet2DConditionModel"  # without a time embedding: see `student`
 TINY_VAE = "AutoencoderTiny"
+SHUFFLED_VAE = "ShuffledAutoencoderTiny"  # ends in a pixel shuffle: see `latents.as_images`
 ACCEPTED = {
     "unet": ("UNet2DConditionModel", FOLDED_UNET),
-    "vae": ("AutoencoderKL", TINY_VAE),
+    "vae": ("AutoencoderKL", TINY_VAE, SHUFFLED_VAE),
 }
 
 

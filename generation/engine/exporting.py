@@ -1,7 +1,8 @@
 """Export of a release to a folder for unmodified diffusers, in fp16.
 
 A student's folder gives the engine's images with StableDiffusionPipeline. For this it gets a time embedding
-(`folding.unfold`), a noise schedule whose DDIM steps are its timesteps, and a VAE encoder of zeros.
+(`folding.unfold`), a noise schedule whose DDIM steps are its timesteps, and a VAE encoder of zeros. A decoder that ends
+in a pixel shuffle, which diffusers' VAEs cannot do, is replaced by the VAE of its teacher.
 """
 
 import json
@@ -18,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from generation.engine import classes, quantization, release, unpacking
-from generation.engine.classes import FOLDED_UNET, TINY_VAE
+from generation.engine.classes import FOLDED_UNET, SHUFFLED_VAE, TINY_VAE
 from generation.engine.errors import ReleaseInvalid
 from generation.engine.networks import read_config, write_json
 from generation.engine.release import ENCODER_FOLDERS, Manifest
@@ -39,7 +40,7 @@ SCHEDULERS = {
 def export(release_dir: Path, target: Path, *, encoder_dir: Path | None = None) -> None:
     """Write the new folder `target`, atomically.
 
-    encoder_dir: the folder with the text encoder for a release without one: its teacher's. Raises ReleaseInvalid.
+    encoder_dir: the folder of the teacher, for what a student lacks (the text encoder). Raises ReleaseInvalid.
     """
     release_dir, target = Path(release_dir), Path(target)
     manifest = release.verify(release_dir)
@@ -52,7 +53,7 @@ def export(release_dir: Path, target: Path, *, encoder_dir: Path | None = None) 
         try:
             config, timesteps = _noise_schedule(manifest, _json(release_dir / SCHEDULER))
             _unet(release_dir / "unet", folder / "unet", timesteps)
-            _vae(release_dir / "vae", folder / "vae")
+            _vae(_drawing(release_dir, encoder) / "vae", folder / "vae")
             for name in ENCODER_FOLDERS:
                 _in_fp16(encoder / name, folder / name)
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
@@ -146,6 +147,12 @@ def _unet(source: Path, target: Path, timesteps: Sequence[int]) -> None:
     unet.half().save_pretrained(target)
 
 
+def _drawing(release_dir: Path, encoder: Path) -> Path:
+    """Return the folder whose VAE is exported: the release, or its teacher."""
+    is_shuffled = read_config(release_dir / "vae")["_class_name"] == SHUFFLED_VAE
+    return encoder if is_shuffled else release_dir
+
+
 def _vae(source: Path, target: Path) -> None:
     if read_config(source)["_class_name"] != TINY_VAE:
         _in_fp16(source, target)
@@ -209,7 +216,8 @@ def _readme(manifest: Manifest) -> str:
         lines += [
             f"Use exactly {manifest.num_inference_steps} steps and this guidance: it was distilled for them from "
             f"{manifest.parent}, and for {len(manifest.covered_variants)} prompts.",
-            "The VAE can only decode: its encoder is all zeros, because text-to-image does not need it.",
+            "A VAE of the class AutoencoderTiny can only decode: its encoder is all zeros, because text-to-image does "
+            "not need it. Any other is the teacher's, because diffusers has no counterpart of this student's decoder.",
             "",
         ]
     return "\n".join(lines)

@@ -1,10 +1,14 @@
 """Conversion of images and latents. Conventions: pixels in [−1, 1], latents × the VAE's scaling factor."""
 
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
+
+from generation.engine.errors import ReleaseInvalid
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -28,7 +32,36 @@ def latents_to_image(vae: "AutoencoderKL", latents: torch.Tensor) -> torch.Tenso
     latents = latents.to(vae.device, vae.dtype)
     if vae.device.type in ("cpu", "cuda"):
         latents = latents.to(memory_format=torch.channels_last)
-    return vae.decode(latents).sample.float().clamp(-1, 1)
+    return as_images(vae.decode(latents).sample).float().clamp(-1, 1)
+
+
+def as_images(output: torch.Tensor) -> torch.Tensor:
+    """Return the images (batch, 3, height, width) of a decoder's output.
+
+    Where it has 3·s² channels, those of one place are a block of s × s pixels: a pixel shuffle (arXiv 1609.05158).
+    Raises ReleaseInvalid.
+    """
+    return F.pixel_shuffle(output, _shuffle(output.shape[1]))
+
+
+def pixels_per_latent(config: Any) -> int:
+    """Return how many pixels a side a latent has. config: of an AutoencoderKL or AutoencoderTiny, diffusers' fields.
+
+    Raises ReleaseInvalid.
+    """
+    factor: int = 2 ** (len(config.block_out_channels) - 1) * _shuffle(config.out_channels)
+    return factor
+
+
+def _shuffle(channels: int) -> int:
+    """Return s of 3·s² channels. Raises ReleaseInvalid."""
+    found = math.isqrt(channels // 3)
+    if 3 * found**2 != channels or not found:
+        raise ReleaseInvalid(
+            f"vae: out_channels is {channels}, which is not 3·s². Give 3, or 12, 27, 48 … for a decoder that ends in a "
+            "pixel shuffle."
+        )
+    return found
 
 
 def to_pixels(images: torch.Tensor) -> npt.NDArray[np.uint8]:

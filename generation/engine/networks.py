@@ -13,7 +13,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from generation.engine import classes, quantization
-from generation.engine.classes import FOLDED_UNET, TINY_VAE
+from generation.engine.classes import FOLDED_UNET, SHUFFLED_VAE, TINY_VAE
 from generation.engine.device import Device
 from generation.engine.student import FoldedUNet
 
@@ -32,7 +32,7 @@ def load_unet(folder: Path, device: Device) -> UNet2DConditionModel | FoldedUNet
 def load_vae(folder: Path, device: Device) -> AutoencoderKL | AutoencoderTiny:
     """Load, frozen. Raises as `load_unet`."""
     config = read_config(folder)
-    if config["_class_name"] != TINY_VAE:
+    if config["_class_name"] not in (TINY_VAE, SHUFFLED_VAE):
         return _placed(load_stock(AutoencoderKL, folder, _vae_dtype(device, config)), device)
     with torch.device("meta"):
         vae = tiny_vae(config)

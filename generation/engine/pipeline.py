@@ -118,7 +118,7 @@ class Pipeline:
             self.embeddings = EmbeddingTable(device.place, device.dtype)
         self._scheduler_config = scheduler_config
         self._negative = negative_prompt_embeds
-        self._factor = 2 ** (len(vae.config.block_out_channels) - 1)  # pixels per latent
+        self._factor = conversions.pixels_per_latent(vae.config)
 
     @property
     def dtype(self) -> torch.dtype:

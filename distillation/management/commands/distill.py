@@ -55,6 +55,11 @@ class Command(BaseCommand):
             help="continue from this student release instead of deriving one from the teacher",
         )
         parser.add_argument(
+            "--new-decoder",
+            action="store_true",
+            help="with --student: train a new decoder, of the recipe's shape, in place of the student's",
+        )
+        parser.add_argument(
             "--set",
             action="append",
             default=[],
@@ -118,7 +123,9 @@ class Command(BaseCommand):
         recipe = inputs.recipe_of(policy.described(options["recipe"]))
         recipe = overrides.changed(recipe, overrides.parse(options["changes"]))
         if student is not None:
-            recipe = recipes.warm(recipe)
+            recipe = recipes.warm(recipe, keeps_decoder=not options["new_decoder"])
+        elif options["new_decoder"]:
+            raise CommandError("--new-decoder needs --student: every other run trains a new one.")
         given = inputs.gather(
             _release(options["teacher"] or Kind.TEACHER, Kind.TEACHER),
             begins_with=student,

@@ -95,14 +95,15 @@ def pairs(of: Teacher, *, prompts: int = 3, seeds: int = 4) -> Pairs:
     return replace(found, latents=latents.half(), path=torch.stack(path, 1).half())
 
 
-def decoder() -> AutoencoderTiny:
+def decoder(*, levels: int = 4, shuffle: int = 1) -> AutoencoderTiny:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         return AutoencoderTiny(
-            encoder_block_out_channels=(8,) * 4,
-            decoder_block_out_channels=(8,) * 4,
-            num_encoder_blocks=(1,) * 4,
-            num_decoder_blocks=(1,) * 4,
+            out_channels=3 * shuffle**2,
+            encoder_block_out_channels=(8,) * levels,
+            decoder_block_out_channels=(8,) * levels,
+            num_encoder_blocks=(1,) * levels,
+            num_decoder_blocks=(1,) * levels,
         )
 
 

@@ -80,6 +80,17 @@ def test_it_comes_near_the_pictures_of_the_vae_on_latents_it_never_saw(
     assert 0.2 < measured["sharpness"] < 1
 
 
+def test_a_decoder_that_ends_in_a_pixel_shuffle_learns_as_well(
+    teacher: Teacher, pairs: Pairs, tmp_path: Path
+) -> None:
+    recipe = replace(TOY, blocks=(1, 0), shuffle=4)
+    decoder = decoders.train(recipe, inputs_of(teacher, pairs, tmp_path))
+    assert decoder.config.out_channels == 48
+    measured = decoders.measure(decoder, teacher, pairs.latents)
+    untrained = decoders.build(recipe, latent_channels=4)
+    assert measured["psnr"] > decoders.measure(untrained, teacher, pairs.latents)["psnr"] + 3
+
+
 def test_what_is_saved_is_the_average_and_frozen(trained, teacher: Teacher, pairs: Pairs) -> None:
     decoder, folder = trained
     assert not decoder.training and not any(p.requires_grad for p in decoder.parameters())
@@ -173,6 +184,7 @@ def test_taesds_own_shape_has_its_parameters_and_the_encoder_is_next_to_nothing(
         ("channels", 0),
         ("blocks", ()),
         ("blocks", (1, -1)),
+        ("shuffle", 0),
         ("steps", 0),
         ("batch", 0),
         ("warmup", 10_000),
@@ -196,7 +208,9 @@ def test_a_recipe_that_cannot_be_is_refused_by_the_field(name: str, value: objec
 def test_other_sizes_than_the_vaes_and_too_few_pairs_are_refused(
     teacher: Teacher, pairs: Pairs, tmp_path: Path
 ) -> None:
-    with pytest.raises(RecipeRefused, match=r"decoder\.blocks .* it takes 4 numbers"):
+    with pytest.raises(
+        RecipeRefused, match=r"decoder\.shuffle 1: .* has 8 pixels .* this decoder 4"
+    ):
         DecoderTask(replace(TOY, blocks=(1, 0, 0)), teacher=teacher, latents=pairs.latents)
     with pytest.raises(RecipeRefused, match=r"decoder\.validated \(12\)"):
         decoders.train(replace(TOY, validated=12), inputs_of(teacher, pairs, tmp_path))

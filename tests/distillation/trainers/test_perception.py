@@ -74,6 +74,13 @@ def test_the_decoder_is_seen_at_its_first_resolutions_and_no_further(teacher, le
     assert max(sizes) == expected[-1][-1]  # the dear part is not computed
 
 
+def test_the_map_before_a_pixel_shuffle_is_a_resolution_too(teacher):
+    decoder = toys.decoder(levels=2, shuffle=4)
+    found = perception.make(PerceptionRecipe(levels=2), teacher=teacher, decoder=decoder)
+    maps = found.features(found.decoder(latents(0)))
+    assert [tuple(part.shape[1:]) for part in maps] == [(8, 8, 8), (8, 16, 16)]
+
+
 @pytest.mark.parametrize("features", FEATURES)
 def test_more_levels_than_there_are_are_refused(teacher, features):
     with pytest.raises(RecipeRefused, match=r"levels \(5\)"):

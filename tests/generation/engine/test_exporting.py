@@ -99,6 +99,22 @@ def test_the_folder_is_plain_fp16_with_an_encoder_of_zeros(
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["stock"]
 
 
+def test_a_decoder_that_diffusers_cannot_run_is_replaced_by_the_teachers_vae(
+    tmp_path: Path, tiny_release: Path, embeddings: list[StoredEmbedding]
+) -> None:
+    vae = toys.decoder(levels=2, shuffle=4)
+    toys.write_student(tmp_path / "student", tiny_release, embeddings, decoder=vae)
+    exporting.export(tmp_path / "student", tmp_path / "stock", encoder_dir=tiny_release)
+    found = StableDiffusionPipeline.from_pretrained(tmp_path / "stock").vae
+    assert type(found).__name__ == "AutoencoderKL"
+    weights = load_file(tiny_release / "vae/diffusion_pytorch_model.safetensors")
+    assert all(
+        torch.equal(tensor.half(), found.state_dict()[name].half())
+        for name, tensor in weights.items()
+    )
+    assert "the teacher's" in (tmp_path / "stock/README.md").read_text()
+
+
 @pytest.mark.parametrize("timesteps", [[999], [1, 0], [999, 500, 499]])
 def test_a_network_unfolded_gives_its_biases_at_its_timesteps(timesteps: list[int]) -> None:
     unet = toys.student_unet("base")

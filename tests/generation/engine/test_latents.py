@@ -8,6 +8,8 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
 from generation.engine import latents as conversions
+from generation.engine.errors import ReleaseInvalid
+from tests.generation.engine import toys
 
 
 @pytest.fixture(scope="module")
@@ -63,3 +65,25 @@ def test_every_byte_survives_the_way_to_minus_one_to_one_and_back() -> None:
     assert images.shape == (1, 3, 16, 16)
     assert (float(images.min()), float(images.max())) == (-1.0, 1.0)
     assert np.array_equal(conversions.to_pixels(images), pixels)
+
+
+def test_channels_beyond_three_are_the_pixels_of_a_block() -> None:
+    vae = toys.decoder(levels=2, shuffle=4)
+    latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    channels = vae.decode(latents).sample.clamp(-1, 1)
+    assert channels.shape == (2, 48, 16, 16)
+    image = conversions.latents_to_image(vae, latents)
+    assert image.shape == (2, 3, 64, 64)
+    assert torch.allclose(image[0, 1, 4 * 5 + 2, 4 * 7 + 3], channels[0, 16 + 4 * 2 + 3, 5, 7])
+
+
+@pytest.mark.parametrize(("levels", "shuffle"), [(4, 1), (3, 2), (2, 4), (1, 8)])
+def test_levels_and_shuffle_both_make_a_latent_larger(levels: int, shuffle: int) -> None:
+    config = toys.decoder(levels=levels, shuffle=shuffle).config
+    assert conversions.pixels_per_latent(config) == 8
+
+
+@pytest.mark.parametrize("channels", [1, 4, 24])
+def test_a_decoder_with_other_channels_is_refused(channels: int) -> None:
+    with pytest.raises(ReleaseInvalid, match=f"out_channels is {channels}"):
+        conversions.as_images(torch.zeros(1, channels, 8, 8))

@@ -260,3 +260,23 @@ def test_a_network_that_lacks_a_weight_is_refused(
     rewrite(tmp_path / "student")
     with pytest.raises(ReleaseInvalid, match=name):
         pipelines.load(tmp_path / "student", device="cpu")
+
+
+def test_a_decoder_that_ends_in_a_pixel_shuffle_draws_the_pictures_of_its_release(
+    tmp_path: Path,
+    tiny_release: Path,
+    embeddings: list[StoredEmbedding],
+    request_for: RequestFor,
+    device: str,
+) -> None:
+    vae = toys.decoder(levels=2, shuffle=4)
+    toys.write_student(tmp_path / "student", tiny_release, embeddings, decoder=vae)
+    written = json.loads((tmp_path / "student/vae/config.json").read_text("utf-8"))
+    assert written["_class_name"] == "ShuffledAutoencoderTiny"  # refused by code of before
+    loaded = pipelines.load(tmp_path / "student", device=device, dtype="float32")
+    alone = [loaded.generate([request_for(number)])[0] for number in range(3)]
+    together = loaded.generate([request_for(number) for number in range(3)])
+    assert pixels(alone[0]).shape == (64, 64, 3)
+    assert pixels(alone[0]).std() > 10
+    for one, other in zip(alone, together, strict=True):
+        assert difference(one, other) <= TOLERANCE["float32"]

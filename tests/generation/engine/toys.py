@@ -48,11 +48,12 @@ def student_unet(cut: str = "tiny", *, is_loud: bool = True) -> UNet2DConditionM
     return unet.requires_grad_(False).eval()
 
 
-def decoder(*, levels: int = 4, latent_channels: int = 4) -> AutoencoderTiny:
+def decoder(*, levels: int = 4, latent_channels: int = 4, shuffle: int = 1) -> AutoencoderTiny:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(4)
         vae = AutoencoderTiny(
             latent_channels=latent_channels,
+            out_channels=3 * shuffle**2,
             encoder_block_out_channels=(8,) * levels,
             decoder_block_out_channels=(8,) * levels,
             num_encoder_blocks=(1,) * levels,
