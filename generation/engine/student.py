@@ -1,13 +1,13 @@
-"""Forward pass of a folded U-Net, written directly over its tensors.
+"""A folded U-Net as plain modules.
 
 It computes the same as diffusers' UNet2DConditionModel with less overhead: at batch size one on a CPU, half of
 diffusers' time is Python. Keys and values of the cross-attentions are inputs (`keyvalues`): they depend on the prompt
 only.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -34,21 +34,23 @@ class FoldedUNet(nn.Module):
         heads = config["attention_head_dim"]
         heads = list(heads) if isinstance(heads, list | tuple) else [heads] * levels
         self.conv_in = take.convolution("conv_in")
-        self.down = [_Stage(take, f"down_blocks.{i}", heads[i]) for i in range(levels)]
+        self.down = nn.ModuleList(_Stage(take, f"down_blocks.{i}", heads[i]) for i in range(levels))
         self.mid = _Stage(take, "mid_block", heads[-1])  # may be empty
-        self.up = [_Stage(take, f"up_blocks.{i}", heads[-1 - i]) for i in range(levels)]
+        self.up = nn.ModuleList(
+            _Stage(take, f"up_blocks.{i}", heads[-1 - i]) for i in range(levels)
+        )
         self.norm_out = take.norm("conv_norm_out")
         self.conv_out = take.convolution("conv_out")
         # For all cross-attentions: one product gives keys and values of a prompt.
-        self._keyvalue_weight = torch.cat(take.keyvalue_weights)
+        self.keyvalue_weight = nn.Buffer(torch.cat(take.keyvalue_weights))
 
     @property
     def dtype(self) -> torch.dtype:
-        return self._keyvalue_weight.dtype
+        return self.keyvalue_weight.dtype
 
     def keyvalues(self, prompt_embeds: Tensor) -> Tensor:
         """Return keys and values of all cross-attentions, [tokens, sum of widths], for an embedding [tokens, width]."""
-        return F.linear(prompt_embeds, self._keyvalue_weight)
+        return F.linear(prompt_embeds, self.keyvalue_weight)
 
     def forward(self, latents: Tensor, step: int, keyvalues: Tensor) -> Tensor:
         """Return the prediction at the step-th of the folded timesteps, from 0.
@@ -57,31 +59,32 @@ class FoldedUNet(nn.Module):
         """
         hidden_states = self.conv_in(latents)
         skips = [hidden_states]
-        for stage in self.down:
+        for stage in cast("list[_Stage]", self.down):
             for layer in stage.layers:
                 hidden_states = layer(hidden_states, step, keyvalues)
                 skips.append(hidden_states)
-            if stage.resampler:
+            if stage.resampler is not None:
                 hidden_states = stage.resampler(hidden_states)
                 skips.append(hidden_states)
         for layer in self.mid.layers:
             hidden_states = layer(hidden_states, step, keyvalues)
-        for stage in self.up:
+        for stage in cast("list[_Stage]", self.up):
             for layer in stage.layers:
                 hidden_states = torch.cat([hidden_states, skips.pop()], dim=1)
                 hidden_states = layer(hidden_states, step, keyvalues)
-            if stage.resampler:
+            if stage.resampler is not None:
                 hidden_states = F.interpolate(hidden_states, size=skips[-1].shape[2:])
                 hidden_states = stage.resampler(hidden_states)
         return self.conv_out(F.silu(self.norm_out(hidden_states)))
 
 
 # --- stages and layers ----------------------------------------------------------------------------
-class _Stage:
+class _Stage(nn.Module):
     """Layers of one resolution, and the convolution to the next."""
 
     def __init__(self, take: "_Taking", name: str, heads: int) -> None:
-        self.layers: list[_Layer] = []
+        super().__init__()
+        self.layers = nn.ModuleList()
         while take.has(f"{name}.resnets.{len(self.layers)}.conv1.weight"):
             self.layers.append(_Layer(take, name, len(self.layers), heads))
         self.resampler = None
@@ -91,10 +94,11 @@ class _Stage:
             self.resampler = take.convolution(f"{name}.upsamplers.0.conv")
 
 
-class _Layer:
+class _Layer(nn.Module):
     """A residual block and its optional attention."""
 
     def __init__(self, take: "_Taking", stage: str, number: int, heads: int) -> None:
+        super().__init__()
         name, attention = f"{stage}.resnets.{number}", f"{stage}.attentions.{number}"
         self.norm1, self.norm2 = take.norm(f"{name}.norm1"), take.norm(f"{name}.norm2")
         self.conv1 = take.convolution(f"{name}.conv1")
@@ -105,61 +109,58 @@ class _Layer:
         if take.has(f"{attention}.norm.weight"):
             self.attention = _Attention(take, attention, heads)
 
-    def __call__(self, values: Tensor, step: int, keyvalues: Tensor) -> Tensor:
-        changed = self.conv1(F.silu(self.norm1(values), inplace=True), step)
-        changed = self.conv2(F.silu(self.norm2(changed), inplace=True))
-        changed += self.shortcut(values) if self.shortcut else values
-        return self.attention(changed, keyvalues) if self.attention else changed
+    def forward(self, values: Tensor, step: int, keyvalues: Tensor) -> Tensor:
+        changed = self.conv1(F.silu(self.norm1(values)), step)
+        changed = self.conv2(F.silu(self.norm2(changed)))
+        changed = changed + (values if self.shortcut is None else self.shortcut(values))
+        return changed if self.attention is None else self.attention(changed, keyvalues)
 
 
-class _Attention:
+class _Attention(nn.Module):
     """diffusers' Transformer2DModel: self-attention, cross-attention and a gated layer, once or more."""
 
     def __init__(self, take: "_Taking", name: str, heads: int) -> None:
+        super().__init__()
         self.norm = take.norm(f"{name}.norm", eps=1e-6)
         self.proj_in, self.proj_out = (
             take.linear(f"{name}.proj_in"),
             take.linear(f"{name}.proj_out"),
         )
-        self.blocks: list[_Block] = []
+        self.blocks = nn.ModuleList()
         while take.has(f"{name}.transformer_blocks.{len(self.blocks)}.norm1.weight"):
             self.blocks.append(_Block(take, f"{name}.transformer_blocks.{len(self.blocks)}", heads))
 
-    def __call__(self, values: Tensor, keyvalues: Tensor) -> Tensor:
-        batch, channels, height, width = values.shape
-        tokens = self.norm(values).permute(0, 2, 3, 1).reshape(batch, height * width, channels)
-        tokens = F.linear(tokens, *self.proj_in)
+    def forward(self, values: Tensor, keyvalues: Tensor) -> Tensor:
+        height, width = values.shape[2:]
+        tokens = self.proj_in(self.norm(values).permute(0, 2, 3, 1).flatten(1, 2))
         for block in self.blocks:
             tokens = block(tokens, keyvalues)
-        changed = F.linear(tokens, *self.proj_out).view(batch, height, width, channels)
-        return changed.permute(0, 3, 1, 2).add_(values)
+        changed = self.proj_out(tokens).unflatten(1, (height, width))
+        return changed.permute(0, 3, 1, 2) + values
 
 
-class _Block:
+class _Block(nn.Module):
     def __init__(self, take: "_Taking", name: str, heads: int) -> None:
+        super().__init__()
         self.heads = heads
-        self.norms = [take.pair(f"{name}.norm{number}") for number in (1, 2, 3)]
-        self.width = self.norms[0][0].shape
-        self.qkv = torch.cat([take(f"{name}.attn1.to_{part}.weight") for part in "qkv"])
-        self.out1 = take.pair(f"{name}.attn1.to_out.0")
-        self.query = take(f"{name}.attn2.to_q.weight")
+        self.norm1, self.norm2, self.norm3 = (
+            take.layer_norm(f"{name}.norm{number}") for number in (1, 2, 3)
+        )
+        self.qkv = take.stacked([f"{name}.attn1.to_{part}" for part in "qkv"])
+        self.out1 = take.linear(f"{name}.attn1.to_out.0")
+        self.query = take.stacked([f"{name}.attn2.to_q"])
         self.place = take.keyvalues(f"{name}.attn2")
-        self.out2 = take.pair(f"{name}.attn2.to_out.0")
-        self.gated = take.pair(f"{name}.ff.net.0.proj")
-        self.out3 = take.pair(f"{name}.ff.net.2")
+        self.out2 = take.linear(f"{name}.attn2.to_out.0")
+        self.gated = take.linear(f"{name}.ff.net.0.proj")
+        self.out3 = take.linear(f"{name}.ff.net.2")
 
-    def __call__(self, tokens: Tensor, keyvalues: Tensor) -> Tensor:
-        query, key, value = F.linear(self._normed(tokens, 0), self.qkv).chunk(3, dim=-1)
-        tokens += F.linear(self._attend(query, key, value), *self.out1)
-        query = F.linear(self._normed(tokens, 1), self.query)
+    def forward(self, tokens: Tensor, keyvalues: Tensor) -> Tensor:
+        query, key, value = self.qkv(self.norm1(tokens)).chunk(3, dim=-1)
+        tokens = tokens + self.out1(self._attend(query, key, value))
         key, value = keyvalues[..., self.place].chunk(2, dim=-1)
-        tokens += F.linear(self._attend(query, key, value), *self.out2)
-        hidden, gate = F.linear(self._normed(tokens, 2), *self.gated).chunk(2, dim=-1)
-        tokens += F.linear(hidden * F.gelu(gate), *self.out3)
-        return tokens
-
-    def _normed(self, tokens: Tensor, number: int) -> Tensor:
-        return F.layer_norm(tokens, self.width, *self.norms[number])
+        tokens = tokens + self.out2(self._attend(self.query(self.norm2(tokens)), key, value))
+        hidden, gate = self.gated(self.norm3(tokens)).chunk(2, dim=-1)
+        return tokens + self.out3(hidden * F.gelu(gate))
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         query, key, value = (
@@ -168,54 +169,52 @@ class _Block:
         return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
 
 
-class _Convolution:
-    """conv2d. On a CPU the weight is stored in oneDNN's own order; otherwise each call would reorder it first."""
+class _Convolution(nn.Module):
+    """conv2d; `step` selects the bias of a folded timestep."""
 
     def __init__(self, weight: Tensor, bias: Tensor, stride: int) -> None:
-        self.bias = bias
-        padding = weight.shape[-1] // 2
-        self._shape = [padding, padding], [stride, stride], [1, 1], 1
-        self._is_packed = _can_pack(weight)
-        if self._is_packed:
-            self.weight = torch._C._nn.mkldnn_reorder_conv2d_weight(
-                weight.contiguous().to_mkldnn(), *self._shape
-            )
-        elif weight.device.type == "mps":
-            self.weight = weight.contiguous()
-        else:
-            self.weight = weight.contiguous(memory_format=torch.channels_last)
+        super().__init__()
+        # In channels_last convolutions of CPUs and tensor cores are faster.
+        is_mps = weight.device.type == "mps"
+        layout = torch.contiguous_format if is_mps else torch.channels_last
+        self.weight = nn.Buffer(weight.contiguous(memory_format=layout))
+        self.bias = nn.Buffer(bias)
+        self.stride, self.padding = stride, weight.shape[-1] // 2
 
-    def __call__(self, values: Tensor, step: int | None = None) -> Tensor:
+    def forward(self, values: Tensor, step: int | None = None) -> Tensor:
         bias = self.bias if step is None else self.bias[step]
-        padding, stride, dilation, groups = self._shape
-        if self._is_packed:
-            return torch.ops.mkldnn._convolution_pointwise(
-                values, self.weight, bias, padding, stride, dilation, groups, "none", [], ""
-            )
-        return F.conv2d(values, self.weight, bias, stride, padding, dilation, groups)
+        return F.conv2d(values, self.weight, bias, self.stride, self.padding)
 
 
-def _can_pack(weight: Tensor) -> bool:
-    """Return whether oneDNN convolves with reordered weights of this type here: bfloat16 needs AVX-512, for example."""
-    operators = torch.ops.mkldnn
-    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
-        return False
-    if not hasattr(operators, "_convolution_pointwise"):
-        return False
-    if weight.dtype == torch.bfloat16:
-        return operators._is_mkldnn_bf16_supported()
-    return weight.dtype == torch.float32 or operators._is_mkldnn_fp16_supported()
-
-
-class _Norm:
+class _Norm(nn.Module):
     """GroupNorm."""
 
     def __init__(self, weight: Tensor, bias: Tensor, groups: int, eps: float) -> None:
-        self.weight, self.bias, self.groups, self.eps = weight, bias, groups, eps
+        super().__init__()
+        self.weight, self.bias = nn.Buffer(weight), nn.Buffer(bias)
+        self.groups, self.eps = groups, eps
 
-    def __call__(self, values: Tensor) -> Tensor:
+    def forward(self, values: Tensor) -> Tensor:
         # Contiguous: in channels_last a CPU takes ten times as long in bf16, and a GPU copies anyway.
         return F.group_norm(values.contiguous(), self.groups, self.weight, self.bias, self.eps)
+
+
+class _LayerNorm(nn.Module):
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Buffer(weight), nn.Buffer(bias)
+
+    def forward(self, values: Tensor) -> Tensor:
+        return F.layer_norm(values, self.weight.shape, self.weight, self.bias)
+
+
+class _Linear(nn.Module):
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Buffer(weight), bias if bias is None else nn.Buffer(bias)
+
+    def forward(self, values: Tensor) -> Tensor:
+        return F.linear(values, self.weight, self.bias)
 
 
 # --- from names to layers -------------------------------------------------------------------------
@@ -234,19 +233,26 @@ class _Taking:
     def __call__(self, name: str) -> Tensor:
         return self.tensors.pop(name)
 
-    def pair(self, name: str) -> tuple[Tensor, Tensor]:
-        return self(f"{name}.weight"), self(f"{name}.bias")
-
-    def linear(self, name: str) -> tuple[Tensor, Tensor]:
+    def linear(self, name: str) -> _Linear:
         """Return a linear layer; a 1×1 convolution is one too."""
-        weight, bias = self.pair(name)
-        return weight.flatten(1), bias
+        weight, bias = self._pair(name)
+        return _Linear(weight.flatten(1), bias)
+
+    def stacked(self, names: Sequence[str]) -> _Linear:
+        """Return linear layers of the same input, without bias, as one."""
+        return _Linear(torch.cat([self(f"{name}.weight") for name in names]), None)
 
     def convolution(self, name: str, *, stride: int = 1) -> _Convolution:
-        return _Convolution(*self.pair(name), stride)
+        return _Convolution(*self._pair(name), stride)
 
     def norm(self, name: str, *, eps: float | None = None) -> _Norm:
-        return _Norm(*self.pair(name), self.groups, self.eps if eps is None else eps)
+        return _Norm(*self._pair(name), self.groups, self.eps if eps is None else eps)
+
+    def layer_norm(self, name: str) -> _LayerNorm:
+        return _LayerNorm(*self._pair(name))
+
+    def _pair(self, name: str) -> tuple[Tensor, Tensor]:
+        return self(f"{name}.weight"), self(f"{name}.bias")
 
     def keyvalues(self, name: str) -> slice:
         """Return the range of this attention's keys and values in a row of `FoldedUNet.keyvalues`."""
