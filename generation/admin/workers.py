@@ -5,12 +5,14 @@ from datetime import timedelta
 from django.conf import settings
 from django.contrib import admin
 from django.utils import timezone
+from django.utils.html import format_html_join
 from unfold.admin import ModelAdmin
 from unfold.contrib.filters.admin import AllValuesCheckboxFilter
 from unfold.decorators import display
 
 from generation.admin import pictures
 from generation.admin.actions import ReadOnlyMixin
+from generation.jobs import throughput
 from generation.models import Worker
 
 
@@ -21,7 +23,7 @@ def is_fresh(worker: Worker) -> bool:
 
 @admin.register(Worker)
 class WorkerAdmin(ReadOnlyMixin, ModelAdmin):
-    list_display = ("named", "state", "device", "release", "heartbeat", "started")
+    list_display = ("named", "state", "device", "release", "batches", "heartbeat", "started")
     list_filter = (("queue", AllValuesCheckboxFilter),)
     list_filter_submit = True
     list_select_related = ("release",)
@@ -38,6 +40,19 @@ class WorkerAdmin(ReadOnlyMixin, ModelAdmin):
         if worker.fault:
             return pictures.badge("faulty", f"{worker.fault}: {worker.fault_detail}")
         return pictures.badge("alive")
+
+    @display(description="time of batches")
+    def batches(self, worker: Worker) -> str:
+        """Return the measured times of the release used last: images in a batch, milliseconds, and the batch size."""
+        lines = []
+        for key in sorted(worker.batch_seconds):
+            if not key.startswith(f"{worker.release_id}:"):
+                continue
+            curve = throughput.parse(worker.batch_seconds, key)
+            times = ", ".join(f"{n}: {1000 * curve[n].p50:.0f} ms" for n in sorted(curve))
+            size = throughput.best(curve, settings.BATCH_SIZE)
+            lines.append((times, f"{key.partition(':')[2]}, batches of {size}"))
+        return format_html_join("", "{}", ((pictures.wording(*line),) for line in lines)) or "–"
 
     @display(description="last heartbeat", ordering="heartbeat_at")
     def heartbeat(self, worker: Worker) -> str:

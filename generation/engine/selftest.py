@@ -13,20 +13,23 @@ from generation.engine.request import GenerationRequest
 SECONDS = 5.0  # after which the rest of the steps is left out: a slow device need not finish
 
 
-def run(loaded: Pipeline) -> None:
-    """Generate an image of an embedding of zeros. Raises DeviceFailed, whatever the error is."""
+def run(loaded: Pipeline, *, images: int = 1) -> None:
+    """Generate a batch of an embedding of zeros. Raises DeviceFailed, whatever the error is."""
     ends = time.monotonic() + SECONDS
 
     def on_step(step: int, steps: int) -> Collection[int]:
-        return (0,) if time.monotonic() > ends else ()
+        return range(images) if time.monotonic() > ends else ()
 
     try:
         manifest = loaded.manifest
         embedding = pack(np.zeros(manifest.embedding_shape), manifest.encoder_fingerprint)
-        request = GenerationRequest(embedding, 0, *manifest.image_sizes[0])
-        (result,) = loaded.generate([request], on_step=on_step)
+        requests = [
+            GenerationRequest(embedding, seed, *manifest.image_sizes[0]) for seed in range(images)
+        ]
+        results = loaded.generate(requests, on_step=on_step)
         loaded.device.synchronize()
-        if result.error is not None:
-            raise result.error
+        for result in results:
+            if result.error is not None:
+                raise result.error
     except Exception as error:
         raise DeviceFailed(f"A test image failed: {str(error) or repr(error)}") from error

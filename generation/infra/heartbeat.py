@@ -70,6 +70,11 @@ def note_loaded(*, release_id: int | None, loaded: list[int]) -> None:
     Worker.objects.filter(name=settings.WORKER_NAME).update(release_id=release_id, loaded=loaded)
 
 
+def note_measured(batch_seconds: dict[str, Any]) -> None:
+    """Have the next heartbeat write what this worker's batches took, as `jobs.throughput` stores it."""
+    _columns.update(batch_seconds=batch_seconds)
+
+
 def note_fault(*, code: str, detail: str) -> None:
     """Write what keeps this worker from taking jobs; "": it is well."""
     _columns.update(fault=code, fault_detail=detail)
@@ -144,6 +149,11 @@ def is_served(queue: str) -> bool:
 def living(queue: str) -> int:
     """Return how many living workers without a fault consume the queue."""
     return _living(queue).count()
+
+
+def measured(queue: str) -> list[dict[str, Any]]:
+    """Return what the batches of each living worker without a fault took, as `jobs.throughput` stores it."""
+    return list(_living(queue).values_list("batch_seconds", flat=True))
 
 
 def has_peer(name: str, queue: str) -> bool:

@@ -8,7 +8,8 @@ that a job that crashes the worker affects no other, and on another worker than 
 identical jobs only one runs, and its images answer the others. Of a queue that is paused nothing is taken.
 """
 
-from collections.abc import Collection
+import json
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -69,6 +70,7 @@ CANDIDATES = f"""
               AND (SELECT paused_at FROM generation_queue WHERE name = %(queue)s::text) IS NULL
               AND (%(kind)s::text IS NULL OR q.release_id IN (
                    SELECT id FROM generation_release WHERE kind = %(kind)s::text))
+              AND (%(only)s::bigint[] IS NULL OR q.release_id = ANY (%(only)s::bigint[]))
             ORDER BY q.priority DESC, q.created_at, q.id
             LIMIT %(limit)s::int
      ) j
@@ -88,17 +90,19 @@ TAKE = f"""
 SET LOCAL synchronous_commit TO off;
 SET LOCAL jit TO off;
 WITH RECURSIVE {CANDIDATES}, compatible AS (
-    SELECT r.id, r.key, r.n, r.place FROM ranked r JOIN ranked head ON head.place = 1
+    SELECT r.id, r.key, r.n, r.place, coalesce((%(limits)s::jsonb ->> format(
+               '%%s:%%sx%%s', head.release_id, head.width, head.height))::int, %(batch_size)s) AS most
+      FROM ranked r JOIN ranked head ON head.place = 1
      WHERE (r.release_id, r.width, r.height, r.num_inference_steps)
          = (head.release_id, head.width, head.height, head.num_inference_steps)
        AND (r.place = 1 OR NOT (r.is_suspect OR head.is_suspect))
      ORDER BY r.place LIMIT %(limit)s::int
 ), chosen AS (
-    SELECT id, place, sum(n) OVER (ORDER BY place) AS images FROM compatible c
+    SELECT id, place, most, sum(n) OVER (ORDER BY place) AS images FROM compatible c
      WHERE NOT EXISTS (SELECT 1 FROM compatible twin WHERE twin.key = c.key AND twin.place < c.place)
 ), taken AS (
     SELECT j.id, c.place FROM generation_job j JOIN chosen c ON c.id = j.id
-     WHERE j.status = 'queued' AND (c.place = 1 OR c.images <= %(batch_size)s::int)
+     WHERE j.status = 'queued' AND (c.place = 1 OR c.images <= c.most)
        FOR NO KEY UPDATE OF j SKIP LOCKED
 ), moved AS (
     UPDATE generation_job j
@@ -146,17 +150,23 @@ def take(
     queue: str = queues.GENERATION,
     kind: str | None = None,
     without: Collection[int] = (),
+    only: Collection[int] | None = None,
     has_peer: bool = False,
+    limits: Mapping[str, int] | None = None,
 ) -> Claimed:
     """Claim compatible jobs with at most `batch_size` images together; a larger first job comes alone.
 
     queue: of the worker, which may be paused; kind: of the releases whose jobs are wanted, None = all; without: pks of
-    releases whose jobs are not; has_peer: another worker can take the jobs whose last attempt here gave no images.
+    releases whose jobs are not; only: pks of the only releases whose jobs are, None = all; has_peer: another worker can
+    take the jobs whose last attempt here gave no images; limits: smaller batch sizes, by `throughput.key_of`.
     """
     parameters = {
-        **_filters(worker_name, queue=queue, kind=kind, without=without, has_peer=has_peer),
+        **_filters(
+            worker_name, queue=queue, kind=kind, without=without, only=only, has_peer=has_peer
+        ),
         "limit": 4 * batch_size,
         "batch_size": batch_size,
+        "limits": json.dumps(limits or {}),
         "worker": worker_name,
         "lease": lease_seconds,
     }
@@ -181,25 +191,35 @@ def oldest(
     queue: str = queues.GENERATION,
     kind: str | None = None,
     without: Collection[int] = (),
+    only: Collection[int] | None = None,
     has_peer: bool = False,
 ) -> datetime | None:
     """Return when the oldest job that this worker could take now was created, None without one.
 
     Options: as for `take`.
     """
-    filters = _filters(worker_name, queue=queue, kind=kind, without=without, has_peer=has_peer)
+    filters = _filters(
+        worker_name, queue=queue, kind=kind, without=without, only=only, has_peer=has_peer
+    )
     with connection.cursor() as cursor:
         cursor.execute(OLDEST, {**filters, "limit": 1})
         return cursor.fetchone()[0]
 
 
 def _filters(
-    worker_name: str, *, queue: str, kind: str | None, without: Collection[int], has_peer: bool
+    worker_name: str,
+    *,
+    queue: str,
+    kind: str | None,
+    without: Collection[int],
+    only: Collection[int] | None,
+    has_peer: bool,
 ) -> dict[str, Any]:
     return {
         "queue": queue,
         "kind": kind,
         "without": list(without),
+        "only": None if only is None else list(only),
         "avoided": worker_name if has_peer else "",
         "avoided_for": PEER_SECONDS,
     }

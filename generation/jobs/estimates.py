@@ -5,21 +5,24 @@ jobs as precede this one among its own owner's. Reads ranges of an index, about 
 grow with the queue.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from statistics import fmean
 from threading import Lock
 
 from cachetools import TTLCache, cached
+from django.conf import settings
 from django.db import connection
 from django.utils import timezone
 
 from generation.infra import heartbeat, queues
 from generation.jobs import claiming, throughput
-from generation.jobs.throughput import Rate
+from generation.jobs.throughput import Seconds, Stored
 from generation.models import Job, Queue, Release
 
 MOST_AHEAD = 1000
-REMEMBERED_SECONDS = 1.0  # workers and rates: many clients poll at once
+REMEMBERED_SECONDS = 1.0  # workers and what they measured: many clients poll at once
 
 # Two ranges of the index job_claimable for the owner's own jobs, and as many rows of every other owner's. ORDER BY as
 # in the index, or PostgreSQL may read the whole queue by a smaller index.
@@ -69,11 +72,11 @@ def of(job: Job) -> Estimate | None:
         return None
     kind = job.release.kind
     lane, workers, is_paused = _served_by(kind)
-    rate = _rate(throughput.key_of(job.release_id, job.width, job.height))
+    measured = _measured(job, workers)
     if job.status == Job.Status.RUNNING:
         started = job.started_at or job.created_at
         gone = (timezone.now() - started).total_seconds()
-        return Estimate(0, *_seconds(rate, job.n, less=gone), feasible=True)
+        return Estimate(0, *_seconds(measured, less=gone), feasible=True)
     count, images, running = _ahead(job, lane)
     position = min(count, MOST_AHEAD) + 1
     if is_paused:
@@ -83,9 +86,8 @@ def of(job: Job) -> Estimate | None:
         reason = f"No worker that serves a {kind} shows a heartbeat. The job waits for one."
         return Estimate(position, None, None, feasible=False, reason=reason)
     # On average half of each running job is done.
-    return Estimate(
-        position, *_seconds(rate, (images + running / 2) / workers + job.n), feasible=True
-    )
+    before = (images + running / 2) / len(workers)
+    return Estimate(position, *_seconds(measured, before=before), feasible=True)
 
 
 def _ahead(job: Job, kind: str | None) -> tuple[int, int, int]:
@@ -104,24 +106,50 @@ def _ahead(job: Job, kind: str | None) -> tuple[int, int, int]:
         return cursor.fetchone()
 
 
+@dataclass(frozen=True)
+class _Measured:
+    """Time of a job alone, and of each image before it, whose batches have the best size."""
+
+    own: Seconds
+    each: Seconds
+
+
+def _measured(job: Job, workers: Sequence[Stored]) -> _Measured | None:
+    """Return the mean of what these workers measured, None if none has."""
+    key = throughput.key_of(job.release_id, job.width, job.height)
+    found = []
+    for curve in (throughput.parse(stored, key) for stored in workers):
+        size = throughput.best(curve, settings.BATCH_SIZE)
+        own, batch = throughput.at(curve, job.n), throughput.at(curve, size)
+        if own and batch:
+            found.append(_Measured(own, batch.times(1 / size)))
+    if not found:
+        return None
+    return _Measured(_mean([one.own for one in found]), _mean([one.each for one in found]))
+
+
+def _mean(values: Sequence[Seconds]) -> Seconds:
+    return Seconds(fmean(one.p50 for one in values), fmean(one.p90 for one in values))
+
+
 def _seconds(
-    rate: Rate | None, images: float, *, less: float = 0.0
+    measured: _Measured | None, *, before: float = 0.0, less: float = 0.0
 ) -> tuple[float | None, float | None]:
-    if rate is None:
+    """Return the seconds, median and 90th percentile. before: images; less: seconds that are over."""
+    if measured is None:
         return None, None
-    return max(0.0, images * rate.p50 - less), max(0.0, images * rate.p90 - less)
-
-
-@cached(TTLCache(maxsize=64, ttl=REMEMBERED_SECONDS), lock=Lock())
-def _rate(key: str) -> Rate | None:
-    return throughput.read(key)
+    own, each = measured.own, measured.each
+    return (
+        max(0.0, before * each.p50 + own.p50 - less),
+        max(0.0, before * each.p90 + own.p90 - less),
+    )
 
 
 @cached(TTLCache(maxsize=8, ttl=REMEMBERED_SECONDS), lock=Lock())
-def _served_by(kind: str) -> tuple[str | None, int, bool]:
-    """Return the kind of releases that share its workers (None = all), the number of live workers, and whether their
-    queue is paused."""
+def _served_by(kind: str) -> tuple[str | None, Sequence[Stored], bool]:
+    """Return the kind of releases that share its workers (None = all), what each live worker measured, and whether
+    their queue is paused."""
     is_split = heartbeat.is_served(queues.REFERENCE)
     queue = queues.REFERENCE if is_split and kind == Release.Kind.TEACHER else "generation"
     is_paused = Queue.objects.filter(name=queue, paused_at__isnull=False).exists()
-    return kind if is_split else None, heartbeat.living(queue), is_paused
+    return kind if is_split else None, heartbeat.measured(queue), is_paused

@@ -104,12 +104,14 @@ def claim(
     queue: str = queues.GENERATION,
     served: Served | None = None,
     without: Collection[int] = (),
+    only: Collection[int] | None = None,
+    limits: Mapping[str, int] | None = None,
     tell: Tell | None = None,
 ) -> Claimed:
     """Take the next batch for this worker: compatible jobs, now running, with a lease. It is empty if there is none.
 
-    served: read if it is not given. without: pks of releases whose jobs are left to other workers. tell: as for a
-    Report; by default notifications are sent before the jobs are returned.
+    served: read if it is not given. without: pks of releases whose jobs are left to other workers; only, limits: as for
+    `claiming.take`. tell: as for a Report; by default notifications are sent before the jobs are returned.
     """
     if served is None:
         served = Served(wanted_kind(queue), {}, has_peer=heartbeat.has_peer(worker_name, queue))
@@ -122,7 +124,9 @@ def claim(
                 queue=queue,
                 kind=served.kind,
                 without=without,
+                only=only,
                 has_peer=served.has_peer,
+                limits=limits,
             )
         except (IntegrityError, OperationalError) as error:
             # Two workers took identical jobs (unique key, or a deadlock of two such pairs): choose again.
@@ -135,17 +139,27 @@ def claim(
             with transaction.atomic():  # empty: the claim is committed
                 _say_claimed(taken, Report(tell))
             return taken
-        if not is_work_waiting(worker_name, queue=queue, served=served, without=without):
+        if not is_work_waiting(worker_name, queue=queue, served=served, without=without, only=only):
             break
     return Claimed()
 
 
 def is_work_waiting(
-    worker_name: str, *, queue: str, served: Served, without: Collection[int] = ()
+    worker_name: str,
+    *,
+    queue: str,
+    served: Served,
+    without: Collection[int] = (),
+    only: Collection[int] | None = None,
 ) -> bool:
-    """Return whether this worker could claim a job."""
+    """Return whether this worker could claim a job. Options: as for `claim`."""
     oldest = claiming.oldest(
-        worker_name, queue=queue, kind=served.kind, without=without, has_peer=served.has_peer
+        worker_name,
+        queue=queue,
+        kind=served.kind,
+        without=without,
+        only=only,
+        has_peer=served.has_peer,
     )
     return oldest is not None
 

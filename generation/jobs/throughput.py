@@ -1,50 +1,117 @@
-"""Time per image by release and size: the last measured samples, kept in Redis.
+"""Measured time of batches by release, size and number of images, and the number of images that a batch should have.
 
-Samples may be lost with Redis; without samples there is no estimate.
+A worker measures its own batches and keeps the result in its row, where estimates read it.
 """
 
-from collections.abc import Mapping
+import time
+from collections import defaultdict, deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from threading import Lock
 
-from generation.infra.redis_client import attempt, decoded
-
-PREFIX = "retort:rate:"
-SAMPLES = 200
-KEPT_SECONDS = 7 * 24 * 3600
+SAMPLES = 20  # per number of images
+TRIES = 3  # samples after which a number of images counts as measured
+REMEASURED_SECONDS = 3600.0  # the device may have been busy with something else
+TOLERANCE = 1.1  # of the least time per image: a smaller batch within it is preferred
 
 
 @dataclass(frozen=True)
-class Rate:
-    """Seconds that a worker takes for one image: median and 90th percentile."""
+class Seconds:
+    """Seconds of a batch: median and 90th percentile."""
 
     p50: float
     p90: float
 
+    def times(self, factor: float) -> "Seconds":
+        return Seconds(self.p50 * factor, self.p90 * factor)
+
+
+Curve = Mapping[int, Seconds]  # by number of images
+Stored = Mapping[str, Mapping[str, Sequence[float]]]  # as in the worker's row
+
 
 def key_of(release_id: int, width: int, height: int) -> str:
-    return f"{PREFIX}{release_id}:{width}x{height}"
+    """Return the name of a curve. The claim makes the same one in SQL."""
+    return f"{release_id}:{width}x{height}"
 
 
-def record(seconds: Mapping[str, float]) -> None:
-    """Store the seconds per image of a finished batch, by `key_of`."""
+def at(curve: Curve, images: int) -> Seconds | None:
+    """Return the time of a batch of so many images: between two measured numbers interpolated, outside in proportion.
 
-    def write(redis) -> None:
-        with redis.pipeline(transaction=False) as pipe:
-            for key, value in seconds.items():
-                pipe.lpush(key, f"{value:.5f}")
-                pipe.ltrim(key, 0, SAMPLES - 1)
-                pipe.expire(key, KEPT_SECONDS)
-            pipe.execute()
-
-    if seconds:
-        attempt(write, None)
-
-
-def read(key: str) -> Rate | None:
-    """Return the rate, None without samples or while Redis is unreachable."""
-    found = attempt(lambda redis: redis.lrange(key, 0, SAMPLES - 1), []) or []
-    numbers = [decoded(value) for value in found]
-    values = sorted(float(value) for value in numbers if isinstance(value, int | float))
-    if not values:
+    None without measurements.
+    """
+    if not curve:
         return None
-    return Rate(values[len(values) // 2], values[min(len(values) - 1, len(values) * 9 // 10)])
+    below = max((n for n in curve if n <= images), default=min(curve))
+    above = min((n for n in curve if n >= images), default=max(curve))
+    if below >= above:
+        return curve[below].times(images / below)
+    share = (images - below) / (above - below)
+    low, high = curve[below], curve[above]
+    return Seconds(low.p50 + share * (high.p50 - low.p50), low.p90 + share * (high.p90 - low.p90))
+
+
+def best(curve: Curve, most: int) -> int:
+    """Return how many images a batch should have: the smallest number whose time per image is close to the least.
+
+    A queue is emptied as fast as by the largest batch, or faster, and no image waits for others without a gain.
+    """
+    numbers = [1 << power for power in range(most.bit_length()) if 1 << power < most] + [most]
+    each = {n: found.p50 / n for n in numbers if (found := at(curve, n)) is not None}
+    least = min(each.values(), default=0.0)
+    return min((n for n, seconds in each.items() if seconds <= TOLERANCE * least), default=most)
+
+
+def parse(stored: Stored, key: str) -> Curve:
+    """Return a curve of a worker's row."""
+    return {int(n): Seconds(*seconds) for n, seconds in stored.get(key, {}).items()}
+
+
+class Measurements:
+    """Times of this worker's batches. Thread-safe: written by the threads that commit, read by the one that claims."""
+
+    def __init__(self) -> None:
+        self._samples: dict[str, dict[int, deque[tuple[float, float]]]] = defaultdict(dict)
+        self._guard = Lock()
+
+    def record(self, key: str, images: int, seconds: float) -> None:
+        """Note the time that a batch took on the device and for its files."""
+        with self._guard:
+            samples = self._samples[key].setdefault(images, deque(maxlen=SAMPLES))
+            samples.append((time.monotonic(), seconds))
+
+    def curve(self, key: str) -> Curve:
+        with self._guard:
+            return {n: _middle(samples) for n, samples in self._samples.get(key, {}).items()}
+
+    def limit(self, key: str, most: int) -> int:
+        """Return how many images a batch should have. The largest one is tried from time to time."""
+        with self._guard:
+            largest = list(self._samples.get(key, {}).get(most, ()))[-TRIES:]
+        if len(largest) < TRIES or time.monotonic() - largest[0][0] > REMEASURED_SECONDS:
+            return most
+        return best(self.curve(key), most)
+
+    def limits(self, most: int) -> dict[str, int]:
+        """Return the limits that are lower than the largest batch, by `key_of`."""
+        with self._guard:
+            keys = list(self._samples)
+        found = {key: self.limit(key, most) for key in keys}
+        return {key: limit for key, limit in found.items() if limit < most}
+
+    def stored(self) -> dict[str, dict[str, list[float]]]:
+        """Return the curves for the worker's row."""
+        with self._guard:
+            keys = list(self._samples)
+        return {
+            key: {
+                str(n): [round(seconds.p50, 5), round(seconds.p90, 5)]
+                for n, seconds in sorted(self.curve(key).items())
+            }
+            for key in keys
+        }
+
+
+def _middle(samples: Sequence[tuple[float, float]]) -> Seconds:
+    values = sorted(seconds for _, seconds in samples)
+    return Seconds(values[len(values) // 2], values[min(len(values) - 1, len(values) * 9 // 10)])

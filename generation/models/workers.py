@@ -21,6 +21,11 @@ class Worker(models.Model):
     loaded = ArrayField(
         models.BigIntegerField(), default=list, help_text="Ids of the loaded releases."
     )
+    batch_seconds = models.JSONField(
+        default=dict,
+        db_default={},
+        help_text="Measured seconds of batches, median and 90th percentile, by release, size and number of images.",
+    )
     started_at = models.DateTimeField(default=timezone.now)
     heartbeat_at = models.DateTimeField(default=timezone.now)
     fault = models.CharField(

@@ -1,5 +1,6 @@
 """Generation of a batch on the device: calls of the pipeline, progress, and the error of each job."""
 
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from uuid import UUID
@@ -15,6 +16,7 @@ from generation.engine.errors import (
     NotFinite,
     OutOfMemory,
 )
+from generation.engine.pipeline import Pipeline
 from generation.engine.request import (
     GenerationRequest,
     GenerationResult,
@@ -22,9 +24,10 @@ from generation.engine.request import (
     Timings,
 )
 from generation.infra import heartbeat, metrics
-from generation.jobs import quality_control
+from generation.jobs import quality_control, throughput
 from generation.jobs.lifecycle import Claim
 from generation.jobs.quality_control import BestPicture
+from generation.jobs.throughput import Measurements
 from generation.models import Job, Release
 from generation.worker.leases import Leases
 from generation.worker.pipelines import Loaded
@@ -34,6 +37,7 @@ from generation.worker.stalls import Activity, Kind, StallWatch, step_bound, unk
 log = structlog.get_logger(__name__)
 
 CRASHES_IN_A_ROW = 5  # of different jobs, after which the worker is to blame
+WARM_UP_SECONDS = 0.05  # of a batch, after which no larger one is measured at the start
 Results = dict[Claim, list[BestPicture] | Exception]
 
 
@@ -44,16 +48,26 @@ class WorkerStopping(Exception):
 class Generator:
     """Generates batches. A crash is a job's fault only if the device still makes a test image.
 
-    loaded: the pipelines; use: called with each release that is used; watch: ends the process if a step takes too long.
+    loaded: the pipelines; watch: ends the process if a step takes too long; measured: times of batches; use: called
+    with each release that is used; between: called after each step of a teacher's batch, and may generate others.
     """
 
     def __init__(
-        self, loaded: Loaded, leases: Leases, watch: StallWatch, use: Callable[[Release], None]
+        self,
+        loaded: Loaded,
+        leases: Leases,
+        watch: StallWatch,
+        measured: Measurements,
+        *,
+        use: Callable[[Release], None],
+        between: Callable[[float], None],
     ) -> None:
         self._loaded = loaded
         self._leases = leases
         self._watch = watch
+        self._measured = measured
         self._use = use
+        self._between = between
         self._crashes = 0  # of jobs, one after the other
 
     def generate(self, batch: Sequence[Job], timings: Timings) -> Results:
@@ -120,8 +134,9 @@ class Generator:
         embeddings = {job.id: job.embedding.stored() for job in batch}
         pictures: list[BestPicture] = []
         # More than one part only for a job that is larger than a batch.
-        for start in range(0, len(rows), settings.BATCH_SIZE):
-            part = rows[start : start + settings.BATCH_SIZE]
+        most = self._measured.limit(curve_of(batch[0]), settings.BATCH_SIZE)
+        for start in range(0, len(rows), most):
+            part = rows[start : start + most]
             progress = BatchProgress(
                 [(job.id, index) for job, index in part], done=start, total=len(rows)
             )
@@ -129,7 +144,9 @@ class Generator:
             with self._steps(batch[0], len(part)) as activity:
                 results = pipeline.generate(
                     requests,
-                    on_step=self._on_step([job for job, _ in part], activity, progress),
+                    on_step=self._on_step(
+                        [job for job, _ in part], activity, pipeline, timings, progress
+                    ),
                     previews=progress,
                     timings=timings,
                 )
@@ -139,11 +156,11 @@ class Generator:
 
         def again(failing: Sequence[BestPicture]) -> list[GenerationResult]:
             results: list[GenerationResult] = []
-            for start in range(0, len(failing), settings.BATCH_SIZE):
-                part = failing[start : start + settings.BATCH_SIZE]
+            for start in range(0, len(failing), most):
+                part = failing[start : start + most]
                 requests = [_request(one.job, embeddings, one.next_seed) for one in part]
                 with self._steps(batch[0], len(part)) as activity:
-                    on_step = self._on_step([one.job for one in part], activity)
+                    on_step = self._on_step([one.job for one in part], activity, pipeline, timings)
                     results += pipeline.generate(requests, on_step=on_step, timings=timings)
                 judging.moved()
             return results
@@ -153,23 +170,60 @@ class Generator:
         return {Claim.of(job): [one for one in pictures if one.job is job] for job in batch}
 
     def _steps(self, first: Job, images: int) -> AbstractContextManager[Activity]:
-        return self._watch.watching(Kind.DEVICE, "step", step_bound(first, images))
+        curve = self._measured.curve(curve_of(first))
+        bound = step_bound(curve, images, steps=first.num_inference_steps)
+        return self._watch.watching(Kind.DEVICE, "step", bound)
 
     def _on_step(
-        self, rows: Sequence[Job], activity: Activity, progress: BatchProgress | None = None
+        self,
+        rows: Sequence[Job],
+        activity: Activity,
+        pipeline: Pipeline,
+        timings: Timings,
+        progress: BatchProgress | None = None,
     ) -> Callable[[int, int], Collection[int]]:
         """Return the callback between two steps, which returns the rows that are no longer wanted."""
         claims = [Claim.of(job) for job in rows]
+        is_of_teacher = rows[0].release.kind == Release.Kind.TEACHER
+        began = time.perf_counter()
 
         def on_step(step: int, steps: int) -> Collection[int]:
+            nonlocal began
             activity.moved()
             if heartbeat.stopping.is_set():
                 raise WorkerStopping
             if progress is not None:
                 progress.stepped(step, steps)
+            if is_of_teacher:
+                pipeline.device.synchronize()  # else what comes between waits for all steps that are launched
+                stepped = time.perf_counter()
+                self._between(stepped - began)
+                began = time.perf_counter()
+                timings.unet_seconds -= began - stepped
+                activity.moved()
             return [row for row, claim in enumerate(claims) if self._leases.is_lost(claim)]
 
         return on_step
+
+
+def warm_up(pipeline: Pipeline, release: Release, measured: Measurements) -> None:
+    """Make a test image, then measure batches of growing size while they take little time. Raises DeviceFailed.
+
+    What is larger is measured when so many jobs wait.
+    """
+    selftest.run(pipeline)
+    images, seconds = 1, 0.0
+    while images <= settings.BATCH_SIZE and seconds < WARM_UP_SECONDS:
+        started = time.monotonic()
+        selftest.run(pipeline, images=images)
+        seconds = time.monotonic() - started
+        measured.record(throughput.key_of(release.pk, *release.image_sizes[0]), images, seconds)
+        images *= 2
+
+
+def curve_of(job: Job) -> str:
+    """Return the name of the curve of the job's batches."""
+    return throughput.key_of(job.release_id, job.width, job.height)
 
 
 def _request(job: Job, embeddings: Mapping[UUID, StoredEmbedding], seed: int) -> GenerationRequest:

@@ -29,10 +29,12 @@ from generation.jobs.claiming import Claimed
 from generation.jobs.completion import Result
 from generation.jobs.failures import Failure
 from generation.jobs.lifecycle import Claim, Served
+from generation.jobs.throughput import Measurements
 from generation.models import Job, Release
 from generation.worker import writing
-from generation.worker.generating import Generator, Results, WorkerStopping
+from generation.worker.generating import Generator, Results, WorkerStopping, warm_up
 from generation.worker.health import Health
+from generation.worker.interleaving import Interleaving
 from generation.worker.leases import Leases
 from generation.worker.pipelines import Loaded, wanted
 from generation.worker.probes import probe_storage
@@ -63,9 +65,24 @@ class GenerationWorker:
         self.leases = Leases()
         self.health = Health()
         self.watch = StallWatch(self._stalled)
+        self.measured = Measurements()
         self._exit = exit_process
-        self._generator = Generator(self.loaded, self.leases, self.watch, self._update_row)
-        self._writer = Writer(self.leases, self.watch, self.health, self._answer_identical)
+        interleaving = Interleaving(
+            releases=self._interleaved,
+            is_waiting=lambda only: self.is_work_waiting(only=only),
+            generate=self._serve_batch,
+        )
+        self._generator = Generator(
+            self.loaded,
+            self.leases,
+            self.watch,
+            self.measured,
+            use=self._update_row,
+            between=interleaving.run,
+        )
+        self._writer = Writer(
+            self.leases, self.watch, self.health, self.measured, self._answer_identical
+        )
         self._writers = ThreadPoolExecutor(
             UNCOMMITTED_BATCHES, thread_name_prefix="writer", initializer=partial(use_threads, 1)
         )
@@ -114,7 +131,7 @@ class GenerationWorker:
         try:
             with self.watch.watching(Kind.DEVICE, "start of the device", unknown_bound()):
                 loaded = self.loaded.get(release)
-                selftest.run(loaded)
+                warm_up(loaded, release, self.measured)
             return loaded.describe()
         except ReleaseInvalid as error:
             log.error("release_not_loaded", release=release.name, error=error.detail)
@@ -148,19 +165,29 @@ class GenerationWorker:
     def serve(self) -> None:
         """Generate batches until no job is left or the process should stop. Files may still be written afterwards."""
         notifications.received(self.queue)
-        has_more = True
-        while has_more and self.health.is_good and not heartbeat.stopping.is_set():
-            claimed, reports = self._claim()
-            if not claimed.jobs:
-                break
-            has_more = claimed.has_more
-            if has_more:
-                notifications.wake(self.queue)  # for another worker, which may be idle
-            self._writing.append(self.run_batch(claimed, reports))
-            while len(self._writing) >= UNCOMMITTED_BATCHES:
-                wait([self._writing.popleft()])
+        while self._serve_batch():
+            pass
 
-    def _claim(self) -> tuple[Claimed, list[Future[None]]]:
+    def _serve_batch(self, only: Collection[int] | None = None) -> bool:
+        """Claim a batch and generate it. Return whether another one may wait. only: pks of releases, None = all."""
+        if not self.health.is_good or heartbeat.stopping.is_set():
+            return False
+        claimed, reports = self._claim(only)
+        if not claimed.jobs:
+            return False
+        if claimed.has_more:
+            notifications.wake(self.queue)  # for another worker, which may be idle
+        self._writing.append(self.run_batch(claimed, reports))
+        while len(self._writing) >= UNCOMMITTED_BATCHES:
+            wait([self._writing.popleft()])
+        return claimed.has_more
+
+    def _interleaved(self) -> list[int]:
+        """Return the pks of the releases whose jobs may run between the steps of a teacher's batch."""
+        serves_both = self._served is not None and self._served.kind is None
+        return self.loaded.of_kind(Release.Kind.STUDENT) if serves_both else []
+
+    def _claim(self, only: Collection[int] | None) -> tuple[Claimed, list[Future[None]]]:
         """Return a batch, and the threads' work of reporting the claim."""
         reports: list[Future[None]] = []
 
@@ -174,6 +201,8 @@ class GenerationWorker:
                 queue=self.queue,
                 served=self._served,
                 without=self.loaded.paused(),
+                only=only,
+                limits=self.measured.limits(settings.BATCH_SIZE),
                 tell=report,
             ),
             before_retry=lambda: jobs.give_back_unknown(name, known=self.leases.held()),
@@ -332,17 +361,21 @@ class GenerationWorker:
         if self.health.check():
             notifications.wake(self.queue)
         self._update_row()
+        heartbeat.note_measured(self.measured.stored())
         if self.leases:
             jobs.end_overdue()
             self.leases.renew()
 
-    def is_work_waiting(self) -> bool:
-        """Return whether this worker could claim a job."""
+    def is_work_waiting(self, *, only: Collection[int] | None = None) -> bool:
+        """Return whether this worker could claim a job. only: pks of releases, None = all."""
         if not self.health.is_good:
             return False
-        served = self._served or self.look()
         return jobs.is_work_waiting(
-            settings.WORKER_NAME, queue=self.queue, served=served, without=self.loaded.paused()
+            settings.WORKER_NAME,
+            queue=self.queue,
+            served=self._served or self.look(),
+            without=self.loaded.paused(),
+            only=only,
         )
 
 

@@ -59,6 +59,11 @@ class Loaded:
         with self._guard:
             return sorted(self._pipelines)
 
+    def of_kind(self, kind: str) -> list[int]:
+        """Return the pks of the loaded releases of this kind."""
+        with self._guard:
+            return [pk for pk, found in self._pipelines.items() if found.manifest.kind == kind]
+
     def clear(self) -> None:
         """For tests."""
         self._wait_for(None)

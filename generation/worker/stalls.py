@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import structlog
-from cachetools import TTLCache, cached
 from django.conf import settings
 
 from generation.jobs import throughput
-from generation.models import Job
+from generation.jobs.throughput import Curve
 
 log = structlog.get_logger(__name__)
 
@@ -113,15 +112,9 @@ def unknown_bound() -> float:
     return TIMES_UNKNOWN * settings.STALL_SECONDS
 
 
-def step_bound(job: Job, images: int) -> float:
-    """Return the most seconds between two steps of a batch of this job's release and size."""
-    rate = _rate(throughput.key_of(job.release_id, job.width, job.height))
-    if rate is None:
+def step_bound(measured: Curve, images: int, *, steps: int) -> float:
+    """Return the most seconds between two steps of a batch of so many images."""
+    seconds = throughput.at(measured, images)
+    if seconds is None:
         return unknown_bound()
-    measured = rate.p90 * images / job.num_inference_steps
-    return max(settings.STALL_SECONDS, TIMES_MEASURED * measured)
-
-
-@cached(TTLCache(maxsize=64, ttl=60), lock=threading.Lock())
-def _rate(key: str) -> throughput.Rate | None:
-    return throughput.read(key)
+    return max(settings.STALL_SECONDS, TIMES_MEASURED * seconds.p90 / steps)

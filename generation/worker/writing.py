@@ -15,14 +15,15 @@ from generation.errors import StorageFailed
 from generation.images import storage
 from generation.images import store as images
 from generation.infra import database, heartbeat
-from generation.jobs import completion, quality_control, throughput
+from generation.jobs import completion, quality_control
 from generation.jobs import lifecycle as jobs
 from generation.jobs.completion import Result
 from generation.jobs.failures import Failure
 from generation.jobs.lifecycle import Claim, Outcome
 from generation.jobs.quality_control import BestPicture
+from generation.jobs.throughput import Measurements
 from generation.models import Job
-from generation.worker.generating import Results
+from generation.worker.generating import Results, curve_of
 from generation.worker.health import Health
 from generation.worker.leases import Leases
 from generation.worker.probes import probe_storage
@@ -38,8 +39,8 @@ PAUSE_SECONDS = (0.25, 2.0)  # between two tries: the first, and the longest
 class Writer:
     """Writes files and commits.
 
-    watch: ends the process if a file takes too long; health: stops the claims after an error of the storage; answer: as
-    for `completion.commit`.
+    watch: ends the process if a file takes too long; health: stops the claims after an error of the storage; measured:
+    gets the time of each batch; answer: as for `completion.commit`.
     """
 
     def __init__(
@@ -47,11 +48,13 @@ class Writer:
         leases: Leases,
         watch: StallWatch,
         health: Health,
+        measured: Measurements,
         answer: Callable[[Sequence[Result]], object],
     ) -> None:
         self._leases = leases
         self._watch = watch
         self._health = health
+        self._measured = measured
         self._answer = answer
 
     def write(self, batch: Sequence[Job], results: Results, *, device_seconds: float) -> None:
@@ -85,10 +88,8 @@ class Writer:
         if finished:
             self.commit(finished)
             self._health.worked()
-            first = batch[0]  # all of a batch have its release and its size
-            key = throughput.key_of(first.release_id, first.width, first.height)
             whole = device_seconds + time.monotonic() - started
-            throughput.record({key: whole / images_in_batch})
+            self._measured.record(curve_of(batch[0]), images_in_batch, whole)
 
     def commit(self, results: Sequence[Result]) -> None:
         patiently(lambda: completion.commit(results, answer=self._answer))

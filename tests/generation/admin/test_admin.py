@@ -424,6 +424,20 @@ def test_a_queue_is_paused_and_resumed(admin):
     assert viewer.post(url("queue", "do", "generation", "pause")).status_code == 403
 
 
+def test_the_time_of_a_workers_batches_is_shown(admin):
+    worker = make_worker(release=make_release(), queue="generation")
+    worker.batch_seconds = {
+        f"{worker.release_id}:64x64": {"1": [0.031, 0.04], "8": [0.2, 0.3]},
+        "999:64x64": {"1": [0.777, 0.8]},  # of another release
+    }
+    worker.save()
+
+    html = admin.get(url("worker", "changelist")).content.decode()
+
+    assert "1: 31 ms, 8: 200 ms" in html and "64x64, batches of 4" in html
+    assert "777" not in html
+
+
 def test_the_fault_of_a_worker_is_shown(admin):
     worker = make_worker()
     Worker.objects.filter(pk=worker.pk).update(fault="storage_failed", fault_detail="No space.")

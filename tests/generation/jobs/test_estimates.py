@@ -15,7 +15,6 @@ pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_server")]
 @pytest.fixture(autouse=True)
 def nothing_remembered():
     estimates._served_by.cache_clear()
-    estimates._rate.cache_clear()
 
 
 def place(job: Job) -> int:
@@ -50,24 +49,25 @@ def test_the_place_is_the_order_in_which_jobs_are_claimed():
     assert places[claimed[0]] == 1 and places[claimed[-1]] == len(rows)
 
 
-def test_the_time_follows_what_was_measured_and_who_works():
-    make_worker()
-    first = make_job(n=4)
-    job = make_job(n=2)
+def test_the_time_follows_what_the_workers_measured():
+    first, job = make_job(n=4), make_job(n=2)
+    one = make_worker()
     assert estimates.of(job).eta_p50 is None  # nothing was measured yet
     key = throughput.key_of(job.release_id, job.width, job.height)
-    for seconds in [0.1] * 8 + [0.5] * 2:
-        throughput.record({key: seconds})
-    estimates._rate.cache_clear()
+    one.batch_seconds = {key: {"1": [0.2, 0.3], "8": [0.8, 1.6]}}
+    one.save()
+    estimates._served_by.cache_clear()
 
     alone = estimates.of(job)
-    make_worker(name="worker-2")
+    make_worker(name="worker-2")  # it has measured nothing
     estimates._served_by.cache_clear()
     shared = estimates.of(job)
 
-    assert (alone.eta_p50, alone.eta_p90) == (pytest.approx(0.6), pytest.approx(3.0))
-    assert shared.eta_p50 == pytest.approx(0.4)  # 4 images by two workers, then its own 2
-    assert estimates.of(first).eta_p50 == pytest.approx(0.4)
+    own_p50, own_p90 = 0.2 + 0.6 / 7, 0.3 + 1.3 / 7  # between a batch of 1 and one of 8
+    assert alone.eta_p50 == pytest.approx(4 * 0.1 + own_p50)
+    assert alone.eta_p90 == pytest.approx(4 * 0.2 + own_p90)
+    assert shared.eta_p50 == pytest.approx(2 * 0.1 + own_p50)
+    assert estimates.of(first).eta_p50 == pytest.approx(0.2 + 0.6 * 3 / 7)
 
 
 def test_a_worker_that_is_silent_serves_nobody():

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -18,11 +19,12 @@ from generation.images import storage
 from generation.images import store as images
 from generation.infra import heartbeat
 from generation.infra.watchdog import EXIT_UNRESPONSIVE
-from generation.jobs import completion, submission
+from generation.jobs import completion, submission, throughput
 from generation.jobs import lifecycle as jobs
 from generation.jobs.job_request import JobRequest
 from generation.models import Attempt, Embedding, Image, Job, Release, Worker
 from generation.releases import lifecycle as releases
+from generation.worker import generating, interleaving
 from tests.people import make_job, make_user, make_variant, make_worker
 from tests.tiny import make_tiny_release
 
@@ -47,6 +49,13 @@ def served(tmp_path: Path, settings, monkeypatch):
     heartbeat.stopping.clear()
 
 
+def until(condition) -> None:
+    ends = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < ends
+        time.sleep(0.05)
+
+
 def submit(text: str = TEXTS[0], **fields) -> Job:
     return submission.submit(make_user(), JobRequest(text=text, **fields))
 
@@ -61,6 +70,34 @@ def test_what_is_queued_is_done_in_batches_with_files(served, settings, worker):
     files = [settings.MEDIA_ROOT / image.file for image in Image.objects.all()]
     assert len(files) == len(submitted)
     assert all(file.stat().st_size > 0 for file in files)
+
+
+def test_a_batch_is_as_large_as_pays_and_what_it_took_is_in_the_workers_row(served, worker):
+    curve = throughput.key_of(served.pk, 64, 64)
+    for size, seconds in ((1, 0.1), (4, 60.0)):  # batches of four are slower than four alone
+        for _ in range(throughput.TRIES):
+            worker.measured.record(curve, size, seconds)
+    for seed in range(3):
+        submit(seed=seed)
+    submit(seed=10, n=2)
+
+    worker.run()
+
+    assert sorted(Attempt.objects.values_list("batch_size", flat=True)) == [1, 1, 1, 2]
+    heartbeat.begin("generation", device="cpu", tick=worker.tick)
+    try:
+        until(lambda: Worker.objects.get().batch_seconds)
+    finally:
+        heartbeat.end()
+    assert set(worker.measured.stored()[curve]) == {"1", "2", "4"}
+
+
+def test_a_worker_that_starts_has_measured_small_batches(served, worker, monkeypatch):
+    monkeypatch.setattr(generating, "WARM_UP_SECONDS", float("inf"))
+
+    generating.warm_up(worker.loaded.get(served), served, worker.measured)
+
+    assert set(worker.measured.curve(f"{served.pk}:64x64")) == {1, 2, 4}
 
 
 def test_a_job_larger_than_a_batch_is_done_in_parts_with_consecutive_seeds(served, worker):
@@ -279,6 +316,44 @@ def test_jobs_of_the_teacher_are_left_to_a_worker_of_their_own_while_there_is_on
     assert [release.name for release in worker.look().releases.values()] == ["big"]
     worker.run()
     assert Job.objects.get(pk=late.pk).status == "succeeded"
+
+
+def test_a_picture_of_the_student_waits_for_one_step_of_the_teacher(
+    served, tmp_path, settings, worker, monkeypatch
+):
+    settings.WORKER_NAME = "worker-1"
+    monkeypatch.setattr(interleaving, "CHECK_SHARE", float("inf"))  # these steps take milliseconds
+    make_tiny_release(tmp_path / "big", name="big", kind="teacher", steps=6)
+    releases.activate(releases.register(tmp_path / "big"))
+    encoding.encode_missing()
+    worker.tick()  # as the heartbeat does: both kinds are served here
+    slow = submit(seed=1, model="teacher")
+    submit(seed=1, model="student")
+    worker.run()
+    slow, again = submit(seed=2, model="teacher"), []
+    unet = worker.loaded.get(slow.release).unet
+    seen = []
+
+    def step(*_) -> None:
+        seen.append(list(Job.objects.filter(id__in=again).values_list("status", flat=True)))
+        if len(seen) in (2, 3):  # during the second and the third step
+            again.append(submit(seed=100 + len(seen), model="student").id)
+
+    hook = unet.register_forward_pre_hook(step)
+    try:
+        worker.run()
+    finally:
+        hook.remove()
+
+    # Generated after the step in which it came. The one before has been committed, too.
+    assert seen[2:] and all("queued" not in statuses for statuses in seen)
+    assert set(Job.objects.values_list("status", flat=True)) == {"succeeded"}
+    slow.refresh_from_db()
+    quick = Job.objects.filter(id__in=again)
+    assert all(job.finished_at < slow.finished_at for job in quick)
+    spent = sum(job.device_seconds for job in quick)
+    whole = (slow.finished_at - slow.started_at).total_seconds()
+    assert slow.device_seconds < whole - spent  # what came between is not the teacher's
 
 
 # --- messages -------------------------------------------------------------------------------------

@@ -1,0 +1,43 @@
+"""Batches of students between the steps of a teacher's batch, on the same thread.
+
+A picture of a student takes a fraction of a teacher's step. In a worker that serves both it waits for one step, not for
+the rest of the batch.
+"""
+
+import time
+from collections.abc import Callable, Collection
+
+CHECK_SHARE = 0.05  # of the device's time that looking for jobs may take
+
+
+class Interleaving:
+    """is_waiting: whether a job of these releases could be claimed; generate: claims and generates a batch of them,
+    and returns whether there was one; releases: returns the pks of the students that are loaded.
+    """
+
+    def __init__(
+        self,
+        *,
+        releases: Callable[[], Collection[int]],
+        is_waiting: Callable[[Collection[int]], bool],
+        generate: Callable[[Collection[int]], bool],
+    ) -> None:
+        self._releases = releases
+        self._is_waiting = is_waiting
+        self._generate = generate
+        self._next_check = 0.0  # monotonic
+
+    def run(self, step_seconds: float) -> None:
+        """Generate what waits, for at most as long as the step took: the teacher keeps half of the device."""
+        began = time.monotonic()
+        if began < self._next_check:
+            return
+        releases = self._releases()
+        if not releases:
+            return
+        is_waiting = self._is_waiting(releases)
+        checked = time.monotonic()
+        self._next_check = checked + (checked - began) / CHECK_SHARE
+        if is_waiting:
+            while self._generate(releases) and time.monotonic() < began + step_seconds:
+                pass
