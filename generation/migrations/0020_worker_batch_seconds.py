@@ -8,7 +8,7 @@ from generation.migrations._locks import lock_timeout
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('generation', '0017_queues'),
+        ('generation', '0019_judged_images'),
     ]
 
     operations = [
