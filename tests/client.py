@@ -26,6 +26,9 @@ class API:
     def put(self, path: str, body: Any = None, **extra: Any):
         return self._client.put(path, body or {}, content_type="application/json", **extra)
 
+    def patch(self, path: str, body: Any = None, **extra: Any):
+        return self._client.patch(path, body or {}, content_type="application/json", **extra)
+
     def delete(self, path: str):
         return self._client.delete(path)
 

@@ -1,4 +1,4 @@
-"""Audit log of changes to keys and releases, written in the transaction of the change.
+"""Audit log of changes to keys, releases and the catalogue, written in the transaction of the change.
 
 The actor is a context variable: set by `generation.api.middleware` in requests, by signals in Celery tasks; any other
 process is a command run by a user of the operating system.
@@ -62,11 +62,12 @@ def _task_ends(**_: object) -> None:
     _who.set(_of_this_process)
 
 
-def record(action: str, subject: object, **detail: object) -> None:
-    """Write an entry in the transaction of the change. detail: JSON values."""
+def record(action: str, subject: object, **detail: object) -> AuditEntry:
+    """Write an entry in the transaction of the change and return it. detail: JSON values."""
     who = _who.get()()
-    AuditEntry.objects.create(
+    entry = AuditEntry.objects.create(
         actor=who.name[:150], via=who.via, action=action, subject=str(subject)[:160], detail=detail
     )
     facts = {"action": action, "subject": str(subject), "actor": who.name, "via": who.via}
     transaction.on_commit(partial(log.info, "audited", **facts), robust=True)
+    return entry

@@ -1,10 +1,11 @@
-"""Admin of the audit log: changes to keys and releases, read-only."""
+"""Admin of the audit log: changes to keys, releases and the catalogue, read-only."""
 
 import json
 from typing import Any
 
 from django.contrib import admin
 from django.http import HttpRequest
+from django.utils.text import Truncator
 from unfold.admin import ModelAdmin
 from unfold.contrib.filters.admin import (
     AllValuesCheckboxFilter,
@@ -15,6 +16,10 @@ from unfold.decorators import display
 from generation.admin import pictures
 from generation.admin.actions import ReadOnlyMixin
 from generation.models import AuditEntry
+
+MOST_CHARACTERS = (
+    300  # of the detail in the list: a change of the whole catalogue names all its variants
+)
 
 
 @admin.register(AuditEntry)
@@ -47,7 +52,7 @@ class AuditEntryAdmin(ReadOnlyMixin, ModelAdmin):
         # An edit lists each value before and after.
         between = " → " if entry.action.endswith("_edited") else ", "
         facts = (f"{name}: {_text(value, between)}" for name, value in entry.detail.items())
-        return "; ".join(facts) or "–"
+        return Truncator("; ".join(facts)).chars(MOST_CHARACTERS) or "–"
 
 
 def _text(value: object, between: str) -> str:

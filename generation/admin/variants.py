@@ -26,7 +26,7 @@ from generation.admin.variant_forms import (
     VariantImportForm,
 )
 from generation.admin.variant_import import PreviewResource
-from generation.catalogue import unknown_words
+from generation.catalogue import editing, unknown_words
 from generation.catalogue import variants as catalogue
 from generation.catalogue.import_export import CatalogueCSV, CatalogueJSON
 from generation.catalogue.unknown_words import Vocabulary
@@ -245,7 +245,7 @@ class PromptVariantAdmin(ObjectActionsMixin, ModelAdmin, ImportExportModelAdmin)
 
     def _set_status(self, request: HttpRequest, queryset: QuerySet, status: Status) -> None:
         rows = PromptVariant.objects.filter(pk__in=list(_ids(queryset)))
-        changed = catalogue.set_status(rows, status)
+        changed = editing.set_status(rows, status).count
         messages.success(request, f"{changed} prompt variants are now {status.label.lower()}.")
 
     # --- import and export

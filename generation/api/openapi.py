@@ -39,6 +39,8 @@ BODIES: dict[str, Any] = {
     "put_prediction": {"input": {"prompt": TEXT}},
     "create_prediction_of_model": {"input": {"prompt": TEXT}},
     "create_run": {"anew": False},
+    "create_variant": {"text": "a red clay ball on a glass table", "tags": ["red", "clay", "ball"]},
+    "change_variant": {"tags": ["glass", "red", "vase"]},
     "pause_queue": {"reason": "maintenance"},
 }
 

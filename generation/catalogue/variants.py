@@ -25,9 +25,9 @@ from django.db.models import (
     When,
 )
 from django.db.models.functions import Coalesce
-from django.utils import timezone
 from django.utils.text import slugify
 
+from generation.access import audit
 from generation.engine import tokens
 from generation.engine.errors import ReleaseInvalid
 from generation.engine.texts import normalize, tidy
@@ -201,6 +201,7 @@ def save(variant: PromptVariant, *, new_revision: bool = False) -> PromptVariant
             variant.save()
     except IntegrityError as error:
         raise _conflict(variant) from error
+    _record(stored, variant)
     log.info(
         "variant_saved",
         variant=variant.slug,
@@ -214,6 +215,20 @@ def save(variant: PromptVariant, *, new_revision: bool = False) -> PromptVariant
     return variant
 
 
+def _record(stored: PromptVariant | None, variant: PromptVariant) -> None:
+    """Write what changed to the audit log."""
+    if stored is None:
+        audit.record("variant_added", variant.slug, text=variant.text, status=variant.status)
+        return
+    pairs = {
+        field: [getattr(stored, field), getattr(variant, field)]
+        for field in ("slug", "text", "tags", "status", "max_tries", "notes")
+    }
+    changed = {field: pair for field, pair in pairs.items() if pair[0] != pair[1]}
+    if changed:
+        audit.record("variant_edited", variant.slug, **changed)
+
+
 def _conflict(variant: PromptVariant) -> PromptInvalid:
     """Return the error of a text or slug that another process saved between the check and the write."""
     same = PromptVariant.objects.filter(normalized_text=variant.normalized_text)
@@ -221,19 +236,6 @@ def _conflict(variant: PromptVariant) -> PromptInvalid:
     if other := same.first():
         return duplicate(other.slug)
     return PromptInvalid(f"The slug “{variant.slug}” is already in use.", parameter="slug")
-
-
-def set_status(variants: QuerySet[PromptVariant], status: PromptVariant.Status) -> int:
-    """Set the status of variants. Return how many changed."""
-    with transaction.atomic():
-        other = variants.exclude(status=status).order_by("pk").select_for_update()
-        ids = list(other.values_list("pk", flat=True))
-        rows = PromptVariant.objects.filter(pk__in=ids)
-        changed = rows.update(status=status, updated_at=timezone.now())
-        log.info("variants_changed", status=str(status), count=changed)
-        if changed and status == PromptVariant.Status.ACTIVE:
-            publish_encode()
-    return changed
 
 
 def publish_encode() -> None:

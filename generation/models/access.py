@@ -209,7 +209,7 @@ class OwnerUsage(DailyUsage):
 
 
 class AuditEntry(models.Model):
-    """A change of a key or a release, with its author and time. `generation.access.audit` inserts it."""
+    """A change of a key, a release or the catalogue, with its author and time. `generation.access.audit` inserts it."""
 
     at = models.DateTimeField(default=timezone.now, editable=False)
     actor = models.CharField(

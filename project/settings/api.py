@@ -66,6 +66,7 @@ SPECTACULAR_SETTINGS = {
         "RunOutcome": "distillation.models.Run.Outcome",
         "RunTrigger": "distillation.models.Run.Trigger",
         "RunPolicy": "distillation.models.Run.Policy",
+        "VariantStatus": "generation.models.PromptVariant.Status",
         "ReleaseKind": "generation.models.Release.Kind",
         "ReleaseStatus": "generation.models.Release.Status",
     },

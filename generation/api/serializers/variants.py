@@ -1,13 +1,16 @@
-"""Serializers of prompt variants."""
+"""Serializers of prompt variants. The rules of a text and of tags are in `generation.catalogue`."""
 
 from typing import Any
 
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
-from generation.api.serializers.shapes import PageQuery, SelfURLSerializer, absolute, url
+from generation.api.serializers.shapes import PageQuery, SelfURLSerializer, Strict, absolute, url
+from generation.catalogue.variants import MAX_TAG_CHARACTERS, MAX_WORDS
 from generation.images import links
 from generation.models import PromptVariant
+
+MOST_TAGS = 50
 
 
 class VariantQuery(PageQuery):
@@ -16,6 +19,46 @@ class VariantQuery(PageQuery):
     covered = serializers.BooleanField(
         help_text="Only variants that the active student covers, or only the others."
     )
+
+
+class Tags(serializers.ListField):
+    def __init__(self) -> None:
+        super().__init__(
+            child=serializers.CharField(max_length=MAX_TAG_CHARACTERS),
+            max_length=MOST_TAGS,
+            help_text="All tags. Those that the detector knows are checked in images; with the prefix not-, the image "
+            "must not show them.",
+        )
+
+
+class ChangeVariantSerializer(Strict):
+    text = serializers.CharField(
+        help_text=f"1 to {MAX_WORDS} words. Another text is a new revision, and is encoded."
+    )
+    tags = Tags()
+    status = serializers.ChoiceField(
+        PromptVariant.Status.choices,
+        help_text="archived: nobody can ask for images of it any more; active: they can again.",
+    )
+    notes = serializers.CharField(allow_blank=True, help_text="For people.")
+    new_revision = serializers.BooleanField(
+        default=False,
+        help_text="Required to change a text that has images: they keep the old text.",
+    )
+
+
+class NewVariantSerializer(Strict):
+    mandatory = ("text",)
+
+    slug = serializers.SlugField(
+        max_length=120, help_text="Name in requests. Default: made from the text."
+    )
+    text = serializers.CharField(help_text=f"1 to {MAX_WORDS} words.")
+    tags = Tags()
+    status = serializers.ChoiceField(
+        PromptVariant.Status.choices, default=PromptVariant.Status.ACTIVE
+    )
+    notes = serializers.CharField(allow_blank=True, help_text="For people.")
 
 
 class ExampleSerializer(serializers.Serializer[Any]):
@@ -30,6 +73,9 @@ class VariantSerializer(serializers.ModelSerializer[PromptVariant]):
     served_by = serializers.SerializerMethodField(
         help_text="Release that serves a request without a model; null: such requests are refused."
     )
+    quality = serializers.SerializerMethodField(
+        help_text="Share of right pictures that this release makes of it; null: too few were judged."
+    )
     example = serializers.SerializerMethodField()
     urls = serializers.SerializerMethodField()
 
@@ -39,9 +85,11 @@ class VariantSerializer(serializers.ModelSerializer[PromptVariant]):
             "slug",
             "text",
             "tags",
+            "status",
             "revision",
             "is_covered",
             "served_by",
+            "quality",
             "example",
             "created_at",
             "updated_at",
@@ -51,6 +99,10 @@ class VariantSerializer(serializers.ModelSerializer[PromptVariant]):
     def get_served_by(self, variant: PromptVariant) -> str | None:
         release = self.context["serving"].release(variant)
         return release.name if release else None
+
+    def get_quality(self, variant: PromptVariant) -> float | None:
+        share: float | None = self.context["serving"].share(variant)
+        return share
 
     @extend_schema_field(ExampleSerializer(allow_null=True))
     def get_example(self, variant: Any) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""Views of the active prompt variants."""
+"""Views of prompt variants: list, read, add, change. Those that are not active are not read."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -7,14 +7,22 @@ from uuid import UUID
 from django.db.models import Q, QuerySet
 from django.shortcuts import get_object_or_404
 from drf_spectacular.utils import extend_schema
+from rest_framework import status
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from generation.api.serializers.shapes import NoQuery, query
-from generation.api.serializers.variants import VariantQuery, VariantSerializer
+from generation.api.serializers.variants import (
+    ChangeVariantSerializer,
+    NewVariantSerializer,
+    VariantQuery,
+    VariantSerializer,
+)
 from generation.api.views.pagination import ListView
 from generation.api.views.problem_responses import responses
+from generation.catalogue import editing
+from generation.catalogue import variants as catalogue
 from generation.models import APIKey, Image, Job, PromptVariant
 from generation.releases.default_release import Serving
 
@@ -33,7 +41,7 @@ def examples(owner: Any, variants: Iterable[PromptVariant]) -> dict[int, UUID]:
 
 
 class VariantList(ListView):
-    required_scopes = {"GET": APIKey.Scope.VARIANTS_READ}
+    required_scopes = {"GET": APIKey.Scope.VARIANTS_READ, "POST": APIKey.Scope.VARIANTS_WRITE}
     query_class = VariantQuery
     serializer_class = VariantSerializer
 
@@ -60,9 +68,23 @@ class VariantList(ListView):
             rows = rows.filter(tags__contains=[asked["tag"]])
         return rows
 
+    @extend_schema(
+        operation_id="create_variant",
+        request=NewVariantSerializer,
+        responses={201: VariantSerializer} | responses(400, 401, 403, 422),
+    )
+    def post(self, request: Request) -> Response:
+        """Add a prompt variant. It is encoded in the background; requests for it are served after that."""
+        query(NoQuery, request)
+        asked = NewVariantSerializer(data=request.data)
+        asked.is_valid(raise_exception=True)
+        variant = catalogue.save(PromptVariant(**asked.validated_data))
+        shown = _shown(request, variant.slug)
+        return Response(shown, status.HTTP_201_CREATED, headers={"Location": shown["urls"]["self"]})
+
 
 class VariantDetail(APIView):
-    required_scopes = {"GET": APIKey.Scope.VARIANTS_READ}
+    required_scopes = {"GET": APIKey.Scope.VARIANTS_READ, "PATCH": APIKey.Scope.VARIANTS_WRITE}
 
     @extend_schema(
         operation_id="read_variant", responses={200: VariantSerializer} | responses(401, 403, 404)
@@ -70,11 +92,30 @@ class VariantDetail(APIView):
     def get(self, request: Request, slug: str) -> Response:
         """Read an active prompt variant."""
         query(NoQuery, request)
-        serving = Serving.now()
-        variant = get_object_or_404(serving.annotated(ACTIVE), slug=slug)
-        context = {
-            "request": request,
-            "serving": serving,
-            "examples": examples(request.user, [variant]),
-        }
-        return Response(VariantSerializer(variant, context=context).data)
+        return Response(_shown(request, slug, among=ACTIVE))
+
+    @extend_schema(
+        operation_id="change_variant",
+        request=ChangeVariantSerializer,
+        responses={200: VariantSerializer} | responses(400, 401, 403, 404, 422),
+    )
+    def patch(self, request: Request, slug: str) -> Response:
+        """Change the text, the tags or the status of a prompt variant, whatever its status."""
+        query(NoQuery, request)
+        asked = ChangeVariantSerializer(data=request.data)
+        asked.is_valid(raise_exception=True)
+        get_object_or_404(PromptVariant, slug=slug)
+        variant = editing.edit(slug, **asked.validated_data)
+        return Response(_shown(request, variant.slug))
+
+
+def _shown(
+    request: Request, slug: str, *, among: QuerySet[PromptVariant] | None = None
+) -> dict[str, Any]:
+    """Return a variant as the list shows it. among: where it is looked for, by default everywhere."""
+    serving = Serving.now()
+    rows = PromptVariant.objects.all() if among is None else among
+    variant = get_object_or_404(serving.annotated(rows), slug=slug)
+    found = examples(request.user, [variant])
+    context = {"request": request, "serving": serving, "examples": found}
+    return VariantSerializer(variant, context=context).data

@@ -81,6 +81,7 @@ def test_a_key_is_stored_as_a_hash_only():
         ("get", "/v1/jobs", "jobs:read"),
         ("post", "/v1/jobs", "jobs:write"),
         ("get", "/v1/variants", "variants:read"),
+        ("post", "/v1/variants", "variants:write"),
         ("get", "/v1/releases", "releases:read"),
     ],
 )

@@ -167,7 +167,7 @@ def test_the_examples_work_when_they_are_tried(redis_server, settings):
     for name, (method, path, operation) in operations().items():
         if "requestBody" not in operation:
             continue
-        names = {"owner": "retort", "name": "student", "prediction_id": "mine"}
+        names = {"owner": "retort", "name": "student", "prediction_id": "mine", "slug": "the-first"}
         if name == "pause_queue":
             names["name"] = "generation"
         answer = getattr(api, method)(path.format(**names), example_of(operation))

@@ -4,9 +4,9 @@ import base64
 
 import pytest
 
-from generation.models import PromptVariant
+from generation.models import AuditEntry, PromptVariant
 from tests.client import API, problem
-from tests.people import make_image, make_job, make_release, make_user, make_variant
+from tests.people import make_image, make_job, make_quality, make_release, make_user, make_variant
 
 pytestmark = pytest.mark.django_db
 
@@ -124,3 +124,85 @@ def test_more_variants_cost_no_more_queries(django_assert_max_num_queries):
         make_image(job=make_job(owner=api.owner, variant=variant, status="succeeded"))
     with django_assert_max_num_queries(5):  # key and its last use, releases, variants, images
         assert len(slugs(api.get("/v1/variants"))) == 12
+
+
+# --- changes --------------------------------------------------------------------------------------
+def test_a_variant_is_added_and_is_in_the_audit_log():
+    api = API()
+    answer = api.post("/v1/variants", {"text": " A  red vase", "tags": ["glass", "glass", "red"]})
+
+    assert answer.status_code == 201, answer.content
+    shown = answer.json()
+    assert (shown["slug"], shown["text"], shown["tags"]) == (
+        "a-red-vase",
+        "A red vase",
+        ["glass", "red"],
+    )
+    assert (shown["status"], shown["revision"], shown["served_by"]) == ("active", 1, None)
+    assert answer["Location"] == shown["urls"]["self"]
+    assert api.get("/v1/variants/a-red-vase").json() == shown
+    entry = AuditEntry.objects.get(action="variant_added")
+    assert (entry.subject, entry.via, entry.actor) == ("a-red-vase", "api", api.owner.username)
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        ({}, "invalid_request"),
+        ({"text": "a mug", "colour": "red"}, "invalid_request"),
+        ({"text": "a mug", "slug": "a mug"}, "invalid_request"),
+        ({"text": "word " * 13}, "prompt_invalid"),
+        ({"text": "A  RED vase"}, "prompt_invalid"),
+        ({"text": "a mug", "slug": "vase"}, "prompt_invalid"),
+        ({"text": "a mug", "tags": ["glass", "not-glass"]}, "prompt_invalid"),
+    ],
+)
+def test_what_the_catalogue_refuses_is_not_added(body: dict, code: str):
+    make_variant(slug="vase", text="a red vase")
+    problem(API().post("/v1/variants", body), 400 if code == "invalid_request" else 422, code)
+    assert PromptVariant.objects.count() == 1
+
+
+def test_a_text_with_images_is_changed_by_a_new_revision_alone():
+    api = API()
+    vase = make_variant(slug="vase", text="a red vase", tags=["red"])
+    make_image(job=make_job(variant=vase, status="succeeded"))
+
+    body = problem(api.patch("/v1/variants/vase", {"text": "a blue vase"}), 422, "prompt_invalid")
+    assert "new revision" in body["detail"]
+    answer = api.patch("/v1/variants/vase", {"text": "a blue vase", "new_revision": True})
+
+    assert answer.status_code == 200, answer.content
+    assert (answer.json()["text"], answer.json()["revision"]) == ("a blue vase", 2)
+    assert answer.json()["tags"] == ["red"]
+    entry = AuditEntry.objects.get(action="variant_edited")
+    assert entry.detail == {"text": ["a red vase", "a blue vase"]}
+
+
+def test_a_variant_is_archived_and_comes_back():
+    api = API()
+    make_variant(slug="vase")
+    assert api.patch("/v1/variants/vase", {"status": "archived"}).json()["status"] == "archived"
+    problem(api.get("/v1/variants/vase"), 404, "not_found")
+    assert api.patch("/v1/variants/vase", {"status": "active", "tags": []}).status_code == 200
+    assert slugs(api.get("/v1/variants")) == ["vase"]
+    problem(api.patch("/v1/variants/never-was", {"tags": []}), 404, "not_found")
+
+
+def test_the_quality_is_that_of_the_release_that_serves(settings):
+    settings.QUALITY_FLOOR = 0.5
+    for slug in ("one", "two", "new"):
+        make_variant(slug=slug)
+    student = make_release(name="student", covered_variants=["one", "two"])
+    teacher = make_release(name="teacher", kind="teacher")
+    for text, right in (("one", 3), ("two", 1)):
+        make_quality(student, text, right)
+    make_quality(teacher, "two", 4)
+
+    found = {row["slug"]: (row["served_by"], row["quality"]) for row in listed(API())}
+
+    assert found == {"one": ("student", 0.75), "two": ("teacher", 1.0), "new": ("teacher", None)}
+
+
+def listed(api: API) -> list[dict]:
+    return api.get("/v1/variants").json()["results"]

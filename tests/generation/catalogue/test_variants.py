@@ -6,6 +6,7 @@ import pytest
 from django.conf import settings
 from django.db import transaction
 
+from generation.catalogue import editing
 from generation.catalogue import variants as catalogue
 from generation.engine import tokens
 from generation.engine.texts import normalize
@@ -201,7 +202,7 @@ def test_a_save_after_one_that_was_rolled_back_asks_for_encoding(redis_server):
 def test_what_is_not_active_asks_for_no_encoding_until_it_is_activated(redis_server):
     catalogue.save(PromptVariant(text="a red vase", status=PromptVariant.Status.DRAFT))
     assert redis_server.llen("encode") == 0
-    assert catalogue.set_status(PromptVariant.objects.all(), PromptVariant.Status.ACTIVE) == 1
+    assert editing.set_status(PromptVariant.objects.all(), PromptVariant.Status.ACTIVE).count == 1
     assert redis_server.llen("encode") == 1
 
 

@@ -1,0 +1,117 @@
+"""Edits of prompt variants by people and API keys, each with an entry in the audit log. The rules are in `variants`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import structlog
+from django.db import transaction
+from django.db.models import Q, QuerySet
+from django.utils import timezone
+
+from generation.access import audit
+from generation.catalogue import variants as catalogue
+from generation.errors import InvalidRequest, VariantNotFound
+from generation.models import AuditEntry, PromptVariant
+
+log = structlog.get_logger(__name__)
+
+Status = PromptVariant.Status
+MANY = "variants_changed"  # action of an entry whose detail has the statuses before
+IMPORTED = "catalogue_imported"
+
+
+@dataclass(frozen=True)
+class Change:
+    """count: of variants that changed; entry: of the audit log, None if nothing changed."""
+
+    count: int
+    entry: AuditEntry | None = None
+
+
+def edit(
+    slug: str,
+    *,
+    text: str | None = None,
+    tags: Sequence[str] | None = None,
+    status: str | None = None,
+    notes: str | None = None,
+    new_revision: bool = False,
+) -> PromptVariant:
+    """Change some fields of the variant, whatever its status. Raises VariantNotFound, PromptInvalid."""
+    with transaction.atomic():
+        variant = PromptVariant.objects.select_for_update().filter(slug=slug).first()
+        if variant is None:
+            raise VariantNotFound(f"No prompt variant matches “{slug}”.", parameter="slug")
+        for field, value in (("text", text), ("tags", tags), ("status", status), ("notes", notes)):
+            if value is not None:
+                setattr(variant, field, value)
+        return catalogue.save(variant, new_revision=new_revision)
+
+
+def set_status(variants: QuerySet[PromptVariant], status: PromptVariant.Status) -> Change:
+    """Set the status of variants. `undo` takes it back."""
+    with transaction.atomic():
+        other = variants.exclude(status=status).order_by("pk").select_for_update()
+        before: dict[str, list[int]] = {}
+        for pk, was in other.values_list("pk", "status"):
+            before.setdefault(was, []).append(pk)
+        ids = [pk for some in before.values() for pk in some]
+        if not ids:
+            return Change(0)
+        _move(ids, status)
+        entry = audit.record(MANY, named(len(ids)), status=status, before=before)
+    return Change(len(ids), entry)
+
+
+def undo(entry: AuditEntry) -> int:
+    """Give variants the status from before the change, if they still have the one that it set. Return how many.
+
+    Raises InvalidRequest if the entry is not of such a change.
+    """
+    if entry.action != MANY or "before" not in entry.detail:
+        raise InvalidRequest("This change cannot be undone. Change the prompt variants themselves.")
+    count = 0
+    with transaction.atomic():
+        for status, ids in entry.detail["before"].items():
+            same = PromptVariant.objects.filter(pk__in=ids, status=entry.detail["status"])
+            count += set_status(same, Status(status)).count
+    return count
+
+
+def change_tags(
+    variants: QuerySet[PromptVariant], *, add: Sequence[str] = (), remove: Sequence[str] = ()
+) -> Change:
+    """Add and remove tags. Raises PromptInvalid if a variant's tags would contradict each other."""
+    added, dropped = catalogue.tidy_tags(add), set(catalogue.tidy_tags(remove))
+    with transaction.atomic():
+        changed = []
+        for variant in variants.order_by("pk").select_for_update(of=("self",)):
+            tags = catalogue.tidy_tags([*(t for t in variant.tags if t not in dropped), *added])
+            if tags != variant.tags:
+                variant.tags, variant.updated_at = tags, timezone.now()
+                changed.append(variant)
+        if not changed:
+            return Change(0)
+        PromptVariant.objects.bulk_update(changed, ["tags", "updated_at"], batch_size=500)
+        ids = [variant.pk for variant in changed]
+        facts = {"added": added, "removed": sorted(dropped), "variants": ids}
+        entry = audit.record("variants_tagged", named(len(ids)), **facts)
+        log.info("variants_changed", tags=[*added, *dropped], count=len(ids))
+    return Change(len(ids), entry)
+
+
+def touched(entry: AuditEntry) -> Q:
+    """Return the condition on prompt variants that this change touched."""
+    before = entry.detail.get("before", {}).values()
+    return Q(pk__in=[pk for some in before for pk in some] or entry.detail.get("variants", []))
+
+
+def named(count: int) -> str:
+    return f"{count} prompt variant{'' if count == 1 else 's'}"
+
+
+def _move(ids: Sequence[int], status: PromptVariant.Status) -> None:
+    PromptVariant.objects.filter(pk__in=ids).update(status=status, updated_at=timezone.now())
+    log.info("variants_changed", status=str(status), count=len(ids))
+    if status == Status.ACTIVE:
+        catalogue.publish_encode()
