@@ -28,6 +28,7 @@ def _own_redis_database(url: str) -> str:
 
 
 settings.REDIS_URL = _own_redis_database(settings.REDIS_URL)
+settings.RUNTIME = "torch"  # the reference; tests of other runtimes name them
 settings.CELERY_BROKER_URL = settings.REDIS_URL.replace("unix://", "redis+socket://", 1)
 
 
@@ -74,6 +75,7 @@ def own_places(settings, tmp_path: Path) -> None:
     settings.DATA_DIR = tmp_path / "data"
     settings.MEDIA_ROOT = tmp_path / "data" / "media"
     settings.RELEASES_ROOT = tmp_path / "data" / "releases"
+    settings.RUNTIMES_DIR = tmp_path / "data" / "runtimes"
 
 
 @pytest.fixture(autouse=True)

@@ -9,6 +9,7 @@ import torch
 
 from generation.engine.errors import DeviceUnavailable
 
+DEFAULT_THREADS = torch.get_num_threads()  # torch's choice, before anybody sets another number
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -81,6 +82,11 @@ def use_threads(count: int) -> None:
     # Set even if it is unchanged: from then on this thread ignores the number set by others.
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
+
+
+def thread_count(count: int) -> int:
+    """Return the number of CPU threads that a number of the settings stands for; 0 = torch's choice."""
+    return count or DEFAULT_THREADS
 
 
 def _place(device: str) -> torch.device:

@@ -14,18 +14,15 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from generation.engine import device as devices
 from generation.engine import latents as conversions
-from generation.engine import networks, sampling
 from generation.engine import release as releases
+from generation.engine import sampling
 from generation.engine.device import Device
-from generation.engine.embeddings import EmbeddingTable, check
+from generation.engine.embeddings import RESIDENT_BYTES, EmbeddingTable, check
 from generation.engine.errors import (
     DeviceFailed,
     EmbeddingMismatch,
@@ -37,7 +34,7 @@ from generation.engine.errors import (
 )
 from generation.engine.release import ENCODER_FOLDERS, NEGATIVE_EMBEDS, Manifest
 from generation.engine.request import GenerationRequest, GenerationResult, Timings
-from generation.engine.student import FoldedUNet
+from generation.engine.runtimes import Runtime, selection
 
 TOLERANCE = {"float32": 2, "bfloat16": 8, "float16": 8}
 DECODED_PIXELS = 8 * 512 * 512  # per VAE call: its activations are the memory peak
@@ -61,9 +58,20 @@ class Previews(Protocol):
 
 
 def load(
-    release_dir: Path | str, *, device: str = "auto", dtype: str = "auto", threads: int = 0
+    release_dir: Path | str,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    threads: int = 0,
+    runtime: str = "torch",
+    generating_threads: int | None = None,
+    cache: Path | None = None,
 ) -> "Pipeline":
-    """Load a release onto a device. Raises ReleaseInvalid and DeviceUnavailable."""
+    """Load a release onto a device. Raises ReleaseInvalid and DeviceUnavailable.
+
+    threads: of the CPU, for torch in this thread, 0 = torch's choice; generating_threads: in the thread that will
+    generate, if it is another one. runtime: of `runtimes.NAMES`; cache: a folder for what they convert and measure.
+    """
     folder = Path(release_dir)
     chosen = devices.choose(device, dtype, threads=threads)
     # The text encoder is not loaded here, so its gigabytes are not hashed.
@@ -72,12 +80,20 @@ def load(
     config["prediction_type"] = manifest.prediction_type
     sampling.check(manifest.noise_scheduler, config, manifest.timesteps)
     try:
-        unet = networks.load_unet(folder / "unet", chosen)
-        vae = networks.load_vae(folder / "vae", chosen)
+        loaded = selection.load(
+            folder,
+            manifest,
+            chosen,
+            name=runtime,
+            threads=devices.thread_count(
+                threads if generating_threads is None else generating_threads
+            ),
+            cache=cache,
+        )
         negative = None
         if manifest.guidance_scale != 1:
             stored = load_file(folder / NEGATIVE_EMBEDS)["negative_prompt_embeds"]
-            negative = stored.to(chosen.place, chosen.dtype)
+            negative = stored.to(chosen.place, loaded.dtype)
     except torch.AcceleratorError as error:
         raise DeviceFailed(str(error)) from error
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
@@ -86,11 +102,7 @@ def load(
         raise ReleaseInvalid(
             f"{NEGATIVE_EMBEDS} has the shape {tuple(negative.shape)}, not {manifest.embedding_shape}."
         )
-    if isinstance(unet, FoldedUNet) and unet.steps != len(manifest.timesteps):
-        raise ReleaseInvalid(
-            f"The network of {folder} is folded for {unet.steps} steps, but its manifest has {len(manifest.timesteps)}."
-        )
-    return Pipeline(manifest, chosen, unet, vae, config, negative)
+    return Pipeline(manifest, chosen, loaded, config, negative)
 
 
 class Pipeline:
@@ -100,33 +112,31 @@ class Pipeline:
         self,
         manifest: Manifest,
         device: Device,
-        unet: UNet2DConditionModel | FoldedUNet,
-        vae: AutoencoderKL | AutoencoderTiny,
+        runtime: Runtime,
         scheduler_config: dict[str, Any],
         negative_prompt_embeds: torch.Tensor | None,
     ) -> None:
         self.manifest = manifest
         self.device = device
-        self.unet = unet
-        self.vae = vae
-        if isinstance(unet, FoldedUNet):
-            # For a student keys and values are cached: they depend on the prompt only.
-            self.embeddings = EmbeddingTable(
-                device.place, device.dtype, max_bytes=KEYVALUE_BYTES, derive=unet.keyvalues
-            )
-        else:
-            self.embeddings = EmbeddingTable(device.place, device.dtype)
+        self.runtime = runtime
+        # For a student keys and values are cached: they depend on the prompt only.
+        derive = runtime.keyvalues
+        self.embeddings = EmbeddingTable(
+            device.place,
+            runtime.dtype,
+            max_bytes=KEYVALUE_BYTES if derive else RESIDENT_BYTES,
+            derive=derive,
+        )
         self._scheduler_config = scheduler_config
         self._negative = negative_prompt_embeds
-        self._factor = conversions.pixels_per_latent(vae.config)
 
     @property
     def dtype(self) -> torch.dtype:
         return self.device.dtype
 
     def describe(self) -> str:
-        """Return the device as text."""
-        return self.device.describe()
+        """Return device, dtype and runtime as text."""
+        return f"{self.device.describe()}, {self.runtime.name}"
 
     @torch.inference_mode()
     def generate(
@@ -221,6 +231,8 @@ class _Batch:
             try:
                 work(part)
                 continue
+            except OutOfMemory as error:
+                message = error.detail
             except RuntimeError as error:
                 if not _is_out_of_memory(error):
                     raise
@@ -251,7 +263,7 @@ class _Batch:
         steps = len(manifest.timesteps)
         for step, timestep in enumerate(noise_scheduler.timesteps, start=1):
             model_input = noise_scheduler.scale_model_input(latents, timestep)
-            output = self._predict(model_input, step, float(timestep), prompt_embeds)
+            output = self._predict(model_input, step - 1, prompt_embeds)
             latents = noise_scheduler.step(output, timestep, latents, return_dict=False, **options)[
                 0
             ]
@@ -271,9 +283,10 @@ class _Batch:
 
     def _noise(self, rows: Rows, generators: list[torch.Generator]) -> torch.Tensor:
         request = self.requests[rows[0]]
-        factor = self.pipeline._factor
+        runtime = self.pipeline.runtime
+        factor = runtime.pixels_per_latent
         shape = (
-            self.pipeline.unet.config.in_channels,
+            runtime.latent_channels,
             request.height // factor,
             request.width // factor,
         )
@@ -292,26 +305,13 @@ class _Batch:
         return torch.cat([negative.expand(len(rows), -1, -1), embeds])
 
     def _predict(
-        self, model_input: torch.Tensor, step: int, timestep: float, prompt_embeds: torch.Tensor
+        self, model_input: torch.Tensor, step: int, prompt_embeds: torch.Tensor
     ) -> torch.Tensor:
         """Return the U-Net's output in fp32, with guidance if the release needs it (Ho & Salimans 2022)."""
-        has_guidance = self.pipeline._negative is not None
-        if has_guidance:
-            model_input = torch.cat([model_input, model_input])
-        if self.device.place.type != "mps":
-            model_input = model_input.contiguous(memory_format=torch.channels_last)
-        model_input = model_input.to(self.device.dtype)
-        unet = self.pipeline.unet
-        if isinstance(unet, FoldedUNet):
-            return unet(model_input, step - 1, prompt_embeds).float()
-        output = unet(
-            model_input,
-            timestep,
-            encoder_hidden_states=prompt_embeds,
-            return_dict=False,
-        )[0].float()
-        if not has_guidance:
-            return output
+        denoise = self.pipeline.runtime.denoise
+        if self.pipeline._negative is None:
+            return denoise(model_input, step, prompt_embeds)
+        output = denoise(torch.cat([model_input, model_input]), step, prompt_embeds)
         unguided, guided = output.chunk(2)
         return unguided + self.manifest.guidance_scale * (guided - unguided)
 
@@ -324,8 +324,9 @@ class _Batch:
 
     def _pixels(self, rows: Rows, latents: torch.Tensor) -> dict[int, Pixels]:
         """Decode the rows whose latents are finite."""
-        images = conversions.latents_to_image(self.pipeline.vae, latents)
-        is_finite = images.isfinite().all(dim=(1, 2, 3)).tolist()
+        images = self.pipeline.runtime.decode(latents)
+        # Of both: a decoder may map NaN to a number.
+        is_finite = (_is_finite(images) & _is_finite(latents)).tolist()
         pixels = conversions.to_pixels(images)
         found = zip(rows, pixels, is_finite, strict=True)
         return {row: image for row, image, is_right in found if is_right}
@@ -356,6 +357,10 @@ class _Batch:
             self.previews = None
             self.device.empty_cache()
             previews.failed(failure)
+
+
+def _is_finite(tensors: torch.Tensor) -> torch.Tensor:
+    return tensors.isfinite().flatten(1).all(dim=1)
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

@@ -157,7 +157,13 @@ class Loaded:
     def _load(self, release: Release, *, threads: int) -> Pipeline:
         started = time.monotonic()
         loaded = pipeline.load(
-            releases.folder(release), device=settings.DEVICE, dtype=settings.DTYPE, threads=threads
+            releases.folder(release),
+            device=settings.DEVICE,
+            dtype=settings.DTYPE,
+            threads=threads,
+            runtime=settings.RUNTIME,
+            generating_threads=settings.TORCH_THREADS,
+            cache=settings.RUNTIMES_DIR,
         )
         log.info(
             "release_loaded",

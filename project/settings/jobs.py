@@ -35,5 +35,6 @@ DEAF_SECONDS = environment.positive("DEAF_SECONDS", 15)
 # --- Device (read by the workers; engine/device.py resolves "auto") ------------------------------
 DEVICE = environment.env.str("DEVICE", default="auto")
 DTYPE = environment.choice("DTYPE", "auto", ("auto", "float32", "float16", "bfloat16"))
+RUNTIME = environment.choice("RUNTIME", "auto", ("auto", "torch", "openvino"))
 TORCH_THREADS = environment.whole("TORCH_THREADS", 0, most=4096)
 WORKER_NAME = environment.env.str("WORKER_NAME", default=f"{socket.gethostname()}-{os.getpid()}")

@@ -3,6 +3,7 @@
 make bench                              # distilled and stack, about ten minutes on two idle cores
 make bench ARGS="distilled --rounds 9"
 make bench ARGS="sd15"                  # the true Stable Diffusion 1.5 shape, 512 × 512, random weights
+make bench ARGS="cuda"                  # the same on a CUDA device, and the starter's student on it
 """
 
 import argparse
@@ -18,7 +19,7 @@ from generation.engine.errors import ReleaseInvalid
 from tests.bench import distilled, stack
 
 STARTER = Path(__file__).resolve().parents[2] / "generation" / "starter"
-PARTS = ("distilled", "stack", "sd15")
+PARTS = ("distilled", "stack", "sd15", "cuda")
 USUAL = ("distilled", "stack")
 ROUNDS = 5
 
@@ -79,10 +80,29 @@ def main(arguments: list[str] | None = None) -> int:
         from tests.bench import sd15  # it loads torch into this process
 
         figures["sd15"] = sd15.measure(rounds=min(options.rounds, sd15.ROUNDS), say=say)
+    if "cuda" in parts:
+        figures["cuda"] = _cuda(options.student, rounds=options.rounds)
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
         say(f"\nThe figures are in {options.json}.")
     return 0
+
+
+def _cuda(student: Path, *, rounds: int) -> dict[str, Any]:
+    import torch
+
+    from tests.bench import sd15
+
+    if not torch.cuda.is_available():
+        say("\ncuda is left out: torch finds no CUDA device.")
+        return {}
+    say(f"\n{torch.cuda.get_device_name()}")
+    return {
+        "distilled": distilled.measure(
+            student, STARTER / "teacher", rounds=rounds, say=say, device="cuda"
+        ),
+        "sd15": sd15.measure(rounds=rounds, say=say, device="cuda"),
+    }
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""The distilled student in our engine beside its teacher in stock diffusers: time, memory, bytes. In turns."""
+"""The distilled student in our engine beside its teacher in stock diffusers: time, memory, bytes. In turns.
+
+Columns: stock diffusers with the teacher and with the student's own weights, and the engine on each runtime.
+"""
 
 import os
 import shutil
@@ -6,7 +9,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +21,38 @@ from tqdm import tqdm
 from generation.engine import release
 from tests.bench.processes import QUIET, ROOT, Process
 
-DTYPES = ("float32", "bfloat16")
 STEPS = 50
-ENGINE_IMAGES = 20  # of one turn
+STEPS_OF_BATCHES = 4  # that the teacher runs of a batch of several; the rest is extrapolated
+BATCHES = (1, 4, 8)
+ENGINE_IMAGES = 20  # calls of one turn
+SECONDS = 240  # after which no round is begun
 TEXTS = (
     "a red glass vase on a wooden table",
     "a blue clay bowl on a marble slab",
 )
 Say = Callable[[str], None]
+Row = dict[str, float]
+
+
+@dataclass
+class Column:
+    """What is compared. turns: by batch size, a row of each round; seconds are of a picture."""
+
+    title: str
+    process: Process
+    steps: int
+    is_slow: bool = False  # one call a turn, and of a batch fewer steps
+    turns: dict[int, list[Row]] = field(default_factory=dict)
+
+    def take(self, batch: int, calls: int) -> None:
+        """Run one turn."""
+        steps = self.steps if batch == 1 or not self.is_slow else min(self.steps, STEPS_OF_BATCHES)
+        answer = self.process.images(1 if self.is_slow else calls, batch=batch, steps=steps)
+        row = _of_one(answer, steps) if self.is_slow else _of_many(answer)
+        self.turns.setdefault(batch, []).append({key: row[key] / batch for key in row})
+
+    def median(self, batch: int, key: str = "seconds") -> float:
+        return statistics.median(row[key] for row in self.turns[batch])
 
 
 def measure(
@@ -33,100 +63,163 @@ def measure(
     say: Say,
     steps: int = STEPS,
     engine_images: int = ENGINE_IMAGES,
+    device: str = "cpu",
+    batches: Sequence[int] = BATCHES,
 ) -> dict[str, Any]:
     """Print and return everything.
 
-    steps: of the teacher that are run; fewer than STEPS are extrapolated, and the output says so. engine_images: of one
-    turn of the engine.
+    steps: of the teacher that are run; fewer than STEPS are extrapolated, and the output says so. engine_images: calls
+    of one turn of the engine.
     """
-    guidance = release.read(teacher).guidance_scale
-    stock: dict[str, list[dict[str, float]]] = {dtype: [] for dtype in DTYPES}
-    ours: list[dict[str, Any]] = []
-    asked = (guidance, steps, *TEXTS)
-    with (
-        Process("stock", teacher, "float32", *asked) as fp32,
-        Process("stock", teacher, "bfloat16", *asked) as bf16,
-        Process("engine", student) as engine,
-        Process("libraries") as libraries,
-    ):
-        stocks = dict(zip(DTYPES, (fp32, bf16), strict=True))
-        for process in stocks.values():
-            process.images(1)  # what is made at the first call is not counted
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="retort-bench-")))
+        columns = _columns(stack, scratch, student, teacher, steps=steps, device=device, say=say)
+        libraries = stack.enter_context(Process("libraries"))
+        for column in columns:
+            column.process.images(
+                1, batch=1, steps=2
+            )  # what is made at the first call is not counted
+        ends, done = time.monotonic() + SECONDS, 0
         for _ in tqdm(range(rounds), desc="in turns", leave=False, disable=None):
-            for dtype, process in stocks.items():
-                stock[dtype].append(_of_one(process.images(1), steps))
-            ours.append(_of_many(engine.images(engine_images)))
-        device = engine.images(1)["device"]
-        taken = {
-            **{f"stock {dtype}": process.memory() for dtype, process in stocks.items()},
-            "engine": engine.memory(),
-            "libraries": libraries.memory(),
+            if done and time.monotonic() > ends:
+                break
+            for batch in batches:
+                for column in columns:
+                    column.take(batch, max(1, engine_images // batch))
+            done += 1
+        described = {
+            column.title: column.process.images(1, batch=1, steps=min(2, column.steps)).get(
+                "device", ""
+            )
+            for column in columns
         }
-        loading = {dtype: process.load_seconds for dtype, process in stocks.items()}
-        loading["engine"] = engine.load_seconds
-    faster = min(DTYPES, key=lambda dtype: _median(stock[dtype], "seconds"))
-    ratio = statistics.median(
-        theirs["seconds"] / mine["seconds"]
-        for theirs, mine in zip(stock[faster], ours, strict=True)
-    )
-    slowest, fastest = _median(stock[faster], "seconds"), _median(ours, "seconds")
-    say(f"\nOne picture, batch 1, {device}, median of {rounds} rounds in turns")
-    for dtype in DTYPES:
-        parts = {part: _median(stock[dtype], part) for part in ("before", "step", "decoder")}
-        say(
-            f"  stock diffusers, teacher, {dtype:<8}  {1000 * _median(stock[dtype], 'seconds'):9.1f} ms"
-            f"  text {1000 * parts['before']:.0f}, {STEPS} steps × {1000 * parts['step']:.1f},"
-            f" decoder {1000 * parts['decoder']:.1f}{'   ← the faster' if dtype == faster else ''}"
-        )
-    if steps != STEPS:
-        say(f"    EXTRAPOLATED: {steps} steps were run; text + {STEPS} × step + decoder")
-    say(
-        f"  our engine, student, {len(release.read(student).timesteps)} step(s)    {1000 * fastest:9.2f} ms"
-        f"  U-Net {1000 * _median(ours, 'unet'):.2f}, decoder {1000 * _median(ours, 'decoder'):.2f};"
-        f" its WebP file apart: {1000 * _median(ours, 'file'):.2f}"
-    )
-    say(f"  time per image: {ratio:.0f} times shorter (target: 100)")
+        memory = {column.title: column.process.memory() for column in columns}
+        memory["libraries"] = libraries.memory()
+        loading = {column.title: column.process.load_seconds for column in columns}
+    teachers = [column for column in columns if column.is_slow]
+    engines = [column for column in columns if column.title.startswith("engine")]
+    ratios = {batch: _ratio(teachers, engines, batch) for batch in batches}
+    _show(columns, described, ratios, batches, done=done, steps=steps, say=say)
     say("\nResident memory of a process that loaded and generated")
-    for name, seen in taken.items():
-        say(f"  {name:<16} {seen}")
-    disk = _disk(student, teacher, say)
+    for title, seen in memory.items():
+        say(f"  {title:<44} {seen}")
     return {
-        "rounds": rounds,
+        "rounds": done,
         "device": device,
-        "stock": {
-            dtype: {key: _median(rows, key) for key in rows[0]} for dtype, rows in stock.items()
+        "described": described,
+        "seconds_per_image": {
+            column.title: {
+                str(batch): {key: column.median(batch, key) for key in column.turns[batch][0]}
+                for batch in batches
+            }
+            for column in columns
         },
         "stock_steps_run": steps,
-        "stock_is_extrapolated": steps != STEPS,
-        "faster_stock": faster,
-        "stock_seconds_per_image": slowest,
-        "engine": {key: _median(ours, key) for key in ours[0]},
-        "engine_seconds_per_image": fastest,
-        "time_ratio": ratio,
+        "stock_steps_run_of_batches": min(steps, STEPS_OF_BATCHES),
+        "time_ratio": {str(batch): ratio for batch, ratio in ratios.items()},
         "load_seconds": loading,
-        "memory": {name: seen.plain() for name, seen in taken.items()},
-        "disk": disk,
+        "memory": {title: seen.plain() for title, seen in memory.items()},
+        "disk": _disk(student, teacher, say),
     }
 
 
-def _of_one(answer: dict[str, Any], steps: int) -> dict[str, float]:
-    """A picture of stock diffusers with STEPS steps; measured whole if so many were run."""
+def _columns(
+    stack: ExitStack,
+    scratch: Path,
+    student: Path,
+    teacher: Path,
+    *,
+    steps: int,
+    device: str,
+    say: Say,
+) -> list[Column]:
+    """Return the columns, their processes loaded. What this machine lacks is left out and named."""
+    from generation.engine import device as devices  # it loads torch into this process
+    from generation.engine import exporting
+    from generation.engine.runtimes import selection
+
+    chosen = devices.choose(device)
+    dtypes = ["float32"]
+    if device != "cpu" or devices.cpu_has_bf16():
+        dtypes.append(chosen.dtype_name)
+    else:
+        say("bfloat16 is left out: this CPU has no bf16 instructions.")
+    manifest = release.read(student)
+    exporting.export(student, scratch / "student", encoder_dir=teacher)
+    columns = []
+
+    def add(title: str, kind: str, folder: Path, *asked: object, of: int, slow: bool) -> None:
+        process = stack.enter_context(Process(kind, folder, device, *asked))
+        columns.append(Column(title, process, of, slow))
+
+    guidance = release.read(teacher).guidance_scale
+    for dtype in dtypes:
+        title = f"stock diffusers, teacher, {dtype}"
+        add(title, "stock", teacher, dtype, guidance, *TEXTS, of=steps, slow=True)
+    title = f"stock diffusers, the student's weights, {dtypes[-1]}"
+    of = len(manifest.timesteps)
+    add(title, "stock", scratch / "student", dtypes[-1], 1, *TEXTS, of=of, slow=False)
+    add("engine, torch", "engine", student, "torch", of=of, slow=False)
+    if reason := selection.why_not_openvino(chosen):
+        say(f"OpenVINO is left out: {reason}")
+    else:
+        add("engine, openvino", "engine", student, "openvino", of=of, slow=False)
+    return columns
+
+
+def _ratio(teachers: Sequence[Column], engines: Sequence[Column], batch: int) -> float:
+    """Return the median over the rounds of the faster teacher's time by the faster engine's."""
+    theirs = min(teachers, key=lambda column: column.median(batch))
+    ours = min(engines, key=lambda column: column.median(batch))
+    return statistics.median(
+        slow["seconds"] / fast["seconds"]
+        for slow, fast in zip(theirs.turns[batch], ours.turns[batch], strict=True)
+    )
+
+
+def _show(
+    columns: Sequence[Column],
+    described: dict[str, str],
+    ratios: dict[int, float],
+    batches: Sequence[int],
+    *,
+    done: int,
+    steps: int,
+    say: Say,
+) -> None:
+    say(f"\nMilliseconds of a picture, alone and in batches, median of {done} rounds in turns")
+    say(f"  {'':<44} " + "".join(f"{f'batch {batch}':>10}" for batch in batches))
+    for column in columns:
+        cells = "".join(f"{1000 * column.median(batch):10.2f}" for batch in batches)
+        say(f"  {column.title:<44} {cells}  {described[column.title]}")
+    cells = "".join(f"{ratios[batch]:10.0f}" for batch in batches)
+    say(f"  {'times shorter, the faster of each kind':<44} {cells}  (target: 100)")
+    extrapolated = [str(batch) for batch in batches if batch > 1 or steps != STEPS]
+    if extrapolated:
+        say(
+            f"  EXTRAPOLATED, teacher, batch {', '.join(extrapolated)}: {min(steps, STEPS_OF_BATCHES)} steps were run; "
+            f"text + {STEPS} × step + decoder"
+        )
+    for column in columns:
+        parts = [key for key in column.turns[1][0] if key != "seconds"]
+        cells = ", ".join(f"{part} {1000 * column.median(1, part):.2f}" for part in parts)
+        say(f"    {column.title}, batch 1: {cells}")
+
+
+def _of_one(answer: dict[str, Any], steps: int) -> Row:
+    """A call of stock diffusers with STEPS steps; measured whole if so many were run."""
     (parts,), (seconds,) = answer["parts"], answer["seconds"]
     if steps != STEPS:
         seconds = parts["before"] + STEPS * parts["step"] + parts["decoder"]
     return {"seconds": seconds, **parts}
 
 
-def _of_many(answer: dict[str, Any]) -> dict[str, float]:
+def _of_many(answer: dict[str, Any]) -> Row:
     parts = answer["parts"]
     return {
         "seconds": statistics.median(answer["seconds"]),
         **{key: statistics.median(part[key] for part in parts) for key in parts[0]},
     }
-
-
-def _median(rows: Sequence[dict[str, float]], key: str) -> float:
-    return statistics.median(row[key] for row in rows)
 
 
 # --- bytes ----------------------------------------------------------------------------------------

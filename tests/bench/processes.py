@@ -57,9 +57,10 @@ class Process:
         )
         self.load_seconds = float(self._answer()["load_seconds"])
 
-    def images(self, count: int) -> dict[str, Any]:
+    def images(self, count: int, *, batch: int, steps: int) -> dict[str, Any]:
         assert self._process.stdin
-        self._process.stdin.write(json.dumps({"images": count}) + "\n")
+        order = {"images": count, "batch": batch, "steps": steps}
+        self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
         return self._answer()
 

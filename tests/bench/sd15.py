@@ -30,7 +30,7 @@ VARIANTS = 200
 RECIPE = "sd15-tiny-1step"
 
 
-def measure(*, rounds: int, say: Say) -> dict[str, Any]:
+def measure(*, rounds: int, say: Say, device: str = "cpu") -> dict[str, Any]:
     scratch = Path(tempfile.mkdtemp(prefix="retort-sd15-"))
     try:
         say(
@@ -40,7 +40,14 @@ def measure(*, rounds: int, say: Say) -> dict[str, Any]:
         make_teacher(teacher)
         make_student(student, teacher)
         return distilled.measure(
-            student, teacher, rounds=rounds, say=say, steps=STEPS, engine_images=IMAGES
+            student,
+            teacher,
+            rounds=rounds,
+            say=say,
+            steps=STEPS,
+            engine_images=IMAGES,
+            device=device,
+            batches=(1,) if device == "cpu" else distilled.BATCHES,
         )
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

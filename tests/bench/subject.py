@@ -1,9 +1,10 @@
 """A process of its own that generates on demand: stock diffusers, or our engine. It answers in JSON lines.
 
-    python -m tests.bench.subject stock FOLDER DTYPE GUIDANCE STEPS TEXT …
-    python -m tests.bench.subject engine FOLDER
+    python -m tests.bench.subject stock FOLDER DEVICE DTYPE GUIDANCE TEXT …
+    python -m tests.bench.subject engine FOLDER DEVICE RUNTIME
 
-Each line of stdin is an order, answered by one line: `{"images": n}` makes n pictures one after another.
+Each line of stdin is an order, answered by one line: `{"images": n, "batch": b, "steps": s}` makes n times b pictures;
+the engine takes the steps of its release.
 """
 
 import json
@@ -17,13 +18,13 @@ PROMPTS = 2
 
 
 class Subject(Protocol):
-    def images(self, count: int) -> dict[str, Any]: ...
+    def images(self, count: int, batch: int, steps: int) -> dict[str, Any]: ...
 
 
 class Stock:
     """diffusers' own StableDiffusionPipeline, used as its documentation shows."""
 
-    def __init__(self, folder: str, dtype: str, guidance: str, steps: str, *texts: str) -> None:
+    def __init__(self, folder: str, device: str, dtype: str, guidance: str, *texts: str) -> None:
         import torch
         from diffusers import DDIMScheduler, StableDiffusionPipeline
         from diffusers.utils import logging as diffusers_logging
@@ -41,13 +42,14 @@ class Stock:
         )
         if not isinstance(self.pipe.scheduler, DDIMScheduler):
             self.pipe.scheduler = DDIMScheduler.from_config(self.pipe.scheduler.config)
+        self.pipe.to(device)
         self.pipe.set_progress_bar_config(disable=True)
-        self.guidance_scale, self.steps = float(guidance), int(steps)
+        self.guidance_scale = float(guidance)
         self.texts = texts
         self.made = 0
 
-    def images(self, count: int) -> dict[str, Any]:
-        """Seconds of each picture from its text to a Pillow image, and of the parts of them."""
+    def images(self, count: int, batch: int, steps: int) -> dict[str, Any]:
+        """Seconds of each call from its texts to Pillow images, and of the parts of them."""
         seconds, parts = [], []
         for _ in range(count):
             marks: list[float] = []
@@ -58,67 +60,70 @@ class Stock:
                 marks.append(time.perf_counter())  # noqa: B023  used up before the next turn
                 return tensors
 
-            seed = self.torch.Generator().manual_seed(FIRST_SEED + self.made)
-            text = self.texts[self.made % len(self.texts)]
-            self.made += 1
+            numbers = range(self.made, self.made + batch)
+            self.made += batch
             started = time.perf_counter()
             self.pipe(
-                text,
-                num_inference_steps=self.steps,
+                [self.texts[number % len(self.texts)] for number in numbers],
+                num_inference_steps=steps,
                 guidance_scale=self.guidance_scale,
-                generator=seed,
+                generator=[self.torch.Generator().manual_seed(FIRST_SEED + n) for n in numbers],
                 callback_on_step_end=mark,
             )
             ended = time.perf_counter()
-            step = (marks[-1] - marks[0]) / (self.steps - 1)
             seconds.append(ended - started)
-            parts.append(
-                {
-                    "before": marks[0] - started - step,  # the text, twice with guidance
-                    "step": step,
-                    "decoder": ended - marks[-1],
-                }
-            )
+            decoder = ended - marks[-1]
+            if steps == 1:
+                parts.append({"text and U-Net": marks[0] - started, "decoder": decoder})
+                continue
+            step = (marks[-1] - marks[0]) / (steps - 1)
+            before = marks[0] - started - step  # the text, twice with guidance
+            parts.append({"before": before, "step": step, "decoder": decoder})
         return {"seconds": seconds, "parts": parts}
 
 
 class Engine:
-    """Our engine with a student's bundle, one picture at a time."""
+    """Our engine with a student's bundle."""
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, device: str, runtime: str) -> None:
         from safetensors.numpy import load_file
 
         from generation.engine import embeddings, files, pipeline, request
         from generation.engine.release import PROMPT_EMBEDS
 
         self.request, self.files = request, files
-        self.loaded = pipeline.load(folder)
+        self.loaded = pipeline.load(folder, device=device, runtime=runtime)
         manifest = self.loaded.manifest
         self.size = manifest.image_sizes[0]
         # As many as the texts that stock diffusers gets; their keys and values are kept after the first picture.
         rows = load_file(Path(folder) / PROMPT_EMBEDS)["prompt_embeds"][:PROMPTS]
         self.prompts = [embeddings.pack(row, manifest.encoder_fingerprint) for row in rows]
         self.made = 0
-        self.images(len(self.prompts))
+        self.images(1, batch=len(self.prompts), steps=0)
 
-    def images(self, count: int) -> dict[str, Any]:
-        """Seconds of each picture from its request to its pixels, and of the parts of them; its file's apart."""
+    def images(self, count: int, batch: int, steps: int) -> dict[str, Any]:
+        """Seconds of each call from its requests to their pixels, and of the parts of them; files apart."""
         seconds, parts = [], []
         for _ in range(count):
-            prompt = self.prompts[self.made % len(self.prompts)]
-            asked = self.request.GenerationRequest(prompt, FIRST_SEED + self.made, *self.size)
-            self.made += 1
+            asked = [
+                self.request.GenerationRequest(
+                    self.prompts[number % len(self.prompts)], FIRST_SEED + number, *self.size
+                )
+                for number in range(self.made, self.made + batch)
+            ]
+            self.made += batch
             timings = self.request.Timings()
             started = time.perf_counter()
-            (result,) = self.loaded.generate([asked], timings=timings)
+            results = self.loaded.generate(asked, timings=timings)
             ended = time.perf_counter()
-            if result.pixels is None:
-                raise result.error or RuntimeError("no pixels")
-            self.files.encode(result.pixels, "webp")
+            for result in results:
+                if result.pixels is None:
+                    raise result.error or RuntimeError("no pixels")
+                self.files.encode(result.pixels, "webp")
             seconds.append(ended - started)
             parts.append(
                 {
-                    "unet": timings.unet_seconds,
+                    "U-Net": timings.unet_seconds,
                     "decoder": timings.decoder_seconds,
                     "file": time.perf_counter() - ended,
                 }
@@ -132,7 +137,7 @@ class Libraries:
     def __init__(self) -> None:
         import generation.engine.pipeline  # noqa: F401
 
-    def images(self, count: int) -> dict[str, Any]:
+    def images(self, count: int, batch: int, steps: int) -> dict[str, Any]:
         return {}
 
 
@@ -146,7 +151,9 @@ def main(kind: str, *arguments: str) -> None:
     subject: Subject = KINDS[kind](*arguments)
     print(json.dumps({"load_seconds": time.perf_counter() - started}), flush=True)
     for line in sys.stdin:
-        print(json.dumps(subject.images(json.loads(line)["images"])), flush=True)
+        order = json.loads(line)
+        answer = subject.images(order["images"], order["batch"], order["steps"])
+        print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":

@@ -15,10 +15,10 @@ def test_steps_that_were_not_run_are_added_to_those_that_were():
 
 
 def test_a_turn_of_many_pictures_counts_as_its_median():
-    parts = [{"unet": second, "decoder": 0.0, "file": 0.0} for second in (1.0, 9.0, 2.0)]
+    parts = [{"U-Net": second, "decoder": 0.0, "file": 0.0} for second in (1.0, 9.0, 2.0)]
     assert distilled._of_many({"seconds": [3.0, 9.5, 4.0], "parts": parts}) == {
         "seconds": 4.0,
-        "unet": 2.0,
+        "U-Net": 2.0,
         "decoder": 0.0,
         "file": 0.0,
     }

@@ -22,6 +22,7 @@ from generation.engine.embeddings import unpack
 from generation.engine.pipeline import Pipeline
 from generation.engine.release import NEGATIVE_EMBEDS
 from generation.engine.request import GenerationRequest
+from generation.engine.runtimes.torch import TorchRuntime
 
 SHAPING = ("unet/", "vae/", "text_encoder/", "tokenizer/", "scheduler/")
 
@@ -106,9 +107,11 @@ class TeacherSampler:
         negative = None
         if guidance_scale != 1:  # without guidance: half the cost
             negative = self._negative.to(served.device.place, served.dtype)
-        return Pipeline(
-            manifest, served.device, served.unet, served.vae, self._scheduler_config, negative
-        )
+        networks = served.runtime
+        if not isinstance(networks, TorchRuntime):
+            raise TypeError(f"The networks are {networks.name}'s, not torch's.")
+        runtime = TorchRuntime(networks.unet, networks.vae, self.timesteps, served.device)
+        return Pipeline(manifest, served.device, runtime, self._scheduler_config, negative)
 
     def _folder(self, guidance_scale: float) -> Path:
         """Return the folder of all pictures that differ only in text and seed."""

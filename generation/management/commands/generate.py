@@ -72,6 +72,8 @@ class Command(BaseCommand):
             device=settings.DEVICE,
             dtype=settings.DTYPE,
             threads=settings.TORCH_THREADS,
+            runtime=settings.RUNTIME,
+            cache=settings.RUNTIMES_DIR,
         )
         load_seconds = time.perf_counter() - started
         stored = route.embedding.stored()
@@ -108,6 +110,7 @@ class Command(BaseCommand):
             "variant": variant.slug,
             "text": variant.text,
             "device": loaded.describe(),
+            "runtime": loaded.runtime.name,
             "seed": seed,
             "count": count,
             "batches": timings.batches,

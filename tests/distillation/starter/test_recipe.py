@@ -109,8 +109,8 @@ def test_the_release_generates_with_the_engine_that_serves(built):
 
     _, folders = built
     loaded = pipeline.load(recipe.packed(folders["pack"]).teacher)
-    assert loaded.vae.config.scaling_factor != 1.0
-    assert torch.isfinite(next(loaded.unet.parameters())).all()
+    assert loaded.runtime.vae.config.scaling_factor != 1.0
+    assert torch.isfinite(next(loaded.runtime.unet.parameters())).all()
 
 
 @pytest.mark.slow

@@ -153,7 +153,7 @@ def test_guidance_is_one_doubled_batch_and_only_where_it_is_needed(
     tiny.make_tiny_release(tmp_path / "release", guidance_scale=guidance_scale)
     loaded = pipelines.load(tmp_path / "release", device=device)
     seen: list[int] = []
-    loaded.unet.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    loaded.runtime.unet.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
     loaded.generate([request_for(number) for number in range(3)])
     assert seen == [rows] * 4
 
@@ -184,7 +184,7 @@ def test_a_damaged_embedding_fails_its_row_only_even_if_a_whole_one_is_resident(
 def test_a_network_that_gives_no_numbers_is_said_not_shown(
     fresh: Pipeline, request_for: RequestFor
 ) -> None:
-    fresh.unet.conv_out.bias.fill_(float("nan"))
+    fresh.runtime.unet.conv_out.bias.fill_(float("nan"))
     result = fresh.generate([request_for(0)])[0]
     assert isinstance(result.error, NotFinite)
     assert result.pixels is None
@@ -274,7 +274,7 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_fits(
     fresh: Pipeline, small: Callable, eight: list[GenerationRequest]
 ) -> None:
     expected = fresh.generate(eight)
-    small(fresh.unet, 3)
+    small(fresh.runtime.unet, 3)
     timings = Timings()
     results = fresh.generate(eight, timings=timings)
     assert timings.batches == [8, 4, 2, 2, 4, 2, 2]
@@ -285,7 +285,7 @@ def test_a_decoder_that_does_not_fit_is_halved_without_repeating_the_unet(
     fresh: Pipeline, small: Callable, eight: list[GenerationRequest]
 ) -> None:
     expected = fresh.generate(eight)
-    small(fresh.vae.decoder, 1)
+    small(fresh.runtime.vae.decoder, 1)
     timings = Timings()
     results = fresh.generate(eight, timings=timings)
     assert timings.batches == [8]
@@ -295,7 +295,7 @@ def test_a_decoder_that_does_not_fit_is_halved_without_repeating_the_unet(
 def test_a_row_that_does_not_fit_even_alone_says_so(
     fresh: Pipeline, small: Callable, eight: list[GenerationRequest]
 ) -> None:
-    small(fresh.unet, 0)
+    small(fresh.runtime.unet, 0)
     for result in fresh.generate(eight[:3]):
         assert isinstance(result.error, OutOfMemory)
         assert result.error.retryable
@@ -308,7 +308,7 @@ def test_another_error_of_the_network_is_not_taken_for_memory(
     def hook(_: Any, args: tuple) -> None:
         raise RuntimeError("shapes do not match")
 
-    fresh.unet.register_forward_pre_hook(hook)
+    fresh.runtime.unet.register_forward_pre_hook(hook)
     with pytest.raises(RuntimeError, match="shapes do not match"):
         fresh.generate([request_for(0)])
 
@@ -317,7 +317,9 @@ def test_a_large_batch_is_decoded_in_parts(
     fresh: Pipeline, eight: list[GenerationRequest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded: list[int] = []
-    fresh.vae.decoder.register_forward_pre_hook(lambda _, args: decoded.append(len(args[0])))
+    fresh.runtime.vae.decoder.register_forward_pre_hook(
+        lambda _, args: decoded.append(len(args[0]))
+    )
     monkeypatch.setattr(pipelines, "DECODED_PIXELS", 3 * 64 * 64)
     for result in fresh.generate(eight):
         pixels(result)
@@ -374,9 +376,9 @@ def test_a_component_that_diffusers_cannot_read_is_a_refusal(tmp_path: Path) -> 
 
 def test_a_vae_that_overflows_in_fp16_is_run_in_fp32(tiny_release: Path) -> None:
     loaded = pipelines.load(tiny_release, device="cpu", dtype="float16")
-    assert (loaded.unet.dtype, loaded.vae.dtype) == (torch.float16, torch.float32)
+    assert (loaded.runtime.unet.dtype, loaded.runtime.vae.dtype) == (torch.float16, torch.float32)
     loaded = pipelines.load(tiny_release, device="cpu", dtype="bfloat16")
-    assert (loaded.unet.dtype, loaded.vae.dtype) == (torch.bfloat16, torch.bfloat16)
+    assert (loaded.runtime.unet.dtype, loaded.runtime.vae.dtype) == (torch.bfloat16, torch.bfloat16)
 
 
 def test_a_device_that_is_not_there_is_refused(tiny_release: Path) -> None:

@@ -108,7 +108,7 @@ def test_a_folded_student_shows_previews_through_its_tiny_decoder(
 ) -> None:
     toys.write_student(tmp_path / "student", tiny_release, embeddings)
     student = pipelines.load(tmp_path / "student", device=device)
-    assert type(student.vae).__name__ == "AutoencoderTiny"
+    assert type(student.runtime.vae).__name__ == "AutoencoderTiny"
     seen = Seen([1])
     assert same(student.generate(three), student.generate(three, previews=seen))
     assert seen.steps == [1]
@@ -146,7 +146,7 @@ def test_without_memory_for_previews_the_images_are_made_all_the_same(
         steps = step
         return ()
 
-    loaded.vae.decoder.register_forward_pre_hook(hook)
+    loaded.runtime.vae.decoder.register_forward_pre_hook(hook)
     seen, timings = Seen([0]), Timings()
     results = loaded.generate(three, on_step=on_step, previews=seen, timings=timings)
     assert same(expected, results)
@@ -156,7 +156,7 @@ def test_without_memory_for_previews_the_images_are_made_all_the_same(
 def test_a_preview_that_is_no_image_is_not_shown(
     loaded: Pipeline, three: list[GenerationRequest]
 ) -> None:
-    loaded.unet.conv_out.bias.fill_(float("nan"))
+    loaded.runtime.unet.conv_out.bias.fill_(float("nan"))
     seen = Seen([0])
     loaded.generate(three[:1], previews=seen)
     assert [shown for _, _, shown in seen.shown] == [{}, {}, {}]
@@ -167,7 +167,7 @@ def test_the_time_of_previews_is_nobody_elses(
 ) -> None:
     import time
 
-    loaded.vae.decoder.register_forward_pre_hook(lambda *_: time.sleep(0.2))
+    loaded.runtime.vae.decoder.register_forward_pre_hook(lambda *_: time.sleep(0.2))
     seen, timings = Seen([0]), Timings()
     loaded.generate(three, previews=seen, timings=timings)
     assert 0.6 <= timings.preview_seconds < 5

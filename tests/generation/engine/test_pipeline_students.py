@@ -12,7 +12,7 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 from generation.engine import pipeline as pipelines
-from generation.engine import quantization, release
+from generation.engine import quantization
 from generation.engine.embeddings import EmbeddingTable, unpack
 from generation.engine.errors import NotFinite, OutOfMemory, ReleaseInvalid
 from generation.engine.pipeline import TOLERANCE, Pipeline
@@ -163,7 +163,7 @@ def test_keys_and_values_are_computed_once_for_each_prompt_and_bounded(
     loaded: Pipeline, eight: list[GenerationRequest]
 ) -> None:
     computed: list[tuple[int, ...]] = []
-    derive = loaded.unet.keyvalues
+    derive = loaded.runtime.unet.keyvalues
 
     def counted(row: torch.Tensor) -> torch.Tensor:
         computed.append(tuple(row.shape))
@@ -212,7 +212,7 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_fits(
         if len(args[0]) > limits[0]:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    loaded.unet.register_forward_pre_hook(hook)
+    loaded.runtime.unet.register_forward_pre_hook(hook)
     timings = Timings()
     results = loaded.generate(eight, timings=timings)
     assert timings.batches == [8, 4, 2, 2, 4, 2, 2]
@@ -224,23 +224,18 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_fits(
 def test_a_network_that_gives_no_numbers_is_said_not_shown(
     loaded: Pipeline, request_for: RequestFor
 ) -> None:
-    loaded.unet.conv_out.bias.fill_(float("nan"))
+    loaded.runtime.unet.conv_out.bias.fill_(float("nan"))
     result = loaded.generate([request_for(0)])[0]
     assert isinstance(result.error, NotFinite)
     assert result.pixels is None
 
 
 # --- loading --------------------------------------------------------------------------------------
-def rewrite(folder: Path, **changes: Any) -> None:
-    manifest = release.read(folder)
-    release.write(folder, replace(manifest, files=release.list_files(folder), **changes))
-
-
 def test_a_network_folded_for_other_steps_is_refused(
     tmp_path: Path, tiny_release: Path, embeddings: list[StoredEmbedding]
 ) -> None:
     toys.write_student(tmp_path / "student", tiny_release, embeddings)
-    rewrite(tmp_path / "student", timesteps=[999], num_inference_steps=1)
+    toys.rewrite(tmp_path / "student", timesteps=[999], num_inference_steps=1)
     with pytest.raises(ReleaseInvalid, match="folded for 2 steps, but its manifest has 1"):
         pipelines.load(tmp_path / "student", device="cpu")
 
@@ -257,7 +252,7 @@ def test_a_network_that_lacks_a_weight_is_refused(
     name = "conv_in.bias" if component == "unet" else "decoder.layers.0.bias"
     del tensors[name]
     save_file(tensors, path)
-    rewrite(tmp_path / "student")
+    toys.rewrite(tmp_path / "student")
     with pytest.raises(ReleaseInvalid, match=name):
         pipelines.load(tmp_path / "student", device="cpu")
 

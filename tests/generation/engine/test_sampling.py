@@ -128,6 +128,33 @@ def test_on_even_timesteps_ddim_is_that_of_diffusers(steps: int, spacing: str) -
     assert torch.allclose(x, y, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"beta_schedule": "squaredcos_cap_v2"},
+        {"beta_schedule": "scaled_linear", "beta_end": 0.012, "set_alpha_to_one": False},
+        {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction"},
+        {"trained_betas": [0.0001 * step for step in range(1, 1001)], "prediction_type": "sample"},
+    ],
+)
+def test_ddim_has_the_noise_levels_of_diffusers(config: dict[str, Any]) -> None:
+    stock = DDIMScheduler(**config, timestep_spacing="trailing", clip_sample=False)
+    stock.set_timesteps(4)
+    ours = sampling.make("ddim", config, [int(timestep) for timestep in stock.timesteps])
+    assert torch.allclose(ours.alphas_cumprod, stock.alphas_cumprod, atol=1e-6)
+    x = y = draw(0)
+    for timestep in stock.timesteps:
+        x = stock.step(torch.tanh(x), timestep, x, return_dict=False)[0]
+        y = ours.step(torch.tanh(y), timestep, y, return_dict=False)[0]
+    assert torch.allclose(x, y, atol=1e-4)
+
+
+def test_a_noise_schedule_that_is_unknown_is_refused() -> None:
+    with pytest.raises(ReleaseInvalid, match="beta_schedule is 'exp'"):
+        sampling.make("ddim", {"beta_schedule": "exp"}, [999])
+
+
 def test_the_timesteps_of_stable_diffusion_are_those_that_diffusers_walks() -> None:
     leading = sampling.default_timesteps(PNDM_CONFIG, 50)
     assert (leading[0], leading[1], leading[-1]) == (981, 961, 1)

@@ -3,6 +3,7 @@
 import functools
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,3 +90,9 @@ def write_student(
         "code_revision": "abc",
     }
     return bundle.write(target, **{**arguments, **changes})
+
+
+def rewrite(folder: Path, **changes: Any) -> None:
+    """Write the manifest of a changed release again."""
+    manifest = release.read(folder)
+    release.write(folder, replace(manifest, files=release.list_files(folder), **changes))

@@ -56,6 +56,7 @@ def test_it_reports_times_memory_and_files(slug: str, tmp_path: Path) -> None:
     assert (report["seed"], report["count"], report["batches"]) == (7, 3, [2, 1])
     assert report["num_inference_steps"] == 4
     assert report["device"].startswith("cpu")
+    assert report["runtime"] == "torch"  # a teacher's
     for part in ("unet", "decoder", "file"):
         assert 0 < report[f"{part}_seconds_per_image"] < 10
     assert report["load_seconds"] > 0

@@ -397,7 +397,7 @@ def test_steps_are_progress_however_long_all_of_them_take(served, worker):  # no
     def almost_too_long(*_: object) -> None:
         stalled.append(worker.watch.check(0.9 * unknown_bound()))
 
-    hook = worker.loaded.get(served).unet.register_forward_pre_hook(almost_too_long)
+    hook = worker.loaded.get(served).runtime.unet.register_forward_pre_hook(almost_too_long)
     try:
         worker.run()
     finally:

@@ -162,7 +162,7 @@ def test_a_crash_in_a_batch_is_laid_at_the_job_that_causes_it(served, settings, 
         if any((row == rows[0]).all() for row in embeds):
             raise ArithmeticError("poison")
 
-    hook = loaded.unet.register_forward_pre_hook(crash, with_kwargs=True)
+    hook = loaded.runtime.unet.register_forward_pre_hook(crash, with_kwargs=True)
     try:
         for _ in range(2):
             worker.run()
@@ -189,7 +189,7 @@ def test_an_error_of_one_job_alone_does_not_spoil_its_neighbours_after_a_crash(s
         if (embeds[0] == row).all():
             raise EmbeddingInvalid("poison")
 
-    hook = loaded.unet.register_forward_pre_hook(crash, with_kwargs=True)
+    hook = loaded.runtime.unet.register_forward_pre_hook(crash, with_kwargs=True)
     try:
         worker.run()
     finally:
@@ -331,7 +331,7 @@ def test_a_picture_of_the_student_waits_for_one_step_of_the_teacher(
     submit(seed=1, model="student")
     worker.run()
     slow, again = submit(seed=2, model="teacher"), []
-    unet = worker.loaded.get(slow.release).unet
+    unet = worker.loaded.get(slow.release).runtime.unet
     seen = []
 
     def step(*_) -> None:

@@ -162,7 +162,7 @@ def test_a_job_goes_back_to_the_queue_before_the_eyes_of_who_watches(redis_serve
 def test_previews_that_cannot_be_made_cost_no_job(served, redis_server, caplog, worker):
     job = submit(seed=1)
     events.watch(job.id, previews=True)
-    decoder = worker.loaded.get(job.release).vae.decoder
+    decoder = worker.loaded.get(job.release).runtime.vae.decoder
     calls = []
 
     def hook(*_):

@@ -1,0 +1,157 @@
+"""Conversion of a student to OpenVINO's format, made once and kept in a cache folder.
+
+The cache is never the truth: one that is damaged, or of other versions, is made again from the release.
+"""
+
+import importlib.metadata
+import json
+import os
+import shutil
+import sys
+import tempfile
+import threading
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from generation.engine import latents as conversions
+from generation.engine import release as releases
+from generation.engine.device import Device
+from generation.engine.release import Manifest
+
+# On import OpenVINO sends usage data to Google Analytics through this package. Without it it sends nothing.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+
+if TYPE_CHECKING:
+    import openvino
+
+_tracing = threading.Lock()  # torch traces one network at a time
+REVISION = 1  # of this module and the networks: what else decides the converted files
+UNET, DECODER, KEYVALUES = "unet", "decoder", "keyvalues.safetensors"
+FACTS = "facts.json"  # hashes of the other files; written last
+
+
+@dataclass(frozen=True)
+class Converted:
+    """unet: (latents, keyvalues) or (latents, step, keyvalues) → prediction; decoder: latents → images; all fp32."""
+
+    unet: "openvino.Model"
+    decoder: "openvino.Model"
+    keyvalue_weight: Tensor
+    pixels_per_latent: int
+
+
+def convert(folder: Path, manifest: Manifest, cache: Path | None) -> Converted:
+    """Return the converted networks of a release, from the cache if it has them.
+
+    cache: a folder for the conversions of all releases; None, or one that cannot be written: nothing is kept. Raises as
+    `runtimes.torch.load`.
+    """
+    kept = None if cache is None else cache / key(folder, manifest)
+    found = None if kept is None else _read(kept)
+    if found is None:
+        found = _converted(folder, manifest)
+        if kept is not None:
+            _write(kept, found)
+    return found
+
+
+def key(folder: Path, manifest: Manifest) -> str:
+    """Return the name of a release's folder in the cache: another one for other files or versions."""
+    files = releases.hash_file(folder / releases.MANIFEST)
+    version = importlib.metadata.version("openvino")
+    return f"{manifest.name}-{files[:16]}-openvino-{version}-{REVISION}"
+
+
+class _UNet(nn.Module):
+    """With one step its bias is a constant, which OpenVINO joins with the convolution."""
+
+    def __init__(self, unet: nn.Module) -> None:
+        super().__init__()
+        self.unet = unet
+
+    def forward(self, latents: Tensor, keyvalues: Tensor, step: Tensor | None = None) -> Tensor:
+        return self.unet(latents, 0 if step is None else step, keyvalues)
+
+
+class _Decoder(nn.Module):
+    def __init__(self, vae: Any) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, latents: Tensor) -> Tensor:
+        return conversions.latents_to_image(self.vae, latents)
+
+
+def _converted(folder: Path, manifest: Manifest) -> Converted:
+    # Imported here: with a cache neither torch's networks nor diffusers are loaded.
+    from openvino import convert_model
+
+    from generation.engine.runtimes import torch as reference
+
+    loaded = reference.load(folder, manifest, Device(torch.device("cpu"), torch.float32, ""))
+    width, height = (side // loaded.pixels_per_latent for side in manifest.image_sizes[0])
+    weight = loaded.unet.keyvalue_weight.clone()
+    channels, tokens = loaded.latent_channels, manifest.embedding_shape[0]
+    is_one_size = len(manifest.image_sizes) == 1
+    shapes: list[tuple[int, ...]] = [
+        (-1, channels, *((height, width) if is_one_size else (-1, -1))),
+        (-1, tokens, len(weight)),
+    ]
+    examples = [torch.zeros(2, channels, height, width), torch.zeros(2, tokens, len(weight))]
+    if len(manifest.timesteps) > 1:
+        shapes.append(())
+        examples.append(torch.tensor(0))
+    with _tracing, torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of branches on shapes, which are the same for all batches
+        unet = convert_model(_UNet(loaded.unet), example_input=tuple(examples), input=shapes)
+        decoder = convert_model(
+            _Decoder(loaded.vae), example_input=(examples[0],), input=[shapes[0]]
+        )
+    return Converted(unet, decoder, weight, loaded.pixels_per_latent)
+
+
+def _read(kept: Path) -> Converted | None:
+    """Return what is kept; None if it is missing or damaged."""
+    import openvino
+
+    try:
+        facts = json.loads((kept / FACTS).read_text("utf-8"))
+        if any(releases.hash_file(kept / name) != found for name, found in facts["sha256"].items()):
+            return None
+        core = openvino.Core()
+        unet, decoder = (core.read_model(kept / f"{name}.xml") for name in (UNET, DECODER))
+        weight = load_file(kept / KEYVALUES)["weight"]
+        return Converted(unet, decoder, weight, facts["pixels_per_latent"])
+    except (OSError, ValueError, AttributeError, KeyError, TypeError, RuntimeError):
+        return None
+
+
+def _write(kept: Path, converted: Converted) -> None:
+    """Keep the conversion. Does nothing if the disk refuses."""
+    from openvino import save_model
+
+    try:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=".", dir=kept.parent))
+    except OSError:
+        return
+    try:
+        save_model(converted.unet, scratch / f"{UNET}.xml", compress_to_fp16=False)
+        save_model(converted.decoder, scratch / f"{DECODER}.xml", compress_to_fp16=False)
+        save_file({"weight": converted.keyvalue_weight}, scratch / KEYVALUES)
+        hashes = {path.name: releases.hash_file(path) for path in sorted(scratch.iterdir())}
+        facts = {"pixels_per_latent": converted.pixels_per_latent, "sha256": hashes}
+        (scratch / FACTS).write_text(json.dumps(facts), "utf-8")
+        for other in kept.parent.glob(f"{kept.name.split('-openvino-')[0]}-openvino-*"):
+            shutil.rmtree(other, ignore_errors=True)  # damaged, or of another version
+        os.replace(scratch, kept)
+    except (OSError, RuntimeError):
+        return
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

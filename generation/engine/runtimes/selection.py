@@ -1,0 +1,171 @@
+"""Choice of a release's runtime: by the setting, else by a measurement made once per machine and release."""
+
+import importlib.metadata
+import importlib.util
+import json
+import math
+import os
+import platform
+import statistics
+import time
+from pathlib import Path
+
+import torch
+
+from generation.engine import classes
+from generation.engine import release as releases
+from generation.engine.classes import FOLDED_UNET, SHUFFLED_VAE, TINY_VAE
+from generation.engine.device import Device, cpu_has_bf16
+from generation.engine.errors import DeviceUnavailable
+from generation.engine.release import Manifest
+from generation.engine.runtimes import NAMES, Runtime
+
+BATCHES = (1, 8)  # that are timed
+RUNS = 5
+SECONDS = 2.0  # for a batch size and runtime, after which no run is begun
+MEASURED = "measured.json"
+
+
+def load(
+    folder: Path,
+    manifest: Manifest,
+    device: Device,
+    *,
+    name: str,
+    threads: int,
+    cache: Path | None,
+) -> Runtime:
+    """Load a release's networks. name: of NAMES; threads: of the CPU that will compute.
+
+    Raises DeviceUnavailable, ReleaseInvalid, OSError, ValueError, KeyError, RuntimeError and SafetensorError.
+    """
+    if name not in NAMES:
+        raise DeviceUnavailable(f"The runtime {name!r} is unknown. Give {', '.join(NAMES)}.")
+    reason = "" if name == "torch" else why_not_openvino(device)
+    if name == "openvino" and reason:
+        raise DeviceUnavailable(f"RUNTIME=openvino: {reason}")
+    if name == "torch" or reason or not _is_student(folder):
+        return _torch(folder, manifest, device)
+    if name == "openvino":
+        return _openvino(folder, manifest, device, threads=threads, cache=cache)
+    return _faster(folder, manifest, device, threads=threads, cache=cache)
+
+
+def why_not_openvino(device: Device) -> str:
+    """Return why OpenVINO computes nothing on this device in its dtype; "" if it does."""
+    if importlib.util.find_spec("openvino") is None:
+        return "the package openvino is not installed. Install it, or use RUNTIME=torch."
+    if device.place.type != "cpu":
+        return f"it serves CPUs, not {device.place.type}. Use DEVICE=cpu or RUNTIME=torch."
+    if device.dtype == torch.float16:
+        return "it computes in float32 or bfloat16. Use another DTYPE or RUNTIME=torch."
+    if device.dtype == torch.bfloat16 and not cpu_has_bf16():
+        return "this CPU has no bf16 instructions. Use DTYPE=float32 or RUNTIME=torch."
+    return ""
+
+
+def _is_student(folder: Path) -> bool:
+    found = classes.read(folder)
+    return found["unet"] == FOLDED_UNET and found["vae"] in (TINY_VAE, SHUFFLED_VAE)
+
+
+def _torch(folder: Path, manifest: Manifest, device: Device) -> Runtime:
+    from generation.engine.runtimes import torch as runtime  # diffusers takes seconds to import
+
+    return runtime.load(folder, manifest, device)
+
+
+def _openvino(
+    folder: Path, manifest: Manifest, device: Device, *, threads: int, cache: Path | None
+) -> Runtime:
+    from generation.engine.runtimes.openvino import OpenVINORuntime
+
+    return OpenVINORuntime(folder, manifest, device, threads=threads, cache=cache)
+
+
+# --- by measurement -------------------------------------------------------------------------------
+def _faster(
+    folder: Path, manifest: Manifest, device: Device, *, threads: int, cache: Path | None
+) -> Runtime:
+    measured = cache / MEASURED if cache is not None else None
+    key = _key(folder, device, threads)
+    chosen = _read(measured).get(key, {}).get("runtime") if measured else None
+    if chosen == "torch":
+        return _torch(folder, manifest, device)
+    if chosen == "openvino":
+        return _openvino(folder, manifest, device, threads=threads, cache=cache)
+    # Both with the threads that this thread has for torch: while others generate, it is one.
+    ours = torch.get_num_threads()
+    runtimes = {
+        "torch": _torch(folder, manifest, device),
+        "openvino": _openvino(folder, manifest, device, threads=ours, cache=cache),
+    }
+    seconds = {name: _seconds(runtime, manifest) for name, runtime in runtimes.items()}
+    chosen = min(seconds, key=lambda name: math.prod(seconds[name].values()))
+    if measured:
+        _write(measured, {**_read(measured), key: {"runtime": chosen, "seconds": seconds}})
+    if chosen == "openvino" and ours != threads:
+        return _openvino(folder, manifest, device, threads=threads, cache=cache)
+    return runtimes[chosen]
+
+
+@torch.inference_mode()
+def _seconds(runtime: Runtime, manifest: Manifest) -> dict[int, float]:
+    """Return the median seconds of one step and the decoder, by batch size."""
+    width, height = (side // runtime.pixels_per_latent for side in manifest.image_sizes[0])
+    embedding = torch.zeros(manifest.embedding_shape, dtype=runtime.dtype)
+    row = runtime.keyvalues(embedding) if runtime.keyvalues else embedding
+    found = {}
+    for batch in BATCHES:
+        latents = torch.zeros(batch, runtime.latent_channels, height, width)
+        prompts = row.expand(batch, *row.shape).contiguous()
+        spans: list[float] = []
+        ends = time.monotonic() + SECONDS
+        while len(spans) < 2 or (len(spans) <= RUNS and time.monotonic() < ends):
+            started = time.perf_counter()
+            runtime.decode(runtime.denoise(latents, 0, prompts))
+            spans.append(time.perf_counter() - started)
+        found[batch] = statistics.median(spans[1:])  # the first one chooses kernels
+    return found
+
+
+def _key(folder: Path, device: Device, threads: int) -> str:
+    """Return what the measurement depends on: the machine, the release and the versions."""
+    version = importlib.metadata.version("openvino")
+    parts = (
+        releases.hash_file(folder / releases.MANIFEST)[:16],
+        _processor(),
+        f"{threads} threads",
+        device.dtype_name,
+        f"torch {torch.__version__}",
+        f"openvino {version}",
+    )
+    return ", ".join(parts)
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _read(path: Path) -> dict[str, dict[str, object]]:
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _write(path: Path, found: dict[str, dict[str, object]]) -> None:
+    """Write the file. Does nothing if the disk refuses: the next process measures again."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(found, indent=2) + "\n", "utf-8")
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)

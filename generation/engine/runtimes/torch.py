@@ -1,0 +1,81 @@
+"""Runtime of torch: the reference, for every release and device."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch import Tensor
+
+from generation.engine import latents as conversions
+from generation.engine import networks
+from generation.engine.device import Device
+from generation.engine.errors import ReleaseInvalid
+from generation.engine.release import Manifest
+from generation.engine.runtimes import KeyValues
+from generation.engine.runtimes.graphs import Graphs
+from generation.engine.student import FoldedUNet
+
+
+def load(folder: Path, manifest: Manifest, device: Device) -> "TorchRuntime":
+    """Raises ReleaseInvalid, OSError, ValueError, KeyError, RuntimeError and SafetensorError."""
+    unet = networks.load_unet(folder / "unet", device)
+    vae = networks.load_vae(folder / "vae", device)
+    runtime = TorchRuntime(unet, vae, manifest.timesteps, device)
+    if isinstance(unet, FoldedUNet):
+        if unet.steps != len(manifest.timesteps):
+            raise ReleaseInvalid(
+                f"The network of {folder} is folded for {unet.steps} steps, but its manifest has "
+                f"{len(manifest.timesteps)}."
+            )
+        if device.place.type == "cuda":
+            runtime.use_graphs(Graphs(unet, vae), manifest)
+    return runtime
+
+
+class TorchRuntime:
+    name = "torch"
+
+    def __init__(
+        self,
+        unet: UNet2DConditionModel | FoldedUNet,
+        vae: AutoencoderKL | AutoencoderTiny,
+        timesteps: Sequence[int],
+        device: Device,
+    ) -> None:
+        self.unet = unet
+        self.vae = vae
+        self.latent_channels: int = unet.config.in_channels
+        self.pixels_per_latent = conversions.pixels_per_latent(vae.config)
+        self.dtype = device.dtype
+        self.keyvalues: KeyValues | None = unet.keyvalues if isinstance(unet, FoldedUNet) else None
+        self._timesteps = [float(timestep) for timestep in timesteps]
+        self._is_mps = device.place.type == "mps"
+        self._graphs: Graphs | None = None
+
+    def use_graphs(self, graphs: Graphs, manifest: Manifest) -> None:
+        """Compute with these from now on, warmed up for the first image size of the release."""
+        width, height = manifest.image_sizes[0]
+        size = (height // self.pixels_per_latent, width // self.pixels_per_latent)
+        graphs.warm_up(size, tokens=manifest.embedding_shape[0])
+        self._graphs = graphs
+
+    def denoise(self, latents: Tensor, step: int, prompts: Tensor) -> Tensor:
+        if self._graphs is not None:
+            return self._graphs.denoise(latents, step, prompts)
+        latents = latents.to(self.dtype)
+        if not self._is_mps:
+            latents = latents.contiguous(memory_format=torch.channels_last)
+        if isinstance(self.unet, FoldedUNet):
+            return self.unet(latents, step, prompts).float()
+        output = self.unet(
+            latents, self._timesteps[step], encoder_hidden_states=prompts, return_dict=False
+        )
+        return output[0].float()
+
+    def decode(self, latents: Tensor) -> Tensor:
+        if self._graphs is not None:
+            return self._graphs.decode(latents)
+        return conversions.latents_to_image(self.vae, latents)

@@ -1,0 +1,22 @@
+"""A toy student of two steps, shared per process. Tests must not write into it."""
+
+from pathlib import Path
+
+import pytest
+
+from generation.engine.request import StoredEmbedding
+from tests.generation.engine import toys
+
+
+@pytest.fixture(scope="session")
+def student(
+    tmp_path_factory: pytest.TempPathFactory, tiny_release: Path, embeddings: list[StoredEmbedding]
+) -> Path:
+    path = tmp_path_factory.mktemp("students") / "student"
+    toys.write_student(path, tiny_release, embeddings)
+    return path
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runtimes")

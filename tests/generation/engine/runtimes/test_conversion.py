@@ -1,0 +1,101 @@
+"""The cache of conversions: it saves time and is never the truth."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from generation.engine import pipeline as pipelines
+from generation.engine import release
+from generation.engine.request import GenerationRequest
+
+pytest.importorskip("openvino")
+
+from generation.engine.runtimes import conversion
+
+RequestFor = Callable[..., GenerationRequest]
+
+
+def picture(student: Path, cache: Path | None, request: GenerationRequest) -> np.ndarray:
+    loaded = pipelines.load(student, device="cpu", dtype="float32", runtime="openvino", cache=cache)
+    (result,) = loaded.generate([request])
+    assert result.pixels is not None
+    return result.pixels
+
+
+@pytest.fixture
+def kept(student: Path, cache: Path, tmp_path: Path, request_for: RequestFor) -> Path:
+    """A cache of this test alone that holds the student."""
+    picture(student, cache, request_for(0))
+    name = conversion.key(student, release.read(student))
+    shutil.copytree(cache / name, tmp_path / "runtimes" / name)
+    return tmp_path / "runtimes"
+
+
+def test_a_release_is_converted_once(student: Path, kept: Path, request_for: RequestFor) -> None:
+    (folder,) = kept.iterdir()
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert set(before) >= {"unet.bin", "decoder.bin", conversion.KEYVALUES, conversion.FACTS}
+    picture(student, kept, request_for(0))
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ["cut"]
+    + [
+        pytest.param(damage, marks=pytest.mark.slow)
+        for damage in ("altered", "no facts", "facts of another form")
+    ],
+)
+def test_a_damaged_conversion_is_made_again(
+    student: Path, kept: Path, request_for: RequestFor, damage: str
+) -> None:
+    (folder,) = kept.iterdir()
+    expected = picture(student, kept, request_for(0))
+    weights, facts = folder / "unet.bin", folder / conversion.FACTS
+    content = weights.read_bytes()
+    if damage == "cut":
+        weights.write_bytes(content[: len(content) // 2])
+    elif damage == "altered":
+        weights.write_bytes(content[:-1000] + bytes(1000))
+    elif damage == "no facts":
+        facts.unlink()
+    else:
+        facts.write_text("[]")
+    assert (picture(student, kept, request_for(0)) == expected).all()
+    assert weights.read_bytes() == content
+    assert conversion._read(folder) is not None
+
+
+@pytest.mark.slow
+def test_a_conversion_of_another_version_is_replaced(
+    student: Path, kept: Path, request_for: RequestFor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (before,) = kept.iterdir()
+    monkeypatch.setattr(conversion, "REVISION", "other")
+    picture(student, kept, request_for(0))
+    (after,) = kept.iterdir()
+    assert after.name != before.name
+
+
+@pytest.mark.slow
+def test_without_a_writable_folder_a_release_is_served_all_the_same(
+    student: Path, tmp_path: Path, request_for: RequestFor
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    picture(student, tmp_path / "file" / "runtimes", request_for(0))
+
+
+@pytest.mark.slow
+def test_openvino_sends_no_usage_data() -> None:
+    code = (
+        "import sys, generation.engine.runtimes.openvino as runtime\n"
+        "from openvino import convert_model\n"
+        "assert sys.modules['openvino_telemetry'] is None"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=600)

@@ -1,0 +1,71 @@
+"""Batches of fixed shapes, as CUDA graphs need them. The graphs themselves need a GPU."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from generation.engine import device as devices
+from generation.engine import release
+from generation.engine.runtimes import torch as reference
+from generation.engine.runtimes.graphs import SHAPES, Graphs, Network
+from generation.engine.runtimes.torch import TorchRuntime
+
+
+def draw(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def plain(student: Path) -> TorchRuntime:
+    chosen = devices.choose("cpu", "float32")
+    return reference.load(student, release.read(student), chosen)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 19])
+def test_batches_are_padded_to_fixed_shapes_recorded_once(plain: TorchRuntime, rows: int) -> None:
+    recorded: list[torch.Size] = []
+
+    def record(network: Network, inputs: Sequence[torch.Tensor]) -> Network:
+        recorded.append(inputs[0].shape)
+        return network
+
+    with torch.compiler.set_stance("force_eager"):
+        graphs = Graphs(plain.unet, plain.vae, record=record)
+        latents = draw(rows, plain.latent_channels, 8, 8)
+        prompts = draw(rows, 77, len(plain.unet.keyvalue_weight))
+        for step in (0, 1):
+            found = graphs.denoise(latents, step, prompts)
+            assert torch.allclose(found, plain.denoise(latents, step, prompts), atol=1e-5)
+        assert torch.allclose(graphs.decode(latents), plain.decode(latents), atol=1e-5)
+    assert {shape[0] for shape in recorded} <= set(SHAPES)
+    assert len(recorded) == 2 * len(set(recorded))  # the U-Net and the decoder
+
+
+@pytest.mark.slow
+@torch.inference_mode()
+def test_the_networks_are_compiled_whole(plain: TorchRuntime) -> None:
+    unet = torch.compile(plain.unet, backend="eager", fullgraph=True)
+    decoder = torch.compile(plain.decode, backend="eager", fullgraph=True)
+    latents = draw(2, plain.latent_channels, 8, 8)
+    prompts = draw(2, 77, len(plain.unet.keyvalue_weight))
+    for step in (0, 1):
+        found = unet(latents, torch.tensor(step), prompts)
+        assert torch.allclose(found, plain.denoise(latents, step, prompts), atol=1e-5)
+    assert torch.allclose(decoder(latents), plain.decode(latents), atol=1e-5)
+
+
+@pytest.mark.gpu
+def test_a_student_on_a_gpu_gives_the_pictures_of_the_cpu(student: Path) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    manifest = release.read(student)
+    graphed = reference.load(student, manifest, devices.choose("cuda", "float32"))
+    plain = reference.load(student, manifest, devices.choose("cpu", "float32"))
+    for rows in (1, 3):
+        latents = draw(rows, plain.latent_channels, 8, 8)
+        prompts = draw(rows, 77, len(plain.unet.keyvalue_weight))
+        found = graphed.decode(graphed.denoise(latents.cuda(), 1, prompts.cuda())).cpu()
+        expected = plain.decode(plain.denoise(latents, 1, prompts))
+        assert (found - expected).abs().max() < 0.02

@@ -1,0 +1,64 @@
+"""Choice of a runtime."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from generation.engine import pipeline as pipelines
+from generation.engine.device import Device
+from generation.engine.errors import DeviceUnavailable
+from generation.engine.runtimes import selection
+
+
+def name(folder: Path, runtime: str, cache: Path | None = None) -> str:
+    loaded = pipelines.load(
+        folder, device="cpu", dtype="float32", threads=1, runtime=runtime, cache=cache
+    )
+    assert loaded.describe().endswith(f", {loaded.runtime.name}")
+    return loaded.runtime.name
+
+
+def test_the_faster_one_is_measured_once_and_kept(student: Path, cache: Path) -> None:
+    pytest.importorskip("openvino")
+    chosen = name(student, "auto", cache)
+    file = cache / selection.MEASURED
+    ((key, found),) = json.loads(file.read_text()).items()
+    assert found["runtime"] == chosen
+    assert {runtime: set(times) for runtime, times in found["seconds"].items()} == {
+        "torch": {"1", "8"},
+        "openvino": {"1", "8"},
+    }
+    other = "torch" if chosen == "openvino" else "openvino"
+    file.write_text(json.dumps({key: {"runtime": other}}))
+    assert name(student, "auto", cache) == other
+    file.write_text("{")
+    name(student, "auto", cache)
+    assert list(json.loads(file.read_text())) == [key]
+
+
+@pytest.mark.parametrize("runtime", ["auto", "openvino"])
+def test_a_teacher_is_computed_by_torch(tiny_release: Path, tmp_path: Path, runtime: str) -> None:
+    assert name(tiny_release, runtime, tmp_path) == "torch"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_openvino_torch_computes(
+    student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    assert name(student, "auto", tmp_path) == "torch"
+    with pytest.raises(DeviceUnavailable, match="openvino is not installed"):
+        name(student, "openvino")
+
+
+def test_what_openvino_does_not_compute_is_refused(student: Path) -> None:
+    pytest.importorskip("openvino")
+    with pytest.raises(DeviceUnavailable, match="float32 or bfloat16"):
+        pipelines.load(student, device="cpu", dtype="float16", runtime="openvino")
+    gpu = Device(torch.device("cuda", 0), torch.float32, "")
+    assert "serves CPUs, not cuda" in selection.why_not_openvino(gpu)
+    with pytest.raises(DeviceUnavailable, match="'fastest' is unknown"):
+        pipelines.load(student, device="cpu", runtime="fastest")
