@@ -8,6 +8,16 @@ from distillation.admin import (
     runs,
     schedule,
     sources,
+    variants,
 )
 
-__all__ = ["detectors", "evaluations", "examples", "releases", "runs", "schedule", "sources"]
+__all__ = [
+    "detectors",
+    "evaluations",
+    "examples",
+    "releases",
+    "runs",
+    "schedule",
+    "sources",
+    "variants",
+]

@@ -63,6 +63,9 @@ KINDS = {
     "disabled": "warning",
     "alive": "success",
     "not responding": "danger",
+    "student": "success",
+    "teacher": "info",
+    "nobody": "danger",
     "revoked": "danger",
     "expired": "warning",
     "delivered": "success",
@@ -109,7 +112,7 @@ def thumbnails(image_ids: Iterable[UUID], *, to: str | None = None) -> SafeStrin
     """Return thumbnails in a row; each links to `to`, or to the full image."""
     return format_html_join(
         "",
-        '<a href="{}" class="rt-thumbnail"><img src="{}" alt="" loading="lazy"></a>',
+        '<a href="{}" class="rt-thumbnail"><img src="{}" alt="Picture" loading="lazy"></a>',
         ((to or link(pk, "full"), link(pk, "thumbnail")) for pk in image_ids),
     )
 

@@ -1,11 +1,15 @@
 """Forms and list filters of the prompt catalogue's admin. The rules of a text are in `generation.catalogue`."""
 
+import json
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from django import forms
+from django.contrib import admin
 from django.core.exceptions import ValidationError
 from django.db import connection
 from django.db.models import QuerySet
+from django.forms.widgets import Script
 from django.http import HttpRequest
 from import_export.forms import ConfirmImportForm
 from unfold.contrib.filters.admin import DropdownFilter
@@ -16,16 +20,86 @@ from unfold.widgets import (
     UnfoldBooleanWidget,
 )
 
+from generation.catalogue import editing, objections
 from generation.catalogue import variants as catalogue
-from generation.catalogue.unknown_words import Vocabulary
+from generation.catalogue.standing import Board, Standing
 from generation.catalogue.variants import EmbeddingState
 from generation.engine.texts import tidy
 from generation.errors import PromptInvalid
-from generation.models import PromptVariant
+from generation.models import AuditEntry, PromptVariant
+
+# --- tags -----------------------------------------------------------------------------------------
+MOST_TAGS = 500  # suggested ones
+
+
+def known_tags() -> list[str]:
+    """Return the tags of the catalogue."""
+    table = connection.ops.quote_name(PromptVariant._meta.db_table)
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT DISTINCT unnest(tags) FROM {table} ORDER BY 1 LIMIT {MOST_TAGS}")
+        return [tag for (tag,) in cursor.fetchall()]
+
+
+def near_tags(tags: Iterable[str]) -> list[str]:
+    """Return a sentence for each of these tags that only the variants just changed have, and that is near another."""
+    counts = {tag: PromptVariant.objects.filter(tags__contains=[tag]).count() for tag in tags}
+    found = []
+    for tag, count in counts.items():
+        near = [other for other in known_tags() if other != tag and objections.is_slip(tag, other)]
+        if near and PromptVariant.objects.filter(tags__contains=near[:1]).count() > count:
+            found.append(f"The tag “{tag}” is new. Did you mean “{near[0]}”?")
+    return found
+
+
+class TagsWidget(UnfoldAdminTextInputWidget):
+    """Text with commas; `tags.js` makes chips of it, with the known tags as suggestions. bits: of the detector."""
+
+    bits: Collection[str] = ()
+
+    class Media:
+        js = [Script("generation/tags.js", defer=True)]
+
+    def get_context(self, name: str, value: Any, attrs: dict[str, Any] | None) -> dict[str, Any]:
+        known = sorted({*known_tags(), *self.bits})
+        data = {"data-tags": json.dumps(known), "data-bits": json.dumps(sorted(self.bits))}
+        return super().get_context(name, value, (attrs or {}) | data)
+
+
+class TagsField(forms.CharField):
+    """Tags separated by commas."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(required=False, widget=TagsWidget, **options)
+
+    def clean(self, value: Any) -> list[str]:
+        try:
+            return catalogue.tidy_tags(super().clean(value).split(","))
+        except PromptInvalid as error:
+            raise ValidationError(error.detail) from error
+
+
+class TagsForm(forms.Form):
+    """Tags to add to and to remove from several prompt variants."""
+
+    add = TagsField(help_text="Separated by commas.")
+    remove = TagsField(help_text="Separated by commas.")
+
+    def __init__(self, *args: Any, bits: Collection[str], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for field in self.fields.values():
+            field.widget.bits = bits
+
+    def clean(self) -> dict[str, Any]:
+        data = super().clean() or self.cleaned_data
+        if not data.get("add") and not data.get("remove"):
+            raise ValidationError("Give tags to add or to remove.")
+        return data
 
 
 # --- forms ----------------------------------------------------------------------------------------
 class VariantForm(forms.ModelForm):
+    bits: Collection[str] = ()  # of the detector
+
     slug = forms.SlugField(
         max_length=120,
         required=False,
@@ -36,9 +110,7 @@ class VariantForm(forms.ModelForm):
         widget=UnfoldAdminExpandableTextareaWidget(attrs={"rows": 2}),
         help_text=f"1 to {catalogue.MAX_WORDS} words.",
     )
-    tags = forms.CharField(
-        required=False,
-        widget=UnfoldAdminTextInputWidget,
+    tags = TagsField(
         help_text="Separated by commas. Tags that the detector knows are checked in images; "
         "with the prefix not-, the image must not show them.",
     )
@@ -57,6 +129,7 @@ class VariantForm(forms.ModelForm):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if "tags" in self.fields:
+            self.fields["tags"].widget.bits = self.bits
             self.initial["tags"] = ", ".join(self.instance.tags)
 
     def clean_text(self) -> str:
@@ -68,12 +141,6 @@ class VariantForm(forms.ModelForm):
         except PromptInvalid as error:
             raise ValidationError(error.detail) from error
         return text
-
-    def clean_tags(self) -> list[str]:
-        try:
-            return catalogue.tidy_tags(self.cleaned_data["tags"].split(","))
-        except PromptInvalid as error:
-            raise ValidationError(error.detail) from error
 
     def clean(self) -> dict[str, Any]:
         data = super().clean() or self.cleaned_data
@@ -101,15 +168,19 @@ class VariantConfirmImportForm(ConfirmImportForm):
 
 
 # --- filters --------------------------------------------------------------------------------------
+def board_of(request: HttpRequest) -> Board:
+    """Return the counts of the catalogue, read once for a request."""
+    if not hasattr(request, "retort_board"):
+        request.retort_board = Board.now()  # type: ignore[attr-defined]
+    return request.retort_board  # type: ignore[attr-defined]
+
+
 class TagFilter(DropdownFilter):
     title = "tag"
     parameter_name = "tag"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        table = connection.ops.quote_name(PromptVariant._meta.db_table)
-        with connection.cursor() as cursor:
-            cursor.execute(f"SELECT DISTINCT unnest(tags) FROM {table} ORDER BY 1 LIMIT 500")
-            return [(tag, tag) for (tag,) in cursor.fetchall()]
+        return [(tag, tag) for tag in known_tags()]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet) -> QuerySet:
         return queryset.filter(tags__contains=[self.value()]) if self.value() else queryset
@@ -131,16 +202,52 @@ class UnknownWordsFilter(DropdownFilter):
     parameter_name = "unknown"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [("yes", "with words that the encoder does not know"), ("no", "without")]
+        count = len(board_of(request).with_unknown_words)
+        return [("yes", f"with words that the encoder does not know ({count})"), ("no", "without")]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet) -> QuerySet:
         if self.value() not in ("yes", "no"):
             return queryset
-        vocabulary = Vocabulary()
-        texts = PromptVariant.objects.values_list("pk", "text").iterator()
-        found = [pk for pk, text in texts if vocabulary.unknown(text)]
+        found = board_of(request).with_unknown_words
         return (
             queryset.filter(pk__in=found)
             if self.value() == "yes"
             else queryset.exclude(pk__in=found)
         )
+
+
+class StandingFilter(DropdownFilter):
+    """Covered, not covered, failing, weak; each with its count."""
+
+    title = "standing"
+    parameter_name = "standing"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        counts = board_of(request).counts
+        return [(one.value, f"{one.label} ({counts[one.value]})") for one in Standing]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet) -> QuerySet:
+        if self.value() not in Standing.values:
+            return queryset
+        return queryset.filter(board_of(request).condition(str(self.value())))
+
+
+class ChangeFilter(admin.SimpleListFilter):
+    """Prompt variants that a change of the audit log touched: a link, not a choice of the list."""
+
+    title = "change"
+    parameter_name = "change"
+    template = "generation/admin/no_filter.html"
+
+    def has_output(self) -> bool:
+        return True
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return []
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet) -> QuerySet:
+        value = self.value() or ""
+        if not value.isdecimal():
+            return queryset
+        entry = AuditEntry.objects.filter(pk=value).first()
+        return queryset.none() if entry is None else queryset.filter(editing.touched(entry))

@@ -1,51 +1,53 @@
-"""Admin of the prompt catalogue: edit, import, export, encode again, preview."""
+"""Admin of the prompt catalogue: who serves each variant and how well, edit, import, export."""
 
 from typing import Any
 
 from django.contrib import admin, messages
 from django.contrib.postgres.expressions import ArraySubquery
-from django.db.models import OuterRef, QuerySet
+from django.contrib.postgres.fields import ArrayField
+from django.core.exceptions import PermissionDenied
+from django.db.models import Case, OuterRef, QuerySet, UUIDField, Value, When
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import redirect
-from django.urls import reverse
+from django.urls import path, reverse
 from django.utils.html import format_html, format_html_join
 from import_export.admin import ImportExportModelAdmin
 from unfold.admin import ModelAdmin
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from unfold.contrib.import_export.forms import ExportForm
-from unfold.decorators import action, display
+from unfold.decorators import display
 
-from generation.admin import pictures
+from generation.admin import pictures, variant_columns, variant_story
 from generation.admin.actions import ObjectActionsMixin
+from generation.admin.variant_actions import VariantActionsMixin
 from generation.admin.variant_forms import (
+    ChangeFilter,
     EmbeddingFilter,
+    StandingFilter,
     TagFilter,
     UnknownWordsFilter,
     VariantConfirmImportForm,
     VariantForm,
     VariantImportForm,
+    board_of,
+    near_tags,
 )
 from generation.admin.variant_import import PreviewResource
-from generation.catalogue import editing, unknown_words
+from generation.catalogue import import_export, unknown_words
 from generation.catalogue import variants as catalogue
-from generation.catalogue.import_export import CatalogueCSV, CatalogueJSON
+from generation.catalogue.file_formats import CatalogueCSV, CatalogueJSON
 from generation.catalogue.unknown_words import Vocabulary
 from generation.catalogue.variants import EmbeddingState
-from generation.errors import GenerationError
-from generation.jobs import submission
-from generation.jobs.job_request import JobRequest
 from generation.models import Embedding, Image, PromptVariant
 from generation.releases import lifecycle as releases
 
-MAX_PREVIEWS = 20  # jobs per action
-LIST_PICTURES, PAGE_PICTURES = 3, 12
-
 Status = PromptVariant.Status
+_PICTURES = ArrayField(UUIDField())
 
 
-# --- the pages ------------------------------------------------------------------------------------
 @admin.register(PromptVariant)
-class PromptVariantAdmin(ObjectActionsMixin, ModelAdmin, ImportExportModelAdmin):
+class PromptVariantAdmin(
+    VariantActionsMixin, ObjectActionsMixin, ModelAdmin, ImportExportModelAdmin
+):
     form = VariantForm
     resource_classes = [PreviewResource]
     import_template_name = "generation/admin/import.html"
@@ -54,37 +56,50 @@ class PromptVariantAdmin(ObjectActionsMixin, ModelAdmin, ImportExportModelAdmin)
     export_form_class = ExportForm
     formats = [CatalogueCSV, CatalogueJSON]
 
-    list_display = ("wording", "latest", "tag_list", "status_badge", "embedding_badge", "updated")
+    list_display = ("latest", "wording", "served", "right", "tag_list", "state", "updated")
+    list_display_links = ("wording",)
     list_filter = (
+        StandingFilter,
         ("status", ChoicesDropdownFilter),
         EmbeddingFilter,
         UnknownWordsFilter,
         TagFilter,
+        ChangeFilter,
     )
     list_filter_submit = True
+    list_before_template = "generation/admin/variant_list.html"
     list_per_page = 50
     show_full_result_count = False
     search_fields = ("slug", "text", "normalized_text", "notes", "tags")
     search_help_text = "Slug, text, tag or notes"
-    actions = ("encode_again", "preview", "activate", "archive")
-    object_actions = ("preview", "encode_again", "activate", "archive")
-    readonly_fields = (
-        "made_of_it",
-        "unknown",
-        "embeddings",
-        "revision",
-        "created_at",
-        "updated_at",
-    )
+    change_form_outer_before_template = "generation/admin/variant.html"
+    readonly_fields = ("unknown", "embeddings", "revision", "created_at", "updated_at")
+
+    def waits(self, request: HttpRequest, variant: Any) -> str:
+        """Return when a student will cover a variant; "" if nobody can say."""
+        return ""
+
+    def next_run(self, request: HttpRequest) -> str:
+        """Return when the next student is made, as a sentence; "" if nobody can say."""
+        return ""
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[PromptVariant]:
-        latest = (
-            Image.objects.filter(job__variant=OuterRef("pk"))
-            .order_by("-job__created_at", "index")
-            .values("pk")[:PAGE_PICTURES]
+        board = board_of(request)
+        latest = Image.objects.filter(job__variant=OuterRef("pk"))
+        newest = latest.order_by("-job__created_at", "index").values("pk")
+        cases = [
+            When(
+                served_by=release.kind, then=ArraySubquery(newest.filter(job__release=release)[:1])
+            )
+            for release in (board.serving.student, board.serving.teacher)
+            if release is not None
+        ]
+        rows = board.annotated(super().get_queryset(request))
+        return rows.annotate(
+            latest_images=Case(*cases, default=Value([], output_field=_PICTURES))
+            if cases
+            else Value([], output_field=_PICTURES)
         )
-        rows = catalogue.with_states(super().get_queryset(request))
-        return rows.annotate(latest_images=ArraySubquery(latest))
 
     def get_fieldsets(self, request: HttpRequest, obj: PromptVariant | None = None) -> Any:
         wording = ["text", "slug", "tags", "status", "max_tries", "notes"]
@@ -92,50 +107,79 @@ class PromptVariantAdmin(ObjectActionsMixin, ModelAdmin, ImportExportModelAdmin)
             return [(None, {"fields": wording})]
         if self.has_change_permission(request, obj):
             wording.insert(1, "new_revision")
-        facts = ["made_of_it", "unknown", "embeddings", "revision", "created_at", "updated_at"]
-        return [(None, {"fields": wording}), ("Images and embeddings", {"fields": facts})]
+        facts = ["unknown", "embeddings", "revision", "created_at", "updated_at"]
+        return [(None, {"fields": wording}), ("Embeddings", {"fields": facts})]
 
     def get_form(self, request: HttpRequest, obj: Any = None, **kwargs: Any) -> Any:
         # `new_revision` is a field of the form only; the admin would look for it on the model.
         kwargs["fields"] = [*VariantForm.Meta.fields]
         if not self.has_change_permission(request, obj) and obj is not None:
             kwargs["fields"] = []
-        return super().get_form(request, obj, **kwargs)
+        form = super().get_form(request, obj, **kwargs)
+        form.bits = self.known_bits()
+        return form
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
         catalogue.save(obj, new_revision=form.cleaned_data.get("new_revision", False))
         if unknown := Vocabulary().unknown(obj.text):
             messages.warning(request, unknown_words.sentence(unknown))
+        if "tags" in form.changed_data:
+            for sentence in near_tags(obj.tags):
+                messages.warning(request, sentence)
 
     def get_changelist_instance(self, request: HttpRequest) -> Any:
         found = super().get_changelist_instance(request)
-        vocabulary = Vocabulary()
+        board = board_of(request)
+        found.bar = variant_columns.bar(board) | {"next_run": self.next_run(request)}
+        judged, bits = board.judged(found.result_list), self.known_bits()
         for variant in found.result_list:
-            variant.unknown_words = vocabulary.unknown(variant.text)
+            variant.unknown_words = board.vocabulary.unknown(variant.text)
+            variant.shown = {
+                "served": variant_columns.served(board, variant, self.waits(request, variant)),
+                "right": variant_columns.right(judged.get(variant.normalized_text), variant.slug)
+                if variant.status == Status.ACTIVE
+                else "–",
+                "tags": variant_columns.chips(variant.tags, bits),
+            }
         return found
+
+    def panel(self, request: HttpRequest, obj: Any) -> dict[str, Any]:
+        may_see = request.user.has_perm("generation.view_job")
+        board = board_of(request)
+        story = variant_story.of(obj, board, waits=self.waits(request, obj), may_see=may_see)
+        return {"story": story | {"blocks": self.blocks(request, obj)}}
+
+    def blocks(self, request: HttpRequest, obj: Any) -> list[dict[str, Any]]:
+        """Return further parts of the page: title and content."""
+        return []
 
     # --- columns and fields
     @display(description="prompt variant", ordering="slug")
     def wording(self, variant: PromptVariant) -> str:
         return pictures.wording(variant.text, variant.slug)
 
-    @display(description="latest images")
+    @display(description="picture")
     def latest(self, variant: Any) -> str:
         change = reverse("admin:generation_promptvariant_change", args=[variant.pk])
-        return pictures.row(variant.latest_images[:LIST_PICTURES], to=change)
+        return pictures.row(variant.latest_images, to=change)
+
+    @display(description="served by", ordering="served_by")
+    def served(self, variant: Any) -> str:
+        return variant.shown["served"]
+
+    @display(description="right pictures")
+    def right(self, variant: Any) -> str:
+        return variant.shown["right"]
 
     @display(description="tags")
-    def tag_list(self, variant: PromptVariant) -> str:
-        return ", ".join(variant.tags) or "–"
+    def tag_list(self, variant: Any) -> str:
+        return variant.shown["tags"]
 
     @display(description="status", ordering="status")
-    def status_badge(self, variant: PromptVariant) -> str:
-        return pictures.badge(variant.status)
-
-    @display(description="embedding", ordering="embedding_state")
-    def embedding_badge(self, variant: Any) -> str:
-        if variant.embedding_state is None:
-            return "–"
+    def state(self, variant: Any) -> str:
+        """Return the state of the embedding; of a variant that is not active, its status."""
+        if variant.embedding_state is None or variant.status != Status.ACTIVE:
+            return pictures.badge(variant.status)
         state, reason = variant.embedding_state, variant.embedding_reason or ""
         if not reason and variant.unknown_words:
             state, reason = "unknown words", unknown_words.sentence(variant.unknown_words)
@@ -145,10 +189,6 @@ class PromptVariantAdmin(ObjectActionsMixin, ModelAdmin, ImportExportModelAdmin)
         return format_html('<span class="rt-reason">{}<span>{}</span></span>', label, reason)
 
     updated = pictures.when_column("updated_at", "updated")
-
-    @display(description="latest images")
-    def made_of_it(self, variant: Any) -> str:
-        return pictures.row(variant.latest_images)
 
     @display(description="unknown words")
     def unknown(self, variant: PromptVariant) -> str:
@@ -191,64 +231,35 @@ class PromptVariantAdmin(ObjectActionsMixin, ModelAdmin, ImportExportModelAdmin)
         )
         return pictures.badge(state.value)
 
-    # --- actions
-    def action_applies(self, name: str, obj: Any) -> bool:
-        is_active = obj.status == Status.ACTIVE
-        return {"activate": not is_active, "archive": obj.status != Status.ARCHIVED}.get(
-            name, is_active
-        )
-
-    def has_preview_permission(self, request: HttpRequest) -> bool:
-        return request.user.has_perm("generation.add_job")
-
-    @action(description="Generate a preview", icon="image", permissions=["preview"])
-    def preview(self, request: HttpRequest, queryset: QuerySet) -> HttpResponse | None:
-        variants = list(queryset[: MAX_PREVIEWS + 1])
-        if len(variants) > MAX_PREVIEWS:
-            messages.error(request, f"Select at most {MAX_PREVIEWS} variants for a preview.")
-            return None
-        started = []
-        for variant in variants:
-            try:
-                started.append(submission.submit(request.user, JobRequest(variant=variant.slug)))
-            except GenerationError as error:
-                messages.error(request, error.detail)
-        links = format_html_join(
-            ", ",
-            '<a href="{}" class="underline">{}</a>',
-            (
-                (reverse("admin:generation_job_change", args=[job.pk]), job.variant.slug)
-                for job in started
-            ),
-        )
-        if started:
-            messages.success(request, format_html("Previews requested: {}.", links))
-        if len(started) == 1 and request.user.has_perm("generation.view_job"):
-            return redirect("admin:generation_job_change", started[0].pk)
-        return None
-
-    @action(description="Encode again", icon="refresh", permissions=["change"])
-    def encode_again(self, request: HttpRequest, queryset: QuerySet) -> None:
-        marked = catalogue.encode_again(PromptVariant.objects.filter(pk__in=list(_ids(queryset))))
-        messages.success(
-            request,
-            f"{marked} failed or damaged embeddings will be encoded again. Intact ones are kept.",
-        )
-
-    @action(description="Activate", icon="check_circle", permissions=["change"])
-    def activate(self, request: HttpRequest, queryset: QuerySet) -> None:
-        self._set_status(request, queryset, Status.ACTIVE)
-
-    @action(description="Archive", icon="archive", permissions=["change"])
-    def archive(self, request: HttpRequest, queryset: QuerySet) -> None:
-        self._set_status(request, queryset, Status.ARCHIVED)
-
-    def _set_status(self, request: HttpRequest, queryset: QuerySet, status: Status) -> None:
-        rows = PromptVariant.objects.filter(pk__in=list(_ids(queryset)))
-        changed = editing.set_status(rows, status).count
-        messages.success(request, f"{changed} prompt variants are now {status.label.lower()}.")
-
     # --- import and export
+    def get_urls(self) -> list:
+        view = self.admin_site.admin_view(self.template_view)
+        return [
+            path("template/", view, name="generation_promptvariant_template"),
+            *super().get_urls(),
+        ]
+
+    def template_view(self, request: HttpRequest) -> HttpResponse:
+        """Return a CSV file to fill in."""
+        if not self.has_import_permission(request):
+            raise PermissionDenied
+        headers = {"Content-Disposition": 'attachment; filename="catalogue.csv"'}
+        # The mark tells spreadsheets that it is UTF-8.
+        text = import_export.template().encode("utf-8-sig")
+        return HttpResponse(text, content_type="text/csv; charset=utf-8", headers=headers)
+
+    def add_success_message(self, result: Any, request: HttpRequest) -> None:
+        """Report the import, with a link to the list of what it brought."""
+        totals, change = result.totals, getattr(result, "change", None)
+        said = f"Imported: {totals['new']} new, {totals['update']} changed, {totals['skip']} unchanged."
+        if change is not None:
+            place = reverse("admin:generation_promptvariant_changelist")
+            link = format_html(
+                '<a href="{}?change={}" class="underline">Show them</a>', place, change.pk
+            )
+            said = format_html("{} {}", said, link)
+        messages.success(request, said)
+
     def has_import_permission(self, request: HttpRequest) -> bool:
         return self.has_add_permission(request) and self.has_change_permission(request)
 
@@ -273,7 +284,3 @@ class PromptVariantAdmin(ObjectActionsMixin, ModelAdmin, ImportExportModelAdmin)
 
     def get_export_resource_kwargs(self, request: HttpRequest, **kwargs: Any) -> dict[str, Any]:
         return {}
-
-
-def _ids(queryset: QuerySet) -> Any:
-    return queryset.order_by().values_list("pk", flat=True)

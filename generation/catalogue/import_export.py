@@ -1,8 +1,6 @@
-"""Import and export of the catalogue as CSV or JSON. An import is one transaction; the rules are `variants`'s."""
+"""Import and export of the catalogue as CSV or JSON. An import is one transaction; the rules are in `variants`."""
 
 import csv
-import json
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,106 +13,18 @@ from django.core.validators import validate_slug
 from django.db.models import Exists, OuterRef
 from django.utils import timezone
 from django.utils.functional import cached_property
-from import_export import fields, resources, widgets
-from import_export.formats import base_formats
+from import_export import fields, resources
 
+from generation.access import audit
+from generation.catalogue import editing
 from generation.catalogue import variants as catalogue
+from generation.catalogue.file_formats import COLUMNS, TagList, TagsWidget, format_of
 from generation.engine.texts import normalize, tidy
 from generation.errors import InvalidRequest, PromptInvalid
 from generation.models import Image, PromptVariant
 
-COLUMNS = ("slug", "text", "tags", "status", "notes")
 UPDATED = ("text", "normalized_text", "revision", "tags", "status", "notes", "updated_at")
 BATCH_SIZE = 1000  # rows per INSERT or UPDATE
-
-
-# --- formats --------------------------------------------------------------------------------------
-class TagList(list):
-    """Tags of a variant: a list in JSON, `a|b` in CSV, which writes str() of a cell."""
-
-    def __str__(self) -> str:
-        return "|".join(self)
-
-
-class TagsWidget(widgets.Widget):
-    def clean(self, value: Any, row: Any = None, **kwargs: Any) -> list[str]:
-        if isinstance(value, str):
-            value = value.replace("|", ",").split(",")
-        if not isinstance(value, list) or not all(isinstance(tag, str) for tag in value):
-            raise ValueError("Give tags separated by commas or bars, or as a list.")
-        return catalogue.tidy_tags(value)
-
-    def render(self, value: Any, obj: Any = None, **kwargs: Any) -> TagList:
-        return TagList(value or [])
-
-
-def check_columns(dataset: tablib.Dataset) -> tablib.Dataset:
-    """Return the dataset, with a column for slugs. Raises ValueError."""
-    headers = [str(header or "").strip() for header in dataset.headers or []]
-    unknown = [header or "(without a name)" for header in headers if header not in COLUMNS]
-    if unknown:
-        raise ValueError(f"Unknown columns: {', '.join(unknown)}. Use {', '.join(COLUMNS)}.")
-    if len(set(headers)) != len(headers):
-        raise ValueError("A column appears more than once.")
-    if len(dataset) and "text" not in headers:
-        raise ValueError("The column text is missing.")
-    dataset.headers = headers
-    if "slug" not in headers:
-        dataset.append_col([""] * len(dataset), header="slug")
-    return dataset
-
-
-_FORMULA = re.compile(
-    r"'*[=+\-@\t\r\n]"
-)  # the beginnings that a spreadsheet computes, also quoted ones
-
-
-class CatalogueCSV(base_formats.CSV):
-    """Rows of cells. A cell that a spreadsheet would compute gets a quotation mark; the import removes it."""
-
-    def create_dataset(self, in_stream: str | bytes, **kwargs: Any) -> tablib.Dataset:
-        try:
-            dataset = check_columns(super().create_dataset(in_stream, **kwargs))
-        except tablib.exceptions.InvalidDimensions as error:
-            raise ValueError("A row has more cells than the header.") from error
-        return _with_cells(dataset, lambda cell: cell[1:] if _is_quoted(cell) else cell)
-
-    def export_data(self, dataset: tablib.Dataset, **kwargs: Any) -> str:
-        quoted = _with_cells(dataset, lambda cell: f"'{cell}" if _FORMULA.match(cell) else cell)
-        return super().export_data(quoted, **kwargs)
-
-
-def _is_quoted(cell: str) -> bool:
-    return cell.startswith("'") and _FORMULA.match(cell) is not None
-
-
-def _with_cells(dataset: tablib.Dataset, change: Callable[[str], str]) -> tablib.Dataset:
-    rows = [[cell if cell is None else change(str(cell)) for cell in row] for row in dataset]
-    return tablib.Dataset(*rows, headers=dataset.headers)
-
-
-class CatalogueJSON(base_formats.JSON):
-    """A list of objects. A key that an object lacks keeps the stored value."""
-
-    def create_dataset(self, in_stream: str | bytes, **kwargs: Any) -> tablib.Dataset:
-        # tablib would read the values of every object in the order of the first object's keys.
-        objects = json.loads(in_stream)
-        if not isinstance(objects, list) or not all(isinstance(item, dict) for item in objects):
-            raise ValueError("Give a list of objects, one per prompt variant.")
-        headers = list(dict.fromkeys(key for item in objects for key in item))
-        rows = [[item.get(header) for header in headers] for item in objects]
-        return check_columns(tablib.Dataset(*rows, headers=headers))
-
-
-FORMATS: dict[str, type[base_formats.TextFormat]] = {"csv": CatalogueCSV, "json": CatalogueJSON}
-
-
-def format_of(path: Path) -> base_formats.TextFormat:
-    """Return the format for the file's extension. Raises InvalidRequest."""
-    try:
-        return FORMATS[path.suffix.lower().removeprefix(".")](encoding="utf-8-sig")
-    except KeyError:
-        raise InvalidRequest(f"{path.name}: use a file that ends in .csv or .json.") from None
 
 
 # --- the resource ---------------------------------------------------------------------------------
@@ -148,6 +58,7 @@ class VariantResource(resources.ModelResource):
         self._seen: dict[str, int] = {}  # slug → row of the file
         self._limits: list[catalogue.Limit] = []
         self._before: tuple | None = None
+        self._saved: list[PromptVariant] = []
 
     def before_import(self, dataset: tablib.Dataset, **kwargs: Any) -> None:
         # Locked against concurrent changes between reading and writing; by id, the lock order of the encode worker.
@@ -234,6 +145,7 @@ class VariantResource(resources.ModelResource):
 
     def before_save_instance(self, instance: PromptVariant, row: Any, **kwargs: Any) -> None:
         instance.updated_at = timezone.now()  # bulk_update does not set it
+        self._saved.append(instance)
 
     def bulk_update(
         self,
@@ -262,7 +174,16 @@ class VariantResource(resources.ModelResource):
             self._on_progress(1)
 
     def after_import(self, dataset: tablib.Dataset, result: Any, **kwargs: Any) -> None:
-        catalogue.publish_encode()  # discarded with the transaction after a dry run or an error
+        # Discarded with the transaction after a dry run or an error.
+        catalogue.publish_encode()
+        if self._saved:
+            slugs = [variant.slug for variant in self._saved]
+            ids = PromptVariant.objects.filter(slug__in=slugs).order_by("pk")
+            facts = {"new": result.totals["new"], "changed": result.totals["update"]}
+            subject = editing.named(len(slugs))
+            result.change = audit.record(
+                editing.IMPORTED, subject, **facts, variants=list(ids.values_list("pk", flat=True))
+            )
 
 
 # --- without the admin ----------------------------------------------------------------------------
@@ -281,7 +202,7 @@ def read(path: Path) -> tablib.Dataset:
     """Read a file. Raises InvalidRequest."""
     file_format = format_of(path)
     try:
-        return file_format.create_dataset(path.read_text(encoding="utf-8-sig"))
+        return file_format.create_dataset(path.read_bytes())
     except OSError as error:
         raise InvalidRequest(f"{path}: {error.strerror}.") from error
     except (ValueError, csv.Error, tablib.exceptions.TablibException) as error:
@@ -342,3 +263,16 @@ def _message(error: Any) -> str:
     if isinstance(error, ValidationError):
         return " ".join(error.messages)
     return str(error)
+
+
+def template() -> str:
+    """Return a CSV file to fill in, with one row as an example."""
+    example = (
+        "",
+        "an example text to replace",
+        TagList(["vase", "red", "glass"]),
+        "draft",
+        "an example",
+    )
+    dataset = tablib.Dataset(example, headers=COLUMNS)
+    return str(dataset.export("csv"))

@@ -56,7 +56,7 @@ _RIGHT = F("evaluated_right") + F("judged_right")
 def share_of(release: Release | None) -> Any:
     """Return the expression of a prompt variant's `concluded` share by the release, and None without one."""
     if release is None:
-        return Value(None, output_field=FloatField())
+        return Cast(Value(None), FloatField())
     found = Quality.objects.filter(
         release=release, normalized_text=OuterRef("normalized_text")
     ).annotate(
@@ -71,11 +71,22 @@ def share_of(release: Release | None) -> Any:
     return Subquery(found.values("share")[:1], output_field=FloatField())
 
 
-def of(release: Release, texts: list[str]) -> dict[str, Share]:
+@dataclass(frozen=True)
+class Judged:
+    """share: of right pictures; flagged: wrong ones of jobs of late."""
+
+    share: Share
+    flagged: int = 0
+
+
+def of(release: Release, texts: list[str]) -> dict[str, Judged]:
     """Return the counts of each normalised text that was judged at all."""
     rows = Quality.objects.filter(release=release, normalized_text__in=texts)
     found = rows.annotate(total=_TOTAL, right=_RIGHT).filter(total__gt=0)
-    return {row.normalized_text: Share(row.right, row.total) for row in found}
+    return {
+        row.normalized_text: Judged(Share(row.right, row.total), row.judged - row.judged_right)
+        for row in found
+    }
 
 
 # --- writing --------------------------------------------------------------------------------------

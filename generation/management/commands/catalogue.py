@@ -10,7 +10,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import connection
 from tqdm import tqdm
 
-from generation.catalogue import import_export, unknown_words
+from generation.catalogue import file_formats, import_export, unknown_words
 from generation.catalogue import variants as catalogue
 from generation.catalogue.unknown_words import Vocabulary
 from generation.errors import GenerationError
@@ -29,7 +29,7 @@ class Command(BaseCommand):
         importing = actions.add_parser(
             "import",
             help="import variants from a CSV or JSON file, in one transaction",
-            description=f"Columns: {', '.join(import_export.COLUMNS)}. A missing slug is made from the text.",
+            description=f"Columns: {', '.join(file_formats.COLUMNS)}. A missing slug is made from the text.",
         )
         importing.add_argument("file", type=Path)
         importing.add_argument("--dry-run", action="store_true", help="validate only")

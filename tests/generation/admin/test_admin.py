@@ -162,7 +162,8 @@ def test_a_list_of_many_rows_costs_no_more_queries_than_one_of_few(
         embedding = make_embedding(variant=make_variant(slug=f"v{number}"))
         make_image(job=make_job(embedding=embedding, release=release, status=Status.SUCCEEDED))
     admin.get(url(model, "changelist"))
-    with django_assert_max_num_queries(12):
+    # The catalogue's has counts of all variants, and reads the counts of the releases that serve.
+    with django_assert_max_num_queries(18 if model == "promptvariant" else 12):
         assert admin.get(url(model, "changelist")).status_code == 200
 
 

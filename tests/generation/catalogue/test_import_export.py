@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from generation.catalogue import import_export
+from generation.catalogue import editing, import_export
 from generation.catalogue import variants as catalogue
 from generation.errors import InvalidRequest
-from generation.models import Job, PromptVariant
+from generation.models import AuditEntry, Job, PromptVariant
 from tests.people import make_embedding, make_image, make_job, make_variant
 
 pytestmark = pytest.mark.django_db
@@ -192,3 +192,42 @@ def test_no_cell_of_an_export_is_a_formula_and_the_import_reads_it_as_it_was(tmp
         cells = [cell for row in csv.reader(file) for cell in row]
     assert not any(cell.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) for cell in cells)
     assert import_export.import_file(path).unchanged == 1
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp1252", "utf-16"])
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+def test_files_of_spreadsheets_are_read_whatever_their_encoding_and_separator(
+    tmp_path, encoding: str, mark: str
+):
+    lines = [["text", "tags", "notes"], ["a café vase", "glass|red", "für, Ä; 5 €"]]
+    text = "\r\n".join(mark.join(f'"{cell}"' for cell in line) for line in lines) + "\r\n"
+    (tmp_path / "c.csv").write_bytes(text.encode(encoding))
+
+    assert import_export.import_file(tmp_path / "c.csv").errors == []
+
+    variant = PromptVariant.objects.get()
+    assert (variant.text, variant.tags, variant.notes) == (
+        "a café vase",
+        ["glass", "red"],
+        "für, Ä; 5 €",
+    )
+
+
+def test_the_template_is_a_file_that_can_be_imported(tmp_path):
+    file = write(tmp_path, import_export.template())
+    assert import_export.import_file(file).errors == []
+    assert PromptVariant.objects.get().tags == ["vase", "red", "glass"]
+
+
+def test_an_import_is_in_the_audit_log_with_what_it_brought_and_a_dry_run_is_not(tmp_path):
+    make_variant(slug="same", text="a mug")
+    file = write(tmp_path, "text\na mug\na red vase\na jug\n")
+    import_export.import_file(file, dry_run=True)
+    assert not AuditEntry.objects.exists()
+
+    import_export.import_file(file)
+
+    entry = AuditEntry.objects.get(action="catalogue_imported")
+    assert (entry.subject, entry.detail["new"]) == ("2 prompt variants", 2)
+    brought = PromptVariant.objects.filter(editing.touched(entry))
+    assert sorted(brought.values_list("slug", flat=True)) == ["a-jug", "a-red-vase"]

@@ -76,6 +76,8 @@ def test_a_later_evaluation_replaces_the_earlier_one_and_keeps_what_jobs_counted
     quality.record_evaluation(release, {"a red vase": Counts(7, 8)})
 
     assert counts(release) == {"a red vase": (7, 8, 2, 8)}
-    share = quality.of(release, ["a red vase", "a mug"])["a red vase"]
+    found = quality.of(release, ["a red vase", "a mug"])["a red vase"]
+    assert found.flagged == 6
+    share = found.share
     assert (share.count, share.total) == (9, 16)
     assert share.interval == pytest.approx((0.332, 0.769), abs=0.001)

@@ -1,0 +1,145 @@
+"""File formats of the catalogue, CSV and JSON, as spreadsheets and programs write them."""
+
+import codecs
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import tablib
+from import_export import widgets
+from import_export.formats import base_formats
+
+from generation.catalogue import variants as catalogue
+from generation.errors import InvalidRequest
+
+COLUMNS = ("slug", "text", "tags", "status", "notes")
+
+
+class TagList(list):
+    """Tags of a variant: a list in JSON, `a|b` in CSV, which writes str() of a cell."""
+
+    def __str__(self) -> str:
+        return "|".join(self)
+
+
+class TagsWidget(widgets.Widget):
+    def clean(self, value: Any, row: Any = None, **kwargs: Any) -> list[str]:
+        if isinstance(value, str):
+            value = value.replace("|", ",").split(",")
+        if not isinstance(value, list) or not all(isinstance(tag, str) for tag in value):
+            raise ValueError("Give tags separated by commas or bars, or as a list.")
+        return catalogue.tidy_tags(value)
+
+    def render(self, value: Any, obj: Any = None, **kwargs: Any) -> TagList:
+        return TagList(value or [])
+
+
+def check_columns(dataset: tablib.Dataset) -> tablib.Dataset:
+    """Return the dataset, with a column for slugs. Raises ValueError."""
+    headers = [str(header or "").strip() for header in dataset.headers or []]
+    unknown = [header or "(without a name)" for header in headers if header not in COLUMNS]
+    if unknown:
+        raise ValueError(f"Unknown columns: {', '.join(unknown)}. Use {', '.join(COLUMNS)}.")
+    if len(set(headers)) != len(headers):
+        raise ValueError("A column appears more than once.")
+    if len(dataset) and "text" not in headers:
+        raise ValueError("The column text is missing.")
+    dataset.headers = headers
+    if "slug" not in headers:
+        dataset.append_col([""] * len(dataset), header="slug")
+    return dataset
+
+
+_FORMULA = re.compile(
+    r"'*[=+\-@\t\r\n]"
+)  # the beginnings that a spreadsheet computes, also quoted ones
+
+
+SEPARATORS = ",;\t"
+
+
+def decoded(content: str | bytes) -> str:
+    """Return the text of a file in UTF-8, in UTF-16 with its mark, or in Windows-1252. Raises ValueError."""
+    if isinstance(content, str):
+        return content
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        pass
+    try:
+        return content.decode("cp1252")
+    except UnicodeDecodeError as error:
+        raise ValueError("The file is neither in UTF-8 nor in Windows-1252.") from error
+
+
+def separator(text: str) -> str:
+    """Return the mark between the columns of the header."""
+    header = text.lstrip().partition("\n")[0]
+    return max(SEPARATORS, key=header.count)
+
+
+class CatalogueCSV(base_formats.CSV):
+    """Rows of cells. A cell that a spreadsheet would compute gets a quotation mark; the import removes it."""
+
+    def is_binary(self) -> bool:
+        return True  # so that `decoded` gets the bytes of an upload
+
+    def get_read_mode(self) -> str:
+        return "rb"
+
+    def create_dataset(self, in_stream: str | bytes, **kwargs: Any) -> tablib.Dataset:
+        text = decoded(in_stream)
+        try:
+            dataset = check_columns(
+                super().create_dataset(text, delimiter=separator(text), **kwargs)
+            )
+        except tablib.exceptions.InvalidDimensions as error:
+            raise ValueError("A row has more cells than the header.") from error
+        return _with_cells(dataset, lambda cell: cell[1:] if _is_quoted(cell) else cell)
+
+    def export_data(self, dataset: tablib.Dataset, **kwargs: Any) -> str:
+        quoted = _with_cells(dataset, lambda cell: f"'{cell}" if _FORMULA.match(cell) else cell)
+        return super().export_data(quoted, **kwargs)
+
+
+def _is_quoted(cell: str) -> bool:
+    return cell.startswith("'") and _FORMULA.match(cell) is not None
+
+
+def _with_cells(dataset: tablib.Dataset, change: Callable[[str], str]) -> tablib.Dataset:
+    rows = [[cell if cell is None else change(str(cell)) for cell in row] for row in dataset]
+    return tablib.Dataset(*rows, headers=dataset.headers)
+
+
+class CatalogueJSON(base_formats.JSON):
+    """A list of objects. A key that an object lacks keeps the stored value."""
+
+    def is_binary(self) -> bool:
+        return True
+
+    def get_read_mode(self) -> str:
+        return "rb"
+
+    def create_dataset(self, in_stream: str | bytes, **kwargs: Any) -> tablib.Dataset:
+        # tablib would read the values of every object in the order of the first object's keys.
+        objects = json.loads(decoded(in_stream))
+        if not isinstance(objects, list) or not all(isinstance(item, dict) for item in objects):
+            raise ValueError("Give a list of objects, one per prompt variant.")
+        headers = list(dict.fromkeys(key for item in objects for key in item))
+        rows = [[item.get(header) for header in headers] for item in objects]
+        return check_columns(tablib.Dataset(*rows, headers=headers))
+
+
+FORMATS: dict[str, type[base_formats.TextFormat]] = {"csv": CatalogueCSV, "json": CatalogueJSON}
+
+
+def format_of(path: Path) -> base_formats.TextFormat:
+    """Return the format for the file's extension. Raises InvalidRequest."""
+    try:
+        return FORMATS[path.suffix.lower().removeprefix(".")](encoding="utf-8-sig")
+    except KeyError:
+        raise InvalidRequest(f"{path.name}: use a file that ends in .csv or .json.") from None

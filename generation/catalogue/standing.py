@@ -1,0 +1,94 @@
+"""Standing of the active prompt variants: covered by the student, waiting for a run, failing; or weak."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from django.db.models import Count, Exists, OuterRef, Q, QuerySet, TextChoices
+
+from generation.catalogue import variants as catalogue
+from generation.catalogue.unknown_words import Vocabulary
+from generation.catalogue.variants import EmbeddingState
+from generation.models import Coverage, PromptVariant
+from generation.releases import quality
+from generation.releases.default_release import Serving
+from generation.releases.quality import Judged
+
+
+class Standing(TextChoices):
+    """What a list of prompt variants is filtered by. The first three are each active variant's, exactly one."""
+
+    COVERED = "covered", "covered by the student"
+    WAITING = "waiting", "not covered"
+    FAILING = "failing", "failing: not encoded, or nobody serves them"
+    WEAK = "weak", "weak"
+
+
+_ACTIVE = Q(status=PromptVariant.Status.ACTIVE)
+_FAILING = Q(embedding_state=EmbeddingState.FAILED) | Q(served_by="")
+
+
+@dataclass(frozen=True)
+class Board:
+    """The active releases, and the counts of the catalogue, each read once. For one page."""
+
+    serving: Serving
+
+    @classmethod
+    def now(cls) -> "Board":
+        return cls(Serving.now())
+
+    def annotated(self, variants: QuerySet[PromptVariant]) -> QuerySet[Any, Any]:
+        """Annotate what `condition`, `Serving` and the list read."""
+        student = self.serving.student
+        older = Coverage.objects.filter(slug=OuterRef("slug"), release=student)
+        rows = self.serving.annotated(catalogue.with_states(variants))
+        return rows.annotate(had_other_text=Exists(older) if student else Exists(older.none()))
+
+    def condition(self, standing: str) -> Q:
+        """Return the condition on annotated variants."""
+        weak = Q(served_by="student", student_share__lt=quality.limit())
+        weak |= Q(served_by="teacher", teacher_share__lt=quality.limit())
+        return {
+            Standing.COVERED: _ACTIVE & Q(is_covered=True) & ~_FAILING,
+            Standing.WAITING: _ACTIVE & Q(is_covered=False) & ~_FAILING,
+            Standing.FAILING: _ACTIVE & _FAILING,
+            Standing.WEAK: _ACTIVE & weak,
+        }[Standing(standing)]
+
+    @cached_property
+    def counts(self) -> Mapping[str, int]:
+        """Return the number of variants by standing; "" is the number of all active ones."""
+        active = self.annotated(PromptVariant.objects.filter(_ACTIVE).order_by())
+        found = active.aggregate(
+            all=Count("pk"),
+            **{one.name: Count("pk", filter=self.condition(one)) for one in Standing},
+        )
+        return {"": found["all"]} | {one.value: found[one.name] for one in Standing}
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        return Vocabulary()
+
+    @cached_property
+    def with_unknown_words(self) -> list[int]:
+        """Return the ids of the variants, archived ones left out, with words that an encoder does not know."""
+        texts = PromptVariant.objects.exclude(status=PromptVariant.Status.ARCHIVED)
+        rows = texts.order_by().values_list("pk", "text")
+        return [pk for pk, text in rows if self.vocabulary.unknown(text)]
+
+    def judged(self, variants: list[Any]) -> dict[str, Judged]:
+        """Return the counts of the release that serves each of these, by normalised text."""
+        found: dict[str, Judged] = {}
+        for kind, release in (("student", self.serving.student), ("teacher", self.serving.teacher)):
+            texts = [row.normalized_text for row in variants if row.served_by == kind]
+            if release is not None and texts:
+                found |= quality.of(release, texts)
+        return found
+
+    def reason(self, variant: Any) -> str:
+        """Return why the variant is served as it is."""
+        if variant.had_other_text and not variant.is_covered and self.serving.student:
+            return f"Its text changed after {self.serving.student} was made."
+        return self.serving.reason(variant)

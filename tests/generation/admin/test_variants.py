@@ -1,0 +1,256 @@
+"""The prompt catalogue in the admin: who serves what and how well, tags, undo, the page of a variant, imports."""
+
+import io
+import re
+from html import unescape
+
+import pytest
+from django.contrib.auth.models import Permission
+from django.test import Client
+from django.urls import reverse
+
+from distillation.models import Run
+from generation.models import AuditEntry, Image, Job, PromptVariant, Release
+from tests.distillation.people import make_run
+from tests.people import (
+    cover,
+    make_embedding,
+    make_image,
+    make_job,
+    make_quality,
+    make_release,
+    make_user,
+    make_variant,
+)
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def admin() -> Client:
+    client = Client()
+    client.force_login(make_user(username="admin", is_superuser=True))
+    return client
+
+
+@pytest.fixture
+def student() -> Release:
+    """A student of "good" and "weak", a teacher for "new"."""
+    student = make_release(name="s")
+    make_release(name="t", kind="teacher")
+    for slug in ("good", "weak", "new"):
+        make_embedding(variant=make_variant(slug=slug, text=f"a {slug} vase", tags=["vase"]))
+    cover(student, {"good": "a good vase", "weak": "a weak vase"})
+    make_quality(student, "a good vase", 4, judged=6, judged_right=5)
+    make_quality(student, "a weak vase", 1)
+    return student
+
+
+def url(page: str, *args: object) -> str:
+    return reverse(f"admin:generation_promptvariant_{page}", args=args)
+
+
+def words(answer) -> str:
+    plain = re.sub(r"<[^>]*>", " ", answer.content.decode())
+    return " ".join(unescape(plain).split())
+
+
+def listed(client: Client, **query: str) -> list[str]:
+    answer = client.get(url("changelist"), query)
+    return sorted(row.slug for row in answer.context["cl"].result_list)
+
+
+def choose(client: Client, name: str, *slugs: str, **form: str):
+    ids = PromptVariant.objects.filter(slug__in=slugs).values_list("pk", flat=True)
+    data = {"action": name, "_selected_action": list(ids)} | form
+    return client.post(url("changelist"), data, follow=True)
+
+
+# --- the list -------------------------------------------------------------------------------------
+def test_the_list_says_who_serves_each_variant_why_and_how_well(admin, student):
+    said = words(admin.get(url("changelist")))
+    assert "student It was made for this text. 90% right 9 of 10; 60% to 98% 1 flagged" in said
+    assert "student It was made for this text. 25% right 1 of 4; 5% to 70%" in said
+    assert "teacher s was not made for this text. No run is scheduled. not judged yet" in said
+    assert "2 covered 1 waiting 0 failing 1 weak (fewer than 50% right) of 3 active" in said
+
+
+def test_the_list_is_filtered_by_how_variants_stand(admin, student):
+    assert listed(admin, standing="covered") == ["good", "weak"]
+    assert listed(admin, standing="waiting") == ["new"]
+    assert listed(admin, standing="weak") == ["weak"]
+    assert listed(admin, standing="failing") == []
+    assert "not covered (1)" in words(admin.get(url("changelist")))
+
+
+def test_the_picture_in_the_list_is_of_the_release_that_serves_now(admin, student):
+    variant = PromptVariant.objects.get(slug="good")
+    by_student = make_image(job=make_job(variant=variant, release=student, status="succeeded"))
+    teacher = Release.objects.get(name="t")
+    by_teacher = make_image(job=make_job(variant=variant, release=teacher, status="succeeded"))
+
+    def shows(image: Image) -> bool:
+        return str(image.pk) in admin.get(url("changelist")).content.decode()
+
+    assert (shows(by_student), shows(by_teacher)) == (True, False)
+    student.coverage.filter(slug="good").delete()
+    assert (shows(by_student), shows(by_teacher)) == (False, True)
+
+
+def test_a_variant_that_waits_names_the_run_or_the_time_of_the_next_one(admin, student):
+    from django_celery_beat.models import IntervalSchedule, PeriodicTask
+
+    every = IntervalSchedule.objects.create(every=1, period="days")
+    PeriodicTask.objects.create(name="consider", task="distillation.consider", interval=every)
+    assert re.search(
+        r"The next run may begin \d{4}-\d\d-\d\d \d\d:\d\d UTC", words(admin.get(url("changelist")))
+    )
+    make_run(name="run-1", status=Run.Status.QUEUED)
+    assert "In the run run-1 (queued, 0 %)." in words(admin.get(url("changelist")))
+
+
+def test_more_variants_cost_no_more_queries(admin, student, django_assert_max_num_queries):
+    def queries() -> int:
+        with django_assert_max_num_queries(25) as found:
+            assert admin.get(url("changelist")).status_code == 200
+        return len(found)
+
+    queries()
+    few = queries()
+    for number in range(20):
+        variant = make_variant(slug=f"v{number}", tags=[f"tag-{number}"])
+        embedding = make_embedding(variant=variant)
+        make_image(job=make_job(embedding=embedding, release=student, status="succeeded"))
+        make_quality(student, variant.normalized_text, 2)
+    assert queries() == few
+
+
+# --- tags and undo --------------------------------------------------------------------------------
+def test_tags_of_many_variants_are_added_and_removed(admin, student):
+    page = choose(admin, "put_tags", "good", "new")
+    assert "Tags of 2 prompt variants" in words(page) and not AuditEntry.objects.exists()
+    refused = choose(admin, "put_tags", "good", put="1", add="", remove="")
+    assert refused.status_code == 200 and not AuditEntry.objects.exists()
+
+    done = choose(admin, "put_tags", "good", "new", put="1", add="glass, red", remove="vase")
+
+    assert "The tags of 2 prompt variants changed." in words(done)
+    assert dict(PromptVariant.objects.values_list("slug", "tags")) == {
+        "good": ["glass", "red"],
+        "new": ["glass", "red"],
+        "weak": ["vase"],
+    }
+
+
+def test_a_new_tag_that_is_nearly_a_known_one_is_pointed_out(admin, student):
+    done = choose(admin, "put_tags", "good", put="1", add="vsae", remove="")
+    assert "The tag “vsae” is new. Did you mean “vase”?" in words(done)
+
+
+def test_the_field_of_tags_suggests_those_of_the_catalogue(admin, student):
+    html = unescape(admin.get(url("add")).content.decode())
+    assert 'data-tags="["vase"]"' in html and "generation/tags.js" in html
+
+
+def test_archiving_is_undone_from_the_message(admin, student):
+    done = choose(admin, "archive", "good", "weak")
+    assert "2 prompt variants are now archived." in words(done)
+    (undo,) = re.findall(r'action="([^"]*/undo/\d+/)"', done.content.decode())
+    assert listed(admin, status__exact="archived") == ["good", "weak"]
+
+    assert admin.get(undo).status_code == 405
+    assert "Undone for 2 prompt variants." in words(admin.post(undo, follow=True))
+    assert listed(admin, status__exact="active") == ["good", "new", "weak"]
+
+
+def test_undo_needs_the_permission_to_change(admin, student):
+    choose(admin, "archive", "good")
+    viewer = Client()
+    user = make_user(username="viewer", is_staff=True)
+    user.user_permissions.set(Permission.objects.filter(codename="view_promptvariant"))
+    viewer.force_login(user)
+    entry = AuditEntry.objects.get()
+    assert viewer.post(url("undo", entry.pk)).status_code == 403
+    assert PromptVariant.objects.get(slug="good").status == "archived"
+
+
+def test_variants_are_put_into_a_run_which_is_for_all_active_ones(admin, student):
+    make_variant(slug="idea", status="draft")
+    answer = choose(admin, "put_into_run", "idea", "new")
+    assert answer.redirect_chain[-1][0] == reverse("admin:distillation_run_add")
+    assert "1 prompt variant became active. The run is for all active" in words(answer)
+    assert PromptVariant.objects.get(slug="idea").status == "active"
+
+
+# --- the page -------------------------------------------------------------------------------------
+def picture(variant: PromptVariant, release: Release, seed: int, **fields) -> Image:
+    job = make_job(variant=variant, release=release, status="succeeded", seed=seed)
+    image = make_image(job=job)
+    Image.objects.filter(pk=image.pk).update(**fields)
+    return image
+
+
+def test_the_page_shows_the_same_seeds_by_each_release_with_faults_and_counts(admin, student):
+    variant, teacher = PromptVariant.objects.get(slug="good"), Release.objects.get(name="t")
+    both = [picture(variant, release, 7) for release in (student, teacher)]
+    picture(variant, student, 8, is_accepted=False, failing=["glass", "vase"])
+    old = make_release(name="older", status="retired", covered_variants=["good"])
+    picture(variant, old, 7)
+
+    answer = admin.get(url("change", variant.pk))
+
+    story = answer.context["story"]
+    assert [column["name"] for column in story["columns"]] == ["t", "s", "older"]
+    (first, cells), (second, others) = story["seeds"]
+    assert (first, second) == (7, 8) and all(cells)
+    assert [cell and cell["failing"] for cell in others] == [None, "glass, vase", None]
+    said = words(answer)
+    assert "s Active yes 4 of 4 5 of 6" in said.replace("active", "Active")
+    assert "glass (1), vase (1)" in said and "t Active every text – –" in said.replace(
+        "active", "Active"
+    )
+    assert all(str(image.pk) in answer.content.decode() for image in both)
+
+
+def test_student_and_teacher_are_asked_for_the_same_seeds(admin, student):
+    variant = PromptVariant.objects.get(slug="good")
+    admin.post(url("do", variant.pk, "compare"), follow=True)
+    asked = Job.objects.values_list("release__name", "seed", "n")
+    assert sorted(asked) == [("s", 1, 4), ("t", 1, 4)]
+
+
+def test_who_may_not_see_jobs_sees_no_picture(admin, student):
+    variant = PromptVariant.objects.get(slug="good")
+    image = picture(variant, student, 7)
+    user = make_user(username="viewer", is_staff=True)
+    user.user_permissions.set(Permission.objects.filter(codename="view_promptvariant"))
+    viewer = Client()
+    viewer.force_login(user)
+    answer = viewer.get(url("change", variant.pk))
+    assert answer.status_code == 200 and "90% right" in words(answer)
+    assert str(image.pk) not in answer.content.decode()
+
+
+# --- imports --------------------------------------------------------------------------------------
+def upload(client: Client, content: bytes):
+    file = io.BytesIO(content)
+    file.name = "catalogue.csv"
+    return client.post(url("import"), {"import_file": file, "format": "0", "resource": "0"})
+
+
+def test_a_file_of_a_european_spreadsheet_is_imported_and_what_it_brought_is_listed(admin):
+    make_variant(slug="other")
+    answer = upload(admin, "text;tags\r\na café vase;red|glass\r\n".encode("cp1252"))
+    assert "a café vase" in words(answer)
+    done = admin.post(url("process_import"), answer.context["confirm_form"].initial, follow=True)
+    assert "Imported: 1 new, 0 changed, 0 unchanged. Show them" in words(done)
+    (change,) = re.findall(r"\?change=(\d+)", done.content.decode())
+    assert listed(admin, change=change) == ["a-cafe-vase"]
+    assert listed(admin, change="987654") == []
+
+
+def test_a_template_can_be_downloaded(admin):
+    assert url("template") in admin.get(url("import")).content.decode()
+    answer = admin.get(url("template"))
+    assert answer["Content-Disposition"] == 'attachment; filename="catalogue.csv"'
+    assert answer.content.decode("utf-8-sig").startswith("slug,text,tags,status,notes")

@@ -1,0 +1,77 @@
+"""The prompt catalogue's admin in a browser: tags as chips with suggestions, undo from the message, narrow windows."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from generation.models import PromptVariant
+from tests.acceptance import browser
+from tests.acceptance.browser import Visitor
+from tests.people import cover, make_embedding, make_release, make_user, make_variant
+from tests.web import Web, eventually
+
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.usefixtures("redis_server"),
+    pytest.mark.acceptance,
+    pytest.mark.slow,
+    pytest.mark.skipif(browser.installed() is None, reason="no Chromium is installed"),
+]
+LIST = "/admin/generation/promptvariant/"
+
+
+@pytest.fixture
+def visitor(web: Web, monkeypatch: pytest.MonkeyPatch) -> Iterator[Visitor]:
+    # Playwright runs an event loop in this thread, where Django refuses queries otherwise.
+    monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
+    student = make_release()
+    for slug, tags in (("vase", ["glass", "red"]), ("mug", ["clay"])):
+        make_embedding(variant=make_variant(slug=slug, tags=tags))
+    cover(student, {"vase": "vase"})
+    make_user(username="admin", password="a good password", is_superuser=True, is_staff=True)
+    with browser.chromium() as chromium:
+        found = Visitor(chromium, web.url)
+        found.log_in("a good password")
+        yield found
+        assert found.complaints == []
+        found.close()
+
+
+def test_tags_are_chips_with_suggestions(visitor: Visitor):
+    page = visitor.page
+    variant = PromptVariant.objects.get(slug="vase")
+    page.goto(f"{LIST}{variant.pk}/change/")
+    options = page.locator("datalist option")
+    assert [options.nth(n).get_attribute("value") for n in range(options.count())] == [
+        "clay",
+        "glass",
+        "red",
+    ]
+    page.get_by_role("button", name="Remove glass").click()
+    page.get_by_label("Add to Tags").fill("clay")
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Remove clay").wait_for()
+    page.get_by_role("button", name="Save", exact=True).click()
+    eventually(lambda: PromptVariant.objects.get(slug="vase").tags == ["red", "clay"])
+
+
+def test_archiving_is_undone_by_one_click(visitor: Visitor):
+    page = visitor.page
+    page.goto(LIST)
+    page.locator("input.action-select").first.check()
+    page.locator("select[name=action]").select_option("archive")
+    page.locator("#changelist-form").evaluate("form => form.submit()")
+    page.get_by_role("button", name="Undo").wait_for()
+    assert PromptVariant.objects.filter(status="archived").count() == 1
+    page.get_by_role("button", name="Undo").click()
+    page.get_by_text("Undone for 1 prompt variant.").wait_for()
+    assert not PromptVariant.objects.filter(status="archived").exists()
+
+
+@pytest.mark.parametrize("width", [1440, 390])
+def test_list_and_page_fit_the_window(visitor: Visitor, width: int):
+    page = visitor.page
+    page.set_viewport_size({"width": width, "height": 844})
+    for path in (LIST, f"{LIST}{PromptVariant.objects.all()[0].pk}/change/"):
+        page.goto(path)
+        assert visitor.overflow() <= 0, path

@@ -1,0 +1,63 @@
+"""Standing of prompt variants: each active one is covered, waiting or failing; some are weak."""
+
+import pytest
+
+from generation.catalogue.standing import Board, Standing
+from generation.models import PromptVariant, Release
+from tests.people import cover, make_embedding, make_quality, make_release, make_variant
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def student() -> Release:
+    """A student of "good", "weak" and of an older text of "changed"; a teacher for the rest, and a failed encoding."""
+    student = make_release(name="s")
+    make_release(name="t", kind="teacher")
+    for slug in ("good", "weak", "changed", "new", "broken"):
+        error = "It has 99 tokens." if slug == "broken" else ""
+        make_embedding(variant=make_variant(slug=slug), error=error)
+    make_variant(slug="old", status="archived")
+    cover(student, {"good": "good", "weak": "weak", "changed": "another text"})
+    make_quality(student, "good", 4)
+    make_quality(student, "weak", 1)
+    return student
+
+
+def of(standing: str) -> set[str]:
+    board = Board.now()
+    rows = board.annotated(PromptVariant.objects.all()).filter(board.condition(standing))
+    assert len(rows) == board.counts[standing]
+    return {row.slug for row in rows}
+
+
+def test_every_active_variant_stands_in_one_place(student):
+    assert of(Standing.COVERED) == {"good", "weak"}
+    assert of(Standing.WAITING) == {"changed", "new"}
+    assert of(Standing.FAILING) == {"broken"}
+    assert of(Standing.WEAK) == {"weak"}
+    assert Board.now().counts[""] == 5
+
+
+def test_what_nobody_serves_fails(student, settings):
+    settings.UNCOVERED = "refuse"
+    assert of(Standing.FAILING) == {"broken", "changed", "new"}
+    assert of(Standing.WAITING) == set()
+
+
+def test_each_variant_is_said_to_be_served_for_a_reason(student, settings):
+    settings.QUALITY_FLOOR = 0.5
+    board = Board.now()
+    reasons = {row.slug: board.reason(row) for row in board.annotated(PromptVariant.objects.all())}
+    assert reasons["good"] == "It was made for this text."
+    assert reasons["weak"] == "s is right in 25% of its pictures."
+    assert reasons["changed"] == "Its text changed after s was made."
+    assert reasons["new"] == "s was not made for this text."
+    settings.UNCOVERED, settings.QUALITY_FLOOR = "refuse", 0.0
+    board = Board.now()
+    (row,) = board.annotated(PromptVariant.objects.filter(slug="new"))
+    assert board.reason(row) == "Refused: s was not made for this text."
+    Release.objects.update(status="retired")
+    board = Board.now()
+    (row,) = board.annotated(PromptVariant.objects.filter(slug="new"))
+    assert (board.reason(row), board.counts["failing"]) == ("No release is active.", 5)
