@@ -2,9 +2,29 @@
 
 from django.contrib import admin
 
-from generation.admin import access, audit, jobs, queues, releases, variants, webhooks, workers
+from generation.admin import (
+    access,
+    audit,
+    jobs,
+    queues,
+    releases,
+    stock,
+    variants,
+    webhooks,
+    workers,
+)
 
-__all__ = ["access", "audit", "jobs", "queues", "releases", "variants", "webhooks", "workers"]
+__all__ = [
+    "access",
+    "audit",
+    "jobs",
+    "queues",
+    "releases",
+    "stock",
+    "variants",
+    "webhooks",
+    "workers",
+]
 
 admin.site.index_template = "generation/admin/index.html"
 admin.site.index_title = "Overview"

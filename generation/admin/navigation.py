@@ -11,6 +11,7 @@ GROUPS = {
         ("Prompt catalogue", "menu_book", "generation_promptvariant"),
         ("Jobs", "pending_actions", "generation_job"),
         ("Releases", "deployed_code", "generation_release"),
+        ("Stock", "inventory_2", "generation_stockedimage"),
         ("Workers", "memory", "generation_worker"),
         ("Queues", "traffic", "generation_queue"),
         ("Webhooks", "webhook", "generation_webhookendpoint"),

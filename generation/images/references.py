@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import structlog
 from django.conf import settings
 from django.db import connection, transaction
-from django.db.models import Exists, OuterRef, QuerySet
+from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.utils.module_loading import import_string
 
 from generation.errors import StorageFailed
 from generation.images import storage
-from generation.models import Image, Job
+from generation.models import Image, Job, StockedImage
 
 log = structlog.get_logger(__name__)
 
@@ -45,6 +45,7 @@ HOLD = "SELECT pg_advisory_xact_lock_shared(hashtextextended('file ' || name, 0)
 def in_use(names: Sequence[str], *, without: QuerySet[Job] | None = None) -> set[str]:
     """Return the files that a row refers to. without: jobs whose images do not count."""
     used = _of_images(names) if without is None else _of_images_without(names, without)
+    used |= _of_stock(names)
     for path in settings.FILES_IN_USE:
         used |= import_string(path)([name for name in names if name not in used])
     return used
@@ -60,6 +61,11 @@ def _of_images(names: Sequence[str]) -> set[str]:
             [list(names)],
         )
         return {name for (name,) in cursor.fetchall()}
+
+
+def _of_stock(names: Sequence[str]) -> set[str]:
+    found = StockedImage.objects.filter(Q(file__in=names) | Q(master__in=names)).order_by()
+    return {name for row in found.values_list("file", "master") for name in row}
 
 
 def _of_images_without(names: Sequence[str], jobs: QuerySet[Job]) -> set[str]:

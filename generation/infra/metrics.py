@@ -26,7 +26,15 @@ from prometheus_client.core import (
 from prometheus_client.utils import floatToGoString
 
 from generation.infra.redis_client import attempt, decoded
-from generation.models import Delivery, Embedding, Job, PromptVariant, Release, Worker
+from generation.models import (
+    Delivery,
+    Embedding,
+    Job,
+    PromptVariant,
+    Release,
+    StockedImage,
+    Worker,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -57,6 +65,7 @@ COUNTERS = {
     "retort_tries_total": Counter("Pictures that were made for new images."),
     "retort_device_seconds_total": Counter("Seconds of devices spent on jobs that succeeded."),
     "retort_cache_total": Counter("Succeeded jobs by how they were answered.", ("result",)),
+    "retort_stock_total": Counter("Images of the stock.", ("outcome",)),
     "retort_sweeps_total": Counter("Sweeps: the light worker is alive."),
     "retort_webhooks_total": Counter("Tries to deliver a webhook.", ("outcome",)),
     "retort_encoded_total": Counter("Prompt variants encoded.", ("outcome",)),
@@ -147,7 +156,7 @@ def collect() -> Iterator[Metric]:
     """Yield all metrics as Prometheus families, without those of a server that is unreachable."""
     yield from _recorded()
     try:
-        known = [*_jobs(), *_workers(), *_catalogue(), *_webhooks()]
+        known = [*_jobs(), *_stock(), *_workers(), *_catalogue(), *_webhooks()]
     except django.db.Error as error:
         log.warning("metrics_without_database", error=str(error).strip())
         known = []
@@ -231,6 +240,16 @@ def _jobs() -> Iterator[Metric]:
         busy = found.get((pk, Job.Status.RUNNING))
         running.add_metric([name], busy["jobs"] if busy else 0)
     yield from (depth, age, running)
+
+
+def _stock() -> Iterator[Metric]:
+    stocked = GaugeMetricFamily(
+        "retort_stocked_images", "Images made ahead, by release.", labels=("release",)
+    )
+    counts = StockedImage.objects.values_list("release__name").annotate(Count("id")).order_by()
+    for name, count in counts:
+        stocked.add_metric([name], count)
+    yield stocked
 
 
 def _workers() -> Iterator[Metric]:

@@ -25,14 +25,16 @@ PEER_SECONDS = (
     60.0  # for which a job is left to other workers than the one whose attempt ended without images
 )
 
-# Owners with queued jobs, one index probe each in job_claimable: DISTINCT would read the whole index.
+# Owners with queued jobs and the weight of their next one, one index probe each in job_claimable: DISTINCT would read
+# the whole index.
 WAITING = """
 waiting AS (
-    (SELECT owner_id FROM generation_job WHERE status = 'queued' ORDER BY owner_id LIMIT 1)
+    (SELECT owner_id, weight FROM generation_job WHERE status = 'queued'
+      ORDER BY owner_id, priority DESC, created_at LIMIT 1)
     UNION ALL
-    SELECT (SELECT q.owner_id FROM generation_job q
-             WHERE q.status = 'queued' AND q.owner_id > w.owner_id ORDER BY q.owner_id LIMIT 1)
-      FROM waiting w WHERE w.owner_id IS NOT NULL
+    SELECT q.owner_id, q.weight FROM waiting w CROSS JOIN LATERAL (
+           SELECT owner_id, weight FROM generation_job WHERE status = 'queued' AND owner_id > w.owner_id
+            ORDER BY owner_id, priority DESC, created_at LIMIT 1) q
 )"""
 # Per owner only the first rows of that index are read, however long the queue is. MATERIALIZED: facts of an owner are
 # computed once, not for each of its rows. Few jobs run at a time, so they are read whole.
@@ -45,11 +47,7 @@ CANDIDATES = f"""
            (SELECT started_at FROM generation_job s
              WHERE s.owner_id = o.owner_id AND s.started_at IS NOT NULL
              ORDER BY s.started_at DESC OFFSET o.weight - 1 LIMIT 1) AS served_at
-      FROM (SELECT w.owner_id,
-                   (SELECT q.weight FROM generation_job q
-                     WHERE q.owner_id = w.owner_id AND q.status = 'queued'
-                     ORDER BY q.priority DESC, q.created_at LIMIT 1) AS weight
-              FROM waiting w WHERE w.owner_id IS NOT NULL) o
+      FROM waiting o
 ), candidates AS (
     SELECT j.*, o.served_at, (o.running + coalesce(sum(j.n) OVER (
                PARTITION BY o.owner_id ORDER BY j.priority DESC, j.created_at, j.id

@@ -42,7 +42,7 @@ WITH RECURSIVE own AS (
          WHERE q.owner_id = w.owner_id AND q.status = 'queued' {lane}
          ORDER BY q.priority DESC, q.created_at
          LIMIT least((SELECT count(*) FROM own), %(most)s)) j
-     WHERE w.owner_id IS NOT NULL AND w.owner_id <> %(owner)s) counted
+     WHERE w.owner_id <> %(owner)s) counted
      LIMIT greatest(0, %(most)s - (SELECT count(*) FROM own))
 ), ahead AS (
     SELECT n FROM own UNION ALL SELECT n FROM others

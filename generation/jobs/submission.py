@@ -20,7 +20,7 @@ from generation.images import store as images
 from generation.images.store import StoredImage
 from generation.infra import database, notifications, queues
 from generation.jobs import lifecycle as jobs
-from generation.jobs import quality_control, reading, routing, rows
+from generation.jobs import quality_control, reading, routing, rows, stock
 from generation.jobs.after_commit import Report
 from generation.jobs.job_request import JobRequest
 from generation.jobs.routing import Route
@@ -34,7 +34,7 @@ def submit(owner, request: JobRequest) -> Job:
     """Insert a job for `owner` and return it. Raises a GenerationError that says what to change.
 
     1. Resolve: which variant, release and embedding the request means.
-    2. Check: whether stored images answer it, and whether the limits allow it.
+    2. Check: whether stored or stocked images answer it, and whether the limits allow it.
     3. Insert the row; with stored images it has succeeded at once.
     4. Notify a worker when the transaction is committed.
     """
@@ -43,13 +43,19 @@ def submit(owner, request: JobRequest) -> Job:
         seed = secrets.randbelow(request.largest_fresh_seed + 1)
     match, route = _resolve(request, seed)
     job = _job(owner, request, match, route, seed)
-    # A fresh seed has no images: nobody has asked for it before.
+    # A fresh seed has no images, unless it is one of the stock.
     stored = None if request.seed is None else _stored(job)
     # BEGIN and COMMIT are a third of the round trips of a request that writes the row alone.
+    has_stock = request.seed is None and stock.fits(job)
     is_one_row = (
-        stored is None and job.webhook_id is None and not quotas.is_limited(owner, request.api_key)
+        stored is None
+        and not has_stock
+        and job.webhook_id is None
+        and not quotas.is_limited(owner, request.api_key)
     )
     with nullcontext() if is_one_row else transaction.atomic():
+        if has_stock:
+            stored = stock.take(job)
         if stored is not None and images.hold(stored):
             stored = None  # a file was removed a moment ago
         _check_limits(job, is_stored=stored is not None)

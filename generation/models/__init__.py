@@ -19,6 +19,7 @@ from generation.models.jobs import (
     PurgedImage,
 )
 from generation.models.releases import MOST_TRIES, TRIES, Coverage, Quality, Release
+from generation.models.stock import StockedImage
 from generation.models.webhooks import Delivery, WebhookEndpoint, WebhookSecret
 from generation.models.workers import Queue, Worker
 
@@ -44,6 +45,7 @@ __all__ = [
     "Quality",
     "Queue",
     "Release",
+    "StockedImage",
     "Usage",
     "WebhookEndpoint",
     "WebhookSecret",

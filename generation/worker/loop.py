@@ -8,10 +8,8 @@ from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 
-import django.db
 import structlog
 from django.conf import settings
 
@@ -38,7 +36,9 @@ from generation.worker.interleaving import Interleaving
 from generation.worker.leases import Leases
 from generation.worker.pipelines import Loaded, wanted
 from generation.worker.probes import probe_storage
+from generation.worker.row import Row, RowFacts
 from generation.worker.stalls import Activity, Kind, StallWatch, unknown_bound
+from generation.worker.stocking import Stocking
 from generation.worker.writing import Writer
 
 log = structlog.get_logger(__name__)
@@ -83,6 +83,7 @@ class GenerationWorker:
         self._writer = Writer(
             self.leases, self.watch, self.health, self.measured, self._answer_identical
         )
+        self._stocking = Stocking(self._generator, self.watch, self._stocked)
         self._writers = ThreadPoolExecutor(
             UNCOMMITTED_BATCHES, thread_name_prefix="writer", initializer=partial(use_threads, 1)
         )
@@ -94,7 +95,7 @@ class GenerationWorker:
         self._answering: deque[Future[None]] = deque()
         self._served: Served | None = None  # as of the last tick
         self._release: int | None = None  # the one used last
-        self._row: RowFacts | None = None  # as in the row
+        self._row = Row()
 
     # --- the process ------------------------------------------------------------------------------
     def begin(self) -> None:
@@ -163,9 +164,12 @@ class GenerationWorker:
         metrics.flush()
 
     def serve(self) -> None:
-        """Generate batches until no job is left or the process should stop. Files may still be written afterwards."""
+        """Generate batches until no job is left or the process should stop. Files may still be written afterwards.
+
+        Without a job make what the stock lacks, image by image.
+        """
         notifications.received(self.queue)
-        while self._serve_batch():
+        while self._serve_batch() or self._stock():
             pass
 
     def _serve_batch(self, only: Collection[int] | None = None) -> bool:
@@ -186,6 +190,25 @@ class GenerationWorker:
         """Return the pks of the releases whose jobs may run between the steps of a teacher's batch."""
         serves_both = self._served is not None and self._served.kind is None
         return self.loaded.of_kind(Release.Kind.STUDENT) if serves_both else []
+
+    def _stocked(self) -> list[int]:
+        """Return the pks of the releases whose images may be stocked: students in service that are loaded."""
+        served = self._served.releases if self._served else {}
+        return [pk for pk in self.loaded.of_kind(Release.Kind.STUDENT) if pk in served]
+
+    def _stock(self) -> bool:
+        """Make an image for the stock. Return whether another one may lack."""
+        if not settings.STOCK or not self.health.is_good or heartbeat.stopping.is_set():
+            return False
+        try:
+            return self._stocking.make()
+        except DeviceUnavailable as error:
+            self._end_process(EXIT_DEVICE, Failure.of(error))
+        except Exception as error:
+            log.warning("image_not_stocked", error=str(error) or repr(error))
+            self._writer.note(error)
+            self._stocking.pause()
+        return False
 
     def _claim(self, only: Collection[int] | None) -> tuple[Claimed, list[Future[None]]]:
         """Return a batch, and the threads' work of reporting the claim."""
@@ -333,16 +356,7 @@ class GenerationWorker:
         """Write which releases are ready here, which one was used last, and the fault, if that changed."""
         if release is not None:
             self._release = release.pk
-        facts = RowFacts(self._release, tuple(self.loaded.ids()), self._fault())
-        if facts == self._row:
-            return
-        try:
-            heartbeat.note_loaded(release_id=facts.release_id, loaded=list(facts.loaded))
-            fault = facts.fault or Failure("", "")
-            heartbeat.note_fault(code=fault.code, detail=fault.detail)
-            self._row = facts
-        except django.db.Error as error:
-            log.warning("worker_row_not_written", error=str(error).strip())
+        self._row.write(RowFacts(self._release, tuple(self.loaded.ids()), self._fault()))
 
     def _fault(self) -> Failure | None:
         """Return what keeps this worker from taking jobs, or jobs of a release in service."""
@@ -358,7 +372,7 @@ class GenerationWorker:
         self._served = self.look()
         self.loaded.prepare(list(self._served.releases.values()))
         metrics.flush()
-        if self.health.check():
+        if self.health.check() or (settings.STOCK and self._stocking.is_wanted()):
             notifications.wake(self.queue)
         self._update_row()
         heartbeat.note_measured(self.measured.stored())
@@ -377,15 +391,6 @@ class GenerationWorker:
             without=self.loaded.paused(),
             only=only,
         )
-
-
-@dataclass(frozen=True)
-class RowFacts:
-    """What the worker's row says of it."""
-
-    release_id: int | None
-    loaded: tuple[int, ...]
-    fault: Failure | None
 
 
 def _nothing() -> None:

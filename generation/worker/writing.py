@@ -72,7 +72,7 @@ class Writer:
             def make(job: Job) -> Result | Exception:
                 began = time.monotonic()
                 try:
-                    stored = _store(job, results[Claim.of(job)], activity)
+                    stored = store(job, results[Claim.of(job)], activity)
                 except Exception as error:
                     return error
                 share = device_seconds * job.n / images_in_batch
@@ -104,9 +104,10 @@ class ImageDropped(Exception):
     """The image was dropped between two steps: its job was canceled, or given to another worker."""
 
 
-def _store(
+def store(
     job: Job, outcome: list[BestPicture] | Exception, activity: Activity
 ) -> list[images.StoredImage]:
+    """Return the job's images, stored. Raises its error."""
     if isinstance(outcome, Exception):
         raise outcome
     stored = []

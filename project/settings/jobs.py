@@ -18,6 +18,7 @@ MAX_TRIES = environment.whole("MAX_TRIES", 0, most=10)
 JUDGED_SHARE = environment.share("JUDGED_SHARE", 0.05)
 RESULT_JUDGE = "distillation.detectors.result_judge.judge"
 MATCH_THRESHOLD = environment.share("MATCH_THRESHOLD", 0.98)
+STOCK = environment.whole("STOCK", 0, most=1000)
 LOADED_RELEASES = environment.count("LOADED_RELEASES", 3)
 ENCODE_BATCH_SIZE = environment.count("ENCODE_BATCH_SIZE", 128)
 IMAGE_CACHE_SECONDS = environment.count("IMAGE_CACHE_SECONDS", 7 * 24 * 3600)

@@ -1,7 +1,7 @@
 """The API as its clients meet it: rates, the wait around the engine, a thousand clients that wait, a million rows.
 
 make bench-api                              # about six minutes on two idle cores
-make bench-api ARGS="latency waiting"       # some parts; rates, latency, waiting, rows
+make bench-api ARGS="latency waiting"       # some parts; rates, latency, mixed, stock, waiting, rows
 """
 
 import argparse
@@ -26,10 +26,12 @@ from tests.acceptance.stack import ROOT, Stack, wait_for
 from tests.bench import stack as stacks
 from tests.bench.processes import memory
 
-PARTS = ("rates", "latency", "waiting", "rows")
+PARTS = ("rates", "latency", "mixed", "stock", "waiting", "rows")
 STUDENT = ROOT / "generation" / "starter" / "student"
 ROUNDS = 3
 JOBS = 300
+TEACHERS = 8
+STOCKED = 100
 WAITING = 1000
 ROWS = 1_000_000
 SET_UP = "import django; django.setup()"
@@ -115,6 +117,63 @@ def latency(stack: Stack, slug: str) -> dict[str, float]:
         f"  whole               p50 {found['whole_p50_ms']:6.1f} ms, p99 {found['whole_p99_ms']:6.1f} ms"
     )
     say(f"  less device, files  p50 {found['p50_ms']:6.1f} ms, p99 {found['p99_ms']:6.1f} ms")
+    return found
+
+
+# --- mixed ----------------------------------------------------------------------------------------
+def mixed(stack: Stack, slug: str) -> dict[str, float]:
+    """Milliseconds that a student's picture takes while the same worker makes pictures of the teacher."""
+    stack.ended([stack.submit(variant=slug, seed=1, model="teacher")["id"]])  # it is loaded
+    slow = [stack.submit(variant=slug, seed=10 + k, model="teacher")["id"] for k in range(TEACHERS)]
+    client = stacks.Client(stack)
+    client.headers["Prefer"] = "wait=90"
+    spans = []
+    for seed in tqdm(range(JOBS), desc="beside a teacher", leave=False, disable=None):
+        if all(stack.job(job_id)["status"] == "succeeded" for job_id in slow[-1:]):
+            break
+        job = client("POST", "/v1/jobs", {"variant": slug, "seed": 5_000_000 + seed})
+        assert job["status"] == "succeeded", job
+        spans.append(1000 * client.seconds)
+        time.sleep(0.1)
+    each = [job["metrics"]["device_seconds"] for job in stack.ended(slow)]
+    found = {
+        "teacher_seconds": statistics.median(each),
+        "pictures": len(spans),
+        "p50_ms": percentile(spans, 0.5),
+        "p99_ms": percentile(spans, 0.99),
+    }
+    say(f"\n{len(spans)} student's pictures while a teacher makes {TEACHERS}, one worker")
+    say(f"  a teacher's picture takes {found['teacher_seconds']:.2f} s of the device")
+    say(f"  a student's whole   p50 {found['p50_ms']:6.1f} ms, p99 {found['p99_ms']:6.1f} ms")
+    return found
+
+
+# --- stock ----------------------------------------------------------------------------------------
+def stocked(stack: Stack, slug: str) -> dict[str, float]:
+    """Milliseconds from POST with Prefer: wait and without a seed to an image that was made ahead."""
+    client = stacks.Client(stack)
+    client.headers["Prefer"] = "wait=30"
+    for _ in range(3):  # it is requested often
+        client("POST", "/v1/jobs", {"variant": slug})
+
+    def is_full() -> bool:
+        (row,) = stack.query("SELECT count(*) AS images FROM generation_stockedimage")
+        return row["images"] >= STOCKED
+
+    wait_for(is_full, "the stock is full")
+    worker = stack.pid("generation-1")
+    os.kill(worker, signal.SIGSTOP)  # it would fill the stock again on the same cores
+    try:
+        spans = []
+        for _ in range(STOCKED):
+            job = client("POST", "/v1/jobs", {"variant": slug})
+            assert job["status"] == "succeeded" and job["cache"] == "hit", job
+            spans.append(1000 * client.seconds)
+    finally:
+        os.kill(worker, signal.SIGCONT)
+    found = {"p50_ms": percentile(spans, 0.5), "p99_ms": percentile(spans, 0.99)}
+    say(f"\nPOST with Prefer: wait, without a seed, {STOCKED} images of the stock")
+    say(f"  whole               p50 {found['p50_ms']:6.1f} ms, p99 {found['p99_ms']:6.1f} ms")
     return found
 
 
@@ -232,11 +291,16 @@ def main(arguments: list[str] | None = None) -> int:
             f"This machine is not quiet: {load:.1f} processes wanted to compute in the last minute."
         )
     figures: dict[str, Any] = {}
-    with stacks.serving(STUDENT, MAX_QUEUED_JOBS="0") as stack:
+    stock = {"STOCK": str(STOCKED)} if "stock" in parts else {}
+    with stacks.serving(STUDENT, MAX_QUEUED_JOBS="0", **stock) as stack:
         slug = stacks.variant(stack)
         wait_for(lambda: stack.submit(variant=slug, seed=1)["cache"] == "hit", "a first picture")
         if "latency" in parts:
             figures["latency"] = latency(stack, slug)
+        if "mixed" in parts:
+            figures["mixed"] = mixed(stack, slug)
+        if "stock" in parts:
+            figures["stock"] = stocked(stack, slug)
         if "rates" in parts:
             figures["rates"] = rates(stack, slug)
         if "waiting" in parts:

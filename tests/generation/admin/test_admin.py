@@ -26,6 +26,7 @@ from generation.models import (
     PromptVariant,
     Queue,
     Release,
+    StockedImage,
     Usage,
     Worker,
 )
@@ -423,6 +424,23 @@ def test_a_queue_is_paused_and_resumed(admin):
     assert "generation is running" in notices(do(admin, queue, "resume"))
     viewer = staff("view_queue")
     assert viewer.post(url("queue", "do", "generation", "pause")).status_code == 403
+
+
+def test_what_is_stocked_is_shown_and_not_edited(admin):
+    job = make_job()
+    row = StockedImage.objects.create(
+        release=job.release, variant=job.variant, embedding=job.embedding, width=64, height=48,
+        format="webp", file="images/aa/a.webp", master="images/aa/a.png", size_bytes=12345,
+        image={"seed": 4711},
+    )  # fmt: skip
+
+    html = admin.get(url("stockedimage", "changelist"), {"q": job.variant.slug}).content.decode()
+    assert "4711" in html and "64×48" in html and job.variant.text in html
+    page = url("stockedimage", "change", row.pk)
+    assert admin.get(page).status_code == 200
+    admin.post(page, {"size_bytes": 1})
+    row.refresh_from_db()
+    assert row.size_bytes == 12345
 
 
 def test_the_time_of_a_workers_batches_is_shown(admin):

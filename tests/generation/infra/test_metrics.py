@@ -185,7 +185,7 @@ def test_the_scrape_does_not_slow_with_jobs_that_ended(redis, django_assert_max_
     for seed in range(5):
         make_job(seed=seed, owner=make_user(username=f"user-{seed}"))
 
-    with django_assert_max_num_queries(7):
+    with django_assert_max_num_queries(8):
         scraped()
 
 

@@ -1,0 +1,31 @@
+"""Rows of stocked images: made ahead by idle workers, each for one future job."""
+
+from django.db import models
+from django.utils import timezone
+
+from generation.models.catalogue import Embedding, PromptVariant
+from generation.models.releases import Release
+
+
+class StockedImage(models.Model):
+    """An image of a fresh seed that belongs to no job yet. The job that gets it deletes the row."""
+
+    release = models.ForeignKey(Release, on_delete=models.CASCADE, related_name="+")
+    variant = models.ForeignKey(PromptVariant, on_delete=models.CASCADE, related_name="+")
+    embedding = models.ForeignKey(Embedding, on_delete=models.CASCADE, related_name="+")
+    width = models.PositiveIntegerField()
+    height = models.PositiveIntegerField()
+    format = models.CharField(max_length=5)
+    max_tries = models.PositiveSmallIntegerField(default=0)
+    file = models.CharField(max_length=200, db_index=True)
+    master = models.CharField(max_length=200, db_index=True)
+    size_bytes = models.PositiveIntegerField(help_text="Of both files.")
+    image = models.JSONField(help_text="What the image's row in a job will have.")
+    created_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        ordering = ["-created_at"]
+        verbose_name = "stocked image"
+
+    def __str__(self) -> str:
+        return str(self.image.get("seed", ""))
