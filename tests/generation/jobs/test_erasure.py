@@ -62,7 +62,7 @@ DECIDED: dict[str, dict[str, str]] = {
 # Rows that no client writes by asking for images: staff, workers and releases do, or they are keys and secrets.
 OF_OTHERS = {
     "APIKey", "AuditEntry", "Coverage", "Embedding", "OwnerLimits", "OwnerUsage", "PromptVariant", "PurgedImage",
-    "Queue", "Release", "Usage", "WebhookSecret", "Worker",
+    "Quality", "Queue", "Release", "Usage", "WebhookSecret", "Worker",
 }  # fmt: skip
 TEXTS = (
     models.CharField,
