@@ -96,13 +96,14 @@ def measure(
         memory = {column.title: column.process.memory() for column in columns}
         memory["libraries"] = libraries.memory()
         loading = {column.title: column.process.load_seconds for column in columns}
+        loading["libraries"] = libraries.load_seconds
     teachers = [column for column in columns if column.is_slow]
     engines = [column for column in columns if column.title.startswith("engine")]
     ratios = {batch: _ratio(teachers, engines, batch) for batch in batches}
     _show(columns, described, ratios, batches, done=done, steps=steps, say=say)
-    say("\nResident memory of a process that loaded and generated")
+    say("\nSeconds to load, and resident memory of a process that generated")
     for title, seen in memory.items():
-        say(f"  {title:<44} {seen}")
+        say(f"  {title:<48} {loading[title]:5.1f} s  {seen}")
     return {
         "rounds": done,
         "device": device,
@@ -148,6 +149,8 @@ def _columns(
     exporting.export(student, scratch / "student", encoder_dir=teacher)
     columns = []
 
+    runtimes = scratch / "runtimes"
+
     def add(title: str, kind: str, folder: Path, *asked: object, of: int, slow: bool) -> None:
         process = stack.enter_context(Process(kind, folder, device, *asked))
         columns.append(Column(title, process, of, slow))
@@ -159,11 +162,13 @@ def _columns(
     title = f"stock diffusers, the student's weights, {dtypes[-1]}"
     of = len(manifest.timesteps)
     add(title, "stock", scratch / "student", dtypes[-1], 1, *TEXTS, of=of, slow=False)
-    add("engine, torch", "engine", student, "torch", of=of, slow=False)
+    add("engine, torch", "engine", student, "torch", runtimes, of=of, slow=False)
     if reason := selection.why_not_openvino(chosen):
         say(f"OpenVINO is left out: {reason}")
     else:
-        add("engine, openvino", "engine", student, "openvino", of=of, slow=False)
+        with Process("engine", student, device, "openvino", runtimes) as first:
+            say(f"The first start with OpenVINO, which converts: {first.load_seconds:.1f} s.")
+        add("engine, openvino", "engine", student, "openvino", runtimes, of=of, slow=False)
     return columns
 
 
@@ -188,12 +193,12 @@ def _show(
     say: Say,
 ) -> None:
     say(f"\nMilliseconds of a picture, alone and in batches, median of {done} rounds in turns")
-    say(f"  {'':<44} " + "".join(f"{f'batch {batch}':>10}" for batch in batches))
+    say(f"  {'':<48} " + "".join(f"{f'batch {batch}':>10}" for batch in batches))
     for column in columns:
         cells = "".join(f"{1000 * column.median(batch):10.2f}" for batch in batches)
-        say(f"  {column.title:<44} {cells}  {described[column.title]}")
+        say(f"  {column.title:<48} {cells}  {described[column.title]}")
     cells = "".join(f"{ratios[batch]:10.0f}" for batch in batches)
-    say(f"  {'times shorter, the faster of each kind':<44} {cells}  (target: 100)")
+    say(f"  {'times shorter, the faster of each kind':<48} {cells}  (target: 100)")
     extrapolated = [str(batch) for batch in batches if batch > 1 or steps != STEPS]
     if extrapolated:
         say(

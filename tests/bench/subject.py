@@ -1,7 +1,7 @@
 """A process of its own that generates on demand: stock diffusers, or our engine. It answers in JSON lines.
 
     python -m tests.bench.subject stock FOLDER DEVICE DTYPE GUIDANCE TEXT …
-    python -m tests.bench.subject engine FOLDER DEVICE RUNTIME
+    python -m tests.bench.subject engine FOLDER DEVICE RUNTIME CACHE
 
 Each line of stdin is an order, answered by one line: `{"images": n, "batch": b, "steps": s}` makes n times b pictures;
 the engine takes the steps of its release.
@@ -85,14 +85,14 @@ class Stock:
 class Engine:
     """Our engine with a student's bundle."""
 
-    def __init__(self, folder: str, device: str, runtime: str) -> None:
+    def __init__(self, folder: str, device: str, runtime: str, cache: str) -> None:
         from safetensors.numpy import load_file
 
         from generation.engine import embeddings, files, pipeline, request
         from generation.engine.release import PROMPT_EMBEDS
 
         self.request, self.files = request, files
-        self.loaded = pipeline.load(folder, device=device, runtime=runtime)
+        self.loaded = pipeline.load(folder, device=device, runtime=runtime, cache=Path(cache))
         manifest = self.loaded.manifest
         self.size = manifest.image_sizes[0]
         # As many as the texts that stock diffusers gets; their keys and values are kept after the first picture.
