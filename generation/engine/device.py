@@ -27,7 +27,8 @@ class Device:
 
     def describe(self) -> str:
         if self.place.type == "cuda":
-            name = torch.cuda.get_device_name(self.place)
+            # Cut: with dtype and runtime it has to fit into the row of a worker.
+            name = torch.cuda.get_device_name(self.place)[:34]
         elif self.place.type == "cpu":
             name = f"cpu, {torch.get_num_threads()} threads"
         else:

@@ -163,6 +163,8 @@ def _columns(
     of = len(manifest.timesteps)
     add(title, "stock", scratch / "student", dtypes[-1], 1, *TEXTS, of=of, slow=False)
     add("engine, torch", "engine", student, "torch", runtimes, of=of, slow=False)
+    if device == "cuda":
+        add("engine, torch compiled", "engine", student, "auto", runtimes, of=of, slow=False)
     if reason := selection.why_not_openvino(chosen):
         say(f"OpenVINO is left out: {reason}")
     else:

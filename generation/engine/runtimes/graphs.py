@@ -1,7 +1,7 @@
 """A student's networks on a CUDA device: compiled by torch, with a CUDA graph for each batch of SHAPES.
 
 At these sizes a GPU computes faster than Python starts its kernels. A graph has a fixed shape, so other batches are
-padded. The environment variable TORCH_COMPILE_DISABLE=1 of torch switches compilation off.
+padded.
 
 The graphs are recorded here: those of torch.compile's "reduce-overhead" belong to the thread that recorded them, and a
 worker loads in another thread than it generates in.

@@ -41,13 +41,17 @@ def load(
     """
     if name not in NAMES:
         raise DeviceUnavailable(f"The runtime {name!r} is unknown. Give {', '.join(NAMES)}.")
-    reason = "" if name == "torch" else why_not_openvino(device)
-    if name == "openvino" and reason:
-        raise DeviceUnavailable(f"RUNTIME=openvino: {reason}")
-    if name == "torch" or reason or not _is_student(folder):
+    if name == "torch" or not _is_student(folder):
         return _torch(folder, manifest, device)
+    reason = why_not_openvino(device)
     if name == "openvino":
+        if reason:
+            raise DeviceUnavailable(f"RUNTIME=openvino: {reason}")
         return _openvino(folder, manifest, device, threads=threads, cache=cache)
+    if device.place.type == "cuda":
+        return _torch(folder, manifest, device, compiled=True)
+    if reason:
+        return _torch(folder, manifest, device)
     return _faster(folder, manifest, device, threads=threads, cache=cache)
 
 
@@ -69,10 +73,10 @@ def _is_student(folder: Path) -> bool:
     return found["unet"] == FOLDED_UNET and found["vae"] in (TINY_VAE, SHUFFLED_VAE)
 
 
-def _torch(folder: Path, manifest: Manifest, device: Device) -> Runtime:
+def _torch(folder: Path, manifest: Manifest, device: Device, *, compiled: bool = False) -> Runtime:
     from generation.engine.runtimes import torch as runtime  # diffusers takes seconds to import
 
-    return runtime.load(folder, manifest, device)
+    return runtime.load(folder, manifest, device, compiled=compiled)
 
 
 def _openvino(

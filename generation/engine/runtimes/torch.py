@@ -1,4 +1,4 @@
-"""Runtime of torch: the reference, for every release and device."""
+"""Runtime of torch: the reference, for every release and device; compiled for students on CUDA devices."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,8 +19,13 @@ from generation.engine.runtimes.graphs import Graphs
 from generation.engine.student import FoldedUNet
 
 
-def load(folder: Path, manifest: Manifest, device: Device) -> "TorchRuntime":
-    """Raises ReleaseInvalid, OSError, ValueError, KeyError, RuntimeError and SafetensorError."""
+def load(
+    folder: Path, manifest: Manifest, device: Device, *, compiled: bool = False
+) -> "TorchRuntime":
+    """Load a release's networks. compiled: for a student on a CUDA device, as `graphs`.
+
+    Raises ReleaseInvalid, OSError, ValueError, KeyError, RuntimeError and SafetensorError.
+    """
     unet = networks.load_unet(folder / "unet", device)
     vae = networks.load_vae(folder / "vae", device)
     runtime = TorchRuntime(unet, vae, manifest.timesteps, device)
@@ -30,14 +35,12 @@ def load(folder: Path, manifest: Manifest, device: Device) -> "TorchRuntime":
                 f"The network of {folder} is folded for {unet.steps} steps, but its manifest has "
                 f"{len(manifest.timesteps)}."
             )
-        if device.place.type == "cuda":
+        if compiled:
             runtime.use_graphs(Graphs(unet, vae), manifest)
     return runtime
 
 
 class TorchRuntime:
-    name = "torch"
-
     def __init__(
         self,
         unet: UNet2DConditionModel | FoldedUNet,
@@ -54,6 +57,10 @@ class TorchRuntime:
         self._timesteps = [float(timestep) for timestep in timesteps]
         self._is_mps = device.place.type == "mps"
         self._graphs: Graphs | None = None
+
+    @property
+    def name(self) -> str:
+        return "torch" if self._graphs is None else "torch compiled"
 
     def use_graphs(self, graphs: Graphs, manifest: Manifest) -> None:
         """Compute with these from now on, warmed up for the first image size of the release."""

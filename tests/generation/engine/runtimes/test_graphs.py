@@ -61,7 +61,7 @@ def test_a_student_on_a_gpu_gives_the_pictures_of_the_cpu(student: Path) -> None
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     manifest = release.read(student)
-    graphed = reference.load(student, manifest, devices.choose("cuda", "float32"))
+    graphed = reference.load(student, manifest, devices.choose("cuda", "float32"), compiled=True)
     plain = reference.load(student, manifest, devices.choose("cpu", "float32"))
     for rows in (1, 3):
         latents = draw(rows, plain.latent_channels, 8, 8)
