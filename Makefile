@@ -3,12 +3,12 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests setup-starter lock run demo logs password test test-all unit check format format-check lint types imports migrations check-deps acceptance distill starter starter-report bench bench-api chaos screenshots clean
+.PHONY: help setup setup-tests setup-starter lock run client demo logs password test test-all unit check format format-check lint types imports migrations check-deps acceptance distill starter starter-report bench bench-api chaos screenshots clean
 
 BASE_PYTHON ?= python3
 RECIPE ?= starter-1step
 SHORT := $(if $(SLOW),, and not slow)
-LOCKED := requirements.txt distillation/starter/requirements.txt tests/requirements.txt deploy/requirements-s3.txt
+LOCKED := requirements.txt distillation/starter/requirements.txt tests/requirements.txt deploy/requirements-s3.txt deploy/requirements-mcp.txt
 PYTHON := .venv/bin/python
 LOCAL := $(PYTHON) -m deploy.local
 export BASE_PYTHON WORKERS PORT PROMPT SEED OUT TORCH JOB
@@ -35,6 +35,11 @@ lock: setup ## write requirements.lock from the ranges (UPGRADE=1 takes the newe
 
 run: setup ## start everything, make a first picture, serve until Ctrl-C
 	@exec $(LOCAL) run
+
+client: setup-tests ## generate a typed Python client of the API in out/retort-client, to be installed with pip
+	@mkdir -p out && SECRET_KEY=$$($(PYTHON) -c 'import secrets; print(secrets.token_urlsafe(50))') \
+		$(PYTHON) manage.py spectacular --format openapi-json --file out/openapi.json
+	@PATH="$(CURDIR)/.venv/bin:$$PATH" exec openapi-python-client generate --path out/openapi.json --config deploy/client.yaml --output-path out/retort-client --overwrite --fail-on-warning
 
 demo: setup ## make one picture (PROMPT="…" SEED=7 OUT=…) and print its path
 	@exec $(LOCAL) demo

@@ -21,13 +21,18 @@ from generation.api.views import (
     variants,
     webhooks,
 )
-from generation.page import gallery, home, login
+from generation.page import gallery, home, login, picture, selection, sharing
 from generation.page import jobs as results
 
 urlpatterns = [
     path("", home.Home.as_view(), name="home"),
     path("choices", home.Choices.as_view(), name="choices"),
     path("gallery", gallery.GalleryPage.as_view(), name="gallery"),
+    path("gallery/chosen", selection.Selection.as_view(), name="selection"),
+    path("pictures/<uuid:image_id>", picture.ShowPicture.as_view(), name="picture"),
+    path("pictures/<uuid:image_id>/mark", picture.Mark.as_view(), name="picture-mark"),
+    path("pictures/<uuid:image_id>/delete", picture.DeletePicture.as_view(), name="picture-delete"),
+    path("shared/<str:token>", sharing.Shared.as_view(), name="shared"),
     path("jobs/<uuid:job_id>", results.Result.as_view(), name="result"),
     path("jobs/<uuid:job_id>/now", results.Now.as_view(), name="result-now"),
     path("jobs/<uuid:job_id>/events", results.Events.as_view(), name="result-events"),

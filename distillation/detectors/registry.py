@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 import tempfile
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,18 @@ def active() -> Detector | None:
         if found is None:
             raise
         return found
+
+
+def tag_kinds() -> tuple[tuple[str, ...], ...]:
+    """Target of the setting TAG_KINDS: the bits of the active version of which an image shows one, by group."""
+    # Without its figures, which are long.
+    rows = Detector.objects.filter(status=Status.ACTIVE)
+    found = rows.values_list("manifest__bits", "manifest__groups").first()
+    if found is None:
+        return ()
+    bits = iter(found[0])
+    groups = [tuple(islice(bits, size)) for size in found[1]]
+    return tuple(group for group in groups if len(group) > 1)
 
 
 def knows(detector: Detector, teacher: str | None) -> bool:

@@ -122,7 +122,8 @@ class Index:
         """Return the SHOWN nearest variants to a normalised text, nearest first."""
         count = self._texts.count(text)
         too_long = (
-            f"the text has {count} tokens, and the text encoder reads {self._texts.max_tokens}"
+            f"the text is too long: {count} words or parts of words, and the text encoder reads"
+            f" {self._texts.max_tokens}"
             if count > self._texts.max_tokens
             else ""
         )

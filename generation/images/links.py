@@ -13,6 +13,7 @@ from django.core.signing import BadSignature, Signer
 from django.urls import reverse
 
 from generation.errors import LinkExpired, LinkInvalid
+from generation.models import Image
 
 FILE, THUMBNAIL = "image-file", "image-thumbnail"  # names of routes
 _SALTS = {FILE: "retort.image", THUMBNAIL: "retort.thumbnail"}
@@ -29,6 +30,11 @@ def image_path(image_id: UUID) -> str:
 def thumbnail_path(image_id: UUID) -> str:
     """Return path and query of the image's thumbnail."""
     return _path(THUMBNAIL, image_id)
+
+
+def file_name(image: Image) -> str:
+    """Return the name of the image's file when it is saved: of its prompt variant and seed."""
+    return f"{image.job.variant.slug}-{image.seed}.{image.format}"
 
 
 def _path(to: str, image_id: UUID) -> str:

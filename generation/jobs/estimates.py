@@ -83,7 +83,7 @@ def of(job: Job) -> Estimate | None:
         reason = "The queue is paused. The job waits until it is resumed."
         return Estimate(position, None, None, feasible=False, reason=reason)
     if not workers:
-        reason = f"No worker that serves a {kind} shows a heartbeat. The job waits for one."
+        reason = f"No worker for the {kind} is running. The job waits for one."
         return Estimate(position, None, None, feasible=False, reason=reason)
     # On average half of each running job is done.
     before = (images + running / 2) / len(workers)

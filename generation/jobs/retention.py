@@ -83,16 +83,36 @@ def purge(job_id: UUID) -> None:
         log.info("job_purged", job_id=str(job_id), images=len(rows), files=len(removed))
 
 
+def remove_images(job_id: UUID, image_ids: Collection[UUID]) -> int:
+    """Remove these images of the job permanently, and purge the job if it has no others. Return their number."""
+    with transaction.atomic(durable=True):
+        Job.objects.select_for_update().get(id=job_id)
+        kept = Image.objects.filter(job_id=job_id).exclude(id__in=image_ids).exists()
+        rows = list(Image.objects.filter(job_id=job_id, id__in=image_ids))
+        if kept:
+            _delete(rows)
+    if rows and not kept:
+        purge(job_id)
+    elif rows:
+        removed = references.remove(_files(rows, is_dry=False))
+        log.info("images_removed", job_id=str(job_id), images=len(rows), files=len(removed))
+    return len(rows)
+
+
 def _remove_rows(job_ids: Sequence[UUID]) -> tuple[list[Image], Erased]:
     """Delete the image rows of these jobs, which have ended and are locked, and erase their clients' words.
 
     Return the images as they were, and what is to be done after the commit.
     """
     rows = list(Image.objects.filter(job_id__in=job_ids))
-    PurgedImage.objects.bulk_create(PurgedImage(id=row.id, job_id=row.job_id) for row in rows)
-    Image.objects.filter(id__in=[row.id for row in rows]).delete()
+    _delete(rows)
     Job.objects.filter(id__in=job_ids, purged_at__isnull=True).update(purged_at=Now())
     return rows, erasure.erase(job_ids)
+
+
+def _delete(rows: Sequence[Image]) -> None:
+    PurgedImage.objects.bulk_create(PurgedImage(id=row.id, job_id=row.job_id) for row in rows)
+    Image.objects.filter(id__in=[row.id for row in rows]).delete()
 
 
 def _files(rows: Sequence[Image], *, is_dry: bool) -> dict[str, Image]:

@@ -9,6 +9,7 @@ from generation.models.access import (
     Usage,
 )
 from generation.models.catalogue import Embedding, PromptVariant
+from generation.models.favourites import Favourite
 from generation.models.jobs import (
     ERASED,
     NOT_ERASED,
@@ -35,6 +36,7 @@ __all__ = [
     "Coverage",
     "Delivery",
     "Embedding",
+    "Favourite",
     "IdempotencyKey",
     "Image",
     "Job",

@@ -2,22 +2,24 @@
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from django.db.models import Case, Count, F, Func, Q, QuerySet, Value, When
+from django.conf import settings
+from django.db.models import Case, Count, F, Q, QuerySet, Value, When
 from django.utils.functional import cached_property
 
+from generation.api.views.variants import examples
 from generation.catalogue import variants as catalogue
 from generation.engine.texts import normalize
+from generation.images import links
 from generation.models import PromptVariant, Release
+from generation.page import spelling, tags
+from generation.page.tags import Unnest
+from generation.releases.default_release import Serving
 
 MOST_VARIANTS = 50
 MOST_TAGS = 24
 MOST_RELEASES = 12
-
-
-class _Unnest(Func):
-    function = "unnest"
-    set_returning = True
 
 
 # --- prompt variants ------------------------------------------------------------------------------
@@ -34,7 +36,8 @@ class Tag:
 class Found:
     """Result of a search. variants: with the selected one first if the search would not list it; chosen: selection.
 
-    is_wording: whether no variant has exactly the text searched for.
+    is_wording: whether no variant has exactly the text searched for. meant: the corrected words that were searched for
+    because no variant has those typed, "" if they were not corrected.
     """
 
     variants: Sequence[PromptVariant]
@@ -42,35 +45,51 @@ class Found:
     tags: Sequence[Tag]
     has_more: bool
     is_wording: bool
+    meant: str = ""
+
+    @property
+    def tags_by_kind(self) -> list[list[Tag]]:
+        return tags.by_kind(self.tags, lambda tag: tag.name)
 
 
-def search(text: str, tags: Sequence[str], *, slug: str = "", is_own_text: bool = False) -> Found:
+def search(text: str, wanted: Sequence[str], *, slug: str = "", is_own_text: bool = False) -> Found:
     """Search active variants with all words of `text` in any order, and all tags; at most MOST_VARIANTS.
 
-    slug: the previous selection, kept if it fits the search, unless the text is another variant's. Without one, the
-    first variant that a search by words finds is selected. is_own_text: the text itself is selected instead.
+    Words that no variant has are corrected. slug: the previous selection, kept if it fits the search, unless the text
+    is another variant's. Without one, the first variant that a search by words finds is selected, if the words are not
+    corrected or only slips of the keyboard. is_own_text: the text itself is selected instead.
     """
     normalized = normalize(text)
     words = normalized.split()[: catalogue.MAX_WORDS]
-    tags = list(dict.fromkeys(tags))[:MOST_TAGS]
-    rows = _fitting(words, tags)
+    chosen_tags = list(dict.fromkeys(wanted))[:MOST_TAGS]
+    rows = _fitting(words, chosen_tags)
     found = list(rows.order_by("slug")[: MOST_VARIANTS + 1])
+    meant, is_sure = "", True
+    if words and not found:
+        corrected = spelling.correct(words, spelling.vocabulary())
+        if corrected not in (None, words):
+            rows = _fitting(corrected, chosen_tags)
+            found = list(rows.order_by("slug")[: MOST_VARIANTS + 1])
+        if found and corrected:
+            meant, is_sure = " ".join(corrected), spelling.are_slips(words, corrected)
+            words = corrected
     same, chosen = _named(normalized, slug)
     if same is not None:
         chosen = same
-    elif chosen is not None and not _fits(chosen, words, tags):
+    elif chosen is not None and not _fits(chosen, words, chosen_tags):
         chosen = None
     shown, has_more = found[:MOST_VARIANTS], len(found) > MOST_VARIANTS
-    if chosen is None and words and shown and not is_own_text:
+    if chosen is None and words and shown and is_sure and not is_own_text:
         chosen = shown[0]
     if chosen is not None and chosen not in shown:
         shown = [chosen, *shown[: MOST_VARIANTS - 1]]
     return Found(
         shown,
         chosen,
-        _tags(rows, tags, every=None if has_more else len(found)),
+        _tags(rows, chosen_tags, every=None if has_more else len(found)),
         has_more=has_more,
         is_wording=bool(normalized) and same is None,
+        meant=meant,
     )
 
 
@@ -101,7 +120,7 @@ def _named(normalized: str, slug: str) -> tuple[PromptVariant | None, PromptVari
 def _tags(rows: QuerySet[PromptVariant], chosen: Sequence[str], *, every: int | None) -> list[Tag]:
     """Return the selected tags, and the most frequent ones that not all of these variants have. every: number of these
     variants, if known."""
-    counted = rows.order_by().annotate(tag=_Unnest(F("tags"))).values_list("tag")
+    counted = rows.order_by().annotate(tag=Unnest(F("tags"))).values_list("tag")
     counts = dict(counted.annotate(n=Count("pk")).order_by("-n", "tag")[:MOST_TAGS])
     return [
         *(Tag(name, counts.get(name), True) for name in chosen),
@@ -111,6 +130,43 @@ def _tags(rows: QuerySet[PromptVariant], chosen: Sequence[str], *, every: int | 
             if name not in chosen and count != every
         ),
     ]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A variant in the list. thumbnail: URL of the user's newest picture of it, "" without one; note: what its
+    pictures cost more than others, or why there are none."""
+
+    variant: PromptVariant
+    thumbnail: str
+    note: str
+
+
+def listed(found: Sequence[PromptVariant], *, owner: Any) -> list[Choice]:
+    """Return the variants as the user sees them."""
+    serving = Serving.now()
+    rows = serving.annotated(PromptVariant.objects.filter(pk__in=[row.pk for row in found]))
+    notes = {row.pk: _note(serving, row) for row in rows}
+    newest = examples(owner, found)
+    return [
+        Choice(
+            row,
+            links.thumbnail_path(newest[row.pk]) if row.pk in newest else "",
+            notes.get(row.pk, ""),
+        )
+        for row in found
+    ]
+
+
+def _note(serving: Serving, variant: Any) -> str:
+    release = serving.release(variant)
+    if serving.student is None:
+        return ""
+    if release is None:
+        return "not available yet"
+    if release.kind == Release.Kind.TEACHER:
+        return "slow: made by the teacher"
+    return "" if variant.is_covered or settings.UNCOVERED != "student" else "not trained yet"
 
 
 # --- releases -------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from django.conf import settings
 from django.utils.functional import cached_property
 from rest_framework import serializers
 from rest_framework.exceptions import ValidationError
@@ -16,10 +17,11 @@ from generation.jobs import submission
 from generation.jobs.job_request import JobRequest
 from generation.models import Job, Release
 from generation.page import choices
-from generation.page.choices import Found, Offers
+from generation.page.choices import Choice, Found, Offers
 from generation.page.responses import read
 
 PROMPT = "prompt"  # text and variant are one field to a person
+LARGEST_SEED = 2**32 - 1
 OPTIONS = ("n", "seed", "size", "output_format", "model")
 
 
@@ -97,9 +99,18 @@ def submit(owner: Any, values: FormValues) -> Job | FormErrors:
         return submission.submit(owner, JobRequest(via=Job.Via.PAGE, **asked))
     except ValidationError as error:
         detail: Any = error.detail
-        return FormErrors({name: [str(message) for message in detail[name]] for name in detail})
+        return FormErrors({name: [_said(name, one) for one in detail[name]] for name in detail})
     except GenerationError as error:
         return _errors(error)
+
+
+def _said(name: str, message: Any) -> str:
+    """Return the message of a validator in words for people."""
+    if name == "n":
+        return f"Give a whole number from 1 to {settings.MAX_IMAGES_PER_JOB}."
+    if name == "seed":
+        return f"Give a whole number from 0 to {LARGEST_SEED:,}, or nothing for a random seed."
+    return str(message)
 
 
 def _prompt(values: FormValues) -> dict[str, str]:
@@ -125,9 +136,10 @@ def _errors(error: GenerationError) -> FormErrors:
 
 @dataclass(frozen=True)
 class Filled:
-    """Data for rendering the form."""
+    """Data for rendering the form. owner: the user."""
 
     values: FormValues
+    owner: Any
     errors: FormErrors = field(default_factory=FormErrors)
 
     @cached_property
@@ -138,6 +150,15 @@ class Filled:
             slug=self.values.variant,
             is_own_text=self.values.is_own_text and not self.errors.nearest,
         )
+
+    @cached_property
+    def choices(self) -> list[Choice]:
+        """Return the prompt variants of the list."""
+        return choices.listed(self.found.variants, owner=self.owner)
+
+    @property
+    def has_thumbnails(self) -> bool:
+        return any(choice.thumbnail for choice in self.choices)
 
     @cached_property
     def offers(self) -> Offers:

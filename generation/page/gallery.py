@@ -1,68 +1,63 @@
-"""Gallery: the user's images, newest first, including those of jobs created over the API."""
+"""Gallery: the user's images by job, newest first, including those of jobs created over the API."""
 
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import urlencode
+from uuid import UUID
 
-from django.db.models import Q
 from django.http import Http404, HttpResponse
 from django.shortcuts import render
 from django.urls import reverse
 from rest_framework import serializers
 
-from generation.api.serializers.shapes import Strict
 from generation.api.views.jobs import owned
-from generation.models import Job, PromptVariant
+from generation.page import tags
+from generation.page.filters import Filter, FilterQuery, before
 from generation.page.presentation import Shown, shown
-from generation.page.responses import PageView, PersonRequest, query
+from generation.page.responses import PageView, PersonRequest, given
 
 JOBS = 24  # per page
-ENDED = (Job.Status.SUCCEEDED, Job.Status.FAILED)
 
 
-class GalleryQuery(Strict):
+class GalleryQuery(FilterQuery):
     """before: the id of the last job already shown."""
 
-    variant = serializers.SlugField()
     before = serializers.UUIDField()
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """One part of the gallery. variant: filter; more: URL of the next part, "" if there is none."""
+    """One part of the gallery. more: URL of the next part, "" if there is none."""
 
     jobs: list[Shown]
+    filter: Filter
     more: str = ""
-    variant: PromptVariant | None = None
 
 
-def gallery(request: Any, *, slug: str | None = None, before: Any = None) -> Gallery:
-    """Return a part of the gallery. Raises Http404 for an unknown variant or job."""
-    rows = owned(request).filter(status__in=ENDED, purged_at__isnull=True)
-    variant = None
-    if slug is not None:
-        variant = PromptVariant.objects.filter(slug=slug).first()
-        if variant is None:
+def gallery(
+    request: PersonRequest, wanted: Filter | None = None, *, last: UUID | None = None
+) -> Gallery:
+    """Return a part of the gallery. last: the id of the job it follows. Raises Http404 for an unknown job."""
+    wanted = wanted or Filter()
+    rows = wanted.jobs(request)
+    if last is not None:
+        job = owned(request).filter(id=last).first()
+        if job is None:
             raise Http404
-        rows = rows.filter(variant=variant)
-    if before is not None:
-        last = owned(request).filter(id=before).values_list("created_at", flat=True).first()
-        if last is None:
-            raise Http404
-        older = Q(created_at__lt=last) | Q(created_at=last, id__lt=before)
-        rows = rows.filter(older, created_at__lte=last)
-    found = shown(rows.order_by("-created_at", "-id")[: JOBS + 1])
+        rows = rows.filter(before(job), created_at__lte=job.created_at)
+    found = shown(rows[: JOBS + 1], wanted.images(request.user))
     more = ""
     if len(found) > JOBS:
-        asked = {"variant": slug} if slug is not None else {}
-        asked["before"] = str(found[JOBS - 1].job.id)
+        asked = wanted.values | {"before": str(found[JOBS - 1].job.id)}
         more = f"{reverse('gallery')}?{urlencode(asked)}"
-    return Gallery(found[:JOBS], more, variant)
+    return Gallery(found[:JOBS], wanted, more)
 
 
 class GalleryPage(PageView):
     def get(self, request: PersonRequest) -> HttpResponse:
-        asked = query(GalleryQuery, request)
-        part = gallery(request, slug=asked.get("variant"), before=asked.get("before"))
-        name = "tiles" if request.htmx else "gallery"
-        return render(request, f"generation/page/{name}.html", {"gallery": part})
+        asked = given(GalleryQuery, request)
+        facts: dict[str, object] = {
+            "gallery": gallery(request, Filter.of(asked), last=asked.get("before"))
+        }
+        if request.htmx:
+            return render(request, "generation/page/groups.html", facts)
+        return render(request, "generation/page/gallery.html", facts | {"tags": tags.groups()})

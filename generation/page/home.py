@@ -12,9 +12,8 @@ from generation.api.views.refusals import Refusal
 from generation.models import Job
 from generation.page.forms import CreateForm, Filled, FormErrors, FormValues, SearchForm, submit
 from generation.page.gallery import gallery
-from generation.page.jobs import card
+from generation.page.jobs import alone, card
 from generation.page.login import Login
-from generation.page.presentation import shown
 from generation.page.responses import PageView, PersonRequest, query, read, refused
 
 MOST_OPEN = 10  # unfinished jobs shown
@@ -30,13 +29,13 @@ class Home(PageView):
         return super().anonymous(request)
 
     def get(self, request: PersonRequest) -> HttpResponse:
-        return _page(request, Filled(FormValues.of(query(CreateForm, request))))
+        return _page(request, Filled(FormValues.of(query(CreateForm, request)), request.user))
 
     def post(self, request: PersonRequest) -> HttpResponseBase:
         form = read(CreateForm, request.POST)
         values = FormValues.of(form)
         if "look" in form:
-            return _page(request, Filled(values))
+            return _page(request, Filled(values, request.user))
         made = submit(request.user, values)
         if isinstance(made, FormErrors):
             return _refused(request, values, made)
@@ -53,12 +52,15 @@ class Choices(PageView):
         values = FormValues.of(query(SearchForm, request))
         if not request.htmx:
             return HttpResponseRedirect(f"{reverse('home')}?{request.GET.urlencode()}")
-        return render(request, "generation/page/choices.html", {"filled": Filled(values)})
+        return render(
+            request, "generation/page/choices.html", {"filled": Filled(values, request.user)}
+        )
 
 
 def _page(request: PersonRequest, filled: Filled) -> HttpResponse:
     rows = owned(request).filter(status__in=OPEN).order_by("-created_at", "-id")
-    facts = {"open": shown(rows[:MOST_OPEN]), "gallery": gallery(request), **_facts(filled)}
+    unfinished = [alone(job) for job in rows[:MOST_OPEN]]
+    facts = {"open": unfinished, "gallery": gallery(request), **_facts(filled)}
     return render(request, "generation/page/home.html", facts)
 
 
@@ -66,7 +68,7 @@ def _refused(request: PersonRequest, values: FormValues, errors: FormErrors) -> 
     """Show the form again with its values and errors."""
     if request.htmx and request.htmx.trigger != FORM:  # from a job's card: the form is not replaced
         return refused(request, Refusal(REFUSED, "invalid_request", errors.text))
-    filled = Filled(values, errors)
+    filled = Filled(values, request.user, errors)
     if request.htmx:
         form = render(request, "generation/page/form.html", _facts(filled))
         response = reswap(retarget(form, f"#{FORM}"), "outerHTML")

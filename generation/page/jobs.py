@@ -4,6 +4,7 @@ from typing import Any
 from uuid import UUID
 
 import structlog
+from django.contrib import messages
 from django.db.models import Q
 from django.http import HttpResponse, HttpResponseBase, HttpResponseRedirect
 from django.shortcuts import render
@@ -20,8 +21,11 @@ from generation.api.views.jobs import found, one
 from generation.jobs import estimates, retention
 from generation.jobs import lifecycle as jobs
 from generation.models import Job
+from generation.page import code_examples
 from generation.page.presentation import Shown
 from generation.page.responses import PageView, PersonRequest, query
+
+DELETED = {0: "The job was deleted.", 1: "The picture was deleted."}
 
 
 class CardQuery(Strict):
@@ -57,7 +61,8 @@ class JobPage(PageView):
 class Result(JobPage):
     def get(self, request: PersonRequest, job_id: UUID) -> HttpResponse:
         shown = alone(one(request, job_id))
-        return render(request, "generation/page/job.html", {"shown": shown})
+        facts = {"shown": shown, "code": code_examples.of(shown, request)}
+        return render(request, "generation/page/job.html", facts)
 
 
 class Now(JobPage):
@@ -88,7 +93,10 @@ class Cancel(JobPage):
 
 class Delete(JobPage):
     def post(self, request: PersonRequest, job_id: UUID) -> HttpResponseBase:
-        retention.purge(found(request, Q(id=job_id)).id)
+        job = found(request, Q(id=job_id))
+        count = job.images.count()
+        retention.purge(job.id)
+        messages.success(request, DELETED.get(count, f"{count} pictures were deleted."))
         return HttpResponseRedirect(reverse("gallery"))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from django.contrib.auth import views
+from django.contrib.auth.forms import AuthenticationForm
 from django.http import HttpRequest, HttpResponseBase, HttpResponseRedirect
 
 from generation.access import login_attempts
@@ -45,7 +46,15 @@ def _too_many(seconds: int) -> Refusal:
     return Refusal(429, "rate_limited", detail)
 
 
+class LoginForm(AuthenticationForm):
+    error_messages = {
+        **AuthenticationForm.error_messages,
+        "invalid_login": "The user name or the password is wrong. Capital letters count in both.",
+    }
+
+
 class Login(views.LoginView):
+    authentication_form = LoginForm
     template_name = "generation/page/login.html"
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:

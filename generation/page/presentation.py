@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlencode
 
-from django.db.models import QuerySet
+from django.db.models import Exists, OuterRef, Prefetch, QuerySet
 from django.urls import reverse
 from django.utils.functional import cached_property
 
@@ -12,7 +13,7 @@ from generation.api import problems
 from generation.images import links
 from generation.jobs import lifecycle as jobs
 from generation.jobs.estimates import MOST_AHEAD, Estimate
-from generation.models import Image, Job, Release
+from generation.models import Favourite, Image, Job, Release
 
 WORDS = {
     Job.Status.QUEUED: "Waiting",
@@ -20,6 +21,11 @@ WORDS = {
     Job.Status.SUCCEEDED: "Ready",
     Job.Status.FAILED: "Failed",
     Job.Status.CANCELED: "Canceled",
+}
+# Of failed jobs, by error code. Other codes are explained by their own message.
+PROBLEMS = {
+    "embedding_invalid": "The stored prompt is damaged. An editor can have it encoded again in the catalogue.",
+    "encoding_failed": "The prompt cannot be encoded. An editor has to change its text in the catalogue.",
 }
 CACHES = {
     Job.Cache.HIT: "Reused from an earlier job",
@@ -39,6 +45,15 @@ class Picture:
     def download(self) -> str:
         return f"{self.address}&download=true"
 
+    @property
+    def file_name(self) -> str:
+        return links.file_name(self.image)
+
+    @property
+    def is_favourite(self) -> bool:
+        """Return whether its owner marked it, if it was read by `pictures`."""
+        return getattr(self.image, "is_favourite", False)
+
     @cached_property
     def thumbnail(self) -> str:
         return links.thumbnail_path(self.image.id)
@@ -48,10 +63,17 @@ class Picture:
         """Return the faults that the detector found, "" if none."""
         return "" if self.image.is_accepted is not False else ", ".join(self.image.failing)
 
+    @property
+    def verdict(self) -> str:
+        """Return what the detector found, "" if it did not judge."""
+        if self.image.is_accepted is None:
+            return ""
+        return f"rejected: {self.fault}" if self.fault else "accepted"
+
 
 @dataclass(frozen=True)
 class Shown:
-    """estimate: for an unfinished job that is shown alone."""
+    """estimate: of an unfinished job."""
 
     job: Job
     estimate: Estimate | None = None
@@ -105,9 +127,15 @@ class Shown:
 
     @property
     def remaining(self) -> str:
+        """Return the time left."""
         if self.estimate is None or self.estimate.eta_p50 is None:
             return ""
-        return f"about {duration(max(1.0, self.estimate.eta_p50))}"
+        return f"about {duration(max(1.0, self.estimate.eta_p50))} left"
+
+    @property
+    def is_slow(self) -> bool:
+        """Return whether the teacher makes it."""
+        return self.job.release.kind == Release.Kind.TEACHER
 
     # --- when it has ended ---
     @property
@@ -128,6 +156,11 @@ class Shown:
     @property
     def from_cache(self) -> str:
         return CACHES.get(Job.Cache(self.job.cache), "")
+
+    @property
+    def problem(self) -> str:
+        """Return why it has no pictures, in words for people."""
+        return PROBLEMS.get(self.job.error_code, self.job.error_detail)
 
     @property
     def explanation(self) -> str:
@@ -177,6 +210,13 @@ def duration(seconds: float) -> str:
     return f"{seconds / 3600:.0f} h"
 
 
-def shown(rows: QuerySet[Job]) -> list[Shown]:
-    """Return jobs for display with their images, in two queries."""
-    return [Shown(job) for job in rows.prefetch_related("images")]
+def pictures(owner: Any) -> QuerySet[Any, Any]:
+    """Return all images, with `is_favourite` of this owner."""
+    marked = Favourite.objects.filter(owner=owner, image=OuterRef("pk"))
+    return Image.objects.annotate(is_favourite=Exists(marked))
+
+
+def shown(rows: QuerySet[Job], images: QuerySet[Image] | None = None) -> list[Shown]:
+    """Return jobs for display with their images, in two queries. images: those to show, default all."""
+    found = Image.objects.all() if images is None else images
+    return [Shown(job) for job in rows.prefetch_related(Prefetch("images", found))]

@@ -27,6 +27,7 @@ STALE = Refusal(403, "permission_denied", "This page is out of date. Reload it a
 class PersonRequest(HttpRequest):
     """Request with the attributes that the middleware sets."""
 
+    user: Any  # of a PageView: logged in
     htmx: HtmxDetails
 
 
@@ -72,6 +73,15 @@ def query(shape: type[Strict], request: HttpRequest) -> dict[str, Any]:
     known = request.GET.copy()
     for name in set(known) - set(shape().fields):
         del known[name]
+    return read(shape, known)
+
+
+def given(shape: type[Strict], request: HttpRequest) -> dict[str, Any]:
+    """Return the same for a form whose empty fields do not count."""
+    known = request.GET.copy()
+    for name in request.GET:
+        if name not in shape().fields or not request.GET[name].strip():
+            del known[name]
     return read(shape, known)
 
 

@@ -17,6 +17,7 @@ QUALITY_FLOOR = environment.share("QUALITY_FLOOR", 0.0)
 MAX_TRIES = environment.whole("MAX_TRIES", 0, most=10)
 JUDGED_SHARE = environment.share("JUDGED_SHARE", 0.05)
 RESULT_JUDGE = "distillation.detectors.result_judge.judge"
+TAG_KINDS = "distillation.detectors.registry.tag_kinds"
 MATCH_THRESHOLD = environment.share("MATCH_THRESHOLD", 0.98)
 STOCK = environment.whole("STOCK", 0, most=1000)
 LOADED_RELEASES = environment.count("LOADED_RELEASES", 3)

@@ -90,11 +90,13 @@ def test_a_picture_is_chosen_watched_and_found_again(stack: Stack, visit: Visit)
     assert visitor.loaded(".tile img")[:2] == [128, 128]
     assert tile.get_attribute("alt") == f"a red glass vase on a wooden table, {seed}"
     tile.click()
-    expect(page.get_by_role("heading", level=1)).to_have_text("a red glass vase on a wooden table")
-    expect(page.locator(".facts")).to_contain_text("starter-teacher (teacher), 50 steps")
+    picture = page.get_by_role("dialog")
+    expect(picture.get_by_role("heading")).to_have_text("a red glass vase on a wooden table")
+    expect(picture.locator(".facts")).to_contain_text("starter-teacher (teacher), 50 steps")
     with page.expect_download() as download:
-        page.get_by_role("link", name="Download").first.click()
-    assert download.value.suggested_filename.endswith(".webp")
+        picture.get_by_role("link", name="Download").click()
+    number = seed.removeprefix("seed ")
+    assert download.value.suggested_filename == f"red-glass-vase-table-{number}.webp"
 
 
 @pytest.mark.slow
@@ -242,8 +244,9 @@ def test_without_a_script_everything_works(stack: Stack, visit: Visit):
     expect(page.locator(PICTURES)).to_have_count(2)  # the page has looked again by itself
     page.get_by_role("button", name="Again, same seed").click()
     expect(page.locator(".facts")).to_contain_text("reused from an earlier job")
-    page.get_by_text("Delete", exact=True).click()
+    page.get_by_text("Delete all", exact=True).click()
     page.get_by_role("button", name="Delete them").click()
+    expect(page.get_by_role("status")).to_have_text("2 pictures were deleted.")
     expect(page.get_by_role("heading", level=1)).to_have_text("Your pictures")
     page.get_by_role("button", name="Log out").click()
     page.get_by_role("button", name="Log in").wait_for()

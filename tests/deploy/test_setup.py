@@ -198,6 +198,7 @@ def requirements(file: str) -> list[Requirement]:
         "distillation/starter/requirements.txt",
         "tests/requirements.txt",
         "deploy/requirements-s3.txt",
+        "deploy/requirements-mcp.txt",
     ],
 )
 def test_every_requirement_is_locked_within_its_range(file: str) -> None:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from django.conf import settings
+from drf_spectacular.utils import extend_schema_serializer
 from rest_framework import serializers
 
 from generation.api.serializers.jobs import (
@@ -20,6 +21,8 @@ LOGS = "logs"  # an event of Replicate's that is never sent
 THE_RELEASE_DECIDES = "The release fixes it. Remove the parameter."
 
 
+# Generators of clients name the type of Prediction.input "PredictionInput".
+@extend_schema_serializer(component_name="PredictionParameters")
 class PredictionInputSerializer(ImageParameters):
     """Exactly one of prompt and variant is required; a size in one form. Without a seed a random one is used."""
 

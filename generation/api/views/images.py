@@ -31,7 +31,7 @@ REDIRECT_SECONDS = 600  # that a redirect may be cached; temporary credentials s
 SPARE_SECONDS = 60  # for which the store's link outlives the cached redirect
 
 
-def _image(image_id: UUID, **which: Any) -> Image:
+def find(image_id: UUID, **which: Any) -> Image:
     """Return the image. Raises JobPurged if it was deleted, Http404 if it never existed."""
     image = Image.objects.filter(id=image_id, **which).first()
     if image is None:
@@ -51,7 +51,7 @@ class ImageDetail(APIView):
     def get(self, request: Request, image_id: UUID) -> Response:
         """Read an image, with new links to its file and thumbnail."""
         query(NoQuery, request)
-        image = _image(image_id, job__owner_id=request.user.pk)
+        image = find(image_id, job__owner_id=request.user.pk)
         structlog.contextvars.bind_contextvars(job_id=str(image.job_id))
         return Response(ImageDetailSerializer(image, context={"request": request}).data)
 
@@ -88,8 +88,8 @@ class ImageFile(LinkedView):
         """Read the file of an image. The signed link is the permission; the file never changes and can be cached."""
         asked = query(FileQuery, request)
         seconds = links.check(image_id, asked["expires"], asked["signature"])
-        image = _image(image_id)
-        save_as = f"{image.id}.{image.format}" if asked["download"] else ""
+        image = find(image_id)
+        save_as = links.file_name(image) if asked["download"] else ""
         read = partial(images.content, image)
         return _answer(request, image.file, seconds, read, etag=image.sha256, save_as=save_as)
 
@@ -108,7 +108,7 @@ class ImageThumbnail(LinkedView):
         """Read the thumbnail, a WebP of at most 256 pixels on its longest side. Its link is valid for it alone."""
         asked = query(LinkQuery, request)
         seconds = links.check(image_id, asked["expires"], asked["signature"], to=links.THUMBNAIL)
-        image = _image(image_id)
+        image = find(image_id)
         try:
             name = images.thumbnail(image.master, image.file)
         except StorageFailed as error:

@@ -1,4 +1,4 @@
-// Enhancements of the page: live events of unfinished jobs, arrow keys into the list, error messages.
+// Enhancements of the page: live events of unfinished jobs, pictures in a dialog, arrow keys into the list, error messages.
 // Jobs work without it: htmx polls them every two seconds, and without htmx the page reloads.
 "use strict";
 (() => {
@@ -48,6 +48,8 @@
     const now = card.querySelector(".now");
     if (!now) return;
     now.querySelector("progress").value = percent;
+    const said = now.querySelector(".percent");
+    if (said) said.textContent = `${percent} %`;
     if (now.dataset.status !== status) ask(card);
     now.dataset.status = status;
   }
@@ -76,6 +78,64 @@
       if (preview) picture.style.backgroundImage = `url(${preview})`;
     }
   });
+
+  // --- one picture, and several ---------------------------------------------------------------------------------
+  const lightbox = document.getElementById("lightbox");
+
+  document.addEventListener("htmx:afterSwap", (event) => {
+    if (event.detail.target.id !== "lightbox-content") return;
+    if (!lightbox.open) lightbox.showModal();
+    lightbox.scrollTop = 0;
+    lightbox.querySelector(".beside a, button").focus({ preventScroll: true });
+  });
+  lightbox.addEventListener("close", () => document.getElementById("lightbox-content").replaceChildren());
+  lightbox.addEventListener("click", (event) => {
+    if (event.target === lightbox) lightbox.close(); // beside the dialog
+  });
+
+  function turn(way) {
+    const link = lightbox.querySelector(`a[rel="${way}"]`);
+    if (link) link.click();
+  }
+
+  lightbox.addEventListener("keydown", (event) => {
+    if (event.key === "ArrowLeft") turn("prev");
+    if (event.key === "ArrowRight") turn("next");
+  });
+  const SWIPE_PIXELS = 50;
+  let from = null;
+  lightbox.addEventListener("touchstart", (event) => {
+    from = event.touches.length === 1 ? event.touches[0].clientX : null;
+  }, { passive: true });
+  lightbox.addEventListener("touchend", (event) => {
+    const moved = from === null ? 0 : event.changedTouches[0].clientX - from;
+    if (Math.abs(moved) > SWIPE_PIXELS) turn(moved > 0 ? "prev" : "next");
+  });
+
+  // The answer to the button of a favourite: the same picture may be in the gallery and in the dialog.
+  document.addEventListener("marked", (event) => {
+    for (const button of document.querySelectorAll(`[data-mark="${event.detail.image}"]`)) {
+      button.setAttribute("aria-pressed", event.detail.is_favourite);
+    }
+  });
+
+  function count() {
+    const form = document.getElementById("chosen");
+    if (!form) return;
+    const chosen = document.querySelectorAll("[name=image]:checked").length;
+    form.querySelector(".count").textContent = chosen === 1 ? "1 picture chosen" : `${chosen} pictures chosen`;
+  }
+  document.addEventListener("change", (event) => event.target.name === "image" && count());
+  document.addEventListener("reset", () => setTimeout(count));
+  addEventListener("pageshow", count); // the browser restores the boxes
+
+  document.addEventListener("click", async (event) => {
+    const button = event.target.closest("[data-copies]");
+    if (!button) return;
+    await navigator.clipboard.writeText(document.getElementById(button.dataset.copies).textContent);
+    document.getElementById("announced").textContent = button.textContent = "Copied";
+  });
+  document.documentElement.classList.add("has-script");
 
   // --- the form ---------------------------------------------------------------------------------------------------
   document.addEventListener("keydown", (event) => {

@@ -94,6 +94,13 @@ def test_the_shipped_one_is_whole_and_caught_what_was_planted():
     assert sum(file.size_bytes for file in made.version.files) < 3.6e6
 
 
+def test_tags_are_grouped_by_the_groups_of_the_active_one():
+    assert detectors.tag_kinds() == ()
+    detectors.active()
+    first, second, *_, last = detectors.tag_kinds()
+    assert "vase" in first and "red" in second and last == ("table", "slab", "cloth")
+
+
 def test_who_registered_one_decides_alone_whether_it_judges(tmp_path):
     detectors.register(make_version(tmp_path / "made"))
     assert detectors.active() is None

@@ -163,7 +163,7 @@ def test_a_browser_saves_the_file_if_told_to():
 
     saved, shown = Client().get(f"{link(image)}&download=1"), Client().get(link(image))
 
-    assert saved["Content-Disposition"] == f'attachment; filename="{image.id}.png"'
+    assert saved["Content-Disposition"] == f'attachment; filename="red-glass-vase-{image.seed}.png"'
     assert "Content-Disposition" not in shown
     assert saved.content == shown.content
 
@@ -232,7 +232,10 @@ def test_from_an_object_store_the_client_fetches_the_file_itself(bucket):
     small = Client().get(links.thumbnail_path(image.id))
     assert Picture.open(io.BytesIO(httpx.get(small["Location"]).content)).size == (64, 64)
     saved = httpx.get(Client().get(f"{link(image)}&download=true")["Location"])
-    assert saved.headers["Content-Disposition"] == f'attachment; filename="{image.id}.webp"'
+    assert (
+        saved.headers["Content-Disposition"]
+        == f'attachment; filename="red-glass-vase-{image.seed}.webp"'
+    )
 
 
 def test_the_way_to_the_object_store_is_kept_no_longer_than_the_link_works(bucket, settings):

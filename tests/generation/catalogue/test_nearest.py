@@ -99,7 +99,7 @@ def test_words_that_tell_texts_apart_object(variants):
 def test_a_text_beyond_the_encoders_tokens_has_neighbours_but_no_match(variants):
     answer = ask(" ".join(["unfathomableness"] * 12))
     assert len(answer.near) == nearest.SHOWN
-    assert all("tokens, and the text encoder reads 77" in near.objection for near in answer.near)
+    assert all("words, and the text encoder reads 77" in near.objection for near in answer.near)
 
 
 def test_a_changed_catalogue_is_read_again_and_only_what_is_new(variants):

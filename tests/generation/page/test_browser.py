@@ -1,13 +1,24 @@
-"""What happens in a browser: trying the API out, and Enter in the search, on the web process as deployed."""
+"""What happens in a browser: trying the API out, the search, the gallery, on the web process as deployed."""
 
+import zipfile
 from collections.abc import Iterator
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import expect
 
-from generation.models import Job
+from generation.models import Favourite, Image, Job
 from tests.acceptance import browser
 from tests.acceptance.browser import Visitor
-from tests.people import make_embedding, make_key, make_release, make_user, make_variant
+from tests.people import (
+    make_embedding,
+    make_image,
+    make_job,
+    make_key,
+    make_release,
+    make_user,
+    make_variant,
+)
 from tests.web import Web, eventually
 
 pytestmark = [
@@ -19,15 +30,22 @@ pytestmark = [
 ]
 
 
+PASSWORD = "a good password"
+
+
 @pytest.fixture
-def visitor(web: Web, monkeypatch: pytest.MonkeyPatch) -> Iterator[Visitor]:
+def visitor(
+    request: pytest.FixtureRequest, web: Web, monkeypatch: pytest.MonkeyPatch, settings
+) -> Iterator[Visitor]:
+    """A window, with the options of the test's parameter."""
+    settings.MEDIA_ROOT = web.log.parent / "media"
     # Playwright runs an event loop in this thread, where Django refuses queries otherwise.
     monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
     make_release()
     for text in ("a blue bowl", "a red clay vase", "a red glass vase"):
         make_embedding(variant=make_variant(text=text))
     with browser.chromium() as chromium:
-        found = Visitor(chromium, web.url)
+        found = Visitor(chromium, web.url, **getattr(request, "param", {}))
         yield found
         assert found.complaints == []
         found.close()
@@ -58,3 +76,100 @@ def test_enter_takes_the_first_prompt_that_the_search_found(visitor: Visitor):
     page.locator("#open .card").wait_for()
     eventually(Job.objects.exists)
     assert Job.objects.get().variant.text == "a red clay vase"
+
+
+@pytest.fixture
+def pictures() -> list[Image]:
+    """Of a job of three and one of one, as the gallery shows them."""
+    user = make_user(username="admin", password=PASSWORD, is_superuser=True)
+    single = make_job(owner=user, status="succeeded", seed=7)
+    three = make_job(owner=user, status="succeeded", n=3, seed=41)
+    made = [make_image(job=three, index=index, color=(0, index, 0)) for index in range(3)]
+    return [*made, make_image(job=single)]
+
+
+def test_pictures_are_looked_through_and_marked_by_keyboard(visitor: Visitor, pictures):
+    visitor.log_in(PASSWORD)
+    page, keys = visitor.page, visitor.page.keyboard
+    page.goto("/gallery")
+    tiles = page.locator(".tile > a")
+    tiles.nth(1).focus()
+    keys.press("Enter")
+    dialog = page.get_by_role("dialog")
+    expect(dialog.locator(".facts")).to_contain_text("picture 2 of 3")
+    for key, seed in (("ArrowRight", 43), ("ArrowRight", 7), ("ArrowLeft", 43)):
+        keys.press(key)
+        expect(dialog.locator(".facts dd").first).to_have_text(str(seed))
+    star = dialog.get_by_role("button", name="Favourite")
+    star.focus()
+    keys.press("Enter")
+    expect(star).to_have_attribute("aria-pressed", "true")
+    expect(star).to_be_focused()
+    keys.press("Escape")
+    expect(dialog).to_be_hidden()
+    expect(page.locator(".tile .star button").nth(2)).to_have_attribute("aria-pressed", "true")
+    assert Favourite.objects.get().image == pictures[2]
+    assert page.url.endswith("/gallery")
+
+
+@pytest.mark.parametrize("visitor", [{}, {"java_script_enabled": False}], indirect=True)
+def test_several_are_chosen_saved_and_deleted(visitor: Visitor, pictures):
+    visitor.log_in(PASSWORD)
+    page = visitor.page
+    page.goto("/gallery")
+    expect(page.get_by_role("button", name="Download as zip")).to_be_hidden()
+    for number in (0, 3):
+        page.locator(".tile").nth(number).hover()
+        page.locator("[name=image]").nth(number).check()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download as zip").click()
+    with zipfile.ZipFile(download.value.path()) as archive:
+        assert len(archive.namelist()) == 2
+    page.get_by_role("button", name="Delete …").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Delete 2 pictures?")
+    page.get_by_role("button", name="Delete all 2").click()
+    expect(page.locator(".notice")).to_have_text("2 pictures were deleted.")
+    assert set(Image.objects.all()) == set(pictures[1:3])
+
+
+WINDOWS = [
+    {"color_scheme": scheme, "viewport": {"width": width, "height": 844}, "bypass_csp": True}
+    for scheme in ("light", "dark")
+    for width in (1440, 390)
+]
+
+
+@pytest.mark.parametrize("visitor", WINDOWS, indirect=True)
+def test_everybody_can_use_the_pages(visitor: Visitor, pictures):
+    page = visitor.page
+
+    def look(where: str) -> None:
+        found = Axe().run(page)
+        assert found.violations_count == 0, (where, found.generate_report())
+        assert visitor.overflow() == 0, where
+
+    page.goto("/")
+    look("login")
+    visitor.log_in(PASSWORD)
+    look("home")
+    page.get_by_label("Prompt", exact=True).fill("red galss vase")
+    page.get_by_text("Did you mean").wait_for()
+    look("search")
+    page.goto("/gallery")
+    look("gallery")
+    page.locator(".tile > a").first.click()
+    page.get_by_text("Share", exact=True).click()
+    link = page.locator("#share-link").inner_text()
+    look("picture in the gallery")
+    page.goto(f"/pictures/{pictures[0].id}")
+    look("picture")
+    page.goto(f"/jobs/{pictures[0].job_id}")
+    page.get_by_text("The same over the API").click()
+    look("job")
+    page.goto("/gallery")
+    page.locator("[name=image]").first.check(force=True)
+    look("choice")
+    page.get_by_role("button", name="Delete …").click()
+    look("deletion")
+    page.goto(link)
+    look("shared")

@@ -5,7 +5,7 @@ import pytest
 from generation.models import PromptVariant, Release
 from generation.page import choices
 from generation.page.choices import MOST_RELEASES, MOST_TAGS, MOST_VARIANTS
-from tests.people import make_release, make_variant
+from tests.people import make_image, make_job, make_release, make_user, make_variant
 
 pytestmark = pytest.mark.django_db
 
@@ -108,6 +108,49 @@ def test_a_large_catalogue_is_cut_and_the_choice_is_among_what_is_shown(django_a
         MOST_TAGS,
     )
     assert found.chosen and found.variants[0].slug == "v-00299"
+
+
+def test_the_list_shows_the_newest_picture_of_the_person(catalogue):
+    person = make_user(username="person")
+    found = choices.search("red", ()).variants
+    image = make_image(job=make_job(owner=person, variant=found[0], status="succeeded"))
+    make_image(job=make_job(variant=found[1], status="succeeded"))  # of somebody else
+    shown = choices.listed(found, owner=person)
+    assert [choice.variant for choice in shown] == list(found)
+    assert str(image.id) in shown[0].thumbnail
+    assert {choice.thumbnail for choice in shown[1:]} == {""}
+
+
+@pytest.mark.parametrize(
+    ("uncovered", "note"),
+    [
+        ("teacher", "slow: made by the teacher"),
+        ("student", "not trained yet"),
+        ("refuse", "not available yet"),
+    ],
+)
+def test_the_list_says_what_the_student_does_not_cover(catalogue, settings, uncovered, note):
+    settings.UNCOVERED = uncovered
+    person = make_user()
+    found = choices.search("red", ()).variants
+    make_release(name="teacher-1", kind=Release.Kind.TEACHER)
+    # Without a student there is no faster way.
+    assert {choice.note for choice in choices.listed(found, owner=person)} == {""}
+    make_release(covered_variants=[found[0].slug])
+    notes = [choice.note for choice in choices.listed(found, owner=person)]
+    assert notes[0] == "" and set(notes[1:]) == {note}
+
+
+def kinds() -> tuple[tuple[str, ...], ...]:
+    return ("vase", "bowl", "cube"), ("red", "blue")
+
+
+def test_tags_are_grouped_by_kind(catalogue, settings):
+    settings.TAG_KINDS = f"{__name__}.kinds"
+    rows = [{tag.name for tag in row} for row in choices.search("", ()).tags_by_kind]
+    assert rows == [{"vase", "bowl", "cube"}, {"red", "blue"}, {"glass", "clay", "green"}]
+    settings.TAG_KINDS = ""
+    assert len(choices.search("", ()).tags_by_kind) == 1
 
 
 def test_releases_are_offered_the_active_ones_first_with_their_sizes(django_assert_num_queries):

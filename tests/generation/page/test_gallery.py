@@ -35,7 +35,7 @@ def test_pictures_are_shown_the_newest_first_and_each_leads_to_its_job():
     make_image(job=second, index=1)
     page = person.get("/gallery")
     assert shown(page) == [str(second.id), str(first.id)]
-    assert html(page).count('<img src="/v1/images/') == 3
+    assert html(page).count('<img src="/v1/images/') == 3 and "2 pictures" in words(page)
     picture = re.search(r'src="(/v1/images/[^"]+)"', html(page))
     assert picture and person.get(picture[1])["Content-Type"] == "image/webp"
     assert 'alt="a red glass vase on a wooden table, seed 1"' in html(page)
@@ -95,15 +95,39 @@ def test_one_prompt_alone():
     assert person.get("/gallery", {"variant": "unknown"}).status_code == 404
 
 
+def test_filters_find_by_words_tag_and_day():
+    person = Person()
+    at = timezone.now().replace(year=2026, month=3, day=9, hour=23, minute=30)
+    blue = make_variant(text="a blue glass bowl", tags=["bowl", "blue"])
+    first = ended(person, variant=blue, created_at=at)
+    second = ended(person, variant=blue, created_at=at + timedelta(hours=1))
+    third = ended(person, variant=make_variant(text="a red vase", tags=["vase", "red"]))
+
+    def found(**asked: str) -> list[str]:
+        return shown(person.get("/gallery", asked))
+
+    everything = [str(third.id), str(second.id), str(first.id)]
+    assert found(q="Bowl  BLUE") == found(tag="bowl") == everything[1:]
+    assert found(q="blue", since="2026-03-10") == [str(second.id)]
+    assert found(until="2026-03-09") == [str(first.id)]
+    assert found(since="2026-03-09", until="2026-03-10", tag="blue") == everything[1:]
+    assert found(q="", tag="", since="", until="", utm_source="mail") == everything
+    assert "No picture of yours fits." in words(person.get("/gallery", {"q": "green"}))
+    assert person.get("/gallery", {"since": "yesterday"}).status_code == 400
+    page = person.get("/gallery", {"q": "bl", "since": "2026-03-01"})
+    assert 'value="bl"' in html(page) and 'value="2026-03-01"' in html(page)
+    assert "?q=bl&since=2026-03-01" in html(page)  # for the next picture of these
+
+
 def test_more_pictures_cost_no_more_queries(django_assert_num_queries):
     person = Person()
     ended(person)
-    with django_assert_num_queries(4):  # session, person, jobs, images
+    with django_assert_num_queries(6):  # session, person, jobs, images, tags, their kinds
         person.get("/gallery")
     for _ in range(30):
         job = ended(person, variant=make_variant(), n=2)
         make_image(job=job, index=1)
-    with django_assert_num_queries(4):
+    with django_assert_num_queries(6):
         person.get("/gallery")
 
 

@@ -194,7 +194,8 @@ def test_pictures_are_deleted_for_good(person, done):
     assert answer["Location"] == "/gallery" and done.purged_at and not done.images.exists()
     assert person.get(f"/jobs/{done.id}").status_code == 410
     assert person.post(f"/jobs/{done.id}/delete").status_code == 302  # once more changes nothing
-    assert str(done.id) not in html(person.get("/gallery"))
+    gallery = person.get("/gallery")
+    assert str(done.id) not in html(gallery) and "deleted." in words(gallery)
 
 
 # --- words ----------------------------------------------------------------------------------------

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import pytest
 from django.db import connection
 from django.test import Client
-from django.urls import get_resolver, reverse
+from django.urls import get_resolver, resolve, reverse
 
 from generation.images import storage
 from generation.models import Job
-from generation.page import responses
+from generation.page import responses, sharing
 from tests.client import API, problem
 from tests.people import make_image, make_job, make_release, make_user, make_variant
 from tests.person import Person, html, words
@@ -19,6 +19,9 @@ from tests.person import Person, html, words
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_server")]
 
 MODULE = "generation.page."
+
+
+POSTED = ("result-cancel", "result-delete", "picture-mark", "picture-delete")
 
 
 @pytest.fixture
@@ -29,13 +32,19 @@ def job() -> Job:
 
 
 def addresses(job: Job) -> Iterator[tuple[str, str]]:
-    """(name, path) of the whole page."""
+    """(name, path) of the whole page, of this job and its picture."""
+    image = job.images.get()
+    values = {
+        "job_id": job.id,
+        "image_id": image.id,
+        "token": sharing.path(image.id).split("/")[-1],
+    }
     for part in get_resolver().url_patterns:
         for pattern in getattr(part, "url_patterns", [part]):
             callback = getattr(pattern, "callback", None)
             if callback is not None and callback.__module__.startswith(MODULE):
-                arguments = [job.id] if pattern.pattern.converters else []
-                yield pattern.name, reverse(pattern.name, args=arguments)
+                named = {name: values[name] for name in pattern.pattern.converters}
+                yield pattern.name, reverse(pattern.name, kwargs=named)
 
 
 # --- who ------------------------------------------------------------------------------------------
@@ -51,7 +60,7 @@ def test_the_root_is_a_login_with_links_that_lead_somewhere():
 def test_everything_else_asks_who_has_not_logged_in_to_do_so(job):
     asked = dict(addresses(job))
     assert len(asked) >= 10
-    for name in asked.keys() - {"home", "login", "logout", "result-events"}:
+    for name in asked.keys() - {"home", "login", "logout", "result-events", "shared"}:
         answer = Client().get(asked[name])
         assert (answer.status_code, answer["Location"]) == (302, f"/login?next={asked[name]}"), name
     assert Client().get(asked["result-events"]).status_code == 403
@@ -79,7 +88,8 @@ def test_logging_in_leads_on_and_out_again():
     form = {"username": "somebody", "csrfmiddlewaretoken": token[1], "next": "/gallery"}
 
     wrong = client.post("/login", {**form, "password": "no"})
-    assert wrong.status_code == 200 and "correct username and password" in words(wrong)
+    assert wrong.status_code == 200 and "The user name or the password is wrong." in words(wrong)
+    assert re.search(r'type="password"[^>]* autofocus', html(wrong))  # that is typed again
     assert 'value="somebody"' in html(wrong)  # nothing that was typed is lost
 
     answer = client.post("/login", {**form, "password": "a good password"})
@@ -111,8 +121,8 @@ def test_an_account_that_was_closed_sees_nothing():
 def test_what_belongs_to_somebody_else_does_not_exist(job):
     person = Person()
     for name, path in addresses(job):
-        if str(job.id) in path:
-            method = person.post if name in ("result-cancel", "result-delete") else person.get
+        if "<" in resolve(path).route and name != "shared":
+            method = person.post if name in POSTED else person.get
             assert method(path).status_code == 404, name
     job.refresh_from_db()
     assert (job.status, job.purged_at) == ("succeeded", None)

@@ -1,0 +1,122 @@
+"""Filters of the gallery: by words of the prompt, prompt variant, tag, day, favourites."""
+
+from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta
+from typing import Any
+from urllib.parse import urlencode
+
+from django.db.models import Exists, OuterRef, Q, QuerySet
+from django.http import Http404
+from django.utils import timezone
+from rest_framework import serializers
+
+from generation.api.serializers.shapes import Strict
+from generation.api.views.jobs import owned
+from generation.catalogue.variants import MAX_WORDS
+from generation.engine.texts import normalize
+from generation.models import Favourite, Job, PromptVariant
+from generation.page.presentation import pictures
+from generation.page.responses import PersonRequest, given
+
+ENDED = (Job.Status.SUCCEEDED, Job.Status.FAILED)
+
+
+class FilterQuery(Strict):
+    """q: words of the prompt; since, until: days in UTC; favourites: only images that the user marked."""
+
+    variant = serializers.SlugField()
+    q = serializers.CharField()
+    tag = serializers.CharField()
+    since = serializers.DateField()
+    until = serializers.DateField()
+    favourites = serializers.BooleanField(default=False)
+
+
+@dataclass(frozen=True)
+class Filter:
+    """What the gallery shows. variant: one prompt alone, found by its slug."""
+
+    q: str = ""
+    tag: str = ""
+    since: date | None = None
+    until: date | None = None
+    favourites: bool = False
+    variant: PromptVariant | None = None
+
+    @classmethod
+    def read(cls, request: PersonRequest) -> "Filter":
+        """Return the filter of a URL. Raises ValidationError, and Http404 for an unknown variant."""
+        return cls.of(given(FilterQuery, request))
+
+    @classmethod
+    def of(cls, asked: dict[str, Any]) -> "Filter":
+        slug = asked.get("variant")
+        variant = None if slug is None else PromptVariant.objects.filter(slug=slug).first()
+        if slug is not None and variant is None:
+            raise Http404
+        return cls(
+            asked.get("q", ""),
+            asked.get("tag", ""),
+            asked.get("since"),
+            asked.get("until"),
+            asked["favourites"],
+            variant,
+        )
+
+    def __bool__(self) -> bool:
+        return self != Filter()
+
+    @property
+    def values(self) -> dict[str, str]:
+        """Return the parameters of a URL with this filter."""
+        named = {
+            "variant": self.variant.slug if self.variant else "",
+            "q": self.q,
+            "tag": self.tag,
+            "since": self.since.isoformat() if self.since else "",
+            "until": self.until.isoformat() if self.until else "",
+            "favourites": "true" if self.favourites else "",
+        }
+        return {name: value for name, value in named.items() if value}
+
+    @property
+    def suffix(self) -> str:
+        """Return the query of a URL with this filter, "" if there is none."""
+        return f"?{urlencode(self.values)}" if self else ""
+
+    def jobs(self, request: PersonRequest) -> QuerySet[Job]:
+        """Return the user's jobs that it shows, the newest first."""
+        rows = owned(request).filter(status__in=ENDED, purged_at__isnull=True)
+        if self.variant is not None:
+            rows = rows.filter(variant=self.variant)
+        for word in normalize(self.q).split()[:MAX_WORDS]:
+            rows = rows.filter(variant__normalized_text__contains=word)
+        if self.tag:
+            rows = rows.filter(variant__tags__contains=[self.tag])
+        if self.since:
+            rows = rows.filter(created_at__gte=_start(self.since))
+        if self.until:
+            rows = rows.filter(created_at__lt=_start(self.until) + timedelta(days=1))
+        if self.favourites:
+            marked = Favourite.objects.filter(owner=request.user, image__job=OuterRef("pk"))
+            rows = rows.filter(Exists(marked))
+        return rows.order_by("-created_at", "-id")
+
+    def images(self, owner: Any) -> QuerySet[Any, Any]:
+        """Return the images of these jobs that it shows."""
+        found = pictures(owner)
+        return found.filter(is_favourite=True) if self.favourites else found
+
+
+def _start(day: date) -> datetime:
+    return datetime.combine(day, time.min, timezone.get_default_timezone())
+
+
+def before(job: Job) -> Q:
+    """Return the condition on jobs that the gallery shows them after this one."""
+    return Q(created_at__lt=job.created_at) | Q(created_at=job.created_at, id__lt=job.id)
+
+
+def after(job: Job) -> Q:
+    """Return the condition on jobs that the gallery shows them ahead of this one."""
+    return Q(created_at__gt=job.created_at) | Q(created_at=job.created_at, id__gt=job.id)

@@ -1,0 +1,108 @@
+"""Page of one picture, which the page's script shows in a dialog: its facts, and the pictures before and after it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import structlog
+from django.contrib import messages
+from django.http import HttpResponse, HttpResponseBase, HttpResponseRedirect
+from django.shortcuts import render
+from django.urls import reverse
+from django_htmx.http import trigger_client_event
+
+from generation.api.views import images
+from generation.jobs import retention
+from generation.models import Favourite, Image, Job
+from generation.page import sharing
+from generation.page.filters import Filter, after, before
+from generation.page.presentation import Picture, Shown, pictures
+from generation.page.responses import PageView, PersonRequest
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The pictures that the gallery shows beside one."""
+
+    previous: UUID | None
+    next: UUID | None
+
+
+def neighbours(request: PersonRequest, image: Image, wanted: Filter) -> Neighbours:
+    own = wanted.images(request.user).filter(job=image.job)
+    previous = _id(own.filter(index__lt=image.index).order_by("-index"))
+    following = _id(own.filter(index__gt=image.index).order_by("index"))
+    jobs = wanted.jobs(request).filter(status=Job.Status.SUCCEEDED)
+    if previous is None:
+        newer = jobs.filter(after(image.job), created_at__gte=image.job.created_at)
+        previous = _of_first(newer.order_by("created_at", "id"), wanted, request, ["-index"])
+    if following is None:
+        older = jobs.filter(before(image.job), created_at__lte=image.job.created_at)
+        following = _of_first(older, wanted, request, ["index"])
+    return Neighbours(previous, following)
+
+
+def _of_first(
+    jobs: Any, wanted: Filter, request: PersonRequest, order: Sequence[str]
+) -> UUID | None:
+    job = jobs.values_list("id", flat=True).first()
+    return (
+        None if job is None else _id(wanted.images(request.user).filter(job=job).order_by(*order))
+    )
+
+
+def _id(rows: Any) -> UUID | None:
+    return rows.values_list("id", flat=True).first()
+
+
+class PicturePage(PageView):
+    def dispatch(self, request: Any, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        structlog.contextvars.bind_contextvars(image_id=str(kwargs["image_id"]))
+        return super().dispatch(request, *args, **kwargs)
+
+    def find(self, image_id: UUID) -> Image:
+        """Return the user's image. Raises Http404, JobPurged."""
+        return images.find(image_id, job__owner_id=self.request.user.pk)
+
+
+class ShowPicture(PicturePage):
+    def get(self, request: PersonRequest, image_id: UUID) -> HttpResponse:
+        self.find(image_id)  # raises the reason
+        rows = pictures(request.user).select_related(
+            "job__variant", "job__release", "job__embedding"
+        )
+        image = rows.defer("job__embedding__data").get(id=image_id)
+        wanted = Filter.read(request)
+        facts = {
+            "picture": Picture(image),
+            "shown": Shown(image.job),
+            "beside": neighbours(request, image, wanted),
+            "filter": wanted,
+            "share_url": request.build_absolute_uri(sharing.path(image.id)),
+            "share_days": sharing.DAYS,
+        }
+        name = "picture_part" if request.htmx else "picture"
+        return render(request, f"generation/page/{name}.html", facts)
+
+
+class Mark(PicturePage):
+    """Make the picture a favourite, or none if it is one."""
+
+    def post(self, request: PersonRequest, image_id: UUID) -> HttpResponseBase:
+        image = self.find(image_id)
+        row, is_new = Favourite.objects.get_or_create(owner=request.user, image=image)
+        if not is_new:
+            row.delete()
+        if not request.htmx:
+            return HttpResponseRedirect(reverse("picture", args=[image_id]))
+        marked = {"image": str(image_id), "is_favourite": is_new}
+        return trigger_client_event(HttpResponse(status=204), "marked", marked)
+
+
+class DeletePicture(PicturePage):
+    def post(self, request: PersonRequest, image_id: UUID) -> HttpResponseBase:
+        image = self.find(image_id)
+        retention.remove_images(image.job_id, [image.id])
+        messages.success(request, "The picture was deleted.")
+        return HttpResponseRedirect(reverse("gallery"))

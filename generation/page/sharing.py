@@ -1,0 +1,55 @@
+"""Links to one picture for people without an account: signed, valid for DAYS, and no longer than the picture."""
+
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from django.core.signing import BadSignature, SignatureExpired, TimestampSigner
+from django.http import HttpResponse, HttpResponseBase
+from django.shortcuts import render
+from django.urls import reverse
+from django.views import View
+from rest_framework.request import Request
+
+from generation.api.views import images, refusals
+from generation.errors import LinkExpired, LinkInvalid
+from generation.page.presentation import Picture, Shown
+from generation.page.responses import protected, refused
+
+DAYS = 30
+SALT = "retort.share"
+
+
+def path(image_id: UUID) -> str:
+    """Return the path of the page that shows the image to everybody."""
+    return reverse("shared", args=[TimestampSigner(salt=SALT).sign(image_id.hex)])
+
+
+def read(token: str) -> UUID:
+    """Return the id of the image. Raises LinkInvalid and LinkExpired."""
+    try:
+        return UUID(TimestampSigner(salt=SALT).unsign(token, max_age=timedelta(days=DAYS)))
+    except SignatureExpired as error:
+        raise LinkExpired(f"It was valid for {DAYS} days. Ask its sender for a new one.") from error
+    except BadSignature as error:
+        raise LinkInvalid("The link is incomplete. Ask its sender for the whole link.") from error
+
+
+class Shared(View):
+    """A picture, for everybody who has the link."""
+
+    def dispatch(self, request: Any, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        try:
+            response = super().dispatch(request, *args, **kwargs)
+        except Exception as error:
+            refusal = refusals.of(error, Request(request))
+            if refusal is None:
+                raise
+            response = refused(request, refusal)
+        response["X-Robots-Tag"] = "noindex"
+        return protected(response)
+
+    def get(self, request: Any, token: str) -> HttpResponse:
+        image = images.find(read(token))
+        facts = {"picture": Picture(image), "shown": Shown(image.job)}
+        return render(request, "generation/page/shared.html", facts)

@@ -1,0 +1,109 @@
+"""Several chosen pictures: zip, favourites, deletion after a question."""
+
+import io
+import zipfile
+
+import pytest
+
+from generation.images import storage
+from generation.models import Favourite, Image, Job
+from generation.page import selection
+from tests.people import make_image, make_job, make_variant
+from tests.person import Person, html, words
+
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_server")]
+
+PATH = "/gallery/chosen"
+
+
+@pytest.fixture
+def person() -> Person:
+    return Person()
+
+
+@pytest.fixture
+def done(person) -> Job:
+    job = make_job(owner=person.user, status="succeeded", n=3, seed=41)
+    for index in range(3):
+        make_image(job=job, index=index, color=(index, 0, 0))
+    return job
+
+
+def ids(job: Job) -> list[str]:
+    return [str(image.id) for image in job.images.all()]
+
+
+def unzipped(answer) -> dict[str, bytes]:
+    assert answer["Content-Type"] == "application/zip"
+    with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+        assert archive.testzip() is None
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def test_a_zip_has_the_files_named_by_prompt_and_seed(person, done):
+    twin = make_job(owner=person.user, status="succeeded", seed=41)
+    make_image(job=twin)
+    foreign = make_image(job=make_job(owner=Person(username="somebody").user, status="succeeded"))
+    chosen = [*ids(done)[:2], *ids(twin), str(foreign.id)]
+
+    answer = person.post(PATH, {"do": "download", "image": chosen})
+
+    files = unzipped(answer)
+    assert sorted(files) == [
+        "red-glass-vase-41-2.webp",
+        "red-glass-vase-41.webp",
+        "red-glass-vase-42.webp",
+    ]
+    assert files["red-glass-vase-42.webp"] == storage.read(done.images.get(index=1).file)
+    assert answer["Content-Disposition"].startswith('attachment; filename="retort-')
+
+
+def test_a_file_that_is_missing_is_named_in_the_zip(person, done):
+    storage.remove(done.images.get(index=0).file)
+    storage.remove(done.images.get(index=0).master)
+    files = unzipped(person.post(PATH, {"do": "download", "image": ids(done)}))
+    assert b"red-glass-vase-41.webp" in files.pop("missing.txt")
+    assert sorted(files) == ["red-glass-vase-42.webp", "red-glass-vase-43.webp"]
+
+
+def test_too_much_for_one_zip_is_refused(person, done, monkeypatch):
+    monkeypatch.setattr(selection, "MOST_BYTES", 100)
+    answer = person.post(PATH, {"do": "download", "image": ids(done)})
+    assert answer.status_code == 400 and "Choose at most" in words(answer)
+
+
+def test_several_become_favourites_once(person, done):
+    for _ in range(2):
+        answer = person.post(PATH, {"do": "favourite", "image": ids(done)[:2]})
+        assert answer["Location"] == "/gallery"
+    assert Favourite.objects.filter(owner=person.user).count() == 2
+
+
+def test_deletion_asks_first_and_takes_only_the_chosen(person, done):
+    other = make_job(
+        owner=person.user, status="succeeded", variant=make_variant(text="a blue bowl")
+    )
+    make_image(job=other)
+    chosen = [ids(done)[0], *ids(other)]
+
+    question = person.post(PATH, {"do": "delete", "image": chosen})
+    assert "Delete 2 pictures?" in words(question) and Image.objects.count() == 4
+    assert html(question).count('type="hidden" name="image"') == 2
+
+    answer = person.post(PATH, {"do": "delete-now", "image": chosen})
+    assert answer["Location"] == "/gallery"
+    assert "2 pictures were deleted." in words(person.get("/gallery"))
+    other.refresh_from_db()
+    assert other.purged_at is not None and len(ids(done)) == 2
+
+
+@pytest.mark.parametrize(
+    "form", [{"do": "download"}, {"do": "delete"}, {}, {"do": "x", "image": "x"}]
+)
+def test_nothing_chosen_is_said(person, form):
+    assert person.post(PATH, form).status_code == 400
+
+
+def test_pictures_of_others_cannot_be_chosen(person, done):
+    answer = Person(username="somebody").post(PATH, {"do": "delete-now", "image": ids(done)})
+    assert answer.status_code == 400 and Image.objects.count() == 3

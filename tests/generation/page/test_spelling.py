@@ -1,0 +1,45 @@
+"""Correction of mistyped words in a search."""
+
+import pytest
+
+from generation.page import choices, spelling
+from tests.people import make_variant
+
+KNOWN = ["a", "red", "glass", "vase", "on", "wooden", "table", "ball", "bowl", "blue", "plastic"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant", "is_slip"),
+    [
+        ("red galss vase", "red glass vase", True),
+        ("blu vasse", "blu vase", True),  # blu is the beginning of a word
+        ("bleu vase", "blue vase", True),
+        ("red plastik", "red plastic", False),  # another letter may be another word
+    ],
+)
+def test_words_that_are_not_known_are_corrected(typed: str, meant: str, is_slip: bool):
+    words = typed.split()
+    corrected = spelling.correct(words, KNOWN)
+    assert corrected == meant.split()
+    assert spelling.are_slips(words, corrected) is is_slip
+
+
+def test_a_word_that_is_like_no_other_corrects_nothing():
+    assert spelling.correct(["red", "elephant"], KNOWN) is None
+
+
+@pytest.mark.django_db
+def test_a_slip_chooses_what_was_meant_and_a_guess_is_only_offered():
+    for text in ("a red glass vase", "a red plastic ball", "a blue bowl"):
+        make_variant(text=text)
+    found = choices.search("red galss vase", ())
+    assert (found.meant, found.chosen and found.chosen.text) == (
+        "red glass vase",
+        "a red glass vase",
+    )
+    assert found.is_wording
+    found = choices.search("red plastik", ())
+    assert (found.meant, found.chosen) == ("red plastic", None)
+    assert [variant.text for variant in found.variants] == ["a red plastic ball"]
+    assert choices.search("red galss vase", (), is_own_text=True).chosen is None
+    assert choices.search("glass", ()).meant == choices.search("elephant", ()).meant == ""
