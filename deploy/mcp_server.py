@@ -9,12 +9,12 @@ It needs this file and the package `mcp` alone. The key needs the scopes variant
 
 import os
 import sys
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any
 
 import httpx
 from mcp.server.mcpserver import Image, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 WAIT_SECONDS = 60  # the longest that a request may wait for its job
 MOST_WAITS = 5
@@ -27,13 +27,13 @@ server = MCPServer(
 )
 
 
-class Prompt(TypedDict):
+class Prompt(BaseModel):
     variant: str
     text: str
     tags: list[str]
 
 
-class Prompts(TypedDict):
+class Prompts(BaseModel):
     """more: value of `cursor` for the next prompts, "" if there are no more."""
 
     prompts: list[Prompt]
@@ -56,13 +56,13 @@ async def list_prompts(
             params={name: value for name, value in asked.items() if value},
         )
     following = answer["next"]
-    return {
-        "prompts": [
-            {"variant": row["slug"], "text": row["text"], "tags": row["tags"]}
+    return Prompts(
+        prompts=[
+            Prompt(variant=row["slug"], text=row["text"], tags=row["tags"])
             for row in answer["results"]
         ],
-        "more": httpx.URL(following).params.get("cursor", "") if following else "",
-    }
+        more=httpx.URL(following).params.get("cursor", "") if following else "",
+    )
 
 
 @server.tool(structured_output=False)

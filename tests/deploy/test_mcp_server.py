@@ -51,6 +51,7 @@ def test_it_says_what_it_can_do_and_lists_prompts(ask):
         return [tool.name for tool in tools.tools], every, some
 
     names, every, some = ask(talk)
+    assert not every.is_error, every.content
     assert names == ["list_prompts", "make_picture"]
     texts = [row["text"] for row in every.structured_content["prompts"]]
     assert texts == ["a blue bowl", "a red vase"] and every.structured_content["more"] == ""
@@ -81,4 +82,4 @@ def test_it_makes_pictures(ask):
 def test_a_refusal_comes_in_the_words_of_the_api(ask):
     refused = ask(lambda client: client.call_tool("make_picture", {"prompt": "a green cube"}))
     assert refused.is_error and Job.objects.count() == 0
-    assert "No encode worker is running." in refused.content[0].text
+    assert "No prompt variant has the text" in refused.content[0].text

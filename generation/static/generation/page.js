@@ -93,6 +93,12 @@
     if (event.target === lightbox) lightbox.close(); // beside the dialog
   });
 
+  // Such a click opens another tab.
+  document.addEventListener("click", (event) => {
+    const isElsewhere = event.ctrlKey || event.metaKey || event.shiftKey;
+    if (isElsewhere && event.target.closest('a[hx-target="#lightbox-content"]')) event.stopPropagation();
+  }, { capture: true });
+
   function turn(way) {
     const link = lightbox.querySelector(`a[rel="${way}"]`);
     if (link) link.click();
