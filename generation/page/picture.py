@@ -17,7 +17,7 @@ from generation.jobs import retention
 from generation.models import Favourite, Image, Job
 from generation.page import sharing
 from generation.page.filters import Filter, after, before
-from generation.page.presentation import Picture, Shown, pictures
+from generation.page.presentation import Picture, Shown, pictures, with_job
 from generation.page.responses import PageView, PersonRequest
 
 
@@ -69,10 +69,7 @@ class PicturePage(PageView):
 class ShowPicture(PicturePage):
     def get(self, request: PersonRequest, image_id: UUID) -> HttpResponse:
         self.find(image_id)  # raises the reason
-        rows = pictures(request.user).select_related(
-            "job__variant", "job__release", "job__embedding"
-        )
-        image = rows.defer("job__embedding__data").get(id=image_id)
+        image = with_job(pictures(request.user)).get(id=image_id)
         wanted = Filter.read(request)
         facts = {
             "picture": Picture(image),

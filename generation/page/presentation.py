@@ -216,6 +216,12 @@ def pictures(owner: Any) -> QuerySet[Any, Any]:
     return Image.objects.annotate(is_favourite=Exists(marked))
 
 
+def with_job(rows: QuerySet[Any, Any]) -> QuerySet[Any, Any]:
+    """Read with these images what is shown of their jobs, without the data of the embedding (100 KB)."""
+    related = rows.select_related("job__variant", "job__release", "job__embedding")
+    return related.defer("job__embedding__data")
+
+
 def shown(rows: QuerySet[Job], images: QuerySet[Image] | None = None) -> list[Shown]:
     """Return jobs for display with their images, in two queries. images: those to show, default all."""
     found = Image.objects.all() if images is None else images

@@ -20,7 +20,7 @@ from generation.images import store as images
 from generation.jobs import retention
 from generation.models import Favourite, Image
 from generation.page.jobs import DELETED
-from generation.page.presentation import Picture
+from generation.page.presentation import Picture, with_job
 from generation.page.responses import PageView, PersonRequest, read
 
 MOST = 500  # pictures at once
@@ -49,11 +49,7 @@ class Selection(PageView):
     def post(self, request: PersonRequest) -> HttpResponseBase:
         asked = read(SelectionForm, request.POST)
         rows = Image.objects.filter(id__in=asked.get("image", ()), job__owner_id=request.user.pk)
-        chosen = list(
-            rows.select_related("job__variant", "job__embedding")
-            .defer("job__embedding__data")
-            .order_by("-job__created_at", "-job__id", "index")
-        )
+        chosen = list(with_job(rows).order_by("-job__created_at", "-job__id", "index"))
         if not chosen:
             raise InvalidRequest("No picture is chosen. Tick the boxes of some in the gallery.")
         if asked["do"] == DOWNLOAD:

@@ -13,7 +13,8 @@ from rest_framework.request import Request
 
 from generation.api.views import images, refusals
 from generation.errors import LinkExpired, LinkInvalid
-from generation.page.presentation import Picture, Shown
+from generation.models import Image
+from generation.page.presentation import Picture, Shown, with_job
 from generation.page.responses import protected, refused
 
 DAYS = 30
@@ -50,6 +51,7 @@ class Shared(View):
         return protected(response)
 
     def get(self, request: Any, token: str) -> HttpResponse:
-        image = images.find(read(token))
+        found = images.find(read(token))
+        image = with_job(Image.objects.all()).get(id=found.id)
         facts = {"picture": Picture(image), "shown": Shown(image.job)}
         return render(request, "generation/page/shared.html", facts)
