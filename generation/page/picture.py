@@ -30,6 +30,7 @@ class Neighbours:
 
 
 def neighbours(request: PersonRequest, image: Image, wanted: Filter) -> Neighbours:
+    """Return the neighbours in this job, else in the next jobs that the filter shows."""
     own = wanted.images(request.user).filter(job=image.job)
     previous = _id(own.filter(index__lt=image.index).order_by("-index"))
     following = _id(own.filter(index__gt=image.index).order_by("index"))
@@ -46,10 +47,10 @@ def neighbours(request: PersonRequest, image: Image, wanted: Filter) -> Neighbou
 def _of_first(
     jobs: Any, wanted: Filter, request: PersonRequest, order: Sequence[str]
 ) -> UUID | None:
-    job = jobs.values_list("id", flat=True).first()
-    return (
-        None if job is None else _id(wanted.images(request.user).filter(job=job).order_by(*order))
-    )
+    job = _id(jobs)
+    if job is None:
+        return None
+    return _id(wanted.images(request.user).filter(job=job).order_by(*order))
 
 
 def _id(rows: Any) -> UUID | None:
