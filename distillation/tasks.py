@@ -6,7 +6,7 @@ from celery import shared_task
 from distillation import notifications
 from distillation.examples import lifecycle as examples
 from distillation.models import ImageSource, Run
-from distillation.runs import canary, policy
+from distillation.runs import announcements, canary, policy
 from distillation.runs import lifecycle as runs
 from generation.infra.bootstep import QueueStep
 
@@ -53,6 +53,12 @@ def consider(**_: object) -> None:
 def watch_canary(**_: object) -> None:
     """Promote or withdraw the release that serves a share of the jobs, when enough of them are known."""
     canary.watch()
+
+
+@shared_task(name="distillation.announce", ignore_result=True)
+def announce() -> None:
+    """Tell people by mail of candidates that wait for them."""
+    announcements.announce()
 
 
 @shared_task(name="distillation.clean", ignore_result=True)

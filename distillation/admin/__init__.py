@@ -1,6 +1,7 @@
 """Admin pages of distillation, one module per subject. They show rows and call the app's functions."""
 
 from distillation.admin import (
+    decisions,
     detectors,
     evaluations,
     examples,
@@ -12,6 +13,7 @@ from distillation.admin import (
 )
 
 __all__ = [
+    "decisions",
     "detectors",
     "evaluations",
     "examples",

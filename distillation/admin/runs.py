@@ -1,39 +1,34 @@
-"""Admin of runs: start, progress, gate, results; pause, resume, cancel."""
+"""Admin of runs: start, progress, gate, decisions, results; pause, resume, cancel."""
 
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from django import forms
 from django.conf import settings
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.db.models import Count, QuerySet
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404, redirect
+from django.template.loader import render_to_string
 from django.urls import path, reverse
 from django.utils.html import format_html
-from rest_framework.exceptions import APIException
 from unfold.admin import ModelAdmin
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from unfold.decorators import action, display
-from unfold.widgets import (
-    UnfoldAdminFileFieldWidget,
-    UnfoldAdminSelectWidget,
-    UnfoldBooleanSwitchWidget,
-)
 
-from distillation.admin import evaluations, files
-from distillation.models import Decision, Run
-from distillation.pipeline.summaries import SUMMARIES
-from distillation.runs import curves, folders, reports
+from distillation.admin import approvals, evaluations, files, run_form
+from distillation.admin.approvals import ApprovalsMixin
+from distillation.admin.run_form import RunForm
+from distillation.errors import DistillationRefused
+from distillation.models import Run
+from distillation.runs import approval, curves, durations, explanation, folders, reports, stage_list
 from distillation.runs import lifecycle as runs
 from distillation.runs import policy as redistillation
 from generation.admin import pictures
 from generation.admin.actions import ObjectActionsMixin, ReadOnlyMixin
 from generation.admin.jobs import seconds_between
-from generation.api.parsers import StrictJSON
 from generation.errors import GenerationError
 
 FILES = (
@@ -41,64 +36,13 @@ FILES = (
     reports.SHEETS[0],
     reports.REPORT,
 )  # of the evaluation, shown on its page
-MOST_BYTES = 100_000  # of an uploaded recipe
-
-
-class RunForm(forms.ModelForm):
-    """Form to start a run."""
-
-    changes = forms.FileField(
-        label="Changed recipe",
-        required=False,
-        widget=UnfoldAdminFileFieldWidget,
-        help_text='A JSON file instead of a name: {"recipe": NAME, FIELD: VALUE, …}.',
-    )
-    trains_on = forms.BooleanField(
-        label="Continue from the active student",
-        initial=True,
-        required=False,
-        widget=UnfoldBooleanSwitchWidget,
-        help_text="Takes minutes instead of hours. Otherwise a new student is derived from the teacher.",
-    )
-
-    class Meta:
-        model = Run
-        fields = ("policy",)
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        choices = [(policy, policy.label) for policy in redistillation.policies()]
-        offered = [(name, f"{name}: {about}") for name, about in _recipes()]
-        self.fields["recipe"] = forms.ChoiceField(choices=offered, widget=UnfoldAdminSelectWidget)
-        self.fields["policy"] = forms.ChoiceField(choices=choices, widget=UnfoldAdminSelectWidget)
-
-    def clean_recipe(self) -> dict[str, Any]:
-        try:
-            return redistillation.described(self.cleaned_data["recipe"])
-        except GenerationError as error:
-            raise forms.ValidationError(error.detail) from error
-
-    def clean_changes(self) -> dict[str, Any] | None:
-        file = self.cleaned_data["changes"]
-        if file is None:
-            return None
-        if file.size > MOST_BYTES:
-            raise forms.ValidationError(f"A recipe has at most {MOST_BYTES} bytes.")
-        try:
-            return redistillation.check_description(StrictJSON().parse(file), file.name)
-        except (APIException, GenerationError) as error:
-            raise forms.ValidationError(str(error.detail)) from error
-
-
-def _recipes() -> list[tuple[str, str]]:
-    """Return the recipes that can be chosen, each with a sentence; first the server's own if it is a file."""
-    own = settings.DISTILLATION_RECIPE
-    first = [] if own in SUMMARIES else [(own, "the recipe of this server (DISTILLATION_RECIPE).")]
-    return [*first, *SUMMARIES.items()]
+PROGRESS = "distillation/admin/run_progress.html"
+SLICES = 12  # latest ones shown
+PLAN = "_plan"  # name of the button that shows what would begin
 
 
 @admin.register(Run)
-class RunAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
+class RunAdmin(ApprovalsMixin, ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
     list_display = ("named", "status_badge", "progress", "outcome_badge", "what_for", "took", "created")  # fmt: skip
     list_filter = (("status", ChoicesDropdownFilter), ("outcome", ChoicesDropdownFilter))
     list_filter_submit = True
@@ -107,6 +51,7 @@ class RunAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
     actions = ("pause", "resume", "cancel")
     object_actions = ("pause", "resume", "cancel")
     change_form_outer_before_template = "distillation/admin/run.html"
+    change_form_after_template = "distillation/admin/run_start.html"
     readonly_fields = ("status_badge", "outcome_badge")
     fieldsets = (
         (
@@ -154,7 +99,8 @@ class RunAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
         return [] if obj is None else super().get_readonly_fields(request, obj)
 
     def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
-        return {"recipe": settings.DISTILLATION_RECIPE, "policy": settings.PROMOTION}
+        default = {"recipe": settings.DISTILLATION_RECIPE, "policy": settings.PROMOTION}
+        return default | getattr(request, "given", {})
 
     def changeform_view(
         self,
@@ -164,21 +110,25 @@ class RunAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
         extra_context: dict[str, Any] | None = None,
     ) -> Any:
         if object_id is None:  # ReadOnlyMixin forbids POST
+            context = dict(extra_context or {})
             try:
-                return ModelAdmin.changeform_view(self, request, None, form_url, extra_context)
+                if request.method == "POST" and PLAN in request.POST:
+                    form = self.get_form(request)(request.POST, request.FILES)
+                    if form.is_valid():
+                        context["plan"] = run_form.plan(form, request.user)
+                        # The form is shown again with what was given, and nothing is saved.
+                        request.method, request.given = "GET", form.given()  # type: ignore[attr-defined]
+                return ModelAdmin.changeform_view(self, request, None, form_url, context)
             except GenerationError as error:
                 messages.error(request, error.detail)
                 return redirect(request.get_full_path())
         return super().changeform_view(request, object_id, form_url, extra_context)
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
-        data = form.cleaned_data
-        run = redistillation.start(
-            recipe=data["changes"] or data["recipe"],
-            is_warm=data["trains_on"],
-            policy=data["policy"],
-            created_by=request.user,
-        )
+        planned = run_form.plan(form, request.user)
+        if planned.unfit:
+            raise DistillationRefused(" ".join(planned.unfit))
+        run = redistillation.start(**form.arguments(request.user))
         obj.__dict__.update(run.__dict__)
 
     # --- pages
@@ -207,6 +157,7 @@ class RunAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
             "stage": run.stage,
             "slice": run.token,
             "is_open": run.is_open,
+            "html": render_to_string(PROGRESS, self._progress(run)),
             "curves": [asdict(curve) for curve in curves.curves(run)],
             "samples": None
             if sheet is None
@@ -234,30 +185,41 @@ class RunAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
         run = get_object_or_404(Run, pk=run_id)
         return files.respond(request, _files(run).get(name))
 
+    def _progress(self, run: Run) -> dict[str, Any]:
+        """Return the context of the part of the page that is shown again while the run is open."""
+        seconds = durations.worked([run.pk]).get(run.pk, 0.0)
+        left = durations.left(run, seconds)
+        return {
+            "run": run,
+            "badge": pictures.badge(run.status),
+            "outcome": pictures.badge(run.outcome),
+            "worked": durations.in_words(seconds) if run.token else "",
+            "left": durations.in_words(left) if left is not None else "",
+            "took": seconds_between(run.created_at, run.finished_at),
+            "stages": [
+                (stage, "" if stage.seconds is None else durations.in_words(stage.seconds))
+                for stage in stage_list.of(run)
+            ],
+            "lost": run.slices.filter(outcome="lost").count(),
+            "slices": [
+                {
+                    "row": row,
+                    "badge": pictures.badge(row.outcome),
+                    "took": seconds_between(row.started_at, row.ended_at),
+                }
+                for row in run.slices.order_by("-number")[:SLICES]
+            ],
+        }
+
     def panel(self, request: HttpRequest, obj: Any) -> dict[str, Any]:
-        slices = [
-            {
-                "row": row,
-                "badge": pictures.badge(row.outcome),
-                "took": seconds_between(row.started_at, row.ended_at),
-            }
-            for row in obj.slices.order_by("-number")[:12]
-        ]
         links = {
             name: reverse("admin:distillation_run_file", args=[obj.pk, name])
             for name in _files(obj)
         }
         sheet = next((name for name in FILES[:2] if name in links), None)
         is_measured = obj.release is not None and evaluations.of(obj.release) is not None
-        lost = obj.slices.filter(outcome="lost").count()
-        return {
-            "run": obj,
+        return self._progress(obj) | {
             "now": self._now(obj) | {"url": reverse("admin:distillation_run_now", args=[obj.pk])},
-            "badge": pictures.badge(obj.status),
-            "outcome": pictures.badge(obj.outcome),
-            "took": seconds_between(obj.created_at, obj.finished_at),
-            "slices": slices,
-            "lost": lost,
             "sheet": {"url": links[sheet], "caption": evaluations.CAPTIONS[sheet]}
             if sheet
             else None,
@@ -266,6 +228,9 @@ class RunAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
             if is_measured
             else None,
             "checks": obj.checks,
+            "explained": explanation.explain(obj.gate) if obj.gate else None,
+            "approvals": approvals.offered(request, obj),
+            "waits": approval.waiting().filter(pk=obj.pk).exists(),
         }
 
     # --- columns
@@ -351,20 +316,3 @@ def _files(run: Run) -> dict[str, Path]:
         for name in FILES
         if (path := place / name).is_file()
     }
-
-
-@admin.register(Decision)
-class DecisionAdmin(ReadOnlyMixin, ModelAdmin):
-    list_display = ("created", "verdict", "why", "run")
-    list_filter = ("is_start",)
-    list_select_related = ("run",)
-
-    created = pictures.when_column("created_at", "decided at")
-
-    @display(description="decision", ordering="is_start")
-    def verdict(self, decision: Decision) -> str:
-        return pictures.badge("started" if decision.is_start else "not started")
-
-    @display(description="reason")
-    def why(self, decision: Decision) -> str:
-        return str(decision)

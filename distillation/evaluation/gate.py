@@ -12,7 +12,7 @@ from torch import Tensor
 
 from distillation.evaluation import noninferiority
 from distillation.evaluation.measured import Measured
-from distillation.evaluation.noninferiority import NON_INFERIOR, NOT_MEASURED, Margins
+from distillation.evaluation.noninferiority import INCONCLUSIVE, NON_INFERIOR, NOT_MEASURED, Margins
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,10 @@ class Costs:
 
 @dataclass(frozen=True)
 class Check:
-    """found: the estimate; low: the lower end of its one-sided 95 % interval, if there is one."""
+    """found: the estimate; low: the lower end of its one-sided 95 % interval, if there is one.
+
+    decided: False if the measurements are too few or too uncertain to tell whether the limit is reached.
+    """
 
     name: str
     passed: bool
@@ -66,6 +69,7 @@ class Check:
     found: float | None
     low: float | None = None
     detail: str = ""
+    decided: bool = True
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,14 @@ def decide(
             )
     if not checks:
         checks.append(
-            Check("quality", False, 0.0, None, detail="No judge rated the pictures. Look at them.")
+            Check(
+                "quality",
+                False,
+                0.0,
+                None,
+                detail="No judge rated the pictures. Look at them.",
+                decided=False,
+            )
         )
     if recipe.variant is not None and candidate.right is not None:
         checks.append(_of_variants(recipe.variant, again))
@@ -138,6 +149,7 @@ def _against(name: str, margins: Margins, candidate: Measured, other: Measured) 
             ""
             if verdict.prompts >= noninferiority.FEWEST
             else f"{verdict.prompts} prompts are too few to decide; {noninferiority.FEWEST} are enough.",
+            verdict.outcome != INCONCLUSIVE,
         )
         for verdict in found
         if verdict.outcome != NOT_MEASURED

@@ -39,7 +39,8 @@ class Inputs:
     saw. folder: where the results are written. detector: its folder, for `prompts.stated`. clip_name: a folder or the
     hub's name of a CLIPModel; tokenizer: a folder, for a CLIP whose own has none. real_pictures: a folder of images.
     margins: set them before you look. speed: None = neither time nor memory is measured. cache: where pictures are
-    kept, None = in the folder; share one between several students to make the teacher's pictures only once.
+    kept, None = in the folder; share one between several students to make the teacher's pictures only once. new: slugs
+    that the sheets show first.
     """
 
     student: Path
@@ -55,6 +56,7 @@ class Inputs:
     speed: SpeedRecipe | None = None
     cache: Path | None = None
     device: str = "auto"
+    new: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.real_pictures is not None and self.clip_name is None:
@@ -119,7 +121,7 @@ def evaluate(inputs: Inputs, *, progress_bar: bool = True) -> Evaluation:
         seconds=clock.seconds,
     )
     measured.write(inputs.prompts.slugs, judged, inputs.folder)
-    report.write(evaluation, student, teacher, judged.right, inputs.folder)
+    report.write(evaluation, student, teacher, judged.right, inputs.folder, new=inputs.new)
     text = json.dumps(results.as_json(evaluation), indent=2, ensure_ascii=False, allow_nan=False)
     atomic.write_file(inputs.folder / "evaluation.json", text + "\n")
     return evaluation

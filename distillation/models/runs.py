@@ -36,8 +36,8 @@ class Run(models.Model):
         PROMOTED = "promoted", "promoted (activated)"
         CANARY = "canary", "canary (passed the gate, serves a share of the jobs)"
         WITHDRAWN = "withdrawn", "withdrawn (did worse than the active release)"
-        CANDIDATE = "candidate", "candidate (passed the gate, can be activated)"
-        REJECTED = "rejected", "rejected (did not pass the gate)"
+        CANDIDATE = "candidate", "candidate (a person decides)"
+        REJECTED = "rejected", "rejected (by the gate or a person)"
 
     OPEN = (Status.QUEUED, Status.RUNNING, Status.PAUSED)
 
@@ -93,6 +93,9 @@ class Run(models.Model):
         help_text="The active release that it was measured against.",
     )
     gate = models.JSONField(null=True, blank=True, help_text="The checks, each with its limit.")
+    announced_at = models.DateTimeField(
+        null=True, blank=True, help_text="When people were told by mail that its release waits."
+    )
     created_at = models.DateTimeField(default=timezone.now)
     started_at = models.DateTimeField(null=True, blank=True)
     finished_at = models.DateTimeField(null=True, blank=True)

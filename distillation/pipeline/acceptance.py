@@ -10,10 +10,11 @@ from distillation.evaluation import gate as gates
 from distillation.evaluation import measured, pictures, results
 from distillation.evaluation import run as evaluations
 from distillation.evaluation.gate import Costs, GateRecipe
+from distillation.evaluation.pictures import Album
 from distillation.evaluation.prompts import Prompts, seeds_of
 from distillation.evaluation.report import sheets
 from distillation.evaluation.results import Evaluation
-from distillation.pipeline.inputs import Inputs
+from distillation.pipeline.inputs import Inputs, new_rows
 from distillation.pipeline.recipes import Recipe
 from distillation.resumable import atomic
 from distillation.resumable.stages import Context
@@ -86,27 +87,39 @@ class Acceptance:
         atomic.write_file(context.folder / GATE_FILE, text + "\n")
 
     def _compare(self, active: Path, context: Context) -> None:
-        """Write a sheet of all three releases, of pictures that the two evaluations have made."""
-        covered = self._covered(self._catalogue.slugs)
-        prompts = self._catalogue.of([covered[row] for row in sheets.spread(len(covered))])
+        """Write a sheet of all three releases, of pictures that the two evaluations have made; new prompts first."""
+        slugs = self._catalogue.slugs
+        shown = sheets.chosen(len(slugs), new_rows(slugs, active))
+        covered = set(self._covered(slugs))
+        rows: list[sheets.Row] = []
+        for is_new in (True, False):
+            prompts = self._catalogue.of(
+                [slugs[row] for row in shown if (slugs[row] not in covered) == is_new]
+            )
+            if not len(prompts):
+                continue
+            albums = {
+                "teacher": self._pictures("teacher", self._inputs.teacher, prompts, context),
+                "active": None if is_new else self._pictures("active", active, prompts, context),
+                "candidate": self._pictures(
+                    "candidate", context.needs["bundle"] / RELEASE, prompts, context
+                ),
+            }
+            numbers = range(len(prompts))
+            rows += sheets.rows(
+                albums, prompts.texts, numbers=numbers, new=numbers if is_new else ()
+            )
+        atomic.make_file(context.folder / COMPARED, lambda path: sheets.write(path, rows))
+
+    def _pictures(self, name: str, release: Path, prompts: Prompts, context: Context) -> Album:
         each = min(COMPARED_SEEDS, self._recipe.evaluation.seeds_per_variant)
-        albums = {
-            name: pictures.make(
-                release,
-                prompts,
-                seeds_of(prompts.slugs, each=each),
-                cache=context.folder.parent / PICTURES,
-                title=f"pictures of the {name}",
-                progress_bar=context.progress_bar,
-            )
-            for name, release in (
-                ("teacher", self._inputs.teacher),
-                ("active", active),
-                ("candidate", context.needs["bundle"] / RELEASE),
-            )
-        }
-        atomic.make_file(
-            context.folder / COMPARED, lambda path: sheets.compare(path, albums, prompts.texts)
+        return pictures.make(
+            release,
+            prompts,
+            seeds_of(prompts.slugs, each=each),
+            cache=context.folder.parent / PICTURES,
+            title=f"pictures of the {name}",
+            progress_bar=context.progress_bar,
         )
 
     def _measured_again(
@@ -160,6 +173,7 @@ class Acceptance:
             margins=recipe.margins,
             speed=recipe.speed if is_timed else None,
             cache=context.folder.parent / PICTURES,
+            new=tuple(prompts.slugs[row] for row in new_rows(prompts.slugs, self._active)),
         )
         return evaluations.evaluate(inputs, progress_bar=context.progress_bar)
 

@@ -1,7 +1,7 @@
 """Inputs of a run: its folders, what identifies their content, and the networks and pairs read from them."""
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +12,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 from distillation.detector import network as detectors
 from distillation.detector.network import Detector
-from distillation.evaluation.report.sheets import spread
+from distillation.evaluation.report.sheets import chosen
 from distillation.resumable.stages import Context
 from distillation.trainers import catalogue as catalogues
 from distillation.trainers import pairs
@@ -112,9 +112,11 @@ class Loaded:
     def _shown(self, context: Context) -> Samples | None:
         """Return samples of the same pairs in all stages; None in other processes than the main one."""
         if self._samples is None and processes.is_main():
-            shown = spread(len(self.catalogue))
+            shown = chosen(len(self.catalogue), new_rows(self.catalogue.slugs, self._inputs.active))
             held_out = pairs.read(context.needs["pairs"], "held_out", prompts=shown)
-            self._samples = Samples(self.teacher, pairs=held_out, catalogue=self.catalogue)
+            self._samples = Samples(
+                self.teacher, pairs=held_out, catalogue=self.catalogue, order=shown
+            )
         return self._samples
 
     def unet(self, folder: Path) -> UNet2DConditionModel:
@@ -126,6 +128,12 @@ class Loaded:
     def decoder(self, folder: Path) -> AutoencoderTiny:
         """Load a stage's decoder, on the teacher's device."""
         return networks.load(AutoencoderTiny, folder / "vae").to(self.teacher.device)
+
+
+def new_rows(slugs: Sequence[str], active: Path | None) -> list[int]:
+    """Return the places of the prompts that the release to be replaced does not cover; none without one."""
+    covered = set() if active is None else set(releases.read(active).covered_variants)
+    return [row for row, slug in enumerate(slugs) if covered and slug not in covered]
 
 
 def digest(folder: Path | None, *, without: Collection[str] = ()) -> str:

@@ -53,7 +53,8 @@ class Recipe:
 
     image_size: of the teachers that it is made for, pixels a side. structure, decoder: None takes these networks from a
     student release (`warm`), both or the student alone. regression, matching, joint: None leaves the stage out. again:
-    the joint training of a run that begins with a student release.
+    the joint training of a run that begins with a student release. most_variants: of the catalogue, those first that
+    the active student does not cover; None: all.
     """
 
     name: str
@@ -71,8 +72,11 @@ class Recipe:
     quantise: QuantiseRecipe = field(default_factory=QuantiseRecipe)
     evaluation: EvaluationRecipe = field(default_factory=EvaluationRecipe)
     gate: GateRecipe = field(default_factory=GateRecipe)
+    most_variants: int | None = None
 
     def __post_init__(self) -> None:
+        if self.most_variants is not None and self.most_variants < 1:
+            raise ValueError(f"most_variants: at least 1, not {self.most_variants}.")
         if not self.timesteps or min(self.timesteps) < 0:
             raise ValueError(f"timesteps must be whole numbers from 0, not {self.timesteps}.")
         if any(later >= earlier for earlier, later in pairwise(self.timesteps)):
@@ -139,6 +143,22 @@ ONE_STEP = Recipe(
     again=JointRecipe(steps=1500, learning_rate=2e-4, least_margin=0.6),
     evaluation=EvaluationRecipe(),
 )
+REHEARSAL = replace(
+    ONE_STEP,
+    name="rehearsal",
+    summary=SUMMARIES["rehearsal"],
+    pairs=PairsRecipe(seeds_per_variant=4, num_inference_steps=4, path_timesteps=(749,)),
+    decoder=DecoderRecipe(
+        channels=48, blocks=(3, 3, 2, 0), steps=20, warmup=2, pictures=64, latent_noise=0.0
+    ),
+    structure=StructureRecipe(steps=20, warmup=2, batch=8),
+    regression=RegressionRecipe(steps=20, warmup=2, batch=8),
+    joint=JointRecipe(steps=20, warmup=2, batch=8),
+    again=JointRecipe(steps=20, warmup=2, batch=8),
+    quantise=QuantiseRecipe(steps=4, warmup=0, batch=8, measured=8),
+    evaluation=EvaluationRecipe(seeds_per_variant=2, speed=None),
+    most_variants=24,
+)
 TWO_STEP = replace(
     ONE_STEP,
     name="starter-2step",
@@ -167,6 +187,7 @@ RECIPES: dict[str, Recipe] = {
     for recipe in (
         ONE_STEP,
         TWO_STEP,
+        REHEARSAL,
         Recipe(
             name="sd15-tiny-1step",
             summary=SUMMARIES["sd15-tiny-1step"],

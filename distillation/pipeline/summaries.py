@@ -1,11 +1,13 @@
-"""Names, summaries and fields of the recipes. Loads no torch: the web process offers them."""
+"""Names, summaries and limits of the recipes. Loads no torch: the web process offers them."""
+
+from dataclasses import dataclass
 
 _METHOD = "The structure stage alone, ten passes."
 
 # Fields that a run may change; `recipes.Recipe` has them.
 FIELDS = (
     "name", "summary", "image_size", "timesteps", "student", "pairs", "decoder", "structure", "regression", "matching",
-    "joint", "again", "quantise", "evaluation", "gate",
+    "joint", "again", "quantise", "evaluation", "gate", "most_variants",
 )  # fmt: skip
 
 SUMMARIES: dict[str, str] = {
@@ -16,4 +18,35 @@ SUMMARIES: dict[str, str] = {
     "ensemble": f"Several teachers, weighted by their agreement. {_METHOD}",
     "mmd": f"MMD between the outputs of all layers (Huang & Wang 2017). {_METHOD}",
     "bayes": f"The teacher's posterior as the student's prior (Grabovoy & Strijov 2021). {_METHOD}",
+    "rehearsal": "All stages with a few steps for 24 prompt variants, new ones first: to try the way from here to a "
+    "decision. Its pictures are poor, and nobody but a person serves them.",
+}
+
+# Releases of these recipes are never activated, and never become a canary, without a person.
+REHEARSALS = frozenset({"rehearsal"})
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a recipe needs. again_steps: of the joint training that continues a student; None: it continues none.
+
+    most_variants: see `recipes.Recipe`.
+    """
+
+    image_size: int
+    timesteps: tuple[int, ...]
+    again_steps: int | None
+    most_variants: int | None = None
+
+
+_TEN_PASSES = Fit(128, tuple(range(999, 0, -100)), None)
+FITS: dict[str, Fit] = {
+    "starter-1step": Fit(128, (999,), 1500),
+    "starter-2step": Fit(128, (999, 499), 1500),
+    "sd15-tiny-1step": Fit(512, (625,), 2500),
+    "hinton": _TEN_PASSES,
+    "ensemble": _TEN_PASSES,
+    "mmd": _TEN_PASSES,
+    "bayes": _TEN_PASSES,
+    "rehearsal": Fit(128, (999,), 20, 24),
 }

@@ -20,6 +20,8 @@ from generation.releases import lifecycle as releases
 
 log = structlog.get_logger(__name__)
 
+Outcome = Run.Outcome
+
 # The comparison is repeated every few seconds, and images of one variant fail together: without these limits, canaries
 # as good as the active release were withdrawn after 26 and 61 images.
 FEWEST = 50  # minimum number of jobs or judged images of each release
@@ -141,15 +143,22 @@ def count(release: Release, canary: Release) -> Counts:
 
 
 def _tell_runs() -> None:
-    """Set the outcome of runs whose canary has ended, by whatever decision."""
-    for run in Run.objects.filter(outcome=Run.Outcome.CANARY, release__canary_percent=0):
-        Run.objects.filter(pk=run.pk, outcome=Run.Outcome.CANARY).update(outcome=_became(run))
+    """Set the outcome of runs whose canary has ended or whose candidate has moved, by whatever decision."""
+    ended = Q(outcome=Outcome.CANARY, release__canary_percent=0)
+    moved = Q(outcome=Outcome.CANDIDATE) & (
+        Q(release__canary_percent__gt=0)
+        | Q(release__status__in=(Release.Status.ACTIVE, Release.Status.REJECTED))
+    )
+    for run in Run.objects.filter(ended | moved).select_related("release"):
+        Run.objects.filter(pk=run.pk, outcome=run.outcome).update(outcome=_became(run))
 
 
 def _became(run: Run) -> Run.Outcome:
     release = run.release
     if release is None or release.status == Release.Status.REJECTED:
-        return Run.Outcome.WITHDRAWN
+        return Outcome.REJECTED if run.outcome == Outcome.CANDIDATE else Outcome.WITHDRAWN
+    if release.canary_percent:
+        return Outcome.CANARY
     # Retired: it was activated, and another one after it.
     was_served = release.status in (Release.Status.ACTIVE, Release.Status.RETIRED)
-    return Run.Outcome.PROMOTED if was_served else Run.Outcome.CANDIDATE
+    return Outcome.PROMOTED if was_served else Outcome.CANDIDATE

@@ -26,7 +26,7 @@ from django.db.models import Q
 from distillation.detector.errors import DetectorUnusable
 from distillation.models import Run
 from distillation.resumable import stages
-from distillation.runs import folders, policy, reports
+from distillation.runs import approval, folders, policy, reports
 from distillation.training.errors import TrainingError
 from generation.engine.errors import EngineError
 from generation.errors import GenerationError
@@ -67,7 +67,9 @@ def clean(
     found, aside = [], []
     with transaction.atomic():
         # Locked while folders are renamed: a slice writes its needs before it looks for existing stages.
-        wanted = [*Run.objects.select_for_update().filter(status__in=Run.OPEN), *_latest(kept_runs)]
+        opened = Run.objects.select_for_update().filter(status__in=Run.OPEN)
+        # Of what waits for a decision, people look at the pictures.
+        wanted = [*opened, *_latest(kept_runs), *approval.waiting()]
         for path, why in [*_stages(wanted, now), *_pictures(wanted, now)]:
             with _held(path) as is_free:
                 if not is_free:

@@ -35,10 +35,14 @@ def gather(
     detector: str = "",
     clip: str = "",
     real: str = "",
+    most_variants: int | None = None,
 ) -> Inputs:
-    """Return the inputs. catalogue: a snapshot; None takes one, within that folder or the default one. detector, clip:
-    folders; "" means the setting's, else the active detector if it fits, else the starter's for its teacher, else none.
-    real: a folder; "" means the snapshot's real images, if any. Raises DistillationRefused."""
+    """Return the inputs. Raises DistillationRefused.
+
+    catalogue: a snapshot; None takes one of at most `most_variants`, within that folder or the default one. detector,
+    clip: folders; "" means the setting's, else the active detector if it fits, else the starter's for its teacher, else
+    none. real: a folder; "" means the snapshot's real images, if any.
+    """
     is_starter = teacher.name == detectors.STARTER_TEACHER
     detector_folder = _folder(
         detector or settings.DISTILLATION_DETECTOR,
@@ -48,7 +52,11 @@ def gather(
         clip or settings.DISTILLATION_CLIP, default=STARTER_JUDGES / "clip" if is_starter else None
     )
     catalogue = catalogue or snapshot.take(
-        teacher, within or folders.root(), detector=detector_folder
+        teacher,
+        within or folders.root(),
+        detector=detector_folder,
+        most=most_variants,
+        active=active,
     )
     # The comparison needs a CLIP.
     of_field = None if clip_folder is None else snapshot.pictures(catalogue)

@@ -4,6 +4,7 @@ The decision is a pure function. Loads no torch: it is called by the schedule an
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -16,7 +17,7 @@ from django.utils import timezone
 
 from distillation.errors import DistillationRefused, GateForbidden, RunOpen
 from distillation.models import Decision, Run
-from distillation.pipeline.summaries import FIELDS, SUMMARIES
+from distillation.pipeline.summaries import FIELDS, REHEARSALS, SUMMARIES
 from distillation.runs import lifecycle as runs
 from generation.catalogue import variants as catalogue
 from generation.engine.proportions import Share
@@ -183,6 +184,7 @@ def _tried(touched: Any) -> str | None:
     if touched is None:
         return None
     ended = Run.objects.filter(started_at__gte=touched).exclude(status__in=Run.OPEN)
+    ended = ended.exclude(recipe__recipe__in=sorted(REHEARSALS))
     in_vain = ended.filter(
         Q(outcome__in=(Run.Outcome.REJECTED, Run.Outcome.CANDIDATE, Run.Outcome.WITHDRAWN))
         | Q(status__in=(Run.Status.FAILED, Run.Status.CANCELED))
@@ -198,6 +200,11 @@ STRICTEST_FIRST = (Run.Policy.MANUAL, Run.Policy.CANARY, Run.Policy.AUTO)
 def policies() -> tuple[Run.Policy, ...]:
     """Return the policies that a run may have. The setting PROMOTION is the ceiling of all runs."""
     return STRICTEST_FIRST[: STRICTEST_FIRST.index(Run.Policy(settings.PROMOTION)) + 1]
+
+
+def is_rehearsal(recipe: Mapping[str, Any]) -> bool:
+    """Return whether releases of this description of a recipe are served by nobody but a person."""
+    return recipe.get("recipe") in REHEARSALS
 
 
 def allowed(policy: str) -> Run.Policy:
@@ -229,16 +236,24 @@ def consider() -> Decision:
     return decision
 
 
-def start(
+@dataclass(frozen=True)
+class Start:
+    """What a run starts from, checked. begins_with: None derives a student from the teacher."""
+
+    recipe: dict[str, Any]
+    teacher: Release
+    begins_with: Release | None
+    policy: Run.Policy
+
+
+def prepare(
     *,
-    trigger: Run.Trigger = Run.Trigger.PERSON,
-    reasons: tuple[str, ...] | list[str] = (),
     recipe: dict[str, Any] | None = None,
     is_warm: bool = True,
     policy: str | None = None,
     created_by: Any = None,
-) -> Run:
-    """Start a run from the active teacher for the active catalogue. Raises DistillationRefused, RunOpen.
+) -> Start:
+    """Return what a run from the active teacher for the active catalogue starts from. Raises DistillationRefused.
 
     is_warm: continue from the active student if it is this teacher's; otherwise derive one from the teacher.
     created_by: a person's account; only with the permission to change releases may the recipe change the gate. Raises
@@ -269,14 +284,28 @@ def start(
         if recipe is None
         else check_description(recipe, "The recipe")
     )
+    return Start(recipe, teacher, student if is_warm else None, Run.Policy(policy))
+
+
+def start(
+    *,
+    trigger: Run.Trigger = Run.Trigger.PERSON,
+    reasons: tuple[str, ...] | list[str] = (),
+    recipe: dict[str, Any] | None = None,
+    is_warm: bool = True,
+    policy: str | None = None,
+    created_by: Any = None,
+) -> Run:
+    """Start a run. Arguments and errors: see `prepare`; raises RunOpen as well."""
+    prepared = prepare(recipe=recipe, is_warm=is_warm, policy=policy, created_by=created_by)
     return runs.create(
-        name=_name(),
-        recipe=recipe,
-        teacher=teacher,
-        begins_with=student if is_warm else None,
+        name=new_name(),
+        recipe=prepared.recipe,
+        teacher=prepared.teacher,
+        begins_with=prepared.begins_with,
         trigger=trigger,
         reasons=reasons,
-        policy=Run.Policy(policy),
+        policy=prepared.policy,
         created_by=created_by,
     )
 
@@ -308,7 +337,7 @@ def check_description(value: Any, name: str) -> dict[str, Any]:
     return value
 
 
-def _name() -> str:
+def new_name() -> str:
     """Return a name for the release, with the time of the start."""
     stem = f"student-{timezone.now():%Y%m%d-%H%M%S}"
     number, name = 1, stem

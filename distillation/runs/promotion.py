@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import structlog
 from django.conf import settings
@@ -11,8 +12,8 @@ from django.db import transaction
 
 from distillation.models import Run
 from distillation.pipeline.acceptance import GATE, GATE_FILE, RELEASE
+from distillation.runs import explanation, policy, prompt_quality
 from distillation.runs import lifecycle as runs
-from distillation.runs import policy, prompt_quality
 from distillation.runs.lifecycle import Hold
 from generation.models import Release
 from generation.releases import activation
@@ -41,14 +42,14 @@ def conclude(run: Run, hold: Hold, made: Mapping[str, Path]) -> None:
         release = releases.register(made[RELEASE] / RELEASE)
     prompt_quality.record(made)
     kind = release.kind
-    verdict = decide(run, release, list(Release.objects.filter(kind=kind)), passed=gate["passed"])
+    verdict = decide(run, release, list(Release.objects.filter(kind=kind)), gate=gate)
     if verdict.outcome in (Outcome.PROMOTED, Outcome.CANARY) and release.status != Status.ACTIVE:
         activation.make_ready(release)
     with transaction.atomic():
         # People decide before this transaction, then their decision stands, or after it.
         rows = releases.locked(kind)
         release = next((row for row in rows if row.pk == release.pk), release)
-        verdict = decide(run, release, rows, passed=gate["passed"])
+        verdict = decide(run, release, rows, gate=gate)
         _apply(verdict, release)
         if not runs.finish(
             hold,
@@ -80,20 +81,35 @@ def _apply(verdict: Verdict, release: Release) -> None:
         releases.begin_canary(release, settings.CANARY_PERCENT)
 
 
-def decide(run: Run, release: Release, rows: Sequence[Release], *, passed: bool) -> Verdict:
-    """Return the outcome. rows: all releases of the kind as they are now.
+def decide(
+    run: Run, release: Release, rows: Sequence[Release], *, gate: Mapping[str, Any]
+) -> Verdict:
+    """Return the outcome. rows: all releases of the kind as they are now; gate: passed, checks.
 
-    What a person decided during the run stands: about this release, about the active one, about a canary.
+    What a person decided during the run stands: about this release, about the active one, about a canary. With the
+    policy manual a person decides whatever the gate found, with any policy if it could not decide.
     """
     decided = _decided(release)
     if decided is not None:
         return decided
-    if not passed:
-        return Verdict(Outcome.REJECTED, "It did not pass the gate.")
     ceiling = policy.allowed(run.policy)
+    is_undecided = explanation.is_undecided(gate)
+    passed = (
+        "It passed the gate"
+        if gate["passed"]
+        else "The gate could not decide"
+        if is_undecided
+        else "It did not pass the gate"
+    )
+    if policy.is_rehearsal(run.recipe):
+        return Verdict(Outcome.CANDIDATE, f"{passed}; a rehearsal is served by a person alone.")
     if ceiling == Run.Policy.MANUAL:
         why = "the run" if run.policy == ceiling else "the setting PROMOTION"
-        return Verdict(Outcome.CANDIDATE, f"It passed the gate; the policy of {why} is manual.")
+        return Verdict(Outcome.CANDIDATE, f"{passed}; the policy of {why} is manual.")
+    if is_undecided:
+        return Verdict(Outcome.CANDIDATE, f"{passed}; a person decides.")
+    if not gate["passed"]:
+        return Verdict(Outcome.REJECTED, f"{passed}.")
     active = next((row for row in rows if row.status == Status.ACTIVE), None)
     if (active and active.pk) != run.replaces_id:
         return Verdict(

@@ -6,7 +6,6 @@ waits, the same process goes on with the next slice and keeps its networks.
 
 import shutil
 import time
-from collections.abc import Mapping
 
 import structlog
 from django.conf import settings
@@ -16,10 +15,10 @@ from distillation.examples import lifecycle as examples
 from distillation.models import Run, Slice
 from distillation.pipeline import recipes
 from distillation.pipeline.acceptance import RELEASE
-from distillation.pipeline.stages import START, Chain
+from distillation.pipeline.stages import Chain
 from distillation.resumable import progress, stages
 from distillation.resumable.stages import StageBusy, StageError, Status
-from distillation.runs import folders, inputs, promotion, reports
+from distillation.runs import folders, inputs, promotion, reports, stage_list
 from distillation.runs import lifecycle as runs
 from distillation.runs.lease import Holding
 from distillation.training.errors import TrainingError
@@ -34,13 +33,6 @@ log = structlog.get_logger(__name__)
 
 NOTE_SECONDS = 1.0  # between two writes of the percentage
 LOOK_SECONDS = 0.05  # between two queries for jobs
-# Shares of a run's time, measured on the starter; a stage that a run lacks leaves its share to the others.
-SHARES: Mapping[str, float] = {
-    "pairs": 30, "decoder": 11, "structure": 17, "regression": 13, "matching": 12, "start": 0.1, "joint": 16,
-    "quantise": 2, "bundle": 0.1, "evaluation": 12, "incumbent": 3, "gate": 1, RELEASE: 0.1,
-}  # fmt: skip
-# A run that trains a student on finds most pairs made: those of the variants that are not new.
-WARM_SHARES = {**SHARES, "pairs": 3}
 
 
 def execute(run: Run, holding: Holding) -> None:
@@ -92,6 +84,7 @@ def _chain(run: Run, holding: Holding) -> Chain:
         begins_with=run.begins_with,
         active=run.replaces,
         catalogue=None if is_first else folders.root() / run.catalogue,
+        most_variants=recipe.most_variants,
     )
     chain = Chain(recipe, given, name=run.name)
     if is_first:
@@ -123,7 +116,7 @@ class _Watch:
     def __init__(self, holding: Holding, table: list[Status]) -> None:
         self._holding = holding
         self._names = [status.name for status in table]
-        self._shares = WARM_SHARES if START in self._names else SHARES
+        self._shares = stage_list.shares(self._names)
         self._finished = {status.name for status in table if status.state == "finished"}
         self._stage = next((name for name in self._names if name not in self._finished), RELEASE)
         self._part = 0.0

@@ -22,18 +22,27 @@ from generation.catalogue import variants as prompts
 from generation.engine.embeddings import unpack
 from generation.engine.errors import EngineError
 from generation.images import storage
-from generation.models import Embedding, Release
+from generation.models import Embedding, PromptVariant, Release
+from generation.releases import coverage
 
 
-def take(teacher: Release, root: Path, *, detector: Path | None) -> Path:
+def take(
+    teacher: Release,
+    root: Path,
+    *,
+    detector: Path | None,
+    most: int | None = None,
+    active: Release | None = None,
+) -> Path:
     """Return a folder in `root`, named by content hash, for `trainers.catalogue.read`. Raises DistillationRefused.
 
-    detector: its bits are compared with the variants' tags; None if there is none.
+    detector: its bits are compared with the variants' tags; None if there is none. most: variants, those that the
+    active release does not cover first; None: all.
     """
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".catalogue-", dir=root) as temporary:
         folder = Path(temporary) / "catalogue"
-        catalogue = _catalogue(teacher, detector)
+        catalogue = _catalogue(_variants(teacher, most, active), teacher, detector)
         catalogues.write(catalogue, folder)
         _write_examples(catalogue.slugs, min(teacher.image_sizes[0]), folder)
         files = sorted(path for path in folder.iterdir() if path.is_file())
@@ -71,9 +80,27 @@ def _write_examples(slugs: Sequence[str], side: int, folder: Path) -> None:
         storage.copy(file, folder / catalogues.PICTURES / Path(file).name)
 
 
-def _catalogue(teacher: Release, detector: Path | None) -> Catalogue:
-    """Return every active prompt variant that can be encoded, with its embedding under the teacher's encoder."""
+def _variants(teacher: Release, most: int | None, active: Release | None) -> list[PromptVariant]:
+    """Return the active prompt variants that can be encoded, in the catalogue's order."""
     variants = list(prompts.usable(teacher.encoder_fingerprint))
+    if most is None or len(variants) <= most:
+        return variants
+    new = []
+    if active is not None:
+        usable = prompts.usable(teacher.encoder_fingerprint)
+        known = set(usable.filter(coverage.condition(active)).values_list("pk", flat=True))
+        new = [variant for variant in variants if variant.pk not in known][:most]
+    others = [variant for variant in variants if variant not in new]
+    # Evenly over a sorted catalogue, else they would all begin with the same word.
+    count = most - len(new)
+    chosen = {*new, *(others[row * len(others) // count] for row in range(count))}
+    return [variant for variant in variants if variant in chosen]
+
+
+def _catalogue(
+    variants: Sequence[PromptVariant], teacher: Release, detector: Path | None
+) -> Catalogue:
+    """Return the variants with their embeddings under the teacher's encoder."""
     if not variants:
         raise DistillationRefused(
             "No prompt variant is active. Import a catalogue: manage.py catalogue import FILE."

@@ -30,9 +30,19 @@ TEXT_PIXELS, PIXELS_A_LETTER = 11, 6
 class Samples:
     """noise, latents [B, C, h, w]: of one pair of each prompt; embeds [B, tokens, width]; on the teacher's device."""
 
-    def __init__(self, teacher: Teacher, *, pairs: Pairs, catalogue: Catalogue) -> None:
-        """pairs: held out, of the prompts that are shown. The teacher's pictures are drawn here, once."""
-        pairs = pairs.take(_first_of_each(pairs))
+    def __init__(
+        self,
+        teacher: Teacher,
+        *,
+        pairs: Pairs,
+        catalogue: Catalogue,
+        order: Sequence[int] | None = None,
+    ) -> None:
+        """pairs: held out, of the prompts that are shown; order: these prompts, None = ascending.
+
+        The teacher's pictures are drawn here, once.
+        """
+        pairs = pairs.take(_first_of_each(pairs, order))
         self._teacher = teacher
         self._texts = [catalogue.texts[row] for row in pairs.prompts.tolist()]
         self.noise = pairs.noise(torch.arange(len(pairs))).to(teacher.device)
@@ -68,14 +78,15 @@ class Samples:
         atomic.write_file(folder / FACTS, json.dumps(facts, ensure_ascii=False) + "\n")
 
 
-def _first_of_each(pairs: Pairs) -> Tensor:
+def _first_of_each(pairs: Pairs, order: Sequence[int] | None) -> Tensor:
     """Return a row of each prompt, int64: the first that the detector accepted, else the first."""
     found: dict[int, int] = {}
     for only_accepted in (True, False):
         for row, prompt in enumerate(pairs.prompts.tolist()):
             if prompt not in found and (pairs.accepted[row] or not only_accepted):
                 found[prompt] = row
-    return torch.tensor([found[prompt] for prompt in sorted(found)])
+    prompts = sorted(found) if order is None else [row for row in order if row in found]
+    return torch.tensor([found[prompt] for prompt in prompts])
 
 
 def _shown(pictures: Tensor) -> Tensor:

@@ -13,11 +13,14 @@ log = structlog.get_logger(__name__)
 LOOK_SECONDS = 0.2
 
 
-def activate(release: Release, *, patience_seconds: float = 20.0) -> Release:
-    """Activate the release once every worker has loaded it or the patience is over. Raises ReleaseRefused."""
+def activate(release: Release, *, patience_seconds: float = 20.0, reason: str = "") -> Release:
+    """Activate the release once every worker has loaded it or the patience is over. Raises ReleaseRefused.
+
+    reason: for the audit log.
+    """
     if release.status != Release.Status.ACTIVE:
         make_ready(release, patience_seconds=patience_seconds)
-    return releases.activate(release)
+    return releases.activate(release, reason=reason)
 
 
 def begin_canary(release: Release, percent: int, *, patience_seconds: float = 20.0) -> Release:

@@ -6,6 +6,7 @@
 from project.settings.api import *
 from project.settings.jobs import *
 from project.settings.logs import *
+from project.settings.mail import *
 from project.settings.queues import *
 from project.settings.redistillation import *
 from project.settings.storage import *

@@ -79,6 +79,11 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": 15.0,
         "options": {"expire_seconds": 15},
     },
+    "announce-candidates": {
+        "task": "distillation.announce",
+        "schedule": 60.0,
+        "options": {"expire_seconds": 60},
+    },
     "refresh-image-sources": {
         "task": "distillation.refresh_sources",
         "schedule": crontab(hour="1", minute="30"),

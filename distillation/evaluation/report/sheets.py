@@ -1,6 +1,6 @@
 """Contact sheets: rows of pictures with captions, as small WebP files."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,8 @@ from distillation.evaluation.results import Evaluation
 from generation.engine.files import encode
 
 ROWS, SEEDS = 8, 4  # of the sheets of an evaluation
+KNOWN = 2  # rows at least of prompts that are not new
+GREY = 230  # of a picture that there is not
 SPREAD, WORST = "sheet.webp", "worst.webp"
 GOLDEN = (5**0.5 - 1) / 2
 SIDE = 160  # pixels of a small picture, at most
@@ -95,64 +97,81 @@ def draw(
     teacher: Album,
     right: tuple[Tensor, Tensor] | None,
     folder: Path,
+    *,
+    new: Collection[str] = (),
 ) -> dict[str, str]:
-    """Return the files by name: "sheet", of `spread` prompts; "worst", of those with the greatest losses, if any.
+    """Return the files by name: "sheet", of `chosen` prompts; "worst", of those with the greatest losses, if any.
 
-    right: of student and teacher, [P, S]: 0 or 1 where a detector judged.
+    right: of student and teacher, [P, S]: 0 or 1 where a detector judged. new: slugs that are shown first.
     """
     texts = [prompt.text for prompt in evaluation.per_prompt]
     lost = [evaluation.per_prompt.index(prompt) for prompt in evaluation.losers[:ROWS]]
     albums = {"teacher": teacher, "student": student}
     verdicts = {} if right is None else {"teacher": right[1], "student": right[0]}
     drawn = {}
-    for name, file, rows in (("sheet", SPREAD, spread(len(texts))), ("worst", WORST, lost)):
+    of_new = [row for row, prompt in enumerate(evaluation.per_prompt) if prompt.slug in set(new)]
+    shown = chosen(len(texts), of_new)
+    for name, file, numbers in (("sheet", SPREAD, shown), ("worst", WORST, lost)):
         (folder / file).unlink(missing_ok=True)
-        if rows:
-            compare(folder / file, albums, texts, rows=rows, right=verdicts)
+        if numbers:
+            found = rows(albums, texts, numbers=numbers, right=verdicts, new=of_new)
+            write(folder / file, found)
             drawn[name] = file
     return drawn
 
 
-def compare(
-    path: Path,
-    albums: Mapping[str, Album],
+def rows(
+    albums: Mapping[str, Album | None],
     texts: Sequence[str],
     *,
-    rows: Sequence[int] | None = None,
+    numbers: Sequence[int],
     right: Mapping[str, Tensor] | None = None,
-) -> None:
-    """Write a sheet of several releases, by name, the first SEEDS pictures of each prompt in one row.
+    new: Collection[int] = (),
+) -> list[Row]:
+    """Return rows of several releases, by name: the first SEEDS pictures of each prompt in one row.
 
-    The albums have the same prompts and seeds. texts: of all prompts; rows: the prompts that are shown, None = all;
-    right: by name, [P, S], 0 marks a picture as wrong.
+    The albums have the same prompts and seeds; None: the release does not cover them, and its places are grey; the
+    first is not None. texts: of all prompts; numbers: the prompts that are shown; right: by name, [P, S], 0 marks a
+    picture as wrong; new: prompts that are called new.
     """
     found = []
-    for number in range(len(texts)) if rows is None else rows:
+    for number in numbers:
         pictures: list[Tensor] = []
         captions: list[str] = []
         wrong: set[int] = set()
         for name, album in albums.items():
-            pictures.append(album.read(number)[:SEEDS])
+            if album is None:
+                pictures.append(torch.full_like(pictures[0], GREY))
+            else:
+                pictures.append(album.read(number)[:SEEDS])
             for seed in range(len(pictures[-1])):
-                words = [name] if seed == 0 else []
+                words = [name if album else f"{name}: not covered"] if seed == 0 else []
                 if right is not None and name in right and right[name][number, seed] == 0:
                     wrong.add(len(captions))
                     words.append("wrong")
                 captions.append(", ".join(words))
+        title = f"new: {texts[number]}" if number in new else texts[number]
         row = small(torch.cat(pictures))
-        found.append(Row(texts[number], row, tuple(captions), frozenset(wrong), len(pictures[0])))
-    write(path, found)
+        found.append(Row(title, row, tuple(captions), frozenset(wrong), len(pictures[0])))
+    return found
 
 
-def spread(count: int) -> list[int]:
-    """Return up to ROWS different numbers below `count`, ascending, evenly distributed but without a period.
+def chosen(count: int, new: Sequence[int]) -> list[int]:
+    """Return up to ROWS different numbers below `count`: of `new` first, then of the others, KNOWN of them at least."""
+    known = sorted(set(range(count)) - set(new))
+    first = [new[place] for place in spread(len(new), most=ROWS - min(KNOWN, len(known)))]
+    return first + [known[place] for place in spread(len(known), most=ROWS - len(first))]
+
+
+def spread(count: int, *, most: int = ROWS) -> list[int]:
+    """Return up to `most` different numbers below `count`, ascending, evenly distributed but without a period.
 
     A sorted catalogue is periodic: every 32nd of 256 prompts is a clay ball. Multiples of the golden ratio share no
     period with anything.
     """
     found: set[int] = set()
     number = 0
-    while len(found) < min(ROWS, count):
+    while len(found) < min(most, count):
         found.add(int(count * (number * GOLDEN % 1)))
         number += 1
     return sorted(found)

@@ -1,6 +1,6 @@
 """The report of an evaluation: the losses first, then the gains, then every number. Measures nothing."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,13 +39,15 @@ def write(
     teacher: Album,
     right: tuple[Tensor, Tensor] | None,
     folder: Path,
+    *,
+    new: Collection[str] = (),
 ) -> None:
     """Write report.md, report.html, the plots and the sheets.
 
-    right: of student and teacher, [P, S]: 0 or 1 where a detector judged.
+    right: of student and teacher, [P, S]: 0 or 1 where a detector judged. new: slugs that the sheet shows first.
     """
     files = plots.draw(evaluation, folder)
-    files |= sheets.draw(evaluation, student, teacher, right, folder)
+    files |= sheets.draw(evaluation, student, teacher, right, folder, new=new)
     found = changes(evaluation)
     data = {
         "e": evaluation,

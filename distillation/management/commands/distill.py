@@ -133,6 +133,7 @@ class Command(BaseCommand):
             detector=options["detector"] or "",
             clip=options["clip"] or "",
             real=options["real"] or "",
+            most_variants=recipe.most_variants,
         )
         if given.detector is None:
             self.say("No detector: all images of the teacher are accepted.")

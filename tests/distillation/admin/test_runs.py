@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import fields
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -10,14 +11,16 @@ from django.contrib.auth.models import Permission
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
 from django.urls import reverse
+from django.utils import timezone
 from django_celery_beat.models import IntervalSchedule, PeriodicTask
 
-from distillation.models import Decision, Run
+from distillation.models import Decision, Run, Slice
 from distillation.pipeline import summaries
 from distillation.pipeline.recipes import RECIPES, Recipe
 from distillation.runs import folders
 from distillation.runs import lifecycle as runs
-from generation.models import Release
+from generation.models import AuditEntry, Release
+from generation.releases import lifecycle as releases
 from tests.distillation.people import make_run
 from tests.distillation.reporting import figures, summary, write_stage
 from tests.people import make_release, make_user, make_variant
@@ -42,7 +45,7 @@ def text(answer) -> str:
 
 # --- beginning ------------------------------------------------------------------------------------
 def test_a_person_begins_a_run_and_a_second_one_is_refused_in_words(admin, settings):
-    make_release(name="teacher-1", kind="teacher")
+    make_release(name="teacher-1", kind="teacher", image_sizes=((128, 128),))
     make_variant()
     page = admin.get(url("add"))
     assert settings.DISTILLATION_RECIPE in text(page)
@@ -60,7 +63,7 @@ def test_a_person_begins_a_run_and_a_second_one_is_refused_in_words(admin, setti
 @pytest.fixture
 def ready() -> None:
     """A teacher and a catalogue, so that a run can be started."""
-    make_release(name="teacher-1", kind="teacher")
+    make_release(name="teacher-1", kind="teacher", image_sizes=((128, 128),))
     make_variant()
 
 
@@ -85,6 +88,62 @@ def test_each_recipe_is_offered_with_a_sentence(admin):
     assert set(offered) == set(RECIPES)
     assert {part.name for part in fields(Recipe)} == set(summaries.FIELDS)
     assert all(RECIPES[name].summary in said for name, said in offered.items())
+
+
+def test_each_recipe_says_how_long_former_runs_took(admin):
+    run = make_run(status="succeeded", finished_at=timezone.now())
+    ended = timezone.now()
+    Slice.objects.create(run=run, number=1, worker_name="w", outcome="finished",
+                         started_at=ended - timedelta(minutes=14), ended_at=ended)  # fmt: skip
+    offered = dict(admin.get(url("add")).context["adminform"].form.fields["recipe"].choices)
+    assert "Time: 14 minutes from the teacher (1 run)." in offered["starter-1step"]
+    assert "not measured here yet" in offered["starter-2step"]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_what_the_form_knows_of_a_recipe_is_what_the_recipe_has(name):
+    recipe, fit = RECIPES[name], summaries.FITS[name]
+    assert fit == summaries.Fit(
+        recipe.image_size,
+        recipe.timesteps,
+        recipe.again.steps if recipe.again else None,
+        recipe.most_variants,
+    )
+
+
+def test_a_plan_says_what_would_begin_and_begins_nothing(admin, ready):
+    make_release(name="student-old", parent="teacher-1", steps=1, covered_variants=["another"])
+    page = text(start(admin, _plan="1", recipe="rehearsal"))
+    for part in (
+        "What would begin",
+        "A run of the recipe rehearsal, continuing student-old, for 1 prompt variants, 1 of them new",
+        "red-glass-vase",
+        "No former run like it",
+        "Nothing was started",
+    ):
+        assert part in page, part
+    assert 'value="rehearsal"' in page and not Run.objects.exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"recipe": "sd15-tiny-1step"}, "teachers of 512 × 512 pixels, and teacher-1 makes 128 × 128"),
+        ({"recipe": "hinton"}, "no joint training that continues a student"),
+        ({"recipe": "starter-2step"}, "student of 2 passes"),
+    ],
+)  # fmt: skip
+def test_a_recipe_that_does_not_fit_is_refused_before_a_worker_begins(admin, ready, given, words):
+    make_release(name="student-old", parent="teacher-1", steps=1)
+    assert words in text(start(admin, _plan="1", **given))
+    assert words in text(start(admin, **given)) and not Run.objects.exists()
+    start(admin, **{"recipe": "starter-2step", "trains_on": ""})
+    assert Run.objects.get().begins_with is None
+
+
+def test_a_plan_tells_of_the_run_that_is_open(admin, ready):
+    start(admin)
+    assert "is queued (0 %): wait for it" in text(start(admin, _plan="1"))
 
 
 def test_the_servers_own_recipe_may_be_a_file(admin, ready, settings, tmp_path):
@@ -160,6 +219,65 @@ def test_a_run_is_canceled_for_good_only_after_a_question(admin):
     assert "cannot be resumed" in text(admin.get(url("change", run.pk)))
     admin.post(url("changelist"), data | {"confirmed": "1"}, follow=True)
     assert not Run.objects.get().is_open
+
+
+# --- deciding -------------------------------------------------------------------------------------
+@pytest.fixture
+def waiting(settings, monkeypatch) -> Run:
+    """A run whose gate could not judge: its release waits beside an active one. They have no files."""
+    monkeypatch.setattr(releases, "_verified", lambda *_, **__: None)
+    monkeypatch.setattr(releases, "_compare_manifest", lambda *_: None)
+    make_release(name="active")
+    check = {"name": "quality", "passed": False, "limit": 0.0, "found": None, "low": None,
+             "detail": "No judge rated the pictures.", "decided": False}  # fmt: skip
+    return make_run(
+        name="made", status="succeeded", outcome="candidate", finished_at=timezone.now(),
+        release=make_release(name="made"), gate={"passed": False, "checks": [check]},
+    )  # fmt: skip
+
+
+def decide(client: Client, run: Run, name: str, **given: object) -> str:
+    return text(client.post(url("decide", run.pk, name), given, follow=True))
+
+
+def test_the_page_says_in_a_sentence_what_the_gate_found_and_offers_decisions(admin, waiting):
+    page = text(admin.get(url("change", waiting.pk)))
+    for part in ("waits for your decision", "Nothing judged the pictures", "decide by them",
+                 "Serve anyway", "Canary", "Train on", "Discard"):  # fmt: skip
+        assert part in page, part
+
+
+def test_a_person_serves_what_did_not_pass_with_a_reason(admin, waiting):
+    assert "Say why it is served" in decide(admin, waiting, "serve")
+    assert "made is active." in decide(admin, waiting, "serve", reason="They are right.")
+    assert Release.objects.get(name="made").status == "active"
+    entry = AuditEntry.objects.get(action="release_activated")
+    assert (entry.actor, entry.via, entry.detail["reason"]) == ("admin", "admin", "They are right.")
+    page = text(admin.get(url("change", waiting.pk)))
+    assert "A person served it: They are right." in page and "Serve anyway" not in page
+
+
+def test_a_person_begins_a_canary_discards_and_trains_on(admin, waiting):
+    assert "give a whole number" in decide(admin, waiting, "canary", percent="½")
+    assert "made serves 5 % of the jobs" in decide(admin, waiting, "canary", percent="5")
+    releases.end_canary(waiting.release)
+    assert "was discarded" in decide(admin, waiting, "discard")
+    page = decide(admin, waiting, "train-on", steps="20")
+    following = Run.objects.get(begins_with=waiting.release)
+    assert f"{following.name} continues the training of made" in page
+    assert following.recipe["again"] == {"steps": 20} and following.created_by.username == "admin"
+
+
+def test_decisions_need_the_permission_and_a_post(waiting):
+    viewer = person("view_run", "add_run")
+    page = text(viewer.get(url("change", waiting.pk)))
+    assert "Train on" in page and "Serve anyway" not in page
+    for name in ("serve", "canary", "discard"):
+        answer = viewer.post(url("decide", waiting.pk, name), {"reason": "x", "percent": "5"})
+        assert answer.status_code == 403
+    assert viewer.get(url("decide", waiting.pk, "train-on")).status_code == 405
+    assert viewer.post(url("decide", waiting.pk, "nothing")).status_code == 404
+    assert Release.objects.get(name="made").status == "candidate"
 
 
 # --- watching -------------------------------------------------------------------------------------
@@ -242,7 +360,8 @@ def test_what_the_gate_said_is_on_the_page(admin, running):
     hold = runs.Hold(running.pk, running.token)
     runs.finish(hold, gate={"passed": False, "checks": [check]}, outcome="rejected")
     page = text(admin.get(url("change", running.pk)))
-    for part in ("diversity to active", "0.710, at least 0.680", "It collapsed.", "rejected"):
+    for part in ("diversity to active", "0.710", "0.680", "It collapsed.", "rejected",
+                 "It did not reach a limit of the gate"):  # fmt: skip
         assert part in page
     assert "run-progress" not in page
 

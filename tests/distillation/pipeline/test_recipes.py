@@ -21,6 +21,7 @@ def test_every_recipe_is_found_by_its_name():
         "ensemble",
         "mmd",
         "bayes",
+        "rehearsal",
     } == set(RECIPES)
     assert all(recipes.named(name).name == name for name in RECIPES)
     with pytest.raises(RecipeRefused, match="starter-1step"):

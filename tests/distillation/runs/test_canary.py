@@ -272,3 +272,25 @@ def test_a_canary_that_a_person_ends_is_told_to_its_run(tried):
 
 def test_no_run_begins_while_a_canary_is_tried(tried):
     assert policy.gather().canary == "canary"
+
+
+@pytest.mark.parametrize(
+    ("decide", "outcome"),
+    [
+        (releases.activate, "promoted"),
+        (releases.reject, "rejected"),
+        (lambda release: releases.begin_canary(release, 5), "canary"),
+    ],
+)
+def test_what_a_person_does_with_a_candidate_on_its_page_is_told_to_its_run(tried, decide, outcome):
+    releases.end_canary(tried)
+    run = make_run(
+        status="succeeded", outcome="candidate", release=tried, finished_at=timezone.now()
+    )
+    canary.watch()
+    run.refresh_from_db()
+    assert run.outcome == "candidate"
+    decide(tried)
+    canary.watch()
+    run.refresh_from_db()
+    assert run.outcome == outcome

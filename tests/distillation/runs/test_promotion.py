@@ -38,11 +38,11 @@ def seen() -> Release:
 def conclude(seen, tmp_path: Path) -> Conclude:
     """Return a function that concludes a run whose release was measured against `seen`."""
 
-    def conclude(*, passed: bool = True, **fields: object) -> Run:
+    def conclude(*, passed: bool = True, checks: object = (), **fields: object) -> Run:
         run = make_run(name="made", **{"replaces": seen} | fields)
         make_release(name="made")
         _, hold = runs.claim("worker-1")
-        (tmp_path / "gate.json").write_text(json.dumps({"passed": passed, "checks": []}))
+        (tmp_path / "gate.json").write_text(json.dumps({"passed": passed, "checks": list(checks)}))
         promotion.conclude(Run.objects.get(pk=run.pk), hold, {GATE: tmp_path})
         return Run.objects.get(pk=run.pk)
 
@@ -140,3 +140,43 @@ def test_the_setting_is_a_ceiling_of_every_runs_policy(
     settings.PROMOTION = ceiling
 
     assert conclude(policy=policy).outcome == outcome
+
+
+# --- what the gate did not pass --------------------------------------------------------------------
+FAILED = {"name": "diversity to active", "passed": False, "limit": 0.9, "found": 0.7, "low": 0.6,
+          "detail": "", "decided": True}  # fmt: skip
+UNDECIDED = FAILED | {"found": 0.95, "decided": False}
+
+
+@pytest.mark.parametrize("checks", [[FAILED], [UNDECIDED], []])
+def test_with_the_policy_manual_a_person_decides_whatever_the_gate_found(conclude, checks):
+    run = conclude(passed=False, checks=checks, policy="manual")
+
+    assert (run.outcome, status_of("made")) == ("candidate", "candidate")
+    assert "policy of the run is manual" in run.outcome_reason
+
+
+def test_what_the_gate_could_not_judge_waits_for_a_person(conclude):
+    run = conclude(passed=False, checks=[UNDECIDED])
+
+    assert (run.outcome, status_of("made")) == ("candidate", "candidate")
+    assert "could not decide" in run.outcome_reason
+
+
+@pytest.mark.parametrize("checks", [[FAILED, UNDECIDED], []])
+def test_what_surely_fails_is_rejected(conclude, checks):
+    run = conclude(passed=False, checks=checks)
+
+    assert (run.outcome, status_of("made")) == ("rejected", "rejected")
+
+
+@pytest.mark.parametrize("passed", [True, False])
+def test_a_rehearsal_is_served_by_a_person_alone(conclude, passed):
+    run = conclude(passed=passed, checks=[], recipe={"recipe": "rehearsal"})
+
+    assert (run.outcome, status_of("made"), status_of("seen")) == (
+        "candidate",
+        "candidate",
+        "active",
+    )
+    assert "rehearsal" in run.outcome_reason

@@ -4,6 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
+from distillation.evaluation.pictures import Album
 from distillation.evaluation.report import sheets
 from distillation.evaluation.report.sheets import GAP, PARTING, Row
 
@@ -53,3 +54,25 @@ def test_a_spread_is_not_in_step_with_a_periodic_catalogue():
     for period in (4, 8, 16, 32):
         assert len({place % period for place in sheets.spread(256)}) >= 3
     assert max(sheets.spread(256)) >= 192 and min(sheets.spread(256)) < 64
+
+
+@pytest.mark.parametrize(("count", "new"), [(40, 3), (40, 30), (9, 9), (4, 1), (8, 0)])
+def test_new_prompts_are_shown_first_and_leave_some_places_to_the_others(count: int, new: int):
+    of_new = list(range(count - new, count))
+    found = sheets.chosen(count, of_new)
+    assert len(found) == len(set(found)) == min(sheets.ROWS, count)
+    first = min(new, sheets.ROWS - min(sheets.KNOWN, count - new))
+    assert set(found[:first]) <= set(of_new) and not set(found[first:]) & set(of_new)
+
+
+def test_a_release_that_does_not_cover_a_prompt_has_grey_places(tmp_path: Path):
+    paths = []
+    for value in (0, 255):
+        paths.append(tmp_path / f"{value}.png")
+        Image.new("RGB", (32, 32), (value, value, value)).save(paths[-1])
+    teacher, candidate = (Album(None, ((path, path),)) for path in paths)  # type: ignore[arg-type]
+    albums = {"teacher": teacher, "active": None, "candidate": candidate}
+    (row,) = sheets.rows(albums, ["a vase"], numbers=[0], new=[0])
+    assert row.title == "new: a vase"
+    assert [int(picture.float().mean()) for picture in row.pictures] == [0, 0, 230, 230, 255, 255]
+    assert "active: not covered" in row.captions

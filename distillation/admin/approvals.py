@@ -1,0 +1,169 @@
+"""Decisions of people on a run's release, on the run's page: serve, canary, train on, discard."""
+
+from collections.abc import Callable
+from typing import Any
+
+from django.conf import settings
+from django.contrib import messages
+from django.core.exceptions import PermissionDenied
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed
+from django.shortcuts import get_object_or_404, redirect
+from django.urls import path, reverse
+
+from distillation.errors import DistillationRefused
+from distillation.models import Run
+from distillation.runs import approval
+from generation.errors import GenerationError
+from generation.releases import coverage
+from generation.releases import lifecycle as releases
+
+SERVE, CANARY, TRAIN_ON, DISCARD = "serve", "canary", "train-on", "discard"
+PERMISSIONS = {
+    SERVE: "generation.change_release",
+    CANARY: "generation.change_release",
+    TRAIN_ON: "distillation.add_run",
+    DISCARD: "generation.change_release",
+}
+MOST_REASON = 300
+
+
+class ApprovalsMixin:
+    """For the ModelAdmin of runs."""
+
+    admin_site: Any
+
+    def get_urls(self) -> list:
+        view = self.admin_site.admin_view(self.decide_view)
+        own = path("<int:run_id>/decide/<str:name>/", view, name="distillation_run_decide")
+        return [own, *super().get_urls()]  # type: ignore[misc]
+
+    def decide_view(self, request: HttpRequest, run_id: int, name: str) -> HttpResponse:
+        if request.method != "POST":
+            return HttpResponseNotAllowed(["POST"])
+        if name not in PERMISSIONS:
+            raise Http404
+        if not self.has_view_permission(request) or not _may(request, name):  # type: ignore[attr-defined]
+            raise PermissionDenied
+        run = get_object_or_404(Run.objects.select_related("release", "teacher"), pk=run_id)
+        try:
+            shown, said = DECISIONS[name](request, run)
+        except GenerationError as error:
+            messages.error(request, error.detail)
+            return redirect("admin:distillation_run_change", run.pk)
+        self.log_change(request, run, said)  # type: ignore[attr-defined]
+        messages.success(request, said)
+        return redirect("admin:distillation_run_change", shown.pk)
+
+
+def _may(request: HttpRequest, name: str) -> bool:
+    return bool(request.user.has_perm(PERMISSIONS[name]))  # type: ignore[union-attr]
+
+
+def _serve(request: HttpRequest, run: Run) -> tuple[Run, str]:
+    release = approval.serve(run, reason=_reason(request))
+    return run, f"{release.name} is active."
+
+
+def _canary(request: HttpRequest, run: Run) -> tuple[Run, str]:
+    percent = _number(request, "percent")
+    release = approval.begin_canary(run, percent=percent)
+    return run, f"{release.name} serves {percent} % of the jobs."
+
+
+def _train_on(request: HttpRequest, run: Run) -> tuple[Run, str]:
+    started = approval.train_on(run, steps=_number(request, "steps"), by=request.user)
+    return started, f"{started.name} continues the training of {run.name}."
+
+
+def _discard(request: HttpRequest, run: Run) -> tuple[Run, str]:
+    release = approval.discard(run, reason=_reason(request))
+    return run, f"{release.name} was discarded."
+
+
+DECISIONS: dict[str, Callable[[HttpRequest, Run], tuple[Run, str]]] = {
+    SERVE: _serve,
+    CANARY: _canary,
+    TRAIN_ON: _train_on,
+    DISCARD: _discard,
+}
+
+
+def _reason(request: HttpRequest) -> str:
+    reason = " ".join(request.POST.get("reason", "").split())
+    if len(reason) > MOST_REASON:
+        raise DistillationRefused(f"A reason has at most {MOST_REASON} characters.")
+    return reason
+
+
+def _number(request: HttpRequest, field: str) -> int:
+    given = request.POST.get(field, "")
+    if not (given.isascii() and given.isdecimal() and len(given) < 10):
+        raise DistillationRefused(f"{field}: give a whole number, not {given[:20]!r}.")
+    return int(given)
+
+
+# --- on the page ----------------------------------------------------------------------------------
+def offered(request: HttpRequest, run: Run) -> list[dict[str, Any]]:
+    """Return the decisions that this person can take now, each with its form."""
+    passed = bool(run.gate and run.gate["passed"])
+    release = run.release
+    found: list[dict[str, Any]] = []
+    if release is None:
+        return found
+    if approval.can_decide(run):
+        active = releases.active(release.kind)
+        lost = coverage.lost(active, release).count() if active else 0
+        found.append(
+            {
+                "name": SERVE,
+                "title": "Serve" if passed else "Serve anyway",
+                "icon": "play_circle",
+                "text": f"New jobs will use {release.name}"
+                + (f" instead of {active.name}, which is retired and can be activated again." if active else ".")
+                + (f" {lost} prompt variants that {active} covers will not be covered." if lost else ""),
+                "reason": "optional" if passed else "required",
+            }
+        )  # fmt: skip
+        if active is not None:
+            found.append(
+                {
+                    "name": CANARY,
+                    "title": "Canary",
+                    "icon": "science",
+                    "text": f"A share of the jobs uses {release.name}, and its failures are compared with those of "
+                    f"{active.name}. What surely does worse is withdrawn.",
+                    "number": {
+                        "name": "percent", "label": "Share of the jobs, %", "least": 1, "most": 99,
+                        "value": settings.CANARY_PERCENT,
+                    },
+                }
+            )  # fmt: skip
+    if approval.can_train_on(run):
+        found.append(
+            {
+                "name": TRAIN_ON,
+                "title": "Train on",
+                "icon": "model_training",
+                "text": f"A new run continues the training of {release.name}, with the present catalogue. Its release "
+                "comes back here.",
+                "number": {
+                    "name": "steps", "label": "Steps", "least": 1, "most": approval.MOST_STEPS,
+                    "value": approval.steps_of(run),
+                },
+            }
+        )  # fmt: skip
+    if approval.can_decide(run):
+        found.append(
+            {
+                "name": DISCARD,
+                "title": "Discard",
+                "icon": "block",
+                "text": f"{release.name} can never be served after this. This cannot be undone.",
+                "reason": "optional",
+            }
+        )
+    return [
+        row | {"url": reverse("admin:distillation_run_decide", args=[run.pk, row["name"]])}
+        for row in found
+        if _may(request, row["name"])
+    ]

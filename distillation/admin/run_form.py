@@ -1,0 +1,117 @@
+"""Form to start a run: recipes with what they give and take, and the plan of what would begin."""
+
+from typing import Any
+
+from django import forms
+from django.conf import settings
+from rest_framework.exceptions import APIException
+from unfold.widgets import (
+    UnfoldAdminFileFieldWidget,
+    UnfoldAdminRadioSelectWidget,
+    UnfoldAdminSelectWidget,
+    UnfoldBooleanSwitchWidget,
+)
+
+from distillation.models import Run
+from distillation.pipeline.summaries import FITS, SUMMARIES
+from distillation.runs import durations, plans
+from distillation.runs import policy as redistillation
+from distillation.runs.durations import Measured
+from distillation.runs.plans import Plan
+from generation.api.parsers import StrictJSON
+from generation.errors import GenerationError
+
+MOST_BYTES = 100_000  # of an uploaded recipe
+
+
+class RunForm(forms.ModelForm):
+    """Form to start a run."""
+
+    changes = forms.FileField(
+        label="Changed recipe",
+        required=False,
+        widget=UnfoldAdminFileFieldWidget,
+        help_text='A JSON file instead of a recipe of the list: {"recipe": NAME, FIELD: VALUE, …}.',
+    )
+    trains_on = forms.BooleanField(
+        label="Continue from the active student",
+        initial=True,
+        required=False,
+        widget=UnfoldBooleanSwitchWidget,
+        help_text="Takes minutes instead of hours. Otherwise a new student is derived from the teacher.",
+    )
+
+    class Meta:
+        model = Run
+        fields = ("policy",)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        choices = [(policy, policy.label) for policy in redistillation.policies()]
+        self.fields["recipe"] = forms.ChoiceField(
+            choices=_recipes(), widget=UnfoldAdminRadioSelectWidget
+        )
+        self.fields["policy"] = forms.ChoiceField(choices=choices, widget=UnfoldAdminSelectWidget)
+
+    def clean_recipe(self) -> dict[str, Any]:
+        try:
+            return redistillation.described(self.cleaned_data["recipe"])
+        except GenerationError as error:
+            raise forms.ValidationError(error.detail) from error
+
+    def clean_changes(self) -> dict[str, Any] | None:
+        file = self.cleaned_data["changes"]
+        if file is None:
+            return None
+        if file.size > MOST_BYTES:
+            raise forms.ValidationError(f"A recipe has at most {MOST_BYTES} bytes.")
+        try:
+            return redistillation.check_description(StrictJSON().parse(file), file.name)
+        except (APIException, GenerationError) as error:
+            raise forms.ValidationError(str(error.detail)) from error
+
+    def arguments(self, person: Any) -> dict[str, Any]:
+        """Return the arguments of `policy.start` that a valid form gives."""
+        data = self.cleaned_data
+        return {
+            "recipe": data["changes"] or data["recipe"],
+            "is_warm": data["trains_on"],
+            "policy": data["policy"],
+            "created_by": person,
+        }
+
+    def given(self) -> dict[str, Any]:
+        """Return what was filled in, as initial values of the form."""
+        fields = ("policy", "trains_on")
+        return {"recipe": self.data["recipe"], **{name: self.cleaned_data[name] for name in fields}}
+
+
+def plan(form: RunForm, person: Any) -> Plan:
+    """Return the plan of a valid form. Raises as `policy.start`."""
+    return plans.plan(**form.arguments(person))
+
+
+def _recipes() -> list[tuple[str, str]]:
+    """Return the recipes that can be chosen, each with what it gives and takes; first the server's own if a file."""
+    own = settings.DISTILLATION_RECIPE
+    measured = durations.measured()
+    first = [] if own in SUMMARIES else [(own, "The recipe of this server (DISTILLATION_RECIPE).")]
+    return [
+        *first,
+        *((name, f"{name}: {about} {_time(name, measured)}") for name, about in SUMMARIES.items()),
+    ]
+
+
+def _time(name: str, measured: dict[tuple[str, bool], Measured]) -> str:
+    """Return a sentence on the time of former runs of the recipe."""
+    parts = []
+    for is_warm, how in ((True, "continuing a student"), (False, "from the teacher")):
+        if is_warm and FITS[name].again_steps is None:
+            continue
+        found = measured.get((name, is_warm))
+        if found is not None:
+            of = "1 run" if found.runs == 1 else f"{found.runs} runs"
+            parts.append(f"{durations.in_words(found.seconds)} {how} ({of})")
+    if FITS[name].again_steps is None:
+        parts.append("cannot continue a student")
+    return f"Time: {', '.join(parts)}." if parts else "Time: not measured here yet."

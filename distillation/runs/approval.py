@@ -1,0 +1,137 @@
+"""Approval of a run's release by a person: serve, canary, train on or discard; and the candidates that wait for it."""
+
+from typing import Any
+
+import structlog
+from django.db.models import Exists, OuterRef, QuerySet
+
+from distillation.errors import DistillationRefused
+from distillation.models import Run
+from distillation.pipeline.summaries import FITS
+from distillation.runs import lifecycle as runs
+from distillation.runs import policy
+from generation.models import Release
+from generation.releases import activation
+from generation.releases import lifecycle as releases
+
+log = structlog.get_logger(__name__)
+
+MOST_STEPS = 1_000_000
+Outcome = Run.Outcome
+
+
+def waiting() -> QuerySet[Run]:
+    """Return the runs whose release waits for a person, oldest first: those that were trained on do not."""
+    trained_on = Run.objects.filter(
+        begins_with=OuterRef("release"), status__in=(*Run.OPEN, Run.Status.SUCCEEDED)
+    )
+    return (
+        Run.objects.filter(
+            ~Exists(trained_on),
+            outcome=Outcome.CANDIDATE,
+            release__status=Release.Status.CANDIDATE,
+            release__canary_percent=0,
+        )
+        .select_related("release", "replaces", "teacher")
+        .order_by("finished_at", "pk")
+    )
+
+
+def can_decide(run: Run) -> bool:
+    """Return whether a person can serve the run's release, begin its canary or discard it."""
+    release = run.release
+    return (
+        release is not None
+        and release.status == Release.Status.CANDIDATE
+        and not release.canary_percent
+    )
+
+
+def can_train_on(run: Run) -> bool:
+    """Return whether another run can continue the training of the run's release."""
+    fit = FITS.get(run.recipe.get("recipe", ""))
+    return (
+        run.status == Run.Status.SUCCEEDED
+        and run.release is not None
+        and not run.release.canary_percent
+        and ("again" in run.recipe or (fit is not None and fit.again_steps is not None))
+    )
+
+
+def steps_of(run: Run) -> int:
+    """Return the steps of the joint training that continues the run's release, as its recipe has them."""
+    again = run.recipe.get("again")
+    if isinstance(again, dict) and isinstance(again.get("steps"), int):
+        return int(again["steps"])
+    fit = FITS.get(run.recipe.get("recipe", ""))
+    return (fit.again_steps if fit else None) or 1500
+
+
+def serve(run: Run, *, reason: str) -> Release:
+    """Activate the run's release. A reason is required unless it passed the gate; it is kept in the audit log.
+
+    Raises DistillationRefused and ReleaseRefused.
+    """
+    release = _release(run)
+    if not reason and not (run.gate and run.gate["passed"]):
+        raise DistillationRefused(
+            f"{release.name} did not pass the gate. Say why it is served all the same."
+        )
+    served = activation.activate(release, reason=reason)
+    said = f"A person served it: {reason}" if reason else "A person served it."
+    _note(run, Outcome.PROMOTED, said)
+    return served
+
+
+def begin_canary(run: Run, *, percent: int) -> Release:
+    """Serve a share of the jobs with the run's release. Raises DistillationRefused and ReleaseRefused."""
+    release = activation.begin_canary(_release(run), percent)
+    _note(run, Outcome.CANARY, f"A person began its canary with {percent} % of the jobs.")
+    return release
+
+
+def discard(run: Run, *, reason: str = "") -> Release:
+    """Reject the run's release for good. Raises DistillationRefused."""
+    release = releases.reject(_release(run), reason=reason)
+    said = f"A person discarded it: {reason}" if reason else "A person discarded it."
+    _note(run, Outcome.REJECTED, said)
+    return release
+
+
+def train_on(run: Run, *, steps: int, by: Any) -> Run:
+    """Start a run that continues the training of this run's release. Raises DistillationRefused and RunOpen."""
+    if not can_train_on(run) or run.release is None:
+        raise DistillationRefused(
+            f"Training of {run.name} cannot be continued: it made no release, its canary has not ended, or its recipe "
+            "has no joint training (again)."
+        )
+    if not 1 <= steps <= MOST_STEPS:
+        raise DistillationRefused(f"Give from 1 to {MOST_STEPS} steps, not {steps}.")
+    again = run.recipe.get("again")
+    changed = {**(again if isinstance(again, dict) else {}), "steps": steps}
+    started = runs.create(
+        name=policy.new_name(),
+        recipe={**run.recipe, "again": changed},
+        teacher=run.teacher,
+        begins_with=run.release,
+        reasons=[f"Training of {run.name} is continued by {steps} steps."],
+        policy=policy.allowed(run.policy),
+        created_by=by,
+    )
+    log.info("run_trained_on", run=run.name, by=started.name, steps=steps)
+    return started
+
+
+def _release(run: Run) -> Release:
+    """Return the release to decide on. Raises DistillationRefused if it was decided already."""
+    if not can_decide(run) or run.release is None:
+        state = run.release.status if run.release else "missing"
+        raise DistillationRefused(
+            f"The release of {run.name} is {state}: there is nothing to decide. Use the page of the release."
+        )
+    return run.release
+
+
+def _note(run: Run, outcome: Run.Outcome, reason: str) -> None:
+    Run.objects.filter(pk=run.pk).update(outcome=outcome, outcome_reason=reason[:300])
+    log.info("run_decided", run=run.name, outcome=str(outcome), reason=reason)

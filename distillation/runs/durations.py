@@ -1,0 +1,69 @@
+"""Time that runs take at work: measured of former runs, and left of an open one.
+
+Counted by their slices, so pauses and waits for a worker are left out.
+"""
+
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+
+from django.db.models import DurationField, ExpressionWrapper, F, Sum
+from django.db.models.functions import Coalesce, Now
+
+from distillation.models import Run, Slice
+
+LATEST = 5  # runs of a recipe that are measured
+FEWEST_PERCENT = 2.0  # done before the time left is estimated by a run's own pace
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Median of the seconds of `runs` former runs of a recipe."""
+
+    seconds: float
+    runs: int
+
+
+def worked(run_ids: Iterable[int]) -> dict[int, float]:
+    """Return the seconds of the slices of each run, a running one until now."""
+    spent = ExpressionWrapper(Coalesce("ended_at", Now()) - F("started_at"), DurationField())
+    rows = Slice.objects.filter(run__in=list(run_ids)).order_by()
+    sums = rows.values("run").annotate(total=Sum(spent)).values_list("run", "total")
+    return {run_id: (total or timedelta()).total_seconds() for run_id, total in sums}
+
+
+def measured() -> dict[tuple[str, bool], Measured]:
+    """Return the time of former runs by recipe and whether they continued a student; recipes with changes left out."""
+    rows = Run.objects.filter(status=Run.Status.SUCCEEDED).order_by("-finished_at")[:200]
+    latest: dict[tuple[str, bool], list[int]] = {}
+    for run in rows:
+        if set(run.recipe) == {"recipe"}:
+            of_recipe = latest.setdefault(
+                (run.recipe["recipe"], run.begins_with_id is not None), []
+            )
+            if len(of_recipe) < LATEST:
+                of_recipe.append(run.pk)
+    seconds = worked(run_id for ids in latest.values() for run_id in ids)
+    found = {}
+    for key, ids in latest.items():
+        times = [seconds[run_id] for run_id in ids if seconds.get(run_id)]
+        if times:
+            found[key] = Measured(statistics.median(times), len(times))
+    return found
+
+
+def left(run: Run, seconds: float) -> float | None:
+    """Return the seconds of work that an open run still needs by its own pace; None at its beginning."""
+    if not run.is_open or run.percent < FEWEST_PERCENT:
+        return None
+    return seconds * (100 - run.percent) / run.percent
+
+
+def in_words(seconds: float) -> str:
+    """Return a duration for people, rounded: "40 s", "14 minutes", "5.5 hours"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} minutes"
+    return f"{seconds / 3600:.1f} hours"

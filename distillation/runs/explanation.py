@@ -1,0 +1,96 @@
+"""Explanation of a gate for people: one sentence on what it found, and what to do. Pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+MEASURES = {  # of the checks' names, with what a value is
+    "attributes_right": "the share of pictures with everything right",
+    "worst_prompts": "the share of right pictures of the worst prompts",
+    "diversity": "the diversity of a prompt's pictures",
+    "clip_score": "the CLIP score",
+    "seconds": "the time per picture",
+    "bytes": "the size on disk",
+}
+RATIOS = ("attributes_right", "diversity", "seconds", "bytes")  # others are differences
+OTHERS = {"teacher": "the teacher", "active": "the active release"}
+NAMED = 2  # failed checks in a sentence
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """found: one sentence; advice: one or two."""
+
+    found: str
+    advice: str
+
+
+def is_undecided(gate: Mapping[str, Any]) -> bool:
+    """Return whether the gate was not passed, and no check surely failed: too little was measured."""
+    failed = _failed(gate)
+    return bool(failed) and not any(check.get("decided", True) for check in failed)
+
+
+def explain(gate: Mapping[str, Any]) -> Explanation:
+    """Return what the gate found and what a person can do. gate: passed, checks."""
+    failed = _failed(gate)
+    if gate["passed"]:
+        return Explanation(
+            f"It reached all {len(gate['checks'])} limits of the gate.",
+            "Look at the new prompts below, then serve it.",
+        )
+    if any(check["name"] == "quality" for check in failed):
+        return Explanation(
+            "Nothing judged the pictures, so their quality is unknown.",
+            "Look at the pictures below and decide by them.",
+        )
+    if is_undecided(gate):
+        return Explanation(
+            f"The gate could not decide: {_listed(failed)}.",
+            "Look at the pictures below. A canary measures it on real jobs without replacing the active release.",
+        )
+    surely = [check for check in failed if check.get("decided", True)]
+    limits = "a limit" if len(surely) == 1 else f"{len(surely)} limits"
+    is_costly = all(_measure(check)[0] in ("seconds", "bytes") for check in surely)
+    return Explanation(
+        f"It did not reach {limits} of the gate: {_listed(surely)}.",
+        "Its pictures are not the reason: serve it if you accept the cost, or discard it."
+        if is_costly
+        else "Train it on, or discard it. Serve it only if the pictures below convince you.",
+    )
+
+
+def _failed(gate: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [check for check in gate["checks"] if not check["passed"]]
+
+
+def _listed(checks: Sequence[Mapping[str, Any]]) -> str:
+    more = len(checks) - NAMED
+    return "; ".join(map(_in_words, checks[:NAMED])) + (f"; and {more} more" if more > 0 else "")
+
+
+def _measure(check: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the measure and the release that the check compares with, "" if its name has another form."""
+    measure, _, other = check["name"].partition(" to ")
+    return measure, other
+
+
+def _in_words(check: Mapping[str, Any]) -> str:
+    measure, other = _measure(check)
+    if measure not in MEASURES or other not in OTHERS or check["found"] is None:
+        if check["name"] == "each variant" and check["detail"]:
+            return f"single prompts got worse: {check['detail'].rstrip('.')}"
+        return check["detail"].rstrip(".") or check["name"]
+    name, found, limit = MEASURES[measure], check["found"], check["limit"]
+    if check["detail"] and not check.get("decided", True):
+        return f"{name}: {check['detail'].rstrip('.')}"
+    bound = "at most" if measure in ("seconds", "bytes") else "at least"
+    if measure in RATIOS:
+        said = (
+            f"{name} is {found:.0%} of that of {OTHERS[other]}, and {bound} {limit:.0%} is required"
+        )
+    else:
+        said = f"{name} differs by {found:+.2f} from {OTHERS[other]}, and {bound} {limit:+.2f} is required"
+    if check.get("decided", True):
+        return said
+    return said + (" with certainty" if found >= limit else "")

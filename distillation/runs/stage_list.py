@@ -1,0 +1,88 @@
+"""List of a run's stages for display: what each does, its share of the time, how far it is. Imports no torch."""
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from distillation.models import Run
+from distillation.resumable import stages
+from distillation.runs import folders
+
+# Shares of a run's time in the order of the stages, measured on the starter. A stage that a run lacks leaves its share
+# to the others.
+SHARES: Mapping[str, float] = {
+    "pairs": 30, "start": 0.1, "decoder": 11, "structure": 17, "regression": 13, "matching": 12, "joint": 16,
+    "quantise": 2, "bundle": 0.1, "evaluation": 12, "incumbent": 3, "gate": 1, "release": 0.1,
+}  # fmt: skip
+# A run that trains a student on finds most pairs made: those of the variants that are not new.
+WARM_SHARES = {**SHARES, "pairs": 3}
+WORDS = {
+    "pairs": "The teacher makes the pictures to learn from",
+    "decoder": "Training of a small decoder",
+    "structure": "Training of the cut student",
+    "regression": "Training to reach the picture in few passes",
+    "matching": "Training against a discriminator",
+    "start": "The student to continue is taken apart",
+    "joint": "Training of student and decoder together",
+    "quantise": "Weights are rounded to fewer bits",
+    "bundle": "The release's files are written",
+    "evaluation": "Measurement against the teacher",
+    "incumbent": "Measurement of the active release",
+    "gate": "Decision whether it is good enough",
+    "release": "The release is completed",
+}
+FINISHED, CURRENT, WAITING = "finished", "running", "waiting"
+
+
+@dataclass(frozen=True)
+class StageState:
+    """share: of the run's time, percent; percent: done of the stage; seconds: spent in it, None = none yet."""
+
+    name: str
+    words: str
+    share: float
+    state: str
+    percent: float
+    seconds: float | None
+
+
+def shares(names: Collection[str]) -> Mapping[str, float]:
+    """Return the shares for a run that has these stages."""
+    return WARM_SHARES if "start" in names else SHARES
+
+
+def of(run: Run) -> list[StageState]:
+    """Return the stages of the run in order; empty before its first slice."""
+    names = [name for name in SHARES if name in run.folders]
+    weights = shares(names)
+    whole = sum(weights[name] for name in names) or 1.0
+    is_over = run.status == Run.Status.SUCCEEDED
+    done = {name for name in names if is_over or _is_done(run, name)}
+    spent = sum(weights[name] for name in done)
+    found = []
+    for name in names:
+        state = FINISHED if name in done else CURRENT if name == run.stage else WAITING
+        part = (run.percent / 100 * whole - spent) / weights[name] if state == CURRENT else 0.0
+        percent = 100.0 if name in done else 100 * min(1.0, max(0.0, part))
+        share = 100 * weights[name] / whole
+        found.append(StageState(name, WORDS[name], share, state, percent, _seconds(run, name)))
+    return found
+
+
+def _is_done(run: Run, name: str) -> bool:
+    folder = folders.stage(run, name)
+    return folder is not None and (folder / stages.DONE).is_file()
+
+
+def _seconds(run: Run, name: str) -> float | None:
+    """Return the seconds that were spent in the stage, in whatever run that built it."""
+    folder = folders.stage(run, name)
+    if folder is None:
+        return None
+    for file in (stages.DONE, stages.SECONDS):
+        try:
+            value = json.loads((folder / file).read_text("utf-8"))["seconds"]
+            return float(value)
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return None

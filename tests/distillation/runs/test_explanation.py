@@ -1,0 +1,66 @@
+"""Explanation of a gate in a sentence, with what to do."""
+
+import pytest
+
+from distillation.runs.explanation import explain, is_undecided
+
+
+def check(name: str, *, passed: bool = False, **fields: object) -> dict[str, object]:
+    return {"name": name, "passed": passed, "limit": 0.93, "found": 0.786, "low": 0.571,
+            "detail": "", "decided": True} | fields  # fmt: skip
+
+
+def gate(*checks: dict[str, object]) -> dict[str, object]:
+    return {"passed": bool(checks) and all(row["passed"] for row in checks), "checks": list(checks)}
+
+
+@pytest.mark.parametrize(
+    ("found", "sentence", "advice"),
+    [
+        (gate(check("diversity to active", passed=True)), "reached all 1 limits", "serve it"),
+        (
+            gate(check("attributes_right to teacher")),
+            "the share of pictures with everything right is 79% of that of the teacher, and at least 93% is required.",
+            "Train it on",
+        ),
+        (
+            gate(check("clip_score to active", found=-2.5, limit=-0.5)),
+            "the CLIP score differs by -2.50 from the active release, and at least -0.50 is required.",
+            "Train it on",
+        ),
+        (
+            gate(check("seconds to active", found=2.0, limit=1.5, low=None)),
+            "the time per picture is 200% of that of the active release, and at most 150% is required.",
+            "accept the cost",
+        ),
+        (
+            gate(check("diversity to active", found=0.95, limit=0.9, decided=False)),
+            "at least 90% is required with certainty",
+            "canary",
+        ),
+        (
+            gate(check("diversity to active", detail="14 prompts are too few to decide.", decided=False)),
+            "could not decide: the diversity of a prompt's pictures: 14 prompts are too few",
+            "Look at the pictures",
+        ),
+        (gate(check("quality", found=None, decided=False)), "Nothing judged", "decide by them"),
+        (
+            gate(check("each variant", detail="2 lose: vase -0.80, mug -0.70.", low=None)),
+            "single prompts got worse: 2 lose: vase -0.80, mug -0.70.",
+            "Train it on",
+        ),
+    ],
+)  # fmt: skip
+def test_a_gate_is_a_sentence_and_what_to_do(found, sentence, advice):
+    explained = explain(found)
+    assert sentence in explained.found and advice in explained.advice
+
+
+def test_only_a_gate_without_a_sure_failure_is_undecided():
+    unsure = check("diversity to active", decided=False)
+    assert is_undecided(gate(unsure))
+    assert not is_undecided(gate(unsure, check("clip_score to active")))
+    assert not is_undecided(gate(check("diversity to active", passed=True)))
+    before = check("diversity to active")
+    del before["decided"]  # of a run before this was stored
+    assert not is_undecided(gate(before))
