@@ -56,7 +56,7 @@ class ApprovalsMixin:
 
 
 def _may(request: HttpRequest, name: str) -> bool:
-    return bool(request.user.has_perm(PERMISSIONS[name]))  # type: ignore[union-attr]
+    return bool(request.user.has_perm(PERMISSIONS[name]))
 
 
 def _serve(request: HttpRequest, run: Run) -> tuple[Run, str]:

@@ -23,21 +23,17 @@ from distillation.admin.example_filters import (
     VariantFilter,
     VerdictFilter,
 )
+from distillation.admin.review import DECISIONS, ReviewMixin
 from distillation.examples import lifecycle as examples
-from distillation.examples.lifecycle import Override
 from distillation.models import Detector, Example, Verdict
 from generation.admin import pictures
 from generation.admin.actions import ObjectActionsMixin, ReadOnlyMixin
 
-DECISIONS = {
-    "accept": (Override.ACCEPTED, "accepted"),
-    "reject": (Override.REJECTED, "rejected"),
-    "clear": (Override.NONE, "left to the detector"),
-}
+SAID = {"accept": "accepted", "reject": "rejected", "clear": "left to the detector"}
 
 
 @admin.register(Example)
-class ExampleAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
+class ExampleAdmin(ReviewMixin, ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
     list_display = ("picture", "verdict", "failing", "decision", "origin")
     list_filter = (
         VerdictFilter,
@@ -56,7 +52,7 @@ class ExampleAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
     list_select_related = ("source", "overridden_by")
     actions = ("accept", "reject", "clear")
     object_actions = ("accept", "reject", "clear")
-    actions_list = ("precision",)
+    actions_list = ("review", "precision")
     change_form_outer_before_template = "distillation/admin/example.html"
     fieldsets = (
         (
@@ -172,7 +168,7 @@ class ExampleAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
 
     # --- actions
     def action_applies(self, name: str, obj: Any) -> bool:
-        return not obj.refusal and obj.override != DECISIONS[name][0]
+        return not obj.refusal and obj.override != DECISIONS[name]
 
     @action(description="Accept", icon="thumb_up", permissions=["change"])
     def accept(self, request: HttpRequest, queryset: QuerySet) -> None:
@@ -187,16 +183,21 @@ class ExampleAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
         self._decide(request, queryset, "clear")
 
     def _decide(self, request: HttpRequest, queryset: QuerySet, name: str) -> None:
-        decision, said = DECISIONS[name]
-        chosen = Example.objects.filter(pk__in=queryset.order_by().values("pk"))
-        changing = list(chosen.filter(refusal="").exclude(override=decision))
-        changed = examples.override(chosen, decision, by=request.user)
-        if changing:
-            message = f"{said.capitalize()} in the admin."
-            LogEntry.objects.log_actions(cast(int, request.user.pk), changing, CHANGE, message)
+        changed = self.change_override(request, queryset, name)
+        said = SAID[name]
         noun = "image is" if changed == 1 else "images are"
         level = messages.SUCCESS if changed else messages.WARNING
         self.message_user(request, f"{changed} {noun} {said}.", level)
+
+    def change_override(self, request: HttpRequest, queryset: QuerySet, name: str) -> int:
+        """Store the person's decision on these examples, also in the log of each. Return the number of changes."""
+        chosen = Example.objects.filter(pk__in=queryset.order_by().values("pk"))
+        changing = list(chosen.filter(refusal="").exclude(override=DECISIONS[name]))
+        changed = examples.override(chosen, DECISIONS[name], by=request.user)
+        if changing:
+            message = f"{SAID[name].capitalize()} in the admin."
+            LogEntry.objects.log_actions(cast(int, request.user.pk), changing, CHANGE, message)
+        return changed
 
 
 def _picture(example: Example, size: str) -> str:

@@ -6,21 +6,51 @@ Replaces the page of `generation`, which has no access to runs.
 from typing import Any
 
 from django.contrib import admin
-from django.http import HttpRequest
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import get_object_or_404, redirect
+from django.template.loader import render_to_string
+from django.urls import path
+from unfold.decorators import action
 
 from distillation.admin import evaluations
+from distillation.admin.comparison import ComparisonMixin
 from distillation.models import Run
+from distillation.runs import approval, canary
 from generation.admin import pictures
 from generation.admin.releases import ReleaseAdmin
 from generation.models import Release
+from generation.releases import lifecycle as releases
 
 SHOWN = 6  # releases before and after this one
 admin.site.unregister(Release)
 
 
 @admin.register(Release)
-class ReleaseWithLineageAdmin(ReleaseAdmin):
+class ReleaseWithLineageAdmin(ComparisonMixin, ReleaseAdmin):
     change_form_outer_before_template = "distillation/admin/release.html"
+    actions_list = ("side_by_side",)
+
+    @action(
+        description="Compare two", url_path="side-by-side", icon="compare", permissions=["view"]
+    )
+    def side_by_side(self, request: HttpRequest) -> HttpResponse:
+        return redirect("admin:generation_release_compare")
+
+    def get_urls(self) -> list:
+        view = self.admin_site.admin_view(self.canary_now_view)
+        own = path("<int:release_id>/canary-now/", view, name="generation_release_canary_now")
+        return [own, *super().get_urls()]
+
+    def canary_now_view(self, request: HttpRequest, release_id: int) -> HttpResponse:
+        """Return the figures of a canary that its page polls."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        release = get_object_or_404(Release, pk=release_id)
+        found = canary.standing(release)
+        context = {"release": release, "standing": found}
+        html = render_to_string("distillation/admin/canary.html", context) if found else ""
+        return JsonResponse({"html": html, "is_over": found is None})
 
     def panel(self, request: HttpRequest, obj: Any) -> dict[str, Any]:
         run = evaluations.run_of(obj)
@@ -30,7 +60,10 @@ class ReleaseWithLineageAdmin(ReleaseAdmin):
         made_of = Release.objects.filter(manifest__parent=obj.name) if obj.kind == "teacher" else ()
         return {
             "release": obj,
+            "standing": canary.standing(obj),
+            "compared": _compared(obj),
             "run": run,
+            "waits": run is not None and approval.waiting().filter(pk=run.pk).exists(),
             "parent_name": parent,
             "parent": Release.objects.filter(name=parent).first() if parent else None,
             "begins_with": run.begins_with if run else None,
@@ -43,6 +76,12 @@ class ReleaseWithLineageAdmin(ReleaseAdmin):
             "right": evaluations.share_right(obj),
             "failed": [c for c in (run.checks if run else []) if not c["passed"]],
         }
+
+
+def _compared(release: Release) -> Release | None:
+    """Return the release to look at beside this one: the active one of its kind, else what it replaced."""
+    active = releases.active(release.kind)
+    return release.replaced if active == release else active
 
 
 def _before(release: Release) -> list[Release]:

@@ -112,7 +112,7 @@ class RunAdmin(ApprovalsMixin, ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
         if object_id is None:  # ReadOnlyMixin forbids POST
             context = dict(extra_context or {})
             try:
-                if request.method == "POST" and PLAN in request.POST:
+                if PLAN in request.POST and self.has_add_permission(request):
                     form = self.get_form(request)(request.POST, request.FILES)
                     if form.is_valid():
                         context["plan"] = run_form.plan(form, request.user)

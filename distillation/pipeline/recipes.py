@@ -152,9 +152,9 @@ REHEARSAL = replace(
         channels=48, blocks=(3, 3, 2, 0), steps=20, warmup=2, pictures=64, latent_noise=0.0
     ),
     structure=StructureRecipe(steps=20, warmup=2, batch=8),
-    regression=RegressionRecipe(steps=20, warmup=2, batch=8),
-    joint=JointRecipe(steps=20, warmup=2, batch=8),
-    again=JointRecipe(steps=20, warmup=2, batch=8),
+    regression=RegressionRecipe(steps=20, warmup=2, batch=8, watch_every=10, watched=16),
+    joint=JointRecipe(steps=20, warmup=2, batch=8, watch_every=10, watched=16),
+    again=JointRecipe(steps=20, warmup=2, batch=8, watch_every=10, watched=16),
     quantise=QuantiseRecipe(steps=4, warmup=0, batch=8, measured=8),
     evaluation=EvaluationRecipe(seeds_per_variant=2, speed=None),
     most_variants=24,

@@ -99,7 +99,10 @@ def discard(run: Run, *, reason: str = "") -> Release:
 
 
 def train_on(run: Run, *, steps: int, by: Any) -> Run:
-    """Start a run that continues the training of this run's release. Raises DistillationRefused and RunOpen."""
+    """Start a run that continues the training of this run's release, by a person's account.
+
+    Raises DistillationRefused, GateForbidden and RunOpen.
+    """
     if not can_train_on(run) or run.release is None:
         raise DistillationRefused(
             f"Training of {run.name} cannot be continued: it made no release, its canary has not ended, or its recipe "
@@ -107,6 +110,7 @@ def train_on(run: Run, *, steps: int, by: Any) -> Run:
         )
     if not 1 <= steps <= MOST_STEPS:
         raise DistillationRefused(f"Give from 1 to {MOST_STEPS} steps, not {steps}.")
+    policy.check_gate(run.recipe, by)
     again = run.recipe.get("again")
     changed = {**(again if isinstance(again, dict) else {}), "steps": steps}
     started = runs.create(

@@ -5,14 +5,16 @@ The decision is a pure function of the counts. Runs whose outcome was a canary a
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
 import structlog
 from django.conf import settings
 from django.db import transaction
 from django.db.models import Count, Q
+from django.utils import timezone
 
 from distillation.models import Run
-from distillation.runs import policy
+from distillation.runs import durations, policy
 from generation.engine.proportions import Share, difference
 from generation.errors import GenerationError
 from generation.models import Image, Job, Release
@@ -65,6 +67,61 @@ def decide(canary: Counts, active: Counts, *, jobs: int) -> tuple[str, str]:
     if canary.ended >= needed:
         return "promote", f"It served {canary.ended} jobs and is not worse than the active release."
     return "wait", f"It has served {canary.ended} of {needed} jobs."
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a canary stands against the active release now. sentence: what is known; left: when it is decided."""
+
+    active: Release
+    ours: Counts
+    theirs: Counts
+    sentence: str
+    left: str
+
+    @property
+    def rows(self) -> list[tuple[str, str, str]]:
+        """Return rows of a table: what is counted, of the canary, of the active release."""
+        ours, theirs = self.ours, self.theirs
+        failed = (_share(ours.failed, ours.ended), _share(theirs.failed, theirs.ended))
+        failing = (_share(ours.failing, ours.judged), _share(theirs.failing, theirs.judged))
+        return [
+            ("jobs ended", str(ours.ended), str(theirs.ended)),
+            ("of them failed", *failed),
+            ("images judged", str(ours.judged), str(theirs.judged)),
+            ("of them failed", *failing),
+        ]
+
+
+def standing(release: Release, *, now: datetime | None = None) -> Standing | None:
+    """Return how the canary stands; None if the release is no canary, or nothing is active."""
+    active = releases.active(release.kind)
+    begun = release.canary_started_at
+    if active is None or not release.canary_percent or begun is None:
+        return None
+    ours, theirs = count(release, release), count(active, release)
+    action, sentence = decide(ours, theirs, jobs=settings.CANARY_JOBS)
+    by_person = policy.policies()[-1] == Run.Policy.MANUAL
+    if action == "promote" and by_person:
+        return Standing(
+            active, ours, theirs, sentence, "PROMOTION is manual: a person activates it."
+        )
+    if action != "wait":
+        return Standing(active, ours, theirs, sentence, "It is decided within seconds.")
+    missing = max(0, max(settings.CANARY_JOBS, FEWEST) - ours.ended)
+    if not ours.ended or not missing:
+        return Standing(active, ours, theirs, sentence, "")
+    seconds = ((now or timezone.now()) - begun).total_seconds() * missing / ours.ended
+    left = f"At this rate it has enough jobs in about {durations.in_words(seconds)}."
+    return Standing(active, ours, theirs, sentence, left)
+
+
+def _share(part: int, whole: int) -> str:
+    if not whole:
+        return "–"
+    share = Share(part, whole)
+    low, high = share.interval
+    return f"{part}, {share.value:.1%} ({low:.1%} – {high:.1%})"
 
 
 def watch() -> None:

@@ -67,10 +67,10 @@ def clean(
     found, aside = [], []
     with transaction.atomic():
         # Locked while folders are renamed: a slice writes its needs before it looks for existing stages.
-        opened = Run.objects.select_for_update().filter(status__in=Run.OPEN)
-        # Of what waits for a decision, people look at the pictures.
-        wanted = [*opened, *_latest(kept_runs), *approval.waiting()]
-        for path, why in [*_stages(wanted, now), *_pictures(wanted, now)]:
+        wanted = [*Run.objects.select_for_update().filter(status__in=Run.OPEN), *_latest(kept_runs)]
+        # People look at the pictures of what waits for a decision.
+        looked_at = [*wanted, *approval.waiting()]
+        for path, why in [*_stages(wanted, now), *_pictures(looked_at, now)]:
             with _held(path) as is_free:
                 if not is_free:
                     continue

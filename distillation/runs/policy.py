@@ -266,11 +266,7 @@ def prepare(
             f"{' or '.join(policies())}.",
             parameter="policy",
         )
-    gate = sorted(GATE_FIELDS.intersection(recipe or ()))
-    if gate and not (created_by is None or created_by.has_perm("generation.change_release")):
-        raise GateForbidden(
-            f"The recipe changes {' and '.join(gate)}. Leave that out, or ask somebody who may change releases."
-        )
+    check_gate(recipe or {}, created_by)
     teacher = releases.named(Release.Kind.TEACHER)
     student = Release.objects.filter(
         kind=Release.Kind.STUDENT, status=Release.Status.ACTIVE, manifest__parent=teacher.name
@@ -285,6 +281,15 @@ def prepare(
         else check_description(recipe, "The recipe")
     )
     return Start(recipe, teacher, student if is_warm else None, Run.Policy(policy))
+
+
+def check_gate(recipe: Mapping[str, Any], person: Any) -> None:
+    """Raise GateForbidden if the recipe changes the gate and the person may not. None: a process may."""
+    gate = sorted(GATE_FIELDS.intersection(recipe))
+    if gate and not (person is None or person.has_perm("generation.change_release")):
+        raise GateForbidden(
+            f"The recipe changes {' and '.join(gate)}. Leave that out, or ask somebody who may change releases."
+        )
 
 
 def start(

@@ -31,7 +31,7 @@ WORDS = {
     "gate": "Decision whether it is good enough",
     "release": "The release is completed",
 }
-FINISHED, CURRENT, WAITING = "finished", "running", "waiting"
+FINISHED, CURRENT, STOPPED, WAITING = "finished", "running", "stopped", "waiting"
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,9 @@ def of(run: Run) -> list[StageState]:
     spent = sum(weights[name] for name in done)
     found = []
     for name in names:
-        state = FINISHED if name in done else CURRENT if name == run.stage else WAITING
-        part = (run.percent / 100 * whole - spent) / weights[name] if state == CURRENT else 0.0
+        at = CURRENT if run.is_open else STOPPED
+        state = FINISHED if name in done else at if name == run.stage else WAITING
+        part = (run.percent / 100 * whole - spent) / weights[name] if state == at else 0.0
         percent = 100.0 if name in done else 100 * min(1.0, max(0.0, part))
         share = 100 * weights[name] / whole
         found.append(StageState(name, WORDS[name], share, state, percent, _seconds(run, name)))

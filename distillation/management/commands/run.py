@@ -10,7 +10,7 @@ from django.template.defaultfilters import filesizeformat
 from tqdm import tqdm
 
 from distillation.models import Run
-from distillation.runs import cleaning, policy
+from distillation.runs import cleaning, plans, policy
 from distillation.runs import lifecycle as runs
 from generation.errors import GenerationError
 
@@ -44,6 +44,9 @@ class Command(BaseCommand):
         )
         start.add_argument(
             "--policy", choices=Run.Policy.values, help="default: the setting PROMOTION"
+        )
+        start.add_argument(
+            "--dry-run", action="store_true", help="say what would begin, and start nothing"
         )
         commands.add_parser("consider", help="decide whether to start a run, as the schedule does")
         commands.add_parser("list", help="the latest runs")
@@ -82,10 +85,24 @@ class Command(BaseCommand):
             raise CommandError(error.detail) from error
 
     def start(self, options: dict[str, Any]) -> None:
-        run = policy.start(
-            recipe=_recipe(options), is_warm=not options["anew"], policy=options["policy"]
-        )
+        given = {
+            "recipe": _recipe(options),
+            "is_warm": not options["anew"],
+            "policy": options["policy"],
+        }
+        if options["dry_run"]:
+            self.say_plan(plans.plan(**given))
+            return
+        run = policy.start(**given)
         self.stdout.write(f"{run.name} is {run.status}. Watch it: manage.py run watch")
+
+    def say_plan(self, plan: plans.Plan) -> None:
+        self.stdout.write(f"Would begin: {plan.sentence}")
+        if plan.named:
+            self.stdout.write(f"  new or changed: {plan.named}")
+        self.stdout.write(f"  {plan.time}")
+        for obstacle in (*plan.unfit, *plan.obstacles):
+            self.stdout.write(f"  against it: {obstacle}")
 
     def consider(self, _options: dict[str, Any]) -> None:
         decision = policy.consider()

@@ -96,6 +96,18 @@
     show(now.samples);
   }
 
+  let html = before.html;
+
+  function renew(next) {
+    if (next === html) return;
+    html = next;
+    const live = document.getElementById("run-live");
+    const isOpen = live.querySelector("details").open, isFocused = live.contains(document.activeElement);
+    live.innerHTML = html; // of our own template
+    live.querySelector("details").open = isOpen;
+    if (isFocused) live.querySelector("summary").focus();
+  }
+
   async function look() {
     let pause = PAUSE_MS;
     try {
@@ -103,10 +115,7 @@
       if (answer.redirected || answer.status === 403) return; // logged out
       const now = await answer.json();
       if (now.status !== before.status && !(now.is_open && before.is_open)) return location.reload();
-      const live = document.getElementById("run-live");
-      const isOpen = live.querySelector("details")?.open;
-      live.innerHTML = now.html; // of our own template
-      if (isOpen) live.querySelector("details").open = true;
+      renew(now.html);
       draw(now);
     } catch {
       pause = PAUSE_AFTER_ERROR_MS;

@@ -278,3 +278,78 @@ def test_a_decision_of_a_person_is_what_the_card_shows(admin, failing, decided):
 def test_a_card_without_a_decision_shows_the_detectors(admin):
     make_verdict(make_example(content=png(1)), failing=["vase"])
     assert cards(text(admin.get(url("changelist")))) == [("rejected", "rejected")]
+
+
+# --- review one by one ----------------------------------------------------------------------------
+@pytest.fixture
+def queue() -> list[Example]:
+    """Three pictures that nobody decided on: accepted, rejected and not judged by the detector."""
+    content = png()
+    found = [make_example(content=content, side=16) for _ in range(3)]
+    make_verdict(found[0])
+    make_verdict(found[1], failing=["vase"])
+    make_example(content=content, side=16, override="accepted")
+    make_example(refusal="too_small")
+    return found
+
+
+REVIEW = "/admin/distillation/example/review/"
+
+
+def shown(answer) -> int | None:
+    example = answer.context["example"]
+    return example and example.pk
+
+
+def decide(client: Client, shown: Example, decision: str, **given: object):
+    data = {"of": "undecided", "example": shown.pk, "decision": decision} | given
+    return client.post(REVIEW, data, follow=True)
+
+
+def test_pictures_are_reviewed_one_after_the_other_and_the_last_decision_is_undone(admin, queue):
+    one, two, three = queue
+    answer = admin.get(REVIEW)
+    assert shown(answer) == one.pk and "3 left of this set" in text(answer)
+    answer = decide(admin, one, "accept")
+    assert shown(answer) == two.pk and "fails: vase" in text(answer)
+    answer = decide(admin, two, "reject")
+    assert shown(answer) == three.pk and answer.context["undo"] == two
+    one.refresh_from_db()
+    two.refresh_from_db()
+    assert (one.override, two.override) == ("accepted", "rejected")
+    assert LogEntry.objects.filter(object_id=two.pk).count() == 1
+
+    answer = decide(admin, two, answer.context["undo_name"], undoes="1")
+    two.refresh_from_db()
+    assert (two.override, shown(answer), answer.context["undo"]) == ("", two.pk, None)
+
+
+def test_arrows_lead_to_the_neighbours_and_sets_are_of_the_detector(admin, queue):
+    one, two, three = queue
+    answer = admin.get(REVIEW, {"at": two.pk})
+    assert answer.context["previous"] == f"?of=undecided&at={one.pk}"
+    assert answer.context["following"] == f"?of=undecided&at={three.pk}"
+    assert shown(admin.get(REVIEW, {"of": "rejected"})) == two.pk
+    assert shown(admin.get(REVIEW, {"of": "accepted", "at": "x"})) == one.pk
+    assert shown(admin.get(REVIEW, {"of": "nonsense", "at": 10**9})) == one.pk
+
+
+def test_nothing_is_left_to_review(admin):
+    assert "No example is left" in text(admin.get(REVIEW))
+
+
+def test_review_needs_the_permission_to_decide(queue):
+    user = make_user(username="editor", is_staff=True)
+    client = Client()
+    client.force_login(user)
+    assert client.get(REVIEW).status_code == 403
+    user.user_permissions.set(Permission.objects.filter(codename="view_example"))
+    assert "Accept" not in text(client.get(REVIEW))
+    assert decide(client, queue[0], "accept").status_code == 403
+    assert not Example.objects.filter(pk=queue[0].pk).exclude(override="").exists()
+
+
+def test_a_decision_that_is_none_is_refused(admin, queue):
+    assert decide(admin, queue[0], "maybe").status_code == 400
+    assert decide(admin, queue[0], "accept", of="all").status_code == 400
+    assert decide(admin, queue[0], "accept", example="x").status_code == 404

@@ -64,7 +64,7 @@ def test_a_person_begins_a_run_and_a_second_one_is_refused_in_words(admin, setti
 def ready() -> None:
     """A teacher and a catalogue, so that a run can be started."""
     make_release(name="teacher-1", kind="teacher", image_sizes=((128, 128),))
-    make_variant()
+    make_variant(slug="red-glass-vase")
 
 
 def start(client: Client, **given: object):
@@ -509,6 +509,19 @@ def test_a_person_confirms_before_jobs_are_served_by_another_release(admin, meas
     page = release_page(admin, "student-new")
     assert "New jobs will use student-old again" in page
     assert reverse("admin:generation_release_do", args=[new.pk, "rollback"]) in page
+
+
+def test_a_canary_shows_its_figures_live_until_it_ends(admin, waiting):
+    releases.begin_canary(waiting.release, 20)
+    page = release_page(admin, "made")
+    now = reverse("admin:generation_release_canary_now", args=[waiting.release_id])
+    assert "It has served 0 of 200 jobs." in page and f'data-live="{now}"' in page
+    answer = admin.get(now).json()
+    assert "jobs ended" in answer["html"] and not answer["is_over"]
+    releases.end_canary(waiting.release)
+    assert admin.get(now).json()["is_over"]
+    assert "data-live" not in release_page(admin, "made")
+    assert person("view_run").get(now).status_code == 403
 
 
 # --- the schedule ---------------------------------------------------------------------------------

@@ -123,3 +123,10 @@ def test_a_slow_or_a_large_one_does_not_pass(costs, names):
 def test_limits_that_mean_nothing_are_refused(fields):
     with pytest.raises(ValueError, match=next(iter(fields))):
         GateRecipe(**fields)
+
+
+def test_a_check_that_too_few_prompts_or_a_wide_interval_leave_open_is_not_decided():
+    few = decide(measured(0.9, prompts=FEWEST - 1), teacher=measured(0.9, prompts=FEWEST - 1))
+    assert not few.passed and not any(check.decided for check in few.failed)
+    ruined = decide(measured(0.1))
+    assert all(check.decided for check in ruined.checks if check.name.startswith("attributes"))

@@ -294,3 +294,23 @@ def test_what_a_person_does_with_a_candidate_on_its_page_is_told_to_its_run(trie
     canary.watch()
     run.refresh_from_db()
     assert run.outcome == outcome
+
+
+# --- live figures ---------------------------------------------------------------------------------
+def test_a_canary_stands_by_the_jobs_of_both_and_says_when_it_is_decided(tried, settings):
+    settings.CANARY_JOBS = 100
+    assert canary.standing(tried).sentence == "It has served 0 of 100 jobs."
+    served_by(tried, count=25, failed=5)
+    served_by(Release.objects.get(name="active"), count=60)
+    found = canary.standing(tried, now=tried.canary_started_at + timedelta(minutes=10))
+    assert (found.ours.ended, found.theirs.ended) == (25, 60)
+    assert found.sentence == "It has served 25 of 100 jobs."
+    assert found.left == "At this rate it has enough jobs in about 30 minutes."
+    assert found.rows[1][1].startswith("5, 20.0% (") and found.rows[1][2].startswith("0, 0.0% (")
+
+
+def test_only_a_canary_stands_against_something(good, settings):
+    assert canary.standing(good).left == "It is decided within seconds."
+    settings.PROMOTION = "manual"
+    assert "a person activates it" in canary.standing(good).left
+    assert canary.standing(releases.end_canary(good)) is None

@@ -1,0 +1,133 @@
+"""Page of two releases side by side: a slider over both pictures of each prompt."""
+
+from typing import Any
+from urllib.parse import urlencode
+
+from django.contrib import messages
+from django.core.exceptions import PermissionDenied
+from django.core.paginator import Paginator
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect
+from django.template.response import TemplateResponse
+from django.urls import path, reverse
+
+from distillation.runs import side_by_side
+from distillation.runs.side_by_side import Pair
+from generation.errors import GenerationError, StorageFailed
+from generation.models import Release
+from generation.releases import lifecycle as releases
+
+ON_A_PAGE = 24
+SIDES = ("first", "second")
+MAKES = "generation.add_job"
+
+
+class ComparisonMixin:
+    """For the ModelAdmin of releases."""
+
+    admin_site: Any
+    opts: Any
+
+    def get_urls(self) -> list:
+        view = self.admin_site.admin_view
+        own = [
+            path("compare/", view(self.compare_view), name="generation_release_compare"),
+            path(
+                "compare/<int:release_id>/<slug:embedding>/<int:seed>/",
+                view(self.compared_view, cacheable=True),
+                name="generation_release_compared",
+            ),
+        ]
+        return [*own, *super().get_urls()]  # type: ignore[misc]
+
+    def compare_view(self, request: HttpRequest) -> HttpResponse:
+        """Show ?first=NAME&second=NAME; a POST has the pictures made that are missing."""
+        if not self.has_view_permission(request):  # type: ignore[attr-defined]
+            raise PermissionDenied
+        first, second = _chosen(request)
+        context = self.admin_site.each_context(request) | {
+            "title": "Two releases side by side",
+            "opts": self.opts,
+            "first": first,
+            "second": second,
+            "releases": Release.objects.order_by("kind", "-registered_at"),
+        }
+        if first is None or second is None or first == second:
+            return TemplateResponse(request, "distillation/admin/compare.html", context)
+        if request.method == "POST":
+            return self._make(request, first, second)
+        fits = first.encoder_fingerprint == second.encoder_fingerprint
+        found = side_by_side.pairs(first, second) if fits else []
+        page = Paginator(found, ON_A_PAGE).get_page(request.GET.get("page"))
+        context |= {
+            "fits": fits,
+            "may_make": fits and request.user.has_perm(MAKES),
+            "pairs": page,
+            "rows": [(pair, _words(pair), *_links(first, second, pair)) for pair in page],
+            "previous": _link(first, second, page.previous_page_number()) if page.has_previous() else "",
+            "following": _link(first, second, page.next_page_number()) if page.has_next() else "",
+        }  # fmt: skip
+        return TemplateResponse(request, "distillation/admin/compare.html", context)
+
+    def _make(self, request: HttpRequest, first: Release, second: Release) -> HttpResponse:
+        if not request.user.has_perm(MAKES):
+            raise PermissionDenied
+        try:
+            count = side_by_side.make(first, second, by=request.user)
+        except GenerationError as error:
+            messages.error(request, error.detail)
+        else:
+            messages.success(
+                request, f"{count} jobs make the pictures. Reload the page in a moment."
+            )
+        return redirect(reverse("admin:generation_release_compare") + _link(first, second))
+
+    def compared_view(
+        self, request: HttpRequest, release_id: int, embedding: str, seed: int
+    ) -> HttpResponse:
+        """Serve a picture of a pair."""
+        if not self.has_view_permission(request):  # type: ignore[attr-defined]
+            raise PermissionDenied
+        release = get_object_or_404(Release, pk=release_id)
+        picture = side_by_side.find(release, embedding, seed)
+        if picture is None:
+            raise Http404
+        try:
+            content = picture.read()
+        except (OSError, StorageFailed) as error:
+            raise Http404 from error
+        headers = {"Cache-Control": "private, max-age=3600"}
+        return HttpResponse(content, content_type="image/png", headers=headers)
+
+
+def _chosen(request: HttpRequest) -> tuple[Release | None, Release | None]:
+    """Return the releases of the query; without one the active student, and the newest beside it."""
+    first, second = (
+        Release.objects.filter(name=request.GET.get(side, "")).first() for side in SIDES
+    )
+    if "first" in request.GET or "second" in request.GET:
+        return first, second
+    active = releases.active(Release.Kind.STUDENT)
+    others = Release.objects.filter(kind=Release.Kind.STUDENT).exclude(status=Release.Status.ACTIVE)
+    return active, others.order_by("-registered_at").first()
+
+
+def _link(first: Release, second: Release, page: int = 1) -> str:
+    return f"?{urlencode({'first': first.name, 'second': second.name, 'page': page})}"
+
+
+def _links(first: Release, second: Release, pair: Pair) -> list[str]:
+    return [
+        reverse("admin:generation_release_compared", args=[release.pk, pair.embedding, pair.seed])
+        for release in (first, second)
+    ]
+
+
+def _words(pair: Pair) -> str:
+    """Return how much the prompt changed."""
+    if pair.change is not None:
+        first, second = pair.shares
+        return f"right: {first:.0%} → {second:.0%}"
+    if pair.distance is not None:
+        return f"distance {pair.distance:.3f}"
+    return "not measured"

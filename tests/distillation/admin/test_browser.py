@@ -1,0 +1,117 @@
+"""What happens in a browser: a run's curves and live progress, keys of the review, the slider over two releases."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image as Pictures
+
+from distillation.models import Example, Run
+from distillation.runs import folders
+from distillation.runs import lifecycle as runs
+from tests.acceptance import browser
+from tests.acceptance.browser import Visitor
+from tests.distillation.curated import make_example
+from tests.distillation.people import make_run
+from tests.distillation.pictures import png
+from tests.distillation.reporting import write_stage
+from tests.people import make_embedding, make_release, make_user
+from tests.web import Web, eventually
+
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.usefixtures("redis_server"),
+    pytest.mark.acceptance,
+    pytest.mark.slow,
+    pytest.mark.skipif(browser.installed() is None, reason="no Chromium is installed"),
+]
+
+
+@pytest.fixture
+def visitor(tmp_path: Path, settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Visitor]:
+    """A superuser, on a web process that reads this test's data folder."""
+    # Playwright runs an event loop in this thread, where Django refuses queries otherwise.
+    monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
+    make_user(username="admin", password="a good password", is_superuser=True, is_staff=True)
+    web = Web(tmp_path, DATA_DIR=str(settings.DATA_DIR))
+    with browser.chromium() as chromium:
+        found = Visitor(chromium, web.url)
+        found.page.goto("/admin/login/?next=/admin/")
+        found.page.fill("[name=username]", "admin")
+        found.page.fill("[name=password]", "a good password")
+        found.page.press("[name=password]", "Enter")
+        found.page.wait_for_url("**/admin/")
+        yield found
+        assert found.complaints == []
+        found.close()
+    web.stop()
+
+
+def test_a_run_is_watched_without_a_reload_and_its_curves_are_read_by_keys(visitor: Visitor):
+    run = make_run(folders={"pairs": "pairs-1", "joint": "joint-1"})
+    _, hold = runs.claim("worker-1")
+    runs.note(hold, stage="joint", percent=40.0)
+    lines = [json.dumps({"step": step, "loss": 1 / step}) for step in range(1, 101)]
+    write_stage("joint-1", {"metrics.jsonl": "\n".join(lines)})
+    page = visitor.page
+    page.goto(f"/admin/distillation/run/{run.pk}/change/")
+    page.get_by_text("40.0 %").wait_for()
+    curve = page.locator("#run-curves svg")
+    curve.focus()
+    page.keyboard.press("ArrowLeft")
+    page.get_by_text("joint: loss 0.01 at step 100").wait_for()
+    page.keyboard.press("ArrowLeft")
+    page.get_by_text("joint: loss 0.0101 at step 99").wait_for()
+    assert curve.locator("text").count() == 5  # three values and two steps
+
+    runs.note(hold, percent=77.0)
+    page.get_by_text("77.0 %").wait_for()
+    runs.finish(hold)
+    page.locator("#run-progress").wait_for(state="detached")
+    assert Run.objects.get(pk=run.pk).status == "succeeded"
+
+
+def test_examples_are_reviewed_with_keys_alone(visitor: Visitor):
+    one, two, three = (make_example(content=png(), side=64) for _ in range(3))
+    page = visitor.page
+
+    def at(example: Example) -> None:
+        page.get_by_role("link", name=f"Example {example.pk}", exact=True).wait_for()
+
+    def decided(example: Example, decision: str) -> None:
+        eventually(lambda: Example.objects.get(pk=example.pk).override == decision)
+
+    page.goto("/admin/distillation/example/review/")
+    at(one)
+    page.keyboard.press("a")
+    at(two)
+    decided(one, "accepted")
+    page.keyboard.press("ArrowRight")
+    at(three)
+    page.keyboard.press("ArrowLeft")
+    at(two)
+    page.keyboard.press("r")
+    at(three)
+    decided(two, "rejected")
+    page.keyboard.press("u")
+    at(two)
+    decided(two, "")
+
+
+def test_the_slider_over_two_releases_moves_by_keys(visitor: Visitor):
+    embedding = make_embedding()
+    for name, grey in (("old", 20), ("new", 200)):
+        make_release(name=name)
+        folder = folders.root() / "pictures" / f"{name}-{'0' * 16}"
+        folder.mkdir(parents=True)
+        picture = Pictures.new("RGB", (64, 64), (grey, grey, grey))
+        picture.save(folder / f"{embedding.sha256[:24]}-5.png")
+    page = visitor.page
+    page.goto("/admin/generation/release/compare/?first=old&second=new")
+    page.locator(".rt-compared input").focus()
+    for _ in range(10):
+        page.keyboard.press("ArrowLeft")
+    over = page.locator(".rt-over")
+    assert "60%" in over.evaluate("image => image.style.clipPath")
+    assert visitor.loaded(".rt-stack img") == [64, 64]

@@ -1,0 +1,26 @@
+"""`manage.py run`: the plan of a run."""
+
+from io import StringIO
+
+import pytest
+from django.core.management import call_command
+
+from distillation.models import Run
+from tests.people import make_release, make_variant
+
+pytestmark = pytest.mark.django_db
+
+
+def test_a_dry_run_says_what_would_begin_and_begins_nothing():
+    make_release(name="teacher-1", kind="teacher")
+    make_variant(slug="green-mug", text="a green mug")
+    said = StringIO()
+    call_command("run", "start", "--dry-run", "--recipe", "rehearsal", "--anew", stdout=said)
+    for part in (
+        "Would begin: A run of the recipe rehearsal, from teacher-1, for 1 prompt variants, 1 of them new",
+        "green-mug",
+        "against it: The recipe is for teachers of 128 × 128 pixels",
+        "against it: 1 prompt variants are not encoded yet.",
+    ):
+        assert part in said.getvalue(), said.getvalue()
+    assert not Run.objects.exists()

@@ -1,0 +1,137 @@
+"""Two releases side by side: pictures of the same prompts and seeds, sorted by what changed most."""
+
+from pathlib import Path
+
+import pytest
+from django.test import Client
+from django.urls import reverse
+from PIL import Image as Pictures
+
+from distillation.runs import folders, side_by_side
+from generation.images import storage, store
+from generation.models import Embedding, Image, Job, Release
+from generation.releases import quality
+from generation.releases.quality import Counts
+from tests.people import make_embedding, make_image, make_job, make_release, make_user, make_variant
+
+pytestmark = pytest.mark.django_db
+
+TEXTS = ("a red vase", "a blue mug", "a green bowl")
+
+
+@pytest.fixture
+def both() -> tuple[Release, Release]:
+    old = make_release(name="old")
+    for number, text in enumerate(TEXTS):
+        embedding = make_embedding(variant=make_variant(text=text))
+        embedding.sha256 = f"{number}" * 64
+        embedding.save()
+    return old, make_release(name="new")
+
+
+def picture(release: str, number: int, grey: int, *, seed: int = 5, key: str = "0" * 16) -> Path:
+    """A picture of an evaluation."""
+    folder = folders.root() / "pictures" / f"{release}-{key}"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{str(number) * 24}-{seed}.png"
+    Pictures.new("RGB", (8, 8), (grey, grey, grey)).save(path)
+    return path
+
+
+def names(pairs) -> list[str]:
+    return [pair.text for pair in pairs]
+
+
+def test_pictures_of_the_same_prompt_and_seed_are_paired_what_changed_most_first(both):
+    for number, change in enumerate((10, 200, 0)):
+        picture("old", number, 20)
+        picture("new", number, 20 + change)
+    picture("new", 0, 20, seed=9)  # which the other lacks
+    picture("old-2", 1, 20)  # another release
+    found = side_by_side.pairs(*both)
+    assert names(found) == ["a blue mug", "a red vase", "a green bowl"]
+    assert [round(pair.distance * 255) for pair in found] == [200, 10, 0]
+    assert (found[0].first.read(), found[0].seed) == (picture("old", 1, 20).read_bytes(), 5)
+
+
+def test_prompts_that_both_evaluations_judged_are_sorted_by_the_share_of_right_pictures(both):
+    for number in range(3):
+        picture("old", number, 0)
+        picture("new", number, 100 * number)
+    for release, right in zip(both, (4, 1), strict=True):
+        quality.record_evaluation(release, {"a red vase": Counts(right, 4)})
+    found = side_by_side.pairs(*both)
+    assert names(found) == ["a red vase", "a green bowl", "a blue mug"]
+    assert found[0].change == -0.75 and found[1].change is None
+
+
+def test_pictures_of_jobs_with_the_seed_are_taken_as_well(both):
+    for release, grey in zip(both, (0, 90), strict=True):
+        content = Path(picture("scratch", 0, grey)).read_bytes()
+        embedding = Embedding.objects.get(text="a red vase")
+        job = make_job(release=release, embedding=embedding, seed=0)
+        key = store.image_key(release, embedding, seed=0, width=64, height=64, steps=4)
+        stored = storage.save(content, "png").name
+        make_image(job=job)
+        Image.objects.filter(job=job).update(key=key, master=stored, file=stored)
+    (pair,) = side_by_side.pairs(*both)
+    assert (pair.text, round(pair.distance * 255)) == ("a red vase", 90)
+    assert side_by_side.find(both[1], pair.embedding, 0).read() == pair.second.read()
+
+
+@pytest.fixture
+def admin() -> Client:
+    client = Client()
+    client.force_login(make_user(username="admin", is_superuser=True))
+    return client
+
+
+COMPARE = {"first": "old", "second": "new"}
+
+
+def test_the_page_has_a_slider_over_both_pictures_of_each_prompt(admin, both):
+    picture("old", 1, 0)
+    picture("new", 1, 255)
+    page = admin.get(reverse("admin:generation_release_compare"), COMPARE).content.decode()
+    assert "a blue mug" in page and 'type="range"' in page and "distance 1.000" in page
+    for release in both:
+        link = reverse("admin:generation_release_compared", args=[release.pk, "1" * 24, 5])
+        assert link in page
+        answer = admin.get(link)
+        assert answer["Content-Type"] == "image/png" and answer.content[:4] == b"\x89PNG"
+    for sha, seed in (("1" * 24, 6), ("x", 5), ("1" * 23, 0)):
+        link = reverse("admin:generation_release_compared", args=[both[0].pk, sha, seed])
+        assert admin.get(link).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ({"first": "old", "second": "old"}, "two different releases"),
+        ({"first": "old", "second": "nothing"}, "Choose two releases"),
+        ({"first": "old", "second": "other"}, "different text encoders"),
+        ({}, "There is no picture of the same prompt"),
+    ],
+)
+def test_what_cannot_be_compared_is_said(admin, both, query, words):
+    make_release(name="other", encoder_fingerprint="f" * 64)
+    if not query:
+        Release.objects.filter(name="other").delete()
+    assert words in admin.get(reverse("admin:generation_release_compare"), query).content.decode()
+
+
+def test_missing_pictures_are_made_by_jobs_of_both(admin, both):
+    url = reverse("admin:generation_release_compare")
+    page = admin.post(f"{url}?first=old&second=new", follow=True).content.decode()
+    assert "6 jobs make the pictures" in page
+    jobs = Job.objects.values_list("release__name", "seed", "owner__username")
+    assert sorted(jobs) == [("new", 0, "admin")] * 3 + [("old", 0, "admin")] * 3
+
+
+def test_who_may_not_see_releases_compares_none(both):
+    client = Client()
+    client.force_login(make_user(username="editor", is_staff=True))
+    assert client.get(reverse("admin:generation_release_compare"), COMPARE).status_code == 403
+    picture("old", 1, 0)
+    link = reverse("admin:generation_release_compared", args=[both[0].pk, "1" * 24, 5])
+    assert client.get(link).status_code == 403
