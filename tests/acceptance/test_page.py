@@ -246,7 +246,7 @@ def test_without_a_script_everything_works(stack: Stack, visit: Visit):
     expect(page.locator(".facts")).to_contain_text("reused from an earlier job")
     page.get_by_text("Delete all", exact=True).click()
     page.get_by_role("button", name="Delete them").click()
-    expect(page.get_by_role("status")).to_have_text("2 pictures were deleted.")
+    expect(page.locator(".notice")).to_have_text("2 pictures were deleted.")
     expect(page.get_by_role("heading", level=1)).to_have_text("Your pictures")
     page.get_by_role("button", name="Log out").click()
     page.get_by_role("button", name="Log in").wait_for()
