@@ -1,9 +1,9 @@
 # One machine, from a clone to a picture. `make` alone lists what there is.
-# Variables: RECIPE=starter-1step WORKERS=2 PORT=8000 PROMPT="…" SEED=7 OUT=file.webp TORCH=cpu JOB=id ARGS="-k name" RETORT_HOME=folder DATABASE_URL=… REDIS_URL=…
+# Variables: RECIPE=starter-1step WORKERS=2 PORT=8000 PROMPT="…" SEED=7 OUT=file.webp TORCH=cpu FILE=retort.tar JOB=id ARGS="-k name" RETORT_HOME=folder DATABASE_URL=… REDIS_URL=…
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests setup-starter lock run client demo logs password test test-all unit check format format-check lint types imports migrations check-deps acceptance distill starter starter-report bench bench-api chaos screenshots clean
+.PHONY: help setup setup-tests setup-starter lock run client demo logs doctor backup restore password test test-all unit check format format-check lint types imports migrations check-deps acceptance distill starter starter-report bench bench-api chaos screenshots clean
 
 BASE_PYTHON ?= python3
 RECIPE ?= starter-1step
@@ -46,6 +46,15 @@ demo: setup ## make one picture (PROMPT="…" SEED=7 OUT=…) and print its path
 
 logs: setup ## show the logs of `make run` in the order of time (JOB=id ARGS="--follow light")
 	@exec $(LOCAL) logs $(ARGS)
+
+doctor: setup ## check every server, process, folder and release of `make run`, and say what to do
+	@exec $(LOCAL) manage doctor $(ARGS)
+
+backup: setup ## write the database and the data of `make run` into one file (FILE=retort.tar)
+	@exec $(LOCAL) manage backup $(or $(FILE),retort-$(shell date -u +%Y%m%d-%H%M%S).tar) $(ARGS)
+
+restore: setup ## restore such a file; `make run` must not serve (FILE=retort.tar ARGS=--verify)
+	@$(if $(FILE),exec $(LOCAL) manage restore $(FILE) $(ARGS),echo "Name the file: make restore FILE=retort.tar" >&2; exit 1)
 
 password: setup ## set a new password of a person (NAME=admin)
 	@exec $(LOCAL) manage changepassword $(or $(NAME),admin)

@@ -5,6 +5,7 @@ from django.templatetags.static import static
 
 from project.settings import environment
 
+VERSION = "0.1.0"  # of Retort, as in pyproject.toml, which no image has
 DEBUG = environment.flag("DEBUG", False)
 SECRET_KEY = environment.env.str("SECRET_KEY", default="")
 if not SECRET_KEY:
@@ -38,6 +39,7 @@ INSTALLED_APPS = [
     "drf_spectacular_sidecar",
     "generation",
     "distillation",
+    "project",  # for its commands
 ]
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",

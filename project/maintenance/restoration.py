@@ -1,0 +1,189 @@
+"""Restoration of a backup. The archive is unpacked and compared as a whole before anything changes."""
+
+import os
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+import redis
+from django.conf import settings
+from django.db import connection, transaction
+from django.db.migrations.loader import MigrationLoader
+
+from generation.engine import release as release_format
+from generation.engine.errors import ReleaseInvalid
+from generation.infra import redis_client
+from project.maintenance import archive, programs
+from project.maintenance.archive import DATA, DUMP, Facts
+from project.maintenance.errors import ArchiveInvalid, MaintenanceError, NotEmpty
+
+ASIDE = (
+    "before_restore"  # schema that holds the tables of before until the restoration has succeeded
+)
+# Columns that may hold paths below the data folder.
+PATHS = (
+    ("generation_release", "path"),
+    ("distillation_detector", "path"),
+    ("distillation_imagesource", "url"),
+)
+OURS = ("generation.", "distillation.")  # migrations of these apps
+NAMES_AT_ONCE = 5000
+CACHED_IMAGES = "retort:image*"  # keys in Redis, whose images the database may lack now
+
+
+@dataclass
+class Outcome:
+    """faults: what rows name and is not there, in words."""
+
+    facts: Facts
+    files: int = 0
+    images: int = 0
+    releases: int = 0
+    faults: list[str] = field(default_factory=list)
+
+
+def verify(source: IO[bytes]) -> Facts:
+    """Compare every file of the archive with its hash, and change nothing. Raises ArchiveInvalid."""
+    facts = archive.unpack(source, None)
+    _refuse_newer(facts)
+    return facts
+
+
+def restore(source: IO[bytes], *, replace: bool) -> Outcome:
+    """Restore the database and the data folder. replace: whatever the database holds. Raises MaintenanceError."""
+    _refuse_in_use(replace=replace)
+    root = Path(settings.DATA_DIR)
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".restore-", dir=root) as temporary:
+        unpacked = Path(temporary)
+        facts = archive.unpack(source, unpacked)
+        _refuse_newer(facts)
+        _restore_database(unpacked / DUMP)
+        outcome = Outcome(facts, files=_move(unpacked / DATA, root))
+    _move_paths(facts.data_dir, str(root))
+    _forget_cache(outcome)
+    _compare_releases(outcome)
+    if facts.has_images and not settings.S3_BUCKET:
+        _compare_images(outcome)
+    return outcome
+
+
+def _refuse_newer(facts: Facts) -> None:
+    known = {f"{app}.{name}" for app, name in MigrationLoader(None).disk_migrations}
+    ours = [name for name in facts.migrations if name.startswith(OURS)]
+    newer = [name for name in ours if name not in known]
+    if newer:
+        raise ArchiveInvalid(
+            f"The archive is of a newer revision of the code, with the migration {newer[0]}. Restore it with that one."
+        )
+
+
+def _refuse_in_use(*, replace: bool) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+        tables = {name for (name,) in cursor.fetchall()}
+        if "generation_worker" in tables:
+            cursor.execute(
+                "SELECT name FROM generation_worker WHERE heartbeat_at > now() - %s * interval '1 second'",
+                [settings.WORKER_STALE_SECONDS],
+            )
+            if working := [name for (name,) in cursor.fetchall()]:
+                raise NotEmpty(
+                    f"Workers use this database: {', '.join(working[:5])}. Stop all processes first."
+                )
+    if tables and not replace:
+        raise NotEmpty(
+            "The database is not empty. Restore into an empty one, or give --replace, which removes what it holds."
+        )
+
+
+def _restore_database(dump: Path) -> None:
+    """Restore the dump in place of the tables that there are, or leave those as they are."""
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(f"DROP SCHEMA IF EXISTS {ASIDE} CASCADE")
+        cursor.execute(f"ALTER SCHEMA public RENAME TO {ASIDE}")
+        cursor.execute("CREATE SCHEMA public")
+    try:
+        programs.run(
+            "pg_restore", "--no-owner", "--no-privileges", "--exit-on-error", "--single-transaction",
+            "--schema=public", dump,
+        )  # fmt: skip
+    except MaintenanceError:
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute("DROP SCHEMA public CASCADE")
+            cursor.execute(f"ALTER SCHEMA {ASIDE} RENAME TO public")
+        raise
+    with connection.cursor() as cursor:
+        cursor.execute(f"DROP SCHEMA {ASIDE} CASCADE")
+
+
+def _move(unpacked: Path, root: Path) -> int:
+    """Move the unpacked files to the data folder, in place of those of the same name. Return how many."""
+    moved = 0
+    for folder, _, names in os.walk(unpacked):
+        target = root / Path(folder).relative_to(unpacked)
+        target.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            os.replace(Path(folder) / name, target / name)
+            moved += 1
+    return moved
+
+
+def _move_paths(before: str, now: str) -> None:
+    """Change the paths of rows that lie below the data folder of the backup's installation."""
+    if before == now:
+        return
+    with transaction.atomic(), connection.cursor() as cursor:
+        for table, column in PATHS:
+            cursor.execute(
+                f"UPDATE {table} SET {column} = %s || substr({column}, %s) WHERE starts_with({column}, %s)",
+                [now, len(before) + 1, before + "/"],
+            )
+
+
+def _forget_cache(outcome: Outcome) -> None:
+    try:
+        client = redis_client.client()
+        for key in client.scan_iter(CACHED_IMAGES, count=1000):
+            client.delete(key)
+    except redis.RedisError as error:
+        outcome.faults.append(
+            f"Redis does not answer ({error}): empty it before you start, for its cache may have other images."
+        )
+
+
+def _compare_releases(outcome: Outcome) -> None:
+    """Compare names and sizes of the files of all releases; the hashes of the archive have been compared."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT name, path FROM generation_release ORDER BY name")
+        rows = cursor.fetchall()
+    for name, path in rows:
+        outcome.releases += 1
+        try:
+            release_format.verify(Path(settings.BASE_DIR) / path, hashes=False)
+        except ReleaseInvalid as error:
+            outcome.faults.append(f"Release {name}: {error.detail}")
+
+
+def _compare_images(outcome: Outcome) -> None:
+    missing: list[str] = []
+    for column in ("file", "master"):
+        last = ""
+        while names := _next_names(column, last):
+            last = names[-1]
+            outcome.images += len(names) if column == "file" else 0
+            missing += [name for name in names if not (Path(settings.MEDIA_ROOT) / name).is_file()]
+    if missing:
+        outcome.faults.append(
+            f"{len(missing)} image files are missing, such as {missing[0]}. They are made again on request."
+        )
+
+
+def _next_names(column: str, last: str) -> list[str]:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"SELECT DISTINCT {column} FROM generation_image WHERE {column} > %s ORDER BY 1 LIMIT %s",
+            [last, NAMES_AT_ONCE],
+        )
+        return [name for (name,) in cursor.fetchall()]

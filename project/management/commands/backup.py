@@ -1,0 +1,68 @@
+"""`manage.py backup`: write the database and the data folder into one file."""
+
+import os
+import sys
+import tempfile
+from argparse import ArgumentParser
+from pathlib import Path
+from typing import IO, Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError
+from django.db import OperationalError
+
+from project.maintenance import backup
+from project.maintenance.archive import Writer
+from project.maintenance.errors import MaintenanceError
+
+
+class Command(BaseCommand):
+    help = "Write the database and the files of DATA_DIR into one archive. It may run while everything serves."
+    requires_system_checks: list[str] = []
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("file", help="a new file, or - for stdout")
+        parser.add_argument(
+            "--with-training",
+            action="store_true",
+            help="with what unfinished runs have trained; without it they begin again after a restoration",
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        try:
+            if options["file"] == "-":
+                written = backup.write(sys.stdout.buffer, with_training=options["with_training"])
+                sys.stdout.buffer.flush()
+            else:
+                written = self._write(Path(options["file"]), with_training=options["with_training"])
+        except (MaintenanceError, OSError) as error:
+            raise CommandError(str(error)) from error
+        except OperationalError as error:
+            raise CommandError(f"PostgreSQL does not answer: {str(error).strip()}") from error
+        self.stderr.write(
+            f"Wrote {written.files} files, {written.size_bytes / 2**20:,.1f} MiB. "
+            f"Check it: manage.py restore {options['file']} --verify"
+        )
+        if settings.S3_BUCKET:
+            self.stderr.write(
+                f"Images are in the bucket {settings.S3_BUCKET}, and not in the archive."
+            )
+
+    def _write(self, file: Path, *, with_training: bool) -> Writer:
+        """Write the file completely or not at all. Its owner alone may read it: it holds hashes of passwords."""
+        if file.exists():
+            raise MaintenanceError(f"{file} exists. Name a new file.")
+        handle, temporary = tempfile.mkstemp(
+            dir=file.absolute().parent, prefix=f".{file.name}-", suffix=".partial"
+        )
+        try:
+            out: IO[bytes]
+            with os.fdopen(handle, "wb") as out:
+                written = backup.write(out, with_training=with_training)
+                out.flush()
+                os.fsync(out.fileno())
+            os.rename(temporary, file)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        return written

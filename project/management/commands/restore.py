@@ -1,0 +1,56 @@
+"""`manage.py restore`: restore what `manage.py backup` wrote, or verify it."""
+
+import sys
+from argparse import ArgumentParser
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+from django.db import OperationalError, ProgrammingError
+
+from project.maintenance import restoration
+from project.maintenance.archive import Facts
+from project.maintenance.errors import MaintenanceError
+
+
+class Command(BaseCommand):
+    help = "Restore a backup into an empty database and the data folder. All processes must be stopped."
+    requires_system_checks: list[str] = []
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("file", help="of `manage.py backup`, or - for stdin")
+        parser.add_argument(
+            "--verify",
+            action="store_true",
+            help="compare every file of the archive with its hash, and change nothing",
+        )
+        parser.add_argument(
+            "--replace",
+            action="store_true",
+            help="remove what the database holds; it is not asked again",
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        is_stdin = options["file"] == "-"
+        try:
+            with sys.stdin.buffer if is_stdin else Path(options["file"]).open("rb") as source:
+                if options["verify"]:
+                    self._say(restoration.verify(source), "is complete and undamaged")
+                    return
+                outcome = restoration.restore(source, replace=options["replace"])
+        except (MaintenanceError, OSError) as error:
+            raise CommandError(str(error)) from error
+        except (OperationalError, ProgrammingError) as error:
+            raise CommandError(f"PostgreSQL refused: {str(error).strip()}") from error
+        self._say(outcome.facts, "is restored")
+        self.stdout.write(
+            f"{outcome.files} files, {outcome.images} images, {outcome.releases} releases. "
+            "Now migrate and start everything: make run, or manage.py bootstrap."
+        )
+        if outcome.faults:
+            raise CommandError("\n".join(outcome.faults), returncode=3)
+
+    def _say(self, facts: Facts, what: str) -> None:
+        self.stdout.write(
+            f"The backup of {facts.made_at} (Retort {facts.retort}, PostgreSQL {facts.postgresql}) {what}."
+        )

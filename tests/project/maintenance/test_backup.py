@@ -1,0 +1,213 @@
+"""A backup is restored into another database and data folder: real pg_dump, real pg_restore, real files."""
+
+import hashlib
+import io
+import os
+import subprocess
+import sys
+import tarfile
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+from django.core.management import call_command
+from django.core.management.base import CommandError
+
+from generation.images import storage
+from generation.models import Image, Job, PromptVariant, Release
+from generation.releases import lifecycle
+from project.maintenance import archive, programs
+from project.maintenance.errors import ProgramMissing
+from tests.people import make_image, make_job, make_variant, make_worker
+from tests.tiny import make_tiny_release
+from tests.web import ROOT, database_url
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@dataclass
+class Installation:
+    """A database of its own on the server of the tests, and a data folder."""
+
+    url: str
+    data: Path
+
+    def manage(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "manage.py", *words],
+            cwd=ROOT,
+            env={**os.environ, "DATABASE_URL": self.url, "DATA_DIR": str(self.data)},
+            capture_output=True,
+            text=True,
+        )
+
+    def query(self, statement: str) -> list[tuple[Any, ...]]:
+        connection = psycopg2.connect(self.url)
+        try:
+            with connection, connection.cursor() as cursor:
+                cursor.execute(statement)
+                return cursor.fetchall() if cursor.description else []
+        finally:
+            connection.close()
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Iterator[Installation]:
+    name = f"restored_{uuid.uuid4().hex[:12]}"
+    server = psycopg2.connect(database_url())
+    server.autocommit = True
+    with server.cursor() as cursor:
+        cursor.execute(f"CREATE DATABASE {name}")
+    yield Installation(database_url().rsplit("/", 1)[0] + f"/{name}", tmp_path / "elsewhere")
+    with server.cursor() as cursor:
+        cursor.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    server.close()
+
+
+@pytest.fixture
+def written(settings, tmp_path: Path) -> Path:
+    """The archive of an installation with a variant, a registered release, an image and what is left out."""
+    source = tmp_path / "tiny"
+    make_tiny_release(source, name="restored", kind="student")
+    release = lifecycle.register(source)
+    make_variant(slug="a-red-vase")
+    image = make_image(job=make_job(release=release, status=Job.Status.SUCCEEDED))
+    root = Path(settings.DATA_DIR)
+    for name in ("distillation/stage/net.bin", "distillation/reports/restored/report.md"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(name)
+    thumbnail = Path(settings.MEDIA_ROOT) / storage.thumbnail_name(image.file)
+    thumbnail.parent.mkdir(parents=True, exist_ok=True)
+    thumbnail.write_bytes(b"made again")
+    file = tmp_path / "retort.tar"
+    call_command("backup", str(file))
+    return file
+
+
+def test_a_backup_is_restored_into_an_empty_database_and_folder(written: Path, other):
+    image_file = Image.objects.get().file
+    assert written.stat().st_mode & 0o077 == 0
+    done = other.manage("restore", str(written))
+    assert done.returncode == 0, done.stderr
+    assert other.query("SELECT slug FROM generation_promptvariant WHERE slug = 'a-red-vase'")
+    ((path,),) = other.query("SELECT path FROM generation_release WHERE name = 'restored'")
+    assert path == str(other.data / "releases" / "restored")
+    assert {file.name for file in Path(path).iterdir()} >= {"release.json"}
+    stored = (other.data / "media" / image_file).read_bytes()
+    assert hashlib.sha256(stored).hexdigest() in image_file
+    assert (other.data / "distillation/reports/restored/report.md").is_file()
+    left_out = ("distillation/stage", "media/thumbnails")
+    assert not any((other.data / name).exists() for name in left_out)
+    assert [path.name for path in other.data.iterdir() if path.name.startswith(".")] == []
+    # The code of now works on it.
+    checked = other.manage("migrate", "--check")
+    assert checked.returncode == 0, checked.stderr
+
+
+def test_training_is_in_the_archive_on_request(written: Path, tmp_path: Path):
+    file = tmp_path / "with.tar"
+    call_command("backup", str(file), "--with-training")
+    with tarfile.open(file) as tar, tarfile.open(written) as without:
+        names = set(tar.getnames())
+        assert names - set(without.getnames()) == {"data/distillation/stage/net.bin"}
+    assert not [name for name in names if "thumbnails" in name]
+
+
+@pytest.mark.slow
+def test_a_database_that_is_not_empty_is_refused_unless_it_is_to_be_replaced(written: Path, other):
+    assert other.manage("restore", str(written)).returncode == 0
+    other.query("UPDATE generation_promptvariant SET text = 'another'")
+    other.query("CREATE TABLE of_a_newer_revision (id int)")
+    refused = other.manage("restore", str(written))
+    assert refused.returncode == 1 and "not empty" in refused.stderr
+    assert other.query("SELECT DISTINCT text FROM generation_promptvariant") == [("another",)]
+    done = other.manage("restore", str(written), "--replace")
+    assert done.returncode == 0, done.stderr
+    assert other.query("SELECT 1 FROM generation_promptvariant WHERE text = 'another'") == []
+    assert other.query("SELECT 1 FROM pg_tables WHERE tablename = 'of_a_newer_revision'") == []
+    schemas = "SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_|information_schema'"
+    assert other.query(schemas) == [("public",)]
+
+
+def test_nothing_is_restored_while_workers_use_the_database(written: Path, tmp_path: Path):
+    make_worker(name="busy")
+    with pytest.raises(CommandError, match="Workers use this database: busy"):
+        call_command("restore", str(written), "--replace")
+
+
+@pytest.mark.slow
+def test_a_damaged_archive_is_refused_and_changes_nothing(written: Path, other):
+    content = bytearray(written.read_bytes())
+    place = content.index(b"PGDMP") + 200
+    content[place] ^= 0xFF
+    damaged = written.with_name("damaged.tar")
+    damaged.write_bytes(content)
+    for words in (("--verify",), ()):
+        refused = other.manage("restore", str(damaged), *words)
+        assert refused.returncode == 1
+        assert "not as they were written, such as database.dump" in refused.stderr
+    cut = written.with_name("cut.tar")
+    cut.write_bytes(written.read_bytes()[: written.stat().st_size // 2])
+    assert other.manage("restore", str(cut)).returncode == 1
+    assert other.query("SELECT 1 FROM pg_tables WHERE schemaname = 'public'") == []
+    assert not list(other.data.rglob("*.dump"))
+
+
+def test_an_archive_is_verified_without_a_change(written: Path, capsys):
+    call_command("restore", str(written), "--verify")
+    assert "is complete and undamaged" in capsys.readouterr().out
+    assert PromptVariant.objects.filter(slug="a-red-vase").exists()
+
+
+@pytest.mark.slow
+def test_a_dump_that_cannot_be_restored_leaves_the_tables_of_before(written: Path, other, tmp_path):
+    assert other.manage("restore", str(written)).returncode == 0
+    broken = tmp_path / "broken.tar"
+    with tarfile.open(written) as tar, broken.open("wb") as out:
+        writer = archive.Writer(out)
+        facts = tar.extractfile("backup.json")
+        assert facts is not None
+        writer.add_content("backup.json", facts.read())
+        writer.add_content("database.dump", b"no dump")
+        writer.close()
+    done = other.manage("restore", str(broken), "--replace")
+    assert done.returncode == 1 and "pg_restore failed" in done.stderr
+    assert other.query("SELECT 1 FROM generation_promptvariant WHERE slug = 'a-red-vase'")
+
+
+def test_a_member_outside_of_the_data_folder_is_refused(tmp_path: Path):
+    out = io.BytesIO()
+    writer = archive.Writer(out)
+    writer.add_content("data/../../etc/passwd", b"x")
+    writer.close()
+    out.seek(0)
+    with pytest.raises(archive.ArchiveInvalid, match="no part of a backup"):
+        archive.unpack(out, tmp_path / "unpacked")
+
+
+def test_an_archive_of_a_newer_revision_is_refused(written: Path, monkeypatch):
+    from project.maintenance import restoration
+
+    monkeypatch.setattr(restoration, "OURS", ("django_celery_beat.", "generation.", "of_tomorrow."))
+    monkeypatch.setattr(
+        restoration.MigrationLoader, "load_disk", lambda self: setattr(self, "disk_migrations", {})
+    )
+    with pytest.raises(CommandError, match="newer revision"):
+        call_command("restore", str(written), "--verify")
+
+
+def test_an_existing_file_is_never_overwritten(written: Path):
+    before = written.read_bytes()
+    with pytest.raises(CommandError, match="exists"):
+        call_command("backup", str(written))
+    assert written.read_bytes() == before
+    assert Release.objects.filter(name="restored").exists()
+
+
+def test_a_missing_program_is_named_with_what_to_install():
+    with pytest.raises(ProgramMissing, match="postgresql-client-999"):
+        programs.find("pg_dump", 999)
