@@ -26,6 +26,7 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.wsgi import get_wsgi_application
 
+from generation.infra import metrics
 from generation.realtime.hub import LOAD, REQUEST_ID, SHELL, Hub
 from project import bodies, connections
 from project.answers import INTERNAL, Answer, Send, refusal, whole
@@ -50,6 +51,7 @@ LOGINS_AT_ONCE = 2  # a check of a password takes 100 MiB
 LOGINS_WAITING = 32
 FOR_OPERATORS = ("/health/ready", "/metrics")  # answered while all threads are at work
 LIVE = "/health/live"
+FLUSH_SECONDS = 1.0
 NEVER_CACHED = [
     (b"content-type", b"application/json"),
     (b"cache-control", b"no-store"),
@@ -116,8 +118,12 @@ class Shell:
         self._holder.start()
         _before_stop(self._holder.close)
         gc.freeze()  # garbage collections skip the objects of Django's modules
+        metrics.keep_back()  # from now on no request waits for Redis to count it
+        flushing = asyncio.create_task(_flush_often())
         await send({"type": "lifespan.startup.complete"})
         await receive()
+        flushing.cancel()
+        await asyncio.to_thread(metrics.flush)
         await self._holder.aclose()
         await send({"type": "lifespan.shutdown.complete"})
 
@@ -210,6 +216,13 @@ class Shell:
                 return await self._django(scope, body, is_gone=is_gone)
         finally:
             self._logging_in -= 1
+
+
+async def _flush_often() -> None:
+    """Send the metrics of this process, each second. Ends when it is cancelled."""
+    while True:
+        await asyncio.sleep(FLUSH_SECONDS)
+        await asyncio.to_thread(metrics.flush)
 
 
 def _for_django(headers: Any) -> list[tuple[bytes, bytes]]:

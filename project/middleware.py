@@ -1,6 +1,7 @@
-"""WSGI and Django middleware: clean-up of requests, and the request log."""
+"""WSGI and Django middleware: clean-up of requests, their metrics, and the request log."""
 
 import re
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -10,10 +11,12 @@ from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django_structlog.middlewares import RequestMiddleware
 
+from generation.infra import metrics
 from generation.realtime.hub import REQUEST_ID, SHELL
 
 log = structlog.get_logger(__name__)
 
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _SESSION_KEY = re.compile(r"[a-z0-9]{1,40}")
 _CHARSET = re.compile(r";\s*charset\s*=[^;]*", re.IGNORECASE)
 
@@ -48,6 +51,41 @@ def session_key(
         return get_response(request)
 
     return middleware
+
+
+def request_metrics(
+    get_response: Callable[[HttpRequest], HttpResponseBase],
+) -> Callable[[HttpRequest], HttpResponseBase]:
+    """Count the request by route, method and status, and measure how long Django took."""
+
+    def middleware(request: HttpRequest) -> HttpResponseBase:
+        began = time.perf_counter()
+        response = get_response(request)
+        # The shell repeats the request of a client that waits: it was counted when it came.
+        if not request.META.get("asgi.scope", {}).get(SHELL) or response.status_code >= 400:
+            route = _route(request)
+            method = request.method if request.method in METHODS else "other"
+            seconds = time.perf_counter() - began
+            metrics.add(
+                metrics.counted(
+                    "retort_http_requests_total",
+                    route=route,
+                    method=str(method),
+                    status=str(response.status_code),
+                )
+                | metrics.observed("retort_http_seconds", seconds, route=route)
+            )
+        return response
+
+    return middleware
+
+
+def _route(request: HttpRequest) -> str:
+    """Return the pattern of the URL, without ids: a path would make a series of each."""
+    match = request.resolver_match
+    if match is None:
+        return "unknown"
+    return "admin" if match.route.startswith("admin/") else f"/{match.route}"
 
 
 class RequestLog(RequestMiddleware):

@@ -12,6 +12,7 @@ import time
 import structlog
 from django.conf import settings
 
+from generation.infra import metrics
 from project.bridge import Bridge
 
 log = structlog.get_logger(__name__)
@@ -62,8 +63,6 @@ class Watchdog:
 
     def _exit(self, *, loop_seconds: float) -> None:
         log.error("web_stuck", threads_seconds=self.stuck_seconds, event_loop_seconds=loop_seconds)
-        from generation.infra import metrics  # its models need Django's set-up
-
         faulthandler.dump_traceback(all_threads=True)
         metrics.increment("retort_web_stuck_total")
         metrics.flush()

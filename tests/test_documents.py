@@ -68,12 +68,21 @@ def test_every_scope_of_a_key_is_explained():
     assert set(APIKey.Scope.values) <= first_cells(document("api.md"))
 
 
+def gauges() -> set[str]:
+    files = ("metrics.py", "gauges.py")
+    places = [*(f"generation/infra/{name}" for name in files), "distillation/runs/gauges.py"]
+    source = "".join((ROOT / file).read_text() for file in places)
+    return set(re.findall(r'GaugeMetricFamily\(\s*"(retort_\w+)"', source))
+
+
+def test_the_version_is_that_of_the_package(settings):
+    assert f'version = "{settings.VERSION}"' in (ROOT / "pyproject.toml").read_text()
+
+
 def test_every_metric_is_explained():
     named = {word.split("{")[0] for word in first_cells(document("operations.md"))}
     recorded = set(metrics.COUNTERS) | set(metrics.HISTOGRAMS)
-    source = (ROOT / "generation" / "infra" / "metrics.py").read_text()
-    gauges = set(re.findall(r'GaugeMetricFamily\(\s*"(retort_\w+)"', source))
-    assert gauges and {word for word in named if word.startswith("retort_")} == recorded | gauges
+    assert {word for word in named if word.startswith("retort_")} == recorded | gauges()
 
 
 def explained_events() -> set[str]:

@@ -29,6 +29,7 @@ RETENTION_DAYS = environment.whole("RETENTION_DAYS", 0, most=36_500)
 FILES_IN_USE = [
     "distillation.examples.lifecycle.files_in_use"
 ]  # of stored files, those that other apps need
+GAUGES = ["distillation.runs.gauges.collect"]  # of /metrics, those of other apps
 WEBHOOK_PRIVATE_HOSTS = environment.flag("WEBHOOK_PRIVATE_HOSTS", False)
 WEBHOOK_KEPT_DAYS = environment.count("WEBHOOK_KEPT_DAYS", 30)
 WORKER_STALE_SECONDS = environment.positive("WORKER_STALE_SECONDS", 15)

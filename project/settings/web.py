@@ -42,6 +42,7 @@ INSTALLED_APPS = [
     "project",  # for its commands
 ]
 MIDDLEWARE = [
+    "project.middleware.request_metrics",
     "django.middleware.security.SecurityMiddleware",
     "project.headers.content_security_policy",
     "whitenoise.middleware.WhiteNoiseMiddleware",

@@ -10,7 +10,7 @@ from django.views.decorators.http import require_safe
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
-from generation.infra import metrics
+from generation.infra import gauges, metrics
 from generation.realtime.hub import LOAD
 
 
@@ -22,9 +22,10 @@ class _Figures(CollectorRegistry):
         self._load = load
 
     def collect(self):
-        yield from metrics.collect()
+        yield from metrics.recorded()
+        yield from gauges.collect()
         if self._load is not None:
-            yield from metrics.of_web(self._load)
+            yield from gauges.of_web(self._load)
 
 
 @require_safe

@@ -14,7 +14,9 @@ from django.test import Client
 from django.utils import timezone
 from prometheus_client.parser import text_string_to_metric_families
 
-from generation.infra import metrics, redis_client
+from generation.infra import beat_lock, gauges, metrics, redis_client
+from generation.models import Release
+from tests.distillation.people import make_run
 from tests.people import (
     cover,
     make_embedding,
@@ -75,7 +77,7 @@ def test_what_is_kept_back_is_counted_with_the_next_flush(redis, monkeypatch):
     metrics.keep_back()
     metrics.increment("retort_jobs_total", outcome="succeeded")
     metrics.increment("retort_jobs_total", outcome="succeeded")
-    assert ("retort_jobs_total", ("outcome", "succeeded")) not in scraped()
+    assert not redis.exists(metrics.HASH)
 
     metrics.flush()
     metrics.flush()
@@ -185,7 +187,7 @@ def test_the_scrape_does_not_slow_with_jobs_that_ended(redis, django_assert_max_
     for seed in range(5):
         make_job(seed=seed, owner=make_user(username=f"user-{seed}"))
 
-    with django_assert_max_num_queries(8):
+    with django_assert_max_num_queries(11):
         scraped()
 
 
@@ -215,7 +217,7 @@ def test_without_postgresql_redis_still_tells(redis, monkeypatch):
     def away():
         raise DatabaseError("gone")
 
-    monkeypatch.setattr(metrics, "_workers", away)
+    monkeypatch.setattr(gauges, "_workers", away)
     metrics.increment("retort_images_total")
 
     values = scraped()
@@ -225,12 +227,10 @@ def test_without_postgresql_redis_still_tells(redis, monkeypatch):
 
 def test_every_figure_that_the_code_records_is_declared():
     used = set()
-    for file in (ROOT / "generation").rglob("*.py"):
-        used |= (
-            set(re.findall(r"""["'](retort_[a-z_]+)["']""", file.read_text()))
-            if file.name != "metrics.py"
-            else set()
-        )
+    for app in ("generation", "project"):
+        for file in (ROOT / app).rglob("*.py"):
+            if file.name not in ("metrics.py", "gauges.py"):
+                used |= set(re.findall(r"""["'](retort_[a-z_]+)["']""", file.read_text()))
 
     assert used
     assert used <= set(metrics.COUNTERS) | set(metrics.HISTOGRAMS)
@@ -254,3 +254,59 @@ def test_a_field_of_nobody_we_know_is_passed_over(redis_server):
     metrics.increment("retort_images_total")
 
     assert scraped()["retort_images_total",] == 1
+
+
+@pytest.mark.django_db
+def test_requests_are_counted_by_route_and_not_by_path(redis):
+    client = Client()
+    client.get("/health/live")
+    client.get("/v1/jobs/5f3c1c1e-0000-4000-8000-000000000001")
+    client.get("/v1/jobs/5f3c1c1e-0000-4000-8000-000000000002")
+    client.get("/nowhere")
+    client.get("/admin/generation/job/")
+    values = scraped()
+
+    def count(route: str, status: str) -> float:
+        labels = (("method", "GET"), ("route", route), ("status", status))
+        return values[("retort_http_requests_total", *labels)]
+
+    assert count("/v1/jobs/<uuid:job_id>", "401") == 2
+    assert count("unknown", "404") == count("admin", "302") == 1
+    assert values[("retort_http_seconds_count", ("route", "/v1/jobs/<uuid:job_id>"))] == 2
+
+
+@pytest.mark.django_db
+def test_a_metric_of_an_alarm_is_zero_before_its_first_event(redis):
+    assert scraped()["retort_attempts_total", ("outcome", "lost")] == 0
+
+
+@pytest.mark.django_db
+def test_the_installation_the_disk_and_beat_are_gauges(redis, settings):
+    assert not any(key[0].startswith("retort_disk") for key in scraped())  # no folder yet
+    Path(settings.DATA_DIR).mkdir()
+    values = scraped()
+    assert values["retort_info", ("version", settings.VERSION)] == 1
+    assert 0 < values["retort_disk_free_bytes",] <= values["retort_disk_size_bytes",]
+    assert values["retort_beat_up",] == 0 and values["retort_database_bytes",] > 0
+    redis.set(beat_lock.NAME, "a beat")
+    assert scraped()["retort_beat_up",] == 1
+
+
+@pytest.mark.django_db
+def test_runs_and_the_candidates_that_wait_are_gauges(redis):
+    release = make_release(name="new", status=Release.Status.CANDIDATE)
+    make_run(status="succeeded", outcome="candidate", release=release, finished_at=timezone.now())
+    make_run(status="running", percent=40, lease_expires_at=timezone.now())
+    values = scraped()
+    assert values["retort_runs", ("status", "running")] == 1
+    assert values["retort_run_percent",] == 40 and values["retort_waiting_candidates",] == 1
+
+
+@pytest.mark.django_db
+def test_coverage_of_the_active_releases_is_a_gauge(redis):
+    make_variant(slug="one")
+    make_variant(slug="two")
+    release = make_release(covered_variants=["one"])
+    cover(release, {"one": ""})
+    covered = ("kind", "student"), ("release", release.name)
+    assert scraped()["retort_covered_variants", *covered] == 1

@@ -10,7 +10,7 @@ from django.db import OperationalError, connection
 from django.utils import timezone
 from standardwebhooks import WebhookVerificationError
 
-from generation.infra import heartbeat, metrics
+from generation.infra import gauges, heartbeat, metrics
 from generation.models import Delivery, WebhookEndpoint
 from generation.webhooks import delivery as delivering
 from generation.webhooks import endpoints as webhooks
@@ -295,10 +295,10 @@ def test_what_came_of_it_is_counted(receiver, delivery, redis_server):
     delivering.run()
     make_delivery(endpoint=delivery.endpoint, status="dead")
 
-    found = {family.name: family for family in metrics.collect()}
+    found = {family.name: family for family in (*metrics.recorded(), *gauges.collect())}
 
     counted = {s.labels["outcome"]: s.value for s in found["retort_webhooks"].samples}
-    assert counted == {"failed": 1, "delivered": 1}
+    assert counted == {"failed": 1, "delivered": 1, "dead": 0}
     waiting = {s.labels["status"]: s.value for s in found["retort_webhook_deliveries"].samples}
     assert waiting == {"pending": 0, "dead": 1}
     count = next(s for s in found["retort_webhook_seconds"].samples if s.name.endswith("_count"))
