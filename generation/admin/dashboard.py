@@ -1,15 +1,17 @@
-"""Dashboard of the admin: queue, failures, workers, catalogue, latest images, each for users with the permission."""
+"""First page of the admin: what needs a person, a week, figures and images, each for users with the permission."""
 
+import shutil
 from datetime import timedelta
 from typing import Any
 
 import redis
+from django.conf import settings
 from django.db.models import Count, Q
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils import timezone
 
-from generation.admin import pictures
+from generation.admin import attention, pictures, trends
 from generation.catalogue import variants as catalogue
 from generation.infra import beat_lock, heartbeat, light
 from generation.models import Image, Job, Release
@@ -18,12 +20,16 @@ LATEST_PICTURES = 18
 
 
 def summary(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
-    """unfold's DASHBOARD_CALLBACK."""
+    """unfold's DASHBOARD_CALLBACK; `distillation.admin.dashboard` adds what is its own."""
+    context["attention"] = list(attention.items(request))
     cards: list[dict[str, Any]] = []
     may = request.user.has_perm
     if may("generation.view_job"):
         cards += _jobs()
-        latest = Image.objects.order_by("-created_at").select_related("job__embedding")
+        context["trends"] = trends.week()
+        latest = (
+            Image.objects.filter(index=0).order_by("-created_at").select_related("job__embedding")
+        )
         latest = latest.defer("job__embedding__data")[:LATEST_PICTURES]
         context["latest"] = [
             {
@@ -82,7 +88,18 @@ def _workers() -> list[dict]:
     if faulty:
         note += f"; {faulty} with a fault"
     is_bad = not alive.get("generation") or faulty > 0
-    return [_card("Workers", sum(alive.values()), note, "worker", is_bad=is_bad), _schedule()]
+    workers = _card("Workers", sum(alive.values()), note, "worker", is_bad=is_bad)
+    return [workers, _schedule(), *_disk()]
+
+
+def _disk() -> list[dict]:
+    try:
+        disk = shutil.disk_usage(settings.DATA_DIR)
+    except OSError:
+        return []  # it is made with the first file
+    free, total = f"{disk.free / 2**30:,.1f} GiB", f"{disk.total / 2**30:,.1f} GiB"
+    is_bad = disk.free < attention.LEAST_FREE * disk.total
+    return [_card("Disk", free, f"free of {total} for images", "job", is_bad=is_bad)]
 
 
 def _schedule() -> dict:

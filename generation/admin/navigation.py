@@ -36,15 +36,24 @@ GROUPS = {
 
 
 def navigation(request: HttpRequest) -> list[dict[str, Any]]:
-    """Return the groups of links, as Unfold expects them."""
-    return [
+    """Return the groups of links to what this person may see, as Unfold expects them."""
+    groups = [
         {
             "title": title,
             "separator": True,
             "items": [
                 {"title": name, "icon": icon, "link": reverse_lazy(f"admin:{model}_changelist")}
                 for name, icon, model in links
+                if may_view(request, model)
             ],
         }
         for title, links in GROUPS.items()
     ]
+    return [group for group in groups if group["items"]]
+
+
+def may_view(request: HttpRequest, model: str) -> bool:
+    """Return whether the person may view or change rows of the model, such as generation_job."""
+    app, _, name = model.rpartition("_")
+    may = request.user.has_perm
+    return may(f"{app}.view_{name}") or may(f"{app}.change_{name}")

@@ -120,7 +120,7 @@ UNFOLD = {
         }
     ],
     "SHOW_VIEW_ON_SITE": False,
-    "DASHBOARD_CALLBACK": "generation.admin.dashboard.summary",
+    "DASHBOARD_CALLBACK": "distillation.admin.dashboard.summary",
     "STYLES": [lambda request: static("generation/admin.css")],
     "SIDEBAR": {
         "show_search": True,

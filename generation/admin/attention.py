@@ -1,0 +1,158 @@
+"""What needs a person today: servers, workers, disk, jobs, prompts and webhooks. For the first page of the admin."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import IntEnum
+
+import redis
+from django.conf import settings
+from django.http import HttpRequest
+from django.urls import reverse
+from django.utils import timezone
+
+from generation.catalogue import variants as catalogue
+from generation.catalogue.standing import Board, Standing
+from generation.infra import beat_lock, heartbeat
+from generation.models import Delivery, Job, Release
+from generation.releases import quality
+
+LEAST_FREE = 0.1  # of the disk
+# Queue → what does not happen without a worker of it.
+QUEUES = {
+    "generation": "no job runs",
+    "light": "no job is rescued, and nothing is distilled",
+    "encode": "new prompts wait",
+    "webhooks": "webhooks wait",
+    "distillation": "runs wait",
+}
+CRITICAL_QUEUES = ("generation", "light")
+
+
+class Level(IntEnum):
+    """Order of the list. css: class of an item."""
+
+    CRITICAL = 1  # something does not work
+    WARNING = 2
+    DECISION = 3  # a person is to decide
+
+    @property
+    def css(self) -> str:
+        return self.name.lower()
+
+
+@dataclass(frozen=True)
+class Item:
+    """text: what needs a person. advice: what to do. url: where."""
+
+    level: Level
+    text: str
+    advice: str
+    url: str
+
+
+def items(request: HttpRequest) -> Iterator[Item]:
+    """Yield what needs a person, of what this one may see."""
+    may = request.user.has_perm
+    if may("generation.view_worker"):
+        yield from _processes()
+        yield from _disk()
+    if may("generation.view_release"):
+        yield from _releases()
+    if may("generation.view_job"):
+        yield from _jobs()
+    if may("generation.view_promptvariant"):
+        yield from _catalogue()
+    if may("generation.view_delivery"):
+        yield from _webhooks()
+
+
+def count(number: int, one: str, many: str = "") -> str:
+    """Return "1 prompt" or "2 prompts"."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def page(model: str, query: str = "", app: str = "generation") -> str:
+    return reverse(f"admin:{app}_{model}_changelist") + query
+
+
+def _processes() -> Iterator[Item]:
+    alive = set(heartbeat.alive().values_list("queue", flat=True))
+    for queue, without in QUEUES.items():
+        if queue not in alive:
+            level = Level.CRITICAL if queue in CRITICAL_QUEUES else Level.WARNING
+            text = f"No {queue} worker runs: {without}"
+            yield Item(level, text, "Start one, and read its log.", page("worker"))
+    try:
+        is_beating: bool = beat_lock.is_held()
+    except redis.RedisError:
+        yield Item(Level.CRITICAL, "Redis does not answer", "Start it.", page("worker"))
+    else:
+        if not is_beating:
+            text = "Beat does not run: nothing is rescued or distilled by schedule"
+            yield Item(Level.CRITICAL, text, "Start it.", page("worker"))
+    for worker in heartbeat.alive().exclude(fault="").order_by("name"):
+        text = f"{worker.name} takes no jobs: {worker.fault}"
+        advice = worker.fault_detail or "Its row says why. It tries again by itself."
+        yield Item(Level.CRITICAL, text, advice, page("worker"))
+
+
+def _disk() -> Iterator[Item]:
+    try:
+        disk = shutil.disk_usage(settings.DATA_DIR)
+    except OSError:
+        return  # it is made with the first file
+    if disk.free < LEAST_FREE * disk.total:
+        text = f"{disk.free / 2**30:,.1f} GiB of {disk.total / 2**30:,.1f} GiB are free for images"
+        advice = "Set RETENTION_DAYS, or give it more space."
+        yield Item(Level.CRITICAL, text, advice, page("job"))
+
+
+def _releases() -> Iterator[Item]:
+    if not Release.objects.filter(status=Release.Status.ACTIVE).exists():
+        advice = "Activate one."
+        yield Item(Level.CRITICAL, "No release is active: no job can run", advice, page("release"))
+
+
+def _jobs() -> Iterator[Item]:
+    day = timezone.now() - timedelta(days=1)
+    failed = Job.objects.filter(created_at__gte=day, status=Job.Status.FAILED)
+    if number := failed.count():
+        codes = failed.order_by("error_code").values_list("error_code", flat=True).distinct()
+        text = f"{count(number, 'job')} failed in 24 hours: {', '.join(codes[:3])}"
+        advice = "Their pages say why. Retry them when the reason is gone."
+        yield Item(Level.WARNING, text, advice, page("job", "?status__exact=failed"))
+
+
+def _catalogue() -> Iterator[Item]:
+    states = catalogue.count_states()
+    if number := states["failed"]:
+        text = f"{count(number, 'prompt')} could not be encoded"
+        yield Item(
+            Level.WARNING,
+            text,
+            "Their pages say why.",
+            page("promptvariant", "?embedding=failed"),
+        )
+    board = Board.now()
+    if board.serving.student is None:
+        return
+    if number := board.counts[Standing.WAITING]:
+        text = f"{count(number, 'prompt')} not covered by the student"
+        advice = "Start a run, or let the schedule do it."
+        where = page("promptvariant", f"?standing={Standing.WAITING}")
+        yield Item(Level.DECISION, text, advice, where)
+    if number := board.counts[Standing.WEAK]:
+        share = f"{quality.limit():.0%}"
+        text = f"{count(number, 'prompt')} weak: fewer than {share} of the pictures are right"
+        advice = "Look at their pictures; train on, or change the text."
+        where = page("promptvariant", f"?standing={Standing.WEAK}")
+        yield Item(Level.DECISION, text, advice, where)
+
+
+def _webhooks() -> Iterator[Item]:
+    if number := Delivery.objects.filter(status=Delivery.Status.DEAD).count():
+        text = f"{count(number, 'webhook')} given up"
+        advice = "Send them again when their receiver answers."
+        yield Item(Level.WARNING, text, advice, page("delivery", "?status__exact=dead"))

@@ -1,0 +1,140 @@
+"""The first page of the admin says what needs a person today, and how the week went."""
+
+from datetime import timedelta
+
+import pytest
+from django.contrib.auth.models import Permission
+from django.core.cache import cache
+from django.test import Client
+from django.urls import reverse
+from django.utils import timezone
+
+from distillation.models import Run
+from generation.admin import trends
+from generation.infra import beat_lock, redis_client
+from generation.models import Image, Job, PromptVariant, Release, Worker
+from tests.distillation.curated import make_example
+from tests.distillation.people import make_run
+from tests.people import (
+    cover,
+    make_delivery,
+    make_embedding,
+    make_image,
+    make_job,
+    make_release,
+    make_user,
+    make_variant,
+    make_worker,
+)
+
+pytestmark = pytest.mark.django_db
+
+QUEUES = ("generation", "encode", "webhooks", "light", "distillation")
+
+
+@pytest.fixture(autouse=True)
+def no_week_of_another_test() -> None:
+    cache.delete(trends.KEY)
+
+
+@pytest.fixture
+def well(redis_server, monkeypatch):
+    """Everything runs, and every prompt is covered and encoded."""
+    monkeypatch.setattr(redis_client, "_resume_at", 0.0)
+    redis_server.set(beat_lock.NAME, "a beat")
+    for queue in QUEUES:
+        make_worker(name=queue, queue=queue)
+    embedding = make_embedding(variant=make_variant(text="a red vase"))
+    release = make_release(covered_variants=["a-red-vase"])
+    cover(release, {"a-red-vase": ""})
+    make_job(embedding=embedding, release=release, status=Job.Status.SUCCEEDED)
+    return redis_server
+
+
+def person(*permissions: str, **fields: bool) -> Client:
+    user = make_user(username="editor", is_staff=True, **fields)
+    user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
+    client = Client()
+    client.force_login(user)
+    return client
+
+
+def needs(client: Client) -> list[str]:
+    return [item.text for item in client.get(reverse("admin:index")).context["attention"]]
+
+
+def test_nothing_needs_a_person_while_all_is_well(well):
+    client = person(is_superuser=True)
+    assert needs(client) == []
+    assert "Nothing. Everything runs" in client.get(reverse("admin:index")).content.decode()
+
+
+def test_what_does_not_work_comes_before_what_is_to_be_decided(well):
+    done = Job.objects.get()
+    make_job(
+        embedding=done.embedding,
+        release=done.release,
+        status=Job.Status.FAILED,
+        error_code="out_of_memory",
+    )
+    make_delivery(status="dead")  # of a job whose prompt the student does not cover
+    well.delete(beat_lock.NAME)
+    Worker.objects.filter(queue="light").delete()
+    Worker.objects.filter(queue="encode").update(fault="storage_failed")
+    release = make_release(name="new", kind="student", status=Release.Status.CANDIDATE)
+    make_run(
+        name="new-run",
+        status=Run.Status.SUCCEEDED,
+        outcome="candidate",
+        release=release,
+        finished_at=timezone.now(),
+    )
+    make_example()
+    found = needs(person(is_superuser=True))
+    assert found == [
+        "No light worker runs: no job is rescued, and nothing is distilled",
+        "Beat does not run: nothing is rescued or distilled by schedule",
+        "encode takes no jobs: storage_failed",
+        "1 job failed in 24 hours: out_of_memory",
+        "1 webhook given up",
+        "1 prompt not covered by the student",
+        "The release of new-run waits for you",
+        "1 example not judged",
+    ]
+
+
+def test_a_run_that_stopped_is_named(well):
+    make_run(
+        name="full", status=Run.Status.PAUSED, error_code="no_space", error_detail="Disk full."
+    )
+    assert "The run full is paused" in needs(person(is_superuser=True))
+    Run.objects.update(status=Run.Status.FAILED, finished_at=timezone.now())
+    assert "The latest run full failed" in needs(person(is_superuser=True))
+
+
+def test_a_person_sees_only_what_is_permitted(well):
+    PromptVariant.objects.update(status="archived")
+    make_variant(text="a blue bowl")
+    well.delete(beat_lock.NAME)
+    assert needs(person("view_promptvariant")) == ["1 prompt not covered by the student"]
+    nobody = person()
+    assert needs(nobody) == []
+    assert "needs you today" not in nobody.get(reverse("admin:index")).content.decode()
+
+
+def test_the_week_is_drawn_day_by_day(well):
+    now = timezone.now()
+    job = make_job(status=Job.Status.FAILED)
+    Job.objects.filter(pk=job.pk).update(created_at=now - timedelta(days=2))
+    image = make_image(job=Job.objects.get(status=Job.Status.SUCCEEDED))
+    Image.objects.filter(pk=image.pk).update(is_accepted=False)
+    jobs, _, pictures = person("view_job").get(reverse("admin:index")).context["trends"]
+    assert [bar.text for bar in jobs.bars][-3:] == ["0, 1 failed", "none", "1, 0 failed"]
+    assert len(jobs.bars) == 7 and jobs.bars[-3].bad_height == jobs.bars[-3].height == trends.HEIGHT
+    assert pictures.latest == "0% of 1"
+
+
+def test_the_menu_has_no_link_to_what_is_not_permitted():
+    html = person("view_job").get(reverse("admin:index")).content.decode()
+    assert reverse("admin:generation_job_changelist") in html
+    assert reverse("admin:generation_apikey_changelist") not in html
