@@ -7,7 +7,7 @@ from django.http import HttpRequest
 from django.urls import reverse
 
 from distillation.models import Example, Run
-from distillation.runs import gauges
+from distillation.runs import approval
 from generation.admin import dashboard
 from generation.admin.attention import Item, Level, count, page
 
@@ -26,7 +26,7 @@ def summary(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
 def _items(request: HttpRequest) -> Iterator[Item]:
     may = request.user.has_perm
     if may("distillation.view_run"):
-        for run in gauges.waiting():
+        for run in approval.waiting():
             advice = "Look at its pictures, and decide."
             yield Item(
                 Level.DECISION, f"The release of {run.name} waits for you", advice, _page(run)

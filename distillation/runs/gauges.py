@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 
-from django.db.models import Count, Max, QuerySet
+from django.db.models import Count, Max
 from prometheus_client.core import GaugeMetricFamily, Metric
 
 from distillation.models import Run
-from generation.models import Release
+from distillation.runs import approval
 
 
 def collect() -> Iterator[Metric]:
@@ -23,12 +23,5 @@ def collect() -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "retort_waiting_candidates",
         "Releases of runs that wait for a person's decision.",
-        value=waiting().count(),
-    )
-
-
-def waiting() -> QuerySet[Run]:
-    """Return the runs whose release waits for a person: it passed the gate, and is neither active nor rejected."""
-    return Run.objects.filter(
-        outcome=Run.Outcome.CANDIDATE, release__status=Release.Status.CANDIDATE
+        value=approval.waiting().count(),
     )
