@@ -8,7 +8,7 @@ SHELL := /bin/sh
 BASE_PYTHON ?= python3
 RECIPE ?= starter-1step
 SHORT := $(if $(SLOW),, and not slow)
-LOCKED := requirements.txt distillation/starter/requirements.txt tests/requirements.txt deploy/requirements-s3.txt deploy/requirements-mcp.txt
+LOCKED := requirements.txt distillation/starter/requirements.txt tests/requirements.txt deploy/requirements-s3.txt deploy/requirements-mcp.txt deploy/requirements-otel.txt
 PYTHON := .venv/bin/python
 LOCAL := $(PYTHON) -m deploy.local
 export BASE_PYTHON WORKERS PORT PROMPT SEED OUT TORCH JOB

@@ -28,7 +28,7 @@ from django.core.wsgi import get_wsgi_application
 
 from generation.infra import metrics
 from generation.realtime.hub import LOAD, REQUEST_ID, SHELL, Hub
-from project import bodies, connections
+from project import bodies, connections, tracing
 from project.answers import INTERNAL, Answer, Send, refusal, whole
 from project.bodies import Body, Receive, Scope
 from project.bridge import Bridge
@@ -58,6 +58,7 @@ NEVER_CACHED = [
     (b"x-content-type-options", b"nosniff"),
 ]
 
+tracing.begin()
 django_app = in_utf8(get_wsgi_application())
 
 

@@ -6,6 +6,7 @@ A worker's queue decides which bootstep it runs: `-Q generation` holds a device,
 import os
 
 from celery import Celery
+from celery.signals import beat_init, worker_init
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
 
@@ -22,3 +23,11 @@ app.steps["worker"].update(
         "distillation.tasks:DistillationStep",
     }
 )
+
+
+@worker_init.connect
+@beat_init.connect
+def _begin_tracing(**_: object) -> None:
+    from project import tracing  # the settings are not ready before
+
+    tracing.begin()

@@ -1,4 +1,4 @@
-"""Logs: JSON lines for machines, colours for a terminal."""
+"""Logs: JSON lines for machines, colours for a terminal. Traces."""
 
 import logging
 
@@ -8,6 +8,7 @@ from project.settings import environment
 
 LOG_LEVEL = environment.choice("LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR"))
 LOG_FORMAT = environment.choice("LOG_FORMAT", "json", ("json", "console"))
+OTEL_EXPORTER_OTLP_ENDPOINT = environment.env.str("OTEL_EXPORTER_OTLP_ENDPOINT", default="")
 DJANGO_STRUCTLOG_STATUS_START_LOG_LEVEL = logging.DEBUG  # the line at a request's end says it all
 _SHARED_PROCESSORS: list = [
     structlog.contextvars.merge_contextvars,

@@ -199,6 +199,7 @@ def requirements(file: str) -> list[Requirement]:
         "tests/requirements.txt",
         "deploy/requirements-s3.txt",
         "deploy/requirements-mcp.txt",
+        "deploy/requirements-otel.txt",
     ],
 )
 def test_every_requirement_is_locked_within_its_range(file: str) -> None:
