@@ -40,7 +40,7 @@ def begin() -> None:
         ) from error
 
     class RequestsAndTasks(Sampler):
-        """Begins no trace at a statement: heartbeats and polls would be most of all."""
+        """Begins no trace at a statement or at a message: heartbeats, polls and the schedule would be most of all."""
 
         def should_sample(self, parent_context: Any, trace_id: int, name: str, kind: Any = None,
                           *_: Any, **__: Any) -> SamplingResult:  # fmt: skip
