@@ -46,22 +46,22 @@ def submit(owner, request: JobRequest) -> Job:
     # A fresh seed has no images, unless it is one of the stock.
     stored = None if request.seed is None else _stored(job)
     # BEGIN and COMMIT are a third of the round trips of a request that writes the row alone.
-    has_stock = request.seed is None and stock.fits(job)
+    takes_stock = request.seed is None and stock.fits(job)
     is_one_row = (
         stored is None
-        and not has_stock
+        and not takes_stock
         and job.webhook_id is None
         and not quotas.is_limited(owner, request.api_key)
     )
     with nullcontext() if is_one_row else transaction.atomic():
-        if has_stock:
+        if takes_stock:
             stored = stock.take(job)
         if stored is not None and images.hold(stored):
             stored = None  # a file was removed a moment ago
         _check_limits(job, is_stored=stored is not None)
         if request.webhook is not None:
             webhooks.hold(job, request.webhook)
-        _insert(job, stored)
+        _insert(job, stored, is_of_stock=takes_stock)
         transaction.on_commit(partial(_notify, job), robust=True)
     return job
 
@@ -146,7 +146,7 @@ def _check_limits(job: Job, *, is_stored: bool) -> None:
     quotas.use(job)
 
 
-def _insert(job: Job, stored: Sequence[StoredImage] | None) -> None:
+def _insert(job: Job, stored: Sequence[StoredImage] | None, *, is_of_stock: bool) -> None:
     if stored is not None:
         job.status, job.cache, job.finished_at = Job.Status.SUCCEEDED, Job.Cache.HIT, timezone.now()
     rows.insert([job])
@@ -154,7 +154,10 @@ def _insert(job: Job, stored: Sequence[StoredImage] | None) -> None:
         images_made = jobs.image_rows(job, stored)
         rows.insert(images_made)
         setattr(job, reading.IMAGES, images_made)
-        jobs.finished(job, Report())
+        report = Report()
+        if is_of_stock:
+            report.count("retort_stock_total", outcome="given")
+        jobs.finished(job, report)
 
 
 def _notify(job: Job) -> None:

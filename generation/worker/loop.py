@@ -245,8 +245,11 @@ class GenerationWorker:
         except WorkerStopping:
             action = partial(writing.give_back, claims)
         except DeviceUnavailable as error:
-            self._release_claims(claims, partial(writing.settle, claims, error))
             self.finish()
+            held = list(
+                self.leases.held()
+            )  # also a teacher's batch between whose steps this one ran
+            self._release_claims(held, partial(writing.settle, held, error))
             self._end_process(EXIT_DEVICE, Failure.of(error))
             action = _nothing
         except Exception as error:

@@ -13,6 +13,7 @@ import torch
 from django.db import OperationalError, connection
 from django.utils import timezone
 
+from generation.catalogue import encoding
 from generation.engine.errors import NotFinite
 from generation.engine.request import GenerationResult
 from generation.infra import heartbeat
@@ -21,7 +22,7 @@ from generation.jobs import lifecycle as jobs
 from generation.jobs.lifecycle import Claim
 from generation.models import Attempt, Job, Release, Worker
 from generation.releases import lifecycle as releases
-from generation.worker import health, pipelines, writing
+from generation.worker import health, interleaving, pipelines, writing
 from generation.worker.loop import EXIT_DEVICE, EXIT_STALLED, GenerationWorker
 from generation.worker.stalls import TIMES_UNKNOWN, unknown_bound
 from tests.generation.worker.test_loop import TEXTS, served, submit  # noqa: F401
@@ -237,6 +238,37 @@ def test_a_worker_with_a_broken_device_gives_its_jobs_back_and_ends(served, work
     assert set(Job.objects.values_list("status", "failures")) == {("queued", 0)}
     assert Attempt.objects.filter(error_class="infrastructure").count() == len(submitted)
     assert Worker.objects.get().fault == "device_unavailable"
+
+
+def test_a_device_that_breaks_between_the_steps_of_a_teacher_gives_all_jobs_back(
+    served,  # noqa: F811
+    tmp_path,
+    worker,
+    ends,
+    monkeypatch,
+):
+    monkeypatch.setattr(interleaving, "CHECK_SHARE", float("inf"))  # these steps take milliseconds
+    make_tiny_release(tmp_path / "big", name="big", kind="teacher")
+    teacher = releases.register(tmp_path / "big")
+    releases.activate(teacher)
+    assert encoding.encode_missing() == 0
+    worker.tick()
+    worker.loaded.get(served)
+    unet = worker.loaded.get(teacher).runtime.unet
+    submit(seed=1, model="teacher")
+
+    def step(*_: object) -> None:
+        if Job.objects.count() == 1:
+            submit(seed=1, model="student")
+            for release in (served, teacher):
+                break_device(worker, release, STICKY)
+
+    unet.register_forward_pre_hook(step)
+    worker.run()
+
+    assert EXIT_DEVICE in ends
+    assert set(Job.objects.values_list("status", "failures")) == {("queued", 0)}
+    assert Attempt.objects.filter(error_class="infrastructure").count() == 2
 
 
 def test_a_device_that_computes_nonsense_is_broken_too(served, worker, ends):  # noqa: F811

@@ -70,6 +70,9 @@ def test_a_request_without_a_seed_gets_an_image_of_its_own_at_once(stocked):
     image = got.images.get()
     assert (image.seed, image.index) == (got.seed, 0) and storage.exists(image.file)
     assert not StockedImage.objects.exists() and stocked._stocking.is_wanted()
+    metrics.flush()  # a worker of this process may keep them back
+    counted = {family.name: family.samples for family in metrics.collect()}["retort_stock"]
+    assert {sample.labels["outcome"]: sample.value for sample in counted} == {"made": 2, "given": 2}
     # From now on it is an image like any other.
     repeated = submit(seed=got.seed)
     assert (repeated.cache, repeated.key) == ("hit", got.key)
