@@ -112,6 +112,5 @@ def _time(name: str, measured: dict[tuple[str, bool], Measured]) -> str:
         if found is not None:
             of = "1 run" if found.runs == 1 else f"{found.runs} runs"
             parts.append(f"{durations.in_words(found.seconds)} {how} ({of})")
-    if FITS[name].again_steps is None:
-        parts.append("cannot continue a student")
-    return f"Time: {', '.join(parts)}." if parts else "Time: not measured here yet."
+    time = f"Time: {', '.join(parts)}." if parts else "Time: not measured here yet."
+    return time if FITS[name].again_steps else f"It continues no student. {time}"

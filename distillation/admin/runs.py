@@ -110,7 +110,8 @@ class RunAdmin(ApprovalsMixin, ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
         extra_context: dict[str, Any] | None = None,
     ) -> Any:
         if object_id is None:  # ReadOnlyMixin forbids POST
-            context = dict(extra_context or {})
+            hidden = ("show_save_and_continue", "show_save_and_add_another")
+            context = dict.fromkeys(hidden, False) | (extra_context or {})
             try:
                 if PLAN in request.POST and self.has_add_permission(request):
                     form = self.get_form(request)(request.POST, request.FILES)
