@@ -7,9 +7,9 @@ import importlib.metadata
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
-import threading
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +30,7 @@ sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 if TYPE_CHECKING:
     import openvino
 
-_tracing = threading.Lock()  # torch traces one network at a time
+PROJECT = Path(__file__).resolve().parents[3]
 REVISION = 1  # of this module and the networks: what else decides the converted files
 UNET, DECODER, KEYVALUES = "unet", "decoder", "keyvalues.safetensors"
 FACTS = "facts.json"  # hashes of the other files; written last
@@ -49,15 +49,25 @@ class Converted:
 def convert(folder: Path, manifest: Manifest, cache: Path | None) -> Converted:
     """Return the converted networks of a release, from the cache if it has them.
 
-    cache: a folder for the conversions of all releases; None, or one that cannot be written: nothing is kept. Raises as
-    `runtimes.torch.load`.
+    A process of its own converts: torch keeps what it traced, three times the weights, until its process ends. cache: a
+    folder for the conversions of all releases; None, or one that cannot be written: nothing is kept. Raises
+    RuntimeError.
     """
-    kept = None if cache is None else cache / key(folder, manifest)
-    found = None if kept is None else _read(kept)
+    name = key(folder, manifest)
+    if cache is not None and (found := _read(cache / name)) is not None:
+        return found
+    with tempfile.TemporaryDirectory(prefix="retort-conversion-") as scratch:
+        made = Path(scratch) / name
+        command = [sys.executable, "-m", __name__, str(folder.resolve()), str(made)]
+        done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+        if done.returncode:
+            lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+            raise RuntimeError(f"The conversion to OpenVINO failed: {lines[-1]}")
+        if cache is not None:
+            keep(made, cache)
+        found = _read(made)  # its files stay open
     if found is None:
-        found = _converted(folder, manifest)
-        if kept is not None:
-            _write(kept, found)
+        raise RuntimeError("The conversion to OpenVINO cannot be read.")
     return found
 
 
@@ -88,12 +98,14 @@ class _Decoder(nn.Module):
         return conversions.latents_to_image(self.vae, latents)
 
 
-def _converted(folder: Path, manifest: Manifest) -> Converted:
+def make(folder: Path, target: Path) -> None:
+    """Convert a release in this process, into a new folder. Raises as `runtimes.torch.load`, and OSError."""
     # Imported here: with a cache neither torch's networks nor diffusers are loaded.
-    from openvino import convert_model
+    from openvino import convert_model, save_model
 
     from generation.engine.runtimes import torch as reference
 
+    manifest = releases.read(folder)
     loaded = reference.load(folder, manifest, Device(torch.device("cpu"), torch.float32, ""))
     width, height = (side // loaded.pixels_per_latent for side in manifest.image_sizes[0])
     weight = loaded.unet.keyvalue_weight.clone()
@@ -107,13 +119,36 @@ def _converted(folder: Path, manifest: Manifest) -> Converted:
     if len(manifest.timesteps) > 1:
         shapes.append(())
         examples.append(torch.tensor(0))
-    with _tracing, torch.no_grad(), warnings.catch_warnings():
+    with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of branches on shapes, which are the same for all batches
         unet = convert_model(_UNet(loaded.unet), example_input=tuple(examples), input=shapes)
         decoder = convert_model(
             _Decoder(loaded.vae), example_input=(examples[0],), input=[shapes[0]]
         )
-    return Converted(unet, decoder, weight, loaded.pixels_per_latent)
+    target.mkdir()
+    save_model(unet, target / f"{UNET}.xml", compress_to_fp16=False)
+    save_model(decoder, target / f"{DECODER}.xml", compress_to_fp16=False)
+    save_file({"weight": weight}, target / KEYVALUES)
+    hashes = {path.name: releases.hash_file(path) for path in sorted(target.iterdir())}
+    facts = {"pixels_per_latent": loaded.pixels_per_latent, "sha256": hashes}
+    (target / FACTS).write_text(json.dumps(facts), "utf-8")
+
+
+def keep(made: Path, cache: Path) -> None:
+    """Copy a conversion into the cache, in place of those of other versions. Does nothing if the disk refuses."""
+    scratch = None
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=".", dir=cache))
+        shutil.copytree(made, scratch, dirs_exist_ok=True)
+        for other in cache.glob(f"{made.name.split('-openvino-')[0]}-openvino-*"):
+            shutil.rmtree(other, ignore_errors=True)  # damaged, or of another version
+        os.replace(scratch, cache / made.name)
+    except OSError:
+        return
+    finally:
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _read(kept: Path) -> Converted | None:
@@ -132,26 +167,5 @@ def _read(kept: Path) -> Converted | None:
         return None
 
 
-def _write(kept: Path, converted: Converted) -> None:
-    """Keep the conversion. Does nothing if the disk refuses."""
-    from openvino import save_model
-
-    try:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=".", dir=kept.parent))
-    except OSError:
-        return
-    try:
-        save_model(converted.unet, scratch / f"{UNET}.xml", compress_to_fp16=False)
-        save_model(converted.decoder, scratch / f"{DECODER}.xml", compress_to_fp16=False)
-        save_file({"weight": converted.keyvalue_weight}, scratch / KEYVALUES)
-        hashes = {path.name: releases.hash_file(path) for path in sorted(scratch.iterdir())}
-        facts = {"pixels_per_latent": converted.pixels_per_latent, "sha256": hashes}
-        (scratch / FACTS).write_text(json.dumps(facts), "utf-8")
-        for other in kept.parent.glob(f"{kept.name.split('-openvino-')[0]}-openvino-*"):
-            shutil.rmtree(other, ignore_errors=True)  # damaged, or of another version
-        os.replace(scratch, kept)
-    except (OSError, RuntimeError):
-        return
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+if __name__ == "__main__":
+    make(Path(sys.argv[1]), Path(sys.argv[2]))

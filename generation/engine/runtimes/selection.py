@@ -6,8 +6,8 @@ import json
 import math
 import os
 import platform
-import statistics
-import time
+import subprocess
+import sys
 from pathlib import Path
 
 import torch
@@ -19,10 +19,8 @@ from generation.engine.device import Device, cpu_has_bf16
 from generation.engine.errors import DeviceUnavailable
 from generation.engine.release import Manifest
 from generation.engine.runtimes import NAMES, Runtime
+from generation.engine.runtimes.conversion import PROJECT
 
-BATCHES = (1, 8)  # that are timed
-RUNS = 5
-SECONDS = 2.0  # for a batch size and runtime, after which no run is begun
 MEASURED = "measured.json"
 
 
@@ -93,44 +91,33 @@ def _faster(
 ) -> Runtime:
     measured = cache / MEASURED if cache is not None else None
     key = _key(folder, device, threads)
-    chosen = _read(measured).get(key, {}).get("runtime") if measured else None
-    if chosen == "torch":
-        return _torch(folder, manifest, device)
-    if chosen == "openvino":
+    found = _read(measured).get(key, {}) if measured else {}
+    if found.get("runtime") not in ("torch", "openvino"):
+        found = _measured(folder, device, threads=threads, cache=cache)
+        if measured:
+            _write(measured, {**_read(measured), key: found})
+    if found["runtime"] == "openvino":
         return _openvino(folder, manifest, device, threads=threads, cache=cache)
-    # Both with the threads that this thread has for torch: while others generate, it is one.
-    ours = torch.get_num_threads()
-    runtimes = {
-        "torch": _torch(folder, manifest, device),
-        "openvino": _openvino(folder, manifest, device, threads=ours, cache=cache),
-    }
-    seconds = {name: _seconds(runtime, manifest) for name, runtime in runtimes.items()}
+    return _torch(folder, manifest, device)
+
+
+def _measured(
+    folder: Path, device: Device, *, threads: int, cache: Path | None
+) -> dict[str, object]:
+    """Measure in a process of its own, as `conversion.convert`. A release that OpenVINO cannot compute is torch's."""
+    command = [sys.executable, "-m", "generation.engine.runtimes.measurement"]
+    arguments = [str(folder.resolve()), device.dtype_name, str(threads)]
+    if cache is not None:
+        arguments.append(str(cache.resolve()))
+    done = subprocess.run(
+        command + arguments, cwd=PROJECT, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+        return {"runtime": "torch", "error": lines[-1]}
+    seconds: dict[str, dict[str, float]] = json.loads(done.stdout.splitlines()[-1])
     chosen = min(seconds, key=lambda name: math.prod(seconds[name].values()))
-    if measured:
-        _write(measured, {**_read(measured), key: {"runtime": chosen, "seconds": seconds}})
-    if chosen == "openvino" and ours != threads:
-        return _openvino(folder, manifest, device, threads=threads, cache=cache)
-    return runtimes[chosen]
-
-
-@torch.inference_mode()
-def _seconds(runtime: Runtime, manifest: Manifest) -> dict[int, float]:
-    """Return the median seconds of one step and the decoder, by batch size."""
-    width, height = (side // runtime.pixels_per_latent for side in manifest.image_sizes[0])
-    embedding = torch.zeros(manifest.embedding_shape, dtype=runtime.dtype)
-    row = runtime.keyvalues(embedding) if runtime.keyvalues else embedding
-    found = {}
-    for batch in BATCHES:
-        latents = torch.zeros(batch, runtime.latent_channels, height, width)
-        prompts = row.expand(batch, *row.shape).contiguous()
-        spans: list[float] = []
-        ends = time.monotonic() + SECONDS
-        while len(spans) < 2 or (len(spans) <= RUNS and time.monotonic() < ends):
-            started = time.perf_counter()
-            runtime.decode(runtime.denoise(latents, 0, prompts))
-            spans.append(time.perf_counter() - started)
-        found[batch] = statistics.median(spans[1:])  # the first one chooses kernels
-    return found
+    return {"runtime": chosen, "seconds": seconds}
 
 
 def _key(folder: Path, device: Device, threads: int) -> str:

@@ -28,35 +28,14 @@ def picture(student: Path, cache: Path | None, request: GenerationRequest) -> np
 
 
 @pytest.fixture
-def kept(student: Path, cache: Path, tmp_path: Path, request_for: RequestFor) -> Path:
+def kept(student: Path, cache: Path, tmp_path: Path) -> Path:
     """A cache of this test alone that holds the student."""
-    picture(student, cache, request_for(0))
     name = conversion.key(student, release.read(student))
     shutil.copytree(cache / name, tmp_path / "runtimes" / name)
     return tmp_path / "runtimes"
 
 
-def test_a_release_is_converted_once(student: Path, kept: Path, request_for: RequestFor) -> None:
-    (folder,) = kept.iterdir()
-    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
-    assert set(before) >= {"unet.bin", "decoder.bin", conversion.KEYVALUES, conversion.FACTS}
-    picture(student, kept, request_for(0))
-    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
-
-
-@pytest.mark.parametrize(
-    "damage",
-    ["cut"]
-    + [
-        pytest.param(damage, marks=pytest.mark.slow)
-        for damage in ("altered", "no facts", "facts of another form")
-    ],
-)
-def test_a_damaged_conversion_is_made_again(
-    student: Path, kept: Path, request_for: RequestFor, damage: str
-) -> None:
-    (folder,) = kept.iterdir()
-    expected = picture(student, kept, request_for(0))
+def spoil(folder: Path, damage: str) -> None:
     weights, facts = folder / "unet.bin", folder / conversion.FACTS
     content = weights.read_bytes()
     if damage == "cut":
@@ -67,6 +46,34 @@ def test_a_damaged_conversion_is_made_again(
         facts.unlink()
     else:
         facts.write_text("[]")
+
+
+def test_a_release_is_converted_once(student: Path, kept: Path, request_for: RequestFor) -> None:
+    (folder,) = kept.iterdir()
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert set(before) >= {"unet.bin", "decoder.bin", conversion.KEYVALUES, conversion.FACTS}
+    picture(student, kept, request_for(0))
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("damage", ["cut", "altered", "no facts", "facts of another form"])
+def test_a_damaged_conversion_is_not_read(kept: Path, damage: str) -> None:
+    (folder,) = kept.iterdir()
+    assert conversion._read(folder) is not None
+    spoil(folder, damage)
+    assert conversion._read(folder) is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", ["cut", "no facts"])
+def test_a_damaged_conversion_is_made_again(
+    student: Path, kept: Path, request_for: RequestFor, damage: str
+) -> None:
+    (folder,) = kept.iterdir()
+    expected = picture(student, kept, request_for(0))
+    weights = folder / "unet.bin"
+    content = weights.read_bytes()
+    spoil(folder, damage)
     assert (picture(student, kept, request_for(0)) == expected).all()
     assert weights.read_bytes() == content
     assert conversion._read(folder) is not None
@@ -77,7 +84,7 @@ def test_a_conversion_of_another_version_is_replaced(
     student: Path, kept: Path, request_for: RequestFor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (before,) = kept.iterdir()
-    monkeypatch.setattr(conversion, "REVISION", "other")
+    monkeypatch.setattr(conversion, "REVISION", 99)
     picture(student, kept, request_for(0))
     (after,) = kept.iterdir()
     assert after.name != before.name
@@ -89,6 +96,15 @@ def test_without_a_writable_folder_a_release_is_served_all_the_same(
 ) -> None:
     (tmp_path / "file").write_text("no folder")
     picture(student, tmp_path / "file" / "runtimes", request_for(0))
+
+
+@pytest.mark.slow
+def test_a_release_that_cannot_be_converted_is_said(student: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "student"
+    shutil.copytree(student, broken)
+    (broken / "unet" / "config.json").write_text("{}")
+    with pytest.raises(RuntimeError, match="The conversion to OpenVINO failed: KeyError"):
+        conversion.convert(broken, release.read(broken), None)
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from generation.engine import device as devices
 from generation.engine import pipeline as pipelines
 from generation.engine.device import Device
 from generation.engine.errors import DeviceUnavailable
@@ -21,10 +22,12 @@ def name(folder: Path, runtime: str, cache: Path | None = None) -> str:
     return loaded.runtime.name
 
 
+@pytest.mark.slow
 def test_the_faster_one_is_measured_once_and_kept(student: Path, cache: Path) -> None:
     pytest.importorskip("openvino")
-    chosen = name(student, "auto", cache)
     file = cache / selection.MEASURED
+    file.unlink(missing_ok=True)
+    chosen = name(student, "auto", cache)
     ((key, found),) = json.loads(file.read_text()).items()
     assert found["runtime"] == chosen
     assert {runtime: set(times) for runtime, times in found["seconds"].items()} == {
@@ -37,6 +40,14 @@ def test_the_faster_one_is_measured_once_and_kept(student: Path, cache: Path) ->
     file.write_text("{")
     name(student, "auto", cache)
     assert list(json.loads(file.read_text())) == [key]
+
+
+def test_what_was_measured_here_decides(student: Path, cache: Path) -> None:
+    device = devices.choose("cpu", "float32")
+    key = selection._key(student, device, 1)
+    for runtime in ("openvino", "torch"):
+        selection._write(cache / selection.MEASURED, {key: {"runtime": runtime}})
+        assert name(student, "auto", cache) == runtime
 
 
 @pytest.mark.parametrize("runtime", ["auto", "openvino"])
