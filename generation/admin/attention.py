@@ -12,7 +12,6 @@ from django.http import HttpRequest
 from django.urls import reverse
 from django.utils import timezone
 
-from generation.catalogue import variants as catalogue
 from generation.catalogue.standing import Board, Standing
 from generation.infra import beat_lock, heartbeat
 from generation.models import Delivery, Job, Release
@@ -126,16 +125,11 @@ def _jobs() -> Iterator[Item]:
 
 
 def _catalogue() -> Iterator[Item]:
-    states = catalogue.count_states()
-    if number := states["failed"]:
-        text = f"{count(number, 'prompt')} could not be encoded"
-        yield Item(
-            Level.WARNING,
-            text,
-            "Their pages say why.",
-            page("promptvariant", "?embedding=failed"),
-        )
     board = Board.now()
+    if number := board.counts[Standing.FAILING]:
+        text = f"{count(number, 'prompt')} not encoded, or made by no release"
+        where = page("promptvariant", f"?standing={Standing.FAILING}")
+        yield Item(Level.WARNING, text, "Their pages say why.", where)
     if board.serving.student is None:
         return
     if number := board.counts[Standing.WAITING]:

@@ -10,7 +10,7 @@ if MANAGERS and not _url:
     raise ImproperlyConfigured(
         "EMAIL_TO is set, and EMAIL_URL is not. Give the mail server, such as smtp+tls://user:password@host:587."
     )
-_server = environment.env.email_url("EMAIL_URL", default="smtp://")
+_server = environment.env.email_url_config(_url or "smtp://")
 EMAIL_BACKEND = _server["EMAIL_BACKEND"]
 EMAIL_HOST = _server["EMAIL_HOST"] or "localhost"
 EMAIL_PORT = _server["EMAIL_PORT"] or 25

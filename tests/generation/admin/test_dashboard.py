@@ -116,7 +116,8 @@ def test_a_person_sees_only_what_is_permitted(well):
     PromptVariant.objects.update(status="archived")
     make_variant(text="a blue bowl")
     well.delete(beat_lock.NAME)
-    assert needs(person("view_promptvariant")) == ["1 prompt not covered by the student"]
+    found = needs(person("view_promptvariant"))
+    assert found == ["1 prompt not encoded, or made by no release"]
     nobody = person()
     assert needs(nobody) == []
     assert "needs you today" not in nobody.get(reverse("admin:index")).content.decode()
