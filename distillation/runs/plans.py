@@ -36,7 +36,11 @@ class Plan:
         covered = f"{new} of them new or changed" if new else "none of them new"
         return (
             f"A run of the recipe {start.recipe['recipe']}, {how}, for {self.variants} prompt variants, {covered}. "
-            f"Policy: {start.policy.label}."
+            + (
+                "A person alone serves its release."
+                if redistillation.is_rehearsal(start.recipe)
+                else f"Policy: {start.policy.label}."
+            )
         )
 
     @property

@@ -118,6 +118,7 @@ def test_a_plan_says_what_would_begin_and_begins_nothing(admin, ready):
         "What would begin",
         "A run of the recipe rehearsal, continuing student-old, for 1 prompt variants, 1 of them new",
         "red-glass-vase",
+        "A person alone serves its release.",
         "No former run like it",
         "Nothing was started",
     ):
