@@ -69,6 +69,6 @@ django.setup()
 import generation.tasks, generation.worker.loop
 import generation.engine.pipeline
 names = [name for name in sys.modules if "CLIPText" in name or name.startswith("transformers.models.clip")]
-print(sorted({"generation.engine.encoder", "generation.catalogue.encoding"} & set(sys.modules)), names)
+print(sorted({"generation.engine.prompts.encoder", "generation.catalogue.encoding"} & set(sys.modules)), names)
 """
     assert run(code) == "[] []"

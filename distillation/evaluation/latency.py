@@ -20,9 +20,9 @@ from safetensors.torch import load_file, save_file
 
 from distillation.evaluation.prompts import Prompts
 from generation.engine import pipeline as pipelines
-from generation.engine.embeddings import pack
 from generation.engine.files import FORMATS, encode
 from generation.engine.pipeline import Pipeline
+from generation.engine.prompts.embeddings import pack
 from generation.engine.release import Manifest
 from generation.engine.request import GenerationRequest, Timings
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from generation.engine.embeddings import pack
+from generation.engine.prompts.embeddings import pack
 from generation.engine.request import StoredEmbedding
 
 Seeds = tuple[tuple[int, ...], ...]  # [prompts][seeds of each]

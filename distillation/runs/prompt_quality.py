@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from distillation.runs import reports
-from generation.engine.texts import normalize
+from generation.engine.prompts.texts import normalize
 from generation.models import Release
 from generation.releases import quality
 from generation.releases.quality import Counts

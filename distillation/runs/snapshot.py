@@ -19,8 +19,8 @@ from distillation.resumable import atomic
 from distillation.trainers import catalogue as catalogues
 from distillation.trainers.catalogue import Catalogue
 from generation.catalogue import variants as prompts
-from generation.engine.embeddings import unpack
 from generation.engine.errors import EngineError
+from generation.engine.prompts.embeddings import unpack
 from generation.images import storage
 from generation.models import Embedding, PromptVariant, Release
 from generation.releases import coverage

@@ -24,7 +24,7 @@ from generation.catalogue import editing, objections
 from generation.catalogue import variants as catalogue
 from generation.catalogue.standing import Board, Standing
 from generation.catalogue.variants import EmbeddingState
-from generation.engine.texts import tidy
+from generation.engine.prompts.texts import tidy
 from generation.errors import PromptInvalid
 from generation.models import AuditEntry, PromptVariant
 

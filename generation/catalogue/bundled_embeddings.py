@@ -8,8 +8,8 @@ from django.db.models import Exists, OuterRef
 
 from generation.catalogue import embeddings
 from generation.catalogue import variants as catalogue
-from generation.engine import prompt_embeds
 from generation.engine.errors import ReleaseInvalid
+from generation.engine.prompts import prompt_embeds
 from generation.engine.request import StoredEmbedding
 from generation.errors import ReleaseRefused
 from generation.models import PromptVariant, Release

@@ -20,7 +20,7 @@ from generation.models import PromptVariant, Release
 from generation.releases import lifecycle as releases
 
 if TYPE_CHECKING:
-    from generation.engine.encoder import Encoder
+    from generation.engine.prompts.encoder import Encoder
 
 log = structlog.get_logger(__name__)
 
@@ -84,7 +84,7 @@ def load(release: Release) -> "Encoder | None":
     if fingerprint in _encoders:
         return _encoders[fingerprint]
     from generation.engine import device as devices
-    from generation.engine import encoder as engine_encoder
+    from generation.engine.prompts import encoder as engine_encoder
 
     started = time.monotonic()
     # One thread unless told otherwise: a text is so little work that two threads only wait for each other on a busy

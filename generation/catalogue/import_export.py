@@ -19,7 +19,7 @@ from generation.access import audit
 from generation.catalogue import editing
 from generation.catalogue import variants as catalogue
 from generation.catalogue.file_formats import COLUMNS, TagList, TagsWidget, format_of
-from generation.engine.texts import normalize, tidy
+from generation.engine.prompts.texts import normalize, tidy
 from generation.errors import InvalidRequest, PromptInvalid
 from generation.models import Image, PromptVariant
 

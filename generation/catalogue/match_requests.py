@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, astuple, dataclass
 
-from generation.engine.texts import normalize
+from generation.engine.prompts.texts import normalize
 from generation.infra.redis_client import attempt, decoded, patient_client
 
 WAITING = "retort:match:waiting"  # list of ids, the newest first

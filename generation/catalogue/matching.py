@@ -13,7 +13,7 @@ from django.db.models import Count, F, QuerySet, Sum
 from generation.catalogue import match_requests
 from generation.catalogue import variants as catalogue
 from generation.catalogue.match_requests import Answer, Near, Question
-from generation.engine.texts import tidy
+from generation.engine.prompts.texts import tidy
 from generation.errors import EncoderBusy, EncoderUnavailable, VariantNotFound
 from generation.infra import heartbeat, metrics, notifications
 from generation.models import Embedding, PromptVariant

@@ -7,7 +7,7 @@ from django.db import connection
 
 from generation.catalogue import encoding, match_requests, matching, objections
 from generation.catalogue.match_requests import Answer, Near, Question
-from generation.engine.text_vectors import TextVectors, Vector
+from generation.engine.prompts.text_vectors import TextVectors, Vector
 from generation.infra import heartbeat, notifications
 from generation.infra.watchdog import CHECK_SECONDS, Watchdog
 from generation.models import Embedding

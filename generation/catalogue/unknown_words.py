@@ -10,8 +10,8 @@ from pathlib import Path
 
 from generation.catalogue import objections
 from generation.catalogue import variants as catalogue
-from generation.engine import tokens
-from generation.engine.texts import normalize
+from generation.engine.prompts import tokens
+from generation.engine.prompts.texts import normalize
 
 WITH_ONE_WORD = 3  # tokens: start, the word, end
 SHOWN = 10  # words of a sentence

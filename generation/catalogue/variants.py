@@ -28,9 +28,9 @@ from django.db.models.functions import Coalesce
 from django.utils.text import slugify
 
 from generation.access import audit
-from generation.engine import tokens
 from generation.engine.errors import ReleaseInvalid
-from generation.engine.texts import normalize, tidy
+from generation.engine.prompts import tokens
+from generation.engine.prompts.texts import normalize, tidy
 from generation.errors import EncodingFailed, PromptInvalid, VariantNotEncoded, VariantNotFound
 from generation.infra import notifications
 from generation.models import Embedding, Image, PromptVariant, Release

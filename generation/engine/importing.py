@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from generation.engine import embeddings, encoder, release, sampling
+from generation.engine import release, sampling
 from generation.engine.errors import ReleaseInvalid
+from generation.engine.prompts import embeddings, encoder
 from generation.engine.release import NEGATIVE_EMBEDS, PICKLES, Manifest, Progress
 
 PIPELINE_CLASSES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")

@@ -22,7 +22,6 @@ from generation.engine import latents as conversions
 from generation.engine import release as releases
 from generation.engine import sampling
 from generation.engine.device import Device
-from generation.engine.embeddings import RESIDENT_BYTES, EmbeddingTable, check
 from generation.engine.errors import (
     DeviceFailed,
     EmbeddingMismatch,
@@ -32,6 +31,7 @@ from generation.engine.errors import (
     ReleaseInvalid,
     SizeNotSupported,
 )
+from generation.engine.prompts.embeddings import RESIDENT_BYTES, EmbeddingTable, check
 from generation.engine.release import ENCODER_FOLDERS, NEGATIVE_EMBEDS, Manifest
 from generation.engine.request import GenerationRequest, GenerationResult, Timings
 from generation.engine.runtimes import Runtime, selection

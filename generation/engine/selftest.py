@@ -5,9 +5,9 @@ from collections.abc import Collection
 
 import numpy as np
 
-from generation.engine.embeddings import pack
 from generation.engine.errors import DeviceFailed
 from generation.engine.pipeline import Pipeline
+from generation.engine.prompts.embeddings import pack
 from generation.engine.request import GenerationRequest
 
 SECONDS = 5.0  # after which the rest of the steps is left out: a slow device need not finish

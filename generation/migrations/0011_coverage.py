@@ -9,10 +9,10 @@ import django.db.models.deletion
 from django.conf import settings
 from django.db import migrations, models
 
-from generation.engine import prompt_embeds
+from generation.engine.prompts import prompt_embeds
 from generation.engine.errors import ReleaseInvalid
 from generation.engine.release import PROMPT_EMBEDS, manifest_from_dict
-from generation.engine.texts import normalize
+from generation.engine.prompts.texts import normalize
 
 log = structlog.get_logger(__name__)
 

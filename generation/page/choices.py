@@ -10,7 +10,7 @@ from django.utils.functional import cached_property
 
 from generation.api.views.variants import examples
 from generation.catalogue import variants as catalogue
-from generation.engine.texts import normalize
+from generation.engine.prompts.texts import normalize
 from generation.images import links
 from generation.models import PromptVariant, Release
 from generation.page import spelling, tags

@@ -13,7 +13,7 @@ from rest_framework import serializers
 from generation.api.serializers.shapes import Strict
 from generation.api.views.jobs import owned
 from generation.catalogue.variants import MAX_WORDS
-from generation.engine.texts import normalize
+from generation.engine.prompts.texts import normalize
 from generation.models import Favourite, Job, PromptVariant
 from generation.page.presentation import pictures
 from generation.page.responses import PersonRequest, given

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from django.db.models import Exists, OuterRef, Q, QuerySet
 
-from generation.engine import prompt_embeds
+from generation.engine.prompts import prompt_embeds
+from generation.engine.prompts.texts import normalize
 from generation.engine.release import Manifest
-from generation.engine.texts import normalize
 from generation.models import Coverage, PromptVariant, Release
 
 BATCH = 2000  # rows of one INSERT

@@ -5,9 +5,10 @@ from pathlib import Path
 
 from django.conf import settings
 
-from generation.engine import importing, prompt_embeds
+from generation.engine import importing
 from generation.engine.errors import ReleaseInvalid
 from generation.engine.importing import Options
+from generation.engine.prompts import prompt_embeds
 from generation.engine.release import MANIFEST, Progress
 from generation.errors import ReleaseRefused
 from generation.models import Release

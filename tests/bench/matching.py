@@ -17,8 +17,9 @@ import numpy as np
 from distillation.starter.captions import GROUND_PHRASES, captions, catalogue
 from distillation.starter.words import ATTRIBUTES, COMBINATIONS, Combination
 from generation.catalogue import objections
-from generation.engine import device, encoder
-from generation.engine.text_vectors import TextVectors
+from generation.engine import device
+from generation.engine.prompts import encoder
+from generation.engine.prompts.text_vectors import TextVectors
 
 TEACHER = Path(__file__).resolve().parents[2] / "generation" / "starter" / "teacher"
 THRESHOLDS = (0.90, 0.95, 0.96, 0.97, 0.98)

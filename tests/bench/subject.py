@@ -88,7 +88,8 @@ class Engine:
     def __init__(self, folder: str, device: str, runtime: str, cache: str) -> None:
         from safetensors.numpy import load_file
 
-        from generation.engine import embeddings, files, pipeline, request
+        from generation.engine import files, pipeline, request
+        from generation.engine.prompts import embeddings
         from generation.engine.release import PROMPT_EMBEDS
 
         self.request, self.files = request, files

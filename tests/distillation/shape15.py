@@ -41,14 +41,8 @@ from distillation.trainers import teacher as teachers
 from distillation.trainers.catalogue import Catalogue
 from distillation.trainers.inputs import StageInputs, TuningInputs
 from distillation.training import networks
-from generation.engine import (
-    bundle,
-    embeddings,
-    folding,
-    pipeline,
-    quantization,
-    release,
-)
+from generation.engine import bundle, folding, pipeline, quantization, release
+from generation.engine.prompts import embeddings
 from generation.engine.request import GenerationRequest
 from tests.distillation.checkpoint15 import make_teacher
 

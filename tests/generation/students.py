@@ -9,7 +9,8 @@ import torch
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
-from generation.engine import bundle, embeddings, encoder, release
+from generation.engine import bundle, release
+from generation.engine.prompts import embeddings, encoder
 from generation.engine.release import Manifest
 
 

@@ -14,12 +14,12 @@ from safetensors.torch import load_file
 
 from distillation.evaluation import pictures
 from generation.engine import device as devices
-from generation.engine import encoder as encoders
 from generation.engine import pipeline as pipelines
 from generation.engine import release as releases
 from generation.engine import sampling
-from generation.engine.embeddings import unpack
 from generation.engine.pipeline import Pipeline
+from generation.engine.prompts import encoder as encoders
+from generation.engine.prompts.embeddings import unpack
 from generation.engine.release import NEGATIVE_EMBEDS
 from generation.engine.request import GenerationRequest
 from generation.engine.runtimes.torch import TorchRuntime

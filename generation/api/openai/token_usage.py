@@ -4,8 +4,8 @@ from functools import lru_cache
 
 import structlog
 
-from generation.engine import tokens
 from generation.engine.errors import ReleaseInvalid
+from generation.engine.prompts import tokens
 from generation.models import Job, Release
 from generation.releases import lifecycle as releases
 

@@ -23,7 +23,7 @@ from generation.access import keys
 from generation.catalogue import bundled_embeddings, import_export
 from generation.engine import release as release_format
 from generation.engine.errors import ReleaseInvalid
-from generation.engine.texts import normalize
+from generation.engine.prompts.texts import normalize
 from generation.errors import GenerationError
 from generation.infra import database, notifications, session_limits
 from generation.models import APIKey, PromptVariant, Release

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from distillation.evaluation.prompts import seeds_of
-from generation.engine.embeddings import unpack
+from generation.engine.prompts.embeddings import unpack
 from tests.distillation.evaluation import toys
 
 

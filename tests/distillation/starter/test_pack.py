@@ -20,10 +20,10 @@ from distillation.starter.pack import PackRefused
 from distillation.starter.teacher import TeacherRecipe
 from distillation.starter.vae import VaeRecipe
 from distillation.training import networks
-from generation.engine import encoder as encoders
 from generation.engine import pipeline as pipelines
 from generation.engine import release
 from generation.engine.errors import ReleaseInvalid
+from generation.engine.prompts import encoder as encoders
 from generation.engine.request import GenerationRequest
 from tests.distillation.starter import toys
 

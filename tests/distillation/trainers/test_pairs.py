@@ -17,8 +17,9 @@ from distillation.trainers.pairs import PairsRecipe, drawn, generate, read, solv
 from distillation.trainers.schedule import CLEAN
 from distillation.trainers.teacher import Teacher
 from distillation.training.errors import RecipeRefused
-from generation.engine import embeddings, pipeline, release
+from generation.engine import pipeline, release
 from generation.engine.latents import to_pixels
+from generation.engine.prompts import embeddings
 from generation.engine.request import GenerationRequest
 from tests.tiny import TOKENS, WIDTH, make_tiny_release
 

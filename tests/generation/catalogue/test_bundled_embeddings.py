@@ -9,8 +9,9 @@ from structlog.testing import capture_logs
 
 from generation.catalogue import bundled_embeddings, encoding
 from generation.catalogue import variants as catalogue
-from generation.engine import encoder, release
+from generation.engine import release
 from generation.engine.errors import ReleaseInvalid
+from generation.engine.prompts import encoder
 from generation.engine.release import PROMPT_EMBEDS
 from generation.errors import ReleaseRefused
 from generation.models import Embedding, PromptVariant, Release

@@ -8,8 +8,8 @@ from django.db import transaction
 
 from generation.catalogue import editing
 from generation.catalogue import variants as catalogue
-from generation.engine import tokens
-from generation.engine.texts import normalize
+from generation.engine.prompts import tokens
+from generation.engine.prompts.texts import normalize
 from generation.errors import PromptInvalid, VariantNotFound
 from generation.models import Embedding, Job, PromptVariant
 from tests.people import (

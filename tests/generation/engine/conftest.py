@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from generation.engine import encoder as encoders
-from generation.engine.encoder import Encoder
+from generation.engine.prompts import encoder as encoders
+from generation.engine.prompts.encoder import Encoder
 from generation.engine.request import GenerationRequest, StoredEmbedding
 from tests import tiny
 

@@ -10,8 +10,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from generation.engine import folding, quantization, release
-from generation.engine.embeddings import unpack
 from generation.engine.errors import ReleaseInvalid
+from generation.engine.prompts.embeddings import unpack
 from generation.engine.request import StoredEmbedding
 from tests.generation.engine import toys
 

@@ -15,10 +15,11 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig
 from transformers.models.clip.modeling_clip import CLIPTextModel
 
-from generation.engine import encoder as encoders
-from generation.engine import importing, networks, pipeline, release, tokens
+from generation.engine import importing, networks, pipeline, release
 from generation.engine.errors import ReleaseInvalid
 from generation.engine.importing import Options
+from generation.engine.prompts import encoder as encoders
+from generation.engine.prompts import tokens
 from generation.engine.request import GenerationRequest
 from tests import tiny
 

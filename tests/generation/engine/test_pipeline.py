@@ -14,7 +14,6 @@ import torch
 
 from generation.engine import pipeline as pipelines
 from generation.engine import release, sampling
-from generation.engine.embeddings import unpack
 from generation.engine.errors import (
     DeviceUnavailable,
     EmbeddingInvalid,
@@ -25,6 +24,7 @@ from generation.engine.errors import (
     SizeNotSupported,
 )
 from generation.engine.pipeline import TOLERANCE, Pipeline
+from generation.engine.prompts.embeddings import unpack
 from generation.engine.request import GenerationRequest, GenerationResult, Timings
 from tests import tiny
 
@@ -408,13 +408,14 @@ def test_generating_never_loads_a_text_encoder(tmp_path: Path) -> None:
     code = f"""
 import sys
 import numpy as np
-from generation.engine import embeddings, pipeline, request
+from generation.engine import pipeline, request
+from generation.engine.prompts import embeddings
 loaded = pipeline.load({str(folder)!r}, device="cpu", threads=1)
 stored = embeddings.pack(np.zeros((77, 32)), loaded.manifest.encoder_fingerprint)
 result = loaded.generate([request.GenerationRequest(stored, 1, 64, 64)])[0]
 assert result.pixels.shape == (64, 64, 3)
 wrong = [name for name in sys.modules if name.startswith("transformers.models.clip")]
-wrong += [name for name in sys.modules if name in ("generation.engine.encoder", "django")]
+wrong += [name for name in sys.modules if name in ("generation.engine.prompts.encoder", "django")]
 assert not wrong, wrong
 """
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=600)

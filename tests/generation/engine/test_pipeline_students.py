@@ -13,9 +13,9 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 from generation.engine import pipeline as pipelines
 from generation.engine import quantization
-from generation.engine.embeddings import EmbeddingTable, unpack
 from generation.engine.errors import NotFinite, OutOfMemory, ReleaseInvalid
 from generation.engine.pipeline import TOLERANCE, Pipeline
+from generation.engine.prompts.embeddings import EmbeddingTable, unpack
 from generation.engine.request import GenerationRequest, GenerationResult, StoredEmbedding, Timings
 from tests import tiny
 from tests.generation.engine import toys

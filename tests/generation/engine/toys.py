@@ -15,7 +15,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from distillation.students import cuts, weights
 from distillation.students.unets import UNetShape
 from generation.engine import bundle, release
-from generation.engine.embeddings import unpack
+from generation.engine.prompts.embeddings import unpack
 from generation.engine.release import Manifest
 from generation.engine.request import StoredEmbedding
 from tests import tiny

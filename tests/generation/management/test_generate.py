@@ -9,7 +9,7 @@ import pytest
 from django.core.management import CommandError, call_command
 from PIL import Image
 
-from generation.engine import encoder
+from generation.engine.prompts import encoder
 from generation.models import Embedding, Release
 from generation.releases import lifecycle as releases
 from tests import people, tiny

@@ -6,7 +6,8 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from generation.engine import encoder, pipeline, release, tokens
+from generation.engine import pipeline, release
+from generation.engine.prompts import encoder, tokens
 from generation.engine.request import GenerationRequest
 from generation.releases.lifecycle import STARTER
 

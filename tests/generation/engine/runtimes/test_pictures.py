@@ -11,9 +11,9 @@ from safetensors.numpy import load_file
 from generation.engine import device as devices
 from generation.engine import pipeline as pipelines
 from generation.engine import release
-from generation.engine.embeddings import pack
 from generation.engine.errors import NotFinite
 from generation.engine.pipeline import TOLERANCE, Pipeline
+from generation.engine.prompts.embeddings import pack
 from generation.engine.request import GenerationRequest, GenerationResult, StoredEmbedding
 from generation.engine.runtimes import selection
 from tests.generation.engine import toys

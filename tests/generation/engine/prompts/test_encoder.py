@@ -8,11 +8,11 @@ import torch
 from transformers import CLIPTokenizer
 from transformers.models.clip.modeling_clip import CLIPTextModel
 
-from generation.engine import encoder as encoders
 from generation.engine import release
-from generation.engine.embeddings import unpack
-from generation.engine.encoder import Encoder
 from generation.engine.errors import ReleaseInvalid, TextTooLong
+from generation.engine.prompts import encoder as encoders
+from generation.engine.prompts.embeddings import unpack
+from generation.engine.prompts.encoder import Encoder
 from tests import tiny
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from generation.engine import tokens
 from generation.engine.errors import ReleaseInvalid
+from generation.engine.prompts import tokens
 
 
 def test_the_two_markers_are_counted(tiny_release: Path) -> None:
@@ -46,7 +46,7 @@ def test_a_release_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
 
 def test_counting_loads_no_tensors(tiny_release: Path) -> None:
     code = (
-        "import sys; from generation.engine import tokens, release, files\n"
+        "import sys; from generation.engine import files, release; from generation.engine.prompts import tokens\n"
         f"assert tokens.count_tokens({str(tiny_release)!r}, 'a red vase') == 5\n"
         f"release.verify({str(tiny_release)!r})\n"
         "loaded = {'torch', 'transformers', 'diffusers'} & set(sys.modules); assert not loaded, loaded"

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from generation.engine import embeddings
-from generation.engine.embeddings import EmbeddingTable
 from generation.engine.errors import EmbeddingInvalid
+from generation.engine.prompts import embeddings
+from generation.engine.prompts.embeddings import EmbeddingTable
 from generation.engine.request import StoredEmbedding
 
 FINGERPRINT = "f" * 64

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from generation.engine import tokens
-from generation.engine.embeddings import DTYPE
+from generation.engine.prompts import tokens
+from generation.engine.prompts.embeddings import DTYPE
 
 if TYPE_CHECKING:
-    from generation.engine.encoder import Encoder
+    from generation.engine.prompts.encoder import Encoder
 
 Vector = npt.NDArray[np.float32]  # (width,)
 STORED = np.dtype(DTYPE).newbyteorder("<")

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from generation.engine import encoder, tokens
-from generation.engine.text_vectors import TextVectors
+from generation.engine.prompts import encoder, tokens
+from generation.engine.prompts.text_vectors import TextVectors
 from tests import tiny
 
 TEXT = "a red glass vase on a wooden table"

@@ -8,9 +8,9 @@ from transformers.models.clip.modeling_clip import CLIPTextModel
 from transformers.utils import logging as transformers_logging
 
 from generation.engine import release as releases
-from generation.engine import tokens
-from generation.engine.embeddings import pack
 from generation.engine.errors import ReleaseInvalid, TextTooLong
+from generation.engine.prompts import tokens
+from generation.engine.prompts.embeddings import pack
 from generation.engine.request import StoredEmbedding
 
 BATCH = 64  # texts per batch: larger batches are no faster on a CPU
