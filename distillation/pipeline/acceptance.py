@@ -93,11 +93,10 @@ class Acceptance:
         covered = set(self._covered(slugs))
         rows: list[sheets.Row] = []
         for is_new in (True, False):
-            prompts = self._catalogue.of(
-                [slugs[row] for row in shown if (slugs[row] not in covered) == is_new]
-            )
-            if not len(prompts):
+            found = [slugs[row] for row in shown if (slugs[row] not in covered) == is_new]
+            if not found:
                 continue
+            prompts = self._catalogue.of(found)
             albums = {
                 "teacher": self._pictures("teacher", self._inputs.teacher, prompts, context),
                 "active": None if is_new else self._pictures("active", active, prompts, context),
