@@ -422,7 +422,7 @@ def test_the_queue_of_a_job_is_told_while_it_waits():
     served = api.get(f"/v1/jobs/{second.id}").json()["queue"]
     jobs.cancel(first.id)
 
-    assert (alone["position"], alone["feasible"]) == (2, False) and "heartbeat" in alone["reason"]
+    assert (alone["position"], alone["feasible"]) == (2, False) and "No worker" in alone["reason"]
     assert (served["position"], served["feasible"], served["reason"]) == (2, True, "")
     assert api.get(f"/v1/jobs/{second.id}").json()["queue"]["position"] == 1
     assert api.get(f"/v1/jobs/{first.id}").json()["queue"] is None

@@ -61,8 +61,8 @@ DECIDED: dict[str, dict[str, str]] = {
 }  # fmt: skip
 # Rows that no client writes by asking for images: staff, workers and releases do, or they are keys and secrets.
 OF_OTHERS = {
-    "APIKey", "AuditEntry", "Coverage", "Embedding", "OwnerLimits", "OwnerUsage", "PromptVariant", "PurgedImage",
-    "Quality", "Queue", "Release", "Usage", "WebhookSecret", "Worker",
+    "APIKey", "AuditEntry", "Coverage", "Embedding", "Favourite", "OwnerLimits", "OwnerUsage", "PromptVariant",
+    "PurgedImage", "Quality", "Queue", "Release", "Usage", "WebhookSecret", "Worker",
 }  # fmt: skip
 TEXTS = (
     models.CharField,

@@ -11,7 +11,7 @@ from django.utils import timezone
 from generation.catalogue import encoding
 from generation.errors import QuotaExceeded, StorageFailed
 from generation.images import references, storage
-from generation.infra import metrics
+from generation.infra import gauges, metrics
 from generation.jobs import pausing, retention, stock, submission
 from generation.jobs.job_request import JobRequest
 from generation.models import Image, Job, OwnerLimits, Release, StockedImage
@@ -56,8 +56,8 @@ def test_an_idle_worker_stocks_what_is_requested_often(stocked):
     assert not stocked._stocking.is_wanted()
     assert references.in_use(sorted(names())) == names()  # the nightly sweep keeps them
     assert sum(row.size_bytes for row in rows) == sum(storage.size(name) for name in names())
-    gauges = {family.name: family.samples for family in metrics.collect()}
-    assert [sample.value for sample in gauges["retort_stocked_images"]] == [2]
+    shown = {family.name: family.samples for family in gauges.collect()}
+    assert [sample.value for sample in shown["retort_stocked_images"]] == [2]
 
 
 def test_a_request_without_a_seed_gets_an_image_of_its_own_at_once(stocked):
@@ -71,7 +71,7 @@ def test_a_request_without_a_seed_gets_an_image_of_its_own_at_once(stocked):
     assert (image.seed, image.index) == (got.seed, 0) and storage.exists(image.file)
     assert not StockedImage.objects.exists() and stocked._stocking.is_wanted()
     metrics.flush()  # a worker of this process may keep them back
-    counted = {family.name: family.samples for family in metrics.collect()}["retort_stock"]
+    counted = {family.name: family.samples for family in metrics.recorded()}["retort_stock"]
     assert {sample.labels["outcome"]: sample.value for sample in counted} == {"made": 2, "given": 2}
     # From now on it is an image like any other.
     repeated = submit(seed=got.seed)
