@@ -134,7 +134,7 @@ ONE_STEP = Recipe(
     timesteps=(999,),
     pairs=PairsRecipe(seeds_per_variant=48),
     decoder=DecoderRecipe(
-        channels=48, blocks=(3, 3, 2, 0), steps=5000, pictures=8192, latent_noise=0.0
+        channels=64, blocks=(4, 1), shuffle=4, steps=8000, pictures=8192, latent_noise=0.0
     ),
     structure=_STRUCTURE,
     regression=_REGRESSION,

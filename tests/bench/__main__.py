@@ -38,7 +38,10 @@ def main(arguments: list[str] | None = None) -> int:
         "parts", nargs="*", help=f"of {', '.join(PARTS)}; default: {' '.join(USUAL)}"
     )
     parser.add_argument(
-        "--student", type=Path, default=STARTER / "student", help="a bundle; default: the starter's"
+        "--student",
+        type=Path,
+        default=STARTER / "student-2",
+        help="a bundle; default: the starter's",
     )
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"default: {ROUNDS}")
     parser.add_argument("--json", type=Path, help="write the figures to this file as well")

@@ -32,6 +32,7 @@ from generation.releases import quality
 from generation.releases.quality import Counts
 
 STARTER = settings.BASE_DIR / "generation" / "starter"
+SHIPPED = ("teacher", "student-2")  # "student" is of before: databases may name it, and serve it
 IN_STARTER = "generation/starter/"  # begins the stored paths of the included releases
 LOCK = 0x5265746F7274  # "Retort": advisory lock of the bootstrap
 LOCK_NOT_AVAILABLE = "55P03"
@@ -122,8 +123,7 @@ class Command(BaseCommand):
 
     def register_starter(self) -> list[str]:
         """Register the included teacher and student. Return their names."""
-        shipped = [STARTER / "teacher", STARTER / "student"]
-        return [self.register_shipped(folder) for folder in shipped if folder.exists()]
+        return [self.register_shipped(STARTER / name) for name in SHIPPED]
 
     def register_shipped(self, folder: Path) -> str:
         """Register a release once. Activate it only if none of its kind is active, to keep the operator's choice."""

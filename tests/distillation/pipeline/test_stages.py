@@ -43,13 +43,13 @@ def keys(recipe: Recipe, inputs: Inputs) -> dict[str, str]:
     ("recipe", "last", "expected"),
     [
         (ONE_STEP, "pairs", "b483fd7e3db00d9d"),
-        (ONE_STEP, "release", "34c133cf95126c6d"),
+        (ONE_STEP, "release", "991a9921bfc395e4"),
         (warm(ONE_STEP), "release", "ce7c442dda2daff6"),
         (SD15, "release", "c218bdb69786b350"),
         (warm(SD15), "release", "ea9bbad739c14a55"),
-        (RECIPES["starter-2step"], "release", "cec249f2f99cc7e8"),
-        (RECIPES["ensemble"], "release", "f8494e6473d6e43a"),
-        (RECIPES["bayes"], "release", "b857890e5c61b18e"),
+        (RECIPES["starter-2step"], "release", "c35b23a123f65a63"),
+        (RECIPES["ensemble"], "release", "7a2f7abafb278cb0"),
+        (RECIPES["bayes"], "release", "be3038ae0930499d"),
     ],
     ids=lambda value: value.name if isinstance(value, Recipe) else None,
 )

@@ -82,7 +82,7 @@ def shipped(tmp_path: Path, settings, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir(parents=True)
     tiny.make_tiny_release(folder / "teacher", name="toy-teacher")
     prompts = {"red-vase": "a red vase", "blue-mug": "a blue mug"}
-    make_bundle(folder / "student", folder / "teacher", prompts, name="toy-student")
+    make_bundle(folder / "student-2", folder / "teacher", prompts, name="toy-student")
     (folder / "catalogue.csv").write_text(
         "slug,text\nred-vase,a red vase\nblue-mug,a blue mug\nnew,a white cone\n"
     )
@@ -109,7 +109,7 @@ def test_a_student_that_an_operator_rolled_back_from_stays_so(shipped: Path) -> 
 
 
 def test_a_damaged_student_is_said(shipped: Path) -> None:
-    with (shipped / "student/prompt_embeds.safetensors").open("ab") as file:
+    with (shipped / "student-2/prompt_embeds.safetensors").open("ab") as file:
         file.write(b"x")
     with pytest.raises(CommandError, match="starter release is damaged"):
         bootstrap()

@@ -72,11 +72,15 @@ def test_the_teacher_paints_the_colours_that_it_is_asked_for() -> None:
         assert middle.argmax() == strongest
 
 
-@pytest.mark.parametrize("side", ["student", "teacher"])
-def test_the_counts_of_each_prompt_are_those_of_the_evaluation_in_the_manifest(side: str) -> None:
+@pytest.mark.parametrize(
+    ("side", "made_by"), [("student", "starter-student-2"), ("teacher", "starter-teacher")]
+)
+def test_the_counts_of_each_prompt_are_those_of_the_evaluation_in_the_manifest(
+    side: str, made_by: str
+) -> None:
     with (STARTER / "quality.csv").open(encoding="utf-8", newline="") as file:
-        counted = [row for row in csv.DictReader(file) if row["release"] == f"starter-{side}"]
-    measured = release.read(STARTER / "student").evaluation
+        counted = [row for row in csv.DictReader(file) if row["release"] == made_by]
+    measured = release.read(STARTER / "student-2").evaluation
     assert measured is not None
     right, judged = (sum(int(row[name]) for row in counted) for name in ("right", "judged"))
     assert (len(counted), judged) == (measured["prompts"], 256 * measured["seeds_each"])
