@@ -3,7 +3,7 @@
 SMALL = (
     "image_size=64", "timesteps=[625]", "student.cut=tiny",
     "pairs.seeds_per_variant=3", "pairs.num_inference_steps=4", "pairs.written=4", "pairs.batch=2",
-    "decoder.channels=4", "decoder.blocks=[0,0,0,0]", "decoder.steps=2", "decoder.warmup=0", "decoder.batch=2",
+    "decoder.channels=4", "decoder.blocks=[0,0]", "decoder.steps=2", "decoder.warmup=0", "decoder.batch=2",
     "decoder.pictures=4", "decoder.validated=1",
     "structure.steps=2", "structure.warmup=0", "structure.batch=4",
     "regression.steps=2", "regression.warmup=0", "regression.batch=2", "regression.watched=1",

@@ -39,7 +39,7 @@ TRAINED = ("decoder", "structure", "regression", "matching", "joint", "quantise"
 SMALL = (
     "image_size=16", "timesteps=[999,499]", "student.cut=null",
     "pairs.seeds_per_variant=4", "pairs.num_inference_steps=4", "pairs.path_timesteps=[499]", "pairs.written=4",
-    "pairs.batch=2", "decoder.channels=4", "decoder.blocks=[0,0,0,0]", "decoder.pictures=6", "decoder.validated=2",
+    "pairs.batch=2", "decoder.channels=4", "decoder.blocks=[0,0]", "decoder.pictures=6", "decoder.validated=2",
     "regression.pass_weights=[1.0,1.0]", "regression.simulated=0.5", "regression.watched=2",
     "matching.critic_batch=4", "matching.paired=2", "matching.student_after=1", "matching.watched=2",
     "joint.least_margin=0.0", "joint.watched=2", "quantise.measured=2",
