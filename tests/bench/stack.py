@@ -93,9 +93,9 @@ def measure(stack: Stack, *, student: str, rounds: int, say: Say) -> dict[str, A
     p50, p99 = statistics.median(spans), spans[int(0.99 * len(spans))]
     say(f"\nPOST to finished less the device's time, idle, {len(spans)} jobs one after another")
     say(f"  p50 {p50:.1f} ms, p99 {p99:.1f} ms")
-    submitted, alone = submissions(stack, slug)
+    submitted, shell = submissions(stack, slug)
     say("\nSubmissions, 4 connections, one web process, load generator on the same cores")
-    say(f"  {submitted:.0f} jobs/s; the shell alone {alone:.0f}/s: ratio {submitted / alone:.3f}")
+    say(f"  {submitted:.0f} jobs/s; the shell alone {shell:.0f}/s: ratio {submitted / shell:.3f}")
     return {
         "engine_images_per_second": batches,
         "stack_images_per_second": statistics.median(whole),
@@ -103,7 +103,7 @@ def measure(stack: Stack, *, student: str, rounds: int, say: Say) -> dict[str, A
         "stack_to_engine": ratio,
         "around_the_engine_ms": {"p50": p50, "p99": p99},
         "submissions_per_second": submitted,
-        "shell_alone_per_second": alone,
+        "shell_alone_per_second": shell,
     }
 
 
