@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
+import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 from tests.acceptance.stack import Stack
@@ -25,12 +26,34 @@ def installed() -> str | None:
     return os.environ.get("CHROME") or next(filter(None, map(shutil.which, NAMES)), None)
 
 
+# Of a test module whose pages are read in a browser, on a web process that serves this test's database.
+MARKS = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.usefixtures("redis_server"),
+    pytest.mark.acceptance,
+    pytest.mark.slow,
+    pytest.mark.skipif(installed() is None, reason="no Chromium is installed"),
+]
+
+
 @contextmanager
 def chromium() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=installed(), args=ARGUMENTS)
         yield browser
         browser.close()
+
+
+@contextmanager
+def visiting(base_url: str, monkeypatch: pytest.MonkeyPatch, **options: Any) -> Iterator["Visitor"]:
+    """Open a window for a test that also reads the database. At its end nothing may have complained."""
+    # Playwright runs an event loop in this thread, where Django refuses queries otherwise.
+    monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
+    with chromium() as started:
+        visitor = Visitor(started, base_url, **options)
+        yield visitor
+        assert visitor.complaints == []
+        visitor.close()
 
 
 def admin_password(stack: Stack) -> str:

@@ -19,32 +19,21 @@ from tests.distillation.reporting import write_stage
 from tests.people import make_embedding, make_release, make_user
 from tests.web import Web, eventually
 
-pytestmark = [
-    pytest.mark.django_db(transaction=True),
-    pytest.mark.usefixtures("redis_server"),
-    pytest.mark.acceptance,
-    pytest.mark.slow,
-    pytest.mark.skipif(browser.installed() is None, reason="no Chromium is installed"),
-]
+pytestmark = browser.MARKS
 
 
 @pytest.fixture
 def visitor(tmp_path: Path, settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Visitor]:
     """A superuser, on a web process that reads this test's data folder."""
-    # Playwright runs an event loop in this thread, where Django refuses queries otherwise.
-    monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
     make_user(username="admin", password="a good password", is_superuser=True, is_staff=True)
     web = Web(tmp_path, DATA_DIR=str(settings.DATA_DIR))
-    with browser.chromium() as chromium:
-        found = Visitor(chromium, web.url)
+    with browser.visiting(web.url, monkeypatch) as found:
         found.page.goto("/admin/login/?next=/admin/")
         found.page.fill("[name=username]", "admin")
         found.page.fill("[name=password]", "a good password")
         found.page.press("[name=password]", "Enter")
         found.page.wait_for_url("**/admin/")
         yield found
-        assert found.complaints == []
-        found.close()
     web.stop()
 
 

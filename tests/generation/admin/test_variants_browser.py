@@ -10,31 +10,20 @@ from tests.acceptance.browser import Visitor
 from tests.people import cover, make_embedding, make_release, make_user, make_variant
 from tests.web import Web, eventually
 
-pytestmark = [
-    pytest.mark.django_db(transaction=True),
-    pytest.mark.usefixtures("redis_server"),
-    pytest.mark.acceptance,
-    pytest.mark.slow,
-    pytest.mark.skipif(browser.installed() is None, reason="no Chromium is installed"),
-]
+pytestmark = browser.MARKS
 LIST = "/admin/generation/promptvariant/"
 
 
 @pytest.fixture
 def visitor(web: Web, monkeypatch: pytest.MonkeyPatch) -> Iterator[Visitor]:
-    # Playwright runs an event loop in this thread, where Django refuses queries otherwise.
-    monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
     student = make_release()
     for slug, tags in (("vase", ["glass", "red"]), ("mug", ["clay"])):
         make_embedding(variant=make_variant(slug=slug, tags=tags))
     cover(student, {"vase": "vase"})
     make_user(username="admin", password="a good password", is_superuser=True, is_staff=True)
-    with browser.chromium() as chromium:
-        found = Visitor(chromium, web.url)
+    with browser.visiting(web.url, monkeypatch) as found:
         found.log_in("a good password")
         yield found
-        assert found.complaints == []
-        found.close()
 
 
 def test_tags_are_chips_with_suggestions(visitor: Visitor):

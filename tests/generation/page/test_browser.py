@@ -21,13 +21,7 @@ from tests.people import (
 )
 from tests.web import Web, eventually
 
-pytestmark = [
-    pytest.mark.django_db(transaction=True),
-    pytest.mark.usefixtures("redis_server"),
-    pytest.mark.acceptance,
-    pytest.mark.slow,
-    pytest.mark.skipif(browser.installed() is None, reason="no Chromium is installed"),
-]
+pytestmark = browser.MARKS
 
 
 PASSWORD = "a good password"
@@ -39,16 +33,11 @@ def visitor(
 ) -> Iterator[Visitor]:
     """A window, with the options of the test's parameter."""
     settings.MEDIA_ROOT = web.log.parent / "media"
-    # Playwright runs an event loop in this thread, where Django refuses queries otherwise.
-    monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
     make_release()
     for text in ("a blue bowl", "a red clay vase", "a red glass vase"):
         make_embedding(variant=make_variant(text=text))
-    with browser.chromium() as chromium:
-        found = Visitor(chromium, web.url, **getattr(request, "param", {}))
+    with browser.visiting(web.url, monkeypatch, **getattr(request, "param", {})) as found:
         yield found
-        assert found.complaints == []
-        found.close()
 
 
 def test_a_job_is_tried_out_in_the_reference_with_one_click(visitor: Visitor):
