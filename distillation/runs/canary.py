@@ -71,7 +71,7 @@ def decide(canary: Counts, active: Counts, *, jobs: int) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class Standing:
-    """How a canary stands against the active release now. sentence: what is known; left: when it is decided."""
+    """Figures of a canary beside the active release now. sentence: what is known; left: when it is decided."""
 
     active: Release
     ours: Counts

@@ -284,7 +284,10 @@ def prepare(
 
 
 def check_gate(recipe: Mapping[str, Any], person: Any) -> None:
-    """Raise GateForbidden if the recipe changes the gate and the person may not. None: a process may."""
+    """Raise GateForbidden if the recipe changes the gate and the person may not.
+
+    person: None for a process, which may.
+    """
     gate = sorted(GATE_FIELDS.intersection(recipe))
     if gate and not (person is None or person.has_perm("generation.change_release")):
         raise GateForbidden(

@@ -24,7 +24,7 @@ from distillation.trainers.vae_targets import VaePictures
 from distillation.training import checks, loop, networks, processes
 from distillation.training.errors import RecipeRefused
 from distillation.training.task import Trained, TrainingRecipe
-from generation.engine.latents import as_images, as_uint8, pixels_per_latent
+from generation.engine.latents import as_uint8, decoded, pixels_per_latent
 
 MEASURED = "measured.json"
 
@@ -128,7 +128,7 @@ class DecoderTask(Trained):
         latents = self._latents[rows].to(self._teacher.device)
         targets = self._targets.of(rows.tolist())
         with self._teacher.autocast():
-            output = as_images(self.network.decode(latents).sample)
+            output = decoded(self.network, latents)
         errors = picture_errors(
             output.float(), targets, huber_c=recipe.huber_c, scales=recipe.scales
         )
@@ -179,7 +179,7 @@ def measure(decoder: AutoencoderTiny, teacher: Teacher, latents: Tensor) -> dict
     ours, theirs = 0.0, 0.0
     for part in latents.float().to(teacher.device).split(teacher.decoded_at_once):
         with teacher.autocast():
-            output = as_images(decoder.decode(part).sample).float()
+            output = decoded(decoder, part).float()
         output, target = as_uint8(output).cpu(), as_uint8(teacher.decode(part)).cpu()
         ratios.append(psnr(output, target))
         ours += _contrast(output)

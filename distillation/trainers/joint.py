@@ -22,7 +22,7 @@ from distillation.trainers.pairs import Pairs
 from distillation.trainers.vae_targets import VaePictures
 from distillation.training import checks, loop, networks, processes
 from distillation.training.errors import RecipeRefused
-from generation.engine.latents import as_images
+from generation.engine.latents import decoded
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class JointTask(FewStepTask):
         noise, embeds = examples.noise(rows), examples.embeds(rows)
         output = self._rollout.one_pass(self.student, noise, embeds, generator)
         with self._teacher.autocast():
-            drawn = as_images(self._decoder.decode(output).sample)
+            drawn = decoded(self._decoder, output)
         errors = picture_errors(
             drawn.float(),
             self._targets.of(rows.tolist()),

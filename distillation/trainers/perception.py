@@ -16,7 +16,7 @@ from distillation.losses.pairs import pair_regression
 from distillation.trainers.teacher import Teacher
 from distillation.training import checks
 from distillation.training.errors import RecipeRefused
-from generation.engine.latents import as_images
+from generation.engine.latents import decoded
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def _of_vae(recipe: PerceptionRecipe, teacher: Teacher, decoder: AutoencoderTiny
 
     return Perception(
         recipe,
-        decoder=lambda latents: as_images(decoder.decode(latents).sample),
+        decoder=lambda latents: decoded(decoder, latents),
         features=features,
     )
 

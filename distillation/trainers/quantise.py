@@ -24,7 +24,7 @@ from distillation.trainers.rollout import Examples, Rollout
 from distillation.training import checks, loop, networks, processes
 from distillation.training.task import Trained, TrainingRecipe
 from generation.engine import folding, quantization
-from generation.engine.latents import as_images
+from generation.engine.latents import decoded
 
 MEASURED = "measured.json"
 SCALE_BITS = 17  # times the 7 of a level they fill the 24 of fp32: no product is rounded
@@ -198,9 +198,7 @@ def measure(network: UNet2DConditionModel, inputs: TuningInputs, *, count: int) 
             for part in torch.arange(count).split(teacher.decoded_at_once)
         ]
         latents.append(torch.cat(parts))
-        pictures.append(
-            torch.cat([as_images(inputs.decoder.decode(x).sample).clamp(-1, 1) for x in parts])
-        )
+        pictures.append(torch.cat([decoded(inputs.decoder, x).clamp(-1, 1) for x in parts]))
     of_latents = _psnr(*latents, peak=float(latents[1].max() - latents[1].min()))
     of_pictures = _psnr(*pictures, peak=2.0)
     return {

@@ -12,6 +12,7 @@ from generation.engine.errors import ReleaseInvalid
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 
 
 def image_to_latents(
@@ -32,7 +33,12 @@ def latents_to_image(vae: "AutoencoderKL", latents: torch.Tensor) -> torch.Tenso
     latents = latents.to(vae.device, vae.dtype)
     if vae.device.type in ("cpu", "cuda"):
         latents = latents.to(memory_format=torch.channels_last)
-    return as_images(vae.decode(latents).sample).float().clamp(-1, 1)
+    return decoded(vae, latents).float().clamp(-1, 1)
+
+
+def decoded(vae: "AutoencoderKL | AutoencoderTiny", latents: torch.Tensor) -> torch.Tensor:
+    """Return images (batch, 3, height, width) of latents as the VAE takes them, neither clamped nor converted."""
+    return as_images(vae.decode(latents).sample)
 
 
 def as_images(output: torch.Tensor) -> torch.Tensor:
