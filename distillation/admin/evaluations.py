@@ -30,6 +30,7 @@ MEASURES = {  # of the margins
     "worst_prompts": "all attributes right, worst tenth of prompts, − teacher",
     "diversity": "diversity within a prompt, ÷ teacher",
     "clip_score": "CLIP score, − teacher",
+    "sharpness": "sharpness (mean gradient), ÷ teacher",
 }
 HEADS = {  # orders of the table of variants, with their direction
     "prompt": ("prompt", "ascending"),
@@ -184,12 +185,14 @@ def _headline(found: Mapping[str, Any], report: Report | None) -> list[tuple[str
         "right": (active.get("right") or {}).get(ALL),
         "clip_score": active.get("clip_score"),
         "spread": active.get("spread"),
+        "sharpness": active.get("sharpness"),
     }
     rows: list[tuple[str, ...]] = []
     for name, measure, scale, form in (
         ("all attributes right, %", "right", 100.0, ".1f"),
         ("CLIP score", "clip_score", 1.0, ".2f"),
         ("diversity within a prompt", "spread", 1.0, ".3f"),
+        ("sharpness, mean gradient in levels per pixel", "sharpness", 1.0, ".2f"),
     ):
         sides = found.get(measure) or {}
         values = (

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from distillation.evaluation.sharpness import luma
+
 Kernel = Callable[[Tensor, Tensor], Tensor]  # (n, d), (m, d) → (n, m)
 CMMD_SIGMA = 10.0
 CONFIDENCE = 0.95
@@ -99,7 +101,14 @@ def distance(x: Tensor, y: Tensor, *, seed: int = 0) -> Distance:
 
 
 def paired_distance(x: Tensor, y: Tensor, *, seed: int = 0) -> Distance:
-    """Return the distance of two sets of pictures of the same prompts and seeds. x, y: features [P, S, d] of length 1.
+    """Return the distance of pictures of the same prompts and seeds. x, y: features [P, S, d] of length 1."""
+    size, root = x.shape[0] * x.shape[1], x.shape[-1] ** 0.5
+    kid = paired_bootstrap(root * x, root * y, KID_1000, seed=seed)
+    return Distance((size, size), kid, paired_bootstrap(x, y, CMMD, seed=seed))
+
+
+def paired_bootstrap(x: Tensor, y: Tensor, measure: Measure, *, seed: int = 0) -> Interval:
+    """Return the measure of pictures of the same prompts and seeds with its percentile interval. x, y: [P, S, d].
 
     A picture is not compared with the one of the same noise in the other set: those two are similar whatever the
     distributions are, and would make the estimate too small (Gretton et al. 2012, lemma 6). The bootstrap draws
@@ -107,20 +116,15 @@ def paired_distance(x: Tensor, y: Tensor, *, seed: int = 0) -> Distance:
     """
     if x.shape != y.shape or x.ndim != 3:
         raise ValueError(f"Features are [P, S, d], not {list(x.shape)} and {list(y.shape)}.")
-    prompts, seeds, width = x.shape
-    x, y = x.flatten(0, 1), y.flatten(0, 1)
+    prompts, seeds, _ = x.shape
     counts = _counts(prompts, RESAMPLES, torch.Generator().manual_seed(seed))
     weights = torch.cat([torch.ones(1, prompts, dtype=torch.float64), counts])
     weights = weights.repeat_interleave(seeds, dim=1)
 
-    def of(measure: Measure, scale: float) -> Interval:
-        of_x, of_y, between = _grams(scale * x, scale * y, measure.kernel)
-        across = _within(between, weights)
-        values = measure.scale * (_within(of_x, weights) + _within(of_y, weights) - 2 * across)
-        return Interval(float(values[0]), *ends(values[1:]))
-
-    size = prompts * seeds
-    return Distance((size, size), of(KID_1000, width**0.5), of(CMMD, 1))
+    of_x, of_y, between = _grams(x.flatten(0, 1), y.flatten(0, 1), measure.kernel)
+    across = _within(between, weights)
+    values = measure.scale * (_within(of_x, weights) + _within(of_y, weights) - 2 * across)
+    return Interval(float(values[0]), *ends(values[1:]))
 
 
 # --- between two pictures -------------------------------------------------------------------------
@@ -139,8 +143,7 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     _check_pictures(a, b)
     if a.shape[1] != 3 or min(a.shape[2:]) < WINDOW:
         raise ValueError(f"Pictures are RGB, of {WINDOW} pixels or more, not {tuple(a.shape)}.")
-    luma = torch.tensor([0.299, 0.587, 0.114])[:, None, None]  # ITU-R BT.601
-    x, y = ((pictures.float() * luma).sum(1, keepdim=True) for pictures in (a, b))
+    x, y = (luma(pictures)[:, None] for pictures in (a, b))
     place = torch.arange(WINDOW, dtype=torch.float32) - WINDOW // 2
     bell = torch.exp(-(place**2) / (2 * 1.5**2))
     bell = (bell / bell.sum()).view(1, 1, 1, WINDOW)

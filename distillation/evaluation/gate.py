@@ -30,7 +30,11 @@ class GateRecipe:
     )
     to_active: Margins = field(
         default_factory=lambda: Margins(
-            attributes_right=0.95, diversity=0.9, clip_score=-0.5, worst_prompts=None
+            attributes_right=0.95,
+            diversity=0.9,
+            clip_score=-0.5,
+            worst_prompts=None,
+            sharpness=0.95,
         )
     )
     variant: float | None = -0.6
@@ -138,6 +142,7 @@ def _against(name: str, margins: Margins, candidate: Measured, other: Measured) 
         right=_pair(candidate.right, other.right),
         spread=(candidate.spread, other.spread),
         clip_score=_pair(candidate.clip_score, other.clip_score),
+        gradient=_pair(candidate.gradient, other.gradient),
     )
     return [
         Check(

@@ -36,6 +36,11 @@ def both(pair: tuple[Tensor, Tensor] | None) -> Both | None:
     return Both(over_prompts(pair[0]), over_prompts(pair[1]))
 
 
+def both_of(pair: tuple[Tensor, Tensor]) -> Both:
+    """Return the means of student and teacher, of which every prompt has a value."""
+    return Both(over_prompts(pair[0]), over_prompts(pair[1]))
+
+
 def pairs(pair: tuple[Tensor, Tensor] | None, *, prompts: int) -> list[Pair | None]:
     """Return the means over the seeds of each prompt; None where it has no value."""
     if pair is None:

@@ -13,7 +13,7 @@ from distillation.evaluation.scoring import Scores
 from distillation.resumable import atomic
 
 FILE = "measured.safetensors"
-NAMES = ("right", "clip_score", "spread")
+NAMES = ("right", "clip_score", "spread", "gradient")
 
 
 @dataclass(frozen=True)
@@ -21,13 +21,14 @@ class Measured:
     """The measurements of one release by prompt.
 
     right: all attributes are right, 0 or 1, [P, S], and clip_score [P, S]: None without a judge; spread: the mean
-    distance between the pictures of a prompt, [P].
+    distance between the pictures of a prompt, [P]; gradient: sharpness [P, S], None in files of before it was measured.
     """
 
     slugs: tuple[str, ...]
     right: Tensor | None
     clip_score: Tensor | None
     spread: Tensor
+    gradient: Tensor | None = None
 
     def take(self, slugs: tuple[str, ...]) -> "Measured":
         """Return the measurements of these prompts, in this order."""
@@ -38,6 +39,7 @@ class Measured:
             None if self.right is None else self.right[rows],
             None if self.clip_score is None else self.clip_score[rows],
             self.spread[rows],
+            None if self.gradient is None else self.gradient[rows],
         )
 
 
@@ -46,6 +48,7 @@ def write(slugs: tuple[str, ...], judged: Scores, folder: Path) -> None:
         "right": judged.right,
         "clip_score": judged.clip_score,
         "spread": judged.spread,
+        "gradient": judged.gradient,
     }
     tensors = {
         f"{side}.{name}": pair[place].contiguous()
@@ -61,11 +64,11 @@ def read(folder: Path, side: str) -> Measured:
     """Read one side, "student" or "teacher", of the evaluation in the folder. Raises OSError if it is missing."""
     with safe_open(folder / FILE, "pt") as file:
         names = set(file.keys())
-        right, clip_score, spread = (
+        right, clip_score, spread, gradient = (
             file.get_tensor(f"{side}.{name}") if f"{side}.{name}" in names else None
             for name in NAMES
         )
         slugs = tuple(json.loads(file.metadata()["slugs"]))
     if spread is None:
         raise OSError(f"{folder / FILE} lacks the spread of the {side}.")
-    return Measured(slugs, right, clip_score, spread)
+    return Measured(slugs, right, clip_score, spread, gradient)

@@ -30,6 +30,7 @@ class Margins:
     attributes_right: share of pictures with all attributes right, student ÷ teacher.
     diversity: mean distance between the pictures of one prompt, student ÷ teacher.
     clip_score: 100 × cosine of picture and text, student − teacher.
+    sharpness: mean gradient of the pictures (`sharpness.gradient`), student ÷ teacher.
     worst_prompts: share of pictures with all attributes right, student − teacher, of the tenth of prompts with the
     greatest losses. They are selected by one half of the seeds and measured by the other: otherwise chance would
     select them.
@@ -39,9 +40,10 @@ class Margins:
     diversity: float | None = 0.8
     clip_score: float | None = -1.0
     worst_prompts: float | None = -0.1
+    sharpness: float | None = 0.85
 
     def __post_init__(self) -> None:
-        for name in ("attributes_right", "diversity"):
+        for name in ("attributes_right", "diversity", "sharpness"):
             value = getattr(self, name)
             if value is not None and not 0 < value <= 1.5:
                 raise ValueError(f"{name}: a ratio above 0 and up to 1.5, not {value}.")
@@ -71,13 +73,14 @@ def judge(
     right: tuple[Tensor, Tensor] | None = None,
     spread: tuple[Tensor, Tensor] | None = None,
     clip_score: tuple[Tensor, Tensor] | None = None,
+    gradient: tuple[Tensor, Tensor] | None = None,
     resamples: int = 4000,
     seed: int = 0,
 ) -> tuple[Verdict, ...]:
     """Return a verdict for each margin that is not None, the worst first. Pairs are of student and teacher.
 
     right: all attributes are right, 0 or 1, [P, S]; not a number where a prompt states nothing. spread: the mean
-    distance within each prompt, [P]. clip_score [P, S].
+    distance within each prompt, [P]. clip_score, gradient [P, S].
     """
     verdicts = []
 
@@ -91,6 +94,7 @@ def judge(
     test("attributes_right", True, _ratio, _means(right))
     test("worst_prompts", False, _worst, _halves(right))
     test("diversity", True, _ratio, [] if spread is None else list(spread))
+    test("sharpness", True, _ratio, _means(gradient))
     test("clip_score", False, _difference, _means(clip_score))
     return tuple(sorted(verdicts, key=lambda verdict: WORST_FIRST.index(verdict.outcome)))
 

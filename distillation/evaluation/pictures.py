@@ -159,6 +159,12 @@ def read(path: Path) -> Tensor:
         return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
 
 
+def size_of(path: Path) -> tuple[int, int]:
+    """Return width and height of an image file, without reading its pixels."""
+    with Image.open(path) as image:
+        return image.size
+
+
 def image_files(folder: Path) -> list[Path]:
     """Return all images in the folder and below it, sorted. Raises ValueError if there are fewer than two."""
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGES)

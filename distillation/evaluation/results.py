@@ -8,6 +8,7 @@ from typing import Any
 from distillation.evaluation.distances import Distance, Interval
 from distillation.evaluation.latency import Speed
 from distillation.evaluation.noninferiority import Margins, Verdict
+from distillation.evaluation.real_pictures import ToReal
 
 FORMAT_VERSION = 1
 DIGITS = 6  # significant digits of a number in JSON
@@ -60,7 +61,7 @@ class PromptResult:
     """Means over the seeds of one prompt variant.
 
     right: share of its pictures; distance, psnr, ssim: between the pictures of the same noise; spread: between the
-    pictures of one release.
+    pictures of one release; sharpness: mean gradient.
     """
 
     slug: str
@@ -68,6 +69,7 @@ class PromptResult:
     right: Pair | None
     clip_score: Pair | None
     spread: Pair | None
+    sharpness: Pair | None
     distance: float
     psnr: float
     ssim: float
@@ -77,6 +79,9 @@ class PromptResult:
 class Evaluation:
     """right: share of pictures that are right, by group of attributes, ALL first; distances: by their sets.
 
+    sharpness, laplacian: mean gradient in levels per pixel, and variance of the Laplacian in squared levels
+    (`evaluation.sharpness`). texture: between the sets of both (`evaluation.texture`), None for tiny pictures.
+    to_real: of "student" and "teacher", if there were real pictures. blind_to: what each judge cannot see.
     maps_of: the network whose feature maps `distance` and `spread` compare.
     """
 
@@ -90,13 +95,18 @@ class Evaluation:
     right: dict[str, Both]
     clip_score: Both | None
     spread: Both | None
+    sharpness: Both
+    laplacian: Both
+    to_real: dict[str, ToReal]
     distance: Interval
     psnr: Interval
     ssim: Interval
     distances: dict[str, Distance]
+    texture: Interval | None
     maps_of: str
     per_prompt: tuple[PromptResult, ...]
     judges: dict[str, str]
+    blind_to: dict[str, str]
     machine: dict[str, Any]
     seconds: dict[str, float]  # by part of the evaluation
 
@@ -137,6 +147,7 @@ def summary(evaluation: Evaluation) -> dict[str, Any]:
             "right": evaluation.right.get(ALL),
             "clip_score": evaluation.clip_score,
             "spread": evaluation.spread,
+            "sharpness": evaluation.sharpness,
             "distance": evaluation.distance,
             "seconds_per_picture": {
                 name: side.speed.seconds["total"].median

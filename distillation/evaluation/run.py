@@ -4,31 +4,29 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from torch import Tensor
-
 from distillation.detector import network as detectors
 from distillation.evaluation import (
-    attributes,
     clip,
+    figures,
     latency,
     machine,
     means,
     measured,
     noninferiority,
     pictures,
+    real_pictures,
     results,
     scoring,
 )
-from distillation.evaluation.distances import Distance, distance, paired_distance
 from distillation.evaluation.latency import Speed, SpeedRecipe
 from distillation.evaluation.noninferiority import Margins
 from distillation.evaluation.pictures import Album
 from distillation.evaluation.prompts import Prompts, Seeds
+from distillation.evaluation.real_pictures import ToReal
 from distillation.evaluation.report import writer as report
-from distillation.evaluation.results import Both, Evaluation, PromptResult, Side
-from distillation.evaluation.scoring import Judges, Scores
+from distillation.evaluation.results import Evaluation
+from distillation.evaluation.scoring import Judges
 from distillation.resumable import atomic
-from generation.engine.release import ENCODER_FOLDERS, Manifest
 
 
 @dataclass(frozen=True)
@@ -58,10 +56,6 @@ class Inputs:
     device: str = "auto"
     new: tuple[str, ...] = ()
 
-    def __post_init__(self) -> None:
-        if self.real_pictures is not None and self.clip_name is None:
-            raise ValueError("real_pictures: they are compared by a CLIP; give one.")
-
     def load_judges(self) -> Judges:
         return Judges(
             None if self.detector is None else detectors.load(self.detector),
@@ -86,12 +80,22 @@ def evaluate(inputs: Inputs, *, progress_bar: bool = True) -> Evaluation:
     with clock.part("judging"):
         judged = scoring.judge(student, teacher, inputs.prompts, judges, progress_bar=progress_bar)
         verdicts = noninferiority.judge(
-            inputs.margins, right=judged.right, spread=judged.spread, clip_score=judged.clip_score
+            inputs.margins,
+            right=judged.right,
+            spread=judged.spread,
+            clip_score=judged.clip_score,
+            gradient=judged.gradient,
         )
-        distances = _distances(judged)
-        if inputs.real_pictures is not None and judges.clip is not None:
-            real = scoring.features_of(judges.clip, inputs.real_pictures, progress_bar=progress_bar)
-            distances |= _to_real(judged, real)
+        distances = figures.distances(judged)
+        to_real: dict[str, ToReal] = {}
+        if inputs.real_pictures is not None:
+            albums = {"student": student, "teacher": teacher}
+            to_real = real_pictures.compare(albums, inputs.real_pictures, progress_bar=progress_bar)
+            if judges.clip is not None:
+                real = scoring.features_of(
+                    judges.clip, inputs.real_pictures, progress_bar=progress_bar
+                )
+                distances |= figures.to_real(judged, real)
     speeds: list[Speed | None] = [None, None]
     if inputs.speed is not None:
         with clock.part("speed"):
@@ -100,23 +104,28 @@ def evaluate(inputs: Inputs, *, progress_bar: bool = True) -> Evaluation:
                 for release in (inputs.student, inputs.teacher)
             ]
     evaluation = Evaluation(
-        student=_side(student.manifest, speeds[0]),
-        teacher=_side(teacher.manifest, speeds[1]),
+        student=figures.side(student.manifest, speeds[0]),
+        teacher=figures.side(teacher.manifest, speeds[1]),
         outcome=noninferiority.overall(verdicts),
         verdicts=verdicts,
         margins=inputs.margins,
         prompts=len(inputs.prompts),
         seeds_each=len(inputs.seeds[0]),
-        right=_right(judged, judges),
+        right=figures.right(judged, judges),
         clip_score=means.both(judged.clip_score),
         spread=means.both(judged.spread),
+        sharpness=means.both_of(judged.gradient),
+        laplacian=means.both_of((judged.student.laplacian, judged.teacher.laplacian)),
+        to_real=to_real,
         distance=means.over_prompts(judged.distance),
         psnr=means.over_prompts(judged.psnr),
         ssim=means.over_prompts(judged.ssim),
         distances=distances,
+        texture=figures.textures(judged),
         maps_of=judges.maps_of,
-        per_prompt=_per_prompt(inputs.prompts, judged),
-        judges=_names(inputs.detector, judges),
+        per_prompt=figures.per_prompt(inputs.prompts, judged),
+        judges=figures.names(inputs.detector, judges),
+        blind_to=figures.blind_to(verdicts, has_sets=bool(distances)),
         machine=where,
         seconds=clock.seconds,
     )
@@ -141,79 +150,3 @@ def _pictures(
             title=title,
             progress_bar=progress_bar,
         )
-
-
-# --- from tensors to results ----------------------------------------------------------------------
-def _right(judged: Scores, judges: Judges) -> dict[str, Both]:
-    """Return the share of right pictures: of all attributes together, then of each group where it is stated."""
-    everything = means.both(judged.right)
-    student, teacher = judged.student.groups_right, judged.teacher.groups_right
-    if judges.detector is None or judged.is_stated is None or everything is None:
-        return {}
-    if student is None or teacher is None:
-        return {}
-    found = {results.ALL: everything}
-    config = judges.detector.config
-    for column, name in enumerate(attributes.group_names(config.bits, config.groups)):
-        rows = judged.is_stated[:, column]
-        both = means.both((student[rows, :, column], teacher[rows, :, column]))
-        if both is not None:
-            found[name] = both
-    return found
-
-
-def _distances(judged: Scores) -> dict[str, Distance]:
-    student, teacher = judged.student.features, judged.teacher.features
-    if student is None or teacher is None or student.shape[0] * student.shape[1] < 2:
-        return {}
-    return {"the student's pictures to the teacher's": paired_distance(student, teacher)}
-
-
-def _to_real(judged: Scores, real: Tensor) -> dict[str, Distance]:
-    return {
-        f"the {name}'s pictures to the real ones": distance(side.features.flatten(0, 1), real)
-        for name, side in (("student", judged.student), ("teacher", judged.teacher))
-        if side.features is not None
-    }
-
-
-def _per_prompt(prompts: Prompts, judged: Scores) -> tuple[PromptResult, ...]:
-    count = len(prompts)
-    right = means.pairs(judged.right, prompts=count)
-    scores = means.pairs(judged.clip_score, prompts=count)
-    spreads = means.pairs(judged.spread, prompts=count)
-    return tuple(
-        PromptResult(
-            slug=prompts.slugs[row],
-            text=prompts.texts[row],
-            right=right[row],
-            clip_score=scores[row],
-            spread=spreads[row],
-            distance=float(judged.distance[row].mean()),
-            psnr=float(judged.psnr[row].mean()),
-            ssim=float(judged.ssim[row].mean()),
-        )
-        for row in range(count)
-    )
-
-
-def _side(manifest: Manifest, speed: Speed | None) -> Side:
-    return Side(
-        name=manifest.name,
-        kind=manifest.kind,
-        steps=manifest.num_inference_steps,
-        guidance_scale=manifest.guidance_scale,
-        weights=manifest.quantization or manifest.weight_dtype,
-        # The text encoder never comes to the device that generates.
-        bytes_on_disk={
-            name: size
-            for name, size in latency.bytes_by_component(manifest).items()
-            if name not in ENCODER_FOLDERS
-        },
-        speed=speed,
-    )
-
-
-def _names(detector: Path | None, judges: Judges) -> dict[str, str]:
-    found = {} if detector is None else {"detector": detector.name}
-    return found if judges.clip is None else {**found, "clip": judges.clip.name}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from distillation.detector.network import Detector
-from distillation.evaluation import attributes, perceptual_distance, pictures
+from distillation.evaluation import attributes, perceptual_distance, pictures, sharpness, texture
 from distillation.evaluation.clip import Clip
 from distillation.evaluation.distances import psnr, ssim
 from distillation.evaluation.perceptual_distance import Maps
@@ -49,11 +49,15 @@ class Judges:
 class ReleaseScores:
     """Scores of the pictures of one release; None without a judge.
 
-    groups_right: bool [P, S, groups]; clip_score: [P, S]; features: of the CLIP, of length 1, [P, S, d];
-    spread: the mean distance between the pictures of each prompt, [P], NaN for a single picture.
+    gradient, laplacian: of `sharpness`, [P, S]; textures: of `texture`, [P, S, d], None for tiny pictures;
+    groups_right: bool [P, S, groups]; clip_score: [P, S]; features: of the CLIP, of length 1, [P, S, d]; spread: the
+    mean distance between the pictures of each prompt, [P], NaN for a single picture.
     """
 
     spread: Tensor
+    gradient: Tensor
+    laplacian: Tensor
+    textures: Tensor | None = None
     groups_right: Tensor | None = None
     clip_score: Tensor | None = None
     features: Tensor | None = None
@@ -87,6 +91,10 @@ class Scores:
     @property
     def spread(self) -> tuple[Tensor, Tensor]:
         return self.student.spread, self.teacher.spread
+
+    @property
+    def gradient(self) -> tuple[Tensor, Tensor]:
+        return self.student.gradient, self.teacher.gradient
 
     @property
     def clip_score(self) -> tuple[Tensor, Tensor] | None:
@@ -125,8 +133,12 @@ def judge(
         if judges.clip is not None and of_texts is not None:
             features = judges.clip.image_features(images)
             scores = CLIP_SCORE * features @ of_texts[number]
+        is_large = min(images.shape[2:]) >= texture.LEAST_SIDE
         rows.append(
             _Row(
+                gradient=sharpness.gradient(images),
+                laplacian=sharpness.laplacian_variance(images),
+                textures=texture.features(images) if is_large else None,
                 spreads=tuple(_spread(part) for part in vectors),
                 groups=groups,
                 features=features,
@@ -161,6 +173,9 @@ def features_of(clip: Clip, folder: Path, *, progress_bar: bool = True) -> Tenso
 class _Row:
     """Scores of the 2S pictures of one prompt, the student's first."""
 
+    gradient: Tensor
+    laplacian: Tensor
+    textures: Tensor | None
     spreads: tuple[float, ...]
     groups: Tensor | None
     features: Tensor | None
@@ -196,13 +211,19 @@ def _spread(vectors: Tensor) -> float:
 def _of_release(rows: list[_Row], half: int) -> ReleaseScores:
     """Return the scores of one release. half: 0 = the student, 1 = the teacher."""
 
+    def half_of(values: list[Tensor]) -> Tensor:
+        return torch.stack([value.chunk(2)[half] for value in values])
+
     def stacked(part: Callable[[_Row], Tensor | None]) -> Tensor | None:
         found = [value for row in rows if (value := part(row)) is not None]
-        return torch.stack([value.chunk(2)[half] for value in found]) if found else None
+        return half_of(found) if found else None
 
     return ReleaseScores(
-        torch.tensor([row.spreads[half] for row in rows], dtype=torch.float64),
-        stacked(lambda row: row.groups),
-        stacked(lambda row: row.scores),
-        stacked(lambda row: row.features),
+        spread=torch.tensor([row.spreads[half] for row in rows], dtype=torch.float64),
+        gradient=half_of([row.gradient for row in rows]),
+        laplacian=half_of([row.laplacian for row in rows]),
+        textures=stacked(lambda row: row.textures),
+        groups_right=stacked(lambda row: row.groups),
+        clip_score=stacked(lambda row: row.scores),
+        features=stacked(lambda row: row.features),
     )

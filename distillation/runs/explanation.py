@@ -9,10 +9,17 @@ MEASURES = {  # of the checks' names, with what a value is
     "worst_prompts": "the share of right pictures of the worst prompts",
     "diversity": "the diversity of a prompt's pictures",
     "clip_score": "the CLIP score",
+    "sharpness": "the sharpness",
     "seconds": "the time per picture",
     "bytes": "the size on disk",
 }
-RATIOS = ("attributes_right", "diversity", "seconds", "bytes")  # others are differences
+RATIOS = (
+    "attributes_right",
+    "diversity",
+    "sharpness",
+    "seconds",
+    "bytes",
+)  # others are differences
 OTHERS = {"teacher": "the teacher", "active": "the active release"}
 NAMED = 2  # failed checks in a sentence
 

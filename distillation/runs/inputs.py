@@ -58,8 +58,6 @@ def gather(
         most=most_variants,
         active=active,
     )
-    # The comparison needs a CLIP.
-    of_field = None if clip_folder is None else snapshot.pictures(catalogue)
     return Inputs(
         teacher=releases.folder(teacher),
         catalogue=catalogue,
@@ -67,7 +65,7 @@ def gather(
         active=None if active is None else releases.folder(active),
         detector=detector_folder,
         clip=clip_folder,
-        real=_folder(real, default=of_field),
+        real=_folder(real, default=snapshot.pictures(catalogue)),
         code_revision=_code_revision(),
     )
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from distillation.evaluation.noninferiority import Verdict
+from distillation.evaluation.results import Both
 from generation.engine.proportions import Share
 
 
@@ -72,6 +73,11 @@ def count(number: int, noun: str) -> str:
 
 def duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.1f} min"
+
+
+def ratio(both: Both) -> str:
+    """Return the student's value ÷ the teacher's: "0.88"."""
+    return f"{both.student.value / both.teacher.value:.2f}" if both.teacher.value else "–"
 
 
 def of_verdict(verdict: Verdict, value: float | None) -> str:

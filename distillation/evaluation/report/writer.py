@@ -28,6 +28,7 @@ MEASURES = {  # by field of Margins: the name in a sentence and the one in the t
     ),
     "diversity": ("diversity", "diversity within a prompt, student ÷ teacher"),
     "clip_score": ("CLIP score", "CLIP score, student − teacher"),
+    "sharpness": ("sharpness", "sharpness (mean gradient), student ÷ teacher"),
 }
 BUSY = 0.5  # of the cores
 EQUAL = 0.01  # costs that differ by less are called equal
@@ -132,6 +133,12 @@ def changes(evaluation: Evaluation) -> Changes:
             evaluation.spread_ratio - 1,
             f"Diversity: its pictures of one prompt differ {evaluation.spread_ratio:.2f} times as much as the "
             "teacher's.",
+        )
+    sharp = evaluation.sharpness
+    if sharp.teacher.value:
+        found.add(
+            sharp.change,
+            f"Sharpness: its mean gradient is {sharp.student.value / sharp.teacher.value:.2f} times the teacher's.",
         )
     if score:
         found.add(

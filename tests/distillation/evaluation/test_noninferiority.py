@@ -23,7 +23,7 @@ def by_measure(found: tuple[Verdict, ...]) -> dict[str, Verdict]:
 
 
 def of_attributes(student: torch.Tensor, teacher: torch.Tensor) -> Verdict:
-    found = noninferiority.judge(Margins(None, None, None, None), right=(student, teacher))
+    found = noninferiority.judge(Margins(None, None, None, None, None), right=(student, teacher))
     assert found == ()
     return by_measure(noninferiority.judge(Margins(), right=(student, teacher)))["attributes_right"]
 
@@ -143,6 +143,14 @@ def test_a_difference_may_have_a_margin_below_zero():
         assert found["clip_score"].estimate == pytest.approx(-loss, abs=1e-5)
 
 
+def test_a_blurred_student_is_inferior_by_its_mean_gradient():
+    teacher = 4 + torch.rand(64, 4, generator=torch.Generator().manual_seed(0))
+    for ratio, outcome in ((0.95, NON_INFERIOR), (0.7, INFERIOR)):
+        found = by_measure(noninferiority.judge(Margins(), gradient=(ratio * teacher, teacher)))
+        assert found["sharpness"].outcome == outcome
+        assert found["sharpness"].estimate == pytest.approx(ratio, abs=1e-5)
+
+
 def test_the_overall_outcome_is_the_worst_one():
     def found(*outcomes: str) -> list[Verdict]:
         return [Verdict("diversity", True, 0.8, 1, 1, 1, 30, outcome) for outcome in outcomes]
@@ -159,6 +167,7 @@ def test_margins_without_measurement_are_listed_and_margins_of_none_are_not():
     assert {v.measure: v.outcome for v in found} == {
         "attributes_right": NOT_MEASURED,
         "diversity": NOT_MEASURED,
+        "sharpness": NOT_MEASURED,
     }
 
 

@@ -4,9 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
-from distillation.evaluation import latency, noninferiority, pictures, results, run
+from distillation.evaluation import latency, measured, noninferiority, pictures, results, run
 from distillation.evaluation.latency import Memory, Seconds, Speed, SpeedRecipe
 from distillation.evaluation.noninferiority import Margins
 from distillation.evaluation.prompts import Prompts, seeds_of
@@ -95,7 +97,7 @@ def test_every_figure_is_in_the_json(done: tuple[Evaluation, Path]):
 
 def test_few_prompts_are_inconclusive_in_the_report_too(done: tuple[Evaluation, Path]):
     found, folder = done
-    assert found.outcome == noninferiority.INCONCLUSIVE and len(found.verdicts) == 4
+    assert found.outcome == noninferiority.INCONCLUSIVE and len(found.verdicts) == 5
     text = (folder / "report.md").read_text()
     assert text.startswith("# toy-student against toy-teacher\n\n**inconclusive** 3 prompts")
     assert "Fewer than 20 prompts decide nothing." in text
@@ -133,7 +135,7 @@ def test_an_evaluation_makes_no_picture_twice(done: tuple[Evaluation, Path], tmp
     assert again.right == found.right and again.spread == found.spread
     # What nobody measured is not in the report, and leaves the verdict open.
     text = (tmp_path / "report.md").read_text()
-    assert "CMMD" not in text and "pictures a second" not in text
+    assert "KID" not in text and "pictures a second" not in text
     assert re.search(r"Not measured: (attributes, )?CLIP score\.", text)
 
 
@@ -152,6 +154,35 @@ def test_a_summary_for_the_manifest_is_small_and_has_the_outcome(timed: tuple[Ev
     assert len(json.dumps(value)) < 3000
 
 
-def test_real_pictures_need_a_clip(tmp_path: Path):
-    with pytest.raises(ValueError, match="real_pictures"):
-        evaluate(tmp_path, detector=toys.detector_folder(), real_pictures=tmp_path)
+def test_real_pictures_are_compared_without_a_clip_too(
+    done: tuple[Evaluation, Path], tmp_path: Path
+):
+    found = evaluate(
+        tmp_path,
+        detector=toys.detector_folder(),
+        cache=done[1] / "pictures",
+        real_pictures=done[1] / "real",
+    )
+    assert found.distances == {} and found.to_real["student"].real > 1
+    text = (tmp_path / "report.md").read_text()
+    assert "mean gradient ÷ that of real pictures" in text and "Noise counts as sharp" in text
+
+
+def test_sharpness_is_of_the_pictures_and_its_margin_is_tested(done: tuple[Evaluation, Path]):
+    found, folder = done
+    assert found.sharpness.student.value > 0 and found.laplacian.teacher.value > 0
+    assert {v.measure for v in found.verdicts} >= {"sharpness"}
+    value = json.loads((folder / "evaluation.json").read_text())
+    assert set(value["per_prompt"][0]["sharpness"]) == {"student", "teacher"}
+    assert value["blind_to"]["sharpness"] and value["texture"]
+    kept = measured.read(folder, "student")
+    assert kept.gradient is not None and kept.gradient.shape == (PROMPTS, 2)
+    mean = kept.gradient.double().mean()
+    assert float(mean) == pytest.approx(found.sharpness.student.value, rel=1e-4)
+
+
+def test_a_file_of_measurements_from_before_sharpness_is_read(tmp_path: Path):
+    tensors = {"student.spread": torch.ones(2), "student.right": torch.ones(2, 2)}
+    save_file(tensors, tmp_path / measured.FILE, {"slugs": '["a", "b"]'})
+    found = measured.read(tmp_path, "student")
+    assert found.gradient is None and found.take(("b",)).gradient is None

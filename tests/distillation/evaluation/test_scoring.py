@@ -89,7 +89,7 @@ def test_collapsed_diversity_is_detected(judges: Judges, tmp_path: Path):
         found = scoring.judge(
             student, teacher, toys.prompts(prompts), Judges(judges.detector), progress_bar=False
         )
-        margins = Margins(None, 0.8, None, None)
+        margins = Margins(None, 0.8, None, None, None)
         spread = found.student.spread, found.teacher.spread
         outcomes += [v.outcome for v in noninferiority.judge(margins, spread=spread)]
     assert outcomes == [noninferiority.INFERIOR, noninferiority.NON_INFERIOR]
