@@ -28,6 +28,7 @@ ALL = "all attributes"  # the headline entry of `right` in a report
 MEASURES = {  # of the margins
     "attributes_right": "all attributes right, ÷ teacher",
     "worst_prompts": "all attributes right, worst tenth of prompts, − teacher",
+    "each_prompt": "all attributes right, prompt with the greatest loss, − teacher",
     "diversity": "diversity within a prompt, ÷ teacher",
     "clip_score": "CLIP score, − teacher",
     "sharpness": "sharpness (mean gradient), ÷ teacher",

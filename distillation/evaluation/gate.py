@@ -1,70 +1,52 @@
 """The gate between a candidate and the active release: named checks, each with its limit.
 
-The limits are part of a recipe, so they are set before anything is measured. Intervals and verdicts are those of
-`noninferiority`; checks without an interval compare single numbers.
+The limits are part of a recipe (`gate_recipe`), so they are set before anything is measured. Intervals and verdicts are
+those of `noninferiority`; checks without an interval compare single numbers.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from distillation.evaluation import noninferiority
+from distillation.evaluation import blind_spots, noninferiority
+from distillation.evaluation.gate_recipe import GateRecipe
 from distillation.evaluation.measured import Measured
-from distillation.evaluation.noninferiority import INCONCLUSIVE, NON_INFERIOR, NOT_MEASURED, Margins
+from distillation.evaluation.noninferiority import (
+    INCONCLUSIVE,
+    NON_INFERIOR,
+    NOT_MEASURED,
+    Decisive,
+    Margins,
+    Verdict,
+)
 
-
-@dataclass(frozen=True)
-class GateRecipe:
-    """to_teacher, to_active: margins that the lower end of the candidate's interval must reach.
-
-    variant: the least change of the share of right pictures of any one variant, against the active release if that
-    covers it, otherwise against the teacher. Variants that lose more are measured again with `second_look` new seeds,
-    and only these count: among hundreds of variants some lose by chance.
-    slower, larger: the limits of seconds per picture and bytes, as multiples of the active release's.
-    """
-
-    to_teacher: Margins = field(
-        default_factory=lambda: Margins(attributes_right=0.93, worst_prompts=None)
-    )
-    to_active: Margins = field(
-        default_factory=lambda: Margins(
-            attributes_right=0.95,
-            diversity=0.9,
-            clip_score=-0.5,
-            worst_prompts=None,
-            sharpness=0.95,
-        )
-    )
-    variant: float | None = -0.6
-    second_look: int = 12
-    slower: float = 1.5
-    larger: float = 1.5
-
-    def __post_init__(self) -> None:
-        if self.variant is not None and not -1 <= self.variant < 0:
-            raise ValueError(f"variant: a loss from -1 to below 0, not {self.variant}.")
-        if self.second_look < 1:
-            raise ValueError(f"second_look: at least 1 seed, not {self.second_look}.")
-        for name in ("slower", "larger"):
-            if not getattr(self, name) >= 1:
-                raise ValueError(f"{name}: at least 1, not {getattr(self, name)}.")
+QUALITY = "quality"  # the check that stands for a judge that is missing
+NOTHING_JUDGED = (
+    "Neither a detector nor a CLIP judged whether the pictures show what their prompts say."
+)
+NO_DETECTOR = (
+    "No detector judged whether the pictures show what their prompts say; the CLIP score alone sees too little. Train "
+    "a detector, or set evaluation.margins.attributes_right and worst_prompts to null to rely on the CLIP."
+)
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Costs of a release: seconds per picture (None = not measured) and bytes on disk."""
+    """Costs of a release: seconds per picture, bytes on disk, resident bytes; None = not measured."""
 
     seconds: float | None
     size_bytes: int
+    memory_bytes: int | None = None
 
 
 @dataclass(frozen=True)
 class Check:
-    """found: the estimate; low: the lower end of its one-sided 95 % interval, if there is one.
+    """found: the estimate; low, high: the ends of its one-sided 95 % intervals, if there are any.
 
     decided: False if the measurements are too few or too uncertain to tell whether the limit is reached.
+    seeds_to_decide: estimate of the seeds of each variant that would tell.
     """
 
     name: str
@@ -74,12 +56,17 @@ class Check:
     low: float | None = None
     detail: str = ""
     decided: bool = True
+    high: float | None = None
+    seeds_to_decide: int | None = None
 
 
 @dataclass(frozen=True)
 class Gate:
+    """blind_to: what the judges of its checks cannot see, by judge."""
+
     passed: bool
     checks: tuple[Check, ...]
+    blind_to: Mapping[str, str]
 
     @property
     def failed(self) -> tuple[Check, ...]:
@@ -102,41 +89,38 @@ def decide(
     teacher: Measured,
     active: Measured | None,
     *,
+    margins: Margins,
     costs: Costs,
     active_costs: Costs | None,
     again: Mapping[str, float],
 ) -> Gate:
-    """Check a candidate. again: the changes of the suspects, measured a second time.
+    """Check a candidate. margins: against the teacher; again: the changes of the suspects, measured a second time.
 
-    active: of the prompts that it covers; None if there is none. Without any judgement of quality the gate is not
-    passed: a person must look at the pictures.
+    active: of the prompts that it covers; None if there is none. Unless something judged whether the pictures show what
+    their prompts say, the gate is not passed: a person must look at them.
     """
-    checks = _against("teacher", recipe.to_teacher, candidate, teacher)
+    found = _against("teacher", margins, candidate, teacher)
     if active is not None:
         shared = tuple(slug for slug in candidate.slugs if slug in set(active.slugs))
         if shared:
-            checks += _against(
+            found += _against(
                 "active", recipe.to_active, candidate.take(shared), active.take(shared)
             )
-    if not checks:
-        checks.append(
-            Check(
-                "quality",
-                False,
-                0.0,
-                None,
-                detail="No judge rated the pictures. Look at them.",
-                decided=False,
-            )
-        )
+    checks = [check for _, check in found]
+    checks += _unjudged(margins, candidate)
     if recipe.variant is not None and candidate.right is not None:
         checks.append(_of_variants(recipe.variant, again))
     if active_costs is not None:
         checks += _costs(recipe, costs, active_costs)
-    return Gate(all(check.passed for check in checks), tuple(checks))
+    checks += _absolute(recipe, costs)
+    blind_to = blind_spots.of(measure for measure, _ in found)
+    return Gate(all(check.passed for check in checks), tuple(checks), blind_to)
 
 
-def _against(name: str, margins: Margins, candidate: Measured, other: Measured) -> list[Check]:
+def _against(
+    name: str, margins: Margins, candidate: Measured, other: Measured
+) -> list[tuple[str, Check]]:
+    """Return the checks against one release, with their measures."""
     found = noninferiority.judge(
         margins,
         right=_pair(candidate.right, other.right),
@@ -145,20 +129,54 @@ def _against(name: str, margins: Margins, candidate: Measured, other: Measured) 
         gradient=_pair(candidate.gradient, other.gradient),
     )
     return [
-        Check(
-            f"{verdict.measure} to {name}",
-            verdict.outcome == NON_INFERIOR,
-            verdict.margin,
-            verdict.estimate,
-            verdict.low,
-            ""
-            if verdict.prompts >= noninferiority.FEWEST
-            else f"{verdict.prompts} prompts are too few to decide; {noninferiority.FEWEST} are enough.",
-            verdict.outcome != INCONCLUSIVE,
-        )
+        (verdict.measure, _check(f"{verdict.measure} to {name}", verdict, candidate.seeds))
         for verdict in found
         if verdict.outcome != NOT_MEASURED
     ]
+
+
+def _check(name: str, verdict: Verdict, seeds: int | None) -> Check:
+    decisive = None if seeds is None else noninferiority.decisive(verdict, seeds)
+    return Check(
+        name,
+        verdict.outcome == NON_INFERIOR,
+        verdict.margin,
+        verdict.estimate,
+        verdict.low,
+        _why_open(verdict, seeds, decisive),
+        verdict.outcome != INCONCLUSIVE,
+        verdict.high,
+        None if decisive is None else decisive.seeds,
+    )
+
+
+def _why_open(verdict: Verdict, seeds: int | None, decisive: Decisive | None) -> str:
+    """Return why a verdict is inconclusive and what would decide it; "" if it is not."""
+    if verdict.prompts < noninferiority.FEWEST:
+        return (
+            f"{verdict.prompts} prompts are too few to decide; {noninferiority.FEWEST} are enough."
+        )
+    if verdict.outcome != INCONCLUSIVE:
+        return ""
+    if decisive is None:
+        return "More seeds would hardly decide it: the value is too near to the limit."
+    what = "would decide it" if decisive.outcome == NON_INFERIOR else "would show that it fails"
+    return (
+        f"{seeds} seeds of each prompt are too few; about {decisive.seeds} {what}, if the value "
+        "stays."
+    )
+
+
+def _unjudged(margins: Margins, candidate: Measured) -> list[Check]:
+    """Return the check that stands for a judge that is missing."""
+    if candidate.right is not None:
+        return []
+    is_tested = margins.attributes_right is not None or margins.worst_prompts is not None
+    if candidate.clip_score is None:
+        return [Check(QUALITY, False, 0.0, None, detail=NOTHING_JUDGED, decided=False)]
+    return (
+        [Check(QUALITY, False, 0.0, None, detail=NO_DETECTOR, decided=False)] if is_tested else []
+    )
 
 
 def _of_variants(limit: float, again: Mapping[str, float]) -> Check:
@@ -176,6 +194,20 @@ def _costs(recipe: GateRecipe, costs: Costs, active: Costs) -> list[Check]:
         seconds = costs.seconds / active.seconds
         found.append(Check("seconds to active", seconds <= recipe.slower, recipe.slower, seconds))
     return found
+
+
+def _absolute(recipe: GateRecipe, costs: Costs) -> list[Check]:
+    """Return the checks of limits that no release moves, of what was measured."""
+    limits = (
+        ("bytes", costs.size_bytes, recipe.most_bytes),
+        ("seconds", costs.seconds, recipe.most_seconds),
+        ("memory", costs.memory_bytes, recipe.most_memory),
+    )
+    return [
+        Check(f"{name} at most", value <= most, most, value)
+        for name, value, most in limits
+        if value is not None and most is not None
+    ]
 
 
 def changes(candidate: Measured, other: Measured) -> dict[str, float]:

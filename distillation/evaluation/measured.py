@@ -30,6 +30,12 @@ class Measured:
     spread: Tensor
     gradient: Tensor | None = None
 
+    @property
+    def seeds(self) -> int | None:
+        """Return the number of seeds of each prompt; None if nothing was judged picture by picture."""
+        found = (self.right, self.clip_score, self.gradient)
+        return next((values.shape[1] for values in found if values is not None), None)
+
     def take(self, slugs: tuple[str, ...]) -> "Measured":
         """Return the measurements of these prompts, in this order."""
         places = {slug: row for row, slug in enumerate(self.slugs)}

@@ -7,7 +7,7 @@ one-sided 95 % interval reaches the margin, *inferior* if even the upper one-sid
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import isnan, nan
+from math import ceil, isnan, nan
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ WORST_FIRST = (INFERIOR, INCONCLUSIVE, NOT_MEASURED, NON_INFERIOR)
 TAIL = 0.05  # beyond each end
 FEWEST = 20  # prompts: the percentile interval of fewer is too narrow to trust
 WORST = 0.1  # the share of prompts with the greatest losses
+MOST_SEEDS = 256  # of a prompt, that are worth advising
 CHUNK = 2**24  # values of one draw in memory at once
 
 Statistic = Callable[[Sequence[Tensor]], Tensor]  # columns [R, P] → [R]
@@ -65,6 +66,48 @@ class Verdict:
     high: float | None
     prompts: int
     outcome: str
+
+
+@dataclass(frozen=True)
+class Decisive:
+    """How many seeds of each prompt would decide a verdict, and how, if its estimate stays as it is."""
+
+    seeds: int
+    outcome: str
+
+
+def decisive(verdict: Verdict, seeds: int) -> Decisive | None:
+    """Return what would decide an inconclusive verdict of `seeds` seeds each; None if seeds alone cannot.
+
+    The ends of the interval come nearer to the estimate as 1 ÷ √seeds; the part of it that the choice of prompts causes
+    does not, so the number is the least. Too few prompts, and an estimate at the margin, are decided by no seeds.
+    """
+    if verdict.outcome != INCONCLUSIVE or verdict.prompts < FEWEST:
+        return None
+    if verdict.estimate is None or verdict.low is None or verdict.high is None:
+        return None
+    distance = verdict.estimate - verdict.margin
+    end = verdict.low if distance > 0 else verdict.high
+    if not distance:
+        return None
+    needed = seeds * ((end - verdict.estimate) / distance) ** 2
+    if needed > MOST_SEEDS:
+        return None
+    return Decisive(max(seeds + 1, ceil(needed)), NON_INFERIOR if distance > 0 else INFERIOR)
+
+
+def each_prompt(least: float, right: tuple[Tensor, Tensor]) -> Verdict:
+    """Return the verdict on single prompts: the greatest loss of the share of right pictures, student − teacher.
+
+    Among hundreds of prompts some lose by chance, so a loss beyond the limit is inconclusive: measure these again.
+    """
+    change = _means(right)[0] - _means(right)[1]
+    change = change[change.isfinite()]
+    if not len(change):
+        return Verdict("each_prompt", False, least, None, None, None, 0, NOT_MEASURED)
+    lowest = float(change.min())
+    found = NON_INFERIOR if lowest >= least else INCONCLUSIVE
+    return Verdict("each_prompt", False, least, lowest, None, None, len(change), found)
 
 
 def judge(

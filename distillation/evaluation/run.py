@@ -36,9 +36,10 @@ class Inputs:
     student, teacher: release folders. seeds: those of each prompt that both releases use; take ones that no training
     saw. folder: where the results are written. detector: its folder, for `prompts.stated`. clip_name: a folder or the
     hub's name of a CLIPModel; tokenizer: a folder, for a CLIP whose own has none. real_pictures: a folder of images.
-    margins: set them before you look. speed: None = neither time nor memory is measured. cache: where pictures are
-    kept, None = in the folder; share one between several students to make the teacher's pictures only once. new: slugs
-    that the sheets show first.
+    margins, and each_prompt, the least change of the share of right pictures of any one prompt (None = not tested): set
+    them before you look. speed: None = neither time nor memory is measured. cache: where pictures are kept, None = in
+    the folder; share one between several students to make the teacher's pictures only once. new: slugs that the sheets
+    show first.
     """
 
     student: Path
@@ -51,6 +52,7 @@ class Inputs:
     tokenizer: Path | None = None
     real_pictures: Path | None = None
     margins: Margins = field(default_factory=Margins)
+    each_prompt: float | None = None
     speed: SpeedRecipe | None = None
     cache: Path | None = None
     device: str = "auto"
@@ -86,6 +88,8 @@ def evaluate(inputs: Inputs, *, progress_bar: bool = True) -> Evaluation:
             clip_score=judged.clip_score,
             gradient=judged.gradient,
         )
+        if inputs.each_prompt is not None and judged.right is not None:
+            verdicts += (noninferiority.each_prompt(inputs.each_prompt, judged.right),)
         distances = figures.distances(judged)
         to_real: dict[str, ToReal] = {}
         if inputs.real_pictures is not None:

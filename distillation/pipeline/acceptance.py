@@ -9,7 +9,8 @@ from pathlib import Path
 from distillation.evaluation import gate as gates
 from distillation.evaluation import measured, pictures, results
 from distillation.evaluation import run as evaluations
-from distillation.evaluation.gate import Costs, GateRecipe
+from distillation.evaluation.gate import Costs
+from distillation.evaluation.gate_recipe import GateRecipe
 from distillation.evaluation.pictures import Album
 from distillation.evaluation.prompts import Prompts, seeds_of
 from distillation.evaluation.report import sheets
@@ -79,6 +80,7 @@ class Acceptance:
             candidate,
             teacher,
             active,
+            margins=self._recipe.margins,
             costs=_costs(folder),
             active_costs=active_costs,
             again=self._measured_again(context, recipe, tuple(suspected)),
@@ -169,7 +171,8 @@ class Acceptance:
             clip_name=self._inputs.clip,
             tokenizer=self._inputs.teacher / "tokenizer",
             real_pictures=self._inputs.real,
-            margins=recipe.margins,
+            margins=self._recipe.margins,
+            each_prompt=self._recipe.gate.variant,
             speed=recipe.speed if is_timed else None,
             cache=context.folder.parent / PICTURES,
             new=tuple(prompts.slugs[row] for row in new_rows(prompts.slugs, self._active)),
@@ -187,5 +190,7 @@ class Acceptance:
 def _costs(folder: Path) -> Costs:
     """Return the costs of an evaluation's student."""
     side = json.loads((folder / "evaluation.json").read_text("utf-8"))["student"]
-    seconds = side["speed"]["seconds"]["total"]["median"] if side["speed"] else None
-    return Costs(seconds, sum(side["bytes_on_disk"].values()))
+    size_bytes, speed = sum(side["bytes_on_disk"].values()), side["speed"]
+    if not speed:
+        return Costs(None, size_bytes)
+    return Costs(speed["seconds"]["total"]["median"], size_bytes, speed["memory"]["peak"])

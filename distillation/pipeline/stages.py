@@ -144,12 +144,13 @@ class Chain:
     def _accepting(self) -> tuple[Stage, ...]:
         """Return the stages that judge the bundle."""
         recipe, digests, acceptance = self.recipe, self._digests, self._acceptance
-        judged = Keyed(recipe.evaluation, digests.judges)
+        measured = replace(recipe.evaluation, margins=recipe.margins)
+        judged = Keyed((measured, recipe.gate.variant), digests.judges)
         found = [Stage("evaluation", judged, ("bundle",), acceptance.evaluation)]
         compared: tuple[str, ...] = ("bundle", "evaluation")
         if acceptance.has_incumbent:
             replaced = (digests.teacher, digests.catalogue, digests.detector, digests.active)
-            incumbent = Keyed(recipe.evaluation, (*digests.judges, *replaced))
+            incumbent = Keyed((measured, recipe.gate.variant), (*digests.judges, *replaced))
             found.append(Stage(INCUMBENT, incumbent, (), acceptance.incumbent))
             compared = (*compared, INCUMBENT)
         return (

@@ -1,9 +1,11 @@
 """Approval of a run's release by a person: serve, canary, train on or discard; and the candidates that wait for it."""
 
 from typing import Any
+from urllib.parse import urlencode
 
 import structlog
 from django.db.models import Exists, OuterRef, QuerySet
+from django.urls import reverse
 
 from distillation.errors import DistillationRefused
 from distillation.models import Run
@@ -45,6 +47,15 @@ def can_decide(run: Run) -> bool:
         and release.status == Release.Status.CANDIDATE
         and not release.canary_percent
     )
+
+
+def compare_url(run: Run) -> str:
+    """Return the path of the admin's page that compares its release with the active one it may replace, else with the
+    teacher; "" if it made no release."""
+    if run.release is None:
+        return ""
+    names = {"first": (run.replaces or run.teacher).name, "second": run.release.name}
+    return f"{reverse('admin:generation_release_compare')}?{urlencode(names)}"
 
 
 def can_train_on(run: Run) -> bool:

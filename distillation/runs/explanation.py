@@ -12,24 +12,28 @@ MEASURES = {  # of the checks' names, with what a value is
     "sharpness": "the sharpness",
     "seconds": "the time per picture",
     "bytes": "the size on disk",
+    "memory": "the memory",
 }
-RATIOS = (
-    "attributes_right",
-    "diversity",
-    "sharpness",
-    "seconds",
-    "bytes",
-)  # others are differences
+COSTS = ("seconds", "bytes", "memory")
+RATIOS = ("attributes_right", "diversity", "sharpness", *COSTS)  # others are differences
 OTHERS = {"teacher": "the teacher", "active": "the active release"}
+ABSOLUTE = " at most"  # end of the names of checks against a limit that no release moves
+QUALITY = "quality"  # the check that stands for a judge that is missing
 NAMED = 2  # failed checks in a sentence
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """found: one sentence; advice: one or two."""
+    """found: one sentence; advice: one or two.
+
+    seeds: of each prompt that would decide what is open, None if seeds would not. needs_eyes: whether a person must
+    compare pictures, because nothing else judged what they show.
+    """
 
     found: str
     advice: str
+    seeds: int | None = None
+    needs_eyes: bool = False
 
 
 def is_undecided(gate: Mapping[str, Any]) -> bool:
@@ -46,24 +50,37 @@ def explain(gate: Mapping[str, Any]) -> Explanation:
             f"It reached all {len(gate['checks'])} limits of the gate.",
             "Look at the new prompts below, then serve it.",
         )
-    if any(check["name"] == "quality" for check in failed):
-        return Explanation(
-            "Nothing judged the pictures, so their quality is unknown.",
-            "Look at the pictures below and decide by them.",
-        )
     if is_undecided(gate):
-        return Explanation(
-            f"The gate could not decide: {_listed(failed)}.",
-            "Look at the pictures below. A canary measures it on real jobs without replacing the active release.",
-        )
+        return _undecided(failed)
     surely = [check for check in failed if check.get("decided", True)]
     limits = "a limit" if len(surely) == 1 else f"{len(surely)} limits"
-    is_costly = all(_measure(check)[0] in ("seconds", "bytes") for check in surely)
+    is_costly = all(_measure(check)[0] in COSTS for check in surely)
     return Explanation(
         f"It did not reach {limits} of the gate: {_listed(surely)}.",
         "Its pictures are not the reason: serve it if you accept the cost, or discard it."
         if is_costly
         else "Train it on, or discard it. Serve it only if the pictures below convince you.",
+    )
+
+
+def _undecided(failed: Sequence[Mapping[str, Any]]) -> Explanation:
+    if any(check["name"] == QUALITY for check in failed):
+        others = [check for check in failed if check["name"] != QUALITY]
+        more = f" Besides: {_listed(others)}." if others else ""
+        return Explanation(
+            f"Nothing judged what the pictures show, so the gate could not decide.{more}",
+            "Compare it blindly, side by side, and serve it if you cannot tell which is worse; until then it stays a "
+            "candidate. With a detector (manage.py detector train) the gate decides.",
+            needs_eyes=True,
+        )
+    wanted = [check.get("seeds_to_decide") for check in failed]
+    seeds = max((count for count in wanted if count is not None), default=None)
+    again = "" if seeds is None else f" Measure it again with {seeds} seeds of each prompt, or"
+    return Explanation(
+        f"The gate could not decide: {_listed(failed)}.",
+        f"Look at the pictures below.{again or ' Then'} decide by them. A canary measures it on real jobs without "
+        "replacing the active release.",
+        seeds,
     )
 
 
@@ -78,20 +95,21 @@ def _listed(checks: Sequence[Mapping[str, Any]]) -> str:
 
 def _measure(check: Mapping[str, Any]) -> tuple[str, str]:
     """Return the measure and the release that the check compares with, "" if its name has another form."""
-    measure, _, other = check["name"].partition(" to ")
+    measure, _, other = check["name"].removesuffix(ABSOLUTE).partition(" to ")
     return measure, other
 
 
 def _in_words(check: Mapping[str, Any]) -> str:
     measure, other = _measure(check)
+    if check["name"].endswith(ABSOLUTE) and measure in COSTS:
+        found, most = (_amount(measure, check[part]) for part in ("found", "limit"))
+        return f"{MEASURES[measure]} is {found}, and at most {most} is allowed"
     if measure not in MEASURES or other not in OTHERS or check["found"] is None:
         if check["name"] == "each variant" and check["detail"]:
             return f"single prompts got worse: {check['detail'].rstrip('.')}"
         return check["detail"].rstrip(".") or check["name"]
     name, found, limit = MEASURES[measure], check["found"], check["limit"]
-    if check["detail"] and not check.get("decided", True):
-        return f"{name}: {check['detail'].rstrip('.')}"
-    bound = "at most" if measure in ("seconds", "bytes") else "at least"
+    bound = "at most" if measure in COSTS else "at least"
     if measure in RATIOS:
         said = (
             f"{name} is {found:.0%} of that of {OTHERS[other]}, and {bound} {limit:.0%} is required"
@@ -100,4 +118,10 @@ def _in_words(check: Mapping[str, Any]) -> str:
         said = f"{name} differs by {found:+.2f} from {OTHERS[other]}, and {bound} {limit:+.2f} is required"
     if check.get("decided", True):
         return said
-    return said + (" with certainty" if found >= limit else "")
+    # An estimate beyond its limit that is not sure.
+    certainly = " with certainty" if found >= limit else ""
+    return f"{said}{certainly}" + (f" ({check['detail'].rstrip('.')})" if check["detail"] else "")
+
+
+def _amount(measure: str, value: float) -> str:
+    return f"{value:.2g} s" if measure == "seconds" else f"{value / 1e6:.1f} MB"

@@ -22,6 +22,7 @@ from generation.releases import lifecycle as releases
 log = structlog.get_logger(__name__)
 
 Outcome, Status = Run.Outcome, Release.Status
+MOST_FOUND = 230  # characters of a reason, of which 300 are stored
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def decide(
     passed = (
         "It passed the gate"
         if gate["passed"]
-        else "The gate could not decide"
+        else _cut(explanation.explain(gate).found)
         if is_undecided
         else "It did not pass the gate"
     )
@@ -127,6 +128,11 @@ def decide(
     if ceiling == Run.Policy.CANARY and active is not None:
         return Verdict(Outcome.CANARY, "It passed the gate.")
     return Verdict(Outcome.PROMOTED, "It passed the gate.")
+
+
+def _cut(found: str) -> str:
+    """Return what the gate found without its full stop, short enough for the rest of a reason."""
+    return found.rstrip(".") if len(found) <= MOST_FOUND else f"{found[:MOST_FOUND]}…"
 
 
 def _decided(release: Release) -> Verdict | None:

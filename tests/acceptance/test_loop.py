@@ -31,8 +31,18 @@ RECIPE = {
     # One seed of two dozen variants cannot show more than this.
     "gate": {
         "variant": None,
-        "to_teacher": {"attributes_right": 0.6, "diversity": 0.6, "clip_score": -3.0},
-        "to_active": {"attributes_right": 0.6, "diversity": 0.6, "clip_score": -3.0},
+        "to_teacher": {
+            "attributes_right": 0.6,
+            "diversity": 0.6,
+            "clip_score": -3.0,
+            "sharpness": 0.5,
+        },
+        "to_active": {
+            "attributes_right": 0.6,
+            "diversity": 0.6,
+            "clip_score": -3.0,
+            "sharpness": 0.5,
+        },
     },
 }
 

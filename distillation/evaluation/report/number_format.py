@@ -84,6 +84,6 @@ def of_verdict(verdict: Verdict, value: float | None) -> str:
     """Return a value of a verdict in the format of its measure."""
     if value is None:
         return "–"
-    if verdict.measure == "worst_prompts":
+    if verdict.measure in ("worst_prompts", "each_prompt"):
         return points(value)
     return f"{value:.3f}" if verdict.is_ratio else signed(value, 2)

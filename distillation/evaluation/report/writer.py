@@ -26,6 +26,10 @@ MEASURES = {  # by field of Margins: the name in a sentence and the one in the t
         "attributes of the worst prompts",
         "all attributes right, the tenth of prompts with the greatest losses, student − teacher",
     ),
+    "each_prompt": (
+        "single prompts",
+        "all attributes right, the prompt with the greatest loss, student − teacher",
+    ),
     "diversity": ("diversity", "diversity within a prompt, student ÷ teacher"),
     "clip_score": ("CLIP score", "CLIP score, student − teacher"),
     "sharpness": ("sharpness", "sharpness (mean gradient), student ÷ teacher"),
@@ -62,6 +66,7 @@ def write(
         "busy": BUSY,
         "confidence": f"{100 * (1 - noninferiority.TAIL):.0f}",
         "fewest": noninferiority.FEWEST,
+        "open": undecided(evaluation),
         "libraries": ", ".join(map(" ".join, evaluation.machine["libraries"].items())),
     }
     atomic.write_file(folder / "report.md", document.markdown(TEMPLATE, data))
@@ -109,6 +114,32 @@ def opening(evaluation: Evaluation) -> str:
     if evaluation.verdicts and evaluation.prompts < noninferiority.FEWEST:
         sentences.append(f"Fewer than {noninferiority.FEWEST} prompts decide nothing.")
     return " ".join(sentences)
+
+
+def undecided(evaluation: Evaluation) -> list[str]:
+    """Return a sentence for each inconclusive verdict: what would decide it."""
+    found = []
+    for verdict in evaluation.verdicts:
+        if verdict.outcome != noninferiority.INCONCLUSIVE:
+            continue
+        name = MEASURES[verdict.measure][0].capitalize()
+        decisive = noninferiority.decisive(verdict, evaluation.seeds_each)
+        if verdict.measure == "each_prompt":
+            found.append(
+                f"{name}: “{_greatest_loss(evaluation)}” lost {form.points(verdict.estimate or 0)} on "
+                f"{form.count(evaluation.seeds_each, 'seed')}. Chance alone makes some such losses: the gate "
+                "measures these prompts again with new seeds, and only that counts."
+            )
+        elif decisive is not None:
+            found.append(
+                f"{name}: about {decisive.seeds} seeds of each prompt instead of {evaluation.seeds_each} would "
+                f"decide, as {decisive.outcome}, if the value stays."
+            )
+    return found
+
+
+def _greatest_loss(evaluation: Evaluation) -> str:
+    return evaluation.losers[0].text if evaluation.losers else ""
 
 
 def changes(evaluation: Evaluation) -> Changes:

@@ -119,6 +119,51 @@ def test_chance_alone_does_not_make_a_worst_tenth():
     assert abs(verdict.estimate) < 0.1
 
 
+@pytest.mark.parametrize(
+    ("estimate", "low", "high", "margin", "seeds", "outcome"),
+    [
+        (-0.068, -0.137, -0.005, -0.1, 19, NON_INFERIOR),  # starter-student-2
+        (-0.127, -0.230, -0.023, -0.1, 60, INFERIOR),  # starter-student
+        (-0.097, -0.200, -0.010, -0.1, None, None),  # 4,700: not worth advising
+        (-0.15, -0.22, -0.08, -0.1, 8, INFERIOR),
+        (-0.1, -0.2, 0.0, -0.1, None, None),
+    ],
+)
+def test_the_seeds_that_would_decide_follow_from_the_interval(
+    estimate, low, high, margin, seeds, outcome
+):
+    verdict = Verdict("worst_prompts", False, margin, estimate, low, high, 256, INCONCLUSIVE)
+    found = noninferiority.decisive(verdict, 4)
+    assert (None if found is None else (found.seeds, found.outcome)) == (
+        None if seeds is None else (seeds, outcome)
+    )
+
+
+def test_more_seeds_do_decide_what_was_open():
+    """The advice is followed: the interval of the advised number of seeds reaches the margin."""
+    rates = torch.full((200, 1), 0.8)
+    teacher = shots(rates, prompts=200, seeds=64, seed=1)
+    student = shots(rates, prompts=200, seeds=64, seed=2)
+    first = of_attributes(student[:, :4], teacher[:, :4])
+    assert first.outcome == INCONCLUSIVE
+    advised = noninferiority.decisive(first, 4)
+    assert advised is not None and 4 < advised.seeds <= 64
+    many = of_attributes(student[:, : advised.seeds], teacher[:, : advised.seeds])
+    assert many.high - many.low < 1.3 * (first.high - first.low) * (4 / advised.seeds) ** 0.5
+
+
+def test_a_single_prompt_that_lost_more_than_the_limit_is_measured_again_before_it_counts():
+    teacher = torch.ones(30, 4)
+    student = teacher.clone()
+    student[7] = 0.0
+    found = noninferiority.each_prompt(-0.6, (student, teacher))
+    assert (found.outcome, found.estimate) == (INCONCLUSIVE, -1.0)
+    student[7] = 0.5
+    assert noninferiority.each_prompt(-0.6, (student, teacher)).outcome == NON_INFERIOR
+    silent = torch.full((30, 4), torch.nan)
+    assert noninferiority.each_prompt(-0.6, (silent, silent)).outcome == NOT_MEASURED
+
+
 def test_with_one_seed_the_worst_prompts_are_not_measured():
     values = shots(0.9, prompts=50, seeds=1)
     found = noninferiority.judge(Margins(), right=(values, values))

@@ -44,7 +44,7 @@ def keys(recipe: Recipe, inputs: Inputs) -> dict[str, str]:
     [
         (ONE_STEP, "pairs", "b483fd7e3db00d9d"),
         (ONE_STEP, "bundle", "8b3091c5b08c5104"),
-        (ONE_STEP, "release", "af8f0ddc66a4c1ff"),
+        (ONE_STEP, "release", "a780e81937558258"),
         (warm(ONE_STEP), "bundle", "83d87fc1fc380a53"),
         (SD15, "bundle", "7879d87d3f8ee2cb"),
         (warm(SD15), "bundle", "6aa747f0a5e78a72"),

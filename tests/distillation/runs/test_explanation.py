@@ -40,10 +40,22 @@ def gate(*checks: dict[str, object]) -> dict[str, object]:
         ),
         (
             gate(check("diversity to active", detail="14 prompts are too few to decide.", decided=False)),
-            "could not decide: the diversity of a prompt's pictures: 14 prompts are too few",
+            "that of the active release, and at least 93% is required (14 prompts are too few to decide).",
             "Look at the pictures",
         ),
-        (gate(check("quality", found=None, decided=False)), "Nothing judged", "decide by them"),
+        (
+            gate(check("worst_prompts to teacher", found=-0.068, limit=-0.1, decided=False, seeds_to_decide=19,
+                       detail="4 seeds of each prompt are too few; about 19 would decide it, if the value stays.")),
+            "differs by -0.07 from the teacher, and at least -0.10 is required with certainty (4 seeds of each prompt "
+            "are too few; about 19 would decide it",
+            "Measure it again with 19 seeds",
+        ),
+        (gate(check("quality", found=None, decided=False)), "Nothing judged", "side by side"),
+        (
+            gate(check("bytes at most", found=13.7e6, limit=12e6, low=None)),
+            "the size on disk is 13.7 MB, and at most 12.0 MB is allowed.",
+            "accept the cost",
+        ),
         (
             gate(check("each variant", detail="2 lose: vase -0.80, mug -0.70.", low=None)),
             "single prompts got worse: 2 lose: vase -0.80, mug -0.70.",
@@ -54,6 +66,24 @@ def gate(*checks: dict[str, object]) -> dict[str, object]:
 def test_a_gate_is_a_sentence_and_what_to_do(found, sentence, advice):
     explained = explain(found)
     assert sentence in explained.found and advice in explained.advice
+
+
+def test_without_a_judge_a_person_compares_pictures():
+    found = explain(
+        gate(
+            check("quality", found=None, decided=False),
+            check("diversity to teacher", decided=False),
+        )
+    )
+    assert found.needs_eyes and "Besides: the diversity" in found.found
+    assert not explain(gate(check("diversity to teacher", decided=False))).needs_eyes
+
+
+def test_a_sure_failure_is_said_before_a_judge_that_is_missing():
+    found = explain(
+        gate(check("quality", found=None, decided=False), check("sharpness to teacher"))
+    )
+    assert "the sharpness is 79%" in found.found and not found.needs_eyes
 
 
 def test_only_a_gate_without_a_sure_failure_is_undecided():
