@@ -37,6 +37,14 @@ class RunFinished(DistillationRefused):
     remedy = "Start a new run: POST /v1/runs."
 
 
+class DesignFinished(DistillationRefused):
+    """The design has already finished."""
+
+    code = "design_finished"
+    when = "A finished design cannot be changed."
+    remedy = "Start a new design: POST /v1/designs."
+
+
 class DetectorRefused(DistillationRefused):
     """The detector version cannot be registered or activated."""
 

@@ -88,14 +88,16 @@ class Speed:
     memory: Memory
 
 
-def measure(release: Path, prompts: Prompts, recipe: SpeedRecipe) -> Speed:
-    """Measure a release in a new process. Raises SpeedNotMeasured."""
+def measure(
+    release: Path, prompts: Prompts, recipe: SpeedRecipe, *, runtime: str = "torch"
+) -> Speed:
+    """Measure a release in a new process. runtime: see `engine.pipeline.load`. Raises SpeedNotMeasured."""
     most = max(recipe.batches, default=1)
     with tempfile.TemporaryDirectory(prefix="retort-speed-") as folder:
         file = Path(folder) / "prompts.safetensors"
         save_file({"prompt_embeds": prompts.prompt_embeds[:most].half().contiguous()}, file)
         done = subprocess.run(
-            [sys.executable, "-m", __name__, str(Path(release).resolve()), str(file)],
+            [sys.executable, "-m", __name__, str(Path(release).resolve()), str(file), runtime],
             input=json.dumps(asdict(recipe)),
             cwd=ROOT,
             capture_output=True,
@@ -116,10 +118,18 @@ def bytes_by_component(manifest: Manifest) -> dict[str, int]:
 
 
 # --- in the new process ---------------------------------------------------------------------------
-def measure_here(release: Path, prompts: Path, recipe: SpeedRecipe) -> Speed:
+def measure_here(
+    release: Path, prompts: Path, recipe: SpeedRecipe, *, runtime: str = "torch"
+) -> Speed:
     """Measure a release in this process, which should contain nothing else."""
     libraries = _resident()
-    pipeline = pipelines.load(release, device=recipe.device, threads=recipe.threads)
+    pipeline = pipelines.load(
+        release,
+        device=recipe.device,
+        threads=recipe.threads,
+        runtime=runtime,
+        cache=prompts.parent / "runtimes",
+    )
     requests = _requests(pipeline.manifest, prompts)
     loaded = _resident()
     taken: dict[str, list[float]] = {part: [] for part in PARTS}
@@ -221,10 +231,10 @@ def _speed(value: dict) -> Speed:
 
 
 def main() -> None:
-    release, prompts = sys.argv[1:]
+    release, prompts, runtime = sys.argv[1:]
     values = json.load(sys.stdin)
     recipe = SpeedRecipe(**{**values, "batches": tuple(values["batches"])})
-    found = measure_here(Path(release), Path(prompts), recipe)
+    found = measure_here(Path(release), Path(prompts), recipe, runtime=runtime)
     sys.stdout.write(f"\n{json.dumps(asdict(found))}\n")
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -80,13 +80,14 @@ class Digests:
 class Loaded:
     """What stages read from the inputs and from other stages' folders; networks are loaded when first needed."""
 
-    def __init__(self, inputs: Inputs) -> None:
-        self._inputs = inputs
+    def __init__(self, inputs: Inputs, *, drawn: Path | None = None) -> None:
+        """drawn: see `trainers.teacher.Teacher`."""
+        self._inputs, self._drawn = inputs, drawn
         self._samples: Samples | None = None
 
     @cached_property
     def teacher(self) -> Teacher:
-        return teachers.load(self._inputs.teacher)
+        return replace(teachers.load(self._inputs.teacher), drawn=self._drawn)
 
     @cached_property
     def catalogue(self) -> Catalogue:

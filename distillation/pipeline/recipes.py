@@ -28,6 +28,8 @@ from distillation.trainers.student import StudentRecipe
 from distillation.trainers.teacher import Teacher
 from distillation.training.errors import RecipeRefused
 
+INT8, FLOAT16 = WEIGHTS = ("int8", "float16")
+
 
 @dataclass(frozen=True)
 class EvaluationRecipe:
@@ -54,8 +56,9 @@ class Recipe:
 
     image_size: of the teachers that it is made for, pixels a side. structure, decoder: None takes these networks from a
     student release (`warm`), both or the student alone. regression, matching, joint: None leaves the stage out. again:
-    the joint training of a run that begins with a student release. most_variants: of the catalogue, those first that
-    the active student does not cover; None: all.
+    the joint training of a run that begins with a student release. weights: of WEIGHTS, as the release stores those of
+    the student; float16 leaves quantise out. most_variants: of the catalogue, those first that the active student does
+    not cover; None: all.
     """
 
     name: str
@@ -74,8 +77,11 @@ class Recipe:
     evaluation: EvaluationRecipe = field(default_factory=EvaluationRecipe)
     gate: GateRecipe = field(default_factory=GateRecipe)
     most_variants: int | None = None
+    weights: str = INT8
 
     def __post_init__(self) -> None:
+        if self.weights not in WEIGHTS:
+            raise ValueError(f"weights must be one of {', '.join(WEIGHTS)}, not {self.weights!r}.")
         if self.most_variants is not None and self.most_variants < 1:
             raise ValueError(f"most_variants: at least 1, not {self.most_variants}.")
         if not self.timesteps or min(self.timesteps) < 0:

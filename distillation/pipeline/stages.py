@@ -19,7 +19,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 from distillation.pipeline.acceptance import GATE, INCUMBENT, RELEASE, SUMMARY, Acceptance
 from distillation.pipeline.inputs import Digests, Inputs, Keyed, Loaded, digest
-from distillation.pipeline.recipes import Recipe
+from distillation.pipeline.recipes import INT8, Recipe
 from distillation.resumable import atomic, stages
 from distillation.resumable.stages import Context, OnStage, Stage
 from distillation.trainers import (
@@ -49,12 +49,21 @@ Train = Callable[[Any, TuningInputs], object]
 class Chain:
     """The stages of one recipe over one set of inputs."""
 
-    def __init__(self, recipe: Recipe, inputs: Inputs, *, name: str | None = None) -> None:
-        """name: of the release; None names it after the recipe and what it is made from."""
+    def __init__(
+        self,
+        recipe: Recipe,
+        inputs: Inputs,
+        *,
+        name: str | None = None,
+        loaded: Loaded | None = None,
+    ) -> None:
+        """name: of the release; None names it after the recipe and what it is made from. loaded: shared by chains of
+        the same inputs.
+        """
         self.recipe = recipe
         self.inputs = inputs
         self.name = name or ""
-        self._loaded = Loaded(inputs)
+        self._loaded = loaded or Loaded(inputs)
         self._digests = Digests.of(inputs)
         if not name:
             key = stages.keys(self.table())["bundle"]
@@ -125,13 +134,14 @@ class Chain:
             ("regression", recipe.regression, regression.train),
             ("matching", recipe.matching, dmd2.train),
             ("joint", recipe.joint, joint.train),
-            ("quantise", recipe.quantise, quantise.train),
+            ("quantise", recipe.quantise if recipe.weights == INT8 else None, quantise.train),
         ):
             if part is not None:
                 found.append(self._tuning(name, part, train, before=before))
                 before = name
-        needs = ("quantise", self._drawing("quantise"))
-        found.append(Stage("bundle", Keyed((), (self.name,)), needs, self._bundle))
+        needs = tuple(dict.fromkeys((before, self._drawing(before))))
+        write = partial(self._bundle, before)
+        found.append(Stage("bundle", Keyed((), (self.name,)), needs, write))
         return (*found, *self._accepting())
 
     def _tuning(self, name: str, part: Any, train: Train, *, before: str) -> Stage:
@@ -258,13 +268,14 @@ class Chain:
             self.inputs.catalogue, teacher=self.teacher, catalogue=self.catalogue
         )
 
-    def _bundle(self, context: Context) -> None:
+    def _bundle(self, last: str, context: Context) -> None:
+        """last: the stage whose student is written."""
         if not processes.is_main():
             return
-        drawing = context.needs[self._drawing("quantise")]
+        drawing = context.needs[self._drawing(last)]
         bundle.write(
             context.folder / RELEASE,
-            unet=networks.load(UNet2DConditionModel, context.needs["quantise"] / "unet"),
+            unet=networks.load(UNet2DConditionModel, context.needs[last] / "unet"),
             decoder=networks.load(AutoencoderTiny, drawing / "vae"),
             scheduler_config=self.teacher.scheduler_config,
             timesteps=self.recipe.timesteps,
@@ -276,6 +287,7 @@ class Chain:
             recipe=asdict(self.recipe),
             code_revision=self.inputs.code_revision,
             evaluation=None,
+            is_quantised=self.recipe.weights == INT8,
         )
 
     def _release(self, context: Context) -> None:

@@ -70,7 +70,8 @@ def clean(
         wanted = [*Run.objects.select_for_update().filter(status__in=Run.OPEN), *_latest(kept_runs)]
         # People look at the pictures of what waits for a decision.
         looked_at = [*wanted, *approval.waiting()]
-        for path, why in [*_stages(wanted, now), *_pictures(looked_at, now)]:
+        spare = [*_stages(wanted, now), *_pictures(looked_at, now), *_designs(now)]
+        for path, why in spare:
             with _held(path) as is_free:
                 if not is_free:
                     continue
@@ -168,6 +169,18 @@ def _pictures(wanted: Sequence[Run], now: float) -> list[tuple[Path, str]]:
         if _age(path, now) > days * DAY:
             found.append((path, f"no evaluation needs images of {match['of']}"))
     return found
+
+
+def _designs(now: float) -> list[tuple[Path, str]]:
+    """Return what designs have trained, in parts that nobody has used for long. Their results are reports."""
+    root = folders.root() / "designs"
+    if not root.is_dir():
+        return []
+    return [
+        (path, f"no design has used it for {UNUSED_DAYS:g} days")
+        for path in sorted(root.iterdir())
+        if _age(path, now) > UNUSED_DAYS * DAY
+    ]
 
 
 # --- pairs ----------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Inputs of a run as folders: recipe, teacher, students, detector, CLIP, a snapshot of the catalogue."""
 
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +36,13 @@ def gather(
     clip: str = "",
     real: str = "",
     most_variants: int | None = None,
+    tags: Sequence[str] = (),
 ) -> Inputs:
     """Return the inputs. Raises DistillationRefused.
 
     catalogue: a snapshot; None takes one of at most `most_variants`, within that folder or the default one. detector,
     clip: folders; "" means the setting's, else the active detector if it fits, else the starter's for its teacher, else
-    none. real: a folder; "" means the snapshot's real images, if any.
+    none. real: a folder; "" means the snapshot's real images, if any. tags: see `snapshot.take`.
     """
     is_starter = teacher.name == detectors.STARTER_TEACHER
     detector_folder = _folder(
@@ -57,6 +58,7 @@ def gather(
         detector=detector_folder,
         most=most_variants,
         active=active,
+        tags=tags,
     )
     return Inputs(
         teacher=releases.folder(teacher),

@@ -33,16 +33,24 @@ def take(
     detector: Path | None,
     most: int | None = None,
     active: Release | None = None,
+    tags: Sequence[str] = (),
 ) -> Path:
     """Return a folder in `root`, named by content hash, for `trainers.catalogue.read`. Raises DistillationRefused.
 
     detector: its bits are compared with the variants' tags; None if there is none. most: variants, those that the
-    active release does not cover first; None: all.
+    active release does not cover first; None: all. tags: only variants with one of them; none: all.
     """
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".catalogue-", dir=root) as temporary:
         folder = Path(temporary) / "catalogue"
-        catalogue = _catalogue(_variants(teacher, most, active), teacher, detector)
+        variants = [
+            variant
+            for variant in _variants(teacher, most, active)
+            if not tags or set(tags) & set(variant.tags)
+        ]
+        if tags and not variants:
+            raise DistillationRefused(f"No active prompt variant has a tag of {', '.join(tags)}.")
+        catalogue = _catalogue(variants, teacher, detector)
         catalogues.write(catalogue, folder)
         _write_examples(catalogue.slugs, min(teacher.image_sizes[0]), folder)
         files = sorted(path for path in folder.iterdir() if path.is_file())

@@ -42,6 +42,8 @@ class Teacher:
     negative: Tensor | None  # fp32 [1, tokens, width], of the empty text; None if unguided
     device: torch.device
     is_bf16: bool  # whether the device gains from bf16 in the networks' passes
+    # Where `vae_targets` keeps what the VAE draws, for further trainings on the same pairs; None: it keeps nothing.
+    drawn: Path | None = None
 
     @property
     def guidance_scale(self) -> float:

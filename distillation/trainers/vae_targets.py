@@ -1,10 +1,13 @@
 """Pictures that a teacher's VAE draws of latents: targets of the decoder and joint stages."""
 
+import hashlib
 from collections.abc import Sequence
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from distillation.resumable import atomic
 from distillation.trainers.teacher import Teacher
 from generation.engine.latents import as_uint8
 
@@ -33,5 +36,21 @@ class VaePictures:
         """
         size = self._teacher.decoded_at_once
         start = row - row % size
-        part = self._latents[start : start + size].float().to(self._teacher.device)
-        self._pictures[start : start + size] = list(as_uint8(self._teacher.decode(part)).cpu())
+        part = self._latents[start : start + size].float()
+        self._pictures[start : start + size] = list(self._drawn(part))
+
+    def _drawn(self, latents: Tensor) -> Tensor:
+        """Return uint8 [B, 3, H, W], read from the teacher's folder `drawn` if an earlier training left it there."""
+        folder = self._teacher.drawn
+        if folder is None:
+            return self._decoded(latents)
+        key = hashlib.sha256(latents.contiguous().cpu().numpy().tobytes()).hexdigest()[:24]
+        path = folder / f"{key}.safetensors"
+        if not path.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            pictures = {"pictures": self._decoded(latents).contiguous()}
+            atomic.make_file(path, lambda new: save_file(pictures, new))
+        return load_file(path)["pictures"]
+
+    def _decoded(self, latents: Tensor) -> Tensor:
+        return as_uint8(self._teacher.decode(latents.to(self._teacher.device))).cpu()

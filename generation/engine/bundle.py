@@ -1,4 +1,4 @@
-"""Writing of a trained student as a release: folded, int8, with a small decoder and its own prompt embeddings.
+"""Writing of a trained student as a release: folded, int8 or fp16, with a small decoder and its own prompt embeddings.
 
 A bundle is self-contained: no text encoder, no teacher. `docs/release-format.md` describes its files.
 """
@@ -41,12 +41,13 @@ def write(
     recipe: Mapping[str, Any],
     code_revision: str,
     evaluation: Mapping[str, Any] | None = None,
+    is_quantised: bool = True,
 ) -> Manifest:
     """Write the new folder `target`, atomically.
 
     scheduler_config: the teacher's; timesteps: descending, of the student's steps; prompt_embeds: fp16
-    [prompts, tokens, width] of `slugs` and `texts`. Raises ReleaseInvalid, which names the field, for parts that do not
-    match and for weights outside the range of fp16.
+    [prompts, tokens, width] of `slugs` and `texts`; is_quantised: the U-Net is stored as int8, else as fp16. Raises
+    ReleaseInvalid, which names the field, for parts that do not match and for weights outside the range of fp16.
     """
     target = Path(target)
     if target.exists():
@@ -59,7 +60,8 @@ def write(
     _check_timesteps(config, steps, teacher)
     _check_networks(unet, decoder, teacher)
     _check_prompts(slugs, texts, prompt_embeds, teacher)
-    tensors = quantization.quantise(folding.fold(unet, steps))
+    folded = folding.fold(unet, steps)
+    tensors = quantization.quantise(folded) if is_quantised else _as_fp16(folded, part="unet")
     weights = {
         key: value for key, value in decoder.state_dict().items() if key.startswith("decoder.")
     }
@@ -68,7 +70,7 @@ def write(
         folder = Path(temporary) / name
         _write_network(folder / "unet", FOLDED_UNET, unet.config, tensors)
         vae_class = TINY_VAE if decoder.config.out_channels == 3 else SHUFFLED_VAE
-        _write_network(folder / "vae", vae_class, decoder.config, _as_fp16(weights))
+        _write_network(folder / "vae", vae_class, decoder.config, _as_fp16(weights, part="vae"))
         write_json(folder / "scheduler" / "scheduler_config.json", config)
         _save(
             folder / PROMPT_EMBEDS,
@@ -91,8 +93,8 @@ def write(
             has_encoder=False,
             max_tokens=teacher.max_tokens,
             embedding_shape=teacher.embedding_shape,
-            weight_dtype=QUANTIZATION,
-            quantization=QUANTIZATION,
+            weight_dtype=QUANTIZATION if is_quantised else "float16",
+            quantization=QUANTIZATION if is_quantised else None,
             image_sizes=list(teacher.image_sizes),
             covered_variants=list(slugs),
             files=release.list_files(folder),
@@ -159,9 +161,9 @@ def _check_prompts(
 
 
 # --- files ----------------------------------------------------------------------------------------
-def _as_fp16(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _as_fp16(tensors: Mapping[str, Tensor], *, part: str) -> dict[str, Tensor]:
     for name, tensor in tensors.items():
-        quantization.require_fp16(f"vae: {name}", tensor)
+        quantization.require_fp16(f"{part}: {name}", tensor)
     return {name: tensor.detach().to("cpu", torch.float16) for name, tensor in tensors.items()}
 
 

@@ -144,6 +144,15 @@ def test_what_kills_left_is_removed_after_a_day():
     assert there() == set()
 
 
+def test_what_designs_have_trained_stays_for_a_month_after_its_last_use():
+    for name, days in (("joint-a", 40), ("joint-b", 20)):
+        write_stage(f"designs/{name}", {"done.json": {}})
+        age(folders.root() / "designs" / name, days)
+
+    assert [removed.place for removed in cleaning.clean()] == ["designs/joint-a"]
+    assert [path.name for path in (folders.root() / "designs").iterdir()] == ["joint-b"]
+
+
 def test_a_dry_run_removes_nothing_and_says_the_same():
     ended(1)
     before = there()

@@ -1,0 +1,295 @@
+"""Files of a finished design: the plot of its front, the table with its sheets, a CSV, the recipe of the choice."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+
+from distillation.design import front, halving
+from distillation.design.candidates import Candidate, Costs, Judged
+from distillation.design.front import Choice
+from distillation.design.halving import SHARES
+from distillation.design.limits import Limits, shown
+from distillation.design.search import Order
+from distillation.design.space import Space
+from distillation.evaluation.report import document, plots
+from distillation.resumable import atomic
+
+TEMPLATE = Path(__file__).with_name("templates") / "design.j2"
+PNG, SVG, CSV, RECIPE, FACTS = "front.png", "front.svg", "front.csv", "recipe.json", "design.json"
+REPORT, MARKDOWN, SHEETS = "report.html", "report.md", "sheets"
+HEADS = (
+    "candidate", "student", "passes", "decoder", "method", "weights", "size", "time", "memory", "quality",
+    "training", "on the front",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The student that is served today, measured on the same device and seeds."""
+
+    name: str
+    costs: Costs
+    judged: Judged
+
+
+@dataclass(frozen=True)
+class Row:
+    """A candidate in the table. sheet: the file of its pictures, "" if it was not judged."""
+
+    number: int
+    cells: tuple[str, ...]
+    sheet: str
+    is_on_front: bool
+
+
+def write(
+    folder: Path,
+    *,
+    title: str,
+    description: Mapping[str, Any],
+    order: Order,
+    space: Space,
+    candidates: Sequence[Candidate],
+    reference: Reference | None = None,
+) -> Choice:
+    """Write all files but the sheets into the folder, and return the choice.
+
+    description: of the recipe that the search began with, {"recipe": NAME, FIELD: VALUE, …}.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    choice = front.choose(candidates, order.limits, order.wish)
+    best = front.front(candidates)
+    plot = bool(best) and _plot(folder, candidates, best, choice, order.limits, reference)
+    if choice.number is not None:
+        [chosen] = [one for one in candidates if one.number == choice.number]
+        recipe = merged(description, space.changes(chosen.params))
+        if order.limits.size is not None:
+            recipe = merged(recipe, {"gate": {"most_bytes": order.limits.size}})
+        atomic.write_file(folder / RECIPE, json.dumps(recipe, indent=2) + "\n")
+    atomic.write_file(folder / CSV, _csv(candidates, best, order.limits))
+    atomic.write_file(folder / FACTS, _facts(candidates, best, choice, order, reference))
+    rows = [_row(one, is_on_front=one in best) for one in candidates]
+    data: dict[str, Any] = {
+        "title": title,
+        "choice": choice,
+        "order": _order(order),
+        "recipe_file": str(folder / RECIPE),
+        "plot": plot,
+        "heads": HEADS,
+        "candidates": [row for row in rows if candidates[rows.index(row)].costs is not None],
+        "reference": _compared(reference, candidates, choice),
+        "nearest": [
+            f"{each.name}: candidate {each.number} has {shown(each.name, each.value)}, the limit is "
+            f"{shown(each.name, each.limit)}."
+            for each in front.nearest(candidates, order.limits)
+        ],
+        "agreement": agreement(candidates),
+        "refused": [f"Candidate {one.number}: {one.refused}" for one in candidates if one.refused],
+    }
+    markdown = document.markdown(TEMPLATE, data | {"is_html": False})
+    atomic.write_file(folder / MARKDOWN, markdown)
+    page = document.html(TEMPLATE, data | {"is_html": True}, images=folder)
+    atomic.write_file(folder / REPORT, page)
+    return choice
+
+
+def merged(description: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the description of a recipe with further changes: fields of the same part are put together."""
+    found = dict(description)
+    for name, value in changes.items():
+        present = found.get(name)
+        both = isinstance(present, Mapping) and isinstance(value, Mapping)
+        found[name] = merged(present, value) if both else value  # type: ignore[arg-type]
+    return found
+
+
+def agreement(candidates: Sequence[Candidate]) -> list[str]:
+    """Return a sentence on each pair of neighbouring rungs: do they put candidates into the same order?"""
+    found = []
+    for rung in range(halving.TOP):
+        value, count = halving.agreement(candidates, rung)
+        of = f"{100 * SHARES[rung]:.0f} % and {100 * SHARES[rung + 1]:.0f} % of the training"
+        if value is not None:
+            found.append(f"{of}: rank correlation {value:.2f} over {count} candidates.")
+        elif count:
+            found.append(f"{of}: {count} in both, too few or too equal for a rank correlation.")
+    return found or ["No candidate was trained for two rungs."]
+
+
+# --- texts ----------------------------------------------------------------------------------------
+def _order(order: Order) -> str:
+    limits = [f"{name} {shown(name, value)}" for name, value in order.limits.as_json().items()]
+    return (
+        f"Limits: {', '.join(limits) or 'none'}; wish: {order.wish}; device: {order.device}; runtime: {order.runtime}; "
+        f"{order.hours:g} hours."
+    )
+
+
+def _row(candidate: Candidate, *, is_on_front: bool) -> Row:
+    params, costs, last = candidate.params, candidate.costs, candidate.last
+    cells = (
+        str(candidate.number),
+        f"{params['cut']}, width {params['width']}",
+        str(len(str(params["timesteps"]).split())),
+        f"{params['channels']} channels, depth {params['depth']}, shuffle {params['shuffle']}",
+        str(params["method"]),
+        str(params["weights"]),
+        "–" if costs is None else shown("size", costs.size),
+        "–" if costs is None or costs.time is None else shown("time", costs.time),
+        "–" if costs is None or costs.memory is None else shown("memory", costs.memory),
+        "–" if last is None else f"{last.quality:.3f} ({last.low:.3f} to {last.high:.3f})",
+        "–" if last is None else f"{100 * last.share:.0f} %",
+        "yes" if is_on_front else "",
+    )
+    sheet = f"{SHEETS}/candidate-{candidate.number}.webp" if last is not None else ""
+    return Row(candidate.number, cells, sheet, is_on_front)
+
+
+def _compared(reference: Reference | None, candidates: Sequence[Candidate], choice: Choice) -> str:
+    """Return a sentence on the student of today beside the choice."""
+    if reference is None:
+        return ""
+    costs, judged = reference.costs, reference.judged
+    own = (
+        f"{reference.name}, measured on the same device and seeds: {shown('size', costs.size)}"
+        + (f", {shown('time', costs.time)}" if costs.time else "")
+        + f", quality {judged.quality:.3f} ({judged.low:.3f} to {judged.high:.3f}), after its whole training."
+    )
+    chosen = next((one for one in candidates if one.number == choice.number), None)
+    if chosen is None or chosen.costs is None or chosen.last is None:
+        return own
+    parts = [f"{costs.size / chosen.costs.size:.2f} times smaller"]
+    if costs.time and chosen.costs.time:
+        parts.append(f"{costs.time / chosen.costs.time:.2f} times faster")
+    points = 100 * (chosen.last.quality - judged.quality)
+    return (
+        f"{own} The choice is {' and '.join(parts)}, and {points:+.1f} points in quality after "
+        f"{100 * chosen.last.share:.0f} % of its training."
+    )
+
+
+def _facts(
+    candidates: Sequence[Candidate],
+    best: Sequence[Candidate],
+    choice: Choice,
+    order: Order,
+    reference: Reference | None,
+) -> str:
+    """Return everything as JSON, for programs."""
+    values = {
+        "order": asdict(order),
+        "choice": asdict(choice),
+        "front": [one.number for one in best],
+        "agreement": agreement(candidates),
+        "reference": None if reference is None else asdict(reference),
+        "candidates": [{"number": one.number, **one.as_json()} for one in candidates],
+    }
+    return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+
+
+def _csv(candidates: Sequence[Candidate], best: Sequence[Candidate], limits: Limits) -> str:
+    out = io.StringIO()
+    writer: csv.DictWriter[str] | None = None
+    for one in candidates:
+        costs, last = one.costs, one.last
+        values = {
+            "candidate": one.number,
+            **one.params,
+            "size_bytes": costs and costs.size,
+            "time_seconds": costs and costs.time,
+            "memory_bytes": costs and costs.memory,
+            "device": costs and costs.device,
+            "is_within_limits": costs and costs.are_within(limits),
+            "is_on_front": one in best,
+            "training_share": last and round(last.share, 4),
+            "quality": last and last.quality,
+            "quality_low": last and last.low,
+            "quality_high": last and last.high,
+            "distance": last and last.distance,
+            "pictures": last and last.pictures,
+            "refused": one.refused,
+        }
+        if writer is None:
+            writer = csv.DictWriter(out, list(values), lineterminator="\n")
+            writer.writeheader()
+        writer.writerow(values)
+    return out.getvalue()
+
+
+# --- the plot -------------------------------------------------------------------------------------
+def _plot(
+    folder: Path,
+    candidates: Sequence[Candidate],
+    best: Sequence[Candidate],
+    choice: Choice,
+    limits: Limits,
+    reference: Reference | None,
+) -> bool:
+    """Draw size and time against quality. In the SVG each point links to its sheet. Return True."""
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained", sharey=True)
+    judged = [one for one in candidates if one.last is not None and one.costs is not None]
+    for panel, name, scale, unit in zip(
+        axes, ("size", "time"), (1e6, 1e-3), ("MB", "ms"), strict=True
+    ):
+        _panel(panel, name, scale, judged, best, choice)
+        limit = getattr(limits, name)
+        if limit is not None:
+            panel.axvline(limit / scale, color="black", linestyle="--", linewidth=0.8)
+        if limits.quality is not None:
+            panel.axhline(limits.quality, color="black", linestyle="--", linewidth=0.8)
+        if reference is not None and (value := getattr(reference.costs, name)) is not None:
+            panel.scatter(
+                [value / scale], [reference.judged.quality], marker="*", s=120,
+                color=plots.ORANGE, label=reference.name, zorder=4,
+            )  # fmt: skip
+        panel.set(xlabel=f"{name} ({unit})")
+    axes[0].set(ylabel="quality: right pictures, student ÷ teacher")
+    figure.savefig(folder / SVG)
+    plots.save(figure, folder / PNG)
+    return True
+
+
+def _panel(
+    axes: Axes,
+    name: str,
+    scale: float,
+    judged: Sequence[Candidate],
+    best: Sequence[Candidate],
+    choice: Choice,
+) -> None:
+    for one in judged:
+        value, last = getattr(one.costs, name), one.last
+        if value is None or last is None:
+            continue
+        point = axes.scatter(
+            [value / scale],
+            [last.quality],
+            s=18 + 22 * last.rung,
+            color=plots.BLUE if one in best else plots.GREY,
+            edgecolors=plots.ORANGE if one.number == choice.number else "none",
+            linewidths=2,
+            zorder=3,
+        )
+        point.set_urls([f"{SHEETS}/candidate-{one.number}.webp"])
+        axes.annotate(
+            str(one.number), (value / scale, last.quality), xytext=(4, 3),
+            textcoords="offset points", fontsize=7,
+        )  # fmt: skip
+    line = sorted(
+        (getattr(one.costs, name) / scale, one.last.quality)
+        for one in best
+        if one.last is not None and getattr(one.costs, name) is not None
+    )
+    # Of this panel's two measures: a point that only the third one puts on the front is not on the line.
+    steps: list[tuple[float, float]] = []
+    for value, quality in line:
+        if not steps or quality > steps[-1][1]:
+            steps.append((value, quality))
+    axes.step(*zip(*steps, strict=True), where="post", color=plots.BLUE, linewidth=1)

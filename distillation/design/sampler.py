@@ -1,0 +1,95 @@
+"""Choice of the next candidate by Optuna: a multi-objective, constraint-aware TPE over what was measured so far.
+
+The study is built in memory from the candidates each time: their rows are the only record (docs/decisions/0028). It
+minimises size and time and maximises the quality of the first rung, where all candidates had the same training; what is
+over a limit is a violated constraint. Choices that were taken already are not taken again.
+"""
+
+import random
+import warnings
+from collections.abc import Sequence
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+from optuna.exceptions import ExperimentalWarning
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from distillation.design.candidates import Candidate, Params
+from distillation.design.limits import Limits
+from distillation.design.space import ORDERED, Space
+
+# Of size, time and the quality of the first rung.
+DIRECTIONS = (StudyDirection.MINIMIZE, StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE)
+RANDOM = 8  # candidates before the model of the space counts
+TRIES = 20  # of the model, before a choice is drawn evenly from those that are left
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def choose(
+    space: Space, candidates: Sequence[Candidate], limits: Limits, *, seed: int
+) -> Params | None:
+    """Return the next candidate's choices; None if all were taken. The first one is the recipe itself."""
+    taken = {_key(candidate.params) for candidate in candidates}
+    first = space.first()
+    if _key(first) not in taken and space.fits(first):
+        return first
+    axes = {name: _distribution(name, values) for name, values in space.axes.items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)  # of `multivariate`
+        sampler = optuna.samplers.TPESampler(
+            seed=seed + len(candidates), multivariate=True, n_startup_trials=RANDOM
+        )
+    study = optuna.create_study(directions=DIRECTIONS, sampler=sampler)
+    study.add_trials([_trial(candidate, space, axes, limits) for candidate in candidates])
+    for _ in range(TRIES):
+        trial = study.ask(dict(axes))
+        params = {name: space.axes[name][_place(trial.params[name])] for name in axes}
+        if space.fits(params) and _key(params) not in taken:
+            return params
+        study.tell(trial, state=TrialState.FAIL)
+    left = [params for params in space.everything() if _key(params) not in taken]
+    return random.Random(seed + len(candidates)).choice(left) if left else None
+
+
+def _trial(
+    candidate: Candidate,
+    space: Space,
+    axes: dict[str, BaseDistribution],
+    limits: Limits,
+) -> FrozenTrial:
+    """Return what Optuna learns from a candidate."""
+    places = {name: space.axes[name].index(candidate.params[name]) for name in axes}
+    params = {
+        name: str(place) if isinstance(axes[name], CategoricalDistribution) else place
+        for name, place in places.items()
+    }
+    costs = candidate.costs
+    if candidate.refused:
+        return optuna.create_trial(state=TrialState.FAIL, params=params, distributions=axes)
+    if costs is None or (costs.are_within(limits) and not candidate.rungs):
+        return optuna.create_trial(state=TrialState.RUNNING, params=params, distributions=axes)
+    # Of what is over a limit only the excess counts: it was never trained, and has no quality.
+    quality = candidate.rungs[0].quality if candidate.rungs else 0.0
+    return optuna.create_trial(
+        values=[float(costs.size), costs.time or 0.0, quality],
+        params=params,
+        distributions=axes,
+        constraints=costs.excess(limits),
+    )
+
+
+def _distribution(name: str, values: Sequence[str | int]) -> BaseDistribution:
+    """Return a distribution of the places of the values: numbers where neighbours are alike, else names."""
+    if name in ORDERED:
+        return IntDistribution(0, len(values) - 1)
+    return CategoricalDistribution([str(place) for place in range(len(values))])
+
+
+def _place(value: str | int) -> int:
+    return int(value)
+
+
+def _key(params: Params) -> tuple[tuple[str, str | int], ...]:
+    return tuple(sorted(params.items()))

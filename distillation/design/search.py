@@ -1,0 +1,258 @@
+"""Search of a design: measure candidates, train those within the limits in rungs, until the time is over.
+
+Several processes may run one search: the journal's rows are shared, and a file lock marks the candidate that a process
+works on, which the system releases even if the process is killed.
+"""
+
+import fcntl
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Protocol
+
+from distillation.design import costs, halving, sampler
+from distillation.design.candidates import Candidate, Choose
+from distillation.design.halving import SHARES
+from distillation.design.limits import Limits
+from distillation.design.rungs import Ladder
+from distillation.design.space import SERVED
+from distillation.evaluation.latency import SpeedNotMeasured
+from distillation.resumable.progress import SliceOver
+from distillation.resumable.stages import StageBusy
+from distillation.training.errors import TrainingError
+from generation.engine.errors import EngineError
+
+EXPLORING = 0.6  # of the time: after it no candidate is taken in while one can go on
+HOPELESS = 40  # candidates over the limits, none within: then no more are measured
+
+
+class Journal(Protocol):
+    """The record of a search, which survives its processes."""
+
+    def read(self) -> list[Candidate]:
+        """Return all candidates, by number."""
+        ...
+
+    def add(self, choose: Choose) -> Candidate | None:
+        """Add the candidate that `choose` returns for those there are; no other process adds one meanwhile."""
+        ...
+
+    def keep(self, candidate: Candidate) -> None:
+        """Record what was found out about it."""
+        ...
+
+
+class Clock(Protocol):
+    """Time of a design."""
+
+    def spent(self) -> float:
+        """Return the seconds that were worked on it, in all sessions."""
+        ...
+
+    def is_over(self) -> bool:
+        """Return whether this session is to end, though there may be time left."""
+        ...
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is searched for. hours: of work; candidates: the most that are taken in, 0 = as many as there is time for.
+
+    device, runtime: on which time and memory are measured.
+    """
+
+    limits: Limits
+    wish: str
+    device: str
+    runtime: str
+    hours: float
+    candidates: int = 0
+    seed: int = 0
+
+
+def _wait() -> None:
+    time.sleep(1.0)
+
+
+@dataclass(frozen=True)
+class Search:
+    """say: called with a sentence on what begins or was found; wait: called while other processes have all the work."""
+
+    order: Order
+    ladder: Ladder
+    journal: Journal
+    clock: Clock
+    say: Callable[[str], None] = lambda text: None
+    wait: Callable[[], None] = _wait
+
+    def run(self) -> None:
+        """Search until the time is over or nothing is left to try. Raises SliceOver, and errors that are not of one
+        candidate alone.
+        """
+        self.say("Pairs and the teacher's pictures, which all candidates share.")
+        self.ladder.prepare()
+        while self._left() > 0 and self._step():
+            pass
+
+    def _left(self) -> float:
+        return self.order.hours * 3600 - self.clock.spent()
+
+    def _step(self) -> bool:
+        """Do the next piece of work. Return False if none is left."""
+        if self.clock.is_over():
+            raise SliceOver
+        candidates, busy = self.journal.read(), set[int]()
+        with self._claimed(candidates, busy) as claimed:
+            if claimed is None:
+                if busy:
+                    self.wait()  # another process works on what is left, and may leave something to do
+                return bool(busy)
+            candidate, rung = claimed
+            if candidate.costs is None:
+                self._measure(candidate, candidates)
+            else:
+                self._train(candidate, rung)
+        return True
+
+    @contextmanager
+    def _claimed(
+        self, candidates: list[Candidate], busy: set[int]
+    ) -> Iterator[tuple[Candidate, int] | None]:
+        """Yield the next candidate and rung with its lock held; None if there is nothing to do.
+
+        busy: gets the numbers that other processes work on.
+        """
+        while True:
+            found = self._next(candidates, busy)
+            if found is None:
+                yield None
+                return
+            with self._lock(found[0].number) as is_free:
+                if is_free:
+                    [current] = [
+                        one for one in self.journal.read() if one.number == found[0].number
+                    ]
+                    if current == found[0]:  # no other process went on with it meanwhile
+                        yield found
+                        return
+                busy.add(found[0].number)
+
+    def _next(self, candidates: list[Candidate], busy: set[int]) -> tuple[Candidate, int] | None:
+        order = self.order
+        for candidate in candidates:  # left unmeasured by a process that was killed
+            if candidate.costs is None and not candidate.refused and candidate.number not in busy:
+                return candidate, 0
+        is_taking_in = self._is_taking_in(candidates)
+
+        def may(number: int, rung: int) -> bool:
+            return number not in busy and self._needs(candidates, rung) <= self._left()
+
+        for takes_in in dict.fromkeys((is_taking_in, False)):
+            job = halving.next_job(
+                candidates, order.limits, order.wish, is_taking_in=takes_in, may=may
+            )
+            if job is not None:
+                return job.candidate, job.rung
+            if takes_in and may(0, 0) and (added := self._add()) is not None:
+                candidates.append(added)
+                return added, 0
+        return None
+
+    def _is_taking_in(self, candidates: Sequence[Candidate]) -> bool:
+        order = self.order
+        if order.candidates and len(candidates) >= order.candidates:
+            return False
+        if self.clock.spent() > EXPLORING * order.hours * 3600 and any(
+            one.rungs for one in candidates
+        ):
+            return False
+        measured = [one.costs for one in candidates if one.costs is not None]
+        return len(measured) < HOPELESS or any(each.are_within(order.limits) for each in measured)
+
+    def _add(self) -> Candidate | None:
+        order, space = self.order, self.ladder.space
+        return self.journal.add(
+            lambda known: sampler.choose(space, known, order.limits, seed=order.seed)
+        )
+
+    def _needs(self, candidates: Sequence[Candidate], rung: int) -> float:
+        """Return how many seconds the rung takes, by those that were trained; 0 as long as none was."""
+        for place in range(rung, -1, -1):
+            spans = [one.rungs[place].seconds for one in candidates if len(one.rungs) > place]
+            if spans:
+                return median(spans) * _length(rung) / _length(place)
+        return 0.0
+
+    # --- one candidate ----------------------------------------------------------------------------
+    def _measure(self, candidate: Candidate, candidates: Sequence[Candidate]) -> None:
+        """Measure its costs, unless another one is served in the same way."""
+        order, ladder = self.order, self.ladder
+        same = next(
+            (one.costs for one in candidates if one.costs and _served(one) == _served(candidate)),
+            None,
+        )
+        try:
+            found = same or costs.measure(
+                ladder.space.recipe_of(candidate.params),
+                teacher=ladder.loaded.teacher,
+                catalogue=ladder.loaded.catalogue,
+                limits=order.limits,
+                device=order.device,
+                runtime=order.runtime,
+            )
+        except (TrainingError, EngineError, SpeedNotMeasured) as error:
+            if self.clock.is_over():  # Ctrl-C reaches the measuring process too
+                raise SliceOver from error
+            self._refuse(candidate, error)
+            return
+        self.journal.keep(replace(candidate, costs=found))
+        over = ", ".join(name for name, value in found.excess(order.limits).items() if value > 0)
+        self.say(
+            f"Candidate {candidate.number}: {'over the limit ' + over if over else 'within the limits'}."
+        )
+
+    def _train(self, candidate: Candidate, rung: int) -> None:
+        self.say(
+            f"Candidate {candidate.number}: rung {rung}, {100 * SHARES[rung]:.0f} % of the training."
+        )
+        try:
+            judged = self.ladder.judge(candidate, rung)
+        except StageBusy:
+            raise
+        except (TrainingError, EngineError) as error:
+            self._refuse(candidate, error)
+            return
+        self.journal.keep(replace(candidate, rungs=(*candidate.rungs, judged)))
+        self.say(
+            f"Candidate {candidate.number}: quality {judged.quality:.3f} ({judged.low:.3f} to {judged.high:.3f})."
+        )
+
+    def _refuse(self, candidate: Candidate, error: Exception) -> None:
+        text = error.detail if isinstance(error, EngineError) else str(error)
+        self.journal.keep(replace(candidate, refused=text))
+        self.say(f"Candidate {candidate.number} is left out: {text}")
+
+    @contextmanager
+    def _lock(self, number: int) -> Iterator[bool]:
+        """Yield whether no other process works on the candidate; none begins to while the context lasts."""
+        folder = Path(self.ladder.root) / "locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / f"{self.ladder.name}-{number}").open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
+
+
+def _served(candidate: Candidate) -> tuple[str | int, ...]:
+    return tuple(candidate.params[name] for name in SERVED)
+
+
+def _length(rung: int) -> float:
+    """Return the share of the training that is done in the rung alone."""
+    return SHARES[rung] - (SHARES[rung - 1] if rung else 0.0)

@@ -1,0 +1,222 @@
+"""`manage.py design`: search for a student within limits of size, time, memory and quality.
+
+Resumes after an interruption if started with the same options; with more hours it goes on. Several processes with the
+same options work on one search.
+"""
+
+import signal
+import sys
+from argparse import ArgumentParser
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError
+from tqdm import tqdm
+
+from distillation.design import limits as limiting
+from distillation.detector.errors import DetectorUnusable
+from distillation.models import Design
+from distillation.pipeline import overrides, recipes
+from distillation.resumable.progress import SliceOver
+from distillation.resumable.stages import StageError
+from distillation.runs import designs, policy
+from distillation.runs.designs import Brief
+from distillation.training.errors import TrainingError
+from generation.engine.errors import EngineError
+from generation.errors import GenerationError
+from generation.models import Release
+from generation.releases import lifecycle as releases
+
+try:
+    from distillation.design import report
+    from distillation.runs import designing, inputs
+except ModuleNotFoundError as error:  # a library that is not needed for serving
+    sys.exit(
+        f"A design needs {error.name}, which is not installed: pip install -r requirements.txt."
+    )
+
+Kind = Release.Kind
+
+
+class Command(BaseCommand):
+    help = (
+        "Search for a student within limits: measure candidates, distil them in short rungs, draw the Pareto front "
+        "and write the recipe of the choice. Resumes after an interruption if started with the same options."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--size", default="", help="most bytes of the release, such as 8MB")
+        parser.add_argument(
+            "--time", default="", help="most time of one picture and the device, such as 12ms@cpu"
+        )
+        parser.add_argument(
+            "--memory", default="", help="most memory of the process, on a GPU of the device: 500MB"
+        )
+        parser.add_argument(
+            "--quality", default="", help="least quality: right pictures, student ÷ teacher: 0.97"
+        )
+        parser.add_argument(
+            "--wish",
+            choices=limiting.WISHES,
+            default=limiting.BEST,
+            help="which student within the limits is chosen; default: %(default)s",
+        )
+        parser.add_argument("--hours", type=float, required=True, help="of work")
+        parser.add_argument(
+            "--candidates", type=int, default=0, help="most candidates; default: those in time"
+        )
+        parser.add_argument(
+            "--student", help="a student release to compare with; default: the active one"
+        )
+        parser.add_argument(
+            "--tags", nargs="+", default=[], help="only prompt variants with one of these tags"
+        )
+        parser.add_argument(
+            "--recipe",
+            metavar="NAME|FILE",
+            help=f"what candidates are variations of: {', '.join(recipes.RECIPES)}, or a JSON file; default: "
+            "DISTILLATION_RECIPE",
+        )
+        parser.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            dest="changes",
+            metavar="FIELD=VALUE",
+            help="change a field of the recipe; repeatable",
+        )
+        parser.add_argument("--teacher", metavar="RELEASE", help="default: the active one")
+        parser.add_argument(
+            "--detector", metavar="DIR", default="", help="judges pictures; default as for distill"
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        try:
+            self.design(options)
+        except limiting.LimitRefused as error:
+            raise CommandError(str(error)) from error
+        except (TrainingError, StageError, DetectorUnusable) as error:
+            raise CommandError(str(error)) from error
+        except (GenerationError, EngineError) as error:
+            raise CommandError(error.detail) from error
+
+    def design(self, options: dict[str, Any]) -> None:
+        if not 0 < options["hours"] <= limiting.MOST_HOURS:
+            raise CommandError(f"--hours: above 0 and up to {limiting.MOST_HOURS}.")
+        design = self.row(options)
+        ladder = designing.prepare(design, detector=options["detector"])
+        design = designs.join(design, settings.WORKER_NAME, hours=options["hours"])
+        if design.status == Design.Status.RUNNING:
+            with _stopping() as stopped, self.bar(design, options["verbosity"] > 0) as bar:
+
+                def show(spent: float, text: str) -> None:
+                    bar.update(min(round(spent), bar.total) - bar.n)
+                    bar.set_postfix_str(text, refresh=False)
+
+                try:
+                    designing.execute(
+                        design,
+                        ladder,
+                        is_stopped=lambda: bool(stopped),
+                        show=show,
+                        say=lambda text: self.say(bar, text),
+                    )
+                except SliceOver:
+                    designs.leave(design)
+                    raise SystemExit(self.stopped(design, stopped)) from None
+                except BaseException as error:
+                    if isinstance(error, Exception):
+                        designs.fail(design, str(error) or repr(error))
+                    designs.leave(design)
+                    raise
+        self.result(Design.objects.get(pk=design.pk))
+
+    def row(self, options: dict[str, Any]) -> Design:
+        """Return the row of the design with these options, a new one if there is none."""
+        limits, device = limiting.parse(
+            size=options["size"],
+            time=options["time"],
+            memory=options["memory"],
+            quality=options["quality"],
+        )
+        description = report.merged(
+            policy.described(options["recipe"] or settings.DISTILLATION_RECIPE),
+            overrides.parse(options["changes"]),
+        )
+        inputs.recipe_of(description)
+        teacher = _release(options["teacher"] or Kind.TEACHER, Kind.TEACHER)
+        named = options["student"]
+        student = (
+            _release(named, Kind.STUDENT) if named else designs.comparable(teacher, options["tags"])
+        )
+        brief = Brief(
+            recipe=description,
+            teacher=teacher,
+            limits=limits,
+            device=device,
+            wish=options["wish"],
+            hours=options["hours"],
+            student=student,
+            tags=options["tags"],
+            most_candidates=options["candidates"],
+            judges=[options["detector"]],
+        )
+        return designs.resumed_or_created(brief)
+
+    @contextmanager
+    def bar(self, design: Design, is_shown: bool) -> Iterator[tqdm]:
+        total = max(1, round(design.hours * 3600))
+        with tqdm(
+            total=total, initial=min(total, round(design.seconds)), desc=design.name, unit="s",
+            disable=not is_shown, mininterval=0.5 if sys.stderr.isatty() else 30.0,
+        ) as bar:  # fmt: skip
+            yield bar
+
+    def say(self, bar: tqdm, text: str) -> None:
+        bar.clear()
+        self.stderr.write(text, lambda plain: plain)  # progress, not an error: no red
+
+    def stopped(self, design: Design, signals: list[int]) -> int:
+        self.stderr.write(
+            f"Stopped. The same command goes on with {design.name}.", lambda plain: plain
+        )
+        return 128 + signals[0] if signals else 1
+
+    def result(self, design: Design) -> None:
+        if design.status != Design.Status.SUCCEEDED:
+            raise CommandError(f"{design.name} is {design.status}. {design.error_detail}".strip())
+        self.stdout.write(design.reason)
+        self.stdout.write(f"Report: {designs.output(design) / report.REPORT}")
+        if design.choice is not None:
+            self.stdout.write(
+                f"Distil it with: manage.py distill --recipe {designing.recipe_file(design)}"
+            )
+
+
+def _release(name: str, kind: Release.Kind) -> Release:
+    """Return the release of this name, or the active one of the kind. Raises CommandError for another kind."""
+    release = releases.named(name)
+    if release.kind != kind:
+        raise CommandError(f"{release.name} is a {release.kind}. Give a {kind}.")
+    return release
+
+
+@contextmanager
+def _stopping() -> Iterator[list[int]]:
+    """Yield a list that gets SIGINT or SIGTERM: the running step ends and is kept. A second one stops at once."""
+    received: list[int] = []
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        if received:
+            raise SystemExit(128 + number)
+        received.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

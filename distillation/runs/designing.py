@@ -1,0 +1,184 @@
+"""Execution of a design in this process: its search until the time is over, then its front, choice and files."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+
+from distillation.design import costs, report, rungs
+from distillation.design.candidates import Candidate
+from distillation.design.front import Choice
+from distillation.design.limits import Limits
+from distillation.design.report import Reference
+from distillation.design.rungs import Ladder
+from distillation.design.search import Order, Search
+from distillation.errors import DistillationRefused
+from distillation.models import Design
+from distillation.resumable import progress
+from distillation.runs import designs, folders, inputs
+from generation.engine import release as manifests
+from generation.releases import lifecycle as releases
+
+NOTE_SECONDS = 1.0  # between two writes of the progress
+Show = Callable[[float, str], None]  # (seconds worked, what is at work)
+
+
+class Watch:
+    """Clock of a design and watcher of its trainings: adds the time to the row, renews the lease, ends the session.
+
+    is_stopped: whether this process is to stop.
+    """
+
+    def __init__(self, design: Design, is_stopped: Callable[[], bool], show: Show) -> None:
+        self._design, self._is_stopped, self._show = design, is_stopped, show
+        self._spent = design.seconds
+        self._noted = time.monotonic()
+        self._is_lost = False
+        self.at_work = ""
+
+    def spent(self) -> float:
+        self._note()
+        return self._spent
+
+    def is_over(self) -> bool:
+        return self._is_lost or self._is_stopped()
+
+    def say(self, text: str) -> None:
+        self.at_work = text
+
+    def __call__(self, title: str, done: int, total: int) -> bool:
+        """`resumable.progress.Watcher`, between two steps."""
+        if time.monotonic() - self._noted >= NOTE_SECONDS:
+            self._note()
+            self._show(self._spent, f"{self.at_work} {title} {100 * done / max(1, total):.0f} %")
+        return self.is_over() or self._spent >= self._design.hours * 3600
+
+    def _note(self) -> None:
+        now = time.monotonic()
+        spent = designs.note(self._design, seconds=now - self._noted, at_work=self.at_work)
+        self._noted = now
+        if spent is None:
+            self._is_lost = True
+        else:
+            self._spent = spent
+
+
+def prepare(design: Design, *, detector: str = "", clip: str = "") -> Ladder:
+    """Return what the design's candidates share; its first session takes the snapshot of the catalogue.
+
+    Raises GenerationError, EngineError, TrainingError.
+    """
+    recipe = inputs.recipe_of(design.recipe)
+    kept = folders.root() / design.catalogue if design.catalogue else None
+    given = inputs.gather(
+        design.teacher,
+        catalogue=kept if kept is not None and kept.is_dir() else None,
+        detector=detector,
+        clip=clip,
+        most_variants=recipe.most_variants,
+        tags=design.tags,
+    )
+    costs.check_device(design.device)
+    ladder = rungs.ladder(
+        recipe,
+        given,
+        root=designs.root(),
+        sheets=designs.output(design) / report.SHEETS,
+        name=design.name,
+    )
+    if design.student is not None:
+        _check_comparable(design, ladder)
+    Design.objects.filter(pk=design.pk).update(catalogue=given.catalogue.name)
+    return ladder
+
+
+def execute(
+    design: Design,
+    ladder: Ladder,
+    *,
+    is_stopped: Callable[[], bool],
+    show: Show = lambda spent, text: None,
+    say: Callable[[str], None] = lambda text: None,
+) -> Choice:
+    """Search until the time is over or nothing is left, then write the results and finish the design.
+
+    Raises SliceOver where the session ends before, and what is no fault of one candidate.
+    """
+    watch = Watch(design, is_stopped, show)
+    order = Order(
+        limits=Limits.from_json(design.limits),
+        wish=design.wish,
+        device=design.device,
+        runtime=settings.RUNTIME,
+        hours=design.hours,
+        candidates=design.most_candidates,
+    )
+
+    def both(text: str) -> None:
+        watch.say(text)
+        say(text)
+
+    journal = designs.Rows(design)
+    try:
+        with progress.watched(watch):
+            Search(order, ladder, journal, watch, say=both).run()
+    except progress.SliceOver:
+        if watch.is_over():
+            raise
+    if watch.is_over():
+        raise progress.SliceOver
+    candidates = journal.read()
+    both("The front is drawn.")
+    choice = report.write(
+        designs.output(design),
+        title=design.name,
+        description=design.recipe,
+        order=order,
+        space=ladder.space,
+        candidates=candidates,
+        reference=_reference(design, ladder, order, candidates),
+    )
+    designs.finish(design, choice=choice.number, reason=choice.reason)
+    return choice
+
+
+def recipe_file(design: Design) -> Path:
+    return designs.output(design) / report.RECIPE
+
+
+def _check_comparable(design: Design, ladder: Ladder) -> None:
+    """Raise DistillationRefused unless the student to compare with covers the design's variants."""
+    student = design.student
+    if student is None:
+        return
+    manifest = manifests.read(releases.folder(student))
+    catalogue = ladder.loaded.catalogue
+    missing = set(catalogue.slugs) - set(manifest.covered_variants)
+    if manifest.encoder_fingerprint != catalogue.encoder_fingerprint or missing:
+        raise DistillationRefused(
+            f"{student.name} cannot be compared: it has another text encoder, or does not cover {len(missing)} of the "
+            f"{len(catalogue)} prompt variants. Name another student, or none."
+        )
+
+
+def _reference(
+    design: Design, ladder: Ladder, order: Order, candidates: list[Candidate]
+) -> Reference | None:
+    """Measure the student of today on the same device, and judge it on the seeds of the last rung that was reached."""
+    rung = max((one.last.rung for one in candidates if one.last is not None), default=None)
+    if design.student is None or rung is None:
+        return None
+    folder = releases.folder(design.student)
+    measured: dict[str, Any] = {
+        "catalogue": ladder.loaded.catalogue,
+        "limits": Limits(),
+        "device": order.device,
+        "runtime": order.runtime,
+    }
+    return Reference(
+        design.student.name,
+        costs.of_release(folder, **measured),
+        ladder.judge_release(folder, rung, title=design.student.name),
+    )

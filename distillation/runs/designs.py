@@ -1,0 +1,256 @@
+"""Life cycle of designs, and the rows of their candidates: the only module that changes them.
+
+    create: queued, or paused for the command that goes on with it      claim, join: queued, paused → running, a lease
+    note: renews the lease                                              leave: running → queued or paused
+    finish: running → succeeded                                         fail: running → failed
+    cancel: queued, running, paused → canceled                          reopen: ended → paused, when it gets more hours
+
+Several processes may work on one design: which one works on a candidate is decided by a file lock (`design.search`).
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import structlog
+from django.conf import settings
+from django.db import transaction
+from django.db.models import QuerySet
+from django.db.models.functions import Now
+from django.utils import timezone
+
+from distillation import notifications
+from distillation.design.candidates import Candidate, Choose
+from distillation.design.limits import Limits
+from distillation.errors import DesignFinished
+from distillation.models import Design, DesignCandidate
+from distillation.runs import folders
+from generation.catalogue import variants as prompts
+from generation.models import Release
+from generation.releases import coverage
+from generation.releases import lifecycle as releases
+
+log = structlog.get_logger(__name__)
+
+Status = Design.Status
+
+
+def root() -> Path:
+    """Return the folder of what designs train; all share their pairs."""
+    return folders.root() / "designs"
+
+
+def output(design: Design) -> Path:
+    """Return the folder of its results, which is kept and backed up with the reports."""
+    return folders.report(design.name)
+
+
+# --- begin ----------------------------------------------------------------------------------------
+@dataclass(frozen=True, kw_only=True)
+class Brief:
+    """What a design is begun with. judges: folders that were named. hours: of work."""
+
+    recipe: Mapping[str, Any]
+    teacher: Release
+    limits: Limits
+    device: str
+    wish: str
+    hours: float
+    student: Release | None = None
+    tags: Sequence[str] = ()
+    most_candidates: int = 0
+    judges: Sequence[str] = ()
+
+    @property
+    def key(self) -> str:
+        """A hash of all but the hours: the same search may get more of them."""
+        values = [
+            dict(self.recipe), self.teacher.name, self.limits.as_json(), self.device, self.wish, sorted(self.tags),
+            list(self.judges), self.most_candidates,
+        ]  # fmt: skip
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def create(brief: Brief, *, is_for_workers: bool, created_by: Any = None) -> Design:
+    """Create a design: queued for workers, or paused until its command joins."""
+    with transaction.atomic():
+        design = Design.objects.create(
+            key=brief.key,
+            recipe=dict(brief.recipe),
+            teacher=brief.teacher,
+            student=brief.student,
+            limits=brief.limits.as_json(),
+            device=brief.device,
+            wish=brief.wish,
+            hours=brief.hours,
+            most_candidates=brief.most_candidates,
+            tags=sorted(brief.tags),
+            is_for_workers=is_for_workers,
+            created_by=created_by,
+            status=Status.QUEUED if is_for_workers else Status.PAUSED,
+        )
+        if is_for_workers:
+            transaction.on_commit(notifications.wake, robust=True)
+    log.info("design_created", design=design.name, limits=design.limits, wish=brief.wish)
+    return design
+
+
+def resumed_or_created(brief: Brief) -> Design:
+    """Return the latest design of a command with this brief, a new one if there is none or it was canceled."""
+    rows = Design.objects.filter(key=brief.key, is_for_workers=False)
+    found = rows.exclude(status=Status.CANCELED).order_by("-created_at", "-pk").first()
+    return found or create(brief, is_for_workers=False)
+
+
+def comparable(teacher: Release, tags: Sequence[str]) -> Release | None:
+    """Return the active student if it has this teacher's encoder and covers all variants with one of the tags."""
+    active = releases.active(Release.Kind.STUDENT)
+    if active is None or active.encoder_fingerprint != teacher.encoder_fingerprint:
+        return None
+    variants = prompts.usable(teacher.encoder_fingerprint)
+    if tags:
+        variants = variants.filter(tags__overlap=list(tags))
+    is_covered = not variants.exclude(coverage.condition(active)).exists()
+    return active if is_covered else None
+
+
+# --- hold -----------------------------------------------------------------------------------------
+def _lease_end() -> Any:
+    """Return the end of a new lease by PostgreSQL's clock."""
+    return Now() + timedelta(seconds=settings.LEASE_SECONDS)
+
+
+def _move(rows: QuerySet[Design], *, to: Status, **fields: Any) -> int:
+    """Change the status; the only place that does. `rows` is filtered on the old status; check the count."""
+    fields["lease_expires_at"] = _lease_end() if to == Status.RUNNING else None
+    if to not in Design.OPEN:
+        fields.setdefault("finished_at", timezone.now())
+    return rows.update(status=to, **fields)
+
+
+def claim(worker_name: str) -> Design | None:
+    """Claim the oldest queued design. None if there is none."""
+    with transaction.atomic():
+        queued = Design.objects.filter(status=Status.QUEUED).order_by("created_at", "pk")
+        design = queued.select_for_update(skip_locked=True).first()
+        if design is None:
+            return None
+        _move(Design.objects.filter(pk=design.pk), to=Status.RUNNING, worker_name=worker_name)
+    design.refresh_from_db()
+    log.info("design_begins", design=design.name, worker=worker_name)
+    return design
+
+
+def join(design: Design, worker_name: str, *, hours: float) -> Design:
+    """Go on with a design, whoever else works on it; an ended one with more hours is open again."""
+    rows = Design.objects.filter(pk=design.pk)
+    is_more = design.seconds < hours * 3600
+    if is_more and design.status in (Status.SUCCEEDED, Status.FAILED):
+        ended = rows.filter(status__in=(Status.SUCCEEDED, Status.FAILED))
+        _move(ended, to=Status.PAUSED, finished_at=None, error_detail="")
+    open_rows = rows.filter(status__in=Design.OPEN)
+    if _move(open_rows, to=Status.RUNNING, worker_name=worker_name, hours=hours):
+        log.info("design_begins", design=design.name, worker=worker_name)
+    return Design.objects.get(pk=design.pk)
+
+
+def note(design: Design, *, seconds: float, at_work: str) -> float | None:
+    """Add worked seconds, renew the lease; return all seconds worked, None if it was canceled or has ended."""
+    row = Design.objects.filter(pk=design.pk, status=Status.RUNNING)
+    whole = max(1.0, design.hours * 3600)
+    with transaction.atomic():
+        held = row.select_for_update().values_list("seconds", flat=True).first()
+        if held is None:
+            return None
+        spent = held + seconds
+        row.update(
+            seconds=spent,
+            percent=min(99.9, 100 * spent / whole),
+            at_work=at_work[:200],
+            lease_expires_at=_lease_end(),
+        )
+    return spent
+
+
+def leave(design: Design) -> None:
+    """Give the design back, for the next slice of a worker or the next call of its command."""
+    to = Status.QUEUED if design.is_for_workers else Status.PAUSED
+    with transaction.atomic():
+        if _move(Design.objects.filter(pk=design.pk, status=Status.RUNNING), to=to, at_work=""):
+            log.info("design_left", design=design.name, status=str(to))
+            if to == Status.QUEUED:
+                transaction.on_commit(notifications.wake, robust=True)
+
+
+def finish(design: Design, *, choice: int | None, reason: str) -> None:
+    fields = {"choice": choice, "reason": reason, "percent": 100.0, "at_work": ""}
+    if _move(
+        Design.objects.filter(pk=design.pk, status=Status.RUNNING), to=Status.SUCCEEDED, **fields
+    ):
+        log.info("design_succeeded", design=design.name, choice=choice, reason=reason)
+
+
+def fail(design: Design, detail: str) -> None:
+    fields = {"error_detail": detail[:2000], "at_work": ""}
+    if _move(
+        Design.objects.filter(pk=design.pk, status=Status.RUNNING), to=Status.FAILED, **fields
+    ):
+        log.info("design_failed", design=design.name, detail=detail)
+
+
+def cancel(design: Design) -> Design:
+    """Cancel a design; its results so far stay. Raises DesignFinished."""
+    moved = _move(Design.objects.filter(pk=design.pk, status__in=Design.OPEN), to=Status.CANCELED)
+    design = Design.objects.get(pk=design.pk)
+    if moved:
+        log.info("design_canceled", design=design.name)
+    elif design.status != Status.CANCELED:
+        raise DesignFinished(f"The design {design.pk} is {design.status}.")
+    return design
+
+
+def rescue() -> int:
+    """Give back designs whose processes are lost. Idempotent."""
+    lost = list(Design.objects.filter(status=Status.RUNNING, lease_expires_at__lt=Now()))
+    for design in lost:
+        leave(design)
+    return len(lost)
+
+
+# --- candidates -----------------------------------------------------------------------------------
+class Rows:
+    """`design.search.Journal` in PostgreSQL."""
+
+    def __init__(self, design: Design) -> None:
+        self._design = design
+
+    def read(self) -> list[Candidate]:
+        rows = DesignCandidate.objects.filter(design=self._design).order_by("number")
+        return [
+            Candidate.from_json(
+                row.number,
+                {"params": row.params, "costs": row.costs, "rungs": row.rungs, "refused": row.refused},
+            )
+            for row in rows
+        ]  # fmt: skip
+
+    def add(self, choose: Choose) -> Candidate | None:
+        with transaction.atomic():
+            # One process at a time chooses, so that no two take the same.
+            Design.objects.select_for_update().get(pk=self._design.pk)
+            known = self.read()
+            params = choose(known)
+            if params is None:
+                return None
+            row = DesignCandidate.objects.create(
+                design=self._design, number=len(known), params=dict(params)
+            )
+        return Candidate(row.number, dict(params))
+
+    def keep(self, candidate: Candidate) -> None:
+        rows = DesignCandidate.objects.filter(design=self._design, number=candidate.number)
+        rows.update(**candidate.as_json())

@@ -1,0 +1,76 @@
+"""What is trained next, and how far."""
+
+from dataclasses import replace
+
+import pytest
+
+from distillation.design import halving
+from distillation.design.limits import Limits
+from tests.distillation.design.people import candidate
+
+
+def next_of(
+    candidates, *, is_taking_in=True, limits=None, wish="best", may=lambda number, rung: True
+):
+    job = halving.next_job(candidates, limits or Limits(), wish, is_taking_in=is_taking_in, may=may)
+    return None if job is None else (job.candidate.number, job.rung)
+
+
+def test_the_best_third_of_a_rung_goes_on_before_a_new_one_begins():
+    judged = [candidate(number, quality) for number, quality in enumerate((0.5, 0.9, 0.7))]
+
+    assert next_of(judged[:2]) is None
+    assert next_of(judged) == (1, 1)
+    assert next_of([*judged[:2], candidate(2)]) == (2, 0)
+    promoted = [judged[0], candidate(1, 0.9, 0.95), judged[2]]
+    assert next_of(promoted) is None
+
+
+def test_when_none_is_taken_in_the_best_go_on_to_the_top():
+    found = [candidate(0, 0.5), candidate(1, 0.9)]
+    rungs = []
+    while (job := next_of(found, is_taking_in=False)) is not None:
+        rungs.append(job)
+        number, rung = job
+        found[number] = candidate(number, *[0.9] * (rung + 1))
+
+    assert rungs == [(1, 1), (1, 2), (1, 3)]
+
+
+def test_what_is_over_a_limit_or_refused_is_never_trained():
+    limits = Limits(size=8_000_000, time=0.010)
+    over = [candidate(0, size=8.1), candidate(1, time=10.1), replace(candidate(2), refused="why")]
+
+    assert next_of(over, limits=limits) is None
+    assert next_of([*over, candidate(3, size=8, time=10)], limits=limits) == (3, 0)
+
+
+def test_what_there_is_no_time_for_is_left_and_something_shorter_is_done():
+    found = [candidate(0, 0.5), candidate(1, 0.9), candidate(2, 0.7), candidate(3)]
+
+    assert next_of(found, may=lambda number, rung: rung == 0) == (3, 0)
+    assert next_of(found, may=lambda number, rung: False) is None
+
+
+@pytest.mark.parametrize(("wish", "first"), [("best", 0), ("smallest", 2), ("fastest", 1)])
+def test_the_wish_decides_among_those_that_nothing_is_better_than(wish, first):
+    found = [
+        candidate(0, 0.96, size=9, time=12),
+        candidate(1, 0.95, size=8, time=5),
+        candidate(2, 0.95, size=5, time=8),
+        candidate(3, 0.60, size=9.5, time=13),  # worse than candidate 0 in everything
+    ]
+    order = [one.number for one in halving.ranked(found, wish, 0)]
+
+    assert order[0] == first and order[-1] == 3
+
+
+def test_the_agreement_of_rungs_is_spearmans():
+    same = [candidate(n, q, q + 0.1) for n, q in enumerate((0.5, 0.6, 0.7, 0.8))]
+    turned = [candidate(n, q, 1 - q) for n, q in enumerate((0.5, 0.6, 0.7))]
+
+    assert halving.agreement(same, 0) == (pytest.approx(1.0), 4)
+    assert halving.agreement(turned, 0) == (pytest.approx(-1.0), 3)
+    mixed = [candidate(n, *pair) for n, pair in enumerate(((1, 1), (2, 3), (3, 2), (4, 4)))]
+    assert halving.agreement(mixed, 0) == (pytest.approx(0.8), 4)
+    assert halving.agreement(same[:2], 0) == (None, 2)
