@@ -74,11 +74,12 @@ def verdict(release: Release, run: Run | None) -> Any:
 
 
 def share_right(release: Release) -> str:
-    """Return the share of images with all attributes right: release ← teacher."""
+    """Return the share of images with all attributes right, of the shared seeds if there are any: release ← teacher."""
     found = of(release)
-    if not found or not found["right"]:
+    right = ((found or {}).get("core") or found or {}).get("right")
+    if not right:
         return "–"
-    return " ← ".join(f"{100 * found['right'][side]['value']:.1f} %" for side in SIDES)
+    return " ← ".join(f"{100 * right[side]['value']:.1f} %" for side in SIDES)
 
 
 @admin.register(Evaluation)
@@ -187,15 +188,17 @@ def _headline(found: Mapping[str, Any], report: Report | None) -> list[tuple[str
         "clip_score": active.get("clip_score"),
         "spread": active.get("spread"),
         "sharpness": active.get("sharpness"),
+        "core": (active.get("core") or {}).get("right"),
     }
     rows: list[tuple[str, ...]] = []
     for name, measure, scale, form in (
         ("all attributes right, %", "right", 100.0, ".1f"),
+        ("the same on the seeds that all evaluations share", "core", 100.0, ".1f"),
         ("CLIP score", "clip_score", 1.0, ".2f"),
         ("diversity within a prompt", "spread", 1.0, ".3f"),
         ("sharpness, mean gradient in levels per pixel", "sharpness", 1.0, ".2f"),
     ):
-        sides = found.get(measure) or {}
+        sides = ((found.get("core") or {}).get("right") if measure == "core" else found.get(measure)) or {}  # fmt: skip
         values = (
             sides.get("student"),
             (others[measure] or {}).get("student"),

@@ -17,8 +17,8 @@ from distillation.evaluation import (
 from distillation.evaluation.distances import Distance, Interval, distance, paired_distance
 from distillation.evaluation.latency import Speed
 from distillation.evaluation.noninferiority import Verdict
-from distillation.evaluation.prompts import Prompts
-from distillation.evaluation.results import Both, PromptResult, Side
+from distillation.evaluation.prompts import Prompts, Seeds
+from distillation.evaluation.results import Both, Core, PromptResult, Side
 from distillation.evaluation.scoring import Judges, Scores
 from generation.engine.release import ENCODER_FOLDERS, Manifest
 
@@ -66,7 +66,18 @@ def textures(judged: Scores) -> Interval | None:
     return texture.paired_distance(student, teacher)
 
 
-def per_prompt(prompts: Prompts, judged: Scores) -> tuple[PromptResult, ...]:
+def core(judged: Scores) -> Core:
+    """Return the measures on the seeds that all evaluations share."""
+    return Core(
+        seeds_each=judged.distance.shape[1],
+        right=means.both(judged.right),
+        clip_score=means.both(judged.clip_score),
+        spread=means.both(judged.spread),
+        sharpness=means.both_of(judged.gradient),
+    )
+
+
+def per_prompt(prompts: Prompts, seeds: Seeds, judged: Scores) -> tuple[PromptResult, ...]:
     """Return the means of each prompt."""
     count = len(prompts)
     right = means.pairs(judged.right, prompts=count)
@@ -77,6 +88,7 @@ def per_prompt(prompts: Prompts, judged: Scores) -> tuple[PromptResult, ...]:
         PromptResult(
             slug=prompts.slugs[row],
             text=prompts.texts[row],
+            seeds=seeds[row],
             right=right[row],
             clip_score=scores[row],
             spread=spreads[row],

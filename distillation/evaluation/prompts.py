@@ -59,17 +59,19 @@ class Prompts:
         return self.take([places[slug] for slug in slugs])
 
 
-def seeds_of(slugs: Sequence[str], *, each: int, skip: int = 0) -> Seeds:
+def seeds_of(slugs: Sequence[str], *, each: int, skip: int = 0, run: str = "") -> Seeds:
     """Return the seeds of each prompt. They depend on its slug alone, so that a second evaluation reuses the pictures.
 
-    skip: number of seeds left to other evaluations.
+    skip: number of seeds left to other evaluations. run: a name; then the seeds depend on it as well, so that they are
+    new for each run, and the same when it is resumed.
     """
     if each < 1 or skip < 0 or each + skip > SEEDS_EACH:
         raise ValueError(f"{each} seeds each after {skip}: give at least 1, {SEEDS_EACH} in all.")
-    firsts = [SEEDS_EACH * _number(slug) + skip for slug in slugs]
+    names = [f"{slug} {run}" for slug in slugs] if run else slugs  # a slug contains no space
+    firsts = [SEEDS_EACH * _number(name) + skip for name in names]
     return tuple(tuple(range(first, first + each)) for first in firsts)
 
 
-def _number(slug: str) -> int:
+def _number(name: str) -> int:
     """Return a hash of 31 bits."""
-    return int.from_bytes(hashlib.sha256(slug.encode()).digest()[:4], "big") >> 1
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") >> 1

@@ -61,11 +61,12 @@ class PromptResult:
     """Means over the seeds of one prompt variant.
 
     right: share of its pictures; distance, psnr, ssim: between the pictures of the same noise; spread: between the
-    pictures of one release; sharpness: mean gradient.
+    pictures of one release; sharpness: mean gradient. seeds: of these pictures.
     """
 
     slug: str
     text: str
+    seeds: tuple[int, ...]
     right: Pair | None
     clip_score: Pair | None
     spread: Pair | None
@@ -76,13 +77,25 @@ class PromptResult:
 
 
 @dataclass(frozen=True)
+class Core:
+    """Measures on the seeds that all evaluations share, for comparing releases over time. They decide nothing."""
+
+    seeds_each: int
+    right: Both | None
+    clip_score: Both | None
+    spread: Both | None
+    sharpness: Both
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """right: share of pictures that are right, by group of attributes, ALL first; distances: by their sets.
 
     sharpness, laplacian: mean gradient in levels per pixel, and variance of the Laplacian in squared levels
     (`evaluation.sharpness`). texture: between the sets of both (`evaluation.texture`), None for tiny pictures.
-    to_real: of "student" and "teacher", if there were real pictures. blind_to: what each judge cannot see.
-    maps_of: the network whose feature maps `distance` and `spread` compare.
+    fresh_from: the name that the seeds were derived from, "" for those that all evaluations share; core: measures on
+    the latter beside fresh ones. to_real: of "student" and "teacher", if there were real pictures. blind_to: what each
+    judge cannot see. maps_of: the network whose feature maps `distance` and `spread` compare.
     """
 
     student: Side
@@ -92,6 +105,8 @@ class Evaluation:
     margins: Margins
     prompts: int
     seeds_each: int
+    fresh_from: str
+    core: Core | None
     right: dict[str, Both]
     clip_score: Both | None
     spread: Both | None
@@ -143,6 +158,8 @@ def summary(evaluation: Evaluation) -> dict[str, Any]:
             "outcome": evaluation.outcome,
             "prompts": evaluation.prompts,
             "seeds_each": evaluation.seeds_each,
+            "fresh_from": evaluation.fresh_from,
+            "core": evaluation.core,
             "verdicts": evaluation.verdicts,
             "right": evaluation.right.get(ALL),
             "clip_score": evaluation.clip_score,

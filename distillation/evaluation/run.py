@@ -38,8 +38,9 @@ class Inputs:
     hub's name of a CLIPModel; tokenizer: a folder, for a CLIP whose own has none. real_pictures: a folder of images.
     margins, and each_prompt, the least change of the share of right pictures of any one prompt (None = not tested): set
     them before you look. speed: None = neither time nor memory is measured. cache: where pictures are kept, None = in
-    the folder; share one between several students to make the teacher's pictures only once. new: slugs that the sheets
-    show first.
+    the folder; share one between several students to make the teacher's pictures only once. fresh_from: the name that
+    the seeds were derived from, "" if all evaluations share them. core: seeds that all share, measured beside fresh
+    ones; core_cache: where their pictures are kept. new: slugs that the sheets show first.
     """
 
     student: Path
@@ -55,6 +56,9 @@ class Inputs:
     each_prompt: float | None = None
     speed: SpeedRecipe | None = None
     cache: Path | None = None
+    fresh_from: str = ""
+    core: Seeds | None = None
+    core_cache: Path | None = None
     device: str = "auto"
     new: tuple[str, ...] = ()
 
@@ -75,10 +79,16 @@ def evaluate(inputs: Inputs, *, progress_bar: bool = True) -> Evaluation:
     clock, where = machine.Clock(), machine.describe()
     judges = inputs.load_judges()
     inputs.folder.mkdir(parents=True, exist_ok=True)
-    student, teacher = (
-        _pictures(inputs, release, name, clock, progress_bar=progress_bar)
-        for name, release in (("student", inputs.student), ("teacher", inputs.teacher))
-    )
+    cache = inputs.cache or inputs.folder / "pictures"
+    student, teacher = _albums(inputs, inputs.seeds, cache, clock, progress_bar=progress_bar)
+    core = None
+    if inputs.core is not None:
+        cache = inputs.core_cache or cache
+        ours, its = _albums(inputs, inputs.core, cache, clock, progress_bar=progress_bar)
+        with clock.part("judging"):
+            core = figures.core(
+                scoring.judge(ours, its, inputs.prompts, judges, progress_bar=progress_bar)
+            )
     with clock.part("judging"):
         judged = scoring.judge(student, teacher, inputs.prompts, judges, progress_bar=progress_bar)
         verdicts = noninferiority.judge(
@@ -115,6 +125,8 @@ def evaluate(inputs: Inputs, *, progress_bar: bool = True) -> Evaluation:
         margins=inputs.margins,
         prompts=len(inputs.prompts),
         seeds_each=len(inputs.seeds[0]),
+        fresh_from=inputs.fresh_from,
+        core=core,
         right=figures.right(judged, judges),
         clip_score=means.both(judged.clip_score),
         spread=means.both(judged.spread),
@@ -127,7 +139,7 @@ def evaluate(inputs: Inputs, *, progress_bar: bool = True) -> Evaluation:
         distances=distances,
         texture=figures.textures(judged),
         maps_of=judges.maps_of,
-        per_prompt=figures.per_prompt(inputs.prompts, judged),
+        per_prompt=figures.per_prompt(inputs.prompts, inputs.seeds, judged),
         judges=figures.names(inputs.detector, judges),
         blind_to=figures.blind_to(verdicts, has_sets=bool(distances)),
         machine=where,
@@ -140,17 +152,22 @@ def evaluate(inputs: Inputs, *, progress_bar: bool = True) -> Evaluation:
     return evaluation
 
 
-def _pictures(
-    inputs: Inputs, release: Path, name: str, clock: machine.Clock, *, progress_bar: bool
-) -> Album:
-    title = f"pictures of the {name}"
-    with clock.part(title):
-        return pictures.make(
-            release,
-            inputs.prompts,
-            inputs.seeds,
-            cache=inputs.cache or inputs.folder / "pictures",
-            device=inputs.device,
-            title=title,
-            progress_bar=progress_bar,
-        )
+def _albums(
+    inputs: Inputs, seeds: Seeds, cache: Path, clock: machine.Clock, *, progress_bar: bool
+) -> tuple[Album, Album]:
+    """Return the pictures of student and teacher of these seeds."""
+
+    def made(name: str, release: Path) -> Album:
+        title = f"pictures of the {name}"
+        with clock.part(title):
+            return pictures.make(
+                release,
+                inputs.prompts,
+                seeds,
+                cache=cache,
+                device=inputs.device,
+                title=title,
+                progress_bar=progress_bar,
+            )
+
+    return made("student", inputs.student), made("teacher", inputs.teacher)

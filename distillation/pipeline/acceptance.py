@@ -1,7 +1,8 @@
 """Stages `evaluation`, `incumbent` and `gate`: measure the student and the release to be replaced, and decide."""
 
 import json
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -27,15 +28,19 @@ RELEASE = "release"  # the last stage, and the folder of a release in a stage's
 SUMMARY = "summary.json"
 INCUMBENT, GATE = "incumbent", "gate"  # stages
 GATE_FILE = "gate.json"
-PICTURES = "pictures"  # of all evaluations: the teacher's are made once
+PICTURES = "pictures"  # of the seeds that all evaluations share: the teacher's are made once
 COMPARED, COMPARED_SEEDS = "compared.webp", 2
 
 
 class Acceptance:
     """Builds these stages, of the student in the folder of the stage `bundle`."""
 
-    def __init__(self, recipe: Recipe, catalogue: Catalogue, inputs: Inputs) -> None:
+    def __init__(
+        self, recipe: Recipe, catalogue: Catalogue, inputs: Inputs, *, name: Callable[[], str]
+    ) -> None:
+        """name: returns the release's, which fresh seeds are derived from."""
         self._recipe, self._catalogue, self._inputs = recipe, catalogue, inputs
+        self._name = name
         self._active = inputs.active
 
     @cached_property
@@ -87,6 +92,12 @@ class Acceptance:
         )
         text = json.dumps(asdict(found), indent=2, allow_nan=False)
         atomic.write_file(context.folder / GATE_FILE, text + "\n")
+        # No other run has these seeds.
+        shutil.rmtree(self._fresh_pictures(context), ignore_errors=True)
+
+    def _fresh_pictures(self, context: Context) -> Path:
+        """Return the folder of the pictures of fresh seeds. Hidden: what a killed process leaves is removed."""
+        return context.folder.parent / f".fresh-{self._name()}"
 
     def _compare(self, active: Path, context: Context) -> None:
         """Write a sheet of all three releases, of pictures that the two evaluations have made; new prompts first."""
@@ -131,7 +142,9 @@ class Acceptance:
             return {}
         release = context.needs["bundle"] / RELEASE
         folder = context.folder / "again"
-        options = {"each": recipe.second_look, "skip": self._recipe.evaluation.seeds_per_variant}
+        evaluation = self._recipe.evaluation
+        skip = evaluation.fresh_seeds or evaluation.seeds_per_variant
+        options = {"each": recipe.second_look, "skip": skip}
         prompts = self._catalogue.of(suspected)
         self._evaluated(release, prompts, folder, context, is_timed=False, **options)
         ours = measured.read(folder, "student")
@@ -160,12 +173,21 @@ class Acceptance:
         skip: int = 0,
         is_timed: bool = True,
     ) -> Evaluation:
+        """Evaluate a release by fresh seeds and beside them the core. each: seeds of a second look, without a core."""
         recipe = self._recipe.evaluation
+        core = seeds_of(prompts.slugs, each=recipe.seeds_per_variant)
+        album, seeds, run = context.folder.parent / PICTURES, core, ""
+        cache = album
+        if recipe.fresh_seeds:
+            run, cache = self._name(), self._fresh_pictures(context)
+        if recipe.fresh_seeds or each:
+            count = each or recipe.fresh_seeds
+            seeds = seeds_of(prompts.slugs, each=count, skip=skip, run=run)
         inputs = evaluations.Inputs(
             release,
             self._inputs.teacher,
             prompts,
-            seeds_of(prompts.slugs, each=each or recipe.seeds_per_variant, skip=skip),
+            seeds,
             folder,
             detector=self._inputs.detector,
             clip_name=self._inputs.clip,
@@ -174,7 +196,10 @@ class Acceptance:
             margins=self._recipe.margins,
             each_prompt=self._recipe.gate.variant,
             speed=recipe.speed if is_timed else None,
-            cache=context.folder.parent / PICTURES,
+            cache=cache,
+            fresh_from=run,
+            core=core if run and not each else None,
+            core_cache=album,
             new=tuple(prompts.slugs[row] for row in new_rows(prompts.slugs, self._active)),
         )
         return evaluations.evaluate(inputs, progress_bar=context.progress_bar)

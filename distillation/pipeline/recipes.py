@@ -33,13 +33,16 @@ INT8, FLOAT16 = WEIGHTS = ("int8", "float16")
 
 @dataclass(frozen=True)
 class EvaluationRecipe:
-    """seeds_per_variant: none of them is a pair's, so no training has seen them.
+    """seeds_per_variant: of the core, which all evaluations share, for comparing releases over time. fresh_seeds: of
+    each variant, derived from the run's name; they alone decide, and 0 leaves the decision to the core. Neither are a
+    pair's, so no training has seen them.
 
     margins: what counts as no worse than the teacher, in report and gate, said before anything is measured. speed: None
     = not measured.
     """
 
     seeds_per_variant: int = 4
+    fresh_seeds: int = 4
     margins: Margins = field(default_factory=Margins)
     speed: SpeedRecipe | None = field(default_factory=SpeedRecipe)
 
@@ -47,6 +50,10 @@ class EvaluationRecipe:
         if not 1 <= self.seeds_per_variant <= SEEDS_EACH:
             raise ValueError(
                 f"seeds_per_variant must lie from 1 to {SEEDS_EACH}, not {self.seeds_per_variant}."
+            )
+        if not 0 <= self.fresh_seeds <= SEEDS_EACH:
+            raise ValueError(
+                f"fresh_seeds must lie from 0 to {SEEDS_EACH}, not {self.fresh_seeds}."
             )
 
 
@@ -170,7 +177,7 @@ REHEARSAL = replace(
     joint=JointRecipe(steps=20, warmup=2, batch=8, watch_every=10, watched=16),
     again=JointRecipe(steps=20, warmup=2, batch=8, watch_every=10, watched=16),
     quantise=QuantiseRecipe(steps=4, warmup=0, batch=8, measured=8),
-    evaluation=EvaluationRecipe(seeds_per_variant=1, speed=None),
+    evaluation=EvaluationRecipe(seeds_per_variant=1, fresh_seeds=1, speed=None),
     gate=replace(_GATE, variant=None),  # nearly all would be measured again
     most_variants=24,
 )

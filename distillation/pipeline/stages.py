@@ -79,7 +79,7 @@ class Chain:
 
     @cached_property
     def _acceptance(self) -> Acceptance:
-        return Acceptance(self.recipe, self.catalogue, self.inputs)
+        return Acceptance(self.recipe, self.catalogue, self.inputs, name=lambda: self.name)
 
     def check(self) -> None:
         """Refuse, before hours are spent, a recipe that does not fit the teacher. Raises TrainingError."""
@@ -159,8 +159,12 @@ class Chain:
         found = [Stage("evaluation", judged, ("bundle",), acceptance.evaluation)]
         compared: tuple[str, ...] = ("bundle", "evaluation")
         if acceptance.has_incumbent:
+            # Fresh seeds are those of this run alone.
+            of_run = (self.name,) if recipe.evaluation.fresh_seeds else ()
             replaced = (digests.teacher, digests.catalogue, digests.detector, digests.active)
-            incumbent = Keyed((measured, recipe.gate.variant), (*digests.judges, *replaced))
+            incumbent = Keyed(
+                (measured, recipe.gate.variant), (*digests.judges, *replaced, *of_run)
+            )
             found.append(Stage(INCUMBENT, incumbent, (), acceptance.incumbent))
             compared = (*compared, INCUMBENT)
         return (

@@ -27,7 +27,7 @@ RECIPE = {
     "pairs": {"seeds_per_variant": 3, "num_inference_steps": 4, "path_timesteps": [749]},
     "again": {"steps": 30, "learning_rate": 5e-5, "batch": 8, "watched": 8, "warmup": 5},
     "quantise": {"steps": 4, "warmup": 0, "batch": 8, "measured": 8},
-    "evaluation": {"seeds_per_variant": 1, "speed": None},
+    "evaluation": {"seeds_per_variant": 1, "fresh_seeds": 1, "speed": None},
     # One seed of two dozen variants cannot show more than this.
     "gate": {
         "variant": None,

@@ -12,5 +12,5 @@ SMALL = (
     "joint.steps=2", "joint.warmup=0", "joint.batch=2", "joint.watched=1",
     "again.steps=2", "again.warmup=0", "again.batch=2", "again.watched=1",
     "quantise.steps=2", "quantise.warmup=0", "quantise.batch=2", "quantise.measured=4",
-    "evaluation.seeds_per_variant=2", "evaluation.speed=null",
+    "evaluation.seeds_per_variant=2", "evaluation.fresh_seeds=2", "evaluation.speed=null",
 )  # fmt: skip

@@ -103,7 +103,7 @@ class Changes:
 
 def opening(evaluation: Evaluation) -> str:
     """Return what was tested and with which result, the worst outcome first."""
-    seeds = form.count(evaluation.seeds_each, "seed")
+    seeds = form.count(evaluation.seeds_each, "fresh seed" if evaluation.fresh_from else "seed")
     sentences = [f"{form.count(evaluation.prompts, 'prompt')} with {seeds} each."]
     if not evaluation.verdicts:
         sentences.append("No margin was set, so nothing was tested.")

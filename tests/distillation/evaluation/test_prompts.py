@@ -26,6 +26,17 @@ def test_each_prompt_has_seeds_of_its_own_whatever_else_is_measured():
     assert max(seed for row in seeds_of(map(str, range(500)), each=512) for seed in row) < 2**40
 
 
+def test_the_seeds_of_a_run_are_new_and_the_same_when_it_is_resumed():
+    slugs = toys.prompts(3).slugs
+    core, first, second = (seeds_of(slugs, each=4, run=run) for run in ("", "run-1", "run-2"))
+    assert first == seeds_of(slugs, each=4, run="run-1")
+    for one, other in ((core, first), (core, second), (first, second)):
+        assert {seed for row in one for seed in row}.isdisjoint(
+            seed for row in other for seed in row
+        )
+    assert seeds_of(slugs[1:], each=4, run="run-1") == first[1:]
+
+
 def test_seeds_that_no_prompt_has_are_refused():
     for each, skip in ((0, 0), (513, 0), (500, 13), (1, -1)):
         with pytest.raises(ValueError, match="seeds"):

@@ -154,6 +154,40 @@ def test_a_summary_for_the_manifest_is_small_and_has_the_outcome(timed: tuple[Ev
     assert len(json.dumps(value)) < 3000
 
 
+def test_fresh_seeds_decide_and_those_that_all_share_are_reported_beside_them(
+    done: tuple[Evaluation, Path], tmp_path: Path
+):
+    prompts = toys.prompts(PROMPTS)
+    core, fresh = seeds_of(prompts.slugs, each=2), seeds_of(prompts.slugs, each=3, run="run-1")
+    inputs = run.Inputs(
+        toys.student_folder(),
+        toys.teacher_folder(),
+        prompts,
+        fresh,
+        tmp_path,
+        detector=toys.detector_folder(),
+        fresh_from="run-1",
+        core=core,
+        core_cache=done[1] / "pictures",
+    )
+    made = len(list((done[1] / "pictures").rglob("*.png")))
+    found = run.evaluate(inputs, progress_bar=False)
+    assert len(list((done[1] / "pictures").rglob("*.png"))) == made  # those of the core were there
+    value = json.loads((tmp_path / "evaluation.json").read_text())
+    assert (value["fresh_from"], value["seeds_each"], value["core"]["seeds_each"]) == (
+        "run-1",
+        3,
+        2,
+    )
+    assert [row["seeds"] for row in value["per_prompt"]] == [list(row) for row in fresh]
+    # The core is what an evaluation of it alone finds; the rest is not.
+    assert found.core and found.core.right == done[0].right[ALL]
+    assert found.core.sharpness == done[0].sharpness != found.sharpness
+    assert measured.read(tmp_path, "student").seeds == 3
+    text = (tmp_path / "report.md").read_text()
+    assert "3 fresh seeds each" in text and "On the seeds that all evaluations share" in text
+
+
 def test_real_pictures_are_compared_without_a_clip_too(
     done: tuple[Evaluation, Path], tmp_path: Path
 ):

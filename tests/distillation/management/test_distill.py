@@ -60,6 +60,10 @@ def test_a_catalogue_becomes_an_active_student_and_a_second_call_does_nothing_tw
     assert manifest.recipe["structure"]["steps"] == 2
     report = next((settings.DATA_DIR / "distillation").glob("evaluation-*/report.html"))
     assert "toy-student" in report.read_text("utf-8")
+    figures = json.loads(report.with_name("evaluation.json").read_text("utf-8"))
+    assert (figures["fresh_from"], figures["seeds_each"]) == ("toy-student", 2)
+    assert manifest.evaluation["core"]["seeds_each"] == 2
+    assert not list((settings.DATA_DIR / "distillation").glob(".fresh-*"))  # no other run has them
 
     loaded = pipeline.load(releases.folder(student), device="cpu", dtype="float32")
     stored = Embedding.objects.first().stored()

@@ -13,6 +13,7 @@ from distillation.resumable import stages
 from distillation.trainers import catalogue
 from distillation.trainers.catalogue import Catalogue
 from distillation.trainers.dmd2 import MatchingRecipe
+from tests import tiny
 
 ONE_STEP, SD15 = RECIPES["starter-1step"], RECIPES["sd15-tiny-1step"]
 
@@ -44,7 +45,7 @@ def keys(recipe: Recipe, inputs: Inputs) -> dict[str, str]:
     [
         (ONE_STEP, "pairs", "b483fd7e3db00d9d"),
         (ONE_STEP, "bundle", "8b3091c5b08c5104"),
-        (ONE_STEP, "release", "a780e81937558258"),
+        (ONE_STEP, "release", "316aa5d33b0ca7bf"),
         (warm(ONE_STEP), "bundle", "83d87fc1fc380a53"),
         (SD15, "bundle", "7879d87d3f8ee2cb"),
         (warm(SD15), "bundle", "6aa747f0a5e78a72"),
@@ -81,3 +82,19 @@ def test_only_matching_with_heads_depends_on_the_accepted_pictures(inputs):
     assert before[1] == after[1]
     changed = {name for name, key in before[0].items() if after[0][name] != key}
     assert {"pairs", "structure", "regression"}.isdisjoint(changed) and "matching" in changed
+
+
+def test_with_fresh_seeds_the_active_release_is_measured_in_each_run(inputs, tmp_path):
+    """It is compared on the candidate's seeds; the core alone is shared by all runs."""
+    manifest = tiny.make_tiny_release(tmp_path / "active", name="active", kind="student")
+    known = Catalogue(("a",), ("a",), torch.zeros(1, 2, 3).half(), manifest.encoder_fingerprint)
+    catalogue.write(known, inputs.catalogue)
+    inputs = replace(inputs, active=tmp_path / "active")
+    fresh = replace(ONE_STEP, evaluation=replace(ONE_STEP.evaluation, fresh_seeds=4))
+    shared = replace(ONE_STEP, evaluation=replace(ONE_STEP.evaluation, fresh_seeds=0))
+    for recipe, is_shared in ((fresh, False), (shared, True)):
+        first, second = (
+            stages.keys(Chain(recipe, inputs, name=name).table())["incumbent"]
+            for name in ("run-1", "run-2")
+        )
+        assert (first == second) == is_shared

@@ -9,8 +9,8 @@ import pytest
 
 from distillation.models import Run, Slice
 from distillation.pipeline import overrides
+from distillation.runs import folders, policy, promotion, reports, slices, worker
 from distillation.runs import lifecycle as runs
-from distillation.runs import policy, promotion, slices, worker
 from distillation.training import loop
 from generation.catalogue import encoding
 from generation.infra import heartbeat
@@ -265,3 +265,9 @@ def test_a_second_run_trains_the_first_ones_student_on(made, settings):
     assert (second.status, second.variants, second.replaces) == ("succeeded", 3, first.release)
     assert {"start", "incumbent"} <= set(second.folders) and "structure" not in second.folders
     assert second.release.coverage.count() == 3
+    ours, active = (
+        reports.figures(folders.stage(second, name)) for name in ("evaluation", "incumbent")
+    )
+    seeds = {row["slug"]: row["seeds"] for row in ours["per_prompt"]}
+    assert ours["fresh_from"] == active["fresh_from"] == second.name
+    assert all(row["seeds"] == seeds[row["slug"]] for row in active["per_prompt"])
