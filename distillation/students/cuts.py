@@ -1,9 +1,10 @@
 """Table of the blocks that a student keeps of its teacher, and the student's shape.
 
-The three cuts of BK-SDM (Kim et al., ECCV 2024, arXiv 2305.15798), for any teacher of SD 1.5's block types.
+The three cuts of BK-SDM (Kim et al., ECCV 2024, arXiv 2305.15798), for any teacher of SD 1.5's block types; and each
+without the attentions of the highest resolution that has some, where they cost most and the prompt decides least.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from distillation.students.errors import StudentRefused
 from distillation.students.unets import ATTENDS, PER_LEVEL, UNetShape
@@ -20,15 +21,17 @@ class Cut:
     up_layers: tuple[int, ...]
     is_mid_kept: bool
     inner_stages_removed: int  # of the lowest resolution, on the way down and on the way up
+    levels_without_attention: int = 0  # of those that attend, from the highest resolution down
 
 
-CUTS: dict[str, Cut] = {
-    cut.name: cut
-    for cut in (
-        Cut("base", (0,), (0, 2), is_mid_kept=True, inner_stages_removed=0),
-        Cut("small", (0,), (0, 2), is_mid_kept=False, inner_stages_removed=0),
-        Cut("tiny", (0,), (0, 2), is_mid_kept=False, inner_stages_removed=1),
-    )
+_PUBLISHED = (
+    Cut("base", (0,), (0, 2), is_mid_kept=True, inner_stages_removed=0),
+    Cut("small", (0,), (0, 2), is_mid_kept=False, inner_stages_removed=0),
+    Cut("tiny", (0,), (0, 2), is_mid_kept=False, inner_stages_removed=1),
+)
+CUTS: dict[str, Cut] = {cut.name: cut for cut in _PUBLISHED} | {
+    f"{cut.name}-low": replace(cut, name=f"{cut.name}-low", levels_without_attention=1)
+    for cut in _PUBLISHED
 }
 
 
@@ -62,8 +65,8 @@ def student_shape(teacher: UNetShape, cut: Cut) -> UNetShape:
         lists
         | {
             "block_out_channels": teacher.widths[:kept],
-            "down_block_types": teacher.down[:kept],
-            "up_block_types": teacher.up[cut.inner_stages_removed :],
+            "down_block_types": _attending(teacher.down[:kept], cut),
+            "up_block_types": _attending(teacher.up[cut.inner_stages_removed :][::-1], cut)[::-1],
             "mid_block_type": config["mid_block_type"] if cut.is_mid_kept else None,
             "layers_per_block": len(cut.down_layers),
         }
@@ -74,6 +77,17 @@ def student_shape(teacher: UNetShape, cut: Cut) -> UNetShape:
             "Use a cut that keeps one, or a teacher that attends at a higher resolution."
         )
     return student
+
+
+def _attending(kinds: tuple[str, ...], cut: Cut) -> tuple[str, ...]:
+    """Return the block types, from the highest resolution down, of which the cut removes attentions."""
+    left = cut.levels_without_attention
+    found = []
+    for kind in kinds:
+        is_plain = ATTENDS[kind] and left > 0
+        left -= is_plain
+        found.append(kind.removeprefix("CrossAttn") if is_plain else kind)
+    return tuple(found)
 
 
 def feature_pairs(teacher: UNetShape, cut: Cut) -> tuple[tuple[str, str], ...]:

@@ -6,13 +6,13 @@ import torch
 from distillation.students import cuts, weights
 from distillation.students.errors import StudentRefused
 
-from .toys import DEEP, STARTER, loaded, output, unet
+from .toys import DEEP, PUBLISHED, STARTER, loaded, output, unet
 
 TEACHERS = {"starter": STARTER, "deep": DEEP}
 
 
 @pytest.mark.parametrize("teacher", TEACHERS.values(), ids=list(TEACHERS))
-@pytest.mark.parametrize("cut", cuts.CUTS.values(), ids=list(cuts.CUTS))
+@pytest.mark.parametrize("cut", [cuts.CUTS[name] for name in PUBLISHED], ids=PUBLISHED)
 def test_a_student_runs_on_copied_weights_alone(teacher, cut):
     tensors = unet(teacher).state_dict()
     copied = weights.copy(tensors, teacher, cut=cut)
@@ -80,3 +80,26 @@ def test_a_teacher_with_a_missing_tensor_is_refused():
     with pytest.raises(StudentRefused, match=r"conv_out\.bias"):
         weights.copy(tensors, STARTER, cut=cuts.CUTS["base"])
     assert "conv_out.bias" in STARTER.tensors
+
+
+@pytest.mark.parametrize(
+    ("teacher", "name", "attends"),
+    [(STARTER, "base-low", {2}), (STARTER, "small-low", {2}), (DEEP, "tiny-low", {1})],
+    ids=["starter-base", "starter-small", "deep-tiny"],
+)
+def test_a_low_cut_attends_at_low_resolutions_only_and_keeps_the_rest(teacher, name, attends):
+    cut = cuts.CUTS[name]
+    shape = cuts.student_shape(teacher, cut)
+    copied = weights.copy(unet(teacher).state_dict(), teacher, cut=cut)
+
+    assert {level for level in range(shape.levels) if shape.attends(level)} == attends
+    assert output(loaded(shape, copied)).isfinite().all()
+    whole = weights.sources(teacher, cuts.CUTS[name.removesuffix("-low")])
+    left_out = set(whole) - set(weights.sources(teacher, cut))
+    assert left_out and all(".attentions." in tensor for tensor in left_out)
+    assert all(len(pair) == 2 for pair in cuts.feature_pairs(teacher, cut))
+
+
+def test_a_low_cut_that_would_not_see_the_prompt_is_refused():
+    with pytest.raises(StudentRefused, match="would not see the prompt"):
+        cuts.student_shape(STARTER, cuts.CUTS["tiny-low"])

@@ -43,6 +43,7 @@ _DEEP = {
     "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
 }
 SD15, STARTER, DEEP = UNetShape(_SD15), UNetShape(_STARTER), UNetShape(_DEEP)
+PUBLISHED = ("base", "small", "tiny")  # cuts
 
 
 def unet(shape: UNetShape, *, seed: int = 0) -> UNet2DConditionModel:
