@@ -1,4 +1,4 @@
-"""Decisions of people on a run's release, on the run's page: serve, canary, train on, discard."""
+"""Decisions of people on a run's release, on the run's page: serve, canary, measure again, train on, discard."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,15 +12,16 @@ from django.urls import path, reverse
 
 from distillation.errors import DistillationRefused
 from distillation.models import Run
-from distillation.runs import approval
+from distillation.runs import approval, explanation
 from generation.errors import GenerationError
 from generation.releases import coverage
 from generation.releases import lifecycle as releases
 
-SERVE, CANARY, TRAIN_ON, DISCARD = "serve", "canary", "train-on", "discard"
+SERVE, CANARY, MEASURE, TRAIN_ON, DISCARD = "serve", "canary", "measure", "train-on", "discard"
 PERMISSIONS = {
     SERVE: "generation.change_release",
     CANARY: "generation.change_release",
+    MEASURE: "generation.change_release",  # it changes the recipe's evaluation
     TRAIN_ON: "distillation.add_run",
     DISCARD: "generation.change_release",
 }
@@ -70,6 +71,11 @@ def _canary(request: HttpRequest, run: Run) -> tuple[Run, str]:
     return run, f"{release.name} serves {percent} % of the jobs."
 
 
+def _measure(request: HttpRequest, run: Run) -> tuple[Run, str]:
+    started = approval.measure_again(run, seeds=_number(request, "seeds"), by=request.user)
+    return started, f"{started.name} measures {run.name} again."
+
+
 def _train_on(request: HttpRequest, run: Run) -> tuple[Run, str]:
     started = approval.train_on(run, steps=_number(request, "steps"), by=request.user)
     return started, f"{started.name} continues the training of {run.name}."
@@ -83,6 +89,7 @@ def _discard(request: HttpRequest, run: Run) -> tuple[Run, str]:
 DECISIONS: dict[str, Callable[[HttpRequest, Run], tuple[Run, str]]] = {
     SERVE: _serve,
     CANARY: _canary,
+    MEASURE: _measure,
     TRAIN_ON: _train_on,
     DISCARD: _discard,
 }
@@ -138,6 +145,21 @@ def offered(request: HttpRequest, run: Run) -> list[dict[str, Any]]:
                     },
                 }
             )  # fmt: skip
+    if approval.can_measure_again(run):
+        found.append(
+            {
+                "name": MEASURE,
+                "title": "Measure again",
+                "icon": "straighten",
+                "text": f"A new run with the same recipe measures by more fresh seeds. It takes over what {run.name} "
+                "trained, if that is still on disk and the catalogue has not changed, and trains again otherwise. "
+                f"{release.name} stays as it is: discard it when the new release is served.",
+                "number": {
+                    "name": "seeds", "label": "Seeds of each variant", "least": 1, "most": approval.MOST_SEEDS,
+                    "value": explanation.explain(run.gate or {}).seeds,
+                },
+            }
+        )  # fmt: skip
     if approval.can_train_on(run):
         found.append(
             {

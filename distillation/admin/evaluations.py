@@ -162,6 +162,7 @@ class EvaluationAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
                 if row["estimate"] is not None
             ],
             "checks": run.checks if run else [],
+            "blind_to": report.figures.get("blind_to") if report else None,
             "report": links.get(reports.REPORT),
             "sheets": _pictures(links, _sheets(links)),
             "plots": _pictures(links, reports.PLOTS),

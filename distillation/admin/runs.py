@@ -229,6 +229,7 @@ class RunAdmin(ApprovalsMixin, ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
             if is_measured
             else None,
             "checks": obj.checks,
+            "blind_to": (obj.gate or {}).get("blind_to"),
             "compare_url": approval.compare_url(obj),
             "explained": explanation.explain(obj.gate) if obj.gate else None,
             "approvals": approvals.offered(request, obj),

@@ -1,4 +1,4 @@
-"""Approval of a run's release by a person: serve, canary, train on or discard; and the candidates that wait for it."""
+"""Decisions of a person on a run's release: serve, canary, measure again, train on, discard; and what waits for one."""
 
 from typing import Any
 from urllib.parse import urlencode
@@ -10,8 +10,8 @@ from django.urls import reverse
 from distillation.errors import DistillationRefused
 from distillation.models import Run
 from distillation.pipeline.summaries import FITS
+from distillation.runs import explanation, policy
 from distillation.runs import lifecycle as runs
-from distillation.runs import policy
 from generation.models import Release
 from generation.releases import activation
 from generation.releases import lifecycle as releases
@@ -19,6 +19,7 @@ from generation.releases import lifecycle as releases
 log = structlog.get_logger(__name__)
 
 MOST_STEPS = 1_000_000
+MOST_SEEDS = 256  # of each variant
 Outcome = Run.Outcome
 
 
@@ -107,6 +108,45 @@ def discard(run: Run, *, reason: str = "") -> Release:
     said = f"A person discarded it: {reason}" if reason else "A person discarded it."
     _note(run, Outcome.REJECTED, said)
     return release
+
+
+def can_measure_again(run: Run) -> bool:
+    """Return whether another run can measure the same training by more seeds, and whether that may decide anything."""
+    return (
+        can_decide(run)
+        and run.status == Run.Status.SUCCEEDED
+        and run.gate is not None
+        and explanation.explain(run.gate).seeds is not None
+    )
+
+
+def measure_again(run: Run, *, seeds: int, by: Any) -> Run:
+    """Start a run with this one's recipe and more fresh seeds, by a person's account.
+
+    It takes over the stages that are still on disk, while the catalogue is the same, and trains again otherwise. The
+    first release stays as it is. Raises DistillationRefused, GateForbidden and RunOpen.
+    """
+    if not can_measure_again(run):
+        raise DistillationRefused(
+            f"Seeds do not decide about {run.name}: it was decided, or none of its checks is open for want of seeds."
+        )
+    if not 1 <= seeds <= MOST_SEEDS:
+        raise DistillationRefused(f"Give from 1 to {MOST_SEEDS} seeds, not {seeds}.")
+    of_run = run.recipe.get("evaluation")
+    changed = {**(of_run if isinstance(of_run, dict) else {}), "fresh_seeds": seeds}
+    recipe = {**run.recipe, "evaluation": changed}
+    policy.check_gate(recipe, by)
+    started = runs.create(
+        name=policy.new_name(),
+        recipe=recipe,
+        teacher=run.teacher,
+        begins_with=run.begins_with,
+        reasons=[f"{run.name} is measured again with {seeds} seeds of each variant."],
+        policy=policy.allowed(run.policy),
+        created_by=by,
+    )
+    log.info("run_measured_again", run=run.name, by=started.name, seeds=seeds)
+    return started
 
 
 def train_on(run: Run, *, steps: int, by: Any) -> Run:

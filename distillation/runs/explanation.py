@@ -75,7 +75,7 @@ def _undecided(failed: Sequence[Mapping[str, Any]]) -> Explanation:
         )
     wanted = [check.get("seeds_to_decide") for check in failed]
     seeds = max((count for count in wanted if count is not None), default=None)
-    again = "" if seeds is None else f" Measure it again with {seeds} seeds of each prompt, or"
+    again = "" if seeds is None else f" *Measure again* with {seeds} seeds of each variant, or"
     return Explanation(
         f"The gate could not decide: {_listed(failed)}.",
         f"Look at the pictures below.{again or ' Then'} decide by them. A canary measures it on real jobs without "

@@ -270,11 +270,25 @@ def test_a_person_begins_a_canary_discards_and_trains_on(admin, waiting):
     assert following.recipe["again"] == {"steps": 20} and following.created_by.username == "admin"
 
 
+def test_a_person_measures_again_what_seeds_would_decide(admin, waiting):
+    check = {"name": "worst_prompts to teacher", "passed": False, "limit": -0.1, "found": -0.068,
+             "low": -0.137, "high": -0.005, "detail": "About 19 would decide it.", "decided": False,
+             "seeds_to_decide": 19}  # fmt: skip
+    Run.objects.update(gate={"passed": False, "checks": [check], "blind_to": {"detector": "Blur."}})
+    page = text(admin.get(url("change", waiting.pk)))
+    for part in ("Measure again", 'value="19"', "differs by -0.07 from the teacher", "Blur."):
+        assert part in page, part
+    page = decide(admin, waiting, "measure", seeds="19")
+    following = Run.objects.exclude(pk=waiting.pk).get()
+    assert f"{following.name} measures made again." in page
+    assert following.recipe["evaluation"] == {"fresh_seeds": 19}
+
+
 def test_decisions_need_the_permission_and_a_post(waiting):
     viewer = person("view_run", "add_run")
     page = text(viewer.get(url("change", waiting.pk)))
     assert "Train on" in page and "Serve anyway" not in page
-    for name in ("serve", "canary", "discard"):
+    for name in ("serve", "canary", "measure", "discard"):
         answer = viewer.post(url("decide", waiting.pk, name), {"reason": "x", "percent": "5"})
         assert answer.status_code == 403
     assert viewer.get(url("decide", waiting.pk, "train-on")).status_code == 405

@@ -133,6 +133,43 @@ def test_a_rehearsal_does_not_keep_the_schedule_from_starting_a_run():
     assert policy.gather().tried is None
 
 
+# --- measuring again ------------------------------------------------------------------------------
+OPEN = {"name": "worst_prompts to teacher", "passed": False, "limit": -0.1, "found": -0.068, "low": -0.137,
+        "high": -0.005, "detail": "4 seeds are too few.", "decided": False, "seeds_to_decide": 19}  # fmt: skip
+
+
+def test_what_seeds_would_decide_is_measured_again_by_a_run_of_the_same_training():
+    begins_with = make_release(name="before")
+    recipe = {"recipe": "starter-1step", "evaluation": {"speed": None}}
+    run = candidate(
+        gate={"passed": False, "checks": [OPEN]}, recipe=recipe, begins_with=begins_with
+    )
+
+    following = approval.measure_again(run, seeds=19, by=None)
+
+    assert following.recipe == recipe | {"evaluation": {"speed": None, "fresh_seeds": 19}}
+    assert (following.begins_with, following.teacher) == (begins_with, run.teacher)
+    assert "measured again with 19 seeds" in following.reasons[0]
+    assert names(approval.waiting()) == ["made"]  # nothing was decided about it
+
+
+@pytest.mark.parametrize(
+    "check", [CHECK, {**OPEN, "seeds_to_decide": None}, {**OPEN, "decided": True}]
+)
+def test_what_seeds_do_not_decide_is_not_measured_again(check):
+    run = candidate(gate={"passed": False, "checks": [check]})
+    assert not approval.can_measure_again(run)
+    with pytest.raises(DistillationRefused, match="Seeds do not decide"):
+        approval.measure_again(run, seeds=19, by=None)
+
+
+@pytest.mark.parametrize("seeds", [0, 257])
+def test_a_number_of_seeds_that_means_nothing_is_refused(seeds):
+    run = candidate(gate={"passed": False, "checks": [OPEN]})
+    with pytest.raises(DistillationRefused, match="from 1 to 256"):
+        approval.measure_again(run, seeds=seeds, by=None)
+
+
 # --- telling --------------------------------------------------------------------------------------
 def test_people_get_one_mail_for_each_candidate_that_waits(settings):
     settings.MANAGERS = [("", "editor@example.org")]

@@ -48,7 +48,7 @@ def gate(*checks: dict[str, object]) -> dict[str, object]:
                        detail="4 seeds of each prompt are too few; about 19 would decide it, if the value stays.")),
             "differs by -0.07 from the teacher, and at least -0.10 is required with certainty (4 seeds of each prompt "
             "are too few; about 19 would decide it",
-            "Measure it again with 19 seeds",
+            "*Measure again* with 19 seeds",
         ),
         (gate(check("quality", found=None, decided=False)), "Nothing judged", "side by side"),
         (

@@ -9,7 +9,7 @@ import pytest
 
 from distillation.models import Run, Slice
 from distillation.pipeline import overrides
-from distillation.runs import folders, policy, promotion, reports, slices, worker
+from distillation.runs import approval, folders, policy, promotion, reports, slices, worker
 from distillation.runs import lifecycle as runs
 from distillation.training import loop
 from generation.catalogue import encoding
@@ -271,3 +271,21 @@ def test_a_second_run_trains_the_first_ones_student_on(made, settings):
     seeds = {row["slug"]: row["seeds"] for row in ours["per_prompt"]}
     assert ours["fresh_from"] == active["fresh_from"] == second.name
     assert all(row["seeds"] == seeds[row["slug"]] for row in active["per_prompt"])
+
+
+@pytest.mark.slow
+def test_what_is_measured_again_is_not_trained_again(made):
+    row, stages = made
+    check = {"name": "diversity to teacher", "passed": False, "limit": 0.8, "found": 0.82, "low": 0.7, "high": 0.9,
+             "detail": "", "decided": False, "seeds_to_decide": 3}  # fmt: skip
+    (stages["gate"] / "gate.json").write_text(json.dumps({"passed": False, "checks": [check]}))
+    promotion.conclude(row, runs.Hold(row.pk, row.token), stages)
+    first = again(row)
+    assert first.outcome == "candidate" and "diversity" in first.outcome_reason
+    second = approval.measure_again(first, seeds=3, by=None)
+    worker.run()
+    second = again(second)
+    trained = ("pairs", "structure", "joint", "quantise")
+    assert [second.folders[name] for name in trained] == [first.folders[name] for name in trained]
+    figures = reports.figures(folders.stage(second, "evaluation"))
+    assert (figures["seeds_each"], figures["fresh_from"]) == (3, second.name)
