@@ -5,8 +5,8 @@ from celery import shared_task
 
 from distillation import notifications
 from distillation.examples import lifecycle as examples
-from distillation.models import ImageSource, Run
-from distillation.runs import announcements, canary, policy
+from distillation.models import Design, ImageSource, Run
+from distillation.runs import announcements, canary, designs, policy
 from distillation.runs import lifecycle as runs
 from generation.infra.bootstep import QueueStep
 
@@ -21,9 +21,11 @@ def wake(**_: object) -> None:
 
 @shared_task(name="distillation.sweep", ignore_result=True)
 def sweep(**_: object) -> None:
-    """Give back the runs of lost workers; wake a worker while runs are queued or sources wait."""
+    """Give back runs and designs of lost workers; wake a worker while any is queued, or sources wait."""
     runs.rescue()
-    if Run.objects.filter(status=Run.Status.QUEUED).exists():
+    designs.rescue()
+    queued = Run.objects.filter(status=Run.Status.QUEUED)
+    if queued.exists() or Design.objects.filter(status=Design.Status.QUEUED).exists():
         notifications.wake()
     if examples.waiting().exists():
         notifications.curate()

@@ -2,6 +2,7 @@
 
 from distillation.admin import (
     decisions,
+    designs,
     detectors,
     evaluations,
     examples,
@@ -14,6 +15,7 @@ from distillation.admin import (
 
 __all__ = [
     "decisions",
+    "designs",
     "detectors",
     "evaluations",
     "examples",

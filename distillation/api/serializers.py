@@ -9,6 +9,22 @@ from distillation.pipeline.summaries import FIELDS, SUMMARIES
 from generation.api.serializers.shapes import PageQuery, Strict
 
 
+def recipe_description(value: Any) -> dict[str, Any]:
+    """Return the description of a recipe given by name or as an object. Raises ValidationError."""
+    described = {"recipe": value} if isinstance(value, str) else value
+    name = described.get("recipe") if isinstance(described, dict) else None
+    if not isinstance(name, str) or name not in SUMMARIES:
+        raise serializers.ValidationError(
+            f'Give the name of a recipe, or an object {{"recipe": NAME, FIELD: VALUE, …}}. '
+            f"Names: {', '.join(SUMMARIES)}."
+        )
+    if unknown := sorted(described.keys() - {"recipe", *FIELDS}):
+        raise serializers.ValidationError(
+            f"A recipe has no field {', '.join(unknown)}. It has {', '.join(FIELDS)}."
+        )
+    return described
+
+
 class RunQuery(PageQuery):
     status = serializers.ChoiceField(Run.Status.choices)
 
@@ -24,18 +40,7 @@ class RunRequestSerializer(Strict):
     policy = serializers.ChoiceField(Run.Policy.choices, help_text="Default: the server's setting.")
 
     def validate_recipe(self, value: Any) -> dict[str, Any]:
-        described = {"recipe": value} if isinstance(value, str) else value
-        name = described.get("recipe") if isinstance(described, dict) else None
-        if not isinstance(name, str) or name not in SUMMARIES:
-            raise serializers.ValidationError(
-                f'Give the name of a recipe, or an object {{"recipe": NAME, FIELD: VALUE, …}}. '
-                f"Names: {', '.join(SUMMARIES)}."
-            )
-        if unknown := sorted(described.keys() - {"recipe", *FIELDS}):
-            raise serializers.ValidationError(
-                f"A recipe has no field {', '.join(unknown)}. It has {', '.join(FIELDS)}."
-            )
-        return described
+        return recipe_description(value)
 
 
 class CheckSerializer(serializers.Serializer[Any]):

@@ -13,6 +13,8 @@ from matplotlib.axes import Axes
 
 from distillation.design import front, halving
 from distillation.design.candidates import Candidate, Costs, Judged
+from distillation.design.descriptions import merged
+from distillation.design.files import CSV, FACTS, MARKDOWN, PNG, RECIPE, REPORT, SVG, sheet
 from distillation.design.front import Choice
 from distillation.design.halving import SHARES
 from distillation.design.limits import Limits, shown
@@ -22,8 +24,6 @@ from distillation.evaluation.report import document, plots
 from distillation.resumable import atomic
 
 TEMPLATE = Path(__file__).with_name("templates") / "design.j2"
-PNG, SVG, CSV, RECIPE, FACTS = "front.png", "front.svg", "front.csv", "recipe.json", "design.json"
-REPORT, MARKDOWN, SHEETS = "report.html", "report.md", "sheets"
 HEADS = (
     "candidate", "student", "passes", "decoder", "method", "weights", "size", "time", "memory", "quality",
     "training", "on the front",
@@ -70,8 +70,6 @@ def write(
     if choice.number is not None:
         [chosen] = [one for one in candidates if one.number == choice.number]
         recipe = merged(description, space.changes(chosen.params))
-        if order.limits.size is not None:
-            recipe = merged(recipe, {"gate": {"most_bytes": order.limits.size}})
         atomic.write_file(folder / RECIPE, json.dumps(recipe, indent=2) + "\n")
     atomic.write_file(folder / CSV, _csv(candidates, best, order.limits))
     atomic.write_file(folder / FACTS, _facts(candidates, best, choice, order, reference))
@@ -98,16 +96,6 @@ def write(
     page = document.html(TEMPLATE, data | {"is_html": True}, images=folder)
     atomic.write_file(folder / REPORT, page)
     return choice
-
-
-def merged(description: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the description of a recipe with further changes: fields of the same part are put together."""
-    found = dict(description)
-    for name, value in changes.items():
-        present = found.get(name)
-        both = isinstance(present, Mapping) and isinstance(value, Mapping)
-        found[name] = merged(present, value) if both else value  # type: ignore[arg-type]
-    return found
 
 
 def agreement(candidates: Sequence[Candidate]) -> list[str]:
@@ -148,8 +136,8 @@ def _row(candidate: Candidate, *, is_on_front: bool) -> Row:
         "–" if last is None else f"{100 * last.share:.0f} %",
         "yes" if is_on_front else "",
     )
-    sheet = f"{SHEETS}/candidate-{candidate.number}.webp" if last is not None else ""
-    return Row(candidate.number, cells, sheet, is_on_front)
+    pictures = sheet(candidate.number) if last is not None else ""
+    return Row(candidate.number, cells, pictures, is_on_front)
 
 
 def _compared(reference: Reference | None, candidates: Sequence[Candidate], choice: Choice) -> str:
@@ -277,7 +265,7 @@ def _panel(
             linewidths=2,
             zorder=3,
         )
-        point.set_urls([f"{SHEETS}/candidate-{one.number}.webp"])
+        point.set_urls([sheet(one.number)])
         axes.annotate(
             str(one.number), (value / scale, last.quality), xytext=(4, 3),
             textcoords="offset points", fontsize=7,

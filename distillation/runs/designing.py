@@ -5,21 +5,31 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import structlog
 from django.conf import settings
 
-from distillation.design import costs, report, rungs
+from distillation.design import costs, files, report, rungs
 from distillation.design.candidates import Candidate
 from distillation.design.front import Choice
 from distillation.design.limits import Limits
 from distillation.design.report import Reference
 from distillation.design.rungs import Ladder
 from distillation.design.search import Order, Search
+from distillation.detector.errors import DetectorUnusable
 from distillation.errors import DistillationRefused
-from distillation.models import Design
+from distillation.examples import lifecycle as examples
+from distillation.models import Design, Run
 from distillation.resumable import progress
-from distillation.runs import designs, folders, inputs
+from distillation.resumable.stages import StageBusy, StageError
+from distillation.runs import designs, folders, inputs, slices
+from distillation.training.errors import TrainingError
 from generation.engine import release as manifests
+from generation.engine.errors import EngineError
+from generation.errors import GenerationError
+from generation.infra import heartbeat
 from generation.releases import lifecycle as releases
+
+log = structlog.get_logger(__name__)
 
 NOTE_SECONDS = 1.0  # between two writes of the progress
 Show = Callable[[float, str], None]  # (seconds worked, what is at work)
@@ -31,8 +41,12 @@ class Watch:
     is_stopped: whether this process is to stop.
     """
 
-    def __init__(self, design: Design, is_stopped: Callable[[], bool], show: Show) -> None:
+    def __init__(
+        self, design: Design, is_stopped: Callable[[], bool], show: Show, *, yields: bool
+    ) -> None:
+        """yields: pause while jobs wait or run."""
         self._design, self._is_stopped, self._show = design, is_stopped, show
+        self._yields = yields
         self._spent = design.seconds
         self._noted = time.monotonic()
         self._is_lost = False
@@ -52,11 +66,19 @@ class Watch:
         """`resumable.progress.Watcher`, between two steps."""
         if time.monotonic() - self._noted >= NOTE_SECONDS:
             self._note()
+            if self._yields:
+                slices.give_way(self.is_over)
+                self._noted = time.monotonic()  # waiting is no work
             self._show(self._spent, f"{self.at_work} {title} {100 * done / max(1, total):.0f} %")
         return self.is_over() or self._spent >= self._design.hours * 3600
 
     def _note(self) -> None:
         now = time.monotonic()
+        if slices.free_gib() < settings.DISTILLATION_FREE_GIB:
+            raise DistillationRefused(
+                f"{folders.root()} has less than DISTILLATION_FREE_GIB ({settings.DISTILLATION_FREE_GIB:g}) free. Free "
+                "some space, for instance with manage.py run clean, then start the design again."
+            )
         spent = designs.note(self._design, seconds=now - self._noted, at_work=self.at_work)
         self._noted = now
         if spent is None:
@@ -85,7 +107,7 @@ def prepare(design: Design, *, detector: str = "", clip: str = "") -> Ladder:
         recipe,
         given,
         root=designs.root(),
-        sheets=designs.output(design) / report.SHEETS,
+        sheets=designs.output(design) / files.SHEETS,
         name=design.name,
     )
     if design.student is not None:
@@ -101,12 +123,13 @@ def execute(
     is_stopped: Callable[[], bool],
     show: Show = lambda spent, text: None,
     say: Callable[[str], None] = lambda text: None,
+    yields: bool = False,
 ) -> Choice:
     """Search until the time is over or nothing is left, then write the results and finish the design.
 
     Raises SliceOver where the session ends before, and what is no fault of one candidate.
     """
-    watch = Watch(design, is_stopped, show)
+    watch = Watch(design, is_stopped, show, yields=yields)
     order = Order(
         limits=Limits.from_json(design.limits),
         wish=design.wish,
@@ -144,8 +167,32 @@ def execute(
     return choice
 
 
+def execute_slice(design: Design) -> None:
+    """Work on a design that this worker claimed: until its slice is over and something else waits, or to its end."""
+    ends = time.monotonic() + settings.SLICE_SECONDS
+
+    def is_stopped() -> bool:
+        if heartbeat.stopping.is_set():
+            return True
+        return time.monotonic() >= ends and (
+            Run.objects.filter(status=Run.Status.QUEUED).exists() or examples.waiting().exists()
+        )
+
+    try:
+        execute(design, prepare(design), is_stopped=is_stopped, yields=True)
+    except (progress.SliceOver, StageBusy):
+        designs.leave(design)
+    except (TrainingError, StageError, DetectorUnusable) as error:
+        designs.fail(design, str(error))
+    except (GenerationError, EngineError) as error:
+        designs.fail(design, error.detail)
+    except Exception as error:
+        log.exception("design_crashed", design=design.name)
+        designs.fail(design, str(error) or repr(error))
+
+
 def recipe_file(design: Design) -> Path:
-    return designs.output(design) / report.RECIPE
+    return designs.output(design) / files.RECIPE
 
 
 def _check_comparable(design: Design, ladder: Ladder) -> None:

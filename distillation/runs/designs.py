@@ -8,10 +8,7 @@
 Several processes may work on one design: which one works on a candidate is decided by a file lock (`design.search`).
 """
 
-import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -25,14 +22,12 @@ from django.utils import timezone
 
 from distillation import notifications
 from distillation.design.candidates import Candidate, Choose
-from distillation.design.limits import Limits
+from distillation.design.files import RECIPE
 from distillation.errors import DesignFinished
 from distillation.models import Design, DesignCandidate
 from distillation.runs import folders
-from generation.catalogue import variants as prompts
-from generation.models import Release
-from generation.releases import coverage
-from generation.releases import lifecycle as releases
+from distillation.runs.briefs import Brief
+from generation.access import audit
 
 log = structlog.get_logger(__name__)
 
@@ -49,32 +44,16 @@ def output(design: Design) -> Path:
     return folders.report(design.name)
 
 
+def chosen_recipe(design: Design) -> dict[str, Any] | None:
+    """Return the recipe of the choice as its file has it; None if there is none."""
+    try:
+        value = json.loads((output(design) / RECIPE).read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
 # --- begin ----------------------------------------------------------------------------------------
-@dataclass(frozen=True, kw_only=True)
-class Brief:
-    """What a design is begun with. judges: folders that were named. hours: of work."""
-
-    recipe: Mapping[str, Any]
-    teacher: Release
-    limits: Limits
-    device: str
-    wish: str
-    hours: float
-    student: Release | None = None
-    tags: Sequence[str] = ()
-    most_candidates: int = 0
-    judges: Sequence[str] = ()
-
-    @property
-    def key(self) -> str:
-        """A hash of all but the hours: the same search may get more of them."""
-        values = [
-            dict(self.recipe), self.teacher.name, self.limits.as_json(), self.device, self.wish, sorted(self.tags),
-            list(self.judges), self.most_candidates,
-        ]  # fmt: skip
-        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
-
-
 def create(brief: Brief, *, is_for_workers: bool, created_by: Any = None) -> Design:
     """Create a design: queued for workers, or paused until its command joins."""
     with transaction.atomic():
@@ -94,6 +73,7 @@ def create(brief: Brief, *, is_for_workers: bool, created_by: Any = None) -> Des
             status=Status.QUEUED if is_for_workers else Status.PAUSED,
         )
         if is_for_workers:
+            audit.record("design_created", design.name, limits=design.limits, hours=design.hours)
             transaction.on_commit(notifications.wake, robust=True)
     log.info("design_created", design=design.name, limits=design.limits, wish=brief.wish)
     return design
@@ -104,18 +84,6 @@ def resumed_or_created(brief: Brief) -> Design:
     rows = Design.objects.filter(key=brief.key, is_for_workers=False)
     found = rows.exclude(status=Status.CANCELED).order_by("-created_at", "-pk").first()
     return found or create(brief, is_for_workers=False)
-
-
-def comparable(teacher: Release, tags: Sequence[str]) -> Release | None:
-    """Return the active student if it has this teacher's encoder and covers all variants with one of the tags."""
-    active = releases.active(Release.Kind.STUDENT)
-    if active is None or active.encoder_fingerprint != teacher.encoder_fingerprint:
-        return None
-    variants = prompts.usable(teacher.encoder_fingerprint)
-    if tags:
-        variants = variants.filter(tags__overlap=list(tags))
-    is_covered = not variants.exclude(coverage.condition(active)).exists()
-    return active if is_covered else None
 
 
 # --- hold -----------------------------------------------------------------------------------------
@@ -159,20 +127,19 @@ def join(design: Design, worker_name: str, *, hours: float) -> Design:
 
 
 def note(design: Design, *, seconds: float, at_work: str) -> float | None:
-    """Add worked seconds, renew the lease; return all seconds worked, None if it was canceled or has ended."""
-    row = Design.objects.filter(pk=design.pk, status=Status.RUNNING)
+    """Add worked seconds, renew the lease; return all seconds worked, None if it was canceled or has ended.
+
+    A design that was taken for lost during a long step is running again.
+    """
     whole = max(1.0, design.hours * 3600)
     with transaction.atomic():
-        held = row.select_for_update().values_list("seconds", flat=True).first()
+        rows = Design.objects.filter(pk=design.pk, status__in=Design.OPEN)
+        held = rows.select_for_update().values_list("seconds", flat=True).first()
         if held is None:
             return None
         spent = held + seconds
-        row.update(
-            seconds=spent,
-            percent=min(99.9, 100 * spent / whole),
-            at_work=at_work[:200],
-            lease_expires_at=_lease_end(),
-        )
+        percent = min(99.9, 100 * spent / whole)
+        _move(rows, to=Status.RUNNING, seconds=spent, percent=percent, at_work=at_work[:200])
     return spent
 
 
@@ -189,7 +156,7 @@ def leave(design: Design) -> None:
 def finish(design: Design, *, choice: int | None, reason: str) -> None:
     fields = {"choice": choice, "reason": reason, "percent": 100.0, "at_work": ""}
     if _move(
-        Design.objects.filter(pk=design.pk, status=Status.RUNNING), to=Status.SUCCEEDED, **fields
+        Design.objects.filter(pk=design.pk, status__in=Design.OPEN), to=Status.SUCCEEDED, **fields
     ):
         log.info("design_succeeded", design=design.name, choice=choice, reason=reason)
 
@@ -197,14 +164,18 @@ def finish(design: Design, *, choice: int | None, reason: str) -> None:
 def fail(design: Design, detail: str) -> None:
     fields = {"error_detail": detail[:2000], "at_work": ""}
     if _move(
-        Design.objects.filter(pk=design.pk, status=Status.RUNNING), to=Status.FAILED, **fields
+        Design.objects.filter(pk=design.pk, status__in=Design.OPEN), to=Status.FAILED, **fields
     ):
         log.info("design_failed", design=design.name, detail=detail)
 
 
 def cancel(design: Design) -> Design:
     """Cancel a design; its results so far stay. Raises DesignFinished."""
-    moved = _move(Design.objects.filter(pk=design.pk, status__in=Design.OPEN), to=Status.CANCELED)
+    with transaction.atomic():
+        rows = Design.objects.filter(pk=design.pk, status__in=Design.OPEN)
+        moved = _move(rows, to=Status.CANCELED, at_work="")
+        if moved:
+            audit.record("design_canceled", design.name)
     design = Design.objects.get(pk=design.pk)
     if moved:
         log.info("design_canceled", design=design.name)

@@ -6,6 +6,7 @@ waits, the same process goes on with the next slice and keeps its networks.
 
 import shutil
 import time
+from collections.abc import Callable
 
 import structlog
 from django.conf import settings
@@ -110,6 +111,15 @@ def free_gib() -> float:
     return shutil.disk_usage(folders.root()).free / 2**30
 
 
+def give_way(is_over: Callable[[], bool]) -> None:
+    """Pause while jobs run, or wait for a worker: not while their queue is paused, or for their next attempt."""
+    while settings.DISTILLATION_YIELDS and not is_over():
+        running = Job.objects.filter(status=Job.Status.RUNNING)
+        if not running.exists() and claiming.oldest() is None:
+            return
+        time.sleep(LOOK_SECONDS)
+
+
 class _Watch:
     """Watcher of a run's progress: writes it to the row, pauses while jobs wait, ends the slice in time."""
 
@@ -146,7 +156,8 @@ class _Watch:
         if now - self._noted >= NOTE_SECONDS:
             self._note()
         if now - self._looked >= LOOK_SECONDS:
-            self._give_way()
+            give_way(self._is_over)
+            self._looked = time.monotonic()
         return self._is_over()
 
     def _is_stopped(self) -> bool:
@@ -168,16 +179,6 @@ class _Watch:
         self._holding.hold = following
         self._ends = time.monotonic() + settings.SLICE_SECONDS
         return True
-
-    def _give_way(self) -> None:
-        """Pause while jobs run, or wait for a worker: not while their queue is paused, or for their next attempt."""
-        while settings.DISTILLATION_YIELDS and not self._is_over():
-            running = Job.objects.filter(status=Job.Status.RUNNING)
-            busy = running.exists() or claiming.oldest() is not None
-            self._looked = time.monotonic()
-            if not busy:
-                return
-            time.sleep(LOOK_SECONDS)
 
     def _note(self) -> None:
         self._noted = time.monotonic()

@@ -1,4 +1,4 @@
-"""Distillation worker: the process that executes slices of runs, and reads and judges pictures of sources.
+"""Distillation worker: the process that executes slices of runs and designs, and judges pictures of sources.
 
 It loads no tensor library while it is idle.
 """
@@ -8,7 +8,8 @@ from django.conf import settings
 
 from distillation import notifications
 from distillation.examples import lifecycle as examples
-from distillation.models import Run
+from distillation.models import Design, Run
+from distillation.runs import designs
 from distillation.runs import lifecycle as runs
 from distillation.runs.lease import Holding
 from generation.errors import GenerationError
@@ -23,7 +24,7 @@ holding = Holding()
 def begin() -> None:
     """Begin the heartbeat, which renews the lease of a run."""
     watchdog = Watchdog(
-        is_work_waiting=Run.objects.filter(status=Run.Status.QUEUED).exists,
+        is_work_waiting=is_work_waiting,
         send=notifications.wake,
     )
 
@@ -34,10 +35,19 @@ def begin() -> None:
     heartbeat.begin("distillation", device=settings.DEVICE, tick=tick)
 
 
+def is_work_waiting() -> bool:
+    """Return whether a run or a design is queued."""
+    queued = Run.objects.filter(status=Run.Status.QUEUED)
+    return queued.exists() or Design.objects.filter(status=Design.Status.QUEUED).exists()
+
+
 def run() -> None:
-    """Execute slices of the oldest queued run, if there is one; then send a message for the next run."""
+    """Execute slices of the oldest queued run, else of the oldest queued design; then send a message for the next."""
     curate()  # first: it is short beside a run, which may use what it accepts
-    if heartbeat.stopping.is_set() or not Run.objects.filter(status=Run.Status.QUEUED).exists():
+    if heartbeat.stopping.is_set() or not is_work_waiting():
+        return
+    if not Run.objects.filter(status=Run.Status.QUEUED).exists():
+        _design()
         return
     # The tensor libraries: an idle worker does without. Before the claim, since no lease is renewed while they load.
     from distillation.runs import slices
@@ -50,6 +60,15 @@ def run() -> None:
         finally:
             holding.let_go()
         notifications.wake()  # not a loop: between two tasks Celery handles signals
+
+
+def _design() -> None:
+    from distillation.runs import designing
+
+    claimed = designs.claim(settings.WORKER_NAME)
+    if claimed is not None:
+        designing.execute_slice(claimed)
+        notifications.wake()
 
 
 def curate() -> None:

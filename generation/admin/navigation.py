@@ -19,6 +19,7 @@ GROUPS = {
     ),
     "Redistillation": (
         ("Runs", "cycle", "distillation_run"),
+        ("Designs", "tune", "distillation_design"),
         ("Evaluations", "compare", "distillation_evaluation"),
         ("Decisions", "rule", "distillation_decision"),
         ("Image sources", "folder_open", "distillation_imagesource"),

@@ -16,29 +16,24 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 from tqdm import tqdm
 
+from distillation.design import files
 from distillation.design import limits as limiting
 from distillation.detector.errors import DetectorUnusable
 from distillation.models import Design
 from distillation.pipeline import overrides, recipes
 from distillation.resumable.progress import SliceOver
 from distillation.resumable.stages import StageError
-from distillation.runs import designs, policy
-from distillation.runs.designs import Brief
+from distillation.runs import briefs, designs, policy
 from distillation.training.errors import TrainingError
 from generation.engine.errors import EngineError
 from generation.errors import GenerationError
-from generation.models import Release
-from generation.releases import lifecycle as releases
 
 try:
-    from distillation.design import report
     from distillation.runs import designing, inputs
 except ModuleNotFoundError as error:  # a library that is not needed for serving
     sys.exit(
         f"A design needs {error.name}, which is not installed: pip install -r requirements.txt."
     )
-
-Kind = Release.Kind
 
 
 class Command(BaseCommand):
@@ -104,8 +99,6 @@ class Command(BaseCommand):
             raise CommandError(error.detail) from error
 
     def design(self, options: dict[str, Any]) -> None:
-        if not 0 < options["hours"] <= limiting.MOST_HOURS:
-            raise CommandError(f"--hours: above 0 and up to {limiting.MOST_HOURS}.")
         design = self.row(options)
         ladder = designing.prepare(design, detector=options["detector"])
         design = designs.join(design, settings.WORKER_NAME, hours=options["hours"])
@@ -136,34 +129,22 @@ class Command(BaseCommand):
 
     def row(self, options: dict[str, Any]) -> Design:
         """Return the row of the design with these options, a new one if there is none."""
-        limits, device = limiting.parse(
+        brief = briefs.of(
             size=options["size"],
             time=options["time"],
             memory=options["memory"],
             quality=options["quality"],
-        )
-        description = report.merged(
-            policy.described(options["recipe"] or settings.DISTILLATION_RECIPE),
-            overrides.parse(options["changes"]),
-        )
-        inputs.recipe_of(description)
-        teacher = _release(options["teacher"] or Kind.TEACHER, Kind.TEACHER)
-        named = options["student"]
-        student = (
-            _release(named, Kind.STUDENT) if named else designs.comparable(teacher, options["tags"])
-        )
-        brief = Brief(
-            recipe=description,
-            teacher=teacher,
-            limits=limits,
-            device=device,
             wish=options["wish"],
             hours=options["hours"],
-            student=student,
+            recipe=policy.described(options["recipe"]) if options["recipe"] else None,
+            changes=overrides.parse(options["changes"]),
+            teacher=options["teacher"] or "",
+            student=options["student"] or "",
             tags=options["tags"],
             most_candidates=options["candidates"],
             judges=[options["detector"]],
         )
+        inputs.recipe_of(brief.recipe)  # refuses an unknown field before there is a row
         return designs.resumed_or_created(brief)
 
     @contextmanager
@@ -189,19 +170,11 @@ class Command(BaseCommand):
         if design.status != Design.Status.SUCCEEDED:
             raise CommandError(f"{design.name} is {design.status}. {design.error_detail}".strip())
         self.stdout.write(design.reason)
-        self.stdout.write(f"Report: {designs.output(design) / report.REPORT}")
+        self.stdout.write(f"Report: {designs.output(design) / files.REPORT}")
         if design.choice is not None:
             self.stdout.write(
                 f"Distil it with: manage.py distill --recipe {designing.recipe_file(design)}"
             )
-
-
-def _release(name: str, kind: Release.Kind) -> Release:
-    """Return the release of this name, or the active one of the kind. Raises CommandError for another kind."""
-    release = releases.named(name)
-    if release.kind != kind:
-        raise CommandError(f"{release.name} is a {release.kind}. Give a {kind}.")
-    return release
 
 
 @contextmanager

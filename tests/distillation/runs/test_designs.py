@@ -10,7 +10,7 @@ from distillation.design.limits import Limits
 from distillation.errors import DesignFinished
 from distillation.models import Design
 from distillation.runs import designs
-from distillation.runs.designs import Brief
+from distillation.runs.briefs import Brief
 from generation.models import Release
 from tests.distillation.design.people import PARAMS, candidate
 from tests.people import make_release
@@ -48,7 +48,17 @@ def test_time_is_added_up_and_the_lease_renewed_until_the_design_is_left(brief):
     assert (row.status, row.at_work, round(row.percent)) == ("running", "Candidate 0", 51)
     designs.leave(design)
     assert Design.objects.get().status == "paused"
+    designs.cancel(design)
     assert designs.note(design, seconds=60, at_work="late") is None
+
+
+def test_a_design_taken_for_lost_during_a_long_step_runs_again_with_the_next_note(brief):
+    design = designs.join(designs.resumed_or_created(brief), "here", hours=2)
+    Design.objects.update(lease_expires_at=timezone.now() - timedelta(seconds=1))
+    designs.rescue()
+
+    assert designs.note(design, seconds=1, at_work="") == 1
+    assert Design.objects.get().status == "running"
 
 
 def test_a_worker_takes_the_oldest_queued_design_and_gives_it_back_to_the_queue(brief):

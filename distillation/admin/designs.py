@@ -1,0 +1,284 @@
+"""Admin of designs: request, progress, front and choice; cancel."""
+
+from pathlib import Path
+from typing import Any
+
+from django import forms
+from django.conf import settings
+from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import get_object_or_404
+from django.template.loader import render_to_string
+from django.urls import path, reverse
+from django.utils.html import format_html
+from unfold.admin import ModelAdmin
+from unfold.contrib.filters.admin import ChoicesDropdownFilter
+from unfold.decorators import action, display
+from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
+
+from distillation.admin import files
+from distillation.design import files as results
+from distillation.design.candidates import Candidate
+from distillation.design.limits import WISHES, LimitRefused, shown
+from distillation.models import Design
+from distillation.pipeline.summaries import SUMMARIES
+from distillation.runs import briefs, designs, durations
+from generation.admin import pictures
+from generation.admin.actions import ObjectActionsMixin, ReadOnlyMixin
+from generation.errors import GenerationError
+
+PROGRESS = "distillation/admin/design_progress.html"
+FILES = (results.REPORT, results.PNG, results.SVG, results.CSV, results.RECIPE)
+HEADS = ("candidate", "cut", "width", "passes", "decoder", "size", "time", "quality", "training")
+
+
+def _text(label: str, help_text: str, *, required: bool = False) -> forms.CharField:
+    return forms.CharField(
+        label=label,
+        help_text=help_text,
+        required=required,
+        max_length=100,
+        widget=UnfoldAdminTextInputWidget(),
+    )
+
+
+class DesignForm(forms.ModelForm):
+    """Form to request a design."""
+
+    size = _text("Size", "Most bytes of the release, such as 8MB.")
+    time = _text(
+        "Time", "Most time of one picture and the worker's device, such as 12ms@cpu or 3ms@cuda."
+    )
+    memory = _text("Memory", "Most memory of the process, on a GPU of the device, such as 500MB.")
+    quality = _text("Quality", "Least quality: right pictures, student ÷ teacher, such as 0.97.")
+    wish = forms.ChoiceField(
+        choices=[(wish, wish) for wish in WISHES],
+        widget=UnfoldAdminSelectWidget,
+        help_text="Which student within the limits is chosen.",
+    )
+    hours = _text(
+        "Hours", "Of work, such as 2. A worker stops for jobs and runs between.", required=True
+    )
+    tags = _text("Tags", "Only prompt variants with one of these tags, separated by commas.")
+
+    class Meta:
+        model = Design
+        fields = ("wish",)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        own = settings.DISTILLATION_RECIPE
+        self.fields["recipe"] = forms.ChoiceField(
+            choices=[(name, name) for name in dict.fromkeys((own, *SUMMARIES))],
+            widget=UnfoldAdminSelectWidget,
+            initial=own,
+            help_text="What candidates are variations of.",
+        )
+        self.brief: briefs.Brief | None = None
+
+    def clean_hours(self) -> float:
+        try:
+            return float(self.cleaned_data["hours"])
+        except ValueError:
+            raise forms.ValidationError("Give a number, such as 2 or 0.5.") from None
+
+    def clean(self) -> dict[str, Any]:
+        data = super().clean() or {}
+        if self.errors:
+            return data
+        own = data["recipe"] == settings.DISTILLATION_RECIPE
+        try:
+            self.brief = briefs.of(
+                **{name: data[name] for name in ("size", "time", "memory", "quality", "wish")},
+                hours=data["hours"],
+                recipe=None if own else {"recipe": data["recipe"]},
+                tags=[tag.strip() for tag in data["tags"].split(",") if tag.strip()],
+            )
+        except LimitRefused as error:
+            field, _, text = str(error).partition(": ")
+            self.add_error(field, text)
+        except GenerationError as error:
+            self.add_error(None, error.detail)
+        return data
+
+
+@admin.register(Design)
+class DesignAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
+    list_display = ("named", "status_badge", "progress", "limits_words", "wish", "result", "created")  # fmt: skip
+    list_filter = (("status", ChoicesDropdownFilter),)
+    list_filter_submit = True
+    list_select_related = ("teacher", "student")
+    actions = ("cancel",)
+    object_actions = ("cancel",)
+    change_form_outer_before_template = "distillation/admin/design.html"
+    readonly_fields = ("limits_words",)
+    fieldsets = (
+        (
+            "Request",
+            {
+                "fields": (
+                    ("limits_words", "device"),
+                    ("wish", "hours"),
+                    ("teacher", "student"),
+                    ("tags", "catalogue"),
+                    "recipe",
+                    "created_by",
+                )
+            },
+        ),
+        ("Worker", {"fields": (("worker_name", "lease_expires_at"), ("created_at", "finished_at"))}),
+    )  # fmt: skip
+
+    # --- requesting one
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return ModelAdmin.has_add_permission(self, request)
+
+    def get_form(self, request: HttpRequest, obj: Any = None, *args: Any, **kwargs: Any) -> Any:
+        return DesignForm if obj is None else super().get_form(request, obj, *args, **kwargs)
+
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        if obj is None:
+            fields = ["size", "time", "memory", "quality", "wish", "hours", "tags", "recipe"]
+            return [(None, {"fields": fields})]
+        return super().get_fieldsets(request, obj)
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
+        return [] if obj is None else super().get_readonly_fields(request, obj)
+
+    def changeform_view(
+        self,
+        request: HttpRequest,
+        object_id: str | None = None,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> Any:
+        if object_id is None:  # ReadOnlyMixin forbids POST
+            hidden = ("show_save_and_continue", "show_save_and_add_another")
+            context = dict.fromkeys(hidden, False) | (extra_context or {})
+            return ModelAdmin.changeform_view(self, request, None, form_url, context)
+        return super().changeform_view(request, object_id, form_url, extra_context)
+
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
+        design = designs.create(form.brief, is_for_workers=True, created_by=request.user)
+        obj.__dict__.update(design.__dict__)
+
+    # --- pages
+    def get_urls(self) -> list:
+        now = self.admin_site.admin_view(self.now_view)
+        file = self.admin_site.admin_view(self.file_view)
+        own = [
+            path("<int:number>/now/", now, name="distillation_design_now"),
+            path("<int:number>/files/<path:name>", file, name="distillation_design_file"),
+        ]
+        return [*own, *super().get_urls()]
+
+    def now_view(self, request: HttpRequest, number: int) -> HttpResponse:
+        """Return the state that the design's page polls."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        return JsonResponse(self._now(get_object_or_404(Design, pk=number)))
+
+    def file_view(self, request: HttpRequest, number: int, name: str) -> HttpResponse:
+        """Serve a file of the results: the report names its sheets by paths relative to its own."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        return files.respond(request, _files(get_object_or_404(Design, pk=number)).get(name))
+
+    def _now(self, design: Design) -> dict[str, Any]:
+        return {
+            "status": design.status,
+            "percent": design.percent,
+            "is_open": design.is_open,
+            "html": render_to_string(PROGRESS, self._progress(design)),
+        }
+
+    def _progress(self, design: Design) -> dict[str, Any]:
+        return {
+            "design": design,
+            "badge": pictures.badge(design.status),
+            "worked": durations.in_words(design.seconds),
+            "heads": HEADS,
+            "rows": [_row(one) for one in designs.Rows(design).read()],
+        }
+
+    def panel(self, request: HttpRequest, obj: Any) -> dict[str, Any]:
+        found = _files(obj)
+        named = {
+            "report": results.REPORT, "table": results.CSV, "plot": results.PNG, "recipe": results.RECIPE,
+        }  # fmt: skip
+        links = {
+            key: reverse("admin:distillation_design_file", args=[obj.pk, name])
+            for key, name in named.items()
+            if name in found
+        }
+        now = self._now(obj) | {"url": reverse("admin:distillation_design_now", args=[obj.pk])}
+        return self._progress(obj) | {"links": links, "now": now}
+
+    # --- columns
+    @display(description="design", ordering="pk")
+    def named(self, design: Design) -> Any:
+        return pictures.wording(design.name, f"from {design.teacher}")
+
+    @display(description="status", ordering="status")
+    def status_badge(self, design: Design) -> str:
+        return pictures.badge(design.status, design.error_detail)
+
+    @display(description="progress", ordering="percent")
+    def progress(self, design: Design) -> Any:
+        return format_html(
+            '<span class="rt-progress rt-nowrap"><progress max="100" value="{}"></progress>{} %</span>',
+            design.percent,
+            f"{design.percent:.0f}",
+        )
+
+    @display(description="limits")
+    def limits_words(self, design: Design) -> str:
+        return ", ".join(f"{name} {shown(name, value)}" for name, value in design.limits.items())
+
+    @display(description="choice")
+    def result(self, design: Design) -> str:
+        return design.reason or design.at_work
+
+    created = pictures.when_column("created_at", "created")
+
+    # --- actions
+    def action_applies(self, name: str, obj: Any) -> bool:
+        return bool(obj.is_open)
+
+    def confirmation(self, name: str, obj: Any) -> str:
+        return f"{obj.name} is stopped for good. What its candidates were measured to be stays."
+
+    @action(description="Cancel", icon="cancel", permissions=["change"])
+    def cancel(self, request: HttpRequest, queryset: QuerySet) -> None:
+        for design in list(queryset):
+            try:
+                changed = designs.cancel(design)
+            except GenerationError as error:
+                messages.error(request, error.detail)
+                continue
+            self.log_change(request, changed, "Canceled in the admin.")
+            messages.success(request, f"{changed.name} is {changed.status}.")
+
+
+def _files(design: Design) -> dict[str, Path]:
+    """Return the files of its results by their paths relative to the folder."""
+    folder = designs.output(design)
+    names = [*FILES, *(f"{results.SHEETS}/{path.name}" for path in folder.glob("sheets/*.webp"))]
+    return {name: folder / name for name in names if (folder / name).is_file()}
+
+
+def _row(one: Candidate) -> tuple[str, ...]:
+    params, costs, last = one.params, one.costs, one.last
+    return (
+        str(one.number),
+        str(params["cut"]),
+        str(params["width"]),
+        str(len(str(params["timesteps"]).split())),
+        f"{params['channels']} channels, depth {params['depth']}, shuffle {params['shuffle']}",
+        shown("size", costs.size) if costs else "",
+        shown("time", costs.time) if costs and costs.time else "",
+        f"{last.quality:.3f}" if last else one.refused[:80],
+        f"{100 * last.share:.0f} %" if last else "",
+    )

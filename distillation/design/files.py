@@ -1,0 +1,11 @@
+"""Names of the files of a design's results."""
+
+PNG, SVG, CSV = "front.png", "front.svg", "front.csv"
+REPORT, MARKDOWN, FACTS = "report.html", "report.md", "design.json"
+RECIPE = "recipe.json"  # of the choice
+SHEETS = "sheets"  # folder of the picture sheets
+
+
+def sheet(number: int) -> str:
+    """Return the sheet of a candidate."""
+    return f"{SHEETS}/candidate-{number}.webp"

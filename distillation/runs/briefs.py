@@ -1,0 +1,116 @@
+"""What a design is begun with, as people and programs give it. Imports no torch."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from django.conf import settings
+
+from distillation.design import limits as limiting
+from distillation.design.descriptions import merged
+from distillation.design.limits import BEST, MOST_HOURS, Limits
+from distillation.errors import DistillationRefused
+from distillation.runs import policy
+from generation.catalogue import variants as prompts
+from generation.models import Release
+from generation.releases import coverage
+from generation.releases import lifecycle as releases
+
+Kind = Release.Kind
+
+
+@dataclass(frozen=True, kw_only=True)
+class Brief:
+    """What a design is begun with. judges: folders that were named. hours: of work."""
+
+    recipe: Mapping[str, Any]
+    teacher: Release
+    limits: Limits
+    device: str
+    wish: str
+    hours: float
+    student: Release | None = None
+    tags: Sequence[str] = ()
+    most_candidates: int = 0
+    judges: Sequence[str] = ()
+
+    @property
+    def key(self) -> str:
+        """A hash of all but the hours: the same search may get more of them."""
+        values = [
+            dict(self.recipe), self.teacher.name, self.limits.as_json(), self.device, self.wish, sorted(self.tags),
+            list(self.judges), self.most_candidates,
+        ]  # fmt: skip
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def of(
+    *,
+    size: str = "",
+    time: str = "",
+    memory: str = "",
+    quality: str = "",
+    wish: str = BEST,
+    hours: float,
+    recipe: Mapping[str, Any] | None = None,
+    changes: Mapping[str, Any] | None = None,
+    teacher: str = "",
+    student: str = "",
+    tags: Sequence[str] = (),
+    most_candidates: int = 0,
+    judges: Sequence[str] = (),
+    person: Any = None,
+) -> Brief:
+    """Return the brief.
+
+    recipe: a description, None = the server's; changes: of it; teacher, student: names of releases, "" = the active
+    ones; person: whose permission the recipe needs, None = a process.
+
+    Raises LimitRefused, DistillationRefused, GateForbidden and ReleaseNotAvailable.
+    """
+    limits, device = limiting.parse(size=size, time=time, memory=memory, quality=quality)
+    if not 0 < hours <= MOST_HOURS:
+        raise limiting.LimitRefused(f"hours: above 0 and up to {MOST_HOURS:g}, not {hours:g}.")
+    description = (
+        policy.described(settings.DISTILLATION_RECIPE)
+        if recipe is None
+        else policy.check_description(dict(recipe), "The recipe")
+    )
+    description = merged(description, changes or {})
+    policy.check_gate(description, person)
+    of_teacher = _named(teacher or Kind.TEACHER, Kind.TEACHER)
+    compared = _named(student, Kind.STUDENT) if student else comparable(of_teacher, tags)
+    return Brief(
+        recipe=description,
+        teacher=of_teacher,
+        limits=limits,
+        device=device,
+        wish=wish,
+        hours=hours,
+        student=compared,
+        tags=tags,
+        most_candidates=most_candidates,
+        judges=judges,
+    )
+
+
+def _named(name: str, kind: Release.Kind) -> Release:
+    """Return the release of this name, or the active one of the kind."""
+    release = releases.named(name)
+    if release.kind != kind:
+        raise DistillationRefused(f"{release.name} is a {release.kind}. Give a {kind}.")
+    return release
+
+
+def comparable(teacher: Release, tags: Sequence[str]) -> Release | None:
+    """Return the active student if it has this teacher's encoder and covers all variants with one of the tags."""
+    active = releases.active(Release.Kind.STUDENT)
+    if active is None or active.encoder_fingerprint != teacher.encoder_fingerprint:
+        return None
+    variants = prompts.usable(teacher.encoder_fingerprint)
+    if tags:
+        variants = variants.filter(tags__overlap=list(tags))
+    is_covered = not variants.exclude(coverage.condition(active)).exists()
+    return active if is_covered else None

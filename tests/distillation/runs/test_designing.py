@@ -1,0 +1,67 @@
+"""Designs in the distillation worker, at toy size."""
+
+import pytest
+
+from distillation.design.limits import Limits
+from distillation.models import Design
+from distillation.pipeline import overrides
+from distillation.runs import designing, designs, worker
+from distillation.runs.briefs import Brief
+from generation.models import Release
+from tests.distillation.people import make_run
+from tests.distillation.toys import SMALL
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def brief(teacher, detector, settings) -> Brief:
+    settings.RUNTIME = "torch"
+    settings.DISTILLATION_DETECTOR = str(detector)
+    return Brief(
+        recipe={"recipe": "starter-1step", **overrides.parse(SMALL)},
+        teacher=Release.objects.get(name="toy"),
+        limits=Limits(size=1000),
+        device="cpu",
+        wish="best",
+        hours=1,
+        most_candidates=1,
+    )
+
+
+def test_a_worker_does_a_queued_design_to_its_end(brief):
+    designs.create(brief, is_for_workers=True)
+    worker.run()
+
+    design = Design.objects.get()
+    assert (design.status, design.choice) == ("succeeded", None)
+    assert "None of 1 measured candidates is within the limits" in design.reason
+    assert (designs.output(design) / "report.html").is_file()
+
+
+def test_a_slice_that_is_over_gives_the_design_back_when_a_run_waits(brief, settings):
+    settings.SLICE_SECONDS = 0.001
+    design = designs.create(brief, is_for_workers=True)
+    make_run(status="queued")
+    claimed = designs.claim("worker-1")
+    designing.execute_slice(claimed)
+
+    assert Design.objects.get(pk=design.pk).status == "queued"
+
+
+def test_a_design_that_cannot_be_done_fails_with_its_reason(brief):
+    designs.create(brief, is_for_workers=True)
+    Design.objects.update(device="cuda:7")
+    worker.run()
+
+    design = Design.objects.get()
+    assert design.status == "failed" and "no device 'cuda:7'" in design.error_detail
+
+
+def test_a_full_disk_stops_a_design_in_words(brief, settings):
+    settings.DISTILLATION_FREE_GIB = 10**9
+    designs.create(brief, is_for_workers=True)
+    worker.run()
+
+    design = Design.objects.get()
+    assert design.status == "failed" and "DISTILLATION_FREE_GIB" in design.error_detail
