@@ -1,4 +1,4 @@
-"""Page of two releases side by side: a slider over both pictures of each prompt."""
+"""Pages of two releases side by side: a slider over both pictures of each prompt; and blindly, with a question."""
 
 from typing import Any
 from urllib.parse import urlencode
@@ -11,7 +11,8 @@ from django.shortcuts import get_object_or_404, redirect
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
 
-from distillation.runs import side_by_side
+from distillation.runs import blind_comparison, side_by_side
+from distillation.runs.blind_comparison import Trial
 from distillation.runs.side_by_side import Pair
 from generation.errors import GenerationError, StorageFailed
 from generation.models import Release
@@ -32,6 +33,7 @@ class ComparisonMixin:
         view = self.admin_site.admin_view
         own = [
             path("compare/", view(self.compare_view), name="generation_release_compare"),
+            path("compare/blind/", view(self.blind_view), name="generation_release_blind"),
             path(
                 "compare/<int:release_id>/<slug:embedding>/<int:seed>/",
                 view(self.compared_view, cacheable=True),
@@ -64,10 +66,38 @@ class ComparisonMixin:
             "may_make": fits and request.user.has_perm(MAKES),
             "pairs": page,
             "rows": [(pair, _words(pair), *_links(first, second, pair)) for pair in page],
+            "blind_url": reverse("admin:generation_release_blind") + _query(first, second),
             "previous": _link(first, second, page.previous_page_number()) if page.has_previous() else "",
             "following": _link(first, second, page.next_page_number()) if page.has_next() else "",
         }  # fmt: skip
         return TemplateResponse(request, "distillation/admin/compare.html", context)
+
+    def blind_view(self, request: HttpRequest) -> HttpResponse:
+        """Show pairs of ?first=NAME&second=NAME without saying which is which; with answers, say what they prefer."""
+        if not self.has_view_permission(request):  # type: ignore[attr-defined]
+            raise PermissionDenied
+        first, second = _chosen(request)
+        context = self.admin_site.each_context(request) | {
+            "title": "Two releases, compared blindly",
+            "opts": self.opts,
+            "first": first,
+            "second": second,
+        }
+        if first is not None and second is not None and first != second:
+            fits = first.encoder_fingerprint == second.encoder_fingerprint
+            trials = blind_comparison.trials(first, second) if fits else []
+            query = _query(first, second)
+            is_answered = "answered" in request.GET
+            context |= {
+                "fits": fits,
+                "rows": [_hidden(first, second, trial) for trial in trials],
+                "tally": blind_comparison.tally(trials, request.GET.dict())
+                if is_answered
+                else None,
+                "open_url": reverse("admin:generation_release_compare") + query,
+                "again_url": query,
+            }
+        return TemplateResponse(request, "distillation/admin/blind.html", context)
 
     def _make(self, request: HttpRequest, first: Release, second: Release) -> HttpResponse:
         if not request.user.has_perm(MAKES):
@@ -110,6 +140,17 @@ def _chosen(request: HttpRequest) -> tuple[Release | None, Release | None]:
     active = releases.active(Release.Kind.STUDENT)
     others = Release.objects.filter(kind=Release.Kind.STUDENT).exclude(status=Release.Status.ACTIVE)
     return active, others.order_by("-registered_at").first()
+
+
+def _query(first: Release, second: Release) -> str:
+    return f"?{urlencode({'first': first.name, 'second': second.name})}"
+
+
+def _hidden(first: Release, second: Release, trial: Trial) -> dict[str, Any]:
+    """Return a pair with the links of its pictures on the sides that were drawn."""
+    links = _links(first, second, trial.pair)
+    left, right = reversed(links) if trial.is_swapped else links
+    return {"pair": trial.pair, "left": left, "right": right}
 
 
 def _link(first: Release, second: Release, page: int = 1) -> str:

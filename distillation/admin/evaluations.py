@@ -18,7 +18,7 @@ from unfold.decorators import display
 
 from distillation.admin import files
 from distillation.models import Evaluation, Run
-from distillation.runs import reports
+from distillation.runs import explanation, reports
 from distillation.runs.reports import OfVariant, Report
 from generation.admin import pictures
 from generation.admin.actions import ObjectActionsMixin, ReadOnlyMixin
@@ -68,6 +68,8 @@ def of(release: Release) -> Mapping[str, Any] | None:
 def verdict(release: Release, run: Run | None) -> Any:
     """Return a badge: the gate's if a run had one, otherwise the comparison with the teacher."""
     if run is not None and run.gate:
+        if explanation.is_undecided(run.gate):
+            return pictures.badge("inconclusive")
         return pictures.badge("passed" if run.gate["passed"] else "not passed")
     found = of(release)
     return pictures.badge(found["outcome"]) if found else "–"

@@ -231,6 +231,7 @@ class RunAdmin(ApprovalsMixin, ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
             "checks": obj.checks,
             "blind_to": (obj.gate or {}).get("blind_to"),
             "compare_url": approval.compare_url(obj),
+            "blind_url": approval.compare_url(obj, blind=True),
             "explained": explanation.explain(obj.gate) if obj.gate else None,
             "approvals": approvals.offered(request, obj),
             "waits": approval.waiting().filter(pk=obj.pk).exists(),

@@ -41,7 +41,7 @@ def message(run: Run) -> tuple[str, str]:
         f"The run {run.name} has ended. Its release waits for a person, and serves no job until then.",
         "",
         *([found.found, found.advice, ""] if found else []),
-        *([f"Side by side: {approval.compare_url(run)}", ""] if found and found.needs_eyes else []),
+        f"Compare it blindly, side by side: {approval.compare_url(run, blind=True)}",
         f"Decide in the admin, under Runs: {page}",
     ]
     return f"{run.name} waits for your decision", "\n".join(lines)

@@ -50,13 +50,14 @@ def can_decide(run: Run) -> bool:
     )
 
 
-def compare_url(run: Run) -> str:
+def compare_url(run: Run, *, blind: bool = False) -> str:
     """Return the path of the admin's page that compares its release with the active one it may replace, else with the
     teacher; "" if it made no release."""
     if run.release is None:
         return ""
     names = {"first": (run.replaces or run.teacher).name, "second": run.release.name}
-    return f"{reverse('admin:generation_release_compare')}?{urlencode(names)}"
+    page = "admin:generation_release_blind" if blind else "admin:generation_release_compare"
+    return f"{reverse(page)}?{urlencode(names)}"
 
 
 def can_train_on(run: Run) -> bool:

@@ -26,14 +26,12 @@ NAMED = 2  # failed checks in a sentence
 class Explanation:
     """found: one sentence; advice: one or two.
 
-    seeds: of each prompt that would decide what is open, None if seeds would not. needs_eyes: whether a person must
-    compare pictures, because nothing else judged what they show.
+    seeds: of each prompt that would decide what is open, None if seeds would not.
     """
 
     found: str
     advice: str
     seeds: int | None = None
-    needs_eyes: bool = False
 
 
 def is_undecided(gate: Mapping[str, Any]) -> bool:
@@ -71,11 +69,10 @@ def _undecided(failed: Sequence[Mapping[str, Any]]) -> Explanation:
             f"Nothing judged what the pictures show, so the gate could not decide.{more}",
             "Compare it blindly, side by side, and serve it if you cannot tell which is worse; until then it stays a "
             "candidate. With a detector (manage.py detector train) the gate decides.",
-            needs_eyes=True,
         )
     wanted = [check.get("seeds_to_decide") for check in failed]
     seeds = max((count for count in wanted if count is not None), default=None)
-    again = "" if seeds is None else f" *Measure again* with {seeds} seeds of each variant, or"
+    again = "" if seeds is None else f" Measure it again with {seeds} seeds of each variant, or"
     return Explanation(
         f"The gate could not decide: {_listed(failed)}.",
         f"Look at the pictures below.{again or ' Then'} decide by them. A canary measures it on real jobs without "

@@ -480,6 +480,30 @@ def test_a_release_that_was_measured_elsewhere_has_its_figures_alone(admin, meas
     assert "student-new" in text(admin.get(url("changelist", model="evaluation")))
 
 
+def test_a_gate_that_could_not_decide_is_called_inconclusive_and_costs_have_units(admin, measured):
+    checks = [
+        {"name": "worst_prompts to teacher", "passed": False, "limit": -0.1, "found": -0.068, "low": -0.137,
+         "detail": "", "decided": False},
+        {"name": "bytes at most", "passed": True, "limit": 12582912, "found": 5242880, "low": None,
+         "detail": "", "decided": True},
+    ]  # fmt: skip
+    Run.objects.update(gate={"passed": False, "checks": checks})
+    page = text(admin.get(url("change", measured.release_id, model="evaluation")))
+    assert "inconclusive" in page and "12.0\xa0MB" in page and "5.0\xa0MB" in page
+
+
+def test_an_evaluation_with_a_core_is_listed_by_it(admin, measured):
+    """Fresh seeds decide, but only shared ones compare releases over time."""
+    share = {"value": 0.911, "low": 0.9, "high": 0.92}
+    core = {"seeds_each": 4, "right": {"student": share, "teacher": share}}
+    assert "80.0 % ← 85.0 %" in text(admin.get(url("changelist", model="evaluation")))
+    measured.release.manifest["evaluation"] = summary(core=core)
+    measured.release.save()
+    assert "91.1 % ← 91.1 %" in text(admin.get(url("changelist", model="evaluation")))
+    page = text(admin.get(url("change", measured.release_id, model="evaluation")))
+    assert "seeds that all evaluations share" in page and "91.1 (90.0 – 92.0)" in page
+
+
 def test_who_may_not_see_evaluations_sees_none_of_it(measured):
     client = Client()
     user = make_user(username="editor", is_staff=True)

@@ -48,7 +48,7 @@ def gate(*checks: dict[str, object]) -> dict[str, object]:
                        detail="4 seeds of each prompt are too few; about 19 would decide it, if the value stays.")),
             "differs by -0.07 from the teacher, and at least -0.10 is required with certainty (4 seeds of each prompt "
             "are too few; about 19 would decide it",
-            "*Measure again* with 19 seeds",
+            "Measure it again with 19 seeds",
         ),
         (gate(check("quality", found=None, decided=False)), "Nothing judged", "side by side"),
         (
@@ -75,15 +75,14 @@ def test_without_a_judge_a_person_compares_pictures():
             check("diversity to teacher", decided=False),
         )
     )
-    assert found.needs_eyes and "Besides: the diversity" in found.found
-    assert not explain(gate(check("diversity to teacher", decided=False))).needs_eyes
+    assert "Compare it blindly" in found.advice and "Besides: the diversity" in found.found
 
 
 def test_a_sure_failure_is_said_before_a_judge_that_is_missing():
     found = explain(
         gate(check("quality", found=None, decided=False), check("sharpness to teacher"))
     )
-    assert "the sharpness is 79%" in found.found and not found.needs_eyes
+    assert "the sharpness is 79%" in found.found and "blindly" not in found.advice
 
 
 def test_only_a_gate_without_a_sure_failure_is_undecided():

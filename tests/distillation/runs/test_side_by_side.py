@@ -7,7 +7,7 @@ from django.test import Client
 from django.urls import reverse
 from PIL import Image as Pictures
 
-from distillation.runs import folders, side_by_side
+from distillation.runs import blind_comparison, folders, side_by_side
 from generation.images import storage, store
 from generation.models import Embedding, Image, Job, Release
 from generation.releases import quality
@@ -128,10 +128,70 @@ def test_missing_pictures_are_made_by_jobs_of_both(admin, both):
     assert sorted(jobs) == [("new", 0, "admin")] * 3 + [("old", 0, "admin")] * 3
 
 
+# --- blindly --------------------------------------------------------------------------------------
+def blind(client: Client, **answers: str) -> str:
+    url = reverse("admin:generation_release_blind")
+    return client.get(url, COMPARE | answers).content.decode()
+
+
+def test_a_blind_comparison_does_not_say_which_picture_is_whose_and_counts_the_answers(admin, both):
+    for number in range(3):
+        picture("old", number, 20)
+        picture("new", number, 200)
+    page = blind(admin)
+    assert page.count("Left picture") == 3 and "Which picture is better?" in page
+    trials = blind_comparison.trials(*both)
+    for trial in trials:
+        links = [
+            reverse("admin:generation_release_compared", args=[release.pk, trial.pair.embedding, 5])
+            for release in both
+        ]
+        shown = sorted(links, key=page.index)
+        assert shown == (links[::-1] if trial.is_swapped else links)
+    # The new one is preferred twice, on whichever side it was.
+    chosen = {
+        trial.pair.embedding: "left" if trial.is_swapped else "right" for trial in trials[:2]
+    } | {trials[2].pair.embedding: "same"}
+    page = blind(admin, answered="1", **chosen)
+    assert "new was preferred 2 times, old 0 times, neither 1 time" in page
+    assert "probability of 0.50" in page and "Left picture" not in page
+
+
+def test_sides_are_drawn_for_each_pair_and_stay_the_same(both):
+    for number in range(3):
+        for release in ("old", "new"):
+            picture(release, number, 20)
+    first, second = blind_comparison.trials(*both), blind_comparison.trials(*both)
+    assert first == second
+    swaps = {
+        trial.is_swapped
+        for name in ("a", "b", "c", "d")
+        for trial in blind_comparison.trials(both[0], renamed(both[1], name))
+    }
+    assert swaps == {True, False}
+
+
+def renamed(release: Release, name: str) -> Release:
+    """The release with another name, and pictures under it."""
+    for number in range(3):
+        picture(name, number, 20)
+    release.name = name
+    return release
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "chance"), [(0, 0, None), (5, 5, 1.0), (0, 8, 2 / 256), (12, 4, 0.0768)]
+)
+def test_the_chance_of_a_tally_is_that_of_the_sign_test(first, second, chance):
+    found = blind_comparison.Tally(first, second, 3).chance
+    assert found == (None if chance is None else pytest.approx(chance, abs=1e-4))
+
+
 def test_who_may_not_see_releases_compares_none(both):
     client = Client()
     client.force_login(make_user(username="editor", is_staff=True))
     assert client.get(reverse("admin:generation_release_compare"), COMPARE).status_code == 403
+    assert client.get(reverse("admin:generation_release_blind"), COMPARE).status_code == 403
     picture("old", 1, 0)
     link = reverse("admin:generation_release_compared", args=[both[0].pk, "1" * 24, 5])
     assert client.get(link).status_code == 403

@@ -1,0 +1,65 @@
+"""Blind comparison of two releases by a person: which pictures are shown on which side, and what the answers say."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import comb
+
+from distillation.runs import side_by_side
+from distillation.runs.side_by_side import Pair
+from generation.models import Release
+
+SHOWN = 24  # pairs
+LEFT, RIGHT, SAME = "left", "right", "same"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A pair whose sides were drawn: what the left and the right picture are is not said."""
+
+    pair: Pair
+    is_swapped: bool  # the second release is on the left
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How often each release was preferred. chance: that preferences are at least as uneven if nobody can tell."""
+
+    first: int
+    second: int
+    same: int
+
+    @property
+    def chance(self) -> float | None:
+        """Return the two-sided probability of the sign test; None without a preference."""
+        count, most = self.first + self.second, max(self.first, self.second)
+        if not count:
+            return None
+        return min(1.0, 2 * sum(comb(count, k) for k in range(most, count + 1)) / 2**count)
+
+
+def trials(first: Release, second: Release) -> list[Trial]:
+    """Return up to SHOWN pairs in an order and with sides that follow from a hash: the same at every call.
+
+    They are not those that changed most, which would be no fair sample.
+    """
+
+    def drawn(pair: Pair) -> bytes:
+        text = f"{first.name} {second.name} {pair.embedding} {pair.seed}"
+        return hashlib.sha256(text.encode()).digest()
+
+    chosen = sorted(side_by_side.pairs(first, second), key=drawn)[:SHOWN]
+    return [Trial(pair, is_swapped=bool(drawn(pair)[-1] & 1)) for pair in chosen]
+
+
+def tally(found: list[Trial], answers: Mapping[str, str]) -> Tally:
+    """Count the answers. answers: LEFT, RIGHT or SAME by the pair's embedding; others are left out."""
+    first = second = same = 0
+    for trial in found:
+        answer = answers.get(trial.pair.embedding)
+        if answer == SAME:
+            same += 1
+        elif answer in (LEFT, RIGHT):
+            is_first = (answer == LEFT) != trial.is_swapped
+            first, second = first + is_first, second + (not is_first)
+    return Tally(first, second, same)
