@@ -21,7 +21,7 @@ from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 from distillation.admin import files
 from distillation.design import files as results
 from distillation.design.candidates import Candidate
-from distillation.design.limits import WISHES, LimitRefused, shown
+from distillation.design.limits import BEST, WISHES, LimitRefused, shown
 from distillation.models import Design
 from distillation.pipeline.summaries import SUMMARIES
 from distillation.runs import briefs, designs, durations
@@ -55,6 +55,7 @@ class DesignForm(forms.ModelForm):
     quality = _text("Quality", "Least quality: right pictures, student ÷ teacher, such as 0.97.")
     wish = forms.ChoiceField(
         choices=[(wish, wish) for wish in WISHES],
+        initial=BEST,
         widget=UnfoldAdminSelectWidget,
         help_text="Which student within the limits is chosen.",
     )

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image as Pictures
 
 from distillation.models import Example, Run
-from distillation.runs import folders
+from distillation.runs import designs, folders
 from distillation.runs import lifecycle as runs
 from tests.acceptance import browser
 from tests.acceptance.browser import Visitor
@@ -104,3 +104,26 @@ def test_the_slider_over_two_releases_moves_by_keys(visitor: Visitor):
     over = page.locator(".rt-over")
     assert "60%" in over.evaluate("image => image.style.clipPath")
     assert visitor.loaded(".rt-stack img") == [64, 64]
+
+
+def test_a_design_is_requested_and_watched_without_a_reload(visitor: Visitor):
+    make_release(name="teacher-1", kind="teacher")
+    page = visitor.page
+    page.goto("/admin/distillation/design/add/")
+    page.get_by_label("Size").fill("8MB")
+    page.get_by_label("Hours").fill("2")
+    page.get_by_role("button", name="Save", exact=True).click()
+    page.get_by_text("design-").first.wait_for()
+    design = designs.claim("worker-1")
+    page.goto(f"/admin/distillation/design/{design.pk}/change/")
+    designs.note(design, seconds=1800, at_work="Candidate 0: rung 1")
+    page.get_by_text("25.0 %").wait_for()
+    page.get_by_text("Candidate 0: rung 1").wait_for()
+
+    folder = designs.output(design)
+    folder.mkdir(parents=True)
+    (folder / "report.html").write_text("<h1>Front of the design</h1>")
+    designs.finish(design, choice=None, reason="None is within the limits.")
+    page.get_by_text("None is within the limits.").first.wait_for()
+    page.get_by_role("link", name="Report").click()
+    page.get_by_role("heading", name="Front of the design").wait_for()
