@@ -65,7 +65,10 @@ def choose(candidates: Sequence[Candidate], limits: Limits, wish: str) -> Choice
 
 
 def nearest(candidates: Sequence[Candidate], limits: Limits) -> list[Nearest]:
-    """Return for each limit the measured candidate that misses it by the least, within the other limits if one is."""
+    """Return for each limit that none meets the measured candidate that misses it by the least.
+
+    Among those within the other limits, if there are any.
+    """
     found = []
     for name in NAMES:
         limit = getattr(limits, name)
@@ -74,7 +77,7 @@ def nearest(candidates: Sequence[Candidate], limits: Limits) -> list[Nearest]:
             continue
         kept = [one for one in measured if _within(one, limits, without=name)] or measured
         best = max(kept, key=lambda one: (_slack(one, name, limit), -one.number))
-        if _slack(best, name, limit) < 0 or kept is measured:
+        if _slack(best, name, limit) < 0:
             found.append(Nearest(name, limit, _cost(best, name), best.number))
     return found
 

@@ -56,52 +56,52 @@ def next_job(
 def ranked(judged: Sequence[Candidate], wish: str, rung: int) -> list[Candidate]:
     """Return the candidates of a rung, the best first: the wish decides among those of one front.
 
-    best: by quality. smallest, fastest: first those that no other is better than in every respect; among these by the
-    sum of their places in quality and in what is wished.
+    best: by score (`Judged.score`). smallest, fastest: first those that no other is better than in every respect; among
+    these by the sum of their places by score and in what is wished.
     """
-
-    def quality(candidate: Candidate) -> tuple[float, float]:
-        found = candidate.rungs[rung]
-        return (-found.quality, found.distance)
-
-    by_quality = sorted(judged, key=quality)
+    scores = _ranks([-candidate.rungs[rung].score for candidate in judged])
     cost = {SMALLEST: _size, FASTEST: _time}.get(wish)
     if cost is None:
-        return by_quality
-    fronts = _fronts(judged, rung)
-    qualities = _ranks([-candidate.rungs[rung].quality for candidate in judged])
-    costs = _ranks([cost(candidate) for candidate in judged])
-    places = {
-        candidate.number: (fronts[candidate.number], qualities[place] + costs[place])
-        for place, candidate in enumerate(judged)
-    }
+        places = {one.number: (0, scores[place]) for place, one in enumerate(judged)}
+    else:
+        fronts = _fronts(judged, rung)
+        costs = _ranks([cost(candidate) for candidate in judged])
+        places = {
+            one.number: (fronts[one.number], scores[place] + costs[place])
+            for place, one in enumerate(judged)
+        }
     return sorted(judged, key=lambda candidate: (*places[candidate.number], candidate.number))
 
 
 def _fronts(judged: Sequence[Candidate], rung: int) -> dict[int, int]:
     """Return for each number the front it is in, by non-dominated sorting: 0 is the Pareto front."""
+
+    def values(one: Candidate) -> tuple[float, float, float]:
+        return _size(one), _time(one), -one.rungs[rung].score
+
     found: dict[int, int] = {}
     left = list(judged)
     while left:
-        front = [one for one in left if not any(dominates(other, one, rung=rung) for other in left)]
+        front = [
+            one for one in left if not any(_is_better(values(other), values(one)) for other in left)
+        ]
         level = max(found.values(), default=-1) + 1
         found |= {candidate.number: level for candidate in front}
         left = [candidate for candidate in left if candidate.number not in found]
     return found
 
 
-def dominates(one: Candidate, other: Candidate, *, rung: int | None = None) -> bool:
-    """Return whether the first is as good in size, time and quality, and better in one.
+def dominates(one: Candidate, other: Candidate) -> bool:
+    """Return whether the first is as good in size, time and quality, each by its last rung, and better in one."""
 
-    rung: None compares the last one of each.
-    """
-    ours, theirs = _values(one, rung), _values(other, rung)
-    return all(a <= b for a, b in zip(ours, theirs, strict=True)) and ours != theirs
+    def values(one: Candidate) -> tuple[float, float, float]:
+        return _size(one), _time(one), -one.rungs[-1].quality
+
+    return _is_better(values(one), values(other))
 
 
-def _values(candidate: Candidate, rung: int | None) -> tuple[float, float, float]:
-    judged: Judged = candidate.rungs[-1 if rung is None else rung]
-    return _size(candidate), _time(candidate), -judged.quality
+def _is_better(ours: tuple[float, ...], theirs: tuple[float, ...]) -> bool:
+    return ours != theirs and all(a <= b for a, b in zip(ours, theirs, strict=True))
 
 
 def _size(candidate: Candidate) -> float:
@@ -113,8 +113,10 @@ def _time(candidate: Candidate) -> float:
     return costs.time if costs is not None and costs.time is not None else float("inf")
 
 
-def agreement(candidates: Sequence[Candidate], rung: int) -> tuple[float | None, int]:
-    """Return Spearman's rank correlation of quality in the rung and in the next, and of how many candidates.
+def agreement(
+    candidates: Sequence[Candidate], rung: int, value: Callable[[Judged], float]
+) -> tuple[float | None, int]:
+    """Return Spearman's rank correlation of a value in the rung and in the next, and of how many candidates.
 
     None for fewer than three, and where all are equal.
     """
@@ -122,10 +124,10 @@ def agreement(candidates: Sequence[Candidate], rung: int) -> tuple[float | None,
     if len(both) < 3:
         return None, len(both)
     first, second = (
-        _ranks([candidate.rungs[place].quality for candidate in both]) for place in (rung, rung + 1)
+        _ranks([value(candidate.rungs[place]) for candidate in both]) for place in (rung, rung + 1)
     )
     mean = sum(first) / len(first)
-    spreads = [sum((value - mean) ** 2 for value in ranks) for ranks in (first, second)]
+    spreads = [sum((place - mean) ** 2 for place in ranks) for ranks in (first, second)]
     if not all(spreads):
         return None, len(both)
     joint = sum((a - mean) * (b - mean) for a, b in zip(first, second, strict=True))

@@ -102,10 +102,16 @@ def agreement(candidates: Sequence[Candidate]) -> list[str]:
     """Return a sentence on each pair of neighbouring rungs: do they put candidates into the same order?"""
     found = []
     for rung in range(halving.TOP):
-        value, count = halving.agreement(candidates, rung)
         of = f"{100 * SHARES[rung]:.0f} % and {100 * SHARES[rung + 1]:.0f} % of the training"
-        if value is not None:
-            found.append(f"{of}: rank correlation {value:.2f} over {count} candidates.")
+        quality, count = halving.agreement(candidates, rung, lambda judged: judged.quality)
+        score, _ = halving.agreement(candidates, rung, lambda judged: judged.score)
+        values = [
+            f"{value:.2f} {words}"
+            for value, words in ((quality, "by quality"), (score, "by what ranks them in a rung"))
+            if value is not None
+        ]
+        if values:
+            found.append(f"{of}: rank correlation {', '.join(values)}, over {count} candidates.")
         elif count:
             found.append(f"{of}: {count} in both, too few or too equal for a rank correlation.")
     return found or ["No candidate was trained for two rungs."]

@@ -30,7 +30,8 @@ from distillation.pipeline.stages import Chain
 from distillation.resumable import atomic
 from distillation.training.errors import RecipeRefused
 
-JUDGED = 256  # pictures in the first rung, twice as many in each further one
+JUDGED = 256  # pictures in the first rung, twice and four times as many in the further ones
+MOST_TIMES = 4
 MOST_EACH = 8  # of a prompt in the first rung
 SKIPPED = SEEDS_EACH // 2  # seeds: evaluations and the gate have those before
 MOST_PICTURES = 2048  # of the VAE, for a training: a short one sees few of them
@@ -114,7 +115,7 @@ class Ladder:
         """Return the seeds of a rung: of no pair and of no evaluation, and those of the rungs before among them."""
         slugs = self.loaded.catalogue.slugs
         each = max(1, min(MOST_EACH, ceil(JUDGED / len(slugs))))
-        return seeds_of(slugs, each=each * 2**rung, skip=SKIPPED)
+        return seeds_of(slugs, each=each * min(2**rung, MOST_TIMES), skip=SKIPPED)
 
     def prepare(self) -> None:
         """Make the pairs, and the teacher's pictures of the first rung, which all candidates share."""

@@ -1,7 +1,7 @@
 """Choice of the next candidate by Optuna: a multi-objective, constraint-aware TPE over what was measured so far.
 
 The study is built in memory from the candidates each time: their rows are the only record (docs/decisions/0028). It
-minimises size and time and maximises the quality of the first rung, where all candidates had the same training; what is
+minimises size and time and maximises the score of the first rung, where all candidates had the same training; what is
 over a limit is a violated constraint. Choices that were taken already are not taken again.
 """
 
@@ -19,7 +19,7 @@ from distillation.design.candidates import Candidate, Params
 from distillation.design.limits import Limits
 from distillation.design.space import ORDERED, Space
 
-# Of size, time and the quality of the first rung.
+# Of size, time and the score of the first rung.
 DIRECTIONS = (StudyDirection.MINIMIZE, StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE)
 RANDOM = 8  # candidates before the model of the space counts
 TRIES = 20  # of the model, before a choice is drawn evenly from those that are left
@@ -70,10 +70,10 @@ def _trial(
         return optuna.create_trial(state=TrialState.FAIL, params=params, distributions=axes)
     if costs is None or (costs.are_within(limits) and not candidate.rungs):
         return optuna.create_trial(state=TrialState.RUNNING, params=params, distributions=axes)
-    # Of what is over a limit only the excess counts: it was never trained, and has no quality.
-    quality = candidate.rungs[0].quality if candidate.rungs else 0.0
+    # Of what is over a limit only the excess counts: it was never trained, and has no score.
+    score = candidate.rungs[0].score if candidate.rungs else 0.0
     return optuna.create_trial(
-        values=[float(costs.size), costs.time or 0.0, quality],
+        values=[float(costs.size), costs.time or 0.0, score],
         params=params,
         distributions=axes,
         constraints=costs.excess(limits),

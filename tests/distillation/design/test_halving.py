@@ -65,12 +65,26 @@ def test_the_wish_decides_among_those_that_nothing_is_better_than(wish, first):
     assert order[0] == first and order[-1] == 3
 
 
+def test_where_all_have_quality_0_the_nearer_to_the_teacher_goes_on():
+    blank = [
+        replace(one, rungs=(replace(one.rungs[0], quality=0.0, distance=distance),))
+        for one, distance in zip(
+            [candidate(n, 0.5) for n in range(3)], (1.2, 0.9, 1.3), strict=True
+        )
+    ]
+
+    assert next_of(blank) == (1, 1)
+
+
 def test_the_agreement_of_rungs_is_spearmans():
     same = [candidate(n, q, q + 0.1) for n, q in enumerate((0.5, 0.6, 0.7, 0.8))]
     turned = [candidate(n, q, 1 - q) for n, q in enumerate((0.5, 0.6, 0.7))]
 
-    assert halving.agreement(same, 0) == (pytest.approx(1.0), 4)
-    assert halving.agreement(turned, 0) == (pytest.approx(-1.0), 3)
+    def quality(judged):
+        return judged.quality
+
+    assert halving.agreement(same, 0, quality) == (pytest.approx(1.0), 4)
+    assert halving.agreement(turned, 0, quality) == (pytest.approx(-1.0), 3)
     mixed = [candidate(n, *pair) for n, pair in enumerate(((1, 1), (2, 3), (3, 2), (4, 4)))]
-    assert halving.agreement(mixed, 0) == (pytest.approx(0.8), 4)
-    assert halving.agreement(same[:2], 0) == (None, 2)
+    assert halving.agreement(mixed, 0, quality) == (pytest.approx(0.8), 4)
+    assert halving.agreement(same[:2], 0, quality) == (None, 2)
