@@ -126,7 +126,7 @@ def undecided(evaluation: Evaluation) -> list[str]:
         decisive = noninferiority.decisive(verdict, evaluation.seeds_each)
         if verdict.measure == "each_prompt":
             found.append(
-                f"{name}: “{_greatest_loss(evaluation)}” lost {form.points(verdict.estimate or 0)} on "
+                f"{name}: “{_greatest_loss(evaluation)}” changed by {form.points(verdict.estimate or 0)} on "
                 f"{form.count(evaluation.seeds_each, 'seed')}. Chance alone makes some such losses: the gate "
                 "measures these prompts again with new seeds, and only that counts."
             )

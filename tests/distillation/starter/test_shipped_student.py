@@ -1,0 +1,62 @@
+"""The committed student loads, and its pictures are as right as its manifest says."""
+
+import csv
+from math import sqrt
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from distillation.detector import network as detectors
+from distillation.evaluation import attributes, pictures, sharpness
+from distillation.evaluation.perceptual_distance import fitted
+from distillation.evaluation.prompts import Prompts, seeds_of
+from distillation.evaluation.report.sheets import spread
+from distillation.trainers.catalogue import bits_of
+from generation.engine import release as releases
+from generation.engine.prompts.prompt_embeds import TENSOR
+from generation.management.commands.bootstrap import SHIPPED
+
+ROOT = Path(__file__).resolve().parents[3]
+STARTER = ROOT / "generation" / "starter"
+JUDGED = 32  # prompts, a picture of each
+
+
+def test_the_shipped_student_makes_as_many_right_pictures_as_its_manifest_says(tmp_path: Path):
+    """Chance alone fails it about once in ten thousand pictures of other seeds; these are always the same."""
+    folder = next(STARTER / name for name in SHIPPED if name.startswith("student"))
+    manifest = releases.read(folder)
+    with (STARTER / "catalogue.csv").open(encoding="utf-8") as file:
+        known = {row["slug"]: row for row in csv.DictReader(file)}
+    rows = spread(len(manifest.covered_variants), most=JUDGED)
+    slugs = [manifest.covered_variants[row] for row in rows]
+    detector = detectors.load(ROOT / "distillation" / "starter" / "judges" / "detector")
+    config = detector.config
+    tags = [known[slug]["tags"].split(",") for slug in slugs]
+    stated, wanted = bits_of(tags, config.bits, config.groups)
+    embeds = load_file(folder / releases.PROMPT_EMBEDS)[TENSOR][rows]
+    texts = tuple(known[slug]["text"] for slug in slugs)
+    prompts = Prompts(tuple(slugs), texts, embeds, manifest.encoder_fingerprint)
+
+    album = pictures.make(
+        folder,
+        prompts,
+        seeds_of(slugs, each=1),
+        cache=tmp_path,
+        device="cpu",
+        title="",
+        progress_bar=False,
+    )
+
+    made = torch.cat([album.read(row) for row in range(len(album))])
+    right = attributes.groups_right(
+        detector.probabilities(fitted(made, config.image_size)),
+        wanted=wanted,
+        stated=stated,
+        groups=config.groups,
+        thresholds=detector.thresholds,
+    )
+    share, measured = float(right.all(1).double().mean()), manifest.evaluation["right"]["student"]
+    error = sqrt(measured["value"] * (1 - measured["value"]) / JUDGED)
+    assert measured["low"] - 3.7 * error <= share <= measured["high"] + 3.7 * error
+    assert float(sharpness.gradient(made).min()) > 0.5  # none is blank
