@@ -42,7 +42,9 @@ def choose(
             seed=seed + len(candidates), multivariate=True, n_startup_trials=RANDOM
         )
     study = optuna.create_study(directions=DIRECTIONS, sampler=sampler)
-    study.add_trials([_trial(candidate, space, axes, limits) for candidate in candidates])
+    study.add_trials(
+        [_trial(one, space, axes, limits) for one in candidates if space.fits(one.params)]
+    )
     for _ in range(TRIES):
         trial = study.ask(dict(axes))
         params = {name: space.axes[name][_place(trial.params[name])] for name in axes}

@@ -93,9 +93,20 @@ class Search:
         candidate alone.
         """
         self.say("Pairs and the teacher's pictures, which all candidates share.")
-        self.ladder.prepare()
+        while not self._has_shared():
+            self.wait()
         while self._left() > 0 and self._step():
             pass
+
+    def _has_shared(self) -> bool:
+        """Make what all candidates share. Return False while another process makes it."""
+        if self.clock.is_over():
+            raise SliceOver
+        try:
+            self.ladder.prepare()
+        except StageBusy:
+            return False
+        return True
 
     def _left(self) -> float:
         return self.order.hours * 3600 - self.clock.spent()
@@ -220,8 +231,9 @@ class Search:
         )
         try:
             judged = self.ladder.judge(candidate, rung)
-        except StageBusy:
-            raise
+        except StageBusy:  # another process builds a stage that both candidates share
+            self.wait()
+            return
         except (TrainingError, EngineError) as error:
             self._refuse(candidate, error)
             return
@@ -250,7 +262,7 @@ class Search:
 
 
 def _served(candidate: Candidate) -> tuple[str | int, ...]:
-    return tuple(candidate.params[name] for name in SERVED)
+    return tuple(candidate.params.get(name, "") for name in SERVED)
 
 
 def _length(rung: int) -> float:

@@ -54,6 +54,9 @@ class Space:
                 yield params
 
     def fits(self, params: Params) -> bool:
+        """Return whether the choice is one of the space's."""
+        if any(params.get(name) not in values for name, values in self.axes.items()):
+            return False
         return (str(params["cut"]), str(params["width"])) in self.students
 
     def first(self) -> Params:
@@ -74,6 +77,7 @@ class Space:
     def changes(self, params: Params) -> dict[str, Any]:
         """Return what the choice changes of the recipe, for `overrides.changed` and a recipe's file."""
         recipe, first = self.recipe, self.first()
+        params = {**first, **params}  # of before an axis was added
         timesteps = [int(text) for text in str(params["timesteps"]).split()]
         found: dict[str, Any] = {
             "student": {

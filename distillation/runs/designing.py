@@ -32,6 +32,7 @@ from generation.releases import lifecycle as releases
 log = structlog.get_logger(__name__)
 
 NOTE_SECONDS = 1.0  # between two writes of the progress
+WAIT_SECONDS = 1.0  # for other processes, before the next look
 Show = Callable[[float, str], None]  # (seconds worked, what is at work)
 
 
@@ -61,6 +62,12 @@ class Watch:
 
     def say(self, text: str) -> None:
         self.at_work = text
+
+    def wait(self) -> None:
+        """Wait for other processes of the design, which is no work."""
+        self._note()
+        time.sleep(WAIT_SECONDS)
+        self._noted = time.monotonic()
 
     def __call__(self, title: str, done: int, total: int) -> bool:
         """`resumable.progress.Watcher`, between two steps."""
@@ -146,7 +153,7 @@ def execute(
     journal = designs.Rows(design)
     try:
         with progress.watched(watch):
-            Search(order, ladder, journal, watch, say=both).run()
+            Search(order, ladder, journal, watch, say=both, wait=watch.wait).run()
     except progress.SliceOver:
         if watch.is_over():
             raise

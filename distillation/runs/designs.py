@@ -184,6 +184,11 @@ def cancel(design: Design) -> Design:
     return design
 
 
+def forget(design: Design) -> None:
+    """Delete a design that could not begin; one that has begun stays."""
+    Design.objects.filter(pk=design.pk, seconds=0, candidates=None).delete()
+
+
 def rescue() -> int:
     """Give back designs whose processes are lost. Idempotent."""
     lost = list(Design.objects.filter(status=Status.RUNNING, lease_expires_at__lt=Now()))

@@ -100,7 +100,11 @@ class Command(BaseCommand):
 
     def design(self, options: dict[str, Any]) -> None:
         design = self.row(options)
-        ladder = designing.prepare(design, detector=options["detector"])
+        try:
+            ladder = designing.prepare(design, detector=options["detector"])
+        except Exception:
+            designs.forget(design)
+            raise
         design = designs.join(design, settings.WORKER_NAME, hours=options["hours"])
         if design.status == Design.Status.RUNNING:
             with _stopping() as stopped, self.bar(design, options["verbosity"] > 0) as bar:
@@ -118,8 +122,10 @@ class Command(BaseCommand):
                         say=lambda text: self.say(bar, text),
                     )
                 except SliceOver:
-                    designs.leave(design)
-                    raise SystemExit(self.stopped(design, stopped)) from None
+                    if Design.objects.get(pk=design.pk).is_open:
+                        designs.leave(design)
+                        raise SystemExit(self.stopped(design, stopped)) from None
+                    # Another process has ended it, or a person.
                 except BaseException as error:
                     if isinstance(error, Exception):
                         designs.fail(design, str(error) or repr(error))

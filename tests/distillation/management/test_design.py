@@ -104,7 +104,7 @@ def test_what_cannot_be_designed_is_refused_by_name_before_anything_is_made(
 ):
     with pytest.raises(CommandError, match=named):
         design("--detector", str(detector), *arguments)
-    assert not list(django_settings.DATA_DIR.rglob("done.json"))
+    assert not list(django_settings.DATA_DIR.rglob("done.json")) and not Design.objects.exists()
 
 
 def until(look: Callable[[], object], process: subprocess.Popen[bytes]) -> None:
