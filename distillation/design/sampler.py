@@ -1,6 +1,6 @@
 """Choice of the next candidate by Optuna: a multi-objective, constraint-aware TPE over what was measured so far.
 
-The study is built in memory from the candidates each time: their rows are the only record (docs/decisions/0028). It
+The study is built in memory from the candidates each time: their rows are the only record (docs/decisions/0029). It
 minimises size and time and maximises the score of the first rung, where all candidates had the same training; what is
 over a limit is a violated constraint. Choices that were taken already are not taken again.
 """
