@@ -25,6 +25,7 @@ GROUPS = (
     ("/v1/releases", "Releases"),
     ("/v1/queues", "Queues"),
     ("/v1/runs", "Runs"),
+    ("/v1/designs", "Designs"),
 )
 OTHER = "Other"
 
@@ -39,6 +40,7 @@ BODIES: dict[str, Any] = {
     "put_prediction": {"input": {"prompt": TEXT}},
     "create_prediction_of_model": {"input": {"prompt": TEXT}},
     "create_run": {"anew": False},
+    "create_design": {"size": "8MB", "quality": "0.97", "wish": "smallest", "hours": 2},
     "create_variant": {"text": "a red clay ball on a glass table", "tags": ["red", "clay", "ball"]},
     "change_variant": {"tags": ["glass", "red", "vase"]},
     "pause_queue": {"reason": "maintenance"},

@@ -43,6 +43,7 @@ SPECTACULAR_SETTINGS = {
             ("Replicate", "Routes for Replicate's clients."),
             ("Releases", "Teachers and students that generate."),
             ("Runs", "Distillations that make releases."),
+            ("Designs", "Searches for a student within limits."),
             ("Queues", "Pause and resume queues of jobs."),
         )
     ],
@@ -62,6 +63,7 @@ SPECTACULAR_SETTINGS = {
         "JobCache": "generation.models.Job.Cache",
         "WebhookEvent": "generation.models.Delivery.Event",
         "DeliveryStatus": "generation.models.Delivery.Status",
+        "DesignStatus": "distillation.models.Design.Status",
         "RunStatus": "distillation.models.Run.Status",
         "RunOutcome": "distillation.models.Run.Outcome",
         "RunTrigger": "distillation.models.Run.Trigger",

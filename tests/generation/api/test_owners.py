@@ -26,6 +26,8 @@ SHARED = {
     "run-pause": "",
     "run-resume": "",
     "run-cancel": "",
+    "design": "designs of students",
+    "design-cancel": "",
     "replicate-model": "releases under Replicate's names",
     "replicate-model-predictions": "",
     "replicate-version": "",

@@ -60,6 +60,7 @@ def test_every_operation_is_described_with_its_security():
         "/v1/webhooks/default/secret",
         "/v1/webhooks/deliveries", "/v1/webhooks/deliveries/{delivery_id}/replay",
         "/v1/runs", "/v1/runs/{name}", "/v1/runs/{name}/pause", "/v1/runs/{name}/resume", "/v1/runs/{name}/cancel",
+        "/v1/designs", "/v1/designs/{number}", "/v1/designs/{number}/cancel",
     }  # fmt: skip
     for (_, path), operation in operations.items():
         assert operation["description"], path
