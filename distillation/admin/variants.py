@@ -12,6 +12,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.urls import reverse
 from django.utils import timezone
+from django.utils.formats import date_format
 from django.utils.html import format_html, format_html_join
 from django_celery_beat.models import PeriodicTask
 from unfold.decorators import action
@@ -43,7 +44,7 @@ class Runs:
             return ""
         now = timezone.now()
         due = now + task.schedule.remaining_estimate(task.last_run_at or now)
-        return f"{max(due, now):%Y-%m-%d %H:%M} UTC"
+        return date_format(max(due, now), "DATETIME_FORMAT")
 
     def of(self, variant: PromptVariant) -> str:
         """Return when a student may cover the variant."""

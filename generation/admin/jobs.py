@@ -155,6 +155,7 @@ class JobAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
             {
                 "row": attempt,
                 "badge": pictures.badge(attempt.outcome),
+                "started": pictures.when(attempt.started_at),
                 "took": seconds_between(attempt.started_at, attempt.ended_at),
             }
             for attempt in obj.attempts.all()
@@ -195,9 +196,7 @@ class JobAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
     def took(self, job: Job) -> str:
         return pictures.nowrap(seconds_between(job.created_at, job.finished_at))
 
-    @display(description="created", ordering="created_at")
-    def created(self, job: Job) -> str:
-        return pictures.nowrap(job.created_at.strftime("%m-%d %H:%M:%S"))
+    created = pictures.when_column("created_at", "created")
 
     @display(description="images")
     def count(self, job: Job) -> int:

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from django.contrib.humanize.templatetags.humanize import naturaltime
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotModified
 from django.shortcuts import get_object_or_404
 from django.template.loader import render_to_string
 from django.urls import reverse
+from django.utils.formats import date_format
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from unfold.decorators import display
@@ -91,7 +93,16 @@ def nowrap(text: str) -> SafeString:
 
 
 def when(moment: datetime | None) -> SafeString | str:
-    return nowrap(moment.strftime("%Y-%m-%d %H:%M")) if moment else "–"
+    """Return the time in the format of all pages, with the second and how long ago as a tooltip."""
+    if moment is None:
+        return "–"
+    return format_html(
+        '<time class="rt-nowrap" datetime="{}" title="{}, {}">{}</time>',
+        moment.isoformat(),
+        moment.strftime("%H:%M:%S"),
+        naturaltime(moment),
+        date_format(moment, "DATETIME_FORMAT"),
+    )
 
 
 def when_column(field: str, description: str) -> Callable[[Any, Any], SafeString | str]:

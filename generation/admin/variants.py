@@ -208,7 +208,7 @@ class PromptVariantAdmin(
                 f"revision {row.revision}, encoder {row.encoder_fingerprint[:12]}"
                 + in_use.get(row.encoder_fingerprint, " (not in use)"),
                 row.error or f"{' × '.join(map(str, row.shape))} {row.dtype}",
-                row.encoded_at.strftime("%Y-%m-%d %H:%M"),
+                pictures.when(row.encoded_at),
             )
             for row in rows[:20]
         ]

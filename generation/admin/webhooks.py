@@ -177,15 +177,13 @@ class DeliveryAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
     def answer(self, delivery: Delivery) -> str:
         return delivery.last_error or (str(delivery.last_status) if delivery.last_status else "–")
 
-    @display(description="created", ordering="created_at")
-    def created(self, delivery: Delivery) -> str:
-        return pictures.nowrap(delivery.created_at.strftime("%m-%d %H:%M:%S"))
+    created = pictures.when_column("created_at", "created")
 
     @display(description="next attempt", ordering="next_attempt_at")
     def next_attempt(self, delivery: Delivery) -> str:
         if delivery.status != Delivery.Status.PENDING:
             return "–"
-        return pictures.nowrap(delivery.next_attempt_at.strftime("%m-%d %H:%M:%S"))
+        return pictures.when(delivery.next_attempt_at)
 
     # --- actions
     def action_applies(self, name: str, obj: Any) -> bool:

@@ -19,6 +19,7 @@ ALLOWED_HOSTS = environment.env.list("ALLOWED_HOSTS", default=["localhost", "127
 CSRF_TRUSTED_ORIGINS = environment.env.list("CSRF_TRUSTED_ORIGINS", default=[])
 
 INSTALLED_APPS = [
+    "generation",  # before unfold: it extends a template of the same name
     "unfold",
     "unfold.contrib.filters",
     "unfold.contrib.forms",
@@ -37,7 +38,6 @@ INSTALLED_APPS = [
     "rest_framework",
     "drf_spectacular",
     "drf_spectacular_sidecar",
-    "generation",
     "distillation",
     "project",  # for its commands
 ]
@@ -76,6 +76,7 @@ TEMPLATES = [
 LANGUAGE_CODE = "en-us"
 TIME_ZONE = "UTC"
 USE_TZ = True
+FORMAT_MODULE_PATH = "project.formats"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}"}
@@ -122,6 +123,12 @@ UNFOLD = {
     "SHOW_VIEW_ON_SITE": False,
     "DASHBOARD_CALLBACK": "distillation.admin.dashboard.summary",
     "STYLES": [lambda request: static("generation/admin.css")],
+    "SCRIPTS": [lambda request: static("generation/admin.js")],
+    # Unfold's own, but for the lightness: text in them has a contrast of 4.5 on each ground that it stands on.
+    "COLORS": {
+        "base": {"500": "oklch(53% .027 264.364)"},
+        "primary": {"500": "oklch(69.5% .22 304.5)"},
+    },
     "SIDEBAR": {
         "show_search": True,
         "navigation": "generation.admin.navigation.navigation",

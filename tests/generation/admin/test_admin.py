@@ -2,7 +2,8 @@
 
 import io
 import json
-from datetime import timedelta
+import re
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from django.contrib.admin import site
@@ -424,6 +425,16 @@ def test_a_queue_is_paused_and_resumed(admin):
     assert "generation is running" in notices(do(admin, queue, "resume"))
     viewer = staff("view_queue")
     assert viewer.post(url("queue", "do", "generation", "pause")).status_code == 403
+
+
+def test_times_have_one_format_in_lists_and_on_pages(admin):
+    at = datetime(2026, 3, 4, 15, 6, 7, tzinfo=UTC)
+    job = make_job(created_at=at)
+    for page in (url("job", "changelist"), url("job", "change", job.pk)):
+        assert "2026-03-04 15:06 UTC" in admin.get(page).content.decode()
+    assert re.search(
+        r'title="15:06:07, [^"]+"', admin.get(url("job", "changelist")).content.decode()
+    )
 
 
 def test_what_is_stocked_is_shown_and_not_edited(admin):

@@ -1,0 +1,1 @@
+"""Formats of dates and times on pages, by language, for FORMAT_MODULE_PATH."""
