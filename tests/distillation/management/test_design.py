@@ -108,7 +108,7 @@ def test_what_cannot_be_designed_is_refused_by_name_before_anything_is_made(
 
 
 def until(look: Callable[[], object], process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 900  # a machine may be busy
     while not look():
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
@@ -144,11 +144,11 @@ def test_a_killed_search_goes_on_with_the_same_command_and_loses_nothing(
     second = begin()
     until(lambda: DesignCandidate.objects.filter(rungs__0__rung=0).count() == 2, second)
     second.send_signal(signal.SIGTERM)
-    assert second.wait(120) == 128 + signal.SIGTERM, (tmp_path / "log").read_text()
+    assert second.wait(600) == 128 + signal.SIGTERM, (tmp_path / "log").read_text()
     assert Design.objects.get().status == "paused"
 
     third = begin()
-    assert third.wait(300) == 0, (tmp_path / "log").read_text()
+    assert third.wait(900) == 0, (tmp_path / "log").read_text()
     row = Design.objects.get()
     assert (row.status, row.choice is not None) == ("succeeded", True)
     again = DesignCandidate.objects.get(pk=killed.pk)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from distillation.evaluation.noninferiority import Margins
 from distillation.pipeline import recipes
 from distillation.pipeline.overrides import changed
 from distillation.pipeline.recipes import ONE_STEP, RECIPES, TWO_STEP
@@ -89,3 +90,11 @@ def test_a_teacher_that_predicts_noise_cannot_begin_where_there_is_nothing_else(
 
     with pytest.raises(RecipeRefused, match="timesteps"):
         changed(ONE_STEP, {"image_size": 64}).check(replace(teacher, schedule=schedule))
+
+
+def test_margins_of_the_gate_are_those_of_the_report_too():
+    """Recipes of before have them in the gate alone."""
+    plain = RECIPES["starter-1step"]
+    assert plain.margins == plain.evaluation.margins == Margins()
+    own = changed(plain, {"gate": {"to_teacher": {"attributes_right": 0.6}}})
+    assert own.margins == Margins(attributes_right=0.6)

@@ -117,7 +117,8 @@ def test_pictures_of_the_field_change_what_is_measured_and_not_what_is_trained_w
         make_accepted(variant, seed)
     after = inputs.gather(teacher, **judges)
     assert before.real is None and after.real == snapshot.pictures(after.catalogue)
-    assert inputs.gather(teacher, detector=str(detector)).real is None  # no CLIP compares them
+    alone = inputs.gather(teacher, detector=str(detector))
+    assert alone.clip is None and alone.real is not None  # compared by sharpness and texture
     assert inputs.gather(teacher, real=str(tmp_path), **judges).real == tmp_path
 
     assert changed(before, after, {"recipe": "starter-1step"}) == {"evaluation", "gate", "release"}
