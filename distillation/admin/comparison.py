@@ -67,8 +67,8 @@ class ComparisonMixin:
             "pairs": page,
             "rows": [(pair, _words(pair), *_links(first, second, pair)) for pair in page],
             "blind_url": reverse("admin:generation_release_blind") + _query(first, second),
-            "previous": _link(first, second, page.previous_page_number()) if page.has_previous() else "",
-            "following": _link(first, second, page.next_page_number()) if page.has_next() else "",
+            "previous": _query(first, second, page=page.previous_page_number()) if page.has_previous() else "",
+            "following": _query(first, second, page=page.next_page_number()) if page.has_next() else "",
         }  # fmt: skip
         return TemplateResponse(request, "distillation/admin/compare.html", context)
 
@@ -110,7 +110,7 @@ class ComparisonMixin:
             messages.success(
                 request, f"{count} jobs make the pictures. Reload the page in a moment."
             )
-        return redirect(reverse("admin:generation_release_compare") + _link(first, second))
+        return redirect(reverse("admin:generation_release_compare") + _query(first, second, page=1))
 
     def compared_view(
         self, request: HttpRequest, release_id: int, embedding: str, seed: int
@@ -142,8 +142,8 @@ def _chosen(request: HttpRequest) -> tuple[Release | None, Release | None]:
     return active, others.order_by("-registered_at").first()
 
 
-def _query(first: Release, second: Release) -> str:
-    return f"?{urlencode({'first': first.name, 'second': second.name})}"
+def _query(first: Release, second: Release, **more: int) -> str:
+    return f"?{urlencode({'first': first.name, 'second': second.name, **more})}"
 
 
 def _hidden(first: Release, second: Release, trial: Trial) -> dict[str, Any]:
@@ -151,10 +151,6 @@ def _hidden(first: Release, second: Release, trial: Trial) -> dict[str, Any]:
     links = _links(first, second, trial.pair)
     left, right = reversed(links) if trial.is_swapped else links
     return {"pair": trial.pair, "left": left, "right": right}
-
-
-def _link(first: Release, second: Release, page: int = 1) -> str:
-    return f"?{urlencode({'first': first.name, 'second': second.name, 'page': page})}"
 
 
 def _links(first: Release, second: Release, pair: Pair) -> list[str]:

@@ -26,7 +26,7 @@ from distillation.models import Design
 from distillation.pipeline.summaries import SUMMARIES
 from distillation.runs import briefs, designs, durations
 from generation.admin import pictures
-from generation.admin.actions import ObjectActionsMixin, ReadOnlyMixin
+from generation.admin.actions import ObjectActionsMixin, RequestedMixin
 from generation.errors import GenerationError
 
 PROGRESS = "distillation/admin/design_progress.html"
@@ -106,7 +106,9 @@ class DesignForm(forms.ModelForm):
 
 
 @admin.register(Design)
-class DesignAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
+class DesignAdmin(RequestedMixin, ObjectActionsMixin, ModelAdmin):
+    add_form = DesignForm
+    add_fields = ("size", "time", "memory", "quality", "wish", "hours", "tags", "recipe")
     list_display = ("named", "status_badge", "progress", "limits_words", "wish", "result", "created")  # fmt: skip
     list_filter = (("status", ChoicesDropdownFilter),)
     list_filter_submit = True
@@ -133,34 +135,6 @@ class DesignAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
     )  # fmt: skip
 
     # --- requesting one
-    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return ModelAdmin.has_add_permission(self, request)
-
-    def get_form(self, request: HttpRequest, obj: Any = None, *args: Any, **kwargs: Any) -> Any:
-        return DesignForm if obj is None else super().get_form(request, obj, *args, **kwargs)
-
-    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
-        if obj is None:
-            fields = ["size", "time", "memory", "quality", "wish", "hours", "tags", "recipe"]
-            return [(None, {"fields": fields})]
-        return super().get_fieldsets(request, obj)
-
-    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
-        return [] if obj is None else super().get_readonly_fields(request, obj)
-
-    def changeform_view(
-        self,
-        request: HttpRequest,
-        object_id: str | None = None,
-        form_url: str = "",
-        extra_context: dict[str, Any] | None = None,
-    ) -> Any:
-        if object_id is None:  # ReadOnlyMixin forbids POST
-            hidden = ("show_save_and_continue", "show_save_and_add_another")
-            context = dict.fromkeys(hidden, False) | (extra_context or {})
-            return ModelAdmin.changeform_view(self, request, None, form_url, context)
-        return super().changeform_view(request, object_id, form_url, extra_context)
-
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
         design = designs.create(form.brief, is_for_workers=True, created_by=request.user)
         obj.__dict__.update(design.__dict__)

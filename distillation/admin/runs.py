@@ -27,7 +27,7 @@ from distillation.runs import approval, curves, durations, explanation, folders,
 from distillation.runs import lifecycle as runs
 from distillation.runs import policy as redistillation
 from generation.admin import pictures
-from generation.admin.actions import ObjectActionsMixin, ReadOnlyMixin
+from generation.admin.actions import ObjectActionsMixin, RequestedMixin
 from generation.admin.jobs import seconds_between
 from generation.errors import GenerationError
 
@@ -42,7 +42,9 @@ PLAN = "_plan"  # name of the button that shows what would begin
 
 
 @admin.register(Run)
-class RunAdmin(ApprovalsMixin, ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
+class RunAdmin(ApprovalsMixin, RequestedMixin, ObjectActionsMixin, ModelAdmin):
+    add_form = RunForm
+    add_fields = ("recipe", "changes", "trains_on", "policy")
     list_display = ("named", "status_badge", "progress", "outcome_badge", "what_for", "took", "created")  # fmt: skip
     list_filter = (("status", ChoicesDropdownFilter), ("outcome", ChoicesDropdownFilter))
     list_filter_submit = True
@@ -82,22 +84,6 @@ class RunAdmin(ApprovalsMixin, ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
     )
 
     # --- beginning one
-    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return ModelAdmin.has_add_permission(self, request)
-
-    def get_form(self, request: HttpRequest, obj: Any = None, *args: Any, **kwargs: Any) -> Any:
-        if obj is None:
-            return RunForm
-        return super().get_form(request, obj, *args, **kwargs)
-
-    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
-        if obj is None:
-            return [(None, {"fields": ["recipe", "changes", "trains_on", "policy"]})]
-        return super().get_fieldsets(request, obj)
-
-    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
-        return [] if obj is None else super().get_readonly_fields(request, obj)
-
     def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
         default = {"recipe": settings.DISTILLATION_RECIPE, "policy": settings.PROMOTION}
         return default | getattr(request, "given", {})
@@ -109,21 +95,18 @@ class RunAdmin(ApprovalsMixin, ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
         form_url: str = "",
         extra_context: dict[str, Any] | None = None,
     ) -> Any:
-        if object_id is None:  # ReadOnlyMixin forbids POST
-            hidden = ("show_save_and_continue", "show_save_and_add_another")
-            context = dict.fromkeys(hidden, False) | (extra_context or {})
+        context = dict(extra_context or {})
+        if object_id is None and PLAN in request.POST and self.has_add_permission(request):
             try:
-                if PLAN in request.POST and self.has_add_permission(request):
-                    form = self.get_form(request)(request.POST, request.FILES)
-                    if form.is_valid():
-                        context["plan"] = run_form.plan(form, request.user)
-                        # The form is shown again with what was given, and nothing is saved.
-                        request.method, request.given = "GET", form.given()  # type: ignore[attr-defined]
-                return ModelAdmin.changeform_view(self, request, None, form_url, context)
+                form = self.get_form(request)(request.POST, request.FILES)
+                if form.is_valid():
+                    context["plan"] = run_form.plan(form, request.user)
+                    # The form is shown again with what was given, and nothing is saved.
+                    request.method, request.given = "GET", form.given()  # type: ignore[attr-defined]
             except GenerationError as error:
                 messages.error(request, error.detail)
                 return redirect(request.get_full_path())
-        return super().changeform_view(request, object_id, form_url, extra_context)
+        return super().changeform_view(request, object_id, form_url, context)
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
         planned = run_form.plan(form, request.user)

@@ -186,3 +186,43 @@ class ReadOnlyMixin:
         return super().changeform_view(  # type: ignore[misc]
             request, object_id, form_url, hidden | (extra_context or {})
         )
+
+
+class RequestedMixin(ReadOnlyMixin):
+    """For a ModelAdmin whose rows people request by a form, and the system writes from then on.
+
+    add_form: the form, without the model's own fields; add_fields: its fields, in order.
+    """
+
+    add_form: Any
+    add_fields: tuple[str, ...]
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return super(ReadOnlyMixin, self).has_add_permission(request)  # type: ignore[misc]
+
+    def get_form(self, request: HttpRequest, obj: Any = None, *args: Any, **kwargs: Any) -> Any:
+        if obj is None:
+            return self.add_form
+        return super().get_form(request, obj, *args, **kwargs)  # type: ignore[misc]
+
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        if obj is None:
+            return [(None, {"fields": self.add_fields})]
+        return super().get_fieldsets(request, obj)  # type: ignore[misc]
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
+        return [] if obj is None else super().get_readonly_fields(request, obj)
+
+    def changeform_view(
+        self,
+        request: HttpRequest,
+        object_id: str | None = None,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> Any:
+        if object_id is not None:
+            return super().changeform_view(request, object_id, form_url, extra_context)
+        hidden = ("show_save_and_continue", "show_save_and_add_another")
+        context = dict.fromkeys(hidden, False) | (extra_context or {})
+        # ReadOnlyMixin forbids POST.
+        return super(ReadOnlyMixin, self).changeform_view(request, None, form_url, context)  # type: ignore[misc]
