@@ -9,6 +9,7 @@ third is rounded up, so that the remaining time goes into them.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil
+from statistics import StatisticsError, correlation
 
 from distillation.design.candidates import Candidate, Judged
 from distillation.design.limits import FASTEST, SMALLEST, Limits
@@ -126,12 +127,10 @@ def agreement(
     first, second = (
         _ranks([value(candidate.rungs[place]) for candidate in both]) for place in (rung, rung + 1)
     )
-    mean = sum(first) / len(first)
-    spreads = [sum((place - mean) ** 2 for place in ranks) for ranks in (first, second)]
-    if not all(spreads):
+    try:
+        return correlation(first, second), len(both)
+    except StatisticsError:  # all are equal
         return None, len(both)
-    joint = sum((a - mean) * (b - mean) for a, b in zip(first, second, strict=True))
-    return joint / (spreads[0] * spreads[1]) ** 0.5, len(both)
 
 
 def _ranks(values: Sequence[float]) -> list[float]:

@@ -66,22 +66,24 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     choice = front.choose(candidates, order.limits, order.wish)
     best = front.front(candidates)
-    plot = bool(best) and _plot(folder, candidates, best, choice, order.limits, reference)
+    if best:
+        _plot(folder, candidates, best, choice, order.limits, reference)
     if choice.number is not None:
         [chosen] = [one for one in candidates if one.number == choice.number]
         recipe = merged(description, space.changes(chosen.params))
         atomic.write_file(folder / RECIPE, json.dumps(recipe, indent=2) + "\n")
     atomic.write_file(folder / CSV, _csv(candidates, best, order.limits))
     atomic.write_file(folder / FACTS, _facts(candidates, best, choice, order, reference))
-    rows = [_row(one, is_on_front=one in best) for one in candidates]
     data: dict[str, Any] = {
         "title": title,
         "choice": choice,
         "order": _order(order),
         "recipe_file": str(folder / RECIPE),
-        "plot": plot,
+        "plot": bool(best),
         "heads": HEADS,
-        "candidates": [row for row in rows if candidates[rows.index(row)].costs is not None],
+        "candidates": [
+            _row(one, is_on_front=one in best) for one in candidates if one.costs is not None
+        ],
         "reference": _compared(reference, candidates, choice),
         "nearest": [
             f"{each.name}: candidate {each.number} has {shown(each.name, each.value)}, the limit is "
@@ -225,8 +227,8 @@ def _plot(
     choice: Choice,
     limits: Limits,
     reference: Reference | None,
-) -> bool:
-    """Draw size and time against quality. In the SVG each point links to its sheet. Return True."""
+) -> None:
+    """Draw size and time against quality. In the SVG each point links to its sheet."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained", sharey=True)
     judged = [one for one in candidates if one.last is not None and one.costs is not None]
     for panel, name, scale, unit in zip(
@@ -247,7 +249,6 @@ def _plot(
     axes[0].set(ylabel="quality: right pictures, student ÷ teacher")
     figure.savefig(folder / SVG)
     plots.save(figure, folder / PNG)
-    return True
 
 
 def _panel(

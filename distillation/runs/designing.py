@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import structlog
@@ -196,10 +195,6 @@ def execute_slice(design: Design) -> None:
     except Exception as error:
         log.exception("design_crashed", design=design.name)
         designs.fail(design, str(error) or repr(error))
-
-
-def recipe_file(design: Design) -> Path:
-    return designs.output(design) / files.RECIPE
 
 
 def _check_comparable(design: Design, ladder: Ladder) -> None:

@@ -178,9 +178,8 @@ class Command(BaseCommand):
         self.stdout.write(design.reason)
         self.stdout.write(f"Report: {designs.output(design) / files.REPORT}")
         if design.choice is not None:
-            self.stdout.write(
-                f"Distil it with: manage.py distill --recipe {designing.recipe_file(design)}"
-            )
+            recipe = designs.output(design) / files.RECIPE
+            self.stdout.write(f"Distil it with: manage.py distill --recipe {recipe}")
 
 
 @contextmanager
