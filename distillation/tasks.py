@@ -4,9 +4,10 @@ that only send messages load no tensor library."""
 from celery import shared_task
 
 from distillation import notifications
+from distillation.designs import lifecycle as designs
 from distillation.examples import lifecycle as examples
 from distillation.models import Design, ImageSource, Run
-from distillation.runs import announcements, canary, designs, policy
+from distillation.runs import announcements, canary, policy
 from distillation.runs import lifecycle as runs
 from generation.infra.bootstep import QueueStep
 
@@ -14,9 +15,9 @@ from generation.infra.bootstep import QueueStep
 @shared_task(name="distillation.wake", ignore_result=True)
 def wake(**_: object) -> None:
     """One slice of the oldest queued run."""
-    from distillation.runs import worker
+    from distillation.worker import process
 
-    worker.run()
+    process.run()
 
 
 @shared_task(name="distillation.sweep", ignore_result=True)
@@ -34,9 +35,9 @@ def sweep(**_: object) -> None:
 @shared_task(name="distillation.curate", ignore_result=True)
 def curate(**_: object) -> None:
     """Read and judge the sources that wait."""
-    from distillation.runs import worker
+    from distillation.worker import process
 
-    worker.curate()
+    process.curate()
 
 
 @shared_task(name="distillation.refresh_sources", ignore_result=True)
@@ -77,7 +78,7 @@ class DistillationStep(QueueStep):
     queue = "distillation"
 
     def begin(self) -> None:
-        from distillation.runs import worker
+        from distillation.worker import process
 
-        worker.begin()
+        process.begin()
         notifications.wake()

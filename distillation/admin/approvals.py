@@ -12,7 +12,8 @@ from django.urls import path, reverse
 
 from distillation.errors import DistillationRefused
 from distillation.models import Run
-from distillation.runs import approval, explanation
+from distillation.reports import explanation
+from distillation.runs import approval
 from generation.errors import GenerationError
 from generation.releases import coverage
 from generation.releases import lifecycle as releases

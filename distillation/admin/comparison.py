@@ -11,9 +11,9 @@ from django.shortcuts import get_object_or_404, redirect
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
 
-from distillation.runs import blind_comparison, side_by_side
-from distillation.runs.blind_comparison import Trial
-from distillation.runs.side_by_side import Pair
+from distillation.comparisons import blind, pictures, side_by_side
+from distillation.comparisons.blind import Trial
+from distillation.comparisons.side_by_side import Pair
 from generation.errors import GenerationError, StorageFailed
 from generation.models import Release
 from generation.releases import lifecycle as releases
@@ -85,15 +85,13 @@ class ComparisonMixin:
         }
         if first is not None and second is not None and first != second:
             fits = first.encoder_fingerprint == second.encoder_fingerprint
-            trials = blind_comparison.trials(first, second) if fits else []
+            trials = blind.trials(first, second) if fits else []
             query = _query(first, second)
             is_answered = "answered" in request.GET
             context |= {
                 "fits": fits,
                 "rows": [_hidden(first, second, trial) for trial in trials],
-                "tally": blind_comparison.tally(trials, request.GET.dict())
-                if is_answered
-                else None,
+                "tally": blind.tally(trials, request.GET.dict()) if is_answered else None,
                 "open_url": reverse("admin:generation_release_compare") + query,
                 "again_url": query,
             }
@@ -103,7 +101,7 @@ class ComparisonMixin:
         if not request.user.has_perm(MAKES):
             raise PermissionDenied
         try:
-            count = side_by_side.make(first, second, by=request.user)
+            count = pictures.make(first, second, by=request.user)
         except GenerationError as error:
             messages.error(request, error.detail)
         else:
@@ -119,7 +117,7 @@ class ComparisonMixin:
         if not self.has_view_permission(request):  # type: ignore[attr-defined]
             raise PermissionDenied
         release = get_object_or_404(Release, pk=release_id)
-        picture = side_by_side.find(release, embedding, seed)
+        picture = pictures.find(release, embedding, seed)
         if picture is None:
             raise Http404
         try:

@@ -22,9 +22,12 @@ from distillation.admin import files
 from distillation.design import files as results
 from distillation.design.candidates import Candidate
 from distillation.design.limits import BEST, WISHES, LimitRefused, shown
+from distillation.designs import briefs
+from distillation.designs import lifecycle as designs
+from distillation.designs.candidates import Rows
 from distillation.models import Design
 from distillation.pipeline.summaries import SUMMARIES
-from distillation.runs import briefs, designs, durations
+from distillation.reports import durations
 from generation.admin import pictures
 from generation.admin.actions import ObjectActionsMixin, RequestedMixin
 from generation.errors import GenerationError
@@ -175,7 +178,7 @@ class DesignAdmin(RequestedMixin, ObjectActionsMixin, ModelAdmin):
             "badge": pictures.badge(design.status),
             "worked": durations.in_words(design.seconds),
             "heads": HEADS,
-            "rows": [_row(one) for one in designs.Rows(design).read()],
+            "rows": [_row(one) for one in Rows(design).read()],
         }
 
     def panel(self, request: HttpRequest, obj: Any) -> dict[str, Any]:

@@ -18,8 +18,9 @@ from unfold.decorators import display
 
 from distillation.admin import files
 from distillation.models import Evaluation, Run
-from distillation.runs import explanation, reports
-from distillation.runs.reports import OfVariant, Report
+from distillation.reports import evaluations as reports
+from distillation.reports import explanation
+from distillation.reports.evaluations import OfVariant, Report
 from generation.admin import pictures
 from generation.admin.actions import ObjectActionsMixin, ReadOnlyMixin
 from generation.models import Release

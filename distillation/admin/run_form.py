@@ -14,9 +14,10 @@ from unfold.widgets import (
 
 from distillation.models import Run
 from distillation.pipeline.summaries import FITS, SUMMARIES
-from distillation.runs import durations, plans
+from distillation.reports import durations
+from distillation.reports.durations import Measured
+from distillation.runs import plans
 from distillation.runs import policy as redistillation
-from distillation.runs.durations import Measured
 from distillation.runs.plans import Plan
 from generation.api.parsers import StrictJSON
 from generation.errors import GenerationError

@@ -18,12 +18,15 @@ from unfold.admin import ModelAdmin
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from unfold.decorators import action, display
 
+from distillation import folders
 from distillation.admin import approvals, evaluations, files, run_form
 from distillation.admin.approvals import ApprovalsMixin
 from distillation.admin.run_form import RunForm
 from distillation.errors import DistillationRefused
 from distillation.models import Run
-from distillation.runs import approval, curves, durations, explanation, folders, reports, stage_list
+from distillation.reports import curves, durations, explanation, stage_list
+from distillation.reports import evaluations as reports
+from distillation.runs import approval
 from distillation.runs import lifecycle as runs
 from distillation.runs import policy as redistillation
 from generation.admin import pictures

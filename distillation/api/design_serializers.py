@@ -6,8 +6,8 @@ from rest_framework import serializers
 
 from distillation.api.serializers import recipe_description
 from distillation.design.limits import BEST, MOST_HOURS, WISHES
+from distillation.designs import lifecycle as designs
 from distillation.models import Design, DesignCandidate
-from distillation.runs import designs
 from generation.api.serializers.shapes import PageQuery, Strict
 
 

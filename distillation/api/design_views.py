@@ -20,8 +20,9 @@ from distillation.api.design_serializers import (
 )
 from distillation.api.views import POLL_SECONDS
 from distillation.design.limits import LimitRefused
+from distillation.designs import briefs
+from distillation.designs import lifecycle as designs
 from distillation.models import Design
-from distillation.runs import briefs, designs
 from generation.api.serializers.shapes import NoQuery, query
 from generation.api.views.pagination import ListView
 from generation.api.views.problem_responses import responses

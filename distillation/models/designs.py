@@ -1,4 +1,4 @@
-"""Models of designs and their candidates. Status and lease are changed in `distillation.runs.designs` only."""
+"""Models of designs and their candidates. Status and lease are changed in `distillation.designs.lifecycle` only."""
 
 from django.conf import settings
 from django.contrib.postgres.fields import ArrayField

@@ -1,1 +1,1 @@
-"""Distillation runs: life cycle, slices, promotion of the release."""
+"""Distillation runs: when one begins, life cycle, inputs, what becomes of the release."""

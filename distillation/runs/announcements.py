@@ -10,7 +10,8 @@ from django.urls import reverse
 from django.utils import timezone
 
 from distillation.models import Run
-from distillation.runs import approval, explanation
+from distillation.reports import explanation
+from distillation.runs import approval
 
 log = structlog.get_logger(__name__)
 

@@ -10,8 +10,9 @@ from django.urls import reverse
 from distillation.errors import DistillationRefused
 from distillation.models import Run
 from distillation.pipeline.summaries import FITS
-from distillation.runs import explanation, policy
+from distillation.reports import explanation
 from distillation.runs import lifecycle as runs
+from distillation.runs import policy
 from generation.models import Release
 from generation.releases import activation
 from generation.releases import lifecycle as releases

@@ -14,7 +14,8 @@ from django.db.models import Count, Q
 from django.utils import timezone
 
 from distillation.models import Run
-from distillation.runs import durations, policy
+from distillation.reports import durations
+from distillation.runs import policy
 from generation.engine.proportions import Share, difference
 from generation.errors import GenerationError
 from generation.models import Image, Job, Release

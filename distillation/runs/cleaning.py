@@ -23,10 +23,12 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models import Q
 
+from distillation import folders
 from distillation.detector.errors import DetectorUnusable
 from distillation.models import Run
+from distillation.reports import evaluations
 from distillation.resumable import stages
-from distillation.runs import approval, folders, policy, reports
+from distillation.runs import approval, policy
 from distillation.training.errors import TrainingError
 from generation.engine.errors import EngineError
 from generation.errors import GenerationError
@@ -63,7 +65,7 @@ def clean(
         return []
     if not is_dry:
         for run in Run.objects.exclude(status__in=Run.OPEN):
-            reports.keep_of(run)  # runs from before reports were kept
+            evaluations.keep_of(run)  # runs from before reports were kept
     found, aside = [], []
     with transaction.atomic():
         # Locked while folders are renamed: a slice writes its needs before it looks for existing stages.

@@ -7,12 +7,13 @@ from typing import Any
 
 from django.conf import settings
 
+from distillation import folders
 from distillation.detectors import registry as detectors
 from distillation.errors import DistillationRefused
 from distillation.pipeline import overrides, recipes
 from distillation.pipeline.inputs import Inputs
 from distillation.pipeline.recipes import Recipe
-from distillation.runs import folders, snapshot
+from distillation.runs import snapshot
 from generation.models import Release
 from generation.releases import lifecycle as releases
 

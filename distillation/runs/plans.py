@@ -6,9 +6,9 @@ from typing import Any
 
 from distillation.models import Run
 from distillation.pipeline.summaries import FITS
-from distillation.runs import durations
+from distillation.reports import durations
+from distillation.reports.durations import Measured
 from distillation.runs import policy as redistillation
-from distillation.runs.durations import Measured
 from distillation.runs.policy import Facts, Start
 from generation.models import Release
 

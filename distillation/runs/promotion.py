@@ -12,8 +12,9 @@ from django.db import transaction
 
 from distillation.models import Run
 from distillation.pipeline.acceptance import GATE, GATE_FILE, RELEASE
-from distillation.runs import explanation, policy, prompt_quality
+from distillation.reports import explanation, prompt_quality
 from distillation.runs import lifecycle as runs
+from distillation.runs import policy
 from distillation.runs.lifecycle import Hold
 from generation.models import Release
 from generation.releases import activation

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from distillation.runs import folders
+from distillation import folders
 
 
 def summary(**changes: Any) -> dict[str, Any]:

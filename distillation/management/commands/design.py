@@ -18,18 +18,21 @@ from tqdm import tqdm
 
 from distillation.design import files
 from distillation.design import limits as limiting
+from distillation.designs import briefs
+from distillation.designs import lifecycle as designs
 from distillation.detector.errors import DetectorUnusable
 from distillation.models import Design
 from distillation.pipeline import overrides, recipes
 from distillation.resumable.progress import SliceOver
 from distillation.resumable.stages import StageError
-from distillation.runs import briefs, designs, policy
+from distillation.runs import policy
 from distillation.training.errors import TrainingError
 from generation.engine.errors import EngineError
 from generation.errors import GenerationError
 
 try:
-    from distillation.runs import designing, inputs
+    from distillation.designs import execution
+    from distillation.runs import inputs
 except ModuleNotFoundError as error:  # a library that is not needed for serving
     sys.exit(
         f"A design needs {error.name}, which is not installed: pip install -r requirements.txt."
@@ -101,7 +104,7 @@ class Command(BaseCommand):
     def design(self, options: dict[str, Any]) -> None:
         design = self.row(options)
         try:
-            ladder = designing.prepare(design, detector=options["detector"])
+            ladder = execution.prepare(design, detector=options["detector"])
         except Exception:
             designs.forget(design)
             raise
@@ -114,7 +117,7 @@ class Command(BaseCommand):
                     bar.set_postfix_str(text, refresh=False)
 
                 try:
-                    designing.execute(
+                    execution.execute(
                         design,
                         ladder,
                         is_stopped=lambda: bool(stopped),

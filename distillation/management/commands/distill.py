@@ -22,9 +22,11 @@ from generation.models import Release
 from generation.releases import lifecycle as releases
 
 try:
+    from distillation import folders
     from distillation.pipeline.acceptance import GATE, GATE_FILE, RELEASE
     from distillation.pipeline.stages import Chain
-    from distillation.runs import folders, inputs, policy, reports
+    from distillation.reports import evaluations
+    from distillation.runs import inputs, policy
 except ModuleNotFoundError as error:  # a library that is not needed for serving
     sys.exit(
         f"Distilling needs {error.name}, which is not installed: pip install -r requirements.txt."
@@ -147,8 +149,8 @@ class Command(BaseCommand):
         )
         if not processes.is_main() or RELEASE not in made:
             return
-        reports.keep(chain.name, made)
-        self.say(f"Report: {folders.report(chain.name) / reports.REPORT}")
+        evaluations.keep(chain.name, made)
+        self.say(f"Report: {folders.report(chain.name) / evaluations.REPORT}")
         self.say_gate(json.loads((made[GATE] / GATE_FILE).read_text("utf-8")))
         if options["no_register"]:
             self.stdout.write(str(made[RELEASE] / RELEASE))

@@ -26,9 +26,10 @@ from django_celery_beat.models import (
     PeriodicTask,
 )
 
+from distillation import folders
+from distillation.designs.candidates import Rows
 from distillation.detectors import registry as detectors
 from distillation.models import Decision, Design
-from distillation.runs import designs, folders
 from distillation.runs import lifecycle as runs
 from generation.access import audit
 from generation.models import Attempt, Job, PromptVariant, Queue, StockedImage
@@ -143,7 +144,7 @@ def rows(db, tmp_path: Path) -> None:
     make_run(teacher=teacher, folders={"joint": "joint-1"})
     write_stage("joint-1", {"metrics.jsonl": '{"step": 1, "loss": 1.0}\n{"step": 2, "loss": 0.5}'})
     runs.note(runs.claim("worker-1")[1], stage="joint", percent=40.0)
-    found = designs.Rows(
+    found = Rows(
         Design.objects.create(
             recipe={"recipe": "starter-1step"}, teacher=teacher, limits={"size": 8_000_000},
             hours=2, most_candidates=4, is_for_workers=True,

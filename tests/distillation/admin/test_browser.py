@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from PIL import Image as Pictures
 
+from distillation import folders
+from distillation.designs import lifecycle as designs
 from distillation.models import Example, Run
-from distillation.runs import designs, folders
 from distillation.runs import lifecycle as runs
 from tests.acceptance import browser
 from tests.acceptance.browser import Visitor

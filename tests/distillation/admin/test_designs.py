@@ -7,8 +7,9 @@ from django.contrib.auth.models import Permission
 from django.test import Client
 from django.urls import reverse
 
+from distillation.designs import lifecycle as designs
+from distillation.designs.candidates import Rows
 from distillation.models import Design
-from distillation.runs import designs
 from generation.models import AuditEntry
 from tests.distillation.design.people import PARAMS, candidate
 from tests.people import make_release, make_user, make_variant
@@ -87,7 +88,7 @@ def design(admin, ready, settings) -> Design:
 
 
 def test_the_page_shows_progress_and_then_the_choice_with_its_files(admin, design):
-    rows = designs.Rows(design)
+    rows = Rows(design)
     rows.add(lambda known: PARAMS)
     rows.keep(candidate(0, 0.91))
     designs.note(design, seconds=3600, at_work="Candidate 0: rung 1")

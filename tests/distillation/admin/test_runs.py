@@ -14,10 +14,10 @@ from django.urls import reverse
 from django.utils import timezone
 from django_celery_beat.models import IntervalSchedule, PeriodicTask
 
+from distillation import folders
 from distillation.models import Decision, Run, Slice
 from distillation.pipeline import summaries
 from distillation.pipeline.recipes import RECIPES, Recipe
-from distillation.runs import folders
 from distillation.runs import lifecycle as runs
 from generation.models import AuditEntry, Release
 from generation.releases import lifecycle as releases

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
+from distillation.designs import lifecycle as designs
+from distillation.designs.candidates import Rows
 from distillation.models import Design
-from distillation.runs import designs
 from generation.models import APIKey, AuditEntry
 from tests.client import API, problem
 from tests.distillation.design.people import PARAMS, candidate
@@ -36,7 +37,7 @@ def test_a_design_is_requested_and_followed_to_its_choice(teacher):
 
     designs.claim("worker-1")
     designs.note(design, seconds=1800, at_work="Candidate 0")
-    rows = designs.Rows(design)
+    rows = Rows(design)
     rows.add(lambda known: PARAMS)
     rows.keep(candidate(0, 0.9))
     body = api.get(answer["Location"]).json()

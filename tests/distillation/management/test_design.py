@@ -15,8 +15,10 @@ from django.conf import settings as django_settings
 from django.core.management import call_command
 from django.core.management.base import CommandError
 
+from distillation.designs import lifecycle as designs
+from distillation.designs.candidates import Rows
 from distillation.models import Design, DesignCandidate
-from distillation.runs import designs, inputs, policy
+from distillation.runs import inputs, policy
 from tests.distillation.toys import SMALL
 from tests.web import database_url
 
@@ -45,7 +47,7 @@ def test_a_search_ends_with_a_front_a_choice_and_a_recipe_that_distill_takes(tea
     row = Design.objects.get()
     assert (row.status, row.percent) == ("succeeded", 100)
     assert row.reason in said and "smallest" in row.reason
-    first, second = designs.Rows(row).read()
+    first, second = Rows(row).read()
     assert first.params["timesteps"] == "625"  # the recipe itself
     assert first.costs.size > 0 < first.costs.time and first.costs.memory > 10**8
     # The better one went on to the whole training, from where it was.
@@ -60,7 +62,7 @@ def test_a_search_ends_with_a_front_a_choice_and_a_recipe_that_distill_takes(tea
     table = list(csv.DictReader((folder / "front.csv").read_text("utf-8").splitlines()))
     assert [int(line["size_bytes"]) for line in table] == [first.costs.size, second.costs.size]
     recipe = inputs.recipe_of(policy.described(str(folder / "recipe.json")))
-    chosen = designs.Rows(row).read()[row.choice]
+    chosen = Rows(row).read()[row.choice]
     assert recipe.student.cut == chosen.params["cut"] and recipe.structure.steps == 2
     # Pairs and the teacher's pictures were made once; what the VAE drew is shared too.
     root = designs.root()

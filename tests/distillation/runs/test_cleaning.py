@@ -12,10 +12,12 @@ import pytest
 from django.core.management import call_command
 from django.utils import timezone
 
+from distillation import folders
 from distillation.models import Run
 from distillation.pipeline import overrides
 from distillation.pipeline.stages import Chain
-from distillation.runs import cleaning, folders, inputs, reports
+from distillation.reports import evaluations
+from distillation.runs import cleaning, inputs
 from generation.models import PromptVariant, Release
 from tests.distillation.people import make_run
 from tests.distillation.reporting import figures, write_stage
@@ -68,7 +70,7 @@ def test_the_latest_runs_keep_their_folders_and_older_ones_their_reports():
     assert all(row.why == "no run needs it" for row in removed)
     assert sum(row.size_bytes for row in removed) > 200
     assert there() == {n for run in runs[:2] for n in (*run.folders.values(), run.catalogue)}
-    assert reports.read("run-3") is not None
+    assert evaluations.read("run-3") is not None
     assert cleaning.clean() == []
 
 
@@ -157,7 +159,7 @@ def test_a_dry_run_removes_nothing_and_says_the_same():
     ended(1)
     before = there()
     said = cleaning.clean(kept_runs=0, is_dry=True)
-    assert there() == before and reports.read("run-1") is None
+    assert there() == before and evaluations.read("run-1") is None
     assert cleaning.clean(kept_runs=0) == said and there() == set()
 
 

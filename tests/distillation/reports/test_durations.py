@@ -6,7 +6,7 @@ import pytest
 from django.utils import timezone
 
 from distillation.models import Run, Slice
-from distillation.runs import durations, stage_list
+from distillation.reports import durations, stage_list
 from tests.distillation.people import make_run
 from tests.distillation.reporting import write_stage
 

@@ -10,8 +10,9 @@ from distillation.detectors import registry as detectors
 from distillation.examples import lifecycle as examples
 from distillation.models import Example, ImageSource, Run, Verdict
 from distillation.pipeline import overrides
-from distillation.runs import policy, worker
+from distillation.runs import policy
 from distillation.training import loop
+from distillation.worker import process
 from generation.infra import heartbeat, notifications
 from tests.distillation.curated import make_source
 from tests.distillation.pictures import png
@@ -41,7 +42,7 @@ def sent(monkeypatch) -> list[str]:
 def test_a_source_that_waits_is_read_and_judged(folder, detector):
     detectors.activate(detectors.register(detector))
     source = make_source(asked_at=timezone.now())
-    worker.run()
+    process.run()
     source.refresh_from_db()
     assert source.ingested_at and source.asked_at is None
     assert Verdict.objects.get().example == Example.objects.get()
@@ -50,7 +51,7 @@ def test_a_source_that_waits_is_read_and_judged(folder, detector):
 def test_a_source_that_cannot_be_read_keeps_no_other_from_it_and_is_not_tried_for_ever(folder):
     broken = make_source(name="broken", url="nowhere", asked_at=timezone.now())
     make_source(asked_at=timezone.now())
-    worker.curate()
+    process.curate()
     broken.refresh_from_db()
     assert broken.error and Example.objects.count() == 1
     assert not ImageSource.objects.filter(asked_at__isnull=False).exists()
@@ -60,7 +61,7 @@ def test_a_worker_that_is_to_end_reads_nothing(folder):
     make_source(asked_at=timezone.now())
     heartbeat.stopping.set()
     try:
-        worker.curate()
+        process.curate()
     finally:
         heartbeat.stopping.clear()
     assert not Example.objects.exists()
@@ -94,9 +95,9 @@ def test_a_slice_ends_while_a_source_waits_and_the_run_goes_on_after_it(
         return seed_of(*arguments)
 
     monkeypatch.setattr(loop, "_seed_of", asking)
-    worker.run()
+    process.run()
     run = Run.objects.get(pk=run.pk)
     assert run.status == "queued" and run.slices.last().outcome == "over"
-    worker.curate()
+    process.curate()
     source.refresh_from_db()
     assert source.asked_at is None and source.error

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from distillation.runs import reports
+from distillation.reports import evaluations
 from generation.engine.prompts.texts import normalize
 from generation.models import Release
 from generation.releases import quality
@@ -20,7 +20,7 @@ def record(made: Mapping[str, Path]) -> None:
         "incumbent",
         "evaluation",
     ):  # the second one judges all prompts, so its figures of the teacher stay
-        figures = None if stage not in made else reports.figures(made[stage])
+        figures = None if stage not in made else evaluations.figures(made[stage])
         if figures is not None:
             for side in ("student", "teacher"):
                 _record(figures, side)

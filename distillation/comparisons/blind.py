@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import comb
 
-from distillation.runs import side_by_side
-from distillation.runs.side_by_side import Pair
+from distillation.comparisons import side_by_side
+from distillation.comparisons.side_by_side import Pair
 from generation.models import Release
 
 SHOWN = 24  # pairs

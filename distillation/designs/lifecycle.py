@@ -1,4 +1,4 @@
-"""Life cycle of designs, and the rows of their candidates: the only module that changes them.
+"""Life cycle of designs: the only module that changes their rows.
 
     create: queued, or paused for the command that goes on with it      claim, join: queued, paused → running, a lease
     note: renews the lease                                              leave: running → queued or paused
@@ -20,13 +20,11 @@ from django.db.models import QuerySet
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from distillation import notifications
-from distillation.design.candidates import Candidate, Choose
+from distillation import folders, notifications
 from distillation.design.files import RECIPE
+from distillation.designs.briefs import Brief
 from distillation.errors import DesignFinished
-from distillation.models import Design, DesignCandidate
-from distillation.runs import folders
-from distillation.runs.briefs import Brief
+from distillation.models import Design
 from generation.access import audit
 
 log = structlog.get_logger(__name__)
@@ -195,38 +193,3 @@ def rescue() -> int:
     for design in lost:
         leave(design)
     return len(lost)
-
-
-# --- candidates -----------------------------------------------------------------------------------
-class Rows:
-    """`design.search.Journal` in PostgreSQL."""
-
-    def __init__(self, design: Design) -> None:
-        self._design = design
-
-    def read(self) -> list[Candidate]:
-        rows = DesignCandidate.objects.filter(design=self._design).order_by("number")
-        return [
-            Candidate.from_json(
-                row.number,
-                {"params": row.params, "costs": row.costs, "rungs": row.rungs, "refused": row.refused},
-            )
-            for row in rows
-        ]  # fmt: skip
-
-    def add(self, choose: Choose) -> Candidate | None:
-        with transaction.atomic():
-            # One process at a time chooses, so that no two take the same.
-            Design.objects.select_for_update().get(pk=self._design.pk)
-            known = self.read()
-            params = choose(known)
-            if params is None:
-                return None
-            row = DesignCandidate.objects.create(
-                design=self._design, number=len(known), params=dict(params)
-            )
-        return Candidate(row.number, dict(params))
-
-    def keep(self, candidate: Candidate) -> None:
-        rows = DesignCandidate.objects.filter(design=self._design, number=candidate.number)
-        rows.update(**candidate.as_json())

@@ -7,11 +7,11 @@ import structlog
 from django.conf import settings
 
 from distillation import notifications
+from distillation.designs import lifecycle as designs
 from distillation.examples import lifecycle as examples
 from distillation.models import Design, Run
-from distillation.runs import designs
 from distillation.runs import lifecycle as runs
-from distillation.runs.lease import Holding
+from distillation.worker.lease import Holding
 from generation.errors import GenerationError
 from generation.infra import heartbeat
 from generation.infra.watchdog import Watchdog
@@ -50,7 +50,7 @@ def run() -> None:
         _design()
         return
     # The tensor libraries: an idle worker does without. Before the claim, since no lease is renewed while they load.
-    from distillation.runs import slices
+    from distillation.worker import slices
 
     claimed = runs.claim(settings.WORKER_NAME)
     if claimed is not None:
@@ -63,11 +63,11 @@ def run() -> None:
 
 
 def _design() -> None:
-    from distillation.runs import designing
+    from distillation.designs import execution
 
     claimed = designs.claim(settings.WORKER_NAME)
     if claimed is not None:
-        designing.execute_slice(claimed)
+        execution.execute_slice(claimed)
         notifications.wake()
 
 

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from distillation import folders
 from distillation.models import Run, Slice
 from distillation.pipeline import overrides
-from distillation.runs import approval, folders, policy, promotion, reports, slices, worker
+from distillation.reports import evaluations
+from distillation.runs import approval, policy, promotion
 from distillation.runs import lifecycle as runs
 from distillation.training import loop
+from distillation.worker import process, slices
 from generation.catalogue import encoding
 from generation.infra import heartbeat
 from generation.jobs import routing
@@ -43,7 +46,7 @@ def root(settings) -> Path:
 
 
 def test_a_run_ends_with_a_release_that_two_prompts_are_too_few_to_serve(run, settings):
-    worker.run()
+    process.run()
     run = again(run)
     assert (run.status, run.error_detail) == ("succeeded", "")
     assert (run.percent, run.variants, run.outcome) == (100.0, 2, "candidate")
@@ -63,7 +66,7 @@ def test_a_run_in_many_slices_makes_the_same_student(run, settings, monkeypatch)
     monkeypatch.setattr(runs, "renew", lambda hold, **fields: None)  # as if another run waited
     count = 0
     while again(run).is_open:
-        worker.run()
+        process.run()
         count += 1
         assert count < 100
     run = again(run)
@@ -74,7 +77,7 @@ def test_a_run_in_many_slices_makes_the_same_student(run, settings, monkeypatch)
 
     other = policy.start(recipe=run.recipe, is_warm=False)
     settings.SLICE_SECONDS = 1000
-    worker.run()
+    process.run()
     whole = again(other)
     assert {name: folder for name, folder in whole.folders.items() if name in loop_stages(run)} == {
         name: folder for name, folder in run.folders.items() if name in loop_stages(run)
@@ -87,7 +90,7 @@ def loop_stages(run: Run) -> set[str]:
 
 def test_the_same_worker_goes_on_when_nothing_waits(run, settings):
     settings.SLICE_SECONDS = 0.05
-    worker.run()
+    process.run()
     run = again(run)
     assert run.status == "succeeded" and run.token > 1
     assert set(outcomes(run)[:-1]) == {Slice.Outcome.OVER}
@@ -102,11 +105,11 @@ def test_a_run_that_is_stopped_by_a_person_stops_after_the_step(run, monkeypatch
         steps.append(index)
         if len(steps) == 3:
             change(run)
-            worker.holding.keep()  # what the heartbeat thread does
+            process.holding.keep()  # what the heartbeat thread does
         return seed_of(seed, index, rank)
 
     monkeypatch.setattr(loop, "_seed_of", counted)
-    worker.run()
+    process.run()
     assert len(steps) == 3
     assert outcomes(run) == [Slice.Outcome.STOPPED]
     assert again(run).status in ("paused", "canceled")
@@ -121,23 +124,23 @@ def test_a_worker_that_should_end_gives_the_run_back(run, monkeypatch):
         return seed_of(*arguments)
 
     monkeypatch.setattr(loop, "_seed_of", stopping)
-    worker.run()
+    process.run()
     assert again(run).status == "queued" and outcomes(run) == [Slice.Outcome.STOPPED]
-    worker.run()  # a process that ends takes nothing new
+    process.run()  # a process that ends takes nothing new
     assert again(run).token == 1
 
 
 def test_a_run_pauses_when_the_disk_is_nearly_full_and_goes_on_when_it_is_resumed(run, monkeypatch):
     seen = iter([10.0, 10.0])
-    monkeypatch.setattr(slices, "free_gib", lambda: next(seen, 1.9))
-    worker.run()
+    monkeypatch.setattr(folders, "free_gib", lambda: next(seen, 1.9))
+    process.run()
     stopped = again(run)
     assert (stopped.status, stopped.error_code) == ("paused", "disk_full")
     assert "1.9 GiB free" in stopped.error_detail and outcomes(run) == [Slice.Outcome.STOPPED]
 
-    monkeypatch.setattr(slices, "free_gib", lambda: 10.0)
+    monkeypatch.setattr(folders, "free_gib", lambda: 10.0)
     runs.resume(stopped)
-    worker.run()
+    process.run()
     ended = again(run)
     assert (ended.status, ended.error_code, ended.error_detail) == ("succeeded", "", "")
 
@@ -154,13 +157,13 @@ def test_jobs_come_first(run, settings, monkeypatch):
             Job.objects.filter(pk=job.pk).update(status="canceled", finished_at=job.created_at)
 
     monkeypatch.setattr(slices.time, "sleep", sleep)
-    worker.run()
+    process.run()
     assert len(waited) >= 3 and again(run).status == "succeeded"
 
 
 def test_a_recipe_that_does_not_fit_fails_at_once_and_says_the_field(run):
     Run.objects.filter(pk=run.pk).update(recipe={"recipe": "sd15-tiny-1step"})
-    worker.run()
+    process.run()
     run = again(run)
     assert (run.status, run.error_code) == ("failed", "refused")
     assert "image_size" in run.error_detail
@@ -172,7 +175,7 @@ def test_a_crash_ends_the_slice_and_the_third_one_the_run(run, monkeypatch):
 
     monkeypatch.setattr(slices, "_chain", crash)
     for _ in range(3):
-        worker.run()
+        process.run()
     run = again(run)
     assert (run.status, run.error_code) == ("failed", "internal_error")
     assert "No space left" in run.error_detail and outcomes(run) == [Slice.Outcome.FAILED] * 3
@@ -194,7 +197,7 @@ def made(run, finished_stages, settings) -> tuple[Run, dict[str, Path]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(promotion, "conclude", lambda row, hold, folders: found.update(folders))
         patch.setattr(slices.runs, "give_back", lambda *_, **__: None)
-        worker.run()
+        process.run()
     if not finished_stages.exists():
         shutil.copytree(root(settings), finished_stages)
     return again(run), found
@@ -260,13 +263,13 @@ def test_a_second_run_trains_the_first_ones_student_on(made, settings):
     encoding.encode_missing()
     second = policy.start(recipe=first.recipe)
     assert second.begins_with == first.release
-    worker.run()
+    process.run()
     second = again(second)
     assert (second.status, second.variants, second.replaces) == ("succeeded", 3, first.release)
     assert {"start", "incumbent"} <= set(second.folders) and "structure" not in second.folders
     assert second.release.coverage.count() == 3
     ours, active = (
-        reports.figures(folders.stage(second, name)) for name in ("evaluation", "incumbent")
+        evaluations.figures(folders.stage(second, name)) for name in ("evaluation", "incumbent")
     )
     seeds = {row["slug"]: row["seeds"] for row in ours["per_prompt"]}
     assert ours["fresh_from"] == active["fresh_from"] == second.name
@@ -283,9 +286,9 @@ def test_what_is_measured_again_is_not_trained_again(made):
     first = again(row)
     assert first.outcome == "candidate" and "diversity" in first.outcome_reason
     second = approval.measure_again(first, seeds=3, by=None)
-    worker.run()
+    process.run()
     second = again(second)
     trained = ("pairs", "structure", "joint", "quantise")
     assert [second.folders[name] for name in trained] == [first.folders[name] for name in trained]
-    figures = reports.figures(folders.stage(second, "evaluation"))
+    figures = evaluations.figures(folders.stage(second, "evaluation"))
     assert (figures["seeds_each"], figures["fresh_from"]) == (3, second.name)

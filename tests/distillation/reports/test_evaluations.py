@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from distillation.runs import folders, reports
+from distillation import folders
+from distillation.reports import evaluations
 from tests.distillation.people import make_run
 from tests.distillation.reporting import figures, write_stage
 
@@ -24,35 +25,35 @@ def stages(settings) -> dict[str, Path]:
 
 
 def test_it_outlives_the_stages(stages):
-    assert reports.keep("student-1", stages)
+    assert evaluations.keep("student-1", stages)
     for folder in stages.values():
         for path in folder.iterdir():
             path.unlink()
         folder.rmdir()
-    report = reports.read("student-1")
+    report = evaluations.read("student-1")
     assert report.files == ("compared.webp", "sheet.webp", "report.html")
     assert report.active is not None and len(report.figures["per_prompt"]) == 3
 
 
 def test_nothing_is_kept_where_nothing_was_measured(stages):
     stages["evaluation"].joinpath("evaluation.json").unlink()
-    assert not reports.keep("student-1", stages)
-    assert not folders.report("student-1").exists() and reports.read("student-1") is None
+    assert not evaluations.keep("student-1", stages)
+    assert not folders.report("student-1").exists() and evaluations.read("student-1") is None
 
 
 def test_a_run_whose_report_was_not_kept_is_made_up_for(stages):
     run = make_run(name="student-1", folders={name: path.name for name, path in stages.items()})
-    assert reports.keep_of(run) and reports.read("student-1") is not None
+    assert evaluations.keep_of(run) and evaluations.read("student-1") is not None
     (folders.report("student-1") / "sheet.webp").unlink()
-    assert reports.keep_of(run)  # what was kept stays as it is
-    assert "sheet.webp" not in reports.read("student-1").files
-    assert not reports.keep_of(make_run())
+    assert evaluations.keep_of(run)  # what was kept stays as it is
+    assert "sheet.webp" not in evaluations.read("student-1").files
+    assert not evaluations.keep_of(make_run())
 
 
 def test_a_report_that_cannot_be_read_is_none(stages):
-    reports.keep("student-1", stages)
+    evaluations.keep("student-1", stages)
     (folders.report("student-1") / "evaluation.json").write_text("{")
-    assert reports.read("student-1") is None
+    assert evaluations.read("student-1") is None
 
 
 @pytest.mark.parametrize(
@@ -66,16 +67,16 @@ def test_a_report_that_cannot_be_read_is_none(stages):
     ],
 )
 def test_the_worst_come_first(stages, order, slugs):
-    reports.keep("student-1", {**stages, "incumbent": None})
-    assert [row.slug for row in reports.read("student-1").variants(order)] == slugs
+    evaluations.keep("student-1", {**stages, "incumbent": None})
+    assert [row.slug for row in evaluations.read("student-1").variants(order)] == slugs
 
 
 def test_a_variant_is_compared_with_the_active_release_where_that_covers_it(stages):
     ours = figures()
     ours["per_prompt"][0]["right"]["student"] = 0.25
     (stages["evaluation"] / "evaluation.json").write_text(json.dumps(ours))
-    reports.keep("student-1", stages)
-    rows = {row.slug: row for row in reports.read("student-1").variants("prompt")}
+    evaluations.keep("student-1", stages)
+    rows = {row.slug: row for row in evaluations.read("student-1").variants("prompt")}
     assert rows["vase"].right == {"candidate": 0.25, "active": 0.5, "teacher": 1.0}
     assert rows["vase"].right_change == -0.25 and not rows["vase"].is_new
     assert rows["mug"].right["active"] is None and rows["mug"].is_new

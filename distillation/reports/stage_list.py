@@ -4,9 +4,9 @@ import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+from distillation import folders
 from distillation.models import Run
 from distillation.resumable import stages
-from distillation.runs import folders
 
 # Shares of a run's time in the order of the stages, measured on the starter. A stage that a run lacks leaves its share
 # to the others.

@@ -3,10 +3,12 @@
 import pytest
 
 from distillation.design.limits import Limits
+from distillation.designs import execution
+from distillation.designs import lifecycle as designs
+from distillation.designs.briefs import Brief
 from distillation.models import Design
 from distillation.pipeline import overrides
-from distillation.runs import designing, designs, worker
-from distillation.runs.briefs import Brief
+from distillation.worker import process
 from generation.models import Release
 from tests.distillation.people import make_run
 from tests.distillation.toys import SMALL
@@ -31,7 +33,7 @@ def brief(teacher, detector, settings) -> Brief:
 
 def test_a_worker_does_a_queued_design_to_its_end(brief):
     designs.create(brief, is_for_workers=True)
-    worker.run()
+    process.run()
 
     design = Design.objects.get()
     assert (design.status, design.choice) == ("succeeded", None)
@@ -44,7 +46,7 @@ def test_a_slice_that_is_over_gives_the_design_back_when_a_run_waits(brief, sett
     design = designs.create(brief, is_for_workers=True)
     make_run(status="queued")
     claimed = designs.claim("worker-1")
-    designing.execute_slice(claimed)
+    execution.execute_slice(claimed)
 
     assert Design.objects.get(pk=design.pk).status == "queued"
 
@@ -52,7 +54,7 @@ def test_a_slice_that_is_over_gives_the_design_back_when_a_run_waits(brief, sett
 def test_a_design_that_cannot_be_done_fails_with_its_reason(brief):
     designs.create(brief, is_for_workers=True)
     Design.objects.update(device="cuda:7")
-    worker.run()
+    process.run()
 
     design = Design.objects.get()
     assert design.status == "failed" and "no device 'cuda:7'" in design.error_detail
@@ -61,7 +63,7 @@ def test_a_design_that_cannot_be_done_fails_with_its_reason(brief):
 def test_a_full_disk_stops_a_design_in_words(brief, settings):
     settings.DISTILLATION_FREE_GIB = 10**9
     designs.create(brief, is_for_workers=True)
-    worker.run()
+    process.run()
 
     design = Design.objects.get()
     assert design.status == "failed" and "DISTILLATION_FREE_GIB" in design.error_detail

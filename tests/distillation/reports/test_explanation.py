@@ -2,7 +2,7 @@
 
 import pytest
 
-from distillation.runs.explanation import explain, is_undecided
+from distillation.reports.explanation import explain, is_undecided
 
 
 def check(name: str, *, passed: bool = False, **fields: object) -> dict[str, object]:

@@ -7,7 +7,8 @@ from django.test import Client
 from django.urls import reverse
 from PIL import Image as Pictures
 
-from distillation.runs import blind_comparison, folders, side_by_side
+from distillation import folders
+from distillation.comparisons import blind, pictures, side_by_side
 from generation.images import storage, store
 from generation.models import Embedding, Image, Job, Release
 from generation.releases import quality
@@ -76,7 +77,7 @@ def test_pictures_of_jobs_with_the_seed_are_taken_as_well(both):
         Image.objects.filter(job=job).update(key=key, master=stored, file=stored)
     (pair,) = side_by_side.pairs(*both)
     assert (pair.text, round(pair.distance * 255)) == ("a red vase", 90)
-    assert side_by_side.find(both[1], pair.embedding, 0).read() == pair.second.read()
+    assert pictures.find(both[1], pair.embedding, 0).read() == pair.second.read()
 
 
 @pytest.fixture
@@ -129,7 +130,7 @@ def test_missing_pictures_are_made_by_jobs_of_both(admin, both):
 
 
 # --- blindly --------------------------------------------------------------------------------------
-def blind(client: Client, **answers: str) -> str:
+def blind_page(client: Client, **answers: str) -> str:
     url = reverse("admin:generation_release_blind")
     return client.get(url, COMPARE | answers).content.decode()
 
@@ -138,9 +139,9 @@ def test_a_blind_comparison_does_not_say_which_picture_is_whose_and_counts_the_a
     for number in range(3):
         picture("old", number, 20)
         picture("new", number, 200)
-    page = blind(admin)
+    page = blind_page(admin)
     assert page.count("Left picture") == 3 and "Which picture is better?" in page
-    trials = blind_comparison.trials(*both)
+    trials = blind.trials(*both)
     for trial in trials:
         links = [
             reverse("admin:generation_release_compared", args=[release.pk, trial.pair.embedding, 5])
@@ -152,7 +153,7 @@ def test_a_blind_comparison_does_not_say_which_picture_is_whose_and_counts_the_a
     chosen = {
         trial.pair.embedding: "left" if trial.is_swapped else "right" for trial in trials[:2]
     } | {trials[2].pair.embedding: "same"}
-    page = blind(admin, answered="1", **chosen)
+    page = blind_page(admin, answered="1", **chosen)
     assert "new was preferred 2 times, old 0 times, neither 1 time" in page
     assert "probability of 0.50" in page and "Left picture" not in page
 
@@ -161,12 +162,12 @@ def test_sides_are_drawn_for_each_pair_and_stay_the_same(both):
     for number in range(3):
         for release in ("old", "new"):
             picture(release, number, 20)
-    first, second = blind_comparison.trials(*both), blind_comparison.trials(*both)
+    first, second = blind.trials(*both), blind.trials(*both)
     assert first == second
     swaps = {
         trial.is_swapped
         for name in ("a", "b", "c", "d")
-        for trial in blind_comparison.trials(both[0], renamed(both[1], name))
+        for trial in blind.trials(both[0], renamed(both[1], name))
     }
     assert swaps == {True, False}
 
@@ -183,7 +184,7 @@ def renamed(release: Release, name: str) -> Release:
     ("first", "second", "chance"), [(0, 0, None), (5, 5, 1.0), (0, 8, 2 / 256), (12, 4, 0.0768)]
 )
 def test_the_chance_of_a_tally_is_that_of_the_sign_test(first, second, chance):
-    found = blind_comparison.Tally(first, second, 3).chance
+    found = blind.Tally(first, second, 3).chance
     assert found == (None if chance is None else pytest.approx(chance, abs=1e-4))
 
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from distillation import folders
 from distillation.models import Run
 from distillation.resumable import atomic
-from distillation.runs import folders
 
 FIGURES, ACTIVE = "evaluation.json", "active.json"
 REPORT, COMPARED = "report.html", "compared.webp"

@@ -7,10 +7,11 @@ import pytest
 from django.utils import timezone
 
 from distillation.design.limits import Limits
+from distillation.designs import lifecycle as designs
+from distillation.designs.briefs import Brief
+from distillation.designs.candidates import Rows
 from distillation.errors import DesignFinished
 from distillation.models import Design
-from distillation.runs import designs
-from distillation.runs.briefs import Brief
 from generation.models import Release
 from tests.distillation.design.people import PARAMS, candidate
 from tests.people import make_release
@@ -109,7 +110,7 @@ def test_a_canceled_design_stays_so_and_a_finished_one_cannot_be_canceled(brief)
 
 
 def test_candidates_come_back_as_they_were_kept(brief):
-    rows = designs.Rows(designs.create(brief, is_for_workers=True))
+    rows = Rows(designs.create(brief, is_for_workers=True))
     added = rows.add(lambda known: PARAMS if not known else None)
     kept = replace(candidate(0, 0.8, 0.9), params=PARAMS)
     rows.keep(kept)

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from distillation.runs import worker
+from distillation.worker import process
 from generation.infra import heartbeat
 from tests.distillation.people import make_run
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 def test_the_message_of_a_run_that_was_lost_is_sent_again(redis_server):
     make_run()
-    worker.begin()
+    process.begin()
     try:
         deadline = time.monotonic() + 20
         while not redis_server.llen("distillation"):  # Celery's queue

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from distillation import folders
 from distillation.models import Run
-from distillation.runs import folders
 
 POINTS = 200  # per curve
 STEPPED = (

@@ -7,6 +7,7 @@ from typing import Any
 import structlog
 from django.conf import settings
 
+from distillation import folders
 from distillation.design import costs, files, report, rungs
 from distillation.design.candidates import Candidate
 from distillation.design.front import Choice
@@ -14,13 +15,15 @@ from distillation.design.limits import Limits
 from distillation.design.report import Reference
 from distillation.design.rungs import Ladder
 from distillation.design.search import Order, Search
+from distillation.designs import lifecycle as designs
+from distillation.designs.candidates import Rows
 from distillation.detector.errors import DetectorUnusable
 from distillation.errors import DistillationRefused
 from distillation.examples import lifecycle as examples
 from distillation.models import Design, Run
 from distillation.resumable import progress
 from distillation.resumable.stages import StageBusy, StageError
-from distillation.runs import designs, folders, inputs, slices
+from distillation.runs import inputs, yielding
 from distillation.training.errors import TrainingError
 from generation.engine import release as manifests
 from generation.engine.errors import EngineError
@@ -73,14 +76,14 @@ class Watch:
         if time.monotonic() - self._noted >= NOTE_SECONDS:
             self._note()
             if self._yields:
-                slices.give_way(self.is_over)
+                yielding.give_way(self.is_over)
                 self._noted = time.monotonic()  # waiting is no work
             self._show(self._spent, f"{self.at_work} {title} {100 * done / max(1, total):.0f} %")
         return self.is_over() or self._spent >= self._design.hours * 3600
 
     def _note(self) -> None:
         now = time.monotonic()
-        if slices.free_gib() < settings.DISTILLATION_FREE_GIB:
+        if folders.free_gib() < settings.DISTILLATION_FREE_GIB:
             raise DistillationRefused(
                 f"{folders.root()} has less than DISTILLATION_FREE_GIB ({settings.DISTILLATION_FREE_GIB:g}) free. Free "
                 "some space, for instance with manage.py run clean, then start the design again."
@@ -149,7 +152,7 @@ def execute(
         watch.say(text)
         say(text)
 
-    journal = designs.Rows(design)
+    journal = Rows(design)
     try:
         with progress.watched(watch):
             Search(order, ladder, journal, watch, say=both, wait=watch.wait).run()

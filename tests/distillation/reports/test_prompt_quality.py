@@ -2,7 +2,7 @@
 
 import pytest
 
-from distillation.runs import prompt_quality
+from distillation.reports import prompt_quality
 from generation.models import Quality
 from tests.distillation.reporting import figures, write_stage
 from tests.people import make_release

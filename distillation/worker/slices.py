@@ -4,36 +4,34 @@ Generation comes first: while jobs wait or run, a slice pauses between two steps
 waits, the same process goes on with the next slice and keeps its networks.
 """
 
-import shutil
 import time
-from collections.abc import Callable
 
 import structlog
 from django.conf import settings
 
+from distillation import folders
 from distillation.detector.network import DetectorUnusable
 from distillation.examples import lifecycle as examples
 from distillation.models import Run, Slice
 from distillation.pipeline import recipes
 from distillation.pipeline.acceptance import RELEASE
 from distillation.pipeline.stages import Chain
+from distillation.reports import evaluations, stage_list
 from distillation.resumable import progress, stages
 from distillation.resumable.stages import StageBusy, StageError, Status
-from distillation.runs import folders, inputs, promotion, reports, stage_list
+from distillation.runs import inputs, promotion, yielding
 from distillation.runs import lifecycle as runs
-from distillation.runs.lease import Holding
 from distillation.training.errors import TrainingError
+from distillation.worker.lease import Holding
 from generation.engine.errors import EngineError
 from generation.errors import GenerationError
 from generation.infra import heartbeat
-from generation.jobs import claiming
-from generation.models import Job, Release
+from generation.models import Release
 from generation.releases import lifecycle as releases
 
 log = structlog.get_logger(__name__)
 
 NOTE_SECONDS = 1.0  # between two writes of the percentage
-LOOK_SECONDS = 0.05  # between two queries for jobs
 
 
 def execute(run: Run, holding: Holding) -> None:
@@ -68,7 +66,7 @@ def _build(run: Run, holding: Holding) -> None:
     with progress.watched(watch):
         made = chain.build(folders.root(), on_stage=watch.enter, progress_bar=False)
     if holding.hold is not None:
-        reports.keep(run.name, made)
+        evaluations.keep(run.name, made)
         promotion.conclude(run, holding.hold, made)
 
 
@@ -103,21 +101,6 @@ def _chain(run: Run, holding: Holding) -> Chain:
     if not is_held:
         raise progress.SliceOver
     return chain
-
-
-def free_gib() -> float:
-    """Return the free space for the folders of runs."""
-    folders.root().mkdir(parents=True, exist_ok=True)
-    return shutil.disk_usage(folders.root()).free / 2**30
-
-
-def give_way(is_over: Callable[[], bool]) -> None:
-    """Pause while jobs run, or wait for a worker: not while their queue is paused, or for their next attempt."""
-    while settings.DISTILLATION_YIELDS and not is_over():
-        running = Job.objects.filter(status=Job.Status.RUNNING)
-        if not running.exists() and claiming.oldest() is None:
-            return
-        time.sleep(LOOK_SECONDS)
 
 
 class _Watch:
@@ -155,8 +138,8 @@ class _Watch:
         now = time.monotonic()
         if now - self._noted >= NOTE_SECONDS:
             self._note()
-        if now - self._looked >= LOOK_SECONDS:
-            give_way(self._is_over)
+        if now - self._looked >= yielding.LOOK_SECONDS:
+            yielding.give_way(self._is_over)
             self._looked = time.monotonic()
         return self._is_over()
 
@@ -190,7 +173,7 @@ class _Watch:
     def _check_space(self) -> None:
         """Pause the run if the disk, which images share, is nearly full. More tries would not help."""
         hold = self._holding.hold
-        free = free_gib()
+        free = folders.free_gib()
         if hold is None or free >= settings.DISTILLATION_FREE_GIB:
             return
         detail = (

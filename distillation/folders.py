@@ -1,5 +1,6 @@
 """Paths of the folders of runs. Imports no torch."""
 
+import shutil
 from pathlib import Path
 
 from django.conf import settings
@@ -10,6 +11,12 @@ from distillation.models import Run
 def root() -> Path:
     """Return the folder of the stages of all runs and their shared data."""
     return Path(settings.DATA_DIR) / "distillation"
+
+
+def free_gib() -> float:
+    """Return the free space for the folders of runs."""
+    root().mkdir(parents=True, exist_ok=True)
+    return shutil.disk_usage(root()).free / 2**30
 
 
 def stage(run: Run, name: str) -> Path | None:

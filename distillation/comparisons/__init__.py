@@ -1,0 +1,1 @@
+"""Comparison of two releases by a person: side by side and blind."""

@@ -1,0 +1,1 @@
+"""Designs: begin, life cycle, execution, rows of the candidates."""

@@ -1,0 +1,1 @@
+"""Reports of runs for display: evaluation, curves, stages, durations, what the gate found."""
