@@ -136,6 +136,11 @@ def of(recipe: Recipe, teacher: Teacher) -> Space:
             f"A design trains structure, regression and joint in turns; the recipe {recipe.name} leaves one out. "
             "Give a recipe with all three, such as starter-1step."
         )
+    if recipe.student.cut is not None and cuts.cut_named(recipe.student.cut).loses_least:
+        raise RecipeRefused(
+            f"student.cut ({recipe.student.cut}): which block goes is decided while training, and a design measures "
+            "costs before. Give the cut that `distill` made, such as 'small', or another."
+        )
     decoder = _decoder(recipe)
     students = frozenset(_students(UNetShape(teacher.unet.config), recipe))
     factor = pixels_per_latent(teacher.vae.config)
@@ -167,7 +172,7 @@ def of(recipe: Recipe, teacher: Teacher) -> Space:
 def _students(shape: UNetShape, recipe: Recipe) -> Iterator[tuple[str, str]]:
     """Yield the cuts and widths that the teacher can be cut to."""
     own = str(recipe.student.share)
-    for name in (*cuts.CUTS, WHOLE):
+    for name in (*(name for name, cut in cuts.CUTS.items() if not cut.loses_least), WHOLE):
         try:
             left = shape if name == WHOLE else cuts.student_shape(shape, cuts.cut_named(name))
         except StudentRefused:

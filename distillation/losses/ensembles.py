@@ -9,39 +9,11 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from distillation.losses.noise_regression import noise_regression
 from distillation.losses.precision import wide
-from distillation.losses.soft_targets import target_log_probabilities
 
 SUM_TOLERANCE = 1e-4
-
-
-def arithmetic_mean(
-    teacher_logits: Sequence[Tensor], *, weights: Tensor, temperature: float
-) -> Tensor:
-    """log Σ_k π_k p_k(T), [B, N, ...], a target of `soft_targets.soft_loss` (Hinton et al., arXiv 1503.02531).
-
-    The mixture: a class that one teacher believes in stays possible.
-    """
-    stacked = _stacked(
-        [target_log_probabilities(v, temperature=temperature) for v in teacher_logits]
-    )
-    return (stacked + _spread(weights, stacked).log()).logsumexp(0)
-
-
-def geometric_mean(
-    teacher_logits: Sequence[Tensor], *, weights: Tensor, temperature: float
-) -> Tensor:
-    """log of p ∝ Π_k p_k(T)^π_k, [B, N, ...]: the softmax of the mean logits (Hinton et al., arXiv 1503.02531).
-
-    The consensus: a class that one teacher rules out is ruled out.
-    """
-    stacked = _stacked(
-        [target_log_probabilities(v, temperature=temperature) for v in teacher_logits]
-    )
-    return functional.log_softmax((stacked * _spread(weights, stacked)).sum(0), dim=1)
 
 
 def mean_noise(noise_preds: Sequence[Tensor], *, weights: Tensor) -> Tensor:

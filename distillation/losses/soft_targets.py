@@ -23,9 +23,9 @@ def target_log_probabilities(teacher_logits: Tensor, *, temperature: float) -> T
 def soft_loss(student_logits: Tensor, target: Tensor, *, temperature: float) -> Tensor:
     """T² · Σ_i p_i (log p_i − log q_i(T)), where q(T) is of the student's logits z (Hinton et al., arXiv 1503.02531).
 
-    target: log p, [B, N, ...] as the logits, already at this temperature (`target_log_probabilities`, or the means of
-    `distillation.losses.ensembles`); it is taken as a constant. The divergence is the paper's cross-entropy less the
-    entropy of the target, which is constant too: the same gradient T · (q − p), but 0 when student and teacher agree.
+    target: log p, [B, N, ...] as the logits, already at this temperature (`target_log_probabilities`); it is taken as a
+    constant. The divergence is the paper's cross-entropy less the entropy of the target, which is constant too: the
+    same gradient T · (q − p), but 0 when student and teacher agree.
     T² keeps the gradient's size: for large T it tends to (z − v) ÷ N of the centred logits, the regression.
     """
     _check_temperature(temperature)

@@ -141,6 +141,8 @@ class Recipe:
                 f"{', '.join(RECIPES)}."
             )
         rollout.check(self.timesteps, teacher.schedule)
+        if self.structure is not None:
+            self.structure.check()
 
 
 # --- the starter's --------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """Table of the blocks that a student keeps of its teacher, and the student's shape.
 
-The three cuts of BK-SDM (Kim et al., ECCV 2024, arXiv 2305.15798), for any teacher of SD 1.5's block types; and each
-without the attentions of the highest resolution that has some, where they cost most and the prompt decides least.
+The three cuts of BK-SDM (Kim et al., ECCV 2024, arXiv 2305.15798), for any teacher of SD 1.5's block types. `…-low` is
+one without the attentions of the highest resolution that has some, where they cost most and the prompt decides least;
+`…-least` one without the block whose removal costs least by the weights' posterior (`pruning.without_least`).
 """
 
 from dataclasses import dataclass, replace
@@ -21,7 +22,9 @@ class Cut:
     up_layers: tuple[int, ...]
     is_mid_kept: bool
     inner_stages_removed: int  # of the lowest resolution, on the way down and on the way up
-    levels_without_attention: int = 0  # of those that attend, from the highest resolution down
+    # Levels that lose their attentions: places among those that attend, from the highest resolution down.
+    without_attention: tuple[int, ...] = ()
+    loses_least: bool = False  # a further block, which the weights decide
 
 
 _PUBLISHED = (
@@ -29,9 +32,13 @@ _PUBLISHED = (
     Cut("small", (0,), (0, 2), is_mid_kept=False, inner_stages_removed=0),
     Cut("tiny", (0,), (0, 2), is_mid_kept=False, inner_stages_removed=1),
 )
-CUTS: dict[str, Cut] = {cut.name: cut for cut in _PUBLISHED} | {
-    f"{cut.name}-low": replace(cut, name=f"{cut.name}-low", levels_without_attention=1)
-    for cut in _PUBLISHED
+CUTS: dict[str, Cut] = {
+    cut.name: cut
+    for cut in (
+        *_PUBLISHED,
+        *(replace(cut, name=f"{cut.name}-low", without_attention=(0,)) for cut in _PUBLISHED),
+        *(replace(cut, name=f"{cut.name}-least", loses_least=True) for cut in _PUBLISHED),
+    )
 }
 
 
@@ -81,11 +88,10 @@ def student_shape(teacher: UNetShape, cut: Cut) -> UNetShape:
 
 def _attending(kinds: tuple[str, ...], cut: Cut) -> tuple[str, ...]:
     """Return the block types, from the highest resolution down, of which the cut removes attentions."""
-    left = cut.levels_without_attention
-    found = []
+    found, place = [], -1
     for kind in kinds:
-        is_plain = ATTENDS[kind] and left > 0
-        left -= is_plain
+        place += ATTENDS[kind]
+        is_plain = place in cut.without_attention
         found.append(kind.removeprefix("CrossAttn") if is_plain else kind)
     return tuple(found)
 

@@ -1,15 +1,13 @@
 """Normal distribution of a teacher's weights after its training.
 
-Two estimates of a diagonal one. Laplace: the curvature of the loss at the trained weights, by squared gradients. SWAG:
-the spread of snapshots along the training (Maddox et al. 2019, arXiv 1902.02476). The student's prior is made of it
-(idea: Grabovoy & Strijov 2021, Automation and Remote Control 82(11)); see pruning.py.
+A diagonal one, by Laplace: the curvature of the loss at the trained weights, by squared gradients. The student's prior
+is made of it (idea: Grabovoy & Strijov 2021, Automation and Remote Control 82(11)); see pruning.py.
 """
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-import torch
 from torch import Tensor
 
 SMALLEST, LARGEST = 1e-8, 1e-2  # variances are clipped to these, if nothing else is said
@@ -89,35 +87,3 @@ def laplace(
         for name, values in information.items()
     }
     return Posterior({name: value.detach().clone() for name, value in mean.items()}, variance)
-
-
-def swag(
-    snapshots: Iterable[Mapping[str, Tensor]],
-    *,
-    limits: tuple[float, float] = (SMALLEST, LARGEST),
-) -> Posterior:
-    """Return the mean and the mean squared deviation of the snapshots, weight by weight, clipped (SWAG, diagonal part).
-
-    One pass in float32 without the difference of two large numbers (Welford 1962). Raises ValueError for fewer than
-    two.
-    """
-    count = 0
-    mean: dict[str, Tensor] = {}
-    squares: dict[str, Tensor] = {}
-    for snapshot in snapshots:
-        count += 1
-        if count > 1 and set(snapshot) != set(mean):
-            raise ValueError("Every snapshot must hold the same tensors.")
-        for name, tensor in snapshot.items():
-            value = tensor.detach().float()
-            if count == 1:
-                mean[name], squares[name] = value.clone(), torch.zeros_like(value)
-                continue
-            deviation = value - mean[name]
-            mean[name] = mean[name] + deviation / count
-            squares[name] = squares[name] + deviation * (value - mean[name])
-    if count < 2:
-        raise ValueError(f"A spread needs at least two snapshots, not {count}.")
-    return Posterior(
-        mean, {name: (value / count).clamp(*limits) for name, value in squares.items()}
-    )

@@ -6,19 +6,21 @@ conditioned on zero when it is removed. With a diagonal posterior conditioning m
 prior is the teacher's posterior of the weights that are left.
 """
 
-from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from distillation.students import weights, widths
+from distillation.students import cuts, weights, widths
 from distillation.students.channels import Layout
 from distillation.students.cuts import Cut
+from distillation.students.errors import StudentRefused
 from distillation.students.posterior import LARGEST, Posterior
-from distillation.students.unets import UNetShape
+from distillation.students.unets import ATTENDS, UNetShape
 from distillation.students.widths import WidthPlan
 
-Blocks = Mapping[str, tuple[str, ...]]  # of each block the tensors of its last projection
+MID = "mid_block"
+LAST = ("conv2", "proj_out")  # last projections of residual blocks and of attentions
 
 
 def relevance(posterior: Posterior) -> dict[str, Tensor]:
@@ -48,58 +50,56 @@ def channel_scores(posterior: Posterior, layout: Layout) -> dict[str, Tensor]:
     return scores
 
 
-def residual_blocks(shape: UNetShape) -> dict[str, tuple[str, ...]]:
-    """Return the blocks of a UNet that can be removed alone, as their input is added to their output unchanged.
+def block_scores(posterior: Posterior, shape: UNetShape) -> dict[str, float]:
+    """Return for each block that can be removed the sum of m² ÷ σ² over its last projections.
 
-    All attentions, and the residual blocks without a convolution in the shortcut; with the names of the last
-    projection's tensors.
+    Blocks: the mid block, and by the number of the level all attentions of that level, on the way down and up.
     """
-    names = shape.tensors
-    found: dict[str, tuple[str, ...]] = {}
-    for name in names:
-        block, _, tensor = name.rpartition(".conv2.weight")
-        if block and not tensor and f"{block}.conv_shortcut.weight" not in names:
-            found[block] = (name, f"{block}.conv2.bias")
-        block, _, tensor = name.rpartition(".proj_out.weight")
-        if block and not tensor:
-            found[block] = (name, f"{block}.proj_out.bias")
-    return found
+    scores: dict[str, float] = {}
+    for name, ratios in relevance(posterior).items():
+        stage, _, rest = name.partition(".")
+        parts = rest.split(".")
+        if len(parts) < 3 or parts[-2] not in LAST:
+            continue
+        if stage == MID:
+            block = MID
+        elif parts[1] == "attentions":
+            number = int(parts[0])
+            block = str(number if stage == "down_blocks" else shape.levels - 1 - number)
+        else:
+            continue
+        scores[block] = scores.get(block, 0.0) + float(ratios.double().sum())
+    return scores
 
 
-def block_scores(posterior: Posterior, blocks: Blocks) -> dict[str, float]:
-    """Return for each block the sum of m² ÷ σ² over its last projection."""
-    ratios = relevance(posterior)
-    return {
-        block: float(sum(ratios[name].double().sum() for name in tensors))
-        for block, tensors in blocks.items()
-    }
+def without_least(cut: Cut, teacher: UNetShape, posterior: Posterior) -> Cut:
+    """Return the cut with the block named whose removal costs least; the cut itself if it leaves nothing to choose.
 
-
-def order(scores: Mapping[str, float]) -> list[str]:
-    """Return what to remove first, second, …: the least score first."""
-    return sorted(scores, key=scores.__getitem__)
-
-
-def silence(tensors: Mapping[str, Tensor], blocks: Blocks) -> dict[str, Tensor]:
-    """Return the state dict with the blocks' last projections zero: one structure, without these blocks' effect."""
-    zeroed = {name for names in blocks.values() for name in names}
-    return {
-        name: torch.zeros_like(tensor) if name in zeroed else tensor
-        for name, tensor in tensors.items()
-    }
-
-
-# --- the student's prior --------------------------------------------------------------------------
-def prior_without_blocks(posterior: Posterior, blocks: Iterable[str]) -> Posterior:
-    """Return the posterior with the blocks' last projections conditioned on zero, the rest of them integrated out."""
-    prefixes = tuple(f"{block}." for block in blocks)
-    kept = [name for name in posterior.mean if not name.startswith(prefixes)]
-    return Posterior(
-        {name: posterior.mean[name] for name in kept},
-        {name: posterior.variance[name] for name in kept},
+    The student must still see the prompt. Raises StudentRefused if no block can go. posterior: of the teacher.
+    """
+    if not cut.loses_least:
+        return cut
+    plain = replace(cut, loses_least=False)
+    shape = cuts.student_shape(teacher, plain)
+    scores = block_scores(prior_of_cut(posterior, teacher, cut=plain), shape)
+    attending = [str(level) for level, kind in enumerate(shape.down) if ATTENDS[kind]]
+    for block in sorted(scores, key=scores.__getitem__):
+        if block == MID:
+            found = replace(plain, is_mid_kept=False)
+        else:
+            found = replace(plain, without_attention=(attending.index(block),))
+        try:
+            cuts.student_shape(teacher, found)
+        except StudentRefused:
+            continue
+        return found
+    raise StudentRefused(
+        f"The cut {cut.name!r} removes one more block, and none of this teacher's can go. Use one that keeps more, "
+        "such as 'base-least', or a cut without '-least'."
     )
 
 
+# --- the student's prior --------------------------------------------------------------------------
 def prior_of_cut(
     posterior: Posterior, teacher: UNetShape, *, cut: Cut, new_variance: float = LARGEST
 ) -> Posterior:

@@ -55,6 +55,11 @@ class StructureRecipe(Shares, TrainingRecipe):
                 f"weight_decay is {self.weight_decay}, a prior around zero; the method bayes has another: give 0."
             )
 
+    def check(self) -> None:
+        """Raise RecipeRefused where the method lacks what only a person can give."""
+        if isinstance(self.objective, EnsembleRecipe):
+            self.objective.check()
+
     @property
     def further_teachers(self) -> tuple[str, ...]:
         """Folders of releases that the method learns from in addition to the teacher."""

@@ -1,5 +1,6 @@
 """Student network, made out of its teacher by a recipe."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -8,6 +9,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 
 from distillation.students import channels, cuts, pruning, weights, widths
+from distillation.students.cuts import Cut
 from distillation.students.errors import StudentRefused
 from distillation.students.posterior import Posterior
 from distillation.students.unets import UNetShape
@@ -17,7 +19,11 @@ from distillation.training.errors import RecipeRefused
 
 @dataclass(frozen=True)
 class StudentRecipe:
-    """cut: of `cuts.CUTS`, or None to keep all blocks; width: the share of channels that stays, as a fraction."""
+    """cut: of `cuts.CUTS`, or None to keep all blocks; width: the share of channels that stays, as a fraction.
+
+    What the weights decide, the block that a `…-least` loses and the channels that stay, the method bayes decides by
+    the teacher's posterior, and other methods by the size of the weights alone.
+    """
 
     cut: str | None = "tiny"
     width: str = "1"
@@ -51,27 +57,41 @@ class Reduced:
 def reduce(teacher: Teacher, recipe: StudentRecipe, *, posterior: Posterior | None) -> Reduced:
     """Remove from the teacher what the recipe leaves out. Raises StudentRefused.
 
-    posterior: of the teacher's weights; decides which channels stay where the width is less than 1. Without one all
-    weights count as equally well known, and the largest channels stay.
+    posterior: of the teacher's weights; decides which channels stay where the width is less than 1, and which block a
+    `…-least` loses. Without one all weights count as equally well known, and the largest stay.
     """
     shape = UNetShape(teacher.unet.config)
     tensors = dict(teacher.unet.state_dict())
     if recipe.cut is not None:
-        cut = cuts.cut_named(recipe.cut)
+        cut = _cut(recipe.cut, teacher, posterior)
         tensors = weights.copy(tensors, shape, cut=cut)
         posterior = posterior and pruning.prior_of_cut(posterior, shape, cut=cut)
         shape = cuts.student_shape(shape, cut)
     if recipe.share < 1:
-        known = posterior or Posterior(
-            tensors, {name: torch.ones_like(value) for name, value in tensors.items()}
+        scores = pruning.channel_scores(
+            posterior or _equally_known(tensors), channels.layout(shape)
         )
-        scores = pruning.channel_scores(known, channels.layout(shape))
         # Where no choice of channels keeps the groups of the norms whole, training must make up for it.
         is_mixed = recipe.share not in widths.exact_shares(shape)
         plan = widths.plan(shape, recipe.share, scores=scores, may_mix_norms=is_mixed)
         tensors, shape = widths.narrow(tensors, plan), plan.student
         posterior = posterior and pruning.prior_of_widths(posterior, plan)
     return Reduced(shape, tensors, posterior)
+
+
+def _cut(name: str, teacher: Teacher, posterior: Posterior | None = None) -> Cut:
+    """Return the cut of this name, with the block that it loses if the weights decide that."""
+    cut = cuts.cut_named(name)
+    if not cut.loses_least:
+        return cut
+    known = posterior or _equally_known(teacher.unet.state_dict())
+    return pruning.without_least(cut, UNetShape(teacher.unet.config), known)
+
+
+def _equally_known(tensors: Mapping[str, Tensor]) -> Posterior:
+    return Posterior(
+        dict(tensors), {name: torch.ones_like(value) for name, value in tensors.items()}
+    )
 
 
 def make(
@@ -94,4 +114,4 @@ def feature_pairs(teacher: Teacher, recipe: StudentRecipe) -> tuple[tuple[str, s
     """Return (teacher's module, student's module) whose outputs have one shape; none for a narrower student."""
     if recipe.cut is None or recipe.share < 1:
         return ()
-    return cuts.feature_pairs(UNetShape(teacher.unet.config), cuts.cut_named(recipe.cut))
+    return cuts.feature_pairs(UNetShape(teacher.unet.config), _cut(recipe.cut, teacher))

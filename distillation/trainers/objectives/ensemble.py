@@ -1,7 +1,8 @@
 """Method `ensemble`: regression onto the mean of several teachers, weighted less where they disagree.
 
-One teacher gives several members: itself at several guidance scales. They share all weights, so their disagreement
-shows where guidance matters, not what a separately trained network would predict; further releases do that.
+The members are different networks: the teacher, and further releases, such as one of an earlier moment of its training
+or one trained with another seed. One teacher at several guidance scales would be no ensemble: guidance is linear in its
+scale, so that their mean is the guided teacher itself.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,6 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Generator, Tensor, nn
 
 from distillation.losses.ensembles import SUM_TOLERANCE, ensemble_regression
-from distillation.losses.noise_regression import guided
 from distillation.trainers import teacher as teachers
 from distillation.trainers.objectives import passes
 from distillation.trainers.objectives.batches import Batch
@@ -22,20 +22,17 @@ from distillation.trainers.teacher import Teacher
 from distillation.training import checks
 from distillation.training.errors import RecipeRefused
 
-SPREAD = (0.75, 1.0, 1.25)  # of w − 1, where no scales are given
-
 
 @dataclass(frozen=True)
 class EnsembleRecipe:
     """E[‖ε_S − ε̄‖² · τ² ÷ (τ² + v)], v the members' disagreement about the sample.
 
-    guidance_scales: of the teacher, a member each; none is 1 + (w − 1) · SPREAD around its own w. teachers: folders of
-    more releases, a member each at its own scale. weights: of the members in that order, of sum 1; none is equal ones.
-    variance: τ², of the student's own error, in squared units of the prediction.
+    teachers: folders of releases, a member each besides the teacher, all at their own guidance scale. weights: of the
+    teacher, then of these, of sum 1; none is equal ones. variance: τ², of the student's own error, in squared units of
+    the prediction: the smaller, the less samples count about which the members disagree.
     """
 
     method: str = "ensemble"
-    guidance_scales: tuple[float, ...] = ()
     teachers: tuple[str, ...] = ()
     weights: tuple[float, ...] = ()
     variance: float = 0.02
@@ -43,23 +40,24 @@ class EnsembleRecipe:
     def __post_init__(self) -> None:
         checks.one_of(self, "method", ("ensemble",))
         checks.positive(self, "variance")
-        if min(self.guidance_scales, default=1) <= 0:
-            raise ValueError(f"guidance_scales must be above 0, not {self.guidance_scales}.")
-        if len(self.guidance_scales) == 1 and not self.teachers:
-            raise ValueError(
-                f"guidance_scales is {self.guidance_scales}, and teachers names none: an ensemble has two members."
-            )
         if self.weights:
             if min(self.weights) < 0 or abs(sum(self.weights) - 1) > SUM_TOLERANCE:
                 raise ValueError(
                     f"weights must not be negative and must sum to 1, not {self.weights}."
                 )
-            scales = self.guidance_scales or SPREAD
-            if len(self.weights) != len(scales) + len(self.teachers):
+            if len(self.weights) != 1 + len(self.teachers):
                 raise ValueError(
-                    f"weights has {len(self.weights)} values for {len(scales)} guidance_scales and "
-                    f"{len(self.teachers)} teachers."
+                    f"weights has {len(self.weights)} values for the teacher and {len(self.teachers)} further ones."
                 )
+
+    def check(self) -> None:
+        """Raise RecipeRefused where there is one teacher alone."""
+        if not self.teachers:
+            raise RecipeRefused(
+                "objective.teachers names no release, and one teacher is no ensemble. Give folders of releases with "
+                "its latents and noise schedule, such as a checkpoint of its own training: "
+                """--set 'structure.objective.teachers=["FOLDER"]'."""
+            )
 
     def make(self, sources: Sources, student: UNet2DConditionModel) -> "Ensemble":
         return Ensemble(self, sources, student)
@@ -71,23 +69,16 @@ class Ensemble:
     def __init__(
         self, recipe: EnsembleRecipe, sources: Sources, student: UNet2DConditionModel
     ) -> None:
-        own = sources.teacher
+        recipe.check()
         self._recipe = recipe
-        self._teacher = own
+        self._teacher = sources.teacher
         self._student = student
-        given = recipe.guidance_scales
-        if not given:
-            if own.guidance_scale == 1:
-                raise RecipeRefused(
-                    f"guidance_scales must be given: {own.manifest.name} is unguided, so there is nothing to vary."
-                )
-            given = tuple(1 + (own.guidance_scale - 1) * factor for factor in SPREAD)
-        self._scales = tuple(
-            passes.scale_of(own, scale, field="guidance_scales") for scale in given
-        )
-        self._others = tuple(_like(own, folder) for folder in recipe.teachers)
-        members = len(self._scales) + len(self._others)
-        self._weights = torch.tensor(recipe.weights or (1 / members,) * members)
+        others = (_like(self._teacher, folder) for folder in recipe.teachers)
+        self._members = (self._teacher, *others)
+        for member in self._members:
+            passes.scale_of(member, None, field="teachers")
+        count = len(self._members)
+        self._weights = torch.tensor(recipe.weights or (1 / count,) * count)
         self.modules: dict[str, nn.Module] = {}
 
     def losses(self, batch: Batch, generator: Generator) -> dict[str, Tensor]:
@@ -101,15 +92,11 @@ class Ensemble:
         return {"ensemble": self._recipe.variance * loss}
 
     def members(self, batch: Batch) -> Sequence[Tensor]:
-        """Return the members' predictions, each fp32 [B, C, h, w]. All scales of a teacher cost its two passes."""
-        text = passes.with_text(self._teacher, batch)
-        without = text
-        if set(self._scales) != {1.0}:
-            without = passes.without_text(self._teacher, batch)
-        found = [guided(without, text, guidance_scale=scale) for scale in self._scales]
-        for other in self._others:
-            found.append(passes.guided_by(other, batch, guidance_scale=other.guidance_scale))
-        return found
+        """Return the members' guided predictions, each fp32 [B, C, h, w]."""
+        return [
+            passes.guided_by(member, batch, guidance_scale=member.guidance_scale)
+            for member in self._members
+        ]
 
 
 def _like(own: Teacher, folder: str) -> Teacher:

@@ -1,7 +1,7 @@
 """Method `hinton`: soft targets of the teacher and hard ones of the data, averaged (arXiv 1503.02531).
 
-A diffusion network has no classes. Its d outputs of a sample can be read as d logits, softened by a temperature; at a
-high temperature that is the regression of the outputs, exactly, and this is what no temperature stands for.
+A diffusion network has no classes. Its d outputs of a sample are read as d logits, softened by a temperature; at a high
+temperature that is the regression of the outputs. Classes there are in its pictures: see `labels` of the stage `joint`.
 """
 
 from dataclasses import dataclass
@@ -22,22 +22,18 @@ class HintonRecipe:
     """soft_weight · soft + (1 − soft_weight) · hard.
 
     soft: towards the guided teacher's outputs; hard: towards what was drawn, of the noised samples. temperature: T, in
-    the unit of the outputs; None is its limit, the regression. guidance_scale: of the teacher, its own if None.
+    the unit of the outputs, which have about 1. guidance_scale: of the teacher, its own if None.
     """
 
     method: str = "hinton"
     soft_weight: float = 0.9
-    temperature: float | None = None
+    temperature: float = 1.0
     guidance_scale: float | None = None
 
     def __post_init__(self) -> None:
         checks.one_of(self, "method", ("hinton",))
         checks.share(self, "soft_weight")
-        checks.positive(self, "temperature", "guidance_scale")
-        if not self.soft_weight:
-            for name in ("temperature", "guidance_scale"):
-                if getattr(self, name) is not None:
-                    raise ValueError(f"{name} is of the soft targets, and soft_weight is 0.")
+        checks.positive(self, "soft_weight", "temperature", "guidance_scale")
 
     def make(self, sources: Sources, student: UNet2DConditionModel) -> "Hinton":
         return Hinton(self, sources, student)
@@ -55,24 +51,19 @@ class Hinton(StudentObjective):
     def losses(self, batch: Batch, generator: Generator) -> dict[str, Tensor]:
         prediction = passes.of_student(self._student, self._teacher, batch)
         hard = noise_regression(prediction[: len(batch.hard)], batch.hard)
+        target = passes.guided_by(self._teacher, batch, guidance_scale=self._scale)
+        soft = softened_regression(prediction, target, temperature=self._recipe.temperature)
         share = self._recipe.soft_weight
-        losses = {"hard": (1 - share) * hard}
-        if share:
-            target = passes.guided_by(self._teacher, batch, guidance_scale=self._scale)
-            soft = softened_regression(prediction, target, temperature=self._recipe.temperature)
-            losses["soft"] = share * soft
-        return losses
+        return {"hard": (1 - share) * hard, "soft": share * soft}
 
 
-def softened_regression(prediction: Tensor, target: Tensor, *, temperature: float | None) -> Tensor:
+def softened_regression(prediction: Tensor, target: Tensor, *, temperature: float) -> Tensor:
     """Return 2 T² · KL of the softmax over the d outputs of a sample + (difference of their means)²; both are [B, ...].
 
     The softmax does not see what is added to all outputs, so the means are regressed as well. Twice, because
-    T² · KL → ‖z − v‖² ÷ 2d of centred logits: then the whole tends to the mean squared difference, which is the value
-    for None. A low temperature weighs the large outputs of the teacher more.
+    T² · KL → ‖z − v‖² ÷ 2d of centred logits: then the whole tends to the mean squared difference. A low temperature
+    weighs the large outputs of the teacher more.
     """
-    if temperature is None:
-        return noise_regression(prediction, target)
     logits, wanted = prediction.flatten(1), target.flatten(1)
     soft = soft_loss(
         logits,

@@ -1,15 +1,8 @@
 import pytest
 import torch
 
-from distillation.losses.ensembles import (
-    arithmetic_mean,
-    disagreement,
-    ensemble_regression,
-    geometric_mean,
-    mean_noise,
-)
+from distillation.losses.ensembles import disagreement, ensemble_regression, mean_noise
 from distillation.losses.noise_regression import noise_regression
-from distillation.losses.soft_targets import soft_loss, target_log_probabilities
 
 WEIGHTS = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
 
@@ -20,51 +13,6 @@ def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
 
 def teachers(*shape: int) -> list[torch.Tensor]:
     return [drawn(*shape, seed=seed) for seed in (1, 2, 3)]
-
-
-def test_the_arithmetic_mean_mixes_probabilities():
-    logits = teachers(2, 4)
-    found = arithmetic_mean(logits, weights=WEIGHTS, temperature=2.0).exp()
-    expected = sum(w * (v / 2).softmax(1) for w, v in zip(WEIGHTS, logits, strict=True))
-    assert torch.allclose(found, expected)
-
-
-def test_the_geometric_mean_is_the_softmax_of_the_mean_logits():
-    logits = teachers(2, 4)
-    found = geometric_mean(logits, weights=WEIGHTS, temperature=2.0).exp()
-    powers = [(v / 2).softmax(1) ** w for w, v in zip(WEIGHTS, logits, strict=True)]
-    product = powers[0] * powers[1] * powers[2]
-    assert torch.allclose(found, product / product.sum(1, keepdim=True))
-    mean = sum(w * v for w, v in zip(WEIGHTS, logits, strict=True))
-    assert torch.allclose(found, (mean / 2).softmax(1))
-
-
-def test_the_mixture_keeps_what_one_believes_and_the_consensus_drops_what_one_excludes():
-    sure = torch.tensor([[20.0, 0.0, 0.0]])
-    excludes = torch.tensor([[-20.0, 0.0, 0.0]])
-    weights = torch.tensor([0.5, 0.5])
-    mixture = arithmetic_mean([sure, excludes], weights=weights, temperature=1.0).exp()
-    consensus = geometric_mean([sure, excludes], weights=weights, temperature=1.0).exp()
-    assert float(mixture[0, 0]) == pytest.approx(0.5, abs=1e-3)
-    assert float(consensus[0, 0]) == pytest.approx(1 / 3, abs=1e-3)
-
-
-@pytest.mark.parametrize("mean", [arithmetic_mean, geometric_mean])
-def test_a_mean_of_one_teacher_is_that_teacher_and_a_target_of_the_soft_loss(mean):
-    student, teacher = drawn(2, 4, 3, 3), drawn(2, 4, 3, 3, seed=1)
-    target = mean([teacher], weights=torch.ones(1), temperature=2.0)
-    alone = target_log_probabilities(teacher, temperature=2.0)
-    losses = [float(soft_loss(student, of, temperature=2.0)) for of in (target, alone)]
-    assert losses[0] == pytest.approx(losses[1])
-
-
-def test_a_teacher_of_no_weight_has_no_say():
-    logits = teachers(2, 4)
-    weights = torch.tensor([0.6, 0.4, 0.0])
-    for mean in (arithmetic_mean, geometric_mean):
-        found = mean(logits, weights=weights, temperature=1.0)
-        without = mean(logits[:2], weights=weights[:2], temperature=1.0)
-        assert torch.allclose(found, without)
 
 
 def test_the_mean_noise_is_the_score_of_the_geometric_mean_of_densities():
@@ -138,8 +86,6 @@ def test_teachers_learn_nothing_and_the_derivative_is_right():
     student = drawn(2, 3).requires_grad_()
     ensemble_regression(student, noises, weights=WEIGHTS, variance=0.5).backward()
     assert all(noise.grad is None for noise in noises)
-    assert not arithmetic_mean(noises, weights=WEIGHTS, temperature=1.0).requires_grad
-    assert not geometric_mean(noises, weights=WEIGHTS, temperature=1.0).requires_grad
     assert torch.autograd.gradcheck(
         lambda s: ensemble_regression(s, noises, weights=WEIGHTS, variance=0.5), (student,)
     )

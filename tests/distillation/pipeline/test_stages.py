@@ -50,7 +50,7 @@ def keys(recipe: Recipe, inputs: Inputs) -> dict[str, str]:
         (SD15, "bundle", "7879d87d3f8ee2cb"),
         (warm(SD15), "bundle", "6aa747f0a5e78a72"),
         (RECIPES["starter-2step"], "bundle", "85cc17d76db72622"),
-        (RECIPES["ensemble"], "bundle", "72ad0f2f25a8e03e"),
+        (RECIPES["ensemble"], "bundle", "907ab00a0858bfa5"),
         (RECIPES["bayes"], "bundle", "1ba25018b46f7752"),
     ],
     ids=lambda value: value.name if isinstance(value, Recipe) else None,

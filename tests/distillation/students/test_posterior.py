@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from distillation.students.posterior import LARGEST, SMALLEST, Posterior, fisher, laplace, swag
+from distillation.students.posterior import LARGEST, SMALLEST, Posterior, fisher, laplace
 
 
 def linear_gradients(weights, rows, targets, noise):
@@ -41,26 +41,13 @@ def test_laplace_is_the_exact_posterior_of_a_linear_regression(size):
     assert torch.equal(posterior.mean["w"], found)
 
 
-def test_swag_is_the_mean_and_spread_of_the_snapshots():
-    torch.manual_seed(0)
-    values = 1000 + 0.05 * torch.randn(50, 4, dtype=torch.float64)  # far from zero: no cancelling
-    posterior = swag({"w": value.float()} for value in values)
-    exact = values.float().double()
-    assert torch.allclose(posterior.mean["w"].double(), exact.mean(0), rtol=1e-6)
-    assert torch.allclose(posterior.variance["w"].double(), exact.var(0, correction=0), rtol=0.02)
-
-
 def test_variances_are_clipped():
     information = {"w": torch.tensor([0.0, 1e12])}
     posterior = laplace({"w": torch.zeros(2)}, information, examples=10, precision=0.0)
     assert posterior.variance["w"].tolist() == pytest.approx([LARGEST, SMALLEST])
-    constant = swag([{"w": torch.ones(1)}] * 3)
-    assert constant.variance["w"].item() == pytest.approx(SMALLEST)
 
 
 def test_what_has_no_spread_is_refused():
-    with pytest.raises(ValueError, match="two snapshots"):
-        swag([{"w": torch.ones(1)}])
     with pytest.raises(ValueError, match="at least one batch"):
         fisher(lambda batch: {}, [])
     with pytest.raises(ValueError, match="not finite"):

@@ -1,11 +1,13 @@
 """m² ÷ σ² orders by what a removal costs, and the student's prior is what is left of the teacher's posterior."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
 import torch
 
 from distillation.students import channels, cuts, posterior, pruning, weights, widths
+from distillation.students.errors import StudentRefused
 from distillation.students.posterior import Posterior
 from distillation.students.unets import UNetShape
 
@@ -37,11 +39,12 @@ def test_the_order_is_that_of_the_loss_and_not_of_the_size_of_weights():
     means = dict(zip("abcd", found.split(1), strict=True))
     information = posterior.fisher(gradients, range(3000))
     known = posterior.laplace(means, information, examples=3000, precision=0.0, limits=(1e-9, 1e3))
-    scores = pruning.block_scores(known, {name: (name,) for name in "abcd"})
+    scores = {name: float(ratios.sum()) for name, ratios in pruning.relevance(known).items()}
     without = {name: found * (torch.arange(4) != i) for i, name in enumerate("abcd")}
     costs = {name: loss(w) - loss(found) for name, w in without.items()}
-    assert pruning.order(scores) == sorted(costs, key=costs.__getitem__) == list("bdca")
-    assert pruning.order({n: float(m.abs()) for n, m in means.items()}) != list("bdca")
+    sizes = {name: float(mean.abs()) for name, mean in means.items()}
+    assert sorted("abcd", key=scores.__getitem__) == sorted("abcd", key=costs.__getitem__)
+    assert sorted("abcd", key=sizes.__getitem__) != sorted("abcd", key=costs.__getitem__)
     for name, cost in costs.items():  # m² ÷ σ² = 2 · N · (rise of the mean loss)
         assert scores[name] == pytest.approx(2 * 3000 * cost, rel=0.2)
 
@@ -68,35 +71,53 @@ def test_a_channels_score_sums_over_all_that_reads_it():
     assert torch.allclose(scores[last].float(), readers[0] + readers[1])
 
 
-def test_a_silenced_block_passes_its_input_on():
-    tensors = unet(STARTER).state_dict()
-    blocks = pruning.residual_blocks(STARTER)
-    chosen = "down_blocks.1.resnets.1", "mid_block.attentions.0"
-    silent = pruning.silence(tensors, {name: blocks[name] for name in chosen})
-    network = loaded(STARTER, silent)
-    seen = {}
-    for name in chosen:
-        network.get_submodule(name).register_forward_hook(
-            lambda _module, inputs, found, name=name: seen.update(
-                {name: (inputs[0], found[0] if isinstance(found, tuple) else found)}
-            )
-        )
-    output(network)
-    for before, after in seen.values():
-        assert torch.equal(before, after)
-    assert len(seen) == 2
-    assert "up_blocks.0.resnets.0" not in blocks  # its shortcut is a convolution
-    assert "down_blocks.1.resnets.0" not in blocks
+BLOCKS = {  # of the base cut of STARTER: the beginnings of its tensors, and what the cut without it has
+    "mid_block": (("mid_block.",), {"is_mid_kept": False}),
+    "1": (("down_blocks.1.att", "up_blocks.1.att"), {"without_attention": (0,)}),
+    "2": (("down_blocks.2.att", "up_blocks.0.att"), {"without_attention": (1,)}),
+}
 
 
-def test_the_prior_without_blocks_is_the_posterior_of_the_rest():
-    known = of_toy(STARTER)
-    left = pruning.prior_without_blocks(known, ["mid_block.resnets.1", "mid_block.attentions.0"])
-    assert {".".join(n.split(".")[:3]) for n in set(known.mean) - set(left.mean)} == {
-        "mid_block.resnets.1",
-        "mid_block.attentions.0",
+def without(block: str, known: Posterior, factor: float) -> Posterior:
+    """Multiply the variances of a block's weights."""
+    begins = BLOCKS[block][0]
+    changed = {
+        name: variance * (factor if name.startswith(begins) else 1)
+        for name, variance in known.variance.items()
     }
-    assert all(torch.equal(left.variance[name], known.variance[name]) for name in left.mean)
+    return Posterior(known.mean, changed)
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_of_the_blocks_the_least_known_goes(block):
+    known = without(block, of_toy(STARTER), 1e4)
+    cut = pruning.without_least(cuts.CUTS["base-least"], STARTER, known)
+    assert cut == replace(cuts.CUTS["base"], name="base-least", **BLOCKS[block][1])
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_the_student_without_a_block_is_the_one_whose_last_projections_are_zero(block):
+    begins, fields = BLOCKS[block]
+    base = cuts.CUTS["base"]
+    tensors = weights.copy(unet(STARTER).state_dict(), STARTER, cut=base)
+    for name, tensor in tensors.items():
+        if name.startswith(begins) and name.split(".")[-2] in pruning.LAST:
+            tensor.zero_()
+    shape = cuts.student_shape(STARTER, base)
+    assert pruning.block_scores(Posterior(tensors, tensors_of_ones(tensors)), shape)[block] == 0
+    cut = replace(base, **fields)
+    left = weights.copy(unet(STARTER).state_dict(), STARTER, cut=cut)
+    found = output(loaded(cuts.student_shape(STARTER, cut), left))
+    assert torch.allclose(found, output(loaded(shape, tensors)), atol=1e-5)
+
+
+def tensors_of_ones(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: torch.ones_like(tensor) for name, tensor in tensors.items()}
+
+
+def test_the_last_block_that_sees_the_prompt_stays():
+    with pytest.raises(StudentRefused, match="none of this teacher's can go"):
+        pruning.without_least(cuts.CUTS["tiny-least"], STARTER, of_toy(STARTER))
 
 
 @pytest.mark.parametrize("cut", [cuts.CUTS[name] for name in PUBLISHED], ids=PUBLISHED)

@@ -17,6 +17,7 @@ from distillation.trainers.objectives.hinton import HintonRecipe
 from distillation.trainers.objectives.methods import METHODS
 from distillation.trainers.objectives.mmd import MmdRecipe
 from distillation.trainers.structure import StructureRecipe
+from distillation.trainers.student import StudentRecipe
 from distillation.training import networks
 
 from .objectives import toys
@@ -33,6 +34,8 @@ OBJECTIVES = (
 
 def recipe(objective=None, **fields) -> StructureRecipe:
     objective = objective or GuidanceRecipe()
+    if isinstance(objective, EnsembleRecipe):
+        objective = replace(objective, teachers=(str(toys.release(seed=7)),))
     decay = 0.0 if isinstance(objective, BayesRecipe) else 0.01
     values = {"steps": 3, "batch": 4, "warmup": 1, "learning_rate": 2e-3, "weight_decay": decay}
     return StructureRecipe(objective=objective, **{**values, **fields})
@@ -69,6 +72,22 @@ def test_the_averaged_student_is_given_back_and_saved(tmp_path, objective, kind)
 def test_a_narrow_student_is_trained(tmp_path):
     student = train(recipe(replace(BAYES, form="point")), tmp_path, student=toys.NARROW)
     assert tuple(student.config.block_out_channels) == (8, 8, 8)
+
+
+def test_the_posterior_decides_which_block_a_student_loses(tmp_path):
+    asked = recipe(replace(BAYES, form="point"))
+    base = structure.make(toys.teacher(), StudentRecipe(cut="base"))
+    student = train(asked, tmp_path, student=StudentRecipe(cut="base-least"))
+
+    def attentions(network):
+        return {name for name, _ in network.named_modules() if name.endswith("attentions")}
+
+    left = attentions(base) - attentions(student)
+    gone = {name.rpartition(".")[0] for name in left}
+    one_level = ({"down_blocks.1", "up_blocks.1"}, {"down_blocks.2", "up_blocks.0"})
+    assert gone in ({"mid_block"}, *one_level)
+    saved = networks.load(UNet2DConditionModel, tmp_path / "unet")
+    assert attentions(saved) == attentions(student)
 
 
 # One draws in each step, one trains variances as well.

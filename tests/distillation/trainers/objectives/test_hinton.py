@@ -20,23 +20,22 @@ def outputs():
 def test_a_high_temperature_is_the_regression():
     prediction, target = outputs()
     expected = noise_regression(prediction, target)
-    assert softened_regression(prediction, target, temperature=None) == expected
     found = softened_regression(prediction.double(), target.double(), temperature=300.0)
     assert found.item() == pytest.approx(expected.item(), rel=1e-2)
 
 
 def test_a_low_temperature_minds_the_large_outputs_more():
     _, target = outputs()
-    target = target.flatten(1)
+    target = target.flatten(1).double()
     rows = torch.arange(len(target))
     losses = {}
     for name, place in (("large", target.argmax(1)), ("small", target.argmin(1))):
         wrong = target.clone()
         wrong[rows, place] += 0.5
         losses[name] = [
-            softened_regression(wrong, target, temperature=value).item() for value in (0.5, None)
+            softened_regression(wrong, target, temperature=value).item() for value in (0.5, 300.0)
         ]
-    assert losses["large"][1] == pytest.approx(losses["small"][1], rel=1e-4)
+    assert losses["large"][1] == pytest.approx(losses["small"][1], rel=0.02)
     assert losses["large"][0] > 3 * losses["small"][0]
 
 
@@ -48,7 +47,7 @@ def test_what_the_softmax_does_not_see_is_regressed():
 
 
 @pytest.mark.parametrize("kind", toys.TYPES)
-@pytest.mark.parametrize("temperature", [None, 2.0])
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
 def test_the_loss_is_the_weighted_average(tmp_path, kind, temperature):
     teacher = toys.teacher(kind)
     student = make(teacher, toys.TINY)
@@ -63,14 +62,14 @@ def test_the_loss_is_the_weighted_average(tmp_path, kind, temperature):
     assert found["hard"].item() == pytest.approx(0.2 * hard.item(), rel=1e-4)
 
 
-def test_hard_targets_alone_ask_no_teacher(tmp_path):
-    teacher = toys.teacher()
-    student = make(teacher, toys.TINY)
-    objective = HintonRecipe(soft_weight=0.0).make(toys.sources(teacher, tmp_path), student)
-    passed = []
-    teacher.unet.register_forward_hook(lambda *_: passed.append(1))
-    found = objective.losses(toys.batches(teacher).draw(toys.generator()), toys.generator())
-    assert list(found) == ["hard"] and not passed
+def test_the_recipe_as_it_ships_is_not_the_regression(tmp_path):
+    """Its gradient goes elsewhere than that of the squared error: else the method would be another name of it."""
+    prediction, target = outputs()
+    prediction.requires_grad_(True)
+    soft = softened_regression(prediction, target, temperature=HintonRecipe().temperature)
+    plain = noise_regression(prediction, target)
+    ours, others = (torch.autograd.grad(loss, prediction)[0].flatten() for loss in (soft, plain))
+    assert torch.cosine_similarity(ours, others, dim=0) < 0.95
 
 
 @pytest.mark.parametrize(
@@ -79,8 +78,7 @@ def test_hard_targets_alone_ask_no_teacher(tmp_path):
         ({"method": "guidance"}, "method"),
         ({"soft_weight": 1.2}, "soft_weight"),
         ({"temperature": 0.0}, "temperature"),
-        ({"soft_weight": 0.0, "temperature": 2.0}, "temperature"),
-        ({"soft_weight": 0.0, "guidance_scale": 2.0}, "guidance_scale"),
+        ({"soft_weight": 0.0}, "soft_weight"),
     ],
 )
 def test_fields_that_contradict_are_refused(fields, named):

@@ -26,8 +26,8 @@ def test_a_recipe_comes_back_from_json(name):
 
 
 def test_lists_are_tuples_again():
-    read = of({"method": "ensemble", "guidance_scales": [1.0, 2.0]})
-    assert read == EnsembleRecipe(guidance_scales=(1.0, 2.0))
+    read = of({"method": "ensemble", "teachers": ["a", "b"]})
+    assert read == EnsembleRecipe(teachers=("a", "b"))
 
 
 @pytest.mark.parametrize(
