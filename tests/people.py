@@ -153,7 +153,7 @@ def make_release(
         encoder_fingerprint=encoder_fingerprint,
         has_encoder=has_encoder,
         size_bytes=1000,
-        activated_at=timezone.now() if status == Release.Status.ACTIVE else None,
+        activated_at=timezone.now() if status in ("active", "specialist") else None,
     )
     if covered_variants:
         cover(release, dict.fromkeys(covered_variants, ""))

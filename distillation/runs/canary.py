@@ -23,7 +23,7 @@ from generation.releases import lifecycle as releases
 
 log = structlog.get_logger(__name__)
 
-Outcome = Run.Outcome
+Outcome, Status = Run.Outcome, Release.Status
 
 # The comparison is repeated every few seconds, and images of one variant fail together: without these limits, canaries
 # as good as the active release were withdrawn after 26 and 61 images.
@@ -205,7 +205,7 @@ def _tell_runs() -> None:
     ended = Q(outcome=Outcome.CANARY, release__canary_percent=0)
     moved = Q(outcome=Outcome.CANDIDATE) & (
         Q(release__canary_percent__gt=0)
-        | Q(release__status__in=(Release.Status.ACTIVE, Release.Status.REJECTED))
+        | Q(release__status__in=(Status.ACTIVE, Status.SPECIALIST, Status.REJECTED))
     )
     for run in Run.objects.filter(ended | moved).select_related("release"):
         Run.objects.filter(pk=run.pk, outcome=run.outcome).update(outcome=_became(run))
@@ -218,5 +218,5 @@ def _became(run: Run) -> Run.Outcome:
     if release.canary_percent:
         return Outcome.CANARY
     # Retired: it was activated, and another one after it.
-    was_served = release.status in (Release.Status.ACTIVE, Release.Status.RETIRED)
+    was_served = release.status in (Status.ACTIVE, Status.SPECIALIST, Status.RETIRED)
     return Outcome.PROMOTED if was_served else Outcome.CANDIDATE

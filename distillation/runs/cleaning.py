@@ -21,7 +21,6 @@ from pathlib import Path
 import structlog
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Q
 
 from distillation import folders
 from distillation.detector.errors import DetectorUnusable
@@ -155,8 +154,7 @@ def _held(path: Path) -> Iterator[bool]:
 # --- pictures -------------------------------------------------------------------------------------
 def _pictures(wanted: Sequence[Run], now: float) -> list[tuple[Path, str]]:
     """Return images of releases that no evaluation will need again."""
-    serving = Q(status=Release.Status.ACTIVE) | Q(canary_percent__gt=0)
-    needed = set(Release.objects.filter(serving).values_list("name", flat=True))
+    needed = set(Release.objects.filter(releases.IN_SERVICE).values_list("name", flat=True))
     for run in wanted:
         rows = (run.teacher, run.begins_with, run.replaces, run.release)
         needed |= {run.name, *(row.name for row in rows if row is not None)}

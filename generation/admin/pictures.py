@@ -52,6 +52,7 @@ KINDS = {
     "unknown words": "warning",
     "canary": "info",
     "active": "success",
+    "specialist": "success",
     "candidate": "info",
     "retired": "warning",
     "rejected": "danger",

@@ -16,7 +16,7 @@ from generation.admin import pictures
 from generation.admin.actions import ObjectActionsMixin, ReadOnlyMixin
 from generation.errors import GenerationError
 from generation.models import Release
-from generation.releases import activation, coverage
+from generation.releases import activation, coverage, specialists
 from generation.releases import lifecycle as releases
 
 
@@ -26,8 +26,8 @@ class ReleaseAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
     list_filter = (("kind", ChoicesDropdownFilter), ("status", ChoicesDropdownFilter))
     list_filter_submit = True
     search_fields = ("name", "encoder_fingerprint")
-    actions = ("activate", "canary", "end_canary", "rollback", "reject")
-    object_actions = ("activate", "canary", "end_canary", "rollback", "reject")
+    actions = ("activate", "specialist", "canary", "end_canary", "rollback", "retire", "reject")
+    object_actions = actions
     editable = ("max_tries",)
     readonly_fields = (
         "status_badge",
@@ -118,13 +118,15 @@ class ReleaseAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
     # --- actions
     def action_applies(self, name: str, obj: Any) -> bool:
         status = obj.status
+        is_waiting = status in (Release.Status.CANDIDATE, Release.Status.RETIRED)
         return {
-            "canary": status in (Release.Status.CANDIDATE, Release.Status.RETIRED)
-            and not obj.canary_percent,
+            "canary": is_waiting and not obj.canary_percent,
             "end_canary": obj.canary_percent > 0,
-            "activate": status in (Release.Status.CANDIDATE, Release.Status.RETIRED),
+            "activate": is_waiting or status == Release.Status.SPECIALIST,
+            "specialist": is_waiting and obj.kind == Release.Kind.STUDENT,
             "rollback": status == Release.Status.ACTIVE and obj.replaced_id is not None,
-            "reject": status in (Release.Status.CANDIDATE, Release.Status.RETIRED),
+            "retire": status == Release.Status.SPECIALIST,
+            "reject": is_waiting,
         }[name]
 
     def confirmation(self, name: str, obj: Any) -> str:
@@ -133,6 +135,10 @@ class ReleaseAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
             "activate": f"New jobs will use {obj.name}"
             + (f" instead of {active.name}, which is retired." if active else ".")
             + _loss(active, obj),
+            "specialist": f"New jobs will use {obj.name} for prompts that no other student covers, and for those "
+            "that it is known to make better. Others stay as they are.",
+            "retire": f"New jobs will use other releases for the prompts of {obj.name}."
+            + _loss(obj, active),
             "rollback": f"New jobs will use {obj.replaced} again, and {obj.name} is retired."
             + _loss(obj, obj.replaced),
             "reject": f"{obj.name} can never be served after this. This cannot be undone.",
@@ -141,6 +147,10 @@ class ReleaseAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
     @action(description="Activate", icon="play_circle", permissions=["change"])
     def activate(self, request: HttpRequest, queryset: QuerySet) -> None:
         self._one(request, queryset, activation.activate, "{} is active.")
+
+    @action(description="Activate as specialist", icon="star", permissions=["change"])
+    def specialist(self, request: HttpRequest, queryset: QuerySet) -> None:
+        self._one(request, queryset, activation.activate_specialist, "{} is a specialist.")
 
     @action(description="Start canary", icon="science", permissions=["change"])
     def canary(self, request: HttpRequest, queryset: QuerySet) -> None:
@@ -163,6 +173,10 @@ class ReleaseAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
             lambda release: releases.rollback(release.kind),
             "{} is active again.",
         )
+
+    @action(description="Retire specialist", icon="stop_circle", permissions=["change"])
+    def retire(self, request: HttpRequest, queryset: QuerySet) -> None:
+        self._one(request, queryset, specialists.retire, "{} is retired.")
 
     @action(description="Reject", icon="block", permissions=["change"])
     def reject(self, request: HttpRequest, queryset: QuerySet) -> None:

@@ -89,10 +89,10 @@ class PromptVariantAdmin(
         newest = latest.order_by("-job__created_at", "index").values("pk")
         cases = [
             When(
-                served_by=release.kind, then=ArraySubquery(newest.filter(job__release=release)[:1])
+                board.serving.serves(release),
+                then=ArraySubquery(newest.filter(job__release=release)[:1]),
             )
-            for release in (board.serving.student, board.serving.teacher)
-            if release is not None
+            for release in board.serving.all
         ]
         rows = board.annotated(super().get_queryset(request))
         return rows.annotate(

@@ -4,7 +4,7 @@ With them a machine that serves only a student needs no text encoder, and a firs
 """
 
 import structlog
-from django.db.models import Exists, OuterRef
+from django.db.models import Exists, OuterRef, Q
 
 from generation.catalogue import embeddings
 from generation.catalogue import variants as catalogue
@@ -21,10 +21,10 @@ BATCH = 200  # rows of one transaction
 
 
 def store_missing() -> int:
-    """Call `store` for every candidate and active release, logging its errors. Returns how many were stored."""
+    """Call `store` for every candidate and release in service, logging its errors. Returns how many were stored."""
     stored = 0
-    served = (Release.Status.CANDIDATE, Release.Status.ACTIVE)
-    for release in Release.objects.filter(status__in=served).order_by("registered_at", "pk"):
+    needed = Release.objects.filter(Q(status=Release.Status.CANDIDATE) | releases.IN_SERVICE)
+    for release in needed.order_by("registered_at", "pk"):
         try:
             stored += store(release)
         except (ReleaseInvalid, ReleaseRefused) as error:

@@ -19,7 +19,7 @@ from generation.releases.quality import Judged
 class Standing(TextChoices):
     """What a list of prompt variants is filtered by. The first three are each active variant's, exactly one."""
 
-    COVERED = "covered", "covered by the student"
+    COVERED = "covered", "covered by a student"
     WAITING = "waiting", "not covered"
     FAILING = "failing", "failing: not encoded, or nobody serves them"
     WEAK = "weak", "weak"
@@ -81,9 +81,9 @@ class Board:
     def judged(self, variants: list[Any]) -> dict[str, Judged]:
         """Return the counts of the release that serves each of these, by normalised text."""
         found: dict[str, Judged] = {}
-        for kind, release in (("student", self.serving.student), ("teacher", self.serving.teacher)):
-            texts = [row.normalized_text for row in variants if row.served_by == kind]
-            if release is not None and texts:
+        for release in self.serving.all:
+            served = (row for row in variants if self.serving.release(row) == release)
+            if texts := [row.normalized_text for row in served]:
                 found |= quality.of(release, texts)
         return found
 

@@ -67,7 +67,7 @@ def load(
     generating_threads: int | None = None,
     cache: Path | None = None,
 ) -> "Pipeline":
-    """Load a release onto a device. Raises ReleaseInvalid and DeviceUnavailable.
+    """Load a release onto a device. Raises ReleaseInvalid, DeviceUnavailable and OutOfMemory.
 
     threads: of the CPU, for torch in this thread, 0 = torch's choice; generating_threads: in the thread that will
     generate, if it is another one. runtime: of `runtimes.NAMES`; cache: a folder for what they convert and measure.
@@ -97,6 +97,8 @@ def load(
     except torch.AcceleratorError as error:
         raise DeviceFailed(str(error)) from error
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        if _is_out_of_memory(error):
+            raise OutOfMemory(str(error)) from error
         raise ReleaseInvalid(f"{folder}: {error}") from error
     if negative is not None and tuple(negative.shape) != manifest.embedding_shape:
         raise ReleaseInvalid(
@@ -363,6 +365,6 @@ def _is_finite(tensors: torch.Tensor) -> torch.Tensor:
     return tensors.isfinite().flatten(1).all(dim=1)
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
+def _is_out_of_memory(error: Exception) -> bool:
     # The CPU's allocator has no exception class of its own.
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

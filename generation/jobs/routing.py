@@ -1,7 +1,7 @@
 """Routing of requests: the prompt variant that is meant, and the release that serves it.
 
 The release is the one that is named, or follows from what each release covers and how good it is there, the settings
-UNCOVERED and QUALITY_FLOOR, and a canary.
+UNCOVERED and QUALITY_FLOOR, and a canary. `releases.default_release` has the same rules for many prompt variants.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,6 +21,7 @@ from generation.releases import lifecycle as releases
 from generation.releases import quality
 
 M = TypeVar("M", bound=Model)
+Kind, Status = Release.Kind, Release.Status
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,10 @@ class Candidate:
     covers: bool
     embedding: Embedding | None
     share: float | None
+
+    @property
+    def is_encoded(self) -> bool:
+        return self.embedding is not None and not self.embedding.error
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,9 @@ SELECT release.covers_all OR coverage.id IS NOT NULL,
    AND (variant.slug = %(slug)s OR variant.normalized_text = %(normalized_text)s)
  ORDER BY release.status, release.kind, release.id
 """
-_FIND_IN_SERVICE = _FIND.format(releases="release.status = 'active' OR release.canary_percent > 0")
+_FIND_IN_SERVICE = _FIND.format(
+    releases="release.status IN ('active', 'specialist') OR release.canary_percent > 0"
+)
 _FIND_BY_NAME = _FIND.format(releases="release.name = %(name)s AND release.status <> 'rejected'")
 
 
@@ -140,10 +147,11 @@ def choose(
 ) -> Route:
     """Return the release that serves the request, with the embedding that it needs.
 
-    model: a kind, a name, or None. None means the student; if that does not cover the variant, UNCOVERED decides: the
-    teacher, the student nevertheless, or an error. If it is weak there, the teacher, unless that is no better.
-    sampling_key: decides whether a canary serves the request, so equal requests should have equal keys. Raises
-    ReleaseNotAvailable, VariantNotCovered, VariantNotEncoded, EncodingFailed.
+    model: a kind, a name, or None. None means the student: the active one, or a specialist that is better there. If
+    none covers the variant, UNCOVERED decides: the teacher, the active student nevertheless, or an error. If it is
+    weak there, the teacher, unless that is no better. sampling_key: decides whether a canary serves the request, so
+    equal requests should have equal keys. Raises ReleaseNotAvailable, VariantNotCovered, VariantNotEncoded,
+    EncodingFailed.
     """
     chosen = _chosen(model, variant, candidates, sampling_key)
     row = chosen.embedding
@@ -156,31 +164,74 @@ def _chosen(
     model: str | None, variant: PromptVariant, candidates: Sequence[Candidate], sampling_key: str
 ) -> Candidate:
     if is_name(model):
-        active = list(candidates)
-    else:
-        kind = model or Release.Kind.STUDENT
-        active = [
-            one
-            for one in candidates
-            if one.release.status == Release.Status.ACTIVE and model in (None, one.release.kind)
-        ]
-        for one in candidates:
-            share = one.release.canary_percent / 100
-            is_canary = one.release.kind == kind and one.covers and share > 0
-            if model is None and quality.is_weak(one.share):
-                continue
-            if is_canary and sampling.is_in_share(sampling_key, share):
-                return one
-    if not active:
+        if not candidates:
+            raise releases.not_available(model)
+        (named,) = candidates
+        if not named.covers:
+            raise _not_covered(named.release, variant)
+        return named
+    active = [
+        one
+        for one in candidates
+        if one.release.status == Status.ACTIVE and model in (None, one.release.kind)
+    ]
+    student = None if model == Kind.TEACHER else _student(candidates)
+    canary = _canary(model, student, candidates, sampling_key)
+    if canary is not None:
+        return canary
+    first = student or next(iter(active), None)
+    if first is None:
         raise releases.not_available(model)
     if model is None and settings.UNCOVERED == "student":
-        return active[0]
-    covering = [one for one in active if one.covers]
+        return first
+    others = [one for one in active if one.covers and one.release.kind != Kind.STUDENT]
+    covering = [*([] if student is None else [student]), *others]
     if settings.UNCOVERED == "refuse":
-        covering = [one for one in covering if one is active[0]]
+        covering = [one for one in covering if one is first]
     if not covering:
-        raise _not_covered(active[0].release, variant)
+        raise _not_covered(first.release, variant)
     return _good(covering) if model is None else covering[0]
+
+
+def _student(candidates: Sequence[Candidate]) -> Candidate | None:
+    """Return the student in service that makes the variant best, canaries left out; None if none covers it."""
+    students = [
+        one
+        for one in candidates
+        if one.covers
+        and one.release.kind == Kind.STUDENT
+        and (one.release.status == Status.ACTIVE or (_is_specialist(one) and one.is_encoded))
+    ]
+
+    def place(one: Candidate) -> tuple[float, bool]:
+        return quality.best_first(one.share, is_main=not _is_specialist(one))
+
+    return min(students, key=place, default=None)
+
+
+def _is_specialist(one: Candidate) -> bool:
+    return one.release.status == Status.SPECIALIST
+
+
+def _canary(
+    model: str | None,
+    student: Candidate | None,
+    candidates: Sequence[Candidate],
+    sampling_key: str,
+) -> Candidate | None:
+    """Return the canary if it serves the request: never one of a specialist, with whose jobs it is not compared."""
+    kind = model or Kind.STUDENT
+    if student is not None and _is_specialist(student):
+        return None
+    for one in candidates:
+        share = one.release.canary_percent / 100
+        if share == 0 or one.release.kind != kind or not one.covers:
+            continue
+        if model is None and quality.is_weak(one.share):
+            continue
+        if sampling.is_in_share(sampling_key, share):
+            return one
+    return None
 
 
 def _good(covering: Sequence[Candidate]) -> Candidate:
@@ -189,11 +240,7 @@ def _good(covering: Sequence[Candidate]) -> Candidate:
     if not quality.is_weak(first.share):
         return first
     better = (
-        one
-        for one in others
-        if quality.serves_better(one.share, first.share)
-        and one.embedding is not None
-        and not one.embedding.error
+        one for one in others if quality.serves_better(one.share, first.share) and one.is_encoded
     )
     return next(better, first)
 

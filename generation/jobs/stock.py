@@ -24,6 +24,7 @@ from generation.infra import metrics, queues
 from generation.jobs import quality_control
 from generation.jobs.job_request import SEED_LIMIT
 from generation.models import MOST_TRIES, Embedding, Job, PromptVariant, Release, StockedImage
+from generation.releases import lifecycle
 
 log = structlog.get_logger(__name__)
 
@@ -156,7 +157,7 @@ def remove_spoiled() -> int:
 
     Return how many. Any process may call it at any time.
     """
-    served = Q(release__status=Release.Status.ACTIVE) | Q(release__canary_percent__gt=0)
+    served = Q(release__in=Release.objects.filter(lifecycle.IN_SERVICE))
     spoiled = StockedImage.objects.all()
     if settings.STOCK:
         spoiled = spoiled.filter(Q(created_at__lt=Now() - KEPT) | ~served)

@@ -18,6 +18,7 @@ class Release(models.Model):
     class Status(models.TextChoices):
         CANDIDATE = "candidate"
         ACTIVE = "active"
+        SPECIALIST = "specialist"  # a student in service beside the active one
         RETIRED = "retired"
         REJECTED = "rejected"
 

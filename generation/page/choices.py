@@ -160,7 +160,7 @@ def listed(found: Sequence[PromptVariant], *, owner: Any) -> list[Choice]:
 
 def _note(serving: Serving, variant: Any) -> str:
     release = serving.release(variant)
-    if serving.student is None:
+    if not serving.students:
         return ""
     if release is None:
         return "not available yet"
@@ -209,7 +209,7 @@ def offers() -> Offers:
     """Return the possible values of `model` and `size`."""
     rank = Case(
         When(status=Release.Status.ACTIVE, then=Value(0)),
-        When(status=Release.Status.CANDIDATE, then=Value(1)),
+        When(status__in=(Release.Status.SPECIALIST, Release.Status.CANDIDATE), then=Value(1)),
         default=Value(2),
     )
     rows = Release.objects.exclude(status=Release.Status.REJECTED)

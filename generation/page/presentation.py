@@ -185,6 +185,7 @@ class Shown:
             values["size"] = self.size
         if self.job.is_release_named and release.status in (
             Release.Status.ACTIVE,
+            Release.Status.SPECIALIST,
             Release.Status.CANDIDATE,
         ):
             values["model"] = release.name

@@ -3,7 +3,7 @@
 A release whose manifest names no variants covers the whole catalogue (`Release.covers_all`) and has no rows.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from django.db.models import Exists, OuterRef, Q, QuerySet
@@ -52,6 +52,16 @@ def condition(release: Release) -> Q:
         slug=OuterRef("slug"),
     )
     return Q(Exists(same))
+
+
+def covering(releases: Collection[Release]) -> QuerySet[Release]:
+    """Return those of the releases that cover a prompt variant with its present text. For a subquery of variants."""
+    slug, text = OuterRef(OuterRef("slug")), OuterRef(OuterRef("normalized_text"))
+    same = Coverage.objects.filter(
+        Q(normalized_text="") | Q(normalized_text=text), release=OuterRef("pk"), slug=slug
+    )
+    rows = Release.objects.filter(pk__in=[release.pk for release in releases])
+    return rows.filter(Q(covers_all=True) | Exists(same))
 
 
 def lost(before: Release, after: Release) -> QuerySet[PromptVariant]:

@@ -7,50 +7,109 @@ from dataclasses import dataclass
 from typing import Any
 
 from django.conf import settings
-from django.db.models import BooleanField, Case, CharField, F, Q, QuerySet, Value, When
+from django.db.models import (
+    BigIntegerField,
+    BooleanField,
+    Case,
+    CharField,
+    F,
+    FloatField,
+    OuterRef,
+    Q,
+    QuerySet,
+    Subquery,
+    Value,
+    When,
+)
+from django.db.models.functions import Coalesce
 
 from generation.models import PromptVariant, Release
 from generation.releases import coverage, quality
 from generation.releases import lifecycle as releases
 
-Kind = Release.Kind
+Kind, Status = Release.Kind, Release.Status
 
 
 @dataclass(frozen=True)
 class Serving:
-    """The active releases. student: None if only a teacher is active."""
+    """The releases in service. student: the active one, None if only a teacher is active."""
 
     student: Release | None
     teacher: Release | None
+    specialists: tuple[Release, ...] = ()
 
     @classmethod
     def now(cls) -> "Serving":
-        active = {release.kind: release for release in releases.serving()}
-        return cls(active.get(Kind.STUDENT), active.get(Kind.TEACHER))
+        served = releases.in_service()
+        active = {row.kind: row for row in served if row.status == Status.ACTIVE}
+        beside = tuple(row for row in served if row.status == Status.SPECIALIST)
+        return cls(active.get(Kind.STUDENT), active.get(Kind.TEACHER), beside)
+
+    @property
+    def students(self) -> tuple[Release, ...]:
+        """Return the active student and the specialists."""
+        return (*([] if self.student is None else [self.student]), *self.specialists)
+
+    @property
+    def all(self) -> tuple[Release, ...]:
+        return (*self.students, *([] if self.teacher is None else [self.teacher]))
 
     def annotated(self, variants: QuerySet[PromptVariant]) -> QuerySet[Any, Any]:
-        """Annotate `is_covered`, whether the student was made for the variant's present text, `by_teacher`, the shares
-        of right pictures `student_share` and `teacher_share`, and `served_by`: a kind, or "" if requests are refused.
+        """Annotate `is_covered`, whether a student was made for the variant's present text, `by_teacher`; the pk of the
+        student that makes it best, `best_student`, and its share of right pictures, `student_share`; `teacher_share`;
+        and `served_by`: a kind, or "" if requests are refused.
         """
         return variants.annotate(
-            is_covered=_serves(self.student),
+            **self._of_students(),
             by_teacher=_serves(self.teacher),
-            student_share=quality.share_of(self.student),
             teacher_share=quality.share_of(self.teacher),
         ).annotate(
             served_by=Case(*self._cases(), default=Value(""), output_field=CharField()),
         )
 
+    def _of_students(self) -> dict[str, Any]:
+        if not self.specialists:
+            return {
+                "is_covered": _serves(self.student),
+                "best_student": Value(
+                    None if self.student is None else self.student.pk, BigIntegerField()
+                ),
+                "student_share": quality.share_of(self.student),
+            }
+        main = Q(pk=None if self.student is None else self.student.pk)
+        unknown = Case(
+            When(main, then=Value(quality.MAIN_UNKNOWN)), default=Value(quality.OTHER_UNKNOWN)
+        )
+        text = OuterRef(OuterRef("normalized_text"))
+        best = (  # `quality.best_first`
+            coverage.covering(self.students)
+            .annotate(
+                share=quality.share_of(OuterRef("pk"), text),
+                place=Coalesce(Value(1.0) - F("share"), unknown, output_field=FloatField()),
+                is_beside=Case(When(main, then=Value(0)), default=Value(1)),
+            )
+            .order_by("place", "is_beside", "pk")
+        )
+        return {
+            "best_student": Subquery(best.values("pk")[:1], output_field=BigIntegerField()),
+            "is_covered": Case(
+                When(Q(best_student__isnull=False), then=Value(True)),
+                default=Value(False),
+                output_field=BooleanField(),
+            ),
+            "student_share": Subquery(best.values("share")[:1], output_field=FloatField()),
+        }
+
     def _cases(self) -> list[When]:
         """Return the rules of `jobs.routing`, in their order."""
-        first = self.student or self.teacher
-        if first is None:
+        if not self.all:
             return []
+        by_student = When(is_covered=True, then=Value(Kind.STUDENT))
         if settings.UNCOVERED == "student":
-            return [When(~Q(pk__in=[]), then=Value(first.kind))]
+            first = self.student or self.teacher
+            return [by_student, *([When(~Q(pk__in=[]), then=Value(first.kind))] if first else [])]
         weak = Q(is_covered=True, by_teacher=True, student_share__lt=settings.QUALITY_FLOOR)
         better = Q(teacher_share=None) | Q(teacher_share__gt=F("student_share"))
-        by_student = When(is_covered=True, then=Value(Kind.STUDENT))
         if settings.UNCOVERED == "refuse" and self.student:
             return [by_student]
         return [
@@ -59,9 +118,24 @@ class Serving:
             When(by_teacher=True, then=Value(Kind.TEACHER)),
         ]
 
+    def serves(self, release: Release) -> Q:
+        """Return the condition on annotated variants that this one of the releases serves them."""
+        if release.kind == Kind.TEACHER:
+            return Q(served_by=Kind.TEACHER)
+        is_best = Q(best_student=release.pk)
+        if release == self.student:
+            is_best |= Q(best_student=None)  # by UNCOVERED=student
+        return Q(served_by=Kind.STUDENT) & is_best
+
+    def student_of(self, variant: Any) -> Release | None:
+        """Return the student that makes an annotated variant best; the active one where none covers it."""
+        found = (one for one in self.specialists if one.pk == variant.best_student)
+        return next(found, self.student)
+
     def release(self, variant: Any) -> Release | None:
         """Return the release that serves an annotated variant; None: requests for it are refused."""
-        return {Kind.STUDENT: self.student, Kind.TEACHER: self.teacher}.get(variant.served_by)
+        found = {Kind.STUDENT: self.student_of(variant), Kind.TEACHER: self.teacher}
+        return found.get(variant.served_by)
 
     def share(self, variant: Any) -> float | None:
         """Return the share of right pictures of the release that serves an annotated variant."""
@@ -70,19 +144,24 @@ class Serving:
 
     def reason(self, variant: Any) -> str:
         """Return why this release serves an annotated variant."""
-        if self.student is None and self.teacher is None:
+        if not self.all:
             return "No release is active."
+        student = self.student_of(variant)
         if variant.served_by == Kind.STUDENT and not variant.is_covered:
-            return f"UNCOVERED=student, though {self.student} was not made for it."
+            return f"UNCOVERED=student, though {student} was not made for it."
         if variant.served_by == Kind.STUDENT:
-            return "It was made for this text."
-        if self.student is None:
+            return (
+                "It was made for this text."
+                if student == self.student
+                else "It is the specialist that makes this text best."
+            )
+        if student is None:
             return "No student is active."
         if variant.served_by == Kind.TEACHER and variant.is_covered:
             other = variant.teacher_share
             known = "" if other is None else f", {self.teacher} in {other:.0%}"
-            return f"{self.student} is right in {variant.student_share:.0%} of its pictures{known}."
-        missing = f"{self.student} was not made for this text."
+            return f"{student} is right in {variant.student_share:.0%} of its pictures{known}."
+        missing = f"{student} was not made for this text."
         return missing if variant.served_by else f"Refused: {missing}"
 
 

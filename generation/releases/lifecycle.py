@@ -1,16 +1,14 @@
-"""Life of a release: registered → active → retired or rejected, and back. Imports no torch."""
+"""Life of a release: registered → active or specialist → retired or rejected, and back. Imports no torch."""
 
 import hashlib
 import shutil
 import tempfile
-from datetime import timedelta
 from pathlib import Path
 
 import structlog
 from django.conf import settings
 from django.db import transaction
 from django.db.models import Q
-from django.db.models.functions import Now
 from django.utils import timezone
 
 from generation.access import audit
@@ -25,7 +23,7 @@ from generation.releases import coverage
 log = structlog.get_logger(__name__)
 
 Status = Release.Status
-PREPARED_SECONDS = 300.0
+IN_SERVICE = Q(status__in=(Status.ACTIVE, Status.SPECIALIST)) | Q(canary_percent__gt=0)
 STARTER = Path(__file__).resolve().parent.parent / "starter"
 
 
@@ -159,12 +157,10 @@ def not_available(model: str | None) -> ReleaseNotAvailable:
 
 
 def fingerprints_in_use() -> set[str]:
-    """Return the fingerprints of encoders whose embeddings candidate and active releases need, present here or not."""
-    return set(
-        Release.objects.filter(status__in=(Status.CANDIDATE, Status.ACTIVE)).values_list(
-            "encoder_fingerprint", flat=True
-        )
-    )
+    """Return the fingerprints of encoders whose embeddings candidates and releases in service need, present here or
+    not."""
+    needed = Release.objects.filter(Q(status=Status.CANDIDATE) | IN_SERVICE)
+    return set(needed.values_list("encoder_fingerprint", flat=True))
 
 
 def encoders_in_use() -> list[Release]:
@@ -238,7 +234,7 @@ def activate(release: Release, *, reason: str = "") -> Release:
         if release.status == Status.ACTIVE:
             return release
         if release.status == Status.REJECTED:
-            raise _rejected(release)
+            raise rejected(release)
         current = next((row for row in rows.values() if row.status == Status.ACTIVE), None)
         release.replaced = current
         action = "canary_promoted" if release.canary_percent else "release_activated"
@@ -247,7 +243,8 @@ def activate(release: Release, *, reason: str = "") -> Release:
     return release
 
 
-def _rejected(release: Release) -> ReleaseRefused:
+def rejected(release: Release) -> ReleaseRefused:
+    """Return the error of serving a release that was rejected."""
     return ReleaseRefused(f"{release.name} was rejected. Register a better one.")
 
 
@@ -282,7 +279,7 @@ def reject(release: Release, *, reason: str = "") -> Release:
             raise ReleaseRefused(f"{locked.name} is active. Activate another first, or roll back.")
         if locked.status != Status.REJECTED:
             action = "canary_withdrawn" if locked.canary_percent else "release_rejected"
-            _move(locked, Status.REJECTED, action, reason=reason)
+            move(locked, Status.REJECTED, action, reason=reason)
     return locked
 
 
@@ -344,30 +341,13 @@ def set_max_tries(release: Release, max_tries: int | None) -> Release:
 
 
 def in_service() -> list[Release]:
-    """Return the active releases as `serving` does, then the canaries."""
-    rows = Release.objects.filter(Q(status=Status.ACTIVE) | Q(canary_percent__gt=0))
-    return list(rows.order_by("status", "kind", "pk"))  # "active" sorts before what a canary can be
+    """Return the active releases as `serving` does, then the canaries, then the specialists."""
+    rows = Release.objects.filter(IN_SERVICE)
+    return list(rows.order_by("status", "kind", "pk"))  # statuses in the order of the alphabet
 
 
 def canaries() -> list[Release]:
     return list(Release.objects.filter(canary_percent__gt=0).order_by("pk"))
-
-
-def prepare(release: Release) -> Release:
-    """Mark the release so that the workers load it before it is served. Raises ReleaseRefused."""
-    if release.status == Status.REJECTED:
-        raise _rejected(release)
-    verify(release, hashes=False)
-    Release.objects.filter(pk=release.pk).update(prepared_at=Now())
-    release.refresh_from_db()
-    return release
-
-
-def prepared() -> list[Release]:
-    """Return the releases that were prepared within PREPARED_SECONDS and are not served yet."""
-    since = Now() - timedelta(seconds=PREPARED_SECONDS)
-    waiting = (Status.CANDIDATE, Status.RETIRED)
-    return list(Release.objects.filter(prepared_at__gte=since, status__in=waiting).order_by("pk"))
 
 
 def locked(kind: str) -> list[Release]:
@@ -381,15 +361,16 @@ def _exchange(
     now = timezone.now()
     if current is not None:
         current.retired_at = now
-        _move(current, Status.RETIRED, "release_retired", by=following.name)
+        move(current, Status.RETIRED, "release_retired", by=following.name)
     following.activated_at = now
     following.retired_at = None
     replaced = current.name if current else None
-    _move(following, Status.ACTIVE, action, reason=reason, replaced=replaced)
+    move(following, Status.ACTIVE, action, reason=reason, replaced=replaced)
 
 
-def _move(release: Release, status: Release.Status, action: str, **facts: str | None) -> None:
-    """Change the status. The caller holds the row's lock. action, facts: for the audit log."""
+def move(release: Release, status: Release.Status, action: str, **facts: str | None) -> None:
+    """Change the status, for modules of this package. The caller holds the row's lock. action, facts: for the audit
+    log."""
     before = release.status
     release.status = status
     release.canary_percent = 0  # every change of status ends a canary

@@ -24,6 +24,7 @@ LATE_DAYS = 30  # jobs whose pictures are counted
 WEAK = (
     0.5  # share of right pictures below which a prompt is shown as weak, while QUALITY_FLOOR is 0
 )
+MAIN_UNKNOWN, OTHER_UNKNOWN = -1.0, 2.0  # places in `best_first` beside 1 - share
 BATCH = 2000  # rows of one statement
 
 
@@ -43,6 +44,15 @@ def serves_better(share: float | None, weak: float | None) -> bool:
     return share is None or weak is None or share > weak
 
 
+def best_first(share: float | None, *, is_main: bool) -> tuple[float, bool]:
+    """Return the sort key of a student in service at a prompt that it covers: the first one serves it.
+
+    share: of `concluded`. A specialist precedes the active student, the main one, only where it is known to be better.
+    """
+    unknown = MAIN_UNKNOWN if is_main else OTHER_UNKNOWN
+    return (unknown if share is None else 1.0 - share), not is_main
+
+
 def limit() -> float:
     """Return the share of right pictures below which a prompt is shown as weak."""
     return settings.QUALITY_FLOOR or WEAK
@@ -53,13 +63,15 @@ _TOTAL = F("evaluated") + F("judged")
 _RIGHT = F("evaluated_right") + F("judged_right")
 
 
-def share_of(release: Release | None) -> Any:
-    """Return the expression of a prompt variant's `concluded` share by the release, and None without one."""
+def share_of(release: Release | OuterRef | None, text: OuterRef | None = None) -> Any:
+    """Return the expression of a prompt variant's `concluded` share by the release, and None without one.
+
+    text: reference to the variant's normalised text, where the query is not one of variants.
+    """
     if release is None:
         return Cast(Value(None), FloatField())
-    found = Quality.objects.filter(
-        release=release, normalized_text=OuterRef("normalized_text")
-    ).annotate(
+    text = text or OuterRef("normalized_text")
+    found = Quality.objects.filter(release=release, normalized_text=text).annotate(
         share=Case(
             When(
                 Q(evaluated__gte=FEWEST - F("judged")),

@@ -1,8 +1,9 @@
 """LRU cache of pipelines: the releases that a worker process holds ready on its device.
 
 What will be served next is loaded and warmed in a thread of its own, so that a new release causes no pause. If that
-fails, for lack of memory or of files, it is loaded for its first job. One that cannot be loaded for a job, such as on a
-host that cannot read its files, is tried again after growing pauses; until then its jobs are left to other workers.
+fails, for lack of memory or of files, it is loaded for its first job; then, while memory is short, those used longest
+ago leave. One that cannot be loaded for a job, such as on a host that cannot read its files, is tried again after
+growing pauses; until then its jobs are left to other workers.
 """
 
 import random
@@ -16,13 +17,15 @@ import structlog
 from django.conf import settings
 
 from generation.engine import pipeline, selftest
-from generation.engine.errors import ReleaseInvalid
+from generation.engine.errors import OutOfMemory, ReleaseInvalid
 from generation.engine.pipeline import Pipeline
 from generation.models import Release
+from generation.releases import activation
 from generation.releases import lifecycle as releases
 
 log = structlog.get_logger(__name__)
 
+SPECIALIST = Release.Status.SPECIALIST
 FIRST_PAUSE_SECONDS = 5.0  # before a release that could not be loaded is tried again
 LONGEST_PAUSE_SECONDS = 300.0
 
@@ -43,7 +46,8 @@ class Failing:
 
 
 class Loaded:
-    """Holds at most LOADED_RELEASES pipelines; the least recently used one is dropped first."""
+    """Holds at most LOADED_RELEASES pipelines, and one more for each specialist in service; the least recently used
+    one is dropped first."""
 
     def __init__(self) -> None:
         self._pipelines: OrderedDict[int, Pipeline] = OrderedDict()
@@ -54,6 +58,7 @@ class Loaded:
         self._guard = threading.Lock()  # of the attributes above and below
         self._loader: threading.Thread | None = None
         self._loading: int | None = None
+        self._specialists = 0  # in service, when `prepare` was called last
 
     def ids(self) -> list[int]:
         with self._guard:
@@ -92,7 +97,7 @@ class Loaded:
                 return found
             self._make_room()  # before it is loaded: both at once may be too much
         try:
-            loaded = self._load(release, threads=settings.TORCH_THREADS)
+            loaded = self._load_with_room(release)
         except ReleaseInvalid as error:
             with self._guard:
                 self._failing[release.pk] = Failing.after(self._failing.get(release.pk), error)
@@ -101,6 +106,19 @@ class Loaded:
             self._failing.pop(release.pk, None)
             self._pipelines[release.pk] = loaded
         return loaded
+
+    def _load_with_room(self, release: Release) -> Pipeline:
+        """Load the release; while the device has too little memory, drop the least recently used pipeline."""
+        while True:
+            try:
+                return self._load(release, threads=settings.TORCH_THREADS)
+            except OutOfMemory as error:
+                with self._guard:
+                    if not self._pipelines:
+                        raise ReleaseInvalid(error.detail) from error
+                    _, dropped = self._pipelines.popitem(last=False)
+                log.warning("release_dropped", release=dropped.manifest.name, by=release.name)
+                del dropped  # before the next try
 
     def any(self) -> list[Pipeline]:
         """Return the loaded pipelines, those used last first."""
@@ -111,6 +129,7 @@ class Loaded:
         """Start loading the first of these that is missing, unless another one is being loaded. Returns at once."""
         paused = self.paused()
         with self._guard:
+            self._specialists = sum(release.status == SPECIALIST for release in wanted)
             missing = [
                 release
                 for release in wanted
@@ -128,7 +147,7 @@ class Loaded:
 
     def _has_room(self, wanted: Sequence[Release]) -> bool:
         """Return whether there is room for one more, after dropping one that is not wanted if needed."""
-        if len(self._pipelines) < settings.LOADED_RELEASES:
+        if len(self._pipelines) < self._places():
             return True
         names = {release.pk for release in wanted}
         spare = next((pk for pk in self._pipelines if pk not in names), None)
@@ -174,8 +193,11 @@ class Loaded:
         return loaded
 
     def _make_room(self) -> None:
-        while len(self._pipelines) >= settings.LOADED_RELEASES:
+        while len(self._pipelines) >= self._places():
             self._pipelines.popitem(last=False)
+
+    def _places(self) -> int:
+        return settings.LOADED_RELEASES + self._specialists
 
     def _wait_for(self, pk: int | None) -> None:
         """Return when the release, or any if None, is no longer being loaded."""
@@ -185,6 +207,6 @@ class Loaded:
 
 
 def wanted() -> list[Release]:
-    """Return what a worker should hold ready: active releases, the canary, and those being activated."""
-    found = [*releases.in_service(), *releases.prepared()]
+    """Return what a worker should hold ready: releases in service, and those being activated."""
+    found = [*releases.in_service(), *activation.prepared()]
     return list({release.pk: release for release in found}.values())

@@ -261,11 +261,14 @@ def _releases(*, hashes: bool) -> Found:
             release_format.verify(releases.folder(release), hashes=hashes)
             good += 1
         except ReleaseInvalid as error:
-            is_active = release.status == Release.Status.ACTIVE
-            state = State.FAULT if is_active else State.WARNING
+            until = {
+                Release.Status.ACTIVE: f"rollback {release.kind}",
+                Release.Status.SPECIALIST: f"retire {release.name}",
+            }.get(Release.Status(release.status))
+            state = State.FAULT if until else State.WARNING
             advice = "Copy its files again, from a backup or its source."
-            if is_active:
-                advice += f" Until then: manage.py release rollback {release.kind}."
+            if until:
+                advice += f" Until then: manage.py release {until}."
             yield Finding("releases", state, f"{release.name}: {error.detail}", advice)
     if not Release.objects.filter(status=Release.Status.ACTIVE).exists():
         advice = "Run `manage.py bootstrap`, or `manage.py release activate NAME`."

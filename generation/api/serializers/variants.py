@@ -68,7 +68,7 @@ class ExampleSerializer(serializers.Serializer[Any]):
 
 class VariantSerializer(serializers.ModelSerializer[PromptVariant]):
     is_covered = serializers.BooleanField(
-        help_text="Whether the active student was made for this text."
+        help_text="Whether a student in service was made for this text."
     )
     served_by = serializers.SerializerMethodField(
         help_text="Release that serves a request without a model; null: such requests are refused."

@@ -15,7 +15,7 @@ from generation.catalogue import bundled_embeddings
 from generation.engine.release import KINDS, Progress
 from generation.errors import GenerationError
 from generation.models import MOST_TRIES, PromptVariant, Release
-from generation.releases import activation, coverage
+from generation.releases import activation, coverage, specialists
 from generation.releases import lifecycle as releases
 
 OPTIONS = ("kind", "steps", "guidance_scale", "noise_scheduler", "image_sizes")
@@ -32,7 +32,7 @@ def image_size(text: str) -> tuple[int, int]:
 
 
 class Command(BaseCommand):
-    help = "Register, list, verify, activate, roll back, reject and export releases."
+    help = "Register, list, verify, activate, retire, roll back, reject and export releases."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         actions = parser.add_subparsers(dest="action", required=True)
@@ -62,12 +62,20 @@ class Command(BaseCommand):
             help="may be given several times; the first is the default one",
         )
         actions.add_parser("list", help="list all releases")
+        parsers = {}
         for action, text in (
             ("verify", "compare the files of a release with its manifest"),
             ("activate", "serve a release instead of the active one of its kind"),
+            ("retire", "end the service of a specialist"),
             ("reject", "exclude a release from serving for good"),
         ):
-            actions.add_parser(action, help=text).add_argument("name")
+            parsers[action] = actions.add_parser(action, help=text)
+            parsers[action].add_argument("name")
+        parsers["activate"].add_argument(
+            "--specialist",
+            action="store_true",
+            help="serve a student beside the active one, for the prompts that it makes better",
+        )
         canary = actions.add_parser(
             "canary", help="serve a share of the active release's jobs with this one"
         )
@@ -146,6 +154,12 @@ class Command(BaseCommand):
         release = _find(options["name"])
         with self.progress("Verifying") as on_progress:
             releases.verify(release, on_progress)
+        if options["specialist"]:
+            release = activation.activate_specialist(release)
+            self.stdout.write(
+                f"{release.name} is a specialist: it makes the prompts that it is best at."
+            )
+            return
         release = activation.activate(release)
         replaced = f", which replaces {release.replaced.name}" if release.replaced else ""
         self.stdout.write(f"The active {release.kind} is {release.name}{replaced}.")
@@ -168,6 +182,10 @@ class Command(BaseCommand):
     def rollback(self, options: dict[str, Any]) -> None:
         release = releases.rollback(options["kind"])
         self.stdout.write(f"The active {release.kind} is {release.name} again.")
+
+    def retire(self, options: dict[str, Any]) -> None:
+        release = specialists.retire(_find(options["name"]))
+        self.stdout.write(f"{release.name} is retired: other releases make its prompts.")
 
     def reject(self, options: dict[str, Any]) -> None:
         release = releases.reject(_find(options["name"]))

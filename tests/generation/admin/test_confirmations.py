@@ -6,7 +6,9 @@ from django.urls import reverse
 
 from generation.models import APIKey, Release
 from generation.releases import activation
+from generation.releases import lifecycle as releases
 from tests.people import make_key, make_release, make_user, make_variant, make_worker
+from tests.tiny import make_tiny_release
 
 pytestmark = pytest.mark.django_db
 
@@ -98,3 +100,23 @@ def test_what_cannot_be_activated_is_refused_before_workers_are_waited_for(admin
     Release.objects.filter(name="three").update(canary_percent=10)
     page = choose(admin, "release", "canary", make_release(name="four", status="candidate"))
     assert "three is the canary" in text(page)
+
+
+def test_a_specialist_is_activated_and_retired_after_a_question(admin, settings):
+    for name in ("main", "vases"):
+        make_tiny_release(settings.RELEASES_ROOT / name, name=name, kind="student")
+        releases.register(settings.RELEASES_ROOT / name)
+    releases.activate(Release.objects.get(name="main"))
+    vases = Release.objects.get(name="vases")
+    page = choose(admin, "release", "specialist", vases)
+    assert "for prompts that no other student covers" in text(page)
+    assert Release.objects.get(name="vases").status == "candidate"
+    page = choose(admin, "release", "specialist", vases, confirmed="1")
+    assert "vases is a specialist" in text(page)
+    page = text(admin.get(url("release", "change", vases.pk)))
+    assert "Retire specialist" in page and "Activate as specialist" not in page
+    assert "will use other releases for the prompts of vases" in page
+    page = choose(admin, "release", "retire", vases, confirmed="1")
+    assert "vases is retired" in text(page)
+    statuses = dict(Release.objects.values_list("name", "status"))
+    assert statuses == {"main": "active", "vases": "retired"}

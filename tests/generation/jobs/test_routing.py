@@ -226,6 +226,92 @@ def test_finding_and_choosing_is_one_query(settings, student, django_assert_num_
         assert served_by(None, "red-vase") == "t"
 
 
+# --- specialists ----------------------------------------------------------------------------------
+@pytest.fixture
+def specialist(student: Release) -> Release:
+    return make_release(name="v", status="specialist", covered_variants=["red-vase"])
+
+
+@pytest.mark.parametrize(
+    ("of_student", "of_specialist", "name"),
+    [
+        (2, 3, "v"),
+        (3, 3, "s"),
+        (3, 2, "s"),
+        (None, None, "s"),
+        (2, None, "s"),
+        (None, 4, "s"),
+    ],
+)
+@pytest.mark.parametrize("model", [None, "student"])
+def test_of_two_students_the_one_that_is_known_to_be_better_serves(
+    student, specialist, of_student, of_specialist, name, model
+):
+    for release, right in ((student, of_student), (specialist, of_specialist)):
+        if right is not None:
+            make_quality(release, "red vase", right)
+    assert served_by(model, "red-vase") == name
+    assert listed("red-vase") == name
+    assert served_by(model, "blue-bowl") == "s"
+
+
+def listed(slug: str) -> str | None:
+    """Who serves the variant by the list of the catalogue."""
+    serving = Serving.now()
+    found = serving.release(serving.annotated(PromptVariant.objects.filter(slug=slug)).get())
+    return found and found.name
+
+
+def test_a_specialist_serves_what_the_student_does_not_cover(student, specialist):
+    cover(student, {"blue-bowl": ""})
+    assert (served_by(None, "red-vase"), listed("red-vase")) == ("v", "v")
+    assert served_by("teacher", "red-vase") == "t"
+
+
+def test_the_best_of_several_specialists_serves(student, specialist):
+    other = make_release(name="w", status="specialist", covered_variants=["red-vase"])
+    for release, right in ((student, 1), (specialist, 2), (other, 3)):
+        make_quality(release, "red vase", right)
+    assert (served_by(None, "red-vase"), listed("red-vase")) == ("w", "w")
+    rewrite("red-vase", "a big red vase")
+    make_quality(specialist, "a big red vase", 4)
+    assert (served_by(None, "red-vase"), listed("red-vase")) == ("v", "v")
+
+
+@pytest.mark.parametrize(("of_teacher", "name"), [(4, "t"), (1, "v"), (None, "t")])
+def test_where_no_student_reaches_the_floor_the_teacher_serves(
+    settings, student, specialist, of_teacher, name
+):
+    settings.QUALITY_FLOOR = 0.8
+    make_quality(student, "red vase", 1)
+    make_quality(specialist, "red vase", 2)
+    if of_teacher is not None:
+        make_quality(Release.objects.get(name="t"), "red vase", of_teacher)
+    assert (served_by(None, "red-vase"), listed("red-vase")) == (name, name)
+
+
+def test_a_specialist_without_an_embedding_of_the_text_serves_nothing(student, specialist):
+    make_quality(student, "red vase", 1)
+    make_quality(specialist, "red vase", 4)
+    Release.objects.filter(name="v").update(encoder_fingerprint="f" * 64)
+    assert served_by(None, "red-vase") == "s"
+
+
+def test_a_canary_takes_nothing_from_a_specialist(canary):
+    make_quality(Release.objects.get(name="active"), "red vase", 1)
+    specialist = make_release(name="v", status="specialist", covered_variants=["red-vase"])
+    make_quality(specialist, "red vase", 4)
+    assert {served_by(None, "red-vase", str(key)) for key in range(50)} == {"v"}
+    assert {served_by(None, "blue-bowl", str(key)) for key in range(50)} == {"active", "canary"}
+
+
+def test_with_specialists_choosing_is_one_query(student, specialist, django_assert_num_queries):
+    make_quality(student, "red vase", 1)
+    make_quality(specialist, "red vase", 4)
+    with django_assert_num_queries(1):
+        assert served_by(None, "red-vase") == "v"
+
+
 # --- a canary -----------------------------------------------------------------------------------
 @pytest.fixture
 def canary() -> Release:

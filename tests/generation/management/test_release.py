@@ -47,6 +47,19 @@ def test_a_canary_is_begun_shown_and_ended(two: None) -> None:
     assert statuses() == {"first": "active", "second": "candidate"}
 
 
+def test_a_specialist_is_activated_and_retired(tmp_path: Path) -> None:
+    for name in ("main", "vases"):
+        tiny.make_tiny_release(tmp_path / name, name=name, kind="student")
+        run("register", str(tmp_path / name))
+    run("activate", "main")
+    assert "vases is a specialist" in run("activate", "vases", "--specialist")
+    assert statuses() == {"main": "active", "vases": "specialist"}
+    assert "vases is retired" in run("retire", "vases")
+    with pytest.raises(CommandError, match="main is active, not a specialist"):
+        run("retire", "main")
+    assert statuses() == {"main": "active", "vases": "retired"}
+
+
 def test_how_often_an_image_may_be_made_is_the_releases_own(two: None) -> None:
     assert "at most 4 tries" in run("tries", "first", "4")
     assert dict(Release.objects.values_list("name", "max_tries")) == {"first": 4, "second": None}

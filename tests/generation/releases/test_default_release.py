@@ -23,7 +23,8 @@ def served(slug: str) -> str | None:
 @pytest.mark.parametrize("uncovered", ["teacher", "student", "refuse"])
 @pytest.mark.parametrize("active", [(), ("student",), ("teacher",), ("student", "teacher")])
 @pytest.mark.parametrize("teacher_covers", [(), ("both",)])  # (): the whole catalogue
-def test_it_is_the_release_of_a_request(settings, uncovered, active, teacher_covers):
+@pytest.mark.parametrize("beside", [(), ("new",)])  # covered by a specialist
+def test_it_is_the_release_of_a_request(settings, uncovered, active, teacher_covers, beside):
     settings.UNCOVERED = uncovered
     for slug in SLUGS:
         make_embedding(variant=make_variant(slug=slug))
@@ -31,11 +32,13 @@ def test_it_is_the_release_of_a_request(settings, uncovered, active, teacher_cov
     make_release(name="t", kind="teacher", covered_variants=teacher_covers)
     Release.objects.get(name="s").coverage.filter(slug="changed").update(normalized_text="other")
     Release.objects.exclude(kind__in=active).update(status="retired")
+    if beside:
+        make_release(name="v", status="specialist", covered_variants=beside)
     serving = Serving.now()
     rows = serving.annotated(PromptVariant.objects.order_by("slug"))
     found = {row.slug: serving.release(row) for row in rows}
     assert {slug: row and row.name for slug, row in found.items()} == {
         slug: served(slug) for slug in SLUGS
     }
-    covered = ["both"] if "student" in active else []
+    covered = [*(["both"] if "student" in active else []), *beside]
     assert [row.slug for row in rows if row.is_covered] == covered

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from generation.engine import pipeline
+from generation.engine.errors import OutOfMemory
 from generation.errors import ReleaseRefused
 from generation.infra import heartbeat
 from generation.models import Release, Worker
-from generation.releases import activation
+from generation.releases import activation, specialists
 from generation.releases import lifecycle as releases
 from generation.worker import pipelines
 from generation.worker.pipelines import Loaded
@@ -57,7 +58,7 @@ def until(condition) -> None:
 def test_a_prepared_release_is_loaded_beside_and_only_once(rows, loads):
     shelf = Loaded()
     shelf.get(rows[0])
-    releases.prepare(rows[1])
+    activation.prepare(rows[1])
     assert [release.name for release in pipelines.wanted()] == ["tiny-0", "tiny-1"]
     shelf.prepare(pipelines.wanted())
     assert shelf.get(rows[1]).manifest.name == "tiny-1"
@@ -83,6 +84,34 @@ def test_nothing_that_is_wanted_leaves_for_a_preparation(rows, settings):
     assert shelf.ids() == [rows[0].pk]
     shelf.prepare([rows[1]])
     until(lambda: shelf.ids() == [rows[1].pk])
+
+
+def test_specialists_are_held_beside_what_a_worker_holds_otherwise(rows, settings):
+    settings.LOADED_RELEASES = 1
+    specialists.activate(rows[1])
+    shelf = Loaded()
+    shelf.get(rows[0])
+    shelf.prepare(pipelines.wanted())
+    until(lambda: shelf.ids() == [rows[0].pk, rows[1].pk])
+    specialists.retire(rows[1])
+    shelf.prepare(pipelines.wanted())
+    shelf.get(rows[2])
+    assert shelf.ids() == [rows[2].pk]
+
+
+def test_while_memory_is_short_what_was_used_longest_ago_leaves(rows, monkeypatch):
+    load = pipeline.load
+    shelf = Loaded()
+
+    def with_room_for_two(folder, **options):
+        if len(shelf.ids()) > 1:
+            raise OutOfMemory
+        return load(folder, **options)
+
+    monkeypatch.setattr(pipeline, "load", with_room_for_two)
+    for place in (0, 1, 0, 2):
+        shelf.get(rows[place])
+    assert shelf.ids() == [rows[0].pk, rows[2].pk]
 
 
 def test_one_that_cannot_be_loaded_is_tried_once_and_says_why_when_asked_for(rows, loads):

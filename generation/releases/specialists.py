@@ -1,0 +1,60 @@
+"""Specialists: students in service beside the active one, for the prompts that they make better.
+
+`jobs.routing` decides prompt by prompt. Activation, rollback and canaries concern the active student alone.
+"""
+
+from django.db import transaction
+from django.utils import timezone
+
+from generation.errors import ReleaseRefused
+from generation.infra import notifications
+from generation.models import Release
+from generation.releases import lifecycle as releases
+
+Status = Release.Status
+
+
+def activate(release: Release, *, reason: str = "") -> Release:
+    """Serve with this student beside the active one; no change if it does. Raises ReleaseRefused.
+
+    reason: of an automatic decision, for the audit log.
+    """
+    releases.verify(release, hashes=False)
+    with transaction.atomic():
+        release = check(release, releases.locked(release.kind))
+        if release.status == Status.SPECIALIST:
+            return release
+        release.activated_at, release.retired_at = timezone.now(), None
+        releases.move(release, Status.SPECIALIST, "specialist_activated", reason=reason)
+        transaction.on_commit(notifications.encode, robust=True)
+    return release
+
+
+def check(release: Release, rows: list[Release]) -> Release:
+    """Return the release's row of all of its kind. Raises ReleaseRefused if it cannot be a specialist."""
+    found = next((row for row in rows if row.pk == release.pk), None)
+    if found is None:
+        raise ReleaseRefused(f"{release.name} is not registered any more.")
+    if found.kind != Release.Kind.STUDENT:
+        raise ReleaseRefused(f"{found.name} is a {found.kind}; a specialist is a student.")
+    if found.status == Status.ACTIVE:
+        raise ReleaseRefused(f"{found.name} is the active student. Activate another one first.")
+    if found.status == Status.REJECTED:
+        raise releases.rejected(found)
+    return found
+
+
+def retire(release: Release, *, reason: str = "") -> Release:
+    """End the service of a specialist: others make its prompts. Jobs that were assigned to it are finished by it.
+
+    Raises ReleaseRefused if it is none. reason: see `activate`.
+    """
+    with transaction.atomic():
+        row = Release.objects.select_for_update().get(pk=release.pk)
+        if row.status != Status.SPECIALIST:
+            raise ReleaseRefused(
+                f"{row.name} is {row.status}, not a specialist. The active release retires when another is activated."
+            )
+        row.retired_at = timezone.now()
+        releases.move(row, Status.RETIRED, "release_retired", reason=reason)
+    return row
