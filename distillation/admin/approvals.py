@@ -11,6 +11,7 @@ from django.shortcuts import get_object_or_404, redirect
 from django.urls import path, reverse
 
 from distillation.errors import DistillationRefused
+from distillation.evaluation.gate_limits import MOST_SEEDS
 from distillation.models import Run
 from distillation.reports import explanation
 from distillation.runs import approval
@@ -156,7 +157,7 @@ def offered(request: HttpRequest, run: Run) -> list[dict[str, Any]]:
                 "trained, if that is still on disk and the catalogue has not changed, and trains again otherwise. "
                 f"{release.name} stays as it is: discard it when the new release is served.",
                 "number": {
-                    "name": "seeds", "label": "Seeds of each variant", "least": 1, "most": approval.MOST_SEEDS,
+                    "name": "seeds", "label": "Seeds of each variant", "least": 1, "most": MOST_SEEDS,
                     "value": explanation.explain(run.gate or {}).seeds,
                 },
             }

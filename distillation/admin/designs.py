@@ -20,7 +20,7 @@ from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
 from distillation.admin import files
 from distillation.design import files as results
-from distillation.design.candidates import Candidate
+from distillation.design import table
 from distillation.design.limits import BEST, WISHES, LimitRefused, shown
 from distillation.designs import briefs
 from distillation.designs import lifecycle as designs
@@ -34,7 +34,7 @@ from generation.errors import GenerationError
 
 PROGRESS = "distillation/admin/design_progress.html"
 FILES = (results.REPORT, results.PNG, results.SVG, results.CSV, results.RECIPE)
-HEADS = ("candidate", "cut", "width", "passes", "decoder", "size", "time", "quality", "training")
+HEADS = ("candidate", "student", "passes", "decoder", "size", "time", "quality", "training")
 
 
 def _text(label: str, help_text: str, *, required: bool = False) -> forms.CharField:
@@ -101,8 +101,7 @@ class DesignForm(forms.ModelForm):
                 tags=[tag.strip() for tag in data["tags"].split(",") if tag.strip()],
             )
         except LimitRefused as error:
-            field, _, text = str(error).partition(": ")
-            self.add_error(field, text)
+            self.add_error(error.field, error.reason)
         except GenerationError as error:
             self.add_error(None, error.detail)
         return data
@@ -178,7 +177,9 @@ class DesignAdmin(RequestedMixin, ObjectActionsMixin, ModelAdmin):
             "badge": pictures.badge(design.status),
             "worked": durations.in_words(design.seconds),
             "heads": HEADS,
-            "rows": [_row(one) for one in Rows(design).read()],
+            "rows": [
+                [row[head] for head in HEADS] for row in map(table.cells, Rows(design).read())
+            ],
         }
 
     def panel(self, request: HttpRequest, obj: Any) -> dict[str, Any]:
@@ -245,18 +246,3 @@ def _files(design: Design) -> dict[str, Path]:
     folder = designs.output(design)
     names = [*FILES, *(f"{results.SHEETS}/{path.name}" for path in folder.glob("sheets/*.webp"))]
     return {name: folder / name for name in names if (folder / name).is_file()}
-
-
-def _row(one: Candidate) -> tuple[str, ...]:
-    params, costs, last = one.params, one.costs, one.last
-    return (
-        str(one.number),
-        str(params["cut"]),
-        str(params["width"]),
-        str(len(str(params["timesteps"]).split())),
-        f"{params['channels']} channels, depth {params['depth']}, shuffle {params['shuffle']}",
-        shown("size", costs.size) if costs else "",
-        shown("time", costs.time) if costs and costs.time else "",
-        f"{last.quality:.3f}" if last else one.refused[:80],
-        f"{100 * last.share:.0f} %" if last else "",
-    )

@@ -89,8 +89,8 @@ class DetectorAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
 
     @display(description="image size")
     def image_size(self, row: Detector) -> str:
-        size = row.manifest["image_size"]
-        return f"{size}×{size}"
+        size = row.manifest.get("image_size")
+        return f"{size}×{size}" if size else "–"
 
     @display(description="trained on")
     def trained_on(self, row: Detector) -> str:

@@ -71,8 +71,7 @@ class DesignList(ListView):
         try:
             brief = briefs.of(**asked.validated_data, person=request.user)
         except LimitRefused as error:
-            field, _, text = str(error).partition(": ")
-            raise ValidationError({field: text}) from error
+            raise ValidationError({error.field: error.reason}) from error
         design = designs.create(brief, is_for_workers=True, created_by=request.user)
         response = render(rows().get(pk=design.pk), code=status.HTTP_202_ACCEPTED)
         response["Location"] = reverse("design", args=[design.pk], request=request)

@@ -16,7 +16,11 @@ MOST_HOURS = 720.0
 
 
 class LimitRefused(ValueError):
-    """A limit that cannot be read; the message says which one and how it is written."""
+    """A limit that cannot be read. field: its name; reason: what is wrong and how it is written."""
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}")
+        self.field, self.reason = field, reason
 
 
 @dataclass(frozen=True)
@@ -62,8 +66,9 @@ def _bytes(name: str, text: str) -> int:
     number, unit = _split(text)
     if number is None or unit.upper() not in UNITS or number * UNITS[unit.upper()] < 1:
         raise LimitRefused(
-            f"{name}: {text!r} is no number of bytes. Give a number above 0 with one of the units "
-            "B, kB, MB, GB, KiB, MiB, GiB, such as 8MB."
+            name,
+            f"{text!r} is no number of bytes. Give a number above 0 with one of the units "
+            "B, kB, MB, GB, KiB, MiB, GiB, such as 8MB.",
         )
     return round(number * UNITS[unit.upper()])
 
@@ -73,8 +78,9 @@ def _time(text: str) -> tuple[float, str]:
     number, unit = _split(span)
     if not number or unit not in TIMES or (at and not device.strip()):
         raise LimitRefused(
-            f"time: {text!r} is no time of one picture. Give a number above 0 with us, ms or s, and the device "
-            "after an @, such as 12ms@cpu or 3ms@cuda:0."
+            "time",
+            f"{text!r} is no time of one picture. Give a number above 0 with us, ms or s, and the device "
+            "after an @, such as 12ms@cpu or 3ms@cuda:0.",
         )
     return number * TIMES[unit], device.strip() or AUTO
 
@@ -84,8 +90,9 @@ def _quality(text: str) -> float:
     value = number / 100 if number is not None and unit == "%" else number
     if value is None or unit not in ("", "%") or not 0 < value <= MOST_QUALITY:
         raise LimitRefused(
-            f"quality: {text!r} is no share. Give right pictures of the student ÷ those of the teacher, above 0 and "
-            f"up to {MOST_QUALITY}, such as 0.97 or 97%."
+            "quality",
+            f"{text!r} is no share. Give right pictures of the student ÷ those of the teacher, above 0 and "
+            f"up to {MOST_QUALITY}, such as 0.97 or 97%.",
         )
     return value
 

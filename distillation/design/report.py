@@ -11,7 +11,7 @@ from typing import Any
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from distillation.design import front, halving
+from distillation.design import front, halving, table
 from distillation.design.candidates import Candidate, Costs, Judged
 from distillation.design.descriptions import merged
 from distillation.design.files import CSV, FACTS, MARKDOWN, PNG, RECIPE, REPORT, SVG, sheet
@@ -129,23 +129,10 @@ def _order(order: Order) -> str:
 
 
 def _row(candidate: Candidate, *, is_on_front: bool) -> Row:
-    params, costs, last = candidate.params, candidate.costs, candidate.last
-    cells = (
-        str(candidate.number),
-        f"{params['cut']}, width {params['width']}",
-        str(len(str(params["timesteps"]).split())),
-        f"{params['channels']} channels, depth {params['depth']}, shuffle {params['shuffle']}",
-        str(params["method"]),
-        str(params["weights"]),
-        "–" if costs is None else shown("size", costs.size),
-        "–" if costs is None or costs.time is None else shown("time", costs.time),
-        "–" if costs is None or costs.memory is None else shown("memory", costs.memory),
-        "–" if last is None else f"{last.quality:.3f} ({last.low:.3f} to {last.high:.3f})",
-        "–" if last is None else f"{100 * last.share:.0f} %",
-        "yes" if is_on_front else "",
-    )
+    row = {**table.cells(candidate), "on the front": "yes" if is_on_front else ""}
+    last = candidate.last
     pictures = sheet(candidate.number) if last is not None else ""
-    return Row(candidate.number, cells, pictures, is_on_front)
+    return Row(candidate.number, tuple(row[head] for head in HEADS), pictures, is_on_front)
 
 
 def _compared(reference: Reference | None, candidates: Sequence[Candidate], choice: Choice) -> str:

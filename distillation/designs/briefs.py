@@ -72,7 +72,7 @@ def of(
     """
     limits, device = limiting.parse(size=size, time=time, memory=memory, quality=quality)
     if not 0 < hours <= MOST_HOURS:
-        raise limiting.LimitRefused(f"hours: above 0 and up to {MOST_HOURS:g}, not {hours:g}.")
+        raise limiting.LimitRefused("hours", f"above 0 and up to {MOST_HOURS:g}, not {hours:g}.")
     description = (
         policy.described(settings.DISTILLATION_RECIPE)
         if recipe is None

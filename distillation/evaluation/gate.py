@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from distillation.evaluation import blind_spots, noninferiority
+from distillation.evaluation.gate_limits import QUALITY
 from distillation.evaluation.gate_recipe import GateRecipe
 from distillation.evaluation.measured import Measured
 from distillation.evaluation.noninferiority import (
@@ -22,7 +23,6 @@ from distillation.evaluation.noninferiority import (
     Verdict,
 )
 
-QUALITY = "quality"  # the check that stands for a judge that is missing
 NOTHING_JUDGED = (
     "Neither a detector nor a CLIP judged whether the pictures show what their prompts say."
 )

@@ -12,13 +12,14 @@ from math import ceil, isnan, nan
 import torch
 from torch import Tensor
 
+from distillation.evaluation.gate_limits import MOST_SEEDS
+
 NON_INFERIOR, INFERIOR, INCONCLUSIVE = "non-inferior", "inferior", "inconclusive"
 NOT_MEASURED = "not measured"
 WORST_FIRST = (INFERIOR, INCONCLUSIVE, NOT_MEASURED, NON_INFERIOR)
 TAIL = 0.05  # beyond each end
 FEWEST = 20  # prompts: the percentile interval of fewer is too narrow to trust
 WORST = 0.1  # the share of prompts with the greatest losses
-MOST_SEEDS = 256  # of a prompt, that are worth advising
 CHUNK = 2**24  # values of one draw in memory at once
 
 Statistic = Callable[[Sequence[Tensor]], Tensor]  # columns [R, P] → [R]

@@ -3,10 +3,10 @@
 from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
-from django.db.models import Q
 from django.utils import timezone
 
 from distillation.design.limits import AUTO, BEST, WISHES
+from distillation.models.leases import lease_constraints
 from generation.models import Release
 
 
@@ -68,18 +68,7 @@ class Design(models.Model):
 
     class Meta:
         ordering = ["-created_at", "-pk"]
-        constraints = [
-            models.CheckConstraint(
-                condition=Q(status="running", lease_expires_at__isnull=False)
-                | (~Q(status="running") & Q(lease_expires_at__isnull=True)),
-                name="running_designs_have_a_lease",
-            ),
-            models.CheckConstraint(
-                condition=Q(status__in=("queued", "running", "paused"), finished_at__isnull=True)
-                | Q(status__in=("succeeded", "failed", "canceled"), finished_at__isnull=False),
-                name="ended_designs_have_a_time",
-            ),
-        ]
+        constraints = lease_constraints("designs")
 
     def __str__(self) -> str:
         return self.name

@@ -8,6 +8,7 @@ from django.db import models
 from django.db.models import Q
 from django.utils import timezone
 
+from distillation.models.leases import lease_constraints
 from generation.models import Release
 
 
@@ -109,16 +110,7 @@ class Run(models.Model):
                 condition=Q(status__in=("queued", "running", "paused")),
                 name="one_open_run_per_teacher",
             ),
-            models.CheckConstraint(
-                condition=Q(status="running", lease_expires_at__isnull=False)
-                | (~Q(status="running") & Q(lease_expires_at__isnull=True)),
-                name="running_runs_have_a_lease",
-            ),
-            models.CheckConstraint(
-                condition=Q(status__in=("queued", "running", "paused"), finished_at__isnull=True)
-                | Q(status__in=("succeeded", "failed", "canceled"), finished_at__isnull=False),
-                name="ended_runs_have_a_time",
-            ),
+            *lease_constraints("runs"),
         ]
 
     def __str__(self) -> str:

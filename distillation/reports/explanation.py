@@ -4,6 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from distillation.design import limits
+from distillation.evaluation.gate_limits import QUALITY
+
 MEASURES = {  # of the checks' names, with what a value is
     "attributes_right": "the share of pictures with everything right",
     "worst_prompts": "the share of right pictures of the worst prompts",
@@ -18,7 +21,6 @@ COSTS = ("seconds", "bytes", "memory")
 RATIOS = ("attributes_right", "diversity", "sharpness", *COSTS)  # others are differences
 OTHERS = {"teacher": "the teacher", "active": "the active release"}
 ABSOLUTE = " at most"  # end of the names of checks against a limit that no release moves
-QUALITY = "quality"  # the check that stands for a judge that is missing
 NAMED = 2  # failed checks in a sentence
 
 
@@ -51,14 +53,22 @@ def explain(gate: Mapping[str, Any]) -> Explanation:
     if is_undecided(gate):
         return _undecided(failed)
     surely = [check for check in failed if check.get("decided", True)]
-    limits = "a limit" if len(surely) == 1 else f"{len(surely)} limits"
+    missed = "a limit" if len(surely) == 1 else f"{len(surely)} limits"
     is_costly = all(_measure(check)[0] in COSTS for check in surely)
     return Explanation(
-        f"It did not reach {limits} of the gate: {_listed(surely)}.",
+        f"It did not reach {missed} of the gate: {_listed(surely)}.",
         "Its pictures are not the reason: serve it if you accept the cost, or discard it."
         if is_costly
         else "Train it on, or discard it. Serve it only if the pictures below convince you.",
     )
+
+
+def value_of(check: Mapping[str, Any], part: str) -> str:
+    """Return found, low or limit of a check with its unit: "5.4 MB", "12 ms", "0.970" of a ratio."""
+    measure, _ = _measure(check)
+    if check["name"].endswith(ABSOLUTE) and measure in COSTS:
+        return limits.shown("time" if measure == "seconds" else "size", check[part])
+    return f"{check[part]:.3f}"
 
 
 def _undecided(failed: Sequence[Mapping[str, Any]]) -> Explanation:
@@ -99,7 +109,7 @@ def _measure(check: Mapping[str, Any]) -> tuple[str, str]:
 def _in_words(check: Mapping[str, Any]) -> str:
     measure, other = _measure(check)
     if check["name"].endswith(ABSOLUTE) and measure in COSTS:
-        found, most = (_amount(measure, check[part]) for part in ("found", "limit"))
+        found, most = (value_of(check, part) for part in ("found", "limit"))
         return f"{MEASURES[measure]} is {found}, and at most {most} is allowed"
     if measure not in MEASURES or other not in OTHERS or check["found"] is None:
         if check["name"] == "each variant" and check["detail"]:
@@ -118,7 +128,3 @@ def _in_words(check: Mapping[str, Any]) -> str:
     # An estimate beyond its limit that is not sure.
     certainly = " with certainty" if found >= limit else ""
     return f"{said}{certainly}" + (f" ({check['detail'].rstrip('.')})" if check["detail"] else "")
-
-
-def _amount(measure: str, value: float) -> str:
-    return f"{value:.2g} s" if measure == "seconds" else f"{value / 1e6:.1f} MB"

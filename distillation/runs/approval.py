@@ -8,6 +8,7 @@ from django.db.models import Exists, OuterRef, QuerySet
 from django.urls import reverse
 
 from distillation.errors import DistillationRefused
+from distillation.evaluation.gate_limits import MOST_SEEDS
 from distillation.models import Run
 from distillation.pipeline.summaries import FITS
 from distillation.reports import explanation
@@ -20,7 +21,6 @@ from generation.releases import lifecycle as releases
 log = structlog.get_logger(__name__)
 
 MOST_STEPS = 1_000_000
-MOST_SEEDS = 256  # of each variant
 Outcome = Run.Outcome
 
 

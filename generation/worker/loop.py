@@ -5,7 +5,7 @@ import gc
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from functools import partial
@@ -21,7 +21,6 @@ from generation.errors import StorageFailed
 from generation.images import store as images
 from generation.infra import heartbeat, metrics, notifications, queues
 from generation.infra.watchdog import Watchdog
-from generation.jobs import completion
 from generation.jobs import lifecycle as jobs
 from generation.jobs.claiming import Claimed
 from generation.jobs.completion import Result
@@ -30,6 +29,7 @@ from generation.jobs.lifecycle import Claim, Served
 from generation.jobs.throughput import Measurements
 from generation.models import Job, Release
 from generation.worker import writing
+from generation.worker.answering import Answering
 from generation.worker.generating import Generator, Results, WorkerStopping, warm_up
 from generation.worker.health import Health
 from generation.worker.interleaving import Interleaving
@@ -80,19 +80,16 @@ class GenerationWorker:
             use=self._update_row,
             between=interleaving.run,
         )
+        self._answering = Answering(self.watch)
         self._writer = Writer(
-            self.leases, self.watch, self.health, self.measured, self._answer_identical
+            self.leases, self.watch, self.health, self.measured, self._answering.answer
         )
         self._stocking = Stocking(self._generator, self.watch, self._stocked)
         self._writers = ThreadPoolExecutor(
             UNCOMMITTED_BATCHES, thread_name_prefix="writer", initializer=partial(use_threads, 1)
         )
-        self._answerer = ThreadPoolExecutor(
-            1, thread_name_prefix="answerer", initializer=partial(use_threads, 1)
-        )
         self._reporter = ThreadPoolExecutor(1, thread_name_prefix="reporter")
         self._writing: deque[Future[None]] = deque()
-        self._answering: deque[Future[None]] = deque()
         self._served: Served | None = None  # as of the last tick
         self._release: int | None = None  # the one used last
         self._row = Row()
@@ -153,13 +150,14 @@ class GenerationWorker:
     def finish(self) -> None:
         """Return when all that was generated is committed."""
         wait(self._writing)
-        wait(self._answering)
+        self._answering.finish()
 
     def end(self) -> None:
         """Commit what was generated, and end the threads."""
         self.finish()
-        for threads in (self._writers, self._answerer, self._reporter):
+        for threads in (self._writers, self._reporter):
             threads.shutdown()
+        self._answering.end()
         self.watch.end()
         metrics.flush()
 
@@ -299,26 +297,6 @@ class GenerationWorker:
                 writing.settle(claims, error)
         finally:
             self.leases.release(claims)
-
-    def _answer_identical(self, results: Sequence[Result]) -> None:
-        """Have identical jobs answered in a thread of its own: there may be thousands."""
-        while self._answering and self._answering[0].done():
-            self._answering.popleft()
-        self._answering.append(self._answerer.submit(self._answer, results))
-
-    def _answer(self, results: Sequence[Result]) -> None:
-        with self.watch.watching(Kind.STORAGE, "identical jobs", unknown_bound()) as activity:
-
-            def is_stopping() -> bool:
-                activity.moved()
-                return heartbeat.stopping.is_set()
-
-            try:
-                writing.patiently(
-                    lambda: completion.answer_identical(results, is_stopping=is_stopping)
-                )
-            except Exception:  # what is left is claimed as repeats
-                log.exception("identical_jobs_not_answered", jobs=len(results))
 
     # --- the end of a process that cannot go on ---------------------------------------------------
     def _stalled(self, activity: Activity) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
+from django.utils.formats import date_format
 
 from distillation.detectors import registry as detectors
 from distillation.models import Detector
@@ -99,10 +100,11 @@ class Command(BaseCommand):
         if not rows:
             self.stdout.write("No detectors. Train one: manage.py detector train FOLDER")
         for row in rows:
-            size, required = row.manifest["image_size"], ", ".join(row.manifest["required"])
+            size, required = row.manifest.get("image_size"), ", ".join(row.manifest["required"])
+            pixels = f"{size}×{size}" if size else "–"
             self.stdout.write(
-                f"{row.name:<24} {row.status:<9} {len(row.bits):>3} bits  {size}×{size}  "
-                f"{row.registered_at:%Y-%m-%d %H:%M}"
+                f"{row.name:<24} {row.status:<9} {len(row.bits):>3} bits  {pixels}  "
+                f"{date_format(row.registered_at, 'DATETIME_FORMAT')}"
                 + (f"  requires {required}" if required else "")
             )
 

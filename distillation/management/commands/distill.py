@@ -6,6 +6,7 @@ Resumes after an interruption if started with the same options. `accelerate laun
 import json
 import sys
 from argparse import ArgumentParser
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ try:
     from distillation import folders
     from distillation.pipeline.acceptance import GATE, GATE_FILE, RELEASE
     from distillation.pipeline.stages import Chain
-    from distillation.reports import evaluations
+    from distillation.reports import evaluations, explanation
     from distillation.runs import inputs, policy
 except ModuleNotFoundError as error:  # a library that is not needed for serving
     sys.exit(
@@ -162,10 +163,11 @@ class Command(BaseCommand):
         self.say("Gate: passed." if gate["passed"] else "Gate: not passed.")
         for check in gate["checks"]:
             if not check["passed"]:
-                found = "" if check["found"] is None else f" {check['found']:.3f}"
-                low = "" if check["low"] is None else f" (at least {check['low']:.3f})"
+                value = partial(explanation.value_of, check)
+                found = "" if check["found"] is None else f" {value('found')}"
+                low = "" if check["low"] is None else f" (at least {value('low')})"
                 self.say(
-                    f"  {check['name']}:{found}{low}, limit {check['limit']:g}. {check['detail']}"
+                    f"  {check['name']}:{found}{low}, limit {value('limit')}. {check['detail']}"
                 )
 
     def register(self, name: str, folder: Path, *, activates: bool) -> None:

@@ -3,7 +3,7 @@
 import re
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.contrib.auth import get_user_model
@@ -11,6 +11,7 @@ from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError
 from django.db import models
 from django.utils import timezone
+from django.utils.formats import date_format
 
 from generation.access import keys
 from generation.errors import GenerationError
@@ -130,10 +131,10 @@ class Command(BaseCommand):
         for key in APIKey.objects.select_related("owner", "replaced_by"):
             state = key.state
             if state == APIKey.ACTIVE and key.expires_at:
-                state += f" until {key.expires_at:%Y-%m-%d %H:%M}"
+                state += f" until {_in_words(key.expires_at)}"
             if key.replaced_by:
                 state += f", replaced by {key.replaced_by.prefix}"
-            used = f"{key.last_used_at:%Y-%m-%d %H:%M}" if key.last_used_at else "never used"
+            used = _in_words(key.last_used_at) if key.last_used_at else "never used"
             limits = ", ".join(keys.limits_in_words(key)) or "no limits"
             scopes = ",".join(key.scopes)
             self.stdout.write(
@@ -151,7 +152,7 @@ class Command(BaseCommand):
     def rotate(self, options: dict[str, Any]) -> None:
         old = _find(options["prefix"])
         _, plain = keys.rotate(old, grace=options["grace"])
-        self.stderr.write(f"{old.prefix} remains valid until {old.expires_at:%Y-%m-%d %H:%M} UTC.")
+        self.stderr.write(f"{old.prefix} remains valid until {_in_words(old.expires_at)}.")
         self.tell(plain)
 
     def revoke(self, options: dict[str, Any]) -> None:
@@ -170,3 +171,7 @@ def _find(prefix: str) -> APIKey:
     if key is None:
         raise CommandError(f"There is no key {prefix}.")
     return key
+
+
+def _in_words(moment: datetime | None) -> str:
+    return date_format(moment, "DATETIME_FORMAT") if moment else "never"

@@ -6,6 +6,7 @@ from argparse import ArgumentParser
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
+from django.utils.formats import date_format
 
 from generation.jobs import pausing
 from generation.jobs.pausing import QueueState
@@ -62,7 +63,7 @@ class Command(BaseCommand):
     def _show(self, state: QueueState) -> None:
         facts = f"{state.queued} queued, {state.running} running, {state.workers} workers"
         why = (
-            f" since {state.paused_at:%Y-%m-%d %H:%M} by {state.paused_by}"
+            f" since {date_format(state.paused_at, 'DATETIME_FORMAT')} by {state.paused_by}"
             if state.paused_at
             else ""
         )

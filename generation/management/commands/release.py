@@ -9,6 +9,7 @@ from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
+from django.utils.formats import date_format
 from tqdm import tqdm
 
 from generation.catalogue import bundled_embeddings
@@ -141,7 +142,7 @@ class Command(BaseCommand):
             self.stdout.write(
                 f"{release.name:<{width}}  {release.kind:<7}  {_status(release):<12}  "
                 f"{release.num_inference_steps:>3} steps  {size:>9}  {_megabytes(release.size_bytes):>8}  "
-                f"{release.registered_at:%Y-%m-%d %H:%M}"
+                f"{date_format(release.registered_at, 'DATETIME_FORMAT')}"
             )
 
     def verify(self, options: dict[str, Any]) -> None:

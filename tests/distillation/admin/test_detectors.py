@@ -61,6 +61,12 @@ def test_one_without_figures_has_a_page_too(admin, tmp_path):
     text(admin.get(url("change", row.pk)))
 
 
+def test_one_whose_file_names_no_image_size_is_listed(admin, row):
+    del row.manifest["image_size"]
+    row.save()
+    assert "4 bits, –" in text(admin.get(url("changelist")))
+
+
 def test_a_person_activates_a_version(admin, row):
     answer = admin.post(f"{url('change', row.pk)[: -len('change/')]}do/activate/", follow=True)
     assert "mine is active." in text(answer)

@@ -50,7 +50,7 @@ def test_versions_are_listed_registered_and_activated(tmp_path):
     run("activate", "two")
     lines = run("list").splitlines()
     assert [line.split()[:2] for line in lines] == [["two", "active"], ["one", "candidate"]]
-    assert "requires sharp" in lines[0]
+    assert " UTC  requires sharp" in lines[0]
 
 
 def test_without_a_name_it_gets_the_next_number(labelled, tmp_path):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from distillation.reports.explanation import explain, is_undecided
+from distillation.reports.explanation import explain, is_undecided, value_of
 
 
 def check(name: str, *, passed: bool = False, **fields: object) -> dict[str, object]:
@@ -53,7 +53,7 @@ def gate(*checks: dict[str, object]) -> dict[str, object]:
         (gate(check("quality", found=None, decided=False)), "Nothing judged", "side by side"),
         (
             gate(check("bytes at most", found=13.7e6, limit=12e6, low=None)),
-            "the size on disk is 13.7 MB, and at most 12.0 MB is allowed.",
+            "the size on disk is 13.7 MB, and at most 12 MB is allowed.",
             "accept the cost",
         ),
         (
@@ -66,6 +66,13 @@ def gate(*checks: dict[str, object]) -> dict[str, object]:
 def test_a_gate_is_a_sentence_and_what_to_do(found, sentence, advice):
     explained = explain(found)
     assert sentence in explained.found and advice in explained.advice
+
+
+def test_values_have_the_unit_of_what_is_measured():
+    assert value_of(check("bytes at most", found=5_400_000), "found") == "5.4 MB"
+    assert value_of(check("memory at most", limit=5e8), "limit") == "500 MB"
+    assert value_of(check("seconds at most", found=0.0124), "found") == "12.4 ms"
+    assert value_of(check("bytes to active", found=1.2), "found") == "1.200"
 
 
 def test_without_a_judge_a_person_compares_pictures():

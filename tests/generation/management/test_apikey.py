@@ -71,7 +71,10 @@ def test_a_rotated_key_is_replaced_and_ends_after_the_grace():
     assert status(new) == status(plain) == 200
     key.refresh_from_db()
     assert timedelta(hours=11) < key.expires_at - timezone.now() < timedelta(hours=12)
-    assert f"replaced by {APIKey.prefix_of(new)}" in run("list")
+    listed = run("list")
+    assert (
+        f"{key.expires_at:until %Y-%m-%d %H:%M} UTC, replaced by {APIKey.prefix_of(new)}" in listed
+    )
     run("rotate", new, "--grace", "0m")
     assert status(new) == 401
     with pytest.raises(CommandError, match="already rotated"):

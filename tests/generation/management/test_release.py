@@ -91,7 +91,7 @@ def test_the_list_names_every_release_with_its_facts(two: None) -> None:
     lines = run("list").splitlines()
     assert len(lines) == 2
     line = next(line for line in lines if line.startswith("first"))
-    for fact in ("teacher", "active", "4 steps", "64×64", "MB"):
+    for fact in ("teacher", "active", "4 steps", "64×64", "MB", " UTC"):
         assert fact in line
 
 

@@ -1,0 +1,55 @@
+"""Answers to jobs that are identical to those just committed, in a thread of its own: there may be thousands."""
+
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
+
+import structlog
+
+from generation.engine.device import use_threads
+from generation.infra import heartbeat
+from generation.jobs import completion
+from generation.jobs.completion import Result
+from generation.worker import writing
+from generation.worker.stalls import Kind, StallWatch, unknown_bound
+
+log = structlog.get_logger(__name__)
+
+
+class Answering:
+    """The thread, and what it has to do."""
+
+    def __init__(self, watch: StallWatch) -> None:
+        self._watch = watch
+        self._threads = ThreadPoolExecutor(
+            1, thread_name_prefix="answerer", initializer=partial(use_threads, 1)
+        )
+        self._waiting: deque[Future[None]] = deque()
+
+    def answer(self, results: Sequence[Result]) -> None:
+        """Have the jobs that are identical to these answered."""
+        while self._waiting and self._waiting[0].done():
+            self._waiting.popleft()
+        self._waiting.append(self._threads.submit(self._answer, results))
+
+    def finish(self) -> None:
+        """Return when all are answered."""
+        wait(self._waiting)
+
+    def end(self) -> None:
+        self._threads.shutdown()
+
+    def _answer(self, results: Sequence[Result]) -> None:
+        with self._watch.watching(Kind.STORAGE, "identical jobs", unknown_bound()) as activity:
+
+            def is_stopping() -> bool:
+                activity.moved()
+                return heartbeat.stopping.is_set()
+
+            try:
+                writing.patiently(
+                    lambda: completion.answer_identical(results, is_stopping=is_stopping)
+                )
+            except Exception:  # what is left is claimed as repeats
+                log.exception("identical_jobs_not_answered", jobs=len(results))
