@@ -87,6 +87,7 @@ def share_right(release: Release) -> str:
 
 @admin.register(Evaluation)
 class EvaluationAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
+    when_empty = "A run evaluates its release."
     list_display = ("named", "verdict_badge", "right", "failed", "status_badge", "measured")
     list_filter = (("status", ChoicesDropdownFilter),)
     list_filter_submit = True

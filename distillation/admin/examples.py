@@ -34,6 +34,7 @@ SAID = {"accept": "accepted", "reject": "rejected", "clear": "left to the detect
 
 @admin.register(Example)
 class ExampleAdmin(ReviewMixin, ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
+    when_empty = "Examples are the images of image sources."
     list_display = ("picture", "verdict", "failing", "decision", "origin")
     list_filter = (
         VerdictFilter,

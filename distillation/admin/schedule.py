@@ -1,11 +1,13 @@
 """Admin of the beat schedule: django-celery-beat's pages in unfold's style, with permissions and a log."""
 
+from datetime import datetime
 from typing import Any, cast
 
 from django.contrib import admin
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.utils import timezone
 from django_celery_beat.admin import ClockedScheduleAdmin as BeatClockedScheduleAdmin
 from django_celery_beat.admin import CrontabScheduleAdmin as BeatCrontabScheduleAdmin
 from django_celery_beat.admin import PeriodicTaskAdmin as BeatPeriodicTaskAdmin
@@ -18,11 +20,20 @@ from django_celery_beat.models import (
     SolarSchedule,
 )
 from unfold.admin import ModelAdmin
-from unfold.decorators import action
+from unfold.decorators import action, display
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
+
+from generation.access import audit
+from generation.admin import pictures
 
 for model in (PeriodicTask, IntervalSchedule, CrontabSchedule, SolarSchedule, ClockedSchedule):
     admin.site.unregister(model)
+
+
+def due_at(task: PeriodicTask) -> datetime:
+    """Return when beat sends the task next: now, if it is late."""
+    now = timezone.now()
+    return max(now + task.schedule.remaining_estimate(task.last_run_at or now), now)
 
 
 class TaskSelect(UnfoldAdminSelectWidget, TaskSelectWidget):
@@ -41,7 +52,27 @@ class PeriodicTaskAdmin(BeatPeriodicTaskAdmin, ModelAdmin):
     """The library's actions need no permission and leave no trace, so each is given both here."""
 
     form = TaskForm
+    list_display = ("named", "enabled", "rhythm", "next_run", "last_run")
+    list_filter = ("enabled", "task")
+    date_hierarchy = None
     actions = ("enable_tasks", "disable_tasks", "run_tasks")
+
+    @display(description="task", ordering="name")
+    def named(self, task: PeriodicTask) -> Any:
+        """Return the name, and what the task does: the first line of its docstring."""
+        does = getattr(self.celery_app.tasks.get(task.task), "__doc__", None) or task.task
+        return pictures.wording(task.name, does.strip().partition("\n")[0])
+
+    @display(description="when")
+    def rhythm(self, task: PeriodicTask) -> str:
+        cron = task.crontab
+        return f"{cron.human_readable} {cron.timezone}" if cron else str(task.scheduler)
+
+    @display(description="next run")
+    def next_run(self, task: PeriodicTask) -> Any:
+        return pictures.when(due_at(task)) if task.enabled else "–"
+
+    last_run = pictures.when_column("last_run_at", "last run")
 
     @action(description="Enable selected tasks", permissions=["change"])
     def enable_tasks(self, request: HttpRequest, queryset: QuerySet) -> None:
@@ -63,6 +94,12 @@ class PeriodicTaskAdmin(BeatPeriodicTaskAdmin, ModelAdmin):
 
     def _log(self, request: HttpRequest, tasks: list[PeriodicTask], message: str) -> None:
         LogEntry.objects.log_actions(cast(int, request.user.pk), tasks, CHANGE, message)
+        for task in tasks:
+            audit.record("schedule_changed", task.name, what=message)
+
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
+        super().save_model(request, obj, form, change)
+        audit.record("schedule_changed", obj.name, fields=form.changed_data)
 
 
 @admin.register(IntervalSchedule)

@@ -11,12 +11,12 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.urls import reverse
-from django.utils import timezone
 from django.utils.formats import date_format
 from django.utils.html import format_html, format_html_join
 from django_celery_beat.models import PeriodicTask
 from unfold.decorators import action
 
+from distillation.admin.schedule import due_at
 from distillation.detectors import registry as detectors
 from distillation.models import Example, Run
 from generation.admin.variant_actions import rows
@@ -42,9 +42,7 @@ class Runs:
         task = PeriodicTask.objects.filter(task=SCHEDULED, enabled=True).first()
         if task is None:
             return ""
-        now = timezone.now()
-        due = now + task.schedule.remaining_estimate(task.last_run_at or now)
-        return date_format(max(due, now), "DATETIME_FORMAT")
+        return date_format(due_at(task), "DATETIME_FORMAT")
 
     def of(self, variant: PromptVariant) -> str:
         """Return when a student may cover the variant."""

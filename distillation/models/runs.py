@@ -7,6 +7,7 @@ from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import Q
 from django.utils import timezone
+from django.utils.formats import date_format
 
 from distillation.models.leases import lease_constraints
 from generation.models import Release
@@ -176,4 +177,5 @@ class Decision(models.Model):
         ordering = ["-created_at", "-pk"]
 
     def __str__(self) -> str:
-        return "; ".join(self.reasons)
+        verdict = "started" if self.is_start else "not started"
+        return f"{verdict}, {date_format(self.created_at, 'DATETIME_FORMAT')}"

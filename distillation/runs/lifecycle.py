@@ -24,6 +24,7 @@ from django.utils import timezone
 from distillation import notifications
 from distillation.errors import RunFinished, RunOpen
 from distillation.models import Run, Slice
+from generation.access import audit
 from generation.models import Release
 
 log = structlog.get_logger(__name__)
@@ -82,6 +83,9 @@ def create(
                 reasons=list(reasons),
                 policy=policy,
                 created_by=created_by,
+            )
+            audit.record(
+                "run_created", run.name, recipe=run.recipe.get("recipe", ""), policy=run.policy
             )
     except IntegrityError as error:
         raise _refused(name, teacher) from error
@@ -246,6 +250,9 @@ def _stop(run: Run, before: Sequence[Status], to: Status, **fields: str) -> Run:
             _move(Run.objects.filter(pk=run.pk), to=to, **fields)
             _end_slice(run, Slice.Outcome.STOPPED, fields.get("error_detail", ""))
             run.refresh_from_db()
+            audit.record(
+                f"run_{to}", run.name, **({"reason": run.error_detail} if run.error_detail else {})
+            )
             log.info(f"run_{to}", run=run.name, detail=run.error_detail)
         elif run.status != to:
             raise RunFinished(f"The run {run.name} is {run.status}.")
@@ -265,6 +272,8 @@ def resume(run: Run) -> Run:
                 error_code="",
                 error_detail="",
             )
+            if moved:
+                audit.record("run_resumed", run.name)
     except IntegrityError as error:
         raise _refused(run.name, run.teacher) from error
     run = Run.objects.get(pk=run.pk)

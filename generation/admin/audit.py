@@ -1,4 +1,4 @@
-"""Admin of the audit log: changes to keys, releases and the catalogue, read-only."""
+"""Admin of the audit log: changes to keys, releases, the catalogue, runs and the schedule, read-only."""
 
 import json
 from typing import Any

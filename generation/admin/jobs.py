@@ -25,6 +25,7 @@ from unfold.decorators import action, display
 from generation.admin import pictures
 from generation.admin.actions import ObjectActionsMixin, ReadOnlyMixin
 from generation.api import problems
+from generation.engine.errors import EmbeddingInvalid
 from generation.errors import GenerationError
 from generation.jobs import lifecycle as jobs
 from generation.jobs import retention, retrying
@@ -67,6 +68,7 @@ class ErrorFilter(DropdownFilter):
 
 @admin.register(Job)
 class JobAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
+    when_empty = "Jobs come from the page and the API."
     list_display = ("what", "images", "status_badge", "release", "owner", "took", "created")
     list_filter = (
         ("status", ChoicesDropdownFilter),
@@ -176,6 +178,9 @@ class JobAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
             "took": seconds_between(obj.created_at, obj.finished_at),
             "attempts": attempts,
             "images": images,
+            "cure_url": reverse("admin:generation_promptvariant_change", args=[obj.variant_id])
+            if obj.error_code == EmbeddingInvalid.code and obj.variant_id
+            else "",
         }
 
     # --- columns
@@ -190,6 +195,8 @@ class JobAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
 
     @display(description="status", ordering="status")
     def status_badge(self, job: Job) -> str:
+        if job.purged_at is not None:
+            return pictures.badge("images deleted", f"It was {job.status}.")
         return pictures.badge(job.status, job.error_detail)
 
     @display(description="duration")

@@ -8,7 +8,7 @@ from django.urls import reverse_lazy
 # Title of a group → title, icon and model of each link.
 GROUPS = {
     "Pictures": (
-        ("Prompt catalogue", "menu_book", "generation_promptvariant"),
+        ("Prompt variants", "menu_book", "generation_promptvariant"),
         ("Jobs", "pending_actions", "generation_job"),
         ("Releases", "deployed_code", "generation_release"),
         ("Stock", "inventory_2", "generation_stockedimage"),

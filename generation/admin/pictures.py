@@ -73,6 +73,8 @@ KINDS = {
     "expired": "warning",
     "delivered": "success",
     "dead": "danger",
+    "failing": "danger",
+    "images deleted": "warning",
 }
 
 

@@ -12,6 +12,7 @@ from generation.models import StockedImage
 
 @admin.register(StockedImage)
 class StockedImageAdmin(ReadOnlyMixin, ModelAdmin):
+    when_empty = "Idle workers make images ahead if the setting STOCK is above 0."
     list_display = ("seed", "prompt", "release", "size", "format", "size_bytes", "made")
     list_filter = (("variant", AutocompleteSelectFilter), "format")
     list_filter_submit = True

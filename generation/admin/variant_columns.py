@@ -79,7 +79,8 @@ def bar(board: Board) -> dict[str, Any]:
         count = board.counts[standing]
         width = 1000 * count / total if total else 0.0
         facts = {"x": f"{left:.1f}", "width": f"{width:.1f}"}
-        parts.append(_link(place, f"standing={standing}", standing, count, standing) | facts)
+        name = "not covered" if standing is Standing.WAITING else standing.value
+        parts.append(_link(place, f"standing={standing}", name, count, standing) | facts)
         left += width
     unknown = len(board.with_unknown_words)
     return {

@@ -48,6 +48,7 @@ class StateFilter(DropdownFilter):
 
 @admin.register(WebhookEndpoint)
 class WebhookEndpointAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
+    when_empty = "Clients register webhooks over the API: POST /v1/webhooks."
     list_display = ("named", "state_badge", "failures", "last_success", "created")
     list_filter = (StateFilter, ("created_at", RangeDateTimeFilter))
     list_filter_submit = True
@@ -73,6 +74,8 @@ class WebhookEndpointAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
 
     @display(description="state")
     def state_badge(self, endpoint: WebhookEndpoint) -> str:
+        if endpoint.state == WebhookEndpoint.State.ACTIVE and endpoint.failures:
+            return pictures.badge("failing", f"{endpoint.failures} attempts in a row failed.")
         return pictures.badge(endpoint.state, endpoint.disabled_reason)
 
     last_success = pictures.when_column("last_success_at", "last success")
@@ -131,6 +134,7 @@ class WebhookEndpointAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
 
 @admin.register(Delivery)
 class DeliveryAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
+    when_empty = "Jobs that name a webhook send them."
     list_display = ("what", "status_badge", "attempts", "answer", "created", "next_attempt")
     list_filter = (
         ("status", ChoicesDropdownFilter),

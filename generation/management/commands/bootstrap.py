@@ -19,7 +19,7 @@ from django.db import OperationalError, connection
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.migrations.executor import MigrationExecutor
 
-from generation.access import keys
+from generation.access import keys, roles
 from generation.catalogue import bundled_embeddings, import_export
 from generation.engine import release as release_format
 from generation.engine.errors import ReleaseInvalid
@@ -57,6 +57,7 @@ class Command(BaseCommand):
                     "evaluated_texts": self.store_quality(),
                     "imported_variants": self.import_catalogue(),
                     "stored_embeddings": bundled_embeddings.store_missing(),
+                    "made_groups": roles.create_missing(),
                     # Last, because a failure after it would lose the password.
                     **self.make_admin(),
                     "made_api_key": self.make_api_key(),

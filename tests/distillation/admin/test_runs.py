@@ -54,6 +54,8 @@ def test_a_person_begins_a_run_and_a_second_one_is_refused_in_words(admin, setti
     run = Run.objects.get()
     assert (run.recipe, run.policy) == ({"recipe": "starter-2step"}, "manual")
     assert (run.trigger, run.created_by.username) == ("person", "admin")
+    entry = AuditEntry.objects.get(action="run_created", actor="admin")
+    assert (entry.subject, entry.detail["recipe"]) == (run.name, "starter-2step")
 
     answer = admin.post(url("add"), given, follow=True)
     assert f"The run {run.name} of teacher-1 is queued" in text(answer)
@@ -401,10 +403,30 @@ def test_the_buttons_pause_resume_and_cancel(admin, running):
         assert f"{running.name} is {status}." in text(answer)
     answer = admin.post(url("do", running.pk, "pause"), follow=True)
     assert f"The run {running.name} is canceled." in text(answer)
+    entries = AuditEntry.objects.filter(subject=running.name, actor="admin").order_by("pk")
+    done = list(entries.values_list("action", flat=True))
+    assert done == ["run_paused", "run_resumed", "run_canceled"]
+
+
+def test_names_of_rows_keep_their_case(admin, running):
+    page = text(admin.get(url("change", running.pk)))
+    assert running.name in page and running.name.capitalize() not in page
+
+
+def test_an_empty_list_says_where_its_rows_come_from(admin):
+    assert "The schedule decides at night" in text(admin.get(url("changelist", model="decision")))
+    page = text(admin.get(url("changelist", model="decision"), {"is_start__exact": "1"}))
+    assert "Nothing fits the filters" in page and "Reset filters" in page
 
 
 def test_lists_show_runs_and_decisions(admin, running):
-    Decision.objects.create(is_start=True, reasons=["2 are new"], facts={}, run=running)
+    facts = {"uncovered": ["a", "b"], "settled_seconds": 700.25, "canary": None}
+    decision = Decision.objects.create(
+        is_start=True, reasons=["2 are new"], facts=facts, run=running
+    )
+    page = text(admin.get(url("change", decision.pk, model="decision")))
+    for part in ("<dt>uncovered</dt><dd>a, b</dd>", "<dd>700.2</dd>", "<dd>none</dd>", "2 are new"):
+        assert part in page
     page = text(admin.get(url("changelist")))
     assert running.name in page and "42 %" in page
     page = text(admin.get(url("changelist", model="decision")))

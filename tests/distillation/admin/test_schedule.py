@@ -1,6 +1,7 @@
 """Admin of the beat schedule: who may change it, and what is written down."""
 
 import json
+import re
 
 import pytest
 from django.contrib import admin
@@ -10,6 +11,8 @@ from django.test import Client
 from django.urls import reverse
 from django_celery_beat.models import IntervalSchedule, PeriodicTask
 
+from generation import tasks as generation_tasks
+from generation.models import AuditEntry
 from tests.people import make_user
 
 pytestmark = pytest.mark.django_db
@@ -67,12 +70,23 @@ def test_changes_of_the_schedule_are_written_down(tasks, light_queue):
         "user__username", "object_repr", "change_message"
     )
     said = [(who, what.split(":")[0], message) for who, what, message in entries]
+    audited = AuditEntry.objects.filter(action="schedule_changed", actor="editor")
+    assert audited.count() == len(said)
     assert sorted(said) == [
         ("editor", "consider", "Disabled in the admin."),
         ("editor", "consider", "Enabled in the admin."),
         ("editor", "sweep", "Disabled in the admin."),
         ("editor", "sweep", "Run in the admin."),
     ]
+
+
+def test_the_list_says_what_each_task_does_and_when_it_runs_next(tasks):
+    page = staff("view_periodictask").get(reverse(LIST)).content.decode()
+    assert "every hour" in page
+    assert str(generation_tasks.sweep.__doc__).partition("\n")[0] in page
+    assert (
+        len(re.findall(r"field-next_run[^>]*>\s*<time class", page)) == 1
+    )  # the other is disabled
 
 
 def test_every_action_of_every_list_needs_a_permission():

@@ -497,7 +497,24 @@ def test_the_images_of_jobs_are_deleted_and_it_is_written_down(admin, rows):
     assert not storage.exists(image.file)
     entry = LogEntry.objects.get(object_id=str(image.job_id))
     assert "Images deleted" in entry.change_message
-    assert admin.get(url("job", "change", image.job_id)).status_code == 200
+    assert (
+        "Its images were deleted" in admin.get(url("job", "change", image.job_id)).content.decode()
+    )
+    assert "images deleted" in admin.get(url("job", "changelist")).content.decode()
+
+
+def test_a_failed_job_leads_to_what_its_code_means_and_to_the_cure(admin):
+    facts = {"status": Status.FAILED, "error_detail": "It has 2 bytes."}
+    damaged = make_job(error_code="embedding_invalid", **facts)
+    cure = url("promptvariant", "change", damaged.variant_id)
+    lost = make_job(error_code="worker_lost", seed=2, **facts)
+
+    def linked(job: Job, address: str) -> bool:
+        page = admin.get(url("job", "change", job.pk)).content.decode()
+        return f'href="{address}"' in page.split("Attempts", 1)[0].split("rt-error", 1)[1]
+
+    assert linked(damaged, reverse("problem", args=["embedding_invalid"]))
+    assert linked(damaged, cure) and not linked(lost, cure)
 
 
 def test_a_job_cannot_be_edited_added_or_deleted(admin, rows):

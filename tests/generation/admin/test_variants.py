@@ -72,7 +72,7 @@ def test_the_list_says_who_serves_each_variant_why_and_how_well(admin, student):
     assert "student It was made for this text. 90% right 9 of 10; 60% to 98% 1 flagged" in said
     assert "student It was made for this text. 25% right 1 of 4; 5% to 70%" in said
     assert "teacher s was not made for this text. No run is scheduled. not judged yet" in said
-    assert "2 covered 1 waiting 0 failing 1 weak (fewer than 50% right) of 3 active" in said
+    assert "2 covered 1 not covered 0 failing 1 weak (fewer than 50% right) of 3 active" in said
 
 
 def test_the_list_is_filtered_by_how_variants_stand(admin, student):

@@ -7,7 +7,7 @@ from django.contrib.admin.models import LogEntry
 from django.test import Client
 from django.utils import timezone
 
-from generation.models import Delivery
+from generation.models import Delivery, WebhookEndpoint
 from generation.webhooks import endpoints as webhooks
 from tests.generation.admin.test_admin import choose, do, staff, url
 from tests.people import make_delivery, make_endpoint, make_job, make_user
@@ -33,6 +33,17 @@ def test_endpoints_are_listed_and_filtered_by_state(admin):
         page = admin.get(url("webhookendpoint", "changelist"), {"state": state}).content.decode()
         shown = {word for word in ("active", "paused", "disabled") if f"https://{word}." in page}
         assert shown == {state}
+
+
+def test_an_endpoint_whose_deliveries_fail_is_not_shown_as_well(admin):
+    def badge() -> str:
+        page = admin.get(url("webhookendpoint", "changelist")).content.decode()
+        return "failing" if "2 attempts in a row failed." in page else "active"
+
+    endpoint = make_endpoint(failures=2)
+    assert badge() == "failing"
+    WebhookEndpoint.objects.filter(pk=endpoint.pk).update(failures=0)
+    assert badge() == "active"
 
 
 def test_an_endpoint_is_disabled_and_enabled_with_a_trace(admin):

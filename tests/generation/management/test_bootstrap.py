@@ -58,6 +58,7 @@ def test_a_second_time_changes_nothing() -> None:
     assert again == first | {
         "admin_password": None,
         "imported_variants": 0,
+        "made_groups": [],
         "evaluated_texts": 0,
         "stored_embeddings": 0,
         "made_api_key": False,
