@@ -120,7 +120,7 @@ def offered(request: HttpRequest, run: Run) -> list[dict[str, Any]]:
     if release is None:
         return found
     if approval.can_decide(run):
-        active = releases.active(release.kind)
+        active = None if run.tags else releases.active(release.kind)
         lost = coverage.lost(active, release).count() if active else 0
         found.append(
             {
@@ -128,6 +128,7 @@ def offered(request: HttpRequest, run: Run) -> list[dict[str, Any]]:
                 "title": "Serve" if passed else "Serve anyway",
                 "icon": "play_circle",
                 "text": f"New jobs will use {release.name}"
+                + (" as a specialist, for prompts that it is known to make better" if run.tags else "")
                 + (f" instead of {active.name}, which is retired and can be activated again." if active else ".")
                 + (f" {lost} prompt variants that {active} covers will not be covered." if lost else ""),
                 "reason": "optional" if passed else "required",

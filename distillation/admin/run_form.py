@@ -9,6 +9,7 @@ from unfold.widgets import (
     UnfoldAdminFileFieldWidget,
     UnfoldAdminRadioSelectWidget,
     UnfoldAdminSelectWidget,
+    UnfoldAdminTextInputWidget,
     UnfoldBooleanSwitchWidget,
 )
 
@@ -40,6 +41,15 @@ class RunForm(forms.ModelForm):
         required=False,
         widget=UnfoldBooleanSwitchWidget,
         help_text="Takes minutes instead of hours. Otherwise a new student is derived from the teacher.",
+    )
+
+    part = forms.CharField(
+        label="Tags",
+        required=False,
+        max_length=300,
+        widget=UnfoldAdminTextInputWidget(),
+        help_text="Only prompt variants with one of these tags, separated by commas: the release becomes a specialist. "
+        "Empty: all variants.",
     )
 
     class Meta:
@@ -78,12 +88,13 @@ class RunForm(forms.ModelForm):
             "recipe": data["changes"] or data["recipe"],
             "is_warm": data["trains_on"],
             "policy": data["policy"],
+            "tags": [tag.strip() for tag in data["part"].split(",") if tag.strip()],
             "created_by": person,
         }
 
     def given(self) -> dict[str, Any]:
         """Return what was filled in, as initial values of the form."""
-        fields = ("policy", "trains_on")
+        fields = ("policy", "trains_on", "part")
         return {"recipe": self.data["recipe"], **{name: self.cleaned_data[name] for name in fields}}
 
 

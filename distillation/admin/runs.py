@@ -47,7 +47,7 @@ PLAN = "_plan"  # name of the button that shows what would begin
 @admin.register(Run)
 class RunAdmin(ApprovalsMixin, RequestedMixin, ObjectActionsMixin, ModelAdmin):
     add_form = RunForm
-    add_fields = ("recipe", "changes", "trains_on", "policy")
+    add_fields = ("recipe", "changes", "trains_on", "part", "policy")
     list_display = ("named", "status_badge", "progress", "outcome_badge", "what_for", "took", "created")  # fmt: skip
     list_filter = (("status", ChoicesDropdownFilter), ("outcome", ChoicesDropdownFilter))
     list_filter_submit = True
@@ -65,6 +65,7 @@ class RunAdmin(ApprovalsMixin, RequestedMixin, ObjectActionsMixin, ModelAdmin):
                 "fields": (
                     ("teacher", "begins_with"),
                     ("variants", "catalogue"),
+                    "tags",
                     "recipe",
                     ("trigger", "created_by"),
                     "reasons",

@@ -39,6 +39,13 @@ class RunRequestSerializer(Strict):
     )
     policy = serializers.ChoiceField(Run.Policy.choices, help_text="Default: the server's setting.")
 
+    tags = serializers.ListField(
+        child=serializers.CharField(max_length=60),
+        max_length=20,
+        default=list,
+        help_text="Only prompt variants with one of these tags: the release becomes a specialist for them.",
+    )
+
     def validate_recipe(self, value: Any) -> dict[str, Any]:
         return recipe_description(value)
 
@@ -76,6 +83,9 @@ class RunSerializer(serializers.Serializer[Run]):
     )
     variants = serializers.IntegerField(
         help_text="Number of prompt variants; 0 before the first slice."
+    )
+    tags = serializers.ListField(
+        child=serializers.CharField(), help_text="Of a specialist's variants; empty: all variants."
     )
     trigger = serializers.ChoiceField(Run.Trigger.choices)
     reasons = serializers.ListField(child=serializers.CharField())

@@ -67,6 +67,7 @@ class RunList(ListView):
             recipe=asked.validated_data.get("recipe"),
             is_warm=not asked.validated_data["anew"],
             policy=asked.validated_data.get("policy"),
+            tags=asked.validated_data["tags"],
             created_by=request.user,
         )
         response = render(run, code=status.HTTP_202_ACCEPTED)

@@ -58,6 +58,13 @@ class Run(models.Model):
         max_length=100, blank=True, help_text="The snapshot: its name is the hash of its content."
     )
     variants = models.PositiveIntegerField(default=0, help_text="In the snapshot.")
+    tags = ArrayField(
+        models.CharField(max_length=60),
+        default=list,
+        db_default=[],
+        blank=True,
+        help_text="Only prompt variants with one of these: its release becomes a specialist.",
+    )
     trigger = models.CharField(max_length=10, choices=Trigger, default=Trigger.PERSON)
     reasons = ArrayField(models.CharField(max_length=300), default=list, blank=True)
     policy = models.CharField(max_length=10, choices=Policy, default=Policy.AUTO)

@@ -82,7 +82,9 @@ def steps_of(run: Run) -> int:
 
 
 def serve(run: Run, *, reason: str) -> Release:
-    """Activate the run's release. A reason is required unless it passed the gate; it is kept in the audit log.
+    """Activate the run's release, that of a run with tags as a specialist.
+
+    A reason is required unless it passed the gate; it is kept in the audit log.
 
     Raises DistillationRefused and ReleaseRefused.
     """
@@ -91,7 +93,8 @@ def serve(run: Run, *, reason: str) -> Release:
         raise DistillationRefused(
             f"{release.name} did not pass the gate. Say why it is served all the same."
         )
-    served = activation.activate(release, reason=reason)
+    activate = activation.activate_specialist if run.tags else activation.activate
+    served = activate(release, reason=reason)
     said = f"A person served it: {reason}" if reason else "A person served it."
     _note(run, Outcome.PROMOTED, said)
     return served
@@ -99,6 +102,8 @@ def serve(run: Run, *, reason: str) -> Release:
 
 def begin_canary(run: Run, *, percent: int) -> Release:
     """Serve a share of the jobs with the run's release. Raises DistillationRefused and ReleaseRefused."""
+    if run.tags:
+        raise DistillationRefused(f"{run.name} makes a specialist, which has no canary. Serve it.")
     release = activation.begin_canary(_release(run), percent)
     _note(run, Outcome.CANARY, f"A person began its canary with {percent} % of the jobs.")
     return release
@@ -145,6 +150,7 @@ def measure_again(run: Run, *, seeds: int, by: Any) -> Run:
         begins_with=run.begins_with,
         reasons=[f"{run.name} is measured again with {seeds} seeds of each variant."],
         policy=policy.allowed(run.policy),
+        tags=run.tags,
         created_by=by,
     )
     log.info("run_measured_again", run=run.name, by=started.name, seeds=seeds)
@@ -173,6 +179,7 @@ def train_on(run: Run, *, steps: int, by: Any) -> Run:
         begins_with=run.release,
         reasons=[f"Training of {run.name} is continued by {steps} steps."],
         policy=policy.allowed(run.policy),
+        tags=run.tags,
         created_by=by,
     )
     log.info("run_trained_on", run=run.name, by=started.name, steps=steps)

@@ -1,6 +1,7 @@
 """Inputs of a run as folders: recipe, teacher, students, detector, CLIP, a snapshot of the catalogue."""
 
 import subprocess
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from distillation.pipeline.recipes import Recipe
 from distillation.runs import snapshot
 from generation.models import Release
 from generation.releases import lifecycle as releases
+from generation.releases.default_release import Serving
 
 STARTER_JUDGES = Path(settings.BASE_DIR) / "distillation" / "starter" / "judges"
 
@@ -71,6 +73,19 @@ def gather(
         real=_folder(real, default=snapshot.pictures(catalogue)),
         code_revision=_code_revision(),
     )
+
+
+def compared_with(teacher: Release, tags: Sequence[str]) -> Release | None:
+    """Return the student that a new one is measured against: the active one.
+
+    For a part of the catalogue it is the student in service that makes most of its prompts.
+    """
+    if not tags:
+        return releases.active(Release.Kind.STUDENT)
+    serving = Serving.now()
+    rows = serving.annotated(snapshot.variants_of(teacher, tags)).filter(is_covered=True)
+    counts = Counter(serving.student_of(row) for row in rows)
+    return counts.most_common(1)[0][0] if counts else serving.student
 
 
 def _active_detector(teacher: Release) -> Path | None:

@@ -69,6 +69,7 @@ def create(
     trigger: Run.Trigger = Run.Trigger.PERSON,
     reasons: Sequence[str] = (),
     policy: Run.Policy = Run.Policy.AUTO,
+    tags: Sequence[str] = (),
     created_by: Any = None,
 ) -> Run:
     """Create a queued run. Raises RunOpen if another run of this teacher is open."""
@@ -82,6 +83,7 @@ def create(
                 trigger=trigger,
                 reasons=list(reasons),
                 policy=policy,
+                tags=sorted(set(tags)),
                 created_by=created_by,
             )
             audit.record(

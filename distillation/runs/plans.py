@@ -1,6 +1,6 @@
 """Plan of a run before it starts: what would begin, for which prompts, and what stands against it. Loads no torch."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from distillation.reports import durations
 from distillation.reports.durations import Measured
 from distillation.runs import policy as redistillation
 from distillation.runs.policy import Facts, Start
+from generation.catalogue import variants as catalogue
 from generation.models import Release
 
 NAMED = 8  # new prompts listed
@@ -34,6 +35,8 @@ class Plan:
         how = f"continuing {start.begins_with}" if start.begins_with else f"from {start.teacher}"
         new = len(facts.uncovered) + len(facts.changed)
         covered = f"{new} of them new or changed" if new else "none of them new"
+        if start.tags:
+            covered = f"those with the tags {', '.join(start.tags)}: it makes a specialist"
         return (
             f"A run of the recipe {start.recipe['recipe']}, {how}, for {self.variants} prompt variants, {covered}. "
             + (
@@ -54,7 +57,7 @@ class Plan:
     @property
     def named(self) -> str:
         """Return the slugs of new and changed prompts, the first of them."""
-        slugs = [*self.facts.uncovered, *self.facts.changed]
+        slugs = [] if self.start.tags else [*self.facts.uncovered, *self.facts.changed]
         return ", ".join(slugs[:NAMED]) + (", …" if len(slugs) > NAMED else "")
 
 
@@ -63,23 +66,28 @@ def plan(
     recipe: dict[str, Any] | None = None,
     is_warm: bool = True,
     policy: str | None = None,
+    tags: Sequence[str] = (),
     created_by: Any = None,
 ) -> Plan:
     """Return what `policy.start` would begin with these arguments, without beginning it. Raises as that does."""
     start = redistillation.prepare(
-        recipe=recipe, is_warm=is_warm, policy=policy, created_by=created_by
+        recipe=recipe, is_warm=is_warm, policy=policy, tags=tags, created_by=created_by
     )
     facts = redistillation.gather()
     obstacles = _open(start.teacher)
     if facts.unencoded:
         obstacles.append(f"{facts.unencoded} prompt variants are not encoded yet.")
+    count = facts.variants
+    if tags:
+        usable = catalogue.usable(start.teacher.encoder_fingerprint)
+        count = usable.filter(tags__overlap=list(tags)).count()
     key = (start.recipe["recipe"], start.begins_with is not None)
-    has_changes = set(start.recipe) != {"recipe"}
+    has_changes = set(start.recipe) != {"recipe"} or bool(tags)
     most = start.recipe.get("most_variants", FITS[start.recipe["recipe"]].most_variants)
     return Plan(
         start,
         facts,
-        min(facts.variants, most or facts.variants),
+        min(count, most or count),
         tuple(_unfit(start)),
         tuple(obstacles),
         None if has_changes else durations.measured().get(key),

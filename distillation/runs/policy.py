@@ -4,7 +4,7 @@ The decision is a pure function. Loads no torch: it is called by the schedule an
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -184,7 +184,7 @@ def _tried(touched: Any) -> str | None:
     if touched is None:
         return None
     ended = Run.objects.filter(started_at__gte=touched).exclude(status__in=Run.OPEN)
-    ended = ended.exclude(recipe__recipe__in=sorted(REHEARSALS))
+    ended = ended.exclude(recipe__recipe__in=sorted(REHEARSALS)).filter(tags=[])
     in_vain = ended.filter(
         Q(outcome__in=(Run.Outcome.REJECTED, Run.Outcome.CANDIDATE, Run.Outcome.WITHDRAWN))
         | Q(status__in=(Run.Status.FAILED, Run.Status.CANCELED))
@@ -238,12 +238,14 @@ def consider() -> Decision:
 
 @dataclass(frozen=True)
 class Start:
-    """What a run starts from, checked. begins_with: None derives a student from the teacher."""
+    """What a run starts from, checked. begins_with: None derives a student from the teacher. tags: of the part of the
+    catalogue that it makes a specialist for; none: the whole."""
 
     recipe: dict[str, Any]
     teacher: Release
     begins_with: Release | None
     policy: Run.Policy
+    tags: Sequence[str] = ()
 
 
 def prepare(
@@ -251,11 +253,13 @@ def prepare(
     recipe: dict[str, Any] | None = None,
     is_warm: bool = True,
     policy: str | None = None,
+    tags: Sequence[str] = (),
     created_by: Any = None,
 ) -> Start:
     """Return what a run from the active teacher for the active catalogue starts from. Raises DistillationRefused.
 
-    is_warm: continue from the active student if it is this teacher's; otherwise derive one from the teacher.
+    tags: only prompt variants with one of them, for a specialist; none: all. is_warm: continue from the active student
+    if it is this teacher's; otherwise derive one from the teacher.
     created_by: a person's account; only with the permission to change releases may the recipe change the gate. Raises
     InvalidRequest, GateForbidden.
     """
@@ -271,16 +275,20 @@ def prepare(
     student = Release.objects.filter(
         kind=Release.Kind.STUDENT, status=Release.Status.ACTIVE, manifest__parent=teacher.name
     ).first()
-    if not PromptVariant.objects.filter(status=PromptVariant.Status.ACTIVE).exists():
+    variants = PromptVariant.objects.filter(status=PromptVariant.Status.ACTIVE)
+    if not variants.exists():
         raise DistillationRefused(
             "No prompt variant is active. Activate the variants to distil for."
         )
+    if tags and not variants.filter(tags__overlap=list(tags)).exists():
+        raise DistillationRefused(f"No active prompt variant has a tag of {', '.join(tags)}.")
     recipe = (
         described(settings.DISTILLATION_RECIPE)
         if recipe is None
         else check_description(recipe, "The recipe")
     )
-    return Start(recipe, teacher, student if is_warm else None, Run.Policy(policy))
+    begins_with = student if is_warm else None
+    return Start(recipe, teacher, begins_with, Run.Policy(policy), tags)
 
 
 def check_gate(recipe: Mapping[str, Any], person: Any) -> None:
@@ -302,10 +310,13 @@ def start(
     recipe: dict[str, Any] | None = None,
     is_warm: bool = True,
     policy: str | None = None,
+    tags: Sequence[str] = (),
     created_by: Any = None,
 ) -> Run:
     """Start a run. Arguments and errors: see `prepare`; raises RunOpen as well."""
-    prepared = prepare(recipe=recipe, is_warm=is_warm, policy=policy, created_by=created_by)
+    prepared = prepare(
+        recipe=recipe, is_warm=is_warm, policy=policy, tags=tags, created_by=created_by
+    )
     return runs.create(
         name=new_name(),
         recipe=prepared.recipe,
@@ -314,6 +325,7 @@ def start(
         trigger=trigger,
         reasons=reasons,
         policy=prepared.policy,
+        tags=prepared.tags,
         created_by=created_by,
     )
 

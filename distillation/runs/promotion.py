@@ -17,12 +17,13 @@ from distillation.runs import lifecycle as runs
 from distillation.runs import policy
 from distillation.runs.lifecycle import Hold
 from generation.models import Release
-from generation.releases import activation
+from generation.releases import activation, specialists
 from generation.releases import lifecycle as releases
 
 log = structlog.get_logger(__name__)
 
 Outcome, Status = Run.Outcome, Release.Status
+SERVED = (Status.ACTIVE, Status.SPECIALIST)
 MOST_FOUND = 230  # characters of a reason, of which 300 are stored
 
 
@@ -45,14 +46,14 @@ def conclude(run: Run, hold: Hold, made: Mapping[str, Path]) -> None:
     prompt_quality.record(made)
     kind = release.kind
     verdict = decide(run, release, list(Release.objects.filter(kind=kind)), gate=gate)
-    if verdict.outcome in (Outcome.PROMOTED, Outcome.CANARY) and release.status != Status.ACTIVE:
+    if verdict.outcome in (Outcome.PROMOTED, Outcome.CANARY) and release.status not in SERVED:
         activation.make_ready(release)
     with transaction.atomic():
         # People decide before this transaction, then their decision stands, or after it.
         rows = releases.locked(kind)
         release = next((row for row in rows if row.pk == release.pk), release)
         verdict = decide(run, release, rows, gate=gate)
-        _apply(verdict, release)
+        _apply(verdict, release, run)
         if not runs.finish(
             hold,
             release=release,
@@ -73,12 +74,13 @@ def conclude(run: Run, hold: Hold, made: Mapping[str, Path]) -> None:
     )
 
 
-def _apply(verdict: Verdict, release: Release) -> None:
+def _apply(verdict: Verdict, release: Release, run: Run) -> None:
     """Move the release, unless a person has done so."""
     if verdict.outcome == Outcome.REJECTED and release.status != Status.REJECTED:
         releases.reject(release, reason=verdict.reason)
-    elif verdict.outcome == Outcome.PROMOTED and release.status != Status.ACTIVE:
-        releases.activate(release, reason=verdict.reason)
+    elif verdict.outcome == Outcome.PROMOTED and release.status not in SERVED:
+        activate = specialists.activate if run.tags else releases.activate
+        activate(release, reason=verdict.reason)
     elif verdict.outcome == Outcome.CANARY and not release.canary_percent:
         releases.begin_canary(release, settings.CANARY_PERCENT)
 
@@ -112,6 +114,8 @@ def decide(
         return Verdict(Outcome.CANDIDATE, f"{passed}; a person decides.")
     if not gate["passed"]:
         return Verdict(Outcome.REJECTED, f"{passed}.")
+    if run.tags:
+        return _of_specialist(run, rows, ceiling)
     active = next((row for row in rows if row.status == Status.ACTIVE), None)
     if (active and active.pk) != run.replaces_id:
         return Verdict(
@@ -131,6 +135,21 @@ def decide(
     return Verdict(Outcome.PROMOTED, "It passed the gate.")
 
 
+def _of_specialist(run: Run, rows: Sequence[Release], ceiling: Run.Policy) -> Verdict:
+    """Return the outcome of a specialist that passed the gate."""
+    served = {row.pk for row in rows if row.status in SERVED}
+    if run.replaces_id is not None and run.replaces_id not in served:
+        return Verdict(
+            Outcome.CANDIDATE,
+            f"It passed the gate, which compared it with {run.replaces}; that is not served any more.",
+        )
+    if ceiling == Run.Policy.CANARY:
+        return Verdict(
+            Outcome.CANDIDATE, "It passed the gate; a specialist has no canary, a person decides."
+        )
+    return Verdict(Outcome.PROMOTED, "It passed the gate, and serves what it makes better.")
+
+
 def _cut(found: str) -> str:
     """Return what the gate found without its full stop, short enough for the rest of a reason."""
     return found.rstrip(".") if len(found) <= MOST_FOUND else f"{found[:MOST_FOUND]}…"
@@ -138,7 +157,7 @@ def _cut(found: str) -> str:
 
 def _decided(release: Release) -> Verdict | None:
     """Return the outcome of what a person did with the release before its run ended. None: nothing."""
-    if release.status == Status.ACTIVE:
+    if release.status in (Status.ACTIVE, Status.SPECIALIST):
         return Verdict(Outcome.PROMOTED, "A person activated it.")
     if release.status == Status.REJECTED:
         return Verdict(Outcome.REJECTED, "A person rejected it.")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from django.db.models import QuerySet
 
 from distillation.detector import network as detectors
 from distillation.errors import DistillationRefused
@@ -43,11 +44,7 @@ def take(
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".catalogue-", dir=root) as temporary:
         folder = Path(temporary) / "catalogue"
-        variants = [
-            variant
-            for variant in _variants(teacher, most, active)
-            if not tags or set(tags) & set(variant.tags)
-        ]
+        variants = _variants(teacher, most, active, tags)
         if tags and not variants:
             raise DistillationRefused(f"No active prompt variant has a tag of {', '.join(tags)}.")
         catalogue = _catalogue(variants, teacher, detector)
@@ -88,14 +85,22 @@ def _write_examples(slugs: Sequence[str], side: int, folder: Path) -> None:
         storage.copy(file, folder / catalogues.PICTURES / Path(file).name)
 
 
-def _variants(teacher: Release, most: int | None, active: Release | None) -> list[PromptVariant]:
-    """Return the active prompt variants that can be encoded, in the catalogue's order."""
-    variants = list(prompts.usable(teacher.encoder_fingerprint))
+def variants_of(teacher: Release, tags: Sequence[str]) -> QuerySet[PromptVariant]:
+    """Return the active prompt variants that can be encoded, those with one of the tags if there are any."""
+    usable = prompts.usable(teacher.encoder_fingerprint)
+    return usable.filter(tags__overlap=list(tags)) if tags else usable
+
+
+def _variants(
+    teacher: Release, most: int | None, active: Release | None, tags: Sequence[str]
+) -> list[PromptVariant]:
+    """Return the variants of a snapshot in the catalogue's order."""
+    usable = variants_of(teacher, tags)
+    variants = list(usable)
     if most is None or len(variants) <= most:
         return variants
     new = []
     if active is not None:
-        usable = prompts.usable(teacher.encoder_fingerprint)
         known = set(usable.filter(coverage.condition(active)).values_list("pk", flat=True))
         new = [variant for variant in variants if variant.pk not in known][:most]
     others = [variant for variant in variants if variant not in new]

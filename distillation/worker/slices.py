@@ -26,8 +26,6 @@ from distillation.worker.lease import Holding
 from generation.engine.errors import EngineError
 from generation.errors import GenerationError
 from generation.infra import heartbeat
-from generation.models import Release
-from generation.releases import lifecycle as releases
 
 log = structlog.get_logger(__name__)
 
@@ -77,13 +75,14 @@ def _chain(run: Run, holding: Holding) -> Chain:
         recipe = recipes.warm(recipe)
     is_first = not run.catalogue
     if is_first:
-        run.replaces = releases.active(Release.Kind.STUDENT)
+        run.replaces = inputs.compared_with(run.teacher, run.tags)
     given = inputs.gather(
         run.teacher,
         begins_with=run.begins_with,
         active=run.replaces,
         catalogue=None if is_first else folders.root() / run.catalogue,
         most_variants=recipe.most_variants,
+        tags=run.tags,
     )
     chain = Chain(recipe, given, name=run.name)
     if is_first:

@@ -6,6 +6,7 @@ Resumes after an interruption if started with the same options. `accelerate laun
 import json
 import sys
 from argparse import ArgumentParser
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,13 @@ from generation.engine.errors import EngineError
 from generation.errors import GenerationError
 from generation.models import Release
 from generation.releases import lifecycle as releases
+from generation.releases import specialists
 
 try:
     from distillation import folders
     from distillation.pipeline.acceptance import GATE, GATE_FILE, RELEASE
     from distillation.pipeline.stages import Chain
-    from distillation.reports import evaluations, explanation
+    from distillation.reports import evaluations, explanation, prompt_quality
     from distillation.runs import inputs, policy
 except ModuleNotFoundError as error:  # a library that is not needed for serving
     sys.exit(
@@ -56,6 +58,12 @@ class Command(BaseCommand):
             "--student",
             metavar="RELEASE",
             help="continue from this student release instead of deriving one from the teacher",
+        )
+        parser.add_argument(
+            "--tags",
+            nargs="+",
+            default=[],
+            help="make a specialist for prompt variants with one of these tags",
         )
         parser.add_argument(
             "--new-decoder",
@@ -94,7 +102,9 @@ class Command(BaseCommand):
             help="run only this stage and those it depends on",
         )
         parser.add_argument(
-            "--activate", action="store_true", help="activate the release after registering it"
+            "--activate",
+            action="store_true",
+            help="activate the release after registering it, with --tags as a specialist",
         )
         parser.add_argument(
             "--no-register",
@@ -129,14 +139,16 @@ class Command(BaseCommand):
             recipe = recipes.warm(recipe, keeps_decoder=not options["new_decoder"])
         elif options["new_decoder"]:
             raise CommandError("--new-decoder needs --student: every other run trains a new one.")
+        teacher = _release(options["teacher"] or Kind.TEACHER, Kind.TEACHER)
         given = inputs.gather(
-            _release(options["teacher"] or Kind.TEACHER, Kind.TEACHER),
+            teacher,
             begins_with=student,
-            active=releases.active(Kind.STUDENT),  # which the result would replace
+            active=inputs.compared_with(teacher, options["tags"]),
             detector=options["detector"] or "",
             clip=options["clip"] or "",
             real=options["real"] or "",
             most_variants=recipe.most_variants,
+            tags=options["tags"],
         )
         if given.detector is None:
             self.say("No detector: all images of the teacher are accepted.")
@@ -156,7 +168,7 @@ class Command(BaseCommand):
         if options["no_register"]:
             self.stdout.write(str(made[RELEASE] / RELEASE))
         else:
-            self.register(chain.name, made[RELEASE] / RELEASE, activates=options["activate"])
+            self.register(chain.name, made, options)
 
     def say_gate(self, gate: dict[str, Any]) -> None:
         """Print what a scheduled run would decide."""
@@ -170,18 +182,23 @@ class Command(BaseCommand):
                     f"  {check['name']}:{found}{low}, limit {value('limit')}. {check['detail']}"
                 )
 
-    def register(self, name: str, folder: Path, *, activates: bool) -> None:
+    def register(self, name: str, made: Mapping[str, Path], options: dict[str, Any]) -> None:
         release = Release.objects.filter(name=name).first()
         if release is None:
-            release = releases.register(folder)
+            release = releases.register(made[RELEASE] / RELEASE)
             self.stdout.write(f"Registered {release.name} in {releases.folder(release)}.")
         else:
             self.stdout.write(f"{release.name} is already registered.")
-        if activates:
+        prompt_quality.record(made)
+        kind = " --specialist" if options["tags"] else ""
+        if options["activate"] and options["tags"]:
+            specialists.activate(release)
+            self.stdout.write(f"{release.name} is a specialist.")
+        elif options["activate"]:
             releases.activate(release)
             self.stdout.write(f"The active student is {release.name}.")
-        elif release.status != Release.Status.ACTIVE:
-            self.stdout.write(f"Activate it with: manage.py release activate {release.name}")
+        elif release.status not in (Release.Status.ACTIVE, Release.Status.SPECIALIST):
+            self.stdout.write(f"Activate it with: manage.py release activate {release.name}{kind}")
 
     def show(self, status: Status) -> None:
         if status.state == "finished":

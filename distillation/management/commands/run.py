@@ -43,6 +43,12 @@ class Command(BaseCommand):
             help="derive a student from the teacher instead of continuing from the active student",
         )
         start.add_argument(
+            "--tags",
+            nargs="+",
+            default=[],
+            help="make a specialist for prompt variants with one of these tags",
+        )
+        start.add_argument(
             "--policy", choices=Run.Policy.values, help="default: the setting PROMOTION"
         )
         start.add_argument(
@@ -89,6 +95,7 @@ class Command(BaseCommand):
             "recipe": _recipe(options),
             "is_warm": not options["anew"],
             "policy": options["policy"],
+            "tags": options["tags"],
         }
         if options["dry_run"]:
             self.say_plan(plans.plan(**given))

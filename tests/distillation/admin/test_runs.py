@@ -144,6 +144,16 @@ def test_a_recipe_that_does_not_fit_is_refused_before_a_worker_begins(admin, rea
     assert Run.objects.get().begins_with is None
 
 
+def test_a_run_of_a_part_says_so_before_it_begins(admin, ready):
+    make_variant(slug="blue-bowl", tags=["bowl"])
+    page = text(start(admin, _plan="1", part="bowl, cup"))
+    assert "for 1 prompt variants, those with the tags bowl, cup: it makes a specialist" in page
+    assert 'value="bowl, cup"' in page
+    assert "has a tag of spoon" in text(start(admin, part="spoon"))
+    start(admin, part="bowl, cup")
+    assert Run.objects.get().tags == ["bowl", "cup"]
+
+
 def test_a_plan_tells_of_the_run_that_is_open(admin, ready):
     start(admin)
     assert "is queued (0 %): wait for it" in text(start(admin, _plan="1"))

@@ -32,6 +32,13 @@ def test_a_run_is_begun_and_followed(teacher):
     problem(api.post("/v1/runs"), 409, "run_open")
 
 
+def test_a_run_with_tags_is_for_the_prompts_that_have_one(teacher):
+    make_variant(slug="red-vase", tags=["vase"])
+    refused = problem(API().post("/v1/runs", {"tags": ["bowl"]}), 409, "distillation_refused")
+    assert "has a tag of bowl" in refused["detail"]
+    assert API().post("/v1/runs", {"tags": ["vase"]}).json()["tags"] == ["vase"]
+
+
 def test_without_fields_the_servers_recipe_and_policy_hold(teacher, settings):
     settings.PROMOTION = "manual"
     body = API().post("/v1/runs").json()

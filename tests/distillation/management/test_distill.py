@@ -16,7 +16,7 @@ from generation.catalogue import encoding
 from generation.engine import pipeline
 from generation.engine.networks import WEIGHTS
 from generation.engine.request import GenerationRequest
-from generation.models import Embedding, Release
+from generation.models import Embedding, Quality, Release
 from generation.releases import lifecycle as releases
 from tests.distillation.toys import SMALL
 from tests.people import make_variant
@@ -105,6 +105,27 @@ def test_a_student_is_trained_on_for_a_catalogue_that_grew(teacher, settings, de
     third = releases.folder(Release.objects.get(name="third"))
     assert json.loads((third / "vae/config.json").read_text("utf-8"))["out_channels"] == 48
     assert releases.verify(Release.objects.get(name="third")).recipe["structure"] is None
+
+
+@pytest.mark.slow
+def test_a_part_of_the_catalogue_gets_a_specialist(teacher, settings, detector):
+    judged = ("--detector", str(detector))
+    distil(*judged, "--name", "main", "--activate")
+    part = ("--tags", "vase", "--student", "main", "--name", "vases")
+    changes = (*SMALL, "again.least_margin=0")
+
+    said = distil(*judged, *part, changes=changes)
+    assert "release activate vases --specialist" in said
+    assert "is a specialist" in distil(*judged, *part, "--activate", changes=changes)
+
+    vases = Release.objects.get(name="vases")
+    assert (vases.status, [row.slug for row in vases.coverage.all()]) == (
+        "specialist",
+        ["a-red-clay-vase"],
+    )
+    judged_by = Quality.objects.filter(normalized_text="a red clay vase")
+    names = judged_by.values_list("release__name", flat=True)
+    assert set(names) == {"main", "vases", "toy"}
 
 
 @pytest.mark.parametrize(

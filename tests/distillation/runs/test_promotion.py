@@ -11,7 +11,7 @@ from distillation.pipeline.acceptance import GATE
 from distillation.runs import lifecycle as runs
 from distillation.runs import promotion
 from generation.models import Release
-from generation.releases import activation
+from generation.releases import activation, specialists
 from generation.releases import lifecycle as releases
 from tests.distillation.people import make_run
 from tests.people import make_release
@@ -120,6 +120,40 @@ def test_what_a_person_decided_about_the_release_itself_stands(
     run = conclude(passed=passed)
 
     assert (run.status, run.outcome, status_of("made")) == ("succeeded", outcome, status)
+
+
+# --- a part of the catalogue ------------------------------------------------------------------------
+def test_what_was_made_for_a_part_and_passed_serves_as_a_specialist(conclude):
+    run = conclude(tags=["vase"])
+
+    assert (run.outcome, status_of("made"), status_of("seen")) == (
+        "promoted",
+        "specialist",
+        "active",
+    )
+
+
+@pytest.mark.parametrize("passed", [True, False])
+def test_a_specialist_of_a_person_stands(conclude, passed):
+    specialists.activate(make_release(name="made"))
+
+    run = conclude(passed=passed, tags=["vase"])
+
+    assert (run.outcome, status_of("made")) == ("promoted", "specialist")
+
+
+def test_a_specialist_has_no_canary_and_is_compared_with_what_is_served(conclude, seen):
+    assert "no canary" in conclude(tags=["vase"], policy="canary").outcome_reason
+    assert status_of("made") == "candidate"
+
+
+def test_a_specialist_that_was_compared_with_what_is_retired_meanwhile_is_a_candidate(conclude):
+    releases.activate(make_release(name="by-a-person"))
+
+    run = conclude(tags=["vase"])
+
+    assert (run.outcome, status_of("made")) == ("candidate", "candidate")
+    assert "compared it with seen; that is not served any more" in run.outcome_reason
 
 
 # --- the ceiling -----------------------------------------------------------------------------------

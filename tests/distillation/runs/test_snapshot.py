@@ -16,6 +16,7 @@ from tests.distillation.curated import make_example, make_source
 from tests.distillation.management.test_distill import distil
 from tests.distillation.pictures import png
 from tests.distillation.toys import SMALL
+from tests.people import cover, make_quality, make_release, make_variant
 
 pytestmark = pytest.mark.django_db
 SIDE = 64  # the toy teacher's
@@ -134,3 +135,24 @@ def test_a_student_is_distilled_beside_pictures_of_the_field(teacher, variant, d
     heads = ("matching.adversarial.learn_after=0", "matching.adversarial.gan_after=0")
     distil("--detector", str(detector), "--name", "toy-student", changes=(*SMALL, *heads))
     assert Release.objects.filter(name="toy-student").exists()
+
+
+def test_a_part_is_compared_with_the_student_that_makes_most_of_it(teacher):
+    make_variant(text="a blue vase", tags=["vase"])
+    make_variant(text="a green cone", tags=["cone"])
+    assert inputs.compared_with(teacher, []) is None
+    main = make_release(name="main", encoder_fingerprint=teacher.encoder_fingerprint)
+    vases = make_release(name="vases", status="specialist", covered_variants=["a-blue-vase"])
+    assert inputs.compared_with(teacher, ["vase"]) == main
+    for text in ("a blue vase", "a red clay vase"):
+        make_quality(main, text, 1)
+        make_quality(vases, text, 4)
+    assert inputs.compared_with(teacher, ["vase"]) in (main, vases)
+    cover(vases, {"a-blue-vase": "", "a-red-clay-vase": ""})
+    assert inputs.compared_with(teacher, ["vase"]) == vases
+    assert inputs.compared_with(teacher, ["cone"]) == inputs.compared_with(teacher, []) == main
+
+
+def test_a_part_is_chosen_before_the_number_of_variants_is_limited(teacher, tmp_path):
+    taken = snapshot.take(teacher, tmp_path, detector=None, most=1, tags=["vase"])
+    assert catalogues.read(taken).slugs == ("a-red-clay-vase",)
