@@ -124,7 +124,7 @@ def test_the_architecture_names_every_module_in_the_row_of_its_package(app: str)
     listed = {
         f"{package}/{module}"
         for package, modules in rows
-        for module in re.findall(r"`(\w+)`", modules)
+        for module in re.findall(r"`([\w-]+)`", modules)
     }
     paths = [
         path.relative_to(ROOT)

@@ -4,13 +4,16 @@ Later stages, which make it a student of one or two steps, start from its weight
 """
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 
+from distillation.losses.noise_regression import noise_regression
 from distillation.trainers.inputs import StageInputs, run
-from distillation.trainers.objectives.batches import Batches, Shares
+from distillation.trainers.objectives import passes
+from distillation.trainers.objectives.batches import Batch, Batches, Shares
 from distillation.trainers.objectives.bayes import BayesRecipe
 from distillation.trainers.objectives.ensemble import EnsembleRecipe
 from distillation.trainers.objectives.guidance import GuidanceRecipe
@@ -25,6 +28,8 @@ from generation.engine import sampling
 
 NAME = "unet"
 SHOWN_STEPS = 10  # in which a student of many steps makes its samples
+WATCHED_SEED = 2**62
+WATCH_EVERY = 50  # steps; of the error that all methods have in common
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,22 @@ class StructureTask(Trained):
         timesteps = sampling.default_timesteps(config, SHOWN_STEPS)
         return self._teacher.decode(samples.walked(self.averaged, timesteps))
 
+    @cached_property
+    def _watched(self) -> tuple[Batch, Tensor]:
+        """A batch that stays the same, and the guided teacher's predictions of it."""
+        batch = self._batches.draw(torch.Generator().manual_seed(WATCHED_SEED))
+        target = self._teacher.predict(batch.latents, batch.timesteps, batch.prompt_embeds)
+        return batch, target
+
+    @torch.no_grad()
+    def _watch(self, index: int) -> dict[str, float]:
+        """Return the averaged student's squared error, in every WATCH_EVERY-th step and the last; else nothing."""
+        if (index + 1) % WATCH_EVERY and index + 1 < self._recipe.steps:
+            return {}
+        batch, target = self._watched
+        prediction = passes.of_student(self.averaged, self._teacher, batch)
+        return {"watched_error": float(noise_regression(prediction, target))}
+
     def step(self, index: int, generator: torch.Generator) -> dict[str, float]:
         recipe = self._recipe
         loop.anneal(self.optimizers[NAME], index, recipe)
@@ -107,7 +128,8 @@ class StructureTask(Trained):
         loss = torch.stack(list(terms.values())).sum()
         norm = self.update(NAME, loss, clipped_norm=recipe.clipped_norm)
         values = {name: float(term.detach()) for name, term in terms.items()}
-        return {"loss": float(loss.detach()), **values, "gradient_norm": norm}
+        found = {"loss": float(loss.detach()), **values, "gradient_norm": norm}
+        return found | self._watch(index)
 
 
 def train(

@@ -65,7 +65,8 @@ def test_the_averaged_student_is_given_back_and_saved(tmp_path, objective, kind)
         assert torch.equal(value, saved[name])
     assert not torch.equal(saved["conv_out.weight"], started["conv_out.weight"])
     last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
-    parts = set(last) - {"step", "seconds", "loss", "gradient_norm"}
+    assert last["watched_error"] > 0
+    parts = set(last) - {"step", "seconds", "loss", "gradient_norm", "watched_error"}
     assert last["loss"] == pytest.approx(sum(last[name] for name in parts), rel=1e-4)
 
 

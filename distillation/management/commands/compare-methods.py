@@ -1,0 +1,146 @@
+"""`manage.py compare-methods`: train the methods of the structure stage for the same time, and judge their releases.
+
+Resumes after an interruption if started with the same options.
+"""
+
+import sys
+from argparse import ArgumentParser
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+from tqdm import tqdm
+
+from distillation.detector.errors import DetectorUnusable
+from distillation.pipeline import overrides, recipes
+from distillation.resumable.stages import StageError
+from distillation.training.errors import TrainingError
+from generation.engine.errors import EngineError
+from generation.errors import GenerationError
+from generation.models import Release
+from generation.releases import lifecycle as releases
+
+try:
+    from distillation import folders
+    from distillation.method_comparison import report, settings
+    from distillation.method_comparison.trainings import Comparison, Outcome
+    from distillation.runs import inputs, policy
+except ModuleNotFoundError as error:  # a library that is not needed for serving
+    sys.exit(
+        f"Distilling needs {error.name}, which is not installed: pip install -r requirements.txt."
+    )
+
+
+class Command(BaseCommand):
+    help = (
+        "Compare the methods of the structure stage: the same pairs, student, time and seeds, the main weight of each "
+        "tuned by the same number of trials, judged as releases against plain squared error. Registers nothing. "
+        "Resumes after an interruption if started with the same options."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument(
+            "--methods",
+            nargs="+",
+            default=[],
+            metavar="METHOD",
+            help=f"of {', '.join(settings.SETTINGS)}; the first is the baseline, and always there; default: all",
+        )
+        parser.add_argument("--seeds", type=int, default=3, help="trainings of each method")
+        parser.add_argument(
+            "--trials",
+            type=int,
+            default=3,
+            help="values of the main weight that are tried, of each method",
+        )
+        parser.add_argument(
+            "--minutes", type=float, required=True, help="of the stage structure, for each training"
+        )
+        parser.add_argument(
+            "--share",
+            type=float,
+            default=1.0,
+            help="of the recipe's steps that the other stages make; default: all",
+        )
+        parser.add_argument(
+            "--recipe",
+            metavar="NAME|FILE",
+            required=True,
+            help=f"what trainings are variations of: {', '.join(recipes.RECIPES)}, or a JSON file",
+        )
+        parser.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            dest="changes",
+            metavar="FIELD=VALUE",
+            help="change a field of the recipe; repeatable",
+        )
+        parser.add_argument(
+            "--with-teacher",
+            action="append",
+            default=[],
+            dest="teachers",
+            metavar="RELEASE_FOLDER",
+            help="a further teacher for the method ensemble, which is left out without one; repeatable",
+        )
+        parser.add_argument("--teacher", metavar="RELEASE", help="default: the active one")
+        parser.add_argument(
+            "--detector", metavar="DIR", default="", help="judges pictures; default as for distill"
+        )
+        parser.add_argument(
+            "--data",
+            metavar="DIR",
+            type=Path,
+            help="folder of the stages, of which it shares those that agree; default: that of distill",
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        try:
+            self.compare(options)
+        except (TrainingError, StageError, DetectorUnusable) as error:
+            raise CommandError(str(error)) from error
+        except (GenerationError, EngineError) as error:
+            raise CommandError(error.detail) from error
+
+    def compare(self, options: dict[str, Any]) -> None:
+        if options["seeds"] < 1:
+            raise CommandError(f"seeds must be at least 1, not {options['seeds']}.")
+        methods = settings.chosen(
+            options["methods"],
+            trials=options["trials"],
+            teachers=[str(Path(folder).resolve()) for folder in options["teachers"]],
+        )
+        recipe = inputs.recipe_of(policy.described(options["recipe"]))
+        recipe = overrides.changed(recipe, overrides.parse(options["changes"]))
+        root = (options["data"] or folders.root()).resolve()
+        comparison = Comparison(
+            recipe,
+            inputs.gather(
+                releases.named(options["teacher"] or Release.Kind.TEACHER),
+                within=root,
+                detector=options["detector"],
+                most_variants=recipe.most_variants,
+            ),
+            root=root,
+            reports=root / "reports",
+            minutes=options["minutes"],
+            share=options["share"],
+        )
+        with tqdm(
+            total=None, desc=comparison.name, unit="training", disable=options["verbosity"] < 1,
+            mininterval=0.5 if sys.stderr.isatty() else 30.0,
+        ) as bar:  # fmt: skip
+
+            def show(done: int, total: int, text: str) -> None:
+                bar.total, bar.n = total, done
+                bar.set_postfix_str(text)
+
+            def after_seed(outcome: Outcome) -> None:
+                report.write(comparison, outcome)
+
+            outcome = comparison.run(
+                methods, seeds=options["seeds"], show=show, after_seed=after_seed
+            )
+        self.stdout.write(report.opening(report.lines(outcome.finals)))
+        self.stdout.write(f"Report: {comparison.folder / report.REPORT}")

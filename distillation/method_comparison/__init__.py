@@ -1,0 +1,1 @@
+"""Comparison of the methods of the structure stage: same pairs, student, time and seeds, judged as releases."""

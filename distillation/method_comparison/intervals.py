@@ -1,0 +1,30 @@
+"""Means over training seeds and prompts, with bootstrap intervals that draw both."""
+
+import torch
+from torch import Tensor
+
+from distillation.evaluation.distances import RESAMPLES, Interval, ends
+
+
+def mean(values: Tensor, *, seed: int = 0) -> Interval:
+    """Return the mean with its percentile interval. values: [N, P], of N trainings and P prompts.
+
+    Trainings and prompts are drawn, each with replacement: the pictures of one prompt are alike, and so are those of
+    one training. Few trainings make the interval narrower than it should be; the report also has each one's mean.
+    Prompts with a value that is not finite are left out. Raises ValueError if none is left.
+    """
+    values = values.double()
+    values = values[:, values.isfinite().all(0)]
+    trainings, prompts = values.shape
+    if not prompts:
+        raise ValueError("No prompt has a value.")
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randint(prompts, (RESAMPLES, prompts), generator=generator)
+    chosen = torch.randint(trainings, (RESAMPLES, trainings), generator=generator)
+    of_trainings = torch.stack([row[rows].mean(1) for row in values], dim=1)  # [R, N]
+    return Interval(float(values.mean()), *ends(of_trainings.gather(1, chosen).mean(1)))
+
+
+def difference(ours: Tensor, baseline: Tensor) -> Interval:
+    """Return the mean of ours − baseline, paired by the seeds of the trainings and by prompts. Both: [N, P]."""
+    return mean(ours.double() - baseline.double())
