@@ -15,6 +15,7 @@ from distillation.trainers import rollout
 from distillation.trainers.decoder import DecoderRecipe
 from distillation.trainers.dmd2 import MatchingRecipe
 from distillation.trainers.joint import JointRecipe
+from distillation.trainers.labels import LabelsRecipe
 from distillation.trainers.objectives.bayes import BayesRecipe
 from distillation.trainers.objectives.ensemble import EnsembleRecipe
 from distillation.trainers.objectives.hinton import HintonRecipe
@@ -63,7 +64,8 @@ class Recipe:
 
     image_size: of the teachers that it is made for, pixels a side. structure, decoder: None takes these networks from a
     student release (`warm`), both or the student alone. regression, matching, joint: None leaves the stage out. again:
-    the joint training of a run that begins with a student release. weights: of WEIGHTS, as the release stores those of
+    the joint training of a run that begins with a student release. labels: the detector's classes of the pictures as a
+    term of the joint training; None: no term. weights: of WEIGHTS, as the release stores those of
     the student; float16 leaves quantise out. most_variants: of the catalogue, those first that the active student does
     not cover; None: all.
     """
@@ -80,6 +82,7 @@ class Recipe:
     matching: MatchingRecipe | None = field(default_factory=MatchingRecipe)
     joint: JointRecipe | None = field(default_factory=JointRecipe)
     again: JointRecipe | None = field(default_factory=JointRecipe)
+    labels: LabelsRecipe | None = None
     quantise: QuantiseRecipe = field(default_factory=QuantiseRecipe)
     evaluation: EvaluationRecipe = field(default_factory=EvaluationRecipe)
     gate: GateRecipe = field(default_factory=GateRecipe)
@@ -99,6 +102,8 @@ class Recipe:
             raise ValueError(
                 "decoder is left out where a student release has it: leave structure out as well."
             )
+        if self.labels is not None and self.joint is None:
+            raise ValueError("labels are a term of the stage joint: set joint, or leave them out.")
         if self.is_warm:
             if self.regression is not None or self.matching is not None:
                 raise ValueError(

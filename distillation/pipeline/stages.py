@@ -35,6 +35,7 @@ from distillation.trainers import (
 )
 from distillation.trainers.catalogue import Catalogue
 from distillation.trainers.inputs import TuningInputs
+from distillation.trainers.labels import Labels
 from distillation.trainers.teacher import Teacher
 from distillation.training import networks, processes
 from distillation.training.errors import RecipeRefused
@@ -87,6 +88,10 @@ class Chain:
             raise RecipeRefused(
                 "Nothing judges the pictures, so the student's quality would be unknown. Give a CLIP (--clip), "
                 "such as a download of openai/clip-vit-base-patch32, or a detector (--detector), or both."
+            )
+        if self.inputs.detector is None and self.recipe.labels is not None:
+            raise RecipeRefused(
+                "labels: they are a detector's classes. Give one (--detector), or leave labels out."
             )
         self.recipe.check(self.teacher)
         pairs.solver_timesteps(self.recipe.pairs, self.teacher)
@@ -148,7 +153,9 @@ class Chain:
         """Return a stage that goes on with the student of the stage `before`."""
         first = START if self.recipe.is_warm else "structure"
         needs = tuple(dict.fromkeys(("pairs", self._drawing(before), first, before)))
-        keyed = Keyed((part, self.recipe.timesteps), self._examples(name))
+        labels = self.recipe.labels if name == "joint" else None
+        counted = (part, self.recipe.timesteps, *(() if labels is None else (labels,)))
+        keyed = Keyed(counted, self._examples(name))
         return Stage(name, keyed, needs, partial(self._tune, name, part, train, before))
 
     def _accepting(self) -> tuple[Stage, ...]:
@@ -265,7 +272,15 @@ class Chain:
                 ),
                 real_images=self._real_images() if matching.adversarial is not None else None,
             )
+        if name == "joint":
+            inputs = replace(inputs, labels=self._labels())
         train(part, inputs)
+
+    def _labels(self) -> Labels | None:
+        detector = self._loaded.detector
+        if self.recipe.labels is None or detector is None:
+            return None
+        return Labels(self.recipe.labels, detector)
 
     def _real_images(self) -> real_images.RealImages | None:
         return real_images.read(

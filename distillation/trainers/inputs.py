@@ -9,6 +9,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 
 from distillation.trainers.catalogue import Catalogue
+from distillation.trainers.labels import Labels
 from distillation.trainers.pairs import Pairs
 from distillation.trainers.real_images import RealImages
 from distillation.trainers.sample_sheets import Samples
@@ -36,7 +37,7 @@ class TuningInputs(StageInputs):
     """student, decoder: fp32, as the stage before left them. timesteps: those the student is served in, descending.
 
     structure: the student of the structure stage, where a fake score starts from it. real_images: accepted ones, which
-    the discriminator takes for real in addition to the teacher's.
+    the discriminator takes for real in addition to the teacher's. labels: of the stage joint; None leaves them out.
     """
 
     student: UNet2DConditionModel
@@ -44,6 +45,7 @@ class TuningInputs(StageInputs):
     timesteps: tuple[int, ...]
     structure: UNet2DConditionModel | None = None
     real_images: RealImages | None = None
+    labels: Labels | None = None
 
 
 def run(

@@ -63,6 +63,7 @@ class JointTask(FewStepTask):
         """Raises RecipeRefused where the timesteps contradict the teacher, and if no pair has the margin."""
         super().__init__(inputs, pairs=_sure(recipe, inputs.pairs))
         self._recipe = recipe
+        self._labels = inputs.labels
         self._targets = VaePictures(inputs.teacher, self._examples.latents)
         self._decoder.encoder.requires_grad_(False)
         drawing = self._decoder.decoder.to(memory_format=torch.channels_last)
@@ -90,11 +91,9 @@ class JointTask(FewStepTask):
         output = self._rollout.one_pass(self.student, noise, embeds, generator)
         with self._teacher.autocast():
             drawn = decoded(self._decoder, output)
+        targets = self._targets.of(rows.tolist())
         errors = picture_errors(
-            drawn.float(),
-            self._targets.of(rows.tolist()),
-            huber_c=recipe.huber_c,
-            scales=recipe.scales,
+            drawn.float(), targets, huber_c=recipe.huber_c, scales=recipe.scales
         )
         errors["latents"] = pseudo_huber(output, examples.targets(rows))
         loss = (
@@ -102,6 +101,9 @@ class JointTask(FewStepTask):
             + recipe.detail_weight * errors["detail"]
             + recipe.latents_weight * errors["latents"]
         )
+        if self._labels is not None:
+            errors["labels"] = self._labels.loss(drawn.float(), targets)
+            loss = loss + self._labels.recipe.weight * errors["labels"]
         norm = self.update("both", loss, clipped_norm=recipe.clipped_norm)
         measured = {name: float(value.detach()) for name, value in {"loss": loss, **errors}.items()}
         measured["gradient_norm"] = norm

@@ -169,6 +169,7 @@ def test_stages_can_be_built_alone(teacher, settings, detector):
         ((), ("structure.steeps=1",), r"structure\.steeps"),
         ((), (), "image_size"),
         ((), ("image_size=64", "student.width=3/7"), "width"),
+        ((), (*SMALL, "labels.weight=0"), "labels.weight"),
         ((), (*SMALL, "structure.objective.method=ensemble"), "one teacher is no ensemble"),
         (("--detector", "nowhere"), SMALL, "nowhere"),
         (("--only", "polish"), SMALL, "polish"),

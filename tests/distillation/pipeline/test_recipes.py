@@ -56,6 +56,7 @@ def test_the_methods_differ_in_their_objective_alone():
         ({"pairs": None}, "pairs"),
         ({"regression": None, "matching": {}}, "matching"),
         ({"regression": None}, "joint"),
+        ({"labels": {"weight": 0.1}, "regression": None, "joint": None}, "labels"),
     ],
 )
 def test_a_recipe_that_contradicts_itself_is_refused(change, named):

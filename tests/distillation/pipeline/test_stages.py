@@ -13,6 +13,7 @@ from distillation.resumable import stages
 from distillation.trainers import catalogue
 from distillation.trainers.catalogue import Catalogue
 from distillation.trainers.dmd2 import MatchingRecipe
+from distillation.trainers.labels import LabelsRecipe
 from tests import tiny
 
 ONE_STEP, SD15 = RECIPES["starter-1step"], RECIPES["sd15-tiny-1step"]
@@ -61,6 +62,15 @@ def test_the_keys_of_known_recipes_are_those_of_before(inputs, recipe, last, exp
     A change of the first makes every run begin anew.
     """
     assert keys(recipe, inputs)[last] == expected
+
+
+def test_labels_change_the_joint_training_alone(inputs):
+    before = keys(ONE_STEP, inputs)
+    after = keys(replace(ONE_STEP, labels=LabelsRecipe()), inputs)
+    changed = {name for name, key in before.items() if after[name] != key}
+    assert {"pairs", "decoder", "structure", "regression"}.isdisjoint(
+        changed
+    ) and "joint" in changed
 
 
 def test_a_new_decoder_is_trained_before_the_student_of_a_release_goes_on(inputs):

@@ -9,9 +9,11 @@ import torch
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
+from distillation.detector.network import Detector, DetectorConfig
 from distillation.trainers import joint
 from distillation.trainers.inputs import TuningInputs
 from distillation.trainers.joint import JointRecipe, JointTask
+from distillation.trainers.labels import Labels, LabelsRecipe
 from distillation.training import networks
 from distillation.training.errors import RecipeRefused
 from tests.distillation.trainers import few_step_toys as toys
@@ -83,6 +85,21 @@ def test_pairs_of_which_the_detector_is_not_sure_are_left_out():
     inputs.pairs.margins[:] = 0.4
     with pytest.raises(RecipeRefused, match=r"joint\.least_margin \(0\.5\)"):
         JointTask(recipe, inputs)
+
+
+def test_labels_are_a_term_of_the_loss():
+    config = DetectorConfig(("a", "b"), (2,), image_size=64, widths=(4, 8), depths=(0, 1))
+    torch.manual_seed(3)
+    detector = Detector(config).requires_grad_(False).eval()
+
+    def measured(labels: Labels | None) -> dict[str, float]:
+        task = JointTask(RECIPE, inputs_of(labels=labels))
+        return task.step(0, torch.Generator().manual_seed(0))
+
+    plain, found = measured(None), measured(Labels(LabelsRecipe(weight=10.0), detector))
+    assert "labels" not in plain and found["labels"] > 0
+    assert found["loss"] == pytest.approx(plain["loss"] + 10 * found["labels"], rel=1e-4)
+    assert found["gradient_norm"] != plain["gradient_norm"]
 
 
 def test_interrupted_it_ends_with_the_same_weights(tmp_path):
