@@ -1,0 +1,107 @@
+"""The Helm chart: lint, schemas of Kubernetes, and the same processes as compose's."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+helm = pytest.importorskip("helm_python.chart", reason="pip install helm-python-sdk")
+schemas = pytest.importorskip("kubernetes_validate", reason="pip install kubernetes-validate")
+
+DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
+CHART = DEPLOY / "chart"
+HOST = {"host": "retort.example.org"}
+FULL: dict[str, Any] = {
+    **HOST,
+    "settings": {"RETENTION_DAYS": "30"},
+    "imagePullSecrets": [{"name": "registry"}],
+    "ingress": {
+        "enabled": True,
+        "className": "nginx",
+        "tlsSecret": "tls",
+        "annotations": {"nginx.ingress.kubernetes.io/proxy-buffering": "off"},
+    },
+    "processes": {
+        "reference": {"replicas": 1},
+        "generation": {
+            "env": {"DEVICE": "cuda"},
+            "nodeSelector": {"gpu": "yes"},
+            "tolerations": [{"key": "gpu", "operator": "Exists"}],
+            "resources": {"limits": {"nvidia.com/gpu": 1}},
+        },
+    },
+}
+
+
+def rendered(values: dict[str, Any]) -> list[dict[str, Any]]:
+    files = helm.Chart.load(CHART).render(values, name="shop", namespace="pictures", revision=1)
+    texts = (text for path, text in files.items() if not path.endswith("NOTES.txt"))
+    return [found for text in texts for found in yaml.safe_load_all(text) if found]
+
+
+def pods(values: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Name of the process and specification of its pods."""
+    for manifest in rendered(values):
+        if manifest["kind"] in ("Deployment", "Job"):
+            template = manifest["spec"]["template"]
+            yield template["metadata"]["labels"]["app.kubernetes.io/component"], template["spec"]
+
+
+def test_lint_finds_no_fault():
+    report = helm.lint(CHART, HOST, strict=True)
+    assert report["errors"] == []
+    assert [message for message in report["messages"] if message["severity"] > 1] == []
+
+
+@pytest.mark.parametrize("version", ["1.27", "1.34"])
+@pytest.mark.parametrize("values", [HOST, FULL], ids=["least", "full"])
+def test_kubernetes_knows_every_field(values: dict[str, Any], version: str):
+    manifests = rendered(values)
+    assert {"Deployment", "Job", "Service", "PersistentVolumeClaim"} <= {
+        m["kind"] for m in manifests
+    }
+    for manifest in manifests:
+        schemas.validate(manifest, version, strict=True)
+
+
+def test_the_processes_are_those_of_compose():
+    services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
+    ours = dict(pods(FULL))
+    assert ours.keys() == services.keys() - {"postgres", "redis"}
+    for name, pod in ours.items():
+        (container,) = pod["containers"]
+        assert container.get("command") == services[name].get("command"), name
+        seconds = services[name].get("stop_grace_period")
+        if seconds is not None:
+            assert f"{pod['terminationGracePeriodSeconds']}s" == seconds, name
+        image = "web" if "retort-web" in services[name]["image"] else "worker"
+        assert container["image"] == f"retort-{image}:0.1.0", name
+
+
+def test_no_container_is_root_writes_elsewhere_or_takes_all_memory():
+    for name, pod in pods(HOST):
+        assert pod["securityContext"]["runAsNonRoot"] and not pod["automountServiceAccountToken"]
+        for container in (*pod["containers"], *pod.get("initContainers", ())):
+            rights = container["securityContext"]
+            assert rights["readOnlyRootFilesystem"] and rights["capabilities"] == {"drop": ["ALL"]}
+            assert not rights["allowPrivilegeEscalation"]
+            assert container["resources"]["limits"]["memory"], name
+
+
+def test_variables_of_one_process_win_over_those_of_all():
+    def variable(values: dict[str, Any], process: str, name: str) -> str | None:
+        (container,) = dict(pods(values))[process]["containers"]
+        return {row["name"]: row["value"] for row in container["env"]}.get(name)
+
+    assert variable(FULL, "generation", "DEVICE") == "cuda"
+    assert variable(FULL, "encode", "DEVICE") is None
+    assert variable(FULL, "light", "RETENTION_DAYS") == "30"
+    assert variable(FULL, "web", "CSRF_TRUSTED_ORIGINS") == "https://retort.example.org"
+    assert variable(FULL, "web", "FORWARDED_ALLOW_IPS") == "127.0.0.1"
+
+
+def test_a_missing_host_is_refused_in_words():
+    with pytest.raises(Exception, match="Set host: the name under which people reach it"):
+        rendered({})
