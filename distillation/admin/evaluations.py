@@ -166,6 +166,7 @@ class EvaluationAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
                 if row["estimate"] is not None
             ],
             "checks": run.checks if run else [],
+            "prompts": run.prompts if run else None,
             "blind_to": report.figures.get("blind_to") if report else None,
             "report": links.get(reports.REPORT),
             "sheets": _pictures(links, _sheets(links)),

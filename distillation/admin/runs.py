@@ -24,7 +24,7 @@ from distillation.admin.approvals import ApprovalsMixin
 from distillation.admin.run_form import RunForm
 from distillation.errors import DistillationRefused
 from distillation.models import Run
-from distillation.reports import curves, durations, explanation, stage_list
+from distillation.reports import curves, durations, explanation, prompt_changes, stage_list
 from distillation.reports import evaluations as reports
 from distillation.runs import approval
 from distillation.runs import lifecycle as runs
@@ -217,6 +217,8 @@ class RunAdmin(ApprovalsMixin, RequestedMixin, ObjectActionsMixin, ModelAdmin):
             else None,
             "checks": obj.checks,
             "blind_to": (obj.gate or {}).get("blind_to"),
+            "prompts": obj.prompts,
+            "prompts_said": prompt_changes.sentences(obj.prompts),
             "compare_url": approval.compare_url(obj),
             "blind_url": approval.compare_url(obj, blind=True),
             "explained": explanation.explain(obj.gate) if obj.gate else None,

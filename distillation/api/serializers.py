@@ -61,6 +61,34 @@ class CheckSerializer(serializers.Serializer[Any]):
     detail = serializers.CharField(allow_blank=True)
 
 
+class PromptSideSerializer(serializers.Serializer[Any]):
+    release = serializers.CharField(allow_null=True, help_text="Null: requests are refused.")
+    right = serializers.IntegerField(help_text="Right pictures.")
+    judged = serializers.IntegerField(help_text="Judged pictures.")
+
+
+class PromptChangeSerializer(serializers.Serializer[Any]):
+    slug = serializers.CharField()
+    text = serializers.CharField()
+    before = PromptSideSerializer(help_text="Who made it when the gate ran.")
+    after = PromptSideSerializer(help_text="Who makes it when the release is served.")
+
+
+class HardPromptSerializer(serializers.Serializer[Any]):
+    slug = serializers.CharField()
+    text = serializers.CharField()
+    tried = PromptSideSerializer(many=True, help_text="Students judged there, the best first.")
+
+
+class PromptsSerializer(serializers.Serializer[Any]):
+    changed = serializers.IntegerField(help_text="Number of prompts that change.")
+    better = serializers.IntegerField()
+    worse = serializers.IntegerField()
+    rows = PromptChangeSerializer(many=True, help_text="The largest changes, the worst first.")
+    hard = serializers.IntegerField(help_text="Number of prompts that no student makes well.")
+    hard_rows = HardPromptSerializer(many=True)
+
+
 class RunErrorSerializer(serializers.Serializer[Any]):
     code = serializers.CharField()
     detail = serializers.CharField()
@@ -97,3 +125,10 @@ class RunSerializer(serializers.Serializer[Run]):
     created_at = serializers.DateTimeField()
     started_at = serializers.DateTimeField(allow_null=True)
     finished_at = serializers.DateTimeField(allow_null=True)
+
+
+class RunDetailSerializer(RunSerializer):
+    prompts = PromptsSerializer(
+        allow_null=True,
+        help_text="What its release changes, prompt by prompt; null before the gate ran.",
+    )

@@ -12,7 +12,12 @@ from rest_framework.response import Response
 from rest_framework.reverse import reverse
 from rest_framework.views import APIView
 
-from distillation.api.serializers import RunQuery, RunRequestSerializer, RunSerializer
+from distillation.api.serializers import (
+    RunDetailSerializer,
+    RunQuery,
+    RunRequestSerializer,
+    RunSerializer,
+)
 from distillation.models import Run
 from distillation.runs import lifecycle as runs
 from distillation.runs import policy
@@ -29,7 +34,7 @@ def rows() -> QuerySet[Run]:
 
 
 def render(run: Run, *, code: int = status.HTTP_200_OK) -> Response:
-    response = Response(RunSerializer(run).data, status=code)
+    response = Response(RunDetailSerializer(run).data, status=code)
     if run.is_open:
         response["Retry-After"] = str(POLL_SECONDS)
     return response
@@ -56,7 +61,7 @@ class RunList(ListView):
     @extend_schema(
         operation_id="create_run",
         request=RunRequestSerializer,
-        responses={202: RunSerializer} | responses(400, 401, 403, 409, 422),
+        responses={202: RunDetailSerializer} | responses(400, 401, 403, 409, 422),
     )
     def post(self, request: Request) -> Response:
         """Start a run for the active catalogue now, regardless of the schedule."""
@@ -79,7 +84,8 @@ class RunDetail(APIView):
     required_scopes = {"GET": APIKey.Scope.RELEASES_READ}
 
     @extend_schema(
-        operation_id="read_run", responses={200: RunSerializer} | responses(400, 401, 403, 404)
+        operation_id="read_run",
+        responses={200: RunDetailSerializer} | responses(400, 401, 403, 404),
     )
     def get(self, request: Request, name: str) -> Response:
         """Read a run."""
@@ -98,7 +104,7 @@ class RunChange(APIView):
         return render(rows().get(name=name))
 
 
-CHANGED = {200: RunSerializer} | responses(400, 401, 403, 404, 409)
+CHANGED = {200: RunDetailSerializer} | responses(400, 401, 403, 404, 409)
 
 
 class RunPause(RunChange):

@@ -134,6 +134,11 @@ class Run(models.Model):
         return self.gate["checks"] if self.gate else []
 
     @property
+    def prompts(self) -> dict[str, Any] | None:
+        """Return what its release changes, prompt by prompt (`reports.prompt_changes`); None before the gate ran."""
+        return self.gate.get("prompts") if self.gate else None
+
+    @property
     def error(self) -> dict[str, str] | None:
         """Return the error of a failed run."""
         is_failed = self.status == self.Status.FAILED

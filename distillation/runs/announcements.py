@@ -10,7 +10,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from distillation.models import Run
-from distillation.reports import explanation
+from distillation.reports import explanation, prompt_changes
 from distillation.runs import approval
 
 log = structlog.get_logger(__name__)
@@ -42,6 +42,7 @@ def message(run: Run) -> tuple[str, str]:
         f"The run {run.name} has ended. Its release waits for a person, and serves no job until then.",
         "",
         *([found.found, found.advice, ""] if found else []),
+        *([changed, ""] if (changed := prompt_changes.sentences(run.prompts)) else []),
         f"Compare it blindly, side by side: {approval.compare_url(run, blind=True)}",
         f"Decide in the admin, under Runs: {page}",
     ]

@@ -12,7 +12,7 @@ from django.db import transaction
 
 from distillation.models import Run
 from distillation.pipeline.acceptance import GATE, GATE_FILE, RELEASE
-from distillation.reports import explanation, prompt_quality
+from distillation.reports import explanation, prompt_changes, prompt_quality
 from distillation.runs import lifecycle as runs
 from distillation.runs import policy
 from distillation.runs.lifecycle import Hold
@@ -44,6 +44,7 @@ def conclude(run: Run, hold: Hold, made: Mapping[str, Path]) -> None:
     if release is None:
         release = releases.register(made[RELEASE] / RELEASE)
     prompt_quality.record(made)
+    gate["prompts"] = prompt_changes.of(release, is_specialist=bool(run.tags))
     kind = release.kind
     verdict = decide(run, release, list(Release.objects.filter(kind=kind)), gate=gate)
     if verdict.outcome in (Outcome.PROMOTED, Outcome.CANARY) and release.status not in SERVED:
@@ -88,7 +89,7 @@ def _apply(verdict: Verdict, release: Release, run: Run) -> None:
 def decide(
     run: Run, release: Release, rows: Sequence[Release], *, gate: Mapping[str, Any]
 ) -> Verdict:
-    """Return the outcome. rows: all releases of the kind as they are now; gate: passed, checks.
+    """Return the outcome. rows: all releases of the kind as they are now; gate: passed, checks, prompts.
 
     What a person decided during the run stands: about this release, about the active one, about a canary. With the
     policy manual a person decides whatever the gate found, with any policy if it could not decide.
@@ -115,7 +116,7 @@ def decide(
     if not gate["passed"]:
         return Verdict(Outcome.REJECTED, f"{passed}.")
     if run.tags:
-        return _of_specialist(run, rows, ceiling)
+        return _of_specialist(run, rows, ceiling, gate)
     active = next((row for row in rows if row.status == Status.ACTIVE), None)
     if (active and active.pk) != run.replaces_id:
         return Verdict(
@@ -135,8 +136,15 @@ def decide(
     return Verdict(Outcome.PROMOTED, "It passed the gate.")
 
 
-def _of_specialist(run: Run, rows: Sequence[Release], ceiling: Run.Policy) -> Verdict:
+def _of_specialist(
+    run: Run, rows: Sequence[Release], ceiling: Run.Policy, gate: Mapping[str, Any]
+) -> Verdict:
     """Return the outcome of a specialist that passed the gate."""
+    if not gate["prompts"]["changed"]:
+        return Verdict(
+            Outcome.CANDIDATE,
+            "It passed the gate, but it is known to be better at no prompt, so it would serve none.",
+        )
     served = {row.pk for row in rows if row.status in SERVED}
     if run.replaces_id is not None and run.replaces_id not in served:
         return Verdict(

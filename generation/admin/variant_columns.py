@@ -88,6 +88,7 @@ def bar(board: Board) -> dict[str, Any]:
         "parts": parts,
         "others": [
             _link(place, "standing=weak", "weak", board.counts[Standing.WEAK], "weak"),
+            _link(place, "standing=hard", "hard", board.counts[Standing.HARD], "hard"),
             _link(place, "unknown=yes", "with unknown words", unknown, "unknown"),
         ],
         "limit": f"{quality.limit():.0%}",

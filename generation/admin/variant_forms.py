@@ -217,7 +217,7 @@ class UnknownWordsFilter(DropdownFilter):
 
 
 class StandingFilter(DropdownFilter):
-    """Covered, not covered, failing, weak; each with its count."""
+    """Covered, not covered, failing, weak, hard; each with its count."""
 
     title = "standing"
     parameter_name = "standing"

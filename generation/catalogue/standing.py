@@ -1,4 +1,4 @@
-"""Standing of the active prompt variants: covered by the student, waiting for a run, failing; or weak."""
+"""Standing of the active prompt variants: covered by a student, waiting for a run, failing; or weak, or hard."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from generation.catalogue import variants as catalogue
 from generation.catalogue.unknown_words import Vocabulary
 from generation.catalogue.variants import EmbeddingState
 from generation.models import Coverage, PromptVariant
-from generation.releases import quality
+from generation.releases import default_release, quality
 from generation.releases.default_release import Serving
 from generation.releases.quality import Judged
 
@@ -23,6 +23,7 @@ class Standing(TextChoices):
     WAITING = "waiting", "not covered"
     FAILING = "failing", "failing: not encoded, or nobody serves them"
     WEAK = "weak", "weak"
+    HARD = "hard", "hard: no student makes them well"
 
 
 _ACTIVE = Q(status=PromptVariant.Status.ACTIVE)
@@ -55,6 +56,7 @@ class Board:
             Standing.WAITING: _ACTIVE & Q(is_covered=False) & ~_FAILING,
             Standing.FAILING: _ACTIVE & _FAILING,
             Standing.WEAK: _ACTIVE & weak,
+            Standing.HARD: _ACTIVE & default_release.hard(),
         }[Standing(standing)]
 
     @cached_property

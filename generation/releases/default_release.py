@@ -165,6 +165,11 @@ class Serving:
         return missing if variant.served_by else f"Refused: {missing}"
 
 
+def hard() -> Q:
+    """Return the condition on annotated variants that students in service cover them, and none makes them well."""
+    return Q(is_covered=True, student_share__lt=quality.limit())
+
+
 def _serves(release: Release | None) -> Case:
     found = Q(pk__in=[]) if release is None else coverage.condition(release)
     return Case(When(found, then=Value(True)), default=Value(False), output_field=BooleanField())

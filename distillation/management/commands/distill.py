@@ -28,7 +28,7 @@ try:
     from distillation import folders
     from distillation.pipeline.acceptance import GATE, GATE_FILE, RELEASE
     from distillation.pipeline.stages import Chain
-    from distillation.reports import evaluations, explanation, prompt_quality
+    from distillation.reports import evaluations, explanation, prompt_changes, prompt_quality
     from distillation.runs import inputs, policy
 except ModuleNotFoundError as error:  # a library that is not needed for serving
     sys.exit(
@@ -190,6 +190,11 @@ class Command(BaseCommand):
         else:
             self.stdout.write(f"{release.name} is already registered.")
         prompt_quality.record(made)
+        changes = prompt_changes.of(release, is_specialist=bool(options["tags"]))
+        if said := prompt_changes.sentences(changes):
+            self.say(said)
+        for row in changes["rows"]:
+            self.say(f"  {prompt_changes.in_words(row)}")
         kind = " --specialist" if options["tags"] else ""
         if options["activate"] and options["tags"]:
             specialists.activate(release)

@@ -18,12 +18,13 @@ from distillation import folders
 from distillation.models import Decision, Run, Slice
 from distillation.pipeline import summaries
 from distillation.pipeline.recipes import RECIPES, Recipe
+from distillation.reports import prompt_changes
 from distillation.runs import lifecycle as runs
 from generation.models import AuditEntry, Release
 from generation.releases import lifecycle as releases
 from tests.distillation.people import make_run
 from tests.distillation.reporting import figures, summary, write_stage
-from tests.people import make_release, make_user, make_variant
+from tests.people import make_quality, make_release, make_user, make_variant
 
 pytestmark = pytest.mark.django_db
 
@@ -251,6 +252,25 @@ def waiting(settings, monkeypatch) -> Run:
 
 def decide(client: Client, run: Run, name: str, **given: object) -> str:
     return text(client.post(url("decide", run.pk, name), given, follow=True))
+
+
+def test_the_page_says_who_makes_each_prompt_before_and_after(admin, waiting):
+    active = Release.objects.get(name="active")
+    for slug, before, after in (("red-vase", 1, 4), ("blue-bowl", 1, 1)):
+        make_variant(slug=slug)
+        make_quality(active, slug.replace("-", " "), before)
+        make_quality(waiting.release, slug.replace("-", " "), after)
+    prompts = prompt_changes.of(waiting.release, is_specialist=False)
+    Run.objects.filter(pk=waiting.pk).update(gate=waiting.gate | {"prompts": prompts})
+    page = " ".join(text(admin.get(url("change", waiting.pk))).split())
+    for part in (
+        "1 would be made better, most of all red vase: active (1 of 4) → made (4 of 4); 0 worse.",
+        "1 prompt is hard: no student makes 50% of the pictures right.",
+        '<th scope="row">red vase</th> <td>active</td> <td class="rt-nowrap">1 of 4</td> '
+        '<td>made</td> <td class="rt-nowrap">4 of 4</td>',
+        '<th scope="row">blue bowl</th><td>active 1 of 4, made 1 of 4</td>',
+    ):
+        assert part in page, part
 
 
 def test_the_page_says_in_a_sentence_what_the_gate_found_and_offers_decisions(admin, waiting):

@@ -14,7 +14,7 @@ from generation.models import Release
 from generation.releases import activation, specialists
 from generation.releases import lifecycle as releases
 from tests.distillation.people import make_run
-from tests.people import make_release
+from tests.people import make_quality, make_release, make_variant
 
 pytestmark = pytest.mark.django_db
 
@@ -123,7 +123,15 @@ def test_what_a_person_decided_about_the_release_itself_stands(
 
 
 # --- a part of the catalogue ------------------------------------------------------------------------
-def test_what_was_made_for_a_part_and_passed_serves_as_a_specialist(conclude):
+@pytest.fixture
+def better(seen) -> None:
+    """A prompt that the release of the run makes better than the active student."""
+    make_variant(slug="red-vase")
+    make_quality(seen, "red vase", 1)
+    make_quality(make_release(name="made"), "red vase", 4)
+
+
+def test_what_was_made_for_a_part_and_passed_serves_as_a_specialist(conclude, better):
     run = conclude(tags=["vase"])
 
     assert (run.outcome, status_of("made"), status_of("seen")) == (
@@ -131,6 +139,15 @@ def test_what_was_made_for_a_part_and_passed_serves_as_a_specialist(conclude):
         "specialist",
         "active",
     )
+    sides = [(row["before"]["release"], row["after"]["release"]) for row in run.prompts["rows"]]
+    assert sides == [("seen", "made")]
+
+
+def test_a_specialist_that_is_better_nowhere_serves_nothing(conclude):
+    run = conclude(tags=["vase"])
+
+    assert (run.outcome, status_of("made")) == ("candidate", "candidate")
+    assert "would serve none" in run.outcome_reason
 
 
 @pytest.mark.parametrize("passed", [True, False])
@@ -142,12 +159,15 @@ def test_a_specialist_of_a_person_stands(conclude, passed):
     assert (run.outcome, status_of("made")) == ("promoted", "specialist")
 
 
-def test_a_specialist_has_no_canary_and_is_compared_with_what_is_served(conclude, seen):
+def test_a_specialist_has_no_canary(conclude, better):
     assert "no canary" in conclude(tags=["vase"], policy="canary").outcome_reason
     assert status_of("made") == "candidate"
 
 
-def test_a_specialist_that_was_compared_with_what_is_retired_meanwhile_is_a_candidate(conclude):
+def test_a_specialist_that_was_compared_with_what_is_retired_meanwhile_is_a_candidate(
+    conclude, better
+):
+    make_quality(make_release(name="by-a-person"), "red vase", 1)
     releases.activate(make_release(name="by-a-person"))
 
     run = conclude(tags=["vase"])

@@ -72,13 +72,16 @@ def test_the_list_says_who_serves_each_variant_why_and_how_well(admin, student):
     assert "student It was made for this text. 90% right 9 of 10; 60% to 98% 1 flagged" in said
     assert "student It was made for this text. 25% right 1 of 4; 5% to 70%" in said
     assert "teacher s was not made for this text. No run is scheduled. not judged yet" in said
-    assert "2 covered 1 not covered 0 failing 1 weak (fewer than 50% right) of 3 active" in said
+    assert (
+        "2 covered 1 not covered 0 failing 1 weak (fewer than 50% right) 1 hard (weak by every student) of 3 active"
+        in said
+    )
 
 
 def test_the_list_is_filtered_by_how_variants_stand(admin, student):
     assert listed(admin, standing="covered") == ["good", "weak"]
     assert listed(admin, standing="waiting") == ["new"]
-    assert listed(admin, standing="weak") == ["weak"]
+    assert listed(admin, standing="weak") == listed(admin, standing="hard") == ["weak"]
     assert listed(admin, standing="failing") == []
     assert "not covered (1)" in words(admin.get(url("changelist")))
 
@@ -254,3 +257,12 @@ def test_a_template_can_be_downloaded(admin):
     answer = admin.get(url("template"))
     assert answer["Content-Disposition"] == 'attachment; filename="catalogue.csv"'
     assert answer.content.decode("utf-8-sig").startswith("slug,text,tags,status,notes")
+
+
+def test_a_prompt_that_a_specialist_makes_well_is_neither_weak_nor_hard(admin, student):
+    vases = make_release(name="vases", status="specialist", covered_variants=["weak"])
+    make_quality(vases, "a weak vase", 4)
+    assert listed(admin, standing="weak") == listed(admin, standing="hard") == []
+    assert "It is the specialist that makes this text best." in words(admin.get(url("changelist")))
+    Release.objects.filter(pk=vases.pk).update(status="retired")
+    assert listed(admin, standing="hard") == ["weak"]
