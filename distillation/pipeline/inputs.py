@@ -68,7 +68,10 @@ class Digests:
         examples = inputs.catalogue / catalogues.EXAMPLES  # which names the files by their content
         return cls(
             teacher=digest(inputs.teacher),
-            catalogue=digest(inputs.catalogue, without=(catalogues.EXAMPLES, catalogues.PICTURES)),
+            catalogue=digest(
+                inputs.catalogue,
+                without=(catalogues.EXAMPLES, catalogues.PICTURES, catalogues.HARD),
+            ),
             detector=digest(inputs.detector),
             student=digest(inputs.student),
             active=digest(inputs.active),

@@ -29,6 +29,7 @@ from distillation.trainers.student import StudentRecipe
 from distillation.trainers.teacher import Teacher
 from distillation.training.errors import RecipeRefused
 
+MOST_WEIGHT = 8
 INT8, FLOAT16 = WEIGHTS = ("int8", "float16")
 
 
@@ -67,7 +68,8 @@ class Recipe:
     the joint training of a run that begins with a student release. labels: the detector's classes of the pictures as a
     term of the joint training; None: no term. weights: of WEIGHTS, as the release stores those of
     the student; float16 leaves quantise out. most_variants: of the catalogue, those first that the active student does
-    not cover; None: all.
+    not cover; None: all. hard_weight: seeds, and thus share of batches, of a variant that no student makes well, as a
+    multiple of the others'; the hardest get as much again; 1: none is preferred.
     """
 
     name: str
@@ -88,10 +90,13 @@ class Recipe:
     gate: GateRecipe = field(default_factory=GateRecipe)
     most_variants: int | None = None
     weights: str = INT8
+    hard_weight: int = 2
 
     def __post_init__(self) -> None:
         if self.weights not in WEIGHTS:
             raise ValueError(f"weights must be one of {', '.join(WEIGHTS)}, not {self.weights!r}.")
+        if not 1 <= self.hard_weight <= MOST_WEIGHT:
+            raise ValueError(f"hard_weight: from 1 to {MOST_WEIGHT}, not {self.hard_weight}.")
         if self.most_variants is not None and self.most_variants < 1:
             raise ValueError(f"most_variants: at least 1, not {self.most_variants}.")
         if not self.timesteps or min(self.timesteps) < 0:

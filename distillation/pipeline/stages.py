@@ -22,6 +22,7 @@ from distillation.pipeline.inputs import Digests, Inputs, Keyed, Loaded, digest
 from distillation.pipeline.recipes import INT8, Recipe
 from distillation.resumable import atomic, stages
 from distillation.resumable.stages import Context, OnStage, Stage
+from distillation.trainers import catalogue as catalogues
 from distillation.trainers import (
     decoder,
     dmd2,
@@ -125,7 +126,7 @@ class Chain:
     def table(self) -> tuple[Stage, ...]:
         """Return the stages in order. Raise a stage's revision when its code makes something else."""
         recipe, digests = self.recipe, self._digests
-        made_from = (digests.teacher, digests.catalogue, digests.detector)
+        made_from = (digests.teacher, digests.catalogue, digests.detector, *self._further_pairs())
         found = [Stage("pairs", Keyed(recipe.pairs, made_from), (), self._pairs, revision=3)]
         if recipe.is_warm:
             found.append(Stage(START, Keyed((), (digests.student,)), (), self._start))
@@ -226,8 +227,21 @@ class Chain:
             detector=self._loaded.detector,
             folder=context.folder,
             store=context.folder.parent / self._store_of_pairs(),
+            further=self._blocks,
             progress_bar=context.progress_bar,
         )
+
+    @cached_property
+    def _blocks(self) -> dict[int, int]:
+        """Return by row of the catalogue how often a hard variant has all its seeds once more."""
+        hard = catalogues.read_hard(self.inputs.catalogue)
+        more = self.recipe.hard_weight - 1
+        rows = enumerate(self.catalogue.slugs) if hard and more else ()
+        return {row: more * hard[slug] for row, slug in rows if slug in hard}
+
+    def _further_pairs(self) -> tuple[str, ...]:
+        """Return what keys the pairs of hard variants, nothing where there are none."""
+        return (json.dumps(self._blocks),) if self._blocks else ()
 
     def _store_of_pairs(self) -> Path:
         """Return the folder of all catalogues' pairs with this recipe, teacher and detector, relative to the root."""
@@ -237,7 +251,7 @@ class Chain:
     def files_of_pairs(self) -> list[Path]:
         """Return the files of the catalogue's variants, relative to the root, whether or not they exist."""
         store = self._store_of_pairs()
-        return [store / f"{key}.safetensors" for key in pairs.keys(self.catalogue)]
+        return [path for _, path in pairs.files(self.catalogue, store, self._blocks)]
 
     def _start(self, context: Context) -> None:
         """Write the student release's networks, fp32."""

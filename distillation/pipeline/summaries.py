@@ -7,7 +7,7 @@ _METHOD = "The structure stage alone, ten passes."
 # Fields that a run may change; `recipes.Recipe` has them.
 FIELDS = (
     "name", "summary", "image_size", "timesteps", "student", "pairs", "decoder", "structure", "regression", "matching",
-    "joint", "again", "labels", "quantise", "weights", "evaluation", "gate", "most_variants",
+    "joint", "again", "labels", "quantise", "weights", "evaluation", "gate", "most_variants", "hard_weight",
 )  # fmt: skip
 
 SUMMARIES: dict[str, str] = {

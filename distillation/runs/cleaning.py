@@ -231,7 +231,8 @@ def _needed_pairs(wanted: Sequence[Run]) -> set[Path]:
         place = folders.stage(run, "pairs")
         if place is not None and (place / "pairs.json").is_file():
             summary = json.loads((place / "pairs.json").read_text("utf-8"))
-            found |= {Path(os.path.normpath(f"{place.name}/{name}")) for name in summary["files"]}
+            names = [*summary["files"], *(name for _, name in summary.get("further", ()))]
+            found |= {Path(os.path.normpath(f"{place.name}/{name}")) for name in names}
         elif run.catalogue and (root / run.catalogue).is_dir():
             asked.append((run.recipe, inputs.gather(run.teacher, catalogue=root / run.catalogue)))
     recipe = policy.described(settings.DISTILLATION_RECIPE)

@@ -24,7 +24,8 @@ from generation.engine.errors import EngineError
 from generation.engine.prompts.embeddings import unpack
 from generation.images import storage
 from generation.models import Embedding, PromptVariant, Release
-from generation.releases import coverage
+from generation.releases import coverage, default_release, quality
+from generation.releases.default_release import Serving
 
 
 def take(
@@ -49,6 +50,7 @@ def take(
             raise DistillationRefused(f"No active prompt variant has a tag of {', '.join(tags)}.")
         catalogue = _catalogue(variants, teacher, detector)
         catalogues.write(catalogue, folder)
+        _write_hard(catalogue.slugs, folder)
         _write_examples(catalogue.slugs, min(teacher.image_sizes[0]), folder)
         files = sorted(path for path in folder.iterdir() if path.is_file())
         digest = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
@@ -62,6 +64,19 @@ def pictures(catalogue: Path) -> Path | None:
     """Return the folder of the snapshot's real images, if there are at least two."""
     folder = catalogue / catalogues.PICTURES
     return folder if folder.is_dir() and len(list(folder.iterdir())) > 1 else None
+
+
+def _write_hard(slugs: Sequence[str], folder: Path) -> None:
+    """Write which of the variants no student in service makes well, if there are any.
+
+    In two steps, not by their shares: these change with every judged picture, and the snapshot's name with them.
+    """
+    rows = Serving.now().annotated(PromptVariant.objects.filter(slug__in=slugs))
+    shares = rows.filter(default_release.hard()).values_list("slug", "student_share")
+    hardest = quality.limit() / 2
+    found = {slug: 2 if share < hardest else 1 for slug, share in shares.order_by("slug")}
+    if found:
+        atomic.write_file(folder / catalogues.HARD, json.dumps(found, indent=1) + "\n")
 
 
 def _write_examples(slugs: Sequence[str], side: int, folder: Path) -> None:

@@ -17,6 +17,8 @@ from distillation.resumable import atomic
 
 INDEX = "catalogue.json"
 TENSORS = "catalogue.safetensors"
+# Where students make prompts badly: which, with 1 or 2 for how badly.
+HARD = "hard.json"
 # Where the catalogue has accepted real pictures: which, of which variant, and the files.
 EXAMPLES = "examples.json"
 PICTURES = "examples"
@@ -70,6 +72,12 @@ def write(catalogue: Catalogue, folder: Path) -> None:
         ],
     }
     atomic.write_file(folder / INDEX, json.dumps(index, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_hard(folder: Path) -> dict[str, int]:
+    """Return how hard the variants are that are hard at all: 1, or 2 for the hardest, by slug."""
+    path = Path(folder) / HARD
+    return dict(json.loads(path.read_text("utf-8"))) if path.is_file() else {}
 
 
 def read(folder: Path) -> Catalogue:

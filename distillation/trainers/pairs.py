@@ -3,17 +3,19 @@
 Deterministic trajectories (DDIM, η = 0) of the guided teacher, a file of safetensors for each variant, named by what
 the pairs depend on: a catalogue that changed makes those of its new variants alone. A file is written whole or not at
 all, so that an interrupted stage goes on with the next ones; processes take turns. A tenth of the seeds of each variant
-is held out.
+is held out. A variant that students make badly may have further files, all for training: it has a greater share of what
+is drawn.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import torch
@@ -21,16 +23,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from distillation.detector.network import Detector
-from distillation.evaluation import attributes, perceptual_distance
 from distillation.resumable import atomic
 from distillation.resumable.progress import Bar
+from distillation.trainers import judging
 from distillation.trainers.catalogue import Catalogue
 from distillation.trainers.schedule import CLEAN
 from distillation.trainers.teacher import Teacher
 from distillation.training import checks, processes
 from distillation.training.errors import RecipeRefused
 from generation.engine import sampling
-from generation.engine.latents import as_uint8
 
 SPLITS = ("train", "held_out")
 SUMMARY = "pairs.json"
@@ -159,9 +160,12 @@ def _read(
     numbers = slice(None, kept) if split == "train" else slice(kept, None)
     files = summary["files"]
     chosen = list(range(len(files)) if prompts is None else prompts)
-    parts = [load_file(folder / files[row]) for row in chosen]
+    named = [(row, files[row]) for row in chosen]
+    if split == "train":
+        named += [(row, name) for row, name in summary.get("further", ()) if row in set(chosen)]
+    parts = [load_file(folder / name) for _, name in named]
     columns = {name: torch.stack([part[name][numbers] for part in parts], 1) for name in parts[0]}
-    rows = torch.tensor(chosen).expand_as(columns["seeds"])
+    rows = torch.tensor([row for row, _ in named]).expand_as(columns["seeds"])
     # The first seed of each variant, then the second …: the beginning of the list is like its end.
     joined = {name: column.flatten(0, 1) for name, column in columns.items()}
     return Pairs(
@@ -184,22 +188,24 @@ def generate(
     detector: Detector | None,
     folder: Path,
     store: Path,
+    further: Mapping[int, int] = MappingProxyType({}),
     progress_bar: bool = True,
 ) -> None:
     """Make the files that `store` lacks, then folder/pairs.json, which names them and counts the accepted ones.
 
-    store: of all catalogues with this recipe, teacher and detector. Raises RecipeRefused, SliceOver.
+    store: of all catalogues with this recipe, teacher and detector. further: how often rows of the catalogue have as
+    many training seeds once more. Raises RecipeRefused, SliceOver.
     """
     _require_same_encoder(teacher, catalogue)
     work = _Work(recipe, teacher, catalogue, detector, solver_timesteps(recipe, teacher))
     store = Path(store)
     store.mkdir(parents=True, exist_ok=True)
-    paths = [store / f"{key}.safetensors" for key in keys(catalogue)]
-    missing = [row for row, path in enumerate(paths) if not path.exists()]
+    found = files(catalogue, store, further)
+    missing = [(row, path) for row, path in found if not path.exists()]
     processes.barrier()  # all share out the same list: none writes before the last has looked
     together = max(1, recipe.written // recipe.seeds_per_variant)  # variants
     mine = list(_chunks(missing, together))[processes.rank() :: processes.count()]
-    done = len(paths) - len(missing)
+    done = len(found) - len(missing)
     with Bar(
         recipe.seeds_per_variant * (done + sum(map(len, mine))),
         title="pairs",
@@ -207,12 +213,12 @@ def generate(
         done=recipe.seeds_per_variant * done,
         is_shown=progress_bar and processes.is_main(),
     ) as bar:
-        for rows in mine:
-            _make_files(work, rows, paths, bar)
+        for part in mine:
+            _make_files(work, part, bar)
             bar.stop_if_over()
     processes.barrier()
     if processes.is_main():
-        _summarise(Path(folder), paths, recipe)
+        _summarise(Path(folder), found, recipe, variants=len(catalogue))
     processes.barrier()
 
 
@@ -227,19 +233,32 @@ class _Work:
     timesteps: tuple[int, ...]
 
 
-def _make_files(work: _Work, rows: Sequence[int], paths: Sequence[Path], bar: Bar) -> None:
-    """Make the files of these rows of the catalogue."""
+def files(catalogue: Catalogue, store: Path, further: Mapping[int, int]) -> list[tuple[int, Path]]:
+    """Return the files with their rows of the catalogue: one of each variant, then the further ones."""
+    names = keys(catalogue)
+    return [
+        *((row, store / f"{name}.safetensors") for row, name in enumerate(names)),
+        *(
+            (row, store / f"{names[row]}-{block}.safetensors")
+            for row, blocks in sorted(further.items())
+            for block in range(1, blocks + 1)
+        ),
+    ]
+
+
+def _make_files(work: _Work, wanted: Sequence[tuple[int, Path]], bar: Bar) -> None:
+    """Make these files, each of a row of the catalogue."""
     each = work.recipe.seeds_per_variant
-    items = [(row, seed) for row in rows for seed in _seeds(work.recipe, paths[row])]
+    items = [(row, seed) for row, path in wanted for seed in _seeds(work.recipe, path)]
     parts = []
     for chunk in _chunks(items, work.recipe.batch):
         parts.append(_solved(chunk, work))
         bar.add(len(chunk))
     tensors = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
-    for place, row in enumerate(rows):
+    for place, (_, path) in enumerate(wanted):
         of_row = slice(place * each, (place + 1) * each)
         own = {key: value[of_row].contiguous() for key, value in tensors.items()}
-        atomic.make_file(paths[row], partial(save_file, own))
+        atomic.make_file(path, partial(save_file, own))
 
 
 def keys(catalogue: Catalogue) -> list[str]:
@@ -255,9 +274,9 @@ def keys(catalogue: Catalogue) -> list[str]:
 
 
 def _seeds(recipe: PairsRecipe, path: Path) -> range:
-    """Return the seeds of the variant with this file: its own, whatever else the catalogue holds."""
-    place = int(path.stem[:8], 16)
-    first = FIRST_SEED + place * recipe.seeds_per_variant
+    """Return the seeds of a file of `files`: of its variant alone, whatever else the catalogue holds."""
+    place, block = int(path.stem[:8], 16), int(path.stem.partition("-")[2] or 0)
+    first = FIRST_SEED * (1 + block) + place * recipe.seeds_per_variant
     return range(first, first + recipe.seeds_per_variant)
 
 
@@ -314,7 +333,7 @@ def _solved(items: Sequence[Item], work: _Work) -> dict[str, Tensor]:
         if path
         else torch.empty(len(items), 0, *teacher.latent_shape, dtype=torch.float16)
     )
-    accepted, margins = _judged(latents, rows, teacher, catalogue, work.detector)
+    accepted, margins = judging.judged(latents, rows, teacher, catalogue, work.detector)
     return {
         "seeds": seeds,
         "latents": latents.half().cpu(),
@@ -324,56 +343,19 @@ def _solved(items: Sequence[Item], work: _Work) -> dict[str, Tensor]:
     }
 
 
-def _judged(
-    latents: Tensor, rows: Tensor, teacher: Teacher, catalogue: Catalogue, detector: Detector | None
-) -> tuple[Tensor, Tensor]:
-    """Return whether the pictures show what their variants state, bool [B], and by what margin, fp32 [B]."""
-    if detector is None or catalogue.stated is None or catalogue.wanted is None:
-        return torch.ones(len(rows), dtype=torch.bool), torch.ones(len(rows))
-    images = as_uint8(teacher.decode(latents)).cpu()
-    config = detector.config
-    probabilities = detector.probabilities(perceptual_distance.fitted(images, config.image_size))
-    margins = attributes.margins(
-        probabilities,
-        wanted=catalogue.wanted[rows],
-        stated=catalogue.stated[rows],
-        groups=config.groups,
-        thresholds=detector.thresholds,
-    )
-    accepted = as_stated(
-        probabilities, rows, catalogue, groups=config.groups, thresholds=detector.thresholds
-    )
-    return accepted, margins.amin(1)
-
-
-def as_stated(
-    probabilities: Tensor,
-    rows: Tensor,
-    catalogue: Catalogue,
-    *,
-    groups: tuple[int, ...],
-    thresholds: Tensor,
-) -> Tensor:
-    """Return bool [B] by the evaluation's rule. probabilities [B, bits]; rows: of the catalogue; thresholds [bits]."""
-    if catalogue.stated is None or catalogue.wanted is None:
-        raise ValueError("The catalogue states no bits.")
-    return attributes.groups_right(
-        probabilities,
-        wanted=catalogue.wanted[rows],
-        stated=catalogue.stated[rows],
-        groups=groups,
-        thresholds=thresholds,
-    ).all(1)
-
-
-def _summarise(folder: Path, paths: list[Path], recipe: PairsRecipe) -> None:
+def _summarise(
+    folder: Path, found: Sequence[tuple[int, Path]], recipe: PairsRecipe, *, variants: int
+) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    summary = {
+    named = [(row, os.path.relpath(path, folder)) for row, path in found]
+    summary: dict[str, Any] = {
         "path_timesteps": list(recipe.path_timesteps),
         "seeds_per_variant": recipe.seeds_per_variant,
         "held_out_seeds": recipe.held_out_seeds,
-        "files": [os.path.relpath(path, folder) for path in paths],
+        "files": [name for _, name in named[:variants]],
     }
+    if len(named) > variants:
+        summary["further"] = named[variants:]
     summary["counts"] = {
         split: {"pairs": len(found), "accepted": int(found.accepted.sum())}
         for split in SPLITS

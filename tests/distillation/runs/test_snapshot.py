@@ -1,6 +1,7 @@
 """Snapshots: named by content hash, with the accepted real images."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -156,3 +157,30 @@ def test_a_part_is_compared_with_the_student_that_makes_most_of_it(teacher):
 def test_a_part_is_chosen_before_the_number_of_variants_is_limited(teacher, tmp_path):
     taken = snapshot.take(teacher, tmp_path, detector=None, most=1, tags=["vase"])
     assert catalogues.read(taken).slugs == ("a-red-clay-vase",)
+
+
+def test_prompts_that_no_student_makes_well_are_named_and_get_more_pairs(
+    teacher, tmp_path, detector
+):
+    plain = snapshot.take(teacher, tmp_path, detector=detector)
+    main = make_release(name="main", encoder_fingerprint=teacher.encoder_fingerprint)
+    make_quality(main, "a blue glass mug", 4)
+    make_quality(main, "a red clay vase", 2)
+    assert snapshot.take(teacher, tmp_path, detector=detector) == plain
+    main.qualities.filter(normalized_text="a red clay vase").update(evaluated_right=1)
+    hard = snapshot.take(teacher, tmp_path, detector=detector)
+    assert catalogues.read_hard(hard) == {"a-red-clay-vase": 1}
+    main.qualities.filter(normalized_text="a red clay vase").update(evaluated_right=0)
+    hardest = snapshot.take(teacher, tmp_path, detector=detector)
+    assert catalogues.read_hard(hardest) == {"a-red-clay-vase": 2}
+
+    def files(taken: Path, **changes: object) -> list[str]:
+        given = inputs.gather(teacher, catalogue=taken, detector=str(detector))
+        recipe = replace(inputs.recipe_of({"recipe": "starter-1step"}), **changes)
+        chain = Chain(recipe, given)
+        return [stages.keys(chain.table())["pairs"], *map(str, chain.files_of_pairs())]
+
+    assert files(hard, hard_weight=1) == files(plain)
+    assert [len(files(taken)) for taken in (plain, hard, hardest)] == [3, 4, 5]
+    assert len({files(taken)[0] for taken in (plain, hard, hardest)}) == 3
+    assert files(hardest)[1:3] == files(plain)[1:]

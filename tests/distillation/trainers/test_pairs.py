@@ -10,7 +10,7 @@ import torch
 
 from distillation.detector.network import Detector, DetectorConfig
 from distillation.resumable import progress
-from distillation.trainers import pairs
+from distillation.trainers import judging, pairs
 from distillation.trainers import teacher as teachers
 from distillation.trainers.catalogue import Catalogue, bits_of
 from distillation.trainers.pairs import PairsRecipe, drawn, generate, read, solver_timesteps
@@ -68,7 +68,7 @@ def made(teacher, catalogue, tmp_path_factory) -> Path:
 
 
 def run(folder: Path, teacher: Teacher, catalogue: Catalogue, **changes) -> None:
-    detector = changes.pop("detector", None)
+    detector, further = changes.pop("detector", None), changes.pop("further", {})
     generate(
         dataclasses.replace(RECIPE, **changes),
         teacher=teacher,
@@ -76,6 +76,7 @@ def run(folder: Path, teacher: Teacher, catalogue: Catalogue, **changes) -> None
         detector=detector,
         folder=folder,
         store=folder / "store",
+        further=further,
         progress_bar=False,
     )
 
@@ -151,6 +152,18 @@ def test_a_path_of_no_timesteps_takes_no_space(teacher, catalogue, tmp_path):
     found = read(tmp_path, "train")
     assert found.path.shape == (9, 0, 4, 8, 8)
     assert torch.allclose(found.latents.float(), found.take(torch.arange(9)).latents.float())
+
+
+def test_a_hard_variant_has_further_seeds_in_training_alone(made, teacher, catalogue, tmp_path):
+    run(tmp_path, teacher, catalogue, further={1: 2})
+    before, after = read(made, "train"), read(tmp_path, "train")
+    assert torch.bincount(after.prompts).tolist() == [3, 9, 3]
+    assert len(set(after.seeds.tolist())) == len(after)
+    same = [after.seeds.tolist().index(seed) for seed in before.seeds.tolist()]
+    assert torch.equal(after.latents[same], before.latents)
+    assert torch.equal(read(tmp_path, "held_out").seeds, read(made, "held_out").seeds)
+    one = read(tmp_path, "train", prompts=[2])
+    assert torch.equal(one.seeds, before.seeds[before.prompts == 2])
 
 
 def test_the_number_of_steps_may_be_another_than_the_releases(teacher):
@@ -262,7 +275,7 @@ def judged(catalogue: Catalogue) -> Catalogue:
 
 
 def accepted(probabilities: torch.Tensor, rows: torch.Tensor, known: Catalogue) -> torch.Tensor:
-    return pairs.as_stated(
+    return judging.as_stated(
         probabilities, rows, known, groups=GROUPS, thresholds=torch.full((len(BITS),), 0.5)
     )
 
