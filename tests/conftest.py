@@ -1,5 +1,6 @@
 """Fixtures of all tests: PostgreSQL, a Redis database for each test process, folders, --device."""
 
+import gc
 import logging
 import os
 import uuid
@@ -27,6 +28,7 @@ def _own_redis_database(url: str) -> str:
     return urlunsplit(parts._replace(path=f"/{number}"))
 
 
+gc.disable()  # until all is imported
 settings.REDIS_URL = _own_redis_database(settings.REDIS_URL)
 settings.RUNTIME = "torch"  # the reference; tests of other runtimes name them
 settings.CELERY_BROKER_URL = settings.REDIS_URL.replace("unix://", "redis+socket://", 1)
@@ -54,8 +56,21 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log) -> ByFile:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the acceptance tests: they take longest and mostly wait."""
-    items.sort(key=lambda item: item.get_closest_marker("acceptance") is None)
+    """Begin with the acceptance tests: they take longest and mostly wait. Then whole processes: else they come last."""
+
+    def place(item: pytest.Item) -> int:
+        if item.get_closest_marker("acceptance"):
+            return 0
+        return 1 if item.path.parent == Path(__file__).parent else 2
+
+    items.sort(key=place)
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: each full collection of garbage would look through it again."""
+    gc.enable()
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -113,7 +128,12 @@ def web(django_db_setup, django_db_blocker, tmp_path_factory) -> Iterator[Web]:
     """The web process under uvicorn, on this process's database and Redis."""
     with django_db_blocker.unblock():
         folder = tmp_path_factory.mktemp("web")
-        web = Web(folder, LOG_LEVEL="DEBUG", PGAPPNAME="the web process of the tests")
+        web = Web(
+            folder,
+            connection="tests.quick_web:Connection",
+            LOG_LEVEL="DEBUG",
+            PGAPPNAME="the web process of the tests",
+        )
     yield web
     web.stop()
 

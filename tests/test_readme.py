@@ -8,6 +8,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from django.core.management import get_commands, load_command_class
 
 ROOT = Path(__file__).resolve().parents[1]
 # Sections whose blocks tests/acceptance/test_readme.py executes, in the order of the README.
@@ -41,6 +42,15 @@ def blocks(heading: str | None = None) -> list[str]:
 def is_make(block: str) -> bool:
     """Its commands are all `make`: they install and start what the tests run in, so they are only checked."""
     return all(line.startswith("make ") for line in block.splitlines())
+
+
+def test_the_arguments_of_manage_py_are_those_of_its_commands():
+    lines = [line for block in blocks() for line in block.splitlines() if "manage.py" in line]
+    assert lines
+    for line in lines:
+        _, name, *arguments = shlex.split(line[line.index("manage.py") :], comments=True)
+        command = load_command_class(get_commands()[name], name)
+        command.create_parser("manage.py", name).parse_args(arguments)
 
 
 def test_the_readme_has_the_commands_that_a_newcomer_needs():

@@ -60,6 +60,7 @@ def test_the_first_request_ends_with_a_picture(clone: Path, variants: list[str])
         assert (picture.format, picture.size) == ("WEBP", (128, 128))
 
 
+@pytest.mark.slow
 def test_the_engine_alone_makes_pictures_and_reports_its_times(clone: Path, variants: list[str]):
     printed = run(clone, BESIDE)
     files = sorted((clone / "out").iterdir())

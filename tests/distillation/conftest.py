@@ -1,10 +1,12 @@
 """Fixtures for distillations at toy size."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+from distillation import folders
 from distillation.detector import network as detectors
 from distillation.detector.network import Detector, DetectorConfig
 from generation.catalogue import encoding
@@ -39,3 +41,27 @@ def detector(tmp_path) -> Path:
     config = DetectorConfig(("vase", "bowl"), (2,), image_size=64, widths=(4, 8), depths=(0, 1))
     detectors.save(Detector(config), tmp_path / "detector")
     return tmp_path / "detector"
+
+
+class Stages:
+    """Stages of a whole training, which one test of a file makes and the others take over: the same inputs give the
+    same names. Of what is taken away, a run makes that stage alone again."""
+
+    def __init__(self, kept: Path) -> None:
+        self._kept = kept
+
+    def keep(self) -> None:
+        if not self._kept.exists():
+            shutil.copytree(folders.root(), self._kept)
+
+    def take(self, *, without: str = "") -> None:
+        """Take over all but the stage `without`; nothing if none are there yet."""
+        if self._kept.exists():
+            shutil.copytree(self._kept, folders.root(), dirs_exist_ok=True)
+            for folder in folders.root().glob(f"{without}-*") if without else ():
+                shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def stages(tmp_path_factory) -> Stages:
+    return Stages(tmp_path_factory.mktemp("stages") / "distillation")

@@ -41,6 +41,7 @@ def until(look: Callable[[], object], seconds: float = 180) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_generation_workers_share_what_is_submitted_and_stop_on_a_signal(
     served, start, redis_server
 ):

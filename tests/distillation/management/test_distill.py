@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from io import StringIO
@@ -41,10 +42,11 @@ def distil(*arguments: str, changes: tuple[str, ...] = SMALL) -> str:
 
 
 def test_a_catalogue_becomes_an_active_student_and_a_second_call_does_nothing_twice(
-    teacher, settings, detector
+    teacher, settings, detector, stages
 ):
     judged = ("--detector", str(detector))
     said = distil(*judged, "--name", "toy-student", "--activate")
+    stages.keep()
 
     student = Release.objects.get(name="toy-student")
     assert (student.kind, student.status) == ("student", "active")
@@ -140,13 +142,14 @@ def test_what_is_no_student_cannot_be_trained_on(teacher, detector, student, nam
         distil("--detector", str(detector), "--student", student, changes=SMALL)
 
 
-def test_a_student_of_other_passes_or_a_recipe_that_cannot_is_refused(teacher, detector):
+def test_a_student_of_other_passes_or_a_recipe_that_cannot_is_refused(teacher, detector, stages):
+    stages.take()
     judged = ("--detector", str(detector))
-    distil(*judged, "--name", "first", "--activate")
+    distil(*judged, "--name", "toy-student", "--activate")
 
     for change, named in (("timesteps=[999]", "timesteps"), ("again=null", "again")):
         with pytest.raises(CommandError, match=named):
-            distil(*judged, "--student", "first", changes=(*SMALL, change))
+            distil(*judged, "--student", "toy-student", changes=(*SMALL, change))
 
 
 def test_stages_can_be_built_alone(teacher, settings, detector):
@@ -200,6 +203,13 @@ def test_recipes_can_be_read_from_a_file(teacher, tmp_path):
         call_command("distill", "--recipe", str(path), stdout=StringIO(), stderr=StringIO())
 
 
+def test_what_is_not_installed_is_named_with_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "distillation.pipeline.acceptance", None)
+    with pytest.raises(SystemExit, match=r"acceptance.*requirements\.txt"):
+        runpy.run_path(f"{settings.BASE_DIR}/distillation/management/commands/distill.py")
+
+
+@pytest.mark.slow
 def test_a_missing_library_is_named_with_what_to_install():
     code = (
         "import sys; sys.modules['matplotlib'] = None; from django.core import management as m; "

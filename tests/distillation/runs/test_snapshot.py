@@ -130,6 +130,7 @@ def test_pictures_of_the_field_change_what_is_measured_and_not_what_is_trained_w
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_student_is_distilled_beside_pictures_of_the_field(teacher, variant, detector):
     for seed in (1, 2):
         make_accepted(variant, seed)

@@ -1,7 +1,6 @@
 """Slices: a worker executes a run through interruptions, and the gate decides on the release."""
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from distillation import folders
 from distillation.models import Run, Slice
 from distillation.pipeline import overrides
 from distillation.reports import evaluations
-from distillation.runs import approval, policy, promotion
+from distillation.runs import approval, policy, promotion, yielding
 from distillation.runs import lifecycle as runs
 from distillation.training import loop
 from distillation.worker import process, slices
@@ -29,7 +28,10 @@ pytestmark = pytest.mark.django_db(transaction=True)
 def run(teacher, detector, settings) -> Iterator[Run]:
     settings.DISTILLATION_DETECTOR = str(detector)
     settings.SLICE_SECONDS = 1000
-    yield policy.start(recipe={"recipe": "starter-1step", **overrides.parse(SMALL)})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(policy, "new_name", lambda: "toy-run")  # the same in each test
+        started = policy.start(recipe={"recipe": "starter-1step", **overrides.parse(SMALL)})
+    yield started
     heartbeat.stopping.clear()
 
 
@@ -45,8 +47,9 @@ def root(settings) -> Path:
     return settings.DATA_DIR / "distillation"
 
 
-def test_a_run_ends_with_a_release_that_two_prompts_are_too_few_to_serve(run, settings):
+def test_a_run_ends_with_a_release_that_two_prompts_are_too_few_to_serve(run, settings, stages):
     process.run()
+    stages.keep()
     run = again(run)
     assert (run.status, run.error_detail) == ("succeeded", "")
     assert (run.percent, run.variants, run.outcome) == (100.0, 2, "candidate")
@@ -88,7 +91,8 @@ def loop_stages(run: Run) -> set[str]:
     return {"pairs", "decoder", "structure", "regression", "joint", "quantise"}
 
 
-def test_the_same_worker_goes_on_when_nothing_waits(run, settings):
+def test_the_same_worker_goes_on_when_nothing_waits(run, settings, stages):
+    stages.take(without="joint")
     settings.SLICE_SECONDS = 0.05
     process.run()
     run = again(run)
@@ -130,7 +134,9 @@ def test_a_worker_that_should_end_gives_the_run_back(run, monkeypatch):
     assert again(run).token == 1
 
 
-def test_a_run_pauses_when_the_disk_is_nearly_full_and_goes_on_when_it_is_resumed(run, monkeypatch):
+def test_a_run_pauses_when_the_disk_is_nearly_full_and_goes_on_when_it_is_resumed(
+    run, monkeypatch, stages
+):
     seen = iter([10.0, 10.0])
     monkeypatch.setattr(folders, "free_gib", lambda: next(seen, 1.9))
     process.run()
@@ -140,13 +146,15 @@ def test_a_run_pauses_when_the_disk_is_nearly_full_and_goes_on_when_it_is_resume
 
     monkeypatch.setattr(folders, "free_gib", lambda: 10.0)
     runs.resume(stopped)
+    stages.take(without="joint")
     process.run()
     ended = again(run)
     assert (ended.status, ended.error_code, ended.error_detail) == ("succeeded", "", "")
 
 
-def test_jobs_come_first(run, settings, monkeypatch):
+def test_jobs_come_first(run, monkeypatch, stages):
     """While a job waits no step is made; when it is done the run goes on."""
+    stages.take(without="joint")
     variant = PromptVariant.objects.first()
     job = make_job(variant=variant, release=run.teacher, status=Job.Status.QUEUED)
     waited = []
@@ -156,7 +164,7 @@ def test_jobs_come_first(run, settings, monkeypatch):
         if len(waited) == 3:
             Job.objects.filter(pk=job.pk).update(status="canceled", finished_at=job.created_at)
 
-    monkeypatch.setattr(slices.time, "sleep", sleep)
+    monkeypatch.setattr(yielding.time, "sleep", sleep)
     process.run()
     assert len(waited) >= 3 and again(run).status == "succeeded"
 
@@ -182,24 +190,16 @@ def test_a_crash_ends_the_slice_and_the_third_one_the_run(run, monkeypatch):
 
 
 # --- what becomes of the release ------------------------------------------------------------------
-@pytest.fixture(scope="module")
-def finished_stages(tmp_path_factory) -> Path:
-    """Folder for the stages of the first run that made them all: the same inputs give the same names."""
-    return tmp_path_factory.mktemp("stages") / "distillation"
-
-
 @pytest.fixture
-def made(run, finished_stages, settings) -> tuple[Run, dict[str, Path]]:
+def made(run, stages) -> tuple[Run, dict[str, Path]]:
     """A run whose stages are all there, that is held by this process and not concluded."""
     found = {}
-    if finished_stages.exists():
-        shutil.copytree(finished_stages, root(settings), dirs_exist_ok=True)
+    stages.take()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(promotion, "conclude", lambda row, hold, folders: found.update(folders))
         patch.setattr(slices.runs, "give_back", lambda *_, **__: None)
         process.run()
-    if not finished_stages.exists():
-        shutil.copytree(root(settings), finished_stages)
+    stages.keep()
     return again(run), found
 
 
@@ -278,11 +278,11 @@ def test_a_second_run_trains_the_first_ones_student_on(made, settings):
 
 @pytest.mark.slow
 def test_what_is_measured_again_is_not_trained_again(made):
-    row, stages = made
+    row, built = made
     check = {"name": "diversity to teacher", "passed": False, "limit": 0.8, "found": 0.82, "low": 0.7, "high": 0.9,
              "detail": "", "decided": False, "seeds_to_decide": 3}  # fmt: skip
-    (stages["gate"] / "gate.json").write_text(json.dumps({"passed": False, "checks": [check]}))
-    promotion.conclude(row, runs.Hold(row.pk, row.token), stages)
+    (built["gate"] / "gate.json").write_text(json.dumps({"passed": False, "checks": [check]}))
+    promotion.conclude(row, runs.Hold(row.pk, row.token), built)
     first = again(row)
     assert first.outcome == "candidate" and "diversity" in first.outcome_reason
     second = approval.measure_again(first, seeds=3, by=None)

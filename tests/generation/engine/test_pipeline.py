@@ -24,7 +24,7 @@ from generation.engine.errors import (
     SizeNotSupported,
 )
 from generation.engine.pipeline import TOLERANCE, Pipeline
-from generation.engine.prompts.embeddings import unpack
+from generation.engine.prompts.embeddings import pack, unpack
 from generation.engine.request import GenerationRequest, GenerationResult, Timings
 from tests import tiny
 
@@ -399,18 +399,32 @@ def test_times_are_told_apart(loaded: Pipeline, eight: list[GenerationRequest]) 
     assert 0 < timings.decoder_seconds < timings.unet_seconds
 
 
-def test_generating_never_loads_a_text_encoder(tmp_path: Path) -> None:
-    """Neither the code nor the files, which are garbage here."""
+@pytest.fixture
+def without_encoder(tmp_path: Path) -> Path:
+    """A release whose text encoder's file is garbage."""
     folder = tmp_path / "release"
     tiny.make_tiny_release(folder, guidance_scale=2)
     weights = folder / "text_encoder/model.safetensors"
     weights.write_bytes(bytes(weights.stat().st_size))
+    return folder
+
+
+def test_generating_reads_no_text_encoder(without_encoder: Path) -> None:
+    loaded = pipelines.load(without_encoder, device="cpu", threads=1)
+    stored = pack(np.zeros((77, 32)), loaded.manifest.encoder_fingerprint)
+    (result,) = loaded.generate([GenerationRequest(stored, 1, 64, 64)])
+    assert result.pixels.shape == (64, 64, 3)
+
+
+@pytest.mark.slow
+def test_generating_never_loads_a_text_encoder(without_encoder: Path) -> None:
+    """Neither the code nor the files."""
     code = f"""
 import sys
 import numpy as np
 from generation.engine import pipeline, request
 from generation.engine.prompts import embeddings
-loaded = pipeline.load({str(folder)!r}, device="cpu", threads=1)
+loaded = pipeline.load({str(without_encoder)!r}, device="cpu", threads=1)
 stored = embeddings.pack(np.zeros((77, 32)), loaded.manifest.encoder_fingerprint)
 result = loaded.generate([request.GenerationRequest(stored, 1, 64, 64)])[0]
 assert result.pixels.shape == (64, 64, 3)

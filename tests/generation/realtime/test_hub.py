@@ -456,7 +456,9 @@ def test_without_postgresql_answers_are_quick_and_true(tmp_path: Path):
         web.stop()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_the_process_stops_at_once_and_answers_those_who_wait(tmp_path: Path, key, number: int):
     web = Web(tmp_path)
     made = [make_job(seed=seed) for seed in range(20)]

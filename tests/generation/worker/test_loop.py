@@ -265,6 +265,7 @@ def test_the_same_seed_gives_the_same_file_key_alone_and_in_a_batch(served, work
     assert images.keys(alone)[0] == images.keys(together[-1])[1]
 
 
+@pytest.mark.slow
 def test_a_worker_that_receives_no_message_while_jobs_wait_ends_itself(served):
     """A process with a heartbeat but no consumer: exactly what an unresponsive worker is."""
     job = submit(seed=1)
