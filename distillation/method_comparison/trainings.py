@@ -121,6 +121,11 @@ class Comparison:
         tried = {name: settings for name, settings in methods.items() if len(settings) > 1}
         total = sum(map(len, tried.values())) + seeds * len(methods)
         done = 0
+        # All at once: what cannot be trained, or not in the minutes, is refused before hours are spent.
+        for name, settings in methods.items():
+            for setting in settings:
+                show(done, total, f"time of a step: {name}, {label(name, setting)}".rstrip(", "))
+                self._steps(self._structure(setting))
 
         def made(method: str, setting: MethodRecipe, seed: int) -> Training:
             nonlocal done
@@ -153,7 +158,6 @@ class Comparison:
     def _train(
         self, method: str, setting: MethodRecipe, seed: int, show: Callable[[str], None]
     ) -> Training:
-        show("time of a step")
         structure = self._structure(setting)
         steps = self._steps(structure)
         structure = replace(structure, steps=steps, warmup=min(structure.warmup, steps // 10))

@@ -92,6 +92,15 @@ def test_methods_are_tried_trained_judged_as_releases_and_shown_and_more_seeds_g
     assert [len(row["rights"]) for row in facts["methods"]] == [2, 2]
 
 
+def test_a_method_without_time_for_a_step_is_refused_before_any_is_trained(teacher, detector):
+    settle_paces(detector, squared=3, hinton=0)
+    with pytest.raises(CommandError, match=r"minutes: 0\.5 are too few"):
+        compare(
+            "--detector", str(detector), "--methods", "hinton", "--trials", "1", "--minutes", str(MINUTES),
+        )  # fmt: skip
+    assert not list(folders.root().glob("structure-*"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
