@@ -12,10 +12,11 @@ from django.utils import timezone
 from django.utils.html import format_html
 from unfold.admin import ModelAdmin
 from unfold.decorators import action, display
-from unfold.widgets import UnfoldAdminTextInputWidget
+from unfold.widgets import UnfoldAdminFileFieldWidget, UnfoldAdminTextInputWidget
 
 from distillation.errors import DistillationRefused
 from distillation.examples import lifecycle as examples
+from distillation.examples import uploads
 from distillation.models import ImageSource
 from generation.admin import pictures
 from generation.admin.actions import ObjectActionsMixin
@@ -23,7 +24,25 @@ from generation.catalogue import variants as catalogue
 from generation.errors import GenerationError
 
 
+class PicturesWidget(UnfoldAdminFileFieldWidget):
+    allow_multiple_selected = True
+
+
+class PicturesField(forms.FileField):
+    """A field of several files. Its value is their list."""
+
+    widget = PicturesWidget
+
+    def clean(self, data: Any, initial: Any = None) -> Any:
+        return [super(PicturesField, self).clean(file, initial) for file in data or ()]
+
+
 class SourceForm(forms.ModelForm):
+    pictures = PicturesField(
+        label="Upload pictures",
+        required=False,
+        help_text="Instead of a URL: PNG, JPEG or WebP files of your computer, up to 100 and 64 MiB at once.",
+    )
     tags = forms.CharField(
         required=False,
         widget=UnfoldAdminTextInputWidget,
@@ -33,18 +52,21 @@ class SourceForm(forms.ModelForm):
 
     class Meta:
         model = ImageSource
-        fields = ("name", "url", "variants", "tags", "is_enabled")
+        fields = ("name", "url", "pictures", "variants", "tags", "is_enabled")
         help_texts = {
             "variants": "Each image illustrates all of them. Use separate sources for variants that differ in a bit.",
-            "url": "A folder below IMAGE_SOURCE_ROOTS, or https://…, s3://…, gs://…, abfs://…",
+            "url": "A folder below IMAGE_SOURCE_ROOTS, or https://…, s3://…, gs://…, abfs://…; empty for uploads.",
         }
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if "tags" in self.fields:
+            self.fields["url"].required = False
             self.initial["tags"] = ", ".join(self.instance.tags)
 
     def clean_url(self) -> str:
+        if not self.cleaned_data["url"]:
+            return ""
         try:
             examples.check_url(self.cleaned_data["url"])
         except DistillationRefused as error:
@@ -59,6 +81,15 @@ class SourceForm(forms.ModelForm):
 
     def clean(self) -> dict[str, Any]:
         data = super().clean() or self.cleaned_data
+        files = data.get("pictures", [])
+        if not data.get("url") and "url" not in self.errors and "name" in data:
+            if not files:
+                self.add_error("url", "Give a URL, or upload pictures.")
+            data["url"] = uploads.url_of(data["name"])
+        try:
+            uploads.check(files, data.get("url", ""))
+        except DistillationRefused as error:
+            self.add_error("pictures", error.detail)
         try:
             examples.check_tags(data.get("tags", ()), data.get("variants", ()))
         except DistillationRefused as error:
@@ -77,7 +108,9 @@ class ImageSourceAdmin(ObjectActionsMixin, ModelAdmin):
     readonly_fields = ("state", "taken", "accepted", "refused", "read")
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
-        own = (None, {"fields": ["name", "url", "variants", "tags", "is_enabled"]})
+        may = obj is None or self.has_change_permission(request, obj)
+        upload = ["pictures"] if may and (obj is None or obj.url.startswith(uploads.FOLDER)) else []
+        own = (None, {"fields": ["name", "url", *upload, "variants", "tags", "is_enabled"]})
         if obj is None:
             return [own]
         facts = [("state", "read"), ("taken", "accepted"), "refused"]
@@ -99,6 +132,11 @@ class ImageSourceAdmin(ObjectActionsMixin, ModelAdmin):
                 accepted_count=Count("examples", filter=Q(examples__in=examples.accepted())),
             )
         )
+
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
+        if files := form.cleaned_data.get("pictures"):
+            uploads.store(files, obj.url)
+        super().save_model(request, obj, form, change)
 
     def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
         super().save_related(request, form, formsets, change)

@@ -47,6 +47,14 @@ def check_url(url: str) -> None:
         raise DistillationRefused(str(error)) from error
 
 
+def folder_of(url: str) -> Path:
+    """Return the local folder of a source. Raises DistillationRefused if it is outside of the roots."""
+    try:
+        return places.folder_of(url, rules())
+    except places.PlaceUnusable as error:
+        raise DistillationRefused(str(error)) from error
+
+
 def check_tags(tags: Iterable[str], variants: Iterable[PromptVariant]) -> None:
     """Raise DistillationRefused if these tags and those of the variants contradict each other."""
     try:

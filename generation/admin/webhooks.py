@@ -1,5 +1,6 @@
 """Admin of webhooks: endpoints and their failures, deliveries and their payloads, replay."""
 
+import json
 from typing import Any
 
 from django.contrib import admin, messages
@@ -149,7 +150,7 @@ class DeliveryAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
     search_help_text = "Beginning of the delivery's or job's id, or part of the URL"
     actions = ("replay",)
     object_actions = ("replay",)
-    readonly_fields = ("status_badge", "next_attempt")
+    readonly_fields = ("status_badge", "next_attempt", "shown_body")
     fields = (
         ("id", "owner"),
         ("endpoint", "job"),
@@ -157,7 +158,7 @@ class DeliveryAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
         ("attempts", "next_attempt"),
         ("last_status", "last_error"),
         ("created_at", "delivered_at"),
-        "body",
+        "shown_body",
     )
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Delivery]:
@@ -188,6 +189,14 @@ class DeliveryAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
         if delivery.status != Delivery.Status.PENDING:
             return "–"
         return pictures.when(delivery.next_attempt_at)
+
+    @display(description="body")
+    def shown_body(self, delivery: Delivery) -> Any:
+        try:
+            text = json.dumps(json.loads(delivery.body), indent=2, ensure_ascii=False)
+        except ValueError:  # not made yet
+            text = delivery.body
+        return format_html('<pre class="rt-body">{}</pre>', text) if text else "–"
 
     # --- actions
     def action_applies(self, name: str, obj: Any) -> bool:

@@ -22,7 +22,20 @@ function nameTips() {
   for (const tip of document.querySelectorAll(".help-tooltip[aria-label]")) tip.setAttribute("role", "img");
 }
 
+// Shown only by a script that can copy: browsers allow it over HTTPS and on this machine.
+function offerCopies() {
+  if (!navigator.clipboard) return;
+  for (const button of document.querySelectorAll("[data-copies]")) {
+    button.hidden = false;
+    button.addEventListener("click", async () => {
+      await navigator.clipboard.writeText(document.getElementById(button.dataset.copies).textContent);
+      button.textContent = "Copied";
+    });
+  }
+}
+
 document.addEventListener("DOMContentLoaded", () => {
+  offerCopies();
   nameRegions();
   for (const title of document.querySelectorAll("#changelist-filter h3")) title.setAttribute("aria-level", "2");
   // The column of marks in the preview of an import has no heading.

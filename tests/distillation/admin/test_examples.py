@@ -1,18 +1,21 @@
 """Admin of sources and examples: adding and reading a source, decisions on images, agreement."""
 
 import re
+from pathlib import Path
 
 import pytest
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission
+from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
+from distillation.examples import ingestion
 from distillation.models import Example, ImageSource
 from tests.distillation.curated import make_detector, make_example, make_source, make_verdict
 from tests.distillation.pictures import png
-from tests.people import make_user, make_variant
+from tests.people import make_release, make_user, make_variant
 
 pytestmark = pytest.mark.django_db
 
@@ -72,6 +75,36 @@ def test_what_could_never_be_read_or_shown_is_said_at_the_field(admin, changes, 
     }
     answer = admin.post(url("add", model="imagesource"), given | changes)
     assert said in text(answer) and not ImageSource.objects.exists()
+
+
+def test_pictures_of_the_desktop_are_uploaded_and_read(admin, settings):
+    def upload(page: str, *args: object, **fields: object):
+        given = {"name": "shop", "url": "", "tags": "", "is_enabled": "on", **fields}
+        return admin.post(url(page, *args, model="imagesource"), given, follow=True)
+
+    def file(seed: int, name: str) -> SimpleUploadedFile:
+        return SimpleUploadedFile(name, png(seed, width=160, height=160), "image/png")
+
+    assert "Give a URL, or upload pictures." in text(upload("add"))
+    assert "only .png" in text(upload("add", pictures=[file(1, "page.html")]))
+    said = text(upload("add", url="vases", pictures=[file(1, "a.png")]))
+    assert "leave the URL empty" in said and not ImageSource.objects.exists()
+
+    make_release(name="teacher-1", kind="teacher", image_sizes=((64, 64),))
+    # The second name is none that a browser sends.
+    upload("add", pictures=[file(1, "red vase.png"), file(2, "../../../red vase.png")])
+    source = ImageSource.objects.get()
+    assert source.url == "uploads/shop" and source.asked_at
+    ingestion.ingest(source)
+    assert Example.objects.filter(refusal="").count() == 2
+    names = sorted(Example.objects.values_list("location", flat=True))
+    assert all(re.fullmatch(r"red-vase-[0-9a-f]{8}\.png", name) for name in names)
+
+    upload("change", source.pk, url=source.url, pictures=[file(3, "third.PNG")])
+    ingestion.ingest(source)
+    assert Example.objects.filter(refusal="").count() == 3
+    folder = Path(settings.DATA_DIR) / "sources" / "uploads" / "shop"
+    assert len(list(folder.iterdir())) == 3
 
 
 def test_sources_are_listed_with_what_came_of_them_and_read_again(admin):
