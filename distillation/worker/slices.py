@@ -132,7 +132,7 @@ class _Watch:
 
     def __call__(self, title: str, done: int, total: int) -> bool:
         """`distillation.resumable.progress.Watcher`, between two steps."""
-        self._part = done / max(1, total)
+        self._part = max(self._part, done / max(1, total))  # a stage may have several bars
         self._has_worked = True
         now = time.monotonic()
         if now - self._noted >= NOTE_SECONDS:

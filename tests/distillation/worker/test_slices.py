@@ -10,14 +10,17 @@ from distillation import folders
 from distillation.models import Run, Slice
 from distillation.pipeline import overrides
 from distillation.reports import evaluations
+from distillation.resumable.stages import Status
 from distillation.runs import approval, policy, promotion, yielding
 from distillation.runs import lifecycle as runs
 from distillation.training import loop
 from distillation.worker import process, slices
+from distillation.worker.lease import Holding
 from generation.catalogue import encoding
 from generation.infra import heartbeat
 from generation.jobs import routing
 from generation.models import Job, PromptVariant, Release
+from tests.distillation.people import make_run
 from tests.distillation.toys import SMALL
 from tests.people import make_job, make_release, make_variant
 
@@ -60,6 +63,25 @@ def test_a_run_ends_with_a_release_that_two_prompts_are_too_few_to_serve(run, se
     assert "20 are enough" in failed[0]["detail"]
     assert set(run.folders) >= {"pairs", "structure", "joint", "evaluation", "gate", "release"}
     assert (root(settings) / run.folders["evaluation"] / "report.html").exists()
+
+
+def test_the_percentage_does_not_fall_when_a_stage_begins_another_bar(monkeypatch, tmp_path):
+    monkeypatch.setattr(slices, "NOTE_SECONDS", 0.0)
+    run, holding = make_run(), Holding()
+    _, hold = runs.claim("worker-1")
+    holding.take(hold)
+    table = [Status(name, "absent", 0.0, tmp_path, 0) for name in ("evaluation", "gate")]
+    watch = slices._Watch(holding, table)
+    watch.enter(table[0])
+    percents = []
+    for title, done in (
+        ("pictures of the student", 9),
+        ("pictures of the teacher", 1),
+        ("judging", 10),
+    ):
+        watch(title, done, 10)
+        percents.append(again(run).percent)
+    assert percents[0] == percents[1] < percents[2]
 
 
 @pytest.mark.slow
