@@ -15,9 +15,10 @@ from unfold.decorators import action, display
 from generation.admin import pictures
 from generation.admin.actions import ObjectActionsMixin, ReadOnlyMixin
 from generation.errors import GenerationError
-from generation.models import Release
+from generation.models import PromptVariant, Release
 from generation.releases import activation, coverage, specialists
 from generation.releases import lifecycle as releases
+from generation.releases.default_release import Serving
 
 
 @admin.register(Release)
@@ -111,9 +112,17 @@ class ReleaseAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
 
     @display(description="covers")
     def covers(self, release: Release) -> str:
-        if release.covers_all:
-            return "the whole catalogue"
-        return f"{release.coverage.count()} prompt variants"
+        covered = (
+            "the whole catalogue"
+            if release.covers_all
+            else f"{release.coverage.count()} prompt variants"
+        )
+        if release.status != Release.Status.SPECIALIST:
+            return covered
+        serving = Serving.now()
+        active = PromptVariant.objects.filter(status=PromptVariant.Status.ACTIVE)
+        made = serving.annotated(active).filter(serving.serves(release)).count()
+        return f"{covered}; it makes {made} of the catalogue now"
 
     # --- actions
     def action_applies(self, name: str, obj: Any) -> bool:
