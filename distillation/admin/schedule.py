@@ -1,6 +1,7 @@
 """Admin of the beat schedule: django-celery-beat's pages in unfold's style, with permissions and a log."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
+from functools import cache
 from typing import Any, cast
 
 from django.contrib import admin
@@ -33,7 +34,16 @@ for model in (PeriodicTask, IntervalSchedule, CrontabSchedule, SolarSchedule, Cl
 def due_at(task: PeriodicTask) -> datetime:
     """Return when beat sends the task next: now, if it is late."""
     now = timezone.now()
-    return max(now + task.schedule.remaining_estimate(task.last_run_at or now), now)
+    due = max(now + task.schedule.remaining_estimate(task.last_run_at or now), now)
+    return (due + timedelta(seconds=0.5)).replace(microsecond=0)  # a moment has passed in between
+
+
+@cache
+def _does() -> dict[str, str]:
+    """Return what each task does, by its name: the first line of its docstring."""
+    PeriodicTaskAdmin.celery_app.loader.import_default_modules()  # the web process only sends them
+    tasks = PeriodicTaskAdmin.celery_app.tasks.items()
+    return {name: (task.__doc__ or name).strip().partition("\n")[0] for name, task in tasks}
 
 
 class TaskSelect(UnfoldAdminSelectWidget, TaskSelectWidget):
@@ -60,13 +70,11 @@ class PeriodicTaskAdmin(BeatPeriodicTaskAdmin, ModelAdmin):
     @display(description="task", ordering="name")
     def named(self, task: PeriodicTask) -> Any:
         """Return the name, and what the task does: the first line of its docstring."""
-        does = getattr(self.celery_app.tasks.get(task.task), "__doc__", None) or task.task
-        return pictures.wording(task.name, does.strip().partition("\n")[0])
+        return pictures.wording(task.name, _does().get(task.task, task.task))
 
     @display(description="when")
     def rhythm(self, task: PeriodicTask) -> str:
-        cron = task.crontab
-        return f"{cron.human_readable} {cron.timezone}" if cron else str(task.scheduler)
+        return task.crontab.human_readable if task.crontab else str(task.scheduler)
 
     @display(description="next run")
     def next_run(self, task: PeriodicTask) -> Any:

@@ -161,10 +161,8 @@ def _why_open(verdict: Verdict, seeds: int | None, decisive: Decisive | None) ->
     if decisive is None:
         return "More seeds would hardly decide it: the value is too near to the limit."
     what = "would decide it" if decisive.outcome == NON_INFERIOR else "would show that it fails"
-    return (
-        f"{seeds} seeds of each prompt are too few; about {decisive.seeds} {what}, if the value "
-        "stays."
-    )
+    few = "1 seed of each prompt is" if seeds == 1 else f"{seeds} seeds of each prompt are"
+    return f"{few} too few; about {decisive.seeds} {what}, if the value stays."
 
 
 def _unjudged(margins: Margins, candidate: Measured) -> list[Check]:

@@ -9,7 +9,7 @@ from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission
 from django.test import Client
 from django.urls import reverse
-from django_celery_beat.models import IntervalSchedule, PeriodicTask
+from django_celery_beat.models import CrontabSchedule, IntervalSchedule, PeriodicTask
 
 from generation import tasks as generation_tasks
 from generation.models import AuditEntry
@@ -81,12 +81,15 @@ def test_changes_of_the_schedule_are_written_down(tasks, light_queue):
 
 
 def test_the_list_says_what_each_task_does_and_when_it_runs_next(tasks):
+    nightly = CrontabSchedule.objects.create(hour="2", minute="30")
+    PeriodicTask.objects.create(
+        name="clean", task="generation.clean", crontab=nightly, enabled=True
+    )
     page = staff("view_periodictask").get(reverse(LIST)).content.decode()
     assert "every hour" in page
+    assert re.search(r"\d{4}-\d\d-\d\d 02:30 UTC", page)
     assert str(generation_tasks.sweep.__doc__).partition("\n")[0] in page
-    assert (
-        len(re.findall(r"field-next_run[^>]*>\s*<time class", page)) == 1
-    )  # the other is disabled
+    assert len(re.findall(r"field-next_run[^>]*>\s*<time class", page)) == 2  # one is disabled
 
 
 def test_every_action_of_every_list_needs_a_permission():
