@@ -31,7 +31,8 @@ CHANNELS = (0.5, 0.75, 1.0, 1.5)  # of the recipe's decoder
 DEPTHS = (1, 2, 4)  # residual blocks of a decoder's first level
 LEVELS = range(1, 5)  # of a decoder
 MOST_SHUFFLE = 4  # pixels a side that a decoder draws in each place; more would show as tiles
-LEFT_OUT = ("ensemble",)  # needs teachers that only a person can name
+# Needs teachers that only a person can name; is there to be compared with.
+LEFT_OUT = ("ensemble", "scratch")
 ORDERED = ("width", "channels", "depth", "shuffle")  # axes whose neighbours are alike
 # What costs depend on; the method of training changes none of them.
 SERVED = ("cut", "width", "timesteps", "channels", "depth", "shuffle", "weights")

@@ -24,8 +24,9 @@ TEMPLATE = Path(__file__).with_name("templates") / "methods.j2"
 REPORT, MARKDOWN, FACTS = "report.html", "report.md", "methods.json"
 CURVES, DIFFERENCES, PICTURES = "curves", "differences", "pictures.webp"
 WATCHED = "watched_error"  # a curve that all trainings have
+STRUCTURE = "structure"
 PANELS = {
-    "structure": "squared error to the guided teacher",
+    STRUCTURE: "squared error to the guided teacher",
     "regression": "error of the latents",
     "joint": "error of the latents",
 }
@@ -36,7 +37,8 @@ PICTURES_EACH = 2  # of a prompt, of each method
 class Line:
     """A method in the table. change: of the share of right pictures, method − baseline; None of the baseline.
 
-    right, distance: over all seeds and prompts; rights: of each seed.
+    right, distance: over all seeds and prompts; rights: of each seed. reached: share of the steps after which the error
+    that all methods have in common is as low as the baseline's at its end; None: never, or nothing was watched before.
     """
 
     method: str
@@ -46,6 +48,7 @@ class Line:
     change: Interval | None
     distance: Interval
     rights: tuple[float, ...]
+    reached: float | None
 
     @property
     def points(self) -> Interval | None:
@@ -68,6 +71,7 @@ class Line:
 def lines(finals: Mapping[str, Sequence[Training]]) -> list[Line]:
     """Return the methods, those with the most right pictures first."""
     baseline = _right(finals[SQUARED])
+    _, errors = _mean_curve(finals[SQUARED], STRUCTURE)
     found = []
     for method, trainings in finals.items():
         right, first = _right(trainings), trainings[0]
@@ -80,9 +84,25 @@ def lines(finals: Mapping[str, Sequence[Training]]) -> list[Line]:
                 None if method == SQUARED else intervals.difference(right, baseline),
                 intervals.mean(torch.stack([each.distance for each in trainings])),
                 tuple(right.nanmean(1).tolist()),
+                _reached(trainings, errors[-1]),
             )
         )
     return sorted(found, key=lambda line: -line.right.value)
+
+
+def _reached(trainings: Sequence[Training], error: float) -> float | None:
+    shares, errors = _mean_curve(trainings, STRUCTURE)
+    return next((s for s, e in zip(shares, errors, strict=True) if e <= error), None)
+
+
+def _mean_curve(trainings: Sequence[Training], stage: str) -> tuple[list[float], list[float]]:
+    """Return shares of the steps and the watched errors, the mean over the trainings."""
+    curves = [
+        plots.read_curve(training.folders[stage] / loop.METRICS)[WATCHED] for training in trainings
+    ]
+    steps = curves[0][0]
+    values = torch.tensor([curve[1] for curve in curves]).double().mean(0).tolist()
+    return [step / steps[-1] for step in steps], values
 
 
 def _right(trainings: Sequence[Training]) -> Tensor:
@@ -175,17 +195,10 @@ def _curves(finals: Mapping[str, Sequence[Training]], folder: Path) -> None:
     )
     for axes, stage in zip(grid.flat, stages, strict=True):
         for method, trainings in finals.items():
-            curves = [_curve(training.folders[stage]) for training in trainings]
-            steps = curves[0][0]
-            values = torch.tensor([curve[1] for curve in curves]).mean(0).tolist()
-            axes.plot([step / steps[-1] for step in steps], values, marker=".", label=method)
+            axes.plot(*_mean_curve(trainings, stage), marker=".", label=method)
         axes.set_yscale("log")
         axes.set(title=stage, xlabel="share of the training", ylabel=PANELS[stage], xlim=(0, 1.03))
     _save(figure, folder, CURVES)
-
-
-def _curve(stage: Path) -> tuple[list[float], list[float]]:
-    return plots.read_curve(stage / loop.METRICS)[WATCHED]
 
 
 def _save(figure: Any, folder: Path, name: str) -> None:

@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 
 from distillation.trainers.objectives.bayes import BayesRecipe
 from distillation.trainers.objectives.ensemble import EnsembleRecipe
-from distillation.trainers.objectives.guidance import GuidanceRecipe
+from distillation.trainers.objectives.guidance import GuidanceRecipe, ScratchRecipe
 from distillation.trainers.objectives.hinton import HintonRecipe
 from distillation.trainers.objectives.methods import MethodRecipe
 from distillation.trainers.objectives.mmd import MmdRecipe
@@ -31,6 +31,7 @@ SETTINGS: dict[str, tuple[MethodRecipe, ...]] = {
         )
     ),
     "bayes": tuple(BayesRecipe(beta=value) for value in (1e-2, 1e-3, 1e-1, 1e-4, 1.0)),
+    "scratch": (ScratchRecipe(),),
 }  # fmt: skip
 MOST_TRIALS = max(map(len, SETTINGS.values()))
 
@@ -65,7 +66,7 @@ def chosen(
 
 
 def label(method: str, setting: MethodRecipe) -> str:
-    """Return the values in which the method's settings differ: "temperature 0.5"; "" for the baseline."""
+    """Return the values in which the method's settings differ: "temperature 0.5"; "" for one without a weight."""
     all_settings = SETTINGS[method]
     varied = [
         each.name

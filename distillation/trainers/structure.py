@@ -16,7 +16,7 @@ from distillation.trainers.objectives import passes
 from distillation.trainers.objectives.batches import Batch, Batches, Shares
 from distillation.trainers.objectives.bayes import BayesRecipe
 from distillation.trainers.objectives.ensemble import EnsembleRecipe
-from distillation.trainers.objectives.guidance import GuidanceRecipe
+from distillation.trainers.objectives.guidance import GuidanceRecipe, ScratchRecipe
 from distillation.trainers.objectives.methods import METHODS, MethodRecipe
 from distillation.trainers.objectives.protocol import Objective, Sources
 from distillation.trainers.sample_sheets import Samples
@@ -152,7 +152,12 @@ def train(
     known = (
         recipe.objective.estimate(sources) if isinstance(recipe.objective, BayesRecipe) else None
     )
-    student = make(teacher, student_recipe, posterior=known.posterior if known else None)
+    student = make(
+        teacher,
+        student_recipe,
+        posterior=known.posterior if known else None,
+        random_seed=recipe.seed if isinstance(recipe.objective, ScratchRecipe) else None,
+    )
     task = StructureTask(
         recipe,
         student=student,

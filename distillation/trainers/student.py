@@ -95,17 +95,27 @@ def _equally_known(tensors: Mapping[str, Tensor]) -> Posterior:
 
 
 def make(
-    teacher: Teacher, recipe: StudentRecipe, *, posterior: Posterior | None = None
+    teacher: Teacher,
+    recipe: StudentRecipe,
+    *,
+    posterior: Posterior | None = None,
+    random_seed: int | None = None,
 ) -> UNet2DConditionModel:
-    """Return the student with its teacher's weights (`reduce`), fp32, trainable. Raises RecipeRefused."""
+    """Return the student with its teacher's weights (`reduce`), fp32, trainable. Raises RecipeRefused.
+
+    random_seed: of weights that are random instead.
+    """
     try:
         reduced = reduce(teacher, recipe, posterior=posterior)
     except StudentRefused as error:
         raise RecipeRefused(
             f"student (cut {recipe.cut}, width {recipe.width}) does not fit {teacher.manifest.name}: {error}"
         ) from error
-    student = UNet2DConditionModel.from_config(dict(reduced.shape.config))
-    student.load_state_dict(reduced.tensors)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(random_seed or 0)
+        student = UNet2DConditionModel.from_config(dict(reduced.shape.config))
+    if random_seed is None:
+        student.load_state_dict(reduced.tensors)
     student.set_attn_processor(teacher.attention_processor())
     return student.to(teacher.device)
 

@@ -32,13 +32,21 @@ class GuidanceRecipe:
     feature_weight: float | None = None
 
     def __post_init__(self) -> None:
-        checks.one_of(self, "method", ("guidance",))
+        checks.one_of(self, "method", (type(self).method,))
         checks.positive(self, "guidance_scale")
         checks.share(self, "hard_weight")
         checks.not_negative(self, "feature_weight")
 
     def make(self, sources: Sources, student: UNet2DConditionModel) -> "Guidance":
         return Guidance(self, sources, student)
+
+
+@dataclass(frozen=True)
+class ScratchRecipe(GuidanceRecipe):
+    """As GuidanceRecipe, of a student that begins with random weights: the others begin as their teacher."""
+
+    method: str = "scratch"
+    feature_weight: float | None = 0.0
 
 
 class Guidance(StudentObjective):

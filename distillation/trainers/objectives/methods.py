@@ -2,11 +2,13 @@
 
 from distillation.trainers.objectives.bayes import BayesRecipe
 from distillation.trainers.objectives.ensemble import EnsembleRecipe
-from distillation.trainers.objectives.guidance import GuidanceRecipe
+from distillation.trainers.objectives.guidance import GuidanceRecipe, ScratchRecipe
 from distillation.trainers.objectives.hinton import HintonRecipe
 from distillation.trainers.objectives.mmd import MmdRecipe
 
-MethodRecipe = GuidanceRecipe | HintonRecipe | EnsembleRecipe | MmdRecipe | BayesRecipe
+MethodRecipe = (
+    GuidanceRecipe | HintonRecipe | EnsembleRecipe | MmdRecipe | BayesRecipe | ScratchRecipe
+)
 
 METHODS: dict[str, type[MethodRecipe]] = {
     "guidance": GuidanceRecipe,
@@ -14,4 +16,5 @@ METHODS: dict[str, type[MethodRecipe]] = {
     "ensemble": EnsembleRecipe,
     "mmd": MmdRecipe,
     "bayes": BayesRecipe,
+    "scratch": ScratchRecipe,
 }

@@ -12,7 +12,7 @@ from distillation.resumable.progress import SliceOver
 from distillation.trainers import structure
 from distillation.trainers.objectives.bayes import BayesRecipe
 from distillation.trainers.objectives.ensemble import EnsembleRecipe
-from distillation.trainers.objectives.guidance import GuidanceRecipe
+from distillation.trainers.objectives.guidance import GuidanceRecipe, ScratchRecipe
 from distillation.trainers.objectives.hinton import HintonRecipe
 from distillation.trainers.objectives.methods import METHODS
 from distillation.trainers.objectives.mmd import MmdRecipe
@@ -29,6 +29,7 @@ OBJECTIVES = (
     EnsembleRecipe(),
     MmdRecipe(samples=2),
     BAYES,
+    ScratchRecipe(),
 )
 
 
@@ -68,6 +69,17 @@ def test_the_averaged_student_is_given_back_and_saved(tmp_path, objective, kind)
     assert last["watched_error"] > 0
     parts = set(last) - {"step", "seconds", "loss", "gradient_norm", "watched_error"}
     assert last["loss"] == pytest.approx(sum(last[name] for name in parts), rel=1e-4)
+
+
+def test_from_scratch_the_weights_are_the_seeds_and_not_the_teachers():
+    teacher = toys.teacher()
+    own = teacher.unet.state_dict()
+    first, again, other = (
+        structure.make(teacher, toys.TINY, random_seed=seed).state_dict() for seed in (0, 0, 1)
+    )
+    name = "conv_in.weight"
+    assert torch.equal(first[name], again[name])
+    assert not torch.equal(first[name], other[name]) and not torch.equal(first[name], own[name])
 
 
 def test_a_narrow_student_is_trained(tmp_path):
