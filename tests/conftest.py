@@ -28,7 +28,7 @@ def _own_redis_database(url: str) -> str:
     return urlunsplit(parts._replace(path=f"/{number}"))
 
 
-gc.disable()  # until all is imported
+gc.disable()  # until all tests are collected: imports make many objects that stay
 settings.REDIS_URL = _own_redis_database(settings.REDIS_URL)
 settings.RUNTIME = "torch"  # the reference; tests of other runtimes name them
 settings.CELERY_BROKER_URL = settings.REDIS_URL.replace("unix://", "redis+socket://", 1)
@@ -67,10 +67,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What is imported by now stays: each full collection of garbage would look through it again."""
     gc.enable()
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)

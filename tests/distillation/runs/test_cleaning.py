@@ -181,7 +181,7 @@ def test_pictures_stay_of_releases_that_are_measured_again():
 
 # --- pairs ----------------------------------------------------------------------------------------
 @pytest.fixture
-def made(teacher, detector, settings, tmp_path) -> Run:
+def made(teacher, detector, settings, tmp_path, stages) -> Run:
     """A run that has made the pairs of both variants, which are old."""
     settings.DISTILLATION_DETECTOR = str(detector)
     description = {"recipe": "starter-1step", **overrides.parse(SMALL)}
@@ -189,7 +189,9 @@ def made(teacher, detector, settings, tmp_path) -> Run:
     settings.DISTILLATION_RECIPE = str(tmp_path / "recipe.json")
     given = inputs.gather(teacher)
     chain = Chain(inputs.recipe_of(description), given, name="any")
+    stages.take()
     found = chain.build(folders.root(), only=["pairs"], progress_bar=False)
+    stages.keep()
     age(folders.root() / "pairs", 31)
     return make_run(
         teacher=teacher, recipe=description, catalogue=given.catalogue.name,

@@ -198,9 +198,10 @@ def test_the_wish_survives_the_header():
 
 
 # --- the web process ------------------------------------------------------------------------------
-@pytest.fixture
-def deaf_web(transactional_db, tmp_path: Path) -> Iterator[Web]:
-    web = Web(tmp_path, redis_url="redis://127.0.0.1:1/0")
+@pytest.fixture(scope="module")
+def deaf_web(django_db_setup, django_db_blocker, tmp_path_factory) -> Iterator[Web]:
+    with django_db_blocker.unblock():
+        web = Web(tmp_path_factory.mktemp("deaf"), redis_url="redis://127.0.0.1:1/0")
     yield web
     web.stop()
 
