@@ -52,8 +52,12 @@ def chosen(
     wanted = names or [name for name in SETTINGS if teachers or name != ENSEMBLE]
     if ENSEMBLE in wanted and not teachers:
         raise RecipeRefused(
-            "The method ensemble needs further teachers: give --with-teacher FOLDER, a release with the teacher's "
+            "The method ensemble needs further teachers: give --with-teacher RELEASE, one with the teacher's "
             "latents and noise schedule, such as a checkpoint of its own training; or leave the method out."
+        )
+    if teachers and ENSEMBLE not in wanted:
+        raise RecipeRefused(
+            "Further teachers are of the method ensemble: name it, or leave them out."
         )
     found = {name: SETTINGS[name][:trials] for name in SETTINGS if name in {SQUARED, *wanted}}
     if ENSEMBLE in found:

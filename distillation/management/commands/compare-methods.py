@@ -81,7 +81,7 @@ class Command(BaseCommand):
             action="append",
             default=[],
             dest="teachers",
-            metavar="RELEASE_FOLDER",
+            metavar="RELEASE|FOLDER",
             help="a further teacher for the method ensemble, which is left out without one; repeatable",
         )
         parser.add_argument("--teacher", metavar="RELEASE", help="default: the active one")
@@ -109,7 +109,7 @@ class Command(BaseCommand):
         methods = settings.chosen(
             options["methods"],
             trials=options["trials"],
-            teachers=[str(Path(folder).resolve()) for folder in options["teachers"]],
+            teachers=[str(_release(given)) for given in options["teachers"]],
         )
         recipe = inputs.recipe_of(policy.described(options["recipe"]))
         recipe = overrides.changed(recipe, overrides.parse(options["changes"]))
@@ -144,3 +144,9 @@ class Command(BaseCommand):
             )
         self.stdout.write(report.opening(report.lines(outcome.finals)))
         self.stdout.write(f"Report: {comparison.folder / report.REPORT}")
+
+
+def _release(given: str) -> Path:
+    """Return the folder of a release, given by itself or by the release's name."""
+    folder = Path(given)
+    return folder.resolve() if folder.is_dir() else releases.folder(releases.named(given))

@@ -75,8 +75,6 @@ class Ensemble:
         self._student = student
         others = (_like(self._teacher, folder) for folder in recipe.teachers)
         self._members = (self._teacher, *others)
-        for member in self._members:
-            passes.scale_of(member, None, field="teachers")
         count = len(self._members)
         self._weights = torch.tensor(recipe.weights or (1 / count,) * count)
         self.modules: dict[str, nn.Module] = {}

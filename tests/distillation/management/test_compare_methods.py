@@ -107,6 +107,7 @@ def test_a_method_without_time_for_a_step_is_refused_before_any_is_trained(teach
     [
         (("--methods", "magic"), "magic.*hinton"),
         (("--methods", "ensemble"), "--with-teacher"),
+        (("--with-teacher", "nobody"), "nobody"),
         (("--trials", "9"), "trials"),
         (("--seeds", "0"), "seeds"),
         (("--minutes", "0"), "minutes"),

@@ -2,9 +2,12 @@
 
 from dataclasses import fields
 
+import pytest
+
 from distillation.method_comparison import settings
 from distillation.method_comparison.settings import SETTINGS, SQUARED
 from distillation.trainers.objectives.methods import METHODS
+from distillation.training.errors import RecipeRefused
 
 WEIGHTLESS = (SQUARED, "scratch")
 
@@ -37,3 +40,5 @@ def test_the_baseline_is_always_there_and_further_teachers_reach_the_ensemble():
     assert list(found) == [SQUARED, "ensemble"]
     assert [one.teachers for one in found["ensemble"]] == [("a", "b")] * 2
     assert "ensemble" not in settings.chosen([], trials=1, teachers=[])
+    with pytest.raises(RecipeRefused, match="of the method ensemble"):
+        settings.chosen(["mmd"], trials=1, teachers=["a"])
