@@ -20,7 +20,7 @@ from distillation.examples import uploads
 from distillation.models import ImageSource
 from generation.admin import pictures
 from generation.admin.actions import ObjectActionsMixin
-from generation.catalogue import variants as catalogue
+from generation.catalogue import text_rules
 from generation.errors import GenerationError
 
 
@@ -75,7 +75,7 @@ class SourceForm(forms.ModelForm):
 
     def clean_tags(self) -> list[str]:
         try:
-            return catalogue.tidy_tags(self.cleaned_data["tags"].split(","))
+            return text_rules.tidy_tags(self.cleaned_data["tags"].split(","))
         except GenerationError as error:
             raise ValidationError(error.detail) from error
 

@@ -12,7 +12,7 @@ from distillation.detectors import loading
 from distillation.detectors import registry as detectors
 from distillation.evaluation.perceptual_distance import fitted
 from distillation.models import Detector
-from generation.catalogue.variants import NOT
+from generation.catalogue.text_rules import NOT
 from generation.jobs.quality_control import Finding
 from generation.models import Release
 

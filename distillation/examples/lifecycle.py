@@ -19,7 +19,7 @@ from distillation import notifications
 from distillation.errors import DistillationRefused
 from distillation.examples import sources as places
 from distillation.models import Detector, Example, ImageSource, Verdict
-from generation.catalogue import variants as catalogue
+from generation.catalogue import text_rules
 from generation.errors import PromptInvalid
 from generation.models import PromptVariant
 
@@ -58,7 +58,7 @@ def folder_of(url: str) -> Path:
 def check_tags(tags: Iterable[str], variants: Iterable[PromptVariant]) -> None:
     """Raise DistillationRefused if these tags and those of the variants contradict each other."""
     try:
-        catalogue.tidy_tags([*tags, *(tag for variant in variants for tag in variant.tags)])
+        text_rules.tidy_tags([*tags, *(tag for variant in variants for tag in variant.tags)])
     except PromptInvalid as error:
         raise DistillationRefused(error.detail) from error
 
@@ -76,7 +76,7 @@ def add(
     with transaction.atomic():
         if ImageSource.objects.filter(name=name).exists():
             raise DistillationRefused(f"A source named {name} already exists. Give another name.")
-        source = ImageSource.objects.create(name=name, url=url, tags=catalogue.tidy_tags(tags))
+        source = ImageSource.objects.create(name=name, url=url, tags=text_rules.tidy_tags(tags))
         source.variants.set(variants)
         log.info("image_source_added", source=name, url=url)
         ask(ImageSource.objects.filter(pk=source.pk))
@@ -103,7 +103,7 @@ def waiting() -> QuerySet[ImageSource]:
 def demands(source: ImageSource) -> tuple[list[str], list[str]]:
     """Return the bits that each image of the source must show and must not: it illustrates all variants."""
     tags = {*source.tags, *(tag for variant in source.variants.all() for tag in variant.tags)}
-    prefix = catalogue.NOT
+    prefix = text_rules.NOT
     absent = {tag.removeprefix(prefix) for tag in tags if tag.startswith(prefix)}
     return sorted(tag for tag in tags if not tag.startswith(prefix)), sorted(absent)
 

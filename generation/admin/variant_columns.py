@@ -9,7 +9,7 @@ from django.utils.safestring import SafeString
 
 from generation.admin import pictures
 from generation.catalogue.standing import Board, Standing
-from generation.catalogue.variants import NOT
+from generation.catalogue.text_rules import NOT
 from generation.models import PromptVariant
 from generation.releases import quality
 from generation.releases.quality import Judged

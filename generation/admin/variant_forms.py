@@ -20,7 +20,7 @@ from unfold.widgets import (
     UnfoldBooleanWidget,
 )
 
-from generation.catalogue import editing, objections
+from generation.catalogue import editing, objections, text_rules
 from generation.catalogue import variants as catalogue
 from generation.catalogue.standing import Board, Standing
 from generation.catalogue.variants import EmbeddingState
@@ -73,7 +73,7 @@ class TagsField(forms.CharField):
 
     def clean(self, value: Any) -> list[str]:
         try:
-            return catalogue.tidy_tags(super().clean(value).split(","))
+            return text_rules.tidy_tags(super().clean(value).split(","))
         except PromptInvalid as error:
             raise ValidationError(error.detail) from error
 
@@ -108,7 +108,7 @@ class VariantForm(forms.ModelForm):
     )
     text = forms.CharField(
         widget=UnfoldAdminExpandableTextareaWidget(attrs={"rows": 2}),
-        help_text=f"1 to {catalogue.MAX_WORDS} words.",
+        help_text=f"1 to {text_rules.MAX_WORDS} words.",
     )
     tags = TagsField(
         help_text="Separated by commas. Tags that the detector knows are checked in images; "
@@ -137,7 +137,7 @@ class VariantForm(forms.ModelForm):
         if text == self.instance.text:
             return text
         try:
-            catalogue.validate_text(text, pk=self.instance.pk)
+            text_rules.validate_text(text, pk=self.instance.pk)
         except PromptInvalid as error:
             raise ValidationError(error.detail) from error
         return text
@@ -150,7 +150,7 @@ class VariantForm(forms.ModelForm):
             error = catalogue.text_is_locked(variant.slug)
             self.add_error("new_revision", ValidationError(error.detail))
         if not data.get("slug") and text:
-            data["slug"] = variant.slug or catalogue.slug_for(text)
+            data["slug"] = variant.slug or text_rules.slug_for(text)
         return data
 
 

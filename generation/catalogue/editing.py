@@ -9,6 +9,7 @@ from django.db.models import Q, QuerySet
 from django.utils import timezone
 
 from generation.access import audit
+from generation.catalogue import text_rules
 from generation.catalogue import variants as catalogue
 from generation.errors import InvalidRequest, VariantNotFound
 from generation.models import AuditEntry, PromptVariant
@@ -82,11 +83,11 @@ def change_tags(
     variants: QuerySet[PromptVariant], *, add: Sequence[str] = (), remove: Sequence[str] = ()
 ) -> Change:
     """Add and remove tags. Raises PromptInvalid if a variant's tags would contradict each other."""
-    added, dropped = catalogue.tidy_tags(add), set(catalogue.tidy_tags(remove))
+    added, dropped = text_rules.tidy_tags(add), set(text_rules.tidy_tags(remove))
     with transaction.atomic():
         changed = []
         for variant in variants.order_by("pk").select_for_update(of=("self",)):
-            tags = catalogue.tidy_tags([*(t for t in variant.tags if t not in dropped), *added])
+            tags = text_rules.tidy_tags([*(t for t in variant.tags if t not in dropped), *added])
             if tags != variant.tags:
                 variant.tags, variant.updated_at = tags, timezone.now()
                 changed.append(variant)

@@ -11,7 +11,7 @@ import tablib
 from import_export import widgets
 from import_export.formats import base_formats
 
-from generation.catalogue import variants as catalogue
+from generation.catalogue import text_rules
 from generation.errors import InvalidRequest
 
 COLUMNS = ("slug", "text", "tags", "status", "notes")
@@ -30,7 +30,7 @@ class TagsWidget(widgets.Widget):
             value = value.replace("|", ",").split(",")
         if not isinstance(value, list) or not all(isinstance(tag, str) for tag in value):
             raise ValueError("Give tags separated by commas or bars, or as a list.")
-        return catalogue.tidy_tags(value)
+        return text_rules.tidy_tags(value)
 
     def render(self, value: Any, obj: Any = None, **kwargs: Any) -> TagList:
         return TagList(value or [])

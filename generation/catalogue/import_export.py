@@ -16,7 +16,7 @@ from django.utils.functional import cached_property
 from import_export import fields, resources
 
 from generation.access import audit
-from generation.catalogue import editing
+from generation.catalogue import editing, text_rules
 from generation.catalogue import variants as catalogue
 from generation.catalogue.file_formats import COLUMNS, TagList, TagsWidget, format_of
 from generation.engine.prompts.texts import normalize, tidy
@@ -56,7 +56,7 @@ class VariantResource(resources.ModelResource):
         self._variants: dict[str, PromptVariant] = {}  # by slug
         self._texts: dict[str, str] = {}  # normalised text → slug
         self._seen: dict[str, int] = {}  # slug → row of the file
-        self._limits: list[catalogue.Limit] = []
+        self._limits: list[text_rules.Limit] = []
         self._before: tuple | None = None
         self._saved: list[PromptVariant] = []
 
@@ -65,13 +65,13 @@ class VariantResource(resources.ModelResource):
         for variant in PromptVariant.objects.select_for_update().order_by("pk"):
             self._variants[variant.slug] = variant
             self._texts[variant.normalized_text] = variant.slug
-        self._limits = catalogue.limits()
+        self._limits = text_rules.limits()
 
     def get_or_init_instance(self, instance_loader: Any, row: dict) -> tuple[PromptVariant, bool]:
         slug = str(row.get("slug") or "").strip()
         if not slug:
             normalized = normalize(str(row.get("text") or ""))
-            slug = self._texts.get(normalized) or catalogue.slug_for(normalized, self._variants)
+            slug = self._texts.get(normalized) or text_rules.slug_for(normalized, self._variants)
         row["slug"] = slug
         known = self._variants.get(slug)
         if known is not None:
@@ -117,11 +117,11 @@ class VariantResource(resources.ModelResource):
         instance.text = tidy(str(instance.text))
         if instance.pk and instance.text == old_text:
             return
-        normalized = catalogue.check_text(instance.text, self._limits)
+        normalized = text_rules.check_text(instance.text, self._limits)
         # A text that an earlier row of this file replaced stays taken: a second import may use it.
         owner = self._texts.setdefault(normalized, instance.slug)
         if owner != instance.slug:
-            raise catalogue.duplicate(owner)
+            raise text_rules.duplicate(owner)
         if instance.pk:
             if not self._new_revisions and instance.pk in self._with_images:
                 raise catalogue.text_is_locked(instance.slug)

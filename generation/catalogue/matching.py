@@ -10,7 +10,7 @@ import structlog
 from django.conf import settings
 from django.db.models import Count, F, QuerySet, Sum
 
-from generation.catalogue import match_requests
+from generation.catalogue import match_requests, text_rules
 from generation.catalogue import variants as catalogue
 from generation.catalogue.match_requests import Answer, Near, Question
 from generation.engine.prompts.texts import tidy
@@ -41,7 +41,7 @@ def find(text: str, *, exactly: bool = False) -> Match:
     May block the thread for WAIT_SECONDS. Raises PromptInvalid, VariantNotFound (with the most similar variants if
     known), EncoderBusy and EncoderUnavailable.
     """
-    normalized = catalogue.check_text(text, ())
+    normalized = text_rules.check_text(text, ())
     try:
         return Match(catalogue.find(text=text))
     except VariantNotFound:

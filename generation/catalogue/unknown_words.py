@@ -8,8 +8,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
-from generation.catalogue import objections
-from generation.catalogue import variants as catalogue
+from generation.catalogue import objections, text_rules
 from generation.engine.prompts import tokens
 from generation.engine.prompts.texts import normalize
 
@@ -21,7 +20,7 @@ class Vocabulary:
     """Words of all encoders in use, as of its creation. Make one for many texts."""
 
     def __init__(self) -> None:
-        self._folders = [limit.folder for limit in catalogue.limits()]
+        self._folders = [limit.folder for limit in text_rules.limits()]
 
     def unknown(self, text: str) -> list[str]:
         """Return the words of the text that an encoder does not know, each once."""

@@ -1,13 +1,6 @@
-"""Prompt variants: rules for texts, changes, look-up by slug or text, and states of their embeddings.
+"""Prompt variants: changes, look-up by slug or text, and states of their embeddings."""
 
-The rules of a text are in `check_text` and `validate_text`, for forms, imports and the API alike.
-"""
-
-import hashlib
-import unicodedata
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
 
 import structlog
 from django.db import IntegrityError, connection, models, transaction
@@ -25,11 +18,9 @@ from django.db.models import (
     When,
 )
 from django.db.models.functions import Coalesce
-from django.utils.text import slugify
 
 from generation.access import audit
-from generation.engine.errors import ReleaseInvalid
-from generation.engine.prompts import tokens
+from generation.catalogue import text_rules
 from generation.engine.prompts.texts import normalize, tidy
 from generation.errors import EncodingFailed, PromptInvalid, VariantNotEncoded, VariantNotFound
 from generation.infra import notifications
@@ -37,12 +28,6 @@ from generation.models import Embedding, Image, PromptVariant, Release
 from generation.releases import lifecycle as releases
 
 log = structlog.get_logger(__name__)
-
-MAX_WORDS = 12
-MAX_CHARACTERS = 300
-MAX_TAG_CHARACTERS = 60
-TAG_SEPARATORS = ",|"
-NOT = "not-"  # prefix of a tag whose subject must not be in the picture
 
 # Values of `Embedding.error` after which the row counts as missing and is encoded again.
 ENCODE_AGAIN = "To be encoded again."
@@ -56,109 +41,6 @@ class EmbeddingState(models.TextChoices):
     PENDING = "pending"
     STALE = "stale", "stale (encoded before the text or the encoder changed)"
     FAILED = "failed"
-
-
-# --- text -----------------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class Limit:
-    """A text encoder in use: the folder of its tokenizer and its limit in tokens, start and end included."""
-
-    release_name: str
-    folder: Path
-    max_tokens: int
-
-
-def limits() -> list[Limit]:
-    """Return the limit of every encoder in use whose tokenizer can be read. Read it once for many texts."""
-    found = []
-    for release in releases.encoders_in_use():
-        folder = releases.folder(release)
-        try:
-            tokens.load_tokenizer(folder)
-        except ReleaseInvalid as error:
-            # The encode worker refuses texts that are too long, and reports the missing encoder.
-            log.warning("tokenizer_unavailable", release=release.name, error=str(error))
-        else:
-            found.append(Limit(release.name, folder, int(release.manifest["max_tokens"])))
-    return found
-
-
-def check_text(text: str, encoders: Iterable[Limit]) -> str:
-    """Return the normalised text if words, characters and tokens are within the limits. Raises PromptInvalid."""
-    normalized = normalize(text)
-    words = len(normalized.split())
-    if words == 0:
-        raise PromptInvalid(f"The text is empty; give 1 to {MAX_WORDS} words.", parameter="text")
-    if words > MAX_WORDS:
-        raise PromptInvalid(
-            f"The text has {words} words; at most {MAX_WORDS} are allowed.", parameter="text"
-        )
-    characters = max(len(tidy(text)), len(normalized))
-    if characters > MAX_CHARACTERS:
-        raise PromptInvalid(
-            f"The text has {characters} characters; at most {MAX_CHARACTERS} are allowed.",
-            parameter="text",
-        )
-    if any(unicodedata.category(character) in ("Cc", "Cs") for character in tidy(text)):
-        raise PromptInvalid("The text contains a control character.", parameter="text")
-    for encoder in encoders:
-        count = tokens.count_tokens(encoder.folder, tidy(text))
-        if count > encoder.max_tokens:
-            raise PromptInvalid(
-                f"The text has {count} tokens; the text encoder of {encoder.release_name} accepts at most "
-                f"{encoder.max_tokens}. Use fewer or more common words.",
-                parameter="text",
-            )
-    return normalized
-
-
-def duplicate(slug: str) -> PromptInvalid:
-    """Return the error of a text that another variant has."""
-    return PromptInvalid(
-        f"The prompt variant “{slug}” already has this text (case, spaces and Unicode forms are ignored).",
-        parameter="text",
-    )
-
-
-def validate_text(text: str, *, pk: int | None = None) -> str:
-    """Return the normalised text. pk: of the variant that gets the text, if it exists. Raises PromptInvalid."""
-    normalized = check_text(text, limits())
-    same = PromptVariant.objects.filter(normalized_text=normalized).first()
-    if same and same.pk != pk:
-        raise duplicate(same.slug)
-    return normalized
-
-
-def tidy_tags(tags: Iterable[str]) -> list[str]:
-    """Return each tag once, in order. Raises PromptInvalid."""
-    clean = list(dict.fromkeys(tag for tag in map(tidy, tags) if tag))
-    for tag in clean:
-        if len(tag) > MAX_TAG_CHARACTERS or any(mark in tag for mark in TAG_SEPARATORS):
-            raise PromptInvalid(
-                f"The tag “{tag}” is not allowed: at most {MAX_TAG_CHARACTERS} characters, no comma, no bar.",
-                parameter="tags",
-            )
-        if f"{NOT}{tag}" in clean:
-            raise PromptInvalid(
-                f"The tags “{tag}” and “{NOT}{tag}” contradict each other. Remove one of them.",
-                parameter="tags",
-            )
-    return clean
-
-
-def slug_for(text: str, taken: Iterable[str] | None = None) -> str:
-    """Return a free slug made of the text. taken: slugs that are not free; by default those of the catalogue."""
-    limit = 110  # room for a number within the column's 120
-    stem = slugify(text)[:limit].rstrip("-") or hashlib.sha256(text.encode()).hexdigest()[:12]
-    if taken is None:
-        taken = set(
-            PromptVariant.objects.filter(slug__startswith=stem).values_list("slug", flat=True)
-        )
-    slug, number = stem, 1
-    while slug in taken:
-        number += 1
-        slug = f"{stem}-{number}"
-    return slug
 
 
 # --- change ---------------------------------------------------------------------------------------
@@ -187,11 +69,11 @@ def save(variant: PromptVariant, *, new_revision: bool = False) -> PromptVariant
         else None
     )
     variant.text = tidy(variant.text)
-    variant.tags = tidy_tags(variant.tags)
-    variant.slug = variant.slug or slug_for(variant.text)
+    variant.tags = text_rules.tidy_tags(variant.tags)
+    variant.slug = variant.slug or text_rules.slug_for(variant.text)
     changed = stored is not None and stored.text != variant.text
     if stored is None or changed:
-        variant.normalized_text = validate_text(variant.text, pk=variant.pk)
+        variant.normalized_text = text_rules.validate_text(variant.text, pk=variant.pk)
     if stored:
         if changed and not new_revision and has_images(stored):
             raise text_is_locked(stored.slug)
@@ -234,7 +116,7 @@ def _conflict(variant: PromptVariant) -> PromptInvalid:
     same = PromptVariant.objects.filter(normalized_text=variant.normalized_text)
     same = same.exclude(pk=variant.pk)
     if other := same.first():
-        return duplicate(other.slug)
+        return text_rules.duplicate(other.slug)
     return PromptInvalid(f"The slug “{variant.slug}” is already in use.", parameter="slug")
 
 
@@ -259,7 +141,7 @@ def find(*, slug: str | None = None, text: str | None = None) -> PromptVariant:
     variant = PromptVariant.objects.filter(**wanted).first()
     if variant is None:
         raise VariantNotFound(
-            f"No prompt variant matches “{value[:MAX_CHARACTERS]}”.",
+            f"No prompt variant matches “{value[: text_rules.MAX_CHARACTERS]}”.",
             parameter=parameter,
         )
     if variant.status != PromptVariant.Status.ACTIVE:

@@ -12,7 +12,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from generation.access import quotas
-from generation.catalogue import matching
+from generation.catalogue import matching, text_rules
 from generation.catalogue import variants as catalogue
 from generation.catalogue.matching import Match
 from generation.errors import InvalidRequest
@@ -72,7 +72,7 @@ def _resolve(request: JobRequest, seed: int) -> tuple[Match, Route]:
     One query, unless the text is no variant's: then the encode worker matches it.
     """
     text = request.text
-    normalized = None if text is None else catalogue.check_text(text, ())
+    normalized = None if text is None else text_rules.check_text(text, ())
     found = routing.find(request.model, slug=request.variant, normalized_text=normalized)
     if found is not None:
         match = Match(found[0])

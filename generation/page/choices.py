@@ -9,7 +9,7 @@ from django.db.models import Case, Count, F, Q, QuerySet, Value, When
 from django.utils.functional import cached_property
 
 from generation.api.views.variants import examples
-from generation.catalogue import variants as catalogue
+from generation.catalogue import text_rules
 from generation.engine.prompts.texts import normalize
 from generation.images import links
 from generation.models import PromptVariant, Release
@@ -60,7 +60,7 @@ def search(text: str, wanted: Sequence[str], *, slug: str = "", is_own_text: boo
     corrected or only slips of the keyboard. is_own_text: the text itself is selected instead.
     """
     normalized = normalize(text)
-    words = normalized.split()[: catalogue.MAX_WORDS]
+    words = normalized.split()[: text_rules.MAX_WORDS]
     chosen_tags = list(dict.fromkeys(wanted))[:MOST_TAGS]
     rows = _fitting(words, chosen_tags)
     found = list(rows.order_by("slug")[: MOST_VARIANTS + 1])

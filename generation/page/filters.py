@@ -12,7 +12,7 @@ from rest_framework import serializers
 
 from generation.api.serializers.shapes import Strict
 from generation.api.views.jobs import owned
-from generation.catalogue.variants import MAX_WORDS
+from generation.catalogue.text_rules import MAX_WORDS
 from generation.engine.prompts.texts import normalize
 from generation.models import Favourite, Job, PromptVariant
 from generation.page.presentation import pictures

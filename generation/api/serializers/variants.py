@@ -6,7 +6,7 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from generation.api.serializers.shapes import PageQuery, SelfURLSerializer, Strict, absolute, url
-from generation.catalogue.variants import MAX_TAG_CHARACTERS, MAX_WORDS
+from generation.catalogue.text_rules import MAX_TAG_CHARACTERS, MAX_WORDS
 from generation.images import links
 from generation.models import PromptVariant
 

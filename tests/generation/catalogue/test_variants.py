@@ -1,15 +1,10 @@
-"""Prompt variants: allowed texts, changes, lookup, embedding states."""
-
-from pathlib import Path
+"""Prompt variants: changes, lookup, embedding states."""
 
 import pytest
-from django.conf import settings
 from django.db import transaction
 
 from generation.catalogue import editing
 from generation.catalogue import variants as catalogue
-from generation.engine.prompts import tokens
-from generation.engine.prompts.texts import normalize
 from generation.errors import PromptInvalid, VariantNotFound
 from generation.models import Embedding, Job, PromptVariant
 from tests.people import (
@@ -17,104 +12,10 @@ from tests.people import (
     make_embedding,
     make_image,
     make_job,
-    make_release,
     make_variant,
 )
 
 pytestmark = pytest.mark.django_db
-
-STARTER = Path(settings.BASE_DIR) / "generation" / "starter" / "teacher"
-TWELVE = "one two three four five six seven eight nine ten eleven twelve"
-
-
-@pytest.fixture
-def encoder():
-    """A release in use whose tokenizer is the real one of the starter."""
-    release = make_release(name="with-encoder", has_encoder=True, path=str(STARTER))
-    release.manifest["max_tokens"] = tokens.limit(STARTER)
-    release.save()
-    return release
-
-
-# --- text -----------------------------------------------------------------------------------------
-@pytest.mark.parametrize(
-    ("text", "normalized"),
-    [
-        ("  A  Red\tVase\n", "a red vase"),
-        ("Ａ ＲＥＤ vase", "a red vase"),  # full width
-        ("Straße", "strasse"),
-        ("cafe\u0301", "caf\u00e9"),  # a combining accent
-        ("ﬁne\u00a0glass", "fine glass"),  # a ligature and a no-break space
-    ],
-)
-def test_case_spaces_and_unicode_forms_are_normalised(text, normalized):
-    assert normalize(text) == normalized
-    assert normalize(normalized) == normalized
-
-
-def test_up_to_twelve_words_are_allowed():
-    assert catalogue.validate_text(TWELVE) == TWELVE
-
-
-@pytest.mark.parametrize(
-    ("text", "complaint"),
-    [
-        (f"{TWELVE} thirteen", "13 words; at most 12"),
-        ("", "is empty"),
-        (" \t ", "is empty"),
-        ("x" * 301, "301 characters; at most 300"),
-        ("a red\x00vase", "control character"),
-    ],
-)
-def test_a_refused_text_is_told_the_count(text, complaint):
-    with pytest.raises(PromptInvalid, match=complaint) as refused:
-        catalogue.validate_text(text)
-    assert refused.value.parameter == "text"
-
-
-def test_a_text_that_the_encoder_would_cut_is_refused_with_count_and_limit(encoder):
-    assert catalogue.validate_text("a red glass vase")
-    with pytest.raises(
-        PromptInvalid, match=r"has \d\d tokens; .* of with-encoder accepts at most 16"
-    ):
-        catalogue.validate_text("incomprehensibilities photosynthesised")
-
-
-def test_without_an_encoder_only_the_words_are_checked():
-    assert catalogue.validate_text("incomprehensibilities photosynthesised")
-
-
-def test_an_encoder_that_lies_on_another_machine_does_not_stop_the_editor():
-    make_release(name="elsewhere", has_encoder=True, path="/nowhere/at-all")
-    assert catalogue.validate_text("incomprehensibilities photosynthesised")
-
-
-def test_a_text_that_another_variant_has_is_refused_with_its_slug():
-    make_variant(slug="vase", text="a red vase")
-    with pytest.raises(PromptInvalid, match="“vase” already has this text"):
-        catalogue.validate_text("Ａ red  VASE")
-
-
-def test_a_variant_may_keep_its_own_text():
-    variant = make_variant(slug="vase", text="a red vase")
-    assert catalogue.validate_text("A red vase", pk=variant.pk) == "a red vase"
-
-
-def test_a_tag_and_its_contrary_contradict_each_other():
-    assert catalogue.tidy_tags(["red", "not-blue"]) == ["red", "not-blue"]
-    for tags in (["red", "not-red"], ["not-red", "blue", "red"]):
-        with pytest.raises(PromptInvalid, match="contradict"):
-            catalogue.tidy_tags(tags)
-
-
-def test_tags_are_tidied_and_may_hold_no_separator():
-    assert catalogue.tidy_tags([" still  life", "", "still life", "glass"]) == [
-        "still life",
-        "glass",
-    ]
-    for bad in ("a,b", "a|b", "x" * 61):
-        with pytest.raises(PromptInvalid, match="not allowed"):
-            catalogue.tidy_tags([bad])
 
 
 # --- change ---------------------------------------------------------------------------------------
