@@ -37,8 +37,8 @@ PICTURES_EACH = 2  # of a prompt, of each method
 class Line:
     """A method in the table. change: of the share of right pictures, method − baseline; None of the baseline.
 
-    right, distance: over all seeds and prompts; rights: of each seed. reached: share of the steps after which the error
-    that all methods have in common is as low as the baseline's at its end; None: never, or nothing was watched before.
+    right, distance: over all seeds and prompts; rights, changes: of each seed. reached: share of the steps after which
+    the error that all methods have in common is as low as the baseline's at its end; None: never.
     """
 
     method: str
@@ -48,6 +48,7 @@ class Line:
     change: Interval | None
     distance: Interval
     rights: tuple[float, ...]
+    changes: tuple[float, ...]
     reached: float | None
 
     @property
@@ -57,15 +58,14 @@ class Line:
 
     @property
     def verdict(self) -> str:
+        """A difference counts if its interval excludes 0 and all trainings agree, at least two."""
         if self.change is None:
             return "baseline"
-        return (
-            "better"
-            if self.change.low > 0
-            else "worse"
-            if self.change.high < 0
-            else "not told apart"
-        )
+        if len(self.changes) > 1 and self.change.low > 0 and min(self.changes) > 0:
+            return "better"
+        if len(self.changes) > 1 and self.change.high < 0 and max(self.changes) < 0:
+            return "worse"
+        return "not told apart"
 
 
 def lines(finals: Mapping[str, Sequence[Training]]) -> list[Line]:
@@ -84,6 +84,7 @@ def lines(finals: Mapping[str, Sequence[Training]]) -> list[Line]:
                 None if method == SQUARED else intervals.difference(right, baseline),
                 intervals.mean(torch.stack([each.distance for each in trainings])),
                 tuple(right.nanmean(1).tolist()),
+                () if method == SQUARED else tuple((right - baseline).nanmean(1).tolist()),
                 _reached(trainings, errors[-1]),
             )
         )
