@@ -8,7 +8,7 @@ import django.db
 import structlog
 from django.conf import settings
 from django.db import connection
-from django.db.models import Count, F, Min, Q
+from django.db.models import Count, Exists, F, Min, OuterRef, Q
 from django.db.models.functions import Now
 from django.utils import timezone
 from django.utils.module_loading import import_string
@@ -17,6 +17,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from generation.infra import beat_lock
 from generation.infra.redis_client import attempt
 from generation.models import (
+    Coverage,
     Delivery,
     Embedding,
     Job,
@@ -167,7 +168,8 @@ def _catalogue() -> Iterator[Metric]:
         "Active prompt variants that an active release covers.",
         labels=("release", "kind"),
     )
-    for release in Release.objects.filter(status__in=SERVED):
+    served = list(Release.objects.filter(status__in=SERVED))
+    for release in served:
         needed = PromptVariant.objects.filter(status=PromptVariant.Status.ACTIVE)
         total = counts[PromptVariant.Status.ACTIVE]
         if not release.covers_all:
@@ -185,6 +187,18 @@ def _catalogue() -> Iterator[Metric]:
             encoded.add_metric([release.name, state], count)
         covered.add_metric([release.name, release.kind], total)
     yield from (encoded, covered)
+    said = "Active prompt variants whose present text no student that serves was made for; 0 while none serves."
+    yield GaugeMetricFamily("retort_uncovered_variants", said, value=_uncovered(served))
+
+
+def _uncovered(served: list[Release]) -> int:
+    students = [release for release in served if release.kind == Release.Kind.STUDENT]
+    if not students or any(student.covers_all for student in students):
+        return 0
+    present = Q(normalized_text="") | Q(normalized_text=OuterRef("normalized_text"))
+    covering = Coverage.objects.filter(present, release__in=students, slug=OuterRef("slug"))
+    active = PromptVariant.objects.filter(status=PromptVariant.Status.ACTIVE)
+    return active.filter(~Exists(covering)).count()
 
 
 def _webhooks() -> Iterator[Metric]:

@@ -15,7 +15,7 @@ from django.utils import timezone
 from prometheus_client.parser import text_string_to_metric_families
 
 from generation.infra import beat_lock, gauges, metrics, redis_client
-from generation.models import Release
+from generation.models import PromptVariant, Release
 from tests.distillation.people import make_run
 from tests.people import (
     cover,
@@ -310,3 +310,19 @@ def test_coverage_of_the_active_releases_is_a_gauge(redis):
     cover(release, {"one": ""})
     covered = ("kind", "student"), ("release", release.name)
     assert scraped()["retort_covered_variants", *covered] == 1
+
+
+@pytest.mark.django_db
+def test_prompts_that_no_student_covers_are_a_gauge(redis):
+    def uncovered() -> float:
+        return scraped()["retort_uncovered_variants",]
+
+    one, two = make_variant(slug="one", text="a mug"), make_variant(slug="two", text="a cup")
+    assert uncovered() == 0  # no student serves
+    cover(make_release(name="s", covered_variants=["one"]), {"one": one.normalized_text})
+    assert uncovered() == 1
+    beside = make_release(name="v", status="specialist", covered_variants=["two"])
+    cover(beside, {"two": two.normalized_text})
+    assert uncovered() == 0
+    PromptVariant.objects.filter(slug="two").update(normalized_text="another text")
+    assert uncovered() == 1
