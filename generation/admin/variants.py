@@ -3,11 +3,13 @@
 from typing import Any
 
 from django.contrib import admin, messages
+from django.contrib.admin.utils import unquote
 from django.contrib.postgres.expressions import ArraySubquery
 from django.contrib.postgres.fields import ArrayField
 from django.core.exceptions import PermissionDenied
 from django.db.models import Case, OuterRef, QuerySet, UUIDField, Value, When
 from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
 from django.urls import path, reverse
 from django.utils.html import format_html, format_html_join
 from import_export.admin import ImportExportModelAdmin
@@ -152,6 +154,16 @@ class PromptVariantAdmin(
     def blocks(self, request: HttpRequest, obj: Any) -> list[dict[str, Any]]:
         """Return further parts of the page: title and content."""
         return []
+
+    def delete_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> Any:
+        """Ask before a variant is deleted; one that jobs refer to can only be archived."""
+        variant = self.get_object(request, unquote(object_id))
+        if variant is not None and variant.jobs.exists():
+            messages.error(
+                request, f"Jobs refer to {variant.slug}, so it stays. Archive it instead."
+            )
+            return redirect("admin:generation_promptvariant_change", variant.pk)
+        return super().delete_view(request, object_id, extra_context)
 
     # --- columns and fields
     @display(description="prompt variant", ordering="slug")

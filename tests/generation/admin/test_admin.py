@@ -284,6 +284,8 @@ def test_a_variant_is_deleted_with_its_embeddings_unless_jobs_refer_to_it(admin)
         data = {"action": "delete_selected", "_selected_action": [variant.pk], "post": "yes"}
         admin.post(url("promptvariant", "changelist"), data)
     assert list(PromptVariant.objects.all()) == [used]
+    answer = admin.get(url("promptvariant", "delete", used.pk), follow=True)
+    assert f"Jobs refer to {used.slug}, so it stays. Archive it instead." in notices(answer)
 
 
 def test_who_may_only_look_can_change_nothing(rows):
