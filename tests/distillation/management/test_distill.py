@@ -45,7 +45,8 @@ def test_a_catalogue_becomes_an_active_student_and_a_second_call_does_nothing_tw
     teacher, settings, detector, stages
 ):
     judged = ("--detector", str(detector))
-    said = distil(*judged, "--name", "toy-student", "--activate")
+    changes = (*SMALL, "labels.weight=0.1")
+    said = distil(*judged, "--name", "toy-student", "--activate", changes=changes)
     stages.keep()
 
     student = Release.objects.get(name="toy-student")
@@ -60,6 +61,8 @@ def test_a_catalogue_becomes_an_active_student_and_a_second_call_does_nothing_tw
     )
     assert manifest.evaluation["teacher"] == "toy"
     assert manifest.recipe["structure"]["steps"] == 2
+    (curve,) = (settings.DATA_DIR / "distillation").glob("joint-*/metrics.jsonl")
+    assert json.loads(curve.read_text("utf-8").splitlines()[-1])["labels"] >= 0
     report = next((settings.DATA_DIR / "distillation").glob("evaluation-*/report.html"))
     assert "toy-student" in report.read_text("utf-8")
     figures = json.loads(report.with_name("evaluation.json").read_text("utf-8"))
@@ -76,7 +79,7 @@ def test_a_catalogue_becomes_an_active_student_and_a_second_call_does_nothing_tw
         path: path.stat().st_mtime_ns
         for path in (settings.DATA_DIR / "distillation").rglob("done.json")
     }
-    assert "already registered" in distil(*judged, "--name", "toy-student")
+    assert "already registered" in distil(*judged, "--name", "toy-student", changes=changes)
     assert written == {path: path.stat().st_mtime_ns for path in written}
 
 
