@@ -101,13 +101,14 @@ def test_the_dashboard_and_the_alarms_have_data(stack: Stack, prometheus: httpx.
     ]  # fmt: skip
     assert len(expected) > 50
 
+    def matched() -> str | None:
+        answer = stack.http.post("/v1/jobs", json={"text": TEXT})
+        return answer.json()["id"] if answer.is_success else None
+
     def missing() -> list[str]:
         # Counters move between two reads.
-        jobs = [
-            stack.submit(variant=SLUG),
-            stack.submit(text=TEXT),
-        ]
-        stack.ended(job["id"] for job in jobs)
+        by_slug = stack.submit(variant=SLUG)["id"]
+        stack.ended([by_slug, wait_for(matched, "the encode worker answers")])
         return [one for one in expected if not _values(prometheus, one)]
 
     with contextlib.suppress(AssertionError):
