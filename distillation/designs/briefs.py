@@ -11,7 +11,6 @@ from django.conf import settings
 from distillation.design import limits as limiting
 from distillation.design.descriptions import merged
 from distillation.design.limits import BEST, MOST_HOURS, Limits
-from distillation.errors import DistillationRefused
 from distillation.runs import policy
 from generation.catalogue import variants as prompts
 from generation.models import Release
@@ -80,8 +79,8 @@ def of(
     )
     description = merged(description, changes or {})
     policy.check_gate(description, person)
-    of_teacher = _named(teacher or Kind.TEACHER, Kind.TEACHER)
-    compared = _named(student, Kind.STUDENT) if student else comparable(of_teacher, tags)
+    of_teacher = policy.named(teacher, Kind.TEACHER)
+    compared = policy.named(student, Kind.STUDENT) if student else comparable(of_teacher, tags)
     return Brief(
         recipe=description,
         teacher=of_teacher,
@@ -96,21 +95,11 @@ def of(
     )
 
 
-def _named(name: str, kind: Release.Kind) -> Release:
-    """Return the release of this name, or the active one of the kind."""
-    release = releases.named(name)
-    if release.kind != kind:
-        raise DistillationRefused(f"{release.name} is a {release.kind}. Give a {kind}.")
-    return release
-
-
 def comparable(teacher: Release, tags: Sequence[str]) -> Release | None:
     """Return the active student if it has this teacher's encoder and covers all variants with one of the tags."""
     active = releases.active(Release.Kind.STUDENT)
     if active is None or active.encoder_fingerprint != teacher.encoder_fingerprint:
         return None
-    variants = prompts.usable(teacher.encoder_fingerprint)
-    if tags:
-        variants = variants.filter(tags__overlap=list(tags))
+    variants = prompts.tagged(prompts.usable(teacher.encoder_fingerprint), tags)
     is_covered = not variants.exclude(coverage.condition(active)).exists()
     return active if is_covered else None

@@ -15,6 +15,7 @@ from distillation.pipeline import overrides, recipes
 from distillation.pipeline.inputs import Inputs
 from distillation.pipeline.recipes import Recipe
 from distillation.runs import snapshot
+from generation.catalogue import variants as prompts
 from generation.models import Release
 from generation.releases import lifecycle as releases
 from generation.releases.default_release import Serving
@@ -83,7 +84,8 @@ def compared_with(teacher: Release, tags: Sequence[str]) -> Release | None:
     if not tags:
         return releases.active(Release.Kind.STUDENT)
     serving = Serving.now()
-    rows = serving.annotated(snapshot.variants_of(teacher, tags)).filter(is_covered=True)
+    part = prompts.tagged(prompts.usable(teacher.encoder_fingerprint), tags)
+    rows = serving.annotated(part).filter(is_covered=True)
     counts = Counter(serving.student_of(row) for row in rows)
     return counts.most_common(1)[0][0] if counts else serving.student
 

@@ -80,7 +80,7 @@ def plan(
     count = facts.variants
     if tags:
         usable = catalogue.usable(start.teacher.encoder_fingerprint)
-        count = usable.filter(tags__overlap=list(tags)).count()
+        count = catalogue.tagged(usable, tags).count()
     key = (start.recipe["recipe"], start.begins_with is not None)
     has_changes = set(start.recipe) != {"recipe"} or bool(tags)
     most = start.recipe.get("most_variants", FITS[start.recipe["recipe"]].most_variants)

@@ -280,7 +280,7 @@ def prepare(
         raise DistillationRefused(
             "No prompt variant is active. Activate the variants to distil for."
         )
-    if tags and not variants.filter(tags__overlap=list(tags)).exists():
+    if tags and not catalogue.tagged(variants, tags).exists():
         raise DistillationRefused(f"No active prompt variant has a tag of {', '.join(tags)}.")
     recipe = (
         described(settings.DISTILLATION_RECIPE)
@@ -289,6 +289,16 @@ def prepare(
     )
     begins_with = student if is_warm else None
     return Start(recipe, teacher, begins_with, Run.Policy(policy), tags)
+
+
+def named(name: str | None, kind: Release.Kind) -> Release:
+    """Return the release of this name, without one the active one of the kind. Raises ReleaseNotAvailable, and
+    DistillationRefused for a release of another kind.
+    """
+    release = releases.named(name or kind)
+    if release.kind != kind:
+        raise DistillationRefused(f"{release.name} is a {release.kind}. Give a {kind}.")
+    return release
 
 
 def check_gate(recipe: Mapping[str, Any], person: Any) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from django.db.models import QuerySet
 
 from distillation.detector import network as detectors
 from distillation.errors import DistillationRefused
@@ -100,17 +99,11 @@ def _write_examples(slugs: Sequence[str], side: int, folder: Path) -> None:
         storage.copy(file, folder / catalogues.PICTURES / Path(file).name)
 
 
-def variants_of(teacher: Release, tags: Sequence[str]) -> QuerySet[PromptVariant]:
-    """Return the active prompt variants that can be encoded, those with one of the tags if there are any."""
-    usable = prompts.usable(teacher.encoder_fingerprint)
-    return usable.filter(tags__overlap=list(tags)) if tags else usable
-
-
 def _variants(
     teacher: Release, most: int | None, active: Release | None, tags: Sequence[str]
 ) -> list[PromptVariant]:
     """Return the variants of a snapshot in the catalogue's order."""
-    usable = variants_of(teacher, tags)
+    usable = prompts.tagged(prompts.usable(teacher.encoder_fingerprint), tags)
     variants = list(usable)
     if most is None or len(variants) <= most:
         return variants

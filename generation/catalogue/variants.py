@@ -1,6 +1,6 @@
 """Prompt variants: changes, look-up by slug or text, and states of their embeddings."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import structlog
 from django.db import IntegrityError, connection, models, transaction
@@ -249,6 +249,11 @@ def usable(encoder_fingerprint: str) -> QuerySet[PromptVariant]:
     return PromptVariant.objects.filter(
         ~Exists(refused), status=PromptVariant.Status.ACTIVE
     ).order_by("slug")
+
+
+def tagged(variants: QuerySet[PromptVariant], tags: Collection[str]) -> QuerySet[PromptVariant]:
+    """Return those of the variants with at least one of the tags; all of them where no tag is given."""
+    return variants.filter(tags__overlap=list(tags)) if tags else variants
 
 
 # Computed by PostgreSQL: the data of an embedding has about 100 KB.

@@ -8,30 +8,23 @@ from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from tqdm import tqdm
 
-from distillation.detector.errors import DetectorUnusable
+from distillation.management import base
+from distillation.management.base import DistillationCommand
 from distillation.pipeline import overrides, recipes
-from distillation.resumable.stages import StageError
-from distillation.training.errors import TrainingError
-from generation.engine.errors import EngineError
-from generation.errors import GenerationError
 from generation.models import Release
 from generation.releases import lifecycle as releases
 
-try:
+with base.required_libraries():
     from distillation import folders
     from distillation.method_comparison import report, settings
     from distillation.method_comparison.trainings import Comparison, Outcome
     from distillation.runs import inputs, policy
-except ModuleNotFoundError as error:  # a library that is not needed for serving
-    sys.exit(
-        f"Distilling needs {error.name}, which is not installed: pip install -r requirements.txt."
-    )
 
 
-class Command(BaseCommand):
+class Command(DistillationCommand):
     help = (
         "Compare the methods of the structure stage: the same pairs, student, time and seeds, the main weight of each "
         "tuned by the same number of trials, judged as releases against plain squared error. Registers nothing. "
@@ -68,14 +61,7 @@ class Command(BaseCommand):
             required=True,
             help=f"what trainings are variations of: {', '.join(recipes.RECIPES)}, or a JSON file",
         )
-        parser.add_argument(
-            "--set",
-            action="append",
-            default=[],
-            dest="changes",
-            metavar="FIELD=VALUE",
-            help="change a field of the recipe; repeatable",
-        )
+        base.add_changes(parser)
         parser.add_argument(
             "--with-teacher",
             action="append",
@@ -84,10 +70,7 @@ class Command(BaseCommand):
             metavar="RELEASE|FOLDER",
             help="a further teacher for the method ensemble, which is left out without one; repeatable",
         )
-        parser.add_argument("--teacher", metavar="RELEASE", help="default: the active one")
-        parser.add_argument(
-            "--detector", metavar="DIR", default="", help="judges pictures; default as for distill"
-        )
+        base.add_judged_teacher(parser)
         parser.add_argument(
             "--data",
             metavar="DIR",
@@ -95,15 +78,7 @@ class Command(BaseCommand):
             help="folder of the stages, of which it shares those that agree; default: that of distill",
         )
 
-    def handle(self, *args: Any, **options: Any) -> None:
-        try:
-            self.compare(options)
-        except (TrainingError, StageError, DetectorUnusable) as error:
-            raise CommandError(str(error)) from error
-        except (GenerationError, EngineError) as error:
-            raise CommandError(error.detail) from error
-
-    def compare(self, options: dict[str, Any]) -> None:
+    def work(self, options: dict[str, Any]) -> None:
         if options["seeds"] < 1:
             raise CommandError(f"seeds must be at least 1, not {options['seeds']}.")
         methods = settings.chosen(
@@ -117,7 +92,7 @@ class Command(BaseCommand):
         comparison = Comparison(
             recipe,
             inputs.gather(
-                releases.named(options["teacher"] or Release.Kind.TEACHER),
+                policy.named(options["teacher"], Release.Kind.TEACHER),
                 within=root,
                 detector=options["detector"],
                 most_variants=recipe.most_variants,

@@ -13,33 +13,27 @@ from types import FrameType
 from typing import Any
 
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from tqdm import tqdm
 
 from distillation.design import files
 from distillation.design import limits as limiting
 from distillation.designs import briefs
 from distillation.designs import lifecycle as designs
-from distillation.detector.errors import DetectorUnusable
+from distillation.management import base
+from distillation.management.base import DistillationCommand
 from distillation.models import Design
 from distillation.pipeline import overrides, recipes
 from distillation.resumable.progress import SliceOver
-from distillation.resumable.stages import StageError
 from distillation.runs import policy
-from distillation.training.errors import TrainingError
-from generation.engine.errors import EngineError
-from generation.errors import GenerationError
 
-try:
+with base.required_libraries():
     from distillation.designs import execution
     from distillation.runs import inputs
-except ModuleNotFoundError as error:  # a library that is not needed for serving
-    sys.exit(
-        f"A design needs {error.name}, which is not installed: pip install -r requirements.txt."
-    )
 
 
-class Command(BaseCommand):
+class Command(DistillationCommand):
+    refusals = (*DistillationCommand.refusals, limiting.LimitRefused)
     help = (
         "Search for a student within limits: measure candidates, distil them in short rungs, draw the Pareto front "
         "and write the recipe of the choice. Resumes after an interruption if started with the same options."
@@ -78,30 +72,10 @@ class Command(BaseCommand):
             help=f"what candidates are variations of: {', '.join(recipes.RECIPES)}, or a JSON file; default: "
             "DISTILLATION_RECIPE",
         )
-        parser.add_argument(
-            "--set",
-            action="append",
-            default=[],
-            dest="changes",
-            metavar="FIELD=VALUE",
-            help="change a field of the recipe; repeatable",
-        )
-        parser.add_argument("--teacher", metavar="RELEASE", help="default: the active one")
-        parser.add_argument(
-            "--detector", metavar="DIR", default="", help="judges pictures; default as for distill"
-        )
+        base.add_changes(parser)
+        base.add_judged_teacher(parser)
 
-    def handle(self, *args: Any, **options: Any) -> None:
-        try:
-            self.design(options)
-        except limiting.LimitRefused as error:
-            raise CommandError(str(error)) from error
-        except (TrainingError, StageError, DetectorUnusable) as error:
-            raise CommandError(str(error)) from error
-        except (GenerationError, EngineError) as error:
-            raise CommandError(error.detail) from error
-
-    def design(self, options: dict[str, Any]) -> None:
+    def work(self, options: dict[str, Any]) -> None:
         design = self.row(options)
         try:
             ladder = execution.prepare(design, detector=options["detector"])

@@ -4,41 +4,34 @@ Resumes after an interruption if started with the same options. `accelerate laun
 """
 
 import json
-import sys
 from argparse import ArgumentParser
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
-from distillation.detector.network import DetectorUnusable
+from distillation.management import base
+from distillation.management.base import DistillationCommand
 from distillation.pipeline import overrides, recipes
-from distillation.resumable.stages import StageError, Status
+from distillation.resumable.stages import Status
 from distillation.training import processes
-from distillation.training.errors import TrainingError
-from generation.engine.errors import EngineError
-from generation.errors import GenerationError
 from generation.models import Release
 from generation.releases import lifecycle as releases
 from generation.releases import specialists
 
-try:
+with base.required_libraries():
     from distillation import folders
     from distillation.pipeline.acceptance import GATE, GATE_FILE, RELEASE
     from distillation.pipeline.stages import Chain
     from distillation.reports import evaluations, explanation, prompt_changes, prompt_quality
     from distillation.runs import inputs, policy
-except ModuleNotFoundError as error:  # a library that is not needed for serving
-    sys.exit(
-        f"Distilling needs {error.name}, which is not installed: pip install -r requirements.txt."
-    )
 
 Kind = Release.Kind
 
 
-class Command(BaseCommand):
+class Command(DistillationCommand):
     help = (
         "Distil a student for the active catalogue from a teacher release, evaluate and register it. "
         "Resumes after an interruption if started with the same options."
@@ -50,9 +43,6 @@ class Command(BaseCommand):
             metavar="NAME|FILE",
             help=f"{', '.join(recipes.RECIPES)}, or a JSON file of changes to one: "
             '{"recipe": NAME, FIELD: VALUE, …}',
-        )
-        parser.add_argument(
-            "--teacher", metavar="RELEASE", help="name of the teacher; default: the active one"
         )
         parser.add_argument(
             "--student",
@@ -70,23 +60,12 @@ class Command(BaseCommand):
             action="store_true",
             help="with --student: train a new decoder, of the recipe's shape, in place of the student's",
         )
-        parser.add_argument(
-            "--set",
-            action="append",
-            default=[],
-            dest="changes",
-            metavar="FIELD=VALUE",
-            help="change a field of the recipe, such as structure.steps=100; repeatable",
-        )
+        base.add_changes(parser)
         parser.add_argument(
             "--name",
             help="name of the release; default: the recipe's with a key of its inputs",
         )
-        parser.add_argument(
-            "--detector",
-            metavar="DIR",
-            help="checks images by their variants' tags; default: the starter's for its teacher, else none",
-        )
+        base.add_judged_teacher(parser)
         parser.add_argument(
             "--clip",
             metavar="DIR",
@@ -113,18 +92,13 @@ class Command(BaseCommand):
         )
         parser.add_argument("--list", action="store_true", help="print the recipes and stop")
 
-    def handle(self, *args: Any, **options: Any) -> None:
-        try:
-            if options["list"]:
-                self.list()
-                return
-            if not options["recipe"]:
-                raise CommandError(f"Give --recipe: {', '.join(recipes.RECIPES)}, or a file.")
-            self.distil(options)
-        except (TrainingError, StageError, DetectorUnusable) as error:
-            raise CommandError(str(error)) from error
-        except (GenerationError, EngineError) as error:
-            raise CommandError(error.detail) from error
+    def work(self, options: dict[str, Any]) -> None:
+        if options["list"]:
+            self.list()
+            return
+        if not options["recipe"]:
+            raise CommandError(f"Give --recipe: {', '.join(recipes.RECIPES)}, or a file.")
+        self.distil(options)
 
     def list(self) -> None:
         width = max(map(len, recipes.RECIPES))
@@ -132,19 +106,19 @@ class Command(BaseCommand):
             self.stdout.write(f"{recipe.name:<{width}}  {recipe.summary}")
 
     def distil(self, options: dict[str, Any]) -> None:
-        student = _release(options["student"], Kind.STUDENT) if options["student"] else None
+        student = policy.named(options["student"], Kind.STUDENT) if options["student"] else None
         recipe = inputs.recipe_of(policy.described(options["recipe"]))
         recipe = overrides.changed(recipe, overrides.parse(options["changes"]))
         if student is not None:
             recipe = recipes.warm(recipe, keeps_decoder=not options["new_decoder"])
         elif options["new_decoder"]:
             raise CommandError("--new-decoder needs --student: every other run trains a new one.")
-        teacher = _release(options["teacher"] or Kind.TEACHER, Kind.TEACHER)
+        teacher = policy.named(options["teacher"], Kind.TEACHER)
         given = inputs.gather(
             teacher,
             begins_with=student,
             active=inputs.compared_with(teacher, options["tags"]),
-            detector=options["detector"] or "",
+            detector=options["detector"],
             clip=options["clip"] or "",
             real=options["real"] or "",
             most_variants=recipe.most_variants,
@@ -202,7 +176,7 @@ class Command(BaseCommand):
         elif options["activate"]:
             releases.activate(release)
             self.stdout.write(f"The active student is {release.name}.")
-        elif release.status not in (Release.Status.ACTIVE, Release.Status.SPECIALIST):
+        elif release.status not in Release.SERVED:
             self.stdout.write(f"Activate it with: manage.py release activate {release.name}{kind}")
 
     def show(self, status: Status) -> None:
@@ -214,11 +188,3 @@ class Command(BaseCommand):
     def say(self, text: str) -> None:
         if processes.is_main():
             self.stderr.write(text, lambda plain: plain)  # progress, not an error: no red
-
-
-def _release(name: str, kind: Release.Kind) -> Release:
-    """Return the release of this name, or the active one of the kind. Raises CommandError for another kind."""
-    release = releases.named(name)
-    if release.kind != kind:
-        raise CommandError(f"{release.name} is a {release.kind}. Give a {kind}.")
-    return release

@@ -9,6 +9,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.template.defaultfilters import filesizeformat
 from tqdm import tqdm
 
+from distillation.management import base
 from distillation.models import Run
 from distillation.runs import cleaning, plans, policy
 from distillation.runs import lifecycle as runs
@@ -29,14 +30,7 @@ class Command(BaseCommand):
             metavar="NAME|FILE",
             help="name of a recipe, or a JSON file of changes to one; default: DISTILLATION_RECIPE",
         )
-        start.add_argument(
-            "--set",
-            action="append",
-            default=[],
-            dest="changes",
-            metavar="FIELD=VALUE",
-            help="change a field of the recipe; repeatable",
-        )
+        base.add_changes(start)
         start.add_argument(
             "--anew",
             action="store_true",

@@ -1,0 +1,69 @@
+"""What the commands that distil share: refusals as errors of a command, common options, a missing library by name."""
+
+import sys
+from argparse import ArgumentParser
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from distillation.detector.errors import DetectorUnusable
+from distillation.resumable.stages import StageError
+from distillation.training.errors import TrainingError
+from generation.engine.errors import EngineError
+from generation.errors import GenerationError
+
+
+class DistillationCommand(BaseCommand):
+    """refusals: exceptions whose text is the error of the command."""
+
+    refusals: tuple[type[Exception], ...] = (TrainingError, StageError, DetectorUnusable)
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        try:
+            self.work(options)
+        except self.refusals as error:
+            raise CommandError(str(error)) from error
+        except (GenerationError, EngineError) as error:
+            raise CommandError(error.detail) from error
+
+    def work(self, options: dict[str, Any]) -> None:
+        """Do what the command is for."""
+        raise NotImplementedError
+
+
+@contextmanager
+def required_libraries() -> Iterator[None]:
+    """Around imports: end the process with what to install, where a library is missing that serving does not need."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        sys.exit(
+            f"Distilling needs {error.name}, which is not installed: pip install -r requirements.txt."
+        )
+
+
+def add_changes(parser: ArgumentParser) -> None:
+    """Add --set, whose values are `changes`, for `overrides.parse`."""
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="changes",
+        metavar="FIELD=VALUE",
+        help="change a field of the recipe, such as structure.steps=100; repeatable",
+    )
+
+
+def add_judged_teacher(parser: ArgumentParser) -> None:
+    """Add --teacher and --detector."""
+    parser.add_argument(
+        "--teacher", metavar="RELEASE", help="name of the teacher; default: the active one"
+    )
+    parser.add_argument(
+        "--detector",
+        metavar="DIR",
+        default="",
+        help="checks images by their variants' tags; default: the starter's for its teacher, else none",
+    )
