@@ -3,6 +3,7 @@
 import json
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -44,13 +45,20 @@ class Calibration:
         self._path = path
 
     def pace(
-        self, recipe: StructureRecipe, inputs: StageInputs, *, student_recipe: StudentRecipe
+        self,
+        recipe: StructureRecipe,
+        inputs: Callable[[], StageInputs],
+        *,
+        student_recipe: StudentRecipe,
     ) -> Pace:
-        """Return the pace of the recipe's method, timed if the file lacks it. inputs: their folder is not used."""
+        """Return the pace of the recipe's method, timed if the file lacks it.
+
+        inputs: reads the pairs, so it is called only then; their folder is not used.
+        """
         kept = json.loads(self._path.read_text("utf-8")) if self._path.exists() else {}
         key = setting_key(recipe.objective)
         if key not in kept:
-            kept[key] = asdict(_timed(recipe, inputs, student_recipe))
+            kept[key] = asdict(_timed(recipe, inputs(), student_recipe))
             self._path.parent.mkdir(parents=True, exist_ok=True)
             atomic.write_file(self._path, json.dumps(kept, indent=2) + "\n")
         return Pace(**kept[key])

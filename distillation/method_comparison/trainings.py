@@ -26,6 +26,7 @@ from distillation.pipeline.recipes import EvaluationRecipe, Recipe
 from distillation.pipeline.stages import Chain
 from distillation.resumable import stages
 from distillation.resumable.stages import Context, Status
+from distillation.trainers.inputs import StageInputs
 from distillation.trainers.objectives.bayes import BayesRecipe
 from distillation.trainers.objectives.methods import MethodRecipe
 from distillation.trainers.structure import StructureRecipe
@@ -215,10 +216,13 @@ class Comparison:
 
     def _steps(self, structure: StructureRecipe) -> int:
         """Return the steps that the minutes are enough for."""
-        chain = self._chain(structure, "trial")
-        made = chain.build(self.root, only={"pairs"}, progress_bar=False)
-        context = Context(self.folder, made, None, progress_bar=False)
-        inputs = self.loaded.for_stage(context, shows_samples=False)
+
+        def inputs() -> StageInputs:
+            chain = self._chain(structure, "trial")
+            made = chain.build(self.root, only={"pairs"}, progress_bar=False)
+            context = Context(self.folder, made, None, progress_bar=False)
+            return self.loaded.for_stage(context, shows_samples=False)
+
         calibration = Calibration(self.folder / CALIBRATION)
         pace = calibration.pace(structure, inputs, student_recipe=self.recipe.student)
         return pace.steps(60 * self.minutes)

@@ -24,11 +24,15 @@ def test_a_pace_is_measured_once_and_contains_what_comes_before_the_first_step(t
         objective=BayesRecipe(fisher_batches=1, fisher_batch=2), batch=4, weight_decay=0.0
     )
     path = tmp_path / "kept" / "calibration.json"
-    found = Calibration(path).pace(recipe, inputs, student_recipe=toys.TINY)
+    found = Calibration(path).pace(recipe, lambda: inputs, student_recipe=toys.TINY)
     assert found.before > 0 and found.step > 0
     assert not (tmp_path / "unused").exists()
 
     kept = json.loads(path.read_text("utf-8"))
     [key] = kept
     path.write_text(json.dumps({key: {"before": 1.0, "step": 2.0}}), "utf-8")
-    assert Calibration(path).pace(recipe, inputs, student_recipe=toys.TINY) == Pace(1.0, 2.0)
+
+    def read_again():
+        raise AssertionError("The pairs were read again.")
+
+    assert Calibration(path).pace(recipe, read_again, student_recipe=toys.TINY) == Pace(1.0, 2.0)
