@@ -204,8 +204,7 @@ def _tell_runs() -> None:
     """Set the outcome of runs whose canary has ended or whose candidate has moved, by whatever decision."""
     ended = Q(outcome=Outcome.CANARY, release__canary_percent=0)
     moved = Q(outcome=Outcome.CANDIDATE) & (
-        Q(release__canary_percent__gt=0)
-        | Q(release__status__in=(Status.ACTIVE, Status.SPECIALIST, Status.REJECTED))
+        Q(release__canary_percent__gt=0) | Q(release__status__in=(*Release.SERVED, Status.REJECTED))
     )
     for run in Run.objects.filter(ended | moved).select_related("release"):
         Run.objects.filter(pk=run.pk, outcome=run.outcome).update(outcome=_became(run))
@@ -218,5 +217,5 @@ def _became(run: Run) -> Run.Outcome:
     if release.canary_percent:
         return Outcome.CANARY
     # Retired: it was activated, and another one after it.
-    was_served = release.status in (Status.ACTIVE, Status.SPECIALIST, Status.RETIRED)
+    was_served = release.status in (*Release.SERVED, Status.RETIRED)
     return Outcome.PROMOTED if was_served else Outcome.CANDIDATE

@@ -23,7 +23,6 @@ from generation.releases import lifecycle as releases
 log = structlog.get_logger(__name__)
 
 Outcome, Status = Run.Outcome, Release.Status
-SERVED = (Status.ACTIVE, Status.SPECIALIST)
 MOST_FOUND = 230  # characters of a reason, of which 300 are stored
 
 
@@ -47,7 +46,10 @@ def conclude(run: Run, hold: Hold, made: Mapping[str, Path]) -> None:
     gate["prompts"] = prompt_changes.of(release, is_specialist=bool(run.tags))
     kind = release.kind
     verdict = decide(run, release, list(Release.objects.filter(kind=kind)), gate=gate)
-    if verdict.outcome in (Outcome.PROMOTED, Outcome.CANARY) and release.status not in SERVED:
+    if (
+        verdict.outcome in (Outcome.PROMOTED, Outcome.CANARY)
+        and release.status not in Release.SERVED
+    ):
         activation.make_ready(release)
     with transaction.atomic():
         # People decide before this transaction, then their decision stands, or after it.
@@ -79,7 +81,7 @@ def _apply(verdict: Verdict, release: Release, run: Run) -> None:
     """Move the release, unless a person has done so."""
     if verdict.outcome == Outcome.REJECTED and release.status != Status.REJECTED:
         releases.reject(release, reason=verdict.reason)
-    elif verdict.outcome == Outcome.PROMOTED and release.status not in SERVED:
+    elif verdict.outcome == Outcome.PROMOTED and release.status not in Release.SERVED:
         activate = specialists.activate if run.tags else releases.activate
         activate(release, reason=verdict.reason)
     elif verdict.outcome == Outcome.CANARY and not release.canary_percent:
@@ -145,7 +147,7 @@ def _of_specialist(
             Outcome.CANDIDATE,
             "It passed the gate, but it is known to be better at no prompt, so it would serve none.",
         )
-    served = {row.pk for row in rows if row.status in SERVED}
+    served = {row.pk for row in rows if row.status in Release.SERVED}
     if run.replaces_id is not None and run.replaces_id not in served:
         return Verdict(
             Outcome.CANDIDATE,
@@ -165,7 +167,7 @@ def _cut(found: str) -> str:
 
 def _decided(release: Release) -> Verdict | None:
     """Return the outcome of what a person did with the release before its run ended. None: nothing."""
-    if release.status in (Status.ACTIVE, Status.SPECIALIST):
+    if release.status in Release.SERVED:
         return Verdict(Outcome.PROMOTED, "A person activated it.")
     if release.status == Status.REJECTED:
         return Verdict(Outcome.REJECTED, "A person rejected it.")

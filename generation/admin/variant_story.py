@@ -18,7 +18,6 @@ MOST_SEEDS = 4
 MOST_RELEASES = 12
 IN_COLUMNS = 5  # releases whose pictures are shown
 MOST_JOBS = 8
-SERVED = (Release.Status.ACTIVE, Release.Status.SPECIALIST)
 
 
 def of(variant: Any, board: Board, *, waits: str, may_see: bool) -> dict[str, Any]:
@@ -50,7 +49,7 @@ def _releases(variant: PromptVariant) -> list[Any]:
         **{field: Subquery(judged.values(field)[:1]) for field in fields},
     )
     known = rows.filter(Q(covers_all=True) | Q(made_for__isnull=False) | Q(judged__isnull=False))
-    is_served = Case(When(status__in=SERVED, then=Value(0)), default=Value(1))
+    is_served = Case(When(status__in=Release.SERVED, then=Value(0)), default=Value(1))
     return list(known.order_by(is_served, "status", "kind", "-registered_at")[:MOST_RELEASES])
 
 
@@ -130,7 +129,7 @@ def _pictures(variant: PromptVariant) -> dict[str, Any]:
 
 def _in_order(release: Release) -> tuple[bool, bool, float]:
     """Return a sort key: active releases first, of them the teacher, then the newest."""
-    is_active = release.status in SERVED
+    is_active = release.status in Release.SERVED
     is_teacher = release.kind == Release.Kind.TEACHER
     return not is_active, not is_teacher, -release.registered_at.timestamp()
 

@@ -29,7 +29,6 @@ from generation.models import (
 
 log = structlog.get_logger(__name__)
 
-SERVED = (Release.Status.ACTIVE, Release.Status.SPECIALIST)
 QUEUES = (
     "generation",
     "encode",
@@ -105,7 +104,7 @@ def _jobs() -> Iterator[Metric]:
         .order_by()
     )
     found = {(row["release_id"], row["status"]): row for row in rows}
-    served = Q(status__in=SERVED) | Q(pk__in={pk for pk, _ in found})
+    served = Q(status__in=Release.SERVED) | Q(pk__in={pk for pk, _ in found})
     now = timezone.now()
     for pk, name in Release.objects.filter(served).values_list("pk", "name"):
         queued = found.get((pk, Job.Status.QUEUED))
@@ -168,7 +167,7 @@ def _catalogue() -> Iterator[Metric]:
         "Active prompt variants that an active release covers.",
         labels=("release", "kind"),
     )
-    served = list(Release.objects.filter(status__in=SERVED))
+    served = list(Release.objects.filter(status__in=Release.SERVED))
     for release in served:
         needed = PromptVariant.objects.filter(status=PromptVariant.Status.ACTIVE)
         total = counts[PromptVariant.Status.ACTIVE]

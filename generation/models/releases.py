@@ -22,6 +22,8 @@ class Release(models.Model):
         RETIRED = "retired"
         REJECTED = "rejected"
 
+    SERVED = (Status.ACTIVE, Status.SPECIALIST)  # new jobs are routed to these, and to a canary
+
     name = models.SlugField(max_length=100, unique=True)
     kind = models.CharField(max_length=10, choices=Kind)
     status = models.CharField(max_length=10, choices=Status, default=Status.CANDIDATE)

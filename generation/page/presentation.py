@@ -184,8 +184,7 @@ class Shown:
         if (self.job.width, self.job.height) != release.image_sizes[0]:
             values["size"] = self.size
         if self.job.is_release_named and release.status in (
-            Release.Status.ACTIVE,
-            Release.Status.SPECIALIST,
+            *Release.SERVED,
             Release.Status.CANDIDATE,
         ):
             values["model"] = release.name

@@ -23,7 +23,7 @@ def activate(release: Release, *, patience_seconds: float = 20.0, reason: str = 
 
     reason: for the audit log.
     """
-    if release.status not in (Status.ACTIVE, Status.SPECIALIST):
+    if release.status not in Release.SERVED:
         make_ready(release, patience_seconds=patience_seconds)
     return releases.activate(release, reason=reason)
 

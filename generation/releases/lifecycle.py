@@ -23,7 +23,7 @@ from generation.releases import coverage
 log = structlog.get_logger(__name__)
 
 Status = Release.Status
-IN_SERVICE = Q(status__in=(Status.ACTIVE, Status.SPECIALIST)) | Q(canary_percent__gt=0)
+IN_SERVICE = Q(status__in=Release.SERVED) | Q(canary_percent__gt=0)
 STARTER = Path(__file__).resolve().parent.parent / "starter"
 
 
