@@ -10,7 +10,7 @@ from cachetools import LRUCache, TTLCache, cached
 from distillation.detector.judge import Judge
 from distillation.detectors import loading
 from distillation.detectors import registry as detectors
-from distillation.evaluation.perceptual_distance import fitted
+from distillation.image_metrics.perceptual_distance import fitted
 from distillation.models import Detector
 from generation.catalogue.text_rules import NOT
 from generation.jobs.quality_control import Finding

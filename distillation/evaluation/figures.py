@@ -5,21 +5,14 @@ from pathlib import Path
 
 from torch import Tensor
 
-from distillation.evaluation import (
-    attributes,
-    blind_spots,
-    latency,
-    means,
-    noninferiority,
-    results,
-    texture,
-)
-from distillation.evaluation.distances import Distance, Interval, distance, paired_distance
+from distillation.evaluation import attributes, blind_spots, latency, means, noninferiority, results
 from distillation.evaluation.latency import Speed
 from distillation.evaluation.noninferiority import Verdict
 from distillation.evaluation.prompts import Prompts, Seeds
 from distillation.evaluation.results import Both, Core, PromptResult, Side
 from distillation.evaluation.scoring import Judges, Scores
+from distillation.image_metrics import texture
+from distillation.image_metrics.distances import Distance, Interval, distance, paired_distance
 from generation.engine.release import ENCODER_FOLDERS, Manifest
 
 

@@ -5,8 +5,8 @@ from math import isfinite
 import torch
 from torch import Tensor
 
-from distillation.evaluation.distances import RESAMPLES, Interval, ends
 from distillation.evaluation.results import Both, Pair
+from distillation.image_metrics.distances import RESAMPLES, Interval, ends
 
 
 def over_prompts(values: Tensor, *, seed: int = 0) -> Interval:

@@ -7,9 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from distillation.evaluation import pictures, sharpness, texture
-from distillation.evaluation.distances import Interval
+from distillation.evaluation import pictures
 from distillation.evaluation.pictures import Album
+from distillation.image_metrics import sharpness, texture
+from distillation.image_metrics.distances import Interval
 from distillation.resumable.progress import Bar
 
 

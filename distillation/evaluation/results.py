@@ -5,10 +5,10 @@ from dataclasses import dataclass, fields, is_dataclass
 from math import isfinite
 from typing import Any
 
-from distillation.evaluation.distances import Distance, Interval
 from distillation.evaluation.latency import Speed
 from distillation.evaluation.noninferiority import Margins, Verdict
 from distillation.evaluation.real_pictures import ToReal
+from distillation.image_metrics.distances import Distance, Interval
 
 FORMAT_VERSION = 1
 DIGITS = 6  # significant digits of a number in JSON
@@ -92,7 +92,7 @@ class Evaluation:
     """right: share of pictures that are right, by group of attributes, ALL first; distances: by their sets.
 
     sharpness, laplacian: mean gradient in levels per pixel, and variance of the Laplacian in squared levels
-    (`evaluation.sharpness`). texture: between the sets of both (`evaluation.texture`), None for tiny pictures.
+    (`image_metrics.sharpness`). texture: between the sets of both (`image_metrics.texture`), None for tiny pictures.
     fresh_from: the name that the seeds were derived from, "" for those that all evaluations share; core: measures on
     the latter beside fresh ones. to_real: of "student" and "teacher", if there were real pictures. blind_to: what each
     judge cannot see. maps_of: the network whose feature maps `distance` and `spread` compare.

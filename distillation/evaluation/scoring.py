@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from distillation.detector.network import Detector
-from distillation.evaluation import attributes, perceptual_distance, pictures, sharpness, texture
+from distillation.evaluation import attributes, pictures
 from distillation.evaluation.clip import Clip
-from distillation.evaluation.distances import psnr, ssim
-from distillation.evaluation.perceptual_distance import Maps
 from distillation.evaluation.pictures import Album
 from distillation.evaluation.prompts import Prompts
+from distillation.image_metrics import perceptual_distance, sharpness, texture
+from distillation.image_metrics.distances import psnr, ssim
+from distillation.image_metrics.perceptual_distance import Maps
 from distillation.resumable.progress import Bar
 
 CLIP_SCORE = 100  # × the cosine of picture and text

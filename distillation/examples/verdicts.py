@@ -16,8 +16,8 @@ from torch import Tensor
 from distillation.detector.judge import Judge
 from distillation.detectors import loading
 from distillation.detectors import registry as detectors
-from distillation.evaluation.perceptual_distance import fitted
 from distillation.examples import lifecycle as examples
+from distillation.image_metrics.perceptual_distance import fitted
 from distillation.models import Detector, Example, ImageSource, Verdict
 from generation.errors import StorageFailed
 from generation.images import storage

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from distillation.evaluation.distances import RESAMPLES, Interval, ends
+from distillation.image_metrics.distances import RESAMPLES, Interval, ends
 
 
 def mean(values: Tensor, *, seed: int = 0) -> Interval:

@@ -10,10 +10,10 @@ import torch
 from matplotlib import pyplot as plt
 from torch import Tensor
 
-from distillation.evaluation.distances import Interval
 from distillation.evaluation.report import document, plots, sheets
 from distillation.evaluation.report.sheets import Row
 from distillation.evaluation.results import plain
+from distillation.image_metrics.distances import Interval
 from distillation.method_comparison import intervals
 from distillation.method_comparison.settings import SQUARED, label
 from distillation.method_comparison.trainings import Comparison, Outcome, Training

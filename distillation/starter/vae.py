@@ -13,7 +13,7 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Generator, Tensor
 
 from distillation.detector.network import as_float
-from distillation.evaluation.distances import psnr
+from distillation.image_metrics.distances import psnr
 from distillation.training import loop, networks
 from distillation.training.ema import Ema
 from distillation.training.optimizers import update

@@ -13,7 +13,7 @@ import torch
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from torch import Generator, Tensor, nn
 
-from distillation.evaluation.distances import psnr
+from distillation.image_metrics.distances import psnr
 from distillation.losses.pairs import pseudo_huber
 from distillation.resumable import atomic
 from distillation.trainers.inputs import StageInputs, run

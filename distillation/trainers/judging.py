@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from distillation.detector.network import Detector
-from distillation.evaluation import attributes, perceptual_distance
+from distillation.evaluation import attributes
+from distillation.image_metrics import perceptual_distance
 from distillation.trainers.catalogue import Catalogue
 from distillation.trainers.teacher import Teacher
 from generation.engine.latents import as_uint8

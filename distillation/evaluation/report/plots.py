@@ -14,10 +14,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from distillation.evaluation.distances import Interval
 from distillation.evaluation.latency import PARTS, Speed
 from distillation.evaluation.report import number_format
 from distillation.evaluation.results import Evaluation, Pair
+from distillation.image_metrics.distances import Interval
 
 DPI = 100
 BLUE, ORANGE, GREY = "#1f5fa8", "#d1691f", "#9aa3ad"

@@ -11,7 +11,7 @@ from torch import Tensor
 from distillation.detector import network as detectors
 from distillation.detector.network import Detector
 from distillation.evaluation import clip as evaluation_clip
-from distillation.evaluation.distances import Distance, distance
+from distillation.image_metrics.distances import Distance, distance
 from distillation.starter.captions import captions
 from distillation.starter.clip import zero_shot
 from distillation.starter.photographs import Photographs

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from distillation.detector.calibration import expected_calibration_error
-from distillation.evaluation.distances import Interval, psnr
+from distillation.image_metrics.distances import Interval, psnr
 from distillation.resumable.progress import Bar
 from distillation.starter.words import ATTRIBUTES, BITS, Combination
 from generation.engine.latents import as_uint8, from_pixels, image_to_latents, latents_to_image

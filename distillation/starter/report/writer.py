@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from distillation.evaluation.distances import RESAMPLES, Interval
 from distillation.evaluation.report import document, plots
+from distillation.image_metrics.distances import RESAMPLES, Interval
 from distillation.resumable import atomic, stages
 from distillation.starter import photographs, rendering
 from distillation.starter.report import gallery, measurement, metrics

@@ -2,7 +2,7 @@
 
 import pytest
 
-from distillation.evaluation.distances import Interval
+from distillation.image_metrics.distances import Interval
 from distillation.method_comparison.report import Line, opening
 
 SOME = Interval(0.8, 0.7, 0.9)

@@ -8,10 +8,11 @@ import torch
 from safetensors.torch import load_file
 
 from distillation.detector import network as detectors
-from distillation.evaluation import attributes, pictures, sharpness
-from distillation.evaluation.perceptual_distance import fitted
+from distillation.evaluation import attributes, pictures
 from distillation.evaluation.prompts import Prompts, seeds_of
 from distillation.evaluation.report.sheets import spread
+from distillation.image_metrics import sharpness
+from distillation.image_metrics.perceptual_distance import fitted
 from distillation.trainers.catalogue import bits_of
 from generation.engine import release as releases
 from generation.engine.prompts.prompt_embeds import TENSOR

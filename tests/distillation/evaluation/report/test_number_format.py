@@ -1,8 +1,8 @@
 import pytest
 
-from distillation.evaluation.distances import Interval
 from distillation.evaluation.noninferiority import NON_INFERIOR, Verdict
 from distillation.evaluation.report import number_format
+from distillation.image_metrics.distances import Interval
 
 
 def test_numbers_are_rounded_with_their_interval():

@@ -10,7 +10,7 @@ from transformers import CLIPTokenizer
 
 from distillation.detector import network as detectors
 from distillation.detector.network import Detector, DetectorConfig
-from distillation.evaluation.distances import Interval
+from distillation.image_metrics.distances import Interval
 from distillation.starter import clip as clips
 from distillation.starter import tokenizer
 from distillation.starter.captions import captions, phrases

@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from distillation.evaluation import distances
-from distillation.evaluation.distances import CMMD, Measure, polynomial
+from distillation.image_metrics import distances
+from distillation.image_metrics.distances import CMMD, Measure, polynomial
 
 KID = Measure(polynomial)
 

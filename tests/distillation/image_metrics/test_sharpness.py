@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from distillation.evaluation import sharpness
+from distillation.image_metrics import sharpness
 from tests.distillation.evaluation.drawings import drawings
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from distillation.evaluation.sharpness import luma
+from distillation.image_metrics.sharpness import luma
 
 Kernel = Callable[[Tensor, Tensor], Tensor]  # (n, d), (m, d) → (n, m)
 CMMD_SIGMA = 10.0

@@ -3,7 +3,7 @@ import torch
 from torch.nn import functional
 
 from distillation.detector.network import Detector, DetectorConfig
-from distillation.evaluation import perceptual_distance
+from distillation.image_metrics import perceptual_distance
 
 CONFIG = DetectorConfig(("a", "b"), (2,), image_size=32, widths=(4, 8, 8), depths=(0, 1, 2))
 

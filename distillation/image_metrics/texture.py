@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from distillation.evaluation import distances
-from distillation.evaluation.distances import Interval, Measure, gaussian
-from distillation.evaluation.sharpness import luma
+from distillation.image_metrics import distances
+from distillation.image_metrics.distances import Interval, Measure, gaussian
+from distillation.image_metrics.sharpness import luma
 
 SCALES = 3  # each half as large as the one before
 REGIONS = 4  # a side

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from distillation.evaluation import clip, distances, texture
+from distillation.evaluation import clip
+from distillation.image_metrics import distances, texture
 from distillation.runs.inputs import STARTER_JUDGES
 from tests.distillation.evaluation.drawings import drawings
 
