@@ -69,7 +69,7 @@ class PeriodicTaskAdmin(BeatPeriodicTaskAdmin, ModelAdmin):
 
     @display(description="task", ordering="name")
     def named(self, task: PeriodicTask) -> Any:
-        """Return the name, and what the task does: the first line of its docstring."""
+        """Return the task's name with the first line of its docstring."""
         return pictures.wording(task.name, _does().get(task.task, task.task))
 
     @display(description="when")

@@ -1,4 +1,4 @@
-"""Means over training seeds and prompts, with bootstrap intervals that draw both."""
+"""Means over training seeds and prompts, with intervals from a bootstrap over both."""
 
 import torch
 from torch import Tensor

@@ -20,7 +20,7 @@ class Migration(migrations.Migration):
                 blank=True,
                 db_default=[],
                 default=list,
-                help_text="Only prompt variants with one of these: its release becomes a specialist.",
+                help_text="Tags: the run is for prompt variants with one of them, and its release becomes a specialist.",
                 size=None,
             ),
         ),

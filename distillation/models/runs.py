@@ -63,7 +63,7 @@ class Run(models.Model):
         default=list,
         db_default=[],
         blank=True,
-        help_text="Only prompt variants with one of these: its release becomes a specialist.",
+        help_text="Tags: the run is for prompt variants with one of them, and its release becomes a specialist.",
     )
     trigger = models.CharField(max_length=10, choices=Trigger, default=Trigger.PERSON)
     reasons = ArrayField(models.CharField(max_length=300), default=list, blank=True)

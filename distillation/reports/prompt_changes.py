@@ -119,7 +119,7 @@ def _tried(variants: Sequence[Any]) -> list[dict[str, Any]]:
 
 
 def sentences(prompts: Mapping[str, Any] | None) -> str:
-    """Return in words what `of` found; "" if nothing changes and nothing is hard."""
+    """Return sentences on the result of `of`; "" if no prompt changes and none is hard."""
     if not prompts:
         return ""
     said = []

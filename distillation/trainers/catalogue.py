@@ -75,7 +75,7 @@ def write(catalogue: Catalogue, folder: Path) -> None:
 
 
 def read_hard(folder: Path) -> dict[str, int]:
-    """Return how hard the variants are that are hard at all: 1, or 2 for the hardest, by slug."""
+    """Return the level of each hard variant by slug: 1, or 2 for the hardest."""
     path = Path(folder) / HARD
     return dict(json.loads(path.read_text("utf-8"))) if path.is_file() else {}
 

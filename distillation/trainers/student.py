@@ -80,7 +80,7 @@ def reduce(teacher: Teacher, recipe: StudentRecipe, *, posterior: Posterior | No
 
 
 def _cut(name: str, teacher: Teacher, posterior: Posterior | None = None) -> Cut:
-    """Return the cut of this name, with the block that it loses if the weights decide that."""
+    """Return the cut with this name; for a `…-least`, the weights choose the further block to remove."""
     cut = cuts.cut_named(name)
     if not cut.loses_least:
         return cut
