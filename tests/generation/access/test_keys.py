@@ -93,7 +93,7 @@ def test_every_change_of_a_key_is_recorded_once_without_its_secret():
     }
     assert actions[1][2] == {"images_per_day": [5, None]}
     assert actions[2][2]["to"] == str(new)
-    assert plain.rsplit("_", 1)[1] not in str(actions)
+    assert plain[-20:] not in str(actions)
 
 
 def test_limits_are_said_in_words():
