@@ -16,7 +16,7 @@ from generation.admin import pictures
 from generation.admin.actions import ObjectActionsMixin, ReadOnlyMixin
 from generation.errors import GenerationError
 from generation.models import PromptVariant, Release
-from generation.releases import activation, coverage, specialists
+from generation.releases import activation, reassignment, specialists
 from generation.releases import lifecycle as releases
 from generation.releases.default_release import Serving
 
@@ -142,16 +142,13 @@ class ReleaseAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
         active = releases.active(obj.kind)
         return {
             "activate": f"New jobs will use {obj.name}"
-            + (f" instead of {active.name}, which is retired." if active else ".")
-            + _loss(active, obj),
+            + (f" instead of {active.name}, which is retired." if active else "."),
             "specialist": f"New jobs will use {obj.name} for prompts that no other student covers, and for those "
             "that it is known to make better. Others stay as they are.",
-            "retire": f"New jobs will use other releases for the prompts of {obj.name}."
-            + _loss(obj, active),
-            "rollback": f"New jobs will use {obj.replaced} again, and {obj.name} is retired."
-            + _loss(obj, obj.replaced),
+            "retire": f"New jobs will use other releases for the prompts of {obj.name}.",
+            "rollback": f"New jobs will use {obj.replaced} again, and {obj.name} is retired.",
             "reject": f"{obj.name} can never be served after this. This cannot be undone.",
-        }.get(name, "")
+        }.get(name, "") + _changes(name, obj)
 
     @action(description="Activate", icon="play_circle", permissions=["change"])
     def activate(self, request: HttpRequest, queryset: QuerySet) -> None:
@@ -211,23 +208,20 @@ class ReleaseAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
         messages.success(request, done.format(release.name))
 
 
-def _loss(before: Release | None, after: Release | None) -> str:
-    """Return a sentence on the prompt variants that lose their release, "" if none does."""
-    if before is None or after is None or after.covers_all:
+def _changes(name: str, release: Release) -> str:
+    """Return the sentences on the prompt variants that another release serves after the action; "" for none."""
+    after = {
+        "activate": reassignment.activated,
+        "specialist": reassignment.beside,
+        "retire": reassignment.retired,
+        "rollback": _rolled_back,
+    }.get(name)
+    if after is None:
         return ""
-    lost = coverage.lost(before, after).count()
-    if not lost:
-        return ""
-    variants = "1 prompt variant" if lost == 1 else f"{lost} prompt variants"
-    return (
-        f" {variants} of the catalogue that {before.name} covers will not be covered: "
-        f"{UNCOVERED[settings.UNCOVERED]}."
-    )
+    now = Serving.now()
+    return "".join(f" {move}" for move in reassignment.moves(now, after(now, release)))
 
 
-# What the setting UNCOVERED makes of requests that no active student covers.
-UNCOVERED = {
-    "teacher": "the teacher, which is slower, makes these pictures",
-    "student": "this release makes these pictures all the same, and they may be poor",
-    "refuse": "requests for these are refused",
-}
+def _rolled_back(now: Serving, release: Release) -> Serving:
+    previous = release.replaced
+    return now if previous is None else reassignment.activated(now, previous)

@@ -62,9 +62,3 @@ def covering(releases: Collection[Release]) -> QuerySet[Release]:
     )
     rows = Release.objects.filter(pk__in=[release.pk for release in releases])
     return rows.filter(Q(covers_all=True) | Exists(same))
-
-
-def lost(before: Release, after: Release) -> QuerySet[PromptVariant]:
-    """Return the active variants that `before` covers and `after` does not."""
-    active = PromptVariant.objects.filter(status=PromptVariant.Status.ACTIVE)
-    return active.filter(condition(before)).exclude(condition(after))

@@ -67,23 +67,38 @@ def test_the_form_of_a_key_ticks_no_more_than_pictures_need(admin):
     assert set(form["scopes"].value()) == {"jobs:write", "jobs:read", "variants:read"}
 
 
-def test_the_question_says_how_many_prompts_lose_their_release(admin, settings):
-    slugs = ["one", "two", "three"]
+def test_the_question_says_which_prompts_change_their_release(admin, settings):
+    slugs = ["one", "three", "two"]
     for slug in slugs:
         make_variant(slug=slug)
     make_variant(slug="gone", status="archived")
+    make_release(name="slow", kind="teacher")
     wide = make_release(name="wide", covered_variants=[*slugs, "gone"])
     narrow = make_release(name="narrow", status="candidate", covered_variants=["one", "other"])
     page = text(admin.get(url("release", "change", narrow.pk)))
-    assert "2 prompt variants of the catalogue that wide covers will not be covered" in page
-    assert "the teacher, which is slower" in page
+    assert (
+        "2 prompt variants will change from wide to slow, the teacher, which is slower: three, two."
+        in page
+    )
+    assert "1 prompt variant will change from wide to narrow: one." in page
     settings.UNCOVERED = "refuse"
-    assert "requests for these are refused" in text(choose(admin, "release", "activate", narrow))
+    page = text(choose(admin, "release", "activate", narrow))
+    assert "2 prompt variants that wide serves now will have no release" in page
+    make_release(name="beside", status="specialist", covered_variants=["two"])
+    page = text(admin.get(url("release", "change", narrow.pk)))
+    assert (
+        "1 prompt variant that wide serves now will have no release" in page
+        and "it are refused: three." in page
+    )
+    assert "1 prompt variant will change from wide to beside: two." in page
     wider = make_release(name="wider", status="candidate", covered_variants=[*slugs, "four"])
-    assert "not be covered" not in text(admin.get(url("release", "change", wider.pk)))
+    page = text(admin.get(url("release", "change", wider.pk)))
+    assert "3 prompt variants will change from wide to wider: one, three, two." in page
+    assert "no release" not in page
     Release.objects.filter(pk=wide.pk).update(status="retired")
     Release.objects.filter(pk=narrow.pk).update(status="active", replaced=wide)
-    assert "not be covered" not in text(admin.get(url("release", "change", wide.pk)))
+    page = text(admin.get(url("release", "change", narrow.pk)))
+    assert "1 prompt variant that no release serves now will be served by wide: three." in page
 
 
 def test_what_cannot_be_activated_is_refused_before_workers_are_waited_for(admin, monkeypatch):
