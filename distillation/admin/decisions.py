@@ -15,7 +15,8 @@ from generation.admin.actions import ReadOnlyMixin
 @admin.register(Decision)
 class DecisionAdmin(ReadOnlyMixin, ModelAdmin):
     when_empty = (
-        "The schedule decides at night; Run selected tasks now in the schedule decides at once."
+        "The task consider-redistillation decides at night; run it on the page Periodic tasks to "
+        "decide at once."
     )
     list_display = ("created", "verdict", "why", "run")
     list_filter = ("is_start",)

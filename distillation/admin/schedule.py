@@ -1,4 +1,4 @@
-"""Admin of the beat schedule: django-celery-beat's pages in unfold's style, with permissions and a log."""
+"""Admin of periodic tasks: django-celery-beat's pages in unfold's style, with permissions and a log."""
 
 from datetime import datetime, timedelta
 from functools import cache
@@ -103,11 +103,11 @@ class PeriodicTaskAdmin(BeatPeriodicTaskAdmin, ModelAdmin):
     def _log(self, request: HttpRequest, tasks: list[PeriodicTask], message: str) -> None:
         LogEntry.objects.log_actions(cast(int, request.user.pk), tasks, CHANGE, message)
         for task in tasks:
-            audit.record("schedule_changed", task.name, what=message)
+            audit.record("periodic_task_changed", task.name, what=message)
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
         super().save_model(request, obj, form, change)
-        audit.record("schedule_changed", obj.name, fields=form.changed_data)
+        audit.record("periodic_task_changed", obj.name, fields=form.changed_data)
 
 
 @admin.register(IntervalSchedule)

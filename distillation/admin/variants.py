@@ -77,7 +77,9 @@ class VariantWithRunsAdmin(PromptVariantAdmin):
             return f"The run {runs.open.name} is {runs.open.status}, at {runs.open.percent:.0f} %."
         if runs.next_decision:
             return f"The schedule decides on a run {runs.next_decision}."
-        return "No run is scheduled: enable consider-redistillation in the schedule, or start one."
+        return (
+            "No run is scheduled: enable the periodic task consider-redistillation, or start one."
+        )
 
     def blocks(self, request: HttpRequest, obj: Any) -> list[dict[str, Any]]:
         if not request.user.has_perm("distillation.view_example"):

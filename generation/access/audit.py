@@ -1,4 +1,4 @@
-"""Audit log of changes to keys, releases, the catalogue, runs and the schedule, in the transaction of the change.
+"""Audit log of changes to keys, releases, the catalogue, runs and periodic tasks, in the transaction of the change.
 
 The actor is a context variable: set by `generation.api.middleware` in requests, by signals in Celery tasks; any other
 process is a command run by a user of the operating system.

@@ -1,4 +1,4 @@
-"""Admin of the audit log: changes to keys, releases, the catalogue, runs and the schedule, read-only."""
+"""Admin of the audit log: changes to keys, releases, the catalogue, runs and periodic tasks, read-only."""
 
 import json
 from typing import Any

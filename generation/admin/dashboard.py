@@ -107,14 +107,14 @@ def _schedule() -> dict:
     try:
         is_beating = beat_lock.is_held()
     except redis.RedisError:
-        return _card("Schedule", "unknown", "Redis does not answer", "worker", is_bad=True)
+        return _card("Periodic tasks", "unknown", "Redis does not answer", "worker", is_bad=True)
     stopped = [] if is_beating else ["beat"]
     stopped += [] if heartbeat.is_served(light.QUEUE) else ["the light worker"]
     verb = "do" if len(stopped) > 1 else "does"
     note = f"{' and '.join(stopped)} {verb} not run: start {'them' if verb == 'do' else 'it'}"
     return _card(
-        "Schedule",
-        "stopped" if stopped else "runs",
+        "Periodic tasks",
+        "stopped" if stopped else "run",
         note if stopped else "beat and the light worker run",
         "worker",
         is_bad=bool(stopped),

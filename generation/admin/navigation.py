@@ -2,36 +2,38 @@
 
 from typing import Any
 
+from django.apps import apps
 from django.http import HttpRequest
 from django.urls import reverse_lazy
+from django.utils.text import capfirst
 
-# Title of a group → title, icon and model of each link.
+# Title of a group → icon and model of each link, which has the name of the model.
 GROUPS = {
     "Pictures": (
-        ("Prompt variants", "menu_book", "generation_promptvariant"),
-        ("Jobs", "pending_actions", "generation_job"),
-        ("Releases", "deployed_code", "generation_release"),
-        ("Stock", "inventory_2", "generation_stockedimage"),
-        ("Workers", "memory", "generation_worker"),
-        ("Queues", "traffic", "generation_queue"),
-        ("Webhooks", "webhook", "generation_webhookendpoint"),
-        ("Webhook deliveries", "outbox", "generation_delivery"),
+        ("menu_book", "generation_promptvariant"),
+        ("pending_actions", "generation_job"),
+        ("deployed_code", "generation_release"),
+        ("inventory_2", "generation_stockedimage"),
+        ("memory", "generation_worker"),
+        ("traffic", "generation_queue"),
+        ("webhook", "generation_webhookendpoint"),
+        ("outbox", "generation_delivery"),
     ),
     "Redistillation": (
-        ("Runs", "cycle", "distillation_run"),
-        ("Designs", "tune", "distillation_design"),
-        ("Evaluations", "compare", "distillation_evaluation"),
-        ("Decisions", "rule", "distillation_decision"),
-        ("Image sources", "folder_open", "distillation_imagesource"),
-        ("Examples", "photo_library", "distillation_example"),
-        ("Detectors", "troubleshoot", "distillation_detector"),
-        ("Schedule", "schedule", "django_celery_beat_periodictask"),
+        ("cycle", "distillation_run"),
+        ("tune", "distillation_design"),
+        ("compare", "distillation_evaluation"),
+        ("rule", "distillation_decision"),
+        ("folder_open", "distillation_imagesource"),
+        ("photo_library", "distillation_example"),
+        ("troubleshoot", "distillation_detector"),
+        ("schedule", "django_celery_beat_periodictask"),
     ),
     "Access": (
-        ("API keys", "key", "generation_apikey"),
-        ("Users", "person", "auth_user"),
-        ("Groups", "group", "auth_group"),
-        ("Audit log", "history", "generation_auditentry"),
+        ("key", "generation_apikey"),
+        ("person", "auth_user"),
+        ("group", "auth_group"),
+        ("history", "generation_auditentry"),
     ),
 }
 
@@ -43,14 +45,24 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
             "title": title,
             "separator": True,
             "items": [
-                {"title": name, "icon": icon, "link": reverse_lazy(f"admin:{model}_changelist")}
-                for name, icon, model in links
+                {
+                    "title": _name(model),
+                    "icon": icon,
+                    "link": reverse_lazy(f"admin:{model}_changelist"),
+                }
+                for icon, model in links
                 if may_view(request, model)
             ],
         }
         for title, links in GROUPS.items()
     ]
     return [group for group in groups if group["items"]]
+
+
+def _name(model: str) -> str:
+    """Return the name that the model's pages have too."""
+    app, _, name = model.rpartition("_")
+    return capfirst(apps.get_model(app, name)._meta.verbose_name_plural)
 
 
 def may_view(request: HttpRequest, model: str) -> bool:

@@ -83,7 +83,7 @@ class WebhookEndpointAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
 
     created = pictures.when_column("created_at", "created")
 
-    @display(description="deliveries")
+    @display(description="webhook deliveries")
     def unsent(self, endpoint: WebhookEndpoint) -> str:
         found = webhooks.unsent([endpoint])
         counts = ", ".join(

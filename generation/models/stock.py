@@ -26,6 +26,7 @@ class StockedImage(models.Model):
     class Meta:
         ordering = ["-created_at"]
         verbose_name = "stocked image"
+        verbose_name_plural = "stock"
 
     def __str__(self) -> str:
         return str(self.image.get("seed", ""))

@@ -48,6 +48,7 @@ class WebhookEndpoint(models.Model):
 
     class Meta:
         ordering = ["-created_at"]
+        verbose_name = "webhook"
         constraints = [
             models.UniqueConstraint(fields=["owner", "url"], name="one_endpoint_per_owner_and_url")
         ]
@@ -82,10 +83,13 @@ class Delivery(models.Model):
         on_delete=models.CASCADE,
         related_name="deliveries",
         db_index=False,  # delivery_of_owner begins with it
-        help_text="Owner of the endpoint.",
+        help_text="Owner of the webhook.",
     )
     endpoint = models.ForeignKey(
-        WebhookEndpoint, on_delete=models.CASCADE, related_name="deliveries"
+        WebhookEndpoint,
+        on_delete=models.CASCADE,
+        related_name="deliveries",
+        verbose_name="webhook",
     )
     job = models.ForeignKey("generation.Job", on_delete=models.CASCADE, related_name="deliveries")
     event = models.CharField(max_length=10, choices=Event)
@@ -100,7 +104,8 @@ class Delivery(models.Model):
 
     class Meta:
         ordering = ["-created_at"]
-        verbose_name_plural = "deliveries"
+        verbose_name = "webhook delivery"
+        verbose_name_plural = "webhook deliveries"
         indexes = [
             models.Index(
                 fields=["next_attempt_at"], condition=Q(status="pending"), name="delivery_due"

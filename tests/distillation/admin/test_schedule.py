@@ -1,4 +1,4 @@
-"""Admin of the beat schedule: who may change it, and what is written down."""
+"""Admin of periodic tasks: who may change it, and what is written down."""
 
 import json
 import re
@@ -70,7 +70,7 @@ def test_changes_of_the_schedule_are_written_down(tasks, light_queue):
         "user__username", "object_repr", "change_message"
     )
     said = [(who, what.split(":")[0], message) for who, what, message in entries]
-    audited = AuditEntry.objects.filter(action="schedule_changed", actor="editor")
+    audited = AuditEntry.objects.filter(action="periodic_task_changed", actor="editor")
     assert audited.count() == len(said)
     assert sorted(said) == [
         ("editor", "consider", "Disabled in the admin."),

@@ -118,14 +118,14 @@ def test_the_first_page_shows_the_figures_and_the_latest_pictures(admin, rows):
 def test_the_first_page_says_that_beat_or_the_light_worker_is_gone(admin, redis_server):
     def card() -> dict:
         cards = admin.get(reverse("admin:index")).context["cards"]
-        return next(card for card in cards if card["title"] == "Schedule")
+        return next(card for card in cards if card["title"] == "Periodic tasks")
 
     assert card()["is_bad"]
     assert card()["note"] == "beat and the light worker do not run: start them"
     redis_server.set(beat_lock.NAME, "a beat")
     assert card()["note"] == "the light worker does not run: start it"
     make_worker(name="light", queue="light")
-    assert (card()["value"], card()["is_bad"]) == ("runs", False)
+    assert (card()["value"], card()["is_bad"]) == ("run", False)
 
 
 def test_every_page_of_the_admin_has_a_title(admin, rows):
@@ -138,6 +138,17 @@ def test_every_page_of_the_admin_has_a_title(admin, rows):
         html = admin.get(page).content.decode()
         title = html.split("<title>", 1)[1].split("</title>", 1)[0]
         assert title.split("|")[0].strip() and "Retort" in title, page
+
+
+def test_each_list_is_named_as_in_the_menu(admin):
+    menu = admin.get(reverse("admin:index")).context["sidebar_navigation"]
+    links = [link for group in menu for link in group["items"]]
+    assert {"Periodic tasks", "Webhooks", "Webhook deliveries", "Stock"} <= {
+        link["title"] for link in links
+    }
+    for link in links:
+        page = admin.get(str(link["link"])).content.decode()
+        assert page.split("<title>", 1)[1].split(" |", 1)[0].strip() == link["title"]
 
 
 @pytest.mark.parametrize(
