@@ -8,6 +8,7 @@ from django.core.exceptions import PermissionDenied
 from django.core.paginator import Paginator
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect
+from django.template.defaultfilters import pluralize
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
 
@@ -106,7 +107,8 @@ class ComparisonMixin:
             messages.error(request, error.detail)
         else:
             messages.success(
-                request, f"{count} jobs make the pictures. Reload the page in a moment."
+                request,
+                f"{count} job{pluralize(count, ' makes,s make')} the pictures. Reload the page in a moment.",
             )
         return redirect(reverse("admin:generation_release_compare") + _query(first, second, page=1))
 

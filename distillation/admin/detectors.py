@@ -5,6 +5,7 @@ from typing import Any
 from django.contrib import admin, messages
 from django.db.models import Count, QuerySet
 from django.http import HttpRequest
+from django.template.defaultfilters import pluralize
 from django.template.loader import render_to_string
 from django.utils.html import format_html_join
 from django.utils.safestring import mark_safe
@@ -50,7 +51,9 @@ class DetectorAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
     # --- columns
     @display(description="detector", ordering="name")
     def named(self, row: Detector) -> Any:
-        return pictures.wording(row.name, f"{len(row.bits)} bits, {self.image_size(row)}")
+        return pictures.wording(
+            row.name, f"{len(row.bits)} bit{pluralize(len(row.bits))}, {self.image_size(row)}"
+        )
 
     @display(description="status", ordering="status")
     def status_badge(self, row: Detector) -> str:

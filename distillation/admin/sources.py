@@ -7,6 +7,7 @@ from django.contrib import admin, messages
 from django.core.exceptions import ValidationError
 from django.db.models import Count, Q, QuerySet
 from django.http import HttpRequest
+from django.template.defaultfilters import pluralize
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html
@@ -186,10 +187,9 @@ class ImageSourceAdmin(ObjectActionsMixin, ModelAdmin):
         asked = examples.ask(ImageSource.objects.filter(pk__in=queryset.values("pk")))
         if not asked:
             messages.warning(request, "Nothing to read: the selected sources are disabled.")
-        elif asked == 1:
-            messages.success(request, "1 source will be read when a worker is free.")
         else:
-            messages.success(request, f"{asked} sources will be read when a worker is free.")
+            sources = f"{asked} source{pluralize(asked)}"
+            messages.success(request, f"{sources} will be read when a worker is free.")
 
 
 def _link(source: ImageSource, count: int, **filters: str) -> Any:

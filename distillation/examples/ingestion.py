@@ -15,6 +15,7 @@ import structlog
 from django.db import transaction
 from django.db.models import Q
 from django.db.models.functions import Now
+from django.template.defaultfilters import pluralize
 from django.utils import timezone
 
 from distillation.errors import DistillationRefused
@@ -59,7 +60,11 @@ class Report:
     refused: Counter[str] = field(default_factory=Counter)
 
     def __str__(self) -> str:
-        parts = [f"{self.files} files", f"{self.taken} taken", f"{self.unchanged} unchanged"]
+        parts = [
+            f"{self.files} file{pluralize(self.files)}",
+            f"{self.taken} taken",
+            f"{self.unchanged} unchanged",
+        ]
         parts += [f"{count} {code}" for code, count in sorted(self.refused.items())]
         return ", ".join(parts)
 

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from django.template.defaultfilters import pluralize
+
 from distillation.design import limits
 from distillation.evaluation.gate_limits import QUALITY
 
@@ -44,10 +46,10 @@ def is_undecided(gate: Mapping[str, Any]) -> bool:
 
 def explain(gate: Mapping[str, Any]) -> Explanation:
     """Return what the gate found and what a person can do. gate: passed, checks."""
-    failed = _failed(gate)
+    failed, count = _failed(gate), len(gate["checks"])
     if gate["passed"]:
         return Explanation(
-            f"It reached all {len(gate['checks'])} limits of the gate.",
+            f"It reached {pluralize(count, f'the limit,all {count} limits')} of the gate.",
             "Look at the new prompts below, then serve it.",
         )
     if is_undecided(gate):
@@ -82,7 +84,11 @@ def _undecided(failed: Sequence[Mapping[str, Any]]) -> Explanation:
         )
     wanted = [check.get("seeds_to_decide") for check in failed]
     seeds = max((count for count in wanted if count is not None), default=None)
-    again = "" if seeds is None else f" Measure it again with {seeds} seeds of each variant, or"
+    again = (
+        ""
+        if seeds is None
+        else f" Measure it again with {seeds} seed{pluralize(seeds)} of each variant, or"
+    )
     return Explanation(
         f"The gate could not decide: {_listed(failed)}.",
         f"Look at the pictures below.{again or ' Then'} decide by them. A canary measures it on real jobs without "

@@ -5,6 +5,7 @@ from urllib.parse import urlencode
 
 import structlog
 from django.db.models import Exists, OuterRef, QuerySet
+from django.template.defaultfilters import pluralize
 from django.urls import reverse
 
 from distillation.errors import DistillationRefused
@@ -148,7 +149,9 @@ def measure_again(run: Run, *, seeds: int, by: Any) -> Run:
         recipe=recipe,
         teacher=run.teacher,
         begins_with=run.begins_with,
-        reasons=[f"{run.name} is measured again with {seeds} seeds of each variant."],
+        reasons=[
+            f"{run.name} is measured again with {seeds} seed{pluralize(seeds)} of each variant."
+        ],
         policy=policy.allowed(run.policy),
         tags=run.tags,
         created_by=by,
@@ -177,7 +180,7 @@ def train_on(run: Run, *, steps: int, by: Any) -> Run:
         recipe={**run.recipe, "again": changed},
         teacher=run.teacher,
         begins_with=run.release,
-        reasons=[f"Training of {run.name} is continued by {steps} steps."],
+        reasons=[f"Training of {run.name} is continued by {steps} step{pluralize(steps)}."],
         policy=policy.allowed(run.policy),
         tags=run.tags,
         created_by=by,

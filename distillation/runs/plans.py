@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from django.template.defaultfilters import pluralize
+
 from distillation.models import Run
 from distillation.pipeline.summaries import FITS
 from distillation.reports import durations
@@ -38,7 +40,8 @@ class Plan:
         if start.tags:
             covered = f"those with the tags {', '.join(start.tags)}: it makes a specialist"
         return (
-            f"A run of the recipe {start.recipe['recipe']}, {how}, for {self.variants} prompt variants, {covered}. "
+            f"A run of the recipe {start.recipe['recipe']}, {how}, "
+            f"for {self.variants} prompt variant{pluralize(self.variants)}, {covered}. "
             + (
                 "A person alone serves its release."
                 if redistillation.is_rehearsal(start.recipe)
@@ -76,7 +79,7 @@ def plan(
     facts = redistillation.gather()
     obstacles = _open(start.teacher)
     if facts.unencoded:
-        obstacles.append(f"{facts.unencoded} prompt variants are not encoded yet.")
+        obstacles.append(redistillation.unencoded(facts))
     count = facts.variants
     if tags:
         usable = catalogue.usable(start.teacher.encoder_fingerprint)

@@ -13,6 +13,7 @@ from typing import Any
 import structlog
 from django.conf import settings
 from django.db.models import Count, Max, Q, QuerySet
+from django.template.defaultfilters import pluralize
 from django.utils import timezone
 
 from distillation.errors import DistillationRefused, GateForbidden, RunOpen
@@ -81,7 +82,7 @@ def decide(facts: Facts, limits: Limits) -> tuple[bool, list[str]]:
     if not wanted:
         return False, ["The active student covers the catalogue."]
     if facts.unencoded:
-        return False, [*wanted, f"But {facts.unencoded} prompt variants are not encoded yet."]
+        return False, [*wanted, f"But {unencoded(facts)}"]
     if facts.settled_seconds < limits.settled_seconds:
         return False, [
             *wanted,
@@ -96,6 +97,11 @@ def decide(facts: Facts, limits: Limits) -> tuple[bool, list[str]]:
     return True, wanted
 
 
+def unencoded(facts: Facts) -> str:
+    """Return a sentence on the prompt variants that are not encoded, of which there are some."""
+    return f"{facts.unencoded} prompt variant{pluralize(facts.unencoded, ' is,s are')} not encoded yet."
+
+
 def _wanted(facts: Facts, limits: Limits) -> list[str]:
     """Return the reasons to start a run, empty if there are none."""
     if facts.active is None:
@@ -107,15 +113,17 @@ def _wanted(facts: Facts, limits: Limits) -> list[str]:
         )
     if len(facts.uncovered) + len(facts.changed) >= max(1, limits.new_variants):
         for slugs, what in (
-            (facts.uncovered, "are not covered"),
-            (facts.changed, "have a different text"),
+            (facts.uncovered, " is not covered,s are not covered"),
+            (facts.changed, " has a different text,s have a different text"),
         ):
             if slugs:
                 more = ", …" if len(slugs) > NAMED else ""
                 named = ", ".join(slugs[:NAMED]) + more
-                found.append(f"{len(slugs)} prompt variants {what}: {named}.")
+                found.append(f"{len(slugs)} prompt variant{pluralize(len(slugs), what)}: {named}.")
     if limits.age_days and facts.age_days is not None and facts.age_days >= limits.age_days:
-        found.append(f"{facts.active} is {facts.age_days:.0f} days old.")
+        found.append(
+            f"{facts.active} is {(days := round(facts.age_days))} day{pluralize(days)} old."
+        )
     if limits.failing_share and facts.judged and facts.failing is not None:
         share = Share(facts.failing, facts.judged)
         if share.interval[0] > limits.failing_share:

@@ -6,6 +6,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db import transaction
+from django.template.defaultfilters import pluralize
 from django.utils import timezone
 
 from generation.access import audit
@@ -23,11 +24,11 @@ LIMITS = (
 )
 GRACE = timedelta(days=7)
 _IN_WORDS = {
-    "requests_per_minute": "{} requests per minute",
-    "images_per_day": "{} images per day",
-    "device_seconds_per_day": "{} device seconds per day",
-    "max_queued_jobs": "{} queued jobs",
-    "retention_days": "images kept for {} days",
+    "requests_per_minute": "{} request{} per minute",
+    "images_per_day": "{} image{} per day",
+    "device_seconds_per_day": "{} device second{} per day",
+    "max_queued_jobs": "{} queued job{}",
+    "retention_days": "images kept for {} day{}",
 }
 
 Limits = Mapping[str, int | None]
@@ -120,7 +121,7 @@ def limits_in_words(key: APIKey) -> list[str]:
     for field, text in _IN_WORDS.items():
         value = getattr(key, field)
         if value is not None:
-            words.append(text.format(value))
+            words.append(text.format(value, pluralize(value)))
     return words
 
 

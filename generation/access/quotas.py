@@ -15,6 +15,7 @@ from cachetools import TTLCache, cached
 from django.conf import settings
 from django.db.models import F, Q, QuerySet
 from django.db.models.functions import Now
+from django.template.defaultfilters import pluralize
 from django.utils import timezone
 
 from generation.access import audit
@@ -140,12 +141,14 @@ def _exceeded(one: Limited, images: int) -> QuotaExceeded:
     used = kind.objects.filter(**_row(kind, one.pk)).first() or kind()
     if one.images_per_day is not None and used.images + images > one.images_per_day:
         what = (
-            f"The quota of {whose} is {one.images_per_day} images per day: {used.images} were requested today, "
+            f"The quota of {whose} is {one.images_per_day} image{pluralize(one.images_per_day)} per day: "
+            f"{used.images} {pluralize(used.images, 'was,were')} requested today, "
             f"and this job needs {images}."
         )
     else:
         what = (
-            f"The quota of {whose} is {one.device_seconds_per_day} device seconds per day: "
+            f"The quota of {whose} is {one.device_seconds_per_day} device "
+            f"second{pluralize(one.device_seconds_per_day)} per day: "
             f"{used.device_seconds:.1f} were used today."
         )
     seconds = math.ceil((again - timezone.now()).total_seconds())
@@ -188,7 +191,7 @@ def _refusal_of(one: Limited, most: int) -> RateLimited | None:
         return None
     whose = "This key" if isinstance(one, APIKey) else "This account"
     return RateLimited(
-        f"{whose} has {most} queued jobs, its limit. Send the request again when some have finished.",
+        f"{whose} has {most} queued job{pluralize(most)}, its limit. Send the request again when some have finished.",
         retry_after=seconds_until_gone(most),
     )
 
@@ -198,7 +201,7 @@ def _refusal_of_queue() -> QueueFull | None:
     if not most or queued() < most:
         return None
     return QueueFull(
-        f"{most} jobs are queued, the limit. Send the request again later.",
+        f"{most} job{pluralize(most, ' is,s are')} queued, the limit. Send the request again later.",
         retry_after=seconds_until_gone(most),
     )
 

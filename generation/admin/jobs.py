@@ -11,6 +11,7 @@ from django.core.exceptions import PermissionDenied
 from django.db.models import Exists, OuterRef, QuerySet
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404
+from django.template.defaultfilters import pluralize
 from django.urls import path, reverse
 from django.utils import timezone
 from unfold.admin import ModelAdmin
@@ -241,7 +242,10 @@ class JobAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
             CHANGE,
             change_message="Queued again in the admin.",
         )
-        messages.success(request, f"{len(moved)} of {len(chosen)} jobs are queued again.")
+        messages.success(
+            request,
+            f"{len(moved)} of {len(chosen)} jobs {pluralize(len(moved), 'is,are')} queued again.",
+        )
 
     @action(description="Cancel", icon="cancel", permissions=["change"])
     def cancel(self, request: HttpRequest, queryset: QuerySet) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.template.defaultfilters import pluralize
 from unfold.admin import ModelAdmin
 from unfold.decorators import action, display
 
@@ -50,7 +51,10 @@ class QueueAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
         for queue in queryset:
             state = pausing.pause(queue.name, by=request.user.get_username())
             self.log_change(request, queue, "Paused in the admin.")
-            messages.success(request, f"{state.name} is {state.status}: {state.running} jobs run.")
+            messages.success(
+                request,
+                f"{state.name} is {state.status}: {state.running} job{pluralize(state.running, ' runs,s run')}.",
+            )
 
     @action(description="Resume", icon="play_arrow", permissions=["change"])
     def resume(self, request: HttpRequest, queryset: QuerySet[Queue]) -> None:

@@ -7,7 +7,7 @@ from django.conf import settings
 from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest
-from django.template.defaultfilters import filesizeformat
+from django.template.defaultfilters import filesizeformat, pluralize
 from unfold.admin import ModelAdmin
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from unfold.decorators import action, display
@@ -115,7 +115,7 @@ class ReleaseAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
         covered = (
             "the whole catalogue"
             if release.covers_all
-            else f"{release.coverage.count()} prompt variants"
+            else f"{(count := release.coverage.count())} prompt variant{pluralize(count)}"
         )
         if release.status != Release.Status.SPECIALIST:
             return covered

@@ -7,6 +7,7 @@ from django.contrib import admin, messages
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
+from django.template.defaultfilters import pluralize
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html
@@ -76,7 +77,10 @@ class WebhookEndpointAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
     @display(description="state")
     def state_badge(self, endpoint: WebhookEndpoint) -> str:
         if endpoint.state == WebhookEndpoint.State.ACTIVE and endpoint.failures:
-            return pictures.badge("failing", f"{endpoint.failures} attempts in a row failed.")
+            return pictures.badge(
+                "failing",
+                f"{endpoint.failures} attempt{pluralize(endpoint.failures, ' failed.,s in a row failed.')}",
+            )
         return pictures.badge(endpoint.state, endpoint.disabled_reason)
 
     last_success = pictures.when_column("last_success_at", "last success")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import redis
 from django.conf import settings
 from django.http import HttpRequest
+from django.template.defaultfilters import pluralize
 from limits import RateLimitItemPerMinute
 from limits.storage import RedisStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
@@ -67,8 +68,8 @@ def check_person(person: Any) -> None:
 def _check(standing: Standing | None, what: str) -> None:
     if standing is not None and not standing.is_allowed:
         raise RateLimited(
-            f"This {what} may send {standing.limit} requests a minute. The next one is possible in "
-            f"{standing.seconds} s.",
+            f"This {what} may send {standing.limit} request{pluralize(standing.limit)} a minute. The next one is "
+            f"possible in {standing.seconds} s.",
             retry_after=standing.seconds,
         )
 

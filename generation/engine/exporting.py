@@ -213,9 +213,11 @@ def _readme(manifest: Manifest) -> str:
         "",
     ]
     if manifest.kind == "student":
+        count = len(manifest.covered_variants)
+        prompts = "1 prompt" if count == 1 else f"{count} prompts"
         lines += [
-            f"Use exactly {manifest.num_inference_steps} steps and this guidance: it was distilled for them from "
-            f"{manifest.parent}, and for {len(manifest.covered_variants)} prompts.",
+            f"Use exactly these num_inference_steps and this guidance: it was distilled for them from "
+            f"{manifest.parent}, and for {prompts}.",
             "A VAE of the class AutoencoderTiny can only decode: its encoder is all zeros, because text-to-image does "
             "not need it. Any other is the teacher's, because diffusers has no counterpart of this student's decoder.",
             "",

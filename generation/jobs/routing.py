@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from django.conf import settings
 from django.db import connection
 from django.db.models import Model
+from django.template.defaultfilters import pluralize
 
 from generation.catalogue import variants as catalogue
 from generation.errors import VariantNotCovered
@@ -250,5 +251,5 @@ def _not_covered(release: Release, variant: PromptVariant) -> VariantNotCovered:
         why = f"{variant.slug} had another text when the release {release.name} was made."
     else:
         count = release.coverage.count()
-        why = f"The release {release.name} covers {count} prompt variants, but not {variant.slug}."
+        why = f"The release {release.name} covers {count} prompt variant{pluralize(count)}, but not {variant.slug}."
     return VariantNotCovered(f"{why} Ask for another model.", parameter="model")

@@ -127,7 +127,7 @@ def unpack(source: IO[bytes], folder: Path | None) -> Facts:
     )
     if wrong:
         raise ArchiveInvalid(
-            f"{len(wrong)} files of the archive are not as they were written, such as {wrong[0]}. Take another copy."
+            f"{len(wrong)} of the archive's files differ from what was written, such as {wrong[0]}. Take another copy."
         )
     return facts
 

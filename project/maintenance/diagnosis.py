@@ -16,6 +16,7 @@ import redis
 from django.conf import settings
 from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
+from django.template.defaultfilters import pluralize
 from django_celery_beat.models import PeriodicTask
 
 from distillation.detector import version as detector_format
@@ -204,7 +205,8 @@ def _migrations(executor: MigrationExecutor) -> Found:
     ]
     if missing:
         first = missing[0][0]
-        detail = f"{len(missing)} are not applied, such as {first.app_label}.{first.name}"
+        are = pluralize(len(missing), "is,are")
+        detail = f"{len(missing)} {are} not applied, such as {first.app_label}.{first.name}"
         yield Finding("migrations", State.FAULT, detail, "Run `manage.py bootstrap`.")
     if newer:
         detail = f"the database is of a newer revision: {'.'.join(newer[0])}"
@@ -232,7 +234,8 @@ def _workers() -> Found:
         yield Finding("workers", State.OK, running)
     for paused in pausing.states():
         if paused.paused_at:
-            detail = f"{paused.name} is paused by {paused.paused_by}, {paused.queued} jobs wait"
+            wait = pluralize(paused.queued, " waits,s wait")
+            detail = f"{paused.name} is paused by {paused.paused_by}, {paused.queued} job{wait}"
             advice = f"Resume it when the reason is gone: manage.py queues resume {paused.name}"
             yield Finding("queues", State.WARNING, detail, advice)
 

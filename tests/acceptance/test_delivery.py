@@ -103,14 +103,14 @@ def test_images_go_by_age_and_a_dry_run_only_says_so(stack: Stack, variants: lis
     stack.query("UPDATE generation_apikey SET retention_days = 2")
     try:
         dry = stack.manage("retention", "--dry-run")
-        assert "Would delete the images of 1 jobs" in dry
+        assert "Would delete the images of 1 job," in dry
         assert all(path.is_file() for path in gone)
 
         real = stack.manage("retention")
     finally:
         stack.query("UPDATE generation_apikey SET retention_days = NULL")
 
-    assert "Deleted the images of 1 jobs" in real
+    assert "Deleted the images of 1 job," in real
     assert [path for path in gone if path.exists()] == []
     assert all(path.is_file() for path in kept)
     assert stack.http.get(f"/v1/jobs/{old['id']}").status_code == 410

@@ -9,6 +9,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 from django.db import connection
 from django.db.models import Count, Q
+from django.template.defaultfilters import pluralize
 from tqdm import tqdm
 
 from distillation.detector.errors import DetectorUnusable
@@ -84,7 +85,7 @@ class Command(BaseCommand):
         for source in counted:
             state = source.error or ("" if source.ingested_at else "not read yet")
             state = state if source.is_enabled else "disabled"
-            counts = f"{source.taken} examples, {source.all - source.taken} refused"
+            counts = f"{source.taken} example{pluralize(source.taken)}, {source.all - source.taken} refused"
             self.stdout.write(f"{source.name:<24} {counts}  {source.url}  {state}".rstrip())
 
     def ingest(self, options: dict[str, Any]) -> None:
@@ -120,7 +121,7 @@ class Command(BaseCommand):
         found = detector.verdicts.filter(example__refusal="")
         accepted = found.filter(is_accepted=True).count()
         self.stdout.write(
-            f"{detector.name}: judged {judged}; {accepted} of {found.count()} images are accepted."
+            f"{detector.name}: judged {judged}; {accepted} of all {found.count()} accepted."
         )
 
     @contextmanager

@@ -6,7 +6,7 @@ from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
-from django.template.defaultfilters import filesizeformat
+from django.template.defaultfilters import filesizeformat, pluralize
 from tqdm import tqdm
 
 from distillation.management import base
@@ -116,7 +116,7 @@ class Command(BaseCommand):
             outcome = "" if run.outcome == Run.Outcome.PENDING else f", {run.outcome}"
             self.stdout.write(
                 f"{run.name:<28} {run.status:<10} {run.percent:5.1f} %  {run.stage:<11} "
-                f"{run.token} slices{outcome}"
+                f"{run.token} slice{pluralize(run.token)}{outcome}"
             )
 
     def clean(self, options: dict[str, Any]) -> None:
@@ -124,7 +124,7 @@ class Command(BaseCommand):
             raise CommandError("--keep must be at least 0.")
         found = cleaning.clean(kept_runs=options["keep"], is_dry=options["dry_run"])
         for removed in found:
-            files = f" ({removed.files} files)" if removed.files else ""
+            files = f" ({removed.files} file{pluralize(removed.files)})" if removed.files else ""
             size = filesizeformat(removed.size_bytes).replace("\xa0", " ")
             self.stdout.write(f"{size:>10}  {removed.place}{files}: {removed.why}")
         total = filesizeformat(sum(removed.size_bytes for removed in found)).replace("\xa0", " ")

@@ -18,6 +18,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import OperationalError, connection
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.migrations.executor import MigrationExecutor
+from django.template.defaultfilters import pluralize
 
 from generation.access import keys, roles
 from generation.catalogue import bundled_embeddings, import_export
@@ -89,7 +90,7 @@ class Command(BaseCommand):
         executor = MigrationExecutor(connection)
         plan = executor.migration_plan(executor.loader.graph.leaf_nodes())
         if plan:
-            self.say(f"Migrating the database ({len(plan)} steps) …")
+            self.say(f"Migrating the database ({len(plan)} step{pluralize(len(plan))}) …")
             session_limits.lift()
             connection.close()  # its session has the limits still
             self.run_migrations()

@@ -8,6 +8,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 from django.db import connection
+from django.template.defaultfilters import pluralize
 from tqdm import tqdm
 
 from generation.catalogue import file_formats, import_export, unknown_words
@@ -80,7 +81,7 @@ class Command(BaseCommand):
             if len(report.errors) > SHOWN_ERRORS:
                 self.stderr.write(f"… and {len(report.errors) - SHOWN_ERRORS} more.")
             raise CommandError(
-                f"Nothing was imported: {len(report.errors)} errors. Correct the file."
+                f"Nothing was imported: {(count := len(report.errors))} error{pluralize(count)}. Correct the file."
             )
         done = "Dry run:" if options["dry_run"] else "Done:"
         self.stdout.write(
@@ -92,12 +93,12 @@ class Command(BaseCommand):
 
     def export_file(self, options: dict) -> None:
         count = import_export.export_file(options["file"])
-        self.stdout.write(f"{count} prompt variants written to {options['file']}.")
+        self.stdout.write(f"{count} prompt variant{pluralize(count)} written to {options['file']}.")
 
     def encode(self, options: dict) -> None:
         if options["again"]:
             marked = catalogue.encode_again(PromptVariant.objects.all())
-            self.stdout.write(f"{marked} embeddings will be encoded again.")
+            self.stdout.write(f"{marked} embedding{pluralize(marked)} will be encoded again.")
         if options["publish"]:
             notifications.encode()
             self.stdout.write("The encode worker was notified.")
@@ -111,7 +112,9 @@ class Command(BaseCommand):
             remaining = encoding.encode_missing(on_progress=bar.update)
         self.status(options)
         if remaining:
-            raise CommandError(f"{remaining} embeddings are still missing.")
+            raise CommandError(
+                f"{remaining} embedding{pluralize(remaining, ' is,s are')} still missing."
+            )
 
     def status(self, options: dict) -> None:
         holders = {

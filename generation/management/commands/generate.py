@@ -10,6 +10,7 @@ from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
+from django.template.defaultfilters import pluralize
 from tqdm import tqdm
 
 from generation.engine.errors import EngineError
@@ -128,11 +129,12 @@ class Command(BaseCommand):
         per_image = {
             part: report[f"{part}_seconds_per_image"] for part in ("unet", "decoder", "file")
         }
+        steps = report["num_inference_steps"]
         self.stdout.write(
             f"“{report['text']}” by {report['release']} on {report['device']}\n"
             f"load          {report['load_seconds']:.2f} s (and {report['import_seconds']:.2f} s for imports)\n"
             f"per image     {sum(per_image.values()):.3f} s: U-Net {per_image['unet']:.3f} s "
-            f"({report['num_inference_steps']} steps), decoder {per_image['decoder']:.3f} s, "
+            f"({steps} step{pluralize(steps)}), decoder {per_image['decoder']:.3f} s, "
             f"file {per_image['file']:.4f} s\n"
             f"batches       {', '.join(str(size) for size in report['batches'])}\n"
             f"peak memory   {report['peak_memory_bytes'] / 2**20:.0f} MiB\n"

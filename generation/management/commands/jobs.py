@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
+from django.template.defaultfilters import pluralize
 from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 
@@ -50,5 +51,5 @@ class Command(BaseCommand):
             owner=options["owner"],
             is_dry_run=options["dry_run"],
         )
-        what = "would be queued" if options["dry_run"] else "are queued"
-        self.stdout.write(f"{count} jobs {what} again.")
+        what = "would be" if options["dry_run"] else pluralize(count, "is,are")
+        self.stdout.write(f"{count} job{pluralize(count)} {what} queued again.")

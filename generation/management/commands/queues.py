@@ -6,6 +6,7 @@ from argparse import ArgumentParser
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
+from django.template.defaultfilters import pluralize
 from django.utils.formats import date_format
 
 from generation.jobs import pausing
@@ -51,7 +52,8 @@ class Command(BaseCommand):
         while state.running:
             if time.monotonic() > ends:
                 raise CommandError(
-                    f"{state.running} jobs still run. The queue stays paused: run drain again, or resume it."
+                    f"{state.running} job{pluralize(state.running, ' still runs,s still run')}. The queue stays "
+                    "paused: run drain again, or resume it."
                 )
             time.sleep(POLL_SECONDS)
             state = pausing.state(state.name)
@@ -61,7 +63,8 @@ class Command(BaseCommand):
         self._show(pausing.resume(options["name"]))
 
     def _show(self, state: QueueState) -> None:
-        facts = f"{state.queued} queued, {state.running} running, {state.workers} workers"
+        workers = f"{state.workers} worker{pluralize(state.workers)}"
+        facts = f"{state.queued} queued, {state.running} running, {workers}"
         why = (
             f" since {date_format(state.paused_at, 'DATETIME_FORMAT')} by {state.paused_by}"
             if state.paused_at

@@ -9,6 +9,7 @@ from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
+from django.template.defaultfilters import pluralize
 from django.utils.formats import date_format
 from tqdm import tqdm
 
@@ -139,9 +140,10 @@ class Command(BaseCommand):
         width = max(len(release.name) for release in rows)
         for release in rows:
             size = "×".join(str(side) for side in release.image_sizes[0])
+            steps = release.num_inference_steps
             self.stdout.write(
                 f"{release.name:<{width}}  {release.kind:<7}  {_status(release):<12}  "
-                f"{release.num_inference_steps:>3} steps  {size:>9}  {_megabytes(release.size_bytes):>8}  "
+                f"{steps:>3} {f'step{pluralize(steps)}':<5}  {size:>9}  {_megabytes(release.size_bytes):>8}  "
                 f"{date_format(release.registered_at, 'DATETIME_FORMAT')}"
             )
 
@@ -149,7 +151,10 @@ class Command(BaseCommand):
         release = _find(options["name"])
         with self.progress("Verifying") as on_progress:
             manifest = releases.verify(release, on_progress)
-        self.stdout.write(f"{release.name}: all {len(manifest.files)} files match the manifest.")
+        count = len(manifest.files)
+        self.stdout.write(
+            f"{release.name}: {pluralize(count, f'the file matches,all {count} files match')} the manifest."
+        )
 
     def activate(self, options: dict[str, Any]) -> None:
         release = _find(options["name"])
@@ -178,7 +183,9 @@ class Command(BaseCommand):
 
     def tries(self, options: dict[str, Any]) -> None:
         release = releases.set_max_tries(_find(options["name"]), options["tries"])
-        self.stdout.write(f"{release.name}: at most {options['tries']} tries per image.")
+        self.stdout.write(
+            f"{release.name}: at most {options['tries']} tr{pluralize(options['tries'], 'y,ies')} per image."
+        )
 
     def rollback(self, options: dict[str, Any]) -> None:
         release = releases.rollback(options["kind"])

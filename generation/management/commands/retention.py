@@ -6,6 +6,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 from django.db import connection
+from django.template.defaultfilters import pluralize
 from tqdm import tqdm
 
 from generation.errors import GenerationError
@@ -62,7 +63,8 @@ class Command(BaseCommand):
             )
         size = sum(orphan.size_bytes for orphan in report.orphans)
         verb = "Would delete" if is_dry else "Deleted"
+        jobs, files, keys = report.total.jobs, len(report.orphans), report.idempotency_keys
         self.stdout.write(
-            f"{verb} the images of {report.total.jobs} jobs, {len(report.orphans)} files of {size} bytes without an "
-            f"image, and {report.idempotency_keys} idempotency keys."
+            f"{verb} the images of {jobs} job{pluralize(jobs)}, {files} file{pluralize(files)} of {size} bytes without "
+            f"an image, and {keys} idempotency key{pluralize(keys)}."
         )

@@ -10,6 +10,7 @@ from typing import IO, Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 from django.db import OperationalError
+from django.template.defaultfilters import pluralize
 
 from project.maintenance import backup
 from project.maintenance.archive import Writer
@@ -40,7 +41,7 @@ class Command(BaseCommand):
         except OperationalError as error:
             raise CommandError(f"PostgreSQL does not answer: {str(error).strip()}") from error
         self.stderr.write(
-            f"Wrote {written.files} files, {written.size_bytes / 2**20:,.1f} MiB. "
+            f"Wrote {written.files} file{pluralize(written.files)}, {written.size_bytes / 2**20:,.1f} MiB. "
             f"Check it: manage.py restore {options['file']} --verify"
         )
         if settings.S3_BUCKET:

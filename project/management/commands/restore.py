@@ -7,6 +7,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 from django.db import OperationalError, ProgrammingError
+from django.template.defaultfilters import pluralize
 
 from project.maintenance import restoration
 from project.maintenance.archive import Facts
@@ -44,7 +45,8 @@ class Command(BaseCommand):
             raise CommandError(f"PostgreSQL refused: {str(error).strip()}") from error
         self._say(outcome.facts, "is restored")
         self.stdout.write(
-            f"{outcome.files} files, {outcome.images} images, {outcome.releases} releases. "
+            f"{outcome.files} file{pluralize(outcome.files)}, {outcome.images} image{pluralize(outcome.images)}, "
+            f"{outcome.releases} release{pluralize(outcome.releases)}. "
             "Now migrate and start everything: make run, or manage.py bootstrap."
         )
         if outcome.faults:

@@ -119,7 +119,7 @@ def test_a_plan_says_what_would_begin_and_begins_nothing(admin, ready):
     page = text(start(admin, _plan="1", recipe="rehearsal"))
     for part in (
         "What would begin",
-        "A run of the recipe rehearsal, continuing student-old, for 1 prompt variants, 1 of them new",
+        "A run of the recipe rehearsal, continuing student-old, for 1 prompt variant, 1 of them new",
         "red-glass-vase",
         "A person alone serves its release.",
         "No former run like it",
@@ -148,7 +148,7 @@ def test_a_recipe_that_does_not_fit_is_refused_before_a_worker_begins(admin, rea
 def test_a_run_of_a_part_says_so_before_it_begins(admin, ready):
     make_variant(slug="blue-bowl", tags=["bowl"])
     page = text(start(admin, _plan="1", part="bowl, cup"))
-    assert "for 1 prompt variants, those with the tags bowl, cup: it makes a specialist" in page
+    assert "for 1 prompt variant, those with the tags bowl, cup: it makes a specialist" in page
     assert 'value="bowl, cup"' in page
     assert "has a tag of spoon" in text(start(admin, part="spoon"))
     start(admin, part="bowl, cup")

@@ -48,7 +48,7 @@ def test_a_source_is_added_read_and_judged(folder, detector):
     assert "field: 2 files, 1 taken, 0 unchanged, 1 format" in said
     assert f"{version.name}: judged 1" in said
     assert Verdict.objects.get().absent == ["bowl"]
-    assert "1 examples, 1 refused" in images("list")
+    assert "1 example, 1 refused" in images("list")
     assert "0 taken, 2 unchanged" in images("ingest", "field")
     assert "judged 0" in images("judge", "--detector", version.name)
 

@@ -17,7 +17,12 @@ def gate(*checks: dict[str, object]) -> dict[str, object]:
 @pytest.mark.parametrize(
     ("found", "sentence", "advice"),
     [
-        (gate(check("diversity to active", passed=True)), "reached all 1 limits", "serve it"),
+        (gate(check("diversity to active", passed=True)), "It reached the limit of", "serve it"),
+        (
+            gate(*[check(name, passed=True) for name in ("diversity to active", "clip_score to active")]),
+            "It reached all 2 limits of the gate.",
+            "serve it",
+        ),
         (
             gate(check("attributes_right to teacher")),
             "the share of pictures with everything right is 79% of that of the teacher, and at least 93% is required.",

@@ -41,7 +41,7 @@ def said(facts: Facts, limits: Limits = LIMITS) -> tuple[bool, str]:
     ("changes", "reason"),
     [
         ({"uncovered": ("red-vase", "blue-bowl")}, "2 prompt variants are not covered: red-vase, blue"),
-        ({"changed": ("red-vase",)}, "1 prompt variants have a different text: red-vase"),
+        ({"changed": ("red-vase",)}, "1 prompt variant has a different text: red-vase"),
         ({"active": None}, "No student"),
         ({"active_teacher": "old"}, "the teacher is teacher-1"),
         ({"judged": 400, "failing": 200}, "50% of 400 judged images of student-1 fail"),
@@ -146,7 +146,7 @@ def test_a_variant_that_waits_for_its_embedding_delays_the_run(releases):
     make_variant(slug="green-mug")
     rest()
     assert gather().unencoded == 1
-    assert "are not encoded yet" in consider().reasons[-1]
+    assert "1 prompt variant is not encoded yet" in consider().reasons[-1]
 
 
 def test_a_catalogue_that_was_tried_in_vain_is_not_tried_again_until_it_changes(releases):

@@ -97,7 +97,12 @@ def test_every_change_of_a_key_is_recorded_once_without_its_secret():
 
 
 def test_limits_are_said_in_words():
-    key, _ = make_key(weight=2, requests_per_minute=60, max_queued_jobs=5)
+    key, _ = make_key(weight=2, requests_per_minute=60, max_queued_jobs=5, retention_days=1)
 
-    assert keys.limits_in_words(key) == ["weight 2", "60 requests per minute", "5 queued jobs"]
+    assert keys.limits_in_words(key) == [
+        "weight 2",
+        "60 requests per minute",
+        "5 queued jobs",
+        "images kept for 1 day",
+    ]
     assert keys.limits_in_words(make_key()[0]) == []

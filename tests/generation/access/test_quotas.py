@@ -122,7 +122,7 @@ def test_seconds_of_devices_are_counted_at_commit_and_end_the_day():
     make(key, seconds=0.5)
     make(key, seconds=0.75)
 
-    with pytest.raises(QuotaExceeded, match=r"1 device seconds per day: 1\.2 were used today"):
+    with pytest.raises(QuotaExceeded, match=r"1 device second per day: 1\.2 were used today"):
         submit(key)
 
     assert used(key) == (2, 1.25)
@@ -189,7 +189,7 @@ def test_a_full_queue_refuses_what_would_wait_and_answers_what_is_stored(setting
     submit(key)
     quotas.queued.cache_clear()
 
-    with pytest.raises(QueueFull, match="1 jobs are queued"):
+    with pytest.raises(QueueFull, match="1 job is queued"):
         submit(make_key(name="another")[0])
 
     assert submit(key, seed=1).cache == Job.Cache.HIT
@@ -320,7 +320,7 @@ def test_seconds_of_devices_count_for_the_person_whatever_asked_for_them():
     completion.commit([painter.result_of(taken, device_seconds=0.75)])
 
     assert OwnerUsage.objects.get().device_seconds == 1.25
-    with pytest.raises(QuotaExceeded, match=r"this account is 1 device seconds per day: 1\.2 were"):
+    with pytest.raises(QuotaExceeded, match=r"this account is 1 device second per day: 1\.2 were"):
         submit_on_page(owner)
 
 

@@ -265,6 +265,6 @@ def test_a_prompt_that_a_specialist_makes_well_is_neither_weak_nor_hard(admin, s
     assert listed(admin, standing="weak") == listed(admin, standing="hard") == []
     assert "It is the specialist that makes this text best." in words(admin.get(url("changelist")))
     page = words(admin.get(reverse("admin:generation_release_change", args=[vases.pk])))
-    assert "1 prompt variants; it makes 1 of the catalogue now" in page
+    assert "1 prompt variant; it makes 1 of the catalogue now" in page
     Release.objects.filter(pk=vases.pk).update(status="retired")
     assert listed(admin, standing="hard") == ["weak"]

@@ -61,7 +61,7 @@ def test_one_request_too_many_is_refused_with_the_time_to_come_back():
     body = problem(answer, 429, "rate_limited")
     left, seconds = standing(answer)
     assert left == 0 and answer["Retry-After"] == str(seconds) and 1 <= seconds <= 60
-    assert "1 requests a minute" in body["detail"] and f"{seconds} s" in body["detail"]
+    assert "1 request a minute" in body["detail"] and f"{seconds} s" in body["detail"]
 
 
 def test_on_openais_routes_the_refusal_has_openais_form():

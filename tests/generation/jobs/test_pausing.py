@@ -57,7 +57,7 @@ def test_a_paused_queue_drains(redis_server):
     (claimed,) = jobs.claim("worker-1").jobs
     late = make_job()
     assert pausing.pause("generation", by="anna").status == "draining"
-    with pytest.raises(CommandError, match="1 jobs still run"):
+    with pytest.raises(CommandError, match="1 job still runs"):
         command("drain", "generation", "--timeout", "0")
 
     said: list[str] = []

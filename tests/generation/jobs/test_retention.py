@@ -435,11 +435,11 @@ def test_the_command_lists_what_would_go_and_removes_it_when_told(settings):
         return out.getvalue()
 
     shown = run("--dry-run")
-    assert "Would delete the images of 1 jobs, 1 files of 4 bytes without an image" in shown
+    assert "Would delete the images of 1 job, 1 file of 4 bytes without an image" in shown
     assert f"{lost} belongs to no image, 4 bytes" in shown
     (row,) = (line.split() for line in shown.splitlines() if line.startswith("ann"))
     assert row[:4] == ["ann", "1", "1", "2"]
     assert storage.exists(lost) and not purged()
 
-    assert "Deleted the images of 1 jobs" in run()
+    assert "Deleted the images of 1 job," in run()
     assert len(purged()) == 1 and stored_names() == set()

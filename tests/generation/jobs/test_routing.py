@@ -59,7 +59,7 @@ def test_who_makes_what_the_student_does_not_cover_is_a_setting(settings, policy
             served_by(None, "blue-bowl")
     else:
         assert served_by(None, "blue-bowl") == name
-    with pytest.raises(VariantNotCovered, match="covers 1 prompt variants, but not blue-bowl"):
+    with pytest.raises(VariantNotCovered, match="covers 1 prompt variant, but not blue-bowl"):
         served_by("student", "blue-bowl")
 
 

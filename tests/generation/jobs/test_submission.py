@@ -98,7 +98,7 @@ def test_without_a_model_the_student_serves_what_it_covers_and_the_teacher_the_r
 
     assert submission.submit(owner, JobRequest(variant="vase")).release == student
     assert submission.submit(owner, JobRequest(variant="new")).release == teacher
-    with pytest.raises(VariantNotCovered, match="covers 1 prompt variants, but not new"):
+    with pytest.raises(VariantNotCovered, match="covers 1 prompt variant, but not new"):
         submission.submit(owner, JobRequest(variant="new", model="student"))
 
 

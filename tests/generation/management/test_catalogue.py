@@ -49,7 +49,7 @@ def test_a_file_that_cannot_be_read_fails_with_the_reason(tmp_path):
 def test_an_export_can_be_imported(tmp_path, capsys):
     make_variant(slug="vase", text="a red vase")
     call_command("catalogue", "export", str(tmp_path / "out.json"))
-    assert "1 prompt variants" in capsys.readouterr().out
+    assert "1 prompt variant written" in capsys.readouterr().out
     call_command("catalogue", "import", str(tmp_path / "out.json"))
     assert "1 unchanged" in capsys.readouterr().out
 
@@ -66,7 +66,7 @@ def test_again_marks_what_failed(redis_server, capsys):
     call_command("catalogue", "encode", "--again", "--publish")
     row.refresh_from_db()
     assert row.error == catalogue.ENCODE_AGAIN
-    assert "1 embeddings" in capsys.readouterr().out
+    assert "1 embedding will" in capsys.readouterr().out
 
 
 def test_status_counts_the_states(capsys):

@@ -33,4 +33,4 @@ def test_all_of_them_only_by_name():
         run()
     with pytest.raises(CommandError, match="such as 2026"):
         run("--since", "yesterday")
-    assert run("--all") == "1 jobs are queued again."
+    assert run("--all") == "1 job is queued again."

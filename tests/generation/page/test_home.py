@@ -246,7 +246,7 @@ def test_a_full_queue_is_said_with_the_time_to_come_back(variants, settings):
     quotas.queued.cache_clear()
     answer = Person().post("/", {"variant": "a-green-cube"}, **CREATE)
     assert answer.status_code == 422
-    assert "1 jobs are queued, the limit." in words(answer) and "Try again in " in words(answer)
+    assert "1 job is queued, the limit." in words(answer) and "Try again in " in words(answer)
 
 
 def test_a_card_that_is_refused_leaves_the_form_alone(variants):
