@@ -165,7 +165,7 @@ class EvaluationAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
                 for row in found["verdicts"]
                 if row["estimate"] is not None
             ],
-            "checks": run.checks if run else [],
+            "checks": explanation.table(run.checks) if run else [],
             "prompts": run.prompts if run else None,
             "blind_to": report.figures.get("blind_to") if report else None,
             "report": links.get(reports.REPORT),

@@ -215,7 +215,7 @@ class RunAdmin(ApprovalsMixin, RequestedMixin, ObjectActionsMixin, ModelAdmin):
             "evaluation_url": reverse("admin:distillation_evaluation_change", args=[obj.release_id])
             if is_measured
             else None,
-            "checks": obj.checks,
+            "checks": explanation.table(obj.checks),
             "blind_to": (obj.gate or {}).get("blind_to"),
             "prompts": obj.prompts,
             "prompts_said": prompt_changes.sentences(obj.prompts),

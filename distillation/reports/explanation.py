@@ -23,6 +23,7 @@ COSTS = ("seconds", "bytes", "memory")
 RATIOS = ("attributes_right", "diversity", "sharpness", *COSTS)  # others are differences
 OTHERS = {"teacher": "the teacher", "active": "the active release"}
 ABSOLUTE = " at most"  # end of the names of checks against a limit that no release moves
+PARTS = ("found", "low", "limit")  # values of a check
 NAMED = 2  # failed checks in a sentence
 
 
@@ -66,11 +67,18 @@ def explain(gate: Mapping[str, Any]) -> Explanation:
 
 
 def value_of(check: Mapping[str, Any], part: str) -> str:
-    """Return found, low or limit of a check with its unit: "5.4 MB", "12 ms", "0.970" of a ratio."""
+    """Return found, low or limit of a check with its unit: "5.4 MB", "12 ms", "0.970" of a ratio; "–" for None."""
     measure, _ = _measure(check)
+    if check[part] is None:
+        return "–"
     if check["name"].endswith(ABSOLUTE) and measure in COSTS:
         return limits.shown("time" if measure == "seconds" else "size", check[part])
     return f"{check[part]:.3f}"
+
+
+def table(checks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the checks for a page: `found`, `low` and `limit` as text."""
+    return [{**check, **{part: value_of(check, part) for part in PARTS}} for check in checks]
 
 
 def _undecided(failed: Sequence[Mapping[str, Any]]) -> Explanation:

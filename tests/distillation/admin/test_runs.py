@@ -542,7 +542,10 @@ def test_a_gate_that_could_not_decide_is_called_inconclusive_and_costs_have_unit
     ]  # fmt: skip
     Run.objects.update(gate={"passed": False, "checks": checks})
     page = text(admin.get(url("change", measured.release_id, model="evaluation")))
-    assert "inconclusive" in page and "12.0\xa0MB" in page and "5.0\xa0MB" in page
+    assert "inconclusive" in page and "<td>-0.137</td>" in page
+    # As `manage.py distill` and the sentence above the table.
+    assert "<td>12.6 MB</td>" in page and "<td>5.24 MB</td>" in page
+    assert "<td>12.6 MB</td>" in text(admin.get(url("change", measured.pk)))
 
 
 def test_an_evaluation_with_a_core_is_listed_by_it(admin, measured):

@@ -78,6 +78,7 @@ def test_values_have_the_unit_of_what_is_measured():
     assert value_of(check("memory at most", limit=5e8), "limit") == "500 MB"
     assert value_of(check("seconds at most", found=0.0124), "found") == "12.4 ms"
     assert value_of(check("bytes to active", found=1.2), "found") == "1.200"
+    assert value_of(check("quality", found=None), "found") == "–"
 
 
 def test_without_a_judge_a_person_compares_pictures():
