@@ -4,10 +4,11 @@ Names of parameters and their shapes come from diffusers itself, built on torch'
 any size.
 """
 
+import functools
 import inspect
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -164,12 +165,10 @@ class UNetShape:
     def sees_prompt(self) -> bool:
         return any(self.attends(level) for level in range(self.levels))
 
-    @cached_property
-    def tensors(self) -> dict[str, torch.Size]:
+    @property
+    def tensors(self) -> Mapping[str, torch.Size]:
         """The shape of every tensor of the network's state dict, in its order."""
-        with torch.device("meta"):
-            unet = UNet2DConditionModel.from_config(dict(self.config))
-        return {name: tensor.shape for name, tensor in unet.state_dict().items()}
+        return _tensors(json.dumps(dict(self.config)))
 
     def require(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Raise StudentRefused for tensors that are not, by name and shape, those of this network."""
@@ -187,6 +186,13 @@ class UNetShape:
                     f"Its state dict {problem} {len(found)} tensors, the first of them {min(found)}: "
                     "give the weights and the configuration of one folder `unet`."
                 )
+
+
+@functools.lru_cache(maxsize=32)  # a tenth of a second each, and many shapes have one configuration
+def _tensors(config: str) -> Mapping[str, torch.Size]:
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(json.loads(config))
+    return {name: tensor.shape for name, tensor in unet.state_dict().items()}
 
 
 def _completed(config: Mapping[str, Any]) -> dict[str, Any]:

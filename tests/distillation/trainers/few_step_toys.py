@@ -48,8 +48,9 @@ def _release(prediction_type: str, zero_snr: bool, guidance_scale: float) -> Pat
     return folder
 
 
+@functools.cache
 def teacher(kind: str = "v at zero terminal SNR", *, guidance_scale: float = 1.5) -> Teacher:
-    """In fp32, so that what should be equal is equal."""
+    """In fp32, so that what should be equal is equal. Its frozen network is the same for all tests."""
     loaded = teachers.load(_release(*KINDS[kind], guidance_scale), device="cpu")
     return replace(loaded, is_bf16=False)
 
