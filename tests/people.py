@@ -291,6 +291,7 @@ def make_worker(
     queue: str = "generation",
     silent_seconds: float = 0,
     release: Release | None = None,
+    loaded: Sequence[Release] = (),
 ) -> Worker:
     """A worker's row whose last heartbeat was `silent_seconds` ago."""
     return Worker.objects.create(
@@ -300,6 +301,7 @@ def make_worker(
         pid=1,
         device="cpu",
         release=release,
+        loaded=[one.pk for one in loaded],
         heartbeat_at=timezone.now() - timedelta(seconds=silent_seconds),
     )
 

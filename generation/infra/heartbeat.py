@@ -151,9 +151,9 @@ def living(queue: str) -> int:
     return _living(queue).count()
 
 
-def measured(queue: str) -> list[dict[str, Any]]:
-    """Return what the batches of each living worker without a fault took, as `jobs.throughput` stores it."""
-    return list(_living(queue).values_list("batch_seconds", flat=True))
+def serving(queue: str) -> list[Worker]:
+    """Return the living workers without a fault: what each holds ready, and what its batches took."""
+    return list(_living(queue).only("name", "loaded", "batch_seconds"))
 
 
 def has_peer(name: str, queue: str) -> bool:

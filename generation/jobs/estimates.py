@@ -18,10 +18,11 @@ from django.utils import timezone
 
 from generation.infra import heartbeat, queues
 from generation.jobs import claiming, throughput
-from generation.jobs.throughput import Seconds, Stored
-from generation.models import Job, Queue, Release
+from generation.jobs.throughput import Seconds
+from generation.models import Job, Queue, Release, Worker
 
 MOST_AHEAD = 1000
+LOADS_FIRST = "A worker loads the model first, which can take a while."
 REMEMBERED_SECONDS = 1.0  # workers and what they measured: many clients poll at once
 
 # Two ranges of the index job_claimable for the owner's own jobs, and as many rows of every other owner's. ORDER BY as
@@ -56,7 +57,7 @@ LANE = "AND q.release_id IN (SELECT id FROM generation_release WHERE kind = %(ki
 @dataclass(frozen=True)
 class Estimate:
     """position: 1 = next, 0 = running, at most MOST_AHEAD + 1. eta: seconds from now, None without measurements or
-    workers. feasible: whether a live worker serves the release; if not, reason says why.
+    workers. feasible: whether a live worker serves the release. reason: why it does not, or why the job takes longer.
     """
 
     position: int
@@ -76,18 +77,27 @@ def of(job: Job) -> Estimate | None:
     if job.status == Job.Status.RUNNING:
         started = job.started_at or job.created_at
         gone = (timezone.now() - started).total_seconds()
-        return Estimate(0, *_seconds(measured, less=gone), feasible=True)
+        own = [worker for worker in workers if worker.name == job.worker_name]
+        seconds = _seconds(measured, less=gone)
+        return Estimate(0, *seconds, feasible=True, reason=_loading(job, own))
     count, images, running = _ahead(job, lane)
     position = min(count, MOST_AHEAD) + 1
     if is_paused:
         reason = "The queue is paused. The job waits until it is resumed."
         return Estimate(position, None, None, feasible=False, reason=reason)
     if not workers:
-        reason = f"No worker for the {kind} is running. The job waits for one."
+        reason = f"No worker for the {kind} is ready. The job waits for one that runs and has loaded its model."
         return Estimate(position, None, None, feasible=False, reason=reason)
     # On average half of each running job is done.
     before = (images + running / 2) / len(workers)
-    return Estimate(position, *_seconds(measured, before=before), feasible=True)
+    seconds = _seconds(measured, before=before)
+    return Estimate(position, *seconds, feasible=True, reason=_loading(job, workers))
+
+
+def _loading(job: Job, workers: Sequence[Worker]) -> str:
+    """Return what to say if none of these workers holds the job's release yet, else ""."""
+    is_held = any(job.release_id in worker.loaded for worker in workers)
+    return LOADS_FIRST if workers and not is_held else ""
 
 
 def _ahead(job: Job, kind: str | None) -> tuple[int, int, int]:
@@ -114,11 +124,11 @@ class _Measured:
     each: Seconds
 
 
-def _measured(job: Job, workers: Sequence[Stored]) -> _Measured | None:
+def _measured(job: Job, workers: Sequence[Worker]) -> _Measured | None:
     """Return the mean of what these workers measured, None if none has."""
     key = throughput.key_of(job.release_id, job.width, job.height)
     found = []
-    for curve in (throughput.parse(stored, key) for stored in workers):
+    for curve in (throughput.parse(worker.batch_seconds, key) for worker in workers):
         size = throughput.best(curve, settings.BATCH_SIZE)
         own, batch = throughput.at(curve, job.n), throughput.at(curve, size)
         if own and batch:
@@ -146,10 +156,10 @@ def _seconds(
 
 
 @cached(TTLCache(maxsize=8, ttl=REMEMBERED_SECONDS), lock=Lock())
-def _served_by(kind: str) -> tuple[str | None, Sequence[Stored], bool]:
-    """Return the kind of releases that share its workers (None = all), what each live worker measured, and whether
-    their queue is paused."""
+def _served_by(kind: str) -> tuple[str | None, Sequence[Worker], bool]:
+    """Return the kind of releases that share its workers (None = all), the live workers, and whether their queue is
+    paused."""
     is_split = heartbeat.is_served(queues.REFERENCE)
     queue = queues.REFERENCE if is_split and kind == Release.Kind.TEACHER else "generation"
     is_paused = Queue.objects.filter(name=queue, paused_at__isnull=False).exists()
-    return kind if is_split else None, heartbeat.measured(queue), is_paused
+    return kind if is_split else None, heartbeat.serving(queue), is_paused

@@ -115,7 +115,10 @@ class QueueSerializer(serializers.Serializer[Any]):
     )
     eta_seconds_p90 = serializers.FloatField(allow_null=True)
     feasible = serializers.BooleanField(help_text="Whether a live worker serves the release.")
-    reason = serializers.CharField(allow_blank=True, help_text="Why it is not feasible.")
+    reason = serializers.CharField(
+        allow_blank=True,
+        help_text="Why it is not feasible, or takes longer: a worker loads the release first.",
+    )
 
 
 class MatchSerializer(serializers.Serializer[Any]):

@@ -417,7 +417,7 @@ def test_the_queue_of_a_job_is_told_while_it_waits():
     estimates._served_by.cache_clear()
 
     alone = api.get(f"/v1/jobs/{second.id}").json()["queue"]
-    make_worker()
+    make_worker(loaded=[second.release])
     estimates._served_by.cache_clear()
     served = api.get(f"/v1/jobs/{second.id}").json()["queue"]
     jobs.cancel(first.id)

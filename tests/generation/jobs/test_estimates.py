@@ -6,7 +6,7 @@ import pytest
 from django.utils import timezone
 
 from generation.jobs import claiming, estimates, pausing, throughput
-from generation.models import Job
+from generation.models import Job, Worker
 from tests.people import make_job, make_release, make_user, make_worker
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_server")]
@@ -77,6 +77,24 @@ def test_a_worker_that_is_silent_serves_nobody():
 
     assert not found.feasible and "student" in found.reason
     assert (found.eta_p50, found.position) == (None, 1)
+
+
+@pytest.mark.parametrize("status", ["queued", "running"])
+def test_a_worker_that_loads_the_model_first_is_said(status):
+    def said() -> str:
+        estimates._served_by.cache_clear()
+        found = estimates.of(job)
+        assert found.feasible
+        return found.reason
+
+    job = make_job(status=status)
+    worker = make_worker(loaded=[make_release(name="another")])
+    assert said() == estimates.LOADS_FIRST
+    other = make_worker(name="worker-2", loaded=[job.release])
+    assert said() == ("" if status == "queued" else estimates.LOADS_FIRST)
+    other.delete()
+    Worker.objects.filter(pk=worker.pk).update(loaded=[job.release_id])
+    assert said() == ""
 
 
 def test_a_paused_queue_is_said():

@@ -3,6 +3,7 @@
 import pytest
 
 from generation.catalogue.match_requests import Answer, Near
+from generation.jobs import estimates
 from generation.models import Job, OwnerLimits, PromptVariant, Release
 from tests.client import API
 from tests.generation.encoders import EncodeThread
@@ -17,6 +18,13 @@ from tests.people import (
 from tests.person import Person, checked, html, offered, words
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_server")]
+
+
+@pytest.fixture(autouse=True)
+def nothing_remembered():
+    yield estimates._served_by.cache_clear()
+    estimates._served_by.cache_clear()
+
 
 CREATE = {"htmx": True, "HX-Trigger": "create"}
 
@@ -129,6 +137,12 @@ def test_the_page_gets_the_card_of_the_job_at_once(variants):
     assert html(card).count('class="forming"') == 2
     assert "Waiting · next in the queue" in words(card) and "No worker" in words(card)
     assert "Waiting: a green cube" in card["HX-Trigger"]
+
+
+def test_a_card_says_that_a_worker_loads_the_model_first(variants):
+    make_worker()
+    card = html(Person().post("/", {"variant": "a-green-cube"}, **CREATE))
+    assert f'<p class="quiet">{estimates.LOADS_FIRST}</p>' in card
 
 
 def test_words_of_the_catalogue_need_no_choice(variants):
