@@ -10,24 +10,28 @@ from distillation import folders
 from distillation.detector import network as detectors
 from distillation.detector.network import Detector, DetectorConfig
 from generation.catalogue import encoding
+from generation.engine import importing
 from generation.engine.importing import Options
 from generation.models import Release
 from generation.releases import lifecycle as releases
-from generation.releases import registration
 from tests.people import make_variant
 from tests.tiny import make_sd15_folder
 
 
-@pytest.fixture
-def teacher(tmp_path, settings) -> Release:
-    encoding._encoders.clear()
-    folder = make_sd15_folder(tmp_path / "sd15")
-    registration.register(
-        str(folder),
-        name="toy",
-        options=Options(steps=4, guidance_scale=3.0, image_sizes=((64, 64),)),
+@pytest.fixture(scope="session")
+def toy_teacher(tmp_path_factory) -> Path:
+    """A release with the layout of Stable Diffusion 1.5, which no test changes."""
+    place = tmp_path_factory.mktemp("toy")
+    options = Options(steps=4, guidance_scale=3.0, image_sizes=((64, 64),))
+    importing.import_folder(
+        make_sd15_folder(place / "sd15"), place / "toy", name="toy", options=options
     )
-    release = releases.activate(Release.objects.get(name="toy"))
+    return place / "toy"
+
+
+@pytest.fixture
+def teacher(toy_teacher, settings) -> Release:
+    release = releases.activate(releases.register(toy_teacher))
     make_variant(text="a red clay vase", tags=["vase"])
     make_variant(text="a blue glass mug")  # says nothing, so that the detector accepts all of it
     encoding.encode_missing()

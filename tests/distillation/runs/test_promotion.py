@@ -59,6 +59,36 @@ def test_what_passed_replaces_the_release_that_it_was_compared_with(conclude):
     assert (run.status, run.outcome, status_of("seen")) == ("succeeded", "promoted", "retired")
 
 
+def test_what_passed_is_tried_beside_the_active_release_if_so_set(conclude):
+    run = conclude(policy="canary")
+
+    assert (run.outcome, run.status, run.release.canary_percent) == ("canary", "succeeded", 10)
+    assert (status_of("made"), status_of("seen")) == ("candidate", "active")
+
+
+def test_with_nothing_to_compare_it_with_a_canary_is_served_at_once(conclude, seen):
+    seen.delete()
+    make_release(name="made", status="candidate")
+
+    run = conclude(policy="canary", replaces=None)
+
+    assert (run.outcome, run.outcome_reason) == ("promoted", "It passed the gate.")
+    assert status_of("made") == "active"
+
+
+def test_a_worker_that_lost_the_run_moves_nothing(seen, tmp_path):
+    make_run(name="made", replaces=seen)
+    make_release(name="made")
+    _, hold = runs.claim("worker-1")
+    (tmp_path / "gate.json").write_text(json.dumps({"passed": True, "checks": []}))
+    run = Run.objects.get(name="made")
+
+    promotion.conclude(run, runs.Hold(run.pk, hold.token - 1), {GATE: tmp_path})
+    assert (Run.objects.get(name="made").status, status_of("made")) == ("running", "candidate")
+    promotion.conclude(run, hold, {GATE: tmp_path})
+    assert status_of("made") == "active"
+
+
 @pytest.mark.parametrize("policy", ["auto", "canary"])
 def test_what_a_person_activated_during_the_run_stays(conclude, policy):
     releases.activate(make_release(name="by-a-person"))
