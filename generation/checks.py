@@ -67,8 +67,8 @@ def _faults() -> Iterator[CheckMessage]:
         )
     if settings.QUALITY_FLOOR and settings.UNCOVERED != "teacher":
         yield Error(
-            f"QUALITY_FLOOR={settings.QUALITY_FLOOR:g} has no effect with UNCOVERED={settings.UNCOVERED}: the teacher "
-            "does not serve in place of the student.",
+            f"QUALITY_FLOOR={settings.QUALITY_FLOOR:g} has no effect with UNCOVERED={settings.UNCOVERED}, by which "
+            "the teacher serves no request that does not ask for it.",
             hint="Give UNCOVERED=teacher, or QUALITY_FLOOR=0.",
             id="generation.E008",
         )
