@@ -1,18 +1,23 @@
-"""Registration of Stable Diffusion folders and hub ids. Imports torch: the web process never imports this module."""
+"""Registration of Stable Diffusion folders and hub ids.
+
+Converting one loads torch, so the web process never imports this module; a folder that is a release needs none of it.
+"""
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from django.conf import settings
 
-from generation.engine import importing
 from generation.engine.errors import ReleaseInvalid
-from generation.engine.importing import Options
 from generation.engine.prompts import prompt_embeds
 from generation.engine.release import MANIFEST, Progress
 from generation.errors import ReleaseRefused
 from generation.models import Release
 from generation.releases import lifecycle as releases
+
+if TYPE_CHECKING:
+    from generation.engine.importing import Options
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -21,7 +26,7 @@ def register(
     source: str,
     *,
     name: str | None = None,
-    options: Options | None = None,
+    options: "Options | None" = None,
     on_progress: Progress | None = None,
 ) -> Release:
     """Register a release folder, a Stable Diffusion folder, or a hub id (owner/name). Raises ReleaseRefused.
@@ -39,9 +44,14 @@ def register(
         except ReleaseInvalid as error:
             raise ReleaseRefused(error.detail) from error
         return releases.register(place, name=name, on_progress=on_progress)
+    is_hub_id = _HUB_ID.fullmatch(source) and not source.startswith((".", "/"))
+    if not place.is_dir() and not is_hub_id:
+        raise ReleaseRefused(f"{source} is neither a folder nor a hub id (owner/name).")
+    from generation.engine import importing  # torch and transformers take seconds to import
+
     try:
         if not place.is_dir():
-            place = _download(source)
+            place = importing.download(source)
         name = name or _name_from(source)
         target = Path(settings.RELEASES_ROOT) / name
         if Release.objects.filter(name=name).exists():
@@ -52,12 +62,6 @@ def register(
     except ReleaseInvalid as error:
         raise ReleaseRefused(error.detail) from error
     return releases.register(target, on_progress=on_progress)
-
-
-def _download(source: str) -> Path:
-    if not _HUB_ID.fullmatch(source) or source.startswith((".", "/")):
-        raise ReleaseRefused(f"{source} is neither a folder nor a hub id (owner/name).")
-    return importing.download(source)
 
 
 def _name_from(source: str) -> str:

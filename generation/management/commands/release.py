@@ -17,7 +17,7 @@ from generation.catalogue import bundled_embeddings
 from generation.engine.release import KINDS, Progress
 from generation.errors import GenerationError
 from generation.models import MOST_TRIES, PromptVariant, Release
-from generation.releases import activation, coverage, specialists
+from generation.releases import activation, coverage, registration, specialists
 from generation.releases import lifecycle as releases
 
 OPTIONS = ("kind", "steps", "guidance_scale", "noise_scheduler", "image_sizes")
@@ -112,18 +112,19 @@ class Command(BaseCommand):
             raise CommandError(error.detail) from error
 
     def register(self, options: dict[str, Any]) -> None:
-        # Imported here because it loads torch: the other actions do not need it.
-        from generation.engine.importing import Options
-        from generation.releases import registration
-
         given = {name: options[name] for name in OPTIONS if options[name] is not None}
         if "image_sizes" in given:
             given["image_sizes"] = tuple(given["image_sizes"])
+        converting = None
+        if given:
+            from generation.engine.importing import Options  # torch takes seconds to import
+
+            converting = Options(**given)
         with self.progress("Reading") as on_progress:
             release = registration.register(
                 options["source"],
                 name=options["name"],
-                options=Options(**given) if given else None,
+                options=converting,
                 on_progress=on_progress,
             )
         bundled_embeddings.store(release)

@@ -1,5 +1,8 @@
 """`manage.py release`: output and errors of each action."""
 
+import os
+import subprocess
+import sys
 from io import StringIO
 from pathlib import Path
 
@@ -8,6 +11,7 @@ from django.core.management import CommandError, call_command
 
 from generation.models import Release
 from tests import tiny
+from tests.web import database_url
 
 pytestmark = pytest.mark.django_db
 
@@ -35,6 +39,24 @@ def test_a_release_goes_through_its_whole_life(two: None) -> None:
     assert "is first again" in run("rollback", "teacher")
     assert "will not be served" in run("reject", "second")
     assert statuses() == {"first": "active", "second": "rejected"}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_release_is_registered_without_torch(tmp_path: Path, settings) -> None:
+    tiny.make_tiny_release(tmp_path / "made", name="made", kind="student")
+    code = f"""
+import sys, django
+django.setup()
+from django.core.management import call_command
+call_command("release", "register", {str(tmp_path / "made")!r})
+print(sorted({{"torch", "diffusers", "transformers"}} & set(sys.modules)))
+"""
+    environment = {**os.environ, "DATABASE_URL": database_url(), "DATA_DIR": str(settings.DATA_DIR)}
+    made = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert made.stdout.splitlines()[-1] == "[]"
+    assert statuses() == {"made": "candidate"}
 
 
 def test_a_canary_is_begun_shown_and_ended(two: None) -> None:
