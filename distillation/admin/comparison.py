@@ -12,9 +12,9 @@ from django.template.defaultfilters import pluralize
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
 
-from distillation.comparisons import blind, pictures, side_by_side
-from distillation.comparisons.blind import Trial
-from distillation.comparisons.side_by_side import Pair
+from distillation.release_comparison import blind, pictures, side_by_side
+from distillation.release_comparison.blind import Trial
+from distillation.release_comparison.side_by_side import Pair
 from generation.errors import GenerationError, StorageFailed
 from generation.models import Release
 from generation.releases import lifecycle as releases

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import comb
 
-from distillation.comparisons import side_by_side
-from distillation.comparisons.side_by_side import Pair
+from distillation.release_comparison import side_by_side
+from distillation.release_comparison.side_by_side import Pair
 from generation.models import Release
 
 SHOWN = 24  # pairs

@@ -8,8 +8,8 @@ from functools import lru_cache
 from PIL import Image as Pictures
 from PIL import ImageChops, ImageStat
 
-from distillation.comparisons import pictures
-from distillation.comparisons.pictures import Picture
+from distillation.release_comparison import pictures
+from distillation.release_comparison.pictures import Picture
 from generation.errors import StorageFailed
 from generation.models import Embedding, Release
 from generation.releases import quality

@@ -8,7 +8,7 @@ from django.urls import reverse
 from PIL import Image as Pictures
 
 from distillation import folders
-from distillation.comparisons import blind, pictures, side_by_side
+from distillation.release_comparison import blind, pictures, side_by_side
 from generation.images import storage, store
 from generation.models import Embedding, Image, Job, Release
 from generation.releases import quality
