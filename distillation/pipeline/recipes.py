@@ -13,7 +13,7 @@ from distillation.evaluation.prompts import SEEDS_EACH
 from distillation.pipeline.summaries import SUMMARIES
 from distillation.trainers import rollout
 from distillation.trainers.decoder import DecoderRecipe
-from distillation.trainers.dmd2 import MatchingRecipe
+from distillation.trainers.dmd2.recipe import MatchingRecipe
 from distillation.trainers.joint import JointRecipe
 from distillation.trainers.labels import LabelsRecipe
 from distillation.trainers.objectives.bayes import BayesRecipe

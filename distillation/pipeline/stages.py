@@ -25,7 +25,6 @@ from distillation.resumable.stages import Context, OnStage, Stage
 from distillation.trainers import catalogue as catalogues
 from distillation.trainers import (
     decoder,
-    dmd2,
     joint,
     pairs,
     quantise,
@@ -35,6 +34,7 @@ from distillation.trainers import (
     student,
 )
 from distillation.trainers.catalogue import Catalogue
+from distillation.trainers.dmd2 import trainer as dmd2
 from distillation.trainers.inputs import TuningInputs
 from distillation.trainers.labels import Labels
 from distillation.trainers.teacher import Teacher

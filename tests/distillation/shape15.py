@@ -30,7 +30,6 @@ from distillation.students.unets import UNetShape
 from distillation.trainers import (
     catalogue,
     decoder,
-    dmd2,
     joint,
     pairs,
     quantise,
@@ -39,6 +38,7 @@ from distillation.trainers import (
 )
 from distillation.trainers import teacher as teachers
 from distillation.trainers.catalogue import Catalogue
+from distillation.trainers.dmd2 import trainer as dmd2
 from distillation.trainers.inputs import StageInputs, TuningInputs
 from distillation.training import networks
 from generation.engine import bundle, folding, pipeline, quantization, release

@@ -12,7 +12,7 @@ from distillation.pipeline.stages import Chain
 from distillation.resumable import stages
 from distillation.trainers import catalogue
 from distillation.trainers.catalogue import Catalogue
-from distillation.trainers.dmd2 import MatchingRecipe
+from distillation.trainers.dmd2.recipe import MatchingRecipe
 from distillation.trainers.labels import LabelsRecipe
 from tests import tiny
 

@@ -8,12 +8,12 @@ import torch
 
 from distillation.trainers import real_images
 from distillation.trainers.catalogue import EXAMPLES, PICTURES
-from distillation.trainers.discriminator import AdversarialRecipe
+from distillation.trainers.dmd2.discriminator import AdversarialRecipe
 from distillation.trainers.real_images import RealImages
 from generation.engine.latents import image_to_latents, latents_to_image
 from tests.distillation.pictures import picture, png
 from tests.distillation.trainers import few_step_toys as toys
-from tests.distillation.trainers.test_dmd2 import ADVERSARIAL, RECIPE, same, steps, task_of
+from tests.distillation.trainers.dmd2.test_trainer import ADVERSARIAL, RECIPE, same, steps, task_of
 
 
 @pytest.fixture

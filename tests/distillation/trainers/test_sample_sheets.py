@@ -6,8 +6,9 @@ import pytest
 import torch
 from PIL import Image
 
-from distillation.trainers import dmd2, joint, regression
-from distillation.trainers.dmd2 import MatchingRecipe
+from distillation.trainers import joint, regression
+from distillation.trainers.dmd2 import trainer as dmd2
+from distillation.trainers.dmd2.recipe import MatchingRecipe
 from distillation.trainers.joint import JointRecipe
 from distillation.trainers.regression import RegressionRecipe
 from distillation.trainers.sample_sheets import Samples

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from distillation.losses import adversarial
-from distillation.trainers import discriminator
-from distillation.trainers.discriminator import AdversarialRecipe
+from distillation.trainers.dmd2 import discriminator
+from distillation.trainers.dmd2.discriminator import AdversarialRecipe
 from distillation.trainers.perception import tapped
 from distillation.training.errors import RecipeRefused
 from tests.distillation.trainers import few_step_toys as toys

@@ -13,9 +13,10 @@ from torch import Generator, Tensor
 
 from distillation.losses import adversarial, distribution_matching
 from distillation.losses.noise_regression import guided, noise_regression
-from distillation.trainers import discriminator, perception
-from distillation.trainers.discriminator import AdversarialRecipe, Heads
-from distillation.trainers.dmd2_recipe import MatchingRecipe
+from distillation.trainers import perception
+from distillation.trainers.dmd2 import discriminator
+from distillation.trainers.dmd2.discriminator import AdversarialRecipe, Heads
+from distillation.trainers.dmd2.recipe import MatchingRecipe
 from distillation.trainers.few_step import FewStepTask
 from distillation.trainers.inputs import TuningInputs, run
 from distillation.trainers.objectives import passes

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from distillation.losses import distribution_matching
-from distillation.trainers.discriminator import AdversarialRecipe
+from distillation.trainers.dmd2.discriminator import AdversarialRecipe
 from distillation.trainers.few_step import WatchedRecipe
 from distillation.trainers.perception import PerceptionRecipe
 from distillation.training import checks

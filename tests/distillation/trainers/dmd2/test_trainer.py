@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from distillation.trainers import dmd2
-from distillation.trainers.discriminator import AdversarialRecipe
-from distillation.trainers.dmd2 import MatchingRecipe, MatchingTask
+from distillation.trainers.dmd2 import trainer
+from distillation.trainers.dmd2.discriminator import AdversarialRecipe
+from distillation.trainers.dmd2.recipe import MatchingRecipe
+from distillation.trainers.dmd2.trainer import MatchingTask
 from distillation.training.errors import RecipeRefused
 from tests.distillation.trainers import few_step_toys as toys
 
@@ -305,7 +306,7 @@ def test_interrupted_it_ends_with_the_same_weights(tmp_path):
 
 def test_a_run_says_how_the_latents_are_and_saves_the_average(tmp_path):
     teacher = toys.teacher()
-    trained = dmd2.train(RECIPE, toys.inputs(tmp_path, of=teacher))
+    trained = trainer.train(RECIPE, toys.inputs(tmp_path, of=teacher))
     line = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
     assert {
         "matching",

@@ -1,0 +1,1 @@
+"""Distribution matching (DMD2): the stage `matching`, its recipe and its discriminator."""
