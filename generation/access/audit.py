@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 
 import structlog
@@ -21,6 +22,7 @@ from generation.models import AuditEntry
 log = structlog.get_logger(__name__)
 
 ADMIN, API, COMMAND, SCHEDULE = "admin", "api", "command", "schedule"
+BACKUPS = BACKUP_WRITTEN, BACKUP_RESTORED = "backup_written", "backup_restored"
 
 
 @dataclass(frozen=True)
@@ -71,3 +73,12 @@ def record(action: str, subject: object, **detail: object) -> AuditEntry:
     facts = {"action": action, "subject": str(subject), "actor": who.name, "via": who.via}
     transaction.on_commit(partial(log.info, "audited", **facts), robust=True)
     return entry
+
+
+def last_backup() -> datetime | None:
+    """Return when the archive was begun that was written or restored last; None if none is known.
+
+    An archive does not have its own entry, so a restored database names the archive that it came from.
+    """
+    last = AuditEntry.objects.filter(action__in=BACKUPS).first()
+    return datetime.fromisoformat(last.detail["made_at"]) if last else None

@@ -11,7 +11,9 @@ from django.conf import settings
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils import timezone
+from django.utils.formats import date_format
 
+from generation.access import audit
 from generation.catalogue.standing import Board, Standing
 from generation.infra import beat_lock, heartbeat
 from generation.models import Delivery, Job, Release
@@ -57,6 +59,11 @@ def items(request: HttpRequest) -> Iterator[Item]:
     if may("generation.view_worker"):
         yield from _processes()
         yield from _disk()
+    if may("generation.view_auditentry") and (fault := backup_fault()):
+        advice = (
+            "Run manage.py backup every night; BACKUP_MAX_AGE_DAYS=0 if you back up by other means."
+        )
+        yield Item(Level.WARNING, fault, advice, page("auditentry", "?q=backup"))
     if may("generation.view_release"):
         yield from _releases()
     if may("generation.view_job"):
@@ -106,6 +113,18 @@ def _disk() -> Iterator[Item]:
         text = f"{disk.free / 2**30:,.1f} GiB of {disk.total / 2**30:,.1f} GiB are free for images"
         advice = "Set RETENTION_DAYS, or give it more space."
         yield Item(Level.CRITICAL, text, advice, page("job"))
+
+
+def backup_fault() -> str:
+    """Return what is wrong with the last backup, "" if nothing is."""
+    if not settings.BACKUP_MAX_AGE_DAYS:
+        return ""
+    last = audit.last_backup()
+    if last is None:
+        return "No backup is known: what is lost now is lost for good"
+    if timezone.now() - last > timedelta(days=settings.BACKUP_MAX_AGE_DAYS):
+        return f"The last backup is of {date_format(last, 'DATE_FORMAT')}"
+    return ""
 
 
 def _releases() -> Iterator[Item]:

@@ -6,11 +6,14 @@ from typing import Any
 
 import redis
 from django.conf import settings
+from django.contrib.humanize.templatetags.humanize import naturaltime
 from django.db.models import Count, Q
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils import timezone
+from django.utils.formats import date_format
 
+from generation.access import audit
 from generation.admin import attention, pictures, trends
 from generation.catalogue import variants as catalogue
 from generation.infra import beat_lock, heartbeat, light
@@ -41,6 +44,8 @@ def summary(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
         ]
     if may("generation.view_worker"):
         cards += _workers()
+    if may("generation.view_auditentry"):
+        cards.append(_backup())
     if may("generation.view_release"):
         cards += _releases()
     if may("generation.view_promptvariant"):
@@ -100,6 +105,13 @@ def _disk() -> list[dict]:
     free, total = f"{disk.free / 2**30:,.1f} GiB", f"{disk.total / 2**30:,.1f} GiB"
     is_bad = disk.free < attention.LEAST_FREE * disk.total
     return [_card("Disk", free, f"free of {total} for images", "job", is_bad=is_bad)]
+
+
+def _backup() -> dict:
+    last = audit.last_backup()
+    value, note = ("none", "is known") if last is None else (naturaltime(last), date_format(last))
+    is_bad = bool(attention.backup_fault())
+    return _card("Last backup", value, note, "auditentry", "?q=backup", is_bad=is_bad)
 
 
 def _schedule() -> dict:

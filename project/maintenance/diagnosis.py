@@ -253,7 +253,7 @@ def _schedule() -> Found:
         yield Finding("beat", State.FAULT, detail, advice)
     disabled = PeriodicTask.objects.filter(name__in=settings.CELERY_BEAT_SCHEDULE, enabled=False)
     for name in disabled.order_by("name").values_list("name", flat=True):
-        advice = "Enable it in the admin under Schedule, unless that is meant."
+        advice = "Enable it in the admin under Periodic tasks, unless that is meant."
         yield Finding("schedule", State.WARNING, f"{name} is disabled", advice)
 
 

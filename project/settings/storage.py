@@ -39,6 +39,7 @@ DATA_DIR = Path(
 ).absolute()
 MEDIA_ROOT = DATA_DIR / "media"
 RELEASES_ROOT = DATA_DIR / "releases"
+BACKUP_MAX_AGE_DAYS = environment.whole("BACKUP_MAX_AGE_DAYS", 7, most=36_500)
 RUNTIMES_DIR = DATA_DIR / "runtimes"  # what workers convert and measure; may be deleted
 _collected = environment.env.str("STATIC_ROOT", default="")
 STATIC_ROOT = Path(_collected).absolute() if _collected else None

@@ -4,6 +4,7 @@ import os
 import sys
 import tempfile
 from argparse import ArgumentParser
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
@@ -12,6 +13,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import OperationalError
 from django.template.defaultfilters import pluralize
 
+from generation.access import audit
 from project.maintenance import backup
 from project.maintenance.archive import Writer
 from project.maintenance.errors import MaintenanceError
@@ -30,12 +32,16 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
+        begun = datetime.now(UTC)
         try:
             if options["file"] == "-":
                 written = backup.write(sys.stdout.buffer, with_training=options["with_training"])
                 sys.stdout.buffer.flush()
             else:
                 written = self._write(Path(options["file"]), with_training=options["with_training"])
+            facts = {"files": written.files, "size_bytes": written.size_bytes}
+            made_at = begun.isoformat(timespec="seconds")
+            audit.record(audit.BACKUP_WRITTEN, options["file"], made_at=made_at, **facts)
         except (MaintenanceError, OSError) as error:
             raise CommandError(str(error)) from error
         except OperationalError as error:

@@ -10,9 +10,10 @@ from django.urls import reverse
 from django.utils import timezone
 
 from distillation.models import Run
+from generation.access import audit
 from generation.admin import trends
 from generation.infra import beat_lock, redis_client
-from generation.models import Image, Job, PromptVariant, Release, Worker
+from generation.models import AuditEntry, Image, Job, PromptVariant, Release, Worker
 from tests.distillation.curated import make_example
 from tests.distillation.people import make_run
 from tests.people import (
@@ -42,6 +43,7 @@ def well(redis_server, monkeypatch):
     """Everything runs, and every prompt is covered and encoded."""
     monkeypatch.setattr(redis_client, "_resume_at", 0.0)
     redis_server.set(beat_lock.NAME, "a beat")
+    backed_up(days_ago=1)
     for queue in QUEUES:
         make_worker(name=queue, queue=queue)
     embedding = make_embedding(variant=make_variant(text="a red vase"))
@@ -49,6 +51,11 @@ def well(redis_server, monkeypatch):
     cover(release, {"a-red-vase": ""})
     make_job(embedding=embedding, release=release, status=Job.Status.SUCCEEDED)
     return redis_server
+
+
+def backed_up(*, days_ago: int) -> None:
+    begun = timezone.now() - timedelta(days=days_ago)
+    audit.record(audit.BACKUP_WRITTEN, "retort.tar", made_at=begun.isoformat())
 
 
 def person(*permissions: str, **fields: bool) -> Client:
@@ -139,3 +146,22 @@ def test_the_menu_has_no_link_to_what_is_not_permitted():
     html = person("view_job").get(reverse("admin:index")).content.decode()
     assert reverse("admin:generation_job_changelist") in html
     assert reverse("admin:generation_apikey_changelist") not in html
+
+
+def test_a_missing_or_an_old_backup_is_a_warning(well, settings):
+    def card() -> dict:
+        cards = client.get(reverse("admin:index")).context["cards"]
+        return next(card for card in cards if card["title"] == "Last backup")
+
+    client = person(is_superuser=True)
+    assert (card()["value"], card()["is_bad"]) == ("1\xa0day ago", False)
+    AuditEntry.objects.all().delete()
+    assert needs(client) == ["No backup is known: what is lost now is lost for good"]
+    backed_up(days_ago=8)
+    (said,) = needs(client)
+    assert said.startswith("The last backup is of ") and card()["is_bad"]
+    settings.BACKUP_MAX_AGE_DAYS = 9
+    assert needs(client) == [] and not card()["is_bad"]
+    AuditEntry.objects.all().delete()
+    settings.BACKUP_MAX_AGE_DAYS = 0
+    assert needs(client) == [] and not card()["is_bad"]

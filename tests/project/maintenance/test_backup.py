@@ -9,6 +9,7 @@ import tarfile
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 from django.core.management import call_command
 from django.core.management.base import CommandError
 
+from generation.access import audit
 from generation.images import storage
 from generation.models import Image, Job, PromptVariant, Release
 from generation.releases import lifecycle
@@ -103,6 +105,14 @@ def test_a_backup_is_restored_into_an_empty_database_and_folder(written: Path, o
     left_out = ("distillation/stage", "media/thumbnails")
     assert not any((other.data / name).exists() for name in left_out)
     assert [path.name for path in other.data.iterdir() if path.name.startswith(".")] == []
+    with written.open("rb") as file:
+        made_at = archive.unpack(file, None).made_at
+    entries = (
+        "SELECT action, detail->>'made_at' FROM generation_auditentry WHERE action LIKE 'backup%'"
+    )
+    assert other.query(entries) == [("backup_restored", made_at)]
+    begun = audit.last_backup()
+    assert begun and abs(begun - datetime.fromisoformat(made_at)) < timedelta(minutes=1)
     # The code of now works on it.
     checked = other.manage("migrate", "--check")
     assert checked.returncode == 0, checked.stderr
