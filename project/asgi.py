@@ -17,6 +17,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from importlib import import_module
 from types import FrameType
 from typing import Any
 from uuid import uuid4
@@ -72,6 +73,8 @@ def _refuse_faults() -> None:
 
 
 _refuse_faults()
+# Django imports the views for the first request: too late to be refused, and for `gc.freeze`.
+import_module(settings.ROOT_URLCONF)
 
 
 class Shell:

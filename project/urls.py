@@ -3,6 +3,7 @@
 from django.contrib import admin
 from django.urls import include, path
 
+from generation.page import error_pages
 from generation.page.login import limited
 
 urlpatterns = [
@@ -12,7 +13,7 @@ urlpatterns = [
     path("", include("distillation.urls")),
 ]
 
-handler400 = "generation.page.error_pages.bad_request"
-handler403 = "generation.page.error_pages.forbidden"
-handler404 = "generation.page.error_pages.not_found"
-handler500 = "generation.page.error_pages.server_error"
+handler400 = error_pages.bad_request
+handler403 = error_pages.forbidden
+handler404 = error_pages.not_found
+handler500 = error_pages.server_error

@@ -50,6 +50,21 @@ print(sorted(heavy))
     assert run(code) == "[]"
 
 
+def test_the_web_process_imports_its_views_before_it_serves():
+    code = """
+import sys
+import project.asgi
+before = set(sys.modules)
+from django.test import Client
+from django.urls import get_resolver
+resolver = get_resolver()
+assert resolver.url_patterns and resolver.resolve_error_handler(500)
+assert Client().get("/v1/openapi.json", headers={"host": "localhost"}).status_code == 200
+print(sorted(name for name in set(sys.modules) - before if name.startswith(("generation.", "distillation."))))
+"""
+    assert run(code) == "[]"
+
+
 def test_publishing_and_sweeping_load_no_tensor_code():
     code = """
 import sys, django, os
