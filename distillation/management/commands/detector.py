@@ -3,21 +3,22 @@
 import hashlib
 import re
 from argparse import ArgumentParser
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from django.utils.formats import date_format
 
+from distillation.detector.errors import LabelsUnusable
 from distillation.detectors import registry as detectors
+from distillation.management.base import DistillationCommand
 from distillation.models import Detector
-from generation.errors import GenerationError
 
 
-class Command(BaseCommand):
+class Command(DistillationCommand):
     help = "Train, test, list, register and activate versions of the detector."
+    # ValueError: of a field of the recipe.
+    refusals = (*DistillationCommand.refusals, LabelsUnusable, ValueError)
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -89,11 +90,8 @@ class Command(BaseCommand):
         activate = commands.add_parser("activate", help="use this version from now on")
         activate.add_argument("name")
 
-    def handle(self, *args: Any, **options: Any) -> None:
-        try:
-            getattr(self, options["command"])(options)
-        except GenerationError as error:
-            raise CommandError(error.detail) from error
+    def work(self, options: dict[str, Any]) -> None:
+        getattr(self, options["command"])(options)
 
     def list(self, _options: dict[str, Any]) -> None:
         rows = list(Detector.objects.all())
@@ -123,29 +121,28 @@ class Command(BaseCommand):
         from distillation.detector import labels  # loads torch, which the other actions do not need
         from distillation.detector_training import version
 
-        with _command_errors():
-            recipe = _recipe(options)
-            labelled = labels.read(options["folder"], bits=options["bits"])
-            keeps = _folder(options["keep"]) if options["keep"] else None
-            begins_with = None if keeps else _beginning(options, recipe)
-            # One folder per training, so that the same command resumes it.
-            key = hashlib.sha256(
-                repr((labelled.digest, recipe, begins_with, keeps)).encode()
-            ).hexdigest()
-            folder = detectors.root() / f"training-{key[:16]}"
-            name = options["name"] or _name_of(folder) or _free_name()
-            _refuse_name(name)
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "name").write_text(name, encoding="utf-8")
-            made = version.make(
-                recipe,
-                labelled,
-                name=name,
-                folder=folder,
-                begins_with=begins_with,
-                keeps=keeps,
-                tested=labels.read(options["test"]) if options["test"] else None,
-            )
+        recipe = _recipe(options)
+        labelled = labels.read(options["folder"], bits=options["bits"])
+        keeps = _folder(options["keep"]) if options["keep"] else None
+        begins_with = None if keeps else _beginning(options, recipe)
+        # One folder per training, so that the same command resumes it.
+        key = hashlib.sha256(
+            repr((labelled.digest, recipe, begins_with, keeps)).encode()
+        ).hexdigest()
+        folder = detectors.root() / f"training-{key[:16]}"
+        name = options["name"] or _name_of(folder) or _free_name()
+        _refuse_name(name)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "name").write_text(name, encoding="utf-8")
+        made = version.make(
+            recipe,
+            labelled,
+            name=name,
+            folder=folder,
+            begins_with=begins_with,
+            keeps=keeps,
+            tested=labels.read(options["test"]) if options["test"] else None,
+        )
         row = detectors.register(folder / "version")
         self.stdout.write(
             f"Trained and registered {row.name} with the bits {', '.join(made.bits)}."
@@ -159,29 +156,16 @@ class Command(BaseCommand):
         from distillation.detector import judge, labels
         from distillation.evaluation import detector_accuracy
 
-        with _command_errors():
-            judging = judge.load(_folder(options["detector"]))
-            labelled = labels.read(options["folder"])
-            found = detector_accuracy.run(judging, labelled)
-            out = options["out"] or options["folder"]
-            detector_accuracy.write(found, labelled, out, image_size=judging.image_size)
+        judging = judge.load(_folder(options["detector"]))
+        labelled = labels.read(options["folder"])
+        found = detector_accuracy.run(judging, labelled)
+        out = options["out"] or options["folder"]
+        detector_accuracy.write(found, labelled, out, image_size=judging.image_size)
         self.stdout.write(f"{judging.name} on {len(labelled)} images of {options['folder']}\n")
         self.stdout.write(detector_accuracy.text(found))
         self.stdout.write(
             f"\nWrote {out / detector_accuracy.JSON} and {out / detector_accuracy.SHEET}."
         )
-
-
-@contextmanager
-def _command_errors() -> Iterator[None]:
-    """Convert errors of tensor code to CommandError."""
-    from distillation.detector.errors import DetectorUnusable, LabelsUnusable
-    from distillation.training.errors import TrainingError
-
-    try:
-        yield
-    except (DetectorUnusable, LabelsUnusable, TrainingError, ValueError) as error:
-        raise CommandError(str(error)) from error
 
 
 def _recipe(options: dict[str, Any]) -> Any:

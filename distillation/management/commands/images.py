@@ -6,22 +6,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from django.db import connection
 from django.db.models import Count, Q
 from django.template.defaultfilters import pluralize
 from tqdm import tqdm
 
-from distillation.detector.errors import DetectorUnusable
 from distillation.detectors import registry as detectors
 from distillation.errors import DistillationRefused
 from distillation.examples import lifecycle as examples
+from distillation.management.base import DistillationCommand
 from distillation.models import Detector, ImageSource
-from generation.errors import GenerationError
 from generation.models import PromptVariant
 
 
-class Command(BaseCommand):
+class Command(DistillationCommand):
     help = "Add image sources, ingest their new images, and have the detector judge them."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -59,13 +58,8 @@ class Command(BaseCommand):
             "--detector", metavar="NAME", help="detector version; default: the active one"
         )
 
-    def handle(self, *args: Any, **options: Any) -> None:
-        try:
-            getattr(self, options["command"])(options)
-        except GenerationError as error:
-            raise CommandError(error.detail) from error
-        except DetectorUnusable as error:
-            raise CommandError(str(error)) from error
+    def work(self, options: dict[str, Any]) -> None:
+        getattr(self, options["command"])(options)
 
     def add(self, options: dict[str, Any]) -> None:
         source = examples.add(

@@ -5,21 +5,21 @@ from argparse import ArgumentParser
 from typing import Any
 
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from django.template.defaultfilters import filesizeformat, pluralize
 from tqdm import tqdm
 
 from distillation.management import base
+from distillation.management.base import DistillationCommand
 from distillation.models import Run
 from distillation.runs import cleaning, plans, policy
 from distillation.runs import lifecycle as runs
-from generation.errors import GenerationError
 
 STEER = {"pause": runs.pause, "resume": runs.resume, "cancel": runs.cancel}
 LOOK_SECONDS = 1.0
 
 
-class Command(BaseCommand):
+class Command(DistillationCommand):
     help = "Distillation runs: start, consider, list, watch, pause, resume, cancel, clean."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -72,17 +72,14 @@ class Command(BaseCommand):
                 "name", nargs="?", help="name of the run; default: the latest", metavar="NAME"
             )
 
-    def handle(self, *args: Any, **options: Any) -> None:
-        try:
-            if options["command"] in STEER:
-                run = STEER[options["command"]](_find(options["name"]))
-                self.stdout.write(f"{run.name} is {run.status} ({run.percent:.0f} %).")
-            elif options["command"] == "watch":
-                self.watch(_find(options["name"]))
-            else:
-                getattr(self, options["command"])(options)
-        except GenerationError as error:
-            raise CommandError(error.detail) from error
+    def work(self, options: dict[str, Any]) -> None:
+        if options["command"] in STEER:
+            run = STEER[options["command"]](_find(options["name"]))
+            self.stdout.write(f"{run.name} is {run.status} ({run.percent:.0f} %).")
+        elif options["command"] == "watch":
+            self.watch(_find(options["name"]))
+        else:
+            getattr(self, options["command"])(options)
 
     def start(self, options: dict[str, Any]) -> None:
         given = {
@@ -152,27 +149,14 @@ class Command(BaseCommand):
 
 def _recipe(options: dict[str, Any]) -> dict[str, Any]:
     """Return the recipe, validated here so that a wrong field is reported at once."""
+    from distillation.design import descriptions
     from distillation.pipeline import overrides
     from distillation.runs import inputs  # loads torch, which the other actions do not need
-    from distillation.training.errors import TrainingError
 
     recipe = policy.described(options["recipe"] or settings.DISTILLATION_RECIPE)
-    try:
-        _merge(recipe, overrides.parse(options["changes"]))
-        inputs.recipe_of(recipe)
-    except TrainingError as error:
-        raise CommandError(str(error)) from error
+    recipe = descriptions.merged(recipe, overrides.parse(options["changes"]))
+    inputs.recipe_of(recipe)
     return recipe
-
-
-def _merge(fields: dict[str, Any], changes: dict[str, Any]) -> None:
-    """Merge changes, nested ones too: {"joint": {"steps": 9}}."""
-    for name, value in changes.items():
-        part = fields.get(name)
-        if isinstance(part, dict) and isinstance(value, dict):
-            _merge(part, value)
-        else:
-            fields[name] = value
 
 
 def _find(name: str | None) -> Run:
