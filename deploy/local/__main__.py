@@ -17,6 +17,8 @@ from deploy.local.servers import say
 from deploy.local.stack import Stack, is_serving
 from deploy.local.supervision import Supervisor
 
+READY_SECONDS = 120  # for the launcher that holds the folder
+
 
 class Stop(BaseException):
     """A signal to end was received."""
@@ -217,8 +219,8 @@ def _explain(stack: Stack) -> None:
     print("\nServing. Ctrl-C stops everything and keeps the data.", flush=True)
 
 
-def _wait_for_facts(home: Home, seconds: float = 120) -> dict:
-    deadline = time.monotonic() + seconds
+def _wait_for_facts(home: Home) -> dict:
+    deadline = time.monotonic() + READY_SECONDS
     while not is_serving(home):
         if time.monotonic() > deadline:
             raise LocalError(f"Another launcher holds {home.folder} but does not get ready.")

@@ -9,6 +9,7 @@ from deploy.local.errors import PortTaken
 from deploy.local.home import read_json, write_json
 
 HOST = "127.0.0.1"
+TRIES = 100  # ports after the default one
 
 
 def is_free(port: int) -> bool:
@@ -54,7 +55,7 @@ def holder(port: int) -> str:
     return "another process"
 
 
-def for_web(wanted: int | None, *, default: int = 8000, tries: int = 100) -> int:
+def for_web(wanted: int | None, *, default: int = 8000) -> int:
     """Return the port for the web process: `wanted` or PortTaken; else the first free one from `default`."""
     if wanted is not None:
         if not is_free(wanted):
@@ -62,7 +63,7 @@ def for_web(wanted: int | None, *, default: int = 8000, tries: int = 100) -> int
                 f"Port {wanted} is taken by {holder(wanted)}. Stop it, or choose another: make run PORT={wanted + 1}"
             )
         return wanted
-    for port in range(default, default + tries):
+    for port in range(default, default + TRIES):
         if is_free(port):
             return port
     return pick()

@@ -25,6 +25,7 @@ from deploy.local.errors import ProcessFailed
 from deploy.local.home import PROJECT, Home
 
 MARK = "RETORT_SUPERVISED_BY"  # the home's folder; of nested homes one a line
+LAST_LINES = 30  # of a log, in an error
 STOP_SECONDS = 4  # for the batch at hand; then a process is killed
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -271,8 +272,8 @@ def _is_supervisor(process: psutil.Process) -> bool:
         return False
 
 
-def tail(log: Path, lines: int = 30) -> str:
+def tail(log: Path) -> str:
     try:
-        return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
+        return "\n".join(log.read_text(errors="replace").splitlines()[-LAST_LINES:])
     except OSError:
         return f"(no {log})"

@@ -96,7 +96,7 @@ class Watch:
             self._spent = spent
 
 
-def prepare(design: Design, *, detector: str = "", clip: str = "") -> Ladder:
+def prepare(design: Design, *, detector: str = "") -> Ladder:
     """Return what the design's candidates share; its first session takes the snapshot of the catalogue.
 
     Raises GenerationError, EngineError, TrainingError.
@@ -107,7 +107,6 @@ def prepare(design: Design, *, detector: str = "", clip: str = "") -> Ladder:
         design.teacher,
         catalogue=kept if kept is not None and kept.is_dir() else None,
         detector=detector,
-        clip=clip,
         most_variants=recipe.most_variants,
         tags=design.tags,
     )

@@ -111,16 +111,17 @@ class Labelled:
     def images(self, size: int, *, progress_bar: bool = False) -> Tensor:
         """Return uint8 [N, 3, size, size]: the middle square of each. Raises LabelsUnusable."""
         pictures = [
-            _read(self, row, row.file, size) for row in self._each("pictures", progress_bar)
+            _read(self, row, row.file, size)
+            for row in self._each("pictures", progress_bar=progress_bar)
         ]
         return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
 
-    def masks(self, size: int, *, progress_bar: bool = False) -> Tensor:
+    def masks(self, size: int) -> Tensor:
         """Return uint8 [N, size, size]: 0 on the ground, objects numbered from 1. Raises LabelsUnusable."""
-        masks = [_read_mask(self, row, size) for row in self._each("masks", progress_bar)]
+        masks = [_read_mask(self, row, size) for row in self._each("masks")]
         return torch.from_numpy(np.stack(masks))
 
-    def _each(self, title: str, progress_bar: bool) -> Any:
+    def _each(self, title: str, *, progress_bar: bool = False) -> Any:
         if not self.rows:
             raise LabelsUnusable(f"{self.folder / LABELS} names no picture for this.")
         return Bar(len(self), title=title, unit="file", is_shown=progress_bar).over(self.rows)

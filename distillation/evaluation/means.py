@@ -9,7 +9,7 @@ from distillation.evaluation.results import Both, Pair
 from distillation.image_metrics.distances import RESAMPLES, Interval, ends
 
 
-def over_prompts(values: Tensor, *, seed: int = 0) -> Interval:
+def over_prompts(values: Tensor) -> Interval:
     """Return the mean and its percentile interval by a bootstrap over prompts. values: [P] or [P, S].
 
     The pictures of one prompt are similar, so they are drawn together. Prompts without a finite value are left out.
@@ -19,7 +19,7 @@ def over_prompts(values: Tensor, *, seed: int = 0) -> Interval:
     rows = rows[rows.isfinite()]
     if not len(rows):
         raise ValueError("No prompt has a value.")
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     drawn = torch.randint(len(rows), (RESAMPLES, len(rows)), generator=generator)
     return Interval(float(rows.mean()), *ends(rows[drawn].mean(1)))
 

@@ -20,6 +20,7 @@ WORST_FIRST = (INFERIOR, INCONCLUSIVE, NOT_MEASURED, NON_INFERIOR)
 TAIL = 0.05  # beyond each end
 FEWEST = 20  # prompts: the percentile interval of fewer is too narrow to trust
 WORST = 0.1  # the share of prompts with the greatest losses
+RESAMPLES = 4000
 CHUNK = 2**24  # values of one draw in memory at once
 
 Statistic = Callable[[Sequence[Tensor]], Tensor]  # columns [R, P] → [R]
@@ -118,8 +119,6 @@ def judge(
     spread: tuple[Tensor, Tensor] | None = None,
     clip_score: tuple[Tensor, Tensor] | None = None,
     gradient: tuple[Tensor, Tensor] | None = None,
-    resamples: int = 4000,
-    seed: int = 0,
 ) -> tuple[Verdict, ...]:
     """Return a verdict for each margin that is not None, the worst first. Pairs are of student and teacher.
 
@@ -131,9 +130,7 @@ def judge(
     def test(measure: str, is_ratio: bool, statistic: Statistic, columns: list[Tensor]) -> None:
         margin = getattr(margins, measure)
         if margin is not None:
-            verdicts.append(
-                _verdict(measure, is_ratio, margin, statistic, columns, resamples, seed)
-            )
+            verdicts.append(_verdict(measure, is_ratio, margin, statistic, columns))
 
     test("attributes_right", True, _ratio, _means(right))
     test("worst_prompts", False, _worst, _halves(right))
@@ -196,8 +193,6 @@ def _verdict(
     margin: float,
     statistic: Statistic,
     columns: list[Tensor],
-    resamples: int,
-    seed: int,
 ) -> Verdict:
     if columns:
         whole = torch.stack([column.isfinite() for column in columns]).all(0)
@@ -206,11 +201,11 @@ def _verdict(
     estimate = float(statistic([column[None] for column in columns])) if prompts else nan
     if isnan(estimate) or estimate in (float("inf"), float("-inf")):
         return Verdict(measure, is_ratio, margin, None, None, None, prompts, NOT_MEASURED)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     drawn = []
     step = max(1, CHUNK // prompts)
-    for start in range(0, resamples, step):
-        size = (min(step, resamples - start), prompts)
+    for start in range(0, RESAMPLES, step):
+        size = (min(step, RESAMPLES - start), prompts)
         rows = torch.randint(prompts, size, generator=generator)
         drawn.append(statistic([column[rows] for column in columns]))
     values = torch.cat(drawn)

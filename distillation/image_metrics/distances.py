@@ -60,20 +60,16 @@ def bootstrap(
     x: Tensor,
     y: Tensor,
     measure: Measure,
-    *,
-    resamples: int = RESAMPLES,
-    generator: torch.Generator,
 ) -> Interval:
-    """Return the measure and its percentile interval by a bootstrap over both sets.
+    """Return the measure and its percentile interval by a bootstrap over both sets, the same at each call.
 
     A picture drawn twice is not compared with itself: that would bias every resample by more than the distance of two
     sets of real pictures. A resample of a single picture has no estimate and is left out. The features are not scaled:
     give features of length 1 for CMMD.
     """
-    if resamples < 2:
-        raise ValueError(f"resamples must be at least 2, not {resamples}.")
     grams = _grams(x, y, measure.kernel)
-    weights = [_counts(len(features), resamples, generator) for features in (x, y)]
+    generator = torch.Generator().manual_seed(0)
+    weights = [_counts(len(features), generator) for features in (x, y)]
     values = measure.scale * _weighted(grams, *weights)
     return Interval(measure(x, y), *ends(values))
 
@@ -87,27 +83,24 @@ class Distance:
     cmmd: Interval
 
 
-def distance(x: Tensor, y: Tensor, *, seed: int = 0) -> Distance:
+def distance(x: Tensor, y: Tensor) -> Distance:
     """Return the distance of two sets that share no noise. x, y: features (n, d) and (m, d) of length 1.
 
     KID uses them at length √d, where its x·y ÷ d is their cosine: at length 1 its kernel is almost linear.
     """
     root = x.shape[1] ** 0.5
-    kid, cmmd = (
-        bootstrap(a, b, measure, generator=torch.Generator().manual_seed(seed))
-        for a, b, measure in ((x * root, y * root, KID_1000), (x, y, CMMD))
-    )
-    return Distance((len(x), len(y)), kid, cmmd)
+    kid = bootstrap(root * x, root * y, KID_1000)
+    return Distance((len(x), len(y)), kid, bootstrap(x, y, CMMD))
 
 
-def paired_distance(x: Tensor, y: Tensor, *, seed: int = 0) -> Distance:
+def paired_distance(x: Tensor, y: Tensor) -> Distance:
     """Return the distance of pictures of the same prompts and seeds. x, y: features [P, S, d] of length 1."""
     size, root = x.shape[0] * x.shape[1], x.shape[-1] ** 0.5
-    kid = paired_bootstrap(root * x, root * y, KID_1000, seed=seed)
-    return Distance((size, size), kid, paired_bootstrap(x, y, CMMD, seed=seed))
+    kid = paired_bootstrap(root * x, root * y, KID_1000)
+    return Distance((size, size), kid, paired_bootstrap(x, y, CMMD))
 
 
-def paired_bootstrap(x: Tensor, y: Tensor, measure: Measure, *, seed: int = 0) -> Interval:
+def paired_bootstrap(x: Tensor, y: Tensor, measure: Measure) -> Interval:
     """Return the measure of pictures of the same prompts and seeds with its percentile interval. x, y: [P, S, d].
 
     A picture is not compared with the one of the same noise in the other set: those two are similar whatever the
@@ -117,7 +110,7 @@ def paired_bootstrap(x: Tensor, y: Tensor, measure: Measure, *, seed: int = 0) -
     if x.shape != y.shape or x.ndim != 3:
         raise ValueError(f"Features are [P, S, d], not {list(x.shape)} and {list(y.shape)}.")
     prompts, seeds, _ = x.shape
-    counts = _counts(prompts, RESAMPLES, torch.Generator().manual_seed(seed))
+    counts = _counts(prompts, torch.Generator().manual_seed(0))
     weights = torch.cat([torch.ones(1, prompts, dtype=torch.float64), counts])
     weights = weights.repeat_interleave(seeds, dim=1)
 
@@ -191,11 +184,11 @@ def _grams(x: Tensor, y: Tensor, kernel: Kernel) -> tuple[Tensor, Tensor, Tensor
     return kernel(x, x), kernel(y, y), kernel(x, y)
 
 
-def _counts(size: int, resamples: int, generator: torch.Generator) -> Tensor:
-    """Return how often each of `size` pictures is in each resample, (resamples, size)."""
-    drawn = torch.randint(size, (resamples, size), generator=generator)
-    return torch.zeros(resamples, size, dtype=torch.float64).scatter_add_(
-        1, drawn, torch.ones(resamples, size, dtype=torch.float64)
+def _counts(size: int, generator: torch.Generator) -> Tensor:
+    """Return how often each of `size` pictures is in each resample, (RESAMPLES, size)."""
+    drawn = torch.randint(size, (RESAMPLES, size), generator=generator)
+    return torch.zeros(RESAMPLES, size, dtype=torch.float64).scatter_add_(
+        1, drawn, torch.ones(RESAMPLES, size, dtype=torch.float64)
     )
 
 

@@ -46,18 +46,17 @@ def features(images: Tensor) -> Tensor:
     return torch.cat(found, dim=1)
 
 
-def distance(x: Tensor, y: Tensor, *, seed: int = 0) -> Interval:
+def distance(x: Tensor, y: Tensor) -> Interval:
     """Return the distance of two sets that share no noise, × 1000. x, y: features (n, d), (m, d); y: the reference."""
-    generator = torch.Generator().manual_seed(seed)
     x, y = (_standardised(values, y) for values in (x, y))
-    return distances.bootstrap(x, y, MEASURE, generator=generator)
+    return distances.bootstrap(x, y, MEASURE)
 
 
-def paired_distance(x: Tensor, y: Tensor, *, seed: int = 0) -> Interval:
+def paired_distance(x: Tensor, y: Tensor) -> Interval:
     """Return the distance of pictures of the same prompts and seeds, × 1000. x, y: features [P, S, d]; y: reference."""
     reference = y.flatten(0, 1)
     x, y = (_standardised(values, reference) for values in (x, y))
-    return distances.paired_bootstrap(x, y, MEASURE, seed=seed)
+    return distances.paired_bootstrap(x, y, MEASURE)
 
 
 def _standardised(values: Tensor, reference: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from torch import Tensor
 from distillation.image_metrics.distances import RESAMPLES, Interval, ends
 
 
-def mean(values: Tensor, *, seed: int = 0) -> Interval:
+def mean(values: Tensor) -> Interval:
     """Return the mean with its percentile interval. values: [N, P], of N trainings and P prompts.
 
     Trainings and prompts are drawn, each with replacement: the pictures of one prompt are alike, and so are those of
@@ -18,7 +18,7 @@ def mean(values: Tensor, *, seed: int = 0) -> Interval:
     trainings, prompts = values.shape
     if not prompts:
         raise ValueError("No prompt has a value.")
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     rows = torch.randint(prompts, (RESAMPLES, prompts), generator=generator)
     chosen = torch.randint(trainings, (RESAMPLES, trainings), generator=generator)
     of_trainings = torch.stack([row[rows].mean(1) for row in values], dim=1)  # [R, N]

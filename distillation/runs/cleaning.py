@@ -55,11 +55,9 @@ class Removed:
     files: int = 0
 
 
-def clean(
-    *, kept_runs: int = KEPT_RUNS, is_dry: bool = False, now: float | None = None
-) -> list[Removed]:
-    """Return what was deleted, or would be. Safe to run during slices. now: Unix time in seconds."""
-    now = time.time() if now is None else now
+def clean(*, kept_runs: int = KEPT_RUNS, is_dry: bool = False) -> list[Removed]:
+    """Return what was deleted, or would be. Safe to run during slices."""
+    now = time.time()
     if not folders.root().is_dir():
         return []
     if not is_dry:

@@ -87,13 +87,11 @@ def import_folder(
     return manifest
 
 
-def download(hub_id: str, *, progress_bars: bool = True) -> Path:
+def download(hub_id: str) -> Path:
     """Download a Hugging Face hub repository without its pickles; return the folder. Raises ReleaseInvalid."""
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    if not progress_bars:
-        huggingface_hub.utils.disable_progress_bars()
     try:
         return Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=HUB_PATTERNS))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:

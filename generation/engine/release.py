@@ -349,20 +349,12 @@ def write(folder: Path, manifest: Manifest) -> None:
     os.replace(temporary, path)
 
 
-def list_files(folder: Path, on_progress: Progress | None = None) -> list[ReleaseFile]:
+def list_files(folder: Path) -> list[ReleaseFile]:
     """Return all files of a folder with hashes, for `Manifest.files`. Raises ReleaseInvalid for links and pickles."""
     folder = Path(folder)
     present = _walk(folder)
     present.pop(MANIFEST, None)
-    total = sum(present.values())
-    done = 0
-    files = []
-    for path in sorted(present):
-        files.append(ReleaseFile(path, present[path], hash_file(folder / path)))
-        done += present[path]
-        if on_progress:
-            on_progress(done, total)
-    return files
+    return [ReleaseFile(path, present[path], hash_file(folder / path)) for path in sorted(present)]
 
 
 def encoder_fingerprint(folder: Path) -> str:

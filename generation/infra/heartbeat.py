@@ -18,7 +18,7 @@ from django.db.models.functions import Coalesce, Now
 from generation.engine.errors import DeviceUnavailable
 from generation.errors import StorageFailed
 from generation.infra import database
-from generation.models import Release, Worker
+from generation.models import Worker
 
 log = structlog.get_logger(__name__)
 
@@ -41,7 +41,6 @@ def begin(
     queue: str,
     *,
     device: str,
-    release: Release | None = None,
     tick: Callable[[], None] | None = None,
 ) -> None:
     """Write this worker's row and keep it fresh. `tick` is called in the same thread every TICK_SECONDS."""
@@ -51,7 +50,7 @@ def begin(
         hostname=socket.gethostname(),
         pid=os.getpid(),
         device=device,
-        release_id=release.pk if release else None,
+        release_id=None,
         loaded=[],
     )
     Worker.objects.update_or_create(

@@ -28,10 +28,10 @@ def set_missing(limits: Mapping[str, str] = LIMITS) -> list[str]:
     return names
 
 
-def lift(limits: Mapping[str, str] = LIMITS) -> None:
+def lift() -> None:
     """Remove the limits that are ours: a migration of a large table may take longer. Connect again after it."""
     known = _known()
-    _alter({name: None for name, value in limits.items() if known.get(name) == value})
+    _alter({name: None for name, value in LIMITS.items() if known.get(name) == value})
 
 
 def _known() -> dict[str, str]:

@@ -14,11 +14,14 @@ from generation.releases import specialists
 log = structlog.get_logger(__name__)
 
 LOOK_SECONDS = 0.2
+PATIENCE_SECONDS = 20.0  # of a person
 PREPARED_SECONDS = 300.0
 Status = Release.Status
 
 
-def activate(release: Release, *, patience_seconds: float = 20.0, reason: str = "") -> Release:
+def activate(
+    release: Release, *, patience_seconds: float = PATIENCE_SECONDS, reason: str = ""
+) -> Release:
     """Activate the release once every worker has loaded it or the patience is over. Raises ReleaseRefused.
 
     reason: for the audit log.
@@ -28,24 +31,22 @@ def activate(release: Release, *, patience_seconds: float = 20.0, reason: str = 
     return releases.activate(release, reason=reason)
 
 
-def activate_specialist(
-    release: Release, *, patience_seconds: float = 20.0, reason: str = ""
-) -> Release:
+def activate_specialist(release: Release, *, reason: str = "") -> Release:
     """Serve with the student beside the active one, as `activate` does. Raises ReleaseRefused."""
     of_kind = list(Release.objects.filter(kind=release.kind))
     specialists.check(release, of_kind)  # before the wait; again when it is activated
     if release.status != Status.SPECIALIST:
-        make_ready(release, patience_seconds=patience_seconds)
+        make_ready(release, patience_seconds=PATIENCE_SECONDS)
     return specialists.activate(release, reason=reason)
 
 
-def begin_canary(release: Release, percent: int, *, patience_seconds: float = 20.0) -> Release:
+def begin_canary(release: Release, percent: int) -> Release:
     """Begin a canary once every worker has loaded the release or the patience is over. Raises ReleaseRefused."""
     of_kind = list(Release.objects.filter(kind=release.kind))
     releases.check_canary(
         release, percent, of_kind
     )  # before the wait; again when the canary begins
-    make_ready(release, patience_seconds=patience_seconds)
+    make_ready(release, patience_seconds=PATIENCE_SECONDS)
     return releases.begin_canary(release, percent)
 
 

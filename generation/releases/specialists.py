@@ -44,10 +44,10 @@ def check(release: Release, rows: list[Release]) -> Release:
     return found
 
 
-def retire(release: Release, *, reason: str = "") -> Release:
+def retire(release: Release) -> Release:
     """End the service of a specialist: others make its prompts. Jobs that were assigned to it are finished by it.
 
-    Raises ReleaseRefused if it is none. reason: see `activate`.
+    Raises ReleaseRefused if it is none.
     """
     with transaction.atomic():
         row = Release.objects.select_for_update().get(pk=release.pk)
@@ -56,5 +56,5 @@ def retire(release: Release, *, reason: str = "") -> Release:
                 f"{row.name} is {row.status}, not a specialist. The active release retires when another is activated."
             )
         row.retired_at = timezone.now()
-        releases.move(row, Status.RETIRED, "release_retired", reason=reason)
+        releases.move(row, Status.RETIRED, "release_retired")
     return row

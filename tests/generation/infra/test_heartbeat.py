@@ -68,7 +68,8 @@ def test_a_row_that_is_lost_comes_back_with_all_that_the_process_wrote(quick):
 
 def test_a_row_of_a_backup_is_brought_up_to_date(quick):
     release = make_release()
-    heartbeat.begin("generation", device="cpu", release=release)
+    heartbeat.begin("generation", device="cpu")
+    heartbeat.note_loaded(release_id=release.pk, loaded=[release.pk])
     Worker.objects.update(queue="encode", pid=1, device="old", release=None)
 
     until(lambda: heartbeat.is_served("generation"))
@@ -79,7 +80,9 @@ def test_a_row_of_a_backup_is_brought_up_to_date(quick):
 
 
 def test_a_row_comes_back_although_its_release_is_gone(quick):
-    heartbeat.begin("generation", device="cpu", release=(release := make_release()))
+    release = make_release()
+    heartbeat.begin("generation", device="cpu")
+    heartbeat.note_loaded(release_id=release.pk, loaded=[release.pk])
     Worker.objects.all().delete()
     release.delete()
 
