@@ -15,7 +15,7 @@ from generation.api.serializers.shapes import Strict
 from generation.errors import GenerationError, InvalidRequest
 from generation.jobs import submission
 from generation.jobs.job_request import JobRequest
-from generation.models import Job, Release
+from generation.models import Job, PromptVariant, Release
 from generation.page import choices
 from generation.page.choices import Choice, Found, Offers
 from generation.page.responses import read
@@ -155,6 +155,13 @@ class Filled:
     def choices(self) -> list[Choice]:
         """Return the prompt variants of the list."""
         return choices.listed(self.found.variants, owner=self.owner)
+
+    @cached_property
+    def nearest(self) -> list[Choice]:
+        """Return the similar variants that the refusal of the text names."""
+        slugs = [near["variant"] for near in self.errors.nearest]
+        rows = PromptVariant.objects.in_bulk(slugs, field_name="slug")
+        return choices.listed([rows[slug] for slug in slugs if slug in rows], owner=self.owner)
 
     @property
     def has_thumbnails(self) -> bool:

@@ -1,5 +1,7 @@
 """Form at /: search, input, errors, and the job it creates."""
 
+import re
+
 import pytest
 
 from generation.catalogue.match_requests import Answer, Near
@@ -8,6 +10,7 @@ from generation.models import Job, OwnerLimits, PromptVariant, Release
 from tests.client import API
 from tests.generation.encoders import EncodeThread
 from tests.people import (
+    cover,
     make_embedding,
     make_job,
     make_release,
@@ -173,6 +176,8 @@ def test_the_card_says_what_other_words_were_matched_to(encoder, variants):
 
 
 def test_the_nearest_are_offered_where_none_is_near_enough(encoder, variants):
+    make_release(name="teacher-1", kind=Release.Kind.TEACHER)
+    cover(Release.objects.get(kind=Release.Kind.STUDENT), {variants[0].slug: ""})
     near = Answer(tuple(Near(variant.pk, 0.5) for variant in variants))
     with EncodeThread({"a purple giraffe": near}):
         answer = Person().post("/", {"text": "a purple giraffe", "n": "3"}, **CREATE)
@@ -184,6 +189,8 @@ def test_the_nearest_are_offered_where_none_is_near_enough(encoder, variants):
     assert Job.objects.count() == 0
     assert offered(answer, "variant")[:3] == [variant.slug for variant in variants]
     assert checked(answer, "variant") == []  # nothing is guessed
+    offers = re.findall('<label class="variant near">.*?</label>', html(answer))
+    assert ["made by the teacher" in offer for offer in offers] == [False, True, True]
     assert "noscript" not in html(answer)  # htmx would make its button the one that Enter presses
     assert "not similar enough" in words(answer)
     assert 'value="a purple giraffe"' in html(answer) and 'value="3"' in html(answer)
