@@ -133,7 +133,7 @@ def offered(request: HttpRequest, run: Run) -> list[dict[str, Any]]:
                 "text": f"New jobs will use {release.name}"
                 + (" as a specialist, for prompts that it is known to make better" if run.tags else "")
                 + (f" instead of {active.name}, which is retired and can be activated again." if active else ".")
-                + "".join(f" {move}" for move in moves),
+                + "".join(f"\n\n{move}" for move in moves),
                 "reason": "optional" if passed else "required",
             }
         )  # fmt: skip

@@ -219,7 +219,7 @@ def _changes(name: str, release: Release) -> str:
     if after is None:
         return ""
     now = Serving.now()
-    return "".join(f" {move}" for move in reassignment.moves(now, after(now, release)))
+    return "".join(f"\n\n{move}" for move in reassignment.moves(now, after(now, release)))
 
 
 def _rolled_back(now: Serving, release: Release) -> Serving:
