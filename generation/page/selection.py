@@ -1,4 +1,4 @@
-"""Several chosen pictures: download as a zip, delete, mark as favourites."""
+"""Several chosen pictures: side by side, download as a zip, delete, mark as favourites."""
 
 import io
 import zipfile
@@ -24,12 +24,14 @@ from generation.page.presentation import Picture, with_job
 from generation.page.responses import PageView, PersonRequest, read
 
 MOST = 500  # pictures at once
+MOST_COMPARED = 6
 MOST_BYTES = 64 * 2**20  # of a zip, which is in memory until the client has it
 
 MISSING = (
     "The files of these pictures are not stored any more. Generate them again with their seeds."
 )
-DOWNLOAD, FAVOURITE, DELETE, DELETE_NOW = "download", "favourite", "delete", "delete-now"
+COMPARE, DOWNLOAD, FAVOURITE = "compare", "download", "favourite"
+DELETE, DELETE_NOW = "delete", "delete-now"
 
 
 class SelectionForm(Strict):
@@ -37,7 +39,7 @@ class SelectionForm(Strict):
 
     mandatory = ("do",)
 
-    do = serializers.ChoiceField([DOWNLOAD, FAVOURITE, DELETE, DELETE_NOW])
+    do = serializers.ChoiceField([COMPARE, DOWNLOAD, FAVOURITE, DELETE, DELETE_NOW])
     image = serializers.ListField(child=serializers.UUIDField(), max_length=MOST)
     csrfmiddlewaretoken = serializers.CharField()
 
@@ -52,6 +54,8 @@ class Selection(PageView):
         chosen = list(with_job(rows).order_by("-job__created_at", "-job__id", "index"))
         if not chosen:
             raise InvalidRequest("No picture is chosen. Tick the boxes of some in the gallery.")
+        if asked["do"] == COMPARE:
+            return _compare(request, chosen)
         if asked["do"] == DOWNLOAD:
             return _zip(chosen)
         if asked["do"] == DELETE:
@@ -66,6 +70,14 @@ class Selection(PageView):
                 ignore_conflicts=True,
             )
         return HttpResponseRedirect(reverse("gallery"))
+
+
+def _compare(request: PersonRequest, chosen: Sequence[Image]) -> HttpResponse:
+    """Show the pictures side by side. Raises InvalidRequest if these are too few or too many."""
+    if not 2 <= len(chosen) <= MOST_COMPARED:
+        raise InvalidRequest(f"Choose 2 to {MOST_COMPARED} pictures to compare them.")
+    facts = {"pictures": [Picture(image) for image in chosen]}
+    return render(request, "generation/page/compare.html", facts)
 
 
 def _delete(chosen: Iterable[Image]) -> int:

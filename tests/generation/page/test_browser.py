@@ -160,5 +160,15 @@ def test_everybody_can_use_the_pages(visitor: Visitor, pictures):
     look("choice")
     page.get_by_role("button", name="Delete …").click()
     look("deletion")
+    page.goto("/gallery")
+    for number in range(2):
+        page.locator("[name=image]").nth(number).check(force=True)
+    page.get_by_role("button", name="Compare").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("2 pictures side by side")
+    assert (
+        page.locator(".compared img").nth(1).bounding_box()["y"]
+        == (page.locator(".compared img").first.bounding_box()["y"])
+    )
+    look("comparison")
     page.goto(link)
     look("shared")

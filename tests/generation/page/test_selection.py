@@ -8,7 +8,7 @@ import pytest
 from generation.images import storage
 from generation.models import Favourite, Image, Job
 from generation.page import selection
-from tests.people import make_image, make_job, make_variant
+from tests.people import make_image, make_job, make_release, make_variant
 from tests.person import Person, html, words
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_server")]
@@ -56,6 +56,18 @@ def test_a_zip_has_the_files_named_by_prompt_and_seed(person, done):
     ]
     assert files["red-glass-vase-42.webp"] == storage.read(done.images.get(index=1).file)
     assert answer["Content-Disposition"].startswith('attachment; filename="retort-')
+
+
+def test_chosen_pictures_are_shown_side_by_side(person, done):
+    other = make_job(owner=person.user, status="succeeded", seed=7, release=make_release(name="b"))
+    make_image(job=other)
+    answer = person.post(PATH, {"do": "compare", "image": [ids(done)[1], *ids(other)]})
+    seen = html(answer)
+    assert seen.count("<figure>") == 2 and "2 pictures side by side" in seen
+    for word in ("seed 42", "seed 7", done.release.name, "b, 4 steps"):
+        assert word in words(answer)
+    alone = person.post(PATH, {"do": "compare", "image": ids(done)[:1]})
+    assert alone.status_code == 400 and "Choose 2 to 6 pictures" in words(alone)
 
 
 def test_a_file_that_is_missing_is_named_in_the_zip(person, done):
