@@ -99,8 +99,14 @@ def test_the_picture_is_that_of_diffusers(
         assert np.abs(pixels(result) - image * 255).max() <= 2
 
 
-@pytest.mark.parametrize("name", sampling.NAMES)
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        *((name, "float32") for name in sampling.NAMES),
+        ("ddim", "bfloat16"),
+        *(pytest.param(name, "bfloat16", marks=pytest.mark.slow) for name in sampling.NAMES[1:]),
+    ],
+)
 def test_the_same_request_gives_the_same_picture_at_any_batch_size(
     tmp_path: Path, device: str, eight: list[GenerationRequest], name: str, dtype: str
 ) -> None:

@@ -1,5 +1,8 @@
 """The student becomes the guided teacher in one pass, and its stages the teacher's."""
 
+import copy
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -49,7 +52,8 @@ def test_features_are_compared_with_those_of_the_text_and_reach_the_student_alon
     tmp_path, student_recipe
 ):
     teacher = toys.teacher()
-    teacher.unet.requires_grad_(True)  # so that a gradient would show
+    network = copy.deepcopy(teacher.unet).requires_grad_(True)  # so that a gradient would show
+    teacher = replace(teacher, unet=network)
     found, batch, student, objective = losses(
         GuidanceRecipe(feature_weight=0.5), teacher, student_recipe, tmp_path
     )

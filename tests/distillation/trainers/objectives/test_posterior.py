@@ -1,5 +1,7 @@
 """The Fisher information of the teacher is that of its definition, and an interruption does not change it."""
 
+import copy
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -26,7 +28,7 @@ def estimated(folder, *, kind="v_prediction", size=1, **fields):
 def test_variances_are_those_of_squared_gradients(tmp_path, kind):
     found = estimated(tmp_path, kind=kind, batches=3, precision=200.0)
     teacher = toys.teacher(kind)
-    network = teacher.unet.requires_grad_(True)
+    network = copy.deepcopy(teacher.unet).requires_grad_(True)
     batches = toys.batches(teacher).only_noised(1)
     drawn = [batches.draw(posterior._generator(0, index)) for index in range(3)]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from diffusers.models.attention_processor import AttnProcessor
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 from distillation.trainers import teacher as teachers
 from distillation.trainers.catalogue import Catalogue
@@ -50,6 +51,15 @@ def _loaded(prediction_type: str) -> Teacher:
     return teachers.load(release(prediction_type), device="cpu")
 
 
+@functools.cache
+def _network(is_even: bool) -> UNet2DConditionModel:
+    """Frozen and the same for all tests: who changes it takes a copy."""
+    widths = {"block_out_channels": [16, 16, 16], "attention_head_dim": 4} if is_even else {}
+    unet = unets.unet(unets.STARTER.changed({**widths, "cross_attention_dim": tiny.WIDTH}))
+    unet.set_attn_processor(AttnProcessor())
+    return unet.requires_grad_(False).eval()
+
+
 def teacher(
     prediction_type: str = "v_prediction", *, guidance_scale: float = 1.5, is_even: bool = False
 ) -> Teacher:
@@ -58,13 +68,10 @@ def teacher(
     is_even: all levels equally wide, so that half of the channels can be kept.
     """
     loaded = _loaded(prediction_type)
-    widths = {"block_out_channels": [16, 16, 16], "attention_head_dim": 4} if is_even else {}
-    unet = unets.unet(unets.STARTER.changed({**widths, "cross_attention_dim": tiny.WIDTH}))
-    unet.set_attn_processor(AttnProcessor())
     assert loaded.negative is not None
     return replace(
         loaded,
-        unet=unet.requires_grad_(False).eval(),
+        unet=_network(is_even),
         is_bf16=False,
         negative=loaded.negative[:, :TOKENS] if guidance_scale != 1 else None,
         manifest=replace(loaded.manifest, guidance_scale=guidance_scale),
