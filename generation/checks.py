@@ -72,6 +72,14 @@ def _faults() -> Iterator[CheckMessage]:
             hint="Give UNCOVERED=teacher, or QUALITY_FLOOR=0.",
             id="generation.E008",
         )
+    if settings.LOGIN_HEADER and not settings.SECURE_PROXY_SSL_HEADER:
+        yield Error(
+            f"LOGIN_HEADER={settings.LOGIN_HEADER} logs in whoever sends that header, and no proxy is in front that "
+            "could remove it.",
+            hint="Set BEHIND_TLS_PROXY=true if one is, and let it replace the header in every request; or unset "
+            "LOGIN_HEADER.",
+            id="generation.E009",
+        )
     # Jobs of a lost worker wait for the end of their lease and then for the sweep.
     if lease < settings.SWEEP_SECONDS:
         yield Warning(

@@ -58,6 +58,13 @@ MIDDLEWARE = [
     "generation.api.middleware.actor",
     "generation.api.middleware.rate_limit",
 ]
+AUTHENTICATION_BACKENDS = ["django.contrib.auth.backends.ModelBackend"]
+# Header in which a proxy names the account that it has logged in.
+LOGIN_HEADER = environment.env.str("LOGIN_HEADER", default="")
+if LOGIN_HEADER:
+    _after = MIDDLEWARE.index("django.contrib.auth.middleware.AuthenticationMiddleware") + 1
+    MIDDLEWARE.insert(_after, "project.sign_on.ProxyLogin")
+    AUTHENTICATION_BACKENDS.insert(0, "project.sign_on.KnownAccounts")
 ROOT_URLCONF = "project.urls"
 WSGI_APPLICATION = "project.asgi.django_app"
 TEMPLATES = [

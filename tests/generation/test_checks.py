@@ -36,6 +36,7 @@ def test_the_defaults_are_consistent():
         ({"SECRET_KEY": "django-insecure-" + "abcdefghijklmnop" * 3}, "generation.E007"),
         ({"QUALITY_FLOOR": 0.5, "UNCOVERED": "refuse"}, "generation.E008"),
         ({"QUALITY_FLOOR": 0.5, "UNCOVERED": "student"}, "generation.E008"),
+        ({"LOGIN_HEADER": "Remote-User"}, "generation.E009"),
         ({"SWEEP_SECONDS": 25.0}, "generation.W001"),
     ],
 )
