@@ -44,7 +44,7 @@ def _faults() -> Iterator[CheckMessage]:
         )
     if not settings.DEBUG and is_weak(settings.SECRET_KEY):
         yield Error(
-            "SECRET_KEY can be guessed: whoever has a signed link to an image can try keys on it.",
+            "SECRET_KEY can be guessed: anybody with a signed link to an image can try keys on it.",
             hint="Make one with: python -c 'import secrets; print(secrets.token_urlsafe(50))'. With the old one in "
             "SECRET_KEY_FALLBACKS links and sessions stay valid until you remove it.",
             id="generation.E007",

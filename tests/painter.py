@@ -63,7 +63,7 @@ def show_previews_then_pictures(*, previews: int) -> None:
     content = base64.b64encode(buffer.getvalue()).decode()
     for step in range(1, previews + 1):
         shown = {"index": 0, "step": step, "steps": previews + 1, "format": "webp"}
-        events.tell([events.Event(claimed[0].id, "preview", shown | {"b64_json": content})])
+        events.write([events.Event(claimed[0].id, "preview", shown | {"b64_json": content})])
     finish(claimed)
 
 

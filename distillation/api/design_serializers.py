@@ -18,16 +18,18 @@ class DesignQuery(PageQuery):
 class DesignRequestSerializer(Strict):
     mandatory = ("hours",)
 
-    size = serializers.CharField(max_length=20, help_text="Most bytes of the release, such as 8MB.")
-    time = serializers.CharField(
-        max_length=30, help_text="Most time of one picture and the device, such as 12ms@cpu."
+    size = serializers.CharField(
+        max_length=20, help_text="Largest size of the release, such as 8MB."
     )
-    memory = serializers.CharField(max_length=20, help_text="Most memory, such as 500MB.")
+    time = serializers.CharField(
+        max_length=30, help_text="Longest time of one picture on a device, such as 12ms@cpu."
+    )
+    memory = serializers.CharField(max_length=20, help_text="Largest memory, such as 500MB.")
     quality = serializers.CharField(
-        max_length=10, help_text="Least quality: right pictures, student ÷ teacher, such as 0.97."
+        max_length=10, help_text="Lowest quality (right pictures, student ÷ teacher), such as 0.97."
     )
     wish = serializers.ChoiceField(
-        WISHES, default=BEST, help_text="Which student within the limits is chosen."
+        WISHES, default=BEST, help_text="Which of the students within the limits to choose."
     )
     hours = serializers.FloatField(help_text=f"Of work, up to {MOST_HOURS:g}.")
     tags = serializers.ListField(
@@ -58,9 +60,9 @@ class DesignSerializer(serializers.Serializer[Design]):
     id = serializers.IntegerField(source="pk")
     status = serializers.ChoiceField(Design.Status.choices)
     progress = serializers.FloatField(source="percent", help_text="Percent of the hours.")
-    at_work = serializers.CharField(allow_blank=True, help_text="What it does now.")
+    at_work = serializers.CharField(allow_blank=True, help_text="Present activity.")
     limits = DesignLimitsSerializer()
-    device = serializers.CharField(help_text="On which time and memory are measured.")
+    device = serializers.CharField(help_text="Device on which time and memory are measured.")
     wish = serializers.ChoiceField(WISHES)
     hours = serializers.FloatField()
     tags = serializers.ListField(child=serializers.CharField())
@@ -70,9 +72,11 @@ class DesignSerializer(serializers.Serializer[Design]):
         source="student.name", allow_null=True, help_text="The student it is compared with."
     )
     choice = serializers.IntegerField(allow_null=True, help_text="Number of the chosen candidate.")
-    reason = serializers.CharField(allow_blank=True, help_text="Why it was chosen, or why none.")
+    reason = serializers.CharField(
+        allow_blank=True, help_text="Why this candidate was chosen, or why none was."
+    )
     error = serializers.CharField(
-        source="error_detail", allow_blank=True, help_text="Why a failed one cannot go on."
+        source="error_detail", allow_blank=True, help_text="Error of a failed design."
     )
     created_at = serializers.DateTimeField()
     finished_at = serializers.DateTimeField(allow_null=True)
@@ -81,14 +85,15 @@ class DesignSerializer(serializers.Serializer[Design]):
 class DesignCostsSerializer(serializers.Serializer[Any]):
     size = serializers.IntegerField(help_text="Bytes.")
     time = serializers.FloatField(
-        allow_null=True, help_text="Seconds; null where size is over its limit."
+        allow_null=True,
+        help_text="Seconds; null: not measured, because the size exceeds its limit.",
     )
     memory = serializers.IntegerField(allow_null=True, help_text="Bytes.")
     device = serializers.CharField(allow_blank=True)
 
 
 class DesignRungSerializer(serializers.Serializer[Any]):
-    share = serializers.FloatField(help_text="Of the recipe's training.")
+    share = serializers.FloatField(help_text="Share of the recipe's steps that it was trained for.")
     quality = serializers.FloatField(help_text="Right pictures, student ÷ teacher.")
     low = serializers.FloatField(help_text="Lower end of the one-sided 95 % interval.")
     high = serializers.FloatField(help_text="Upper end of the one-sided 95 % interval.")
@@ -97,9 +102,11 @@ class DesignRungSerializer(serializers.Serializer[Any]):
 
 class DesignCandidateSerializer(serializers.Serializer[DesignCandidate]):
     number = serializers.IntegerField()
-    params = serializers.JSONField(help_text="Its choices: cut, width, timesteps, decoder, …")
+    params = serializers.JSONField(help_text="Parameters: cut, width, timesteps, decoder, …")
     costs = DesignCostsSerializer(allow_null=True, help_text="Null before they are measured.")
-    rungs = DesignRungSerializer(many=True, help_text="What it was trained for and judged in.")
+    rungs = DesignRungSerializer(
+        many=True, help_text="Trainings of growing length, each with its evaluation."
+    )
     refused = serializers.CharField(allow_blank=True, help_text="Why it was left out.")
 
 

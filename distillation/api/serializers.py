@@ -62,16 +62,21 @@ class CheckSerializer(serializers.Serializer[Any]):
 
 
 class PromptSideSerializer(serializers.Serializer[Any]):
-    release = serializers.CharField(allow_null=True, help_text="Null: requests are refused.")
-    right = serializers.IntegerField(help_text="Right pictures.")
+    release = serializers.CharField(
+        allow_null=True,
+        help_text="Release that makes the prompt's images; null: requests are refused.",
+    )
+    right = serializers.IntegerField(help_text="Number of right pictures.")
     judged = serializers.IntegerField(help_text="Judged pictures.")
 
 
 class PromptChangeSerializer(serializers.Serializer[Any]):
     slug = serializers.CharField()
     text = serializers.CharField()
-    before = PromptSideSerializer(help_text="Who made it when the gate ran.")
-    after = PromptSideSerializer(help_text="Who makes it when the release is served.")
+    before = PromptSideSerializer(help_text="Release that made its images when the gate ran.")
+    after = PromptSideSerializer(
+        help_text="Release that makes its images once the run's release serves."
+    )
 
 
 class HardPromptSerializer(serializers.Serializer[Any]):
@@ -113,7 +118,8 @@ class RunSerializer(serializers.Serializer[Run]):
         help_text="Number of prompt variants; 0 before the first slice."
     )
     tags = serializers.ListField(
-        child=serializers.CharField(), help_text="Of a specialist's variants; empty: all variants."
+        child=serializers.CharField(),
+        help_text="Tags of the prompt variants that the run is for (a specialist); empty: all variants.",
     )
     trigger = serializers.ChoiceField(Run.Trigger.choices)
     reasons = serializers.ListField(child=serializers.CharField())

@@ -19,7 +19,7 @@ SUMMARIES: dict[str, str] = {
     "mmd": f"MMD between the outputs of all layers (Huang & Wang 2017). {_METHOD}",
     "bayes": f"The teacher's posterior as the student's prior (Grabovoy & Strijov 2021). {_METHOD}",
     "rehearsal": "All stages with a few steps for 24 prompt variants, new ones first: to try the way from here to a "
-    "decision. Its pictures are poor, and nobody but a person serves them.",
+    "decision. Its pictures are poor, and only a person may serve with them.",
 }
 
 # Releases of these recipes are never activated, and never become a canary, without a person.

@@ -170,7 +170,7 @@ def _pictures(wanted: Sequence[Run], now: float) -> list[tuple[Path, str]]:
 
 
 def _designs(now: float) -> list[tuple[Path, str]]:
-    """Return what designs have trained, in parts that nobody has used for long. Their results are reports."""
+    """Return what designs have trained, in parts that have not been used for long. Their results are reports."""
     root = folders.root() / "designs"
     if not root.is_dir():
         return []

@@ -211,7 +211,7 @@ def policies() -> tuple[Run.Policy, ...]:
 
 
 def is_rehearsal(recipe: Mapping[str, Any]) -> bool:
-    """Return whether releases of this description of a recipe are served by nobody but a person."""
+    """Return whether releases of this description of a recipe are served only by a person's decision."""
     return recipe.get("recipe") in REHEARSALS
 
 

@@ -112,7 +112,7 @@ def load(release: Release) -> "Encoder | None":
 
 
 def _mark_unavailable(fingerprint: str, reason: str) -> None:
-    """Note the reason at every variant that waits. `catalogue.missing` goes on listing them for the next try."""
+    """Store the reason with every variant that waits. They stay in `catalogue.missing` for the next try."""
     marked = embeddings.mark_missing(fingerprint, f"{catalogue.ENCODER_UNAVAILABLE}{reason}")
     metrics.increment("retort_encoded_total", marked, outcome="failed")
 
@@ -148,7 +148,7 @@ def _results(
             if not isinstance(error, EngineError):
                 log.exception("encoding_crashed", variant=variants[0].slug)
             return [error]
-        # One of them is at fault. Alone, each gets its own verdict.
+        # One of the texts causes the error: each is encoded alone.
         return [_results(encoder, [variant])[0] for variant in variants]
 
 

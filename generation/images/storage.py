@@ -188,7 +188,7 @@ def read(name: str) -> bytes:
     content = _read(name)
     if _is_whole(name, content):
         return content
-    content = _read(name)  # again, lest a bad moment of a network disk cost a file
+    content = _read(name)  # again: a network disk may have returned wrong bytes once
     if _is_whole(name, content):
         return content
     log.error("file_damaged", file=name, size_bytes=len(content))

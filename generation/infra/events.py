@@ -1,6 +1,6 @@
 """Events of jobs that clients watch, in a Redis stream for each job.
 
-Nothing is written for a job that nobody watches. Events may be lost, so clients of the stream read the row as well.
+Events of a job are written only while a client watches it. They may be lost, so clients of the stream read the row too.
 """
 
 import json
@@ -58,7 +58,7 @@ def marks(job_id: UUID, *, previews: bool) -> tuple[str, ...]:
 
 
 def watch(job_id: UUID, *, previews: bool) -> str:
-    """Have the job's events written from now on. Returns the id of the latest one so far.
+    """Mark the job as watched: its events are written from now on. Return the id of the latest one so far.
 
     A row that is read after this covers all events up to that id.
     """
@@ -78,7 +78,7 @@ def watch(job_id: UUID, *, previews: bool) -> str:
     return attempt(begin, NO_ID)
 
 
-def ask_who_is_watched(pipe: Any, job_ids: Collection[UUID]) -> None:
+def query_watched(pipe: Any, job_ids: Collection[UUID]) -> None:
     """Add the query to a Redis pipeline; `watched` reads its reply."""
     pipe.mget([name for job_id in job_ids for name in marks(job_id, previews=True)])
 
@@ -91,8 +91,8 @@ def watched(job_ids: Collection[UUID], answer: list[str | None]) -> Watched:
     )
 
 
-def tell(events: Iterable[Event]) -> None:
-    """Write events of jobs that are watched, and notify the clients."""
+def write(events: Iterable[Event]) -> None:
+    """Add events to the streams of their jobs, and notify the clients."""
     found = list(events)
     if found:
         attempt(lambda redis: _write(redis, found, begins=False), None)

@@ -121,7 +121,7 @@ def _beat(tick: Callable[[], None] | None) -> None:
             log.warning("heartbeat_failed", error=str(error))
             database.leave_read_only(error)
         except Exception:
-            # This thread renews leases: without it the process would work in vain.
+            # This thread renews leases: without it the process would lose its jobs.
             log.exception("heartbeat_failed")
             failing_since = failing_since or time.monotonic()
             if time.monotonic() - failing_since > settings.LEASE_SECONDS:

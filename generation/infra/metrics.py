@@ -156,7 +156,7 @@ def recorded() -> Iterator[Metric]:
     parts: dict[str, dict[Labels, dict[str, float]]] = {}
     for field, number in stored.items():
         if not isinstance(written := decoded(field), list) or len(written) != 3:
-            continue  # of nobody we know
+            continue  # of another version, or not of ours
         name, part, labels = written
         by_labels = parts.setdefault(name, {})
         by_labels.setdefault(tuple((k, v) for k, v in labels), {})[part] = float(number)

@@ -34,9 +34,9 @@ def send(task: str, *, expires: float, queue: str | None = None) -> None:
 
 
 def wake(queue: str = "generation") -> None:
-    """Have a worker of this queue look for jobs, unless an unread message says so already. Call after commit.
+    """Send `generation.serve` to a worker of this queue, unless one is unread already. Call after commit.
 
-    Without the mark a busy hour would leave a message for each job, and workers would read them all before a new one.
+    Without the mark there would be a message for each job, and workers would read them all before a new one.
     """
     name = UNREAD_PREFIX + queue
     if attempt(lambda redis: redis.set(name, 1, nx=True, ex=UNREAD_SECONDS), None):
@@ -44,22 +44,22 @@ def wake(queue: str = "generation") -> None:
 
 
 def received(queue: str) -> None:
-    """Take the mark off: a worker has a message of this queue, and claims jobs after this."""
+    """Delete the mark of an unread message: the worker that received it claims jobs after this."""
     attempt(lambda redis: redis.delete(UNREAD_PREFIX + queue), None)
 
 
 def deliver() -> None:
-    """Have webhooks sent that are due. Call after commit."""
+    """Send the message that has due webhooks delivered. Call after commit."""
     send("generation.deliver", expires=60)
 
 
 def encode() -> None:
-    """Have missing embeddings computed. Call after commit."""
+    """Send the message that has missing embeddings computed. Call after commit."""
     send("generation.encode", expires=3600)
 
 
 def match(expires: float) -> None:
-    """Have questions about texts answered. expires: seconds after which no client waits any more."""
+    """Send the message that has texts matched. expires: seconds after which no client waits any more."""
     send("generation.match", expires=expires)
 
 
@@ -68,9 +68,9 @@ def moved(
     *,
     attempts: Mapping[UUID, int] | None = None,
 ) -> None:
-    """Tell whoever waits that these jobs (id, status) changed. Call after commit.
+    """Notify waiting clients that these jobs (id, status) changed. Call after commit.
 
-    attempts: of those that have not ended; who watches one of them is told.
+    attempts: the attempt of each job that goes on: clients that watch one get an event.
     """
     messages = list(jobs)
     going_on = attempts or {}
@@ -80,13 +80,13 @@ def moved(
             for job_id, status in messages:
                 pipe.publish(f"{CHANNEL_PREFIX}{job_id}", status)
             if going_on:
-                events.ask_who_is_watched(pipe, going_on)
+                events.query_watched(pipe, going_on)
             answers = pipe.execute()
         return events.watched(going_on, answers[-1]) if going_on else Watched()
 
     if messages:
         watched = attempt(publish, Watched())
-        events.tell(
+        events.write(
             Event(job_id, "status", {"status": status, "attempt": going_on[job_id]})
             for job_id, status in messages
             if job_id in watched.events
@@ -100,7 +100,7 @@ def set_progress(job_ids: Collection[UUID], percent: int) -> Watched:
         with redis.pipeline(transaction=False) as pipe:
             for job_id in job_ids:
                 pipe.set(f"{PROGRESS_PREFIX}{job_id}", percent, ex=PROGRESS_SECONDS)
-            events.ask_who_is_watched(pipe, job_ids)
+            events.query_watched(pipe, job_ids)
             return events.watched(job_ids, pipe.execute()[-1])
 
     return attempt(write, Watched())

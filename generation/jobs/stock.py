@@ -153,7 +153,7 @@ def put(job: Job, stored: StoredImage) -> None:
 
 
 def remove_spoiled() -> int:
-    """Remove, with its files, what nobody gets any more: too old, of a release out of service, or all if STOCK is 0.
+    """Remove stocked images, with their files, that are too old or of a release out of service; all if STOCK is 0.
 
     Return how many. Any process may call it at any time.
     """

@@ -36,7 +36,7 @@ from generation.worker.stalls import Activity, Kind, StallWatch, step_bound, unk
 
 log = structlog.get_logger(__name__)
 
-CRASHES_IN_A_ROW = 5  # of different jobs, after which the worker is to blame
+CRASHES_IN_A_ROW = 5  # of different jobs, after which the device counts as broken
 WARM_UP_SECONDS = 0.05  # of a batch, after which no larger one is measured at the start
 Results = dict[Claim, list[BestPicture] | Exception]
 
@@ -71,8 +71,10 @@ class Generator:
         self._crashes = 0  # of jobs, one after the other
 
     def generate(self, batch: Sequence[Job], timings: Timings) -> Results:
-        """Return each job's images, or the error of all of it. Raises WorkerStopping, and DeviceUnavailable, for which
-        no job is to blame."""
+        """Return the images or the error of each job.
+
+        Raises WorkerStopping, and DeviceUnavailable, which is an error of no job.
+        """
         try:
             results = self._call(batch, timings)
         except (WorkerStopping, DeviceUnavailable):
@@ -83,7 +85,7 @@ class Generator:
             self._check_device(error)
             if len(batch) == 1:
                 return {Claim.of(batch[0]): self._crashed(batch[0], error)}
-            # One of them is poison. Alone, each gets its own verdict.
+            # One of the jobs causes the crash: each is tried alone.
             log.warning("batch_crashed", error=repr(error), jobs=len(batch))
             results = {}
             for job in batch:

@@ -1,6 +1,6 @@
 """Progress of a batch: percentages, and previews of unfinished images for clients that watch.
 
-Nothing here may fail a job or take much time: what nobody watches is not made, and errors are logged.
+Nothing here may fail a job or take much time: previews are made only of watched jobs, and errors are logged.
 """
 
 import base64
@@ -54,7 +54,7 @@ class BatchProgress:
         percent = int(99 * (self._done + len(self._rows) * step / steps) / self._total)
         self._watched = notifications.set_progress(self._jobs, percent)
         facts = {"percent": percent, "step": step, "steps": steps}
-        events.tell(Event(job_id, "progress", facts) for job_id in self._watched.events)
+        events.write(Event(job_id, "progress", facts) for job_id in self._watched.events)
 
     # --- previews of the engine -------------------------------------------------------------------
     def wanted(self, step: int, steps: int) -> Collection[int]:
@@ -78,7 +78,7 @@ class BatchProgress:
 def _publish(job_id: UUID, facts: Mapping[str, Any], pixels: Any) -> None:
     try:
         shown = {"format": files.PREVIEW_FORMAT, "b64_json": _base64(files.preview(pixels))}
-        events.tell([Event(job_id, "preview", {**facts, **shown})])
+        events.write([Event(job_id, "preview", {**facts, **shown})])
     except Exception:
         log.exception("preview_not_told", job_id=str(job_id))
     finally:

@@ -86,7 +86,7 @@ class StallWatch:
             if now - armed > FROZEN_SECONDS / 10:
                 armed = now
                 _arm()
-            # A longer time than between two checks: the whole process was frozen, and nobody is to blame.
+            # A longer time than between two checks: the whole process was frozen, which is no stall.
             passed, before = min(now - before, 4 * CHECK_SECONDS), now
             if stalled := self.check(passed):
                 self._on_stall(stalled)

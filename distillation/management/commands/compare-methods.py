@@ -37,29 +37,35 @@ class Command(DistillationCommand):
             nargs="+",
             default=[],
             metavar="METHOD",
-            help=f"of {', '.join(settings.SETTINGS)}; the first is the baseline, and always there; default: all",
+            help=f"methods to compare, of {', '.join(settings.SETTINGS)}; the first is the baseline, always compared; "
+            "default: all",
         )
-        parser.add_argument("--seeds", type=int, default=3, help="trainings of each method")
+        parser.add_argument(
+            "--seeds", type=int, default=3, help="number of trainings of each method"
+        )
         parser.add_argument(
             "--trials",
             type=int,
             default=3,
-            help="values of the main weight that are tried, of each method",
+            help="number of values of the main weight to try for each method",
         )
         parser.add_argument(
-            "--minutes", type=float, required=True, help="of the stage structure, for each training"
+            "--minutes",
+            type=float,
+            required=True,
+            help="minutes that each training of the stage structure may take",
         )
         parser.add_argument(
             "--share",
             type=float,
             default=1.0,
-            help="of the recipe's steps that the other stages make; default: all",
+            help="share of the recipe's steps that the other stages train for; default: all",
         )
         parser.add_argument(
             "--recipe",
             metavar="NAME|FILE",
             required=True,
-            help=f"what trainings are variations of: {', '.join(recipes.RECIPES)}, or a JSON file",
+            help=f"recipe that all trainings begin from: {', '.join(recipes.RECIPES)}, or a JSON file",
         )
         base.add_changes(parser)
         parser.add_argument(

@@ -40,25 +40,34 @@ class Command(DistillationCommand):
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--size", default="", help="most bytes of the release, such as 8MB")
+        parser.add_argument("--size", default="", help="largest size of the release, such as 8MB")
         parser.add_argument(
-            "--time", default="", help="most time of one picture and the device, such as 12ms@cpu"
+            "--time", default="", help="longest time of one picture on a device, such as 12ms@cpu"
         )
         parser.add_argument(
-            "--memory", default="", help="most memory of the process, on a GPU of the device: 500MB"
+            "--memory",
+            default="",
+            help="largest memory of the process (on a GPU, of the device), such as 500MB",
         )
         parser.add_argument(
-            "--quality", default="", help="least quality: right pictures, student ÷ teacher: 0.97"
+            "--quality",
+            default="",
+            help="lowest quality (right pictures, student ÷ teacher), such as 0.97",
         )
         parser.add_argument(
             "--wish",
             choices=limiting.WISHES,
             default=limiting.BEST,
-            help="which student within the limits is chosen; default: %(default)s",
+            help="which of the students within the limits to choose; default: %(default)s",
         )
-        parser.add_argument("--hours", type=float, required=True, help="of work")
         parser.add_argument(
-            "--candidates", type=int, default=0, help="most candidates; default: those in time"
+            "--hours", type=float, required=True, help="hours that the search may work"
+        )
+        parser.add_argument(
+            "--candidates",
+            type=int,
+            default=0,
+            help="largest number of candidates; default: as many as the hours allow",
         )
         parser.add_argument(
             "--student", help="a student release to compare with; default: the active one"
@@ -69,7 +78,7 @@ class Command(DistillationCommand):
         parser.add_argument(
             "--recipe",
             metavar="NAME|FILE",
-            help=f"what candidates are variations of: {', '.join(recipes.RECIPES)}, or a JSON file; default: "
+            help=f"recipe that all candidates begin from: {', '.join(recipes.RECIPES)}, or a JSON file; default: "
             "DISTILLATION_RECIPE",
         )
         base.add_changes(parser)

@@ -48,7 +48,7 @@ class Command(DistillationCommand):
             "--tags",
             metavar="BIT,…",
             default="",
-            help="what its images show besides the tags of the variants; not-BIT: what they do not show",
+            help="bits that all of its images show, besides the tags of the variants; not-BIT: that none shows",
         )
         commands.add_parser("list", help="list the sources with the number of images")
         ingest = commands.add_parser("ingest", help="read new images, then judge them")

@@ -49,11 +49,13 @@ class Command(DistillationCommand):
             "--dry-run", action="store_true", help="say what would begin, and start nothing"
         )
         commands.add_parser("consider", help="decide whether to start a run, as the schedule does")
-        commands.add_parser("list", help="the latest runs")
+        commands.add_parser("list", help="list the latest runs")
         clean = commands.add_parser(
             "clean", help="delete the folders of stages that no run needs, as the schedule does"
         )
-        clean.add_argument("--dry-run", action="store_true", help="list only")
+        clean.add_argument(
+            "--dry-run", action="store_true", help="list the folders, and delete none"
+        )
         clean.add_argument(
             "--keep",
             type=int,

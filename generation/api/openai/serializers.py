@@ -77,7 +77,9 @@ class ImagesRequestSerializer(Strict):
     output_format = serializers.ChoiceField(
         Job.Format.choices, help_text="Default png, as at OpenAI."
     )
-    output_compression = serializers.IntegerField(min_value=0, max_value=100, help_text="Only 100.")
+    output_compression = serializers.IntegerField(
+        min_value=0, max_value=100, help_text="100 is the only value that is accepted."
+    )
     response_format = serializers.ChoiceField(["b64_json", "url"], help_text="Default b64_json.")
     quality = Only(["auto", "standard"], why="Releases have one quality.")
     background = Only(["auto", "opaque"], why="Transparency is not supported.")

@@ -137,7 +137,7 @@ class PredictionURLsSerializer(serializers.Serializer[Any]):
 class PredictionMetricsSerializer(serializers.Serializer[Any]):
     """Seconds; empty until the job has finished."""
 
-    predict_time = serializers.FloatField(required=False, help_text="Of the last attempt.")
+    predict_time = serializers.FloatField(required=False, help_text="Seconds of the last attempt.")
     total_time = serializers.FloatField(required=False, help_text="From creation to finish.")
     queue_time = serializers.FloatField(required=False, help_text="From creation to start.")
     device_time = serializers.FloatField(required=False, help_text="Share of its batch's time.")

@@ -143,7 +143,7 @@ class JobSerializer(serializers.Serializer[Job]):
         allow_null=True, help_text="Set if the text was matched to the most similar variant."
     )
     model = serializers.CharField(help_text="Name of the release.")
-    n = serializers.IntegerField(help_text="Images.")
+    n = serializers.IntegerField(help_text="Number of images.")
     seed = serializers.IntegerField(help_text="Seed of the first image; further images count up.")
     size = serializers.CharField(help_text="WIDTHxHEIGHT")
     num_inference_steps = serializers.IntegerField()

@@ -20,11 +20,15 @@ class StandingSerializer(serializers.Serializer[Any]):
 
     requests_per_minute = serializers.IntegerField(allow_null=True)
     images_per_day = serializers.IntegerField(allow_null=True)
-    images_today = serializers.IntegerField(allow_null=True, help_text="null: not counted.")
+    images_today = serializers.IntegerField(
+        allow_null=True, help_text="null: not counted, because there is no quota."
+    )
     device_seconds_per_day = serializers.IntegerField(allow_null=True)
-    device_seconds_today = serializers.FloatField(allow_null=True, help_text="null: not counted.")
+    device_seconds_today = serializers.FloatField(
+        allow_null=True, help_text="null: not counted, because there is no quota."
+    )
     max_queued_jobs = serializers.IntegerField(allow_null=True)
-    queued_jobs = serializers.IntegerField(help_text="Jobs that wait now.")
+    queued_jobs = serializers.IntegerField(help_text="Number of jobs that wait.")
 
 
 class MeSerializer(serializers.Serializer[Any]):
@@ -33,6 +37,6 @@ class MeSerializer(serializers.Serializer[Any]):
     requests_left = serializers.IntegerField(
         allow_null=True, help_text="Requests that are allowed now; null: no limit."
     )
-    day = serializers.DateField(help_text="Day in UTC that the usage is of.")
+    day = serializers.DateField(help_text="Day, in UTC, for which usage is counted.")
     of_key = StandingSerializer(help_text="For this key alone.")
     of_account = StandingSerializer(help_text="For all keys of the account and the page together.")

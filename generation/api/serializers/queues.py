@@ -10,7 +10,7 @@ from generation.jobs import pausing
 
 class PauseSerializer(Strict):
     reason = serializers.CharField(
-        max_length=200, default="", allow_blank=True, help_text="For people."
+        max_length=200, default="", allow_blank=True, help_text="Note for other operators."
     )
 
 
@@ -18,10 +18,10 @@ class QueueStateSerializer(serializers.Serializer[Any]):
     name = serializers.ChoiceField(pausing.NAMES)
     status = serializers.ChoiceField(
         (pausing.RUNNING, pausing.DRAINING, pausing.PAUSED),
-        help_text="draining: it is paused, and what its workers had begun goes on to its end.",
+        help_text="draining: it is paused, and jobs that began before still run.",
     )
-    queued = serializers.IntegerField(help_text="Jobs that wait.")
-    running = serializers.IntegerField(help_text="Jobs that run.")
+    queued = serializers.IntegerField(help_text="Number of jobs that wait.")
+    running = serializers.IntegerField(help_text="Number of jobs that run.")
     workers = serializers.IntegerField(help_text="Living workers without a fault.")
     paused_at = serializers.DateTimeField(allow_null=True)
     paused_by = serializers.CharField()

@@ -79,7 +79,9 @@ class PageQuery(Strict):
     limit = serializers.IntegerField(
         default=20, min_value=1, max_value=MAX_PAGE, help_text="Results per page."
     )
-    cursor = serializers.CharField(help_text="Taken from the links next and previous.")
+    cursor = serializers.CharField(
+        help_text="Place in the list; taken from the links next and previous of a page."
+    )
 
 
 class NoQuery(Strict):

@@ -38,9 +38,11 @@ class ChangeVariantSerializer(Strict):
     tags = Tags()
     status = serializers.ChoiceField(
         PromptVariant.Status.choices,
-        help_text="archived: nobody can ask for images of it any more; active: they can again.",
+        help_text="archived: requests for images of it are refused; active: they are accepted.",
     )
-    notes = serializers.CharField(allow_blank=True, help_text="For people.")
+    notes = serializers.CharField(
+        allow_blank=True, help_text="Notes of editors; they have no effect."
+    )
     new_revision = serializers.BooleanField(
         default=False,
         help_text="Required to change a text that has images: they keep the old text.",
@@ -58,7 +60,9 @@ class NewVariantSerializer(Strict):
     status = serializers.ChoiceField(
         PromptVariant.Status.choices, default=PromptVariant.Status.ACTIVE
     )
-    notes = serializers.CharField(allow_blank=True, help_text="For people.")
+    notes = serializers.CharField(
+        allow_blank=True, help_text="Notes of editors; they have no effect."
+    )
 
 
 class ExampleSerializer(serializers.Serializer[Any]):

@@ -88,7 +88,9 @@ class DeliverySerializer(serializers.Serializer[Delivery]):
     event = serializers.ChoiceField(Delivery.Event.choices)
     status = serializers.ChoiceField(Delivery.Status.choices)
     attempts = serializers.IntegerField(help_text="Attempts so far.")
-    next_attempt_at = serializers.DateTimeField(allow_null=True, help_text="Only if pending.")
+    next_attempt_at = serializers.DateTimeField(
+        allow_null=True, help_text="Null unless the delivery is pending."
+    )
     last_status = serializers.IntegerField(
         allow_null=True, help_text="HTTP status of the last attempt."
     )

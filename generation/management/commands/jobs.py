@@ -33,12 +33,25 @@ class Command(BaseCommand):
             description="Each gets all its attempts again. Jobs whose images were deleted stay as they are.",
         )
         retry.add_argument("--code", default="", help="error code, such as worker_lost")
-        retry.add_argument("--since", type=moment, metavar="TIME", help="that failed from then on")
-        retry.add_argument("--until", type=moment, metavar="TIME", help="that failed before")
+        retry.add_argument(
+            "--since",
+            type=moment,
+            metavar="TIME",
+            help="only jobs that failed at this time or later",
+        )
+        retry.add_argument(
+            "--until", type=moment, metavar="TIME", help="only jobs that failed before this time"
+        )
         retry.add_argument("--release", default="", metavar="NAME")
         retry.add_argument("--owner", default="", metavar="USERNAME")
-        retry.add_argument("--all", action="store_true", help="without a code and without a time")
-        retry.add_argument("--dry-run", action="store_true", help="only count them")
+        retry.add_argument(
+            "--all",
+            action="store_true",
+            help="retry all failed jobs: needed if neither a code nor a time is given",
+        )
+        retry.add_argument(
+            "--dry-run", action="store_true", help="print the number of jobs, and retry none"
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         if not (options["all"] or options["code"] or options["since"]):

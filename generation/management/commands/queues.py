@@ -29,10 +29,14 @@ class Command(BaseCommand):
             one = actions.add_parser(action, help=text)
             one.add_argument("name", choices=pausing.NAMES)
             if action != "resume":
-                one.add_argument("--reason", default="", help="for people")
+                one.add_argument("--reason", default="", help="note for other operators")
             if action == "drain":
                 one.add_argument(
-                    "--timeout", type=float, default=600.0, metavar="SECONDS", help="default: 600"
+                    "--timeout",
+                    type=float,
+                    default=600.0,
+                    metavar="SECONDS",
+                    help="seconds to wait at most; default: 600",
                 )
 
     def handle(self, *args: Any, **options: Any) -> None:

@@ -47,9 +47,12 @@ class Command(BaseCommand):
         register.add_argument("source", help="a folder, or a hub id (owner/name)")
         register.add_argument("--name", help="default: the name of the folder")
         register.add_argument("--kind", choices=KINDS, help="default: teacher")
-        register.add_argument("--steps", type=int, help="default: 30")
+        register.add_argument("--steps", type=int, help="number of steps; default: 30")
         register.add_argument(
-            "--guidance", type=float, dest="guidance_scale", help="1 = none; default: 7.5"
+            "--guidance",
+            type=float,
+            dest="guidance_scale",
+            help="guidance scale, 1 for none; default: 7.5",
         )
         register.add_argument(
             "--noise-scheduler",
@@ -61,7 +64,7 @@ class Command(BaseCommand):
             action="append",
             dest="image_sizes",
             metavar="WIDTHxHEIGHT",
-            help="may be given several times; the first is the default one",
+            help="image size; repeatable, and the first is the default one",
         )
         actions.add_parser("list", help="list all releases")
         parsers = {}
@@ -103,7 +106,7 @@ class Command(BaseCommand):
             description="The text encoder is taken from a registered release that has it.",
         )
         export.add_argument("name")
-        export.add_argument("target", type=Path, help="a new folder")
+        export.add_argument("target", type=Path, help="folder to write, which must not exist")
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:

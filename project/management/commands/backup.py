@@ -24,11 +24,11 @@ class Command(BaseCommand):
     requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("file", help="a new file, or - for stdout")
+        parser.add_argument("file", help="file to write, which must not exist, or - for stdout")
         parser.add_argument(
             "--with-training",
             action="store_true",
-            help="with what unfinished runs have trained; without it they begin again after a restoration",
+            help="include the trained stages of unfinished runs, which else begin again after a restoration",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:

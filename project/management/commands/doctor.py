@@ -24,7 +24,9 @@ class Command(BaseCommand):
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--json", action="store_true", help="print one JSON object")
         parser.add_argument(
-            "--hashes", action="store_true", help="read all files of releases; takes longer"
+            "--hashes",
+            action="store_true",
+            help="compare all files of releases with their hashes; takes longer",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:

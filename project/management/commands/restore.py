@@ -19,7 +19,7 @@ class Command(BaseCommand):
     requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("file", help="of `manage.py backup`, or - for stdin")
+        parser.add_argument("file", help="archive that `manage.py backup` wrote, or - for stdin")
         parser.add_argument(
             "--verify",
             action="store_true",
@@ -28,7 +28,7 @@ class Command(BaseCommand):
         parser.add_argument(
             "--replace",
             action="store_true",
-            help="remove what the database holds; it is not asked again",
+            help="remove the present content of the database, without a further question",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:

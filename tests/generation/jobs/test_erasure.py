@@ -141,7 +141,7 @@ def asked(api, redis_server) -> UUID:
 
 
 def preview(job_id: UUID) -> None:
-    events.tell([Event(job_id, "preview", {"b64_json": f"picture of a {WORD}"})])
+    events.write([Event(job_id, "preview", {"b64_json": f"picture of a {WORD}"})])
 
 
 STREAMED = {"generation_job", "generation_webhookendpoint", "generation_idempotencykey"}

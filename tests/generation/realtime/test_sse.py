@@ -78,7 +78,7 @@ class Scene:
         self.sent += content
 
     def tell(self, percent: int, *, at: str = "*") -> str:
-        """Past `events.tell`, for its id."""
+        """Past `events.write`, for its id."""
         data = json.dumps({"percent": percent})
         event_id = self.redis.xadd(
             events.stream(self.job_id), {"kind": "progress", "data": data}, id=at
@@ -456,7 +456,7 @@ class Watching:
 
 
 def progress(job: Job, percent: int) -> None:
-    events.tell([events.Event(job.id, "progress", {"percent": percent, "step": 1, "steps": 4})])
+    events.write([events.Event(job.id, "progress", {"percent": percent, "step": 1, "steps": 4})])
 
 
 def questions(web: Web, job: Job) -> int:
@@ -596,7 +596,7 @@ def test_a_slow_reader_does_not_fill_the_memory(web: Web, key):
         before = memory()
         picture = {"b64_json": "x" * 50_000}
         for _ in range(600):
-            events.tell([events.Event(job.id, "preview", picture)])
+            events.write([events.Event(job.id, "preview", picture)])
         time.sleep(0.5)
         assert memory() - before < 15  # of 30 MB
         answer = httpx.get(f"{web.url}/v1/jobs/{job.id}", headers=key, timeout=60)
