@@ -8,6 +8,7 @@ from django.db.models import Exists, OuterRef, QuerySet
 from django.template.defaultfilters import pluralize
 from django.urls import reverse
 
+from distillation.design.descriptions import merged
 from distillation.errors import DistillationRefused
 from distillation.evaluation.gate_limits import MOST_SEEDS
 from distillation.models import Run
@@ -140,21 +141,12 @@ def measure_again(run: Run, *, seeds: int, by: Any) -> Run:
         )
     if not 1 <= seeds <= MOST_SEEDS:
         raise DistillationRefused(f"Give from 1 to {MOST_SEEDS} seeds, not {seeds}.")
-    of_run = run.recipe.get("evaluation")
-    changed = {**(of_run if isinstance(of_run, dict) else {}), "fresh_seeds": seeds}
-    recipe = {**run.recipe, "evaluation": changed}
-    policy.check_gate(recipe, by)
-    started = runs.create(
-        name=policy.new_name(),
-        recipe=recipe,
-        teacher=run.teacher,
+    started = _follow(
+        run,
+        {"evaluation": {"fresh_seeds": seeds}},
         begins_with=run.begins_with,
-        reasons=[
-            f"{run.name} is measured again with {seeds} seed{pluralize(seeds)} of each variant."
-        ],
-        policy=policy.allowed(run.policy),
-        tags=run.tags,
-        created_by=by,
+        reason=f"{run.name} is measured again with {seeds} seed{pluralize(seeds)} of each variant.",
+        by=by,
     )
     log.info("run_measured_again", run=run.name, by=started.name, seeds=seeds)
     return started
@@ -172,21 +164,33 @@ def train_on(run: Run, *, steps: int, by: Any) -> Run:
         )
     if not 1 <= steps <= MOST_STEPS:
         raise DistillationRefused(f"Give from 1 to {MOST_STEPS} steps, not {steps}.")
-    policy.check_gate(run.recipe, by)
-    again = run.recipe.get("again")
-    changed = {**(again if isinstance(again, dict) else {}), "steps": steps}
-    started = runs.create(
-        name=policy.new_name(),
-        recipe={**run.recipe, "again": changed},
-        teacher=run.teacher,
+    started = _follow(
+        run,
+        {"again": {"steps": steps}},
         begins_with=run.release,
-        reasons=[f"Training of {run.name} is continued by {steps} step{pluralize(steps)}."],
+        reason=f"Training of {run.name} is continued by {steps} step{pluralize(steps)}.",
+        by=by,
+    )
+    log.info("run_trained_on", run=run.name, by=started.name, steps=steps)
+    return started
+
+
+def _follow(
+    run: Run, changes: dict[str, Any], *, begins_with: Release | None, reason: str, by: Any
+) -> Run:
+    """Start a run like this one with these changes of its recipe, by a person's account."""
+    recipe = merged(run.recipe, changes)
+    policy.check_gate(recipe, by)
+    return runs.create(
+        name=policy.new_name(),
+        recipe=recipe,
+        teacher=run.teacher,
+        begins_with=begins_with,
+        reasons=[reason],
         policy=policy.allowed(run.policy),
         tags=run.tags,
         created_by=by,
     )
-    log.info("run_trained_on", run=run.name, by=started.name, steps=steps)
-    return started
 
 
 def _release(run: Run) -> Release:
