@@ -17,9 +17,10 @@ NAMES = ("size", "time", "memory", "quality")
 
 @dataclass(frozen=True)
 class Choice:
-    """number: of the chosen candidate, None if nothing was judged; reason: why, and whether it meets all limits."""
+    """number: of the chosen candidate, None if nothing was judged; meets: whether it is within all limits."""
 
     number: int | None
+    meets: bool
     reason: str
 
 
@@ -51,16 +52,16 @@ def choose(candidates: Sequence[Candidate], limits: Limits, wish: str) -> Choice
     """Choose by the wish among the judged candidates within the limits, else the one nearest to the quality."""
     judged = [one for one in candidates if one.rungs and _within(one, limits, without="quality")]
     if not judged:
-        return Choice(None, _nothing(candidates, limits))
+        return Choice(None, False, _nothing(candidates, limits))
     good = [one for one in judged if _is_good(one, judged, limits)]
     if not good:
         best = _best(judged)
-        return Choice(best.number, _short_of_quality(best, limits))
+        return Choice(best.number, False, _short_of_quality(best, limits))
     key = {BEST: "quality", FASTEST: "time"}.get(wish, "size")
     chosen = (
         _best(good) if wish == BEST else min(good, key=lambda one: (_cost(one, key), one.number))
     )
-    return Choice(chosen.number, _reason(chosen, judged, limits, wish, key))
+    return Choice(chosen.number, True, _reason(chosen, judged, limits, wish, key))
 
 
 def nearest(candidates: Sequence[Candidate], limits: Limits) -> list[Nearest]:
