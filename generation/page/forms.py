@@ -160,6 +160,8 @@ class Filled:
     def nearest(self) -> list[Choice]:
         """Return the similar variants that the refusal of the text names."""
         slugs = [near["variant"] for near in self.errors.nearest]
+        if not slugs:
+            return []
         rows = PromptVariant.objects.in_bulk(slugs, field_name="slug")
         return choices.listed([rows[slug] for slug in slugs if slug in rows], owner=self.owner)
 

@@ -445,7 +445,9 @@ def test_names_of_rows_keep_their_case(admin, running):
 
 def test_an_empty_list_says_where_its_rows_come_from(admin):
     page = text(admin.get(url("changelist", model="decision")))
-    assert "The schedule decides at night" in page and "Decisions | Retort</title>" in page
+    assert (
+        "consider-redistillation decides at night" in page and "Decisions | Retort</title>" in page
+    )
     page = text(admin.get(url("changelist", model="decision"), {"is_start__exact": "1"}))
     assert "Nothing fits the filters" in page and "Reset filters" in page
 

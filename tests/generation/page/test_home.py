@@ -3,6 +3,8 @@
 import re
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 from generation.catalogue.match_requests import Answer, Near
 from generation.jobs import estimates
@@ -286,16 +288,11 @@ def test_jobs_that_go_on_are_on_the_page_and_others_of_nobody_else(variants):
     assert html(page).count("<article") == 1 and f'id="job-{own.id}"' in html(page)
 
 
-def test_a_longer_history_costs_no_more_queries(variants, django_assert_num_queries):
+def test_a_longer_history_costs_no_more_queries(variants):
     person = Person()
 
     def queries() -> int:
-        from django.db import connection
-        from django.test.utils import CaptureQueriesContext
-
-        with CaptureQueriesContext(
-            connection,
-        ) as captured:
+        with CaptureQueriesContext(connection) as captured:
             assert person.get("/").status_code == 200
         return len(captured)
 
