@@ -18,7 +18,6 @@ from distillation.runs import approval
 from generation.errors import GenerationError
 from generation.releases import lifecycle as releases
 from generation.releases import reassignment
-from generation.releases.default_release import Serving
 
 SERVE, CANARY, MEASURE, TRAIN_ON, DISCARD = "serve", "canary", "measure", "train-on", "discard"
 PERMISSIONS = {
@@ -122,9 +121,7 @@ def offered(request: HttpRequest, run: Run) -> list[dict[str, Any]]:
         return found
     if approval.can_decide(run):
         active = None if run.tags else releases.active(release.kind)
-        now = Serving.now()
         begin = reassignment.beside if run.tags else reassignment.activated
-        moves = reassignment.moves(now, begin(now, release))
         found.append(
             {
                 "name": SERVE,
@@ -133,7 +130,7 @@ def offered(request: HttpRequest, run: Run) -> list[dict[str, Any]]:
                 "text": f"New jobs will use {release.name}"
                 + (" as a specialist, for prompts that it is known to make better" if run.tags else "")
                 + (f" instead of {active.name}, which is retired and can be activated again." if active else ".")
-                + "".join(f"\n\n{move}" for move in moves),
+                + reassignment.paragraphs(begin, release),
                 "reason": "optional" if passed else "required",
             }
         )  # fmt: skip

@@ -218,8 +218,7 @@ def _changes(name: str, release: Release) -> str:
     }.get(name)
     if after is None:
         return ""
-    now = Serving.now()
-    return "".join(f"\n\n{move}" for move in reassignment.moves(now, after(now, release)))
+    return reassignment.paragraphs(after, release)
 
 
 def _rolled_back(now: Serving, release: Release) -> Serving:

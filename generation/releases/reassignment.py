@@ -1,6 +1,7 @@
 """Prompt variants that another release serves once a release begins or ends its service."""
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -65,6 +66,12 @@ def retired(now: Serving, specialist: Release) -> Serving:
 
 
 # --- what changes ---------------------------------------------------------------------------------
+def paragraphs(change: Callable[[Serving, Release], Serving], release: Release) -> str:
+    """Return what the change would move now, each move as a further paragraph of a question; "" for none."""
+    now = Serving.now()
+    return "".join(f"\n\n{move}" for move in moves(now, change(now, release)))
+
+
 def moves(before: Serving, after: Serving) -> list[Move]:
     """Return the changes between two states of service, those of the most variants first."""
     found: dict[tuple[Release | None, Release | None, bool], list[str]] = defaultdict(list)
