@@ -15,7 +15,7 @@ from functools import partial
 
 import structlog
 from celery.signals import task_postrun, task_prerun
-from django.db import transaction
+from django.db import connection, transaction
 
 from generation.models import AuditEntry
 
@@ -75,8 +75,17 @@ def record(action: str, subject: object, **detail: object) -> AuditEntry:
     return entry
 
 
+def record_backup(action: str, subject: object, *, made_at: str, **detail: object) -> None:
+    """Record a backup or a restoration, unless the database is of a revision that had no audit log.
+
+    made_at: when the archive was begun, in ISO format.
+    """
+    if AuditEntry._meta.db_table in connection.introspection.table_names():
+        record(action, subject, made_at=made_at, **detail)
+
+
 def last_backup() -> datetime | None:
-    """Return when the archive was begun that was written or restored last; None if none is known.
+    """Return the begin of the latest archive that was written or restored; None if none is known.
 
     An archive does not have its own entry, so a restored database names the archive that it came from.
     """

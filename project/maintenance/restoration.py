@@ -15,7 +15,6 @@ from generation.access import audit
 from generation.engine import release as release_format
 from generation.engine.errors import ReleaseInvalid
 from generation.infra import redis_client
-from generation.models import AuditEntry
 from project.maintenance import archive, programs
 from project.maintenance.archive import DATA, DUMP, Facts
 from project.maintenance.errors import ArchiveInvalid, MaintenanceError, NotEmpty
@@ -64,10 +63,7 @@ def restore(source: IO[bytes], *, replace: bool) -> Outcome:
         _restore_database(unpacked / DUMP)
         outcome = Outcome(facts, files=_move(unpacked / DATA, root))
     _move_paths(facts.data_dir, str(root))
-    if (
-        AuditEntry._meta.db_table in connection.introspection.table_names()
-    ):  # not of early revisions
-        audit.record(audit.BACKUP_RESTORED, f"Retort {facts.retort}", made_at=facts.made_at)
+    audit.record_backup(audit.BACKUP_RESTORED, f"Retort {facts.retort}", made_at=facts.made_at)
     _forget_cache(outcome)
     _compare_releases(outcome)
     if facts.has_images and not settings.S3_BUCKET:

@@ -41,7 +41,7 @@ class Command(BaseCommand):
                 written = self._write(Path(options["file"]), with_training=options["with_training"])
             facts = {"files": written.files, "size_bytes": written.size_bytes}
             made_at = begun.isoformat(timespec="seconds")
-            audit.record(audit.BACKUP_WRITTEN, options["file"], made_at=made_at, **facts)
+            audit.record_backup(audit.BACKUP_WRITTEN, options["file"], made_at=made_at, **facts)
         except (MaintenanceError, OSError) as error:
             raise CommandError(str(error)) from error
         except OperationalError as error:

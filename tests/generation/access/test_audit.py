@@ -8,7 +8,7 @@ import pytest
 from celery import shared_task
 from django.contrib.auth.models import Permission
 from django.core.management import call_command
-from django.db import transaction
+from django.db import connection, transaction
 from django.test import Client
 from django.urls import reverse
 
@@ -171,6 +171,17 @@ def test_what_changes_nothing_is_not_recorded():
 # --- the page -------------------------------------------------------------------------------------
 def page(client: Client, **query: str):
     return client.get(reverse("admin:generation_auditentry_changelist"), query)
+
+
+def test_a_backup_of_a_revision_without_an_audit_log_is_not_recorded():
+    made_at = "2026-11-28T12:00:00+00:00"
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE generation_auditentry RENAME TO later")
+        audit.record_backup(audit.BACKUP_WRITTEN, "retort.tar", made_at=made_at)
+        cursor.execute("ALTER TABLE later RENAME TO generation_auditentry")
+    assert audit.last_backup() is None
+    audit.record_backup(audit.BACKUP_WRITTEN, "retort.tar", made_at=made_at)
+    assert audit.last_backup().isoformat() == made_at
 
 
 def test_the_log_is_listed_filtered_and_searched(admin):
