@@ -1,4 +1,4 @@
-"""Single sign-on: the account that a proxy has logged in, named in the header LOGIN_HEADER. Off unless that is set."""
+"""Single sign-on by a proxy, which names the account in the header LOGIN_HEADER. Off unless that is set."""
 
 from django.conf import settings
 from django.contrib.auth.backends import RemoteUserBackend
@@ -6,12 +6,12 @@ from django.contrib.auth.middleware import RemoteUserMiddleware
 
 
 class ProxyLogin(RemoteUserMiddleware):
-    """Log in whom the header names, and log out who was logged in by it and is no longer named."""
+    """Log in the account that the header names; log it out when the header no longer names it."""
 
     header = "HTTP_" + settings.LOGIN_HEADER.upper().replace("-", "_")
 
 
 class KnownAccounts(RemoteUserBackend):
-    """Accounts are made in the admin: an unknown name is nobody, and gets the page of the login."""
+    """Accept existing accounts alone, which are made in the admin: another name gets the login page."""
 
     create_unknown_user = False

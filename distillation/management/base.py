@@ -29,13 +29,13 @@ class DistillationCommand(BaseCommand):
             raise CommandError(error.detail) from error
 
     def work(self, options: dict[str, Any]) -> None:
-        """Do what the command is for."""
+        """Run the command; an exception of `refusals` becomes its error."""
         raise NotImplementedError
 
 
 @contextmanager
 def required_libraries() -> Iterator[None]:
-    """Around imports: end the process with what to install, where a library is missing that serving does not need."""
+    """End the process with what to install if an import inside fails: serving does not need these libraries."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -45,7 +45,7 @@ def required_libraries() -> Iterator[None]:
 
 
 def add_changes(parser: ArgumentParser) -> None:
-    """Add --set, whose values are `changes`, for `overrides.parse`."""
+    """Add the option --set. `overrides.parse` reads its values, `changes`."""
     parser.add_argument(
         "--set",
         action="append",

@@ -300,8 +300,9 @@ def prepare(
 
 
 def named(name: str | None, kind: Release.Kind) -> Release:
-    """Return the release of this name, without one the active one of the kind. Raises ReleaseNotAvailable, and
-    DistillationRefused for a release of another kind.
+    """Return the release of this name, or the active one of the kind if the name is empty.
+
+    Raises ReleaseNotAvailable, and DistillationRefused for a release of another kind.
     """
     release = releases.named(name or kind)
     if release.kind != kind:

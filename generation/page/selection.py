@@ -1,4 +1,4 @@
-"""Several chosen pictures: side by side, download as a zip, delete, mark as favourites."""
+"""Actions on several chosen pictures: compare, download as a zip, mark as favourites, delete."""
 
 import io
 import zipfile

@@ -115,7 +115,7 @@ class Command(DistillationCommand):
         found = detector.verdicts.filter(example__refusal="")
         accepted = found.filter(is_accepted=True).count()
         self.stdout.write(
-            f"{detector.name}: judged {judged}; {accepted} of all {found.count()} accepted."
+            f"{detector.name}: judged {judged}; accepted {accepted} of {found.count()}."
         )
 
     @contextmanager
