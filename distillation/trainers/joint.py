@@ -15,10 +15,11 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Generator, nn
 
 from distillation.losses.pairs import pseudo_huber
-from distillation.trainers.decoder import picture_errors, with_weights
+from distillation.trainers.decoder import with_weights
 from distillation.trainers.few_step import FewStepTask, WatchedRecipe
 from distillation.trainers.inputs import TuningInputs, run
 from distillation.trainers.pairs import Pairs
+from distillation.trainers.picture_loss import PictureLoss, PictureLossRecipe
 from distillation.trainers.vae_targets import VaePictures
 from distillation.training import checks, loop, networks, processes
 from distillation.training.errors import RecipeRefused
@@ -26,7 +27,7 @@ from generation.engine.latents import decoded
 
 
 @dataclass(frozen=True)
-class JointRecipe(WatchedRecipe):
+class JointRecipe(WatchedRecipe, PictureLossRecipe):
     """pictures: of how many pairs, evenly over them, the VAE's pictures are kept in memory.
 
     least_margin: of the detector's, of the pairs that are trained on. A picture that it barely accepts is near one that
@@ -39,19 +40,14 @@ class JointRecipe(WatchedRecipe):
     batch: int = 16
     learning_rate: float = 2e-4  # peak, of both networks; half a cosine to zero
     warmup: int = 50
-    weight_decay: float = 0.0
     pictures: int = 10_000
     least_margin: float = 0.0
     latents_weight: float = 0.1
-    huber_c: float = 0.03  # of values in [−1, 1]: smaller errors count by their squares
-    detail_weight: float = 1.0  # of differences between neighbouring pixels, at `scales` sizes
-    scales: int = 3  # each half as large as the one before
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        checks.at_least_1(self, "pictures", "scales")
-        checks.positive(self, "huber_c")
-        checks.not_negative(self, "weight_decay", "latents_weight", "detail_weight")
+        checks.at_least_1(self, "pictures")
+        checks.not_negative(self, "latents_weight")
         checks.at_most(self, "warmup", self.steps, "steps")
         checks.below_1(self, "least_margin")
 
@@ -70,6 +66,7 @@ class JointTask(FewStepTask):
         trained = nn.ModuleDict({"student": self.student, "decoder": drawing})
         trained.to(inputs.teacher.device).train().requires_grad_(True)
         self.add_by(recipe, "both", trained, weight_decay=recipe.weight_decay)
+        self._loss = PictureLoss(recipe, self, device=inputs.teacher.device)
 
     @property
     def averaged(self) -> UNet2DConditionModel:
@@ -90,24 +87,18 @@ class JointTask(FewStepTask):
         noise, embeds = examples.noise(rows), examples.embeds(rows)
         output = self._rollout.one_pass(self.student, noise, embeds, generator)
         with self._teacher.autocast():
-            drawn = decoded(self._decoder, output)
+            drawn = decoded(self._decoder, output).float()
         targets = self._targets.of(rows.tolist())
-        errors = picture_errors(
-            drawn.float(), targets, huber_c=recipe.huber_c, scales=recipe.scales
-        )
+        loss, errors = self._loss(index, drawn, targets, generator)
         errors["latents"] = pseudo_huber(output, examples.targets(rows))
-        loss = (
-            errors["pixels"]
-            + recipe.detail_weight * errors["detail"]
-            + recipe.latents_weight * errors["latents"]
-        )
+        loss = loss + recipe.latents_weight * errors["latents"]
         if self._labels is not None:
-            errors["labels"] = self._labels.loss(drawn.float(), targets)
+            errors["labels"] = self._labels.loss(drawn, targets)
             loss = loss + self._labels.recipe.weight * errors["labels"]
         norm = self.update("both", loss, clipped_norm=recipe.clipped_norm)
         measured = {name: float(value.detach()) for name, value in {"loss": loss, **errors}.items()}
         measured["gradient_norm"] = norm
-        return measured | self._watch(index, recipe)
+        return measured | self._loss.learn(index, generator) | self._watch(index, recipe)
 
 
 def _sure(recipe: JointRecipe, pairs: Pairs) -> Pairs:

@@ -1,4 +1,4 @@
-"""The optimiser that trainings share, and its update."""
+"""The optimisers that trainings share, and their update."""
 
 import torch
 
@@ -23,6 +23,34 @@ def adamw(
         lr=learning_rate,
         betas=betas,
         fused=fused,
+    )
+
+
+def muon(
+    network: torch.nn.Module,
+    *,
+    learning_rate: float,
+    weight_decay: float,
+    betas: tuple[float, float] = (0.9, 0.999),
+) -> torch.optim.Optimizer:
+    """Return Muon for matrices and kernels (Jordan et al. 2024), AdamW for biases and norms, which do not decay.
+
+    A kernel counts as the matrix of its output channels against all else. Updates have the scale of AdamW's (Liu et al.
+    2025, arXiv 2502.16982), so one learning rate serves both.
+    """
+    from pytorch_optimizer import Muon  # imports the optimisers of the whole package
+
+    parameters = [part for part in network.parameters() if part.requires_grad]
+    return Muon(
+        [
+            {"params": [p for p in parameters if p.ndim > 1], "use_muon": True},
+            {"params": [p for p in parameters if p.ndim <= 1], "use_muon": False},
+        ],
+        lr=learning_rate,
+        adamw_lr=learning_rate,
+        adamw_betas=betas,
+        weight_decay=weight_decay,
+        use_adjusted_lr=True,
     )
 
 

@@ -33,7 +33,7 @@ class Task(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRecipe:
-    """What all recipes of a training by AdamW with an average set. learning_rate: the peak, after `warmup` steps."""
+    """What all recipes of a training with an average set. learning_rate: the peak, after `warmup` steps."""
 
     steps: int
     batch: int
@@ -67,17 +67,34 @@ class Trained:
         weight_decay: float,
         betas: tuple[float, float],
         ema_decay: float | None = None,
+        is_muon: bool = False,
     ) -> None:
-        """Train the module by AdamW, from the weights that it has. ema_decay: None keeps no average."""
+        """Train the module by AdamW or by Muon, from the weights that it has. ema_decay: None keeps no average."""
         self.modules[name] = module
-        self.optimizers[name] = optimizers.adamw(
-            module, learning_rate=learning_rate, weight_decay=weight_decay, betas=betas, fused=True
+        self.optimizers[name] = (
+            optimizers.muon(
+                module, learning_rate=learning_rate, weight_decay=weight_decay, betas=betas
+            )
+            if is_muon
+            else optimizers.adamw(
+                module,
+                learning_rate=learning_rate,
+                weight_decay=weight_decay,
+                betas=betas,
+                fused=True,
+            )
         )
         if ema_decay is not None:
             self.emas[name] = Ema(module, ema_decay)
 
     def add_by(
-        self, recipe: TrainingRecipe, name: str, module: torch.nn.Module, *, weight_decay: float
+        self,
+        recipe: TrainingRecipe,
+        name: str,
+        module: torch.nn.Module,
+        *,
+        weight_decay: float,
+        is_muon: bool = False,
     ) -> None:
         """Train the module as the recipe sets it, with an average."""
         self.add(
@@ -87,6 +104,7 @@ class Trained:
             weight_decay=weight_decay,
             betas=recipe.betas,
             ema_decay=recipe.ema_decay,
+            is_muon=is_muon,
         )
 
     def update(self, name: str, loss: torch.Tensor, *, clipped_norm: float) -> float:

@@ -9,7 +9,7 @@ import torch
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 
 from distillation.trainers import decoder as decoders
-from distillation.trainers.decoder import DecoderRecipe, DecoderTask, picture_errors
+from distillation.trainers.decoder import DecoderRecipe, DecoderTask
 from distillation.trainers.inputs import StageInputs
 from distillation.trainers.pairs import Pairs
 from distillation.trainers.teacher import Teacher
@@ -150,26 +150,6 @@ def test_a_black_decoder_is_measured_as_black(teacher: Teacher, pairs: Pairs) ->
     assert measured["psnr"] == pytest.approx(expected.mean().item(), abs=0.01)
     assert measured["psnr_worst"] == pytest.approx(expected.min().item(), abs=0.01)
     assert measured["sharpness"] == 0
-
-
-def test_an_even_shift_is_no_lost_detail_and_a_lost_edge_is() -> None:
-    target = torch.zeros(1, 3, 8, 8)
-    target[..., 4:] = 1
-    shifted = picture_errors(target + 0.3, target, huber_c=1e-3, scales=3)
-    assert shifted["pixels"].item() == pytest.approx(0.3, abs=2e-3)
-    assert shifted["detail"].item() == pytest.approx(0, abs=1e-5)
-    flat = picture_errors(torch.full_like(target, 0.5), target, huber_c=1e-3, scales=3)
-    # One of 7, of 3 and of 1 differences to the right; none below; right and below are added.
-    assert flat["detail"].item() == pytest.approx((1 / 7 + 1 / 3 + 1) / 3, abs=2e-3)
-
-
-def test_a_coarse_error_that_no_pixel_shows_counts_at_the_coarse_scales() -> None:
-    ramp = torch.linspace(0, 0.2, 64).expand(1, 3, 64, 64)
-    fine, coarse = (
-        picture_errors(ramp, torch.zeros_like(ramp), huber_c=0.03, scales=scales)["detail"].item()
-        for scales in (1, 4)
-    )
-    assert coarse > 5 * fine
 
 
 def test_taesds_own_shape_has_its_parameters_and_the_encoder_is_next_to_nothing() -> None:

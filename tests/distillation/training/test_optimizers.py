@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from distillation.training.optimizers import adamw, update
+from distillation.training.optimizers import adamw, muon, update
 
 
 def test_matrices_and_kernels_decay_and_norms_and_biases_do_not():
@@ -44,3 +44,30 @@ def test_an_update_clips_over_all_groups_together():
     moved = [old - new for old, new in zip(before, network.parameters(), strict=True)]
     assert moved[0].item() == pytest.approx(0.6)
     assert moved[1].item() == pytest.approx(0.8)
+
+
+def test_muon_updates_a_kernel_evenly_in_all_directions_and_a_bias_as_adam_does():
+    network = torch.nn.Conv2d(4, 8, 3)
+    before = [parameter.detach().clone() for parameter in network.parameters()]
+    generator = torch.Generator().manual_seed(0)
+    for parameter in network.parameters():
+        parameter.grad = torch.randn(parameter.shape, generator=generator)
+    muon(network, learning_rate=0.1, weight_decay=0.0).step()
+    kernel, bias = (
+        (new - old).detach() for new, old in zip(network.parameters(), before, strict=True)
+    )
+    values = torch.linalg.svdvals(kernel.flatten(1))
+    assert values.min() > 0.5 * values.max()
+    assert kernel.square().mean().sqrt().item() == pytest.approx(0.02, rel=0.3)  # 0.2 · rate
+    assert torch.allclose(bias.abs(), torch.full_like(bias, 0.1), atol=1e-3)
+
+
+def test_muon_leaves_what_is_frozen():
+    network = torch.nn.Sequential(torch.nn.Conv2d(2, 2, 1), torch.nn.Conv2d(2, 2, 1))
+    network[0].requires_grad_(False)
+    trained = [
+        p
+        for group in muon(network, learning_rate=1, weight_decay=0).param_groups
+        for p in group["params"]
+    ]
+    assert {id(p) for p in trained} == {id(p) for p in network[1].parameters()}
