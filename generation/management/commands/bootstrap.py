@@ -128,7 +128,10 @@ class Command(BaseCommand):
         return [self.register_shipped(STARTER / name) for name in SHIPPED]
 
     def register_shipped(self, folder: Path) -> str:
-        """Register a release once. Activate it only if none of its kind is active, to keep the operator's choice."""
+        """Register a release once. Activate it if none of its kind is active, to keep the operator's choice.
+
+        It also replaces an active release that was included before, and whose files an upgrade removed.
+        """
         try:
             manifest = release_format.read(folder)
             release = Release.objects.filter(name=manifest.name).first()
@@ -137,10 +140,12 @@ class Command(BaseCommand):
                 release = releases.register(folder)
         except (ReleaseInvalid, GenerationError) as error:
             raise CommandError(f"The starter release is damaged: {error.detail}") from error
-        if (
-            release.status == Release.Status.CANDIDATE
-            and not Release.objects.filter(kind=release.kind, status=Release.Status.ACTIVE).exists()
-        ):
+        active = Release.objects.filter(kind=release.kind, status=Release.Status.ACTIVE).first()
+        if release.status == Release.Status.CANDIDATE and (active is None or _is_removed(active)):
+            if active is not None:
+                self.say(
+                    f"{active.name} is no longer included: {release.name} serves in its place."
+                )
             releases.activate(release)
         return release.name
 
@@ -192,6 +197,11 @@ class Command(BaseCommand):
                 ".retort/secrets.json to get a new one."
             )
         return False
+
+
+def _is_removed(release: Release) -> bool:
+    """Return whether it was an included release and its folder is gone."""
+    return release.path.startswith(IN_STARTER) and not releases.folder(release).exists()
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -107,6 +108,29 @@ def test_a_student_that_an_operator_rolled_back_from_stays_so(shipped: Path) -> 
     Release.objects.filter(name="toy-student").update(status="retired")
     bootstrap()
     assert Release.objects.get(name="toy-student").status == "retired"
+
+
+def test_an_included_release_that_an_upgrade_removed_gives_way_to_the_one_of_today(
+    shipped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bootstrap()
+    new = shipped.parent / "starter-of-today"
+    shutil.copytree(shipped, new)
+    for folder, kind in (("teacher", "teacher"), ("student-2", "student")):
+        path = new / folder / "release.json"
+        manifest = json.loads(path.read_text())
+        path.write_text(json.dumps(manifest | {"name": f"toy-{kind}-of-today"}))
+    monkeypatch.setattr(command, "STARTER", new)
+
+    bootstrap()  # the files of before are there
+    assert active() == {"toy-teacher", "toy-student"}
+    Release.objects.filter(name="toy-student").update(path=f"{command.IN_STARTER}gone")
+    bootstrap()
+    assert active() == {"toy-teacher", "toy-student-of-today"}
+
+
+def active() -> set[str]:
+    return set(Release.objects.filter(status="active").values_list("name", flat=True))
 
 
 def test_a_damaged_student_is_said(shipped: Path) -> None:
