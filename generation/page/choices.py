@@ -9,12 +9,12 @@ from django.db.models import Case, Count, F, Q, QuerySet, Value, When
 from django.utils.functional import cached_property
 
 from generation.api.views.variants import examples
-from generation.catalogue import text_rules
+from generation.catalogue import tags, text_rules
+from generation.catalogue.tags import Unnest
 from generation.engine.prompts.texts import normalize
 from generation.images import links
 from generation.models import PromptVariant, Release
-from generation.page import spelling, tags
-from generation.page.tags import Unnest
+from generation.page import spelling
 from generation.releases.default_release import Serving
 
 MOST_VARIANTS = 50

@@ -10,7 +10,7 @@ from django.urls import reverse
 from rest_framework import serializers
 
 from generation.api.views.jobs import owned
-from generation.page import tags
+from generation.catalogue import tags
 from generation.page.filters import Filter, FilterQuery, before
 from generation.page.presentation import Shown, shown
 from generation.page.responses import PageView, PersonRequest, given

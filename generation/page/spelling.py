@@ -6,8 +6,8 @@ from difflib import get_close_matches
 from django.db.models import F, Func, Value
 
 from generation.catalogue.objections import is_slip
+from generation.catalogue.tags import Unnest
 from generation.models import PromptVariant
-from generation.page.tags import Unnest
 
 ALIKE = 0.74  # difflib's ratio: one letter of four replaced, two of eight
 
