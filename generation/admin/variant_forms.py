@@ -130,7 +130,8 @@ class VariantForm(forms.ModelForm):
         super().__init__(*args, **kwargs)
         if "tags" in self.fields:
             self.fields["tags"].widget.bits = self.bits
-            self.initial["tags"] = ", ".join(self.instance.tags)
+            tags = self.initial.get("tags", [])  # text if the URL of the form gives them
+            self.initial["tags"] = tags if isinstance(tags, str) else ", ".join(tags)
 
     def clean_text(self) -> str:
         text = tidy(self.cleaned_data["text"])
@@ -176,14 +177,19 @@ def board_of(request: HttpRequest) -> Board:
 
 
 class TagFilter(DropdownFilter):
+    """A tag; or, in a link, several separated by commas, of which a variant has all."""
+
     title = "tag"
     parameter_name = "tag"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [(tag, tag) for tag in known_tags()]
+        chosen = [self.value()] if self.value() else []
+        choices = dict.fromkeys((*chosen, *known_tags()))
+        return [(tags, " and ".join(tags.split(","))) for tags in choices]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet) -> QuerySet:
-        return queryset.filter(tags__contains=[self.value()]) if self.value() else queryset
+        wanted = [tag for tag in (self.value() or "").split(",") if tag]
+        return queryset.filter(tags__contains=wanted) if wanted else queryset
 
 
 class EmbeddingFilter(DropdownFilter):
