@@ -21,6 +21,7 @@ from unfold.decorators import display
 from generation.admin import pictures, variant_columns, variant_story
 from generation.admin.actions import ObjectActionsMixin
 from generation.admin.variant_actions import VariantActionsMixin
+from generation.admin.variant_crosstab import VariantCrosstabMixin
 from generation.admin.variant_forms import (
     ChangeFilter,
     EmbeddingFilter,
@@ -48,7 +49,11 @@ _PICTURES = ArrayField(UUIDField())
 
 @admin.register(PromptVariant)
 class PromptVariantAdmin(
-    VariantActionsMixin, ObjectActionsMixin, ModelAdmin, ImportExportModelAdmin
+    VariantCrosstabMixin,
+    VariantActionsMixin,
+    ObjectActionsMixin,
+    ModelAdmin,
+    ImportExportModelAdmin,
 ):
     form = VariantForm
     resource_classes = [PreviewResource]

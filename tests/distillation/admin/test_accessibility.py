@@ -113,8 +113,8 @@ def rows(db, tmp_path: Path) -> None:
     )
     candidate_release.manifest["evaluation"] = summary()
     candidate_release.save()
-    make_variant(slug="new", text="a new mug")
-    variant = make_variant(slug="vase", text="a red vase", tags=["vase"], notes="A note.")
+    make_variant(slug="new", text="a new mug", tags=["mug"])
+    variant = make_variant(slug="vase", text="a red vase", tags=["vase", "red"], notes="A note.")
     for status in Job.Status.values:
         make_job(variant=variant, release=active, status=status)
     job = Job.objects.get(status="succeeded")

@@ -58,9 +58,9 @@ def test_archiving_is_undone_by_one_click(visitor: Visitor):
 
 
 @pytest.mark.parametrize("width", [1440, 390])
-def test_list_and_page_fit_the_window(visitor: Visitor, width: int):
+def test_list_table_and_page_fit_the_window(visitor: Visitor, width: int):
     page = visitor.page
     page.set_viewport_size({"width": width, "height": 844})
-    for path in (LIST, f"{LIST}{PromptVariant.objects.all()[0].pk}/change/"):
+    for path in (LIST, f"{LIST}by-tags/", f"{LIST}{PromptVariant.objects.all()[0].pk}/change/"):
         page.goto(path)
         assert visitor.overflow() <= 0, path
