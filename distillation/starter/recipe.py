@@ -75,14 +75,19 @@ def _scenes(context: Context) -> None:
     rendering.build(context.folder, context.recipe, progress_bar=context.progress_bar)
 
 
+def _photographs(context: Context, split: str, size: int) -> photographs.Photographs:
+    return photographs.read(context.needs["scenes"], split).scaled(size)
+
+
 def _captions(context: Context) -> None:
     grammar.write_catalogue(context.folder / "catalogue.csv")
     tokenizer.train(context.folder / "tokenizer", texts())
 
 
 def _detector(context: Context) -> None:
-    train = photographs.read(context.needs["scenes"], "train")
-    validation = photographs.read(context.needs["scenes"], "validation")
+    size = context.recipe.network.image_size
+    train = _photographs(context, "train", size)
+    validation = _photographs(context, "validation", size)
     classifier.train(
         context.recipe.training,
         images=train.images,
@@ -98,7 +103,7 @@ def _detector(context: Context) -> None:
 def _clip(context: Context) -> None:
     clip.train(
         context.recipe,
-        photographs=photographs.read(context.needs["scenes"], "train"),
+        photographs=_photographs(context, "train", context.recipe.image_size),
         tokenizer_folder=context.needs["captions"] / "tokenizer",
         folder=context.folder,
         progress_bar=context.progress_bar,
@@ -108,8 +113,8 @@ def _clip(context: Context) -> None:
 def _vae(context: Context) -> None:
     vae.train(
         context.recipe,
-        photographs=photographs.read(context.needs["scenes"], "train"),
-        validation=photographs.read(context.needs["scenes"], "validation"),
+        photographs=_photographs(context, "train", context.recipe.size),
+        validation=_photographs(context, "validation", context.recipe.size),
         folder=context.folder,
         progress_bar=context.progress_bar,
     )
@@ -146,6 +151,7 @@ def _decoder(context: Context) -> None:
         photographs=photographs.read(context.needs["scenes"], "train"),
         latents=latents.read(context.needs["latents"], "train"),
         validation=photographs.read(context.needs["scenes"], "validation"),
+        validation_latents=latents.read(context.needs["latents"], "validation"),
         folder=context.folder,
         progress_bar=context.progress_bar,
     )

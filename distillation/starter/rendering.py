@@ -32,8 +32,8 @@ EXPOSURE = 0.9
 class Recipe:
     """The number of photographs of each split. Seeds of different splits are disjoint."""
 
-    train: int = 4128  # six of each trained combination
-    validation: int = 512
+    train: int = 3440  # five of each trained combination
+    validation: int = 256
     test: int = 512
     test_held_out: int = 512
     photograph: scenes.Recipe = field(default_factory=scenes.Recipe)
