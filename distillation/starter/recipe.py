@@ -27,11 +27,13 @@ from distillation.starter import (
 )
 from distillation.starter.clip import ClipRecipe
 from distillation.starter.decoder import DecoderRecipe
+from distillation.starter.growing import EncoderRecipe
 from distillation.starter.latents import LatentsRecipe
 from distillation.starter.pack import PackRecipe
 from distillation.starter.teacher import TeacherRecipe
 from distillation.starter.vae import VaeRecipe
 from distillation.starter.words import ATTRIBUTES, BITS, COMBINATIONS
+from distillation.trainers.patches import PatchesRecipe
 
 PACK = "pack"  # the stage whose result is published
 
@@ -72,7 +74,13 @@ class DetectorStageRecipe:
 
 # --- what the stages do ---------------------------------------------------------------------------
 def _scenes(context: Context) -> None:
-    rendering.build(context.folder, context.recipe, progress_bar=context.progress_bar)
+    # The report renders the splits for tests when it measures.
+    rendering.build(
+        context.folder,
+        context.recipe,
+        splits=("train", "validation"),
+        progress_bar=context.progress_bar,
+    )
 
 
 def _photographs(context: Context, split: str, size: int) -> photographs.Photographs:
@@ -226,18 +234,20 @@ QUICK_RECIPES = Recipes(
         validation=64,  # enough to contain each word: thresholds are chosen by these
         test=16,
         test_held_out=16,
-        photograph=scenes.Recipe(samples=1, path_depth=5),
+        photograph=scenes.Recipe(size=128, samples=1, path_depth=5),
     ),
     detector=DetectorStageRecipe(
         training=DetectorRecipe(steps=20, batch=16, warmup=2),
         network=DetectorConfig(
             bits=BITS,
             groups=tuple(len(words) for words in ATTRIBUTES.values()),
+            image_size=64,
             widths=(16, 32),
             depths=(0, 1),
         ),
     ),
     clip=ClipRecipe(
+        image_size=64,
         image_width=48,
         image_layers=1,
         image_heads=2,
@@ -252,8 +262,11 @@ QUICK_RECIPES = Recipes(
         warmup=2,
     ),
     vae=VaeRecipe(
+        size=64,
         channels=(16, 16, 16, 16),
+        latent_channels=4,
         norm_groups=8,
+        crop=32,
         crop_steps=10,
         crop_batch=4,
         whole_steps=5,
@@ -273,7 +286,16 @@ QUICK_RECIPES = Recipes(
         validate_every=10,
         validated=8,
     ),
-    decoder=DecoderRecipe(steps=10, batch=2, warmup=2, validate_every=5, validated=4),
+    decoder=DecoderRecipe(
+        steps=10,
+        batch=2,
+        crop=64,
+        warmup=2,
+        patches=PatchesRecipe(width=8, crop=64, learns_after=2, heard_after=2),
+        encoder=EncoderRecipe(steps=5, batch=2, warmup=2),
+        validate_every=5,
+        validated=4,
+    ),
     pack=PackRecipe(name="starter-toy", steps=4),
 )
 

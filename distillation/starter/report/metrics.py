@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from distillation.detector.calibration import expected_calibration_error
+from distillation.image_metrics import sharpness
 from distillation.image_metrics.distances import Interval, psnr
+from distillation.image_metrics.perceptual_distance import fitted
 from distillation.resumable.progress import Bar
 from distillation.starter.words import ATTRIBUTES, BITS, Combination
 from generation.engine.latents import as_uint8, from_pixels, image_to_latents, latents_to_image
@@ -126,8 +128,8 @@ def asked_words(combinations: Sequence[Combination]) -> Tensor:
 def by_detector(
     detector: "Detector", images: Tensor, combinations: Sequence[Combination]
 ) -> BitVerdict:
-    """Return the verdict on images uint8 (n, 3, 128, 128), of n combinations."""
-    probabilities = detector.probabilities(images)
+    """Return the verdict on images uint8 (n, 3, height, width), of n combinations."""
+    probabilities = detector.probabilities(fitted(images, detector.config.image_size))
     groups = probabilities.split([len(words) for words in ATTRIBUTES.values()], dim=1)
     wanted = torch.tensor([combination.bits for combination in combinations])
     return BitVerdict(
@@ -144,7 +146,7 @@ def by_zero_shot(
     images: Tensor,
     combinations: Sequence[Combination],
 ) -> Verdict:
-    """Return the verdict of our CLIP on images uint8 (n, 3, 128, 128).
+    """Return the verdict of our CLIP on images uint8 (n, 3, height, width).
 
     zero_shot: returns the index of the word of each attribute for such images.
     """
@@ -193,6 +195,25 @@ def reconstruct(vae: "AutoencoderKL", images: Tensor, *, title: str, progress_ba
         latents = image_to_latents(vae, from_pixels(part.permute(0, 2, 3, 1).numpy()))
         parts.append(as_uint8(latents_to_image(vae, latents)).cpu())
     return torch.cat(parts).contiguous()
+
+
+@dataclass(frozen=True)
+class Sharpness:
+    """Means over pictures ÷ means over photographs: of the gradient, and of the variance of the Laplacian."""
+
+    gradient: float
+    laplacian: float
+
+
+def sharpness_of(pictures: Tensor, photographs: Tensor) -> Sharpness:
+    """Compare uint8 (n, 3, height, width) with photographs of the same combinations; n may differ."""
+    ours, theirs = pictures, photographs
+    return Sharpness(
+        float(sharpness.gradient(ours).mean() / sharpness.gradient(theirs).mean()),
+        float(
+            sharpness.laplacian_variance(ours).mean() / sharpness.laplacian_variance(theirs).mean()
+        ),
+    )
 
 
 def mean_psnr(originals: Tensor, reconstructions: Tensor) -> Interval:

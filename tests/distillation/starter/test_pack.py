@@ -44,7 +44,9 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     )
     unet = teacher.build(recipe, latent_channels=4, latent_size=8, text_width=toys.TEXT_WIDTH)
     networks.save(unet, folder / "unet")
-    network = vae.build(VaeRecipe(channels=(8, 8, 16, 16), norm_groups=4, crop=64), image_size=64)
+    network = vae.build(
+        VaeRecipe(channels=(8, 8, 16, 16), latent_channels=4, norm_groups=4, crop=64), image_size=64
+    )
     network.register_to_config(scaling_factor=0.5)
     networks.save(network, folder / "vae")
     teacher.noise_scheduler().save_pretrained(folder / "scheduler")

@@ -14,7 +14,9 @@ def detector_that_sees(*rows: dict[str, float]) -> SimpleNamespace:
     """By image the probability of each word; of the others 0.1. Present is what has ½."""
     probabilities = torch.tensor([[row.get(word, 0.1) for word in BITS] for row in rows])
     return SimpleNamespace(
-        probabilities=lambda images: probabilities, thresholds=torch.full((len(BITS),), 0.5)
+        config=SimpleNamespace(image_size=8),
+        probabilities=lambda images: probabilities,
+        thresholds=torch.full((len(BITS),), 0.5),
     )
 
 

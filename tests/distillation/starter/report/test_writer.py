@@ -20,7 +20,7 @@ from distillation.starter.report import gallery, measurement
 from distillation.starter.report import writer as report
 from distillation.starter.report.history import History
 from distillation.starter.report.measurement import Judges, Recipe, Splits
-from distillation.starter.report.metrics import SweepPoint
+from distillation.starter.report.metrics import Sharpness, SweepPoint
 from distillation.starter.report.sampler import TeacherSampler
 from distillation.starter.words import (
     ATTRIBUTES,
@@ -129,11 +129,12 @@ def test_a_target_is_met_from_its_own_value_on():
             "detector": {"test": verdict, "test, rebuilt": verdict},
             "teacher": {"trained": verdict, "held-out": verdict},
             "psnr": {"test": Interval(psnr, psnr, psnr)},
+            "sharpness": dict.fromkeys(("test, rebuilt", "pictures, trained"), Sharpness(1.0, 1.0)),
         }
         [target] = [row for row in measurement.targets(figures) if row["unit"] == "dB"]
         return target["met"]
 
-    assert met(32.0) and not met(31.99)
+    assert met(36.0) and not met(35.99)
 
 
 def test_the_committed_document_is_what_its_figures_render_to(tmp_path: Path):
