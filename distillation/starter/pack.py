@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from distillation.detector import network as detectors
 from distillation.resumable import atomic
 from distillation.starter import clip as clips
+from distillation.starter import examiner as examiners
 from generation.engine import importing
 from generation.engine.importing import TOKENIZER_FILES, Options
 from generation.engine.networks import write_json
@@ -97,12 +98,13 @@ def write(
     return atomic.make_folder(target, make)
 
 
-def write_judges(target: Path, *, detector: Path, clip: Path) -> None:
-    """Write or replace the folder `target` with `detector` and `clip` (fp16)."""
+def write_judges(target: Path, *, detector: Path, clip: Path, examiner: Path) -> None:
+    """Write or replace the folder `target` with `detector`, and `clip` and `examiner` in fp16."""
 
     def make(folder: Path) -> None:
         detectors.save(detectors.load(detector), folder / "detector")
         clips.save(clips.load(clip).half(), folder / "clip")
+        examiners.save(examiners.load(examiner).half(), folder / "examiner")
 
     atomic.make_folder(target, make)
 

@@ -1,7 +1,7 @@
 """The stages of the starter at full and at toy size, and the places of the published results.
 
-scenes, captions → detector, clip, vae → latents → teacher, decoder → pack. Everything that shapes a result is in a
-recipe.
+scenes, captions → detector, clip, vae → latents → teacher, decoder; examiner → pack. Everything that shapes a result
+is in a recipe.
 """
 
 import hashlib
@@ -16,6 +16,7 @@ from distillation.starter import captions as grammar
 from distillation.starter import (
     clip,
     decoder,
+    examiner,
     latents,
     pack,
     photographs,
@@ -27,6 +28,7 @@ from distillation.starter import (
 )
 from distillation.starter.clip import ClipRecipe
 from distillation.starter.decoder import DecoderRecipe
+from distillation.starter.examiner import ExaminerRecipe
 from distillation.starter.growing import EncoderRecipe
 from distillation.starter.latents import LatentsRecipe
 from distillation.starter.pack import PackRecipe
@@ -35,6 +37,7 @@ from distillation.starter.vae import VaeRecipe
 from distillation.starter.words import ATTRIBUTES, BITS, COMBINATIONS
 from distillation.trainers.patches import PatchesRecipe
 
+EXAMINER = "examiner"
 PACK = "pack"  # the stage whose result is published
 
 
@@ -165,6 +168,23 @@ def _decoder(context: Context) -> None:
     )
 
 
+def _examiner(context: Context) -> None:
+    recipe = context.recipe
+    taken = context.folder / "photographs"
+    rendering.render_all(
+        taken,
+        {EXAMINER: examiner.shots(recipe.photographs)},
+        recipe.photograph,
+        progress_bar=context.progress_bar,
+    )
+    examiner.train(
+        recipe,
+        photographs=photographs.read(taken, EXAMINER),
+        folder=context.folder,
+        progress_bar=context.progress_bar,
+    )
+
+
 def _pack(context: Context) -> None:
     made, needs = packed(context.folder), context.needs
     try:
@@ -183,10 +203,16 @@ def _pack(context: Context) -> None:
             made.judges,
             detector=needs["detector"] / "detector",
             clip=needs["clip"] / "clip",
+            examiner=needs[EXAMINER] / "examiner",
         )
         pack.write_history(made.history, needs)
     except pack.PackRefused as error:
         raise StageError(str(error)) from error
+
+
+PARTS_OF_PACK = (
+    "scenes", "captions", "detector", "clip", "vae", "latents", "teacher", "decoder", EXAMINER
+)  # fmt: skip
 
 
 # --- the tables -----------------------------------------------------------------------------------
@@ -202,6 +228,7 @@ class Recipes:
     latents: LatentsRecipe = field(default_factory=LatentsRecipe)
     teacher: TeacherRecipe = field(default_factory=TeacherRecipe)
     decoder: DecoderRecipe = field(default_factory=DecoderRecipe)
+    examiner: ExaminerRecipe = field(default_factory=ExaminerRecipe)
     pack: PackRecipe = field(default_factory=PackRecipe)
 
 
@@ -216,12 +243,8 @@ def table(recipes: Recipes) -> tuple[Stage, ...]:
         Stage("latents", recipes.latents, ("scenes", "vae"), _latents),
         Stage("teacher", recipes.teacher, ("latents", "clip", "captions"), _teacher),
         Stage("decoder", recipes.decoder, ("scenes", "vae", "latents"), _decoder),
-        Stage(
-            PACK,
-            recipes.pack,
-            ("scenes", "captions", "detector", "clip", "vae", "latents", "teacher", "decoder"),
-            _pack,
-        ),
+        Stage(EXAMINER, recipes.examiner, (), _examiner),
+        Stage(PACK, recipes.pack, PARTS_OF_PACK, _pack),
     )
 
 
@@ -295,6 +318,16 @@ QUICK_RECIPES = Recipes(
         encoder=EncoderRecipe(steps=5, batch=2, warmup=2),
         validate_every=5,
         validated=4,
+    ),
+    examiner=ExaminerRecipe(
+        photographs=16,
+        photograph=scenes.Recipe(size=64, samples=1, path_depth=5),
+        image_size=64,
+        widths=(16, 32),
+        depths=(1, 1),
+        steps=5,
+        batch=8,
+        warmup=1,
     ),
     pack=PackRecipe(name="starter-toy", steps=4),
 )

@@ -67,10 +67,13 @@ class Recipe:
     path_depth: int = PATH_DEPTH
 
 
-def scene(combination: Combination, seed: int, recipe: Recipe) -> Any:
-    """Return the Mitsuba scene of one photograph. Its shapes "object" and "ground" fill the whole frame."""
+def scene(combination: Combination, seed: int, recipe: Recipe, *, is_maimed: bool = False) -> Any:
+    """Return the Mitsuba scene of one photograph. Its shapes "object" and "ground" fill the whole frame.
+
+    is_maimed: the object lacks parts (`shapes.MAIMED`).
+    """
     random = np.random.default_rng([seed, 20261124])
-    mesh = shapes.make(combination.object, random)
+    mesh = shapes.make(combination.object, random, is_maimed=is_maimed)
     lights = _lights(random)
     return mi.load_dict(
         {

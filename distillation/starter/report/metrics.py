@@ -13,12 +13,15 @@ from distillation.image_metrics import sharpness
 from distillation.image_metrics.distances import Interval, psnr
 from distillation.image_metrics.perceptual_distance import fitted
 from distillation.resumable.progress import Bar
+from distillation.starter import examiner
+from distillation.starter.shapes import PARTS, parts_of
 from distillation.starter.words import ATTRIBUTES, BITS, Combination
 from generation.engine.latents import as_uint8, from_pixels, image_to_latents, latents_to_image
 from generation.engine.proportions import Share
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from transformers import ConvNextV2ForImageClassification
 
     from distillation.detector.network import Detector
 
@@ -93,6 +96,20 @@ class BitVerdict(Verdict):
 
 
 @dataclass(frozen=True)
+class PartsVerdict(Verdict):
+    """A verdict with the parts of objects. lacking: bool (n,), whether the object lacks one of its own."""
+
+    lacking: Tensor
+
+    def figures(self) -> dict[str, Any]:
+        return {
+            **super().figures(),
+            "parts": share(~self.lacking),
+            "all_four_and_parts": share(self.right & ~self.lacking),
+        }
+
+
+@dataclass(frozen=True)
 class SweepPoint:
     """The same prompts and seeds at one guidance scale. kid_1000: to the test photographs."""
 
@@ -138,6 +155,22 @@ def by_detector(
         wanted=wanted,
         present=probabilities >= detector.thresholds,
         calibration_error=expected_calibration_error(probabilities, wanted),
+    )
+
+
+def by_examiner(
+    network: "ConvNextV2ForImageClassification",
+    images: Tensor,
+    combinations: Sequence[Combination],
+) -> PartsVerdict:
+    """Return the examiner's verdict on images uint8 (n, 3, height, width), of n combinations."""
+    verdict = examiner.judge(network, images)
+    own = [parts_of(combination.object) for combination in combinations]
+    wanted = torch.tensor([[part in parts for part in PARTS] for parts in own])
+    return PartsVerdict(
+        asked=asked_words(combinations),
+        judged=verdict.words,
+        lacking=(wanted & ~verdict.parts).any(1),
     )
 
 

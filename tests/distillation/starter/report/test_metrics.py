@@ -26,7 +26,7 @@ def sees(combination: Combination, **others: float) -> dict[str, float]:
 
 
 def judge(*rows: dict[str, float], asked: tuple[Combination, ...]) -> metrics.BitVerdict:
-    return metrics.by_detector(detector_that_sees(*rows), torch.empty(len(rows)), asked)
+    return metrics.by_detector(detector_that_sees(*rows), torch.empty(len(rows), 3, 8, 8), asked)
 
 
 def test_all_four_requires_the_most_likely_word_and_strict_every_bit():

@@ -12,9 +12,11 @@ from distillation.detector import network as detectors
 from distillation.detector.network import Detector, DetectorConfig
 from distillation.image_metrics.distances import Interval
 from distillation.starter import clip as clips
+from distillation.starter import examiner as examiners
 from distillation.starter import tokenizer
 from distillation.starter.captions import captions, phrases
 from distillation.starter.clip import ClipRecipe
+from distillation.starter.examiner import ExaminerRecipe
 from distillation.starter.photographs import Photographs
 from distillation.starter.report import gallery, measurement
 from distillation.starter.report import writer as report
@@ -58,6 +60,8 @@ def judges(tmp_path_factory: pytest.TempPathFactory) -> Judges:
     recipe = ClipRecipe(image_layers=1, image_width=24, image_hidden=24, text_layers=1)
     clip = clips.build(recipe, CLIPTokenizer.from_pretrained(folder / "tokenizer"))
     clips.save(clip, folder / "clip")
+    toy = ExaminerRecipe(image_size=SIZE, widths=(4, 8), depths=(1, 1))
+    examiners.save(examiners.build(toy), folder / "examiner")
     return Judges.load(folder, folder / "tokenizer")
 
 
@@ -127,7 +131,7 @@ def test_a_target_is_met_from_its_own_value_on():
         verdict = {"bits_right": 1.0, "balanced_accuracy": {"red": 1.0}, "all_four": Share(1, 2)}
         figures = {
             "detector": {"test": verdict, "test, rebuilt": verdict},
-            "teacher": {"trained": verdict, "held-out": verdict},
+            "examiner": {"pictures, trained": verdict, "pictures, held-out": verdict},
             "psnr": {"test": Interval(psnr, psnr, psnr)},
             "sharpness": dict.fromkeys(("test, rebuilt", "pictures, trained"), Sharpness(1.0, 1.0)),
         }
