@@ -10,7 +10,9 @@ from torch import Tensor
 from transformers import ConvNextV2ForImageClassification
 
 from distillation.detector import network as detectors
+from distillation.detector import segmentation
 from distillation.detector.network import Detector
+from distillation.detector.segmentation import UNet
 from distillation.evaluation import clip as evaluation_clip
 from distillation.image_metrics.distances import Distance, distance
 from distillation.starter import examiner as examiners
@@ -20,7 +22,11 @@ from distillation.starter.photographs import Photographs
 from distillation.starter.report import metrics
 from distillation.starter.report.metrics import BitVerdict, SweepPoint, Verdict
 from distillation.starter.report.sampler import TeacherSampler
+from distillation.starter.report.shape import Shapes
 from distillation.starter.words import ATTRIBUTES, TRAINED, Combination
+
+# By name, uint8 [N, 3, height, width] and what they show.
+Pictures = dict[str, tuple[Tensor, Sequence[Combination]]]
 
 # The seeds of the parts are disjoint, so that guidance is not chosen on the pictures that are judged.
 SWEEP, OF_TRAINED, OF_HELD_OUT = 1_000_000, 2_000_000, 3_000_000
@@ -39,22 +45,24 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Judges:
-    """The detector, the examiner, and our CLIP as two functions of images: the words it sees, and features of length 1
-    (n, d).
+    """The detector, the examiner, the segmentation, and our CLIP as two functions of images: the words it sees, and
+    features of length 1 (n, d).
     """
 
     detector: Detector
     examiner: ConvNextV2ForImageClassification
+    segmentation: UNet
     zero_shot: Callable[[Tensor], Mapping[str, Tensor]]
     features: Callable[[Tensor], Tensor]
 
     @staticmethod
-    def load(folder: Path, tokenizer_folder: Path) -> "Judges":
+    def load(folder: Path, tokenizer_folder: Path, segmentation_folder: Path) -> "Judges":
         """folder: of `detector`, `clip` and `examiner`; tokenizer_folder: the CLIP's, as in the release."""
         clip = evaluation_clip.load(folder / "clip", tokenizer=tokenizer_folder)
         return Judges(
             detectors.load(folder / "detector"),
             examiners.load(folder / "examiner"),
+            segmentation.load(segmentation_folder),
             zero_shot=lambda images: zero_shot(clip, images),
             features=clip.image_features,
         )
@@ -121,12 +129,14 @@ def measure(sampler: TeacherSampler, judges: Judges, splits: Splits, recipe: Rec
     }
     teacher = {name: judges.by_detector(made[name], asked[name]) for name in made}
     both = metrics.joined(list(teacher.values()))
-    photographs = {name: (split.images, split.combinations) for name, split in splits.tests.items()}
-    through_vae = {
+    photographs: Pictures = {
+        name: (split.images, split.combinations) for name, split in splits.tests.items()
+    }
+    through_vae: Pictures = {
         f"{name}, rebuilt": (rebuilt[name], split.combinations)
         for name, split in splits.tests.items()
     }
-    pictures = {f"pictures, {name}": (made[name], asked[name]) for name in made}
+    pictures: Pictures = {f"pictures, {name}": (made[name], asked[name]) for name in made}
     figures = {
         "release": sampler.manifest.name,
         "image_size": splits.test.images.shape[-1],
@@ -151,6 +161,7 @@ def measure(sampler: TeacherSampler, judges: Judges, splits: Splits, recipe: Rec
             for name, split in splits.tests.items()
         },
         "sharpness": sharpness(splits, rebuilt, made, asked),
+        "shapes": shapes(judges.segmentation, splits, through_vae | pictures),
         "teacher": {name: verdict.figures() for name, verdict in teacher.items()},
         "confusions": [c for name in ATTRIBUTES for c in metrics.worst_confusions(both, name)],
         "distances": {
@@ -185,6 +196,17 @@ def sharpness(
         rows = [number % len(split) for number in range(len(asked[name]))]
         found[f"pictures, {name}"] = metrics.sharpness_of(made[name], split.images[rows])
     return found
+
+
+def shapes(network: UNet, splits: Splits, pictures: Pictures) -> dict[str, float]:
+    """Return the nearness of shapes to those of test photographs; of "photographs": of those of `validation`."""
+    known = Shapes.of(network, splits.test)
+    of = {"photographs": (splits.validation.images, splits.validation.combinations), **pictures}
+    return {
+        name: known.nearness(*images)
+        for name, images in of.items()
+        if name != "test, rebuilt"  # the photographs that they are compared with
+    }
 
 
 def sweep(
@@ -232,6 +254,12 @@ def targets(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
                 ("mean gradient", 95, found.gradient),
                 ("variance of the Laplacian", 70, found.laplacian),
             )
+        ),
+        (
+            "teacher: shapes, of the photographs'",
+            90,
+            100 * figures["shapes"]["pictures, trained"] / figures["shapes"]["photographs"],
+            "%",
         ),
         (
             "teacher: all four attributes right by the examiner, trained combinations",

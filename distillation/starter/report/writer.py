@@ -21,6 +21,7 @@ from generation.engine.proportions import Share
 
 TEMPLATE = Path(__file__).with_name("templates") / "starter.j2"
 DOCUMENT, IMAGES, FIGURES = "starter.md", "starter", "figures.json"
+SEGMENTATION = Path(__file__).parents[1] / "detector-2" / "segmentation"
 SPLITS = ("validation", "test", "test-held-out")
 FULL = Recipe()
 QUICK = Recipe(steps=4, guidance_scales=(1, 2), sweep=4, pictures=8, sheet=2)
@@ -49,7 +50,7 @@ def write(
     recipe = QUICK if quick else FULL
     return write_of(
         TeacherSampler(pack, root / "pictures", steps=recipe.steps, progress_bar=progress_bar),
-        Judges.load(judges, pack / "tokenizer"),
+        Judges.load(judges, pack / "tokenizer", SEGMENTATION),
         Splits(*(photographs.read(folder, split) for split in SPLITS)),
         History.read(judges.parent / "history"),
         recipe=recipe,

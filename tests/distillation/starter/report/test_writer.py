@@ -9,7 +9,9 @@ from PIL import Image
 from transformers import CLIPTokenizer
 
 from distillation.detector import network as detectors
+from distillation.detector import segmentation
 from distillation.detector.network import Detector, DetectorConfig
+from distillation.detector.segmentation import SegmentationConfig, UNet
 from distillation.image_metrics.distances import Interval
 from distillation.starter import clip as clips
 from distillation.starter import examiner as examiners
@@ -62,14 +64,19 @@ def judges(tmp_path_factory: pytest.TempPathFactory) -> Judges:
     clips.save(clip, folder / "clip")
     toy = ExaminerRecipe(image_size=SIZE, widths=(4, 8), depths=(1, 1))
     examiners.save(examiners.build(toy), folder / "examiner")
-    return Judges.load(folder, folder / "tokenizer")
+    small = SegmentationConfig(image_size=SIZE, reduction=1, widths=(4, 8))
+    unet = UNet(small)
+    with torch.no_grad():
+        unet.head.bias.copy_(torch.tensor([0.0, 100.0]))  # all is object, in the album too
+    segmentation.save(unet, folder / "segmentation")
+    return Judges.load(folder, folder / "tokenizer", folder / "segmentation")
 
 
 def album(combinations: tuple[Combination, ...], *, seed: int) -> Photographs:
     shape = (len(combinations), 3, SIZE, SIZE)
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(256, shape, generator=generator, dtype=torch.uint8)
-    masks = torch.zeros(len(images), SIZE, SIZE, dtype=torch.uint8)
+    masks = torch.ones(len(images), SIZE, SIZE, dtype=torch.uint8)
     return Photographs(images, masks, combinations, tuple(range(len(images))))
 
 
@@ -133,6 +140,7 @@ def test_a_target_is_met_from_its_own_value_on():
             "detector": {"test": verdict, "test, rebuilt": verdict},
             "examiner": {"pictures, trained": verdict, "pictures, held-out": verdict},
             "psnr": {"test": Interval(psnr, psnr, psnr)},
+            "shapes": {"photographs": 0.9, "pictures, trained": 0.9},
             "sharpness": dict.fromkeys(("test, rebuilt", "pictures, trained"), Sharpness(1.0, 1.0)),
         }
         [target] = [row for row in measurement.targets(figures) if row["unit"] == "dB"]
