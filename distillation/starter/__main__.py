@@ -72,6 +72,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     report = command("report", _report, "measure the published release and write docs/starter.md")
     report.add_argument(
+        "--student",
+        type=Path,
+        metavar="RELEASE",
+        help="folder of a student of this teacher, to be measured too",
+    )
+    report.add_argument(
         "--render",
         action="store_true",
         help="write the document from the saved figures, without measuring",
@@ -148,7 +154,12 @@ def _report(options: argparse.Namespace) -> None:
         document = report.render(docs, History.read(measured.judges.parent / "history"))
     else:
         document = report.write(
-            options.data, measured.teacher, measured.judges, docs=docs, quick=options.quick
+            options.data,
+            measured.teacher,
+            measured.judges,
+            docs=docs,
+            student=options.student,
+            quick=options.quick,
         )
     print(f"Wrote {document}.")
 

@@ -29,6 +29,7 @@ from distillation.starter.words import ATTRIBUTES, TRAINED, Combination
 Pictures = dict[str, tuple[Tensor, Sequence[Combination]]]
 
 # The seeds of the parts are disjoint, so that guidance is not chosen on the pictures that are judged.
+STUDENT = "pictures, student"
 SWEEP, OF_TRAINED, OF_HELD_OUT = 1_000_000, 2_000_000, 3_000_000
 
 
@@ -106,8 +107,14 @@ class Measured:
     floor: Distance
 
 
-def measure(sampler: TeacherSampler, judges: Judges, splits: Splits, recipe: Recipe) -> Measured:
-    """Measure everything. Pictures that are missing are made."""
+def measure(
+    sampler: TeacherSampler,
+    judges: Judges,
+    splits: Splits,
+    recipe: Recipe,
+    student: tuple[Tensor, Sequence[Combination]] | None = None,
+) -> Measured:
+    """Measure everything. Pictures that are missing are made. student: pictures of one, and what they were to show."""
     rebuilt = {
         name: metrics.reconstruct(
             sampler.vae, split.images, title=f"VAE, {name}", progress_bar=sampler.progress_bar
@@ -137,6 +144,8 @@ def measure(sampler: TeacherSampler, judges: Judges, splits: Splits, recipe: Rec
         for name, split in splits.tests.items()
     }
     pictures: Pictures = {f"pictures, {name}": (made[name], asked[name]) for name in made}
+    if student is not None:
+        pictures[STUDENT] = student
     figures = {
         "release": sampler.manifest.name,
         "image_size": splits.test.images.shape[-1],
@@ -160,7 +169,8 @@ def measure(sampler: TeacherSampler, judges: Judges, splits: Splits, recipe: Rec
             name: metrics.mean_psnr(split.images, rebuilt[name])
             for name, split in splits.tests.items()
         },
-        "sharpness": sharpness(splits, rebuilt, made, asked),
+        "sharpness": sharpness(splits, rebuilt, made, asked)
+        | ({STUDENT: metrics.sharpness_of(student[0], splits.test.images)} if student else {}),
         "shapes": shapes(judges.segmentation, splits, through_vae | pictures),
         "teacher": {name: verdict.figures() for name, verdict in teacher.items()},
         "confusions": [c for name in ATTRIBUTES for c in metrics.worst_confusions(both, name)],
@@ -185,7 +195,7 @@ def sharpness(
 ) -> dict[str, metrics.Sharpness]:
     """Return the sharpness of reconstructions and of pictures, as shares of that of photographs.
 
-    Pictures are compared with photographs of the same combinations.
+    The teacher's pictures are compared with photographs of the same combinations.
     """
     found = {
         f"{name}, rebuilt": metrics.sharpness_of(rebuilt[name], split.images)
@@ -242,7 +252,7 @@ def targets(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
     photographed, pictured = (
         figures["sharpness"][name] for name in ("test, rebuilt", "pictures, trained")
     )
-    rows = (
+    rows: tuple[tuple[str, float, float, str], ...] = (
         ("detector: bits right on test photographs", 97, 100 * test["bits_right"], "%"),
         (f"detector: balanced accuracy of its worst bit ({word})", 93, 100 * lowest, "%"),
         ("VAE: PSNR on test photographs", 36, figures["psnr"]["test"].value, "dB"),
@@ -274,10 +284,28 @@ def targets(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
             "%",
         ),
     )
+    if STUDENT in figures["sharpness"]:
+        rows += _targets_of_student(figures)
     return [
         {"what": what, "least": least, "value": value, "unit": unit, "met": value >= least}
         for what, least, value, unit in rows
     ]
+
+
+def _targets_of_student(figures: Mapping[str, Any]) -> tuple[tuple[str, float, float, str], ...]:
+    sharp, by_teacher = (figures["sharpness"][name] for name in (STUDENT, "pictures, trained"))
+    shape = figures["shapes"][STUDENT] / figures["shapes"]["photographs"]
+    return (
+        ("student: mean gradient, of the photographs'", 95, 100 * sharp.gradient, "%"),
+        ("student: variance of the Laplacian, of the photographs'", 70, 100 * sharp.laplacian, "%"),
+        (
+            "student: mean gradient, of the teacher's",
+            95,
+            100 * sharp.gradient / by_teacher.gradient,
+            "%",
+        ),
+        ("student: shapes, of the photographs'", 90, 100 * shape, "%"),
+    )
 
 
 def _held_out_distances(
