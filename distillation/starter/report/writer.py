@@ -43,8 +43,8 @@ def write(
     """Measure; write `starter.md` and its images in `starter/` into `docs`. Returns the document.
 
     root: the data folder of the stages; missing photographs are rendered, pictures are kept. pack: the release of the
-    teacher; judges: the folder of `detector`, `clip` and `examiner`, next to the `history` of the trainings. student: a release
-    that is measured too.
+    teacher; judges: the folder of `detector`, `clip` and `examiner`, next to the `history` of the trainings.
+    student: a release that is measured too.
     """
     from distillation.starter import recipe as recipes  # which imports this module
 
@@ -60,8 +60,11 @@ def write(
         History.read(judges.parent / "history"),
         recipe=recipe,
         docs=docs,
-        student=student
-        and students.make(student, recipes.CATALOGUE, root / "pictures", progress_bar=progress_bar),
+        student=None
+        if student is None
+        else students.make(
+            student, recipes.CATALOGUE, root / "pictures", progress_bar=progress_bar
+        ),
     )
 
 
