@@ -65,7 +65,7 @@ class VaeRecipe(Reconstruction):
     crop_steps: int = 2800
     crop_batch: int = 16
     crop_learning_rate: float = 2e-3
-    whole_steps: int = 1200
+    whole_steps: int = 2800
     whole_batch: int = 6
     whole_learning_rate: float = 1e-3
     warmup: int = 100
