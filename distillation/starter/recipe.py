@@ -354,7 +354,7 @@ def packed(folder: Path) -> Packed:
 _ROOT = Path(__file__).resolve().parents[2]
 # What is committed with the project: the default teacher of `make run`, its catalogue, its judges and its history.
 PUBLISHED = Packed(
-    teacher=_ROOT / "generation" / "starter" / "teacher",
+    teacher=_ROOT / "generation" / "starter" / "teacher-2",
     judges=_ROOT / "distillation" / "starter" / "judges",
     history=_ROOT / "distillation" / "starter" / "history",
 )

@@ -24,7 +24,7 @@ from generation.engine.proportions import Share
 
 TEMPLATE = Path(__file__).with_name("templates") / "starter.j2"
 DOCUMENT, IMAGES, FIGURES = "starter.md", "starter", "figures.json"
-SEGMENTATION = Path(__file__).parents[1] / "detector-2" / "segmentation"
+SEGMENTATION = Path(__file__).parents[1] / "detector-3" / "segmentation"
 SPLITS = ("validation", "test", "test-held-out")
 FULL = Recipe()
 QUICK = Recipe(steps=4, guidance_scales=(1, 2), sweep=4, pictures=8, sheet=2)

@@ -71,7 +71,7 @@ def packed(parts: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> 
 
 def test_a_pack_verifies_and_has_its_sampling_parameters(packed: Path) -> None:
     manifest = release.verify(packed)
-    assert (manifest.name, manifest.kind) == ("starter-teacher", "teacher")
+    assert (manifest.name, manifest.kind) == ("starter-teacher-2", "teacher")
     assert (manifest.noise_scheduler, manifest.prediction_type) == ("ddim", "v_prediction")
     assert manifest.timesteps == [999, 749, 499, 249]  # trailing
     assert manifest.guidance_scale == GUIDANCE and manifest.weight_dtype == "float16"

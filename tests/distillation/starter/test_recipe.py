@@ -157,7 +157,7 @@ def test_nothing_is_published_outside_the_project():
     root = Path(__file__).resolve().parents[3]
     places = [*dataclasses.astuple(recipe.PUBLISHED), recipe.CATALOGUE]
     assert [str(path.relative_to(root)) for path in places] == [
-        "generation/starter/teacher",
+        "generation/starter/teacher-2",
         "distillation/starter/judges",
         "distillation/starter/history",
         "generation/starter/catalogue.csv",
