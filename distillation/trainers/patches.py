@@ -64,7 +64,7 @@ class Discriminator(nn.Module):
 
 
 class Patches:
-    """The game between a decoder under training and the discriminator, which is one of the task's networks."""
+    """Adversarial training of a decoder: its error, and the updates of the discriminator, which the task holds."""
 
     def __init__(
         self, recipe: PatchesRecipe, task: Trained, *, seed: int, device: torch.device
