@@ -12,6 +12,8 @@ LOCKED := requirements.txt distillation/starter/requirements.txt tests/requireme
 PYTHON := .venv/bin/python
 LOCAL := $(PYTHON) -m deploy.local
 export BASE_PYTHON WORKERS PORT PROMPT SEED OUT TORCH JOB
+# Images of containers often set it; every process, of which the tests start hundreds, would then compile what it imports.
+unexport PYTHONDONTWRITEBYTECODE
 
 help: ## list these targets
 	@echo "Retort: pictures for a catalogue of prompts."

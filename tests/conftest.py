@@ -31,6 +31,8 @@ def _own_redis_database(url: str) -> str:
 gc.disable()  # until all tests are collected: imports make many objects that stay
 settings.REDIS_URL = _own_redis_database(settings.REDIS_URL)
 settings.RUNTIME = "torch"  # the reference; tests of other runtimes name them
+# WhiteNoise finds a file when it is asked for; otherwise it looks at all of them whenever a test makes a client.
+settings.WHITENOISE_AUTOREFRESH = True
 settings.CELERY_BROKER_URL = settings.REDIS_URL.replace("unix://", "redis+socket://", 1)
 
 

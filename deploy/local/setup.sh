@@ -74,9 +74,6 @@ for pair in UV_DEFAULT_INDEX=index-url UV_FIND_LINKS=find-links SSL_CERT_FILE=ce
 	if [ -n "$value" ]; then eval "export ${pair%%=*}=\"\${${pair%%=*}:-\$value}\""; fi
 done
 
-# Python compiles what it imports, unless it may not write: then everything is compiled now.
-if [ -n "${PYTHONDONTWRITEBYTECODE:-}" ]; then export UV_COMPILE_BYTECODE=1; fi
-
 add() {
 	"$uv" pip install --python .venv/bin/python --constraints requirements.lock "$@" ||
 		fail "uv could not install the packages (see above). Check the network and the space on the disk, then repeat the command."
