@@ -18,18 +18,19 @@ log = structlog.get_logger(__name__)
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _SESSION_KEY = re.compile(r"[a-z0-9]{1,40}")
-_CHARSET = re.compile(r";\s*charset\s*=[^;]*", re.IGNORECASE)
+# charset=…, and each name*=… with an encoding of its own (RFC 2231).
+_CHARSETS = re.compile(r";\s*(charset\s*|[^=;]*\*\s*)=[^;]*", re.IGNORECASE)
 
 
 def in_utf8(application: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a WSGI application: remove the charset of Content-Type, all text is UTF-8.
+    """Wrap a WSGI application: remove the charsets of Content-Type, all text is UTF-8.
 
-    Django uses the charset while it builds the request, where an unknown one, such as zlib, is an unhandled error.
+    Django uses them while it builds the request, where an unknown one, such as zlib, is an unhandled error.
     """
 
     def wrapped(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
         if "CONTENT_TYPE" in environ:
-            environ["CONTENT_TYPE"] = _CHARSET.sub("", environ["CONTENT_TYPE"])
+            environ["CONTENT_TYPE"] = _CHARSETS.sub("", environ["CONTENT_TYPE"])
         return application(environ, start_response)
 
     return wrapped
