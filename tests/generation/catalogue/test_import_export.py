@@ -114,6 +114,12 @@ def test_the_text_behind_images_changes_only_when_new_revisions_are_asked_for(tm
         ("c.json", "{", "Expecting"),
         ("c.json", '{"text": "a red vase"}', "list of objects"),
         ("c.json", '[{"text": "a red vase", "colour": 1}]', "Unknown columns: colour"),
+        ("c.json", '[{"text": "a red vase", "notes": {"a": 1}}]', "Row 1 has {'a': 1}"),
+        ("c.json", '[{"text": ["a red vase"]}]', r"Row 1 has \['a red vase'\]"),
+        ("c.json", '[{"text": "a red vase", "tags": ["\\ud800"]}]', "Row 1 has a NUL"),
+        ("c.json", '[{"text": "a red vase"}, {"text": "\\ud800"}]', "Row 2 has a NUL"),
+        ("c.json", '[{"text": "a red vase", "\\ud800": ""}]', "head has a NUL"),
+        ("c.csv", "text,notes\na red vase,\0\n", "Row 1 has a NUL"),
         ("c.xml", "", r"ends in \.csv or \.json"),
     ],
 )
