@@ -17,6 +17,7 @@ from generation.realtime.hub import REQUEST_ID, SHELL
 log = structlog.get_logger(__name__)
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+_SHARED = re.compile(r"(?<=^/shared/)[^/]+")
 _SESSION_KEY = re.compile(r"[a-z0-9]{1,40}")
 # charset=…, and each name*=… with an encoding of its own (RFC 2231).
 _CHARSETS = re.compile(r";\s*(charset\s*|[^=;]*\*\s*)=[^;]*", re.IGNORECASE)
@@ -90,7 +91,10 @@ def _route(request: HttpRequest) -> str:
 
 
 class RequestLog(RequestMiddleware):
-    """Log one line per request, without its query: it may hold the secret signature of an image's link."""
+    """Log one line per request, without its query: it may hold the secret signature of an image's link.
+
+    The token in the path of a shared picture is such a secret too.
+    """
 
     @classmethod
     def bind_ip(cls, request: HttpRequest) -> None:
@@ -114,4 +118,4 @@ class RequestLog(RequestMiddleware):
 
     @staticmethod
     def format_request(request: HttpRequest) -> str:
-        return f"{request.method} {request.path}"
+        return f"{request.method} {_SHARED.sub('…', request.path)}"
