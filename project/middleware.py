@@ -17,19 +17,21 @@ from generation.realtime.hub import REQUEST_ID, SHELL
 log = structlog.get_logger(__name__)
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+_SHARED = re.compile(r"(?<=^/shared/)[^/]+")
 _SESSION_KEY = re.compile(r"[a-z0-9]{1,40}")
-_CHARSET = re.compile(r";\s*charset\s*=[^;]*", re.IGNORECASE)
+# charset=…, and each name*=… with an encoding of its own (RFC 2231).
+_CHARSETS = re.compile(r";\s*(charset\s*|[^=;]*\*\s*)=[^;]*", re.IGNORECASE)
 
 
 def in_utf8(application: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a WSGI application: remove the charset of Content-Type, all text is UTF-8.
+    """Wrap a WSGI application: remove the charsets of Content-Type, all text is UTF-8.
 
-    Django uses the charset while it builds the request, where an unknown one, such as zlib, is an unhandled error.
+    Django uses them while it builds the request, where an unknown one, such as zlib, is an unhandled error.
     """
 
     def wrapped(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
         if "CONTENT_TYPE" in environ:
-            environ["CONTENT_TYPE"] = _CHARSET.sub("", environ["CONTENT_TYPE"])
+            environ["CONTENT_TYPE"] = _CHARSETS.sub("", environ["CONTENT_TYPE"])
         return application(environ, start_response)
 
     return wrapped
@@ -89,7 +91,10 @@ def _route(request: HttpRequest) -> str:
 
 
 class RequestLog(RequestMiddleware):
-    """Log one line per request, without its query: it may hold the secret signature of an image's link."""
+    """Log one line per request, without its query: it may hold the secret signature of an image's link.
+
+    The token in the path of a shared picture is such a secret too.
+    """
 
     @classmethod
     def bind_ip(cls, request: HttpRequest) -> None:
@@ -113,4 +118,4 @@ class RequestLog(RequestMiddleware):
 
     @staticmethod
     def format_request(request: HttpRequest) -> str:
-        return f"{request.method} {request.path}"
+        return f"{request.method} {_SHARED.sub('…', request.path)}"

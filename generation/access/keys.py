@@ -75,7 +75,7 @@ def rotate(key: APIKey, *, grace: timedelta = GRACE) -> tuple[APIKey, str]:
             old.owner,
             old.name,
             old.scopes,
-            expires_at=now + (old.expires_at - old.created_at) if old.expires_at else None,
+            expires_at=_end_of_successor(old, now),
             limits=_limits_of(old),
         )
         end = now + grace
@@ -87,6 +87,15 @@ def rotate(key: APIKey, *, grace: timedelta = GRACE) -> tuple[APIKey, str]:
         )
     key.refresh_from_db()
     return new, plain
+
+
+def _end_of_successor(old: APIKey, now: datetime) -> datetime | None:
+    if old.expires_at is None:
+        return None
+    try:
+        return now + (old.expires_at - old.created_at)
+    except OverflowError:  # people write the year 9999 for "never"
+        return old.expires_at
 
 
 def set_limits(key: APIKey, limits: Limits) -> None:

@@ -61,7 +61,8 @@ Counter = tuple[RateLimitItem, str, str]
 
 def _counters(account: str, address: str) -> Iterator[Counter]:
     # Hashed: people type passwords into the wrong field.
-    name = unicodedata.normalize("NFKC", account).casefold().encode()
+    # Without what the form of login drops, too: spaces at the ends.
+    name = unicodedata.normalize("NFKC", account).strip().casefold().encode()
     account = hashlib.sha256(name).hexdigest()[:32]
     network = _network(address)
     yield OF_ACCOUNT_AND_ADDRESS, account, network

@@ -1,6 +1,6 @@
 """Action buttons on an object's page: the list's actions, sent by POST."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from django.contrib import messages
@@ -17,6 +17,20 @@ from generation.errors import GenerationError
 
 CONFIRMED = "confirmed"  # field of the form that follows a question
 SHOWN = 20  # questions on the page of an action on many rows
+
+
+def selection(request: HttpRequest, pks: Sequence[Any]) -> dict[str, Any]:
+    """Return the context of a form that selects the same rows of the list again.
+
+    All rows of a list are selected by one field: a form may have 1000.
+    """
+    is_all = request.POST.get("select_across") == "1"
+    return {
+        "field": ACTION_CHECKBOX_NAME,
+        "ids": pks[:1] if is_all else pks,
+        "is_all": is_all,
+        "back": request.get_full_path(),
+    }
 
 
 class ObjectActionsMixin:
@@ -74,10 +88,8 @@ class ObjectActionsMixin:
             "button": title,
             "asked": asked[:SHOWN],
             "others": len(asked) - len(asked[:SHOWN]),
-            "field": ACTION_CHECKBOX_NAME,
-            "ids": [obj.pk for obj in chosen],
             "confirmed": CONFIRMED,
-            "back": request.get_full_path(),
+            **selection(request, [obj.pk for obj in chosen]),
         }
         return TemplateResponse(request, "generation/admin/question.html", context)
 
@@ -102,9 +114,10 @@ class ObjectActionsMixin:
             raise Http404
         if not self._allowed(request, name):
             raise PermissionDenied
-        rows = self.get_queryset(request).filter(pk=unquote(object_id))  # type: ignore[attr-defined]
-        if not rows:
+        found = self.get_object(request, unquote(object_id))  # type: ignore[attr-defined]
+        if found is None:
             raise Http404
+        rows = self.get_queryset(request).filter(pk=found.pk)  # type: ignore[attr-defined]
         answer = getattr(self, name)(request, rows)
         change = reverse(
             f"admin:{self.opts.app_label}_{self.opts.model_name}_change", args=[object_id]

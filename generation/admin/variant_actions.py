@@ -3,7 +3,6 @@
 from typing import Any
 
 from django.contrib import messages
-from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed
@@ -14,6 +13,7 @@ from django.urls import path, reverse
 from django.utils.html import format_html, format_html_join
 from unfold.decorators import action
 
+from generation.admin.actions import selection
 from generation.admin.variant_forms import TagsForm, near_tags
 from generation.catalogue import editing
 from generation.catalogue import variants as catalogue
@@ -144,9 +144,7 @@ class VariantActionsMixin:
             "title": f"Tags of {editing.named(len(chosen))}",
             "opts": self.opts,
             "form": form,
-            "field": ACTION_CHECKBOX_NAME,
-            "ids": chosen,
-            "back": request.get_full_path(),
+            **selection(request, chosen),
         }
         return TemplateResponse(request, "generation/admin/put_tags.html", context)
 

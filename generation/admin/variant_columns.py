@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from typing import Any
+from urllib.parse import urlencode
 
 from django.urls import reverse
 from django.utils.html import format_html, format_html_join
@@ -22,7 +23,7 @@ def chips(tags: list[str], bits: Collection[str]) -> SafeString | str:
     place = reverse("admin:generation_promptvariant_changelist")
     shown = [
         (
-            f"{place}?tag={tag}",
+            f"{place}?{urlencode({'tag': tag})}",
             "rt-chip rt-bit" if tag.removeprefix(NOT) in bits else "rt-chip",
             "Checked in images by the detector" if tag.removeprefix(NOT) in bits else "Not checked",
             tag,

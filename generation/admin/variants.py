@@ -265,6 +265,25 @@ class PromptVariantAdmin(
         text = import_export.template().encode("utf-8-sig")
         return HttpResponse(text, content_type="text/csv; charset=utf-8", headers=headers)
 
+    def process_import(self, request: HttpRequest, **kwargs: Any) -> HttpResponse:
+        """Import the file of the preview, which is kept until then."""
+        try:
+            return super().process_import(request, **kwargs)
+        except FileNotFoundError:
+            return self._upload_again(request, "The file is not kept any more: it was imported.")
+
+    def process_result(self, result: Any, request: HttpRequest) -> HttpResponse:
+        """Report the import. An error, of which the preview knew nothing, has undone it."""
+        if result.has_errors() or result.has_validation_errors():
+            return self._upload_again(
+                request, "Nothing was imported: the catalogue changed after the preview."
+            )
+        return super().process_result(result, request)
+
+    def _upload_again(self, request: HttpRequest, why: str) -> HttpResponse:
+        messages.error(request, f"{why} Upload the file again to see what it would change now.")
+        return redirect("admin:generation_promptvariant_import")
+
     def add_success_message(self, result: Any, request: HttpRequest) -> None:
         """Report the import, with a link to the list of what it brought."""
         totals, change = result.totals, getattr(result, "change", None)

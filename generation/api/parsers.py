@@ -2,14 +2,15 @@
 
 import json
 import math
-import re
 from typing import IO, Any, NoReturn
 
 from rest_framework.exceptions import ParseError, ValidationError
 from rest_framework.parsers import JSONParser
 
+from generation.infra.database import UNSTORABLE
+
 LARGEST = 2**63 - 1
-_UNKEPT = re.compile("[\0\ud800-\udfff]")  # PostgreSQL stores no NUL, UTF-8 no lone surrogate
+MOST_VALUES = 1000  # each may be an error of its own, which takes longer to report than to read
 
 
 class StrictJSON(JSONParser):
@@ -39,11 +40,11 @@ class StrictJSON(JSONParser):
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ParseError(f"The body has the name {twice!a} more than once.")
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ParseError(f"The body has the name {name!a} more than once.")
+        found[name] = value
     return found
 
 
@@ -65,12 +66,15 @@ def _constant(name: str) -> NoReturn:
 
 def _check(value: dict[str, Any]) -> None:
     waiting: list[Any] = [value]
+    count = 0
     while waiting:
         part = waiting.pop()
-        if isinstance(part, dict):
-            waiting += part.keys()
-            waiting += part.values()
-        elif isinstance(part, list):
+        if isinstance(part, dict | list):
+            count += len(part)
+            if count > MOST_VALUES:
+                raise ParseError(f"The body has more than {MOST_VALUES} values.")
             waiting += part
-        elif isinstance(part, str) and _UNKEPT.search(part):
+        if isinstance(part, dict):
+            waiting += part.values()
+        elif isinstance(part, str) and UNSTORABLE.search(part):
             raise ParseError("A text in the body contains a NUL character or a lone surrogate.")

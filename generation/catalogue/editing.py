@@ -40,7 +40,7 @@ def edit(
 ) -> PromptVariant:
     """Change some fields of the variant, whatever its status. Raises VariantNotFound, PromptInvalid."""
     with transaction.atomic():
-        variant = PromptVariant.objects.select_for_update().filter(slug=slug).first()
+        variant = PromptVariant.objects.select_for_update(no_key=True).filter(slug=slug).first()
         if variant is None:
             raise VariantNotFound(f"No prompt variant matches “{slug}”.", parameter="slug")
         for field, value in (("text", text), ("tags", tags), ("status", status), ("notes", notes)):
@@ -52,7 +52,8 @@ def edit(
 def set_status(variants: QuerySet[PromptVariant], status: PromptVariant.Status) -> Change:
     """Set the status of variants. `undo` takes it back."""
     with transaction.atomic():
-        other = variants.exclude(status=status).order_by("pk").select_for_update()
+        # NO KEY, here and below: an insert of a job locks the key of its variant.
+        other = variants.exclude(status=status).order_by("pk").select_for_update(no_key=True)
         before: dict[str, list[int]] = {}
         for pk, was in other.values_list("pk", "status"):
             before.setdefault(was, []).append(pk)
@@ -86,7 +87,7 @@ def change_tags(
     added, dropped = text_rules.tidy_tags(add), set(text_rules.tidy_tags(remove))
     with transaction.atomic():
         changed = []
-        for variant in variants.order_by("pk").select_for_update(of=("self",)):
+        for variant in variants.order_by("pk").select_for_update(of=("self",), no_key=True):
             tags = text_rules.tidy_tags([*(t for t in variant.tags if t not in dropped), *added])
             if tags != variant.tags:
                 variant.tags, variant.updated_at = tags, timezone.now()

@@ -3,7 +3,7 @@
 import codecs
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from import_export.formats import base_formats
 
 from generation.catalogue import text_rules
 from generation.errors import InvalidRequest
+from generation.infra.database import UNSTORABLE
 
 COLUMNS = ("slug", "text", "tags", "status", "notes")
 
@@ -36,9 +37,10 @@ class TagsWidget(widgets.Widget):
         return TagList(value or [])
 
 
-def check_columns(dataset: tablib.Dataset) -> tablib.Dataset:
-    """Return the dataset, with a column for slugs. Raises ValueError."""
+def checked(dataset: tablib.Dataset) -> tablib.Dataset:
+    """Return the dataset, with a column for slugs. Raises ValueError if it has other columns, or other than text."""
     headers = [str(header or "").strip() for header in dataset.headers or []]
+    _check_texts("The head", headers)
     unknown = [header or "(without a name)" for header in headers if header not in COLUMNS]
     if unknown:
         raise ValueError(f"Unknown columns: {', '.join(unknown)}. Use {', '.join(COLUMNS)}.")
@@ -46,10 +48,28 @@ def check_columns(dataset: tablib.Dataset) -> tablib.Dataset:
         raise ValueError("A column appears more than once.")
     if len(dataset) and "text" not in headers:
         raise ValueError("The column text is missing.")
+    for number, row in enumerate(dataset, 1):
+        # `TagsWidget` takes a list of tags, or says what to give instead.
+        _check_texts(
+            f"Row {number}",
+            [
+                text
+                for header, cell in zip(headers, row, strict=True)
+                for text in (cell if header == "tags" and isinstance(cell, list) else [cell])
+            ],
+        )
     dataset.headers = headers
     if "slug" not in headers:
         dataset.append_col([""] * len(dataset), header="slug")
     return dataset
+
+
+def _check_texts(where: str, texts: Iterable[Any]) -> None:
+    for text in texts:
+        if text is not None and not isinstance(text, str):
+            raise ValueError(f"{where} has {text!r}. Give texts, in quotation marks.")
+        if text and UNSTORABLE.search(text):
+            raise ValueError(f"{where} has a NUL character or half a surrogate pair. Remove it.")
 
 
 _FORMULA = re.compile(
@@ -94,9 +114,7 @@ class CatalogueCSV(base_formats.CSV):
     def create_dataset(self, in_stream: str | bytes, **kwargs: Any) -> tablib.Dataset:
         text = decoded(in_stream)
         try:
-            dataset = check_columns(
-                super().create_dataset(text, delimiter=separator(text), **kwargs)
-            )
+            dataset = checked(super().create_dataset(text, delimiter=separator(text), **kwargs))
         except tablib.exceptions.InvalidDimensions as error:
             raise ValueError("A row has more cells than the header.") from error
         return _with_cells(dataset, lambda cell: cell[1:] if _is_quoted(cell) else cell)
@@ -131,7 +149,7 @@ class CatalogueJSON(base_formats.JSON):
             raise ValueError("Give a list of objects, one per prompt variant.")
         headers = list(dict.fromkeys(key for item in objects for key in item))
         rows = [[item.get(header) for header in headers] for item in objects]
-        return check_columns(tablib.Dataset(*rows, headers=headers))
+        return checked(tablib.Dataset(*rows, headers=headers))
 
 
 FORMATS: dict[str, type[base_formats.TextFormat]] = {"csv": CatalogueCSV, "json": CatalogueJSON}

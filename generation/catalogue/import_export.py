@@ -62,7 +62,8 @@ class VariantResource(resources.ModelResource):
 
     def before_import(self, dataset: tablib.Dataset, **kwargs: Any) -> None:
         # Locked against concurrent changes between reading and writing; by id, the lock order of the encode worker.
-        for variant in PromptVariant.objects.select_for_update().order_by("pk"):
+        # NO KEY: an insert of a job locks the key of its variant, and must not wait for the import.
+        for variant in PromptVariant.objects.select_for_update(no_key=True).order_by("pk"):
             self._variants[variant.slug] = variant
             self._texts[variant.normalized_text] = variant.slug
         self._limits = text_rules.limits()

@@ -64,7 +64,7 @@ def save(variant: PromptVariant, *, new_revision: bool = False) -> PromptVariant
     the old text, `new_revision` must be true.
     """
     stored = (
-        PromptVariant.objects.select_for_update().filter(pk=variant.pk).first()
+        PromptVariant.objects.select_for_update(no_key=True).filter(pk=variant.pk).first()
         if variant.pk
         else None
     )

@@ -1,10 +1,13 @@
 """Errors of PostgreSQL for which the server is at fault, and not the statement: the same one may succeed later."""
 
+import re
 from datetime import datetime
 
 import django.db
 from django.db import connection
 
+# What no column of text holds: PostgreSQL stores no NUL, UTF-8 no lone surrogate.
+UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 # Classes and codes of SQLSTATE (appendix A of PostgreSQL's manual) that Django does not call operational.
 READ_ONLY = "25006"
 _AWAY = (

@@ -1,7 +1,7 @@
 """Filters of the gallery: by words of the prompt, prompt variant, tag, day, favourites."""
 
 from dataclasses import dataclass
-from datetime import date, datetime, time, timedelta
+from datetime import date, datetime, time
 from typing import Any
 from urllib.parse import urlencode
 
@@ -94,9 +94,9 @@ class Filter:
         if self.tag:
             rows = rows.filter(variant__tags__contains=[self.tag])
         if self.since:
-            rows = rows.filter(created_at__gte=_start(self.since))
+            rows = rows.filter(created_at__gte=_at(self.since, time.min))
         if self.until:
-            rows = rows.filter(created_at__lt=_start(self.until) + timedelta(days=1))
+            rows = rows.filter(created_at__lte=_at(self.until, time.max))
         if self.favourites:
             marked = Favourite.objects.filter(owner=request.user, image__job=OuterRef("pk"))
             rows = rows.filter(Exists(marked))
@@ -108,8 +108,8 @@ class Filter:
         return found.filter(is_favourite=True) if self.favourites else found
 
 
-def _start(day: date) -> datetime:
-    return datetime.combine(day, time.min, timezone.get_default_timezone())
+def _at(day: date, moment: time) -> datetime:
+    return datetime.combine(day, moment, timezone.get_default_timezone())
 
 
 def before(job: Job) -> Q:

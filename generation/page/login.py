@@ -58,7 +58,8 @@ class Login(views.LoginView):
     template_name = "generation/page/login.html"
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        if request.user.is_authenticated:
+        # A form is always checked: a redirect counts as a right password in `limited`.
+        if request.method != "POST" and request.user.is_authenticated:
             return HttpResponseRedirect(self.get_success_url())
         return protected(super().dispatch(request, *args, **kwargs))
 

@@ -62,15 +62,14 @@ class PicturePage(PageView):
         structlog.contextvars.bind_contextvars(image_id=str(kwargs["image_id"]))
         return super().dispatch(request, *args, **kwargs)
 
-    def find(self, image_id: UUID) -> Image:
+    def find(self, image_id: UUID, *, among: Any = None) -> Image:
         """Return the user's image. Raises Http404, JobPurged."""
-        return images.find(image_id, job__owner_id=self.request.user.pk)
+        return images.find(image_id, among=among, job__owner_id=self.request.user.pk)
 
 
 class ShowPicture(PicturePage):
     def get(self, request: PersonRequest, image_id: UUID) -> HttpResponse:
-        self.find(image_id)  # raises the reason
-        image = with_job(pictures(request.user)).get(id=image_id)
+        image = self.find(image_id, among=with_job(pictures(request.user)))
         wanted = Filter.read(request)
         facts = {
             "picture": Picture(image),

@@ -51,7 +51,6 @@ class Shared(View):
         return protected(response)
 
     def get(self, request: Any, token: str) -> HttpResponse:
-        found = images.find(read(token))
-        image = with_job(Image.objects.all()).get(id=found.id)
+        image = images.find(read(token), among=with_job(Image.objects.all()))
         facts = {"picture": Picture(image), "shown": Shown(image.job)}
         return render(request, "generation/page/shared.html", facts)

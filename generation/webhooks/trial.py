@@ -21,7 +21,9 @@ def send(endpoint: WebhookEndpoint) -> Delivery:
         found = WebhookEndpoint.objects.select_for_update(no_key=True).get(pk=endpoint.pk)
         webhooks.check_enabled(found)
         kept = predictions.ROWS.filter(webhook=found, purged_at=None).prefetch_related("images")
-        job = kept.order_by("-created_at", "-id").first()
+        # Locked: a purge that has begun ends first, and one that begins later removes the delivery.
+        locked = kept.select_for_update(of=("self",), no_key=True)
+        job = locked.order_by("-created_at", "-id").first()
         if job is None:
             raise InvalidRequest(
                 "No job of this webhook is kept. Send a job with it, then the test."

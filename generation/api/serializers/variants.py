@@ -80,7 +80,9 @@ class VariantSerializer(serializers.ModelSerializer[PromptVariant]):
     quality = serializers.SerializerMethodField(
         help_text="Share of right pictures that this release makes of it; null: too few were judged."
     )
-    example = serializers.SerializerMethodField()
+    example = serializers.SerializerMethodField(
+        help_text="Your newest image of it; null to a key without jobs:read."
+    )
     urls = serializers.SerializerMethodField()
 
     class Meta:

@@ -9,6 +9,7 @@ from typing import Any
 from uuid import UUID
 
 import structlog
+from django.db.models import QuerySet
 from django.http import Http404, HttpResponse, HttpResponseBase, HttpResponseRedirect
 from django.utils.cache import get_conditional_response
 from drf_spectacular.types import OpenApiTypes
@@ -31,9 +32,13 @@ REDIRECT_SECONDS = 600  # that a redirect may be cached; temporary credentials s
 SPARE_SECONDS = 60  # for which the store's link outlives the cached redirect
 
 
-def find(image_id: UUID, **which: Any) -> Image:
-    """Return the image. Raises JobPurged if it was deleted, Http404 if it never existed."""
-    image = Image.objects.filter(id=image_id, **which).first()
+def find(image_id: UUID, *, among: QuerySet[Image] | None = None, **which: Any) -> Image:
+    """Return the image. Raises JobPurged if it was deleted, Http404 if it never existed.
+
+    among: with what is read with it.
+    """
+    rows = Image.objects.all() if among is None else among
+    image = rows.filter(id=image_id, **which).first()
     if image is None:
         if PurgedImage.objects.filter(id=image_id, **which).exists():
             raise JobPurged("Submit the same job with its seed again: it gives the same image.")

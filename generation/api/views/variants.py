@@ -1,7 +1,7 @@
 """Views of prompt variants: list, read, add, change. Those that are not active are not read."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 from django.db.models import Q, QuerySet
@@ -55,7 +55,7 @@ class VariantList(ListView):
         return self.page(request)
 
     def facts(self, request: Request, found: list[PromptVariant]) -> dict[str, Any]:
-        return {"serving": self.serving, "examples": examples(request.user, found)}
+        return {"serving": self.serving, "examples": _examples(request, found)}
 
     def rows(self, request: Request, asked: dict[str, Any]) -> QuerySet[PromptVariant]:
         self.serving = Serving.now()
@@ -109,6 +109,13 @@ class VariantDetail(APIView):
         return Response(_shown(request, variant.slug))
 
 
+def _examples(request: Request, variants: Iterable[PromptVariant]) -> dict[int, UUID]:
+    """Return the same of the key's owner, none to a key that may not read images."""
+    if APIKey.Scope.JOBS_READ not in cast(APIKey, request.auth).scopes:
+        return {}
+    return examples(request.user, variants)
+
+
 def _shown(
     request: Request, slug: str, *, among: QuerySet[PromptVariant] | None = None
 ) -> dict[str, Any]:
@@ -116,6 +123,5 @@ def _shown(
     serving = Serving.now()
     rows = PromptVariant.objects.all() if among is None else among
     variant = get_object_or_404(serving.annotated(rows), slug=slug)
-    found = examples(request.user, [variant])
-    context = {"request": request, "serving": serving, "examples": found}
+    context = {"request": request, "serving": serving, "examples": _examples(request, [variant])}
     return VariantSerializer(variant, context=context).data

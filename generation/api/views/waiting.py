@@ -71,15 +71,18 @@ class _UnlessUnchanged(ConditionalGetMiddleware):
     def process_response(
         self, request: HttpRequest, response: HttpResponseBase
     ) -> HttpResponseBase:
-        # Not for an answer that is held: the client waits for a change.
-        return response if HEADER in response else super().process_response(request, response)
+        # Not for an answer that is held: the client waits for a change. Nor for the last one to a POST or PUT.
+        is_of_get = asked_again(request) in ("", "GET", "HEAD")
+        if HEADER in response or not is_of_get:
+            return response
+        return super().process_response(request, response)
 
 
 # Decorator of views: an ETag, and 304 where the client has the answer.
 unless_unchanged = decorator_from_middleware(_UnlessUnchanged)
 
 
-def asked_again(request: Request) -> str:
+def asked_again(request: HttpRequest | Request) -> str:
     """Return the method of the client's request if this is the shell's repeated request, else ""."""
     return request.META.get("asgi.scope", {}).get(SHELL, "")
 

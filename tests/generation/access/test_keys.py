@@ -1,6 +1,6 @@
 """Life cycle of API keys: rotation with a grace period, changes of limits, audit entries of both."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from django.test import Client
@@ -54,6 +54,16 @@ def test_a_grace_never_lengthens_a_key_and_the_new_one_lives_as_long_as_the_old_
 
     assert old.expires_at == end
     assert abs(new.expires_at - timezone.now() - timedelta(days=90)) < timedelta(minutes=1)
+
+
+def test_a_key_that_ends_in_the_last_year_that_can_be_written_is_rotated():
+    end = datetime(9999, 12, 31, tzinfo=UTC)
+    old, _ = make_key(expires_at=end)
+    APIKey.objects.filter(pk=old.pk).update(created_at=timezone.now() - timedelta(days=90))
+
+    new, _ = keys.rotate(old)
+
+    assert new.expires_at == end
 
 
 def test_a_key_is_rotated_once_and_not_after_its_end():

@@ -8,6 +8,7 @@ from limits.strategies import FixedWindowRateLimiter
 
 from generation.access import login_attempts
 from generation.infra import redis_client
+from tests.people import make_user
 
 pytestmark = pytest.mark.django_db
 PAGES = ("/login", "/admin/login/")
@@ -63,8 +64,9 @@ def test_ten_failures_close_an_account_to_their_address(person, page: str):
 
 
 def test_both_pages_share_the_limit_and_names_are_compared_as_written_by_people(person):
-    failures("/login", 5)
-    failures("/admin/login/", 5, name="ANN")
+    failures("/login", 4)
+    failures("/admin/login/", 3, name="ANN")
+    failures("/login", 3, name="\u2003ann ")
 
     assert log_in("/login").status_code == 429
 
@@ -73,6 +75,24 @@ def test_a_success_forgets_the_failures_before_it(person):
     for _ in range(3):
         failures("/login", 9)
         assert log_in("/login", password=PASSWORD).status_code == 302
+
+
+def test_only_the_right_password_forgets_failures(person):
+    colleague = Client(REMOTE_ADDR="192.0.2.1")
+    colleague.force_login(make_user(username="ben"))
+    failures("/login", 10)
+
+    assert colleague.post("/login", {"username": "ann", "password": "wrong"}).status_code == 429
+    assert log_in("/login").status_code == 429
+
+
+def test_who_is_logged_in_has_the_password_of_another_account_checked(person):
+    colleague = Client(REMOTE_ADDR="192.0.2.1")
+    colleague.force_login(make_user(username="ben"))
+    failures("/login", 9)
+
+    assert colleague.post("/login", {"username": "ann", "password": "wrong"}).status_code == 200
+    assert log_in("/login").status_code == 429
 
 
 def test_an_address_that_tries_many_accounts_is_refused(person):

@@ -327,6 +327,13 @@ def test_a_link_changes_nothing(admin, rows):
     )
 
 
+@pytest.mark.parametrize("name", ["job", "release", "promptvariant", "apikey"])
+def test_an_action_on_what_does_not_exist_finds_nothing(admin, name):
+    action = {"job": "cancel", "release": "reject", "promptvariant": "archive", "apikey": "revoke"}
+    for pk in ("x", "0", "9" * 30, "\0"):
+        assert admin.post(url(name, "do", pk, action[name])).status_code == 404
+
+
 # --- import and export ----------------------------------------------------------------------------
 def upload(client: Client, content: str, **data: str):
     file = io.BytesIO(content.encode())
@@ -370,6 +377,26 @@ def test_a_wrong_row_is_shown_with_its_reason_and_cannot_be_confirmed(admin):
 def test_an_unknown_column_is_an_error_of_the_form(admin):
     html = upload(admin, "text,colour\na red vase,red\n").content.decode()
     assert "Unknown columns: colour" in html and "Traceback" not in html
+
+
+def test_a_character_that_cannot_be_stored_or_shown_is_an_error_of_the_form(admin):
+    answer = upload(admin, r'[{"text": "a red vase \ud800"}]', format="1")
+    assert "Row 1 has a NUL character or half a surrogate pair" in answer.content.decode()
+
+
+def test_an_import_that_is_confirmed_twice_is_made_once(admin):
+    answer = upload(admin, "text\na red vase\n")
+    confirm(admin, answer)
+    assert "it was imported. Upload the file again" in notices(confirm(admin, answer))
+    assert PromptVariant.objects.count() == 1
+
+
+def test_an_import_that_no_longer_fits_the_catalogue_says_that_nothing_was_imported(admin):
+    answer = upload(admin, "slug,text\nbowl,a blue bowl\nvase,a red vase\n")
+    make_variant(slug="other", text="a red vase")
+    said = notices(confirm(admin, answer))
+    assert "Nothing was imported" in said and "new" not in said
+    assert list(PromptVariant.objects.values_list("slug", flat=True)) == ["other"]
 
 
 def test_an_import_changes_texts_with_images_only_if_the_editor_ticks_it(admin):

@@ -128,7 +128,40 @@ def test_more_variants_cost_no_more_queries(admin, student, django_assert_max_nu
     assert queries() == few
 
 
+def test_a_tag_in_the_list_leads_to_its_variants(admin, student):
+    tag = "salt & pepper 50%+#1"
+    make_variant(slug="spicy", tags=[tag])
+    page = admin.get(url("changelist")).content.decode()
+    links = [unescape(link) for link in re.findall(r'href="([^"]*[?]tag=[^"]*)"', page)]
+    found = [[row.slug for row in admin.get(link).context["cl"].result_list] for link in links]
+    assert ["spicy"] in found and len(found) == 4
+
+
 # --- tags and undo --------------------------------------------------------------------------------
+def test_tags_of_all_variants_of_a_long_list_are_added(admin):
+    PromptVariant.objects.bulk_create(
+        PromptVariant(slug=f"v{number}", text=f"v {number}", normalized_text=f"v {number}")
+        for number in range(1001)
+    )
+    make_variant(slug="other", text="another text")
+    form = {"select_across": "1", "action": "put_tags"}
+    first = PromptVariant.objects.get(slug="v0")
+    page = admin.post(f"{url('changelist')}?q=v", form | {"_selected_action": first.pk})
+    fields = re.findall(
+        r'<input type="hidden" name="([^"]+)" value="([^"]+)"', unescape(page.content.decode())
+    )
+    sent = {name: [] for name, _ in fields}
+    for name, value in fields:
+        sent[name].append(value)
+
+    done = admin.post(
+        f"{url('changelist')}?q=v", sent | {"add": "glass", "remove": ""}, follow=True
+    )
+
+    assert "The tags of 1001 prompt variants changed." in words(done)
+    assert PromptVariant.objects.filter(tags=["glass"]).count() == 1001
+
+
 def test_tags_of_many_variants_are_added_and_removed(admin, student):
     page = choose(admin, "put_tags", "good", "new")
     assert "Tags of 2 prompt variants" in words(page) and not AuditEntry.objects.exists()

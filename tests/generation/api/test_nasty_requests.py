@@ -259,7 +259,10 @@ def fields(schema: dict[str, Any], operation: dict[str, Any]) -> Iterator[tuple[
 
 # --- over a real connection -----------------------------------------------------------------------
 @pytest.mark.django_db(transaction=True)
-@pytest.mark.parametrize("charset", ["zlib", "utf-16", "idna", "nothing", '"'])
+@pytest.mark.parametrize(
+    "charset",
+    ["zlib", "utf-16", "idna", "nothing", '"', "x; charset*=utf-8''zlib", "x; y *=nothing''z"],
+)
 def test_a_charset_that_is_none_is_a_fault_of_nobody(web: Web, charset: str):
     headers = {"Content-Type": f"application/json; charset={charset}"}
     headers["Authorization"] = f"Bearer {make_key()[1]}"

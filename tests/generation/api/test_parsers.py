@@ -1,6 +1,7 @@
 """Request bodies: one JSON object in UTF-8, or an error that names the fault."""
 
 import io
+import time
 
 import pytest
 from rest_framework.exceptions import APIException
@@ -42,6 +43,7 @@ def test_an_object_is_read_as_it_is():
         (b'{"a": NaN}', "NaN"),
         (b'{"seed": 1, "seed": 2}', "seed"),
         (b'{"a":' * 100_000, "deeply"),
+        (b'{"a": [' + b",".join([b"0"] * 1000) + b"]}", "more than 1000 values"),
     ],
 )
 def test_what_nobody_could_keep_is_refused_and_says_why(body: bytes, said: str):
@@ -49,3 +51,14 @@ def test_what_nobody_could_keep_is_refused_and_says_why(body: bytes, said: str):
         parse(body)
 
     assert caught.value.status_code == 400
+
+
+def test_a_body_of_many_names_is_refused_as_fast_as_it_is_read():
+    names = b",".join(b'"%d": 0' % number for number in range(100_000))
+    began = time.monotonic()
+
+    for body in (b"{" + names + b"}", b"{" + names + b', "99999": 0}'):
+        with pytest.raises(APIException):
+            parse(body)
+
+    assert time.monotonic() - began < 10  # comparing all pairs of names takes minutes

@@ -30,6 +30,19 @@ def test_only_active_variants_are_shown():
     problem(api.get("/v1/variants/never-was"), 404, "not_found")
 
 
+def test_a_key_that_may_not_read_images_gets_none_as_examples():
+    job = make_job(status="succeeded")
+    make_image(job=job)
+    catalogue_only = API(scopes=["variants:read", "variants:write"])
+
+    (row,) = catalogue_only.get("/v1/variants").json()["results"]
+
+    address = f"/v1/variants/{job.variant.slug}"
+    answers = [row, catalogue_only.get(address).json(), catalogue_only.patch(address).json()]
+    assert [answer["example"] for answer in answers] == [None, None, None]
+    assert API().get(address).json()["example"]
+
+
 def test_pages_lead_through_everything_once_and_back():
     names = [f"variant-{number:02}" for number in range(7)]
     for name in names:

@@ -5,12 +5,23 @@ import json
 from pathlib import Path
 
 import pytest
+from django.db import connection
 
 from generation.catalogue import editing, import_export
 from generation.catalogue import variants as catalogue
 from generation.errors import InvalidRequest
+from generation.jobs import submission
+from generation.jobs.job_request import JobRequest
 from generation.models import AuditEntry, Job, PromptVariant
-from tests.people import make_embedding, make_image, make_job, make_variant
+from tests.people import (
+    make_embedding,
+    make_image,
+    make_job,
+    make_release,
+    make_user,
+    make_variant,
+)
+from tests.threads import in_threads
 
 pytestmark = pytest.mark.django_db
 
@@ -114,6 +125,12 @@ def test_the_text_behind_images_changes_only_when_new_revisions_are_asked_for(tm
         ("c.json", "{", "Expecting"),
         ("c.json", '{"text": "a red vase"}', "list of objects"),
         ("c.json", '[{"text": "a red vase", "colour": 1}]', "Unknown columns: colour"),
+        ("c.json", '[{"text": "a red vase", "notes": {"a": 1}}]', "Row 1 has {'a': 1}"),
+        ("c.json", '[{"text": ["a red vase"]}]', r"Row 1 has \['a red vase'\]"),
+        ("c.json", '[{"text": "a red vase", "tags": ["\\ud800"]}]', "Row 1 has a NUL"),
+        ("c.json", '[{"text": "a red vase"}, {"text": "\\ud800"}]', "Row 2 has a NUL"),
+        ("c.json", '[{"text": "a red vase", "\\ud800": ""}]', "head has a NUL"),
+        ("c.csv", "text,notes\na red vase,\0\n", "Row 1 has a NUL"),
         ("c.xml", "", r"ends in \.csv or \.json"),
     ],
 )
@@ -211,6 +228,26 @@ def test_files_of_spreadsheets_are_read_whatever_their_encoding_and_separator(
         ["glass", "red"],
         "für, Ä; 5 €",
     )
+
+
+@pytest.mark.django_db(transaction=True)
+def test_jobs_are_accepted_while_a_file_is_imported(tmp_path, redis_server):
+    embedding = make_embedding(variant=make_variant(slug="vase", text="a red vase"))
+    make_release(encoder_fingerprint=embedding.encoder_fingerprint)
+    owner, accepted = make_user(), []
+
+    def submit() -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SET lock_timeout = '5s'")
+        accepted.append(submission.submit(owner, JobRequest(variant="vase")))
+
+    def on_progress(_: int) -> None:
+        in_threads(submit, count=1)
+
+    file = write(tmp_path, "slug,text,notes\nvase,a red vase,new\nbowl,a blue bowl,\n")
+    assert import_export.import_file(file, on_progress=on_progress).errors == []
+
+    assert len(accepted) == 2
 
 
 def test_the_template_is_a_file_that_can_be_imported(tmp_path):

@@ -5,9 +5,12 @@ import re
 from datetime import timedelta
 
 import pytest
+from django.db import connection
 from django.utils import timezone
 
+from generation.jobs import retention
 from generation.models import Favourite, Image, Job
+from generation.page import sharing
 from tests.client import API, problem
 from tests.people import make_image, make_job, make_user, make_variant
 from tests.person import Person, html, words
@@ -31,6 +34,23 @@ def ended(person: Person, *, minutes: int = 0, n: int = 1, **fields) -> Job:
 def beside(answer) -> dict[str, str]:
     """The links to the pictures before and after."""
     return dict(re.findall(r'rel="(prev|next)" href="([^"]+)"', html(answer)))
+
+
+def test_a_picture_that_is_deleted_while_its_page_is_made_is_no_fault(person):
+    for of in (lambda image: f"/pictures/{image.id}", lambda image: sharing.path(image.id)):
+        image = ended(person).images.get()
+        seen = []
+
+        def deleting(execute, sql, params, many, context, image=image, seen=seen):
+            found = execute(sql, params, many, context)
+            if 'FROM "generation_image"' in sql and not seen:
+                seen.append(sql)
+                retention.remove_images(image.job_id, [image.id])
+            return found
+
+        with connection.execute_wrapper(deleting):
+            assert person.get(of(image)).status_code in (200, 410)
+        assert seen and person.get(of(image)).status_code == 410
 
 
 def test_a_picture_has_a_page_with_what_is_known_of_it(person):

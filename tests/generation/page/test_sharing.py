@@ -33,6 +33,14 @@ def test_everybody_with_the_link_sees_the_picture_and_nothing_else(link: str):
     assert "/pictures/" not in html(page) and "/jobs/" not in html(page)
 
 
+def test_a_link_is_not_in_the_log(link: str, caplog):
+    with caplog.at_level("INFO"):
+        Client().get(link)
+    lines = [record.getMessage() for record in caplog.records]
+    assert any("GET /shared/…" in line for line in lines)
+    assert not any(link.rsplit("/", 1)[1] in line for line in lines)
+
+
 def test_a_link_expires(link: str, monkeypatch):
     now = signing.time.time
     monkeypatch.setattr(

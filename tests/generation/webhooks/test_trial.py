@@ -1,17 +1,22 @@
 """Test events of webhooks."""
 
 import json
+import threading
 from datetime import timedelta
 
 import pytest
+from django.db import connection, transaction
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from generation.models import Delivery, WebhookEndpoint
+from generation.jobs import erasure
+from generation.models import Delivery, Job, WebhookEndpoint
 from generation.webhooks import payload
 from tests.client import API, problem
 from tests.people import make_endpoint, make_image, make_job, make_user
+from tests.threads import in_threads
+from tests.web import eventually
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_server")]
 
@@ -64,6 +69,34 @@ def test_without_a_job_or_of_somebody_else_nothing_is_sent(api):
     other = make_endpoint(owner=make_user(username="stranger"))
     problem(api.post(f"/v1/webhooks/{other.pk}/test"), 404, "not_found")
     assert not Delivery.objects.exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_of_a_job_that_is_being_deleted_nothing_is_sent(api):
+    endpoint = make_endpoint(owner=api.owner)
+    job = make_job(owner=api.owner, webhook=endpoint, status="succeeded")
+    answers: list = []
+
+    def send() -> None:
+        in_threads(lambda: answers.append(api.post(f"/v1/webhooks/{endpoint.pk}/test")), count=1)
+
+    waiting = threading.Thread(target=send)
+    with transaction.atomic():  # as `retention.purge`
+        Job.objects.select_for_update().get(id=job.id)
+        waiting.start()
+        eventually(somebody_waits)
+        Job.objects.filter(id=job.id).update(purged_at=timezone.now())
+        erasure.erase([job.id])
+    waiting.join()
+
+    problem(answers[0], 400, "invalid_request")
+    assert not Delivery.objects.exists()
+
+
+def somebody_waits() -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1 FROM pg_locks WHERE NOT granted")
+        return cursor.fetchone() is not None
 
 
 def test_staff_send_a_test_from_the_page_of_a_webhook():

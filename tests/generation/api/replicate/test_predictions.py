@@ -221,6 +221,18 @@ def test_who_waits_for_what_it_creates_is_kept_and_gets_a_creation_for_an_answer
     assert HEADER not in final
 
 
+def test_a_condition_of_a_creation_is_none_of_the_answer_that_ends_the_wait(variant):
+    api = API()
+    headers = {"Prefer": "wait=5", "If-None-Match": "*"}
+    for path in ("/v1/jobs", "/v1/predictions"):
+        body = {"input": INPUT} if path == "/v1/predictions" else {"variant": variant.slug}
+        wait = Wait.decode(api.post(path, body, headers=headers, **shell())[HEADER])
+        jobs.cancel(Job.objects.latest("created_at").id)
+
+        assert api.get(wait.then, headers=headers, **shell("POST")).status_code in (200, 201)
+        assert api.get(wait.then, headers=headers, **shell("GET")).status_code == 304
+
+
 def test_a_key_that_may_not_read_is_not_kept_waiting_for_what_it_could_not_have(variant):
     api = API(scopes=["jobs:write"])
 
