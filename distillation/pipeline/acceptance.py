@@ -45,12 +45,14 @@ class Acceptance:
 
     @cached_property
     def has_incumbent(self) -> bool:
-        """Whether the release to be replaced can be compared: it has the same encoder, and common variants."""
+        """Whether the release to be replaced can be compared: the same encoder and size, and common variants."""
         if self._active is None:
             return False
-        manifest = releases.read(self._active)
-        return manifest.encoder_fingerprint == self._catalogue.encoder_fingerprint and bool(
-            self._covered(self._catalogue.slugs)
+        manifest, size = releases.read(self._active), self._recipe.image_size
+        return (
+            manifest.encoder_fingerprint == self._catalogue.encoder_fingerprint
+            and tuple(manifest.image_sizes[0]) == (size, size)
+            and bool(self._covered(self._catalogue.slugs))
         )
 
     def evaluation(self, context: Context) -> None:

@@ -17,6 +17,7 @@ from distillation.trainers.labels import LabelsRecipe
 from tests import tiny
 
 ONE_STEP, SD15 = RECIPES["starter-1step"], RECIPES["sd15-tiny-1step"]
+SMALLER = replace(ONE_STEP, image_size=64)  # of the tiny release
 
 
 @pytest.fixture
@@ -100,11 +101,21 @@ def test_with_fresh_seeds_the_active_release_is_measured_in_each_run(inputs, tmp
     known = Catalogue(("a",), ("a",), torch.zeros(1, 2, 3).half(), manifest.encoder_fingerprint)
     catalogue.write(known, inputs.catalogue)
     inputs = replace(inputs, active=tmp_path / "active")
-    fresh = replace(ONE_STEP, evaluation=replace(ONE_STEP.evaluation, fresh_seeds=4))
-    shared = replace(ONE_STEP, evaluation=replace(ONE_STEP.evaluation, fresh_seeds=0))
+    fresh = replace(SMALLER, evaluation=replace(ONE_STEP.evaluation, fresh_seeds=4))
+    shared = replace(SMALLER, evaluation=replace(ONE_STEP.evaluation, fresh_seeds=0))
     for recipe, is_shared in ((fresh, False), (shared, True)):
         first, second = (
             stages.keys(Chain(recipe, inputs, name=name).table())["incumbent"]
             for name in ("run-1", "run-2")
         )
         assert (first == second) == is_shared
+
+
+def test_an_active_release_of_another_size_is_not_measured(inputs, tmp_path):
+    """Its pictures cannot be compared with those of a teacher whose pictures are larger."""
+    manifest = tiny.make_tiny_release(tmp_path / "active", name="active", kind="student")
+    known = Catalogue(("a",), ("a",), torch.zeros(1, 2, 3).half(), manifest.encoder_fingerprint)
+    catalogue.write(known, inputs.catalogue)
+    inputs = replace(inputs, active=tmp_path / "active")
+    assert "incumbent" in keys(SMALLER, inputs)
+    assert "incumbent" not in keys(ONE_STEP, inputs)
