@@ -103,6 +103,11 @@ class Labelled:
         return replace(self, rows=tuple(rows))
 
     def truth(self, vocabulary: Vocabulary) -> Tensor:
+    def knowing(self, vocabulary: Vocabulary) -> "Labelled":
+        """Return the pictures of which a bit of the vocabulary is known."""
+        rows = [row for row in self.rows if set(_truth(row, vocabulary)) != {UNKNOWN}]
+        return self.only(rows)
+
         """Return for each picture each bit of the vocabulary: 1, 0 or UNKNOWN, float32 [N, bits]."""
         return torch.tensor([_truth(row, vocabulary) for row in self.rows]).reshape(
             len(self), len(vocabulary.bits)
