@@ -96,9 +96,11 @@ def of(
 
 
 def comparable(teacher: Release, tags: Sequence[str]) -> Release | None:
-    """Return the active student if it has this teacher's encoder and covers all variants with one of the tags."""
+    """Return the active student if it has this teacher's encoder and size, and covers the variants with these tags."""
     active = releases.active(Release.Kind.STUDENT)
     if active is None or active.encoder_fingerprint != teacher.encoder_fingerprint:
+        return None
+    if active.image_sizes[0] != teacher.image_sizes[0]:
         return None
     variants = prompts.tagged(prompts.usable(teacher.encoder_fingerprint), tags)
     is_covered = not variants.exclude(coverage.condition(active)).exists()

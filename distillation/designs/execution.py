@@ -207,10 +207,15 @@ def _check_comparable(design: Design, ladder: Ladder) -> None:
     manifest = manifests.read(releases.folder(student))
     catalogue = ladder.loaded.catalogue
     missing = set(catalogue.slugs) - set(manifest.covered_variants)
-    if manifest.encoder_fingerprint != catalogue.encoder_fingerprint or missing:
+    is_alike = manifest.encoder_fingerprint == catalogue.encoder_fingerprint
+    if (
+        not is_alike
+        or manifest.image_sizes[0] != ladder.loaded.teacher.manifest.image_sizes[0]
+        or missing
+    ):
         raise DistillationRefused(
-            f"{student.name} cannot be compared: it has another text encoder, or does not cover {len(missing)} of the "
-            f"{len(catalogue)} prompt variants. Name another student, or none."
+            f"{student.name} cannot be compared: it has another text encoder or image size, or does not cover "
+            f"{len(missing)} of the {len(catalogue)} prompt variants. Name another student, or none."
         )
 
 

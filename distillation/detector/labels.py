@@ -19,6 +19,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from distillation.detector import pixels
 from distillation.detector.errors import LabelsUnusable
 from distillation.resumable.progress import Bar
 
@@ -101,6 +102,11 @@ class Labelled:
 
     def only(self, rows: Sequence[Row]) -> "Labelled":
         return replace(self, rows=tuple(rows))
+
+    def knowing(self, vocabulary: Vocabulary) -> "Labelled":
+        """Return the pictures of which a bit of the vocabulary is known."""
+        rows = [row for row in self.rows if set(_truth(row, vocabulary)) != {UNKNOWN}]
+        return self.only(rows)
 
     def truth(self, vocabulary: Vocabulary) -> Tensor:
         """Return for each picture each bit of the vocabulary: 1, 0 or UNKNOWN, float32 [N, bits]."""
@@ -268,7 +274,7 @@ def _rank(name: str) -> float:
 # --- files ----------------------------------------------------------------------------------------
 def _read(labelled: Labelled, row: Row, name: str, size: int) -> np.ndarray:
     with _opened(labelled, row, name) as picture:
-        upright = ImageOps.exif_transpose(picture).convert("RGB")
+        upright = pixels.srgb(pixels.plain(ImageOps.exif_transpose(picture)))
     return np.array(ImageOps.fit(upright, (size, size), Image.Resampling.LANCZOS))
 
 
@@ -287,6 +293,6 @@ def _opened(labelled: Labelled, row: Row, name: str) -> Image.Image:
         if picture.width * picture.height > MOST_PIXELS:
             raise ValueError(f"{picture.width}×{picture.height} pixels are too many")
         picture.load()
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (*pixels.UNREADABLE, Image.DecompressionBombError) as error:
         raise LabelsUnusable(f"{where} cannot be read as PNG, JPEG or WebP: {error}.") from error
     return picture

@@ -60,6 +60,8 @@ class JudgeRecipe:
     def __post_init__(self) -> None:
         if not 0 <= self.false_accepts < 0.5:
             raise ValueError(f"A false-accept rate is from 0 to below ½, not {self.false_accepts}.")
+        if not 0 <= self.margin < 1:
+            raise ValueError(f"A margin is from 0 to below 1, not {self.margin}.")
 
 
 def make(
@@ -243,7 +245,8 @@ def _learned(
     folder: Path,
     progress_bar: bool,
 ) -> Detector:
-    trained, held = parts
+    # A picture of which no bit is known teaches nothing, and a batch of such pictures has no loss.
+    trained, held = (part.knowing(vocabulary) for part in parts)
     try:
         return qualities.train(
             recipe,

@@ -43,11 +43,11 @@ def distances(judged: Scores) -> dict[str, Distance]:
 
 
 def to_real(judged: Scores, real: Tensor) -> dict[str, Distance]:
-    """Return KID and CMMD to real pictures. real: their features."""
+    """Return KID and CMMD to real pictures; empty for a single picture. real: their features."""
     return {
         f"the {name}'s pictures to the real ones": distance(side.features.flatten(0, 1), real)
         for name, side in (("student", judged.student), ("teacher", judged.teacher))
-        if side.features is not None
+        if side.features is not None and side.features.shape[0] * side.features.shape[1] > 1
     }
 
 

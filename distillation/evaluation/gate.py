@@ -31,6 +31,11 @@ NO_DETECTOR = (
     "a detector, or set evaluation.margins.attributes_right and worst_prompts to null to rely on the CLIP."
 )
 
+NONE_RIGHT = (
+    "The detector found none of the teacher's pictures right, so it does not tell whether the release is as good. "
+    "Check that it was trained on pictures like the teacher's and that the variants' tags are its bits."
+)
+
 
 @dataclass(frozen=True)
 class Costs:
@@ -100,6 +105,7 @@ def decide(
     their prompts say, the gate is not passed: a person must look at them.
     """
     found = _against("teacher", margins, candidate, teacher)
+    is_judged = any(measure == "attributes_right" for measure, _ in found)
     if active is not None:
         shared = tuple(slug for slug in candidate.slugs if slug in set(active.slugs))
         if shared:
@@ -107,7 +113,7 @@ def decide(
                 "active", recipe.to_active, candidate.take(shared), active.take(shared)
             )
     checks = [check for _, check in found]
-    checks += _unjudged(margins, candidate)
+    checks += _unjudged(margins, candidate, is_judged=is_judged)
     if recipe.variant is not None and candidate.right is not None:
         checks.append(_of_variants(recipe.variant, again))
     if active_costs is not None:
@@ -164,16 +170,19 @@ def _why_open(verdict: Verdict, seeds: int | None, decisive: Decisive | None) ->
     return f"{few} too few; about {decisive.seeds} {what}, if the value stays."
 
 
-def _unjudged(margins: Margins, candidate: Measured) -> list[Check]:
-    """Return the check that stands for a judge that is missing."""
+def _unjudged(margins: Margins, candidate: Measured, *, is_judged: bool) -> list[Check]:
+    """Return the check that stands for a judge that is missing or says nothing.
+
+    is_judged: whether the share of right pictures could be compared with the teacher's.
+    """
+    is_tested = margins.attributes_right is not None
     if candidate.right is not None:
-        return []
-    is_tested = margins.attributes_right is not None or margins.worst_prompts is not None
-    if candidate.clip_score is None:
-        return [Check(QUALITY, False, 0.0, None, detail=NOTHING_JUDGED, decided=False)]
-    return (
-        [Check(QUALITY, False, 0.0, None, detail=NO_DETECTOR, decided=False)] if is_tested else []
-    )
+        why = NONE_RIGHT if is_tested and not is_judged else ""
+    elif candidate.clip_score is None:
+        why = NOTHING_JUDGED
+    else:
+        why = NO_DETECTOR if is_tested or margins.worst_prompts is not None else ""
+    return [Check(QUALITY, False, 0.0, None, detail=why, decided=False)] if why else []
 
 
 def _of_variants(limit: float, again: Mapping[str, float]) -> Check:

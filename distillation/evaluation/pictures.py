@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
+from distillation.detector import pixels
 from distillation.evaluation.prompts import Prompts, Seeds
 from distillation.resumable import atomic
 from distillation.resumable.progress import Bar
@@ -154,9 +155,10 @@ def key(
 
 
 def read(path: Path) -> Tensor:
-    """Read an image file as uint8 [3, height, width]."""
+    """Read an image file as uint8 [3, height, width]: upright, in sRGB, on white where it is transparent."""
     with Image.open(path) as image:
-        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
+        seen = pixels.srgb(pixels.plain(ImageOps.exif_transpose(image)))
+    return torch.from_numpy(np.array(seen)).permute(2, 0, 1).contiguous()
 
 
 def size_of(path: Path) -> tuple[int, int]:

@@ -60,7 +60,7 @@ def compare(
             float(own.gradient.mean() / real.gradient.mean()),
             float(own.laplacian.mean() / real.laplacian.mean()),
             None
-            if own.textures is None or real.textures is None
+            if own.textures is None or real.textures is None or len(own.textures) < 2
             else texture.distance(own.textures, real.textures),
         )
     return found

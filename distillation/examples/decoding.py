@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 import imagehash
 import numpy as np
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageOps
+
+from distillation.detector import pixels
 
 FORMATS = ("PNG", "JPEG", "WEBP")  # PIL tries no other decoder
 MAX_BYTES = 32 * 2**20
@@ -16,8 +18,6 @@ HASH_BITS = 16  # per side: 256 in total
 # images of one variant differ in 30, of two variants in 20. With 64 bits, images of one variant are as close as copies:
 # 0.4 % of all pairs are within 4 bits, and few of a thousand images would be left.
 NEAR_BITS = 16
-SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
-WHITE = (255, 255, 255)  # background of transparent images, as in a browser
 
 
 class Refused(Exception):
@@ -54,7 +54,7 @@ def decode(content: bytes, *, side: int) -> Crop:
         width, height = image.size
         try:
             _check(image, side)
-            square = _rgb(_square(ImageOps.exif_transpose(image), side))
+            square = pixels.srgb(_square(ImageOps.exif_transpose(image), side))
             file = io.BytesIO()
             square.save(file, "png")
         except Refused as refused:
@@ -101,40 +101,8 @@ def _square(image: Image.Image, side: int) -> Image.Image:
     width, height = image.size
     short = min(width, height)
     left, top = (width - short) // 2, (height - short) // 2
-    square = _plain(image.crop((left, top, left + short, top + short)))
+    square = pixels.plain(image.crop((left, top, left + short, top + short)))
     return square.resize((side, side), Image.Resampling.LANCZOS)
-
-
-def _plain(image: Image.Image) -> Image.Image:
-    """Convert to a mode that can be resized: no palette, 8 bits per channel."""
-    if image.mode.startswith("I"):  # 16-bit grey, in one of PIL's modes
-        values = np.asarray(image).astype(np.int64).clip(0, 65535) >> 8
-        return Image.fromarray(values.astype(np.uint8))
-    if image.mode in ("P", "PA", "LA", "1") or "transparency" in image.info:
-        return image.convert("RGBA")
-    return image
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    """Convert to sRGB without transparency."""
-    if image.mode == "RGBA":
-        whole = Image.new("RGBA", image.size, WHITE)
-        whole.alpha_composite(image)
-        return _in_srgb(whole.convert("RGB"), image.info.get("icc_profile"))
-    return _in_srgb(image, image.info.get("icc_profile"))
-
-
-def _in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    if profile and image.mode in ("RGB", "CMYK", "L"):
-        try:
-            converted = ImageCms.profileToProfile(
-                image, io.BytesIO(profile), SRGB, outputMode="RGB"
-            )
-            if converted is not None:
-                return converted
-        except (ImageCms.PyCMSError, OSError, ValueError):
-            pass  # as browsers do: ignore an unreadable profile or one for other channels
-    return image.convert("RGB")
 
 
 def _message(error: Exception) -> str:

@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +84,8 @@ class Comparison:
     def __post_init__(self) -> None:
         if self.recipe.structure is None:
             raise RecipeRefused(f"structure: the recipe {self.recipe.name} leaves it out. Set it.")
-        if self.minutes <= 0:
-            raise RecipeRefused(f"minutes must be above 0, not {self.minutes:g}.")
+        if not 0 < self.minutes < inf:
+            raise RecipeRefused(f"minutes must be above 0 and finite, not {self.minutes:g}.")
         if not 0 < self.share <= 1:
             raise RecipeRefused(f"share must be above 0 and at most 1, not {self.share:g}.")
         if self.inputs.detector is None:

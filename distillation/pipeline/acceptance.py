@@ -7,8 +7,8 @@ from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 
+from distillation.evaluation import clip, measured, pictures, results
 from distillation.evaluation import gate as gates
-from distillation.evaluation import measured, pictures, results
 from distillation.evaluation import run as evaluations
 from distillation.evaluation.gate import Costs
 from distillation.evaluation.gate_recipe import GateRecipe
@@ -22,7 +22,10 @@ from distillation.resumable import atomic
 from distillation.resumable.stages import Context
 from distillation.trainers.catalogue import Catalogue
 from distillation.training import processes
+from distillation.training.errors import RecipeRefused
+from generation.engine import device as devices
 from generation.engine import release as releases
+from generation.engine.errors import EngineError
 
 RELEASE = "release"  # the last stage, and the folder of a release in a stage's
 SUMMARY = "summary.json"
@@ -45,13 +48,31 @@ class Acceptance:
 
     @cached_property
     def has_incumbent(self) -> bool:
-        """Whether the release to be replaced can be compared: it has the same encoder, and common variants."""
+        """Whether the release to be replaced can be compared: the same encoder and size, and common variants."""
         if self._active is None:
             return False
-        manifest = releases.read(self._active)
-        return manifest.encoder_fingerprint == self._catalogue.encoder_fingerprint and bool(
-            self._covered(self._catalogue.slugs)
+        manifest, size = releases.read(self._active), self._recipe.image_size
+        return (
+            manifest.encoder_fingerprint == self._catalogue.encoder_fingerprint
+            and tuple(manifest.image_sizes[0]) == (size, size)
+            and bool(self._covered(self._catalogue.slugs))
         )
+
+    def check(self) -> None:
+        """Raise RecipeRefused for a CLIP, pictures or a device that the evaluation cannot use."""
+        inputs, speed = self._inputs, self._recipe.evaluation.speed
+        try:
+            if inputs.clip is not None:
+                clip.load(inputs.clip, tokenizer=inputs.teacher / "tokenizer")
+            if inputs.real is not None:
+                for path in pictures.image_files(inputs.real):
+                    pictures.size_of(path)
+            if speed is not None:
+                devices.choose(speed.device)
+        except (OSError, ValueError) as error:
+            raise RecipeRefused(f"The evaluation would fail: {error}") from error
+        except EngineError as error:
+            raise RecipeRefused(f"evaluation.speed.device: {error.detail}") from error
 
     def evaluation(self, context: Context) -> None:
         """Measure the student against the teacher, on all variants."""

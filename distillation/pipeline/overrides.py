@@ -6,6 +6,7 @@ Recipes are frozen dataclasses of numbers, texts, tuples and other recipes. What
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass, replace
+from math import isfinite
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -13,6 +14,7 @@ from distillation.trainers.objectives.methods import METHODS
 from distillation.training.errors import RecipeRefused
 
 Recipe = TypeVar("Recipe")
+MOST_WHOLE = 2**53  # beyond it a number is not exactly the whole number that was given
 
 
 def changed(recipe: Recipe, changes: Mapping[str, Any], *, place: str = "") -> Recipe:
@@ -47,13 +49,29 @@ def _value(present: Any, value: Any, kinds: tuple[Any, ...], path: str) -> Any:
     if parts:
         # A part that the recipe left out is there, with its defaults, once one of its fields is set.
         return _part(parts[0]() if present is None else present, value, path)
-    if isinstance(value, list | tuple) and any(get_origin(kind) is tuple for kind in kinds):
-        return tuple(tuple(part) if isinstance(part, list) else part for part in value)
-    if type(value) is int and int not in kinds and float in kinds:
-        return float(value)
+    lists = [kind for kind in kinds if get_origin(kind) is tuple]
+    if isinstance(value, list | tuple) and lists:
+        return _list(present, value, get_args(lists[0]), path)
+    if type(value) is int and int not in kinds and float in kinds and abs(value) < MOST_WHOLE:
+        value = float(value)
     if value is None or type(value) not in kinds:
         raise RecipeRefused(f"{path} takes {_words(kinds)} (it is {present!r} now), not {value!r}.")
+    if isinstance(value, float) and not isfinite(value):
+        raise RecipeRefused(f"{path} takes a finite number (it is {present!r} now), not {value!r}.")
     return value
+
+
+def _list(present: Any, values: Sequence[Any], kinds: tuple[Any, ...], path: str) -> Any:
+    """Return the values as a tuple. kinds: the arguments of the tuple's type, `X, ...` or one for each value."""
+    each = (kinds[0],) * len(values) if kinds[-1] is Ellipsis else kinds
+    if len(values) != len(each):
+        raise RecipeRefused(
+            f"{path} takes {len(each)} values (it is {present!r} now), not {len(values)}."
+        )
+    return tuple(
+        _value(present, value, _kinds(kind), f"each value of {path}")
+        for value, kind in zip(values, each, strict=True)
+    )
 
 
 def _words(kinds: tuple[Any, ...]) -> str:

@@ -103,6 +103,12 @@ class Recipe:
             raise ValueError(f"timesteps must be whole numbers from 0, not {self.timesteps}.")
         if any(later >= earlier for earlier, later in pairwise(self.timesteps)):
             raise ValueError(f"timesteps must be descending, not {self.timesteps}.")
+        seeds = self.evaluation.fresh_seeds or self.evaluation.seeds_per_variant
+        if self.gate.variant is not None and seeds + self.gate.second_look > SEEDS_EACH:
+            raise ValueError(
+                f"gate.second_look: {self.gate.second_look} seeds after the {seeds} of the evaluation are more than "
+                f"the {SEEDS_EACH} of each variant. Give fewer of one of them."
+            )
         if self.decoder is None and self.structure is not None:
             raise ValueError(
                 "decoder is left out where a student release has it: leave structure out as well."

@@ -27,6 +27,7 @@ from distillation.trainers import (
     decoder,
     joint,
     pairs,
+    perception,
     quantise,
     real_images,
     regression,
@@ -34,9 +35,11 @@ from distillation.trainers import (
     student,
 )
 from distillation.trainers.catalogue import Catalogue
+from distillation.trainers.dmd2 import discriminator
 from distillation.trainers.dmd2 import trainer as dmd2
 from distillation.trainers.inputs import TuningInputs
 from distillation.trainers.labels import Labels
+from distillation.trainers.objectives import passes
 from distillation.trainers.teacher import Teacher
 from distillation.training import networks, processes
 from distillation.training.errors import RecipeRefused
@@ -85,6 +88,10 @@ class Chain:
 
     def check(self) -> None:
         """Refuse, before hours are spent, a recipe that does not fit the teacher. Raises TrainingError."""
+        if not releases.is_name(self.name):
+            raise RecipeRefused(
+                f"name: {self.name!r} is no name of a release. Give letters, digits, - and _, at most 100."
+            )
         if self.inputs.detector is None and self.inputs.clip is None:
             raise RecipeRefused(
                 "Nothing judges the pictures, so the student's quality would be unknown. Give a CLIP (--clip), "
@@ -100,6 +107,33 @@ class Chain:
             self._check_student()
         else:
             student.make(self.teacher, self.recipe.student)
+        self._check_trainings()
+        self._acceptance.check()
+
+    def _check_trainings(self) -> None:
+        """Raise TrainingError where a later stage would refuse its part of the recipe after hours of others."""
+        recipe, teacher = self.recipe, self.teacher
+        parts = (recipe.decoder, recipe.regression, recipe.matching, recipe.joint, recipe.quantise)
+        for part in parts:
+            if part is not None:
+                processes.share(part.batch)
+        if recipe.structure is not None:
+            has_paths = bool(recipe.pairs.path_timesteps)
+            recipe.structure.check_fit(teacher, recipe.student, has_paths=has_paths)
+        if recipe.decoder is None:
+            return
+        drawing = decoder.fitting(
+            recipe.decoder, teacher=teacher, latent_shape=teacher.latent_shape
+        )
+        for tuned in (recipe.regression, recipe.matching):
+            if tuned is not None:
+                perception.make(tuned.perception, teacher=teacher, decoder=drawing)
+        matching = recipe.matching
+        if matching is not None:
+            scale = matching.guidance_scale
+            passes.scale_of(teacher, scale, field="matching.guidance_scale")
+            if matching.adversarial is not None:
+                discriminator.make(matching.adversarial, teacher=teacher, seed=matching.seed)
 
     def _check_student(self) -> None:
         """Raise RecipeRefused unless the student to begin with is served as the recipe's is, and is this teacher's."""

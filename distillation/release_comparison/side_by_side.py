@@ -8,6 +8,7 @@ from functools import lru_cache
 from PIL import Image as Pictures
 from PIL import ImageChops, ImageStat
 
+from distillation.detector.pixels import UNREADABLE
 from distillation.release_comparison import pictures
 from distillation.release_comparison.pictures import Picture
 from generation.errors import StorageFailed
@@ -88,7 +89,7 @@ def _distance(pair: Pair) -> float | None:
     """Return the mean difference of the pictures, from 0 to 1; None if one cannot be read."""
     try:
         first, second = _small(pair.first), _small(pair.second)
-    except (OSError, StorageFailed):
+    except (StorageFailed, *UNREADABLE):
         return None
     with (
         Pictures.frombytes("RGB", (SIDE, SIDE), first) as one,

@@ -86,7 +86,7 @@ def _undecided(failed: Sequence[Mapping[str, Any]]) -> Explanation:
         others = [check for check in failed if check["name"] != QUALITY]
         more = f" Besides: {_listed(others)}." if others else ""
         return Explanation(
-            f"Nothing judged what the pictures show, so the gate could not decide.{more}",
+            f"Nothing tells whether the pictures show what they should, so the gate could not decide.{more}",
             "Compare it blindly, side by side, and serve it if you cannot tell which is worse; until then it stays a "
             "candidate. With a detector (manage.py detector train) the gate decides.",
         )

@@ -19,12 +19,16 @@ def write_file(path: Path, content: str | bytes) -> None:
 
 
 def make_file(path: Path, make: Callable[[Path], object]) -> None:
-    """Replace `path` by the file that `make` writes at the path it is given."""
+    """Replace `path` by the file that `make` writes at the path it is given; if that fails nothing changes."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    make(temporary)
-    _settle(temporary)
-    os.replace(temporary, path)
+    try:
+        make(temporary)
+        _settle(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)  # else a full disk stays full
+        raise
 
 
 def make_folder(target: Path, make: Callable[[Path], Made]) -> Made:

@@ -33,6 +33,13 @@ GATE_FIELDS = frozenset(
     {"evaluation", "gate"}
 )  # of a recipe: how a release is measured, and the limits
 
+# Fields that the plan of a run reads; the worker checks all of them.
+PLANNED: Mapping[str, tuple[Any, str]] = {
+    "image_size": (int, "a whole number"),
+    "timesteps": (list, "a list"),
+    "most_variants": (int | None, "a whole number or null"),
+}
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -373,6 +380,9 @@ def check_description(value: Any, name: str) -> dict[str, Any]:
         raise DistillationRefused(
             f"A recipe has no field {', '.join(unknown)}. It has {', '.join(FIELDS)}."
         )
+    for field, (kind, words) in PLANNED.items():
+        if field in value and not isinstance(value[field], kind):
+            raise DistillationRefused(f"{field} is {words}, not {value[field]!r}.")
     return value
 
 

@@ -7,12 +7,14 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from distillation.detector import network as detectors
+from distillation.detector.network import DetectorConfig
 from distillation.errors import DistillationRefused
 from distillation.examples import lifecycle as curation
 from distillation.resumable import atomic
@@ -147,6 +149,7 @@ def _catalogue(
     stated = wanted = None
     if detector is not None:
         config = detectors.load(detector).config
+        _check_tags(variants, config)
         stated, wanted = catalogues.bits_of(
             [variant.tags for variant in variants], config.bits, config.groups
         )
@@ -163,3 +166,16 @@ def _catalogue(
         stated=stated,
         wanted=wanted,
     )
+
+
+def _check_tags(variants: Sequence[PromptVariant], config: DetectorConfig) -> None:
+    """Raise DistillationRefused for tags that no picture can show together: bits of which one is true."""
+    bits = iter(config.bits)
+    groups = [tuple(islice(bits, size)) for size in config.groups]
+    for variant in variants:
+        for group in groups:
+            if len(both := [tag for tag in variant.tags if tag in group]) > 1:
+                raise DistillationRefused(
+                    f"The tags of the prompt variant {variant.slug} contradict each other: the detector finds one of "
+                    f"{' and '.join(both)} in a picture, never several. Remove the others."
+                )

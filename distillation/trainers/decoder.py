@@ -78,25 +78,35 @@ def build(recipe: DecoderRecipe, *, latent_channels: int) -> AutoencoderTiny:
         )
 
 
+def fitting(
+    recipe: DecoderRecipe, *, teacher: Teacher, latent_shape: tuple[int, int, int]
+) -> AutoencoderTiny:
+    """Return an untrained decoder of such latents. Raises RecipeRefused unless its pictures have the teacher's size."""
+    network = build(recipe, latent_channels=latent_shape[0])
+    factor, own = (pixels_per_latent(vae.config) for vae in (teacher.vae, network))
+    if own != factor:
+        raise RecipeRefused(
+            f"decoder.blocks {recipe.blocks}, decoder.shuffle {recipe.shuffle}: {teacher.manifest.name} has "
+            f"{factor} pixels a latent, a side, and this decoder {own}. Each number in blocks after the first "
+            "doubles them, and shuffle multiplies them."
+        )
+    side = min(latent_shape[1:]) * factor
+    if side < 2**recipe.scales:  # at the coarsest there must be a neighbour to differ from
+        raise RecipeRefused(
+            f"decoder.scales ({recipe.scales}): pictures of {side} pixels can be halved fewer times."
+        )
+    return network
+
+
 class DecoderTask(Trained):
     """The decoder under training, without the rest of its class, for `distillation.training.loop`."""
 
     def __init__(self, recipe: DecoderRecipe, *, teacher: Teacher, latents: Tensor) -> None:
         """latents: [n, C, h, w] of the teacher, scaled. Raises RecipeRefused."""
         super().__init__()
-        self.network = build(recipe, latent_channels=latents.shape[1]).to(teacher.device)
-        factor, own = (pixels_per_latent(vae.config) for vae in (teacher.vae, self.network))
-        if own != factor:
-            raise RecipeRefused(
-                f"decoder.blocks {recipe.blocks}, decoder.shuffle {recipe.shuffle}: {teacher.manifest.name} has "
-                f"{factor} pixels a latent, a side, and this decoder {own}. Each number in blocks after the first "
-                "doubles them, and shuffle multiplies them."
-            )
-        side = min(latents.shape[2:]) * factor
-        if side < 2**recipe.scales:  # at the coarsest there must be a neighbour to differ from
-            raise RecipeRefused(
-                f"decoder.scales ({recipe.scales}): pictures of {side} pixels can be halved fewer times."
-            )
+        channels, height, width = latents.shape[1:]
+        made = fitting(recipe, teacher=teacher, latent_shape=(channels, height, width))
+        self.network = made.to(teacher.device)
         self._recipe = recipe
         self._teacher = teacher
         self.network.encoder.requires_grad_(False)

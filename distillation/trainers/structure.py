@@ -65,6 +65,19 @@ class StructureRecipe(Shares, TrainingRecipe):
         if isinstance(self.objective, EnsembleRecipe):
             self.objective.check()
 
+    def check_fit(
+        self, teacher: Teacher, student_recipe: StudentRecipe, *, has_paths: bool
+    ) -> None:
+        """Raise RecipeRefused, TeacherRefused where the method or a batch contradicts teacher, student or pairs."""
+        self.split(processes.share(self.batch), has_paths=has_paths)
+        objective = self.objective
+        if isinstance(objective, EnsembleRecipe):
+            objective.others(teacher)
+            return
+        passes.scale_of(teacher, objective.guidance_scale, field="objective.guidance_scale")
+        if isinstance(objective, GuidanceRecipe):
+            objective.paired(teacher, student_recipe)
+
     @property
     def further_teachers(self) -> tuple[str, ...]:
         """Folders of releases that the method learns from in addition to the teacher."""

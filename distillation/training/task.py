@@ -9,6 +9,8 @@ import torch
 from distillation.training import checks, optimizers
 from distillation.training.ema import Ema
 
+MOST_SEED = 2**63 - 1  # that torch's generator takes
+
 
 class Task(Protocol):
     """What is trained. All that must survive an interruption is in `modules`, `optimizers` and `emas`."""
@@ -48,6 +50,9 @@ class TrainingRecipe:
         checks.at_least_1(self, "batch")
         checks.positive(self, "learning_rate", "clipped_norm")
         checks.below_1(self, "ema_decay")
+        checks.at_most(self, "seed", MOST_SEED, "the largest")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must lie from 0 to below 1, not {self.betas}.")
 
 
 class Trained:

@@ -176,6 +176,11 @@ def _refuse_pickle(path: str) -> None:
         )
 
 
+def is_name(value: str) -> bool:
+    """Return whether a release can have this name."""
+    return bool(_NAME.fullmatch(value)) and value not in KINDS
+
+
 def _is_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value)
 
@@ -207,9 +212,7 @@ def _is_descending(value: Any) -> bool:
 
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "name": (
-        lambda value: (
-            isinstance(value, str) and bool(_NAME.fullmatch(value)) and value not in KINDS
-        ),
+        lambda value: isinstance(value, str) and is_name(value),
         "1 to 100 letters, digits, - or _, and not the name of a kind",
     ),
     "kind": (lambda value: value in KINDS, f"one of {', '.join(KINDS)}"),

@@ -41,3 +41,8 @@ def png_header(width: int, height: int) -> bytes:
 
 def animated(kind: str) -> bytes:
     return as_bytes(picture(1), kind, save_all=True, append_images=[picture(2), picture(3)])
+
+
+def broken(content: bytes) -> bytes:
+    """Return a PNG that says that its pixels end early: what follows is no chunk, of which PIL says SyntaxError."""
+    return content[:33] + (10).to_bytes(4, "big") + content[37:]

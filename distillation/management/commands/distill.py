@@ -15,6 +15,7 @@ from django.core.management.base import CommandError
 from distillation.management import base
 from distillation.management.base import DistillationCommand
 from distillation.pipeline import overrides, recipes
+from distillation.resumable import stages
 from distillation.resumable.stages import Status
 from distillation.training import processes
 from generation.models import Release
@@ -128,6 +129,8 @@ class Command(DistillationCommand):
             self.say("No detector: all images of the teacher are accepted.")
         chain = Chain(recipe, given, name=options["name"])
         chain.check()
+        if options["name"] and not options["no_register"]:
+            self.check_name(chain)
         made = chain.build(
             folders.root(),
             only=options["only"],
@@ -143,6 +146,15 @@ class Command(DistillationCommand):
             self.stdout.write(str(made[RELEASE] / RELEASE))
         else:
             self.register(chain.name, made, options)
+
+    def check_name(self, chain: Chain) -> None:
+        """Raise CommandError if another release has the name, before anything is trained."""
+        is_made = stages.status(chain.table(), folders.root())[-1].state == "finished"
+        if not is_made and Release.objects.filter(name=chain.name).exists():
+            raise CommandError(
+                f"Another release is named {chain.name}, or the stages of that one were deleted. Give another name: "
+                "--name."
+            )
 
     def say_gate(self, gate: dict[str, Any]) -> None:
         """Print what a scheduled run would decide."""

@@ -39,6 +39,24 @@ class Shares:
         checks.positive(self, "min_snr_gamma", "weight_floor")
         checks.share(self, "weight_floor")
 
+    def split(self, size: int, *, has_paths: bool) -> tuple[int, int, int]:
+        """Return how many samples of a batch are noised, points of the path, and pure noise. Raises RecipeRefused.
+
+        has_paths: whether the pairs hold points of the path.
+        """
+        paths, firsts = _count(self.path_share, size), _count(self.first_timestep_share, size)
+        noised = size - paths - firsts
+        if noised < 1:
+            raise RecipeRefused(
+                f"batch ({size} samples) has no room for a noised one besides path_share and first_timestep_share."
+            )
+        if paths and not has_paths:
+            raise RecipeRefused(
+                f"path_share is {self.path_share}, but the pairs hold no path points: give 0, or path_timesteps in "
+                "the recipe of the pairs."
+            )
+        return noised, paths, firsts
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -60,24 +78,15 @@ class Batches:
         self, shares: Shares, *, size: int, teacher: Teacher, pairs: Pairs, catalogue: Catalogue
     ) -> None:
         """Raises RecipeRefused where the pairs do not offer what the shares ask for."""
-        self._paths = _count(shares.path_share, size)
-        self._firsts = _count(shares.first_timestep_share, size)
-        self.noised = size - self._paths - self._firsts
-        if self.noised < 1:
-            raise RecipeRefused(
-                f"batch ({size} samples) has no room for a noised one besides path_share and first_timestep_share."
-            )
+        self.noised, self._paths, self._firsts = shares.split(
+            size, has_paths=bool(pairs.path_timesteps)
+        )
         if not len(pairs):
             raise RecipeRefused("There are no pairs to train on.")
         if int(pairs.prompts.max()) >= len(catalogue):
             raise RecipeRefused(
                 f"The pairs have the prompt {int(pairs.prompts.max())}, the catalogue {len(catalogue)} prompts: they "
                 "were made of another catalogue."
-            )
-        if self._paths and not pairs.path_timesteps:
-            raise RecipeRefused(
-                f"path_share is {shares.path_share}, but the pairs hold no path points: give 0, or path_timesteps in "
-                "the recipe of the pairs."
             )
         self.size = size
         self._shares = shares

@@ -59,6 +59,10 @@ class EnsembleRecipe:
                 """--set 'structure.objective.teachers=["FOLDER"]'."""
             )
 
+    def others(self, teacher: Teacher) -> tuple[Teacher, ...]:
+        """Load the further members. Raises RecipeRefused, TeacherRefused."""
+        return tuple(_like(teacher, folder) for folder in self.teachers)
+
     def make(self, sources: Sources, student: UNet2DConditionModel) -> "Ensemble":
         return Ensemble(self, sources, student)
 
@@ -73,8 +77,7 @@ class Ensemble:
         self._recipe = recipe
         self._teacher = sources.teacher
         self._student = student
-        others = (_like(self._teacher, folder) for folder in recipe.teachers)
-        self._members = (self._teacher, *others)
+        self._members = (self._teacher, *recipe.others(self._teacher))
         count = len(self._members)
         self._weights = torch.tensor(recipe.weights or (1 / count,) * count)
         self.modules: dict[str, nn.Module] = {}

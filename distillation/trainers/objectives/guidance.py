@@ -12,7 +12,8 @@ from distillation.losses.features import normalised_matching
 from distillation.losses.noise_regression import noise_regression
 from distillation.trainers.objectives.batches import Batch
 from distillation.trainers.objectives.protocol import Sources, StudentObjective
-from distillation.trainers.student import feature_pairs
+from distillation.trainers.student import StudentRecipe, feature_pairs
+from distillation.trainers.teacher import Teacher
 from distillation.training import checks
 from distillation.training.errors import RecipeRefused
 
@@ -37,6 +38,18 @@ class GuidanceRecipe:
         checks.share(self, "hard_weight")
         checks.not_negative(self, "feature_weight")
 
+    def paired(
+        self, teacher: Teacher, student_recipe: StudentRecipe
+    ) -> tuple[tuple[str, str], ...]:
+        """Return the modules of teacher and student that are compared. Raises RecipeRefused if there must be some."""
+        pairs = feature_pairs(teacher, student_recipe)
+        if self.feature_weight and not pairs:
+            raise RecipeRefused(
+                f"feature_weight is {self.feature_weight}, but a student of cut {student_recipe.cut} and width "
+                f"{student_recipe.width} has no layers that are paired with the teacher's: give 0, or the method mmd."
+            )
+        return pairs
+
     def make(self, sources: Sources, student: UNet2DConditionModel) -> "Guidance":
         return Guidance(self, sources, student)
 
@@ -57,13 +70,7 @@ class Guidance(StudentObjective):
     ) -> None:
         self._recipe = recipe
         super().__init__(sources, student, recipe.guidance_scale)
-        pairs = feature_pairs(sources.teacher, sources.student_recipe)
-        if recipe.feature_weight and not pairs:
-            raise RecipeRefused(
-                f"feature_weight is {recipe.feature_weight}, but a student of cut {sources.student_recipe.cut} and "
-                f"width {sources.student_recipe.width} has no layers that are paired with the teacher's: give 0, or "
-                "the method mmd."
-            )
+        pairs = recipe.paired(sources.teacher, sources.student_recipe)
         given = recipe.feature_weight
         self._feature_weight = (1.0 if pairs else 0.0) if given is None else given
         if self._feature_weight:

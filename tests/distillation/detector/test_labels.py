@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -50,6 +51,15 @@ def test_pictures_are_the_middle_square_whatever_their_format(folder):
     found = labels.read(write(folder, "a.png,red", "b.jpg,red", "c.webp,red"))
     images = found.images(16)
     assert images.shape == (3, 3, 16, 16) and (images[:, 0] > 180).all()
+
+
+def test_transparent_and_16_bit_pictures_are_seen_as_people_see_them(folder):
+    """On white, as examples are; a 16-bit grey has its own brightness."""
+    clear = Image.new("RGBA", (20, 20), (0, 0, 0, 0))
+    clear.save(folder / "clear.png")
+    Image.fromarray(np.full((20, 20), 0x4000, np.uint16)).save(folder / "deep.png")
+    found = labels.read(write(folder, "clear.png,red", "deep.png,red")).images(8)
+    assert found[0].unique().tolist() == [255] and found[1].unique().tolist() == [0x40]
 
 
 def test_masks_number_objects_from_1(tmp_path):

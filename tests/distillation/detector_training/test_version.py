@@ -10,7 +10,7 @@ from distillation.detector import labels, network, version
 from distillation.detector.errors import LabelsUnusable
 from distillation.detector_training import version as judge
 from distillation.detector_training.version import JudgeRecipe
-from tests.distillation.detector.folders import MASKS, SIZE, make_labelled, make_version
+from tests.distillation.detector.folders import GROUPS, MASKS, SIZE, make_labelled, make_version
 from tests.distillation.detector_training import test_quality, test_segmentation
 
 RECIPE = JudgeRecipe(
@@ -99,3 +99,29 @@ def test_too_few_pictures_are_refused_with_their_folder(tmp_path):
     labelled = make_labelled(tmp_path / "labelled", 2)
     with pytest.raises(LabelsUnusable, match="labelled"):
         make(tmp_path / "training", labelled)
+
+
+def test_pictures_that_name_no_bit_do_not_end_the_training(tmp_path):
+    """Most batches would know nothing, and the mean of no errors is not a number."""
+    labelled = make_labelled(tmp_path / "labelled", 60)
+    rows = [
+        replace(
+            row,
+            mask="",
+            part="held-out" if number < 12 else "train",
+            present=row.present if number < 16 else frozenset(),
+        )
+        for number, row in enumerate(labels.read(labelled).rows)
+    ]
+    labels.write(labelled, rows, GROUPS)
+    made = make(
+        tmp_path / "training",
+        labelled,
+        recipe=replace(RECIPE, classifier=replace(RECIPE.classifier, batch=4)),
+    )
+    assert made.bits == ("red", "green", "low", "high", "sharp", "clean")
+
+
+def test_a_margin_that_no_version_can_have_is_refused_before_the_training():
+    with pytest.raises(ValueError, match="margin"):
+        JudgeRecipe(margin=1.0)

@@ -118,6 +118,14 @@ def test_a_clip_alone_does_not_pass_a_candidate_unless_the_margins_say_so():
     assert decide(blind, teacher=blind, margins=alone).passed
 
 
+def test_where_no_picture_of_the_teacher_is_right_a_person_decides():
+    """As many right pictures as the teacher's, which are none, are no success."""
+    wrong = measured(0.0)
+    found = decide(wrong, teacher=wrong)
+    assert failed(found) == ["quality"] and not found.failed[0].decided
+    assert "attributes_right to active" in failed(decide(wrong, measured(0.9), teacher=wrong))
+
+
 # --- single variants ------------------------------------------------------------------------------
 def test_a_variant_that_lost_is_measured_again_before_it_counts():
     candidate, teacher = measured(1.0), measured(1.0)

@@ -114,3 +114,15 @@ def test_a_folder_of_real_pictures_has_two_at_least(tmp_path: Path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="at least two"):
         pictures.image_files(tmp_path / "empty")
+
+
+def test_files_of_cameras_and_shops_are_read_as_people_see_them(tmp_path: Path):
+    """Upright, and on white where they are transparent."""
+    clear = Image.new("RGBA", (2, 1), (0, 0, 0, 0))
+    clear.save(tmp_path / "clear.png")
+    turned = Image.new("RGB", (4, 2), (9, 9, 9))
+    exif = turned.getexif()
+    exif[0x0112] = 6  # orientation: a quarter
+    turned.save(tmp_path / "turned.png", exif=exif)
+    assert pictures.read(tmp_path / "clear.png").unique().tolist() == [255]
+    assert pictures.read(tmp_path / "turned.png").shape == (3, 4, 2)

@@ -124,6 +124,19 @@ def test_images_of_the_report_are_there_and_small(timed: tuple[Evaluation, Path]
     assert 'src="http' not in html and "<b>" not in html and "&lt;b&gt;" in html
 
 
+def test_one_picture_is_measured_beside_real_ones_without_distances_of_sets(done, tmp_path: Path):
+    _, folder = done
+    prompts = toys.prompts(1)
+    inputs = run.Inputs(
+        toys.student_folder(), toys.teacher_folder(), prompts, seeds_of(prompts.slugs, each=1), tmp_path,
+        detector=toys.detector_folder(), clip_name=starter.clip_folder(), tokenizer=starter.tokenizer_folder(),
+        real_pictures=folder / "real",
+    )  # fmt: skip
+    found = run.evaluate(inputs, progress_bar=False)
+    assert found.distances == {} and found.to_real["student"].texture is None
+    assert found.to_real["student"].gradient > 0
+
+
 def test_an_evaluation_makes_no_picture_twice(done: tuple[Evaluation, Path], tmp_path: Path):
     found, folder = done
     made = {path: path.stat().st_mtime_ns for path in (folder / "pictures").rglob("*.png")}

@@ -111,6 +111,8 @@ def test_a_method_without_time_for_a_step_is_refused_before_any_is_trained(teach
         (("--trials", "9"), "trials"),
         (("--seeds", "0"), "seeds"),
         (("--minutes", "0"), "minutes"),
+        (("--minutes", "nan"), "minutes"),
+        (("--minutes", "inf"), "minutes"),
         (("--share", "1.5"), "share"),
         (("--set", "structure.steeps=1"), "structure.steeps"),
     ],

@@ -83,6 +83,14 @@ def test_a_catalogue_becomes_an_active_student_and_a_second_call_does_nothing_tw
     assert written == {path: path.stat().st_mtime_ns for path in written}
 
 
+def test_the_name_of_another_release_is_refused_before_anything_is_trained(
+    teacher, detector, settings
+):
+    with pytest.raises(CommandError, match=r"named toy.*another name"):
+        distil("--detector", str(detector), "--name", "toy", "--activate")
+    assert not list((settings.DATA_DIR / "distillation").glob("pairs*"))
+
+
 @pytest.mark.slow
 def test_a_student_is_trained_on_for_a_catalogue_that_grew(teacher, settings, detector):
     judged = ("--detector", str(detector))

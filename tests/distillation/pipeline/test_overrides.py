@@ -1,6 +1,7 @@
 """Changing a recipe by the names of its fields: what is taken, and that what does not fit is refused by its name."""
 
 from dataclasses import dataclass, field
+from math import inf, nan
 
 import pytest
 
@@ -15,6 +16,7 @@ class Inner:
     batch: int = 8
     rate: float = 0.5
     places: tuple[int, ...] = (1, 2)
+    pair: tuple[float, float] = (0.5, 0.9)
 
     def __post_init__(self) -> None:
         if self.batch < 1:
@@ -50,6 +52,7 @@ def test_a_whole_number_is_taken_where_a_number_is_asked_for():
     rate = overrides.changed(Outer(), {"inner": {"rate": 2}}).inner.rate
 
     assert isinstance(rate, float) and rate == 2
+    assert overrides.changed(Outer(), {"inner": {"pair": [0, 1]}}).inner.pair == (0.0, 1.0)
 
 
 def test_a_part_that_was_left_out_is_there_when_one_of_its_fields_is_set_and_null_leaves_it_out():
@@ -79,6 +82,16 @@ def test_another_method_is_a_recipe_with_its_own_fields():
         ({"is_on": 1}, "is_on"),
         ({"inner": 3}, "inner"),
         ({"inner": {"batch": 0}}, "inner.batch"),
+        ({"inner": {"places": [1, "two"]}}, "inner.places"),
+        ({"inner": {"places": [1.5]}}, "inner.places"),
+        ({"inner": {"places": [True]}}, "inner.places"),
+        ({"inner": {"places": [[1]]}}, "inner.places"),
+        ({"inner": {"places": [None]}}, "inner.places"),
+        ({"inner": {"pair": [0.5]}}, "inner.pair"),
+        ({"inner": {"pair": [0.5, nan]}}, "inner.pair"),
+        ({"inner": {"rate": nan}}, "inner.rate"),
+        ({"inner": {"rate": inf}}, "inner.rate"),
+        ({"inner": {"rate": 10**400}}, "inner.rate"),
         ({"objective": {"method": "alchemy"}}, "method"),
         ({"objective": {"method": "hinton", "feature_weight": 1.0}}, "feature_weight"),
     ],

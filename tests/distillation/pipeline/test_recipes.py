@@ -57,6 +57,10 @@ def test_the_methods_differ_in_their_objective_alone():
         ({"regression": None, "matching": {}}, "matching"),
         ({"regression": None}, "joint"),
         ({"labels": {"weight": 0.1}, "regression": None, "joint": None}, "labels"),
+        ({"structure": {"betas": [0.9, 1.0]}}, "structure.betas"),
+        ({"joint": {"seed": 2**63}}, "joint.seed"),
+        ({"evaluation": {"fresh_seeds": 512}}, "second_look"),
+        ({"evaluation": {"fresh_seeds": 0, "seeds_per_variant": 505}}, "second_look"),
     ],
 )
 def test_a_recipe_that_contradicts_itself_is_refused(change, named):

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from distillation.pipeline import overrides
 from distillation.pipeline.inputs import Inputs
 from distillation.pipeline.recipes import RECIPES, Recipe, warm
 from distillation.pipeline.stages import Chain
@@ -14,9 +15,13 @@ from distillation.trainers import catalogue
 from distillation.trainers.catalogue import Catalogue
 from distillation.trainers.dmd2.recipe import MatchingRecipe
 from distillation.trainers.labels import LabelsRecipe
+from distillation.training.errors import TrainingError
+from generation.engine import release as releases
 from tests import tiny
+from tests.distillation.toys import SMALL
 
 ONE_STEP, SD15 = RECIPES["starter-1step"], RECIPES["sd15-tiny-1step"]
+SMALLER = replace(ONE_STEP, image_size=64)  # of the tiny release
 
 
 @pytest.fixture
@@ -100,11 +105,75 @@ def test_with_fresh_seeds_the_active_release_is_measured_in_each_run(inputs, tmp
     known = Catalogue(("a",), ("a",), torch.zeros(1, 2, 3).half(), manifest.encoder_fingerprint)
     catalogue.write(known, inputs.catalogue)
     inputs = replace(inputs, active=tmp_path / "active")
-    fresh = replace(ONE_STEP, evaluation=replace(ONE_STEP.evaluation, fresh_seeds=4))
-    shared = replace(ONE_STEP, evaluation=replace(ONE_STEP.evaluation, fresh_seeds=0))
+    fresh = replace(SMALLER, evaluation=replace(ONE_STEP.evaluation, fresh_seeds=4))
+    shared = replace(SMALLER, evaluation=replace(ONE_STEP.evaluation, fresh_seeds=0))
     for recipe, is_shared in ((fresh, False), (shared, True)):
         first, second = (
             stages.keys(Chain(recipe, inputs, name=name).table())["incumbent"]
             for name in ("run-1", "run-2")
         )
         assert (first == second) == is_shared
+
+
+def test_an_active_release_of_another_size_is_not_measured(inputs, tmp_path):
+    """Its pictures cannot be compared with those of a teacher whose pictures are larger."""
+    manifest = tiny.make_tiny_release(tmp_path / "active", name="active", kind="student")
+    known = Catalogue(("a",), ("a",), torch.zeros(1, 2, 3).half(), manifest.encoder_fingerprint)
+    catalogue.write(known, inputs.catalogue)
+    inputs = replace(inputs, active=tmp_path / "active")
+    assert "incumbent" in keys(SMALLER, inputs)
+    assert "incumbent" not in keys(ONE_STEP, inputs)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ("decoder.blocks=[0,0,0]", "decoder.blocks"),
+        ("decoder.scales=7", "decoder.scales"),
+        ("regression.perception.levels=9", "levels"),
+        ("matching.perception.levels=9", "levels"),
+        ('matching.adversarial.layers=["nowhere"]', "layers"),
+        ("structure.batch=1", "batch"),
+        ("pairs.path_timesteps=[]", "path_share"),
+        ('structure.objective={"feature_weight":1,"method":"guidance"}', "feature_weight"),
+        ('structure.objective={"method":"ensemble","teachers":["nowhere"]}', "nowhere"),
+        ("evaluation.speed.device=abacus", "abacus"),
+    ],
+)
+def test_what_contradicts_the_teacher_is_refused_before_the_first_stage(
+    toy_teacher, detector, tmp_path, change, named
+):
+    field = change.partition("=")[0]
+    kept = [one for one in SMALL if not field.startswith(one.partition("=")[0])]
+    more = ["student.width=1/2"] if "feature_weight" in change else []
+    changes = overrides.parse([*kept, "matching.fake_score=student", *more, change])
+    recipe = overrides.changed(ONE_STEP, changes)
+    manifest = releases.read(toy_teacher)
+    embeds = torch.zeros(1, *manifest.embedding_shape).half()
+    known = Catalogue(("a",), ("a",), embeds, manifest.encoder_fingerprint)
+    catalogue.write(known, tmp_path / "known")
+    given = Inputs(teacher=toy_teacher, catalogue=tmp_path / "known", detector=detector)
+
+    with pytest.raises(TrainingError, match=named):
+        Chain(recipe, given, name="toy-student").check()
+
+
+def test_pictures_and_names_that_the_evaluation_cannot_use_are_refused_before_the_first_stage(
+    toy_teacher, detector, tmp_path
+):
+    recipe = overrides.changed(ONE_STEP, overrides.parse(SMALL))
+    manifest = releases.read(toy_teacher)
+    embeds = torch.zeros(1, *manifest.embedding_shape).half()
+    known = Catalogue(("a",), ("a",), embeds, manifest.encoder_fingerprint)
+    catalogue.write(known, tmp_path / "known")
+    (tmp_path / "empty").mkdir()
+    given = Inputs(teacher=toy_teacher, catalogue=tmp_path / "known", detector=detector)
+    Chain(recipe, given, name="toy-student").check()
+
+    for wrong, name, named in (
+        (replace(given, real=tmp_path / "empty"), "toy-student", "empty contains 0 images"),
+        (replace(given, clip=tmp_path / "empty"), "toy-student", "empty"),
+        (given, "../student", "name"),
+    ):
+        with pytest.raises(TrainingError, match=named):
+            Chain(recipe, wrong, name=name).check()

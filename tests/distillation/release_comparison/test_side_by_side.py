@@ -13,6 +13,7 @@ from generation.images import storage, store
 from generation.models import Embedding, Image, Job, Release
 from generation.releases import quality
 from generation.releases.quality import Counts
+from tests.distillation.pictures import broken
 from tests.people import make_embedding, make_image, make_job, make_release, make_user, make_variant
 
 pytestmark = pytest.mark.django_db
@@ -53,6 +54,17 @@ def test_pictures_of_the_same_prompt_and_seed_are_paired_what_changed_most_first
     assert names(found) == ["a blue mug", "a red vase", "a green bowl"]
     assert [round(pair.distance * 255) for pair in found] == [200, 10, 0]
     assert (found[0].first.read(), found[0].seed) == (picture("old", 1, 20).read_bytes(), 5)
+
+
+def test_a_damaged_picture_is_not_measured(both):
+    for release in ("old", "new"):
+        picture(release, 0, 20)
+        path = picture(release, 1, 20)
+    path.write_bytes(broken(path.read_bytes()))
+    assert {pair.text: pair.distance for pair in side_by_side.pairs(*both)} == {
+        "a red vase": 0.0,
+        "a blue mug": None,
+    }
 
 
 def test_prompts_that_both_evaluations_judged_are_sorted_by_the_share_of_right_pictures(both):

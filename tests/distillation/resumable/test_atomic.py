@@ -63,3 +63,18 @@ def test_a_folder_that_could_not_be_made_leaves_the_old_one(tmp_path: Path) -> N
         atomic.make_folder(target, fail)
     assert names(target) == ["kept"]
     assert names(tmp_path) == ["folder"]
+
+
+def test_a_file_that_could_not_be_made_leaves_the_old_one_and_nothing_half(tmp_path: Path) -> None:
+    """On a full disk every half that stays takes space that the next try needs."""
+    path = tmp_path / "file"
+    path.write_text("kept")
+
+    def fail(new: Path) -> None:
+        new.write_text("half")
+        raise OSError("no space")
+
+    with pytest.raises(OSError, match="no space"):
+        atomic.make_file(path, fail)
+    assert path.read_text() == "kept"
+    assert names(tmp_path) == ["file"]

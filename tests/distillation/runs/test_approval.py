@@ -181,7 +181,10 @@ def test_people_get_one_mail_for_each_candidate_that_waits(settings):
     assert (
         message.to == ["editor@example.org"] and "made waits for your decision" in message.subject
     )
-    assert "Nothing judged what the pictures show" in message.body and "second=made" in message.body
+    assert (
+        "Nothing tells whether the pictures show what they should" in message.body
+        and "second=made" in message.body
+    )
     assert f"/admin/distillation/run/{run.pk}/change/" in message.body
 
 

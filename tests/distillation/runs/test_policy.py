@@ -9,7 +9,7 @@ from django.utils import timezone
 from distillation.errors import DistillationRefused
 from distillation.models import Decision, Run
 from distillation.runs import lifecycle as runs
-from distillation.runs import policy
+from distillation.runs import plans, policy
 from distillation.runs.policy import Facts, Limits, consider, decide, gather
 from generation.catalogue import variants as catalogue
 from generation.models import PromptVariant, Release
@@ -178,6 +178,14 @@ def test_without_variants_nothing_can_be_started(releases):
     PromptVariant.objects.update(status=PromptVariant.Status.ARCHIVED)
     with pytest.raises(DistillationRefused, match="No prompt variant"):
         policy.start()
+
+
+@pytest.mark.parametrize(
+    "changes", [{"timesteps": 625}, {"most_variants": "all"}, {"image_size": "large"}]
+)
+def test_a_recipe_whose_plan_cannot_be_told_is_refused(releases, changes):
+    with pytest.raises(DistillationRefused, match=next(iter(changes))):
+        plans.plan(recipe={"recipe": "starter-1step", **changes})
 
 
 # --- images that fail -----------------------------------------------------------------------------

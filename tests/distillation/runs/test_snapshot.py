@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from distillation.errors import DistillationRefused
 from distillation.examples import lifecycle as curation
 from distillation.models import Example
 from distillation.pipeline.stages import Chain
@@ -73,6 +74,15 @@ def test_a_picture_of_two_variants_is_one_file(teacher, variant, tmp_path):
     assert [row["slug"] for row in rows] == ["a-blue-glass-mug", "a-red-clay-vase"]
     assert len(names(taken / catalogues.PICTURES)) == 1
     assert snapshot.pictures(taken) is None  # of one nothing can be measured
+
+
+def test_tags_that_cannot_both_be_shown_are_refused_with_their_variant(
+    teacher, variant, detector, tmp_path
+):
+    variant.tags = ["vase", "bowl"]  # of one group of the detector's bits
+    variant.save()
+    with pytest.raises(DistillationRefused, match=r"a-red-clay-vase.*vase and bowl"):
+        snapshot.take(teacher, tmp_path, detector=detector)
 
 
 def test_other_sizes_lost_files_and_variants_that_are_not_active_are_left_out(
