@@ -201,7 +201,7 @@ class GenerationWorker:
         try:
             return self._stocking.make()
         except DeviceUnavailable as error:
-            self._end_process(EXIT_DEVICE, Failure.of(error))
+            self._end_with_broken_device(error)
         except Exception as error:
             log.warning("image_not_stocked", error=str(error) or repr(error))
             self._writer.note(error)
@@ -243,12 +243,7 @@ class GenerationWorker:
         except WorkerStopping:
             action = partial(writing.give_back, claims)
         except DeviceUnavailable as error:
-            self.finish()
-            held = list(
-                self.leases.held()
-            )  # also a teacher's batch between whose steps this one ran
-            self._release_claims(held, partial(writing.settle, held, error))
-            self._end_process(EXIT_DEVICE, Failure.of(error))
+            self._end_with_broken_device(error)
             action = _nothing
         except Exception as error:
             log.exception("batch_not_generated", jobs=len(claims))
@@ -313,6 +308,13 @@ class GenerationWorker:
         giving_back.start()
         giving_back.join(GIVE_BACK_SECONDS)  # PostgreSQL may hang too; then the leases run out
         self._end_process(EXIT_STALLED, Failure.of(error))
+
+    def _end_with_broken_device(self, error: DeviceUnavailable) -> None:
+        """Commit what was generated, give the other jobs back and end the process."""
+        self.finish()
+        held = list(self.leases.held())  # also a teacher's batch between whose steps this one ran
+        self._release_claims(held, partial(writing.settle, held, error))
+        self._end_process(EXIT_DEVICE, Failure.of(error))
 
     def _end_process(self, code: int, fault: Failure) -> None:
         log.error("worker_ends", code=fault.code, detail=fault.detail, exit_code=code)
