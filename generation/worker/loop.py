@@ -121,20 +121,23 @@ class GenerationWorker:
         notifications.wake(self.queue)
 
     def _begin_device(self) -> str:
-        """Load a release that is served, if there is one, and make a test image. Return the device as text."""
-        release = next(iter(self.look().releases.values()), None)
-        if release is None:
-            return ""
-        self._release = release.pk
-        try:
-            with self.watch.watching(Kind.DEVICE, "start of the device", unknown_bound()):
-                loaded = self.loaded.get(release)
-                warm_up(loaded, release, self.measured)
-            return loaded.describe()
-        except ReleaseInvalid as error:
-            log.error("release_not_loaded", release=release.name, error=error.detail)
-        except DeviceUnavailable as error:
-            self.health.failed(Failure.of(error), partial(self._probe_device, release))
+        """Load a release that is served and makes a test image, if there is one. Return the device as text."""
+        failed: tuple[Release, DeviceUnavailable] | None = None
+        for release in self.look().releases.values():
+            self._release = release.pk
+            try:
+                with self.watch.watching(Kind.DEVICE, "start of the device", unknown_bound()):
+                    loaded = self.loaded.get(release)
+                    warm_up(loaded, release, self.measured)
+                return loaded.describe()
+            except ReleaseInvalid as error:
+                log.error("release_not_loaded", release=release.name, error=error.detail)
+            except DeviceUnavailable as error:  # the release's fault if another one makes an image
+                log.error("release_not_loaded", release=release.name, error=error.detail)
+                failed = failed or (release, error)
+        if failed is not None:
+            release, why = failed
+            self.health.failed(Failure.of(why), partial(self._probe_device, release))
         return ""
 
     def _probe_device(self, release: Release) -> None:

@@ -4,6 +4,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from django.db import OperationalError, connection
 from django.utils import timezone
 
 from generation.catalogue import encoding
+from generation.engine import release as release_format
 from generation.engine.errors import NotFinite
 from generation.engine.request import GenerationResult
 from generation.infra import heartbeat
@@ -426,6 +428,28 @@ def test_a_worker_whose_device_is_broken_at_its_start_takes_no_job(
         job.refresh_from_db()
         assert (job.status, job.attempt) == ("queued", 0)
         until(lambda: ends == [EXIT_DEVICE])  # after some probes a new process is tried
+    finally:
+        heartbeat.end()
+
+
+def test_a_release_that_makes_no_image_keeps_no_worker_from_the_others(
+    served,  # noqa: F811
+    tmp_path,
+    worker,
+):
+    make_tiny_release(tmp_path / "odd", name="odd", kind="student")
+    manifest = release_format.read(tmp_path / "odd")
+    tokens, width = manifest.embedding_shape
+    release_format.write(tmp_path / "odd", replace(manifest, embedding_shape=(tokens, width + 1)))
+    make_tiny_release(tmp_path / "big", name="big", kind="teacher")
+    for name in ("odd", "big"):
+        releases.activate(releases.register(tmp_path / name))
+    job = submit(seed=1, model="teacher")
+    worker.begin()
+    try:
+        worker.run()
+        job.refresh_from_db()
+        assert job.status == "succeeded"
     finally:
         heartbeat.end()
 
