@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from deploy.local import logs, management, picture, throwaway
+from deploy.local import logs, management, picture, ports, throwaway
 from deploy.local.api import API
 from deploy.local.errors import AlreadyRunning, APIError, LocalError
 from deploy.local.home import Home
@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return int(options.action(options))
-    except LocalError as error:
+    except (LocalError, OSError) as error:  # OSError: a full disk, a file of another account
         say(f"\n{error}")
         return 1
     except (Stop, KeyboardInterrupt):
@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
         option = add(name, action, help).add_argument
         workers = _variable("WORKERS", "1")
         option("--workers", type=_positive, default=workers, help="generation workers")
-        option("--port", type=_positive, default=_variable("PORT"), help="of the web process")
+        option("--port", type=_port, default=_variable("PORT"), help="of the web process")
         option("--prompt", default=_variable("PROMPT"), help="text or slug of a prompt variant")
         option("--seed", type=int, default=_variable("SEED"))
         option("--out", type=Path, default=_variable("OUT"), help="file or folder of the picture")
@@ -85,8 +85,14 @@ def _variable(name: str, default: str | None = None) -> str | None:
 
 
 def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above zero")
+    return int(text)
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= ports.LAST:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to {ports.LAST}")
     return int(text)
 
 
@@ -162,9 +168,13 @@ def show_logs(options: argparse.Namespace) -> int:
     lines: Iterable[logs.Line] = logs.read(home, options.names)
     if options.follow:
         lines = itertools.chain(lines, logs.follow(home, options.names))
-    for line in lines:
-        if not options.job or line.has(options.job):
-            print(line.text if options.json else line.for_people(), flush=options.follow)
+    try:
+        for line in lines:
+            if not options.job or line.has(options.job):
+                print(line.text if options.json else line.for_people(), flush=options.follow)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has seen enough, such as `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the end
     return 0
 
 

@@ -65,10 +65,15 @@ def make(
         )
     image = job["images"][0]
     if not output_format:
-        out.mkdir(parents=True, exist_ok=True)
         out = out / f"{job['variant']}-{image['seed']}.webp"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_bytes(api.download(image["url"]))
+    content = api.download(image["url"])
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_bytes(content)
+    except OSError as error:
+        raise LocalError(
+            f"OUT={out} cannot be written: {error.strerror}. Choose another."
+        ) from error
     return Picture(
         out.absolute(),
         image["url"],

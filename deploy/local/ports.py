@@ -9,6 +9,7 @@ from deploy.local.errors import PortTaken
 from deploy.local.home import read_json, write_json
 
 HOST = "127.0.0.1"
+LAST = 65535
 TRIES = 100  # ports after the default one
 
 

@@ -154,10 +154,14 @@ class PostgreSQL:
             shutil.rmtree(self.data.parent, ignore_errors=True)
 
     def _forget_stranger(self) -> None:
-        """Remove a pid file that names a process of another program: the server would take it for a server."""
+        """Remove a pid file that names another process, such as after a power cut: PostgreSQL would not start.
+
+        A server of this folder has it as its working directory.
+        """
         file = self.data / "postmaster.pid"
         with contextlib.suppress(OSError, ValueError, psutil.Error):
-            if psutil.Process(int(file.read_text().split("\n", 1)[0])).name() != "postgres":
+            process = psutil.Process(int(file.read_text().split("\n", 1)[0]))
+            if process.name() != "postgres" or Path(process.cwd()) != self.data.resolve():
                 file.unlink()
 
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from http.client import HTTPException
 from importlib.metadata import version
 from typing import Any
@@ -19,7 +20,7 @@ from deploy.local.errors import APIError, ProcessFailed
 from deploy.local.home import PROJECT, Home, read_json, write_json
 from deploy.local.management import SCHEMA_MARK
 from deploy.local.servers import Servers, say
-from deploy.local.supervision import State, Watch
+from deploy.local.supervision import State, Supervisor, Watch
 
 READY_SECONDS = 600  # on a slow machine; a process that fails is found much earlier
 
@@ -39,6 +40,7 @@ class Stack:
         self.api_key = ""
         self._application: list[str] = []
         self._pids: dict[str, int] = {}
+        self._unwritten = ""  # why run.json was not written
 
     # --- start ------------------------------------------------------------------------------------------------
 
@@ -170,7 +172,7 @@ class Stack:
 
     def _state_facts(self, states: dict[str, State]) -> None:
         pids = {name: state.pid for name, state in states.items() if state.pid}
-        if pids != self._pids or not self.home.run_file.exists():
+        if pids != self._pids or self._unwritten or not self.home.run_file.exists():
             self._pids = pids
             write_json(self.home.run_file, self.facts())
 
@@ -189,21 +191,32 @@ class Stack:
             if state.state == "FATAL":
                 say(f"{state.name} does not stay up; trying again. Its log: {state.log}")
                 self.supervisor.run(state.name)
-        self._state_facts(states)
+        try:
+            self._state_facts(states)
+            self._unwritten = ""
+        except OSError as error:  # such as a full disk: what serves goes on
+            if str(error) != self._unwritten:
+                self._unwritten = str(error)
+                say(f"{self.home.run_file} was not written: {error}")
 
     # --- stop -------------------------------------------------------------------------------------------------
 
     def stop(self) -> None:
         """Stop everything in order, within 10 seconds. The data stays."""
-        self.home.run_file.unlink(missing_ok=True)
+        self._remove_facts()
         self.servers.stop()
 
     def kill(self) -> None:
         """Stop everything at once."""
-        self.home.run_file.unlink(missing_ok=True)
+        self._remove_facts()
         self.servers.kill()
+
+    def _remove_facts(self) -> None:
+        with suppress(OSError):  # a disk that became read-only must not keep the processes alive
+            self.home.run_file.unlink()
 
 
 def is_serving(home: Home) -> bool:
+    """Return whether a stack serves. Facts that a power cut left may name a process of another program."""
     facts = home.read_run()
-    return bool(facts) and psutil.pid_exists(facts["launcher_pid"])
+    return psutil.pid_exists(facts.get("launcher_pid", 0)) and Supervisor(home).answers()

@@ -14,7 +14,6 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from generation.engine import device as devices
@@ -76,10 +75,10 @@ def load(
     chosen = devices.choose(device, dtype, threads=threads)
     # The text encoder is not loaded here, so its gigabytes are not hashed.
     manifest = releases.verify(folder, without=ENCODER_FOLDERS)
-    config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text("utf-8"))
-    config["prediction_type"] = manifest.prediction_type
-    sampling.check(manifest.noise_scheduler, config, manifest.timesteps)
     try:
+        config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text("utf-8"))
+        config["prediction_type"] = manifest.prediction_type
+        sampling.check(manifest.noise_scheduler, config, manifest.timesteps)
         loaded = selection.load(
             folder,
             manifest,
@@ -94,12 +93,14 @@ def load(
         if manifest.guidance_scale != 1:
             stored = load_file(folder / NEGATIVE_EMBEDS)["negative_prompt_embeds"]
             negative = stored.to(chosen.place, loaded.dtype)
+    except EngineError:
+        raise
     except torch.AcceleratorError as error:
         raise DeviceFailed(str(error)) from error
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # a configuration may be anything, and end in any error
         if _is_out_of_memory(error):
             raise OutOfMemory(str(error)) from error
-        raise ReleaseInvalid(f"{folder}: {error}") from error
+        raise ReleaseInvalid(f"{folder}: {str(error) or repr(error)}") from error
     if negative is not None and tuple(negative.shape) != manifest.embedding_shape:
         raise ReleaseInvalid(
             f"{NEGATIVE_EMBEDS} has the shape {tuple(negative.shape)}, not {manifest.embedding_shape}."

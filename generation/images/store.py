@@ -46,7 +46,13 @@ class StoredImage:
     has_metadata: bool = False
 
 
+_KNOWN = {field.name for field in fields(StoredImage)}
 _REQUIRED = {field.name for field in fields(StoredImage) if field.default is MISSING}
+
+
+def from_facts(facts: Mapping[str, Any]) -> StoredImage | None:
+    """Return the image that `asdict` was made of; None if another version made it."""
+    return StoredImage(**facts) if _REQUIRED <= facts.keys() <= _KNOWN else None
 
 
 def _hash(*parts: object) -> str:
@@ -231,12 +237,7 @@ def find_rows(jobs: Iterable[Job]) -> dict[UUID, list[StoredImage]]:
 
 def _cached(wanted: Collection[str], output_format: str) -> dict[str, StoredImage]:
     found = cache.get(f"{key}.{output_format}" for key in wanted)
-    known = {field.name for field in fields(StoredImage)}
-    return {
-        value["key"]: StoredImage(**value)
-        for value in found.values()
-        if _REQUIRED <= value.keys() <= known  # else written by another version
-    }
+    return {image.key: image for facts in found.values() if (image := from_facts(facts))}
 
 
 # Written by hand: it runs at every request with a seed, and the ORM takes longer than PostgreSQL.

@@ -84,9 +84,9 @@ def take(job: Job) -> list[StoredImage] | None:
         row = cursor.fetchone()
     if row is None:
         return None
-    stored = StoredImage(**json.loads(row[0]))
+    stored = images.from_facts(json.loads(row[0]))
     # An embedding that was encoded again gives other images: the files of this one are removed as orphans.
-    if stored.seed is None or stored.key != images.key_of(job, stored.seed):
+    if stored is None or stored.seed is None or stored.key != images.key_of(job, stored.seed):
         return None
     job.seed = stored.seed
     job.key = images.job_key(images.keys(job), max_tries=job.max_tries)

@@ -85,17 +85,17 @@ def _copy(place: Path, target: Path, on_progress: Progress | None) -> Path:
         raise ReleaseRefused(
             f"{target} already exists but is not registered. Register that folder, or remove it."
         )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".registering-", dir=target.parent) as temporary:
-        copied = Path(temporary) / target.name
-        try:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".registering-", dir=target.parent) as temporary:
+            copied = Path(temporary) / target.name
             shutil.copytree(place, copied, copy_function=shutil.copyfile)
-        except OSError as error:
-            raise ReleaseRefused(
-                f"{place} could not be copied to {target}: {error}. Check the space and the rights of DATA_DIR."
-            ) from error
-        _verified(copied, on_progress)
-        copied.rename(target)
+            _verified(copied, on_progress)
+            copied.rename(target)
+    except OSError as error:
+        raise ReleaseRefused(
+            f"{place} could not be copied to {target}: {error}. Check the space and the rights of DATA_DIR."
+        ) from error
     return target
 
 

@@ -61,6 +61,10 @@ def register(
         importing.import_folder(place, target, name=name, options=options, on_progress=on_progress)
     except ReleaseInvalid as error:
         raise ReleaseRefused(error.detail) from error
+    except OSError as error:
+        raise ReleaseRefused(
+            f"{source} could not be copied: {error}. Check the space and the rights of DATA_DIR."
+        ) from error
     return releases.register(target, on_progress=on_progress)
 
 

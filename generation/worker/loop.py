@@ -121,20 +121,23 @@ class GenerationWorker:
         notifications.wake(self.queue)
 
     def _begin_device(self) -> str:
-        """Load a release that is served, if there is one, and make a test image. Return the device as text."""
-        release = next(iter(self.look().releases.values()), None)
-        if release is None:
-            return ""
-        self._release = release.pk
-        try:
-            with self.watch.watching(Kind.DEVICE, "start of the device", unknown_bound()):
-                loaded = self.loaded.get(release)
-                warm_up(loaded, release, self.measured)
-            return loaded.describe()
-        except ReleaseInvalid as error:
-            log.error("release_not_loaded", release=release.name, error=error.detail)
-        except DeviceUnavailable as error:
-            self.health.failed(Failure.of(error), partial(self._probe_device, release))
+        """Load a release that is served and makes a test image, if there is one. Return the device as text."""
+        failed: tuple[Release, DeviceUnavailable] | None = None
+        for release in self.look().releases.values():
+            self._release = release.pk
+            try:
+                with self.watch.watching(Kind.DEVICE, "start of the device", unknown_bound()):
+                    loaded = self.loaded.get(release)
+                    warm_up(loaded, release, self.measured)
+                return loaded.describe()
+            except ReleaseInvalid as error:
+                log.error("release_not_loaded", release=release.name, error=error.detail)
+            except DeviceUnavailable as error:  # the release's fault if another one makes an image
+                log.error("release_not_loaded", release=release.name, error=error.detail)
+                failed = failed or (release, error)
+        if failed is not None:
+            release, why = failed
+            self.health.failed(Failure.of(why), partial(self._probe_device, release))
         return ""
 
     def _probe_device(self, release: Release) -> None:
@@ -201,7 +204,7 @@ class GenerationWorker:
         try:
             return self._stocking.make()
         except DeviceUnavailable as error:
-            self._end_process(EXIT_DEVICE, Failure.of(error))
+            self._end_with_broken_device(error)
         except Exception as error:
             log.warning("image_not_stocked", error=str(error) or repr(error))
             self._writer.note(error)
@@ -243,12 +246,7 @@ class GenerationWorker:
         except WorkerStopping:
             action = partial(writing.give_back, claims)
         except DeviceUnavailable as error:
-            self.finish()
-            held = list(
-                self.leases.held()
-            )  # also a teacher's batch between whose steps this one ran
-            self._release_claims(held, partial(writing.settle, held, error))
-            self._end_process(EXIT_DEVICE, Failure.of(error))
+            self._end_with_broken_device(error)
             action = _nothing
         except Exception as error:
             log.exception("batch_not_generated", jobs=len(claims))
@@ -313,6 +311,13 @@ class GenerationWorker:
         giving_back.start()
         giving_back.join(GIVE_BACK_SECONDS)  # PostgreSQL may hang too; then the leases run out
         self._end_process(EXIT_STALLED, Failure.of(error))
+
+    def _end_with_broken_device(self, error: DeviceUnavailable) -> None:
+        """Commit what was generated, give the other jobs back and end the process."""
+        self.finish()
+        held = list(self.leases.held())  # also a teacher's batch between whose steps this one ran
+        self._release_claims(held, partial(writing.settle, held, error))
+        self._end_process(EXIT_DEVICE, Failure.of(error))
 
     def _end_process(self, code: int, fault: Failure) -> None:
         log.error("worker_ends", code=fault.code, detail=fault.detail, exit_code=code)

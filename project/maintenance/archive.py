@@ -4,11 +4,14 @@ backup.json      what it is: version of the format, time, versions, migrations, 
 data/…           files of the data folder
 database.dump    pg_dump's custom format
 SHA256SUMS       written last, as `sha256sum` does: an archive without it is incomplete
+
+A name may have any bytes but a line break.
 """
 
 import hashlib
 import io
 import json
+import os
 import tarfile
 import time
 from collections.abc import Iterator
@@ -63,13 +66,16 @@ class Writer:
 
     def add_file(self, name: str, path: Path) -> None:
         """Add a file. One that is gone is left out: it was removed meanwhile."""
+        if "\n" in name:
+            raise MaintenanceError(f"The name of {str(path)!r} has a line break. Rename the file.")
         try:
             file = path.open("rb")
         except FileNotFoundError:
             return
         with file:
             try:
-                self._add(name, file, path.stat().st_size)
+                # Of the opened file: another one may have its name now.
+                self._add(name, file, os.fstat(file.fileno()).st_size)
             except OSError as error:
                 raise MaintenanceError(f"{path} could not be read or written: {error}.") from error
 
@@ -89,7 +95,7 @@ class Writer:
 
     def close(self) -> None:
         """Complete the archive."""
-        sums = "".join(self._sums).encode()
+        sums = os.fsencode("".join(self._sums))
         member = tarfile.TarInfo(SUMS)
         member.size, member.mode = len(sums), 0o644
         self._tar.addfile(member, io.BytesIO(sums))
@@ -112,7 +118,7 @@ def unpack(source: IO[bytes], folder: Path | None) -> Facts:
         with tarfile.open(fileobj=source, mode="r|*", bufsize=CHUNK_BYTES) as tar:
             for name, member in _members(tar):
                 if name == SUMS:
-                    listed = _sums(member.read().decode())
+                    listed = _sums(os.fsdecode(member.read()))
                     continue
                 kept = io.BytesIO() if name == FACTS else None
                 seen[name] = _copy(member, None if folder is None else folder / name, kept)
@@ -163,7 +169,7 @@ def _copy(member: IO[bytes], target: Path | None, kept: IO[bytes] | None) -> str
 
 
 def _sums(text: str) -> dict[str, str]:
-    rows = (line.split("  ", 1) for line in text.splitlines())
+    rows = (line.split("  ", 1) for line in text.split("\n"))
     return {row[1]: row[0] for row in rows if len(row) == 2}
 
 

@@ -13,10 +13,12 @@ from django.db.migrations.recorder import MigrationRecorder
 
 from project.maintenance import archive, programs
 from project.maintenance.archive import DATA, DUMP, FACTS, Facts, Writer
+from project.maintenance.errors import MaintenanceError
 
 # Folders of the data that are made again: thumbnails from their images, stages of runs by training.
 MADE_AGAIN = ("media/thumbnails", "distillation")
 KEPT = ("distillation/reports",)  # of those
+OF_THE_DISK = "lost+found"  # a folder of the file system, which only root may read
 
 
 def write(out: IO[bytes], *, with_training: bool) -> Writer:
@@ -55,16 +57,32 @@ def _facts() -> Facts:
 
 
 def _files(root: Path, *, with_training: bool) -> Iterator[Path]:
-    """Yield the files of the data folder that a backup needs, never hidden ones: those are being written."""
-    for folder, names, files in os.walk(root, followlinks=True):
+    """Yield the files of the data folder that a backup needs, never hidden ones: those are being written.
+
+    Raises MaintenanceError for a folder that cannot be read.
+    """
+    for folder, names, files in os.walk(root, followlinks=True, onerror=_refuse):
+        real = os.path.realpath(folder)
         place = Path(folder).relative_to(root)
         names[:] = sorted(
             name
             for name in names
-            if not name.startswith(".") and _is_wanted(place / name, with_training=with_training)
+            if not name.startswith(".")
+            and name != OF_THE_DISK
+            # A link to a folder above it would have no end.
+            and not Path(real).is_relative_to(os.path.realpath(Path(folder) / name))
+            and _is_wanted(place / name, with_training=with_training)
         )
         if _is_kept(place, with_training=with_training):
-            yield from (Path(folder) / name for name in sorted(files) if not name.startswith("."))
+            found = (Path(folder) / name for name in sorted(files) if not name.startswith("."))
+            yield from (path for path in found if path.is_file())  # no pipe or socket
+
+
+def _refuse(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):  # removed meanwhile
+        raise MaintenanceError(
+            f"{error.filename} cannot be read: {error.strerror}. Run the backup with the account of the services."
+        )
 
 
 def _is_wanted(place: Path, *, with_training: bool) -> bool:

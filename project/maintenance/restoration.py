@@ -1,6 +1,8 @@
 """Restoration of a backup. The archive is unpacked and compared as a whole before anything changes."""
 
+import errno
 import os
+import shutil
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +19,7 @@ from generation.engine.errors import ReleaseInvalid
 from generation.infra import redis_client
 from project.maintenance import archive, programs
 from project.maintenance.archive import DATA, DUMP, Facts
-from project.maintenance.errors import ArchiveInvalid, MaintenanceError, NotEmpty
+from project.maintenance.errors import ArchiveInvalid, NotEmpty
 
 ASIDE = (
     "before_restore"  # schema that holds the tables of before until the restoration has succeeded
@@ -53,6 +55,7 @@ def verify(source: IO[bytes]) -> Facts:
 
 def restore(source: IO[bytes], *, replace: bool) -> Outcome:
     """Restore the database and the data folder. replace: whatever the database holds. Raises MaintenanceError."""
+    _put_back()
     _refuse_in_use(replace=replace)
     root = Path(settings.DATA_DIR)
     root.mkdir(parents=True, exist_ok=True)
@@ -111,13 +114,25 @@ def _restore_database(dump: Path) -> None:
             "pg_restore", "--no-owner", "--no-privileges", "--exit-on-error", "--single-transaction",
             "--schema=public", dump,
         )  # fmt: skip
-    except MaintenanceError:
-        with transaction.atomic(), connection.cursor() as cursor:
-            cursor.execute("DROP SCHEMA public CASCADE")
-            cursor.execute(f"ALTER SCHEMA {ASIDE} RENAME TO public")
+    except BaseException:
+        _put_back()
         raise
     with connection.cursor() as cursor:
         cursor.execute(f"DROP SCHEMA {ASIDE} CASCADE")
+
+
+def _put_back() -> None:
+    """Undo what a restoration that failed, or was killed, has done: the tables of before stand in `public` again.
+
+    Tables that have been made there since stay, and only --replace removes either.
+    """
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", [ASIDE])
+        is_aside = cursor.fetchone() is not None
+        cursor.execute("SELECT 1 FROM pg_tables WHERE schemaname = 'public' LIMIT 1")
+        if is_aside and cursor.fetchone() is None:
+            cursor.execute("DROP SCHEMA public CASCADE")
+            cursor.execute(f"ALTER SCHEMA {ASIDE} RENAME TO public")
 
 
 def _move(unpacked: Path, root: Path) -> int:
@@ -127,7 +142,12 @@ def _move(unpacked: Path, root: Path) -> int:
         target = root / Path(folder).relative_to(unpacked)
         target.mkdir(parents=True, exist_ok=True)
         for name in names:
-            os.replace(Path(folder) / name, target / name)
+            try:
+                os.replace(Path(folder) / name, target / name)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                shutil.copyfile(Path(folder) / name, target / name)  # a folder of another disk
             moved += 1
     return moved
 

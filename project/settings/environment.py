@@ -5,24 +5,26 @@ from django.core.exceptions import ImproperlyConfigured
 
 env = environ.Env()
 ON = ("true", "1", "yes", "on", "y", "ok")
+# Of what has no limit of its own. In seconds it is 31 years: more is a mistake that would fail later, and elsewhere.
+MOST = 10**9
 OFF = ("false", "0", "no", "off", "n", "")
 
 
-def positive(name: str, default: float, *, whole: bool = False) -> float:
-    """A number above zero from the environment."""
+def positive(name: str, default: float, *, whole: bool = False, most: int = MOST) -> float:
+    """A number above zero from the environment; neither nan nor inf."""
     raw = env.str(name, default=str(default))
     try:
         value = int(raw) if whole else float(raw)
     except ValueError:
         value = 0
-    if value <= 0:
+    if not 0 < value <= most:
         kind = "whole number" if whole else "number"
-        raise ImproperlyConfigured(f"{name}={raw!r}: give a {kind} above zero.")
+        raise ImproperlyConfigured(f"{name}={raw!r}: give a {kind} above zero and at most {most}.")
     return value
 
 
-def count(name: str, default: int) -> int:
-    return int(positive(name, default, whole=True))
+def count(name: str, default: int, *, most: int = MOST) -> int:
+    return int(positive(name, default, whole=True, most=most))
 
 
 def whole(name: str, default: int, *, most: int) -> int:

@@ -3,6 +3,8 @@
 import os
 import socket
 
+from django.core.exceptions import ImproperlyConfigured
+
 from project.settings import environment
 
 BATCH_SIZE = environment.count("BATCH_SIZE", 8)
@@ -31,7 +33,7 @@ FILES_IN_USE = [
 ]  # of stored files, those that other apps need
 GAUGES = ["distillation.runs.gauges.collect"]  # of /metrics, those of other apps
 WEBHOOK_PRIVATE_HOSTS = environment.flag("WEBHOOK_PRIVATE_HOSTS", False)
-WEBHOOK_KEPT_DAYS = environment.count("WEBHOOK_KEPT_DAYS", 30)
+WEBHOOK_KEPT_DAYS = environment.count("WEBHOOK_KEPT_DAYS", 30, most=36_500)
 WORKER_STALE_SECONDS = environment.positive("WORKER_STALE_SECONDS", 15)
 DEAF_SECONDS = environment.positive("DEAF_SECONDS", 15)
 
@@ -41,3 +43,7 @@ DTYPE = environment.choice("DTYPE", "auto", ("auto", "float32", "float16", "bflo
 RUNTIME = environment.choice("RUNTIME", "auto", ("auto", "torch", "openvino"))
 TORCH_THREADS = environment.whole("TORCH_THREADS", 0, most=4096)
 WORKER_NAME = environment.env.str("WORKER_NAME", default=f"{socket.gethostname()}-{os.getpid()}")
+if not 0 < len(WORKER_NAME) <= 120:
+    raise ImproperlyConfigured(
+        f"WORKER_NAME has {len(WORKER_NAME)} characters: give 1 to 120, or leave it out."
+    )

@@ -10,7 +10,12 @@ if MANAGERS and not _url:
     raise ImproperlyConfigured(
         "EMAIL_TO is set, and EMAIL_URL is not. Give the mail server, such as smtp+tls://user:password@host:587."
     )
-_server = environment.env.email_url_config(_url or "smtp://")
+try:
+    _server = environment.env.email_url_config(_url or "smtp://")
+except (ImproperlyConfigured, ValueError) as error:
+    raise ImproperlyConfigured(
+        "EMAIL_URL must name a mail server, such as smtp+tls://user:password@host:587."
+    ) from error
 EMAIL_BACKEND = _server["EMAIL_BACKEND"]
 EMAIL_HOST = _server["EMAIL_HOST"] or "localhost"
 EMAIL_PORT = _server["EMAIL_PORT"] or 25

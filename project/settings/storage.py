@@ -1,6 +1,9 @@
 """PostgreSQL, Redis, folders of this machine, and the object store."""
 
+import warnings
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
 
@@ -8,16 +11,26 @@ from project.settings import environment
 
 BASE_DIR = Path(__file__).resolve().parents[2]
 
+
 # --- PostgreSQL ----------------------------------------------------------------------------------
-DATABASES = {
-    "default": environment.env.db_url(
-        "DATABASE_URL", default="postgres://postgres@127.0.0.1:5432/retort"
-    )
-}
-if DATABASES["default"]["ENGINE"] != "django.db.backends.postgresql":
-    raise ImproperlyConfigured(
-        "DATABASE_URL must name a PostgreSQL database (postgres://user:password@host:port/name)."
-    )
+def _database() -> dict[str, Any]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # django-environ's has the password
+            found: dict[str, Any] = environment.env.db_url(
+                "DATABASE_URL", default="postgres://postgres@127.0.0.1:5432/retort"
+            )
+    except ValueError:  # of the port
+        found = {}
+    is_named = found.get("NAME") or "service" in found.get("OPTIONS", {})
+    if found.get("ENGINE") != "django.db.backends.postgresql" or not is_named:
+        raise ImproperlyConfigured(
+            "DATABASE_URL must name a PostgreSQL database (postgres://user:password@host:port/name)."
+        )
+    return found
+
+
+DATABASES = {"default": _database()}
 DATABASES["default"]["DISABLE_SERVER_SIDE_CURSORS"] = True  # for PgBouncer in transaction mode
 DATABASES["default"]["CONN_MAX_AGE"] = 60  # the web's threads and the workers last
 DATABASES["default"]["CONN_HEALTH_CHECKS"] = True  # for restarts of PostgreSQL
@@ -30,8 +43,24 @@ DATABASES["default"]["OPTIONS"] = {
     **DATABASES["default"].get("OPTIONS", {}),
 }
 
+
 # --- Redis ---------------------------------------------------------------------------------------
+def _is_of_redis(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # raises ValueError
+    except ValueError:
+        return False
+    number = parts.path.strip("/")
+    is_of_network = parts.scheme in ("redis", "rediss") and (not number or number.isdecimal())
+    return is_of_network or (parts.scheme == "unix" and bool(number))
+
+
 REDIS_URL = environment.env.str("REDIS_URL", default="redis://127.0.0.1:6379/0")
+if not _is_of_redis(REDIS_URL):
+    raise ImproperlyConfigured(
+        "REDIS_URL must name a Redis server (redis://:password@host:port/number, rediss:// with TLS, unix:///path)."
+    )
 
 # --- Folders -------------------------------------------------------------------------------------
 DATA_DIR = Path(

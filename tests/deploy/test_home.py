@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from deploy.local import __main__ as launcher
 from deploy.local.errors import AlreadyRunning
 from deploy.local.home import LONGEST_SOCKET_PATH, Home, read_json, write_json
 
@@ -18,6 +19,14 @@ def test_two_launchers_cannot_hold_one_folder(tmp_path: Path) -> None:
     first.unlock()
     second.lock()
     second.unlock()
+
+
+def test_a_folder_that_cannot_be_used_is_one_sentence(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("RETORT_HOME", str(tmp_path))
+    (tmp_path / "launcher.lock").mkdir()
+    assert launcher.main(["manage", "check"]) == 1
+    (said,) = capsys.readouterr().err.strip().splitlines()
+    assert "Is a directory" in said and str(tmp_path) in said
 
 
 def test_secrets_are_made_once_and_private(tmp_path: Path) -> None:

@@ -12,7 +12,9 @@ import psutil
 import pytest
 
 from deploy.local import ports
+from deploy.local.home import Home, write_json
 from deploy.local.postgresql import wait_until
+from deploy.local.stack import is_serving
 from deploy.local.supervision import is_running
 from deploy.local.throwaway import PREFIX
 from tests.acceptance.stack import Stack, StartFailed
@@ -107,6 +109,16 @@ def test_what_a_killed_run_left_is_ended_by_the_next(tmp_path: Path) -> None:
     assert not folder.exists()
 
 
+def test_the_facts_of_a_stack_that_is_gone_are_not_believed(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    home.create()
+    # After a power cut its launcher's number belongs to another process.
+    write_json(home.run_file, {"launcher_pid": os.getpid(), "base_url": "http://127.0.0.1:1"})
+    assert not is_serving(home)
+    write_json(home.run_file, {})
+    assert not is_serving(home)
+
+
 # --- whole stacks ---------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     "printed",
@@ -127,6 +139,15 @@ def test_a_stack_that_is_interrupted_while_it_starts(
         )
         for number in signals:
             process.send_signal(number)
+        assert process.wait(timeout=120) == 130, output_of(tmp_path)
+
+
+def test_facts_that_cannot_be_removed_keep_nothing_alive(tmp_path: Path) -> None:
+    with started(tmp_path, "run", "--no-picture") as process:
+        printed = "Starting PostgreSQL and Redis"
+        assert wait_until(lambda: printed in output_of(tmp_path), 600, step=0.01)
+        (tmp_path / "home" / "run.json" / "in the way").mkdir(parents=True)
+        process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=120) == 130, output_of(tmp_path)
 
 

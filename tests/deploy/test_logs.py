@@ -1,6 +1,8 @@
 """Logs: JSON from the first line of each process, and read together in the order of time."""
 
 import json
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from deploy.local import __main__ as launcher
 from deploy.local import logs
 from deploy.local.home import Home
 from tests.celery_worker import workers
-from tests.web import Web, eventually
+from tests.web import ROOT, Web, eventually
 
 JOB = "5f3c1c1e-0000-4000-8000-000000000001"
 
@@ -48,6 +50,18 @@ def test_the_lines_of_one_job_are_shown(home: Home, capsys):
     assert len(shown) == 2 and "job_accepted" in shown[0] and "swept" in shown[1]
     assert launcher.main(["logs", "--json", "--job", JOB, "light"]) == 0
     assert json.loads(capsys.readouterr().out)["event"] == "swept"
+
+
+def test_a_reader_that_ends_early_is_no_error(home: Home):
+    (home.logs / "web.log").write_text(line(4, "request_finished") * 20_000)
+    command = [sys.executable, "-m", "deploy.local", "logs"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True) as shown:
+        assert shown.stdout and shown.stderr
+        assert "job_accepted" in shown.stdout.readline()
+        shown.stdout.close()
+        assert shown.stderr.read() == ""
+    assert shown.returncode == 0
 
 
 def test_an_unknown_process_is_named_with_those_that_there_are(home: Home, capsys):

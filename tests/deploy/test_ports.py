@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from deploy.local import __main__ as launcher
 from deploy.local import ports
 from deploy.local.errors import PortTaken
 
@@ -35,6 +36,13 @@ def test_a_web_port_that_was_asked_for_is_refused_when_taken(taken: int) -> None
         PortTaken, match=rf"{taken} is taken by .*pid {os.getpid()}.*PORT={taken + 1}"
     ):
         ports.for_web(taken)
+
+
+@pytest.mark.parametrize("port", ["0", "70000", "web"])
+def test_a_number_that_is_no_port_is_refused_at_once(port: str, capsys) -> None:
+    with pytest.raises(SystemExit):
+        launcher.main(["run", "--port", port])
+    assert f"{port!r} is not a whole number from 1 to 65535" in capsys.readouterr().err
 
 
 def test_the_default_web_port_moves_up(taken: int) -> None:

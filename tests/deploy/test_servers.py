@@ -96,6 +96,22 @@ def test_a_pid_file_that_names_a_stranger_is_removed_and_the_stranger_lives(prep
         stranger.wait()
 
 
+def test_a_pid_file_that_names_another_postgresql_is_removed(
+    prepared: Path, tmp_path: Path
+) -> None:
+    stranger = make_postgres(tmp_path / "postgres")
+    stranger.prepare()
+    with running(stranger) as other:
+        server = make_postgres(prepared)
+        (server.data / "postmaster.pid").write_text(
+            f"{other.pid}\n{server.data}\n0\n{server.port}\n"
+        )
+        server.prepare()
+        with running(server):
+            assert count_databases(server) == 1
+        assert count_databases(stranger) == 1
+
+
 def test_postgres_starts_after_it_was_killed(prepared: Path) -> None:
     server = make_postgres(prepared)
     with running(server):

@@ -1,6 +1,7 @@
 """A whole stack as a user meets it: it states where it is, makes pictures, mends itself, and stops in time."""
 
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -112,6 +113,13 @@ def test_out_names_the_file_and_its_format(run: Run, tmp_path: Path) -> None:
     assert (tmp_path / "a" / "picture.png").read_bytes()[1:4] == b"PNG"
 
 
+def test_an_out_that_cannot_be_written_is_said_in_a_sentence(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    done = run.call("demo", "--seed", "7", "--out", str(tmp_path / "file" / "picture.png"))
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "cannot be written: Not a directory. Choose another." in done.stderr.splitlines()[-1]
+
+
 def test_an_unknown_prompt_fails_with_texts_that_the_catalogue_has(run: Run) -> None:
     done = run.call("demo", "--prompt", "a purple giraffe on a wooden table")
     assert done.returncode == 1
@@ -134,6 +142,19 @@ def test_a_killed_process_comes_back_and_the_facts_follow(run: Run, name: str) -
     psutil.Process(old).kill()
     assert wait_until(lambda: run.facts()["processes"].get(name) not in (None, old), 300)
     assert psutil.pid_exists(run.facts()["processes"][name])
+
+
+def test_facts_that_cannot_be_written_end_nothing(run: Run) -> None:
+    facts = run.facts()
+    run.home.run_file.unlink()
+    (run.home.run_file / "in the way").mkdir(parents=True)
+    psutil.Process(facts["processes"]["beat"]).kill()
+    try:
+        assert wait_until(lambda: "was not written" in run.output.read_text(), 60, step=0.1)
+        assert run.process.poll() is None
+    finally:
+        shutil.rmtree(run.home.run_file)
+    assert wait_until(lambda: run.facts().get("launcher_pid") == run.process.pid, 60, step=0.1)
 
 
 def test_after_its_launcher_was_killed_the_next_start_takes_over(run: Run) -> None:

@@ -167,10 +167,44 @@ def test_nothing_but_the_settings_reads_the_environment():
 
 @pytest.mark.parametrize(
     "variable",
-    ["BATCH_SIZE=x", "TORCH_THREADS=x", "MAX_TRIES=11", "JUDGED_SHARE=x", "DEBUG=perhaps"],
+    [
+        "BATCH_SIZE=x",
+        "TORCH_THREADS=x",
+        "MAX_TRIES=11",
+        "JUDGED_SHARE=x",
+        "DEBUG=perhaps",
+        "LEASE_SECONDS=nan",
+        "SLICE_SECONDS=inf",
+        "WEBHOOK_KEPT_DAYS=1000000000",
+        "CANARY_PERCENT=100",
+    ],
 )
 def test_a_malformed_variable_is_one_sentence_with_its_name(variable: str):
     name, value = variable.split("=")
+    assert refusal(name, value).startswith(f"CommandError: {name}={value!r}: give ")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DATABASE_URL", "retort"),
+        ("DATABASE_URL", "postgres://retort:secret@host:port/retort"),
+        ("DATABASE_URL", "postgres://retort:secret@host:5432"),
+        ("REDIS_URL", "host:6379"),
+        ("REDIS_URL", "redis://:secret@host:port/0"),
+        ("REDIS_URL", "redis://:secret@host:6379/first"),
+        ("EMAIL_URL", "host:587"),
+        ("EMAIL_URL", "smtp://:secret@host:port"),
+        ("WORKER_NAME", "x" * 121),
+    ],
+)
+def test_a_malformed_address_is_one_sentence_without_its_password(name: str, value: str):
+    said = refusal(name, value)
+    assert said.startswith(f"CommandError: {name} ") and "secret" not in said
+
+
+def refusal(name: str, value: str) -> str:
+    """Return the only line that a command says with this value."""
     done = subprocess.run(
         [sys.executable, "manage.py", "check"],
         cwd=ROOT,
@@ -180,4 +214,4 @@ def test_a_malformed_variable_is_one_sentence_with_its_name(variable: str):
     )
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert line.startswith(f"CommandError: {name}={value!r}: give ")
+    return line

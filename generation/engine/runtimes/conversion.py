@@ -10,7 +10,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +25,7 @@ from torch import Tensor, nn
 from generation.engine import latents as conversions
 from generation.engine import release as releases
 from generation.engine.device import Device
+from generation.engine.errors import ReleaseInvalid
 from generation.engine.release import Manifest
 
 # On import OpenVINO sends usage data to Google Analytics through this package. Without it it sends nothing.
@@ -34,6 +38,8 @@ PROJECT = Path(__file__).resolve().parents[3]
 REVISION = 1  # of this module and the networks: what else decides the converted files
 UNET, DECODER, KEYVALUES = "unet", "decoder", "keyvalues.safetensors"
 FACTS = "facts.json"  # hashes of the other files; written last
+SCRATCH = ".converting-"  # begins the names of folders that are being written
+ABANDONED_SECONDS = 6 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -56,8 +62,8 @@ def convert(folder: Path, manifest: Manifest, cache: Path | None) -> Converted:
     name = key(folder, manifest)
     if cache is not None and (found := _read(cache / name)) is not None:
         return found
-    with tempfile.TemporaryDirectory(prefix="retort-conversion-") as scratch:
-        made = Path(scratch) / name
+    with scratch(cache) as place:
+        made = place / name
         command = [sys.executable, "-m", __name__, str(folder.resolve()), str(made)]
         done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
         if done.returncode:
@@ -69,6 +75,31 @@ def convert(folder: Path, manifest: Manifest, cache: Path | None) -> Converted:
     if found is None:
         raise RuntimeError("The conversion to OpenVINO cannot be read.")
     return found
+
+
+@contextmanager
+def scratch(cache: Path | None) -> Iterator[Path]:
+    """Yield a new folder for files as large as a release: in the cache, for /tmp of a container is small and in memory.
+
+    In /tmp only if the cache cannot be written.
+    """
+    try:
+        if cache is not None:
+            cache.mkdir(parents=True, exist_ok=True)
+            _remove_abandoned(cache)
+        holder = tempfile.TemporaryDirectory(prefix=SCRATCH, dir=cache and cache.absolute())
+    except OSError:
+        holder = tempfile.TemporaryDirectory(prefix=SCRATCH)
+    with holder as folder:
+        yield Path(folder)
+
+
+def _remove_abandoned(cache: Path) -> None:
+    """Remove what processes left that were killed while they converted."""
+    for folder in cache.glob(f"{SCRATCH}*"):
+        with suppress(OSError):
+            if time.time() - folder.stat().st_mtime > ABANDONED_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def key(folder: Path, manifest: Manifest) -> str:
@@ -136,19 +167,19 @@ def make(folder: Path, target: Path) -> None:
 
 def keep(made: Path, cache: Path) -> None:
     """Copy a conversion into the cache, in place of those of other versions. Does nothing if the disk refuses."""
-    scratch = None
+    copied = None
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=".", dir=cache))
-        shutil.copytree(made, scratch, dirs_exist_ok=True)
+        copied = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=cache))
+        shutil.copytree(made, copied, dirs_exist_ok=True)
         for other in cache.glob(f"{made.name.split('-openvino-')[0]}-openvino-*"):
             shutil.rmtree(other, ignore_errors=True)  # damaged, or of another version
-        os.replace(scratch, cache / made.name)
+        os.replace(copied, cache / made.name)
     except OSError:
         return
     finally:
-        if scratch is not None:
-            shutil.rmtree(scratch, ignore_errors=True)
+        if copied is not None:
+            shutil.rmtree(copied, ignore_errors=True)
 
 
 def _read(kept: Path) -> Converted | None:
@@ -163,8 +194,8 @@ def _read(kept: Path) -> Converted | None:
         unet, decoder = (core.read_model(kept / f"{name}.xml") for name in (UNET, DECODER))
         weight = load_file(kept / KEYVALUES)["weight"]
         return Converted(unet, decoder, weight, facts["pixels_per_latent"])
-    except (OSError, ValueError, AttributeError, KeyError, TypeError, RuntimeError):
-        return None
+    except (ReleaseInvalid, OSError, ValueError, AttributeError, KeyError, TypeError, RuntimeError):
+        return None  # ReleaseInvalid: of a file that is missing
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ python -m generation.engine.runtimes.measurement FOLDER DTYPE THREADS [CACHE]
 import json
 import statistics
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -27,16 +26,14 @@ SECONDS = 2.0  # for a batch size and runtime, after which no run is begun
 def main(folder: Path, dtype: str, threads: int, cache: Path | None) -> None:
     manifest = releases.read(folder)
     device = devices.choose("cpu", dtype, threads=threads)
-    with tempfile.TemporaryDirectory(prefix="retort-measurement-") as scratch:
-        made = Path(scratch) / conversion.key(folder, manifest)
+    with conversion.scratch(cache) as scratch:
+        made = scratch / conversion.key(folder, manifest)
         conversion.make(folder, made)
         if cache is not None:
             conversion.keep(made, cache)
         runtimes: dict[str, Runtime] = {
             "torch": reference.load(folder, manifest, device),
-            "openvino": OpenVINORuntime(
-                folder, manifest, device, threads=threads, cache=Path(scratch)
-            ),
+            "openvino": OpenVINORuntime(folder, manifest, device, threads=threads, cache=scratch),
         }
         found = {name: seconds(runtime, manifest) for name, runtime in runtimes.items()}
     sys.stdout.write(json.dumps(found) + "\n")

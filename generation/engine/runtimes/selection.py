@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -91,12 +92,12 @@ def _faster(
 ) -> Runtime:
     measured = cache / MEASURED if cache is not None else None
     key = _key(folder, device, threads)
-    found = _read(measured).get(key, {}) if measured else {}
-    if found.get("runtime") not in ("torch", "openvino"):
+    found = _read(measured).get(key) if measured else None
+    if not isinstance(found, dict) or found.get("runtime") not in ("torch", "openvino"):
         found = _measured(folder, device, threads=threads, cache=cache)
         if measured:
             _write(measured, {**_read(measured), key: found})
-    if found["runtime"] == "openvino":
+    if found.get("runtime") == "openvino":
         return _openvino(folder, manifest, device, threads=threads, cache=cache)
     return _torch(folder, manifest, device)
 
@@ -104,7 +105,10 @@ def _faster(
 def _measured(
     folder: Path, device: Device, *, threads: int, cache: Path | None
 ) -> dict[str, object]:
-    """Measure in a process of its own, as `conversion.convert`. A release that OpenVINO cannot compute is torch's."""
+    """Measure in a process of its own, as `conversion.convert`.
+
+    A release that OpenVINO cannot compute is torch's, until the next load: the disk or the memory may have been full.
+    """
     command = [sys.executable, "-m", "generation.engine.runtimes.measurement"]
     arguments = [str(folder.resolve()), device.dtype_name, str(threads)]
     if cache is not None:
@@ -114,7 +118,7 @@ def _measured(
     )
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
-        return {"runtime": "torch", "error": lines[-1]}
+        return {"error": lines[-1]}
     seconds: dict[str, dict[str, float]] = json.loads(done.stdout.splitlines()[-1])
     chosen = min(seconds, key=lambda name: math.prod(seconds[name].values()))
     return {"runtime": chosen, "seconds": seconds}
@@ -143,7 +147,7 @@ def _processor() -> str:
     return names[0] if names else platform.machine()
 
 
-def _read(path: Path) -> dict[str, dict[str, object]]:
+def _read(path: Path) -> dict[str, object]:
     try:
         found = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):
@@ -151,7 +155,7 @@ def _read(path: Path) -> dict[str, dict[str, object]]:
     return found if isinstance(found, dict) else {}
 
 
-def _write(path: Path, found: dict[str, dict[str, object]]) -> None:
+def _write(path: Path, found: dict[str, object]) -> None:
     """Write the file. Does nothing if the disk refuses: the next process measures again."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -159,4 +163,5 @@ def _write(path: Path, found: dict[str, dict[str, object]]) -> None:
         temporary.write_text(json.dumps(found, indent=2) + "\n", "utf-8")
         os.replace(temporary, path)
     except OSError:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()

@@ -15,8 +15,9 @@ from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
-from django.db import OperationalError, connection
+from django.db import InternalError, OperationalError, ProgrammingError, connection
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.migrations.exceptions import MigrationSchemaMissing
 from django.db.migrations.executor import MigrationExecutor
 from django.template.defaultfilters import pluralize
 
@@ -64,11 +65,17 @@ class Command(BaseCommand):
                     "made_api_key": self.make_api_key(),
                 }
             notifications.encode()
-        except OperationalError as error:
+        except (
+            OperationalError,
+            ProgrammingError,  # of rights
+            InternalError,  # read-only
+            MigrationSchemaMissing,
+        ) as error:
             database = connection.settings_dict
             raise CommandError(
                 f"PostgreSQL at {database['HOST']}:{database['PORT'] or 5432}, database {database['NAME']}: "
-                f"{str(error).strip()}\nCheck that DATABASE_URL names an existing database."
+                f"{str(error).strip()}\n"
+                "Check that DATABASE_URL names an existing database, and an account that owns the database."
             ) from error
         except GenerationError as error:
             raise CommandError(error.detail) from error

@@ -380,6 +380,27 @@ def test_a_component_that_diffusers_cannot_read_is_a_refusal(tmp_path: Path) -> 
         pipelines.load(folder, device="cpu")
 
 
+@pytest.mark.parametrize(
+    ("file", "changes"),
+    [
+        ("scheduler/scheduler_config.json", None),
+        ("scheduler/scheduler_config.json", {"num_train_timesteps": "many"}),
+        ("unet/config.json", {"block_out_channels": None}),
+        ("vae/config.json", {"block_out_channels": 8}),
+    ],
+)
+def test_a_configuration_that_makes_no_sense_is_a_refusal(
+    tmp_path: Path, file: str, changes: dict[str, Any] | None
+) -> None:
+    folder = tmp_path / "release"
+    tiny.make_tiny_release(folder)
+    before = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps([] if changes is None else before | changes))
+    rewrite(folder)
+    with pytest.raises(ReleaseInvalid, match="release"):
+        pipelines.load(folder, device="cpu")
+
+
 def test_a_vae_that_overflows_in_fp16_is_run_in_fp32(tiny_release: Path) -> None:
     loaded = pipelines.load(tiny_release, device="cpu", dtype="float16")
     assert (loaded.runtime.unet.dtype, loaded.runtime.vae.dtype) == (torch.float16, torch.float32)

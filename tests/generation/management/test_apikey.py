@@ -107,8 +107,9 @@ def test_mistakes_are_said():
     make_user(username="shop")
     with pytest.raises(CommandError, match="invalid choice"):
         run("create", "--owner", "shop", "--name", "x", "--scopes", "everything")
-    with pytest.raises(CommandError, match="at least 1"):
-        run("create", "--owner", "shop", "--name", "x", "--days", "0")
+    for days in ("0", "99999999"):
+        with pytest.raises(CommandError, match="--days must be from 1 to 36500"):
+            run("create", "--owner", "shop", "--name", "x", "--days", days)
     key, _ = make_key()
     with pytest.raises(CommandError, match="at least one of --weight"):
         run("limit", key.prefix)

@@ -6,9 +6,12 @@ import shutil
 import subprocess
 import sys
 import threading
+import uuid
 from io import StringIO
 from pathlib import Path
+from urllib.parse import urlsplit
 
+import psycopg2
 import pytest
 from django.contrib.auth import authenticate, get_user_model
 from django.core.management import CommandError, call_command
@@ -22,6 +25,7 @@ from generation.management.commands import bootstrap as command
 from generation.models import APIKey, PromptVariant, Quality, Release
 from tests import tiny
 from tests.generation.students import make_bundle
+from tests.web import database_url
 
 ROOT = Path(__file__).resolve().parents[3]
 KEY = "rt_0123abcd_secret-of-this-test"
@@ -191,3 +195,33 @@ def test_migrations_are_run_again_while_a_long_transaction_holds_a_table(monkeyp
     monkeypatch.setattr(command, "call_command", migrate)
     command.Command(stderr=StringIO()).run_migrations()
     assert len(tries) == 3
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_account_that_may_not_make_tables_is_said(db) -> None:
+    facts = urlsplit(database_url())
+    name = f"of_this_test_{uuid.uuid4().hex[:12]}"
+    server = psycopg2.connect(database_url())
+    server.autocommit = True
+    with server.cursor() as cursor:
+        cursor.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'x'")
+        cursor.execute(f"CREATE DATABASE {name}")
+    try:
+        done = subprocess.run(
+            [sys.executable, "manage.py", "bootstrap"],
+            cwd=ROOT,
+            env={
+                **os.environ,
+                "DATABASE_URL": f"postgres://{name}:x@{facts.hostname}:{facts.port}/{name}",
+            },
+            capture_output=True,
+            text=True,
+        )
+    finally:
+        with server.cursor() as cursor:
+            cursor.execute(f"DROP DATABASE {name} WITH (FORCE)")
+            cursor.execute(f"DROP ROLE {name}")
+        server.close()
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "permission denied for schema public" in done.stderr
+    assert "owns the database" in done.stderr.splitlines()[-1]

@@ -44,6 +44,16 @@ def test_a_release_is_registered_as_it_is(tmp_path: Path) -> None:
     assert registration.register(str(tmp_path / "made")).name == "tiny"
 
 
+def test_a_folder_of_releases_that_cannot_be_written_is_a_refusal(tmp_path: Path, settings) -> None:
+    tiny.make_tiny_release(tmp_path / "tiny", name="tiny")
+    tiny.make_sd15_folder(tmp_path / "sd15")
+    (tmp_path / "file").write_text("no folder")
+    settings.RELEASES_ROOT = tmp_path / "file" / "releases"
+    for source in ("tiny", "sd15"):
+        with pytest.raises(ReleaseRefused, match=r"could not be copied.* DATA_DIR"):
+            registration.register(str(tmp_path / source))
+
+
 def test_a_taken_name_is_refused_before_anything_is_copied(tmp_path: Path, settings) -> None:
     source = tiny.make_sd15_folder(tmp_path / "sd15")
     registration.register(str(source))

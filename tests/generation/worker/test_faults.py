@@ -4,20 +4,23 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import psycopg2
 import pytest
 import torch
 from django.db import OperationalError, connection
 from django.utils import timezone
 
 from generation.catalogue import encoding
+from generation.engine import release as release_format
 from generation.engine.errors import NotFinite
 from generation.engine.request import GenerationResult
 from generation.infra import heartbeat
-from generation.jobs import claiming, completion
+from generation.jobs import claiming, completion, stock
 from generation.jobs import lifecycle as jobs
 from generation.jobs.lifecycle import Claim
 from generation.models import Attempt, Job, Release, Worker
@@ -271,6 +274,72 @@ def test_a_device_that_breaks_between_the_steps_of_a_teacher_gives_all_jobs_back
     assert Attempt.objects.filter(error_class="infrastructure").count() == 2
 
 
+def test_a_database_that_breaks_between_the_steps_of_a_teacher_costs_no_picture(
+    served,  # noqa: F811
+    tmp_path,
+    settings,
+    worker,
+    ends,
+    monkeypatch,
+):
+    monkeypatch.setattr(interleaving, "CHECK_SHARE", float("inf"))  # these steps take milliseconds
+    settings.BATCH_SIZE = 8
+    make_tiny_release(tmp_path / "big", name="big", kind="teacher", steps=3)
+    teacher = releases.register(tmp_path / "big")
+    releases.activate(teacher)
+    assert encoding.encode_missing() == 0
+    worker.tick()
+    worker.loaded.get(served)
+    unet = worker.loaded.get(teacher).runtime.unet
+    for seed in range(6):
+        submit(seed=seed, model="teacher")
+    other = psycopg2.connect(**connection.get_connection_params())
+    other.autocommit = True
+    broken: list[int] = []
+
+    def step(*_: object) -> None:
+        if not broken:
+            broken.append(connection.connection.info.backend_pid)
+            with other.cursor() as cursor:
+                cursor.execute("SELECT pg_terminate_backend(%s, 5000)", broken)
+
+    unet.register_forward_pre_hook(step)
+    worker.run()
+    other.close()
+
+    assert broken and ends == []
+    assert set(Job.objects.values_list("status", "attempt")) == {("succeeded", 1)}
+
+
+def test_a_device_that_breaks_while_it_makes_ahead_costs_no_finished_image(
+    served,  # noqa: F811
+    settings,
+    worker,
+    ends,
+):
+    settings.STOCK = 1
+    worker.tick()
+    for seed in range(stock.OFTEN):
+        submit(seed=seed)
+    other = psycopg2.connect(**connection.get_connection_params())
+    loaded = worker.loaded.get(served)
+    generate = loaded.generate
+
+    def break_after_this_batch(*given: Any, **options: Any) -> Any:
+        results = generate(*given, **options)
+        with other.cursor() as cursor:  # its commit takes a while
+            cursor.execute("SELECT 1 FROM generation_job FOR UPDATE")
+        threading.Timer(1, other.close).start()
+        break_device(worker, served, STICKY)
+        return results
+
+    loaded.generate = break_after_this_batch
+    worker.run()
+
+    assert ends == [EXIT_DEVICE]
+    assert set(Job.objects.values_list("status", flat=True)) == {"succeeded"}
+
+
 def test_a_device_that_computes_nonsense_is_broken_too(served, worker, ends):  # noqa: F811
     job = submit(seed=1)
     loaded = worker.loaded.get(served)
@@ -359,6 +428,28 @@ def test_a_worker_whose_device_is_broken_at_its_start_takes_no_job(
         job.refresh_from_db()
         assert (job.status, job.attempt) == ("queued", 0)
         until(lambda: ends == [EXIT_DEVICE])  # after some probes a new process is tried
+    finally:
+        heartbeat.end()
+
+
+def test_a_release_that_makes_no_image_keeps_no_worker_from_the_others(
+    served,  # noqa: F811
+    tmp_path,
+    worker,
+):
+    make_tiny_release(tmp_path / "odd", name="odd", kind="student")
+    manifest = release_format.read(tmp_path / "odd")
+    tokens, width = manifest.embedding_shape
+    release_format.write(tmp_path / "odd", replace(manifest, embedding_shape=(tokens, width + 1)))
+    make_tiny_release(tmp_path / "big", name="big", kind="teacher")
+    for name in ("odd", "big"):
+        releases.activate(releases.register(tmp_path / name))
+    job = submit(seed=1, model="teacher")
+    worker.begin()
+    try:
+        worker.run()
+        job.refresh_from_db()
+        assert job.status == "succeeded"
     finally:
         heartbeat.end()
 

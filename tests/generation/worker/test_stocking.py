@@ -88,6 +88,13 @@ def test_what_the_stock_does_not_have_is_generated(stocked, settings):
     assert StockedImage.objects.count() == 2
 
 
+def test_what_another_version_has_stocked_is_generated(stocked):
+    for row in StockedImage.objects.all():
+        row.image["of_the_next_version"] = 1
+        row.save()
+    assert submit().status == "queued"
+
+
 def test_requests_at_once_never_get_the_same_image(stocked):
     found, ready = [], threading.Barrier(6)
 

@@ -3,9 +3,13 @@
 import hashlib
 import io
 import os
+import signal
 import subprocess
 import sys
 import tarfile
+import tempfile
+import threading
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,11 +26,13 @@ from generation.access import audit
 from generation.images import storage
 from generation.models import Image, Job, PromptVariant, Release
 from generation.releases import lifecycle
-from project.maintenance import archive, programs
-from project.maintenance.errors import ProgramMissing
+from project.maintenance import archive, backup, programs
+from project.maintenance.errors import MaintenanceError, ProgramMissing
 from tests.people import make_image, make_job, make_variant, make_worker
 from tests.tiny import make_tiny_release
 from tests.web import ROOT, database_url
+
+SCHEMAS = "SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_|information_schema'"
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -46,6 +52,12 @@ class Installation:
             capture_output=True,
             text=True,
         )
+
+    def begin(self, *words: str) -> subprocess.Popen[bytes]:
+        """Begin a command in a process group of its own."""
+        command = [sys.executable, "manage.py", *words]
+        environment = {**os.environ, "DATABASE_URL": self.url, "DATA_DIR": str(self.data)}
+        return subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
 
     def query(self, statement: str) -> list[tuple[Any, ...]]:
         connection = psycopg2.connect(self.url)
@@ -139,8 +151,7 @@ def test_a_database_that_is_not_empty_is_refused_unless_it_is_to_be_replaced(wri
     assert done.returncode == 0, done.stderr
     assert other.query("SELECT 1 FROM generation_promptvariant WHERE text = 'another'") == []
     assert other.query("SELECT 1 FROM pg_tables WHERE tablename = 'of_a_newer_revision'") == []
-    schemas = "SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_|information_schema'"
-    assert other.query(schemas) == [("public",)]
+    assert other.query(SCHEMAS) == [("public",)]
 
 
 def test_nothing_is_restored_while_workers_use_the_database(written: Path, tmp_path: Path):
@@ -159,7 +170,7 @@ def test_a_damaged_archive_is_refused_and_changes_nothing(written: Path, other):
     for words in (("--verify",), ()):
         refused = other.manage("restore", str(damaged), *words)
         assert refused.returncode == 1
-        assert "not as they were written, such as database.dump" in refused.stderr
+        assert "differ from what was written, such as database.dump" in refused.stderr
     cut = written.with_name("cut.tar")
     cut.write_bytes(written.read_bytes()[: written.stat().st_size // 2])
     assert other.manage("restore", str(cut)).returncode == 1
@@ -189,6 +200,26 @@ def test_a_dump_that_cannot_be_restored_leaves_the_tables_of_before(written: Pat
     assert other.query("SELECT 1 FROM generation_promptvariant WHERE slug = 'a-red-vase'")
 
 
+@pytest.mark.parametrize("ended_by", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_restoration_loses_no_table_of_before(written: Path, other, ended_by):
+    other.query("CREATE TABLE of_before AS SELECT 1")
+    holder = psycopg2.connect(other.url)
+    with holder.cursor() as cursor:
+        cursor.execute("LOCK TABLE pg_class IN SHARE MODE")  # pg_restore waits at its first table
+        restoring = other.begin("restore", str(written), "--replace")
+        while not other.query("SELECT 1 FROM pg_namespace WHERE nspname = 'before_restore'"):
+            assert restoring.poll() is None
+            time.sleep(0.05)
+        os.killpg(restoring.pid, ended_by)
+        holder.rollback()
+        restoring.wait()
+    holder.close()
+    again = other.manage("restore", str(written))
+    assert again.returncode == 1 and "not empty" in again.stderr
+    assert other.query("SELECT * FROM of_before") == [(1,)]
+    assert [name for (name,) in other.query(SCHEMAS)] == ["public"]
+
+
 def test_a_member_outside_of_the_data_folder_is_refused(tmp_path: Path):
     out = io.BytesIO()
     writer = archive.Writer(out)
@@ -208,6 +239,93 @@ def test_an_archive_of_a_newer_revision_is_refused(written: Path, monkeypatch):
     )
     with pytest.raises(CommandError, match="newer revision"):
         call_command("restore", str(written), "--verify")
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9.jpg", "a\u2028b.jpg".encode()])
+def test_a_name_of_any_bytes_is_in_the_archive(tmp_path: Path, name: bytes):
+    file = tmp_path / os.fsdecode(name)
+    file.write_bytes(b"picture")
+    out = io.BytesIO()
+    writer = archive.Writer(out)
+    facts = archive.Facts("now", "0", 18, [], str(tmp_path), has_images=True)
+    writer.add_content("backup.json", archive.facts_content(facts))
+    writer.add_file(f"data/{file.name}", file)
+    writer.add_content("database.dump", b"dump")
+    writer.close()
+    out.seek(0)
+    archive.unpack(out, tmp_path / "unpacked")
+    assert (tmp_path / "unpacked" / "data" / file.name).read_bytes() == b"picture"
+
+
+def test_a_name_with_a_line_break_is_to_be_changed(tmp_path: Path):
+    with pytest.raises(MaintenanceError, match="has a line break"):
+        archive.Writer(io.BytesIO()).add_file("data/two\nlines", tmp_path / "two\nlines")
+
+
+def test_a_file_that_is_replaced_meanwhile_is_in_the_archive_as_it_was(tmp_path: Path):
+    file, ended = tmp_path / "file", threading.Event()
+    file.write_bytes(b"")
+
+    def replace() -> None:
+        while not ended.is_set():
+            for content in (b"long" * 20_000, b"short"):
+                (tmp_path / "next").write_bytes(content)
+                os.replace(tmp_path / "next", file)
+
+    replacing = threading.Thread(target=replace)
+    replacing.start()
+    try:
+        writer = archive.Writer(io.BytesIO())
+        for number in range(2000):
+            writer.add_file(f"data/{number}", file)
+        writer.close()
+    finally:
+        ended.set()
+        replacing.join()
+
+
+def test_what_is_no_file_is_left_out_of_a_backup_and_a_loop_of_links_ends(tmp_path: Path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "picture").write_bytes(b"picture")
+    (tmp_path / "again").symlink_to(tmp_path / "folder")
+    (tmp_path / "folder" / "above").symlink_to(tmp_path)
+    (tmp_path / "folder" / "gone").symlink_to(tmp_path / "nothing")
+    os.mkfifo(tmp_path / "folder" / "pipe")
+    found = backup._files(tmp_path, with_training=False)
+    assert list(found) == [tmp_path / name / "picture" for name in ("again", "folder")]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another account")
+def test_a_folder_that_cannot_be_read_is_not_left_out_silently():
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        (root / "media").mkdir(mode=0o700)
+        (root / "lost+found").mkdir(mode=0o700)  # of the file system
+        root.chmod(0o755)
+        os.seteuid(65534)
+        try:
+            with pytest.raises(MaintenanceError, match="media cannot be read: Permission denied"):
+                list(backup._files(root, with_training=False))
+        finally:
+            os.seteuid(0)
+        (root / "media").chmod(0o755)
+        os.seteuid(65534)
+        try:
+            assert list(backup._files(root, with_training=False)) == []
+        finally:
+            os.seteuid(0)
+
+
+def test_a_folder_of_the_data_may_be_on_another_disk(written: Path, other, tmp_path: Path):
+    shared = Path("/dev/shm")
+    if not shared.is_dir() or shared.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is one file system only")
+    with tempfile.TemporaryDirectory(dir=shared) as folder:
+        other.data.mkdir()
+        (other.data / "media").symlink_to(folder)
+        done = other.manage("restore", str(written))
+        assert done.returncode == 0, done.stderr
+        assert (other.data / "media" / Image.objects.get().file).is_file()
 
 
 def test_an_existing_file_is_never_overwritten(written: Path):

@@ -1,8 +1,11 @@
 """The cache of conversions: it saves time and is never the truth."""
 
+import os
 import shutil
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,6 +47,8 @@ def spoil(folder: Path, damage: str) -> None:
         weights.write_bytes(content[:-1000] + bytes(1000))
     elif damage == "no facts":
         facts.unlink()
+    elif damage == "a file is missing":
+        weights.unlink()
     else:
         facts.write_text("[]")
 
@@ -56,7 +61,9 @@ def test_a_release_is_converted_once(student: Path, kept: Path, request_for: Req
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
 
 
-@pytest.mark.parametrize("damage", ["cut", "altered", "no facts", "facts of another form"])
+@pytest.mark.parametrize(
+    "damage", ["cut", "altered", "a file is missing", "no facts", "facts of another form"]
+)
 def test_a_damaged_conversion_is_not_read(kept: Path, damage: str) -> None:
     (folder,) = kept.iterdir()
     assert conversion._read(folder) is not None
@@ -77,6 +84,35 @@ def test_a_damaged_conversion_is_made_again(
     assert (picture(student, kept, request_for(0)) == expected).all()
     assert weights.read_bytes() == content
     assert conversion._read(folder) is not None
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a small disk")
+def test_a_conversion_needs_no_room_in_the_folder_of_temporary_files(
+    student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tmp").mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", tmp_path / "tmp"]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("this machine mounts nothing")
+    try:
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+        monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+        conversion.convert(student, release.read(student), tmp_path / "runtimes")
+    finally:
+        subprocess.run(["umount", tmp_path / "tmp"], check=True)
+    (kept,) = (tmp_path / "runtimes").iterdir()
+    assert conversion._read(kept) is not None
+
+
+def test_what_a_killed_conversion_left_is_removed_in_time(tmp_path: Path) -> None:
+    for name in ("new", "old"):
+        (tmp_path / f"{conversion.SCRATCH}{name}" / "part").mkdir(parents=True)
+    long_ago = time.time() - 2 * conversion.ABANDONED_SECONDS
+    os.utime(tmp_path / f"{conversion.SCRATCH}old", (long_ago, long_ago))
+    with conversion.scratch(tmp_path):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == [f"{conversion.SCRATCH}new"]
 
 
 @pytest.mark.slow

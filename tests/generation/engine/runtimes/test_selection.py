@@ -50,6 +50,24 @@ def test_what_was_measured_here_decides(student: Path, cache: Path) -> None:
         assert name(student, "auto", cache) == runtime
 
 
+@pytest.mark.parametrize("kept", [{}, None, "openvino"])
+def test_a_measurement_that_failed_is_made_again(
+    student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: object
+) -> None:
+    pytest.importorskip("openvino")
+    file = tmp_path / selection.MEASURED
+    key = selection._key(student, devices.choose("cpu", "float32"), 1)
+    file.write_text(json.dumps({key: kept}))
+    monkeypatch.setenv("PYTHONHOME", str(tmp_path / "missing"))  # no other process starts
+    assert name(student, "auto", tmp_path) == "torch"
+    assert set(json.loads(file.read_text())[key]) == {"error"}
+
+
+def test_what_cannot_be_kept_is_no_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    selection._write(tmp_path / "file" / selection.MEASURED, {})
+
+
 @pytest.mark.parametrize("runtime", ["auto", "openvino"])
 def test_a_teacher_is_computed_by_torch(tiny_release: Path, tmp_path: Path, runtime: str) -> None:
     assert name(tiny_release, runtime, tmp_path) == "torch"
