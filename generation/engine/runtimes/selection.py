@@ -1,5 +1,6 @@
 """Choice of a release's runtime: by the setting, else by a measurement made once per machine and release."""
 
+import fcntl
 import importlib.metadata
 import importlib.util
 import json
@@ -8,7 +9,8 @@ import os
 import platform
 import subprocess
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -23,6 +25,7 @@ from generation.engine.runtimes import NAMES, Runtime
 from generation.engine.runtimes.conversion import PROJECT
 
 MEASURED = "measured.json"
+LOCK = "measured.lock"
 
 
 def load(
@@ -92,14 +95,26 @@ def _faster(
 ) -> Runtime:
     measured = cache / MEASURED if cache is not None else None
     key = _key(folder, device, threads)
-    found = _read(measured).get(key) if measured else None
-    if not isinstance(found, dict) or found.get("runtime") not in ("torch", "openvino"):
-        found = _measured(folder, device, threads=threads, cache=cache)
-        if measured:
-            _write(measured, {**_read(measured), key: found})
+    with _alone(cache):
+        found = _read(measured).get(key) if measured else None
+        if not isinstance(found, dict) or found.get("runtime") not in ("torch", "openvino"):
+            found = _measured(folder, device, threads=threads, cache=cache)
+            if measured:
+                _write(measured, {**_read(measured), key: found})
     if found.get("runtime") == "openvino":
         return _openvino(folder, manifest, device, threads=threads, cache=cache)
     return _torch(folder, manifest, device)
+
+
+@contextmanager
+def _alone(cache: Path | None) -> Iterator[None]:
+    """Wait for other processes that measure: workers that start together measure once. Does nothing without a cache."""
+    with ExitStack() as stack:
+        with suppress(OSError):
+            if cache is not None:
+                cache.mkdir(parents=True, exist_ok=True)
+                fcntl.flock(stack.enter_context((cache / LOCK).open("w")), fcntl.LOCK_EX)
+        yield
 
 
 def _measured(

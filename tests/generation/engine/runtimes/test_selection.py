@@ -2,6 +2,8 @@
 
 import json
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,19 @@ def test_what_was_measured_here_decides(student: Path, cache: Path) -> None:
     for runtime in ("openvino", "torch"):
         selection._write(cache / selection.MEASURED, {key: {"runtime": runtime}})
         assert name(student, "auto", cache) == runtime
+
+
+def test_workers_that_start_together_measure_once(student: Path, tmp_path: Path) -> None:
+    device = devices.choose("cpu", "float32")
+    measured = {selection._key(student, device, 1): {"runtime": "torch"}}
+    with ThreadPoolExecutor(1) as second:
+        with selection._alone(tmp_path):
+            waiting = second.submit(name, student, "auto", tmp_path)
+            time.sleep(0.5)
+            assert not waiting.done()
+            selection._write(tmp_path / selection.MEASURED, measured)
+        assert waiting.result() == "torch"
+    assert json.loads((tmp_path / selection.MEASURED).read_text()) == measured
 
 
 @pytest.mark.parametrize("kept", [{}, None, "openvino"])
