@@ -19,6 +19,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -30,7 +31,7 @@ from distillation.trainers.catalogue import Catalogue
 from distillation.trainers.schedule import CLEAN
 from distillation.trainers.teacher import Teacher
 from distillation.training import checks, processes
-from distillation.training.errors import RecipeRefused
+from distillation.training.errors import RecipeRefused, TrainingError
 from generation.engine import sampling
 
 SPLITS = ("train", "held_out")
@@ -139,7 +140,8 @@ def read(
 ) -> Pairs:
     """Read the pairs of a split. prompts: rows of the catalogue; None = all.
 
-    Raises FileNotFoundError if the stage is not finished, RecipeRefused if only_accepted and nothing was accepted.
+    Raises FileNotFoundError if the stage is not finished, TrainingError for a file that cannot be read, RecipeRefused
+    if only_accepted and nothing was accepted.
     """
     summary = json.loads((Path(folder) / SUMMARY).read_text("utf-8"))
     pairs = _read(Path(folder), summary, split, prompts)
@@ -163,7 +165,7 @@ def _read(
     named = [(row, files[row]) for row in chosen]
     if split == "train":
         named += [(row, name) for row, name in summary.get("further", ()) if row in set(chosen)]
-    parts = [load_file(folder / name) for _, name in named]
+    parts = [_load(folder, name) for _, name in named]
     columns = {name: torch.stack([part[name][numbers] for part in parts], 1) for name in parts[0]}
     rows = torch.tensor([row for row, _ in named]).expand_as(columns["seeds"])
     # The first seed of each variant, then the second …: the beginning of the list is like its end.
@@ -177,6 +179,17 @@ def _read(
         margins=joined["margins"],
         path_timesteps=tuple(summary["path_timesteps"]),
     )
+
+
+def _load(folder: Path, name: str) -> dict[str, Tensor]:
+    path = folder / name
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(
+            f"{path.resolve()} cannot be read: {error}. Delete it and {folder}, and repeat the command: the file is "
+            "made again."
+        ) from error
 
 
 # --- making ---------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from django.utils import timezone
 from django.utils.crypto import salted_hmac
 
 from generation.errors import IdempotencyInProgress, IdempotencyKeyReused, InvalidRequest
+from generation.infra import database
 from generation.models import ERASED, IdempotencyKey, Job
 from generation.webhooks.predictions import called
 
@@ -126,7 +127,7 @@ def by_external_id(owner, external_id: str, *, body: Any, make: Callable[[str], 
 
 def old() -> QuerySet[IdempotencyKey]:
     """Return the rows older than KEPT."""
-    return IdempotencyKey.objects.filter(created_at__lt=timezone.now() - KEPT)
+    return IdempotencyKey.objects.filter(created_at__lt=database.now() - KEPT)
 
 
 def forget_old() -> int:

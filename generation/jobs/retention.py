@@ -16,11 +16,11 @@ from django.contrib.auth import get_user_model
 from django.db import transaction
 from django.db.models import Q, QuerySet
 from django.db.models.functions import Now
-from django.utils import timezone
 
 from generation.images import references, storage
 from generation.images import store as images
 from generation.images.references import Removed
+from generation.infra import database
 from generation.jobs import erasure, idempotency, stock
 from generation.jobs import lifecycle as jobs
 from generation.jobs.erasure import Erased
@@ -138,7 +138,7 @@ def sweep(
     is_dry: only report what would be removed. all_files: remove unreferenced files even if they are most of all
     files. on_progress: called with how many jobs are done, and of how many.
     """
-    now = timezone.now() if now is None else now
+    now = database.now() if now is None else now
     report = Report()
     _sweep_jobs(report, now, is_dry=is_dry, on_progress=on_progress)
     if not is_dry:

@@ -19,7 +19,7 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from generation.errors import InvalidRequest, WebhookDisabled
-from generation.infra import addresses, notifications
+from generation.infra import addresses, database, notifications
 from generation.models import Delivery, Job, WebhookEndpoint, WebhookSecret
 
 log = structlog.get_logger(__name__)
@@ -266,7 +266,7 @@ def replay(delivery: Delivery) -> Delivery:
 
 def forget_old() -> int:
     """Delete deliveries that ended WEBHOOK_KEPT_DAYS ago. Return the number."""
-    before = timezone.now() - timedelta(days=settings.WEBHOOK_KEPT_DAYS)
+    before = database.now() - timedelta(days=settings.WEBHOOK_KEPT_DAYS)
     old = Delivery.objects.filter(created_at__lt=before).exclude(status=Status.PENDING)
     forgotten = 0
     while ids := list(old.order_by("created_at").values_list("pk", flat=True)[:FORGOTTEN_AT_ONCE]):

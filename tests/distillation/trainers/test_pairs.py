@@ -16,7 +16,7 @@ from distillation.trainers.catalogue import Catalogue, bits_of
 from distillation.trainers.pairs import PairsRecipe, drawn, generate, read, solver_timesteps
 from distillation.trainers.schedule import CLEAN
 from distillation.trainers.teacher import Teacher
-from distillation.training.errors import RecipeRefused
+from distillation.training.errors import RecipeRefused, TrainingError
 from generation.engine import pipeline, release
 from generation.engine.latents import to_pixels
 from generation.engine.prompts import embeddings
@@ -263,6 +263,15 @@ def test_until_all_pairs_are_there_nothing_is_read(made, tmp_path):
     shutil.copytree(made / "store", tmp_path / "store")
     with pytest.raises(FileNotFoundError, match=pairs.SUMMARY):
         read(tmp_path, "train")
+
+
+@pytest.mark.parametrize("harm", [lambda path: path.write_bytes(b"half"), Path.unlink])
+def test_a_damaged_file_is_named_with_what_to_delete(made, tmp_path, harm):
+    shutil.copytree(made, tmp_path / "made")
+    path = min((tmp_path / "made" / "store").glob("*.safetensors"))
+    harm(path)
+    with pytest.raises(TrainingError, match=f"{path} cannot be read: .* Delete it and .*/made, "):
+        read(tmp_path / "made", "train")
 
 
 # --- what the detector accepts --------------------------------------------------------------------

@@ -20,8 +20,10 @@ from generation.jobs import completion, retention, retrying, submission
 from generation.jobs import lifecycle as jobs
 from generation.jobs.job_request import JobRequest
 from generation.models import IdempotencyKey, Image, Job, PurgedImage
+from generation.webhooks import endpoints as webhooks
 from tests import painter
 from tests.people import (
+    make_delivery,
     make_embedding,
     make_image,
     make_job,
@@ -268,6 +270,21 @@ def test_by_default_everything_is_kept():
     report = retention.sweep()
 
     assert (report.total, purged()) == (retention.Tally(), set())
+
+
+def test_a_host_whose_clock_is_years_ahead_removes_nothing(settings, monkeypatch):
+    settings.RETENTION_DAYS, settings.WEBHOOK_KEPT_DAYS = 30, 30
+    ended(1)
+    job = make_job()
+    IdempotencyKey.objects.create(owner=job.owner, route="r", key="k", fingerprint="f", job=job)
+    make_delivery(job=job, status="delivered")
+    years_ahead = timezone.now() + timedelta(days=4000)
+    monkeypatch.setattr(timezone, "now", lambda: years_ahead)
+
+    report = retention.sweep()
+
+    assert (report.total, purged(), report.idempotency_keys) == (retention.Tally(), set(), 0)
+    assert webhooks.forget_old() == 0
 
 
 def test_images_go_so_many_days_after_their_job_ended(settings):
