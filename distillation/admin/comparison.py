@@ -10,7 +10,7 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect
 from django.template.defaultfilters import pluralize
 from django.template.response import TemplateResponse
-from django.urls import path, reverse
+from django.urls import reverse
 
 from distillation.release_comparison import blind, pictures, side_by_side
 from distillation.release_comparison.blind import Trial
@@ -29,24 +29,19 @@ class ComparisonMixin:
 
     admin_site: Any
     opts: Any
+    page: Any
 
     def get_urls(self) -> list:
-        view = self.admin_site.admin_view
+        picture = "compare/<int:release_id>/<slug:embedding>/<int:seed>/"
         own = [
-            path("compare/", view(self.compare_view), name="generation_release_compare"),
-            path("compare/blind/", view(self.blind_view), name="generation_release_blind"),
-            path(
-                "compare/<int:release_id>/<slug:embedding>/<int:seed>/",
-                view(self.compared_view, cacheable=True),
-                name="generation_release_compared",
-            ),
+            self.page("compare/", self.compare_view, "generation_release_compare"),
+            self.page("compare/blind/", self.blind_view, "generation_release_blind"),
+            self.page(picture, self.compared_view, "generation_release_compared", cacheable=True),
         ]
         return [*own, *super().get_urls()]  # type: ignore[misc]
 
     def compare_view(self, request: HttpRequest) -> HttpResponse:
         """Show ?first=NAME&second=NAME; a POST has the pictures made that are missing."""
-        if not self.has_view_permission(request):  # type: ignore[attr-defined]
-            raise PermissionDenied
         first, second = _chosen(request)
         context = self.admin_site.each_context(request) | {
             "title": "Two releases side by side",
@@ -75,8 +70,6 @@ class ComparisonMixin:
 
     def blind_view(self, request: HttpRequest) -> HttpResponse:
         """Show pairs of ?first=NAME&second=NAME without saying which is which; with answers, say what they prefer."""
-        if not self.has_view_permission(request):  # type: ignore[attr-defined]
-            raise PermissionDenied
         first, second = _chosen(request)
         context = self.admin_site.each_context(request) | {
             "title": "Two releases, compared blindly",
@@ -116,8 +109,6 @@ class ComparisonMixin:
         self, request: HttpRequest, release_id: int, embedding: str, seed: int
     ) -> HttpResponse:
         """Serve a picture of a pair."""
-        if not self.has_view_permission(request):  # type: ignore[attr-defined]
-            raise PermissionDenied
         release = get_object_or_404(Release, pk=release_id)
         picture = pictures.find(release, embedding, seed)
         if picture is None:

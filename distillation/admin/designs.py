@@ -5,13 +5,12 @@ from typing import Any
 
 from django import forms
 from django.conf import settings
-from django.contrib import admin, messages
-from django.core.exceptions import PermissionDenied
+from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404
 from django.template.loader import render_to_string
-from django.urls import path, reverse
+from django.urls import reverse
 from django.utils.html import format_html
 from unfold.admin import ModelAdmin
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
@@ -143,24 +142,18 @@ class DesignAdmin(RequestedMixin, ObjectActionsMixin, ModelAdmin):
 
     # --- pages
     def get_urls(self) -> list:
-        now = self.admin_site.admin_view(self.now_view)
-        file = self.admin_site.admin_view(self.file_view)
-        own = [
-            path("<int:number>/now/", now, name="distillation_design_now"),
-            path("<int:number>/files/<path:name>", file, name="distillation_design_file"),
+        return [
+            self.page("<int:number>/now/", self.now_view, "distillation_design_now"),
+            self.page("<int:number>/files/<path:name>", self.file_view, "distillation_design_file"),
+            *super().get_urls(),
         ]
-        return [*own, *super().get_urls()]
 
     def now_view(self, request: HttpRequest, number: int) -> HttpResponse:
         """Return the state that the design's page polls."""
-        if not self.has_view_permission(request):
-            raise PermissionDenied
         return JsonResponse(self._now(get_object_or_404(Design, pk=number)))
 
     def file_view(self, request: HttpRequest, number: int, name: str) -> HttpResponse:
         """Serve a file of the results: the report names its sheets by paths relative to its own."""
-        if not self.has_view_permission(request):
-            raise PermissionDenied
         return files.respond(request, _files(get_object_or_404(Design, pk=number)).get(name))
 
     def _now(self, design: Design) -> dict[str, Any]:
@@ -231,14 +224,7 @@ class DesignAdmin(RequestedMixin, ObjectActionsMixin, ModelAdmin):
 
     @action(description="Cancel", icon="cancel", permissions=["change"])
     def cancel(self, request: HttpRequest, queryset: QuerySet) -> None:
-        for design in list(queryset):
-            try:
-                changed = designs.cancel(design)
-            except GenerationError as error:
-                messages.error(request, error.detail)
-                continue
-            self.log_change(request, changed, "Canceled in the admin.")
-            messages.success(request, f"{changed.name} is {changed.status}.")
+        self.change_each(request, queryset, designs.cancel)
 
 
 def _files(design: Design) -> dict[str, Path]:

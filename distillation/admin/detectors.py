@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from django.contrib import admin, messages
+from django.contrib import admin
 from django.db.models import Count, QuerySet
 from django.http import HttpRequest
 from django.template.defaultfilters import pluralize
@@ -17,7 +17,6 @@ from distillation.detectors import registry as detectors
 from distillation.models import Detector
 from generation.admin import pictures
 from generation.admin.actions import ObjectActionsMixin, ReadOnlyMixin
-from generation.errors import GenerationError
 
 SHOWN = 8  # bits shown in a list
 
@@ -135,17 +134,13 @@ class DetectorAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
 
     @action(description="Activate", icon="check_circle", permissions=["change"])
     def activate(self, request: HttpRequest, queryset: QuerySet) -> None:
-        rows = list(queryset)
-        if len(rows) != 1:
-            messages.error(request, "Only one version can be active. Select exactly one.")
-            return
-        try:
-            row = detectors.activate(rows[0])
-        except GenerationError as error:
-            messages.error(request, error.detail)
-            return
-        self.log_change(request, row, "Activated in the admin.")
-        messages.success(request, f"{row.name} is active.")
+        self.change_each(
+            request,
+            queryset,
+            detectors.activate,
+            logged="Activated in the admin.",
+            select_one="Only one version can be active. Select exactly one.",
+        )
 
 
 def _test(row: Detector) -> dict[str, Any]:

@@ -5,13 +5,12 @@ from typing import Any
 from urllib.parse import urlencode
 
 from django.contrib import admin
-from django.core.exceptions import PermissionDenied
 from django.core.paginator import Paginator
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404
 from django.template.defaultfilters import filesizeformat
-from django.urls import path, reverse
+from django.urls import reverse
 from unfold.admin import ModelAdmin
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from unfold.decorators import display
@@ -131,13 +130,11 @@ class EvaluationAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
 
     # --- pages
     def get_urls(self) -> list:
-        view = self.admin_site.admin_view(self.file_view)
-        own = path("<int:release_id>/<str:name>/file/", view, name="distillation_evaluation_file")
+        route = "<int:release_id>/<str:name>/file/"
+        own = self.page(route, self.file_view, "distillation_evaluation_file")
         return [own, *super().get_urls()]
 
     def file_view(self, request: HttpRequest, release_id: int, name: str) -> HttpResponse:
-        if not self.has_view_permission(request):
-            raise PermissionDenied
         report = reports.read(get_object_or_404(Evaluation, pk=release_id).name)
         if report is None or name not in report.files:
             raise Http404

@@ -4,12 +4,11 @@ from typing import Any, cast
 
 from django.contrib import admin, messages
 from django.contrib.admin.models import CHANGE, LogEntry
-from django.core.exceptions import PermissionDenied
 from django.db.models import Prefetch, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404
 from django.template.response import TemplateResponse
-from django.urls import path, reverse
+from django.urls import reverse
 from django.utils.html import format_html
 from unfold.admin import ModelAdmin
 from unfold.contrib.filters.admin import RelatedDropdownFilter
@@ -77,15 +76,10 @@ class ExampleAdmin(ReviewMixin, ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
     # --- pages
     def get_urls(self) -> list:
         # cacheable: otherwise the admin forbids caching, and a grid loads its images again each time.
-        picture = self.admin_site.admin_view(self.picture_view, cacheable=True)
-        own = path(
-            "<int:example_id>/picture/<str:size>/", picture, name="distillation_example_picture"
-        )
-        return [own, *super().get_urls()]
+        route, name = "<int:example_id>/picture/<str:size>/", "distillation_example_picture"
+        return [self.page(route, self.picture_view, name, cacheable=True), *super().get_urls()]
 
     def picture_view(self, request: HttpRequest, example_id: int, size: str) -> HttpResponse:
-        if not self.has_view_permission(request):
-            raise PermissionDenied
         example = get_object_or_404(Example, pk=example_id)
         if not example.file:
             raise Http404

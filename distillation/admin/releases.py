@@ -6,11 +6,9 @@ Replaces the page of `generation`, which has no access to runs.
 from typing import Any
 
 from django.contrib import admin
-from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404, redirect
 from django.template.loader import render_to_string
-from django.urls import path
 from unfold.decorators import action
 
 from distillation.admin import evaluations
@@ -38,14 +36,11 @@ class ReleaseWithLineageAdmin(ComparisonMixin, ReleaseAdmin):
         return redirect("admin:generation_release_compare")
 
     def get_urls(self) -> list:
-        view = self.admin_site.admin_view(self.canary_now_view)
-        own = path("<int:release_id>/canary-now/", view, name="generation_release_canary_now")
-        return [own, *super().get_urls()]
+        route, name = "<int:release_id>/canary-now/", "generation_release_canary_now"
+        return [self.page(route, self.canary_now_view, name), *super().get_urls()]
 
     def canary_now_view(self, request: HttpRequest, release_id: int) -> HttpResponse:
         """Return the figures of a canary that its page polls."""
-        if not self.has_view_permission(request):
-            raise PermissionDenied
         release = get_object_or_404(Release, pk=release_id)
         found = canary.standing(release)
         context = {"release": release, "standing": found}

@@ -1,18 +1,16 @@
 """Admin of runs: start, progress, gate, decisions, results; pause, resume, cancel."""
 
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from django.conf import settings
 from django.contrib import admin, messages
-from django.core.exceptions import PermissionDenied
 from django.db.models import Count, QuerySet
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404, redirect
 from django.template.loader import render_to_string
-from django.urls import path, reverse
+from django.urls import reverse
 from django.utils.html import format_html
 from unfold.admin import ModelAdmin
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
@@ -121,20 +119,15 @@ class RunAdmin(ApprovalsMixin, RequestedMixin, ObjectActionsMixin, ModelAdmin):
 
     # --- pages
     def get_urls(self) -> list:
-        now = self.admin_site.admin_view(self.now_view)
-        file = self.admin_site.admin_view(self.file_view)
-        samples = self.admin_site.admin_view(self.samples_view)
-        own = [
-            path("<int:run_id>/now/", now, name="distillation_run_now"),
-            path("<int:run_id>/samples/", samples, name="distillation_run_samples"),
-            path("<int:run_id>/<str:name>/file/", file, name="distillation_run_file"),
+        return [
+            self.page("<int:run_id>/now/", self.now_view, "distillation_run_now"),
+            self.page("<int:run_id>/samples/", self.samples_view, "distillation_run_samples"),
+            self.page("<int:run_id>/<str:name>/file/", self.file_view, "distillation_run_file"),
+            *super().get_urls(),
         ]
-        return [*own, *super().get_urls()]
 
     def now_view(self, request: HttpRequest, run_id: int) -> HttpResponse:
         """Return the state that the run's page polls."""
-        if not self.has_view_permission(request):
-            raise PermissionDenied
         return JsonResponse(self._now(get_object_or_404(Run, pk=run_id)))
 
     def _now(self, run: Run) -> dict[str, Any]:
@@ -161,15 +154,11 @@ class RunAdmin(ApprovalsMixin, RequestedMixin, ObjectActionsMixin, ModelAdmin):
 
     def samples_view(self, request: HttpRequest, run_id: int) -> HttpResponse:
         """Serve the latest sample sheet."""
-        if not self.has_view_permission(request):
-            raise PermissionDenied
         sheet = curves.sheet(get_object_or_404(Run, pk=run_id))
         return files.respond(request, None if sheet is None else sheet.path)
 
     def file_view(self, request: HttpRequest, run_id: int, name: str) -> HttpResponse:
         """Serve the report of its evaluation, or an image of that."""
-        if not self.has_view_permission(request):
-            raise PermissionDenied
         run = get_object_or_404(Run, pk=run_id)
         return files.respond(request, _files(run).get(name))
 
@@ -278,25 +267,15 @@ class RunAdmin(ApprovalsMixin, RequestedMixin, ObjectActionsMixin, ModelAdmin):
 
     @action(description="Pause", icon="pause_circle", permissions=["change"])
     def pause(self, request: HttpRequest, queryset: QuerySet) -> None:
-        self._each(request, queryset, runs.pause)
+        self.change_each(request, queryset, runs.pause)
 
     @action(description="Resume", icon="play_circle", permissions=["change"])
     def resume(self, request: HttpRequest, queryset: QuerySet) -> None:
-        self._each(request, queryset, runs.resume)
+        self.change_each(request, queryset, runs.resume)
 
     @action(description="Cancel", icon="cancel", permissions=["change"])
     def cancel(self, request: HttpRequest, queryset: QuerySet) -> None:
-        self._each(request, queryset, runs.cancel)
-
-    def _each(self, request: HttpRequest, queryset: QuerySet, change: Callable[[Run], Run]) -> None:
-        for run in list(queryset):
-            try:
-                changed = change(run)
-            except GenerationError as error:
-                messages.error(request, error.detail)
-                continue
-            self.log_change(request, changed, f"{changed.get_status_display()} in the admin.")
-            messages.success(request, f"{changed.name} is {changed.status}.")
+        self.change_each(request, queryset, runs.cancel)
 
 
 def _files(run: Run) -> dict[str, Path]:

@@ -3,8 +3,6 @@
 It is read without pickled objects (`weights_only`), so loading it runs no code.
 """
 
-import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -12,8 +10,6 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from distillation.resumable import atomic
 from distillation.training.errors import CheckpointUnusable
@@ -21,7 +17,6 @@ from distillation.training.task import Progress, Task
 
 FORMAT_VERSION = 2
 FILE = "checkpoint.pt"
-FOLDER = "checkpoint"  # of format version 1
 
 
 def save(folder: Path, task: Task, progress: Progress) -> None:
@@ -30,7 +25,6 @@ def save(folder: Path, task: Task, progress: Progress) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     state = {"format_version": FORMAT_VERSION, "progress": asdict(progress), **_state(task)}
     atomic.make_file(folder / FILE, lambda new: torch.save(state, new))
-    shutil.rmtree(folder / FOLDER, ignore_errors=True)
 
 
 def settle(folder: Path) -> None:
@@ -53,12 +47,11 @@ def restore(folder: Path, task: Task) -> Progress | None:
 
     A checkpoint that does not fit is refused before the task is touched.
     """
-    path, before = Path(folder) / FILE, Path(folder) / FOLDER
-    if not path.exists() and not before.exists():
+    path = Path(folder) / FILE
+    if not path.exists():
         return None
-    path = path if path.exists() else before
     try:
-        state = _read_folder(path) if path == before else _read(path)
+        state = _read(path)
         stored, present = _layout(state), _layout(_state(task))
     except (OSError, EOFError, ValueError, KeyError, RuntimeError, UnpicklingError) as error:
         raise CheckpointUnusable(path, f"cannot be read: {error}") from error
@@ -92,31 +85,3 @@ def _layout(state: Mapping[str, Any]) -> dict[tuple[str, ...], object]:
     for name, optimizer in state["optimizers"].items():
         found["optimizers", name] = [group["params"] for group in optimizer["param_groups"]]
     return found
-
-
-def _read_folder(folder: Path) -> dict[str, Any]:
-    """Read a checkpoint of format version 1: a JSON index and two files of safetensors."""
-    index = json.loads((folder / "checkpoint.json").read_text("utf-8"))
-    state: dict[str, Any] = {
-        "progress": {name: index[name] for name in ("step", "steps", "seconds")},
-        "updates": index["ema_updates"],
-        "optimizers": {
-            name: {"state": {}, "param_groups": part["groups"]}
-            for name, part in index["optimizers"].items()
-        },
-        "modules": {},
-        "averages": {},
-    }
-    try:
-        networks = load_file(folder / "modules.safetensors")
-        moments = load_file(folder / "optimizers.safetensors")
-    except SafetensorError as error:
-        raise ValueError(str(error)) from error
-    for key, value in networks.items():
-        kind, name, tensor = key.split("/", 2)
-        place = state["modules" if kind == "module" else "averages"]
-        place.setdefault(name, {})[tensor] = value
-    for key, value in moments.items():
-        name, number, field = key.rsplit("/", 2)
-        state["optimizers"][name]["state"].setdefault(int(number), {})[field] = value
-    return state

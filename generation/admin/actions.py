@@ -11,7 +11,7 @@ from django.db.models import Model, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed
 from django.shortcuts import redirect
 from django.template.response import TemplateResponse
-from django.urls import path, reverse
+from django.urls import URLPattern, path, reverse
 
 from generation.errors import GenerationError
 
@@ -40,6 +40,8 @@ class ObjectActionsMixin:
     change_form_outer_before_template = "generation/admin/object.html"
     admin_site: Any
     opts: Any
+    has_view_permission: Any
+    log_change: Any
 
     def action_applies(self, name: str, obj: Any) -> bool:
         """Return whether the action applies to this object now."""
@@ -92,6 +94,46 @@ class ObjectActionsMixin:
             **selection(request, [obj.pk for obj in chosen]),
         }
         return TemplateResponse(request, "generation/admin/question.html", context)
+
+    def change_each(
+        self,
+        request: HttpRequest,
+        queryset: QuerySet,
+        change: Callable[[Any], Any],
+        *,
+        said: str = "{0.name} is {0.status}.",
+        logged: str = "{status} in the admin.",
+        select_one: str = "",
+    ) -> None:
+        """Change the objects, and log and report each change or its error.
+
+        said, logged: formats of what `change` returns. select_one: the error unless one object is selected.
+        """
+        chosen = list(queryset)
+        if select_one and len(chosen) != 1:
+            messages.error(request, select_one)
+            return
+        for obj in chosen:
+            try:
+                changed = change(obj)
+            except GenerationError as error:
+                messages.error(request, error.detail)
+                continue
+            status = changed.get_status_display()
+            self.log_change(request, changed, logged.format(changed, status=status))
+            messages.success(request, said.format(changed))
+
+    def page(
+        self, route: str, view: Callable[..., HttpResponse], name: str, *, cacheable: bool = False
+    ) -> URLPattern:
+        """Return the path of a page for people who may view the objects."""
+
+        def checked(request: HttpRequest, **given: Any) -> HttpResponse:
+            if not self.has_view_permission(request):
+                raise PermissionDenied
+            return view(request, **given)
+
+        return path(route, self.admin_site.admin_view(checked, cacheable=cacheable), name=name)
 
     def get_urls(self) -> list:
         view = self.admin_site.admin_view(self.object_action_view)

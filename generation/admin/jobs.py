@@ -7,12 +7,11 @@ from uuid import UUID
 from django.contrib import admin, messages
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.postgres.expressions import ArraySubquery
-from django.core.exceptions import PermissionDenied
 from django.db.models import Exists, OuterRef, QuerySet
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404
 from django.template.defaultfilters import pluralize
-from django.urls import path, reverse
+from django.urls import reverse
 from django.utils import timezone
 from unfold.admin import ModelAdmin
 from unfold.contrib.filters.admin import (
@@ -126,23 +125,18 @@ class JobAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
 
     def get_urls(self) -> list:
         # cacheable: otherwise the admin forbids caching, and a list loads its thumbnails again each time.
-        image = self.admin_site.admin_view(self.image_view, cacheable=True)
-        now = self.admin_site.admin_view(self.now_view)
-        own = [
-            path("image/<uuid:image_id>/<str:size>/", image, name="generation_job_image"),
-            path("<uuid:job_id>/now/", now, name="generation_job_now"),
+        image = "image/<uuid:image_id>/<str:size>/"
+        return [
+            self.page(image, self.image_view, "generation_job_image", cacheable=True),
+            self.page("<uuid:job_id>/now/", self.now_view, "generation_job_now"),
+            *super().get_urls(),
         ]
-        return [*own, *super().get_urls()]
 
     def image_view(self, request: HttpRequest, image_id: UUID, size: str) -> HttpResponse:
-        if not self.has_view_permission(request):
-            raise PermissionDenied
         return pictures.respond(request, image_id, size)
 
     def now_view(self, request: HttpRequest, job_id: UUID) -> HttpResponse:
         """Return the state that the job's page polls."""
-        if not self.has_view_permission(request):
-            raise PermissionDenied
         return JsonResponse(self._now(get_object_or_404(Job, pk=job_id)))
 
     def _now(self, job: Job) -> dict[str, Any]:

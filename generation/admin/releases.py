@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from django.conf import settings
-from django.contrib import admin, messages
+from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.template.defaultfilters import filesizeformat, pluralize
@@ -14,7 +14,6 @@ from unfold.decorators import action, display
 
 from generation.admin import pictures
 from generation.admin.actions import ObjectActionsMixin, ReadOnlyMixin
-from generation.errors import GenerationError
 from generation.models import PromptVariant, Release
 from generation.releases import activation, reassignment, specialists
 from generation.releases import lifecycle as releases
@@ -189,23 +188,10 @@ class ReleaseAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
         self._one(request, queryset, releases.reject, "{} was rejected.")
 
     def _one(
-        self,
-        request: HttpRequest,
-        queryset: QuerySet,
-        change: Callable[[Release], Release],
-        done: str,
+        self, request: HttpRequest, queryset: QuerySet, change: Callable[[Any], Any], done: str
     ) -> None:
-        chosen = list(queryset[:2])
-        if len(chosen) != 1:
-            messages.error(request, "Select exactly one release.")
-            return
-        try:
-            release = change(chosen[0])
-        except GenerationError as error:
-            messages.error(request, error.detail)
-            return
-        self.log_change(request, release, done.format(release.name))
-        messages.success(request, done.format(release.name))
+        one = "Select exactly one release."
+        self.change_each(request, queryset, change, said=done, logged=done, select_one=one)
 
 
 def _changes(name: str, release: Release) -> str:
