@@ -21,6 +21,7 @@ from tests.people import make_embedding, make_release, make_user
 from tests.web import Web, eventually
 
 pytestmark = browser.MARKS
+NO_ICON = '<link rel="icon" href="data:,">'  # else the browser asks for /favicon.ico, and complains that there is none
 
 
 @pytest.fixture
@@ -123,7 +124,7 @@ def test_a_design_is_requested_and_watched_without_a_reload(visitor: Visitor):
 
     folder = designs.output(design)
     folder.mkdir(parents=True)
-    (folder / "report.html").write_text("<h1>Front of the design</h1>")
+    (folder / "report.html").write_text(f"{NO_ICON}<h1>Front of the design</h1>")
     designs.finish(design, choice=None, reason="None is within the limits.")
     page.get_by_text("None is within the limits.").first.wait_for()
     page.get_by_role("link", name="Report").click()
