@@ -1,8 +1,7 @@
-"""Pixels of image files as people see them: 8 bits, sRGB, on white where they are transparent. Imports no torch."""
+"""Pixels of image files as people see them: 8 bits, sRGB, on white where they are transparent. Imports no tensors."""
 
 import io
 
-import numpy as np
 from PIL import Image, ImageCms
 
 UNREADABLE = (OSError, SyntaxError, ValueError)  # what PIL raises for a damaged file
@@ -13,6 +12,8 @@ WHITE = (255, 255, 255)  # background of transparent images, as in a browser
 def plain(image: Image.Image) -> Image.Image:
     """Convert to a mode that can be resized: no palette, 8 bits per channel."""
     if image.mode.startswith("I"):  # 16-bit grey, in one of PIL's modes
+        import numpy as np  # not at the top: the web process has no tensor library
+
         values = np.asarray(image).astype(np.int64).clip(0, 65535) >> 8
         return Image.fromarray(values.astype(np.uint8))
     if image.mode in ("P", "PA", "LA", "1") or "transparency" in image.info:

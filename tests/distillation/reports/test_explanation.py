@@ -55,7 +55,7 @@ def gate(*checks: dict[str, object]) -> dict[str, object]:
             "are too few; about 19 would decide it",
             "Measure it again with 19 seeds",
         ),
-        (gate(check("quality", found=None, decided=False)), "Nothing judged", "side by side"),
+        (gate(check("quality", found=None, decided=False)), "Nothing tells", "side by side"),
         (
             gate(check("bytes at most", found=13.7e6, limit=12e6, low=None)),
             "the size on disk is 13.7 MB, and at most 12 MB is allowed.",
