@@ -8,6 +8,8 @@ from django.db import connection
 
 # What no column of text holds: PostgreSQL stores no NUL, UTF-8 no lone surrogate.
 UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+# Schema that holds the tables of before until a restoration (`project.maintenance`) has succeeded.
+BEFORE_RESTORE = "before_restore"
 # Classes and codes of SQLSTATE (appendix A of PostgreSQL's manual) that Django does not call operational.
 READ_ONLY = "25006"
 _AWAY = (
@@ -27,6 +29,13 @@ def is_away(error: BaseException | None) -> bool:
     if not isinstance(error, django.db.Error):
         return False
     return sqlstate(error).startswith(_AWAY)
+
+
+def is_being_restored() -> bool:
+    """Return whether a restoration of a backup is under way, or was interrupted and not repeated."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", [BEFORE_RESTORE])
+        return cursor.fetchone() is not None
 
 
 def now() -> datetime:

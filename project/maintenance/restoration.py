@@ -16,14 +16,12 @@ from django.db.migrations.loader import MigrationLoader
 from generation.access import audit
 from generation.engine import release as release_format
 from generation.engine.errors import ReleaseInvalid
-from generation.infra import redis_client
+from generation.infra import database, redis_client
+from generation.infra.database import BEFORE_RESTORE
 from project.maintenance import archive, programs
 from project.maintenance.archive import DATA, DUMP, Facts
 from project.maintenance.errors import ArchiveInvalid, NotEmpty
 
-ASIDE = (
-    "before_restore"  # schema that holds the tables of before until the restoration has succeeded
-)
 # Columns that may hold paths below the data folder.
 PATHS = (
     ("generation_release", "path"),
@@ -106,8 +104,8 @@ def _refuse_in_use(*, replace: bool) -> None:
 def _restore_database(dump: Path) -> None:
     """Restore the dump in place of the tables that there are, or leave those as they are."""
     with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute(f"DROP SCHEMA IF EXISTS {ASIDE} CASCADE")
-        cursor.execute(f"ALTER SCHEMA public RENAME TO {ASIDE}")
+        cursor.execute(f"DROP SCHEMA IF EXISTS {BEFORE_RESTORE} CASCADE")
+        cursor.execute(f"ALTER SCHEMA public RENAME TO {BEFORE_RESTORE}")
         cursor.execute("CREATE SCHEMA public")
     try:
         programs.run(
@@ -118,7 +116,7 @@ def _restore_database(dump: Path) -> None:
         _put_back()
         raise
     with connection.cursor() as cursor:
-        cursor.execute(f"DROP SCHEMA {ASIDE} CASCADE")
+        cursor.execute(f"DROP SCHEMA {BEFORE_RESTORE} CASCADE")
 
 
 def _put_back() -> None:
@@ -127,12 +125,10 @@ def _put_back() -> None:
     Tables that have been made there since stay, and only --replace removes either.
     """
     with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", [ASIDE])
-        is_aside = cursor.fetchone() is not None
         cursor.execute("SELECT 1 FROM pg_tables WHERE schemaname = 'public' LIMIT 1")
-        if is_aside and cursor.fetchone() is None:
+        if cursor.fetchone() is None and database.is_being_restored():
             cursor.execute("DROP SCHEMA public CASCADE")
-            cursor.execute(f"ALTER SCHEMA {ASIDE} RENAME TO public")
+            cursor.execute(f"ALTER SCHEMA {BEFORE_RESTORE} RENAME TO public")
 
 
 def _move(unpacked: Path, root: Path) -> int:

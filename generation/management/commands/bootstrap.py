@@ -40,6 +40,11 @@ LOCK = 0x5265746F7274  # "Retort": advisory lock of the bootstrap
 LOCK_NOT_AVAILABLE = "55P03"
 MIGRATION_TRIES = 60
 PAUSE_SECONDS = 1.0
+RESTORED = (
+    "A restoration of this database is under way, or was interrupted. Wait for its end, or repeat it: manage.py "
+    f"restore FILE --replace. The tables of before are in the schema {database.BEFORE_RESTORE}: drop it if nobody "
+    "needs them."
+)
 
 
 class Command(BaseCommand):
@@ -53,6 +58,8 @@ class Command(BaseCommand):
         began = time.monotonic()
         try:
             with alone():
+                if database.is_being_restored():
+                    raise CommandError(RESTORED)
                 done: dict[str, Any] = {
                     "migrations": self.migrate(),
                     "releases": self.register_starter(),
@@ -71,9 +78,9 @@ class Command(BaseCommand):
             InternalError,  # read-only
             MigrationSchemaMissing,
         ) as error:
-            database = connection.settings_dict
+            server = connection.settings_dict
             raise CommandError(
-                f"PostgreSQL at {database['HOST']}:{database['PORT'] or 5432}, database {database['NAME']}: "
+                f"PostgreSQL at {server['HOST']}:{server['PORT'] or 5432}, database {server['NAME']}: "
                 f"{str(error).strip()}\n"
                 "Check that DATABASE_URL names an existing database, and an account that owns the database."
             ) from error

@@ -198,6 +198,13 @@ def test_migrations_are_run_again_while_a_long_transaction_holds_a_table(monkeyp
 
 
 @pytest.mark.django_db(transaction=True)
+def test_a_restoration_that_was_interrupted_is_said_and_not_built_over() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE SCHEMA before_restore")
+    with pytest.raises(CommandError, match=r"was interrupted\. Wait for its end, or repeat it"):
+        call_command("bootstrap")
+
+
 def test_an_account_that_may_not_make_tables_is_said(db) -> None:
     facts = urlsplit(database_url())
     name = f"of_this_test_{uuid.uuid4().hex[:12]}"
