@@ -147,6 +147,8 @@ def load(folder: Path, *, device: str = "auto") -> Teacher:
             negative = negative.view(1, *manifest.embedding_shape).to(chosen.place)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise TeacherRefused(f"{folder}: {error}") from error
+    for network in (unet, vae):
+        _check_finite(network, folder)
     teacher = Teacher(
         folder=folder,
         manifest=manifest,
@@ -160,3 +162,13 @@ def load(folder: Path, *, device: str = "auto") -> Teacher:
     )
     unet.set_attn_processor(teacher.attention_processor())
     return teacher
+
+
+def _check_finite(network: nn.Module, folder: Path) -> None:
+    """Raise TeacherRefused for weights that would make the loss of every student infinite or NaN."""
+    odd = [name for name, value in network.state_dict().items() if not value.isfinite().all()]
+    if odd:
+        raise TeacherRefused(
+            f"{folder}: {len(odd)} tensors of {type(network).__name__} have infinite values or NaN, such as {odd[0]}. "
+            "Copy the release again from its source, or train it again with a lower learning rate."
+        )

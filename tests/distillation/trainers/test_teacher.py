@@ -266,6 +266,18 @@ def test_weights_of_another_shape_are_refused(broken):
     assert "conv_in.weight" in refusal(broken)
 
 
+@pytest.mark.parametrize("part", ["unet", "vae"])
+def test_weights_that_are_no_numbers_are_refused(broken, part):
+    """Else the first training would say that its learning rate is too high."""
+    path = broken / part / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(path)
+    name = next(iter(tensors))
+    tensors[name].view(-1)[0] = float("nan")
+    save_file(tensors, path, {"format": "pt"})
+    again(broken)
+    assert name in refusal(broken)
+
+
 def again(folder: Path) -> None:
     """Write the manifest for the files as they are now."""
     manifest = release.read(folder)
