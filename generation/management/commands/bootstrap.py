@@ -33,7 +33,7 @@ from generation.releases import quality
 from generation.releases.quality import Counts
 
 STARTER = settings.BASE_DIR / "generation" / "starter"
-SHIPPED = ("teacher", "student-2")  # "student" is of before: databases may name it, and serve it
+SHIPPED = ("teacher-2", "student-3")
 IN_STARTER = "generation/starter/"  # begins the stored paths of the included releases
 LOCK = 0x5265746F7274  # "Retort": advisory lock of the bootstrap
 LOCK_NOT_AVAILABLE = "55P03"
