@@ -22,7 +22,7 @@ AMPLIFIED = 20.0  # differences of neighbouring pixels, so that grain is about a
 class PatchesRecipe:
     """weight: of the adversarial loss of the decoder. crop: pixels a side that the discriminator sees of each picture.
 
-    learns_after, heard_after: steps before the discriminator learns, and steps of its own before its loss counts.
+    start_step: of the discriminator. warmup_steps: it trains alone for so many before its loss counts.
     r1_weight: of E‖∇D‖² at the real pictures, by noise of standard deviation r1_noise.
     """
 
@@ -30,15 +30,15 @@ class PatchesRecipe:
     crop: int = 128
     width: int = 32  # channels of the first layer
     learning_rate: float = 1e-3
-    learns_after: int = 0
-    heard_after: int = 200
+    start_step: int = 0
+    warmup_steps: int = 200
     r1_weight: float = 5e-4
     r1_noise: float = 0.005
 
     def __post_init__(self) -> None:
         checks.at_least_1(self, "crop", "width")
         checks.positive(self, "weight", "learning_rate", "r1_noise")
-        checks.not_negative(self, "r1_weight", "learns_after", "heard_after")
+        checks.not_negative(self, "r1_weight", "start_step", "warmup_steps")
 
 
 class Discriminator(nn.Module):
@@ -97,7 +97,7 @@ class Patches:
         left = int(torch.randint(width - size + 1, (1,), generator=generator))
         ours, theirs = (part[..., top : top + size, left : left + size] for part in (output, real))
         self._crops = ours.detach(), theirs
-        if index < self.recipe.learns_after + self.recipe.heard_after:
+        if index < self.recipe.start_step + self.recipe.warmup_steps:
             return None
         self._discriminator.requires_grad_(False)
         error = adversarial.student_loss(self._discriminator(ours))
@@ -106,7 +106,7 @@ class Patches:
 
     def learn(self, index: int, generator: Generator) -> dict[str, float]:
         """Update the discriminator by the crops of the last `error`; return its loss, if it learns in this step."""
-        if self._crops is None or index < self.recipe.learns_after:
+        if self._crops is None or index < self.recipe.start_step:
             return {}
         (ours, real), recipe = self._crops, self.recipe
         noise = recipe.r1_noise * torch.randn(real.shape, generator=generator).to(real)

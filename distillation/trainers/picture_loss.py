@@ -17,7 +17,7 @@ from distillation.training.task import Trained, TrainingRecipe
 
 @dataclass(frozen=True, kw_only=True)
 class PictureLossRecipe(TrainingRecipe):
-    """Weights of the parts of the loss; that of pixels is 1.
+    """Weights of the parts of the loss; that of pixels is 1. weight_decay: of the optimizer.
 
     texture_weight: of `losses.texture`; patches: None trains without the discriminator. Without both, detail that the
     latents do not hold is drawn smooth.

@@ -99,13 +99,13 @@ class MatchingTask(FewStepTask):
             "fake_score": float(loss.detach()),
             "fake_gradient_norm": self.update("fake", loss, clipped_norm=self._recipe.clipped_norm),
         }
-        heard = self._recipe.adversarial
-        if heard is None or self._heads is None or not with_heads or index < heard.learn_after:
+        gan = self._recipe.adversarial
+        if gan is None or self._heads is None or not with_heads or index < gan.learn_after:
             return measured
-        real = schedule.noised(self._real(heard, rows, generator), noise, times)
-        near = heard.r1_noise * examples.fresh_noise(len(rows), generator)
+        real = schedule.noised(self._real(gan, rows, generator), noise, times)
+        near = gan.r1_noise * examples.fresh_noise(len(rows), generator)
         loss, parts = discriminator.heads_loss(
-            heard,
+            gan,
             self._heads,
             teacher=self._teacher,
             fake=noised,
@@ -179,10 +179,10 @@ class MatchingTask(FewStepTask):
     ) -> tuple[Tensor, dict[str, float]]:
         """Return the loss of the distributions, with the adversarial term once it has begun; and its parts by name."""
         recipe, schedule = self._recipe, self._teacher.schedule
-        heard = recipe.adversarial
-        if heard is not None and index < heard.gan_after:
-            heard = None
-        logits, real_x0 = self._judged(noised, times, embeds, heard)
+        gan = recipe.adversarial
+        if gan is not None and index < gan.gan_after:
+            gan = None
+        logits, real_x0 = self._judged(noised, times, embeds, gan)
         with torch.no_grad():
             fake_pred = self._teacher.passed(self.fake, noised.detach(), times, embeds)
         fake_x0 = schedule.as_x0(fake_pred, noised.detach(), times)
@@ -196,23 +196,23 @@ class MatchingTask(FewStepTask):
             )
         loss = distribution_matching.distribution_matching(x, real_x0, fake_x0, weights=weights)
         measured = {"matching": float(loss.detach())}
-        if logits is not None and heard is not None:
-            gan = adversarial.student_loss(logits)
-            loss = loss + heard.gan_weight * gan
-            measured["gan"] = float(gan.detach())
+        if logits is not None and gan is not None:
+            gan_loss = adversarial.student_loss(logits)
+            loss = loss + gan.gan_weight * gan_loss
+            measured["gan"] = float(gan_loss.detach())
         return loss, measured
 
     def _judged(
-        self, noised: Tensor, times: Tensor, embeds: Tensor, heard: AdversarialRecipe | None
+        self, noised: Tensor, times: Tensor, embeds: Tensor, gan: AdversarialRecipe | None
     ) -> tuple[Tensor | None, Tensor]:
-        """Return of one pass the heads' logits, if heard, with gradient into `noised`, and the guided teacher's x̂₀."""
+        """Return of one pass the heads' logits, if gan, with gradient into `noised`, and the guided teacher's x̂₀."""
         teacher, scale = self._teacher, self._guidance_scale
         still = noised.detach()
-        if heard is None or self._heads is None:
+        if gan is None or self._heads is None:
             prediction = teacher.predict(still, times, embeds, guidance_scale=scale)
             return None, teacher.schedule.as_x0(prediction, still, times)
         prediction, maps = discriminator.prediction_and_features(
-            teacher, noised, times, embeds, layers=heard.layers
+            teacher, noised, times, embeds, layers=gan.layers
         )
         if scale != 1 and teacher.negative is not None:
             empty = teacher.negative.expand(len(still), -1, -1)

@@ -15,7 +15,7 @@ def smooth(generator: torch.Generator) -> torch.Tensor:
 
 def game(**changes: float) -> tuple[Patches, Trained]:
     task = Trained()
-    recipe = PatchesRecipe(crop=16, width=8, learning_rate=5e-3, heard_after=0, **changes)
+    recipe = PatchesRecipe(crop=16, width=8, learning_rate=5e-3, warmup_steps=0, **changes)
     return Patches(recipe, task, seed=0, device=torch.device("cpu")), task
 
 

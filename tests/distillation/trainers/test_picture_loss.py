@@ -55,7 +55,7 @@ def test_texture_adds_its_weighted_error() -> None:
 
 def test_the_discriminator_learns_first_and_counts_later() -> None:
     task = Trained()
-    patches = PatchesRecipe(weight=0.5, crop=16, width=4, learns_after=1, heard_after=2)
+    patches = PatchesRecipe(weight=0.5, crop=16, width=4, start_step=1, warmup_steps=2)
     loss_of = PictureLoss(replace(PLAIN, patches=patches), task, device=CPU)
     assert NAME in task.modules and NAME in task.optimizers
     is_counted, is_learning = [], []
