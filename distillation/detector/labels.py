@@ -104,7 +104,7 @@ class Labelled:
         return replace(self, rows=tuple(rows))
 
     def knowing(self, vocabulary: Vocabulary) -> "Labelled":
-        """Return the pictures of which a bit of the vocabulary is known."""
+        """Return the pictures with at least one known bit of the vocabulary."""
         rows = [row for row in self.rows if set(_truth(row, vocabulary)) != {UNKNOWN}]
         return self.only(rows)
 

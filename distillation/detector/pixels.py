@@ -1,4 +1,7 @@
-"""Pixels of image files as people see them: 8 bits, sRGB, on white where they are transparent. Imports no tensors."""
+"""Pixels of image files as people see them: 8 bits, sRGB, on white where they are transparent.
+
+The web process imports this module, so it loads no tensor library before a 16-bit picture comes.
+"""
 
 import io
 
@@ -12,7 +15,7 @@ WHITE = (255, 255, 255)  # background of transparent images, as in a browser
 def plain(image: Image.Image) -> Image.Image:
     """Convert to a mode that can be resized: no palette, 8 bits per channel."""
     if image.mode.startswith("I"):  # 16-bit grey, in one of PIL's modes
-        import numpy as np  # not at the top: the web process has no tensor library
+        import numpy as np
 
         values = np.asarray(image).astype(np.int64).clip(0, 65535) >> 8
         return Image.fromarray(values.astype(np.uint8))

@@ -62,7 +62,7 @@ def _value(present: Any, value: Any, kinds: tuple[Any, ...], path: str) -> Any:
 
 
 def _list(present: Any, values: Sequence[Any], kinds: tuple[Any, ...], path: str) -> Any:
-    """Return the values as a tuple. kinds: the arguments of the tuple's type, `X, ...` or one for each value."""
+    """Return the values as a tuple, each checked. kinds: arguments of the tuple's type: `X, ...`, or one a value."""
     each = (kinds[0],) * len(values) if kinds[-1] is Ellipsis else kinds
     if len(values) != len(each):
         raise RecipeRefused(

@@ -266,7 +266,7 @@ class PromptVariantAdmin(
         return HttpResponse(text, content_type="text/csv; charset=utf-8", headers=headers)
 
     def process_import(self, request: HttpRequest, **kwargs: Any) -> HttpResponse:
-        """Import the file of the preview, which is kept until then."""
+        """Import the previewed file."""
         try:
             return super().process_import(request, **kwargs)
         except FileNotFoundError:

@@ -51,7 +51,7 @@ _REQUIRED = {field.name for field in fields(StoredImage) if field.default is MIS
 
 
 def from_facts(facts: Mapping[str, Any]) -> StoredImage | None:
-    """Return the image that `asdict` was made of; None if another version made it."""
+    """Return the image whose `asdict` gave these facts; None if another version wrote them."""
     return StoredImage(**facts) if _REQUIRED <= facts.keys() <= _KNOWN else None
 
 

@@ -5,9 +5,9 @@ from django.core.exceptions import ImproperlyConfigured
 
 env = environ.Env()
 ON = ("true", "1", "yes", "on", "y", "ok")
+OFF = ("false", "0", "no", "off", "n", "")
 # Of what has no limit of its own. In seconds it is 31 years: more is a mistake that would fail later, and elsewhere.
 MOST = 10**9
-OFF = ("false", "0", "no", "off", "n", "")
 
 
 def positive(name: str, default: float, *, whole: bool = False, most: int = MOST) -> float:

@@ -80,16 +80,19 @@ def test_a_half_made_data_folder_is_made_again(tmp_path: Path) -> None:
         assert count_databases(server) == 1
 
 
+def assert_starts_beside(server: PostgreSQL, pid: int) -> None:
+    """With a pid file that names this process of another program or folder."""
+    (server.data / "postmaster.pid").write_text(f"{pid}\n{server.data}\n0\n{server.port}\n")
+    server.prepare()
+    with running(server):
+        assert count_databases(server) == 1
+
+
 def test_a_pid_file_that_names_a_stranger_is_removed_and_the_stranger_lives(prepared: Path) -> None:
     stranger = subprocess.Popen(["sleep", "60"])
     try:
         server = make_postgres(prepared)
-        (server.data / "postmaster.pid").write_text(
-            f"{stranger.pid}\n{server.data}\n0\n{server.port}\n"
-        )
-        server.prepare()
-        with running(server):
-            assert count_databases(server) == 1
+        assert_starts_beside(server, stranger.pid)
         assert stranger.poll() is None
     finally:
         stranger.kill()
@@ -103,12 +106,7 @@ def test_a_pid_file_that_names_another_postgresql_is_removed(
     stranger.prepare()
     with running(stranger) as other:
         server = make_postgres(prepared)
-        (server.data / "postmaster.pid").write_text(
-            f"{other.pid}\n{server.data}\n0\n{server.port}\n"
-        )
-        server.prepare()
-        with running(server):
-            assert count_databases(server) == 1
+        assert_starts_beside(server, other.pid)
         assert count_databases(stranger) == 1
 
 

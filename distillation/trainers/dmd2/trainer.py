@@ -205,7 +205,7 @@ class MatchingTask(FewStepTask):
     def _judged(
         self, noised: Tensor, times: Tensor, embeds: Tensor, gan: AdversarialRecipe | None
     ) -> tuple[Tensor | None, Tensor]:
-        """Return of one pass the heads' logits, if gan, with gradient into `noised`, and the guided teacher's x̂₀."""
+        """Return the heads' logits of one pass, differentiable by `noised` (None without gan), and the teacher's x̂₀."""
         teacher, scale = self._teacher, self._guidance_scale
         still = noised.detach()
         if gan is None or self._heads is None:

@@ -60,7 +60,7 @@ class EnsembleRecipe:
             )
 
     def others(self, teacher: Teacher) -> tuple[Teacher, ...]:
-        """Load the further members. Raises RecipeRefused, TeacherRefused."""
+        """Load the teachers of the ensemble besides this one. Raises RecipeRefused, TeacherRefused."""
         return tuple(_like(teacher, folder) for folder in self.teachers)
 
     def make(self, sources: Sources, student: UNet2DConditionModel) -> "Ensemble":

@@ -41,7 +41,7 @@ class GuidanceRecipe:
     def paired(
         self, teacher: Teacher, student_recipe: StudentRecipe
     ) -> tuple[tuple[str, str], ...]:
-        """Return the modules of teacher and student that are compared. Raises RecipeRefused if there must be some."""
+        """Return the pairs of modules whose outputs the loss compares. Raises RecipeRefused if it has none."""
         pairs = feature_pairs(teacher, student_recipe)
         if self.feature_weight and not pairs:
             raise RecipeRefused(

@@ -35,7 +35,7 @@ SPARE_SECONDS = 60  # for which the store's link outlives the cached redirect
 def find(image_id: UUID, *, among: QuerySet[Image] | None = None, **which: Any) -> Image:
     """Return the image. Raises JobPurged if it was deleted, Http404 if it never existed.
 
-    among: with what is read with it.
+    among: the rows to look in, with the tables that are read along; None = all.
     """
     rows = Image.objects.all() if among is None else among
     image = rows.filter(id=image_id, **which).first()

@@ -110,7 +110,7 @@ class VariantDetail(APIView):
 
 
 def _examples(request: Request, variants: Iterable[PromptVariant]) -> dict[int, UUID]:
-    """Return the same of the key's owner, none to a key that may not read images."""
+    """Return the example images of the key's owner by variant; none to a key that may not read images."""
     if APIKey.Scope.JOBS_READ not in cast(APIKey, request.auth).scopes:
         return {}
     return examples(request.user, variants)

@@ -79,9 +79,9 @@ def convert(folder: Path, manifest: Manifest, cache: Path | None) -> Converted:
 
 @contextmanager
 def scratch(cache: Path | None) -> Iterator[Path]:
-    """Yield a new folder for files as large as a release: in the cache, for /tmp of a container is small and in memory.
+    """Yield a new folder in the cache, or in /tmp without a cache that can be written.
 
-    In /tmp only if the cache cannot be written.
+    /tmp of a container is small and in memory, and the files are as large as a release.
     """
     try:
         if cache is not None:
@@ -95,7 +95,7 @@ def scratch(cache: Path | None) -> Iterator[Path]:
 
 
 def _remove_abandoned(cache: Path) -> None:
-    """Remove what processes left that were killed while they converted."""
+    """Remove the folders of conversions whose process was killed."""
     for folder in cache.glob(f"{SCRATCH}*"):
         with suppress(OSError):
             if time.time() - folder.stat().st_mtime > ABANDONED_SECONDS:

@@ -120,9 +120,9 @@ def _alone(cache: Path | None) -> Iterator[None]:
 def _measured(
     folder: Path, device: Device, *, threads: int, cache: Path | None
 ) -> dict[str, object]:
-    """Measure in a process of its own, as `conversion.convert`.
+    """Measure in a process of its own, as `conversion.convert` does.
 
-    A release that OpenVINO cannot compute is torch's, until the next load: the disk or the memory may have been full.
+    After an error torch computes until the next load, which measures again: the disk or the memory may have been full.
     """
     command = [sys.executable, "-m", "generation.engine.runtimes.measurement"]
     arguments = [str(folder.resolve()), device.dtype_name, str(threads)]

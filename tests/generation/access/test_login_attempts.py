@@ -77,18 +77,22 @@ def test_a_success_forgets_the_failures_before_it(person):
         assert log_in("/login", password=PASSWORD).status_code == 302
 
 
-def test_only_the_right_password_forgets_failures(person):
-    colleague = Client(REMOTE_ADDR="192.0.2.1")
-    colleague.force_login(make_user(username="ben"))
+@pytest.fixture
+def colleague() -> Client:
+    """Somebody else who is logged in, at the address of the failures."""
+    client = Client(REMOTE_ADDR="192.0.2.1")
+    client.force_login(make_user(username="ben"))
+    return client
+
+
+def test_only_the_right_password_forgets_failures(person, colleague):
     failures("/login", 10)
 
     assert colleague.post("/login", {"username": "ann", "password": "wrong"}).status_code == 429
     assert log_in("/login").status_code == 429
 
 
-def test_who_is_logged_in_has_the_password_of_another_account_checked(person):
-    colleague = Client(REMOTE_ADDR="192.0.2.1")
-    colleague.force_login(make_user(username="ben"))
+def test_who_is_logged_in_has_the_password_of_another_account_checked(person, colleague):
     failures("/login", 9)
 
     assert colleague.post("/login", {"username": "ann", "password": "wrong"}).status_code == 200
