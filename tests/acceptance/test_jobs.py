@@ -140,6 +140,7 @@ def test_redis_killed_for_twenty_seconds_under_load_costs_no_job(
     assert_each_ended_once(stack, ids, jobs)
 
 
+@pytest.mark.slow
 def test_postgresql_restarted_under_load_costs_no_accepted_job(stack: Stack, variants: list[str]):
     ids = [stack.submit(variant=slug, model="slow", seed=21)["id"] for slug in variants[:10]]
     stack.running_on(ids[0])

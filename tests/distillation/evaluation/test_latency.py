@@ -8,6 +8,7 @@ from generation.engine import release as releases
 from tests.distillation.evaluation import toys
 
 
+@pytest.mark.slow
 def test_a_release_is_measured_in_a_process_of_its_own():
     ballast = bytearray(900_000_000)
     ballast[::4096] = b"x" * len(ballast[::4096])  # resident in this process, not in that

@@ -153,6 +153,7 @@ def test_what_is_no_student_cannot_be_trained_on(teacher, detector, student, nam
         distil("--detector", str(detector), "--student", student, changes=SMALL)
 
 
+@pytest.mark.slow
 def test_a_student_of_other_passes_or_a_recipe_that_cannot_is_refused(teacher, detector, stages):
     stages.take()
     judged = ("--detector", str(detector))

@@ -50,6 +50,7 @@ def root(settings) -> Path:
     return settings.DATA_DIR / "distillation"
 
 
+@pytest.mark.slow
 def test_a_run_ends_with_a_release_that_two_prompts_are_too_few_to_serve(run, settings, stages):
     process.run()
     stages.keep()

@@ -197,7 +197,6 @@ def test_migrations_are_run_again_while_a_long_transaction_holds_a_table(monkeyp
     assert len(tries) == 3
 
 
-@pytest.mark.django_db(transaction=True)
 def test_a_restoration_that_was_interrupted_is_said_and_not_built_over() -> None:
     with connection.cursor() as cursor:
         cursor.execute("CREATE SCHEMA before_restore")
