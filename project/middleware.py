@@ -7,8 +7,10 @@ from typing import Any
 
 import structlog
 from django.conf import settings
+from django.core.exceptions import BadRequest
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
+from django.urls import reverse
 from django_structlog.middlewares import RequestMiddleware
 
 from generation.infra import metrics
@@ -50,6 +52,20 @@ def session_key(
     def middleware(request: HttpRequest) -> HttpResponseBase:
         if not is_session_key(request.COOKIES.get(settings.SESSION_COOKIE_NAME, "")):
             request.COOKIES.pop(settings.SESSION_COOKIE_NAME, None)
+        return get_response(request)
+
+    return middleware
+
+
+def admin_query(
+    get_response: Callable[[HttpRequest], HttpResponseBase],
+) -> Callable[[HttpRequest], HttpResponseBase]:
+    """Refuse a query of the admin with a NUL: Django's admin passes it to PostgreSQL, which has no such text."""
+
+    def middleware(request: HttpRequest) -> HttpResponseBase:
+        has_nul = "%00" in request.META.get("QUERY_STRING", "")
+        if has_nul and request.path_info.startswith(reverse("admin:index")):
+            raise BadRequest("The address has a NUL character (%00). Remove it.")
         return get_response(request)
 
     return middleware

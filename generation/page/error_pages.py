@@ -1,7 +1,9 @@
 """Django's error handlers: HTML for browsers, problem documents for API clients."""
 
 import sys
+from dataclasses import replace
 
+from django.core.exceptions import BadRequest
 from django.http import HttpRequest, HttpResponseBase, HttpResponsePermanentRedirect
 from django.urls import is_valid_path, reverse
 from rest_framework.request import Request
@@ -24,7 +26,12 @@ def _is_browser(request: HttpRequest) -> bool:
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponseBase:
-    return _shown(refusals.BAD_REQUEST, request)
+    refusal = refusals.BAD_REQUEST
+    if isinstance(
+        exception, BadRequest
+    ):  # says what is wrong; others are Django's, about its inside
+        refusal = replace(refusal, detail=str(exception))
+    return _shown(refusal, request)
 
 
 def forbidden(request: HttpRequest, exception: Exception) -> HttpResponseBase:

@@ -55,6 +55,7 @@ MIDDLEWARE = [
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
     "project.middleware.RequestLog",
+    "project.middleware.admin_query",
     "generation.api.middleware.actor",
     "generation.api.middleware.rate_limit",
 ]

@@ -161,6 +161,15 @@ def test_errors_in_the_admin_are_pages_of_retort(page, status):
     assert "page.css" in html and 'href="/admin/">Back to the admin' in html and "Log out" in html
 
 
+@pytest.mark.parametrize("query", ["q=%00", "status__exact=%00", "tag=vase%00", "%00=1", "o=%00"])
+@pytest.mark.parametrize("model", ["promptvariant", "job", "auditentry"])
+def test_a_query_with_a_nul_is_refused_in_plain_words(admin, model, query):
+    page = url(model, "changelist")
+    answer = admin.get(f"{page}?{query}", headers={"Accept": "text/html"})
+    assert answer.status_code == 400
+    assert "NUL" in answer.content.decode() and "Back to the admin" in answer.content.decode()
+
+
 def test_the_first_page_shows_nothing_to_whom_nothing_is_permitted(rows):
     html = staff().get(reverse("admin:index")).content.decode()
     assert "Queued" not in html and "/image/" not in html

@@ -101,7 +101,7 @@ def test_the_query_chooses_rows_columns_and_filters(admin):
     "query",
     [
         {"rows": "nonsense", "columns": "vase", "tag": "nothing"},
-        {"rows": "vase", "columns": "vase", "tag": "\0", "more": "1"},
+        {"rows": "vase", "columns": "vase", "tag": "none", "more": "1"},
         {"tag": "vase"},
     ],
 )
