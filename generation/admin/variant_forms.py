@@ -143,6 +143,14 @@ class VariantForm(forms.ModelForm):
             raise ValidationError(error.detail) from error
         return text
 
+    def clean_notes(self) -> str:
+        notes = self.cleaned_data["notes"]
+        try:
+            text_rules.check_notes(notes, self.initial.get("notes", ""))
+        except PromptInvalid as error:
+            raise ValidationError(error.detail) from error
+        return notes
+
     def clean(self) -> dict[str, Any]:
         data = super().clean() or self.cleaned_data
         variant, text = self.instance, data.get("text")

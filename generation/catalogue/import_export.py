@@ -84,7 +84,7 @@ class VariantResource(resources.ModelResource):
     def import_instance(self, instance: PromptVariant, row: dict, **kwargs: Any) -> None:
         """Set the values of a row. Raises ValidationError with all its errors."""
         number, errors = kwargs["row_number"], {}
-        old_text = instance.text
+        old_text, old_notes = instance.text, instance.notes
         cells = {
             name: value
             for name, value in row.items()
@@ -108,9 +108,10 @@ class VariantResource(resources.ModelResource):
             errors["slug"] = f"“{instance.slug}” is already in row {self._seen[instance.slug]}."
         self._seen.setdefault(instance.slug, number)
         try:
+            text_rules.check_notes(instance.notes, old_notes)
             self._take_text(instance, old_text)
         except PromptInvalid as error:
-            errors["text"] = error.detail
+            errors[error.parameter or "text"] = error.detail
         if errors:
             raise ValidationError(errors)
 

@@ -1,4 +1,4 @@
-"""Rules of a variant's text, tags and slug, for forms, imports and the API alike: `check_text` and `validate_text`."""
+"""Rules of a variant's text, tags, notes and slug, for forms, imports and the API alike."""
 
 import hashlib
 import unicodedata
@@ -21,6 +21,7 @@ log = structlog.get_logger(__name__)
 MAX_WORDS = 12
 MAX_CHARACTERS = 300
 MAX_TAG_CHARACTERS = 60
+MAX_NOTES_CHARACTERS = 5000
 TAG_SEPARATORS = ",|"
 NOT = "not-"  # prefix of a tag whose subject must not be in the picture
 
@@ -110,6 +111,15 @@ def tidy_tags(tags: Iterable[str]) -> list[str]:
                 parameter="tags",
             )
     return clean
+
+
+def check_notes(notes: str, before: str = "") -> None:
+    """Raise PromptInvalid if new notes are too long. Those of before may stay."""
+    if len(notes) > MAX_NOTES_CHARACTERS and notes != before:
+        raise PromptInvalid(
+            f"The notes have {len(notes)} characters; at most {MAX_NOTES_CHARACTERS} are allowed.",
+            parameter="notes",
+        )
 
 
 def slug_for(text: str, taken: Iterable[str] | None = None) -> str:

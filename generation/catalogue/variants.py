@@ -70,6 +70,7 @@ def save(variant: PromptVariant, *, new_revision: bool = False) -> PromptVariant
     )
     variant.text = tidy(variant.text)
     variant.tags = text_rules.tidy_tags(variant.tags)
+    text_rules.check_notes(variant.notes, stored.notes if stored else "")
     variant.slug = variant.slug or text_rules.slug_for(variant.text)
     changed = stored is not None and stored.text != variant.text
     if stored is None or changed:

@@ -6,11 +6,12 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from generation.api.serializers.shapes import PageQuery, SelfURLSerializer, Strict, absolute, url
-from generation.catalogue.text_rules import MAX_TAG_CHARACTERS, MAX_WORDS
+from generation.catalogue.text_rules import MAX_NOTES_CHARACTERS, MAX_TAG_CHARACTERS, MAX_WORDS
 from generation.images import links
 from generation.models import PromptVariant
 
 MOST_TAGS = 50
+NOTES = f"Notes of editors, at most {MAX_NOTES_CHARACTERS} characters; they have no effect."
 
 
 class VariantQuery(PageQuery):
@@ -40,9 +41,7 @@ class ChangeVariantSerializer(Strict):
         PromptVariant.Status.choices,
         help_text="archived: requests for images of it are refused; active: they are accepted.",
     )
-    notes = serializers.CharField(
-        allow_blank=True, help_text="Notes of editors; they have no effect."
-    )
+    notes = serializers.CharField(allow_blank=True, help_text=NOTES)
     new_revision = serializers.BooleanField(
         default=False,
         help_text="Required to change a text that has images: they keep the old text.",
@@ -60,9 +59,7 @@ class NewVariantSerializer(Strict):
     status = serializers.ChoiceField(
         PromptVariant.Status.choices, default=PromptVariant.Status.ACTIVE
     )
-    notes = serializers.CharField(
-        allow_blank=True, help_text="Notes of editors; they have no effect."
-    )
+    notes = serializers.CharField(allow_blank=True, help_text=NOTES)
 
 
 class ExampleSerializer(serializers.Serializer[Any]):

@@ -235,6 +235,16 @@ def test_a_text_with_images_needs_the_tick_for_a_new_revision(admin):
     assert (variant.text, variant.revision) == ("a blue vase", 2)
 
 
+def test_notes_that_are_too_long_are_an_error_of_the_form(admin):
+    answer = admin.post(url("promptvariant", "add"), fields(notes="x" * 5001))
+    assert "at most 5000" in str(answer.context["adminform"].form.errors["notes"])
+    variant = make_variant(slug="vase", text="a red vase", notes="x" * 6000)
+    longer = fields(slug="vase", tags="glass", notes="x" * 6000)
+    assert admin.post(url("promptvariant", "change", variant.pk), longer).status_code == 302
+    variant.refresh_from_db()
+    assert (variant.tags, len(variant.notes)) == (["glass"], 6000)
+
+
 def test_notes_can_be_changed_without_a_tick(admin):
     embedding = make_embedding(variant=make_variant(slug="vase", text="a red vase"))
     make_image(job=make_job(embedding=embedding, status=Status.SUCCEEDED))

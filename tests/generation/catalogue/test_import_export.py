@@ -79,13 +79,16 @@ def test_every_wrong_row_is_named_and_nothing_is_written(tmp_path):
         "state,a green cup,,nonsense",
         "good,a grey cup,,",
         f"tagged,a white cup,{'x' * 61},",
+        f"noted,a black cup,,,{'x' * 5001}",
     ]
-    file = write(tmp_path, "slug,text,tags,status\n" + "\n".join(rows) + "\n")
+    file = write(
+        tmp_path, "slug,text,tags,status,notes\n" + ",\n".join(rows[:-1]) + f",\n{rows[-1]}\n"
+    )
 
     report = import_export.import_file(file)
 
     complaints = dict(report.errors)
-    assert sorted(complaints) == [2, 3, 4, 5, 6, 7, 8]
+    assert sorted(complaints) == [2, 3, 4, 5, 6, 7, 8, 9]
     assert "13 words" in complaints[2]
     assert "“good”" in complaints[3]
     assert "“jug”" in complaints[4]
@@ -93,6 +96,7 @@ def test_every_wrong_row_is_named_and_nothing_is_written(tmp_path):
     assert "draft, active, archived" in complaints[6]
     assert "“good” is already in row 1" in complaints[7]
     assert "tag" in complaints[8]
+    assert "5001 characters; at most 5000" in complaints[9]
     assert texts() == {"jug": "a blue jug"}
 
 

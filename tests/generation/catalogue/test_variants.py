@@ -43,6 +43,15 @@ def test_a_changed_text_is_a_new_revision_and_anything_else_is_not():
     assert (variant.text, variant.normalized_text) == ("a red jug", "a red jug")
 
 
+def test_notes_have_a_limit_and_longer_ones_of_before_stay():
+    with pytest.raises(PromptInvalid, match="5001 characters; at most 5000"):
+        catalogue.save(PromptVariant(text="a blue vase", notes="x" * 5001))
+    make_variant(slug="vase", text="a red vase", notes="x" * 6000)
+    assert editing.edit("vase", tags=["glass"]).tags == ["glass"]
+    with pytest.raises(PromptInvalid, match="at most 5000"):
+        editing.edit("vase", notes="y" * 6000)
+
+
 def test_the_text_behind_images_changes_only_as_a_new_revision():
     embedding = make_embedding()
     make_image(job=make_job(embedding=embedding, status=Job.Status.SUCCEEDED))
