@@ -1,18 +1,44 @@
-"""Preview of a large import in the admin: only its first rows are shown. The import is `VariantResource`."""
+"""Preview of an import in the admin: its first rows are shown, its file is kept. The import is `VariantResource`."""
 
+import base64
 from typing import Any
+from uuid import uuid4
 
 import tablib
 from django.core.exceptions import ValidationError
 from import_export import resources
 from import_export.results import Result
+from import_export.tmp_storages import BaseStorage
 
 from generation.catalogue import unknown_words
 from generation.catalogue.import_export import VariantResource
 from generation.catalogue.unknown_words import Vocabulary
+from generation.infra import redis_client
 from generation.models import PromptVariant
 
 PREVIEW_ROWS = 200
+KEPT_SECONDS = 24 * 3600
+
+
+class PreviewedFile(BaseStorage):
+    """A file between preview and import, in Redis: each web host finds it, and one that nobody imports expires."""
+
+    def _key(self) -> str:
+        return f"retort:import:{self.name}"
+
+    def save(self, data: bytes) -> None:
+        self.name = uuid4().hex
+        redis_client.client().set(self._key(), base64.b64encode(data), ex=KEPT_SECONDS)
+
+    def read(self) -> bytes:
+        """Return the content. Raises FileNotFoundError."""
+        found = redis_client.client().get(self._key())
+        if found is None:
+            raise FileNotFoundError(self.name)
+        return base64.b64decode(found)
+
+    def remove(self) -> None:
+        redis_client.client().delete(self._key())
 
 
 class PreviewResult(Result):

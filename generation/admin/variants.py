@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import redis
 from django.contrib import admin, messages
 from django.contrib.admin.utils import unquote
 from django.contrib.postgres.expressions import ArraySubquery
@@ -34,7 +35,7 @@ from generation.admin.variant_forms import (
     board_of,
     near_tags,
 )
-from generation.admin.variant_import import PreviewResource
+from generation.admin.variant_import import PreviewedFile, PreviewResource
 from generation.catalogue import import_export, unknown_words
 from generation.catalogue import variants as catalogue
 from generation.catalogue.file_formats import CatalogueCSV, CatalogueJSON
@@ -45,6 +46,9 @@ from generation.releases import lifecycle as releases
 
 Status = PromptVariant.Status
 _PICTURES = ArrayField(UUIDField())
+NOT_KEPT = (
+    "Nothing was imported: Redis does not answer, which keeps the file between preview and import."
+)
 
 
 @admin.register(PromptVariant)
@@ -58,6 +62,7 @@ class PromptVariantAdmin(
     form = VariantForm
     resource_classes = [PreviewResource]
     import_template_name = "generation/admin/import.html"
+    tmp_storage_class = PreviewedFile
     import_form_class = VariantImportForm
     confirm_form_class = VariantConfirmImportForm
     export_form_class = ExportForm
@@ -270,7 +275,18 @@ class PromptVariantAdmin(
         try:
             return super().process_import(request, **kwargs)
         except FileNotFoundError:
-            return self._upload_again(request, "The file is not kept any more: it was imported.")
+            return self._upload_again(
+                request, "The file is not kept any more: it was imported, or is a day old."
+            )
+        except redis.RedisError:
+            return self._upload_again(request, NOT_KEPT)
+
+    def import_action(self, request: HttpRequest, **kwargs: Any) -> HttpResponse:
+        """Preview an import."""
+        try:
+            return super().import_action(request, **kwargs)
+        except redis.RedisError:
+            return self._upload_again(request, NOT_KEPT)
 
     def process_result(self, result: Any, request: HttpRequest) -> HttpResponse:
         """Report the import. An error, of which the preview knew nothing, has undone it."""

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import tempfile
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -13,10 +14,11 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 from PIL import Image as Picture
+from redis import Redis
 
 from generation.catalogue import variants as catalogue
 from generation.images import storage
-from generation.infra import beat_lock
+from generation.infra import beat_lock, redis_client
 from generation.models import (
     APIKey,
     Attempt,
@@ -354,11 +356,12 @@ def test_an_action_on_what_does_not_exist_finds_nothing(admin, name):
 
 
 # --- import and export ----------------------------------------------------------------------------
-def upload(client: Client, content: str, **data: str):
+def upload(client: Client, content: str, *, follow: bool = False, **data: str):
     file = io.BytesIO(content.encode())
     file.name = "catalogue.csv"
     page = url("promptvariant", "import")
-    return client.post(page, {"import_file": file, "format": "0", "resource": "0"} | data)
+    data = {"import_file": file, "format": "0", "resource": "0"} | data
+    return client.post(page, data, follow=follow)
 
 
 def confirm(client: Client, answer):
@@ -406,8 +409,39 @@ def test_a_character_that_cannot_be_stored_or_shown_is_an_error_of_the_form(admi
 def test_an_import_that_is_confirmed_twice_is_made_once(admin):
     answer = upload(admin, "text\na red vase\n")
     confirm(admin, answer)
-    assert "it was imported. Upload the file again" in notices(confirm(admin, answer))
+    assert "it was imported, or is a day old. Upload the file again" in notices(
+        confirm(admin, answer)
+    )
     assert PromptVariant.objects.count() == 1
+
+
+def test_a_preview_is_kept_for_a_day_where_each_web_host_finds_it(admin, redis_server):
+    answer = upload(admin, "text\na red vase\n")
+    (kept,) = redis_server.keys("retort:import:*")
+    assert 0 < redis_server.ttl(kept) <= 24 * 3600
+    confirm(admin, answer)
+    assert PromptVariant.objects.get().text == "a red vase"
+    assert redis_server.keys("retort:import:*") == []
+
+
+def test_no_file_of_the_host_is_imported_or_removed(admin, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    foreign = tmp_path / "foreign.csv"
+    foreign.write_text("text\na red vase\n")
+    initial = upload(admin, "text\na blue bowl\n").context["confirm_form"].initial
+    for name in (foreign.name, str(foreign), f"../{foreign.name}"):
+        form = initial | {"import_file_name": name}
+        said = notices(admin.post(url("promptvariant", "process_import"), form, follow=True))
+        assert "Upload the file again" in said
+    assert foreign.exists() and not PromptVariant.objects.exists()
+
+
+def test_without_redis_nothing_is_imported_and_the_page_says_so(admin, monkeypatch):
+    answer = upload(admin, "text\na red vase\n")
+    monkeypatch.setattr(redis_client, "_client", Redis.from_url("redis://127.0.0.1:1"))
+    for said in (confirm(admin, answer), upload(admin, "text\na red vase\n", follow=True)):
+        assert "Redis does not answer" in notices(said)
+    assert not PromptVariant.objects.exists()
 
 
 def test_an_import_that_no_longer_fits_the_catalogue_says_that_nothing_was_imported(admin):
