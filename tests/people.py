@@ -7,11 +7,15 @@ import hashlib
 import io
 import itertools
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from django.conf import settings
 from django.contrib.auth import get_user_model
+from django.contrib.auth.models import Permission
+from django.db.models import Value
+from django.db.models.functions import Concat
 from django.utils import timezone
 from PIL import Image as Picture
 
@@ -70,10 +74,19 @@ def make_key(
     expires_at: datetime | None = None,
     **limits: int | None,
 ):
-    """(key, plain text)"""
-    return APIKey.objects.issue(
-        owner or make_user(), name, list(scopes), expires_at=expires_at, limits=limits
-    )
+    """(key, plain text). The owner gets the permissions behind the scopes."""
+    owner = owner or make_user()
+    permit(owner, scopes)
+    return APIKey.objects.issue(owner, name, list(scopes), expires_at=expires_at, limits=limits)
+
+
+def permit(person, scopes: Iterable[str]) -> None:
+    """Give a person the permissions behind these scopes."""
+    needed = {name for scope in scopes for name in settings.SCOPE_PERMISSIONS.get(scope, ())}
+    if needed and not person.is_superuser:
+        full = Concat("content_type__app_label", Value("."), "codename")
+        found = Permission.objects.annotate(full_name=full).filter(full_name__in=needed)
+        person.user_permissions.add(*found)
 
 
 def make_variant(

@@ -35,9 +35,13 @@ Limits = Mapping[str, int | None]
 
 
 def scopes_of(person: Any) -> list[str]:
-    """Return the scopes that the person may give to a key: those that their own permissions cover."""
-    needed = settings.SCOPE_PERMISSIONS
-    return [scope for scope in APIKey.Scope.values if person.has_perms(needed.get(scope, ()))]
+    """Return the scopes that a key of the person may have: those that their own permissions cover."""
+    return [scope for scope in APIKey.Scope.values if is_covered(scope, person)]
+
+
+def is_covered(scope: str, person: Any) -> bool:
+    """Return whether the person's permissions cover the scope. Costs no query for a scope that needs none."""
+    return person.has_perms(settings.SCOPE_PERMISSIONS.get(scope, ()))
 
 
 def issue(

@@ -12,6 +12,7 @@ from rest_framework.exceptions import AuthenticationFailed, PermissionDenied
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 
+from generation.access import keys
 from generation.infra import database
 from generation.models import APIKey, OwnerLimits
 
@@ -32,6 +33,7 @@ COLUMNS = (
     "revoked_at",
     "last_used_at",
     "owner__is_active",
+    "owner__is_superuser",
     *(f"owner__limits__{field.name}" for field in OwnerLimits._meta.concrete_fields),
 )
 REMEMBERED_SECONDS = 0.25  # a revoked key works for so long
@@ -99,4 +101,8 @@ class HasScope(BasePermission):
             return not hasattr(view, method.lower())
         if needed not in request.auth.scopes:
             raise PermissionDenied(f"The API key lacks the scope {needed}.")
+        if not keys.is_covered(needed, request.user):
+            raise PermissionDenied(
+                f"The owner of the API key lacks the permissions behind the scope {needed}. Staff can give them."
+            )
         return True

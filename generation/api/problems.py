@@ -92,8 +92,8 @@ add(
                 "Check that you sent the whole key. Otherwise ask for a new one: it is made in the admin or with "
                 "manage.py apikey create."),
         Problem("permission_denied", "The API key may not do this", 403, False,
-                "The key lacks the scope named in the message.",
-                "Use a key that has the scope."),
+                "The key lacks the scope named in the message, or its owner the permissions behind it.",
+                "Use a key that has the scope, or ask staff for the permissions."),
         Problem("not_found", "Not found", 404, False,
                 "The object does not exist, or belongs to another owner. The answer is the same on purpose.",
                 "Check the id, and whose key you use."),

@@ -2,13 +2,21 @@
 
 from typing import Any
 
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
+from generation.access import keys
 from generation.models import APIKey
 
 
 class KeyFactsSerializer(serializers.ModelSerializer[APIKey]):
-    scopes = serializers.ListField(child=serializers.ChoiceField(APIKey.Scope.choices))
+    scopes = serializers.SerializerMethodField(
+        help_text="Those of the key that the permissions of its owner cover now."
+    )
+
+    @extend_schema_field(serializers.ListField(child=serializers.ChoiceField(APIKey.Scope.choices)))
+    def get_scopes(self, key: APIKey) -> list[str]:
+        return [scope for scope in key.scopes if keys.is_covered(scope, key.owner)]
 
     class Meta:
         model = APIKey

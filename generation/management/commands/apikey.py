@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
+from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError
@@ -49,6 +50,16 @@ def _value_of(field: models.Field) -> Callable[[str], int | None]:
     return read
 
 
+def _scopes(wanted: list[str] | None, owner: Any) -> list[str]:
+    """Return the scopes of a new key. Raises CommandError if they exceed the permissions of its owner."""
+    covered = keys.scopes_of(owner)
+    for scope in wanted or ():
+        if scope not in covered:
+            needed = " and ".join(settings.SCOPE_PERMISSIONS[scope])
+            raise CommandError(f"The scope {scope} needs {needed}: give {owner} these permissions.")
+    return wanted or covered
+
+
 class Command(BaseCommand):
     help = "Create, list, limit, rotate or revoke API keys."
 
@@ -63,9 +74,8 @@ class Command(BaseCommand):
             "--scopes",
             nargs="+",
             choices=APIKey.Scope.values,
-            default=APIKey.Scope.values,
             metavar="SCOPE",
-            help=f"one or more of {', '.join(APIKey.Scope.values)}; default: all",
+            help=f"one or more of {', '.join(APIKey.Scope.values)}; default: all that the owner's permissions cover",
         )
         create.add_argument("--days", type=int, help="days until it expires; default: never")
         self.add_limits(create)
@@ -118,7 +128,7 @@ class Command(BaseCommand):
         _, plain = keys.issue(
             owner,
             options["name"],
-            options["scopes"],
+            _scopes(options["scopes"], owner),
             expires_at=expires_at,
             limits=_given(options),
         )

@@ -5,6 +5,7 @@ from datetime import timedelta
 
 import pytest
 from cachetools import TTLCache
+from django.contrib.auth.models import Group
 from django.test import Client
 from django.utils import timezone
 
@@ -93,8 +94,39 @@ def test_a_missing_scope_is_named(method: str, path: str, needed: str):
     assert needed in body["detail"]
 
 
-def test_the_use_of_a_key_is_written_at_most_once_a_minute(django_assert_num_queries):
+def test_a_key_may_do_no_more_than_its_owner_at_the_moment():
     api = API()
+    owner = api.owner
+    granted = list(owner.user_permissions.all())
+    assert api.get("/v1/releases").status_code == 200
+
+    owner.user_permissions.clear()
+    body = problem(api.get("/v1/releases"), 403, "permission_denied")
+    assert "owner" in body["detail"] and "releases:read" in body["detail"]
+    problem(api.post("/v1/variants", {"text": "a red vase"}), 403, "permission_denied")
+    assert api.get("/v1/jobs").status_code == 200
+    assert api.get("/v1/me").json()["key"]["scopes"] == ["jobs:write", "jobs:read", "variants:read"]
+
+    group = Group.objects.create(name="Editors")
+    group.permissions.set(granted)
+    owner.groups.add(group)
+    assert api.get("/v1/releases").status_code == 200
+    assert set(api.get("/v1/me").json()["key"]["scopes"]) == set(APIKey.Scope.values)
+    owner.groups.clear()
+    type(owner).objects.filter(pk=owner.pk).update(is_superuser=True)
+    assert api.get("/v1/releases").status_code == 200
+
+
+def test_scopes_without_permissions_behind_them_cost_no_query(django_assert_num_queries):
+    api = API()
+    api.get("/v1/jobs")
+
+    with django_assert_num_queries(2):  # the key, the jobs
+        api.get("/v1/jobs")
+
+
+def test_the_use_of_a_key_is_written_at_most_once_a_minute(django_assert_num_queries):
+    api = API(owner=make_user(username="admin", is_superuser=True))
     api.get("/v1/releases")
 
     with django_assert_num_queries(2):  # the key, the releases

@@ -9,7 +9,7 @@ from django.test import Client
 from django.utils import timezone
 
 from generation.models import APIKey
-from tests.people import make_key, make_user
+from tests.people import make_key, make_user, permit
 
 pytestmark = pytest.mark.django_db
 
@@ -25,7 +25,7 @@ def status(plain: str) -> int:
 
 
 def test_a_created_key_works_until_it_is_revoked():
-    make_user(username="shop")
+    permit(make_user(username="shop"), ["releases:read"])
     plain = run("create", "--owner", "shop", "--name", "shop backend")
 
     assert status(plain) == 200
@@ -47,6 +47,19 @@ def test_a_key_has_only_the_scopes_that_were_given():
 
     assert APIKey.objects.get().scopes == ["jobs:read", "variants:read"]
     assert status(plain) == 403
+
+
+def test_a_key_gets_no_scope_beyond_the_permissions_of_its_owner():
+    owner = make_user(username="shop")
+    run("create", "--owner", "shop", "--name", "x")
+    assert APIKey.objects.get().scopes == ["jobs:write", "jobs:read", "variants:read"]
+
+    asked = ("create", "--owner", "shop", "--name", "y", "--scopes", "releases:read")
+    with pytest.raises(CommandError, match=r"releases:read needs generation\.view_release and"):
+        run(*asked)
+    permit(owner, ["releases:read"])
+    run(*asked)
+    assert APIKey.objects.get(name="y").scopes == ["releases:read"]
 
 
 def test_limits_are_given_changed_and_listed():
