@@ -44,6 +44,8 @@ def workers(folder: Path) -> Iterator[Callable[..., CeleryWorker]]:
         found.append(CeleryWorker(name, queue, folder, **env))
         return found[-1]
 
-    yield start
-    for process in found:
-        process.end()
+    try:
+        yield start
+    finally:
+        for process in found:
+            process.end()

@@ -46,7 +46,7 @@ class Server:
         """Return when it answers. One that ends at once is started again: children of a killed one may still run."""
 
         def look() -> bool:
-            if self.process is None or self.process.poll() is not None:
+            if not self.is_running():
                 self._spawn()
             return self.is_ready()
 
@@ -75,6 +75,9 @@ class Server:
                 self.process.wait(60)
             self.process.kill()
             self.process.wait()
+
+    def is_running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
 
     def freeze(self) -> None:
         self._signal(signal.SIGSTOP)

@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 import pytest
-from django.db import connection, transaction
+from django.db import OperationalError, connection, transaction
 from django.utils import timezone
 
 from generation.jobs.rescue import Rescuer
@@ -51,6 +51,33 @@ def test_a_time_in_which_postgresql_took_no_writes_is_an_outage_too(lost, settin
         now = float(seconds)
         assert rescuer.rescue() == 0
     now = 41.0
+    assert rescuer.rescue() == 1
+
+
+def test_a_full_disk_is_an_outage_too(lost, settings):
+    settings.LEASE_SECONDS = 20
+    now = 0.0
+    rescuer = Rescuer(clock=lambda: now)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$ BEGIN RAISE EXCEPTION 'no space left' USING ERRCODE = '53100'; END $$;"
+            "CREATE TRIGGER refuse BEFORE UPDATE ON generation_job EXECUTE FUNCTION refuse()"
+        )
+        try:
+            for seconds in (0, 5, 10):  # in which workers cannot renew their leases
+                now = float(seconds)
+                with pytest.raises(OperationalError):
+                    rescuer.rescue()
+        finally:
+            cursor.execute("DROP FUNCTION refuse CASCADE")
+
+    now = 15.0
+    assert rescuer.rescue() == 0
+    lost.refresh_from_db()
+    assert lost.lease_expires_at > timezone.now() + timedelta(seconds=5)
+    Job.objects.update(lease_expires_at=timezone.now() - timedelta(seconds=1))
+    now = 20.0
     assert rescuer.rescue() == 1
 
 
