@@ -23,10 +23,12 @@ def free_port() -> int:
 
 
 def database_url() -> str:
-    """Of the test database that this process uses."""
+    """Of the test database that this process uses. Several hosts and ports are separated by commas, as in settings."""
     facts = connection.settings_dict
     password = f":{facts['PASSWORD']}" if facts["PASSWORD"] else ""
-    return f"postgres://{facts['USER']}{password}@{facts['HOST']}:{facts['PORT']}/{facts['NAME']}"
+    hosts = zip(facts["HOST"].split(","), str(facts["PORT"]).split(","), strict=True)
+    places = ",".join(f"{host}:{port}" for host, port in hosts)
+    return f"postgres://{facts['USER']}{password}@{places}/{facts['NAME']}"
 
 
 def eventually(condition: Callable[[], bool], *, seconds: float = 60) -> None:

@@ -79,6 +79,12 @@ class Server:
     def is_running(self) -> bool:
         return self.process is not None and self.process.poll() is None
 
+    def crash(self) -> None:
+        """End it and all its children at once, as where a host loses its power."""
+        self._signal(signal.SIGKILL)
+        if self.process:
+            self.process.wait()
+
     def freeze(self) -> None:
         self._signal(signal.SIGSTOP)
 

@@ -1,4 +1,4 @@
-"""A real PostgreSQL whose disk is full: web, workers and a client go on."""
+"""A real PostgreSQL whose disk is full, and one that dies and has a standby: web, workers and a client go on."""
 
 import os
 import subprocess
@@ -98,6 +98,10 @@ class Client:
         eventually(all_ended, seconds=PATIENCE_SECONDS)
 
 
+def is_any_running() -> bool:
+    return Job.objects.filter(status="running").exists()
+
+
 def all_ended() -> bool:
     return not Job.objects.filter(status__in=("queued", "running")).exists()
 
@@ -173,6 +177,48 @@ def serving(folder: Path) -> Iterator[Client]:
         web.stop()
 
 
+# --- a failover -----------------------------------------------------------------------------------
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[tuple[PostgresServer, PostgresServer]]:
+    """A primary, and a standby that has each transaction before its client hears of it."""
+    primary, standby = started(tmp_path / "primary"), server(tmp_path / "standby")
+    try:
+        copy: list[str | Path] = [
+            standby.server.programs / "pg_basebackup",
+            "--pgdata",
+            standby.server.data,
+        ]
+        source = primary.url.removesuffix(f"/{DATABASE}")
+        done = standby.server.account.run(
+            [*copy, "--dbname", source, "--write-recovery-conf", "--checkpoint=fast"]
+        )
+        assert done.returncode == 0, done.stderr
+        standby.start()
+        primary.set("synchronous_standby_names", "*")
+        eventually(
+            lambda: primary.query("SELECT sync_state FROM pg_stat_replication") == [("sync",)]
+        )
+        yield primary, standby
+    finally:
+        primary.end()
+        standby.end()
+
+
+def test_a_failover_costs_no_accepted_job(connect, pair, tmp_path: Path):
+    primary, standby = pair
+    connect(primary, standby)
+    with serving(tmp_path) as client:
+        eventually(is_any_running, seconds=PATIENCE_SECONDS)
+        primary.crash()
+        client.waits_for("refused", 5)
+        standby.query("SELECT pg_promote()")
+        client.waits_for("accepted", 10)
+
+        client.drain()
+        assert violations(client) == []
+
+
+# --- a full disk ----------------------------------------------------------------------------------
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "disk"
