@@ -1,4 +1,4 @@
-"""Preview of a large import in the admin: only its first rows are shown. The import is `VariantResource`."""
+"""Preview of an import in the admin, limited to its first rows. `VariantResource` does the import."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ PREVIEW_ROWS = 200
 
 
 class PreviewResult(Result):
-    """Import result that keeps only the rows shown: the first rows, or the first errors."""
+    """Import result that keeps only the first rows and errors, for display."""
 
     def valid_rows(self) -> list:
         return super().valid_rows()[:PREVIEW_ROWS]
@@ -27,7 +27,7 @@ class PreviewResult(Result):
 
 
 class PreviewDiff(resources.Diff):
-    """Differences as HTML, for the rows that are shown: 10,000 of them would be 27 MB."""
+    """Differences as HTML, only for displayed rows: 10,000 would take 27 MB."""
 
     def as_html(self) -> list:
         if self.left == self.right and not self.new:

@@ -46,7 +46,7 @@ class Home(PageView):
 
 
 class Choices(PageView):
-    """Suggestions of prompt variants during typing."""
+    """Suggestions of prompt variants while the user types."""
 
     def get(self, request: PersonRequest) -> HttpResponseBase:
         values = FormValues.of(query(SearchForm, request))
@@ -66,7 +66,7 @@ def _page(request: PersonRequest, filled: Filled) -> HttpResponse:
 
 def _refused(request: PersonRequest, values: FormValues, errors: FormErrors) -> HttpResponse:
     """Show the form again with its values and errors."""
-    if request.htmx and request.htmx.trigger != FORM:  # from a job's card: the form is not replaced
+    if request.htmx and request.htmx.trigger != FORM:  # sent by a job's card: keep the form
         return refused(request, Refusal(REFUSED, "invalid_request", errors.text))
     filled = Filled(values, request.user, errors)
     if request.htmx:

@@ -75,7 +75,7 @@ class Now(JobPage):
             return HttpResponseRedirect(reverse("result", args=[job_id]))
         if job.is_terminal:
             return card(request, job, whole=asked["whole"])
-        # Replace the part that sent the request. Not by id: it may have been replaced in the meantime.
+        # Replace the element that sent the request; an element with its id may be a newer one.
         response = retarget(_part(request, "now", alone(job), whole=asked["whole"]), "this")
         if asked.get("was") == job.status:
             del response["HX-Trigger"]  # nothing to announce

@@ -1,6 +1,6 @@
-"""Answer that the shell of `project.asgi` turns into server-sent events of a job.
+"""Response that the shell of `project.asgi` turns into server-sent events of a job.
 
-In a view, in this order: `events.watch(job.id, previews=…)`, read the row, `answer(…)` with the result of `watch`.
+A view calls `events.watch(job.id, previews=…)`, then reads the row, then passes the result of `watch` to `answer`.
 """
 
 from collections.abc import Mapping
@@ -28,11 +28,11 @@ def answer(
     previews: bool,
     after: str = "",
 ) -> HttpResponse:
-    """Return the answer that makes the shell send the job's events. Without a shell it holds the current state.
+    """Return the response that makes the shell send the job's events. Without a shell it has the current state.
 
-    data: `style` of `realtime.formats` makes the snapshot of it, and the last event if the job has ended. then: path
-    and query of the repeated request, GET; an answer not made by this function is the last event. after: id of the last
-    event that the client has.
+    data: `style` of `realtime.formats` renders it as the snapshot, and as the last event if the job has ended. then:
+    path and query of the repeated GET request; a response not made by this function is the last event. after: id of the
+    last event that the client has received.
     """
     ends = tuple(str(word) for word in Job.TERMINAL)
     wish = Stream(

@@ -98,7 +98,7 @@ def test_the_question_says_which_prompts_change_their_release(admin, settings):
     Release.objects.filter(pk=wide.pk).update(status="retired")
     Release.objects.filter(pk=narrow.pk).update(status="active", replaced=wide)
     page = text(admin.get(url("release", "change", narrow.pk)))
-    assert "1 prompt variant that no release serves now will be served by wide: three." in page
+    assert "1 prompt variant without a release will be served by wide: three." in page
 
 
 def test_what_cannot_be_activated_is_refused_before_workers_are_waited_for(admin, monkeypatch):
