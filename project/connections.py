@@ -67,13 +67,13 @@ class Connection(HttpToolsProtocol):
         if self.pending > self.head_bytes:
             self.abort()
             return
-        _table.pend(self, self.pending + len(data))
+        _table.count_pending(self, self.pending + len(data))
         current.set(self)  # for the tasks that uvicorn starts in this call
         super().data_received(data)
 
     def pause_writing(self) -> None:
         self._write_until = self.loop.time() + self.write_seconds
-        _table.waits(self)
+        _table.mark_waiting(self)
         super().pause_writing()
 
     def resume_writing(self) -> None:
@@ -95,7 +95,7 @@ class Connection(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_body(self, body: bytes) -> None:
-        _table.pend(self, 0)
+        _table.count_pending(self, 0)
         super().on_body(body)
 
     # --- for the shell ----------------------------------------------------------------------------
@@ -103,22 +103,22 @@ class Connection(HttpToolsProtocol):
         """Note that complete headers have arrived; the body comes next."""
         self._begun += 1
         self._queued -= 1
-        _table.pend(self, 0)
+        _table.count_pending(self, 0)
         self._head_until = inf
-        _table.waits(self)
+        _table.mark_waiting(self)
 
     def has_whole(self) -> None:
         """Note that the body has arrived: the client waits for the server."""
-        _table.pend(self, 0)
-        _table.works(self)
+        _table.count_pending(self, 0)
+        _table.mark_busy(self)
 
     def end(self) -> None:
         """Note that the answer was passed to uvicorn."""
         self._begun -= 1
-        _table.pend(self, 0)
+        _table.count_pending(self, 0)
         if not self._begun and not self.is_lost:
             self._head_until = self.loop.time() + self.head_seconds
-            _table.waits(self)
+            _table.mark_waiting(self)
 
     def abort(self) -> None:
         """Close the connection without waiting for its client, and discard its unsent data."""
@@ -176,7 +176,7 @@ class _Table:
     def __init__(self) -> None:
         self._open: dict[Connection, None] = {}
         self._waiting: OrderedDict[Connection, None] = OrderedDict()
-        self._looks = False
+        self._is_checking = False
         self._logged_at = -inf
         self._files = _raise_limit() - SPARE_FILES
         self._pending: OrderedDict[Connection, None] = OrderedDict()  # longest wait first
@@ -184,14 +184,14 @@ class _Table:
 
     def add(self, connection: Connection) -> None:
         self._open[connection] = None
-        if not self._looks:
-            self._looks = True
+        if not self._is_checking:
+            self._is_checking = True
             connection.loop.call_later(CHECK_SECONDS, self._check_all, connection.loop)
         if len(self._open) > min(connection.most, self._files):
             self._drop(next(iter(self._waiting), connection))
-        self.waits(connection)
+        self.mark_waiting(connection)
 
-    def pend(self, connection: Connection, size: int) -> None:
+    def count_pending(self, connection: Connection, size: int) -> None:
         """Count bytes of a request whose headers are incomplete."""
         if connection not in self._open or connection.pending == size:
             return
@@ -204,17 +204,17 @@ class _Table:
         while self._pending_bytes > PENDING_BYTES:
             self._drop(next(iter(self._pending)))
 
-    def waits(self, connection: Connection) -> None:
+    def mark_waiting(self, connection: Connection) -> None:
         """Note that the connection now waits for its client."""
         if connection in self._open:
             self._waiting[connection] = None
             self._waiting.move_to_end(connection)
 
-    def works(self, connection: Connection) -> None:
+    def mark_busy(self, connection: Connection) -> None:
         self._waiting.pop(connection, None)
 
     def remove(self, connection: Connection) -> None:
-        self.pend(connection, 0)
+        self.count_pending(connection, 0)
         self._open.pop(connection, None)
         self._waiting.pop(connection, None)
 
@@ -228,8 +228,8 @@ class _Table:
         now = loop.time()
         for connection in list(self._open):
             connection.check(now)
-        self._looks = bool(self._open)
-        if self._looks:
+        self._is_checking = bool(self._open)
+        if self._is_checking:
             loop.call_later(CHECK_SECONDS, self._check_all, loop)
 
     def _log(self, now: float) -> None:

@@ -197,7 +197,7 @@ def control(options: argparse.Namespace) -> int:
 
 
 def _picture(
-    api: API, options: argparse.Namespace, home: Home, on_look: Callable[[], None] = lambda: None
+    api: API, options: argparse.Namespace, home: Home, on_poll: Callable[[], None] = lambda: None
 ) -> picture.Picture:
     try:
         return picture.make(
@@ -205,7 +205,7 @@ def _picture(
             text=options.prompt,
             seed=options.seed,
             out=options.out or home.pictures,
-            on_look=on_look,
+            on_poll=on_poll,
         )
     except APIError as error:
         if nearest := error.problem.get("nearest"):

@@ -33,12 +33,12 @@ def make(
     text: str | None,
     seed: int | None,
     out: Path,
-    on_look: Callable[[], None] = lambda: None,
+    on_poll: Callable[[], None] = lambda: None,
 ) -> Picture:
     """Submit a job, wait for it and store its picture. out: a folder, or a file whose suffix determines the format.
 
     text: text or slug of a prompt variant; None = FIRST_TEXT, or else the first variant of the catalogue.
-    on_look: called about once a second while waiting. Raises LocalError.
+    on_poll: called about once a second while waiting. Raises LocalError.
     """
     output_format = FORMATS.get(out.suffix.lower())
     if out.suffix and not output_format and not out.is_dir():
@@ -56,8 +56,8 @@ def make(
     if seed is not None:
         wanted["seed"] = seed
     with _bar() as bar:
-        job = _submit(api, wanted, bar, on_look)
-        job = _follow(api, job, bar, on_look)
+        job = _submit(api, wanted, bar, on_poll)
+        job = _follow(api, job, bar, on_poll)
     if job["status"] != "succeeded":
         error = job.get("error") or {}
         raise LocalError(
@@ -110,7 +110,7 @@ NOT_YET = ("variant_not_encoded", "encoder_busy", "encoder_unavailable")
 
 
 def _submit(
-    api: API, wanted: dict[str, Any], bar: tqdm, on_look: Callable[[], None]
+    api: API, wanted: dict[str, Any], bar: tqdm, on_poll: Callable[[], None]
 ) -> dict[str, Any]:
     deadline = time.monotonic() + ENCODING_SECONDS
     while True:
@@ -120,12 +120,12 @@ def _submit(
             if error.code not in NOT_YET or time.monotonic() > deadline:
                 raise
             _show(bar, "encoding the prompt")
-            on_look()
+            on_poll()
             time.sleep(1)
 
 
 def _follow(
-    api: API, job: dict[str, Any], bar: tqdm, on_look: Callable[[], None]
+    api: API, job: dict[str, Any], bar: tqdm, on_poll: Callable[[], None]
 ) -> dict[str, Any]:
     deadline = time.monotonic() + JOB_SECONDS
     while True:
@@ -135,7 +135,7 @@ def _follow(
             return job
         if time.monotonic() > deadline:
             raise LocalError(f"The job is still {job['status']} after {JOB_SECONDS} s.")
-        on_look()
+        on_poll()
         # Short waits, to show the progress; a finished job is answered at once.
         job = dict(api.get(f"/v1/jobs/{job['id']}", wait=1))
 

@@ -111,7 +111,7 @@ class VariantForm(forms.ModelForm):
         help_text=f"1 to {text_rules.MAX_WORDS} words.",
     )
     tags = TagsField(
-        help_text="Separated by commas. Tags that the detector knows are checked in images; "
+        help_text="Separated by commas. The detector checks tags that it supports in images; "
         "with the prefix not-, the image must not show them.",
     )
     new_revision = forms.BooleanField(

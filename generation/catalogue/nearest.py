@@ -38,7 +38,7 @@ def answer_waiting() -> None:
             found = _answer(question)
         except Exception:
             log.exception("question_failed")
-            found = Answer(failure="The encode worker failed; its log says why.")
+            found = Answer(failure="The encode worker failed; the reason is in its log.")
         match_requests.answer(asked, question, found)
 
 
@@ -51,7 +51,7 @@ def _answer(question: Question) -> Answer:
     encoder = encoding.load(release) if release else None
     if release is None or encoder is None:
         return Answer(
-            failure="The text encoder cannot be loaded; the encode worker's log says why."
+            failure="The text encoder cannot be loaded; the reason is in the encode worker's log."
         )
     index = _indexes.get(fingerprint)
     if index is None:

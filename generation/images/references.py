@@ -85,7 +85,7 @@ def remove(names: Collection[str]) -> list[Removed]:
     found: list[Removed] = []
     for start in range(0, len(ordered), AT_ONCE):
         with transaction.atomic():
-            free = _lock_alone(ordered[start : start + AT_ONCE])
+            free = _lock_exclusively(ordered[start : start + AT_ONCE])
             used = in_use(free)
             gone = with_thumbnails(name for name in free if name not in used)
             found += [one for one in storage.at_once(_remove, gone) if one is not None]
@@ -106,7 +106,7 @@ def sizes(names: Sequence[str]) -> list[Removed]:
     ]
 
 
-def _lock_alone(names: Sequence[str]) -> list[str]:
+def _lock_exclusively(names: Sequence[str]) -> list[str]:
     """Return the files that could be locked exclusively without waiting, which could deadlock."""
     with connection.cursor() as cursor:
         cursor.execute(

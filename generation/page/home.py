@@ -12,7 +12,7 @@ from generation.api.views.refusals import Refusal
 from generation.models import Job
 from generation.page.forms import CreateForm, Filled, FormErrors, FormValues, SearchForm, submit
 from generation.page.gallery import gallery
-from generation.page.jobs import alone, card
+from generation.page.jobs import card, for_display
 from generation.page.login import Login
 from generation.page.responses import PageView, PersonRequest, query, read, refused
 
@@ -59,7 +59,7 @@ class Choices(PageView):
 
 def _page(request: PersonRequest, filled: Filled) -> HttpResponse:
     rows = owned(request).filter(status__in=OPEN).order_by("-created_at", "-id")
-    unfinished = [alone(job) for job in rows[:MOST_OPEN]]
+    unfinished = [for_display(job) for job in rows[:MOST_OPEN]]
     facts = {"open": unfinished, "gallery": gallery(request), **_facts(filled)}
     return render(request, "generation/page/home.html", facts)
 

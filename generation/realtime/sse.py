@@ -226,8 +226,9 @@ class _Client:
                 newer = await self._ask()
                 if not newer.is_failure:
                     answer = newer
-                    is_current = is_whole and self._style.is_current(answer.body)
-                    if not _is_final(answer) and not is_current:
+                    if not _is_final(answer) and not (
+                        is_whole and self._style.is_current(answer.body)
+                    ):
                         await self._snapshot(answer)
             if time.monotonic() >= self._wrote_at + HEARTBEAT_SECONDS:
                 await self._write(b":\n\n")

@@ -20,7 +20,7 @@ from generation.models import Image, Job, Quality, Release
 log = structlog.get_logger(__name__)
 
 FEWEST = 4  # judged pictures of a text that a share needs; an evaluation makes so many
-LATE_DAYS = 30  # maximum age of the jobs whose pictures are counted
+RECENT_DAYS = 30  # maximum age of the jobs whose pictures are counted
 WEAK = 0.5  # share of right pictures below which a prompt is shown as weak if QUALITY_FLOOR is 0
 MAIN_UNKNOWN, OTHER_UNKNOWN = -1.0, 2.0  # sort keys of `best_first` for unknown shares
 BATCH = 2000  # rows per statement
@@ -127,7 +127,7 @@ def count_jobs() -> int:
     Each try counts: two pictures of an image with three tries are wrong. Jobs answered with existing pictures do not
     count, nor do pictures of an earlier text.
     """
-    since = timezone.now() - timedelta(days=LATE_DAYS)
+    since = timezone.now() - timedelta(days=RECENT_DAYS)
     judged = Image.objects.filter(
         is_accepted__isnull=False,
         created_at__gte=since,

@@ -26,7 +26,7 @@ REST_FRAMEWORK = {
 }
 SPECTACULAR_SETTINGS = {
     "TITLE": "Retort",
-    "DESCRIPTION": "Images for a catalogue of prompts. [The guide](/v1/guide) says what a list of operations cannot: "
+    "DESCRIPTION": "Images for a catalogue of prompts. [The guide](/v1/guide) explains what this list cannot: "
     "ways to wait, webhooks, clients of OpenAI and Replicate, limits, errors.\n\nTo try an operation, press "
     "*Authorize* and give an API key, which staff make in [the admin](/admin/generation/apikey/).",
     "SORT_OPERATIONS": False,

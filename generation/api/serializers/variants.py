@@ -26,7 +26,7 @@ class Tags(serializers.ListField):
         super().__init__(
             child=serializers.CharField(max_length=MAX_TAG_CHARACTERS),
             max_length=MOST_TAGS,
-            help_text="All tags. Those that the detector knows are checked in images; with the prefix not-, the image "
+            help_text="All tags. The detector checks tags that it supports in images; with the prefix not-, the image "
             "must not show them.",
         )
 

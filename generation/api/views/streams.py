@@ -35,7 +35,7 @@ def answer(
     last event that the client has received.
     """
     ends = tuple(str(word) for word in Job.TERMINAL)
-    wish = Stream(
+    wanted = Stream(
         channel=events.channel(job.id),
         words=(events.WORD, *ends),
         ends=ends,
@@ -52,9 +52,9 @@ def answer(
     body = JSONRenderer().render(data)
     if SHELL in request.META.get("asgi.scope", {}) and request.method != "HEAD":
         response = HttpResponse(body, content_type=CONTENT_TYPE)
-        response[HEADER] = wish.encode()
+        response[HEADER] = wanted.encode()
     else:
-        response = HttpResponse(all_at_once(wish, body), content_type=CONTENT_TYPE)
+        response = HttpResponse(all_at_once(wanted, body), content_type=CONTENT_TYPE)
     response["Cache-Control"] = "no-cache"
     response["X-Accel-Buffering"] = "no"  # nginx would buffer 4 KB of events
     return response

@@ -95,7 +95,7 @@ def _faster(
 ) -> Runtime:
     measured = cache / MEASURED if cache is not None else None
     key = _key(folder, device, threads)
-    with _alone(cache):
+    with _exclusive(cache):
         found = _read(measured).get(key) if measured else None
         if not isinstance(found, dict) or found.get("runtime") not in ("torch", "openvino"):
             found = _measured(folder, device, threads=threads, cache=cache)
@@ -107,7 +107,7 @@ def _faster(
 
 
 @contextmanager
-def _alone(cache: Path | None) -> Iterator[None]:
+def _exclusive(cache: Path | None) -> Iterator[None]:
     """Hold a file lock, so that workers that start together measure once. Does nothing without a cache."""
     with ExitStack() as stack:
         with suppress(OSError):

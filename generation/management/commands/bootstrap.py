@@ -57,7 +57,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         began = time.monotonic()
         try:
-            with alone():
+            with exclusive():
                 if database.is_being_restored():
                     raise CommandError(RESTORED)
                 done: dict[str, Any] = {
@@ -217,7 +217,7 @@ def _is_removed(release: Release) -> bool:
 
 
 @contextmanager
-def alone() -> Iterator[None]:
+def exclusive() -> Iterator[None]:
     """Hold a lock, so that only one bootstrap of a database runs at a time. It is released when the process ends.
 
     It belongs to an open transaction of a separate connection, since PgBouncer in transaction mode keeps no sessions.

@@ -387,7 +387,7 @@ def test_a_character_that_cannot_be_stored_or_shown_is_an_error_of_the_form(admi
 def test_an_import_that_is_confirmed_twice_is_made_once(admin):
     answer = upload(admin, "text\na red vase\n")
     confirm(admin, answer)
-    assert "it was imported. Upload the file again" in notices(confirm(admin, answer))
+    assert "was already imported. Upload the file again" in notices(confirm(admin, answer))
     assert PromptVariant.objects.count() == 1
 
 

@@ -127,7 +127,7 @@ def test_a_person_sees_only_what_is_permitted(well):
     assert found == ["1 prompt not encoded, or served by no release"]
     nobody = person()
     assert needs(nobody) == []
-    assert "needs you today" not in nobody.get(reverse("admin:index")).content.decode()
+    assert "Open issues" not in nobody.get(reverse("admin:index")).content.decode()
 
 
 def test_the_week_is_drawn_day_by_day(well):
