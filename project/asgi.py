@@ -121,7 +121,7 @@ class Shell:
         self._holder.start()
         _before_stop(self._holder.close)
         gc.freeze()  # garbage collections skip the objects of Django's modules
-        metrics.keep_back()  # buffer the counts of requests, so that none waits for Redis
+        metrics.start_buffering()  # buffer the counts of requests, so that none waits for Redis
         flushing = asyncio.create_task(_flush_often())
         await send({"type": "lifespan.startup.complete"})
         await receive()

@@ -71,7 +71,7 @@ def _fingerprint() -> str | None:
     return next((fingerprint for fingerprint in served if fingerprint in held), None)
 
 
-# --- what is compared -----------------------------------------------------------------------------
+# --- compared embeddings --------------------------------------------------------------------------
 def encoded(fingerprint: str) -> QuerySet[Embedding]:
     """Return the embeddings of the current texts of active variants."""
     return Embedding.objects.filter(

@@ -113,7 +113,7 @@ def tidy_tags(tags: Iterable[str]) -> list[str]:
 
 
 def slug_for(text: str, taken: Iterable[str] | None = None) -> str:
-    """Return an unused slug made from the text. taken: used slugs; default: those of the catalogue."""
+    """Return an unused slug made from the text. taken: used slugs; default: the catalogue's."""
     limit = 110  # leaves space for a number within the column's 120
     stem = slugify(text)[:limit].rstrip("-") or hashlib.sha256(text.encode()).hexdigest()[:12]
     if taken is None:

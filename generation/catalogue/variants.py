@@ -98,7 +98,7 @@ def save(variant: PromptVariant, *, new_revision: bool = False) -> PromptVariant
 
 
 def _record(stored: PromptVariant | None, variant: PromptVariant) -> None:
-    """Write what changed to the audit log."""
+    """Write the changes to the audit log."""
     if stored is None:
         audit.record("variant_added", variant.slug, text=variant.text, status=variant.status)
         return

@@ -91,7 +91,7 @@ def observed(name: str, value: float, **labels: str) -> dict[str, float]:
 
 
 def add(amounts: Mapping[str, float]) -> None:
-    """Add amounts to the metrics of all processes: at once, or with the next `flush` after `keep_back`."""
+    """Add amounts to the metrics of all processes: at once, or with the next `flush` after `start_buffering`."""
     if _is_kept_back:
         with _guard:
             _kept.update(amounts)
@@ -99,7 +99,7 @@ def add(amounts: Mapping[str, float]) -> None:
         _write(amounts)
 
 
-def keep_back() -> None:
+def start_buffering() -> None:
     """Buffer amounts from now on. The process must call `flush` often, outside of requests."""
     global _is_kept_back
     _is_kept_back = True

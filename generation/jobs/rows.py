@@ -43,7 +43,7 @@ def _insert(model: type[Model], count: int) -> str:
 
 
 def instance(model: type[M], columns: Sequence[str], read: Iterable[Any]) -> M:
-    """Return a model instance made from a row. columns: those of the values; other columns are deferred."""
+    """Return a model instance made from a row. columns: names of the values; other columns are deferred."""
     decoded = [
         json.loads(value) if name in _of_json(model) and value is not None else value
         for name, value in zip(columns, read, strict=True)

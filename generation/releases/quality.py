@@ -107,7 +107,7 @@ class Counts:
 
 
 def record_evaluation(release: Release, counts: Mapping[str, Counts]) -> None:
-    """Store the counts of an evaluation by normalised text. They replace those of an earlier one for these texts."""
+    """Store the counts of an evaluation by normalised text. They replace earlier counts of these texts."""
     rows = [
         Quality(
             release=release,

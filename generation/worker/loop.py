@@ -104,7 +104,7 @@ class GenerationWorker:
         if before == StorageFailed.code:
             self.health.failed(Failure(before, "It failed before this start."), probe_storage)
         device = self._begin_device()
-        metrics.keep_back()
+        metrics.start_buffering()
         watchdog = Watchdog(
             is_work_waiting=self.is_work_waiting, send=partial(notifications.wake, self.queue)
         )

@@ -91,7 +91,7 @@ class EmbeddingTable:
             self._bytes -= gone.nbytes
 
     def gather(self, batch: Sequence[StoredEmbedding]) -> "torch.Tensor":
-        """Return prompt_embeds of a batch, or what is derived from them: (batch, tokens, width).
+        """Return the prompt_embeds of a batch, or the results of `derive`: (batch, tokens, width).
 
         Raises EmbeddingInvalid.
         """
